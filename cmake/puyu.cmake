@@ -1,0 +1,65 @@
+# The two helpers every module is built with.
+
+# puyu_module(NAME USES lower modules… LIBS outside libraries…)
+# A static library puyu_NAME of every .c below src/NAME. Files under an isa/ folder are compiled for the instruction
+# set their name ends with (_avx2, _avx512, _amx); everything else is compiled for the plain x86-64 baseline, so that
+# the program starts anywhere and chooses at run time.
+function(puyu_module name)
+  cmake_parse_arguments(M "" "" "USES;LIBS" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.c)
+  add_library(puyu_${name} STATIC ${sources})
+  target_include_directories(puyu_${name} PUBLIC ${CMAKE_SOURCE_DIR}/include PRIVATE ${CMAKE_SOURCE_DIR})
+  foreach(used ${M_USES})
+    target_link_libraries(puyu_${name} PUBLIC puyu_${used})
+  endforeach()
+  target_link_libraries(puyu_${name} PUBLIC ${M_LIBS})
+  set(avx2 -mavx2 -mfma -mf16c -mbmi2 -ffp-contract=fast)
+  set(avx512 ${avx2} -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16)
+  set(amx ${avx512} -mamx-tile -mamx-bf16 -mamx-int8)
+  foreach(source ${sources})
+    foreach(isa avx2 avx512 amx)
+      if(source MATCHES "/isa/.*_${isa}\\.c$")
+        set_source_files_properties(${source} PROPERTIES COMPILE_OPTIONS "${${isa}}")
+      endif()
+    endforeach()
+  endforeach()
+endfunction()
+
+# puyu_descriptors(MODULE FOLDER TYPE HEADER)
+# Every FOLDER/NAME.c defines `const TYPE TYPE_NAME`; this makes the table `const TYPE *const TYPE_all[]`, ended by
+# NULL and sorted by name. A new file is all it takes to add one.
+function(puyu_descriptors module folder type header)
+  file(GLOB files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*.c)
+  set(externs "")
+  set(rows "")
+  foreach(file ${files})
+    get_filename_component(stem ${file} NAME_WE)
+    string(APPEND externs "extern const ${type} ${type}_${stem};\n")
+    string(APPEND rows "    &${type}_${stem},\n")
+  endforeach()
+  set(out ${CMAKE_BINARY_DIR}/generated/${type}_all.c)
+  file(CONFIGURE OUTPUT ${out} CONTENT
+"/* Made by puyu_descriptors from ${folder}: do not edit. */
+#include \"${header}\"
+${externs}extern const ${type} *const ${type}_all[];
+const ${type} *const ${type}_all[] = {
+${rows}    0};
+" @ONLY)
+  target_sources(puyu_${module} PRIVATE ${out})
+endfunction()
+
+# puyu_test(NAME USES modules…): tests/DIR/NAME.c is one cmocka program.
+function(puyu_test path)
+  cmake_parse_arguments(T "" "" "USES;LABELS" ${ARGN})
+  string(REPLACE "/" "_" name ${path})
+  add_executable(test_${name} ${path}.c)
+  target_include_directories(test_${name} PRIVATE ${CMAKE_SOURCE_DIR})
+  foreach(used ${T_USES})
+    target_link_libraries(test_${name} PRIVATE puyu_${used})
+  endforeach()
+  target_link_libraries(test_${name} PRIVATE PkgConfig::CMOCKA)
+  target_compile_definitions(test_${name} PRIVATE PU_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures"
+                             PU_SHARED="${CMAKE_SOURCE_DIR}/../shared" PU_PROGRAM="${CMAKE_BINARY_DIR}/puyu")
+  add_test(NAME ${name} COMMAND test_${name})
+  set_tests_properties(${name} PROPERTIES LABELS "${T_LABELS}" TIMEOUT 300)
+endfunction()
