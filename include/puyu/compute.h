@@ -1,0 +1,308 @@
+/* compute: tensors, coarse operations, automatic differentiation, and the CPU backend.
+ *
+ * An operation is the size of a fused kernel. Each is one row of include/puyu/ops.def with one argument struct below,
+ * a forward and (where it has one) a backward, in every backend. The same operation serves training and inference: it
+ * records itself when the context holds a tape.
+ *
+ * Shapes    are written [N, C]; N is tokens of all packed sequences together, C the hidden size, H query heads, G
+ *           key/value heads, D the head's size, F the MLP's inner size, V the vocabulary, E experts.
+ * Types     Weights and what goes in and out of matrix products have the compute type (f32 or bf16). The residual
+ *           stream, norms' statistics, losses and gradients of parameters are always f32. Products accumulate in f32.
+ * Gradients A tensor that takes part in backward has `grad`, of the same shape: f32 for parameters and for the residual
+ *           stream, the compute type for other activations. Backward writes the first contribution and adds the later
+ *           ones (pu_grad_beta).
+ * Determinism. A result is the same to the bit for the same inputs, whatever the number of threads; it may differ
+ *           between instruction sets.
+ * Errors    The first failure stays in the context; every later call given a NULL tensor returns NULL, so a model reads
+ *           as straight code and checks once.
+ * Threads   A backend runs one operation at a time (and inside it all its threads). */
+#ifndef PUYU_COMPUTE_H
+#define PUYU_COMPUTE_H
+
+#include "puyu/base.h"
+
+/* ---- types and tensors ----------------------------------------------------------------------------------------- */
+
+typedef enum pu_dtype { PU_F32, PU_BF16, PU_F16, PU_I8, PU_U8, PU_I32, PU_I64, PU_DTYPE_COUNT } pu_dtype;
+
+size_t pu_dtype_size(pu_dtype t);
+const char *pu_dtype_name(pu_dtype t);                  /* "f32", "bf16", … */
+bool pu_dtype_parse(const char *name, pu_dtype *out);   /* also "float32", "bfloat16", "float16" */
+
+/* bf16 is the upper half of an f32, rounded to nearest even. */
+static inline float pu_bf16_to_f32(uint16_t h) {
+  union { uint32_t u; float f; } v = {(uint32_t)h << 16};
+  return v.f;
+}
+static inline uint16_t pu_f32_to_bf16(float f) {
+  union { float f; uint32_t u; } v = {f};
+  if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((v.u >> 16) | 0x40u); /* NaN stays NaN */
+  return (uint16_t)((v.u + 0x7fffu + ((v.u >> 16) & 1u)) >> 16);
+}
+float pu_f16_to_f32(uint16_t h);
+uint16_t pu_f32_to_f16(float f);
+/* n values from one type to another (f32, bf16, f16 among each other), row-major. */
+void pu_convert(void *dst, pu_dtype to, const void *src, pu_dtype from, int64_t n);
+
+enum { PU_MAX_DIMS = 4 };
+
+/* How a weight lies in memory. PLAIN is by strides. TILED is what the CPU's inference kernels read: tiles of 16 rows by
+ * 64 bytes, one after the other (see src/compute/cpu/gemm.h); only `linear` without a tape takes it. */
+typedef enum pu_layout { PU_LAYOUT_PLAIN, PU_LAYOUT_TILED } pu_layout;
+
+typedef struct pu_tensor {
+  pu_dtype dtype;
+  pu_layout layout;
+  int ndim;
+  int64_t shape[PU_MAX_DIMS];
+  int64_t stride[PU_MAX_DIMS]; /* in elements; the last is 1 in every tensor the operations take */
+  void *data;                  /* memory of the backend; owned by whoever made it (an arena, mostly) */
+  struct pu_tensor *grad;      /* NULL: none wanted */
+  bool grad_set;               /* on the tensor that has grad: grad holds a value already, so add to it */
+} pu_tensor;
+
+int64_t pu_tensor_count(const pu_tensor *t); /* elements */
+size_t pu_tensor_bytes(const pu_tensor *t);  /* of a contiguous one */
+bool pu_tensor_contiguous(const pu_tensor *t);
+/* 0 when the caller is the first to write t->grad (overwrite it), 1 afterwards (add to it). */
+float pu_grad_beta(pu_tensor *t);
+
+/* ---- backends ------------------------------------------------------------------------------------------------------- */
+
+typedef enum pu_op {
+#define PU_OP(name, has_backward) PU_OP_##name,
+#include "puyu/ops.def"
+#undef PU_OP
+  PU_OP_COUNT
+} pu_op;
+
+typedef struct pu_backend pu_backend;
+/* args points to the pu_NAME_args of the operation. */
+typedef pu_err (*pu_op_fn)(pu_backend *be, void *args, pu_error *e);
+
+struct pu_backend {
+  const char *name; /* "cpu", "cuda" */
+  /* Memory of the device, 64-byte aligned. */
+  pu_err (*alloc)(pu_backend *be, size_t bytes, void **out, pu_error *e);
+  void (*free)(pu_backend *be, void *memory);
+  pu_err (*upload)(pu_backend *be, void *device, const void *host, size_t bytes, pu_error *e);
+  pu_err (*download)(pu_backend *be, void *host, const void *device, size_t bytes, pu_error *e);
+  pu_err (*clear)(pu_backend *be, void *device, size_t bytes, pu_error *e);
+  pu_err (*sync)(pu_backend *be, pu_error *e);
+  void (*close)(pu_backend *be);
+  pu_op_fn forward[PU_OP_COUNT];
+  pu_op_fn backward[PU_OP_COUNT]; /* NULL where the operation has none */
+};
+
+/* Instruction sets of the CPU backend, each including the ones before it. */
+typedef enum pu_isa { PU_ISA_REF, PU_ISA_AVX2, PU_ISA_AVX512, PU_ISA_AMX, PU_ISA_COUNT } pu_isa;
+const char *pu_isa_name(pu_isa isa);
+pu_isa pu_isa_best(void); /* what processor and kernel allow (AMX: permission asked of Linux); PUYU_ISA lowers it */
+
+/* The CPU backend with its own threads (0: all processors). isa above pu_isa_best() is refused. PU_ISA_REF runs the
+ * plain references only. */
+pu_err pu_cpu_open(int threads, pu_isa isa, pu_backend **out, pu_error *e) PU_MUST_USE;
+pu_pool *pu_cpu_pool(pu_backend *cpu); /* its threads, for work between operations */
+pu_isa pu_cpu_isa(const pu_backend *cpu);
+/* "cpu", or a plug-in found beside the executable ("cuda" -> libpuyu-cuda.so). Close with be->close(be). */
+pu_err pu_backend_open(const char *device, int threads, pu_backend **out, pu_error *e) PU_MUST_USE;
+
+/* ---- context, tape -------------------------------------------------------------------------------------------------- */
+
+typedef struct pu_tape pu_tape;
+
+/* What operations are run with. Plain data, made by the caller; arenas and backend outlive it. */
+typedef struct pu_ctx {
+  pu_backend *be;
+  pu_arena *mem;  /* tensor data, in the backend's memory */
+  pu_arena *host; /* tensor headers and records, host memory */
+  pu_tape *tape;  /* NULL: inference, nothing is recorded */
+  pu_error *err;  /* where the first failure is told */
+  pu_err status;  /* PU_OK, or that failure: check after a forward or backward */
+} pu_ctx;
+
+/* A new contiguous tensor in c->mem, not cleared. NULL (and c->status) when memory is spent. With a tape it is given a
+ * grad header when `wants_grad`; the gradient's memory is taken during backward. */
+pu_tensor *pu_tensor_new(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, bool wants_grad);
+/* A header over memory that exists; contiguous. */
+pu_tensor *pu_tensor_over(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, void *data);
+
+/* The tape is a list of segments; a segment is a list of records. Backward walks segments from last to first, and in
+ * each the records from last to first; memory taken inside a segment's backward (gradients of its activations) is given
+ * back when the segment is done. The gradient of the residual stream between segments alternates between two buffers. */
+pu_err pu_tape_create(pu_arena *host, pu_tape **out, pu_error *e) PU_MUST_USE;
+/* The tape lives in the arena: nothing to free. Forget all records (a new step). */
+void pu_tape_reset(pu_tape *t);
+
+/* One segment: a function from the residual state to the next, typically one block of a model. */
+typedef struct pu_state {
+  pu_tensor *h; /* f32 [N, C]: the residual stream */
+  pu_tensor *x; /* [N, C] what is still to be added to it (the last block's output), or NULL */
+} pu_state;
+typedef pu_state (*pu_segment_fn)(pu_ctx *c, void *arg, pu_state in);
+/* Runs fn. With a tape: records it as a segment. With recompute: keeps only `in` and `arg` (which must live until
+ * backward), gives back what fn used, and runs fn again in backward. Without a tape: just calls it, and gives back what
+ * fn used but for its result (so inference needs the memory of one block). */
+pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, bool recompute);
+
+/* From the recorded losses back to every parameter's grad. */
+pu_err pu_backward(pu_ctx *c) PU_MUST_USE;
+
+/* ---- sequences in a batch --------------------------------------------------------------------------------------------- */
+
+/* N tokens are n sequences end to end. Host memory; copied to the device by whoever makes it, where that differs. */
+typedef struct pu_seqs {
+  int32_t n;               /* sequences (documents in training, requests in inference) */
+  int32_t tokens;          /* N = cu[n] */
+  int32_t max_len;         /* the longest */
+  const int32_t *cu;       /* [n + 1] cumulative lengths; cu[0] = 0 */
+  const int32_t *positions; /* [N] position of each token in its sequence, for RoPE */
+} pu_seqs;
+
+/* A paged key/value cache of one layer: blocks of `block` tokens, [blocks, G, block, D], bf16 or f32. Sequence s's
+ * token t lies in block table[s * table_stride + t / block], slot t % block. */
+typedef struct pu_kv {
+  pu_tensor *k, *v;
+  int32_t block;
+  const int32_t *table;
+  int32_t table_stride;
+  const int32_t *len; /* [n] tokens of each sequence in the cache, the new ones (of this call) included */
+} pu_kv;
+
+/* ---- operations ---------------------------------------------------------------------------------------------------------
+ * Each pu_NAME() takes its outputs' memory from c->mem, runs, and records. The _args structs are what backends see; rows
+ * of x may be strided (stride[0] >= shape[1]). */
+
+/* y[n] = w[ids[n]]. ids: i32 [N]; w: [V, C]; y: [N, C] of dtype `out` (f32: the start of the residual stream).
+ * An id outside [0, V) is PU_ERR_SHAPE. Backward: deterministic sum into w->grad. */
+typedef struct pu_embedding_args {
+  const pu_tensor *ids;
+  pu_tensor *w, *y;
+} pu_embedding_args;
+pu_tensor *pu_embedding(pu_ctx *c, const pu_tensor *ids, pu_tensor *w, pu_dtype out);
+
+/* h = res + x (x may be NULL: h is res itself); y = h / sqrt(mean(h^2) + eps) * w (Zhang & Sennrich 2019).
+ * res, h: f32 [N, C]; x, y: compute type [N, C]; w: [C]; rstd: f32 [N], kept for backward. */
+typedef struct pu_rmsnorm_add_args {
+  pu_tensor *res, *x, *w, *h, *y, *rstd;
+  float eps;
+} pu_rmsnorm_add_args;
+pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w, float eps, pu_dtype out,
+                          pu_tensor **h);
+
+/* y = x w^T + b. x: [N, K]; w: [M, K]; b: [M] or NULL; y: [N, M], dtype as x, or f32 when y_f32. */
+typedef struct pu_linear_args {
+  pu_tensor *x, *w, *b, *y;
+} pu_linear_args;
+pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y_f32);
+
+/* RMS norm of each head of q and k (Qwen3). qkv: [N, (H + 2G) D], rows [q heads, k heads, v heads]; wq, wk: [D].
+ * out: same shape, v copied; rstd: f32 [N, H + G]. */
+typedef struct pu_qk_norm_args {
+  pu_tensor *qkv, *wq, *wk, *out, *rstd;
+  int heads, kv_heads, head_dim;
+  float eps;
+} pu_qk_norm_args;
+pu_tensor *pu_qk_norm(pu_ctx *c, pu_tensor *qkv, pu_tensor *wq, pu_tensor *wk, int heads, int kv_heads, int head_dim,
+                      float eps);
+
+/* Rotates q and k of qkv in place, halves convention (Su et al. 2021; x1' = x1 cos - x2 sin, x2' = x2 cos + x1 sin with
+ * x1, x2 the first and second half of a head). cs: f32 [N, D], the cosines [D/2] then the sines [D/2] of each token's
+ * angles, any attention factor multiplied in. Backward rotates the gradient back, in place. */
+typedef struct pu_rope_args {
+  pu_tensor *qkv;
+  const pu_tensor *cs;
+  int heads, kv_heads, head_dim;
+} pu_rope_args;
+pu_tensor *pu_rope(pu_ctx *c, pu_tensor *qkv, const pu_tensor *cs, int heads, int kv_heads, int head_dim); /* = qkv */
+
+/* Causal attention inside each sequence of seqs, grouped heads: out[N, H D] from qkv [N, (H + 2G) D].
+ * softmax(scale q k^T + mask) v, computed in tiles with a running maximum (Dao et al. 2022), f32 inside; lse: f32
+ * [H, N], kept for backward. window > 0: a token sees only the last `window` positions, itself included (Mistral). */
+typedef struct pu_attention_args {
+  pu_tensor *qkv, *out, *lse;
+  const pu_seqs *seqs;
+  int heads, kv_heads, head_dim, window;
+  float scale;
+} pu_attention_args;
+pu_tensor *pu_attention(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, int heads, int kv_heads, int head_dim,
+                        int window, float scale);
+
+/* Inference: puts the new k, v rows of qkv into the cache, then attends from the new q rows to all of their sequence's
+ * cache. seqs gives the new tokens; token j of sequence s stands at position len[s] - (cu[s+1] - cu[s]) + j and sees
+ * the cache up to and with itself. No backward. */
+typedef struct pu_attention_paged_args {
+  pu_tensor *qkv, *out;
+  const pu_seqs *seqs;
+  const pu_kv *kv;
+  int heads, kv_heads, head_dim, window;
+  float scale;
+} pu_attention_paged_args;
+pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, const pu_kv *kv, int heads, int kv_heads,
+                              int head_dim, int window, float scale);
+
+/* y = silu(a) * b with gu = [a, b]: [N, 2F] -> [N, F] (Shazeer 2020). */
+typedef struct pu_swiglu_args {
+  pu_tensor *gu, *y;
+} pu_swiglu_args;
+pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu);
+
+/* Mixture of experts: of each row of logits f32 [N, E] the k largest (ties: lower index), softmax over those (Mixtral).
+ * idx: i32 [N, k]; weight: f32 [N, k]. Backward: into logits->grad through weight->grad. */
+typedef struct pu_moe_route_args {
+  pu_tensor *logits, *idx, *weight;
+  int k;
+} pu_moe_route_args;
+pu_tensor *pu_moe_route(pu_ctx *c, pu_tensor *logits, int k, pu_tensor **weight); /* = idx */
+
+/* y[n] = sum over the row's experts e of weight * down_e(swiglu(gate_up_e(x[n]))). gate_up: [E, 2F, C];
+ * down: [E, C, F]; rows are gathered by expert, so each expert is one product. act, order: kept for backward. */
+typedef struct pu_moe_mlp_args {
+  pu_tensor *x, *idx, *weight, *gate_up, *down, *y;
+  pu_tensor *order;   /* i32 [N k]: slots (n * k + j) sorted by expert, then by slot */
+  pu_tensor *offsets; /* i32 [E + 1]: where each expert's slots begin in order */
+  pu_tensor *gu;      /* [N k, 2F] in that order */
+  pu_tensor *act;     /* [N k, F] */
+  pu_tensor *out;     /* [N k, C] each slot's expert output before weighting */
+} pu_moe_mlp_args;
+pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight, pu_tensor *gate_up, pu_tensor *down);
+
+/* Next-token cross-entropy without the batch's logits: in chunks of rows, logits = x w^T; loss[n] = logsumexp -
+ * logits[target] (0 where target < 0). x: [N, C]; w: [V, C]; targets: i32 [N]; loss: f32 [N].
+ * With a tape the forward also leaves dx = grad_scale * d(sum of loss)/dx in `dx` and adds to w->grad at once;
+ * backward only hands dx on. */
+typedef struct pu_linear_cross_entropy_args {
+  pu_tensor *x, *w;
+  const pu_tensor *targets;
+  pu_tensor *loss, *dx; /* dx: NULL without a tape */
+  float grad_scale;
+} pu_linear_cross_entropy_args;
+pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale);
+
+/* Sum of squares of all elements of t (f32), in double, in an order that does not depend on threads. *out: host. */
+typedef struct pu_sum_squares_args {
+  const pu_tensor *t;
+  double *out;
+} pu_sum_squares_args;
+pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *t, double *out) PU_MUST_USE;
+
+/* One AdamW step (Loshchilov & Hutter 2019), as PyTorch's: p *= 1 - lr wd; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2)
+ * g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps). g is first multiplied by grad_scale (clipping).
+ * p, g, m, v: f32, same count; copy: bf16 working copy rewritten from p, or NULL. */
+typedef struct pu_adamw_args {
+  pu_tensor *p, *g, *m, *v, *copy;
+  float lr, beta1, beta2, eps, weight_decay, grad_scale;
+  int64_t step; /* from 1 */
+} pu_adamw_args;
+pu_err pu_adamw(pu_ctx *c, const pu_adamw_args *a) PU_MUST_USE;
+
+/* Lays a plain [M, K] weight (f32 or bf16; M, K any) out for inference (PU_LAYOUT_TILED) into memory from c->mem.
+ * shape stays [M, K]. */
+typedef struct pu_tile_weight_args {
+  const pu_tensor *w;
+  pu_tensor *out;
+} pu_tile_weight_args;
+pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w);
+size_t pu_tiled_bytes(pu_dtype dtype, int64_t rows, int64_t cols);
+
+#endif
