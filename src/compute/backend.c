@@ -35,7 +35,8 @@ static pu_err plugin_open(const char *device, int threads, pu_backend **out, pu_
     if (!library) return pu_fail(e, PU_ERR_IO, "%s: %s", device, dlerror());
   }
   if (!library)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: libpuyu-%s.so not found beside the program (%s)", device, device, folder);
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: libpuyu-%s.so not found beside the program (%s)", device, device,
+                   folder);
   union {
     void *symbol;
     plugin_open_fn open;

@@ -5,7 +5,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-
 enum { SCRATCH_BYTES = 8 << 20, HUGE_PAGE = 2 << 20, COPY_CHUNK = 1 << 20 };
 
 static void *aligned(size_t bytes) {
