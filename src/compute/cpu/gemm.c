@@ -97,15 +97,20 @@ static const void *pack_a_panel(const pu_gemm_job *j, void *dst, int64_t first, 
   return dst;
 }
 
-/* Part `part` of `parts` of what packing this panel will read, on its way to L2. Spread over the products before, it
- * hides the time that packing would wait for memory. */
-static void fetch_panel(const pu_panel *p, int64_t part, int64_t parts) {
-  bool by_row = p->k_step == 1;
-  int64_t size = (int64_t)pu_dtype_size(p->type), runs = by_row ? p->rows : p->k;
-  int64_t step = (by_row ? p->r_step : p->k_step) * size, bytes = (by_row ? p->k : p->rows) * size;
-  for (int64_t run = runs * part / parts; run < runs * (part + 1) / parts; run++)
-    for (int64_t i = 0; i < bytes; i += 64)
-      __builtin_prefetch((const char *)p->data + run * step + i, 0, 2);
+/* Stream s of f: share number `share` of what packing the panel will read. A share is PU_FETCH_STEPS pairs of lines. */
+static void fetch_panel(pu_fetch *f, int s, const pu_panel *p, int64_t share) {
+  int64_t size = (int64_t)pu_dtype_size(p->type);
+  if (p->k_step == 1 && 2 * share < p->rows) { /* two rows */
+    f->at[s] = (const char *)p->data + 2 * share * p->r_step * size;
+    f->step[s] = 64;
+    f->pair[s] = p->r_step * size;
+  } else if (p->k_step != 1) { /* each k is a line or two */
+    int64_t lines = p->rows * size > 64 ? 2 : 1, each = 2 / lines;
+    if (share * PU_FETCH_STEPS * each >= p->k) return;
+    f->at[s] = (const char *)p->data + share * PU_FETCH_STEPS * each * p->k_step * size;
+    f->step[s] = each * p->k_step * size;
+    f->pair[s] = lines == 2 ? 64 : p->k_step * size;
+  }
 }
 
 /* ---- one block of C ---- */
@@ -135,18 +140,19 @@ static void store_tile(const pu_gemm_job *j, const float *acc, int64_t row, int6
 
 /* While the product (row, panel) at depth k0 runs: a share of the next panel of A, and of the same panel of B at the
  * next depth. */
-static void fetch_next(const pu_gemm_job *j, const block *b, int64_t row, int64_t panel, int64_t panels, int64_t k0,
-                       int64_t kb) {
+static pu_fetch fetch_next(const pu_gemm_job *j, const block *b, int64_t row, int64_t panel, int64_t k0, int64_t kb) {
   int mr = j->kernel->mr;
   int64_t next = row + mr, next_k = k0 + kb;
+  pu_fetch f = {.at = {(const char *)&j->g, (const char *)&j->g}}; /* nothing: what is in the cache anyway */
   if (!j->a_tiled && next < b->m1) {
     pu_panel a = panel_of_a(j, next, b->m1, k0, kb);
-    fetch_panel(&a, panel, panels);
+    fetch_panel(&f, 0, &a, panel);
   }
   if (!j->b_tiled && next_k < j->g.k) {
     pu_panel p = panel_of_b(j, b->n0 + panel * j->kernel->nr, b->n1, next_k, PU_MIN(j->g.k - next_k, kb));
-    fetch_panel(&p, (row - b->m0) / mr, ceil_div(b->m1 - b->m0, mr));
+    fetch_panel(&f, 1, &p, (row - b->m0) / mr);
   }
+  return f;
 }
 
 /* All k of one block, depth by depth: the order of each element's sum depends on k and the kernel alone. */
@@ -165,8 +171,8 @@ static void run_block(const pu_gemm_job *j, const block *b, char *scratch) {
       int64_t a_next;
       const void *a = pack_a_panel(j, a_pack, row, b->m1, k0, kb, &a_next);
       for (int64_t p = 0; p < panels; p++) {
-        fetch_next(j, b, row, p, panels, k0, kb);
-        kn->micro(a, a_next, b_pack + p * panel, padded, acc, k0 > 0);
+        pu_fetch fetch = fetch_next(j, b, row, p, k0, kb);
+        kn->micro(a, a_next, b_pack + p * panel, padded, acc, k0 > 0, &fetch);
         if (last) store_tile(j, acc, row, b->n0 + p * kn->nr, b);
         if (deep) acc += kn->mr * kn->nr;
       }
