@@ -81,12 +81,24 @@ extern const pu_gemm_kernel pu_gemm_avx2, pu_gemm_avx2_bf16, pu_gemm_avx512, pu_
 /* NULL for the reference. */
 const pu_gemm_kernel *pu_gemm_kernel_for(pu_isa isa, pu_dtype type);
 
+/* An operand that was packed whole, all its panels over all of k, before the blocks began: panel i lies in the scratch of
+ * worker i % threads. */
+typedef struct pu_packed {
+  bool used;
+  char *const *scratch;
+  int threads;
+  size_t offset;
+  int64_t panel_bytes, step_bytes; /* of a panel; of one k in it */
+} pu_packed;
+
 /* A product as the driver runs it. */
 typedef struct pu_gemm_job {
   pu_gemm g;
   const pu_gemm_kernel *kernel;
   bool a_tiled, b_tiled, c_transposed;
-  int64_t m_block, n_block; /* set by the driver */
+  /* set by the driver */
+  int64_t m_block, n_block;
+  pu_packed a_packed, b_packed;
 } pu_gemm_job;
 void pu_gemm_run(pu_cpu *cpu, pu_gemm_job *job);
 
