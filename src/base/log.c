@@ -96,7 +96,7 @@ void pu_log(pu_log_level level, const char *fmt, ...) {
   pthread_mutex_unlock(&term.lock);
   if (!wanted) return;
 
-  char text[2048]; /* one write a line keeps the lines of several processes apart */
+  char text[4096]; /* one write a line keeps the lines of several processes apart */
   va_list ap;
   va_start(ap, fmt);
   vsnprintf(text, sizeof text, fmt, ap);
@@ -150,16 +150,16 @@ static void short_number(char dst[16], double v) {
   snprintf(dst, 16, "%.*f%.*s", decimals, v, k > 0, suffix + k);
 }
 
-static void short_time(char dst[16], double seconds) {
+static void short_time(char dst[32], double seconds) {
   long s = seconds < 3.6e8 ? (long)(seconds + 0.5) : 360000000;
   if (s >= 3600)
-    snprintf(dst, 16, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+    snprintf(dst, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
   else
-    snprintf(dst, 16, "%ld:%02ld", s / 60, s % 60);
+    snprintf(dst, 32, "%ld:%02ld", s / 60, s % 60);
 }
 
 static void describe(const pu_progress *p, const char *note, char *line, size_t size) {
-  char done[16], total[16], rate[16], left[16];
+  char done[16], total[16], rate[16], left[32];
   double elapsed = PU_MAX(pu_now() - p->started, 1e-9), per_second = p->done / elapsed;
   short_number(done, p->done);
   short_number(rate, per_second);
@@ -195,7 +195,7 @@ void pu_progress_close(pu_progress *p) {
   if (!p) return;
   if (p->terminal) pu_live_line(NULL);
   if (p->spoke) {
-    char done[16], rate[16], took[16];
+    char done[16], rate[16], took[32];
     double elapsed = pu_now() - p->started;
     short_number(done, p->done);
     short_number(rate, p->done / elapsed);
