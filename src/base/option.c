@@ -56,10 +56,30 @@ const char *pu_options_nearest(const pu_option *table, const char *key) {
   return tail ? tail : found;
 }
 
+/* "train" for "trian": the group of keys nearest to key, as a row's key and how much of it. */
+static const char *nearest_group(const pu_option *table, const char *key, int *len) {
+  size_t best = PU_MAX((size_t)2, strlen(key) / 3) + 1;
+  const char *found = NULL;
+  for (const pu_option *row = table; row->key; row++) {
+    for (const char *dot = strchr(row->key, '.'); dot && row->type != PU_OPT_GROUP; dot = strchr(dot + 1, '.')) {
+      char group[64];
+      snprintf(group, sizeof group, "%.*s", (int)(dot - row->key), row->key);
+      size_t d = pu_edit_distance(key, group);
+      if (d >= best) continue;
+      best = d;
+      found = row->key;
+      *len = (int)(dot - row->key);
+    }
+  }
+  return found;
+}
+
 pu_err pu_option_unknown(const pu_option *table, const char *key, const char *where, pu_error *e) {
   const char *near = pu_options_nearest(table, key);
-  if (near) return pu_fail(e, PU_ERR_USAGE, "%s: unknown key '%.100s'; did you mean '%s'?", where, key, near);
-  return pu_fail(e, PU_ERR_USAGE, "%s: unknown key '%.100s'", where, key);
+  int len = near ? (int)strlen(near) : 0;
+  if (!near) near = nearest_group(table, key, &len);
+  if (!near) return pu_fail(e, PU_ERR_USAGE, "%s: unknown key '%.100s'", where, key);
+  return pu_fail(e, PU_ERR_USAGE, "%s: unknown key '%.100s'; did you mean '%.*s'?", where, key, len, near);
 }
 
 /* ---- values from text ---- */

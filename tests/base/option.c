@@ -205,7 +205,7 @@ static void yaml_errors_name_the_line(void **state) {
   static const struct {
     const char *text, *msg;
   } cases[] = {
-      {"name: x\ntrian:\n  steps: 1\n", "t.yaml:2: unknown key 'trian'; did you mean 'train.steps'?"},
+      {"name: x\ntrian:\n  steps: 1\n", "t.yaml:2: unknown key 'trian'; did you mean 'train'?"},
       {"\n\ntrain:\n  stesp: 1\n", "t.yaml:4: unknown key 'train.stesp'; did you mean 'train.steps'?"},
       {"train:\n  steps: 1.5\n", "t.yaml:2: '1.5' is not an integer"},
       {"name: a\nname: b\n", "t.yaml:2: 'name' was given already in line 1"},
