@@ -154,7 +154,7 @@ pu_err pu_remove_tree(const char *path, pu_error *e) PU_MUST_USE;   /* a missing
 /* Names in a folder, sorted by bytes, without . and .. */
 pu_err pu_dir_list(pu_arena *a, const char *path, char ***names, size_t *n, pu_error *e) PU_MUST_USE;
 
-/* The whole file, refused above max bytes. */
+/* The whole file, refused above max bytes. out is an initialised buffer; what it held is dropped. */
 pu_err pu_file_read(const char *path, size_t max, pu_buf *out, pu_error *e) PU_MUST_USE;
 /* Writes path.tmp, fsyncs, renames over path, fsyncs the folder: the old file or the new, never half of one. */
 pu_err pu_file_write(const char *path, const void *data, size_t len, pu_error *e) PU_MUST_USE;

@@ -1,0 +1,213 @@
+/* model: architectures as data, weights in and out, the one forward pass.
+ *
+ * A family (src/model/arch/NAME.c) is a description: which config keys give which hyper-parameter, which tensors exist
+ * under which names and in which row order, which kinds of norm, attention, MLP and RoPE it has. There is no forward
+ * function per family: pu_model_forward reads the description.
+ *
+ * In memory every family looks the same, whatever its files look like: q, k, v in one matrix [q heads, k heads, v
+ * heads], gate and up in one [gate, up]. The description says how the file's tensors map to those rows.
+ *
+ * Threads: one thread at a time on a model; pu_ctx as in compute.h. */
+#ifndef PUYU_MODEL_H
+#define PUYU_MODEL_H
+
+#include "puyu/compute.h"
+
+/* ---- safetensors ---------------------------------------------------------------------------------------------------- */
+
+typedef struct pu_st_tensor {
+  const char *name;
+  pu_dtype dtype;
+  int ndim; /* 0..4 */
+  int64_t shape[PU_MAX_DIMS];
+  const void *data; /* inside the mapped file, unaligned perhaps */
+  size_t bytes;
+} pu_st_tensor;
+
+/* One file, or all shards of a directory (model.safetensors, or model.safetensors.index.json), mapped. Checked before
+ * anything is read: header at most 64 MiB, offsets inside the file, in order, without gaps or overlap, sizes that fit
+ * shape and type. Tensors are sorted by name; views live until close. */
+typedef struct pu_safetensors pu_safetensors;
+pu_err pu_safetensors_open(const char *file_or_dir, pu_safetensors **out, pu_error *e) PU_MUST_USE;
+pu_err pu_safetensors_parse(pu_str bytes, pu_safetensors **out, pu_error *e) PU_MUST_USE; /* bytes outlive it */
+void pu_safetensors_close(pu_safetensors *s);
+size_t pu_safetensors_count(const pu_safetensors *s);
+const pu_st_tensor *pu_safetensors_at(const pu_safetensors *s, size_t i);
+const pu_st_tensor *pu_safetensors_find(const pu_safetensors *s, const char *name); /* NULL: none */
+const char *pu_safetensors_meta(const pu_safetensors *s, const char *key);          /* __metadata__; NULL: none */
+
+/* Writes one file, atomically. `read` fills buf with the tensor's bytes (so that nothing is copied whole). */
+typedef struct pu_st_source {
+  const char *name;
+  pu_dtype dtype;
+  int ndim;
+  int64_t shape[PU_MAX_DIMS];
+  const void *data; /* contiguous, or NULL: then read is called for pieces in order */
+  pu_err (*read)(void *arg, size_t offset, void *buf, size_t len, pu_error *e);
+  void *arg;
+} pu_st_source;
+pu_err pu_safetensors_write(const char *path, const pu_st_source *tensors, size_t n, const char *const *meta_pairs,
+                            pu_error *e) PU_MUST_USE;
+
+/* ---- hyper-parameters -------------------------------------------------------------------------------------------------- */
+
+typedef enum pu_rope_kind { PU_ROPE_NONE, PU_ROPE_LINEAR, PU_ROPE_DYNAMIC, PU_ROPE_LLAMA3 } pu_rope_kind;
+
+/* Rotary position embedding with its scaling for long sequences. */
+typedef struct pu_rope_params {
+  pu_rope_kind kind;
+  double base, factor;
+  double low_freq, high_freq;  /* llama3 */
+  int64_t original_max;        /* llama3: original_max_position_embeddings; dynamic: max_position */
+} pu_rope_params;
+
+typedef struct pu_hparams {
+  int64_t vocab, hidden, ffn, layers, heads, kv_heads, head_dim, max_position;
+  int64_t experts, experts_used; /* 0: a dense MLP */
+  int64_t window;                /* sliding window; 0: none */
+  double norm_eps;
+  bool qkv_bias, o_bias, mlp_bias, qk_norm, tied;
+  bool norm_head;                /* rows of the output matrix are normalised (older InternLM2) */
+  pu_rope_params rope;
+  int32_t bos, eos[8];
+  int n_eos;
+} pu_hparams;
+
+/* ---- families ---------------------------------------------------------------------------------------------------------- */
+
+/* Which matrix in memory a file's tensor fills, wholly or in part. */
+typedef enum pu_slot {
+  PU_SLOT_EMBED, PU_SLOT_OUT_NORM, PU_SLOT_OUTPUT,             /* outer */
+  PU_SLOT_ATTN_NORM, PU_SLOT_QKV, PU_SLOT_QKV_BIAS, PU_SLOT_Q_NORM, PU_SLOT_K_NORM, PU_SLOT_WO, PU_SLOT_WO_BIAS,
+  PU_SLOT_MLP_NORM, PU_SLOT_GATE_UP, PU_SLOT_GATE_UP_BIAS, PU_SLOT_DOWN, PU_SLOT_DOWN_BIAS, PU_SLOT_ROUTER,
+  PU_SLOT_EXPERTS_GATE_UP, PU_SLOT_EXPERTS_DOWN,
+  PU_SLOT_COUNT
+} pu_slot;
+
+/* Which rows: all, one of q/k/v, gate or up, or InternLM2's interleaving of the three by KV group. */
+typedef enum pu_part {
+  PU_PART_ALL, PU_PART_Q, PU_PART_K, PU_PART_V, PU_PART_QKV_GROUPED, PU_PART_GATE, PU_PART_UP
+} pu_part;
+
+/* One row of a family's tensor list. %d in the name is the layer; a second %d the expert. */
+typedef struct pu_tensor_rule {
+  const char *name;
+  pu_slot slot;
+  pu_part part;
+} pu_tensor_rule;
+
+typedef struct pu_arch {
+  const char *name;                  /* "internlm2" */
+  const char *const *model_types;    /* config.json's model_type values it reads; NULL-ended */
+  const char *class_name;            /* "InternLM2ForCausalLM", written into `architectures` */
+  const pu_tensor_rule *tensors;     /* ends with a NULL name; a rule for a slot the hyper-parameters lack is skipped */
+  /* What the common keys (hidden_size, …, rope_theta, rope_scaling, rope_parameters) do not say. */
+  pu_err (*read_config)(const json_t *config, pu_hparams *hp, pu_error *e);
+  pu_err (*write_config)(const pu_hparams *hp, json_t *config, pu_error *e);
+} pu_arch;
+
+extern const pu_arch *const pu_arch_all[];       /* made by CMake from src/model/arch, NULL-ended */
+const pu_arch *pu_arch_find(const char *name);   /* by name or model_type; NULL: unknown */
+
+/* Named shapes for random initialisation: "internlm2-1.8b", "puyu-25m", … */
+typedef struct pu_shape {
+  const char *name, *arch;
+  pu_hparams hp;
+} pu_shape;
+const pu_shape *pu_shape_find(const char *name);
+const pu_shape *pu_shape_at(size_t i); /* NULL past the last */
+
+/* config.json, in either direction. */
+pu_err pu_config_read(const char *path, const pu_arch **arch, pu_hparams *hp, pu_error *e) PU_MUST_USE;
+pu_err pu_config_parse(pu_str text, const char *where, const pu_arch **arch, pu_hparams *hp, pu_error *e) PU_MUST_USE;
+pu_err pu_config_write(const char *path, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype, pu_error *e)
+    PU_MUST_USE;
+
+int64_t pu_hparams_count(const pu_hparams *hp, bool without_embedding); /* parameters */
+/* Training FLOPs of one token at sequence length T: 6 (parameters without the input embedding; of experts only those
+ * used) + 6 layers T hidden for causal attention. Recomputation is never counted. */
+double pu_hparams_train_flops(const pu_hparams *hp, int64_t T);
+
+/* ---- models ------------------------------------------------------------------------------------------------------------ */
+
+/* A parameter under its name in memory ("layers.3.qkv", "embed", "out_norm"). */
+typedef struct pu_param {
+  const char *name;
+  pu_slot slot;
+  int layer;         /* -1: outer */
+  pu_tensor *w;      /* what the operations read: compute type */
+  pu_tensor *master; /* f32, for training; == w where the compute type is f32; NULL for inference */
+  bool decay;        /* weight decay by default: matrices; not norms, biases, the embedding */
+} pu_param;
+
+typedef struct pu_layer {
+  pu_tensor *slot[PU_SLOT_COUNT]; /* NULL where the family has none */
+} pu_layer;
+
+typedef struct pu_model {
+  const pu_arch *arch;
+  pu_hparams hp;
+  pu_dtype dtype;    /* compute type: PU_F32 or PU_BF16 */
+  pu_backend *be;
+  pu_arena *host;    /* headers, names */
+  pu_arena *weights; /* tensor data, in the backend's memory */
+  pu_tensor *outer[PU_SLOT_COUNT]; /* embed, out_norm, output (== embed when tied) */
+  pu_layer *layers;
+  pu_param *params;
+  size_t n_params;
+} pu_model;
+
+typedef struct pu_model_options {
+  pu_dtype dtype;   /* compute type */
+  bool train;       /* f32 masters and gradients' headers */
+  bool tile;        /* inference: matrices in PU_LAYOUT_TILED */
+  /* May be NULL; called while weights are read. */
+  void (*progress)(void *arg, double done, double total);
+  void *progress_arg;
+} pu_model_options;
+
+/* From a Hugging Face directory. Missing, surplus or misshapen tensors are named. */
+pu_err pu_model_load(const char *dir, pu_backend *be, const pu_model_options *o, pu_model **out, pu_error *e)
+    PU_MUST_USE;
+/* Random weights: normal, deviation 0.02 (and 0.02 / sqrt(2 layers) for wo and down), norms 1; each value a function
+ * of (seed, parameter name, index). */
+pu_err pu_model_random(const pu_arch *arch, const pu_hparams *hp, uint64_t seed, pu_backend *be,
+                       const pu_model_options *o, pu_model **out, pu_error *e) PU_MUST_USE;
+void pu_model_free(pu_model *m);
+/* Writes config.json and safetensors (sharded above shard_bytes; 0: 5 GB) in the family's own names and layout, from the
+ * masters where there are some. Other files (tokenizer, generation_config.json) are the caller's to copy. */
+pu_err pu_model_save(const pu_model *m, const char *dir, pu_dtype dtype, size_t shard_bytes, pu_error *e) PU_MUST_USE;
+/* The family's file tensors of one parameter, gathered from data laid out like that parameter in memory (weights,
+ * gradients, optimiser moments): how checkpoints and tests get values under the file's names. Calls fn for each. */
+typedef pu_err (*pu_param_part_fn)(void *arg, const char *file_name, int ndim, const int64_t *shape, const float *data,
+                                   pu_error *e);
+pu_err pu_param_parts(const pu_model *m, const pu_param *p, const float *host_data, pu_param_part_fn fn, void *arg,
+                      pu_error *e) PU_MUST_USE;
+size_t pu_model_weight_bytes(const pu_arch *arch, const pu_hparams *hp, const pu_model_options *o);
+
+/* ---- forward ----------------------------------------------------------------------------------------------------------- */
+
+typedef struct pu_forward {
+  const pu_tensor *ids;   /* i32 [N] */
+  const pu_seqs *seqs;
+  const pu_kv *kv;        /* [layers] paged caches, or NULL: attention inside each sequence (training, scoring) */
+  /* Which length decides dynamic RoPE scaling, per sequence; NULL: each sequence's own (kv: its length in the cache). */
+  const int32_t *rope_len;
+  bool recompute;         /* with a tape: keep only each block's input */
+} pu_forward;
+
+/* The last norm's output [N, C], from which logits or loss are taken. NULL: c->status says why. */
+pu_tensor *pu_model_forward(pu_model *m, pu_ctx *c, const pu_forward *f);
+/* Logits f32 [n, V] of the given rows of hidden (rows NULL: all). */
+pu_tensor *pu_model_logits(pu_model *m, pu_ctx *c, pu_tensor *hidden, const int32_t *rows, int64_t n);
+/* Next-token losses f32 [N]; with a tape ready for pu_backward. targets: i32 [N], -1: not counted. */
+pu_tensor *pu_model_loss(pu_model *m, pu_ctx *c, pu_tensor *hidden, const pu_tensor *targets, float grad_scale);
+
+/* Cosines and sines f32 [N, D] for the tokens of seqs (see pu_rope), in double precision before rounding. */
+void pu_rope_angles(const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs, const int32_t *rope_len, float *cs);
+
+/* Activation memory one step of N tokens in sequences of length T takes, as the tape lays it out: the plan that is
+ * printed before training. */
+size_t pu_model_activation_bytes(const pu_model *m, int64_t tokens, int64_t seq_len, bool train, bool recompute);
+
+#endif

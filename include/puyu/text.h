@@ -1,0 +1,136 @@
+/* text: tokenizers, chat templates, Unicode.
+ *
+ * Reads SentencePiece models (tokenizer.model: BPE with byte fallback, Unigram) and Hugging Face tokenizer.json
+ * (byte-level BPE). Encoding never looks for special tokens inside text: they enter only through pu_encode_special,
+ * which the chat templates use, or with PU_ENCODE_SPECIAL where the caller asks for it. So no user can forge a turn.
+ * Threads: a tokenizer does not change after it is loaded; any number of threads may use it, each with its own
+ * pu_encoder for speed.
+ * Sources: Sennrich et al. 2016 (BPE), Kudo 2018 (Unigram), Kudo & Richardson 2018 (SentencePiece). */
+#ifndef PUYU_TEXT_H
+#define PUYU_TEXT_H
+
+#include "puyu/base.h"
+
+/* ---- ids: growable, with a hard maximum ------------------------------------------------------------------------- */
+
+typedef struct pu_ids {
+  int32_t *v;
+  size_t n, cap;
+  bool failed; /* an append found no memory; what is there stays valid */
+} pu_ids;
+void pu_ids_deinit(pu_ids *ids);
+bool pu_ids_push(pu_ids *ids, int32_t id);
+
+/* ---- tokenizers --------------------------------------------------------------------------------------------------- */
+
+typedef struct pu_tokenizer pu_tokenizer;
+
+/* path: tokenizer.model, tokenizer.json, or a directory that holds one of them (tokenizer.json first), whose
+ * tokenizer_config.json and added_tokens then add to it (renamed and special pieces, bos/eos, chat template name).
+ * Caps: 64 MiB a file, 2^20 pieces, 64 KiB a piece. */
+pu_err pu_tokenizer_load(const char *path, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
+/* From bytes, for tests and fuzzing: a SentencePiece model, or a tokenizer.json. */
+pu_err pu_tokenizer_parse_spm(pu_str bytes, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
+pu_err pu_tokenizer_parse_json(pu_str bytes, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
+void pu_tokenizer_free(pu_tokenizer *t);
+/* Writes the tokenizer's own files (as they were read) into dir, beside a model's weights. */
+pu_err pu_tokenizer_save(const pu_tokenizer *t, const char *dir, pu_error *e) PU_MUST_USE;
+
+int32_t pu_tokenizer_size(const pu_tokenizer *t);            /* ids are [0, size) */
+int32_t pu_tokenizer_bos(const pu_tokenizer *t);             /* -1: none */
+int32_t pu_tokenizer_eos(const pu_tokenizer *t);             /* -1: none */
+bool pu_tokenizer_adds_bos(const pu_tokenizer *t);           /* the model was trained with one in front */
+uint64_t pu_tokenizer_hash(const pu_tokenizer *t);           /* of pieces and merges: do these shards fit this model? */
+int32_t pu_tokenizer_find(const pu_tokenizer *t, pu_str piece); /* a special or ordinary piece by its text; -1 */
+pu_str pu_tokenizer_piece(const pu_tokenizer *t, int32_t id);   /* as stored ("▁the", "Ġthe"); empty when out of range */
+bool pu_tokenizer_is_special(const pu_tokenizer *t, int32_t id);
+
+enum {
+  PU_ENCODE_BOS = 1,     /* bos in front, where the tokenizer has one */
+  PU_ENCODE_EOS = 2,
+  PU_ENCODE_SPECIAL = 4, /* special tokens written in the text become their ids: trusted text only */
+  PU_ENCODE_NO_PREFIX = 8 /* a continuation: no dummy prefix even where the model wants one */
+};
+
+/* Appends the ids of text (any bytes: invalid UTF-8 is encoded by byte fallback, or as U+FFFD where there is none). */
+pu_err pu_encode(const pu_tokenizer *t, pu_str text, unsigned flags, pu_ids *out, pu_error *e) PU_MUST_USE;
+
+/* The same with memory kept between calls (word cache, work space): what a loop over documents uses. One thread each. */
+typedef struct pu_encoder pu_encoder;
+pu_err pu_encoder_create(const pu_tokenizer *t, pu_encoder **out, pu_error *e) PU_MUST_USE;
+void pu_encoder_free(pu_encoder *enc);
+pu_err pu_encoder_encode(pu_encoder *enc, pu_str text, unsigned flags, pu_ids *out, pu_error *e) PU_MUST_USE;
+
+enum { PU_DECODE_SKIP_SPECIAL = 1 }; /* special tokens give no text */
+/* Appends the bytes of ids. Ids out of range are refused. */
+pu_err pu_decode(const pu_tokenizer *t, const int32_t *ids, size_t n, unsigned flags, pu_buf *out, pu_error *e)
+    PU_MUST_USE;
+
+/* Streaming: push ids one at a time; text comes out as soon as its UTF-8 is complete, the same bytes in the end as
+ * pu_decode's, but invalid bytes come out as U+FFFD. Plain data; make with `pu_decoder d = {.t = tokenizer}`. */
+typedef struct pu_decoder {
+  const pu_tokenizer *t;
+  unsigned flags;
+  bool started;
+  uint8_t held[8]; /* the beginning of a character not yet complete */
+  uint8_t n_held;
+} pu_decoder;
+pu_err pu_decoder_push(pu_decoder *d, int32_t id, pu_buf *out, pu_error *e) PU_MUST_USE;
+bool pu_decoder_finish(pu_decoder *d, pu_buf *out); /* what is held, as U+FFFD; false: no memory */
+
+/* ---- training a byte-level BPE ------------------------------------------------------------------------------------- */
+
+typedef struct pu_bpe_options {
+  int32_t vocab_size;        /* special tokens and the 256 bytes included */
+  const char *const *special; /* special tokens, first ids; NULL-ended; NULL: puyu's own list (see pu_chat) */
+  int64_t min_count;         /* pairs rarer than this are not merged (2) */
+  bool split_cjk;            /* unused characters aside, keep runs of Han characters short (at most 4 a piece) */
+  pu_pool *pool;             /* NULL: one thread */
+  void (*progress)(void *arg, double done, double total, const char *phase);
+  void *progress_arg;
+} pu_bpe_options;
+
+typedef struct pu_bpe_trainer pu_bpe_trainer;
+pu_err pu_bpe_trainer_create(const pu_bpe_options *o, pu_bpe_trainer **out, pu_error *e) PU_MUST_USE;
+void pu_bpe_trainer_free(pu_bpe_trainer *t);
+pu_err pu_bpe_trainer_add(pu_bpe_trainer *t, pu_str document, pu_error *e) PU_MUST_USE; /* counts its words */
+/* Learns the merges; the same text gives the same file, whatever the threads. Appends tokenizer.json (readable by
+ * Hugging Face tokenizers) to json. */
+pu_err pu_bpe_trainer_finish(pu_bpe_trainer *t, pu_buf *json, pu_error *e) PU_MUST_USE;
+
+/* ---- chat ------------------------------------------------------------------------------------------------------------ */
+
+typedef struct pu_message {
+  const char *role; /* "system", "user", "assistant" (others where the template knows them) */
+  const char *name; /* or NULL */
+  pu_str content;
+} pu_message;
+
+/* A template is a description, one const table row each: what stands before and after each role's content. Names:
+ * "internlm", "internlm2" (also InternLM2.5, InternLM3 and puyu's own models), "chatml", "llama3". */
+typedef struct pu_chat_template pu_chat_template;
+const pu_chat_template *pu_chat_find(const char *name); /* NULL: unknown */
+const char *const *pu_chat_names(void);                 /* NULL-ended */
+/* The template that fits a tokenizer (by its special tokens) and a model type ("internlm2", "llama", …; may be NULL). */
+const pu_chat_template *pu_chat_guess(const pu_tokenizer *t, const char *model_type);
+
+/* Renders to text (for people) or straight to ids (for models): markers by id, contents without special tokens.
+ * generate: ends with the opening of an assistant's turn. Errors: a marker the tokenizer lacks. */
+pu_err pu_chat_text(const pu_chat_template *c, const pu_message *m, size_t n, bool generate, pu_buf *out, pu_error *e)
+    PU_MUST_USE;
+pu_err pu_chat_ids(const pu_chat_template *c, const pu_tokenizer *t, const pu_message *m, size_t n, bool generate,
+                   pu_ids *out, pu_error *e) PU_MUST_USE;
+/* Ids at which an answer ends (end-of-turn, eos): at most max written, returns how many. */
+size_t pu_chat_stop_ids(const pu_chat_template *c, const pu_tokenizer *t, int32_t *out, size_t max);
+
+/* ---- Unicode ------------------------------------------------------------------------------------------------------- */
+
+/* Bytes of the character at s (1..4), or 0 where the bytes are not valid UTF-8. *cp is its code point. */
+size_t pu_utf8_next(pu_str s, uint32_t *cp);
+/* Appends cp as UTF-8. */
+bool pu_utf8_put(pu_buf *b, uint32_t cp);
+bool pu_utf8_valid(pu_str s);
+/* Columns a terminal uses for s (wide characters count two). */
+size_t pu_utf8_width(pu_str s);
+
+#endif

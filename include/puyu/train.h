@@ -1,0 +1,92 @@
+/* train: optimiser, schedule, loop, checkpoints, metrics and the report of a run.
+ *
+ * A run is a directory:
+ *   config.yaml       the resolved configuration
+ *   metrics.jsonl     one object a step: step, loss, grad_norm, lr, tokens, tok_per_s, mfu, …; also validation losses
+ *   samples.jsonl     generations at intervals
+ *   step-NNNNNN/      a checkpoint: the model as a Hugging Face directory, with optimizer.safetensors and state.json
+ *                     beside it. It exists when the directory was renamed into place.
+ *   lock              held while a process trains here
+ * Starting again with the same run resumes from the newest complete checkpoint; losses from there on are the same to
+ * the bit as in a run that was never stopped, and metrics.jsonl is cut back to that step first.
+ *
+ * Threads: pu_train_run uses the backend's threads and one of its own that writes checkpoints. */
+#ifndef PUYU_TRAIN_H
+#define PUYU_TRAIN_H
+
+#include "puyu/model.h"
+#include "puyu/shards.h"
+#include "puyu/text.h"
+
+typedef enum pu_source_type { PU_SOURCE_SHARDS, PU_SOURCE_TEXT, PU_SOURCE_JSONL, PU_SOURCE_IDS } pu_source_type;
+
+typedef struct pu_train_source {
+  int type; /* pu_source_type */
+  const char *path, *key;
+  double weight;
+} pu_train_source;
+
+/* Filled from YAML and key=value through pu_train_options; the keys are its dotted names (see that table for defaults
+ * and ranges). */
+typedef struct pu_train_config {
+  int task; /* 0: pretrain */
+  const char *run;
+  struct { const char *path, *shape, *tokenizer; int64_t seed; } model;
+  struct {
+    int64_t seq_len;
+    bool cross_document;
+    pu_list sources; /* of pu_train_source */
+  } data;
+  struct {
+    int64_t steps, global_batch, micro_batch, seed, threads;
+    int64_t ramp_start, ramp_steps; /* batch-size ramp-up: from ramp_start sequences, linearly over ramp_steps */
+    int precision;                  /* 0: bf16, 1: f32 */
+    double grad_clip;
+    bool recompute;
+    const char *device;
+    int64_t max_skips;              /* stop after this many skipped steps in a row (NaN, spikes) */
+    double spike;                   /* skip a step whose gradient norm is above spike * running mean; 0: off */
+  } train;
+  struct { double lr; pu_floats betas; double eps, weight_decay; bool decay_all; } optim;
+  struct { int type; int64_t warmup, decay; double min_lr; } schedule; /* 0 constant, 1 linear, 2 cosine, 3 wsd */
+  struct { int64_t every, keep; } checkpoint;
+  struct { int64_t every, batches; const char *path; } validate;
+  struct { int64_t every, max_tokens; pu_strs prompts; double temperature; } sample;
+  struct { int64_t every; } log;
+} pu_train_config;
+
+extern const pu_option pu_train_options[];
+
+/* What a higher floor lends the loop. Each may be NULL. */
+typedef struct pu_train_hooks {
+  void *arg;
+  /* Continues prompt with the model as it is now; appends the text to out. (The engine stands on this floor too.) */
+  pu_err (*sample)(void *arg, pu_model *m, const pu_tokenizer *t, const char *prompt, int64_t max_tokens,
+                   double temperature, pu_buf *out, pu_error *e);
+  /* After every step; false stops the run as SIGTERM would, with a checkpoint. */
+  bool (*step)(void *arg, int64_t step, double loss);
+} pu_train_hooks;
+
+typedef struct pu_train_result {
+  int64_t steps, tokens;     /* done in the whole run */
+  double seconds;            /* of this process in steps */
+  double loss, valid_loss;   /* last; NaN: none */
+  double tok_per_s, mfu;
+  size_t planned_bytes, peak_bytes;
+  char checkpoint[512];      /* the newest */
+} pu_train_result;
+
+/* PU_ERR_STOPPED after a clean stop by signal or hook (with a checkpoint). */
+pu_err pu_train_run(const pu_train_config *cfg, const pu_train_hooks *hooks, pu_train_result *result, pu_error *e)
+    PU_MUST_USE;
+
+/* The schedule alone: learning rate of a step (1-based) of a run. */
+double pu_train_lr(const pu_train_config *cfg, int64_t step);
+/* Sequences in a step, by the ramp. */
+int64_t pu_train_batch(const pu_train_config *cfg, int64_t step);
+
+/* A self-contained HTML page of a run, finished or not: curves of loss, validation loss, learning rate, gradient norm
+ * and throughput as inline SVG, samples, configuration. extra_html (may be NULL) is put after the summary. */
+pu_err pu_report_write(const char *run_dir, const char *out_path, const char *extra_html, pu_error *e) PU_MUST_USE;
+
+#endif
