@@ -10,8 +10,9 @@
 #include "src/compute/cpu/attention.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
+
+#include "src/compute/cpu/ref/ref.h"
 
 enum {
   BLOCK = PU_ATTENTION_BLOCK,
@@ -52,22 +53,14 @@ typedef struct job {
 
 /* ---- memory, places -------------------------------------------------------------------------------------------------- */
 
-static pu_err shared_memory(pu_cpu *cpu, size_t bytes, char **out, pu_error *e) {
-  if (cpu->shared_bytes < bytes) {
-    void *p = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-    if (!p) return pu_fail(e, PU_ERR_NOMEM, "attention: no memory for %zu MiB of packed keys: shorten the batch", bytes >> 20);
-    free(cpu->shared);
-    cpu->shared = p;
-    cpu->shared_bytes = bytes;
-  }
-  *out = cpu->shared;
-  return PU_OK;
-}
-
 static size_t take(size_t *used, size_t bytes) {
   size_t at = *used;
   *used += (bytes + 63) / 64 * 64;
   return at;
+}
+
+static void *at_byte(void *base, size_t at) {
+  return (char *)base + at;
 }
 
 static char *element(const pu_tensor *t, int64_t row, int64_t col) {
@@ -191,10 +184,10 @@ static void plan_packed(job *j, size_t *used, size_t at[3]) {
   for (int i = 0; i < 2 + j->backward; i++) at[i] = take(used, j->head_bytes * (size_t)j->kv_heads);
 }
 
-static void place_packed(job *j, char *base, const size_t at[3]) {
-  j->keys = base + at[0];
-  j->values = base + at[1];
-  j->keys_t = j->backward ? base + at[2] : NULL;
+static void place_packed(job *j, void *base, const size_t at[3]) {
+  j->keys = at_byte(base, at[0]);
+  j->values = at_byte(base, at[1]);
+  j->keys_t = j->backward ? at_byte(base, at[2]) : NULL;
 }
 
 /* ---- training ---------------------------------------------------------------------------------------------------------- */
@@ -202,8 +195,7 @@ static void place_packed(job *j, char *base, const size_t at[3]) {
 static const pu_attention_kernel *choose_kernel(const pu_cpu *cpu, pu_dtype dtype) {
   if (cpu->isa < PU_ISA_AVX512) return &pu_attention_avx2;
   if (dtype != PU_BF16) return &pu_attention_avx512;
-  if (cpu->isa >= PU_ISA_AMX) return &pu_attention_amx;
-  return __builtin_cpu_supports("avx512bf16") ? &pu_attention_avx512_bf16 : &pu_attention_avx512;
+  return cpu->isa >= PU_ISA_AMX ? &pu_attention_amx : &pu_attention_avx512_bf16;
 }
 
 static job training_job(pu_cpu *cpu, const pu_attention_args *a) {
@@ -248,14 +240,14 @@ static bool fits(const job *j) {
 static pu_err attention_forward(pu_backend *be, void *args, pu_error *e) {
   const pu_attention_args *a = args;
   job j = training_job((pu_cpu *)be, a);
-  if (!fits(&j)) return pu_cpu_attention_ref_forward(be, args, e);
+  if (!fits(&j)) return pu_ref_attention(be, args, e);
   j.rows = padded_rows(a->seqs);
   if (j.rows == 0) return PU_OK;
   size_t used = 0, at[3], spans = take(&used, sizeof(span) * ((size_t)a->seqs->n + 1));
   plan_packed(&j, &used, at);
-  char *base;
-  PU_TRY(shared_memory(j.cpu, used, &base, e));
-  j.spans = (span *)(void *)(base + spans);
+  void *base;
+  PU_TRY(pu_cpu_work(j.cpu, used, &base, e));
+  j.spans = at_byte(base, spans);
   place_packed(&j, base, at);
   training_spans(&j, a->seqs);
   job_forward(&j);
@@ -338,7 +330,7 @@ static void merge_parts(void *arg, int64_t begin, int64_t end, int worker) {
 static pu_err attention_backward(pu_backend *be, void *args, pu_error *e) {
   const pu_attention_args *a = args;
   job j = training_job((pu_cpu *)be, a);
-  if (!fits(&j)) return pu_cpu_attention_ref_backward(be, args, e);
+  if (!fits(&j)) return pu_ref_attention_back(be, args, e);
   j.backward = true;
   j.rows = padded_rows(a->seqs);
   if (j.rows == 0) return PU_OK;
@@ -349,10 +341,10 @@ static pu_err attention_backward(pu_backend *be, void *args, pu_error *e) {
   size_t used = 0, at[3], spans = take(&used, sizeof(span) * ((size_t)a->seqs->n + 1));
   plan_packed(&j, &used, at);
   size_t sums_at = take(&used, sizeof(float) * 2 * (size_t)(sums * j.sum_rows * pu_attention_padded_dim(j.head_dim)));
-  char *base;
-  PU_TRY(shared_memory(j.cpu, used, &base, e));
-  j.spans = (span *)(void *)(base + spans);
-  j.sums = (float *)(void *)(base + sums_at);
+  void *base;
+  PU_TRY(pu_cpu_work(j.cpu, used, &base, e));
+  j.spans = at_byte(base, spans);
+  j.sums = at_byte(base, sums_at);
   place_packed(&j, base, at);
   training_spans(&j, a->seqs);
   j.add = pu_grad_beta(a->qkv) != 0.0f;
@@ -520,7 +512,7 @@ static pu_err attention_paged(pu_backend *be, void *args, pu_error *e) {
                    .out = a->out,
                    .kv = a->kv}};
   job *j = &p.j;
-  if (!fits(j)) return pu_cpu_attention_paged_ref_forward(be, args, e);
+  if (!fits(j)) return pu_ref_attention_paged(be, args, e);
   int64_t rows = 0, singles = 0, splits = 0;
   paged_bounds(j, a->seqs, &rows, &singles, &splits);
   size_t used = 0, at[3], spans_at = take(&used, sizeof(span) * ((size_t)a->seqs->n + 1));
@@ -528,11 +520,11 @@ static pu_err attention_paged(pu_backend *be, void *args, pu_error *e) {
   size_t split_at = take(&used, sizeof(float) * (size_t)(splits * j->kv_heads) * split_floats(j));
   j->rows = rows;
   plan_packed(j, &used, at);
-  char *base;
-  PU_TRY(shared_memory(cpu, used, &base, e));
-  j->spans = (span *)(void *)(base + spans_at);
-  p.singles = (single *)(void *)(base + singles_at);
-  j->split = (float *)(void *)(base + split_at);
+  void *base;
+  PU_TRY(pu_cpu_work(cpu, used, &base, e));
+  j->spans = at_byte(base, spans_at);
+  p.singles = at_byte(base, singles_at);
+  j->split = at_byte(base, split_at);
   place_packed(j, base, at);
   j->rows = 0;
   paged_spans(&p);
