@@ -34,7 +34,7 @@ static bool has_all(const feature *features, size_t n) {
 enum { EAX, EBX, ECX, EDX };
 /* What the files of src/compute/cpu/isa are compiled for (cmake/puyu.cmake), set by set. */
 static const feature avx2[] = {
-    {1, 0, ECX, 28} /* avx */, {1, 0, ECX, 12} /* fma */,  {1, 0, ECX, 29} /* f16c */,
+    {1, 0, ECX, 28} /* avx */, {1, 0, ECX, 12} /* fma */, {1, 0, ECX, 29} /* f16c */,
     {7, 0, EBX, 5} /* avx2 */, {7, 0, EBX, 8} /* bmi2 */,
 };
 static const feature avx512[] = {

@@ -35,7 +35,8 @@ static const void *at(const void *base, int64_t element, pu_dtype type) {
   return base ? (const char *)base + element * (int64_t)pu_dtype_size(type) : NULL;
 }
 
-/* ---- packing --------------------------------------------------------------------------------------------------------- */
+/* ---- packing
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* One panel (kernel->nr columns) of B from a tiled weight, tile by tile: inside one, columns and k have plain steps. */
 static void pack_b_tiles(const pu_gemm_job *j, char *dst, int64_t first, int64_t k0, int64_t kb) {
@@ -46,8 +47,14 @@ static void pack_b_tiles(const pu_gemm_job *j, char *dst, int64_t first, int64_t
     int64_t rows = PU_MIN(g->n - first - lane, PU_TILE_ROWS);
     for (int64_t k = 0; k < kb; k += tile_k) {
       int64_t tile = (first + lane) / PU_TILE_ROWS * k_tiles + (k0 + k) / tile_k;
-      pu_panel p = {rows > 0 ? (const char *)g->b + tile * PU_TILE_BYTES : g->b, g->ab_type, tile_k, 1,
-                    (int)PU_MAX(rows, 0), PU_TILE_ROWS, kn->nr, PU_MIN(tile_k, kb - k)};
+      pu_panel p = {rows > 0 ? (const char *)g->b + tile * PU_TILE_BYTES : g->b,
+                    g->ab_type,
+                    tile_k,
+                    1,
+                    (int)PU_MAX(rows, 0),
+                    PU_TILE_ROWS,
+                    kn->nr,
+                    PU_MIN(tile_k, kb - k)};
       kn->pack_b(dst + (k * kn->nr + lane) * kn->bytes, &p);
     }
   }
@@ -60,8 +67,14 @@ static void pack_b_panel(const pu_gemm_job *j, char *dst, int64_t first, int64_t
     return;
   }
   int nr = j->kernel->nr;
-  pu_panel p = {at(g->b, k0 * g->b_row + first * g->b_col, g->ab_type), g->ab_type, g->b_col, g->b_row,
-                (int)PU_MIN(last - first, nr), nr, nr, kb};
+  pu_panel p = {at(g->b, k0 * g->b_row + first * g->b_col, g->ab_type),
+                g->ab_type,
+                g->b_col,
+                g->b_row,
+                (int)PU_MIN(last - first, nr),
+                nr,
+                nr,
+                kb};
   j->kernel->pack_b(dst, &p);
 }
 
@@ -75,14 +88,21 @@ static const void *pack_a_panel(const pu_gemm_job *j, void *dst, int64_t first, 
     *a_next = last - first > PU_TILE_ROWS ? k_tiles * PU_TILE_BYTES : 0;
     return (const char *)g->a + (first / PU_TILE_ROWS * k_tiles + k0 / tile_k) * PU_TILE_BYTES;
   }
-  pu_panel p = {at(g->a, first * g->a_row + k0 * g->a_col, g->ab_type), g->ab_type, g->a_row, g->a_col,
-                (int)PU_MIN(last - first, mr), mr, mr, kb};
+  pu_panel p = {at(g->a, first * g->a_row + k0 * g->a_col, g->ab_type),
+                g->ab_type,
+                g->a_row,
+                g->a_col,
+                (int)PU_MIN(last - first, mr),
+                mr,
+                mr,
+                kb};
   j->kernel->pack_a(dst, &p);
   *a_next = round_up(kb, j->kernel->k_unit) * PU_TILE_ROWS * j->kernel->bytes;
   return dst;
 }
 
-/* ---- one block of C ---------------------------------------------------------------------------------------------------- */
+/* ---- one block of C
+ * ---------------------------------------------------------------------------------------------------- */
 
 typedef struct block {
   int64_t m0, m1, n0, n1;
@@ -117,8 +137,7 @@ static void run_block(const pu_gemm_job *j, const block *b, char *scratch) {
   do {
     int64_t kb = PU_MIN(j->g.k - k0, kn->kc), padded = round_up(kb, kn->k_unit), panel = padded * kn->nr * kn->bytes;
     bool last = k0 + kb == j->g.k;
-    for (int64_t p = 0; p < panels; p++)
-      pack_b_panel(j, b_pack + p * panel, b->n0 + p * kn->nr, b->n1, k0, kb);
+    for (int64_t p = 0; p < panels; p++) pack_b_panel(j, b_pack + p * panel, b->n0 + p * kn->nr, b->n1, k0, kb);
     float *acc = sums;
     for (int64_t row = b->m0; row < b->m1; row += kn->mr) {
       int64_t a_next;
@@ -133,7 +152,8 @@ static void run_block(const pu_gemm_job *j, const block *b, char *scratch) {
   } while (k0 < j->g.k);
 }
 
-/* ---- threads ----------------------------------------------------------------------------------------------------------- */
+/* ---- threads
+ * ----------------------------------------------------------------------------------------------------------- */
 
 /* As wide as B's share of the cache allows; then enough blocks for the threads. */
 static void choose_blocks(pu_gemm_job *j, int threads) {

@@ -5,15 +5,13 @@
 
 static int32_t dot_ref(const int8_t *a, const int8_t *b, int64_t k) {
   int32_t sum = 0;
-  for (int64_t i = 0; i < k; i++)
-    sum += a[i] * b[i];
+  for (int64_t i = 0; i < k; i++) sum += a[i] * b[i];
   return sum;
 }
 
 static void rows_ref(const pu_gemm_i8 *g, int64_t begin, int64_t end) {
   for (int64_t i = begin; i < end; i++)
-    for (int64_t j = 0; j < g->n; j++)
-      g->c[i * g->c_row + j] = dot_ref(g->a + i * g->a_row, g->b + j * g->b_row, g->k);
+    for (int64_t j = 0; j < g->n; j++) g->c[i * g->c_row + j] = dot_ref(g->a + i * g->a_row, g->b + j * g->b_row, g->k);
 }
 
 typedef struct i8_arg {
@@ -29,7 +27,7 @@ static void run_rows(void *arg, int64_t begin, int64_t end, int worker) {
 
 void pu_cpu_gemm_i8(pu_cpu *cpu, const pu_gemm_i8 *g) {
   static void (*const rows[PU_ISA_COUNT])(const pu_gemm_i8 *, int64_t, int64_t) = {rows_ref, pu_gemm_i8_avx2,
-                                                                                 pu_gemm_i8_avx512};
+                                                                                   pu_gemm_i8_avx512};
   if (g->m <= 0 || g->n <= 0) return;
   if (rows[cpu->isa]) {
     i8_arg r = {g, rows[cpu->isa]};

@@ -24,7 +24,8 @@ void pu_linear_tiled_reference(const pu_tensor *x, const pu_tensor *w, const pu_
   int64_t k_tiles = (w->shape[1] + tile_k - 1) / tile_k;
   for (int64_t n = 0; n < x->shape[0]; n++)
     for (int64_t m = 0; m < w->shape[0]; m++) {
-      const char *row = (const char *)w->data + m / PU_TILE_ROWS * k_tiles * PU_TILE_BYTES + m % PU_TILE_ROWS * PU_TILE_ROW_BYTES;
+      const char *row =
+          (const char *)w->data + m / PU_TILE_ROWS * k_tiles * PU_TILE_BYTES + m % PU_TILE_ROWS * PU_TILE_ROW_BYTES;
       float sum = b ? pu_load_float(b->data, m, b->dtype) : 0.0f;
       for (int64_t k = 0; k < w->shape[1]; k++)
         sum += pu_load_float(x->data, n * x->stride[0] + k, x->dtype) *

@@ -9,7 +9,8 @@ size_t pu_tiled_bytes(pu_dtype dtype, int64_t rows, int64_t cols) {
   return (size_t)((rows + PU_TILE_ROWS - 1) / PU_TILE_ROWS * ((cols + tile_k - 1) / tile_k)) * PU_TILE_BYTES;
 }
 
-/* ---- making the tiles ---------------------------------------------------------------------------------------------------- */
+/* ---- making the tiles
+ * ---------------------------------------------------------------------------------------------------- */
 
 static void tile_rows(void *arg, int64_t begin, int64_t end, int worker) {
   (void)worker;
@@ -17,7 +18,8 @@ static void tile_rows(void *arg, int64_t begin, int64_t end, int worker) {
   int64_t size = (int64_t)pu_dtype_size(a->w->dtype), row_bytes = a->w->shape[1] * size;
   int64_t k_tiles = (row_bytes + PU_TILE_ROW_BYTES - 1) / PU_TILE_ROW_BYTES;
   for (int64_t row = begin * PU_TILE_ROWS; row < end * PU_TILE_ROWS; row++) {
-    char *line = (char *)a->out->data + row / PU_TILE_ROWS * k_tiles * PU_TILE_BYTES + row % PU_TILE_ROWS * PU_TILE_ROW_BYTES;
+    char *line =
+        (char *)a->out->data + row / PU_TILE_ROWS * k_tiles * PU_TILE_BYTES + row % PU_TILE_ROWS * PU_TILE_ROW_BYTES;
     const char *from = (const char *)a->w->data + row * a->w->stride[0] * size;
     for (int64_t at = 0; at < row_bytes; at += PU_TILE_ROW_BYTES, line += PU_TILE_BYTES) {
       int64_t n = row < a->w->shape[0] ? PU_MIN(row_bytes - at, PU_TILE_ROW_BYTES) : 0;
@@ -33,7 +35,8 @@ void pu_cpu_tile_weight(pu_cpu *cpu, const pu_tensor *w, pu_tensor *out) {
   pu_pool_run(cpu->pool, (w->shape[0] + PU_TILE_ROWS - 1) / PU_TILE_ROWS, 16, tile_rows, &a);
 }
 
-/* ---- few tokens ---------------------------------------------------------------------------------------------------------- */
+/* ---- few tokens
+ * ---------------------------------------------------------------------------------------------------------- */
 
 /* x as [rows][k_tiles] lines of 64 bytes, zeros at the end: for kernels that read weights and x alike. */
 void pu_stream_pack_rows(void *dst, const pu_panel *x, int64_t k_tiles) {
@@ -86,14 +89,16 @@ static void linear_stream(pu_cpu *cpu, const pu_gemm_kernel *kn, const pu_tensor
                           const pu_tensor *b, pu_tensor *y) {
   int64_t tile_k = PU_TILE_ROW_BYTES / (int64_t)pu_dtype_size(w->dtype), k = w->shape[1];
   int64_t k_tiles = (k + tile_k - 1) / tile_k, tile_rows_n = (w->shape[0] + PU_TILE_ROWS - 1) / PU_TILE_ROWS;
-  stream_arg s = {.kernel = kn, .w = w, .b = b, .y = y, .x = cpu->scratch[0], .k_tiles = k_tiles, .rows = (int)x->shape[0]};
+  stream_arg s = {
+      .kernel = kn, .w = w, .b = b, .y = y, .x = cpu->scratch[0], .k_tiles = k_tiles, .rows = (int)x->shape[0]};
   pu_panel p = {x->data, x->dtype, x->stride[0], 1, s.rows, s.rows, 0, k};
   kn->stream_pack(cpu->scratch[0], &p, k_tiles);
   enum { CHUNK_BYTES = 1 << 18 }; /* long runs of memory for each thread, yet enough of them to share out */
   pu_pool_run(cpu->pool, tile_rows_n, PU_MAX(CHUNK_BYTES / (k_tiles * PU_TILE_BYTES + 1), 1), stream_tiles, &s);
 }
 
-/* ---- many tokens --------------------------------------------------------------------------------------------------------- */
+/* ---- many tokens
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* With AMX weight tiles are tiles of A, so y^T = w x^T and each block is transposed on its way out; elsewhere
  * y = x w^T and B is packed from the tiles. */

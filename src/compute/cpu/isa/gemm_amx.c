@@ -13,16 +13,15 @@
 enum { MR = 32, NR = 32, LINE = PU_TILE_ROW_BYTES, TILE = PU_TILE_BYTES };
 enum { BF16_UNIT = 32, BF16_KC = 512, I8_UNIT = 64, I8_KC = 1024 };
 
+/* All eight registers at their full size. In static memory: gcc 12 does not know that _tile_loadconfig reads it all. */
 static void begin(void) {
-  struct {
+  static const struct {
     uint8_t palette, start_row, reserved[14];
     uint16_t line_bytes[16];
     uint8_t rows[16];
-  } config = {.palette = 1};
-  for (int i = 0; i < 8; i++) {
-    config.line_bytes[i] = LINE;
-    config.rows[i] = PU_TILE_ROWS;
-  }
+  } config = {.palette = 1,
+              .line_bytes = {LINE, LINE, LINE, LINE, LINE, LINE, LINE, LINE},
+              .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
   _tile_loadconfig(&config);
 }
 
@@ -30,7 +29,8 @@ static void end(void) {
   _tile_release();
 }
 
-/* ---- micro kernels ------------------------------------------------------------------------------------------------------ */
+/* ---- micro kernels
+ * ------------------------------------------------------------------------------------------------------ */
 
 #define MICRO(name, product, unit)                                                                                     \
   static void name(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add) {        \
@@ -64,7 +64,8 @@ static void end(void) {
 MICRO(micro_bf16, _tile_dpbf16ps, BF16_UNIT)
 MICRO(micro_i8, _tile_dpbssd, I8_UNIT)
 
-/* ---- packing ------------------------------------------------------------------------------------------------------------- */
+/* ---- packing
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static __mmask64 mask_bytes(int64_t n) {
   return n >= 64 ? ~0ull : n <= 0 ? 0 : (1ull << n) - 1;
@@ -107,8 +108,7 @@ static void pack_b_k_adjacent(char *dst, const pu_panel *p) {
       }
       pu_transpose16(square);
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; i++)
-        _mm512_store_si512(tile + i * LINE, square[i]);
+      for (int i = 0; i < 16; i++) _mm512_store_si512(tile + i * LINE, square[i]);
     }
 }
 
@@ -132,8 +132,7 @@ static void pack_a_rows_adjacent(char *dst, const pu_panel *p) {
   for (int64_t t = 0; t < tiles; t++) {
     __m512i lo[16], hi[16];
 #pragma GCC unroll 16
-    for (int i = 0; i < 16; i++)
-      load_pairs(p, t * BF16_UNIT + 2 * i, mask_rows(p), &lo[i], &hi[i]);
+    for (int i = 0; i < 16; i++) load_pairs(p, t * BF16_UNIT + 2 * i, mask_rows(p), &lo[i], &hi[i]);
     pu_transpose16(lo);
     pu_transpose16(hi);
 #pragma GCC unroll 16
@@ -175,14 +174,16 @@ static void pack_b(void *dst, const pu_panel *p) {
     pack_b_rows_adjacent(dst, p);
 }
 
-/* ---- into C --------------------------------------------------------------------------------------------------------------- */
+/* ---- into C
+ * --------------------------------------------------------------------------------------------------------------- */
 
 static void store_i32(const pu_gemm_tile *t) {
   for (int i = 0; i < t->rows; i++)
     memcpy((int32_t *)t->c + i * t->c_row, t->acc + i * t->ld, (size_t)t->cols * sizeof(int32_t));
 }
 
-/* ---- decode: each weight tile is loaded once, and meets up to four tiles of 16 tokens ------------------------------------ */
+/* ---- decode: each weight tile is loaded once, and meets up to four tiles of 16 tokens
+ * ------------------------------------ */
 
 enum { STREAM_ROWS = 64, AHEAD = 16 * TILE };
 
@@ -200,15 +201,13 @@ static void stream_pack(void *dst, const pu_panel *x, int64_t k_tiles) {
       }
       pu_transpose16(square);
 #pragma GCC unroll 16
-      for (int i = 0; i < 16; i++)
-        _mm512_store_si512((char *)dst + (t * groups + gr) * TILE + i * LINE, square[i]);
+      for (int i = 0; i < 16; i++) _mm512_store_si512((char *)dst + (t * groups + gr) * TILE + i * LINE, square[i]);
     }
 }
 
 static inline void fetch_tile(const char *tile) {
 #pragma GCC unroll 16
-  for (int i = 0; i < PU_TILE_ROWS; i++)
-    _mm_prefetch(tile + i * LINE, _MM_HINT_T0);
+  for (int i = 0; i < PU_TILE_ROWS; i++) _mm_prefetch(tile + i * LINE, _MM_HINT_T0);
 }
 
 static void stream_1(const char *w, int64_t k_tiles, const char *x, float *out, int ld) {

@@ -11,8 +11,7 @@ static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int6
   const float *a = a_panel, *b = b_panel;
   __m256 c[MR][2];
 #pragma GCC unroll 6
-  for (int i = 0; i < MR; i++)
-    c[i][0] = c[i][1] = _mm256_setzero_ps();
+  for (int i = 0; i < MR; i++) c[i][0] = c[i][1] = _mm256_setzero_ps();
   for (; k > 0; k--, a += MR, b += NR) {
     __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
     _mm_prefetch((const char *)(b + 8 * NR), _MM_HINT_T0);
@@ -39,16 +38,13 @@ static inline float element(const void *data, int64_t i, pu_dtype type) {
 static inline void pack_typed(float *dst, const pu_panel *p, pu_dtype type) {
   if (p->k_step == 1) {
     for (int r = 0; r < p->rows; r++)
-      for (int64_t k = 0; k < p->k; k++)
-        dst[k * p->width + r] = element(p->data, r * p->r_step + k, type);
+      for (int64_t k = 0; k < p->k; k++) dst[k * p->width + r] = element(p->data, r * p->r_step + k, type);
   } else {
     for (int64_t k = 0; k < p->k; k++)
-      for (int r = 0; r < p->rows; r++)
-        dst[k * p->width + r] = element(p->data, k * p->k_step + r, type);
+      for (int r = 0; r < p->rows; r++) dst[k * p->width + r] = element(p->data, k * p->k_step + r, type);
   }
   for (int64_t k = 0; p->rows < p->lanes && k < p->k; k++)
-    for (int r = p->rows; r < p->lanes; r++)
-      dst[k * p->width + r] = 0.0f;
+    for (int r = p->rows; r < p->lanes; r++) dst[k * p->width + r] = 0.0f;
 }
 
 static void pack(void *dst, const pu_panel *p) {
@@ -59,11 +55,11 @@ static void pack(void *dst, const pu_panel *p) {
 }
 
 static void store(const pu_gemm_tile *t) {
-  for (int i = 0; i < t->rows; i++)
-    pu_gemm_store_row(t, i);
+  for (int i = 0; i < t->rows; i++) pu_gemm_store_row(t, i);
 }
 
-/* ---- decode: a tile's row is 16 columns of f32 in two registers, or 32 of bf16 in one pair of them ------------------------ */
+/* ---- decode: a tile's row is 16 columns of f32 in two registers, or 32 of bf16 in one pair of them
+ * ------------------------ */
 
 enum { STREAM_ROWS = 8, FEATURES = 4 };
 
@@ -85,8 +81,7 @@ static inline __m256 even_bf16(__m256i v) {
 static inline void stream_part(const char *w, int64_t k_tiles, const char *x, float *out, int ld, bool bf16) {
   __m256 sum[FEATURES][2];
 #pragma GCC unroll 4
-  for (int f = 0; f < FEATURES; f++)
-    sum[f][0] = sum[f][1] = _mm256_setzero_ps();
+  for (int f = 0; f < FEATURES; f++) sum[f][0] = sum[f][1] = _mm256_setzero_ps();
   for (int64_t t = 0; t < k_tiles; t++, w += PU_TILE_BYTES, x += PU_TILE_ROW_BYTES)
 #pragma GCC unroll 2
     for (int half = 0; half < 64; half += 32) {
@@ -104,8 +99,7 @@ static inline void stream_part(const char *w, int64_t k_tiles, const char *x, fl
         }
       }
     }
-  for (int f = 0; f < FEATURES; f++)
-    out[f * ld] = sum8(_mm256_add_ps(sum[f][0], sum[f][1]));
+  for (int f = 0; f < FEATURES; f++) out[f * ld] = sum8(_mm256_add_ps(sum[f][0], sum[f][1]));
 }
 
 static inline void stream(const char *w, int64_t k_tiles, const char *x, int rows, float *out, int ld, bool bf16) {

@@ -10,8 +10,7 @@ static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int6
   const float *a = a_panel, *b = b_panel;
   __m512 c[MR][2];
 #pragma GCC unroll 12
-  for (int i = 0; i < MR; i++)
-    c[i][0] = c[i][1] = _mm512_setzero_ps();
+  for (int i = 0; i < MR; i++) c[i][0] = c[i][1] = _mm512_setzero_ps();
   for (; k > 0; k--, a += MR, b += NR) {
     __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);
     _mm_prefetch((const char *)(b + 8 * NR), _MM_HINT_T0);
@@ -31,7 +30,8 @@ static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int6
     }
 }
 
-/* ---- packing: [k][width] of f32 -------------------------------------------------------------------------------------- */
+/* ---- packing: [k][width] of f32
+ * -------------------------------------------------------------------------------------- */
 
 /* Rows lie next to each other: each k is a line to copy. */
 static void pack_rows_adjacent(float *dst, const pu_panel *p) {
@@ -51,13 +51,11 @@ static void pack_k_adjacent(float *dst, const pu_panel *p) {
       __m512i square[16];
 #pragma GCC unroll 16
       for (int i = 0; i < 16; i++)
-        square[i] = r + i < p->rows
-                        ? _mm512_castps_si512(pu_load16(p->data, (r + i) * p->r_step + k, p->type, have))
-                        : _mm512_setzero_si512();
+        square[i] = r + i < p->rows ? _mm512_castps_si512(pu_load16(p->data, (r + i) * p->r_step + k, p->type, have))
+                                    : _mm512_setzero_si512();
       pu_transpose16(square);
       int64_t n = PU_MIN(p->k - k, 16);
-      for (int i = 0; i < n; i++)
-        _mm512_mask_storeu_epi32(dst + (k + i) * p->width + r, fill, square[i]);
+      for (int i = 0; i < n; i++) _mm512_mask_storeu_epi32(dst + (k + i) * p->width + r, fill, square[i]);
     }
   }
 }
@@ -69,7 +67,8 @@ static void pack(void *dst, const pu_panel *p) {
     pack_rows_adjacent(dst, p);
 }
 
-/* ---- into C ------------------------------------------------------------------------------------------------------------ */
+/* ---- into C
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static void store_plain(const pu_gemm_tile *t) {
   __m512 alpha = _mm512_set1_ps(t->alpha), beta = _mm512_set1_ps(t->beta);
@@ -98,8 +97,7 @@ static void store_transposed(const pu_gemm_tile *t) {
         square[r] = r < rows ? _mm512_maskz_loadu_epi32(have, t->acc + (i + r) * t->ld + j) : _mm512_setzero_si512();
       pu_transpose16(square);
 #pragma GCC unroll 16
-      for (int r = 0; r < 16; r++)
-        _mm512_storeu_si512(turned + r * 16, square[r]);
+      for (int r = 0; r < 16; r++) _mm512_storeu_si512(turned + r * 16, square[r]);
       size_t size = t->type == PU_F32 ? 4 : 2, bias_size = t->bias_type == PU_F32 ? 4 : 2;
       pu_gemm_tile part = *t;
       part.acc = turned, part.ld = 16, part.rows = cols, part.cols = rows;
@@ -116,9 +114,10 @@ void pu_gemm_store_avx512(const pu_gemm_tile *t) {
     store_plain(t);
 }
 
-/* ---- decode: tiles of weights as they stream by ------------------------------------------------------------------------
- * A tile's row is one register: 16 columns of f32, or 32 of bf16, of one output feature. F features times R rows of x
- * are summed at once, F R <= 16 registers; a pass over F of 16 features finds its tiles' other rows in L2 later. */
+/* ---- decode: tiles of weights as they stream by
+ * ------------------------------------------------------------------------ A tile's row is one register: 16 columns of
+ * f32, or 32 of bf16, of one output feature. F features times R rows of x are summed at once, F R <= 16 registers; a
+ * pass over F of 16 features finds its tiles' other rows in L2 later. */
 
 enum { STREAM_ROWS = 8 };
 
@@ -126,8 +125,8 @@ enum { STREAM_ROWS = 8 };
   static void name(const char *w, int64_t k_tiles, const char *x, float *out, int ld) {                                \
     size_t x_row = (size_t)k_tiles * PU_TILE_ROW_BYTES;                                                                \
     __m512 sum[F][R];                                                                                                  \
-    _Pragma("GCC unroll 16") for (int f = 0; f < F; f++)                                                               \
-        _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) sum[f][r] = _mm512_setzero_ps();                           \
+    _Pragma("GCC unroll 16") for (int f = 0; f < F; f++) _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)           \
+        sum[f][r] = _mm512_setzero_ps();                                                                               \
     for (int64_t t = 0; t < k_tiles; t++, w += PU_TILE_BYTES, x += PU_TILE_ROW_BYTES) {                                \
       __m512i v[R];                                                                                                    \
       _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) v[r] = _mm512_loadu_si512(x + (size_t)r * x_row);            \
@@ -135,9 +134,9 @@ enum { STREAM_ROWS = 8 };
         const char *row = w + f * PU_TILE_ROW_BYTES;                                                                   \
         _mm_prefetch(row + 8 * PU_TILE_BYTES, _MM_HINT_T0);                                                            \
         __m512i wf = _mm512_loadu_si512(row);                                                                          \
-        _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)                                                            \
-            sum[f][r] = bf16 ? _mm512_dpbf16_ps(sum[f][r], (__m512bh)wf, (__m512bh)v[r])                               \
-                             : _mm512_fmadd_ps(_mm512_castsi512_ps(wf), _mm512_castsi512_ps(v[r]), sum[f][r]);         \
+        _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) sum[f][r] =                                                \
+            bf16 ? _mm512_dpbf16_ps(sum[f][r], (__m512bh)wf, (__m512bh)v[r])                                           \
+                 : _mm512_fmadd_ps(_mm512_castsi512_ps(wf), _mm512_castsi512_ps(v[r]), sum[f][r]);                     \
       }                                                                                                                \
     }                                                                                                                  \
     for (int f = 0; f < F; f++)                                                                                        \

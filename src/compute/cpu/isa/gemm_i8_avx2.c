@@ -16,8 +16,7 @@ static int32_t sum8(__m256i v) {
 static void dots(const int8_t *a, const int8_t *const b[COLS], int cols, int64_t k, int32_t *c) {
   __m256i sum[COLS];
   int64_t whole = k & ~(int64_t)15;
-  for (int j = 0; j < COLS; j++)
-    sum[j] = _mm256_setzero_si256();
+  for (int j = 0; j < COLS; j++) sum[j] = _mm256_setzero_si256();
   for (int64_t i = 0; i < whole; i += 16) {
     __m256i av = _mm256_cvtepi8_epi16(_mm_loadu_si128((const __m128i *)(a + i)));
 #pragma GCC unroll 4
@@ -28,8 +27,7 @@ static void dots(const int8_t *a, const int8_t *const b[COLS], int cols, int64_t
   }
   for (int j = 0; j < cols; j++) {
     c[j] = sum8(sum[j]);
-    for (int64_t i = whole; i < k; i++)
-      c[j] += a[i] * b[j][i];
+    for (int64_t i = whole; i < k; i++) c[j] += a[i] * b[j][i];
   }
 }
 
@@ -37,9 +35,7 @@ void pu_gemm_i8_avx2(const pu_gemm_i8 *g, int64_t begin, int64_t end) {
   for (int64_t j = 0; j < g->n; j += COLS) {
     int cols = (int)PU_MIN(g->n - j, COLS);
     const int8_t *b[COLS];
-    for (int i = 0; i < COLS; i++)
-      b[i] = g->b + (j + PU_MIN(i, cols - 1)) * g->b_row;
-    for (int64_t i = begin; i < end; i++)
-      dots(g->a + i * g->a_row, b, cols, g->k, g->c + i * g->c_row + j);
+    for (int i = 0; i < COLS; i++) b[i] = g->b + (j + PU_MIN(i, cols - 1)) * g->b_row;
+    for (int64_t i = begin; i < end; i++) dots(g->a + i * g->a_row, b, cols, g->k, g->c + i * g->c_row + j);
   }
 }
