@@ -106,6 +106,7 @@ static void put_paragraphs(FILE *out, const char *text) {
   for (const char *p = text; *p;) {
     const char *end = strstr(p, "\n\n");
     size_t len = end ? (size_t)(end - p) : strlen(p);
+    while (len > 0 && p[len - 1] == '\n') len--;
     snprintf(line, sizeof line, "%.*s", (int)PU_MIN(len, sizeof line - 1), p);
     for (char *c = line; *c; c++)
       if (*c == '\n' && c[1] != ' ') *c = ' '; /* a line that is indented stays a line: examples */

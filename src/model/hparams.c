@@ -39,6 +39,8 @@ pu_err pu_hparams_check(const pu_hparams *hp, const char *where, pu_error *e) {
                    (long long)hp->experts);
   if (!positive(hp->norm_eps) || hp->norm_eps > 1)
     return pu_fail(e, PU_ERR_FORMAT, "%s: rms_norm_eps %g is not a small positive number", where, hp->norm_eps);
+  if (hp->norm_head && hp->tied)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: norm_head with tied embeddings is not supported", where);
   if (count_roughly(hp) > 0x1p46)
     return pu_fail(e, PU_ERR_FORMAT, "%s: a model of %.3g parameters: are the sizes right?", where, count_roughly(hp));
   return check_rope(&hp->rope, where, e);

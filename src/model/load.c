@@ -96,7 +96,7 @@ static pu_err load_rule(loader *l, const pu_param *p, const pu_tensor_rule *rule
   for (int64_t expert = 0; expert < n; expert++) {
     char name[MAX_NAME];
     pu_mapping map;
-    const pu_st_tensor *t;
+    const pu_st_tensor *t = NULL;
     pu_mapping_of(hp, rule, one_by_one ? expert : -1, &map);
     pu_rule_name(rule, p->layer, expert, name, sizeof name);
     PU_TRY(find_tensor(l, name, &map, &t, e));

@@ -41,9 +41,11 @@ static void put_details(pu_buf *b, const char *text) {
   bool verbatim = false;
   for (const char *p = text; *p;) {
     size_t len = strcspn(p, "\n");
-    bool indented = *p == ' ';
-    if (indented != verbatim) pu_buf_puts(b, indented ? ".PP\n.nf\n" : ".fi\n");
-    verbatim = indented;
+    bool indented = *p == ' ' && len > 0;
+    if (indented != verbatim && len > 0) {
+      pu_buf_puts(b, indented ? ".nf\n" : ".fi\n");
+      verbatim = indented;
+    }
     char line[512];
     snprintf(line, sizeof line, "%.*s", (int)PU_MIN(len, sizeof line - 1), p);
     if (len == 0)
