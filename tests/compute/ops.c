@@ -13,7 +13,7 @@
 
 #include "puyu/compute.h"
 
-enum { MEMORY = 24 << 20, MAX_LEAVES = 6, MAX_OUTS = 4, TRIALS = 6 };
+enum { MEMORY = 8 << 20, MAX_LEAVES = 6, MAX_OUTS = 4, TRIALS = 6 };
 
 /* ---- one run of one operation
  * ------------------------------------------------------------------------------------------- */

@@ -80,9 +80,9 @@ typedef struct pu_attention_kernel {
   void (*decode)(const pu_attention_decode *d);
 } pu_attention_kernel;
 
-extern const pu_attention_kernel pu_attention_avx2;
+extern const pu_attention_kernel pu_attention_avx2; /* f32 tiles, as the next; bf16 is widened */
 extern const pu_attention_kernel pu_attention_avx512;
-extern const pu_attention_kernel pu_attention_avx512_bf16; /* also asks for the AVX512_BF16 instructions */
+extern const pu_attention_kernel pu_attention_avx512_bf16;
 extern const pu_attention_kernel pu_attention_amx;
 
 static inline int pu_attention_padded_dim(int head_dim) {

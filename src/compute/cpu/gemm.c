@@ -35,8 +35,7 @@ static const void *at(const void *base, int64_t element, pu_dtype type) {
   return base ? (const char *)base + element * (int64_t)pu_dtype_size(type) : NULL;
 }
 
-/* ---- packing
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- packing ---- */
 
 /* One panel (kernel->nr columns) of B from a tiled weight, tile by tile: inside one, columns and k have plain steps. */
 static void pack_b_tiles(const pu_gemm_job *j, char *dst, int64_t first, int64_t k0, int64_t kb) {
@@ -60,49 +59,56 @@ static void pack_b_tiles(const pu_gemm_job *j, char *dst, int64_t first, int64_t
   }
 }
 
-static void pack_b_panel(const pu_gemm_job *j, char *dst, int64_t first, int64_t last, int64_t k0, int64_t kb) {
+static pu_panel panel_of_b(const pu_gemm_job *j, int64_t first, int64_t last, int64_t k0, int64_t kb) {
   const pu_gemm *g = &j->g;
+  int nr = j->kernel->nr;
+  const void *data = at(g->b, k0 * g->b_row + first * g->b_col, g->ab_type);
+  return (pu_panel){data, g->ab_type, g->b_col, g->b_row, (int)PU_MIN(last - first, nr), nr, nr, kb};
+}
+
+static void pack_b_panel(const pu_gemm_job *j, char *dst, int64_t first, int64_t last, int64_t k0, int64_t kb) {
   if (j->b_tiled) {
     pack_b_tiles(j, dst, first, k0, kb);
     return;
   }
-  int nr = j->kernel->nr;
-  pu_panel p = {at(g->b, k0 * g->b_row + first * g->b_col, g->ab_type),
-                g->ab_type,
-                g->b_col,
-                g->b_row,
-                (int)PU_MIN(last - first, nr),
-                nr,
-                nr,
-                kb};
+  pu_panel p = panel_of_b(j, first, last, k0, kb);
   j->kernel->pack_b(dst, &p);
+}
+
+static pu_panel panel_of_a(const pu_gemm_job *j, int64_t first, int64_t last, int64_t k0, int64_t kb) {
+  const pu_gemm *g = &j->g;
+  int mr = j->kernel->mr;
+  const void *data = at(g->a, first * g->a_row + k0 * g->a_col, g->ab_type);
+  return (pu_panel){data, g->ab_type, g->a_row, g->a_col, (int)PU_MIN(last - first, mr), mr, mr, kb};
 }
 
 /* A panel of A: packed into dst, or, where weight tiles can be read as they lie, in place. */
 static const void *pack_a_panel(const pu_gemm_job *j, void *dst, int64_t first, int64_t last, int64_t k0, int64_t kb,
                                 int64_t *a_next) {
   const pu_gemm *g = &j->g;
-  int mr = j->kernel->mr;
   if (j->a_tiled) {
     int64_t tile_k = PU_TILE_ROW_BYTES / (int64_t)pu_dtype_size(g->ab_type), k_tiles = ceil_div(g->k, tile_k);
     *a_next = last - first > PU_TILE_ROWS ? k_tiles * PU_TILE_BYTES : 0;
     return (const char *)g->a + (first / PU_TILE_ROWS * k_tiles + k0 / tile_k) * PU_TILE_BYTES;
   }
-  pu_panel p = {at(g->a, first * g->a_row + k0 * g->a_col, g->ab_type),
-                g->ab_type,
-                g->a_row,
-                g->a_col,
-                (int)PU_MIN(last - first, mr),
-                mr,
-                mr,
-                kb};
+  pu_panel p = panel_of_a(j, first, last, k0, kb);
   j->kernel->pack_a(dst, &p);
   *a_next = round_up(kb, j->kernel->k_unit) * PU_TILE_ROWS * j->kernel->bytes;
   return dst;
 }
 
-/* ---- one block of C
- * ---------------------------------------------------------------------------------------------------- */
+/* Part `part` of `parts` of what packing this panel will read, on its way to L2. Spread over the products before, it
+ * hides the time that packing would wait for memory. */
+static void fetch_panel(const pu_panel *p, int64_t part, int64_t parts) {
+  bool by_row = p->k_step == 1;
+  int64_t size = (int64_t)pu_dtype_size(p->type), runs = by_row ? p->rows : p->k;
+  int64_t step = (by_row ? p->r_step : p->k_step) * size, bytes = (by_row ? p->k : p->rows) * size;
+  for (int64_t run = runs * part / parts; run < runs * (part + 1) / parts; run++)
+    for (int64_t i = 0; i < bytes; i += 64)
+      __builtin_prefetch((const char *)p->data + run * step + i, 0, 2);
+}
+
+/* ---- one block of C ---- */
 
 typedef struct block {
   int64_t m0, m1, n0, n1;
@@ -127,6 +133,22 @@ static void store_tile(const pu_gemm_job *j, const float *acc, int64_t row, int6
   kn->store(&t);
 }
 
+/* While the product (row, panel) at depth k0 runs: a share of the next panel of A, and of the same panel of B at the
+ * next depth. */
+static void fetch_next(const pu_gemm_job *j, const block *b, int64_t row, int64_t panel, int64_t panels, int64_t k0,
+                       int64_t kb) {
+  int mr = j->kernel->mr;
+  int64_t next = row + mr, next_k = k0 + kb;
+  if (!j->a_tiled && next < b->m1) {
+    pu_panel a = panel_of_a(j, next, b->m1, k0, kb);
+    fetch_panel(&a, panel, panels);
+  }
+  if (!j->b_tiled && next_k < j->g.k) {
+    pu_panel p = panel_of_b(j, b->n0 + panel * j->kernel->nr, b->n1, next_k, PU_MIN(j->g.k - next_k, kb));
+    fetch_panel(&p, (row - b->m0) / mr, ceil_div(b->m1 - b->m0, mr));
+  }
+}
+
 /* All k of one block, depth by depth: the order of each element's sum depends on k and the kernel alone. */
 static void run_block(const pu_gemm_job *j, const block *b, char *scratch) {
   const pu_gemm_kernel *kn = j->kernel;
@@ -143,6 +165,7 @@ static void run_block(const pu_gemm_job *j, const block *b, char *scratch) {
       int64_t a_next;
       const void *a = pack_a_panel(j, a_pack, row, b->m1, k0, kb, &a_next);
       for (int64_t p = 0; p < panels; p++) {
+        fetch_next(j, b, row, p, panels, k0, kb);
         kn->micro(a, a_next, b_pack + p * panel, padded, acc, k0 > 0);
         if (last) store_tile(j, acc, row, b->n0 + p * kn->nr, b);
         if (deep) acc += kn->mr * kn->nr;
@@ -152,8 +175,7 @@ static void run_block(const pu_gemm_job *j, const block *b, char *scratch) {
   } while (k0 < j->g.k);
 }
 
-/* ---- threads
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- threads ---- */
 
 /* As wide as B's share of the cache allows; then enough blocks for the threads. */
 static void choose_blocks(pu_gemm_job *j, int threads) {

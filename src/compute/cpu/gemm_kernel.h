@@ -24,7 +24,7 @@ typedef struct pu_panel {
 
 /* A finished tile of sums on its way into C: C = alpha acc + beta C + bias. */
 typedef struct pu_gemm_tile {
-  const float *acc; /* [mr][ld]; int32 for int8 products */
+  const float *acc; /* as micro left it: [mr][ld], or four 16 x 16 tiles (AMX); int32 for int8 products */
   int ld, rows, cols;
   void *c; /* element (i, j) at i * c_row + j, or, transposed, at j * c_row + i */
   pu_dtype type;
@@ -43,7 +43,7 @@ typedef struct pu_gemm_kernel {
   /* Fill a panel. f32 kernels: [k][width]. AMX: tiles of 1 KiB, see isa/gemm_amx.c. */
   void (*pack_a)(void *dst, const pu_panel *p);
   void (*pack_b)(void *dst, const pu_panel *p);
-  /* acc [mr][nr] = (add ? acc : 0) + A B over k packed steps of depth. a_next: bytes to A's second row of tiles. */
+  /* acc (mr nr sums) = (add ? acc : 0) + A B over k packed steps of depth. a_next: bytes to A's second row of tiles. */
   void (*micro)(const void *a, int64_t a_next, const void *b, int64_t k, float *acc, bool add);
   void (*store)(const pu_gemm_tile *t);
   void (*begin)(void); /* on each thread before the first micro, or NULL */

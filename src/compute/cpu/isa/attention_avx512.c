@@ -1,4 +1,4 @@
-/* Attention with AVX-512 on f32 tiles: for f32, and for bf16 where the processor lacks AVX512_BF16. */
+/* Attention with AVX-512 on f32 tiles. */
 #define PU_TILE_BF16 0
 #include "src/compute/cpu/isa/vec16_avx512.h"
 #include "src/compute/cpu/isa/tile_product.h"

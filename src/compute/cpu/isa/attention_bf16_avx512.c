@@ -1,4 +1,4 @@
-/* Attention with AVX-512 on bf16 tiles (vdpbf16ps), for processors with AVX512_BF16 but no AMX. */
+/* Attention with AVX-512 on bf16 tiles (vdpbf16ps), where there is no AMX. */
 #define PU_TILE_BF16 1
 #include "src/compute/cpu/isa/vec16_avx512.h"
 #include "src/compute/cpu/isa/tile_product.h"

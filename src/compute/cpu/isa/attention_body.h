@@ -314,8 +314,8 @@ static void attention_forward(const pu_attention_block *b) {
 typedef struct backward_work {
   char qt[STRIPS][2 * MAX_CHUNKS * TILE_BYTES] __attribute__((aligned(64))); /* B tiles of Q^T */
   char gt[STRIPS][2 * MAX_CHUNKS * TILE_BYTES];                              /* B tiles of dO^T */
-  char q[STRIPS][STRIP_CHUNKS * MAX_COLS * TILE_BYTES];                      /* B tiles of Q */
-  char g[STRIPS][STRIP_CHUNKS * MAX_COLS * TILE_BYTES];                      /* B tiles of dO */
+  char q[STRIPS * STRIP_CHUNKS * MAX_COLS * TILE_BYTES];                     /* B tiles of Q: [chunk][tile of D] */
+  char g[STRIPS * STRIP_CHUNKS * MAX_COLS * TILE_BYTES];                     /* B tiles of dO */
   float dq[STRIPS][2 * MAX_COLS * TILE_FLOATS];                              /* dQ^T */
   float s[KEYS / 16 * 2 * TILE_FLOATS];                                      /* S^T */
   float dp[KEYS / 16 * 2 * TILE_FLOATS];                                     /* dP^T */
@@ -343,8 +343,8 @@ static void begin_backward(const pu_attention_block *b, backward_work *w, int s)
   pu_attention_rows g = strip_rows(b, b->grad_out, b->grad_out_stride, s);
   pack_inner(&q, w->qt[s], true);
   pack_inner(&g, w->gt[s], true);
-  pack_across(&q, w->q[s], false);
-  pack_across(&g, w->g[s], false);
+  pack_across(&q, w->q + s * STRIP_CHUNKS * cols * TILE_BYTES, false);
+  pack_across(&g, w->g + s * STRIP_CHUNKS * cols * TILE_BYTES, false);
   memset(w->dq[s], 0, (size_t)cols * 2 * TILE_BYTES);
   for (int i = STRIP * s; i < STRIP * (s + 1); i++) {
     w->lse[i] = i < b->n ? b->lse[i] * LOG2E : -NOTHING; /* beyond the block: P = 0 */
@@ -374,12 +374,12 @@ static void soften_backward(backward_work *w, int s, int at, int keys, v16 c) {
 }
 
 /* out[key][d] += sum over the queries of strips [s0, s1) of p[key][q] x[q][d], for 32 keys. */
-static inline void scatter(const char *p, const char *x, int s0, int s1, int strip_step, int cols, float *out) {
-  for (int s = s0; s < s1; s++)
-    tile_multiply(&(tile_product){.a = p + s * STRIP_CHUNKS * TILE_BYTES, .a_m = STRIPS * STRIP_CHUNKS, .a_k = 1, //
-                                  .b = x + (int64_t)s * strip_step, .b_n = 1, .b_k = cols,                       //
-                                  .c = out, .c_m = cols, .c_n = 1,                                               //
-                                  .m = 2, .n = cols, .k = STRIP_CHUNKS, .add = true});
+static inline void scatter(const char *p, const char *x, int s0, int s1, int cols, float *out) {
+  const int first = s0 * STRIP_CHUNKS;
+  tile_multiply(&(tile_product){.a = p + first * TILE_BYTES, .a_m = STRIPS * STRIP_CHUNKS, .a_k = 1, //
+                                .b = x + first * cols * TILE_BYTES, .b_n = 1, .b_k = cols,           //
+                                .c = out, .c_m = cols, .c_n = 1,                                     //
+                                .m = 2, .n = cols, .k = (s1 - s0) * STRIP_CHUNKS, .add = true});
 }
 
 static void attention_backward(const pu_attention_block *b) {
@@ -404,8 +404,8 @@ static void attention_backward(const pu_attention_block *b) {
       while (s0 < s1 && (key < r[s0].first || key >= r[s0].last)) s0++;
       while (s1 > s0 && (key < r[s1 - 1].first || key >= r[s1 - 1].last)) s1--;
       int64_t tile = (key - from) / 16 * STRIPS * STRIP_CHUNKS * TILE_BYTES, out = key / 16 * cols * TILE_FLOATS;
-      scatter(w->p + tile, w->g[0], s0, s1, sizeof w->g[0], cols, b->dv + out);
-      scatter(w->ds + tile, w->q[0], s0, s1, sizeof w->q[0], cols, b->dk + out);
+      scatter(w->p + tile, w->g, s0, s1, cols, b->dv + out);
+      scatter(w->ds + tile, w->q, s0, s1, cols, b->dk + out);
     }
   }
   float scale[STRIP] __attribute__((aligned(64)));

@@ -58,8 +58,7 @@ static void store(const pu_gemm_tile *t) {
   for (int i = 0; i < t->rows; i++) pu_gemm_store_row(t, i);
 }
 
-/* ---- decode: a tile's row is 16 columns of f32 in two registers, or 32 of bf16 in one pair of them
- * ------------------------ */
+/* ---- decode: a tile's row is 16 columns of f32 in two registers, or 32 of bf16 in one pair of them ---- */
 
 enum { STREAM_ROWS = 8, FEATURES = 4 };
 

@@ -30,8 +30,7 @@ static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int6
     }
 }
 
-/* ---- packing: [k][width] of f32
- * -------------------------------------------------------------------------------------- */
+/* ---- packing: [k][width] of f32 ---- */
 
 /* Rows lie next to each other: each k is a line to copy. */
 static void pack_rows_adjacent(float *dst, const pu_panel *p) {
@@ -67,8 +66,7 @@ static void pack(void *dst, const pu_panel *p) {
     pack_rows_adjacent(dst, p);
 }
 
-/* ---- into C
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- into C ---- */
 
 static void store_plain(const pu_gemm_tile *t) {
   __m512 alpha = _mm512_set1_ps(t->alpha), beta = _mm512_set1_ps(t->beta);
@@ -114,8 +112,8 @@ void pu_gemm_store_avx512(const pu_gemm_tile *t) {
     store_plain(t);
 }
 
-/* ---- decode: tiles of weights as they stream by
- * ------------------------------------------------------------------------ A tile's row is one register: 16 columns of
+/* ---- decode: tiles of weights as they stream by ----
+ * A tile's row is one register: 16 columns of
  * f32, or 32 of bf16, of one output feature. F features times R rows of x are summed at once, F R <= 16 registers; a
  * pass over F of 16 features finds its tiles' other rows in L2 later. */
 
