@@ -139,7 +139,7 @@ pu_err pu_engine_step(pu_engine *en, bool *more, pu_error *e) {
   batch b = {0};
   PU_TRY(choose(en, &b, e));
   if (b.n) {
-    float *logits;
+    float *logits = NULL;
     PU_TRY(lay_out(en, &b, e));
     PU_TRY(forward(en, &b, &logits, e));
     PU_TRY(sample(en, &b, logits, e));
