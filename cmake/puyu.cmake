@@ -7,6 +7,10 @@
 function(puyu_module name)
   cmake_parse_arguments(M "" "" "USES;LIBS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.c)
+  if(NOT sources) # a module whose first file has not come yet
+    set(sources ${CMAKE_BINARY_DIR}/generated/${name}_empty.c)
+    file(CONFIGURE OUTPUT ${sources} CONTENT "typedef int pu_nothing_here;\n")
+  endif()
   add_library(puyu_${name} STATIC ${sources})
   target_include_directories(puyu_${name} PUBLIC ${CMAKE_SOURCE_DIR}/include PRIVATE ${CMAKE_SOURCE_DIR})
   foreach(used ${M_USES})

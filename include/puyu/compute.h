@@ -88,6 +88,7 @@ struct pu_backend {
   pu_err (*upload)(pu_backend *be, void *device, const void *host, size_t bytes, pu_error *e);
   pu_err (*download)(pu_backend *be, void *host, const void *device, size_t bytes, pu_error *e);
   pu_err (*clear)(pu_backend *be, void *device, size_t bytes, pu_error *e);
+  pu_err (*copy)(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e); /* inside the device, apart */
   pu_err (*sync)(pu_backend *be, pu_error *e);
   void (*close)(pu_backend *be);
   pu_op_fn forward[PU_OP_COUNT];
@@ -141,8 +142,9 @@ typedef struct pu_state {
 } pu_state;
 typedef pu_state (*pu_segment_fn)(pu_ctx *c, void *arg, pu_state in);
 /* Runs fn. With a tape: records it as a segment. With recompute: keeps only `in` and `arg` (which must live until
- * backward), gives back what fn used, and runs fn again in backward. Without a tape: just calls it, and gives back what
- * fn used but for its result (so inference needs the memory of one block). */
+ * backward), gives back what fn used but for its result, and runs fn again in backward. Without a tape: calls it, puts
+ * the result where `in` was (whose values are gone then) and gives back the rest, so inference needs the memory of one
+ * block. Only the state and parameters may have gradients across a segment's border; segments do not nest. */
 pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, bool recompute);
 
 /* From the recorded losses back to every parameter's grad. */

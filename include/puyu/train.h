@@ -46,6 +46,7 @@ typedef struct pu_train_config {
     const char *device;
     int64_t max_skips;              /* stop after this many skipped steps in a row (NaN, spikes) */
     double spike;                   /* skip a step whose gradient norm is above spike * running mean; 0: off */
+    bool force;                     /* start although the memory plan does not fit */
   } train;
   struct { double lr; pu_floats betas; double eps, weight_decay; bool decay_all; } optim;
   struct { int type; int64_t warmup, decay; double min_lr; } schedule; /* 0 constant, 1 linear, 2 cosine, 3 wsd */

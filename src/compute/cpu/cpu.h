@@ -10,7 +10,13 @@ typedef struct pu_cpu {
   pu_pool *pool;
   void *scratch[64]; /* per worker, scratch_bytes each, 64-byte aligned: packed panels, tiles */
   size_t scratch_bytes;
+  void *work; /* one buffer for the operation that runs, shared by its threads: see pu_cpu_work */
+  size_t work_bytes;
 } pu_cpu;
+
+/* At least `bytes` of work memory for the running operation, 64-byte aligned, not cleared. It grows when it must and is
+ * kept, so that steps after the first do not allocate. */
+pu_err pu_cpu_work(pu_cpu *cpu, size_t bytes, void **out, pu_error *e) PU_MUST_USE;
 
 /* Operations of one instruction set. Each isa file group defines one of these functions, which overwrites the entries
  * it has a faster version of; pu_cpu_open calls them from the reference up to the chosen set. */

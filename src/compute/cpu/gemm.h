@@ -20,9 +20,13 @@ typedef struct pu_gemm {
   pu_dtype bias_type;
 } pu_gemm;
 
+/* The products use the first this many bytes of each working worker's scratch; what lies behind is the caller's. */
+enum { PU_GEMM_SCRATCH = 3 << 20 };
+
 /* On all threads of the backend. */
 void pu_cpu_gemm(pu_cpu *cpu, const pu_gemm *g);
-/* On the calling worker alone: for use inside a kernel that is parallel itself. */
+/* On the calling worker alone: for use inside a kernel that is parallel itself. Tile registers and their configuration
+ * (AMX) are not kept. */
 void pu_cpu_gemm_one(pu_cpu *cpu, const pu_gemm *g, int worker);
 
 /* y = x w^T + b with w TILED (16 rows by 64 bytes a tile: 32 columns of bf16, 16 of f32; row tiles outermost; edges

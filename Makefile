@@ -1,0 +1,42 @@
+# A thin front for CMake: each target is one or two commands, and says which.
+.PHONY: all deps dev-deps test demo bench check fuzz install clean
+
+BUILD := build/release
+JOBS ?= $(shell nproc)
+
+all: deps
+	@cmake --preset release >build-configure.log 2>&1 || { cat build-configure.log; rm -f build-configure.log; exit 1; }
+	@rm -f build-configure.log
+	cmake --build --preset release -j $(JOBS)
+
+# What is missing is installed from the distribution's packages (asks for nothing when all is there).
+deps:
+	@scripts/install-deps
+
+dev-deps:
+	@scripts/install-deps --dev
+
+test: all
+	ctest --preset release -j $(JOBS)
+
+# The main job on an embedded default, or on your own text: make demo TEXT=FILE_OR_DIR
+demo: all
+	$(BUILD)/puyu demo $(if $(TEXT),--text "$(TEXT)") $(if $(OUT),--out "$(OUT)")
+
+bench: all
+	scripts/bench $(BUILD)/puyu
+
+check: dev-deps
+	scripts/check
+	scripts/tidy
+
+# Every fuzz target for SECONDS each.
+SECONDS ?= 600
+fuzz: dev-deps
+	scripts/fuzz $(SECONDS)
+
+install: all
+	cmake --install $(BUILD)
+
+clean:
+	rm -rf build

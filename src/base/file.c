@@ -1,0 +1,263 @@
+#include "puyu/base.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { MAX_TREE_DEPTH = 256 }; /* pu_remove_tree holds one descriptor a level */
+
+static pu_err io_error(pu_error *e, const char *path, const char *what) {
+  return pu_fail(e, PU_ERR_IO, "%s: cannot %s: %s", path, what, strerror(errno));
+}
+
+/* ---- paths and folders ---- */
+
+bool pu_path_exists(const char *path) {
+  struct stat st;
+  return stat(path, &st) == 0;
+}
+
+bool pu_path_is_dir(const char *path) {
+  struct stat st;
+  return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+char *pu_path_join(pu_arena *a, const char *dir, const char *name) {
+  size_t n = strlen(dir);
+  if (n == 0 || name[0] == '/') return pu_arena_strdup(a, name);
+  return pu_arena_printf(a, "%s%s%s", dir, dir[n - 1] == '/' ? "" : "/", name);
+}
+
+pu_err pu_mkdirs(const char *path, pu_error *e) {
+  char part[PATH_MAX];
+  size_t len = strlen(path);
+  if (len == 0 || len >= sizeof part) return pu_fail(e, PU_ERR_USAGE, "'%.80s': not a usable folder name", path);
+  memcpy(part, path, len + 1);
+  for (size_t i = 1; i <= len; i++) {
+    if (part[i] != '/' && part[i] != 0) continue;
+    part[i] = 0;
+    if (mkdir(part, 0777) != 0 && !pu_path_is_dir(part)) return io_error(e, part, "make the folder");
+    part[i] = path[i];
+  }
+  return PU_OK;
+}
+
+static pu_err remove_below(int dir, const char *path, int depth, pu_error *e);
+
+static pu_err remove_entry(int dir, const char *name, const char *path, int depth, pu_error *e) {
+  if (unlinkat(dir, name, 0) == 0 || errno == ENOENT) return PU_OK;
+  if (errno != EISDIR && errno != EPERM) return io_error(e, path, "remove");
+  int sub = openat(dir, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+  if (sub < 0) return io_error(e, path, "remove");
+  PU_TRY(remove_below(sub, path, depth + 1, e));
+  return unlinkat(dir, name, AT_REMOVEDIR) == 0 ? PU_OK : io_error(e, path, "remove");
+}
+
+/* Takes over the descriptor. `path` is for errors. */
+static pu_err remove_below(int dir, const char *path, int depth, pu_error *e) {
+  DIR *d = depth < MAX_TREE_DEPTH ? fdopendir(dir) : NULL;
+  if (!d) {
+    close(dir);
+    return pu_fail(e, PU_ERR_IO, "%s: too deep to remove, or no memory", path);
+  }
+  pu_err err = PU_OK;
+  for (struct dirent *ent; err == PU_OK && (ent = readdir(d));)
+    if (strcmp(ent->d_name, ".") != 0 && strcmp(ent->d_name, "..") != 0)
+      err = remove_entry(dirfd(d), ent->d_name, path, depth, e);
+  closedir(d);
+  return err;
+}
+
+pu_err pu_remove_tree(const char *path, pu_error *e) {
+  return remove_entry(AT_FDCWD, path, path, 0, e);
+}
+
+static int by_bytes(const void *a, const void *b) {
+  return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+pu_err pu_dir_list(pu_arena *a, const char *path, char ***names, size_t *n, pu_error *e) {
+  *names = NULL;
+  *n = 0;
+  DIR *d = opendir(path);
+  if (!d) return io_error(e, path, "list the folder");
+  pu_buf all; /* the names, each with its NUL */
+  pu_buf_init(&all, PU_BUF_MAX);
+  size_t count = 0;
+  for (struct dirent *ent; (ent = readdir(d));) {
+    if (strcmp(ent->d_name, ".") == 0 || strcmp(ent->d_name, "..") == 0) continue;
+    pu_buf_append(&all, ent->d_name, strlen(ent->d_name) + 1);
+    count++;
+  }
+  closedir(d);
+  char *text = all.failed ? NULL : pu_arena_strndup(a, all.data, all.len);
+  char **list = text ? pu_arena_alloc(a, (count + 1) * sizeof *list) : NULL;
+  pu_buf_deinit(&all);
+  if (!list) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to list %zu names", path, count);
+  for (size_t i = 0; i < count; i++, text += strlen(text) + 1) list[i] = text;
+  list[count] = NULL;
+  qsort(list, count, sizeof *list, by_bytes);
+  *names = list;
+  *n = count;
+  return PU_OK;
+}
+
+/* ---- whole files ---- */
+
+static pu_err read_all(int fd, const char *path, size_t max, pu_buf *out, pu_error *e) {
+  char spare; /* where a full buffer looks for the end of the file */
+  for (;;) {
+    bool full = out->len == PU_MIN(max, out->max);
+    if (!full && !pu_buf_reserve(out, 1)) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to read the file", path);
+    size_t room = full ? 1 : PU_MIN(out->cap - 1, PU_MIN(max, out->max)) - out->len;
+    ssize_t n = read(fd, full ? &spare : out->data + out->len, PU_MIN(room, (size_t)1 << 30));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return io_error(e, path, "read");
+    if (n == 0) return PU_OK;
+    if (full) return pu_fail(e, PU_ERR_FORMAT, "%s: larger than the limit of %zu bytes", path, out->len);
+    out->len += (size_t)n;
+    out->data[out->len] = 0;
+  }
+}
+
+pu_err pu_file_read(const char *path, size_t max, pu_buf *out, pu_error *e) {
+  pu_buf_clear(out);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return io_error(e, path, "open");
+  struct stat st;
+  pu_err err = PU_OK;
+  if (fstat(fd, &st) != 0)
+    err = io_error(e, path, "read");
+  else if (S_ISDIR(st.st_mode))
+    err = pu_fail(e, PU_ERR_IO, "%s: is a folder, not a file", path);
+  else if (S_ISREG(st.st_mode) && (uint64_t)st.st_size > max)
+    err = pu_fail(e, PU_ERR_FORMAT, "%s: %lld bytes, larger than the limit of %zu", path, (long long)st.st_size, max);
+  else if (S_ISREG(st.st_mode) && !pu_buf_reserve(out, (size_t)st.st_size))
+    err = pu_fail(e, PU_ERR_NOMEM, "%s: no memory to read %lld bytes", path, (long long)st.st_size);
+  else
+    err = read_all(fd, path, max, out, e);
+  close(fd);
+  return err;
+}
+
+static pu_err write_all(int fd, const char *path, const char *data, size_t len, pu_error *e) {
+  while (len > 0) {
+    ssize_t n = write(fd, data, PU_MIN(len, (size_t)1 << 30));
+    if (n < 0 && errno == EINTR) continue;
+    if (n < 0) return io_error(e, path, "write");
+    data += n;
+    len -= (size_t)n;
+  }
+  return PU_OK;
+}
+
+/* A pipe or a device cannot be replaced by rename (and /dev/null must not be). */
+static pu_err write_in_place(const char *path, const void *data, size_t len, pu_error *e) {
+  int fd = open(path, O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return io_error(e, path, "open");
+  pu_err err = write_all(fd, path, data, len, e);
+  if (close(fd) != 0 && err == PU_OK) err = io_error(e, path, "write");
+  return err;
+}
+
+pu_err pu_fsync_dir(const char *dir, pu_error *e) {
+  int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (fd < 0) return io_error(e, dir, "open the folder");
+  int rc = fsync(fd);
+  int why = errno;
+  close(fd);
+  errno = why;
+  return rc == 0 || why == EINVAL ? PU_OK : io_error(e, dir, "sync the folder"); /* EINVAL: it has no sync */
+}
+
+static pu_err sync_parent(char *path, pu_error *e) {
+  char *slash = strrchr(path, '/');
+  if (!slash) return pu_fsync_dir(".", e);
+  slash[slash == path] = 0;
+  return pu_fsync_dir(path, e);
+}
+
+pu_err pu_file_write(const char *path, const void *data, size_t len, pu_error *e) {
+  struct stat st;
+  if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) return write_in_place(path, data, len, e);
+  char tmp[PATH_MAX];
+  int n = snprintf(tmp, sizeof tmp, "%s.tmp", path);
+  if (n < 0 || (size_t)n >= sizeof tmp) return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name is too long", path);
+  int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+  if (fd < 0) return io_error(e, tmp, "open");
+  pu_err err = write_all(fd, tmp, data, len, e);
+  if (err == PU_OK && fsync(fd) != 0) err = io_error(e, tmp, "sync");
+  if (close(fd) != 0 && err == PU_OK) err = io_error(e, tmp, "write");
+  if (err == PU_OK && rename(tmp, path) != 0) err = io_error(e, path, "rename the new file over it");
+  if (err != PU_OK) {
+    unlink(tmp);
+    return err;
+  }
+  return sync_parent(tmp, e);
+}
+
+/* ---- maps ---- */
+
+pu_err pu_map_open(const char *path, pu_map *out, pu_error *e) {
+  *out = (pu_map){0};
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return io_error(e, path, "open");
+  struct stat st;
+  pu_err err = PU_OK;
+  if (fstat(fd, &st) != 0)
+    err = io_error(e, path, "map");
+  else if (!S_ISREG(st.st_mode))
+    err = pu_fail(e, PU_ERR_IO, "%s: not a regular file", path);
+  else if (st.st_size > 0) {
+    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED)
+      err = io_error(e, path, "map");
+    else
+      *out = (pu_map){p, (size_t)st.st_size};
+  }
+  close(fd);
+  return err;
+}
+
+void pu_map_close(pu_map *m) {
+  if (m->data) munmap((void *)(uintptr_t)m->data, m->len);
+  *m = (pu_map){0};
+}
+
+/* ---- locks ---- */
+
+static pu_err lock_busy(int fd, const char *path, pu_error *e) {
+  char pid[24] = {0};
+  ssize_t n = pread(fd, pid, sizeof pid - 1, 0);
+  pid[n > 0 ? strspn(pid, "0123456789") : 0] = 0;
+  if (!pid[0]) return pu_fail(e, PU_ERR_IO, "%s: locked by another process", path);
+  return pu_fail(e, PU_ERR_IO, "%s: locked by process %s: wait for it, or end it", path, pid);
+}
+
+pu_err pu_lock_open(const char *path, int *fd, pu_error *e) {
+  *fd = -1;
+  int f = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+  if (f < 0) return io_error(e, path, "open the lock");
+  pu_err err = PU_OK;
+  if (flock(f, LOCK_EX | LOCK_NB) != 0) {
+    err = errno == EWOULDBLOCK ? lock_busy(f, path, e) : io_error(e, path, "lock");
+  } else if (ftruncate(f, 0) != 0 || dprintf(f, "%d\n", (int)getpid()) < 0) {
+    err = io_error(e, path, "write the lock");
+  }
+  if (err != PU_OK)
+    close(f);
+  else
+    *fd = f;
+  return err;
+}
+
+void pu_lock_close(int fd) {
+  if (fd >= 0) close(fd);
+}

@@ -1,0 +1,29 @@
+/* Inside compute: what the operations' wrappers, the tape and the tensors share. */
+#ifndef PUYU_CONTEXT_H
+#define PUYU_CONTEXT_H
+
+#include "puyu/compute.h"
+
+/* Keeps the first failure in the context. Returns NULL, so that a wrapper can return it. */
+void *pu_ctx_fail(pu_ctx *c, pu_err code, const char *fmt, ...) PU_PRINTF(3, 4);
+/* Keeps the first failure of a call that told it in c->err already. True when there was none. */
+bool pu_ctx_ok(pu_ctx *c, pu_err err);
+
+enum { PU_RECORD_MAX = 4 };
+
+/* One operation that ran: what backward needs to run it in reverse. out[0] is the output without whose gradient
+ * backward makes no sense; the others may go without. */
+typedef struct pu_record {
+  struct pu_record *before;
+  pu_op op;
+  void *args;
+  int n_in, n_out;
+  pu_tensor *in[PU_RECORD_MAX], *out[PU_RECORD_MAX];
+} pu_record;
+
+/* Operations are being recorded: there is a tape, and it is not in the first run of a segment that is run again. */
+bool pu_tape_recording(const pu_ctx *c);
+/* Adds a copy of r, and of its args of the given size, to the open segment. */
+void pu_tape_add(pu_ctx *c, const pu_record *r, size_t args_size);
+
+#endif

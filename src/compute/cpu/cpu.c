@@ -1,0 +1,123 @@
+/* The CPU backend: memory, threads, and the table of operations, filled from the references up to the best set. */
+#include "src/compute/cpu/cpu.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+enum { SCRATCH_BYTES = 8 << 20, HUGE_PAGE = 2 << 20, COPY_CHUNK = 1 << 20 };
+
+static void *aligned(size_t bytes) {
+  size_t align = bytes >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : 64;
+  size_t rounded = (bytes + align - 1) / align * align;
+  void *p = rounded < bytes ? NULL : aligned_alloc(align, rounded ? rounded : align);
+  if (p && align == HUGE_PAGE) madvise(p, rounded, MADV_HUGEPAGE); /* advice: a refusal costs speed only */
+  return p;
+}
+
+static pu_err cpu_alloc(pu_backend *be, size_t bytes, void **out, pu_error *e) {
+  (void)be;
+  *out = aligned(bytes);
+  return *out ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "cpu: no %zu bytes of memory", bytes);
+}
+
+static void cpu_free(pu_backend *be, void *memory) {
+  (void)be;
+  free(memory);
+}
+
+typedef struct copy_job {
+  char *to;
+  const char *from; /* NULL: clear */
+} copy_job;
+
+static void copy_chunk(void *arg, int64_t begin, int64_t end, int worker) {
+  const copy_job *job = arg;
+  (void)worker;
+  if (job->from) memcpy(job->to + begin, job->from + begin, (size_t)(end - begin));
+  if (!job->from) memset(job->to + begin, 0, (size_t)(end - begin));
+}
+
+static pu_err cpu_copy(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e) {
+  copy_job job = {to, from};
+  (void)e;
+  pu_pool_run(((pu_cpu *)be)->pool, (int64_t)bytes, COPY_CHUNK, copy_chunk, &job);
+  return PU_OK;
+}
+
+static pu_err cpu_clear(pu_backend *be, void *device, size_t bytes, pu_error *e) {
+  return cpu_copy(be, device, NULL, bytes, e);
+}
+
+static pu_err cpu_sync(pu_backend *be, pu_error *e) {
+  (void)be;
+  (void)e;
+  return PU_OK;
+}
+
+static void cpu_close(pu_backend *be) {
+  pu_cpu *cpu = (pu_cpu *)be;
+  if (!cpu) return;
+  for (size_t i = 0; i < PU_COUNT(cpu->scratch); i++) free(cpu->scratch[i]);
+  free(cpu->work);
+  pu_pool_free(cpu->pool);
+  free(cpu);
+}
+
+pu_err pu_cpu_work(pu_cpu *cpu, size_t bytes, void **out, pu_error *e) {
+  if (bytes > cpu->work_bytes) {
+    free(cpu->work);
+    cpu->work = aligned(bytes);
+    cpu->work_bytes = cpu->work ? bytes : 0;
+  }
+  *out = cpu->work;
+  return bytes == 0 || *out ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "cpu: no %zu bytes of work memory", bytes);
+}
+
+static pu_err open_threads(pu_cpu *cpu, int threads, pu_error *e) {
+  int n = threads > 0 ? threads : pu_cpu_count();
+  n = PU_MIN(n, (int)PU_COUNT(cpu->scratch));
+  PU_TRY(pu_pool_create(n, &cpu->pool, e));
+  cpu->scratch_bytes = SCRATCH_BYTES;
+  for (int i = 0; i < n; i++) {
+    cpu->scratch[i] = aligned(cpu->scratch_bytes);
+    if (!cpu->scratch[i]) return pu_fail(e, PU_ERR_NOMEM, "cpu: no memory for the threads' scratch");
+  }
+  return PU_OK;
+}
+
+pu_err pu_cpu_open(int threads, pu_isa isa, pu_backend **out, pu_error *e) {
+  static void (*const use[PU_ISA_COUNT])(pu_cpu *) = {pu_cpu_use_ref, pu_cpu_use_avx2, pu_cpu_use_avx512,
+                                                      pu_cpu_use_amx};
+  if (isa > pu_isa_best())
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "cpu: %s is not available here, %s is", pu_isa_name(isa),
+                   pu_isa_name(pu_isa_best()));
+  pu_cpu *cpu = calloc(1, sizeof *cpu);
+  if (!cpu) return pu_fail(e, PU_ERR_NOMEM, "cpu: no memory");
+  cpu->base = (pu_backend){.name = "cpu",
+                           .alloc = cpu_alloc,
+                           .free = cpu_free,
+                           .upload = cpu_copy,
+                           .download = cpu_copy,
+                           .clear = cpu_clear,
+                           .copy = cpu_copy,
+                           .sync = cpu_sync,
+                           .close = cpu_close};
+  cpu->isa = isa;
+  pu_err err = open_threads(cpu, threads, e);
+  if (err != PU_OK) {
+    cpu_close(&cpu->base);
+    return err;
+  }
+  for (int i = 0; i <= (int)isa; i++) use[i](cpu);
+  *out = &cpu->base;
+  return PU_OK;
+}
+
+pu_pool *pu_cpu_pool(pu_backend *cpu) {
+  return ((pu_cpu *)cpu)->pool;
+}
+
+pu_isa pu_cpu_isa(const pu_backend *cpu) {
+  return ((const pu_cpu *)cpu)->isa;
+}

@@ -1,0 +1,83 @@
+/* What an instruction set gives to the matrix product: how operands are packed, and one micro kernel.
+ *
+ * The driver (gemm.c) cuts C into blocks and k into depths of kc, packs B of a block (it stays in the L2 cache), packs
+ * A by panels of mr rows (a panel stays in L1), and calls the micro kernel on each mr x nr tile of C. Sums over k are
+ * kept in f32 between depths, in a scratch block; the last depth hands each finished tile to `store`. This is the
+ * scheme of Goto & van de Geijn (2008) with the two inner loops exchanged, since AMX wants its A panel in L1. */
+#ifndef PUYU_GEMM_KERNEL_H
+#define PUYU_GEMM_KERNEL_H
+
+#include "src/compute/cpu/gemm.h"
+
+enum { PU_TILE_ROWS = 16, PU_TILE_ROW_BYTES = 64, PU_TILE_BYTES = 1024 };
+
+/* Rows of A, or columns of B (both called rows here: what is not k), that are to be packed. */
+typedef struct pu_panel {
+  const void *data;
+  pu_dtype type;
+  int64_t r_step, k_step; /* elements from one row, one k, to the next; one of them is 1 */
+  int rows;               /* rows there are */
+  int lanes;              /* rows to fill: zeros after `rows` */
+  int width;              /* lanes of the whole panel, for kernels whose panel is [k][width] */
+  int64_t k;
+} pu_panel;
+
+/* A finished tile of sums on its way into C: C = alpha acc + beta C + bias. */
+typedef struct pu_gemm_tile {
+  const float *acc; /* as micro left it: [mr][ld], or four 16 x 16 tiles (AMX); int32 for int8 products */
+  int ld, rows, cols;
+  void *c; /* element (i, j) at i * c_row + j, or, transposed, at j * c_row + i */
+  pu_dtype type;
+  int64_t c_row;
+  bool transposed;
+  float alpha, beta;
+  const void *bias; /* one for each column of C as it lies in memory, from this tile's first; or NULL */
+  pu_dtype bias_type;
+} pu_gemm_tile;
+
+typedef struct pu_gemm_kernel {
+  int mr, nr;
+  int kc;     /* depth of a block: k of a tile's sums is cut at multiples of it, whatever the threads */
+  int k_unit; /* packed depth is padded with zeros to a multiple */
+  int bytes;  /* of a packed element */
+  /* Fill a panel. f32 kernels: [k][width]. AMX: tiles of 1 KiB, see isa/gemm_amx.c. */
+  void (*pack_a)(void *dst, const pu_panel *p);
+  void (*pack_b)(void *dst, const pu_panel *p);
+  /* acc (mr nr sums) = (add ? acc : 0) + A B over k packed steps of depth. a_next: bytes to A's second row of tiles. */
+  void (*micro)(const void *a, int64_t a_next, const void *b, int64_t k, float *acc, bool add);
+  void (*store)(const pu_gemm_tile *t);
+  void (*begin)(void); /* on each thread before the first micro, or NULL */
+  void (*end)(void);
+  /* Decode: one row of weight tiles [k_tiles][16][64 bytes] times stream_rows (or fewer) rows of x packed by
+   * stream_pack; out [16][ld]. */
+  int stream_rows;
+  void (*stream_pack)(void *dst, const pu_panel *x, int64_t k_tiles);
+  void (*stream)(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld);
+  bool tiles_as_a; /* weight tiles are A panels as they lie; else they are packed as B */
+} pu_gemm_kernel;
+
+extern const pu_gemm_kernel pu_gemm_avx2, pu_gemm_avx2_bf16, pu_gemm_avx512, pu_gemm_avx512_bf16, pu_gemm_amx,
+    pu_gemm_amx_i8;
+
+/* NULL for the reference. */
+const pu_gemm_kernel *pu_gemm_kernel_for(pu_isa isa, pu_dtype type);
+
+/* A product as the driver runs it. */
+typedef struct pu_gemm_job {
+  pu_gemm g;
+  const pu_gemm_kernel *kernel;
+  bool a_tiled, b_tiled, c_transposed;
+  int64_t m_block, n_block; /* set by the driver */
+} pu_gemm_job;
+void pu_gemm_run(pu_cpu *cpu, pu_gemm_job *job);
+
+/* The reference: plain loops. */
+void pu_gemm_reference(const pu_gemm *g);
+void pu_linear_tiled_reference(const pu_tensor *x, const pu_tensor *w, const pu_tensor *b, pu_tensor *y);
+/* Rows [begin, end) of an int8 product. */
+void pu_gemm_i8_avx2(const pu_gemm_i8 *g, int64_t begin, int64_t end);
+void pu_gemm_i8_avx512(const pu_gemm_i8 *g, int64_t begin, int64_t end);
+/* A stream_pack: x as [rows][k_tiles] lines of 64 bytes, zeros at the end. */
+void pu_stream_pack_rows(void *dst, const pu_panel *x, int64_t k_tiles);
+
+#endif

@@ -1,0 +1,197 @@
+/* Matrix product in f32 with AVX-512. Micro tile 12 x 32: 24 registers of sums, two of B, one of A broadcast.
+ * A step of k reads 12 floats of A (from L1: a panel of 12 x 384 is 18 KiB) and two lines of B (from L2), and does 24
+ * fused multiply-adds in at least 12 cycles. bf16 operands become f32 while they are packed. */
+#include "src/compute/cpu/isa/gemm_avx512.h"
+
+enum { MR = 12, NR = 32, KC = 384 };
+
+static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add) {
+  (void)a_next;
+  const float *a = a_panel, *b = b_panel;
+  __m512 c[MR][2];
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; i++) c[i][0] = c[i][1] = _mm512_setzero_ps();
+  for (; k > 0; k--, a += MR, b += NR) {
+    __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);
+    _mm_prefetch((const char *)(b + 8 * NR), _MM_HINT_T0);
+    _mm_prefetch((const char *)(b + 8 * NR + 16), _MM_HINT_T0);
+#pragma GCC unroll 12
+    for (int i = 0; i < MR; i++) {
+      __m512 ai = _mm512_set1_ps(a[i]);
+      c[i][0] = _mm512_fmadd_ps(ai, b0, c[i][0]);
+      c[i][1] = _mm512_fmadd_ps(ai, b1, c[i][1]);
+    }
+  }
+#pragma GCC unroll 12
+  for (int i = 0; i < MR; i++)
+    for (int h = 0; h < 2; h++) {
+      float *sum = acc + i * NR + h * 16;
+      _mm512_storeu_ps(sum, add ? _mm512_add_ps(_mm512_loadu_ps(sum), c[i][h]) : c[i][h]);
+    }
+}
+
+/* ---- packing: [k][width] of f32 ---- */
+
+/* Rows lie next to each other: each k is a line to copy. */
+static void pack_rows_adjacent(float *dst, const pu_panel *p) {
+  for (int r = 0; r < p->lanes; r += 16) {
+    __mmask16 have = pu_mask16(p->rows - r), fill = pu_mask16(p->lanes - r);
+    for (int64_t k = 0; k < p->k; k++)
+      _mm512_mask_storeu_ps(dst + k * p->width + r, fill, pu_load16(p->data, k * p->k_step + r, p->type, have));
+  }
+}
+
+/* k lies next to k: squares of 16 x 16 are transposed. */
+static void pack_k_adjacent(float *dst, const pu_panel *p) {
+  for (int r = 0; r < p->lanes; r += 16) {
+    __mmask16 fill = pu_mask16(p->lanes - r);
+    for (int64_t k = 0; k < p->k; k += 16) {
+      __mmask16 have = pu_mask16(p->k - k);
+      __m512i square[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++)
+        square[i] = r + i < p->rows ? _mm512_castps_si512(pu_load16(p->data, (r + i) * p->r_step + k, p->type, have))
+                                    : _mm512_setzero_si512();
+      pu_transpose16(square);
+      int64_t n = PU_MIN(p->k - k, 16);
+      for (int i = 0; i < n; i++) _mm512_mask_storeu_epi32(dst + (k + i) * p->width + r, fill, square[i]);
+    }
+  }
+}
+
+static void pack(void *dst, const pu_panel *p) {
+  if (p->k_step == 1)
+    pack_k_adjacent(dst, p);
+  else
+    pack_rows_adjacent(dst, p);
+}
+
+/* ---- into C ---- */
+
+static void store_plain(const pu_gemm_tile *t) {
+  __m512 alpha = _mm512_set1_ps(t->alpha), beta = _mm512_set1_ps(t->beta);
+  for (int j = 0; j < t->cols; j += 16) {
+    __mmask16 m = pu_mask16(t->cols - j);
+    __m512 bias = t->bias ? pu_load16(t->bias, j, t->bias_type, m) : _mm512_setzero_ps();
+    for (int i = 0; i < t->rows; i++) {
+      __m512 v = _mm512_fmadd_ps(alpha, _mm512_loadu_ps(t->acc + i * t->ld + j), bias);
+      int64_t place = i * t->c_row + j;
+      if (t->beta != 0.0f) v = _mm512_fmadd_ps(beta, pu_load16(t->c, place, t->type, m), v);
+      pu_store16(t->c, place, t->type, m, v);
+    }
+  }
+}
+
+/* Squares of 16 x 16 are transposed on the stack, and stored as if they had come so. */
+static void store_transposed(const pu_gemm_tile *t) {
+  float turned[16 * 16];
+  for (int i = 0; i < t->rows; i += 16)
+    for (int j = 0; j < t->cols; j += 16) {
+      int rows = PU_MIN(t->rows - i, 16), cols = PU_MIN(t->cols - j, 16);
+      __mmask16 have = pu_mask16(cols);
+      __m512i square[16];
+#pragma GCC unroll 16
+      for (int r = 0; r < 16; r++)
+        square[r] = r < rows ? _mm512_maskz_loadu_epi32(have, t->acc + (i + r) * t->ld + j) : _mm512_setzero_si512();
+      pu_transpose16(square);
+#pragma GCC unroll 16
+      for (int r = 0; r < 16; r++) _mm512_storeu_si512(turned + r * 16, square[r]);
+      size_t size = t->type == PU_F32 ? 4 : 2, bias_size = t->bias_type == PU_F32 ? 4 : 2;
+      pu_gemm_tile part = *t;
+      part.acc = turned, part.ld = 16, part.rows = cols, part.cols = rows;
+      part.c = (char *)t->c + (size_t)(j * t->c_row + i) * size;
+      if (t->bias) part.bias = (const char *)t->bias + (size_t)i * bias_size;
+      store_plain(&part);
+    }
+}
+
+void pu_gemm_store_avx512(const pu_gemm_tile *t) {
+  if (t->transposed)
+    store_transposed(t);
+  else
+    store_plain(t);
+}
+
+/* ---- decode: tiles of weights as they stream by ----
+ * A tile's row is one register: 16 columns of
+ * f32, or 32 of bf16, of one output feature. F features times R rows of x are summed at once, F R <= 16 registers; a
+ * pass over F of 16 features finds its tiles' other rows in L2 later. */
+
+enum { STREAM_ROWS = 8 };
+
+#define STREAM(name, F, R, bf16)                                                                                       \
+  static void name(const char *w, int64_t k_tiles, const char *x, float *out, int ld) {                                \
+    size_t x_row = (size_t)k_tiles * PU_TILE_ROW_BYTES;                                                                \
+    __m512 sum[F][R];                                                                                                  \
+    _Pragma("GCC unroll 16") for (int f = 0; f < F; f++) _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)           \
+        sum[f][r] = _mm512_setzero_ps();                                                                               \
+    for (int64_t t = 0; t < k_tiles; t++, w += PU_TILE_BYTES, x += PU_TILE_ROW_BYTES) {                                \
+      __m512i v[R];                                                                                                    \
+      _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) v[r] = _mm512_loadu_si512(x + (size_t)r * x_row);            \
+      _Pragma("GCC unroll 16") for (int f = 0; f < F; f++) {                                                           \
+        const char *row = w + f * PU_TILE_ROW_BYTES;                                                                   \
+        _mm_prefetch(row + 8 * PU_TILE_BYTES, _MM_HINT_T0);                                                            \
+        __m512i wf = _mm512_loadu_si512(row);                                                                          \
+        _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) sum[f][r] =                                                \
+            bf16 ? _mm512_dpbf16_ps(sum[f][r], (__m512bh)wf, (__m512bh)v[r])                                           \
+                 : _mm512_fmadd_ps(_mm512_castsi512_ps(wf), _mm512_castsi512_ps(v[r]), sum[f][r]);                     \
+      }                                                                                                                \
+    }                                                                                                                  \
+    for (int f = 0; f < F; f++)                                                                                        \
+      for (int r = 0; r < R; r++) out[f * ld + r] = _mm512_reduce_add_ps(sum[f][r]);                                   \
+  }
+STREAM(stream_f32_1, 16, 1, 0)
+STREAM(stream_f32_2, 8, 2, 0)
+STREAM(stream_f32_4, 4, 4, 0)
+STREAM(stream_bf16_1, 16, 1, 1)
+STREAM(stream_bf16_2, 8, 2, 1)
+STREAM(stream_bf16_4, 4, 4, 1)
+
+typedef void (*stream_part)(const char *w, int64_t k_tiles, const char *x, float *out, int ld);
+
+/* parts: for 1, 2 and 4 rows of x. */
+static void stream(const stream_part parts[3], const char *w, int64_t k_tiles, const char *x, int rows, float *out,
+                   int ld) {
+  for (int r = 0; r < rows;) {
+    int log = rows - r >= 4 ? 2 : rows - r >= 2 ? 1 : 0;
+    for (int f = 0; f < PU_TILE_ROWS; f += PU_TILE_ROWS >> log)
+      parts[log](w + f * PU_TILE_ROW_BYTES, k_tiles, x + r * k_tiles * PU_TILE_ROW_BYTES, out + f * ld + r, ld);
+    r += 1 << log;
+  }
+}
+
+static void stream_f32(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld) {
+  static const stream_part parts[3] = {stream_f32_1, stream_f32_2, stream_f32_4};
+  stream(parts, w, k_tiles, x, rows, out, ld);
+}
+
+static void stream_bf16(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld) {
+  static const stream_part parts[3] = {stream_bf16_1, stream_bf16_2, stream_bf16_4};
+  stream(parts, w, k_tiles, x, rows, out, ld);
+}
+
+const pu_gemm_kernel pu_gemm_avx512 = {.mr = MR,
+                                       .nr = NR,
+                                       .kc = KC,
+                                       .k_unit = 1,
+                                       .bytes = 4,
+                                       .pack_a = pack,
+                                       .pack_b = pack,
+                                       .micro = micro,
+                                       .store = pu_gemm_store_avx512,
+                                       .stream_rows = STREAM_ROWS,
+                                       .stream_pack = pu_stream_pack_rows,
+                                       .stream = stream_f32};
+
+const pu_gemm_kernel pu_gemm_avx512_bf16 = {.mr = MR,
+                                            .nr = NR,
+                                            .kc = KC,
+                                            .k_unit = 1,
+                                            .bytes = 4,
+                                            .pack_a = pack,
+                                            .pack_b = pack,
+                                            .micro = micro,
+                                            .store = pu_gemm_store_avx512,
+                                            .stream_rows = STREAM_ROWS,
+                                            .stream_pack = pu_stream_pack_rows,
+                                            .stream = stream_bf16};

@@ -1,0 +1,57 @@
+/* Pieces that the AVX-512 and AMX products share. */
+#ifndef PUYU_GEMM_AVX512_H
+#define PUYU_GEMM_AVX512_H
+
+#include "src/compute/cpu/gemm_kernel.h"
+
+#include <immintrin.h>
+
+static inline __mmask16 pu_mask16(int64_t n) {
+  return n >= 16 ? 0xffff : n <= 0 ? 0 : (__mmask16)((1u << n) - 1);
+}
+
+/* Transposes 16 x 16 values of 32 bits: by pairs, by fours, then whole quarters of the registers. */
+static inline __attribute__((always_inline)) void pu_transpose16(__m512i r[16]) {
+  __m512i t[16];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; i++) {
+    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; i++) { /* r[4 i + c]: quarter q is column 4 q + c of rows 4 i .. 4 i + 3 */
+    r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+    r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+  }
+#pragma GCC unroll 4
+  for (int c = 0; c < 4; c++) {
+    __m512i a = _mm512_shuffle_i32x4(r[c], r[4 + c], 0x88), b = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0x88);
+    __m512i d = _mm512_shuffle_i32x4(r[c], r[4 + c], 0xdd), e = _mm512_shuffle_i32x4(r[8 + c], r[12 + c], 0xdd);
+    t[c] = _mm512_shuffle_i32x4(a, b, 0x88);
+    t[8 + c] = _mm512_shuffle_i32x4(a, b, 0xdd);
+    t[4 + c] = _mm512_shuffle_i32x4(d, e, 0x88);
+    t[12 + c] = _mm512_shuffle_i32x4(d, e, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) r[i] = t[i];
+}
+
+/* 16 values as f32, those outside the mask 0. */
+static inline __m512 pu_load16(const void *p, int64_t i, pu_dtype type, __mmask16 m) {
+  if (type == PU_F32) return _mm512_maskz_loadu_ps(m, (const float *)p + i);
+  __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(m, (const uint16_t *)p + i));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
+static inline void pu_store16(void *p, int64_t i, pu_dtype type, __mmask16 m, __m512 v) {
+  if (type == PU_F32)
+    _mm512_mask_storeu_ps((float *)p + i, m, v);
+  else
+    _mm256_mask_storeu_epi16((uint16_t *)p + i, m, (__m256i)_mm512_cvtneps_pbh(v));
+}
+
+void pu_gemm_store_avx512(const pu_gemm_tile *t);
+
+#endif

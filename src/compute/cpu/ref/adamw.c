@@ -1,0 +1,64 @@
+/* sum_squares and adamw: the step after backward. */
+#include <math.h>
+
+#include "src/compute/cpu/ref/ref.h"
+#include "src/compute/cpu/rows.h"
+
+/* ---- sum_squares: partial sums of fixed chunks, added in order
+ * ---------------------------------------------------------- */
+
+enum { SUM_CHUNK = 1 << 16, STEP_CHUNK = 1 << 14 };
+
+typedef struct sum_job {
+  const float *v;
+  double *partial;
+} sum_job;
+
+static void sum_chunk(void *arg, int64_t begin, int64_t end, int worker) {
+  const sum_job *job = arg;
+  (void)worker;
+  double sum = 0;
+  for (int64_t i = begin; i < end; i++) sum += (double)job->v[i] * job->v[i];
+  job->partial[begin / SUM_CHUNK] = sum;
+}
+
+pu_err pu_ref_sum_squares(pu_backend *be, void *args, pu_error *e) {
+  const pu_sum_squares_args *a = args;
+  pu_cpu *cpu = (pu_cpu *)be;
+  int64_t n = pu_tensor_count(a->t), chunks = (n + SUM_CHUNK - 1) / SUM_CHUNK;
+  void *work;
+  if (a->t->dtype != PU_F32) return pu_fail(e, PU_ERR_UNSUPPORTED, "sum_squares: f32 only");
+  PU_TRY(pu_cpu_work(cpu, (size_t)chunks * sizeof(double), &work, e));
+  sum_job job = {a->t->data, work};
+  pu_pool_run(cpu->pool, n, SUM_CHUNK, sum_chunk, &job);
+  *a->out = 0;
+  for (int64_t i = 0; i < chunks; i++) *a->out += job.partial[i];
+  return PU_OK;
+}
+
+/* ---- adamw
+ * ---------------------------------------------------------------------------------------------------------------- */
+
+static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
+  const pu_adamw_args *a = arg;
+  float *p = a->p->data, *m = a->m->data, *v = a->v->data;
+  const float *g = a->g->data;
+  float keep = (float)(1 - (double)a->lr * (double)a->weight_decay);
+  float rate = (float)((double)a->lr / (1 - pow((double)a->beta1, (double)a->step)));
+  float scale_v = (float)(1 / (1 - pow((double)a->beta2, (double)a->step)));
+  (void)worker;
+  for (int64_t i = begin; i < end; i++) {
+    float gi = g[i] * a->grad_scale;
+    m[i] = a->beta1 * m[i] + (1 - a->beta1) * gi;
+    v[i] = a->beta2 * v[i] + (1 - a->beta2) * gi * gi;
+    p[i] = p[i] * keep - rate * m[i] / (sqrtf(v[i] * scale_v) + a->eps);
+    if (a->copy) ((uint16_t *)a->copy->data)[i] = pu_f32_to_bf16(p[i]);
+  }
+}
+
+pu_err pu_ref_adamw(pu_backend *be, void *args, pu_error *e) {
+  const pu_adamw_args *a = args;
+  (void)e;
+  pu_pool_run(((pu_cpu *)be)->pool, pu_tensor_count(a->p), STEP_CHUNK, adamw_chunk, args);
+  return PU_OK;
+}

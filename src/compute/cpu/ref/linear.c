@@ -1,0 +1,127 @@
+/* linear: y = x w^T + b. dx = dy w; dw = dy^T x; db = column sums of dy. The products are the GEMM's. */
+#include "src/compute/cpu/gemm.h"
+#include "src/compute/cpu/ref/ref.h"
+#include "src/compute/cpu/rows.h"
+
+pu_err pu_ref_linear(pu_backend *be, void *args, pu_error *e) {
+  const pu_linear_args *a = args;
+  pu_cpu *cpu = (pu_cpu *)be;
+  (void)e;
+  if (a->w->layout == PU_LAYOUT_TILED) {
+    pu_cpu_linear_tiled(cpu, a->x, a->w, a->b, a->y);
+    return PU_OK;
+  }
+  pu_gemm g = {.m = a->x->shape[0],
+               .n = a->w->shape[0],
+               .k = a->x->shape[1],
+               .a = a->x->data,
+               .b = a->w->data,
+               .c = a->y->data,
+               .a_row = a->x->stride[0],
+               .a_col = 1,
+               .b_row = 1,
+               .b_col = a->w->stride[0],
+               .c_row = a->y->stride[0],
+               .ab_type = a->x->dtype,
+               .c_type = a->y->dtype,
+               .alpha = 1,
+               .bias = a->b ? a->b->data : NULL,
+               .bias_type = a->b ? a->b->dtype : PU_F32};
+  pu_cpu_gemm(cpu, &g);
+  return PU_OK;
+}
+
+typedef struct bias_back {
+  const pu_tensor *dy;
+  pu_tensor *db;
+  float beta;
+} bias_back;
+
+static void sum_columns(void *arg, int64_t begin, int64_t end, int worker) {
+  const bias_back *b = arg;
+  (void)worker;
+  for (int64_t m = begin; m < end; m++) {
+    float sum = 0;
+    for (int64_t n = 0; n < b->dy->shape[0]; n++) sum += pu_get(b->dy, n, m);
+    pu_acc(b->db, 0, m, sum, b->beta);
+  }
+}
+
+typedef struct narrow_job {
+  const pu_tensor *from, *to;
+} narrow_job;
+
+static void narrow_rows(void *arg, int64_t begin, int64_t end, int worker) {
+  const narrow_job *job = arg;
+  (void)worker;
+  for (int64_t n = begin; n < end; n++)
+    pu_convert(pu_row(job->to, n), job->to->dtype, pu_row(job->from, n), job->from->dtype, job->from->shape[1]);
+}
+
+/* dy in the type of the weights, as the products want it (it differs where y was asked for in f32). */
+static pu_err like_weights(pu_cpu *cpu, const pu_tensor *dy, pu_dtype type, pu_tensor *out, pu_error *e) {
+  *out = *dy;
+  if (dy->dtype == type) return PU_OK;
+  out->dtype = type;
+  out->stride[0] = dy->shape[1];
+  PU_TRY(pu_cpu_work(cpu, pu_tensor_bytes(out), &out->data, e));
+  narrow_job job = {dy, out};
+  pu_pool_run(cpu->pool, dy->shape[0], 64, narrow_rows, &job);
+  return PU_OK;
+}
+
+pu_err pu_ref_linear_back(pu_backend *be, void *args, pu_error *e) {
+  const pu_linear_args *a = args;
+  pu_cpu *cpu = (pu_cpu *)be;
+  pu_tensor dy;
+  PU_TRY(like_weights(cpu, a->y->grad, a->w->dtype, &dy, e));
+  int64_t n = a->x->shape[0], k = a->x->shape[1], m = a->w->shape[0];
+  if (a->x->grad) {
+    pu_gemm g = {.m = n,
+                 .n = k,
+                 .k = m,
+                 .a = dy.data,
+                 .b = a->w->data,
+                 .c = a->x->grad->data,
+                 .a_row = dy.stride[0],
+                 .a_col = 1,
+                 .b_row = a->w->stride[0],
+                 .b_col = 1,
+                 .c_row = a->x->grad->stride[0],
+                 .ab_type = dy.dtype,
+                 .c_type = a->x->grad->dtype,
+                 .alpha = 1,
+                 .beta = pu_grad_beta(a->x)};
+    pu_cpu_gemm(cpu, &g);
+  }
+  if (a->w->grad) {
+    pu_gemm g = {.m = m,
+                 .n = k,
+                 .k = n,
+                 .a = dy.data,
+                 .b = a->x->data,
+                 .c = a->w->grad->data,
+                 .a_row = 1,
+                 .a_col = dy.stride[0],
+                 .b_row = a->x->stride[0],
+                 .b_col = 1,
+                 .c_row = a->w->grad->stride[0],
+                 .ab_type = dy.dtype,
+                 .c_type = a->w->grad->dtype,
+                 .alpha = 1,
+                 .beta = pu_grad_beta(a->w)};
+    pu_cpu_gemm(cpu, &g);
+  }
+  if (a->b && a->b->grad) {
+    bias_back b = {a->y->grad, a->b->grad, pu_grad_beta(a->b)};
+    pu_pool_run(cpu->pool, m, 64, sum_columns, &b);
+  }
+  return PU_OK;
+}
+
+pu_err pu_ref_tile_weight(pu_backend *be, void *args, pu_error *e) {
+  const pu_tile_weight_args *a = args;
+  (void)e;
+  pu_cpu_tile_weight((pu_cpu *)be, a->w, a->out);
+  return PU_OK;
+}

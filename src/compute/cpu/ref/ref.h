@@ -1,0 +1,18 @@
+/* The plain references: one forward and one backward for each row of puyu/ops.def. They are what every faster version
+ * is tested against, and what runs where there is none. */
+#ifndef PUYU_REF_H
+#define PUYU_REF_H
+
+#include "src/compute/cpu/cpu.h"
+
+#define PU_REF_BACK_0(name)
+#define PU_REF_BACK_1(name) pu_err pu_ref_##name##_back(pu_backend *be, void *args, pu_error *e);
+#define PU_OP(name, has_backward)                                                                                      \
+  pu_err pu_ref_##name(pu_backend *be, void *args, pu_error *e);                                                       \
+  PU_REF_BACK_##has_backward(name)
+#include "puyu/ops.def"
+#undef PU_OP
+#undef PU_REF_BACK_0
+#undef PU_REF_BACK_1
+
+#endif

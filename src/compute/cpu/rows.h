@@ -1,0 +1,36 @@
+/* How the plain references read and write: one value at a time, in f32, whatever the tensor's type. */
+#ifndef PUYU_ROWS_H
+#define PUYU_ROWS_H
+
+#include "src/compute/cpu/cpu.h"
+
+/* The i-th element of the memory. */
+static inline float pu_get1(const pu_tensor *t, int64_t i) {
+  return t->dtype == PU_F32 ? ((const float *)t->data)[i] : pu_bf16_to_f32(((const uint16_t *)t->data)[i]);
+}
+
+static inline void pu_set1(const pu_tensor *t, int64_t i, float v) {
+  if (t->dtype == PU_F32)
+    ((float *)t->data)[i] = v;
+  else
+    ((uint16_t *)t->data)[i] = pu_f32_to_bf16(v);
+}
+
+static inline float pu_get(const pu_tensor *t, int64_t row, int64_t col) {
+  return pu_get1(t, row * t->stride[0] + col);
+}
+
+static inline void pu_set(const pu_tensor *t, int64_t row, int64_t col, float v) {
+  pu_set1(t, row * t->stride[0] + col, v);
+}
+
+/* Overwrites where beta is 0 (what lies there may be anything, NaN too), adds where it is 1. */
+static inline void pu_acc(const pu_tensor *t, int64_t row, int64_t col, float v, float beta) {
+  pu_set(t, row, col, beta != 0 ? pu_get(t, row, col) + v : v);
+}
+
+static inline void *pu_row(const pu_tensor *t, int64_t row) {
+  return (char *)t->data + (size_t)(row * t->stride[0]) * pu_dtype_size(t->dtype);
+}
+
+#endif

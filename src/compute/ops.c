@@ -1,0 +1,256 @@
+/* The operations as a model calls them: check shapes, take memory for the outputs, run, record. */
+#include "src/compute/context.h"
+
+/* ---- helpers
+ * ---------------------------------------------------------------------------------------------------------- */
+
+static bool has_grad(const pu_tensor *t) {
+  return t && t->grad;
+}
+
+static bool run(pu_ctx *c, pu_op op, void *args) {
+  if (c->status) return false;
+  if (!c->be->forward[op]) {
+    pu_ctx_fail(c, PU_ERR_UNSUPPORTED, "%s: this operation is missing (number %d)", c->be->name, (int)op);
+    return false;
+  }
+  return pu_ctx_ok(c, c->be->forward[op](c->be, args, c->err));
+}
+
+/* Runs, and records where a gradient will have to pass. Inputs may be NULL. */
+static bool run_and_record(pu_ctx *c, pu_record r, size_t args_size) {
+  if (!run(c, r.op, r.args)) return false;
+  if (!pu_tape_recording(c)) return true;
+  int n = 0;
+  for (int i = 0; i < r.n_in; i++)
+    if (has_grad(r.in[i])) r.in[n++] = r.in[i];
+  r.n_in = n;
+  if (n) pu_tape_add(c, &r, args_size);
+  return c->status == PU_OK;
+}
+
+#define RECORD(name, a, ins, outs)                                                                                     \
+  (pu_record) {                                                                                                        \
+    .op = PU_OP_##name, .args = (a), .n_in = PU_COUNT(((pu_tensor *[]){ins})),                                         \
+    .n_out = PU_COUNT(((pu_tensor *[]){outs})), .in = {ins}, .out = {                                                  \
+      outs                                                                                                             \
+    }                                                                                                                  \
+  }
+#define LIST(...) __VA_ARGS__
+
+static pu_tensor *new1(pu_ctx *c, pu_dtype dtype, int64_t n, bool grad) {
+  return pu_tensor_new(c, dtype, 1, &n, grad);
+}
+
+static pu_tensor *new2(pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols, bool grad) {
+  return pu_tensor_new(c, dtype, 2, (int64_t[]){rows, cols}, grad);
+}
+
+static bool is_compute(pu_dtype t) {
+  return t == PU_F32 || t == PU_BF16;
+}
+
+/* A matrix (or, with ndim 1, a vector) of the compute types whose last dimension is `last` (-1: any). */
+static bool fits(const pu_tensor *t, int ndim, int64_t last) {
+  return t->ndim == ndim && is_compute(t->dtype) && t->stride[ndim - 1] == 1 &&
+         (last < 0 || t->shape[ndim - 1] == last);
+}
+
+static void *misfit(pu_ctx *c, const char *op) {
+  return pu_ctx_fail(c, PU_ERR_SHAPE, "%s: the tensors do not fit each other", op);
+}
+
+/* ---- embedding, norms
+ * -------------------------------------------------------------------------------------------------- */
+
+pu_tensor *pu_embedding(pu_ctx *c, const pu_tensor *ids, pu_tensor *w, pu_dtype out) {
+  if (c->status || !ids || !w) return NULL;
+  if (ids->dtype != PU_I32 || ids->ndim != 1 || !fits(w, 2, -1) || !is_compute(out)) return misfit(c, "embedding");
+  pu_tensor *y = new2(c, out, ids->shape[0], w->shape[1], has_grad(w));
+  if (!y) return NULL;
+  pu_embedding_args a = {ids, w, y};
+  return run_and_record(c, RECORD(embedding, &a, LIST(w), LIST(y)), sizeof a) ? y : NULL;
+}
+
+pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w, float eps, pu_dtype out,
+                          pu_tensor **h) {
+  *h = NULL;
+  if (c->status || !res || !w) return NULL;
+  bool ok = fits(res, 2, -1) && res->dtype == PU_F32 && fits(w, 1, res->shape[1]) && is_compute(out) &&
+            (!x || (fits(x, 2, res->shape[1]) && x->shape[0] == res->shape[0]));
+  if (!ok) return misfit(c, "rmsnorm_add");
+  bool grad = has_grad(res) || has_grad(x) || has_grad(w);
+  int64_t n = res->shape[0], width = res->shape[1];
+  pu_tensor *sum = x ? new2(c, PU_F32, n, width, grad) : res;
+  pu_tensor *y = new2(c, out, n, width, grad);
+  pu_tensor *rstd = new1(c, PU_F32, n, false);
+  if (!sum || !y || !rstd) return NULL;
+  pu_rmsnorm_add_args a = {res, x, w, sum, y, rstd, eps};
+  if (!run_and_record(c, RECORD(rmsnorm_add, &a, LIST(res, x, w), LIST(y, sum)), sizeof a)) return NULL;
+  *h = sum;
+  return y;
+}
+
+/* qkv rows hold heads + 2 kv_heads heads, and query heads share key/value heads evenly. */
+static bool fits_heads(const pu_tensor *qkv, int heads, int kv_heads, int head_dim) {
+  return heads > 0 && kv_heads > 0 && head_dim > 0 && heads % kv_heads == 0 &&
+         fits(qkv, 2, (int64_t)(heads + 2 * kv_heads) * head_dim);
+}
+
+pu_tensor *pu_qk_norm(pu_ctx *c, pu_tensor *qkv, pu_tensor *wq, pu_tensor *wk, int heads, int kv_heads, int head_dim,
+                      float eps) {
+  if (c->status || !qkv || !wq || !wk) return NULL;
+  if (!fits_heads(qkv, heads, kv_heads, head_dim) || !fits(wq, 1, head_dim) || !fits(wk, 1, head_dim))
+    return misfit(c, "qk_norm");
+  pu_tensor *out = new2(c, qkv->dtype, qkv->shape[0], qkv->shape[1], has_grad(qkv) || has_grad(wq) || has_grad(wk));
+  pu_tensor *rstd = new2(c, PU_F32, qkv->shape[0], heads + kv_heads, false);
+  if (!out || !rstd) return NULL;
+  pu_qk_norm_args a = {qkv, wq, wk, out, rstd, heads, kv_heads, head_dim, eps};
+  return run_and_record(c, RECORD(qk_norm, &a, LIST(qkv, wq, wk), LIST(out)), sizeof a) ? out : NULL;
+}
+
+pu_tensor *pu_rope(pu_ctx *c, pu_tensor *qkv, const pu_tensor *cs, int heads, int kv_heads, int head_dim) {
+  if (c->status || !qkv || !cs) return NULL;
+  if (!fits_heads(qkv, heads, kv_heads, head_dim) || head_dim % 2 || !fits(cs, 2, head_dim) || cs->dtype != PU_F32 ||
+      cs->shape[0] != qkv->shape[0])
+    return misfit(c, "rope");
+  pu_rope_args a = {qkv, cs, heads, kv_heads, head_dim};
+  return run_and_record(c, RECORD(rope, &a, LIST(qkv), LIST(qkv)), sizeof a) ? qkv : NULL;
+}
+
+/* ---- linear
+ * ------------------------------------------------------------------------------------------------------------- */
+
+pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y_f32) {
+  if (c->status || !x || !w) return NULL;
+  if (!fits(x, 2, -1) || !fits(w, 2, x->shape[1]) || x->dtype != w->dtype || (b && !fits(b, 1, w->shape[0])))
+    return misfit(c, "linear");
+  bool grad = has_grad(x) || has_grad(w) || has_grad(b);
+  if (w->layout != PU_LAYOUT_PLAIN && pu_tape_recording(c) && grad)
+    return pu_ctx_fail(c, PU_ERR_UNSUPPORTED, "linear: a tiled weight has no backward; train with the plain one");
+  pu_tensor *y = new2(c, y_f32 ? PU_F32 : x->dtype, x->shape[0], w->shape[0], grad);
+  if (!y) return NULL;
+  pu_linear_args a = {x, w, b, y};
+  return run_and_record(c, RECORD(linear, &a, LIST(x, w, b), LIST(y)), sizeof a) ? y : NULL;
+}
+
+pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w) {
+  if (c->status || !w) return NULL;
+  if (!fits(w, 2, -1) || w->layout != PU_LAYOUT_PLAIN) return misfit(c, "tile_weight");
+  pu_tensor *out = pu_tensor_over(c, w->dtype, 2, w->shape, NULL);
+  if (!out) return NULL;
+  size_t bytes = pu_tiled_bytes(w->dtype, w->shape[0], w->shape[1]);
+  out->layout = PU_LAYOUT_TILED;
+  out->data = pu_arena_alloc(c->mem, bytes);
+  if (!out->data) return pu_ctx_fail(c, PU_ERR_NOMEM, "%zu bytes for a weight do not fit", bytes);
+  pu_tile_weight_args a = {w, out};
+  return run(c, PU_OP_tile_weight, &a) ? out : NULL;
+}
+
+/* ---- attention
+ * ------------------------------------------------------------------------------------------------------------ */
+
+pu_tensor *pu_attention(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, int heads, int kv_heads, int head_dim,
+                        int window, float scale) {
+  if (c->status || !qkv) return NULL;
+  if (!fits_heads(qkv, heads, kv_heads, head_dim) || seqs->tokens != qkv->shape[0]) return misfit(c, "attention");
+  pu_tensor *out = new2(c, qkv->dtype, qkv->shape[0], (int64_t)heads * head_dim, has_grad(qkv));
+  pu_tensor *lse = new2(c, PU_F32, heads, qkv->shape[0], false);
+  if (!out || !lse) return NULL;
+  pu_attention_args a = {qkv, out, lse, seqs, heads, kv_heads, head_dim, window, scale};
+  return run_and_record(c, RECORD(attention, &a, LIST(qkv), LIST(out)), sizeof a) ? out : NULL;
+}
+
+pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, const pu_kv *kv, int heads, int kv_heads,
+                              int head_dim, int window, float scale) {
+  if (c->status || !qkv) return NULL;
+  if (!fits_heads(qkv, heads, kv_heads, head_dim) || seqs->tokens != qkv->shape[0] || !fits(kv->k, 4, head_dim) ||
+      kv->k->shape[1] != kv_heads || kv->k->shape[2] != kv->block)
+    return misfit(c, "attention_paged");
+  pu_tensor *out = new2(c, qkv->dtype, qkv->shape[0], (int64_t)heads * head_dim, false);
+  if (!out) return NULL;
+  pu_attention_paged_args a = {qkv, out, seqs, kv, heads, kv_heads, head_dim, window, scale};
+  return run(c, PU_OP_attention_paged, &a) ? out : NULL;
+}
+
+/* ---- MLPs
+ * ------------------------------------------------------------------------------------------------------------------ */
+
+pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu) {
+  if (c->status || !gu) return NULL;
+  if (!fits(gu, 2, -1) || gu->shape[1] % 2) return misfit(c, "swiglu");
+  pu_tensor *y = new2(c, gu->dtype, gu->shape[0], gu->shape[1] / 2, has_grad(gu));
+  if (!y) return NULL;
+  pu_swiglu_args a = {gu, y};
+  return run_and_record(c, RECORD(swiglu, &a, LIST(gu), LIST(y)), sizeof a) ? y : NULL;
+}
+
+pu_tensor *pu_moe_route(pu_ctx *c, pu_tensor *logits, int k, pu_tensor **weight) {
+  *weight = NULL;
+  if (c->status || !logits) return NULL;
+  if (!fits(logits, 2, -1) || logits->dtype != PU_F32 || k < 1 || k > logits->shape[1]) return misfit(c, "moe_route");
+  pu_tensor *idx = new2(c, PU_I32, logits->shape[0], k, false);
+  pu_tensor *wt = new2(c, PU_F32, logits->shape[0], k, has_grad(logits));
+  if (!idx || !wt) return NULL;
+  pu_moe_route_args a = {logits, idx, wt, k};
+  if (!run_and_record(c, RECORD(moe_route, &a, LIST(logits), LIST(wt)), sizeof a)) return NULL;
+  *weight = wt;
+  return idx;
+}
+
+pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight, pu_tensor *gate_up, pu_tensor *down) {
+  if (c->status || !x || !idx || !weight || !gate_up || !down) return NULL;
+  bool ok = fits(x, 2, -1) && fits(gate_up, 3, x->shape[1]) && gate_up->shape[1] % 2 == 0 &&
+            fits(down, 3, gate_up->shape[1] / 2) && down->shape[0] == gate_up->shape[0] &&
+            down->shape[1] == x->shape[1] && idx->shape[0] == x->shape[0] && weight->shape[1] == idx->shape[1] &&
+            gate_up->dtype == x->dtype && down->dtype == x->dtype;
+  if (!ok) return misfit(c, "moe_mlp");
+  bool grad = has_grad(x) || has_grad(weight) || has_grad(gate_up) || has_grad(down);
+  int64_t n = x->shape[0], width = x->shape[1], slots = n * idx->shape[1], inner = down->shape[2];
+  pu_moe_mlp_args a = {.x = x, .idx = idx, .weight = weight, .gate_up = gate_up, .down = down};
+  a.y = new2(c, x->dtype, n, width, grad);
+  a.order = new1(c, PU_I32, slots, false);
+  a.offsets = new1(c, PU_I32, gate_up->shape[0] + 1, false);
+  a.gu = new2(c, x->dtype, slots, 2 * inner, false);
+  a.act = new2(c, x->dtype, slots, inner, false);
+  a.out = new2(c, x->dtype, slots, width, false);
+  if (c->status) return NULL;
+  return run_and_record(c, RECORD(moe_mlp, &a, LIST(x, weight, gate_up, down), LIST(a.y)), sizeof a) ? a.y : NULL;
+}
+
+/* ---- loss, optimiser
+ * --------------------------------------------------------------------------------------------------------- */
+
+pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale) {
+  if (c->status || !x || !w || !targets) return NULL;
+  if (!fits(x, 2, -1) || !fits(w, 2, x->shape[1]) || w->layout != PU_LAYOUT_PLAIN || x->dtype != w->dtype ||
+      targets->dtype != PU_I32 || targets->shape[0] != x->shape[0])
+    return misfit(c, "linear_cross_entropy");
+  bool grad = pu_tape_recording(c) && (has_grad(x) || has_grad(w));
+  pu_tensor *loss = new1(c, PU_F32, x->shape[0], false);
+  pu_tensor *dx = grad ? new2(c, x->dtype, x->shape[0], x->shape[1], false) : NULL;
+  if (c->status) return NULL;
+  pu_linear_cross_entropy_args a = {x, w, targets, loss, dx, grad_scale};
+  pu_record r = {.op = PU_OP_linear_cross_entropy, .args = &a};
+  if (!run(c, r.op, &a)) return NULL;
+  /* No inputs are named: backward hands dx on as x's gradient, in its own memory where x has none yet. */
+  if (dx && has_grad(x)) pu_tape_add(c, &r, sizeof a);
+  return c->status ? NULL : loss;
+}
+
+pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *t, double *out) {
+  pu_sum_squares_args a = {t, out};
+  *out = 0;
+  run(c, PU_OP_sum_squares, &a);
+  return c->status;
+}
+
+pu_err pu_adamw(pu_ctx *c, const pu_adamw_args *a) {
+  pu_adamw_args args = *a;
+  int64_t n = pu_tensor_count(a->p);
+  bool ok = pu_tensor_count(a->g) == n && pu_tensor_count(a->m) == n && pu_tensor_count(a->v) == n &&
+            (!a->copy || (pu_tensor_count(a->copy) == n && a->copy->dtype == PU_BF16)) && a->step > 0;
+  if (!ok) misfit(c, "adamw");
+  run(c, PU_OP_adamw, &args);
+  return c->status;
+}

@@ -1,0 +1,268 @@
+/* The tape: what ran, in segments, and the walk back over it.
+ *
+ * Records that no segment holds (the embedding before the blocks, the loss after them) are kept in loose segments, made
+ * as they come. Between two segments only the state (h, x) has gradients; they lie in one of two buffers each, in turn,
+ * outside the memory of the segments, so that a segment's backward can give all its memory back (Chen et al. 2016 is
+ * the recomputation). */
+#include <stdarg.h>
+#include <string.h>
+
+#include "src/compute/context.h"
+
+typedef struct pu_tape_segment {
+  struct pu_tape_segment *before;
+  pu_record *last;
+  pu_segment_fn fn; /* NULL: loose */
+  void *arg;
+  pu_state in, out;
+  bool recompute;
+} pu_tape_segment;
+
+struct pu_tape {
+  pu_arena *host;
+  pu_tape_segment *last;
+  pu_tape_segment *open; /* the segment that runs, or NULL */
+  bool paused;           /* the first run of a segment to be run again: nothing is recorded */
+};
+
+/* ---- the context's status -----------------------------------------------------------------------------------------
+ */
+
+void *pu_ctx_fail(pu_ctx *c, pu_err code, const char *fmt, ...) {
+  if (c->status) return NULL;
+  va_list args;
+  va_start(args, fmt);
+  c->status = code;
+  if (c->err) {
+    c->err->code = code;
+    vsnprintf(c->err->msg, sizeof c->err->msg, fmt, args);
+  }
+  va_end(args);
+  return NULL;
+}
+
+bool pu_ctx_ok(pu_ctx *c, pu_err err) {
+  if (!c->status) c->status = err;
+  return c->status == PU_OK;
+}
+
+/* ---- recording ------------------------------------------------------------------------------------------------------
+ */
+
+pu_err pu_tape_create(pu_arena *host, pu_tape **out, pu_error *e) {
+  pu_tape *t = pu_arena_zalloc(host, sizeof *t);
+  if (!t) return pu_fail(e, PU_ERR_NOMEM, "no memory for a tape");
+  t->host = host;
+  *out = t;
+  return PU_OK;
+}
+
+void pu_tape_reset(pu_tape *t) {
+  t->last = t->open = NULL;
+  t->paused = false;
+}
+
+bool pu_tape_recording(const pu_ctx *c) {
+  return c->tape && !c->tape->paused;
+}
+
+static pu_tape_segment *segment_push(pu_ctx *c) {
+  pu_tape_segment *s = pu_arena_zalloc(c->tape->host, sizeof *s);
+  if (!s) return pu_ctx_fail(c, PU_ERR_NOMEM, "no memory for the tape");
+  s->before = c->tape->last;
+  c->tape->last = s;
+  return s;
+}
+
+void pu_tape_add(pu_ctx *c, const pu_record *r, size_t args_size) {
+  pu_tape *t = c->tape;
+  pu_tape_segment *s = t->open ? t->open : t->last;
+  if (!s || (!t->open && s->fn)) s = segment_push(c);
+  pu_record *copy = pu_arena_alloc(t->host, sizeof *copy);
+  void *args = pu_arena_alloc(t->host, args_size);
+  if (!s || !copy || !args) {
+    pu_ctx_fail(c, PU_ERR_NOMEM, "no memory for the tape");
+    return;
+  }
+  *copy = *r;
+  copy->args = memcpy(args, r->args, args_size);
+  copy->before = s->last;
+  s->last = copy;
+}
+
+/* ---- running a segment ----------------------------------------------------------------------------------------------
+ */
+
+static const pu_state no_state;
+
+/* Memory and header for one tensor of the state that fn will return, taken before fn runs so that it lies below what fn
+ * uses. `like` has its shape; x's type is not known before the first block made one, so f32 is the room kept. */
+static pu_tensor *keep_room(pu_ctx *c, const pu_tensor *like) {
+  return pu_tensor_new(c, like->dtype, like->ndim, like->shape, true);
+}
+
+static bool fits_room(const pu_tensor *t, const pu_tensor *room) {
+  return t->ndim == room->ndim && memcmp(t->shape, room->shape, (size_t)t->ndim * sizeof t->shape[0]) == 0 &&
+         pu_dtype_size(t->dtype) <= pu_dtype_size(room->dtype) && pu_tensor_contiguous(t) && pu_tensor_contiguous(room);
+}
+
+/* Moves `from` into the room kept for it. */
+static pu_tensor *move_into(pu_ctx *c, pu_tensor *room, const pu_tensor *from) {
+  if (!from) return NULL;
+  room->dtype = from->dtype;
+  if (room->grad) room->grad->dtype = from->dtype;
+  if (room->data != from->data &&
+      !pu_ctx_ok(c, c->be->copy(c->be, room->data, from->data, pu_tensor_bytes(from), c->err)))
+    return NULL;
+  return room;
+}
+
+/* Runs fn and gives back everything it used, except for its result, which is moved into `room`. */
+static pu_state run_in_room(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, pu_state room) {
+  size_t mem = pu_arena_mark(c->mem), host = pu_arena_mark(c->host);
+  pu_state out = fn(c, arg, in);
+  if (c->status || !out.h) return no_state;
+  if (!fits_room(out.h, room.h) || (out.x && !fits_room(out.x, room.x)))
+    return out; /* fn changed the number of rows, or the type: its memory stays */
+  pu_state kept = {move_into(c, room.h, out.h), move_into(c, room.x, out.x)};
+  pu_arena_release(c->mem, mem);
+  pu_arena_release(c->host, host);
+  return c->status ? no_state : kept;
+}
+
+static pu_state run_inference(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in) {
+  pu_state room = in;
+  if (!room.x) room.x = keep_room(c, in.h);
+  return room.x ? run_in_room(c, fn, arg, in, room) : no_state;
+}
+
+static pu_state run_to_recompute(pu_ctx *c, pu_tape_segment *s) {
+  pu_state room = {keep_room(c, s->in.h), keep_room(c, s->in.x ? s->in.x : s->in.h)};
+  if (!room.h || !room.x) return no_state;
+  c->tape->paused = true;
+  pu_state out = run_in_room(c, s->fn, s->arg, s->in, room);
+  c->tape->paused = false;
+  return out;
+}
+
+pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, bool recompute) {
+  if (c->status || !in.h) return no_state;
+  if (!c->tape) return run_inference(c, fn, arg, in);
+  if (c->tape->open || c->tape->paused) {
+    pu_ctx_fail(c, PU_ERR_INTERNAL, "segments do not nest");
+    return no_state;
+  }
+  pu_tape_segment *s = segment_push(c);
+  if (!s) return no_state;
+  s->fn = fn;
+  s->arg = arg;
+  s->in = in;
+  s->recompute = recompute;
+  if (recompute) return s->out = run_to_recompute(c, s);
+  c->tape->open = s;
+  s->out = fn(c, arg, in);
+  c->tape->open = NULL;
+  return s->out;
+}
+
+/* ---- backward -------------------------------------------------------------------------------------------------------
+ */
+
+/* Gives t's gradient memory where it has none. */
+static void grad_memory(pu_ctx *c, pu_tensor *t) {
+  if (c->status || !t->grad || t->grad->data) return;
+  t->grad->data = pu_arena_alloc(c->mem, pu_tensor_bytes(t->grad));
+  t->grad_set = false;
+  if (!t->grad->data)
+    pu_ctx_fail(c, PU_ERR_NOMEM, "a gradient of %zu bytes does not fit in what is left of %zu: use a smaller batch",
+                pu_tensor_bytes(t->grad), pu_arena_max(c->mem));
+}
+
+static void record_back(pu_ctx *c, pu_record *r) {
+  bool reached = false;
+  for (int i = 0; i < r->n_out; i++) reached |= r->out[i]->grad && r->out[i]->grad_set;
+  if (r->n_out && !reached) return; /* nothing that the loss depends on */
+  for (int i = 0; i < r->n_in; i++) grad_memory(c, r->in[i]);
+  if (r->n_out && !r->out[0]->grad_set) {
+    grad_memory(c, r->out[0]);
+    pu_tensor *g = r->out[0]->grad;
+    if (c->status || !pu_ctx_ok(c, c->be->clear(c->be, g->data, pu_tensor_bytes(g), c->err))) return;
+    r->out[0]->grad_set = true;
+  }
+  if (!c->status) pu_ctx_ok(c, c->be->backward[r->op](c->be, r->args, c->err));
+}
+
+/* The two buffers that the gradients of one part of the state lie in, in turn. */
+typedef struct turns {
+  void *memory[2];
+  size_t bytes;
+} turns;
+
+/* Gradient memory for a tensor of the state at the beginning of a segment: the buffer that the gradient at its end
+ * does not lie in. The buffers are taken when first needed, sized for the largest type. */
+static void turns_give(pu_ctx *c, turns *b, pu_tensor *begin, const pu_tensor *end) {
+  if (!begin || !begin->grad || begin->grad->data || c->status) return;
+  int i = end && end->grad && end->grad->data == b->memory[0];
+  if (pu_tensor_bytes(begin->grad) > b->bytes) {
+    pu_ctx_fail(c, PU_ERR_SHAPE, "the state grows from one segment to the next: it must keep its shape");
+    return;
+  }
+  begin->grad->data = b->memory[i];
+  begin->grad_set = false;
+}
+
+static void turns_init(pu_ctx *c, turns *b, size_t bytes) {
+  b->bytes = bytes;
+  for (int i = 0; i < 2 && bytes; i++) {
+    b->memory[i] = pu_arena_alloc(c->mem, bytes);
+    if (!b->memory[i]) pu_ctx_fail(c, PU_ERR_NOMEM, "no memory left for the residual stream's gradients");
+  }
+}
+
+static size_t state_bytes(const pu_tensor *t, size_t so_far) {
+  return t && t->grad ? PU_MAX(so_far, pu_tensor_bytes(t->grad)) : so_far;
+}
+
+/* The recomputed result takes over the gradient that reached the one kept. */
+static void grad_hand_over(pu_tensor *from, pu_tensor *to) {
+  if (!from || !to || from == to || !from->grad || !to->grad) return;
+  to->grad->data = from->grad->data;
+  to->grad_set = from->grad_set;
+}
+
+static void segment_back(pu_ctx *c, pu_tape_segment *s) {
+  pu_tape *t = c->tape;
+  size_t mem = pu_arena_mark(c->mem), host = pu_arena_mark(c->host), own = pu_arena_mark(t->host);
+  if (s->recompute) {
+    t->open = s;
+    pu_state again = s->fn(c, s->arg, s->in);
+    t->open = NULL;
+    grad_hand_over(s->out.h, again.h);
+    grad_hand_over(s->out.x, again.x);
+  }
+  for (pu_record *r = s->last; r && !c->status; r = r->before) record_back(c, r);
+  if (s->recompute) s->last = NULL;
+  pu_arena_release(c->mem, mem);
+  if (own <= pu_arena_mark(t->host)) pu_arena_release(t->host, own);
+  if (c->host != t->host) pu_arena_release(c->host, host);
+}
+
+pu_err pu_backward(pu_ctx *c) {
+  size_t mem = pu_arena_mark(c->mem), h_bytes = 0, x_bytes = 0;
+  turns h, x;
+  for (pu_tape_segment *s = c->tape->last; s; s = s->before) {
+    h_bytes = PU_MAX(state_bytes(s->out.h, h_bytes), state_bytes(s->in.h, h_bytes));
+    x_bytes = PU_MAX(state_bytes(s->out.x, x_bytes), state_bytes(s->in.x, x_bytes));
+  }
+  turns_init(c, &h, h_bytes);
+  turns_init(c, &x, x_bytes);
+  for (pu_tape_segment *s = c->tape->last; s && !c->status; s = s->before) {
+    /* A loose segment begins where the one before it ended. */
+    pu_state begin = s->fn ? s->in : s->before ? s->before->out : no_state;
+    turns_give(c, &h, begin.h, s->out.h);
+    turns_give(c, &x, begin.x, s->out.x);
+    segment_back(c, s);
+  }
+  pu_arena_release(c->mem, mem);
+  return c->status;
+}

@@ -1,0 +1,67 @@
+/* Tensors: headers in host memory, data in the backend's. */
+#include <string.h>
+
+#include "src/compute/context.h"
+
+int64_t pu_tensor_count(const pu_tensor *t) {
+  int64_t n = 1;
+  for (int i = 0; i < t->ndim; i++) n *= t->shape[i];
+  return n;
+}
+
+size_t pu_tensor_bytes(const pu_tensor *t) {
+  return (size_t)pu_tensor_count(t) * pu_dtype_size(t->dtype);
+}
+
+bool pu_tensor_contiguous(const pu_tensor *t) {
+  int64_t step = 1;
+  for (int i = t->ndim - 1; i >= 0; i--) {
+    if (t->shape[i] != 1 && t->stride[i] != step) return false;
+    step *= t->shape[i];
+  }
+  return true;
+}
+
+float pu_grad_beta(pu_tensor *t) {
+  float beta = t->grad_set ? 1.0f : 0.0f;
+  t->grad_set = true;
+  return beta;
+}
+
+pu_tensor *pu_tensor_over(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, void *data) {
+  if (c->status) return NULL;
+  pu_tensor *t = pu_arena_zalloc(c->host, sizeof *t);
+  if (!t) return pu_ctx_fail(c, PU_ERR_NOMEM, "no memory left for tensor headers (%zu bytes)", pu_arena_max(c->host));
+  t->dtype = dtype;
+  t->ndim = ndim;
+  t->data = data;
+  int64_t step = 1;
+  for (int i = ndim - 1; i >= 0; i--) {
+    t->shape[i] = shape[i];
+    t->stride[i] = step;
+    step *= shape[i];
+  }
+  return t;
+}
+
+/* The bytes of a tensor of that shape; false when they do not fit a size_t. */
+static bool bytes_of(pu_dtype dtype, int ndim, const int64_t *shape, size_t *out) {
+  *out = pu_dtype_size(dtype);
+  for (int i = 0; i < ndim; i++)
+    if (shape[i] < 0 || pu_mul_overflows(*out, (size_t)shape[i], out)) return false;
+  return true;
+}
+
+pu_tensor *pu_tensor_new(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, bool wants_grad) {
+  size_t bytes;
+  if (c->status) return NULL;
+  if (!bytes_of(dtype, ndim, shape, &bytes)) return pu_ctx_fail(c, PU_ERR_SHAPE, "a tensor's size does not fit");
+  pu_tensor *t = pu_tensor_over(c, dtype, ndim, shape, NULL);
+  if (!t) return NULL;
+  t->data = pu_arena_alloc(c->mem, bytes);
+  if (!t->data)
+    return pu_ctx_fail(c, PU_ERR_NOMEM, "%zu bytes for a tensor do not fit in what is left of %zu: use a smaller batch",
+                       bytes, pu_arena_max(c->mem));
+  if (wants_grad && pu_tape_recording(c)) t->grad = pu_tensor_over(c, dtype, ndim, shape, NULL);
+  return t;
+}
