@@ -28,8 +28,8 @@ static inline const bpe_pair *bpe_pairs_get(const bpe_pairs *p, int32_t left, in
   if (!p->slots) return NULL;
   uint64_t key = (uint64_t)(uint32_t)left << 32 | (uint32_t)right;
   for (size_t i = text_mix(key) & p->mask;; i = (i + 1) & p->mask) {
+    if (p->slots[i].key == UINT64_MAX) return NULL; /* asked first: two unknown symbols, -1 and -1, have this key too */
     if (p->slots[i].key == key) return &p->slots[i];
-    if (p->slots[i].key == UINT64_MAX) return NULL;
   }
 }
 
@@ -46,7 +46,7 @@ void bpe_work_deinit(bpe_work *w);
 typedef void (*bpe_seen_fn)(void *arg, int32_t left, int32_t right, int32_t id);
 
 /* Merges s[0..*n) in place. Symbols without rules (negative ones too) stay as they are. O(n log n). */
-pu_err bpe_merge(const bpe_pairs *p, bpe_work *w, int32_t *s, size_t *n, bpe_seen_fn seen, void *arg, pu_error *e)
-    PU_MUST_USE;
+pu_err bpe_merge(const bpe_pairs *p, bpe_work *w, int32_t *s, size_t *n, bpe_seen_fn seen, void *arg,
+                 pu_error *e) PU_MUST_USE;
 
 #endif

@@ -19,13 +19,13 @@ typedef struct part {
   const char *s;
 } part;
 
-#define TEXT(s) \
+#define TEXT(s)                                                                                                        \
   { PART_TEXT, s }
-#define MARK(s) \
+#define MARK(s)                                                                                                        \
   { PART_MARK, s }
-#define ROLE \
+#define ROLE                                                                                                           \
   { PART_ROLE, NULL }
-#define NAME(s) \
+#define NAME(s)                                                                                                        \
   { PART_NAME, s }
 
 typedef struct turn {
@@ -50,29 +50,24 @@ struct pu_chat_template {
 static const turn v1_system = {{TEXT("<|System|>:")}, {TEXT("\n")}};
 static const turn v1_user = {{TEXT("<|User|>:")}, {TEXT("\n")}};
 static const turn v1_bot = {{TEXT("<|Bot|>:")}, {MARK("<eoa>"), TEXT("\n")}};
-static const turn im_turn = {{MARK("<|im_start|>"), ROLE, NAME(" name="), TEXT("\n")}, {MARK("<|im_end|>"), TEXT("\n")}};
-static const turn llama3_turn = {
-    {MARK("<|start_header_id|>"), ROLE, MARK("<|end_header_id|>"), TEXT("\n\n")}, {MARK("<|eot_id|>")}};
+static const turn im_turn = {{MARK("<|im_start|>"), ROLE, NAME(" name="), TEXT("\n")},
+                             {MARK("<|im_end|>"), TEXT("\n")}};
+static const turn llama3_turn = {{MARK("<|start_header_id|>"), ROLE, MARK("<|end_header_id|>"), TEXT("\n\n")},
+                                 {MARK("<|eot_id|>")}};
 
 static const role_row v1_roles[] = {
     {"system", NULL, &v1_system}, {"user", NULL, &v1_user}, {"assistant", NULL, &v1_bot}, {0}};
-static const role_row internlm2_roles[] = {{"system", "system", &im_turn},
-                                           {"user", "user", &im_turn},
-                                           {"assistant", "assistant", &im_turn},
-                                           {"environment", "environment", &im_turn},
-                                           {"tool", "environment", &im_turn},
-                                           {0}};
+static const role_row internlm2_roles[] = {
+    {"system", "system", &im_turn},           {"user", "user", &im_turn},        {"assistant", "assistant", &im_turn},
+    {"environment", "environment", &im_turn}, {"tool", "environment", &im_turn}, {0}};
 static const role_row chatml_roles[] = {{"system", "system", &im_turn},
                                         {"user", "user", &im_turn},
                                         {"assistant", "assistant", &im_turn},
                                         {"tool", "tool", &im_turn},
                                         {0}};
-static const role_row llama3_roles[] = {{"system", "system", &llama3_turn},
-                                        {"user", "user", &llama3_turn},
-                                        {"assistant", "assistant", &llama3_turn},
-                                        {"ipython", "ipython", &llama3_turn},
-                                        {"tool", "ipython", &llama3_turn},
-                                        {0}};
+static const role_row llama3_roles[] = {{"system", "system", &llama3_turn},       {"user", "user", &llama3_turn},
+                                        {"assistant", "assistant", &llama3_turn}, {"ipython", "ipython", &llama3_turn},
+                                        {"tool", "ipython", &llama3_turn},        {0}};
 
 static const char *const v1_stops[] = {"<eoa>", "<eoh>", NULL};
 static const char *const im_stops[] = {"<|im_end|>", NULL};
@@ -132,7 +127,8 @@ void text_guard_markers(pu_tokenizer *t) {
   }
 }
 
-/* ---- rendering: one walk, two sinks ----------------------------------------------------------------------------------- */
+/* ---- rendering: one walk, two sinks
+ * ----------------------------------------------------------------------------------- */
 
 typedef struct sink {
   const pu_tokenizer *t; /* NULL: text only */

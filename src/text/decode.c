@@ -32,7 +32,8 @@ static bool put_spm_piece(const spm_norm *m, pu_str s, bool *started, put_fn put
 
 static int byte_of(pu_str piece) {
   int value = 0;
-  for (size_t i = 3; i < 5; i++) value = value * 16 + (piece.ptr[i] <= '9' ? piece.ptr[i] - '0' : piece.ptr[i] - 'A' + 10);
+  for (size_t i = 3; i < 5; i++)
+    value = value * 16 + (piece.ptr[i] <= '9' ? piece.ptr[i] - '0' : piece.ptr[i] - 'A' + 10);
   return value;
 }
 
@@ -67,7 +68,8 @@ pu_err pu_decode(const pu_tokenizer *t, const int32_t *ids, size_t n, unsigned f
   return PU_OK;
 }
 
-/* ---- streaming -------------------------------------------------------------------------------------------------------------- */
+/* ---- streaming
+ * -------------------------------------------------------------------------------------------------------------- */
 
 /* Could these bytes become a character with more of them? */
 static bool is_beginning(const uint8_t *p, size_t n) {

@@ -55,7 +55,8 @@ bool text_reserve_syms(pu_encoder *enc, size_t n);
 bool text_reserve_ids(pu_ids *out, size_t more);
 pu_err text_no_memory(pu_error *e, size_t n);
 
-/* ---- the word cache -------------------------------------------------------------------------------------------------- */
+/* ---- the word cache
+ * -------------------------------------------------------------------------------------------------- */
 
 typedef struct word_key {
   uint64_t k[4];

@@ -37,7 +37,8 @@ static const json_t *find_type(const json_t *o, const char *members, const char 
   return NULL;
 }
 
-/* ---- vocabulary and rules ------------------------------------------------------------------------------------------------ */
+/* ---- vocabulary and rules
+ * ------------------------------------------------------------------------------------------------ */
 
 static pu_err read_vocab(pu_tokenizer *t, const json_t *vocab, pu_error *e) {
   if (!json_is_object(vocab)) return pu_fail(e, PU_ERR_FORMAT, WHERE ": model.vocab is not an object");
@@ -105,7 +106,8 @@ static pu_err read_merges(pu_tokenizer *t, const json_t *merges, pu_error *e) {
   return err;
 }
 
-/* ---- byte-level pieces ------------------------------------------------------------------------------------------------- */
+/* ---- byte-level pieces
+ * ------------------------------------------------------------------------------------------------- */
 
 /* GPT-2's alphabet: a printable byte of Latin-1 stands for itself, the others for U+0100 and on, in order. */
 static void byte_alphabet(uint32_t cp_of[256], int16_t byte_of[324]) {
@@ -154,7 +156,8 @@ static pu_err prepare_bytes(pu_tokenizer *t, pu_error *e) {
   return err;
 }
 
-/* ---- normalizers and pre-tokenizers ---------------------------------------------------------------------------------------- */
+/* ---- normalizers and pre-tokenizers
+ * ---------------------------------------------------------------------------------------- */
 
 static pu_err read_norm(pu_tokenizer *t, const json_t *o, pu_error *e) {
   static const struct {
@@ -245,8 +248,8 @@ static pu_err read_pre(pu_tokenizer *t, const json_t *o, pu_error *e) {
     m->n_splits++;
     return PU_OK;
   }
-  return pu_fail(e, PU_ERR_UNSUPPORTED, WHERE ": pre-tokenizer \"%.40s\" is not one puyu knows (ByteLevel, Split, Digits)",
-                 type_of(o));
+  return pu_fail(e, PU_ERR_UNSUPPORTED,
+                 WHERE ": pre-tokenizer \"%.40s\" is not one puyu knows (ByteLevel, Split, Digits)", type_of(o));
 }
 
 static pu_err read_byte_level(pu_tokenizer *t, const json_t *root, pu_error *e) {
@@ -260,7 +263,8 @@ static pu_err read_byte_level(pu_tokenizer *t, const json_t *root, pu_error *e) 
   return prepare_bytes(t, e);
 }
 
-/* ---- models that were SentencePiece's ----------------------------------------------------------------------------------------- */
+/* ---- models that were SentencePiece's
+ * ----------------------------------------------------------------------------------------- */
 
 /* Prepend ▁ and Replace " " by ▁, which is what add_dummy_prefix and escape_whitespaces do. */
 static pu_err read_spm_norm(pu_tokenizer *t, const json_t *o, pu_error *e) {
@@ -280,8 +284,8 @@ static pu_err read_spm_norm(pu_tokenizer *t, const json_t *o, pu_error *e) {
              pu_str_eq(view(from), pu_str_c(" ")) && pu_str_eq(view(content), pu_str_c(TEXT_WS))) {
     m->escape_whitespaces = true;
   } else {
-    return pu_fail(e, PU_ERR_UNSUPPORTED, WHERE ": normalizer \"%.40s\" beside byte_fallback; use tokenizer.model instead",
-                   type_of(o));
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   WHERE ": normalizer \"%.40s\" beside byte_fallback; use tokenizer.model instead", type_of(o));
   }
   return PU_OK;
 }
@@ -300,8 +304,8 @@ static pu_err read_metaspace(pu_tokenizer *t, const json_t *o, pu_error *e) {
   if (prefix || (strcmp(scheme, "") != 0 && strcmp(scheme, "never") != 0)) t->spm.norm.add_dummy_prefix = true;
   return PU_OK;
 other:
-  return pu_fail(e, PU_ERR_UNSUPPORTED, WHERE ": pre-tokenizer \"%.40s\" beside byte_fallback; use tokenizer.model instead",
-                 type_of(o));
+  return pu_fail(e, PU_ERR_UNSUPPORTED,
+                 WHERE ": pre-tokenizer \"%.40s\" beside byte_fallback; use tokenizer.model instead", type_of(o));
 }
 
 static pu_err read_spm_like(pu_tokenizer *t, const json_t *root, pu_error *e) {
@@ -325,7 +329,9 @@ static pu_err read_spm_like(pu_tokenizer *t, const json_t *root, pu_error *e) {
   return spm_prepare_chars(t, e);
 }
 
-/* ---- the rest -------------------------------------------------------------------------------------------------------------------- */
+/* ---- the rest
+ * --------------------------------------------------------------------------------------------------------------------
+ */
 
 static pu_err read_added(pu_tokenizer *t, const json_t *list, pu_error *e) {
   size_t i;

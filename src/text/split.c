@@ -9,10 +9,9 @@
 #include "puyu/text.h"
 #include "src/text/unicode.h"
 
-#define REST "[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+#define REST  "[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
 #define CALLS "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
-const char split_pattern_gpt2[] =
-    "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
+const char split_pattern_gpt2[] = "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 const char split_pattern_llama3[] = CALLS "\\p{N}{1,3}| ?" REST;
 const char split_pattern_qwen2[] = CALLS "\\p{N}| ?" REST;
 
@@ -27,15 +26,15 @@ struct text_splitter {
   bool invert;
 };
 
-/* ---- character classes ----------------------------------------------------------------------------------------------- */
+/* ---- character classes
+ * ----------------------------------------------------------------------------------------------- */
 
 typedef enum char_class { OTHER, LETTER, NUMBER, SPACE, NEWLINE, END } char_class;
 
 /* Rows of 32: controls, punctuation and digits, capitals, small letters. */
 static const uint8_t ascii_class[128] = {
-    [9] = SPACE,        [10] = NEWLINE,     [11] = SPACE,         [12] = SPACE,
-    [13] = NEWLINE,     [' '] = SPACE,      ['0' ... '9'] = NUMBER, ['A' ... 'Z'] = LETTER,
-    ['a' ... 'z'] = LETTER};
+    [9] = SPACE,   [10] = NEWLINE,         [11] = SPACE,           [12] = SPACE,          [13] = NEWLINE,
+    [' '] = SPACE, ['0' ... '9'] = NUMBER, ['A' ... 'Z'] = LETTER, ['a' ... 'z'] = LETTER};
 
 static char_class wide_class(uint32_t c) {
   if (c >= 0x4E00 && c <= 0x9FFF) return LETTER; /* the common ideographs, without a look into the tables */
@@ -45,11 +44,14 @@ static char_class wide_class(uint32_t c) {
   case UTF8PROC_CATEGORY_LL:
   case UTF8PROC_CATEGORY_LT:
   case UTF8PROC_CATEGORY_LM:
-  case UTF8PROC_CATEGORY_LO: return LETTER;
+  case UTF8PROC_CATEGORY_LO:
+    return LETTER;
   case UTF8PROC_CATEGORY_ND:
   case UTF8PROC_CATEGORY_NL:
-  case UTF8PROC_CATEGORY_NO: return NUMBER;
-  default: return OTHER;
+  case UTF8PROC_CATEGORY_NO:
+    return NUMBER;
+  default:
+    return OTHER;
   }
 }
 
@@ -76,7 +78,8 @@ static size_t run_end(const uint8_t *p, size_t n, size_t i, char_class c, size_t
   return i;
 }
 
-/* ---- the scanners: each is its pattern, alternative by alternative ---------------------------------------------------- */
+/* ---- the scanners: each is its pattern, alternative by alternative
+ * ---------------------------------------------------- */
 
 /* 's 't 're 've 'm 'll 'd; without case also U+017F, which folds to s. 0: none. */
 static size_t contraction(const uint8_t *p, size_t n, bool fold) {
@@ -146,10 +149,10 @@ static size_t scan_qwen2(const uint8_t *p, size_t n) {
 static const struct {
   const char *pattern;
   scan_fn scan;
-} known[] = {
-    {split_pattern_gpt2, scan_gpt2}, {split_pattern_llama3, scan_llama3}, {split_pattern_qwen2, scan_qwen2}};
+} known[] = {{split_pattern_gpt2, scan_gpt2}, {split_pattern_llama3, scan_llama3}, {split_pattern_qwen2, scan_qwen2}};
 
-/* ---- making splitters --------------------------------------------------------------------------------------------------- */
+/* ---- making splitters
+ * --------------------------------------------------------------------------------------------------- */
 
 static pu_err new_splitter(text_splitter like, text_splitter **out, pu_error *e) {
   *out = malloc(sizeof **out);
@@ -191,7 +194,8 @@ void text_splitter_free(text_splitter *s) {
   free(s);
 }
 
-/* ---- splitting ------------------------------------------------------------------------------------------------------------ */
+/* ---- splitting
+ * ------------------------------------------------------------------------------------------------------------ */
 
 typedef struct splitting {
   text_splitter *const *splitters;
@@ -237,10 +241,17 @@ static pu_err stretch(stretches *st, size_t end, bool match, pu_error *e) {
   if (end == st->end) return PU_OK;
   bool join = false;
   switch (st->s->splitters[0]->behavior) {
-  case SPLIT_PREVIOUS: join = match && !st->was_match; break;
-  case SPLIT_NEXT: join = !match && st->was_match; break;
-  case SPLIT_CONTIGUOUS: join = match == st->was_match; break;
-  default: break;
+  case SPLIT_PREVIOUS:
+    join = match && !st->was_match;
+    break;
+  case SPLIT_NEXT:
+    join = !match && st->was_match;
+    break;
+  case SPLIT_CONTIGUOUS:
+    join = match == st->was_match;
+    break;
+  default:
+    break;
   }
   if (!join) PU_TRY(flush(st, e));
   st->end = end;

@@ -40,7 +40,8 @@ static int32_t char_symbol(const spm_model *m, const uint8_t *p, size_t len) {
   return p[0] < 0x80 ? m->ascii[p[0]] : text_map_get(&m->chars, pu_str_of((const char *)p, len));
 }
 
-/* ---- models with unused pieces ---------------------------------------------------------------------------------------- */
+/* ---- models with unused pieces
+ * ---------------------------------------------------------------------------------------- */
 
 static void note_halves(void *arg, int32_t left, int32_t right, int32_t id) {
   pu_encoder *enc = arg;
@@ -103,7 +104,8 @@ static pu_err merge_whole(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *o
   return ok ? PU_OK : text_no_memory(e, n);
 }
 
-/* ---- BPE by words -------------------------------------------------------------------------------------------------------- */
+/* ---- BPE by words
+ * -------------------------------------------------------------------------------------------------------- */
 
 static pu_err merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
   const pu_tokenizer *t = enc->t;
@@ -164,7 +166,8 @@ static pu_err merge_by_words(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids
   return n > begin ? put_word(enc, p + begin, n - begin, out, e) : PU_OK;
 }
 
-/* ---- Unigram ----------------------------------------------------------------------------------------------------------------- */
+/* ---- Unigram
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 static void reach(lattice_node *node, double score, uint32_t from, int32_t id) {
   if (node->reached && !(score > node->score)) return;

@@ -6,7 +6,8 @@
 
 #include "src/text/tokenizer.h"
 
-/* ---- protocol buffers: fields of a message, in order --------------------------------------------------------------- */
+/* ---- protocol buffers: fields of a message, in order ---------------------------------------------------------------
+ */
 
 typedef struct pb_field {
   uint32_t number;
@@ -32,13 +33,19 @@ static bool pb_next(pu_str *s, pb_field *f) {
   if (!pb_varint(s, &key) || key >> 3 == 0 || key >> 3 > UINT32_MAX) return false;
   *f = (pb_field){.number = (uint32_t)(key >> 3), .wire = key & 7};
   switch (f->wire) {
-  case 0: return pb_varint(s, &f->value);
-  case 1: len = 8; break;
+  case 0:
+    return pb_varint(s, &f->value);
+  case 1:
+    len = 8;
+    break;
   case 2:
     if (!pb_varint(s, &len)) return false;
     break;
-  case 5: len = 4; break;
-  default: return false;
+  case 5:
+    len = 4;
+    break;
+  default:
+    return false;
   }
   if (len > s->len) return false;
   f->bytes = pu_str_of(s->ptr, (size_t)len);
@@ -50,7 +57,8 @@ static pu_err broken(pu_error *e, const char *where) {
   return pu_fail(e, PU_ERR_FORMAT, "tokenizer.model: %s is malformed or cut short; fetch the file again", where);
 }
 
-/* ---- the messages ----------------------------------------------------------------------------------------------------- */
+/* ---- the messages
+ * ----------------------------------------------------------------------------------------------------- */
 
 static pu_err parse_piece(pu_tokenizer *t, pu_str s, pu_error *e) {
   int32_t id = t->n;
@@ -139,7 +147,8 @@ static pu_err check_denormalizer(pu_str s, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- tables ------------------------------------------------------------------------------------------------------------ */
+/* ---- tables
+ * ------------------------------------------------------------------------------------------------------------ */
 
 /* Shares one name space, and may be the text of a symbol. */
 static bool ordinary(uint8_t type) {
@@ -320,10 +329,8 @@ static int32_t control_named(const pu_tokenizer *t, pu_str name) {
 
 pu_err spm_parse(pu_tokenizer *t, pu_str bytes, pu_error *e) {
   spm_model *m = &t->spm;
-  trainer_spec spec = {.model_type = 1,
-                       .bos = pu_str_c("<s>"),
-                       .eos = pu_str_c("</s>"),
-                       .unk_surface = pu_str_c(" \xE2\x81\x87 ")};
+  trainer_spec spec = {
+      .model_type = 1, .bos = pu_str_c("<s>"), .eos = pu_str_c("</s>"), .unk_surface = pu_str_c(" \xE2\x81\x87 ")};
   m->norm = (spm_norm){.add_dummy_prefix = true, .remove_extra_whitespaces = true, .escape_whitespaces = true};
   pu_str rest = bytes;
   for (pb_field f; rest.len > 0;) {

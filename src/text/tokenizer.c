@@ -6,7 +6,8 @@
 
 #include "src/text/split.h"
 
-/* ---- making ---------------------------------------------------------------------------------------------------------- */
+/* ---- making
+ * ---------------------------------------------------------------------------------------------------------- */
 
 pu_err text_tokenizer_new(size_t bytes, pu_tokenizer **out, pu_error *e) {
   pu_tokenizer *t = calloc(1, sizeof *t);
@@ -112,7 +113,7 @@ static void finish(pu_tokenizer *t) {
 static pu_err parse(pu_str bytes, const char *name, pu_err (*reader)(pu_tokenizer *, pu_str, pu_error *),
                     pu_tokenizer **out, pu_error *e) {
   if (bytes.len > TEXT_FILE_MAX) return pu_fail(e, PU_ERR_FORMAT, "%s: larger than %zu bytes", name, TEXT_FILE_MAX);
-  pu_tokenizer *t;
+  pu_tokenizer *t = NULL;
   PU_TRY(text_tokenizer_new(bytes.len, &t, e));
   text_file *file = pu_arena_alloc(t->arena, sizeof *file);
   pu_err err = PU_OK;
@@ -142,7 +143,8 @@ pu_err pu_tokenizer_parse_json(pu_str bytes, pu_tokenizer **out, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- files ------------------------------------------------------------------------------------------------------------- */
+/* ---- files
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static pu_err load_file(const char *path, pu_tokenizer **out, pu_error *e) {
   size_t len = strlen(path);
@@ -203,7 +205,8 @@ pu_err pu_tokenizer_save(const pu_tokenizer *t, const char *dir, pu_error *e) {
   return err;
 }
 
-/* ---- asking --------------------------------------------------------------------------------------------------------------- */
+/* ---- asking
+ * --------------------------------------------------------------------------------------------------------------- */
 
 int32_t pu_tokenizer_size(const pu_tokenizer *t) {
   return t->n;
@@ -239,7 +242,9 @@ bool pu_tokenizer_is_special(const pu_tokenizer *t, int32_t id) {
   return id >= 0 && id < t->n && t->pieces[id].special;
 }
 
-/* ---- ids ------------------------------------------------------------------------------------------------------------------- */
+/* ---- ids
+ * -------------------------------------------------------------------------------------------------------------------
+ */
 
 void pu_ids_deinit(pu_ids *ids) {
   free(ids->v);

@@ -53,12 +53,12 @@ typedef struct spm_model {
   int32_t unk;
   int32_t byte_id[256];
   pu_str unk_surface;
-  text_trie user;        /* user-defined pieces */
-  uint64_t *user_first;  /* a bit per hash of a first character: could a user-defined piece begin here? */
+  text_trie user;       /* user-defined pieces */
+  uint64_t *user_first; /* a bit per hash of a first character: could a user-defined piece begin here? */
   /* BPE */
-  int32_t ascii[128];    /* character to symbol; symbols from n_pieces on are characters without a piece */
+  int32_t ascii[128]; /* character to symbol; symbols from n_pieces on are characters without a piece */
   text_map chars;
-  uint64_t *joins;       /* a bit per hash of two neighbouring characters inside a piece */
+  uint64_t *joins; /* a bit per hash of two neighbouring characters inside a piece */
   /* Unigram */
   text_trie pieces;
   float min_score, max_score;
@@ -78,7 +78,7 @@ typedef struct byte_model {
   int n_splits;
   int32_t byte_sym[256]; /* -1: the vocabulary lacks the byte */
   int32_t unk;
-  text_map raw;          /* bytes to id, for ignore_merges */
+  text_map raw; /* bytes to id, for ignore_merges */
 } byte_model;
 
 /* A file as it was read, for pu_tokenizer_save. */
@@ -131,10 +131,11 @@ pu_err hf_parse(pu_tokenizer *t, pu_str bytes, pu_error *e) PU_MUST_USE;
 pu_err text_read_config(pu_tokenizer *t, const char *dir, pu_error *e) PU_MUST_USE;
 pu_err text_apply_config(pu_tokenizer *t, const json_t *config, pu_error *e) PU_MUST_USE;
 
-/* ---- characters, as SentencePiece cuts them: by the first byte alone ---------------------------------------------- */
+/* ---- characters, as SentencePiece cuts them: by the first byte alone ----------------------------------------------
+ */
 
 static inline size_t spm_char_len(uint8_t first) {
-  return (size_t)"\1\1\1\1\1\1\1\1\1\1\1\1\2\2\3\4"[first >> 4];
+  return (size_t) "\1\1\1\1\1\1\1\1\1\1\1\1\2\2\3\4"[first >> 4];
 }
 
 /* Length of the character at p and its bytes as a number. n > 0. */
