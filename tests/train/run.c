@@ -279,11 +279,13 @@ static void test_refusals(void **arg) {
 
 /* A disk that fills up inside a checkpoint, played by a limit on the size of files between metrics and weights. */
 static bool fill_disk(void *arg, int64_t step, double loss) {
-  (void)arg, (void)loss;
+  (void)loss;
+  if (step != 7) return true;
+  while (!pu_path_is_dir(arg)) usleep(1000); /* the checkpoint before is complete */
   struct rlimit limit;
   getrlimit(RLIMIT_FSIZE, &limit);
   limit.rlim_cur = 60000;
-  return step != 7 || setrlimit(RLIMIT_FSIZE, &limit) == 0;
+  return setrlimit(RLIMIT_FSIZE, &limit) == 0;
 }
 
 static void test_disk_full(void **arg) {
@@ -291,9 +293,10 @@ static void test_disk_full(void **arg) {
   struct rlimit before;
   write_shards(s, "a", 1, 0);
   write_shards(s, "b", 2, 0);
+  pu_train_hooks hooks = {.arg = (void *)(uintptr_t)path_in(s, "r/step-000005"), .step = fill_disk};
   getrlimit(RLIMIT_FSIZE, &before);
   signal(SIGXFSZ, SIG_IGN);
-  pu_err err = run_tiny(s, "r", "f32", "seed: 1", &(pu_train_hooks){.step = fill_disk});
+  pu_err err = run_tiny(s, "r", "f32", "seed: 1", &hooks);
   setrlimit(RLIMIT_FSIZE, &before);
   assert_int_equal(err, PU_ERR_IO);
   assert_non_null(strstr(s->e.msg, "was not saved (older ones are untouched)"));
