@@ -609,3 +609,7 @@ pu_err pu_bpe_trainer_save(pu_bpe_trainer *t, const char *dir, pu_error *e) {
   pu_buf_deinit(&config);
   return err;
 }
+
+int32_t pu_bpe_trainer_size(const pu_bpe_trainer *t) {
+  return t->n_special + t->n_pieces;
+}
