@@ -118,7 +118,7 @@ static pu_err sample(pu_engine *en, batch *b, float *logits, pu_error *e) {
     pu_session *s = b->shares[i].s;
     s->cached += b->shares[i].tokens;
     if (!b->shares[i].makes) continue;
-    int32_t id = pu_sample(logits, vocab, &s->how, s->ids.v, s->ids.n, s->ids.n - s->answer_at, &s->rng);
+    int32_t id = pu_sample_token(logits, vocab, &s->how, s->ids.v, s->ids.n, s->ids.n - s->answer_at, &s->rng);
     logits += vocab;
     PU_TRY(pu_session_take(s, id, e));
   }
