@@ -101,23 +101,29 @@ static void put_lists(FILE *out, const pu_option *table) {
   }
 }
 
+/* Paragraphs are filled; one with an indented line, an example, stays as it is. */
 static void put_paragraphs(FILE *out, const char *text) {
-  char line[2000];
+  pu_buf line;
+  pu_buf_init(&line, 1 << 16);
   for (const char *p = text; *p;) {
     const char *end = strstr(p, "\n\n");
     size_t len = end ? (size_t)(end - p) : strlen(p);
-    while (len > 0 && p[len - 1] == '\n') len--;
-    snprintf(line, sizeof line, "%.*s", (int)PU_MIN(len, sizeof line - 1), p);
-    for (char *c = line; *c; c++)
-      if (*c == '\n' && c[1] != ' ') *c = ' '; /* a line that is indented stays a line: examples */
-    fputc('\n', out);
-    if (strchr(line, '\n') || line[0] == ' ')
-      fprintf(out, "%s\n", line);
-    else
-      put_wrapped(out, line, 0, 0);
+    pu_buf_clear(&line);
+    pu_buf_append(&line, p, len);
     p += len;
     while (*p == '\n') p++;
+    while (line.len > 0 && line.data[line.len - 1] == '\n') line.data[--line.len] = 0;
+    if (line.len == 0) continue;
+    fputc('\n', out);
+    if (line.data[0] == ' ' || strstr(line.data, "\n ")) {
+      fprintf(out, "%s\n", line.data);
+      continue;
+    }
+    for (char *c = line.data; *c; c++)
+      if (*c == '\n') *c = ' ';
+    put_wrapped(out, line.data, 0, 0);
   }
+  pu_buf_deinit(&line);
 }
 
 void pu_cli_print_help(FILE *out, const pu_command *c) {
