@@ -21,9 +21,9 @@ static pu_tensor *attention(pu_ctx *c, const block *b, pu_tensor *x) {
   if (hp->qk_norm)
     qkv = pu_qk_norm(c, qkv, w[PU_SLOT_Q_NORM], w[PU_SLOT_K_NORM], heads, kv_heads, head_dim, (float)hp->norm_eps);
   qkv = pu_rope(c, qkv, b->cs, heads, kv_heads, head_dim);
-  pu_tensor *out = b->f->kv ? pu_attention_paged(c, qkv, b->f->seqs, &b->f->kv[b->layer], heads, kv_heads, head_dim,
-                                                 window, scale)
-                            : pu_attention(c, qkv, b->f->seqs, heads, kv_heads, head_dim, window, scale);
+  pu_tensor *out =
+      b->f->kv ? pu_attention_paged(c, qkv, b->f->seqs, &b->f->kv[b->layer], heads, kv_heads, head_dim, window, scale)
+               : pu_attention(c, qkv, b->f->seqs, heads, kv_heads, head_dim, window, scale);
   return pu_linear(c, out, w[PU_SLOT_WO], w[PU_SLOT_WO_BIAS], false);
 }
 
@@ -33,9 +33,13 @@ static pu_tensor *mlp(pu_ctx *c, const block *b, pu_tensor *x) {
   return pu_linear(c, pu_swiglu(c, gate_up), w[PU_SLOT_DOWN], w[PU_SLOT_DOWN_BIAS], false);
 }
 
-static pu_tensor *experts(pu_ctx *c, const block *b, pu_tensor *x) {
+/* The router reads the norm of h in f32, whatever the compute type: see dtype_of in model.c. */
+static pu_tensor *experts(pu_ctx *c, const block *b, pu_tensor *h, pu_tensor *x) {
   pu_tensor *const *w = b->m->layers[b->layer].slot;
-  pu_tensor *weight, *logits = pu_linear(c, x, w[PU_SLOT_ROUTER], NULL, true);
+  pu_tensor *weight, *exact = x;
+  if (b->m->dtype != PU_F32)
+    exact = pu_rmsnorm_add(c, h, NULL, w[PU_SLOT_MLP_NORM], (float)b->m->hp.norm_eps, PU_F32, &h);
+  pu_tensor *logits = pu_linear(c, exact, w[PU_SLOT_ROUTER], NULL, true);
   pu_tensor *idx = pu_moe_route(c, logits, (int)b->m->hp.experts_used, &weight);
   return pu_moe_mlp(c, x, idx, weight, w[PU_SLOT_EXPERTS_GATE_UP], w[PU_SLOT_EXPERTS_DOWN]);
 }
@@ -50,7 +54,7 @@ static pu_state run_block(pu_ctx *c, void *arg, pu_state in) {
   pu_tensor *x = pu_rmsnorm_add(c, in.h, in.x, w[PU_SLOT_ATTN_NORM], eps, b->m->dtype, &h);
   x = attention(c, b, x);
   x = pu_rmsnorm_add(c, h, x, w[PU_SLOT_MLP_NORM], eps, b->m->dtype, &h);
-  x = hp->experts ? experts(c, b, x) : mlp(c, b, x);
+  x = hp->experts ? experts(c, b, h, x) : mlp(c, b, x);
   return (pu_state){h, x};
 }
 

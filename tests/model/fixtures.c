@@ -32,7 +32,8 @@ static const pu_tensor_rule expected_names[] = {
 };
 static const pu_arch expected_arch = {.name = "expected names", .tensors = expected_names};
 
-/* ---- one checkpoint on one backend ------------------------------------------------------------------------------------ */
+/* ---- one checkpoint on one backend
+ * ------------------------------------------------------------------------------------ */
 
 typedef struct bench {
   char dir[512];
@@ -126,7 +127,8 @@ static double rel_error(const float *got, const void *want_bytes, size_t n) {
   return norm > 0 ? sqrt(diff / norm) : sqrt(diff);
 }
 
-/* ---- a training step -------------------------------------------------------------------------------------------------- */
+/* ---- a training step
+ * -------------------------------------------------------------------------------------------------- */
 
 static double step_loss(bench *b, bool recompute) {
   pu_ctx c = context(b);
@@ -227,8 +229,7 @@ static double check_adamw(bench *b, const json_t *settings) {
   size_t n = b->m->n_params;
   float **moments = calloc(2 * n, sizeof *moments);
   double worst = 0;
-  for (size_t i = 0; i < 2 * n; i++)
-    moments[i] = calloc((size_t)pu_tensor_count(b->m->params[i / 2].w), sizeof(float));
+  for (size_t i = 0; i < 2 * n; i++) moments[i] = calloc((size_t)pu_tensor_count(b->m->params[i / 2].w), sizeof(float));
   for (size_t s = 0; s < json_array_size(want); s++) {
     const json_t *pair = json_array_get(want, s);
     double loss = step_loss(b, s % 2), norm = adamw_step(b, settings, moments, (int64_t)s + 1);
@@ -244,7 +245,8 @@ static double check_adamw(bench *b, const json_t *settings) {
   return worst;
 }
 
-/* ---- the checks ------------------------------------------------------------------------------------------------------------ */
+/* ---- the checks
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static int32_t argmax(const float *x, int64_t n) {
   int32_t best = 0;
@@ -261,8 +263,7 @@ static void check_greedy(bench *b, const int32_t *want, int given, int n) {
     set_ids(b, ids, 1, len);
     int32_t last = len - 1;
     ids[len] = argmax(logits(b, &last, 1), b->m->hp.vocab);
-    if (ids[len] != want[len])
-      fail_msg("%s: greedy id %d is %d, not %d", b->dir, len, (int)ids[len], (int)want[len]);
+    if (ids[len] != want[len]) fail_msg("%s: greedy id %d is %d, not %d", b->dir, len, (int)ids[len], (int)want[len]);
   }
 }
 
@@ -381,7 +382,8 @@ static void trained_model(void **state) {
   }
 }
 
-/* ---- recomputation, the plan ------------------------------------------------------------------------------------------------- */
+/* ---- recomputation, the plan
+ * ------------------------------------------------------------------------------------------------- */
 
 static void recompute_changes_nothing(void **state) {
   (void)state;
@@ -429,8 +431,7 @@ static void plan_is_what_is_used(void **state) {
       bench b;
       char dir[400];
       snprintf(dir, sizeof dir, PU_FIXTURES "/hf-mini/%s", names[i]);
-      open_bench(&b, dir, pu_isa_best(),
-                 &(pu_model_options){.dtype = i % 2 ? PU_BF16 : PU_F32, .train = kind > 0});
+      open_bench(&b, dir, pu_isa_best(), &(pu_model_options){.dtype = i % 2 ? PU_BF16 : PU_F32, .train = kind > 0});
       set_input(&b);
       check_plan(&b, kind > 0, kind > 1);
       close_bench(&b);
@@ -439,8 +440,9 @@ static void plan_is_what_is_used(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(small_checkpoints),        cmocka_unit_test(larger_checkpoints), cmocka_unit_test(trained_model),
-      cmocka_unit_test(recompute_changes_nothing), cmocka_unit_test(plan_is_what_is_used),
+      cmocka_unit_test(small_checkpoints),    cmocka_unit_test(larger_checkpoints),
+      cmocka_unit_test(trained_model),        cmocka_unit_test(recompute_changes_nothing),
+      cmocka_unit_test(plan_is_what_is_used),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
