@@ -133,7 +133,7 @@ static void test_json(void **state) {
                      PU_ERR_FORMAT);
     assert_non_null(strstr(e.msg, "w.jsonl:2"));
   }
-  assert_ok(read_all(put("k.jsonl", "{\"body\": \"b\", \"text\": \"t\"}", 27), PU_SPLIT_FILE, "body", &out, &e), &e);
+  assert_ok(read_all(put("k.jsonl", "{\"body\": \"b\", \"text\": \"t\"}", 26), PU_SPLIT_FILE, "body", &out, &e), &e);
   assert_true(pu_str_eq(pu_str_of(out.data, out.len), pu_str_c("b")));
   assert_int_equal(read_all(at("missing.txt"), PU_SPLIT_FILE, NULL, &out, &e), PU_ERR_IO);
   pu_buf_deinit(&out);
