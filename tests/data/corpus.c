@@ -173,8 +173,7 @@ static void test_compressed(void **state) {
   pu_buf_deinit(&out);
 }
 
-/* ---- text to shards
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- text to shards ---------------------------------------------------------------------------------------------- */
 
 static pu_tokenizer *tokenizer_make(void) {
   pu_error e;
