@@ -3,6 +3,9 @@
 #include "tests/test.h"
 
 #include <stdlib.h>
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 void *__real_realloc(void *p, size_t size);
 void *__wrap_realloc(void *p, size_t size);
@@ -157,7 +160,7 @@ static void arenas_reserve_more_than_they_touch(void **state) {
   pu_error e;
   pu_arena *a;
   assert_ok(pu_arena_create((size_t)32 << 30, &a, &e), &e);
-  uint8_t *p = pu_arena_alloc(a, (size_t)20 << 30);
+  uint8_t *p = pu_arena_alloc(a, (size_t)1 << 30);
   assert_non_null(p);
   p[0] = 1;
   pu_arena_free(a);
@@ -168,6 +171,33 @@ static void arenas_reserve_more_than_they_touch(void **state) {
   assert_int_equal(pu_arena_create(4096, &a, &e), PU_ERR_NOMEM);
   assert_int_equal(pu_arena_wrap(&e, 1, &a, &e), PU_ERR_NOMEM);
   allowed = -1;
+}
+
+/* Only a build with ASan has anything to say here. */
+static void sanitizers_see_beyond_the_last_byte(void **state) {
+  (void)state;
+#if defined(__SANITIZE_ADDRESS__)
+  pu_error e;
+  pu_arena *a;
+  assert_ok(pu_arena_create((size_t)1 << 30, &a, &e), &e);
+  char *p = pu_arena_alloc(a, 100);
+  assert_false(__asan_address_is_poisoned(p + 99));
+  assert_true(__asan_address_is_poisoned(p + 100));
+  char *q = pu_arena_alloc(a, 100);
+  assert_true(__asan_address_is_poisoned(p + 127)); /* the gap before the next */
+  assert_false(__asan_address_is_poisoned(q));
+  char *big = pu_arena_alloc(a, (size_t)1 << 20);
+  assert_false(__asan_address_is_poisoned(big) || __asan_address_is_poisoned(big + (1 << 20) - 1));
+  assert_true(__asan_address_is_poisoned(big + (1 << 20)));
+  pu_arena_reset(a);
+  assert_true(__asan_address_is_poisoned(p) && __asan_address_is_poisoned(big));
+  big = pu_arena_alloc(a, (size_t)2 << 20);
+  assert_false(__asan_address_is_poisoned(big) || __asan_address_is_poisoned(big + (2 << 20) - 1));
+  assert_true(__asan_address_is_poisoned(big + (2 << 20)));
+  pu_arena_free(a);
+#else
+  skip();
+#endif
 }
 
 static void arenas_wrap_memory_they_never_touch(void **state) {
@@ -192,6 +222,7 @@ int main(void) {
       cmocka_unit_test(views_compare_bytes),
       cmocka_unit_test(arenas_fill_from_the_bottom),
       cmocka_unit_test(arenas_reserve_more_than_they_touch),
+      cmocka_unit_test(sanitizers_see_beyond_the_last_byte),
       cmocka_unit_test(arenas_wrap_memory_they_never_touch),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
