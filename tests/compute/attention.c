@@ -1,0 +1,383 @@
+/* Flash attention of every instruction set against the plain reference: random batches of packed sequences, heads,
+ * head sizes and windows, forward, backward and over the paged cache; to the bit for one and two threads, and for a
+ * sequence alone and in a batch. Outputs are poisoned before each run. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "puyu/compute.h"
+
+enum { MAX_SEQS = 12 };
+
+typedef struct shape {
+  int heads, kv_heads, head_dim, window, n;
+  int len[MAX_SEQS];     /* new tokens */
+  int context[MAX_SEQS]; /* paged: tokens already in the cache */
+  int block;
+  pu_dtype dtype, kv_dtype;
+  int pad; /* elements between rows of qkv */
+} shape;
+
+static pu_backend *open_cpu(int threads, pu_isa isa) {
+  pu_error e;
+  pu_backend *be;
+  if (pu_cpu_open(threads, isa, &be, &e) != PU_OK) fail_msg("%s", e.msg);
+  return be;
+}
+
+static void *block_of(size_t bytes) {
+  void *p = aligned_alloc(64, (bytes + 64) / 64 * 64);
+  assert_non_null(p);
+  memset(p, 0xff, bytes);
+  return p;
+}
+
+static pu_tensor *matrix(pu_dtype dtype, int64_t rows, int64_t cols, int64_t stride) {
+  pu_tensor *t = calloc(1, sizeof *t);
+  assert_non_null(t);
+  *t = (pu_tensor){.dtype = dtype, .ndim = 2, .shape = {rows, cols}, .stride = {stride, 1}};
+  t->data = block_of((size_t)(rows * stride) * pu_dtype_size(dtype));
+  return t;
+}
+
+static void matrix_free(pu_tensor *t) {
+  if (!t) return;
+  matrix_free(t->grad);
+  free(t->data);
+  free(t);
+}
+
+static void fill(pu_tensor *t, pu_rng *r, float size) {
+  for (int64_t i = 0; i < t->shape[0]; i++) {
+    for (int64_t j = 0; j < t->shape[1]; j++) {
+      float x = size * (float)pu_rng_normal(r);
+      pu_convert((char *)t->data + (size_t)(i * t->stride[0] + j) * pu_dtype_size(t->dtype), t->dtype, &x, PU_F32, 1);
+    }
+  }
+}
+
+static float at(const pu_tensor *t, int64_t row, int64_t col) {
+  float x;
+  pu_convert(&x, PU_F32, (char *)t->data + (size_t)(row * t->stride[0] + col) * pu_dtype_size(t->dtype), t->dtype, 1);
+  return x;
+}
+
+/* ||a - b|| / ||b|| over columns [c0, c1). */
+static double distance(const pu_tensor *a, const pu_tensor *b, int64_t c0, int64_t c1) {
+  double diff = 0, size = 0;
+  for (int64_t i = 0; i < b->shape[0]; i++)
+    for (int64_t j = c0; j < c1; j++) {
+      double x = at(a, i, j), y = at(b, i, j);
+      diff += (x - y) * (x - y);
+      size += y * y;
+    }
+  return size > 0 ? sqrt(diff / size) : sqrt(diff);
+}
+
+static void assert_near(const pu_tensor *a, const pu_tensor *b, int64_t c0, int64_t c1, pu_dtype type, const char *what) {
+  double d = distance(a, b, c0, c1), bound = type == PU_F32 ? 1e-5 : 1e-2;
+  if (!(d < bound)) fail_msg("%s: relative distance %g, bound %g", what, d, bound); /* NaN fails */
+}
+
+static void assert_same(const pu_tensor *a, const pu_tensor *b, const char *what) {
+  size_t row = (size_t)a->shape[1] * pu_dtype_size(a->dtype);
+  for (int64_t i = 0; i < a->shape[0]; i++)
+    if (memcmp((char *)a->data + (size_t)(i * a->stride[0]) * pu_dtype_size(a->dtype),
+               (char *)b->data + (size_t)(i * b->stride[0]) * pu_dtype_size(b->dtype), row))
+      fail_msg("%s: row %lld differs", what, (long long)i);
+}
+
+static void describe(const shape *s, pu_isa isa) {
+  print_message("%s %s H %d G %d D %d window %d, lengths", pu_isa_name(isa), pu_dtype_name(s->dtype), s->heads,
+                s->kv_heads, s->head_dim, s->window);
+  for (int i = 0; i < s->n; i++) print_message(" %d+%d", s->context[i], s->len[i]);
+  print_message("\n");
+}
+
+static pu_seqs seqs_of(const shape *s, int32_t cu[MAX_SEQS + 1]) {
+  pu_seqs q = {.n = s->n, .cu = cu};
+  cu[0] = 0;
+  for (int i = 0; i < s->n; i++) {
+    cu[i + 1] = cu[i] + s->len[i];
+    q.max_len = PU_MAX(q.max_len, s->len[i]);
+  }
+  q.tokens = cu[s->n];
+  return q;
+}
+
+/* ---- training ------------------------------------------------------------------------------------------------------- */
+
+typedef struct training {
+  pu_tensor *qkv, *out, *lse;
+} training;
+
+static training run_training(const shape *s, pu_isa isa, int threads, uint64_t seed, bool add) {
+  int32_t cu[MAX_SEQS + 1];
+  pu_seqs seqs = seqs_of(s, cu);
+  int64_t width = (s->heads + 2 * s->kv_heads) * s->head_dim, out_width = s->heads * s->head_dim;
+  training t = {matrix(s->dtype, seqs.tokens, width, width + s->pad), //
+                matrix(s->dtype, seqs.tokens, out_width, out_width),   //
+                matrix(PU_F32, s->heads, seqs.tokens, seqs.tokens)};
+  pu_rng r;
+  pu_rng_seed(&r, seed);
+  fill(t.qkv, &r, 1.0f);
+  t.qkv->grad = matrix(s->dtype, seqs.tokens, width, width + s->pad);
+  t.out->grad = matrix(s->dtype, seqs.tokens, out_width, out_width + s->pad);
+  fill(t.out->grad, &r, 1.0f);
+  if (add) fill(t.qkv->grad, &r, 1.0f);
+  t.qkv->grad_set = add;
+  pu_attention_args a = {.qkv = t.qkv,
+                         .out = t.out,
+                         .lse = t.lse,
+                         .seqs = &seqs,
+                         .heads = s->heads,
+                         .kv_heads = s->kv_heads,
+                         .head_dim = s->head_dim,
+                         .window = s->window,
+                         .scale = 1.3f / sqrtf((float)s->head_dim)};
+  pu_backend *be = open_cpu(threads, isa);
+  pu_error e;
+  if (be->forward[PU_OP_attention](be, &a, &e) != PU_OK) fail_msg("%s", e.msg);
+  if (be->backward[PU_OP_attention](be, &a, &e) != PU_OK) fail_msg("%s", e.msg);
+  be->close(be);
+  return t;
+}
+
+static void training_free(training t) {
+  matrix_free(t.qkv);
+  matrix_free(t.out);
+  matrix_free(t.lse);
+}
+
+static void check_training(const shape *s, uint64_t seed, bool add) {
+  training ref = run_training(s, PU_ISA_REF, 2, seed, add);
+  const int64_t q = s->heads * s->head_dim, k = q + s->kv_heads * s->head_dim, v = k + s->kv_heads * s->head_dim;
+  for (pu_isa isa = PU_ISA_AVX2; isa <= pu_isa_best(); isa++) {
+    describe(s, isa);
+    training one = run_training(s, isa, 1, seed, add), two = run_training(s, isa, 2, seed, add);
+    assert_near(one.out, ref.out, 0, q, s->dtype, "out");
+    assert_near(one.lse, ref.lse, 0, ref.lse->shape[1], s->dtype, "lse");
+    assert_near(one.qkv->grad, ref.qkv->grad, 0, q, s->dtype, "dq");
+    assert_near(one.qkv->grad, ref.qkv->grad, q, k, s->dtype, "dk");
+    assert_near(one.qkv->grad, ref.qkv->grad, k, v, s->dtype, "dv");
+    assert_same(one.out, two.out, "out, 1 and 2 threads");
+    assert_same(one.lse, two.lse, "lse, 1 and 2 threads");
+    assert_same(one.qkv->grad, two.qkv->grad, "dqkv, 1 and 2 threads");
+    training_free(one);
+    training_free(two);
+  }
+  training_free(ref);
+}
+
+static int below(pu_rng *r, int n) {
+  return (int)pu_rng_below(r, (uint64_t)n);
+}
+
+static shape random_shape(pu_rng *r, int max_len) {
+  static const int groups[][2] = {{1, 1}, {2, 1}, {4, 2}, {3, 3}, {6, 2}, {5, 1}, {8, 1}};
+  static const int dims[] = {32, 40, 64, 72, 80, 96, 128, 8, 200, 256};
+  const int g = below(r, (int)PU_COUNT(groups));
+  shape s = {.heads = groups[g][0], .kv_heads = groups[g][1], .head_dim = dims[below(r, (int)PU_COUNT(dims))]};
+  s.n = 1 + below(r, 4);
+  for (int i = 0; i < s.n; i++) s.len[i] = below(r, 5) == 0 ? below(r, 3) : 1 + below(r, max_len);
+  s.len[0] += s.len[0] == 0;
+  s.window = below(r, 3) == 0 ? 1 + below(r, max_len) : 0;
+  s.pad = 8 * below(r, 3);
+  return s;
+}
+
+static void test_training_random(void **state) {
+  (void)state;
+  pu_rng r;
+  pu_rng_seed(&r, 7);
+  for (int i = 0; i < 24; i++) {
+    shape s = random_shape(&r, 150);
+    s.dtype = i % 2 ? PU_BF16 : PU_F32;
+    check_training(&s, (uint64_t)(100 + i), i % 3 == 0);
+  }
+}
+
+/* Many blocks and stretches of keys; sequences cut into parts, and enough of them that they are not. */
+static void test_training_long(void **state) {
+  (void)state;
+  static const shape shapes[] = {
+      {.heads = 2, .kv_heads = 1, .head_dim = 64, .n = 1, .len = {417}},
+      {.heads = 1, .kv_heads = 1, .head_dim = 128, .n = 2, .len = {389, 130}, .window = 100},
+      {.heads = 4, .kv_heads = 2, .head_dim = 32, .n = 9, .len = {129, 1, 128, 31, 32, 33, 127, 200, 64}},
+  };
+  for (size_t i = 0; i < PU_COUNT(shapes); i++)
+    for (int type = 0; type < 2; type++) {
+      shape s = shapes[i];
+      s.dtype = type ? PU_BF16 : PU_F32;
+      check_training(&s, 50 + i, false);
+    }
+}
+
+/* Scores far apart: the running maximum must keep exponentials finite. */
+static void test_large_scores(void **state) {
+  (void)state;
+  shape s = {.heads = 1, .kv_heads = 1, .head_dim = 32, .n = 1, .len = {300}};
+  int32_t cu[MAX_SEQS + 1];
+  pu_seqs seqs = seqs_of(&s, cu);
+  for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++)
+    for (int type = 0; type < 2; type++) {
+      pu_dtype dtype = type ? PU_BF16 : PU_F32;
+      pu_tensor *qkv = matrix(dtype, 300, 96, 96), *out = matrix(dtype, 300, 32, 32), *lse = matrix(PU_F32, 1, 300, 300);
+      for (int i = 0; i < 300; i++)
+        for (int j = 0; j < 96; j++) {
+          /* q = 8, k = key's number (so a score is 256 times it), v = key's number. */
+          float x = j < 32 ? 8.0f : (float)(i % 256);
+          pu_convert((char *)qkv->data + (size_t)(i * 96 + j) * pu_dtype_size(dtype), dtype, &x, PU_F32, 1);
+        }
+      pu_attention_args a = {qkv, out, lse, &seqs, 1, 1, 32, 0, 1.0f};
+      pu_backend *be = open_cpu(1, isa);
+      pu_error e;
+      assert_int_equal(be->forward[PU_OP_attention](be, &a, &e), PU_OK);
+      be->close(be);
+      for (int i = 0; i < 300; i++) {
+        const float value = (float)PU_MIN(i, 255);
+        assert_float_equal(at(out, i, 5), value, value * (type ? 1e-2f : 1e-5f));
+        assert_float_equal(at(lse, 0, i), 256.0f * value, 1e-2f);
+      }
+      matrix_free(qkv);
+      matrix_free(out);
+      matrix_free(lse);
+    }
+}
+
+/* ---- the paged cache ------------------------------------------------------------------------------------------------- */
+
+typedef struct paged {
+  pu_tensor *out, *k, *v;
+} paged;
+
+/* Runs sequences [first, first + n) of the shape; every sequence's inputs depend on its own number only. */
+static paged run_paged(const shape *s, pu_isa isa, int threads, uint64_t seed, int first, int n) {
+  enum { MAX_BLOCKS = 600 };
+  shape part = *s;
+  part.n = n;
+  memcpy(part.len, s->len + first, sizeof(int) * (size_t)n);
+  int32_t cu[MAX_SEQS + 1], len[MAX_SEQS], *table = calloc((size_t)(n * MAX_BLOCKS), sizeof *table);
+  assert_non_null(table);
+  pu_seqs seqs = seqs_of(&part, cu);
+  int used = 0;
+  for (int i = 0; i < n; i++) {
+    len[i] = s->context[first + i] + s->len[first + i];
+    used += (len[i] + s->block - 1) / s->block;
+  }
+  for (int i = 0, next = used; i < n; i++) /* blocks from the last to the first */
+    for (int b = 0; b * s->block < len[i]; b++) table[i * MAX_BLOCKS + b] = --next;
+  const int64_t width = (s->heads + 2 * s->kv_heads) * s->head_dim, row = s->head_dim;
+  paged p = {matrix(s->dtype, seqs.tokens, s->heads * s->head_dim, s->heads * s->head_dim),
+             matrix(s->kv_dtype, (int64_t)used * s->kv_heads * s->block, row, row),
+             matrix(s->kv_dtype, (int64_t)used * s->kv_heads * s->block, row, row)};
+  pu_tensor *qkv = matrix(s->dtype, seqs.tokens, width, width + s->pad);
+  for (int i = 0; i < n; i++) {
+    pu_rng r;
+    pu_rng_seed(&r, seed + (uint64_t)(first + i));
+    pu_tensor rows = *qkv;
+    rows.data = (char *)qkv->data + (size_t)(cu[i] * qkv->stride[0]) * pu_dtype_size(s->dtype);
+    rows.shape[0] = cu[i + 1] - cu[i];
+    fill(&rows, &r, 1.0f);
+    for (int t = 0; t < s->context[first + i]; t++)
+      for (int g = 0; g < 2 * s->kv_heads; g++) {
+        pu_tensor one = g % 2 ? *p.v : *p.k;
+        int64_t slot = ((int64_t)table[i * MAX_BLOCKS + t / s->block] * s->kv_heads + g / 2) * s->block + t % s->block;
+        one.data = (char *)one.data + (size_t)(slot * row) * pu_dtype_size(s->kv_dtype);
+        one.shape[0] = 1;
+        fill(&one, &r, 1.0f);
+      }
+  }
+  pu_kv kv = {.k = p.k, .v = p.v, .block = s->block, .table = table, .table_stride = MAX_BLOCKS, .len = len};
+  pu_attention_paged_args a = {.qkv = qkv,
+                               .out = p.out,
+                               .seqs = &seqs,
+                               .kv = &kv,
+                               .heads = s->heads,
+                               .kv_heads = s->kv_heads,
+                               .head_dim = s->head_dim,
+                               .window = s->window,
+                               .scale = 1.0f / sqrtf((float)s->head_dim)};
+  pu_backend *be = open_cpu(threads, isa);
+  pu_error e;
+  if (be->forward[PU_OP_attention_paged](be, &a, &e) != PU_OK) fail_msg("%s", e.msg);
+  be->close(be);
+  matrix_free(qkv);
+  free(table);
+  return p;
+}
+
+static void paged_free(paged p) {
+  matrix_free(p.out);
+  matrix_free(p.k);
+  matrix_free(p.v);
+}
+
+static void check_paged(const shape *s, uint64_t seed) {
+  const int64_t width = s->heads * s->head_dim;
+  paged ref = run_paged(s, PU_ISA_REF, 2, seed, 0, s->n);
+  for (pu_isa isa = PU_ISA_AVX2; isa <= pu_isa_best(); isa++) {
+    describe(s, isa);
+    paged one = run_paged(s, isa, 1, seed, 0, s->n), two = run_paged(s, isa, 2, seed, 0, s->n);
+    assert_near(one.out, ref.out, 0, width, s->dtype, "out");
+    assert_same(one.k, ref.k, "keys in the cache");
+    assert_same(one.v, ref.v, "values in the cache");
+    assert_same(one.out, two.out, "out, 1 and 2 threads");
+    for (int i = 0, row = 0; i < s->n; row += s->len[i++]) {
+      paged alone = run_paged(s, isa, 1, seed, i, 1);
+      pu_tensor view = *one.out;
+      view.data = (char *)view.data + (size_t)(row * width) * pu_dtype_size(s->dtype);
+      view.shape[0] = s->len[i];
+      assert_same(&view, alone.out, "a sequence alone");
+      paged_free(alone);
+    }
+    paged_free(one);
+    paged_free(two);
+  }
+  paged_free(ref);
+}
+
+static void test_paged_random(void **state) {
+  (void)state;
+  static const int blocks[] = {16, 32, 64, 5};
+  pu_rng r;
+  pu_rng_seed(&r, 11);
+  for (int i = 0; i < 24; i++) {
+    shape s = random_shape(&r, 140);
+    s.dtype = i % 2 ? PU_BF16 : PU_F32;
+    s.kv_dtype = i % 4 >= 2 ? PU_BF16 : s.dtype;
+    s.block = blocks[below(&r, (int)PU_COUNT(blocks))];
+    for (int j = 0; j < s.n; j++) {
+      if (below(&r, 2)) s.len[j] = 1 + below(&r, 5);
+      s.context[j] = below(&r, 3) ? below(&r, 300) : 0;
+    }
+    check_paged(&s, (uint64_t)(300 + i));
+  }
+}
+
+/* Contexts of several stretches, with windows that begin inside one; more sharing heads than are loaded for at once. */
+static void test_paged_long(void **state) {
+  (void)state;
+  static const shape shapes[] = {
+      {.heads = 12, .kv_heads = 1, .head_dim = 64, .n = 2, .len = {1, 2}, .context = {1300, 511}, .block = 16},
+      {.heads = 4, .kv_heads = 2, .head_dim = 128, .n = 2, .len = {1, 70}, .context = {1025, 900}, .block = 64, .window = 600},
+  };
+  for (size_t i = 0; i < PU_COUNT(shapes); i++)
+    for (int type = 0; type < 2; type++) {
+      shape s = shapes[i];
+      s.dtype = s.kv_dtype = type ? PU_BF16 : PU_F32;
+      check_paged(&s, 500 + i);
+    }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(test_training_random), cmocka_unit_test(test_training_long), cmocka_unit_test(test_large_scores),
+      cmocka_unit_test(test_paged_random),    cmocka_unit_test(test_paged_long),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,651 @@
+/* Every operation on every backend: the references' gradients against finite differences, everything else against the
+ * references, over random shapes, with outputs poisoned beforehand, and to the bit for one and two threads.
+ *
+ * A case makes its inputs from a seed and runs its operation; the rest is the same for all of them. PUYU_TEST_DEVICE
+ * names one more backend to test (a plug-in beside this program). */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "puyu/compute.h"
+
+enum { MEMORY = 8 << 20, MAX_LEAVES = 6, MAX_OUTS = 4, TRIALS = 6 };
+
+/* ---- one run of one operation ---------------------------------------------------------------------------------- */
+
+typedef struct vec {
+  double *v;
+  int64_t n;
+} vec;
+
+typedef struct env {
+  pu_ctx c;
+  pu_error error;
+  void *memory;
+  pu_rng rng;
+  pu_dtype type;
+  bool small; /* finite differences: few elements */
+  bool backward;
+  double loss_weight; /* of outputs that have no gradient of their own (the losses) */
+  pu_tensor *leaf[MAX_LEAVES], *out[MAX_OUTS];
+  int n_leaf, n_out;
+  int poke_leaf; /* finite differences: this element of this leaf is moved */
+  int64_t poke_at;
+  double poke_by;
+  vec results[MAX_LEAVES + 2 * MAX_OUTS];
+  int n_results;
+  double loss;
+} env;
+
+typedef struct op_case {
+  const char *name;
+  void (*run)(env *t);
+  bool backward;
+} op_case;
+
+static void ok(env *t, pu_err err) {
+  if (err != PU_OK) fail_msg("%s", t->error.msg);
+}
+
+static void *must(env *t, void *p) {
+  if (!p) fail_msg("%s", t->error.msg);
+  return p;
+}
+
+static void env_open(env *t, pu_backend *be, pu_dtype type, uint64_t seed) {
+  memset(t, 0, sizeof *t);
+  t->type = type;
+  t->poke_leaf = -1;
+  pu_rng_seed(&t->rng, seed);
+  t->c.be = be;
+  t->c.err = &t->error;
+  ok(t, be->alloc(be, MEMORY, &t->memory, &t->error));
+  ok(t, pu_arena_wrap(t->memory, MEMORY, &t->c.mem, &t->error));
+  ok(t, pu_arena_create(16 << 20, &t->c.host, &t->error));
+  ok(t, pu_tape_create(t->c.host, &t->c.tape, &t->error));
+}
+
+/* All of the memory that outputs will come from becomes NaN in every type. */
+static void env_poison(env *t, char *ones, size_t n) {
+  memset(ones, 0xff, n);
+  for (size_t i = 0; i < MEMORY; i += n) {
+    size_t mark = pu_arena_mark(t->c.mem);
+    void *p = pu_arena_alloc(t->c.mem, n);
+    if (!p) break;
+    ok(t, t->c.be->upload(t->c.be, p, ones, n, &t->error));
+    if (i + 2 * n > MEMORY) pu_arena_release(t->c.mem, mark);
+  }
+  pu_arena_reset(t->c.mem);
+}
+
+static void env_close(env *t) {
+  for (int i = 0; i < t->n_results; i++) free(t->results[i].v);
+  pu_arena_free(t->c.mem);
+  pu_arena_free(t->c.host);
+  t->c.be->free(t->c.be, t->memory);
+}
+
+static int64_t below(env *t, int64_t n) {
+  return (int64_t)pu_rng_below(&t->rng, (uint64_t)n);
+}
+
+/* A size: few elements for finite differences, else up to max, often odd. */
+static int64_t size(env *t, int64_t max) {
+  return 1 + below(t, t->small ? PU_MIN(max, 5) : max);
+}
+
+static void upload(env *t, const pu_tensor *x, const float *values) {
+  int64_t rows = x->ndim == 1 ? 1 : x->shape[0], cols = pu_tensor_count(x) / PU_MAX(rows, 1);
+  size_t element = pu_dtype_size(x->dtype), row = (size_t)cols * element;
+  char *host = malloc(row * (size_t)rows + 1);
+  pu_convert(host, x->dtype, values, PU_F32, rows * cols);
+  for (int64_t r = 0; r < rows; r++) {
+    char *to = (char *)x->data + (size_t)(x->ndim == 1 ? 0 : r * x->stride[0]) * element;
+    ok(t, t->c.be->upload(t->c.be, to, host + (size_t)r * row, row, &t->error));
+  }
+  free(host);
+}
+
+static vec download(env *t, const pu_tensor *x) {
+  int64_t rows = x->ndim == 1 ? 1 : x->shape[0], cols = pu_tensor_count(x) / PU_MAX(rows, 1);
+  vec out = {calloc((size_t)(rows * cols) + 1, sizeof(double)), rows * cols};
+  size_t element = pu_dtype_size(x->dtype);
+  char *host = malloc((size_t)cols * element + 1);
+  float *values = malloc((size_t)cols * sizeof *values + 1);
+  for (int64_t r = 0; r < rows; r++) {
+    char *from = (char *)x->data + (size_t)(x->ndim == 1 ? 0 : r * x->stride[0]) * element;
+    ok(t, t->c.be->download(t->c.be, host, from, (size_t)cols * element, &t->error));
+    if (x->dtype != PU_I32) pu_convert(values, PU_F32, host, x->dtype, cols);
+    for (int64_t i = 0; i < cols; i++)
+      out.v[r * cols + i] = x->dtype == PU_I32 ? ((int32_t *)host)[i] : (double)values[i];
+  }
+  free(values);
+  free(host);
+  return out;
+}
+
+static void keep(env *t, const pu_tensor *x) {
+  t->results[t->n_results++] = download(t, x);
+}
+
+static float *normal(env *t, int64_t n, double scale) {
+  float *v = malloc((size_t)n * sizeof *v + 1);
+  for (int64_t i = 0; i < n; i++) v[i] = (float)(scale * pu_rng_normal(&t->rng));
+  return v;
+}
+
+static pu_tensor *filled(env *t, pu_dtype type, int ndim, const int64_t *shape, double scale, bool strided) {
+  int64_t wide[PU_MAX_DIMS] = {0};
+  memcpy(wide, shape, (size_t)ndim * sizeof *wide);
+  if (strided) wide[1] += 8 * below(t, 3);
+  pu_tensor *x = must(t, pu_tensor_new(&t->c, type, ndim, wide, false));
+  if (strided) x->shape[1] = shape[1];
+  float *v = normal(t, pu_tensor_count(x), scale);
+  if (t->poke_leaf == t->n_leaf) v[t->poke_at] += (float)t->poke_by;
+  upload(t, x, v);
+  free(v);
+  return x;
+}
+
+/* An input with a gradient of grad_type, which holds a value already half of the time. */
+static pu_tensor *leaf(env *t, pu_dtype type, pu_dtype grad_type, int ndim, const int64_t *shape, double scale) {
+  pu_tensor *x = filled(t, type, ndim, shape, scale, ndim == 2 && grad_type == type);
+  bool add = below(t, 2) && !t->small;
+  if (t->backward) {
+    int here = t->n_leaf;
+    t->n_leaf = MAX_LEAVES; /* no poking into gradients */
+    x->grad = filled(t, grad_type, ndim, shape, 1, false);
+    t->n_leaf = here;
+    x->grad_set = add;
+    if (!add) {
+      float *nans = malloc((size_t)pu_tensor_count(x) * sizeof *nans + 1);
+      for (int64_t i = 0; i < pu_tensor_count(x); i++) nans[i] = NAN;
+      upload(t, x->grad, nans);
+      free(nans);
+    }
+  }
+  t->leaf[t->n_leaf++] = x;
+  return x;
+}
+
+static pu_tensor *leaf2(env *t, pu_dtype type, pu_dtype grad_type, int64_t rows, int64_t cols, double scale) {
+  return leaf(t, type, grad_type, 2, (int64_t[]){rows, cols}, scale);
+}
+
+static pu_tensor *param1(env *t, int64_t n) {
+  return leaf(t, t->type, PU_F32, 1, &n, 1);
+}
+
+static pu_tensor *ints(env *t, int64_t n, int64_t low, int64_t high) {
+  int32_t *v = malloc((size_t)n * sizeof *v + 1);
+  for (int64_t i = 0; i < n; i++) v[i] = (int32_t)(low + below(t, high - low));
+  pu_tensor *x = must(t, pu_tensor_new(&t->c, PU_I32, 1, &n, false));
+  ok(t, t->c.be->upload(t->c.be, x->data, v, (size_t)n * sizeof *v, &t->error));
+  free(v);
+  return x;
+}
+
+static void result(env *t, pu_tensor *x) {
+  t->out[t->n_out++] = must(t, x);
+}
+
+/* Gives the outputs a random gradient, sums the loss they make, and goes back. Keeps outputs and gradients. */
+static void env_finish(env *t) {
+  t->loss = 0;
+  for (int i = 0; i < t->n_out; i++) {
+    pu_tensor *x = t->out[i];
+    keep(t, x);
+    vec y = t->results[t->n_results - 1];
+    if (!t->backward) continue;
+    float *dy = normal(t, y.n, 1);
+    if (x->grad) {
+      if (!x->grad->data) x->grad = must(t, pu_tensor_new(&t->c, x->dtype, x->ndim, x->shape, false));
+      upload(t, x->grad, dy);
+      x->grad_set = true;
+    }
+    for (int64_t j = 0; j < y.n; j++) t->loss += y.v[j] * (x->grad ? (double)dy[j] : t->loss_weight);
+    free(dy);
+  }
+  if (!t->backward) return;
+  ok(t, pu_backward(&t->c));
+  for (int i = 0; i < t->n_leaf; i++)
+    if (t->leaf[i]->grad) keep(t, t->leaf[i]->grad);
+}
+
+/* ---- the cases ------------------------------------------------------------------------------------------------- */
+
+static void run_embedding(env *t) {
+  int64_t vocab = size(t, 60), width = size(t, 130), n = size(t, 100);
+  pu_tensor *w = leaf2(t, t->type, PU_F32, vocab, width, 1);
+  result(t, pu_embedding(&t->c, ints(t, n, 0, vocab), w, below(t, 2) ? PU_F32 : t->type));
+}
+
+static void run_rmsnorm(env *t) {
+  int64_t n = size(t, 90), width = size(t, 300);
+  pu_tensor *h = NULL, *res = leaf2(t, PU_F32, PU_F32, n, width, 1);
+  pu_tensor *x = below(t, 4) ? leaf2(t, t->type, t->type, n, width, 1) : NULL;
+  pu_tensor *w = param1(t, width);
+  result(t, pu_rmsnorm_add(&t->c, res, x, w, 1e-5f, t->type, &h));
+  if (x && below(t, 4)) result(t, h); /* else nobody uses h: it has no gradient */
+}
+
+static void run_linear(env *t) {
+  int64_t n = size(t, 80), k = size(t, 140), m = size(t, 140);
+  pu_tensor *x = leaf2(t, t->type, t->type, n, k, 1);
+  pu_tensor *w = leaf2(t, t->type, PU_F32, m, k, 0.2);
+  pu_tensor *b = below(t, 2) ? param1(t, m) : NULL;
+  result(t, pu_linear(&t->c, x, w, b, below(t, 2)));
+}
+
+static void run_linear_tiled(env *t) {
+  int64_t n = size(t, 70), k = size(t, 140), m = size(t, 140);
+  pu_tensor *x = leaf2(t, t->type, t->type, n, k, 1);
+  pu_tensor *w = leaf2(t, t->type, PU_F32, m, k, 0.2);
+  pu_tensor *b = below(t, 2) ? param1(t, m) : NULL;
+  result(t, pu_linear(&t->c, x, must(t, pu_tile_weight(&t->c, w)), b, below(t, 2)));
+}
+
+typedef struct heads {
+  int q, kv, dim;
+} heads;
+
+static heads some_heads(env *t) {
+  static const int dims[] = {2, 4, 6, 16, 64, 72, 128, 40};
+  int kv = 1 + (int)below(t, t->small ? 2 : 3), share = 1 + (int)below(t, t->small ? 2 : 4);
+  return (heads){kv * share, kv, dims[below(t, t->small ? 3 : (int64_t)PU_COUNT(dims))]};
+}
+
+static pu_tensor *qkv_leaf(env *t, int64_t n, heads h) {
+  return leaf2(t, t->type, t->type, n, (int64_t)(h.q + 2 * h.kv) * h.dim, 1);
+}
+
+static void run_qk_norm(env *t) {
+  heads h = some_heads(t);
+  pu_tensor *qkv = qkv_leaf(t, size(t, 40), h), *wq = param1(t, h.dim), *wk = param1(t, h.dim);
+  result(t, pu_qk_norm(&t->c, qkv, wq, wk, h.q, h.kv, h.dim, 1e-6f));
+}
+
+static void run_rope(env *t) {
+  heads h = some_heads(t);
+  int64_t n = size(t, 40);
+  pu_tensor *qkv = qkv_leaf(t, n, h);
+  float *angles = malloc((size_t)n * (size_t)h.dim * sizeof *angles);
+  for (int64_t r = 0; r < n; r++)
+    for (int d = 0; d < h.dim / 2; d++) {
+      double a = 6.3 * pu_rng_uniform(&t->rng);
+      angles[r * h.dim + d] = (float)cos(a);
+      angles[r * h.dim + h.dim / 2 + d] = (float)sin(a);
+    }
+  pu_tensor *cs = must(t, pu_tensor_new(&t->c, PU_F32, 2, (int64_t[]){n, h.dim}, false));
+  upload(t, cs, angles);
+  free(angles);
+  result(t, pu_rope(&t->c, qkv, cs, h.q, h.kv, h.dim));
+}
+
+/* Some sequences end to end, in host memory of the arena. Empty ones too. */
+static pu_seqs *some_seqs(env *t, int32_t max_len) {
+  pu_seqs *s = must(t, pu_arena_zalloc(t->c.host, sizeof *s));
+  s->n = 1 + (int32_t)below(t, t->small ? 2 : 5);
+  int32_t *cu = must(t, pu_arena_zalloc(t->c.host, (size_t)(s->n + 1) * sizeof *cu));
+  for (int32_t i = 0; i < s->n; i++) {
+    int32_t len = i == 0 ? 1 + (int32_t)below(t, max_len) : (int32_t)below(t, max_len + 1);
+    cu[i + 1] = cu[i] + len;
+    s->max_len = PU_MAX(s->max_len, len);
+  }
+  s->cu = cu;
+  s->tokens = cu[s->n];
+  return s;
+}
+
+static int some_window(env *t) {
+  return below(t, 3) ? 0 : 1 + (int)below(t, 70);
+}
+
+static void run_attention(env *t) {
+  heads h = some_heads(t);
+  pu_seqs *s = some_seqs(t, t->small ? 5 : 90);
+  pu_tensor *qkv = qkv_leaf(t, s->tokens, h);
+  result(t, pu_attention(&t->c, qkv, s, h.q, h.kv, h.dim, some_window(t), 1 / sqrtf((float)h.dim)));
+}
+
+/* The blocks of the cache are dealt out backwards, so that a table that is not followed shows. */
+static void run_attention_paged(env *t) {
+  heads h = some_heads(t);
+  pu_seqs *s = some_seqs(t, below(t, 2) ? 1 : 40);
+  int32_t block = 16, per = 12, blocks = per * s->n;
+  pu_kv *kv = must(t, pu_arena_zalloc(t->c.host, sizeof *kv));
+  int32_t *table = must(t, pu_arena_zalloc(t->c.host, (size_t)blocks * sizeof *table));
+  int32_t *len = must(t, pu_arena_zalloc(t->c.host, (size_t)s->n * sizeof *len));
+  for (int32_t i = 0; i < blocks; i++) table[i] = blocks - 1 - i;
+  for (int32_t i = 0; i < s->n; i++) len[i] = s->cu[i + 1] - s->cu[i] + (int32_t)below(t, 120);
+  int64_t shape[] = {blocks, h.kv, block, h.dim};
+  *kv = (pu_kv){filled(t, t->type, 4, shape, 1, false), filled(t, t->type, 4, shape, 1, false), block, table, per, len};
+  pu_tensor *qkv = qkv_leaf(t, s->tokens, h);
+  result(t, pu_attention_paged(&t->c, qkv, s, kv, h.q, h.kv, h.dim, some_window(t), 1 / sqrtf((float)h.dim)));
+  result(t, kv->k);
+  result(t, kv->v);
+}
+
+static void run_swiglu(env *t) {
+  result(t, pu_swiglu(&t->c, leaf2(t, t->type, t->type, size(t, 70), 2 * size(t, 150), 2)));
+}
+
+static void run_moe_route(env *t) {
+  int64_t experts = 1 + size(t, 20);
+  pu_tensor *weight, *logits = leaf2(t, PU_F32, PU_F32, size(t, 80), experts, 3);
+  pu_tensor *idx = pu_moe_route(&t->c, logits, (int)(1 + below(t, experts)), &weight);
+  result(t, weight);
+  if (!t->small) result(t, idx);
+}
+
+/* The choices are given, so that types do not choose differently. */
+static void run_moe_mlp(env *t) {
+  int64_t n = size(t, 60), width = size(t, 70), inner = size(t, 70), experts = 2 + below(t, 5), k = 1 + below(t, 2);
+  int32_t idx[2 * 64];
+  for (int64_t i = 0; i < n * k; i += k) {
+    idx[i] = (int32_t)below(t, experts);
+    if (k == 2) idx[i + 1] = (idx[i] + 1) % (int32_t)experts;
+  }
+  pu_tensor *chosen = must(t, pu_tensor_new(&t->c, PU_I32, 2, (int64_t[]){n, k}, false));
+  ok(t, t->c.be->upload(t->c.be, chosen->data, idx, (size_t)(n * k) * sizeof *idx, &t->error));
+  pu_tensor *x = leaf2(t, t->type, t->type, n, width, 1);
+  pu_tensor *weight = leaf(t, PU_F32, PU_F32, 1, (int64_t[]){n * k}, 1);
+  weight->ndim = 2;
+  weight->shape[0] = n;
+  weight->shape[1] = weight->stride[0] = k;
+  weight->stride[1] = 1;
+  if (weight->grad) memcpy(weight->grad->shape, weight->shape, sizeof weight->shape);
+  if (weight->grad) memcpy(weight->grad->stride, weight->stride, sizeof weight->stride);
+  if (weight->grad) weight->grad->ndim = 2;
+  pu_tensor *gate_up = leaf(t, t->type, PU_F32, 3, (int64_t[]){experts, 2 * inner, width}, 0.3);
+  pu_tensor *down = leaf(t, t->type, PU_F32, 3, (int64_t[]){experts, width, inner}, 0.3);
+  result(t, pu_moe_mlp(&t->c, x, chosen, weight, gate_up, down));
+}
+
+static void run_loss(env *t) {
+  int64_t n = size(t, 70), width = size(t, 90), vocab = 1 + size(t, 300);
+  pu_tensor *x = leaf2(t, t->type, t->type, n, width, 1);
+  pu_tensor *w = leaf2(t, t->type, PU_F32, vocab, width, 0.3);
+  float scale = 0.125f;
+  t->loss_weight = (double)scale;
+  result(t, pu_linear_cross_entropy(&t->c, x, w, ints(t, n, t->small ? 0 : -1, vocab), scale));
+}
+
+static void run_sum_squares(env *t) {
+  int64_t n = 1 + below(t, 200000);
+  double sum;
+  pu_tensor *out = must(t, pu_tensor_new(&t->c, PU_F32, 1, (int64_t[]){1}, false));
+  ok(t, pu_sum_squares(&t->c, filled(t, PU_F32, 1, &n, 1, false), &sum));
+  upload(t, out, (float[]){(float)sum});
+  result(t, out);
+}
+
+static void run_adamw(env *t) {
+  int64_t n = 1 + below(t, 50000);
+  pu_tensor *p = filled(t, PU_F32, 1, &n, 1, false), *g = filled(t, PU_F32, 1, &n, 1, false);
+  pu_tensor *m = filled(t, PU_F32, 1, &n, 0.1, false), *v = must(t, pu_tensor_new(&t->c, PU_F32, 1, &n, false));
+  pu_tensor *copy = below(t, 2) ? must(t, pu_tensor_new(&t->c, PU_BF16, 1, &n, false)) : NULL;
+  float *squares = normal(t, n, 1);
+  for (int64_t i = 0; i < n; i++) squares[i] *= squares[i];
+  upload(t, v, squares);
+  free(squares);
+  pu_adamw_args a = {p, g, m, v, copy, 3e-2f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.7f, 1 + below(t, 100)};
+  ok(t, pu_adamw(&t->c, &a));
+  result(t, p);
+  result(t, m);
+  result(t, v);
+  if (copy) result(t, copy);
+}
+
+static const op_case cases[] = {
+    {"embedding", run_embedding, true},
+    {"rmsnorm_add", run_rmsnorm, true},
+    {"linear", run_linear, true},
+    {"linear tiled", run_linear_tiled, false},
+    {"qk_norm", run_qk_norm, true},
+    {"rope", run_rope, true},
+    {"attention", run_attention, true},
+    {"attention_paged", run_attention_paged, false},
+    {"swiglu", run_swiglu, true},
+    {"moe_route", run_moe_route, true},
+    {"moe_mlp", run_moe_mlp, true},
+    {"linear_cross_entropy", run_loss, true},
+    {"sum_squares", run_sum_squares, false},
+    {"adamw", run_adamw, false},
+};
+
+/* ---- running and comparing ------------------------------------------------------------------------------------- */
+
+static void run_case(env *t, const op_case *op, pu_backend *be, pu_dtype type, uint64_t seed, bool small) {
+  static char ones[1 << 20];
+  env_open(t, be, type, seed);
+  t->small = small;
+  t->backward = op->backward;
+  env_poison(t, ones, sizeof ones);
+  op->run(t);
+  env_finish(t);
+}
+
+static double distance(vec a, vec b) {
+  double diff = 0, norm = 0;
+  assert_int_equal(a.n, b.n);
+  for (int64_t i = 0; i < a.n; i++) {
+    if (!isfinite(a.v[i]) || !isfinite(b.v[i])) return INFINITY;
+    diff += (a.v[i] - b.v[i]) * (a.v[i] - b.v[i]);
+    norm += b.v[i] * b.v[i];
+  }
+  return diff == 0 ? 0 : sqrt(diff / norm);
+}
+
+static void compare(const op_case *op, const char *what, const env *got, const env *want, double bound) {
+  assert_int_equal(got->n_results, want->n_results);
+  for (int i = 0; i < got->n_results; i++) {
+    double d = distance(got->results[i], want->results[i]);
+    if (!(d <= bound))
+      fail_msg("%s, %s, %s: result %d of %d differs by %g (bound %g)", op->name, pu_dtype_name(got->type), what, i,
+               got->n_results, d, bound);
+  }
+}
+
+static pu_backend *open_cpu(int threads, pu_isa isa) {
+  pu_error e;
+  pu_backend *be = NULL;
+  if (pu_cpu_open(threads, isa, &be, &e) != PU_OK) fail_msg("%s", e.msg);
+  return be;
+}
+
+/* One backend, or two that must agree to the bit, against the reference. */
+static void check_backend(const char *what, pu_backend *be, pu_backend *twin) {
+  static const double bounds[] = {[PU_F32] = 1e-5, [PU_BF16] = 1e-2};
+  pu_backend *ref = open_cpu(1, PU_ISA_REF);
+  for (size_t i = 0; i < PU_COUNT(cases); i++)
+    for (uint64_t seed = 0; seed < 2 * TRIALS; seed++) {
+      env want, got, again;
+      pu_dtype type = seed % 2 ? PU_BF16 : PU_F32;
+      run_case(&want, &cases[i], ref, type, seed / 2 + 1000 * i, false);
+      run_case(&got, &cases[i], be, type, seed / 2 + 1000 * i, false);
+      compare(&cases[i], what, &got, &want, bounds[type]);
+      if (twin) {
+        run_case(&again, &cases[i], twin, type, seed / 2 + 1000 * i, false);
+        compare(&cases[i], "1 thread against 2", &again, &got, 0);
+        env_close(&again);
+      }
+      env_close(&got);
+      env_close(&want);
+    }
+  ref->close(ref);
+}
+
+static void cpu_isas_match_reference(void **state) {
+  (void)state;
+  for (int isa = 0; isa <= (int)pu_isa_best(); isa++) {
+    pu_backend *one = open_cpu(1, (pu_isa)isa), *two = open_cpu(2, (pu_isa)isa);
+    check_backend(pu_isa_name((pu_isa)isa), one, two);
+    one->close(one);
+    two->close(two);
+  }
+}
+
+static void device_matches_reference(void **state) {
+  (void)state;
+  const char *name = getenv("PUYU_TEST_DEVICE");
+  pu_backend *be;
+  pu_error e;
+  if (!name) skip();
+  if (pu_backend_open(name, 0, &be, &e) != PU_OK) fail_msg("%s", e.msg);
+  check_backend(name, be, NULL);
+  be->close(be);
+}
+
+/* ---- finite differences ---------------------------------------------------------------------------------------- */
+
+static double loss_at(const op_case *op, pu_backend *be, uint64_t seed, int which, int64_t at, double by) {
+  env t;
+  env_open(&t, be, PU_F32, seed);
+  t.small = t.backward = true;
+  t.poke_leaf = which;
+  t.poke_at = at;
+  t.poke_by = by;
+  op->run(&t);
+  env_finish(&t);
+  double loss = t.loss;
+  env_close(&t);
+  return loss;
+}
+
+/* Two central differences, combined so that the error is of fourth order in the step. */
+static double slope(const op_case *op, pu_backend *be, uint64_t seed, int which, int64_t at) {
+  double step = 0.03125, near, far;
+  near = loss_at(op, be, seed, which, at, step) - loss_at(op, be, seed, which, at, -step);
+  far = loss_at(op, be, seed, which, at, 2 * step) - loss_at(op, be, seed, which, at, -2 * step);
+  return (8 * near - far) / (12 * step);
+}
+
+static void check_leaf(const op_case *op, pu_backend *be, uint64_t seed, const env *t, int which, vec grad) {
+  vec fd = {calloc((size_t)grad.n + 1, sizeof(double)), grad.n};
+  for (int64_t i = 0; i < grad.n; i++) fd.v[i] = slope(op, be, seed, which, i);
+  double d = distance(fd, grad);
+  bool zero = true; /* a gradient that is nothing at all (one expert, one token): only rounding is left */
+  for (int64_t i = 0; i < grad.n; i++) zero = zero && fabs(grad.v[i]) < 1e-5 && fabs(fd.v[i]) < 1e-4;
+  free(fd.v);
+  if (!(d < 2e-3) && !zero)
+    fail_msg("%s: gradient of input %d of %d differs from finite differences by %g (seed %llu)", op->name, which,
+             t->n_leaf, d, (unsigned long long)seed);
+}
+
+static void gradients_match_differences(void **state) {
+  (void)state;
+  pu_backend *ref = open_cpu(1, PU_ISA_REF);
+  for (size_t i = 0; i < PU_COUNT(cases); i++)
+    for (uint64_t seed = 1; cases[i].backward && seed <= 4; seed++) {
+      env t;
+      run_case(&t, &cases[i], ref, PU_F32, seed, true);
+      for (int which = 0; which < t.n_leaf; which++) {
+        int at = t.n_results - t.n_leaf + which;
+        if (t.leaf[which]->grad) check_leaf(&cases[i], ref, seed, &t, which, t.results[at]);
+      }
+      env_close(&t);
+    }
+  ref->close(ref);
+}
+
+/* ---- what the references themselves must do -------------------------------------------------------------------- */
+
+static void known_values(void **state) {
+  (void)state;
+  env t;
+  env_open(&t, open_cpu(1, PU_ISA_REF), PU_F32, 1);
+  pu_tensor *h, *weight, *res = must(&t, pu_tensor_new(&t.c, PU_F32, 2, (int64_t[]){1, 2}, false));
+  pu_tensor *w = must(&t, pu_tensor_new(&t.c, PU_F32, 1, (int64_t[]){2}, false));
+  upload(&t, res, (float[]){3, 4});
+  upload(&t, w, (float[]){1, 2});
+  vec y = download(&t, must(&t, pu_rmsnorm_add(&t.c, res, NULL, w, 0, PU_F32, &h)));
+  assert_float_equal(y.v[0], 3 / sqrt(12.5), 1e-6);
+  assert_float_equal(y.v[1], 8 / sqrt(12.5), 1e-6);
+  free(y.v);
+
+  /* Ties go to the lower index; a gate of zero closes; a target below zero costs nothing. */
+  pu_tensor *logits = must(&t, pu_tensor_new(&t.c, PU_F32, 2, (int64_t[]){1, 4}, false));
+  upload(&t, logits, (float[]){1, 2, 2, 0});
+  vec idx = download(&t, must(&t, pu_moe_route(&t.c, logits, 2, &weight)));
+  vec wt = download(&t, weight);
+  assert_true(idx.v[0] == 1 && idx.v[1] == 2 && wt.v[0] == 0.5 && wt.v[1] == 0.5);
+  free(idx.v);
+  free(wt.v);
+  vec gated = download(&t, must(&t, pu_swiglu(&t.c, logits)));
+  assert_float_equal(gated.v[0], 2 / (1 + exp(-1)), 1e-6);
+  assert_float_equal(gated.v[1], 0, 0);
+  free(gated.v);
+  pu_tensor *x = must(&t, pu_tensor_new(&t.c, PU_F32, 2, (int64_t[]){2, 2}, false));
+  pu_tensor *targets = must(&t, pu_tensor_new(&t.c, PU_I32, 1, (int64_t[]){2}, false));
+  upload(&t, x, (float[]){0, 0, 0, 0});
+  memcpy(targets->data, (int32_t[]){1, -1}, 2 * sizeof(int32_t));
+  vec loss = download(&t, must(&t, pu_linear_cross_entropy(&t.c, x, x, targets, 1)));
+  assert_float_equal(loss.v[0], log(2), 1e-6);
+  assert_float_equal(loss.v[1], 0, 0);
+  free(loss.v);
+  pu_backend *be = t.c.be;
+  env_close(&t);
+  be->close(be);
+}
+
+static void refuses(void **state) {
+  (void)state;
+  env t;
+  env_open(&t, open_cpu(1, pu_isa_best()), PU_F32, 1);
+  pu_tensor *w = filled(&t, PU_F32, 2, (int64_t[]){4, 3}, 1, false), *ids = ints(&t, 2, 4, 5);
+  assert_null(pu_embedding(&t.c, ids, w, PU_F32));
+  assert_int_equal(t.c.status, PU_ERR_SHAPE);
+  assert_non_null(strstr(t.error.msg, "token 4 at place 0"));
+  assert_null(pu_swiglu(&t.c, w)); /* after a failure nothing runs */
+  t.c.status = PU_OK;
+  assert_null(pu_swiglu(&t.c, w));
+  assert_non_null(strstr(t.error.msg, "swiglu"));
+  t.c.status = PU_OK;
+  assert_null(pu_linear_cross_entropy(&t.c, w, w, ints(&t, 4, 4, 5), 1));
+  assert_non_null(strstr(t.error.msg, "outside the vocabulary"));
+  t.c.status = PU_OK;
+  assert_null(pu_tensor_new(&t.c, PU_F32, 2, (int64_t[]){1 << 20, 1 << 20}, false));
+  assert_int_equal(t.c.status, PU_ERR_NOMEM);
+  t.c.status = PU_OK;
+  assert_null(pu_tensor_new(&t.c, PU_F32, 2, (int64_t[]){INT64_MAX, INT64_MAX}, false));
+  assert_int_equal(t.c.status, PU_ERR_SHAPE);
+  pu_backend *other, *be = t.c.be;
+  assert_int_equal(pu_backend_open("nosuch", 0, &other, &t.error), PU_ERR_UNSUPPORTED);
+  assert_non_null(strstr(t.error.msg, "libpuyu-nosuch.so not found beside the program"));
+  env_close(&t);
+  be->close(be);
+}
+
+static void f16_round_trip(void **state) {
+  (void)state;
+  for (uint32_t h = 0; h < 65536; h++) {
+    float f = pu_f16_to_f32((uint16_t)h);
+    if (isnan(f))
+      assert_true((pu_f32_to_f16(f) & 0x7fff) > 0x7c00);
+    else
+      assert_int_equal(pu_f32_to_f16(f), h);
+  }
+  assert_int_equal(pu_f32_to_f16(65519.0f), 0x7bff);
+  assert_int_equal(pu_f32_to_f16(65520.0f), 0x7c00);
+  assert_int_equal(pu_f32_to_f16(0x1p-25f), 0);   /* half of the least: to even */
+  assert_int_equal(pu_f32_to_f16(0x1.8p-24f), 2); /* half way between 1 and 2: to even */
+  assert_int_equal(pu_f32_to_f16(1.0f + 0x1p-11f), 0x3c00);
+  assert_int_equal(pu_f32_to_f16(1.0f + 0x1.8p-10f), 0x3c02);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(f16_round_trip),
+      cmocka_unit_test(known_values),
+      cmocka_unit_test(refuses),
+      cmocka_unit_test(gradients_match_differences),
+      cmocka_unit_test(cpu_isas_match_reference),
+      cmocka_unit_test(device_matches_reference),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

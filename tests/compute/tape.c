@@ -1,0 +1,233 @@
+/* Segments of the tape: recomputation changes nothing to the bit, and memory comes back. The model here is a stack of
+ * blocks, each a norm, a linear map and a SwiGLU, with an embedding before and a loss after. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "puyu/compute.h"
+
+enum { BLOCKS = 5, TOKENS = 37, WIDTH = 24, INNER = 40, VOCAB = 50, PARAMS = 3 * BLOCKS + 2 };
+
+typedef struct net {
+  pu_ctx c;
+  pu_error error;
+  pu_arena *params; /* weights and their gradients: they outlive the steps */
+  pu_tensor *p[PARAMS];
+  pu_tensor *ids, *targets;
+  pu_dtype type;
+  size_t forward_bytes;
+} net;
+
+typedef struct block {
+  net *n;
+  int index;
+} block;
+
+static void *must(net *n, void *p) {
+  if (!p) fail_msg("%s", n->error.msg);
+  return p;
+}
+
+static pu_tensor *param(net *n, pu_rng *rng, int64_t rows, int64_t cols) {
+  pu_ctx c = n->c;
+  c.mem = c.host = n->params;
+  c.tape = NULL;
+  bool vector = rows == 1;
+  int64_t shape[] = {vector ? cols : rows, cols};
+  pu_tensor *t = must(n, pu_tensor_new(&c, n->type, vector ? 1 : 2, shape, false));
+  t->grad = must(n, pu_tensor_new(&c, PU_F32, vector ? 1 : 2, shape, false));
+  for (int64_t i = 0; i < rows * cols; i++) {
+    float v = (vector ? 1.0f : 0.0f) + 0.3f * (float)pu_rng_normal(rng);
+    pu_convert((char *)t->data + (size_t)i * pu_dtype_size(n->type), n->type, &v, PU_F32, 1);
+  }
+  memset(t->grad->data, 0xff, pu_tensor_bytes(t->grad));
+  return t;
+}
+
+static void net_open(net *n, pu_dtype type) {
+  pu_rng rng;
+  memset(n, 0, sizeof *n);
+  pu_rng_seed(&rng, 7);
+  n->type = type;
+  n->c.err = &n->error;
+  assert_int_equal(pu_cpu_open(2, pu_isa_best(), &n->c.be, &n->error), PU_OK);
+  assert_int_equal(pu_arena_create(64 << 20, &n->c.mem, &n->error), PU_OK);
+  assert_int_equal(pu_arena_create(64 << 20, &n->c.host, &n->error), PU_OK);
+  assert_int_equal(pu_arena_create(64 << 20, &n->params, &n->error), PU_OK);
+  for (int b = 0; b < BLOCKS; b++) {
+    n->p[3 * b] = param(n, &rng, 1, WIDTH);
+    n->p[3 * b + 1] = param(n, &rng, 2 * INNER, WIDTH);
+    n->p[3 * b + 2] = param(n, &rng, WIDTH, INNER);
+  }
+  n->p[PARAMS - 2] = param(n, &rng, 1, WIDTH);
+  n->p[PARAMS - 1] = param(n, &rng, VOCAB, WIDTH); /* tied: embedding and loss */
+  pu_ctx c = n->c;
+  c.mem = c.host = n->params;
+  n->ids = must(n, pu_tensor_new(&c, PU_I32, 1, (int64_t[]){TOKENS}, false));
+  n->targets = must(n, pu_tensor_new(&c, PU_I32, 1, (int64_t[]){TOKENS}, false));
+  for (int i = 0; i < TOKENS; i++) {
+    ((int32_t *)n->ids->data)[i] = (int32_t)pu_rng_below(&rng, VOCAB);
+    ((int32_t *)n->targets->data)[i] = (int32_t)pu_rng_below(&rng, VOCAB + 1) - 1;
+  }
+}
+
+static void net_close(net *n) {
+  pu_arena_free(n->c.mem);
+  pu_arena_free(n->c.host);
+  pu_arena_free(n->params);
+  n->c.be->close(n->c.be);
+}
+
+static pu_state run_block(pu_ctx *c, void *arg, pu_state in) {
+  block *b = arg;
+  pu_tensor **p = b->n->p + (ptrdiff_t)3 * b->index;
+  pu_state out;
+  pu_tensor *y = pu_rmsnorm_add(c, in.h, in.x, p[0], 1e-5f, b->n->type, &out.h);
+  out.x = pu_linear(c, pu_swiglu(c, pu_linear(c, y, p[1], NULL, false)), p[2], NULL, false);
+  return out;
+}
+
+static pu_tensor *forward(net *n, block *blocks, int recompute_from) {
+  pu_tensor *h;
+  pu_state s = {pu_embedding(&n->c, n->ids, n->p[PARAMS - 1], PU_F32), NULL};
+  for (int b = 0; b < BLOCKS; b++) {
+    blocks[b] = (block){n, b};
+    s = pu_segment(&n->c, run_block, &blocks[b], s, b >= recompute_from);
+  }
+  pu_tensor *y = pu_rmsnorm_add(&n->c, s.h, s.x, n->p[PARAMS - 2], 1e-5f, n->type, &h);
+  n->forward_bytes = pu_arena_mark(n->c.mem);
+  return must(n, pu_linear_cross_entropy(&n->c, y, n->p[PARAMS - 1], n->targets, 0.01f));
+}
+
+/* One step; losses and all gradients, end to end, in `out`. Returns how many bytes of it. */
+static size_t step(net *n, int recompute_from, bool first, char *out) {
+  block blocks[BLOCKS];
+  size_t at = 0;
+  pu_arena_reset(n->c.mem);
+  pu_arena_reset(n->c.host);
+  assert_int_equal(pu_tape_create(n->c.host, &n->c.tape, &n->error), PU_OK);
+  for (int i = 0; i < PARAMS && first; i++) n->p[i]->grad_set = false;
+  pu_tensor *loss = forward(n, blocks, recompute_from);
+  size_t before = pu_arena_mark(n->c.mem);
+  if (pu_backward(&n->c) != PU_OK) fail_msg("%s", n->error.msg);
+  assert_int_equal(pu_arena_mark(n->c.mem), before); /* backward gives its memory back */
+  memcpy(out, loss->data, pu_tensor_bytes(loss));
+  at += pu_tensor_bytes(loss);
+  for (int i = 0; i < PARAMS; i++) {
+    size_t bytes = pu_tensor_bytes(n->p[i]->grad);
+    assert_true(n->p[i]->grad_set);
+    memcpy(out + at, n->p[i]->grad->data, bytes);
+    at += bytes;
+  }
+  n->c.tape = NULL;
+  return at;
+}
+
+static char plain[1 << 18], other[1 << 18];
+
+static void recompute_changes_nothing(void **state) {
+  (void)state;
+  for (int type = PU_F32; type <= PU_BF16; type++) {
+    net n;
+    net_open(&n, (pu_dtype)type);
+    size_t bytes = step(&n, BLOCKS, true, plain), most = n.forward_bytes;
+    for (int from = 0; from < BLOCKS; from++) {
+      assert_int_equal(step(&n, from, true, other), bytes);
+      assert_memory_equal(plain, other, bytes);
+      assert_true(n.forward_bytes < most);
+    }
+    net_close(&n);
+  }
+}
+
+/* The gradients of every parameter, and of the chain across the segments, against differences of the loss. */
+static void gradients_cross_segments(void **state) {
+  (void)state;
+  net n;
+  block blocks[BLOCKS];
+  net_open(&n, PU_F32);
+  step(&n, 2, true, plain);
+  for (int i = 0; i < PARAMS; i++) {
+    float *v = (float *)n.p[i]->data + 3, keep = *v, grad = ((float *)n.p[i]->grad->data)[3];
+    double sum[2] = {0, 0};
+    for (int side = 0; side < 2; side++) {
+      *v = keep + (side ? 0.004f : -0.004f);
+      pu_arena_reset(n.c.mem);
+      pu_arena_reset(n.c.host);
+      const float *loss = forward(&n, blocks, BLOCKS)->data;
+      for (int t = 0; t < TOKENS; t++) sum[side] += (double)loss[t] * 0.01;
+    }
+    *v = keep;
+    assert_float_equal(grad, (sum[1] - sum[0]) / 0.008, 2e-3 * (1 + (double)(grad < 0 ? -grad : grad)));
+  }
+  net_close(&n);
+}
+
+static void micro_batches_add_up(void **state) {
+  (void)state;
+  net n;
+  net_open(&n, PU_F32);
+  size_t bytes = step(&n, BLOCKS, true, plain);
+  step(&n, BLOCKS, false, other);
+  for (size_t i = TOKENS; i < bytes / sizeof(float); i++) {
+    float once = ((float *)plain)[i], twice = ((float *)other)[i];
+    assert_float_equal(twice, 2 * once, 1e-6 * (1 + (double)(once < 0 ? -once : once)));
+  }
+  net_close(&n);
+}
+
+/* Without a tape: the same losses as with one, in the memory of one block however many there are. */
+static void inference_takes_one_block(void **state) {
+  (void)state;
+  for (int type = PU_F32; type <= PU_BF16; type++) {
+    net n;
+    block blocks[BLOCKS];
+    net_open(&n, (pu_dtype)type);
+    step(&n, BLOCKS, true, plain);
+    size_t with_tape = n.forward_bytes;
+    pu_arena_reset(n.c.mem);
+    pu_arena_reset(n.c.host);
+    const pu_tensor *loss = forward(&n, blocks, BLOCKS);
+    assert_memory_equal(loss->data, plain, pu_tensor_bytes(loss));
+    assert_true(n.forward_bytes < with_tape / 2);
+    net_close(&n);
+  }
+}
+
+static pu_state fails(pu_ctx *c, void *arg, pu_state in) {
+  pu_state out = {in.h, pu_swiglu(c, arg)};
+  return out;
+}
+
+static pu_state nests(pu_ctx *c, void *arg, pu_state in) {
+  return pu_segment(c, fails, arg, in, false);
+}
+
+static void failures_stop_the_step(void **state) {
+  (void)state;
+  net n;
+  net_open(&n, PU_F32);
+  assert_int_equal(pu_tape_create(n.c.host, &n.c.tape, &n.error), PU_OK);
+  pu_state s = {pu_embedding(&n.c, n.ids, n.p[PARAMS - 1], PU_F32), NULL};
+  pu_state out = pu_segment(&n.c, nests, n.ids, s, false);
+  assert_null(out.x);
+  assert_int_equal(n.c.status, PU_ERR_INTERNAL);
+  n.c.status = PU_OK;
+  out = pu_segment(&n.c, fails, n.ids, s, true);
+  assert_null(out.h);
+  assert_int_equal(n.c.status, PU_ERR_SHAPE);
+  assert_int_equal(pu_backward(&n.c), PU_ERR_SHAPE);
+  net_close(&n);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(recompute_changes_nothing), cmocka_unit_test(gradients_cross_segments),
+      cmocka_unit_test(micro_batches_add_up),      cmocka_unit_test(inference_takes_one_block),
+      cmocka_unit_test(failures_stop_the_step),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
