@@ -7,6 +7,7 @@ enum { SUMS = 12, STEPS = 32 };
 
 double pu_bare_avx512(int64_t rounds) {
   __m512 sum[SUMS], a = _mm512_set1_ps(0.5f);
+#pragma GCC unroll 12
   for (int i = 0; i < SUMS; i++) sum[i] = _mm512_set1_ps((float)i);
   for (int64_t r = 0; r < rounds * STEPS; r++) {
 #pragma GCC unroll 12
