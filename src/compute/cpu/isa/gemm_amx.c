@@ -105,7 +105,7 @@ static void pack_a_k_adjacent(char *dst, const pu_panel *p) {
 static inline void pack_tile(char *tile, const pu_panel *p, int first, int64_t t, int64_t k_bytes) {
   __m512i square[16];
   if (first + 16 <= p->rows && (t + 1) * LINE <= k_bytes) {
-    pu_load_transposed16(row_of(p, first) + t * LINE, row_of(p, 1) - row_of(p, 0), square);
+    pu_load_transposed(row_of(p, first) + t * LINE, row_of(p, 1) - row_of(p, 0), 16, square);
   } else {
     __mmask64 have = mask_bytes(k_bytes - t * LINE);
 #pragma GCC unroll 16
