@@ -179,7 +179,7 @@ typedef struct pu_pool pu_pool;
 /* Handles items [begin, end); worker is in [0, pu_pool_size). */
 typedef void (*pu_pool_fn)(void *arg, int64_t begin, int64_t end, int worker);
 
-int pu_cpu_count(void); /* processors this process may use */
+int pu_cpu_count(void); /* processors this process may use: its affinity, and its container's share of time */
 pu_err pu_pool_create(int threads, pu_pool **out, pu_error *e) PU_MUST_USE; /* 0: pu_cpu_count() */
 void pu_pool_free(pu_pool *p);
 int pu_pool_size(const pu_pool *p);
@@ -217,6 +217,8 @@ pu_err pu_json_str_or(const json_t *o, const char *key, const char *dflt, const 
 
 /* Appends s as a JSON string with its quotes; invalid UTF-8 becomes U+FFFD. */
 bool pu_buf_json_str(pu_buf *b, pu_str s);
+/* Appends text as HTML: the five special characters as entities; invalid UTF-8 and control characters as U+FFFD. */
+bool pu_buf_html(pu_buf *b, pu_str text);
 
 /* ---- options: one table describes each option once ---------------------------------------------------------------- */
 

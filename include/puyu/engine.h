@@ -94,7 +94,7 @@ pu_engine_stats pu_engine_get_stats(const pu_engine *en);
 
 /* Chooses one id from logits [V] (changed in place). history: the session's ids, of which the last n_answer were
  * generated. Exposed for tests. */
-int32_t pu_sample(float *logits, int64_t vocab, const pu_sampling *o, const int32_t *history, size_t n_history,
+int32_t pu_sample_token(float *logits, int64_t vocab, const pu_sampling *o, const int32_t *history, size_t n_history,
                   size_t n_answer, pu_rng *rng);
 
 #endif

@@ -138,8 +138,8 @@ typedef struct pu_param {
   const char *name;
   pu_slot slot;
   int layer;         /* -1: outer */
-  pu_tensor *w;      /* what the operations read: compute type */
-  pu_tensor *master; /* f32, for training; == w where the compute type is f32; NULL for inference */
+  pu_tensor *w;      /* what the operations read: compute type; norms, biases and the router of experts stay f32 */
+  pu_tensor *master; /* f32, for training; == w where that is f32; NULL for inference */
   bool decay;        /* weight decay by default: matrices; not norms, biases, the embedding */
 } pu_param;
 

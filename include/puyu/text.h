@@ -99,6 +99,7 @@ pu_err pu_bpe_trainer_add(pu_bpe_trainer *t, pu_str document, pu_error *e) PU_MU
 pu_err pu_bpe_trainer_finish(pu_bpe_trainer *t, pu_buf *json, pu_error *e) PU_MUST_USE;
 /* Finishes into dir: tokenizer.json, and tokenizer_config.json with bos, eos and the chat template. */
 pu_err pu_bpe_trainer_save(pu_bpe_trainer *t, const char *dir, pu_error *e) PU_MUST_USE;
+int32_t pu_bpe_trainer_size(const pu_bpe_trainer *t); /* what was learned, special tokens included: after finish */
 
 /* ---- chat ------------------------------------------------------------------------------------------------------------ */
 

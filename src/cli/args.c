@@ -114,13 +114,18 @@ static pu_err read_words(parser *p, pu_cli_line *out) {
   return PU_OK;
 }
 
-static pu_err check(const pu_command *c, const pu_option *table, const pu_cli_line *line, pu_error *e) {
+static pu_err check_count(const pu_command *c, const pu_cli_line *line, pu_error *e) {
+  const char *usage = c->usage ? c->usage : "", *space = *usage ? " " : "";
   if (line->n_args < c->min_args)
-    return pu_fail(e, PU_ERR_USAGE, "%s; usage: puyu %s %s", line->n_args ? "too few arguments" : "arguments missing",
-                   c->name, c->usage);
+    return pu_fail(e, PU_ERR_USAGE, "%s; usage: puyu %s%s%s", line->n_args ? "too few arguments" : "arguments missing",
+                   c->name, space, usage);
   if (c->max_args >= 0 && line->n_args > c->max_args)
-    return pu_fail(e, PU_ERR_USAGE, "'%.80s' is one argument too many; usage: puyu %s %s", line->args[c->max_args],
-                   c->name, c->usage ? c->usage : "");
+    return pu_fail(e, PU_ERR_USAGE, "'%.80s' is one argument too many; usage: puyu %s%s%s", line->args[c->max_args],
+                   c->name, space, usage);
+  return PU_OK;
+}
+
+static pu_err check_required(const pu_option *table, const pu_cli_line *line, pu_error *e) {
   for (const pu_option *row = table; row->key; row++) {
     pu_option one[2] = {*row, {0}};
     if (pu_options_check(one, line->options, "", e) != PU_OK)
@@ -146,7 +151,8 @@ pu_err pu_cli_parse(const pu_command *c, int n, char **words, pu_arena *a, pu_cl
   PU_TRY(err);
   if (p.common.quiet) pu_log_set_level(PU_LOG_WARN);
   if (p.common.verbose) pu_log_set_level(PU_LOG_DEBUG);
-  return check(c, table, out, e);
+  PU_TRY(check_count(c, out, e));
+  return check_required(table, out, e);
 }
 
 pu_err pu_cli_read_config(const pu_option *table, void *out, const char *path, int n, const char **overrides,

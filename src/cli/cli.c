@@ -5,6 +5,8 @@
 #include <signal.h>
 #include <string.h>
 
+extern const pu_command pu_command_version; /* also reached as --version */
+
 static const size_t PROCESS_BYTES = (size_t)1 << 30; /* of address space, for what lives as long as the process */
 
 const pu_command *pu_cli_find(const char *name) {
@@ -99,7 +101,7 @@ static int dispatch(int n, char **words) {
     pu_cli_print_overview(stdout, NULL);
     return 0;
   }
-  if (strcmp(words[0], "--version") == 0) words[0] = (char[]){"version"};
+  if (strcmp(words[0], "--version") == 0) return run_command(&pu_command_version, n - 1, words + 1);
   bool help = strcmp(words[0], "help") == 0; /* puyu help CMD */
   if (help) {
     words++;

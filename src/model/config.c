@@ -7,7 +7,8 @@
 
 enum { MAX_CONFIG = 4 << 20 };
 
-/* ---- the sizes, by table -------------------------------------------------------------------------------------------- */
+/* ---- the sizes, by table --------------------------------------------------------------------------------------------
+ */
 
 /* dflt 0: the key must be there. */
 static const struct {
@@ -41,15 +42,14 @@ static pu_err read_sizes(const json_t *config, const char *where, pu_hparams *hp
   return PU_OK;
 }
 
-/* ---- RoPE ------------------------------------------------------------------------------------------------------------- */
+/* ---- RoPE
+ * ------------------------------------------------------------------------------------------------------------- */
 
 static const struct {
   const char *name;
   pu_rope_kind kind;
-} rope_kinds[] = {{"default", PU_ROPE_NONE},
-                  {"linear", PU_ROPE_LINEAR},
-                  {"dynamic", PU_ROPE_DYNAMIC},
-                  {"llama3", PU_ROPE_LLAMA3}};
+} rope_kinds[] = {
+    {"default", PU_ROPE_NONE}, {"linear", PU_ROPE_LINEAR}, {"dynamic", PU_ROPE_DYNAMIC}, {"llama3", PU_ROPE_LLAMA3}};
 
 static pu_err rope_kind(const char *type, const char *where, pu_rope_kind *out, pu_error *e) {
   for (size_t i = 0; i < PU_COUNT(rope_kinds); i++)
@@ -135,7 +135,8 @@ static pu_err write_rope(const pu_hparams *hp, json_t *config, pu_error *e) {
   return pu_arch_set(scaling, "high_freq_factor", json_real(r->high_freq), e);
 }
 
-/* ---- special ids -------------------------------------------------------------------------------------------------------- */
+/* ---- special ids
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* `eos_token_id`: an id, a list of them, or null. 1 and 2 are what the families' own readers take for a missing key. */
 static pu_err read_special(const json_t *config, const char *where, pu_hparams *hp, pu_error *e) {
@@ -172,7 +173,8 @@ static pu_err write_special(const pu_hparams *hp, json_t *config, pu_error *e) {
   return pu_arch_set(config, "eos_token_id", list, e);
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------------------- */
+/* ---- reading
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 static pu_err unknown_family(const char *type, const char *where, pu_error *e) {
   char known[300] = "";
@@ -235,7 +237,8 @@ pu_err pu_config_read(const char *path, const pu_arch **arch, pu_hparams *hp, pu
   return err;
 }
 
-/* ---- writing ---------------------------------------------------------------------------------------------------------------- */
+/* ---- writing
+ * ---------------------------------------------------------------------------------------------------------------- */
 
 static const char *torch_name(pu_dtype t) {
   return t == PU_BF16 ? "bfloat16" : t == PU_F16 ? "float16" : "float32";

@@ -4,7 +4,8 @@
 
 #include <math.h>
 
-/* ---- limits --------------------------------------------------------------------------------------------------------- */
+/* ---- limits ---------------------------------------------------------------------------------------------------------
+ */
 
 static bool positive(double v) {
   return v > 0 && isfinite(v);
@@ -39,12 +40,15 @@ pu_err pu_hparams_check(const pu_hparams *hp, const char *where, pu_error *e) {
                    (long long)hp->experts);
   if (!positive(hp->norm_eps) || hp->norm_eps > 1)
     return pu_fail(e, PU_ERR_FORMAT, "%s: rms_norm_eps %g is not a small positive number", where, hp->norm_eps);
+  if (hp->norm_head && hp->tied)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: norm_head with tied embeddings is not supported", where);
   if (count_roughly(hp) > 0x1p46)
     return pu_fail(e, PU_ERR_FORMAT, "%s: a model of %.3g parameters: are the sizes right?", where, count_roughly(hp));
   return check_rope(&hp->rope, where, e);
 }
 
-/* ---- comparing ------------------------------------------------------------------------------------------------------ */
+/* ---- comparing ------------------------------------------------------------------------------------------------------
+ */
 
 const char *pu_hparams_differ(const pu_hparams *a, const pu_hparams *b) {
 #define DIFFER(member)                                                                                                 \
@@ -80,7 +84,8 @@ const char *pu_hparams_differ(const pu_hparams *a, const pu_hparams *b) {
   return NULL;
 }
 
-/* ---- counting -------------------------------------------------------------------------------------------------------- */
+/* ---- counting
+ * -------------------------------------------------------------------------------------------------------- */
 
 static int64_t slot_count(const pu_hparams *hp, pu_slot slot) {
   int64_t shape[PU_MAX_DIMS], n = 1;

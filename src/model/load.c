@@ -16,7 +16,8 @@ typedef struct loader {
   float *row; /* one row of the output matrix, where it is normalised */
 } loader;
 
-/* ---- finding and checking one tensor --------------------------------------------------------------------------------- */
+/* ---- finding and checking one tensor
+ * --------------------------------------------------------------------------------- */
 
 static void shape_text(const int64_t *shape, int ndim, char *dst, size_t size) {
   size_t at = (size_t)snprintf(dst, size, "[");
@@ -32,8 +33,8 @@ static pu_err missing(const loader *l, const char *name, const pu_mapping *map, 
   if (suffix) {
     snprintf(suffix, sizeof other - (size_t)(suffix - other), ".qweight");
     if (pu_safetensors_find(l->files, other))
-      return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: '%s' is quantised: quantised checkpoints cannot be loaded here", l->dir,
-                     other);
+      return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: '%s' is quantised: quantised checkpoints cannot be loaded here",
+                     l->dir, other);
   }
   shape_text(map->shape, map->ndim, want, sizeof want);
   return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%s' %s is missing: family %s needs it", l->dir, name, want,
@@ -57,7 +58,8 @@ static pu_err find_tensor(loader *l, const char *name, const pu_mapping *map, co
   return PU_OK;
 }
 
-/* ---- filling one parameter -------------------------------------------------------------------------------------------- */
+/* ---- filling one parameter
+ * -------------------------------------------------------------------------------------------- */
 
 /* Older InternLM2 checkpoints use the rows of the output matrix at length 1; here they are so from the start. */
 static pu_err put_normalised(loader *l, const pu_param *p, const pu_st_tensor *t, pu_error *e) {
@@ -83,8 +85,8 @@ static pu_err put_tensor(loader *l, const pu_param *p, const pu_mapping *map, co
     for (int64_t i = 0; i < map->seq[s].count; i++) {
       int64_t file = map->seq[s].first.file + i * map->seq[s].file_step;
       int64_t mem = map->seq[s].first.mem + i * map->seq[s].mem_step;
-      PU_TRY(pu_filler_put(&l->fill, p, mem, (const char *)t->data + (size_t)file * size, t->dtype,
-                           map->seq[s].first.n, e));
+      PU_TRY(pu_filler_put(&l->fill, p, mem, (const char *)t->data + (size_t)file * size, t->dtype, map->seq[s].first.n,
+                           e));
     }
   return PU_OK;
 }
@@ -96,7 +98,7 @@ static pu_err load_rule(loader *l, const pu_param *p, const pu_tensor_rule *rule
   for (int64_t expert = 0; expert < n; expert++) {
     char name[MAX_NAME];
     pu_mapping map;
-    const pu_st_tensor *t;
+    const pu_st_tensor *t = NULL;
     pu_mapping_of(hp, rule, one_by_one ? expert : -1, &map);
     pu_rule_name(rule, p->layer, expert, name, sizeof name);
     PU_TRY(find_tensor(l, name, &map, &t, e));
@@ -129,7 +131,8 @@ static pu_err load_param(loader *l, const pu_param *p, pu_error *e) {
   return pu_filler_finish(&l->fill, p, e);
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------------ */
+/* ---- the whole
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static bool ends_with(const char *s, const char *end) {
   size_t n = strlen(s), k = strlen(end);

@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- sizes ---------------------------------------------------------------------------------------------------------- */
+/* ---- sizes ----------------------------------------------------------------------------------------------------------
+ */
 
 static size_t aligned(size_t bytes) {
   return (bytes + 63) & ~(size_t)63;
@@ -21,12 +22,20 @@ static bool is_tiled(pu_slot slot, int ndim, const pu_model_options *o) {
   return o->tile && ndim == 2 && pu_slot_is_matrix(slot);
 }
 
+/* Vectors are small and every rounding in them would be felt by all tokens; the router, rounded, would send tokens to
+ * other experts (Fedus et al. 2022). Both stay f32. */
+static pu_dtype dtype_of(pu_slot slot, const pu_model_options *o) {
+  bool exact = slot == PU_SLOT_ROUTER || (!pu_slot_is_matrix(slot) && slot != PU_SLOT_EMBED);
+  return exact ? PU_F32 : o->dtype;
+}
+
 /* What one parameter takes of the weights' memory: the weight, and in training its f32 master and gradient. */
 static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o) {
   size_t n = (size_t)product(shape, ndim);
-  size_t bytes = is_tiled(slot, ndim, o) ? pu_tiled_bytes(o->dtype, shape[0], shape[1]) : n * pu_dtype_size(o->dtype);
+  pu_dtype dtype = dtype_of(slot, o);
+  size_t bytes = is_tiled(slot, ndim, o) ? pu_tiled_bytes(dtype, shape[0], shape[1]) : n * pu_dtype_size(dtype);
   bytes = aligned(bytes);
-  if (o->train) bytes += aligned(n * 4) * (o->dtype == PU_F32 ? 1 : 2);
+  if (o->train) bytes += aligned(n * 4) * (dtype == PU_F32 ? 1 : 2);
   return bytes;
 }
 
@@ -43,7 +52,8 @@ size_t pu_model_weight_bytes(const pu_arch *arch, const pu_hparams *hp, const pu
   return total;
 }
 
-/* ---- making the tensors -------------------------------------------------------------------------------------------------- */
+/* ---- making the tensors
+ * -------------------------------------------------------------------------------------------------- */
 
 /* data NULL: a header alone. */
 static pu_tensor *header(pu_model *m, pu_dtype dtype, int ndim, const int64_t *shape, void *data) {
@@ -72,10 +82,11 @@ static bool make_param(pu_model *m, const pu_model_options *o, pu_slot slot, int
   *p = (pu_param){.slot = slot, .layer = layer, .decay = pu_slot_is_matrix(slot)};
   p->name = layer < 0 ? pu_slot_name(slot) : pu_arena_printf(m->host, "layers.%d.%s", layer, pu_slot_name(slot));
   /* A tiled weight gets its memory when it is tiled. */
-  p->w = is_tiled(slot, ndim, o) ? header(m, o->dtype, ndim, shape, NULL) : placed(m, o->dtype, ndim, shape);
+  pu_dtype dtype = dtype_of(slot, o);
+  p->w = is_tiled(slot, ndim, o) ? header(m, dtype, ndim, shape, NULL) : placed(m, dtype, ndim, shape);
   if (!p->w || !p->name) return false;
   if (o->train) {
-    p->master = o->dtype == PU_F32 ? p->w : placed(m, PU_F32, ndim, shape);
+    p->master = dtype == PU_F32 ? p->w : placed(m, PU_F32, ndim, shape);
     p->w->grad = placed(m, PU_F32, ndim, shape);
     if (!p->master || !p->w->grad) return false;
   }
@@ -139,7 +150,8 @@ void pu_model_free(pu_model *m) {
   free(m);
 }
 
-/* ---- filling ------------------------------------------------------------------------------------------------------------ */
+/* ---- filling
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static size_t largest_tiled(const pu_model *m, const pu_model_options *o) {
   size_t bytes = 0;
@@ -214,7 +226,8 @@ pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) {
   return err;
 }
 
-/* ---- random weights -------------------------------------------------------------------------------------------------- */
+/* ---- random weights
+ * -------------------------------------------------------------------------------------------------- */
 
 typedef struct draw {
   uint64_t seed, stream;
@@ -229,7 +242,8 @@ static void draw_normal(void *arg, int64_t begin, int64_t end, int worker) {
   (void)worker;
   for (int64_t i = begin; i < end; i++) {
     uint64_t bits = pu_random_at(d->seed, d->stream, (uint64_t)(d->at / 2 + i));
-    float u = ((float)(uint32_t)bits + 0.5f) * 0x1p-32f, angle = (float)(uint32_t)(bits >> 32) * (float)(2 * M_PI * 0x1p-32);
+    float u = ((float)(uint32_t)bits + 0.5f) * 0x1p-32f,
+          angle = (float)(uint32_t)(bits >> 32) * (float)(2 * M_PI * 0x1p-32);
     float r = d->deviation * sqrtf(-2.0f * logf(u));
     d->out[2 * i] = r * cosf(angle);
     if (2 * i + 1 < d->n) d->out[2 * i + 1] = r * sinf(angle);

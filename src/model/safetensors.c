@@ -16,7 +16,8 @@ struct pu_safetensors {
   size_t n, cap;
 };
 
-/* ---- types ---------------------------------------------------------------------------------------------------------- */
+/* ---- types ----------------------------------------------------------------------------------------------------------
+ */
 
 static const struct {
   const char *name;
@@ -39,7 +40,8 @@ static bool parse_dtype(const char *name, pu_dtype *out) {
   return false;
 }
 
-/* ---- one file's header ------------------------------------------------------------------------------------------------ */
+/* ---- one file's header
+ * ------------------------------------------------------------------------------------------------ */
 
 static pu_err parse_shape(const json_t *shape, const char *where, pu_st_tensor *t, pu_error *e) {
   if (!json_is_array(shape))
@@ -75,14 +77,15 @@ static pu_err parse_tensor(const char *name, const json_t *o, const char *where,
   const char *dtype = json_string_value(json_object_get(o, "dtype"));
   if (!dtype) return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.100s' has no 'dtype'", where, name);
   if (!parse_dtype(dtype, &t->dtype))
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: tensor '%.100s' is of type %.20s, which is not read", where, name, dtype);
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: tensor '%.100s' is of type %.20s, which is not read", where, name,
+                   dtype);
   PU_TRY(parse_shape(json_object_get(o, "shape"), where, t, e));
   size_t begin, end;
   if (!parse_offsets(json_object_get(o, "data_offsets"), &begin, &end))
     return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.100s': 'data_offsets' is not [begin, end]", where, name);
   if (end > body.len)
-    return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.100s' ends at byte %zu of %zu: the file is truncated or lies", where,
-                   name, end, body.len);
+    return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.100s' ends at byte %zu of %zu: the file is truncated or lies",
+                   where, name, end, body.len);
   if (end - begin != t->bytes)
     return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.100s' takes %zu bytes, but its shape needs %zu", where, name,
                    end - begin, t->bytes);
@@ -155,7 +158,8 @@ static pu_err add_file(pu_safetensors *s, const char *where, pu_str bytes, pu_er
                       e);
 }
 
-/* ---- sorting, opening ------------------------------------------------------------------------------------------------- */
+/* ---- sorting, opening
+ * ------------------------------------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b) {
   return strcmp(((const pu_st_tensor *)a)->name, ((const pu_st_tensor *)b)->name);
@@ -303,7 +307,8 @@ void pu_safetensors_close(pu_safetensors *s) {
   free(s);
 }
 
-/* ---- looking ------------------------------------------------------------------------------------------------------------- */
+/* ---- looking
+ * ------------------------------------------------------------------------------------------------------------- */
 
 size_t pu_safetensors_count(const pu_safetensors *s) {
   return s->n;

@@ -45,7 +45,8 @@ static pu_err build_header(pu_buf *b, const pu_st_source *tensors, size_t n, con
     pu_buf_json_str(b, pu_str_c(t->name));
     pu_buf_printf(b, ":{\"dtype\":\"%s\",\"shape\":[", pu_st_dtype_name(t->dtype));
     for (int d = 0; d < t->ndim; d++) pu_buf_printf(b, "%s%lld", d ? "," : "", (long long)t->shape[d]);
-    if (pu_add_overflows(at, bytes, &bytes)) return pu_fail(e, PU_ERR_SHAPE, "tensor '%s': the file overflows", t->name);
+    if (pu_add_overflows(at, bytes, &bytes))
+      return pu_fail(e, PU_ERR_SHAPE, "tensor '%s': the file overflows", t->name);
     pu_buf_printf(b, "],\"data_offsets\":[%zu,%zu]}", at, bytes);
     at = bytes;
   }

@@ -10,7 +10,8 @@ enum { MAX_NAME = 256 };
 #define SINGLE_NAME "model.safetensors"
 #define INDEX_NAME  "model.safetensors.index.json"
 
-/* ---- one file tensor's values from memory -------------------------------------------------------------------------------- */
+/* ---- one file tensor's values from memory
+ * -------------------------------------------------------------------------------- */
 
 typedef struct origin {
   const pu_model *m;
@@ -51,7 +52,8 @@ static pu_err read_piece(void *arg, size_t offset, void *buf, size_t len, pu_err
   return PU_OK;
 }
 
-/* ---- the list of tensors ------------------------------------------------------------------------------------------------- */
+/* ---- the list of tensors
+ * ------------------------------------------------------------------------------------------------- */
 
 typedef struct saver {
   const pu_model *m;
@@ -89,14 +91,15 @@ static pu_err add_param(saver *s, const pu_param *p, pu_error *e) {
   if (p->w->layout != PU_LAYOUT_PLAIN)
     return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: a model with tiled weights cannot be saved", s->dir);
   for (const pu_tensor_rule *r = s->m->arch->tensors; r->name; r++)
-    for (int64_t x = 0; r->slot == p->slot && x < pu_rule_experts(&s->m->hp, r); x++)
-      PU_TRY(add_tensor(s, p, r, x, e));
+    for (int64_t x = 0; r->slot == p->slot && x < pu_rule_experts(&s->m->hp, r); x++) PU_TRY(add_tensor(s, p, r, x, e));
   if (s->n == before)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: the family %s has no tensor for '%s'", s->dir, s->m->arch->name, p->name);
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: the family %s has no tensor for '%s'", s->dir, s->m->arch->name,
+                   p->name);
   return PU_OK;
 }
 
-/* ---- files ----------------------------------------------------------------------------------------------------------------- */
+/* ---- files
+ * ----------------------------------------------------------------------------------------------------------------- */
 
 static size_t bytes_of(const pu_st_source *t) {
   size_t n = pu_dtype_size(t->dtype);
@@ -199,7 +202,8 @@ pu_err pu_model_save(const pu_model *m, const char *dir, pu_dtype dtype, size_t 
   return err;
 }
 
-/* ---- parts of a parameter ------------------------------------------------------------------------------------------------- */
+/* ---- parts of a parameter
+ * ------------------------------------------------------------------------------------------------- */
 
 /* The values of one file tensor, in the file's order; a view into data where they lie together, else `*made`. */
 static const float *gather(const pu_mapping *map, const float *data, float **made) {

@@ -6,7 +6,7 @@
 #define SIZES(v, c, f, l, h, kv, d, max)                                                                               \
   .vocab = (v), .hidden = (c), .ffn = (f), .layers = (l), .heads = (h), .kv_heads = (kv), .head_dim = (d),             \
   .max_position = (max), .norm_eps = 1e-5, .bos = 1, .eos = {2}, .n_eos = 1
-#define ROPE(theta) .rope = {.base = (theta), .factor = 1.0}
+#define ROPE(theta)            .rope = {.base = (theta), .factor = 1.0}
 #define DYNAMIC(theta, f, max) .rope = {.kind = PU_ROPE_DYNAMIC, .base = (theta), .factor = (f), .original_max = (max)}
 
 /* The small shapes have 2, 25 and 120 million parameters besides the embedding, which is tied: in models of this size

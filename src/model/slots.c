@@ -2,7 +2,8 @@
 
 #include <string.h>
 
-/* ---- what a slot is --------------------------------------------------------------------------------------------------- */
+/* ---- what a slot is
+ * --------------------------------------------------------------------------------------------------- */
 
 /* Dimensions are spelt with one letter each, worked out by dim(). */
 static const struct {
@@ -95,7 +96,8 @@ int pu_slot_shape(const pu_hparams *hp, pu_slot slot, int64_t *shape) {
   return n;
 }
 
-/* ---- where a file's tensor lies in its slot ---------------------------------------------------------------------------- */
+/* ---- where a file's tensor lies in its slot
+ * ---------------------------------------------------------------------------- */
 
 /* One contiguous stretch of `rows` rows from memory row `mem` on. */
 static void map_rows(pu_mapping *m, int64_t mem, int64_t rows, int64_t cols) {
@@ -123,8 +125,12 @@ static void map_grouped(const pu_hparams *hp, pu_mapping *m, int64_t cols) {
 static void part_rows(const pu_hparams *hp, pu_part part, int64_t all, int64_t *before, int64_t *rows) {
   int64_t q = hp->heads * hp->head_dim, kv = hp->kv_heads * hp->head_dim;
   const int64_t table[][2] = {
-      [PU_PART_ALL] = {0, all},      [PU_PART_Q] = {0, q},           [PU_PART_K] = {q, kv},
-      [PU_PART_V] = {q + kv, kv},    [PU_PART_QKV_GROUPED] = {0, all}, [PU_PART_GATE] = {0, hp->ffn},
+      [PU_PART_ALL] = {0, all},
+      [PU_PART_Q] = {0, q},
+      [PU_PART_K] = {q, kv},
+      [PU_PART_V] = {q + kv, kv},
+      [PU_PART_QKV_GROUPED] = {0, all},
+      [PU_PART_GATE] = {0, hp->ffn},
       [PU_PART_UP] = {hp->ffn, hp->ffn},
   };
   *before = table[part][0];
@@ -148,7 +154,8 @@ void pu_mapping_of(const pu_hparams *hp, const pu_tensor_rule *rule, int64_t exp
     map_rows(out, (one_expert ? expert * all : 0) + before, rows, cols);
 }
 
-/* ---- names ------------------------------------------------------------------------------------------------------------- */
+/* ---- names
+ * ------------------------------------------------------------------------------------------------------------- */
 
 int pu_rule_places(const pu_tensor_rule *rule) {
   int n = 0;

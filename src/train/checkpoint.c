@@ -117,7 +117,7 @@ static pu_err write_checkpoint(const pu_train_saver *s, pu_error *e) {
   char temporary[PATH_MAX], final[PATH_MAX];
   PU_TRY(pu_train_dir_step(s->o.run, s->state.step, true, temporary, e));
   PU_TRY(pu_train_dir_step(s->o.run, s->state.step, false, final, e));
-  if (pu_path_exists(final)) return PU_OK;
+  if (pu_path_is_dir(final)) return PU_OK;
   PU_TRY(pu_remove_tree(temporary, e));
   pu_err err = write_files(s, temporary, e);
   if (err == PU_OK && rename(temporary, final) != 0)

@@ -17,8 +17,8 @@ static const pu_option rows[] = {
 };
 
 /* Text as roff: hyphens that can be copied, backslashes, and no line that begins like a request. */
-static void put(pu_buf *b, const char *s) {
-  for (; *s; s++) {
+static void put_bytes(pu_buf *b, const char *s, size_t len) {
+  for (const char *end = s + len; s < end; s++) {
     bool line_start = b->len == 0 || b->data[b->len - 1] == '\n';
     if (line_start && (*s == '.' || *s == '\'')) pu_buf_puts(b, "\\&");
     if (*s == '\\')
@@ -28,6 +28,10 @@ static void put(pu_buf *b, const char *s) {
     else
       pu_buf_putc(b, *s);
   }
+}
+
+static void put(pu_buf *b, const char *s) {
+  put_bytes(b, s, strlen(s));
 }
 
 static void put_request(pu_buf *b, const char *request, const char *text) {
@@ -41,15 +45,14 @@ static void put_details(pu_buf *b, const char *text) {
   bool verbatim = false;
   for (const char *p = text; *p;) {
     size_t len = strcspn(p, "\n");
-    bool indented = *p == ' ';
-    if (indented != verbatim) pu_buf_puts(b, indented ? ".PP\n.nf\n" : ".fi\n");
-    verbatim = indented;
-    char line[512];
-    snprintf(line, sizeof line, "%.*s", (int)PU_MIN(len, sizeof line - 1), p);
-    if (len == 0)
-      pu_buf_puts(b, ".PP\n");
-    else
-      put(b, line), pu_buf_putc(b, '\n');
+    bool indented = *p == ' ' && len > 0;
+    if (indented != verbatim && len > 0) {
+      pu_buf_puts(b, indented ? ".nf\n" : ".fi\n");
+      verbatim = indented;
+    }
+    if (len == 0) pu_buf_puts(b, ".PP");
+    put_bytes(b, p, len);
+    pu_buf_putc(b, '\n');
     p += len + (p[len] == '\n');
   }
   if (verbatim) pu_buf_puts(b, ".fi\n");
@@ -190,7 +193,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_man = {
     .name = "man",
-    .summary = "Print a man page",
+    .summary = "print a man page",
     .usage = "[COMMAND]",
     .details = "Without a command: the page of puyu itself.\n\n    puyu man train | man -l -\n",
     .options = rows,

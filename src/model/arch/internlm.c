@@ -17,7 +17,8 @@ static pu_err read_rotary(const json_t *config, const char *where, pu_rope_param
     return pu_json_num_or(rotary, "scaling_factor", 1.0, &rope->factor, where, e);
   }
   if (strcmp(type, "origin") != 0)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: rotary type '%.40s' is not supported (origin, dynamic are)", where, type);
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: rotary type '%.40s' is not supported (origin, dynamic are)", where,
+                   type);
   return PU_OK;
 }
 

@@ -13,8 +13,8 @@ static pu_err write_config(const pu_hparams *hp, json_t *config, pu_error *e) {
   return pu_arch_set(config, "bias", json_boolean(hp->o_bias), e);
 }
 
-static const pu_tensor_rule tensors[] = {PU_RULES_LLAMA_OUTER,    PU_RULES_LLAMA_ATTENTION, PU_RULES_LLAMA_QKV_BIAS,
-                                         PU_RULES_LLAMA_O_BIAS,   PU_RULES_LLAMA_MLP,       PU_RULES_LLAMA_MLP_BIAS,
+static const pu_tensor_rule tensors[] = {PU_RULES_LLAMA_OUTER,  PU_RULES_LLAMA_ATTENTION, PU_RULES_LLAMA_QKV_BIAS,
+                                         PU_RULES_LLAMA_O_BIAS, PU_RULES_LLAMA_MLP,       PU_RULES_LLAMA_MLP_BIAS,
                                          PU_RULES_END};
 
 const pu_arch pu_arch_internlm3 = {

@@ -1,4 +1,8 @@
-/* Attention with AMX: bf16 tiles multiplied by TDPBF16PS, everything between the products in AVX-512. */
+/* Attention with AMX: bf16 tiles multiplied by TDPBF16PS, everything between the products in AVX-512.
+ *
+ * Products and softmax take turns. Alternating their instructions was tried (products of the next strip queued and run
+ * every few rows of the softmax) and gained nothing: with tiles in flight, 512-bit arithmetic ran at one instruction a
+ * cycle instead of two, which is what taking turns costs. */
 #define PU_TILE_BF16 1
 #define PU_TILE_AMX  1
 #include "src/compute/cpu/isa/vec16_avx512.h"

@@ -127,12 +127,10 @@ static inline int64_t first_key(const pu_attention_block *b) {
   return b->pos >= b->window ? (b->pos - b->window + 1) / STRIP * STRIP : 0;
 }
 
-/* s: C tiles [key tile][2]. */
-static void mask_scores(const pu_attention_block *b, int strip, key_range r, float *s) {
-  float lane[STRIP] __attribute__((aligned(64)));
-  for (int i = 0; i < STRIP; i++) lane[i] = (float)(b->pos + STRIP * strip + i);
-  v16 pos[2] = {v_load(lane), v_load(lane + 16)};
-  for (int64_t key = r.first; key < r.last; key++) {
+/* Masks keys [from, to) of the range's scores, s: C tiles [key tile][2]. */
+static inline void mask_keys(const pu_attention_block *b, const v16 pos[2], key_range r, int64_t from, int64_t to,
+                             float *s) {
+  for (int64_t key = PU_MAX(from, r.first); key < PU_MIN(to, r.last); key++) {
     int64_t k = key - r.first;
     float end = b->window < ((int64_t)1 << 24) ? (float)(key + b->window) : INFINITY;
     for (int t = 0; t < 2; t++) {
@@ -140,6 +138,16 @@ static void mask_scores(const pu_attention_block *b, int strip, key_range r, flo
       v_store(p, v_keep(v_load(p), pos[t], (float)key, end));
     }
   }
+}
+
+/* Only keys before the last query's window or after the first query can be masked for some. */
+static void mask_scores(const pu_attention_block *b, int strip, key_range r, float *s) {
+  float lane[STRIP] __attribute__((aligned(64)));
+  const int64_t q_first = b->pos + STRIP * strip, seen_by_all = q_first + STRIP - b->window;
+  for (int i = 0; i < STRIP; i++) lane[i] = (float)(q_first + i);
+  const v16 pos[2] = {v_load(lane), v_load(lane + 16)};
+  mask_keys(b, pos, r, r.first, PU_MIN(seen_by_all, q_first + 1), s);
+  mask_keys(b, pos, r, PU_MAX(q_first + 1, r.first), r.last, s);
 }
 
 /* Where the packed rows of keys from `key` on begin. */
@@ -458,8 +466,8 @@ static void decode_scores(const pu_attention_decode *d, decode_work *w, int head
     v16 x[16];
     for (int i = 0; i < 16; i++) x[i] = i < n ? v_load(w->dot[h] + 16 * i) : v_set1(0.0f);
     v_transpose(x);
-    for (int step = 8; step > 0; step /= 2)
-      for (int i = 0; i < step; i++) x[i] = v_add(x[i], x[i + step]);
+    for (int half = 8; half > 0; half /= 2)
+      for (int i = 0; i < half; i++) x[i] = v_add(x[i], x[i + half]);
     v_store(w->s[h] + at, x[0]);
     for (int i = n; i < 16; i++) w->s[h][at + i] = NOTHING;
   }
