@@ -176,8 +176,9 @@ static pu_tensor *leaf2(env *t, pu_dtype type, pu_dtype grad_type, int64_t rows,
   return leaf(t, type, grad_type, 2, (int64_t[]){rows, cols}, scale);
 }
 
+/* A norm's weight or a bias: f32, as models keep them, and now and then of the compute type. */
 static pu_tensor *param1(env *t, int64_t n) {
-  return leaf(t, t->type, PU_F32, 1, &n, 1);
+  return leaf(t, below(t, 4) ? PU_F32 : t->type, PU_F32, 1, &n, 1);
 }
 
 static pu_tensor *ints(env *t, int64_t n, int64_t low, int64_t high) {
