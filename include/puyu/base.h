@@ -217,6 +217,8 @@ pu_err pu_json_str_or(const json_t *o, const char *key, const char *dflt, const 
 
 /* Appends s as a JSON string with its quotes; invalid UTF-8 becomes U+FFFD. */
 bool pu_buf_json_str(pu_buf *b, pu_str s);
+/* Appends text as HTML: the five special characters as entities; invalid UTF-8 and control characters as U+FFFD. */
+bool pu_buf_html(pu_buf *b, pu_str text);
 
 /* ---- options: one table describes each option once ---------------------------------------------------------------- */
 

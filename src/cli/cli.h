@@ -52,7 +52,7 @@ void pu_cli_print_help(FILE *out, const pu_command *c);
 const char *pu_cli_meta(const pu_option *row);
 /* The help line with range and default, "the most tokens (1..4096, default 256)". */
 void pu_cli_describe(const pu_option *row, char *dst, size_t size);
-/* "--no-" for a flag that is on unless turned off, else "--". */
+/* "--[no-]" for a flag that is on unless turned off, else "--". */
 const char *pu_cli_dashes(const pu_option *row);
 
 /* ---- inside ----------------------------------------------------------------------------------------------------- */

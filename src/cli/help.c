@@ -1,7 +1,7 @@
 /* --help, from the tables. */
 #include "src/cli/cli.h"
 
-#include <math.h>
+#include <ctype.h>
 #include <string.h>
 
 enum { WIDTH = 80, NAME_COLUMN = 2, HELP_COLUMN = 28 };
@@ -19,7 +19,7 @@ static bool on_by_default(const pu_option *row) {
 }
 
 const char *pu_cli_dashes(const pu_option *row) {
-  return on_by_default(row) ? "--no-" : "--";
+  return on_by_default(row) ? "--[no-]" : "--";
 }
 
 void pu_cli_describe(const pu_option *row, char *dst, size_t size) {
@@ -33,6 +33,7 @@ void pu_cli_describe(const pu_option *row, char *dst, size_t size) {
     n = (size_t)(at_least ? snprintf(extra, sizeof extra, "at least %s", min)
                           : snprintf(extra, sizeof extra, "%s..%s", min, max));
   if (row->required) n += (size_t)snprintf(extra + n, sizeof extra - n, "%srequired", n ? ", " : "");
+  if (on_by_default(row)) n += (size_t)snprintf(extra + n, sizeof extra - n, "default on");
   if (row->dflt && row->type != PU_OPT_BOOL)
     n += (size_t)snprintf(extra + n, sizeof extra - n, "%sdefault %.80s", n ? ", " : "", row->dflt);
   if (row->type == PU_OPT_STRS) snprintf(extra + n, sizeof extra - n, "%smay be repeated", n ? ", " : "");
@@ -127,8 +128,8 @@ static void put_paragraphs(FILE *out, const char *text) {
 }
 
 void pu_cli_print_help(FILE *out, const pu_command *c) {
-  fprintf(out, "usage: puyu %s%s%s\n\n%s.\n", c->name, c->usage && *c->usage ? " " : "", c->usage ? c->usage : "",
-          c->summary);
+  fprintf(out, "usage: puyu %s%s%s\n\n%c%s.\n", c->name, c->usage && *c->usage ? " " : "", c->usage ? c->usage : "",
+          toupper((unsigned char)c->summary[0]), c->summary + 1);
   if (c->details) put_paragraphs(out, c->details);
   if (c->options) put_table(out, c->options, "Options", true);
   if (c->config) {
@@ -145,7 +146,10 @@ void pu_cli_print_overview(FILE *out, const char *group) {
   if (!group) fprintf(out, "The whole chain of building with a large language model.\n\nCommands:\n");
   for (size_t i = 0; pu_command_all[i]; i++) {
     const pu_command *c = pu_command_all[i];
-    if (!group || (strncmp(c->name, group, n) == 0 && c->name[n] == ' ')) put_entry(out, c->name, c->summary);
+    if (group && (strncmp(c->name, group, n) != 0 || c->name[n] != ' ')) continue;
+    char summary[200];
+    snprintf(summary, sizeof summary, "%c%s", toupper((unsigned char)c->summary[0]), c->summary + 1);
+    put_entry(out, c->name, summary);
   }
   fprintf(out, "\n`puyu COMMAND --help` tells more about one.\n");
 }

@@ -114,7 +114,7 @@ pu_err pu_shards_parse(pu_str bytes, pu_shards **out, pu_error *e) {
     err = pu_fail(e, PU_ERR_NOMEM, "shard: no memory");
   } else {
     if (bytes.len > 0) memcpy(f->owned, bytes.ptr, bytes.len);
-    err = pu_pub_read(pu_str_of(f->owned, bytes.len), true, "shard", f, e);
+    err = pu_pub_read(pu_str_of(f->owned, bytes.len), false, "shard", f, e);
   }
   if (err == PU_OK) {
     err = source_take(s, "shard", e);

@@ -33,14 +33,13 @@ static bool due(pu_train_live *l, const pu_train_config *cfg, int64_t step, doub
 void pu_train_live_step(pu_train_live *l, const pu_train_config *cfg, int64_t step, double loss, int64_t tokens,
                         double seconds, double mfu) {
   l->mean_step = l->mean_step > 0 ? 0.9 * l->mean_step + 0.1 * seconds : seconds;
-  if (isfinite(loss)) l->mean_loss = l->mean_loss > 0 ? 0.9 * l->mean_loss + 0.1 * loss : loss;
   double now = pu_now();
   if (!due(l, cfg, step, now)) return;
   l->drawn = now;
   char line[200], rate[32], left[32], share[32] = "";
   if (mfu >= 0) snprintf(share, sizeof share, "  MFU %.0f %%", 100 * mfu);
   snprintf(line, sizeof line, "step %lld/%lld  loss %.4f  %s tok/s%s  %s left", (long long)step,
-           (long long)cfg->train.steps, l->mean_loss, rate_text((double)tokens / seconds, rate), share,
+           (long long)cfg->train.steps, loss, rate_text((double)tokens / seconds, rate), share,
            time_text(l->mean_step * (double)(cfg->train.steps - step), left));
   if (pu_is_terminal())
     pu_live_line(line);

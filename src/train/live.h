@@ -6,7 +6,6 @@
 
 typedef struct pu_train_live {
   double drawn;     /* when the last line was shown */
-  double mean_loss; /* smoothed, for reading only */
   double mean_step; /* seconds of a step, smoothed: what is left */
 } pu_train_live;
 

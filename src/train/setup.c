@@ -213,16 +213,19 @@ static pu_err open_logs(pu_train_loop *l, pu_error *e) {
   return PU_OK;
 }
 
+/* Passes over the data that the steps make. */
+static double passes(const pu_train_loop *l) {
+  double rows = 0;
+  int64_t steps = l->cfg.train.steps, ramp = PU_MIN(l->cfg.train.ramp_steps, steps);
+  for (int64_t s = 1; s <= ramp; s++) rows += (double)pu_train_batch(&l->cfg, s);
+  rows += (double)l->cfg.train.global_batch * (double)(steps - ramp);
+  return rows * (double)l->data.seq_len / (double)l->data.tokens;
+}
+
 static void announce(const pu_train_loop *l) {
-  double planned = 0;
-  for (int64_t s = 1; s <= PU_MIN(l->cfg.train.ramp_steps, l->cfg.train.steps); s++)
-    planned += (double)pu_train_batch(&l->cfg, s);
-  planned += (double)l->cfg.train.global_batch * (double)PU_MAX(l->cfg.train.steps - l->cfg.train.ramp_steps, 0);
-  planned *= (double)l->data.seq_len;
-  pu_log(PU_LOG_INFO, "%s, %.1fM parameters; %lld sources, %.2fM tokens; %lld steps of %lld x %lld: %.2f passes",
-         l->model->arch->name, (double)pu_hparams_count(&l->model->hp, false) / 1e6, (long long)l->data.n,
-         (double)l->data.tokens / 1e6, (long long)l->cfg.train.steps, (long long)l->cfg.train.global_batch,
-         (long long)l->data.seq_len, planned / (double)l->data.tokens);
+  pu_log(PU_LOG_INFO, "%s, %.2fM parameters; %.2fM tokens of data; %lld steps of %lld sequences of %lld: %.2f passes",
+         l->model->arch->name, (double)pu_hparams_count(&l->model->hp, false) / 1e6, (double)l->data.tokens / 1e6,
+         (long long)l->cfg.train.steps, (long long)l->cfg.train.global_batch, (long long)l->data.seq_len, passes(l));
   if (l->saved_step >= 0) pu_log(PU_LOG_INFO, "resuming after step %lld (%s)", (long long)l->saved_step, l->from);
 }
 

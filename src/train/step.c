@@ -171,11 +171,14 @@ pu_err pu_train_loop_step(pu_train_loop *l, pu_error *e) {
 
 pu_err pu_train_loop_validate(pu_train_loop *l, pu_error *e) {
   int64_t micro = l->cfg.train.micro_batch, count = 0;
+  /* Once through a small set at most: nothing is counted twice. */
+  int64_t rows = PU_MIN(l->cfg.validate.batches * micro, (int64_t)pu_mix_epoch_samples(l->valid.mix, 0));
   double sum = 0;
-  for (int64_t b = 0; b < l->cfg.validate.batches; b++) {
-    pu_train_data_read(&l->valid, (uint64_t)(b * micro), micro, l->cfg.data.cross_document, &l->valid_rows);
-    PU_TRY(run_rows(l, &l->valid_rows, 0, micro, 1, NULL, e));
-    add_losses(l, &l->valid_rows, 0, micro, &sum, &count);
+  for (int64_t at = 0; at < rows; at += micro) {
+    int64_t n = PU_MIN(micro, rows - at);
+    pu_train_data_read(&l->valid, (uint64_t)at, n, l->cfg.data.cross_document, &l->valid_rows);
+    PU_TRY(run_rows(l, &l->valid_rows, 0, n, 1, NULL, e));
+    add_losses(l, &l->valid_rows, 0, n, &sum, &count);
   }
   l->state.valid_loss = count > 0 ? sum / (double)count : NAN;
   pu_train_log_begin(&l->metrics);

@@ -24,7 +24,7 @@ static const pu_option rows[] = {
      .min = 1,
      .max = 4096,
      .help = "the most tokens"},
-    {.key = "color", .type = PU_OPT_BOOL, .offset = offsetof(options, color), .dflt = "true", .help = "no colours"},
+    {.key = "color", .type = PU_OPT_BOOL, .offset = offsetof(options, color), .dflt = "true", .help = "colours"},
     {.key = "greedy", .letter = 'g', .type = PU_OPT_BOOL, .offset = offsetof(options, greedy), .help = "the likeliest"},
     {.key = "model",
      .type = PU_OPT_STR,
@@ -48,7 +48,7 @@ static const pu_option rows[] = {
 };
 
 static const pu_command command = {.name = "try it",
-                                   .summary = "Try the flags",
+                                   .summary = "try the flags",
                                    .usage = "FILE [MORE]",
                                    .details = "First\nparagraph.\n\n    puyu try it x\n",
                                    .options = rows,
@@ -191,7 +191,7 @@ static void help_is_made_from_the_table(void **state) {
                              "\n"
                              "Sampling:\n"
                              "  -n, --max-tokens N        the most tokens (1..4096, default 256)\n"
-                             "  --no-color                no colours\n"
+                             "  --[no-]color              colours (default on)\n"
                              "  -g, --greedy              the likeliest\n"
                              "  --model DIR               the model (required)\n"
                              "  --file TEXT               what to read (default default.txt, may be repeated)\n"
@@ -200,7 +200,7 @@ static void help_is_made_from_the_table(void **state) {
   assert_true(size > sizeof want);
   assert_memory_equal(text, want, sizeof want - 1);
   assert_non_null(strstr(text, "also given as key=value"));
-  assert_non_null(strstr(text, "  color: true|false         no colours\n"));
+  assert_non_null(strstr(text, "  color: true|false         colours (default on)\n"));
   free(text);
 }
 

@@ -2,7 +2,6 @@
 #include "src/cli/cli.h"
 #include "tests/test.h"
 
-#include <ctype.h>
 #include <stdlib.h>
 #include <sys/wait.h>
 
@@ -54,14 +53,13 @@ static void every_table_is_sound(void **state) {
     assert_non_null(c->run);
     assert_true(c->summary && *c->summary);
     if (c->summary[strlen(c->summary) - 1] == '.') fail_msg("%s: the summary ends with a full stop", c->name);
-    if (!isupper((unsigned char)c->summary[0])) fail_msg("%s: the summary begins small", c->name);
     if (c->max_args >= 0 && c->min_args > c->max_args) fail_msg("%s: min_args above max_args", c->name);
     if (c->options) check_table(c->name, c->options, c->options_size, true);
     for (size_t k = 0; k < i; k++) assert_string_not_equal(c->name, pu_command_all[k]->name);
     char line[200];
     snprintf(line, sizeof line, "%s --help", c->name);
     assert_int_equal(puyu(line), 0);
-    assert_non_null(strstr(out, c->summary));
+    assert_non_null(strstr(out, c->summary + 1)); /* the first letter becomes a capital */
     snprintf(line, sizeof line, "man %s", c->name);
     assert_int_equal(puyu(line), 0);
     assert_memory_equal(out, ".TH \"PUYU-", 10);

@@ -15,8 +15,7 @@
 
 enum { MEMORY = 8 << 20, MAX_LEAVES = 6, MAX_OUTS = 4, TRIALS = 6 };
 
-/* ---- one run of one operation
- * ------------------------------------------------------------------------------------------- */
+/* ---- one run of one operation ---------------------------------------------------------------------------------- */
 
 typedef struct vec {
   double *v;
@@ -217,8 +216,7 @@ static void env_finish(env *t) {
     if (t->leaf[i]->grad) keep(t, t->leaf[i]->grad);
 }
 
-/* ---- the cases
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- the cases ------------------------------------------------------------------------------------------------- */
 
 static void run_embedding(env *t) {
   int64_t vocab = size(t, 60), width = size(t, 130), n = size(t, 100);
@@ -420,8 +418,7 @@ static const op_case cases[] = {
     {"adamw", run_adamw, false},
 };
 
-/* ---- running and comparing
- * -------------------------------------------------------------------------------------------------- */
+/* ---- running and comparing ------------------------------------------------------------------------------------- */
 
 static void run_case(env *t, const op_case *op, pu_backend *be, pu_dtype type, uint64_t seed, bool small) {
   static char ones[1 << 20];
@@ -504,8 +501,7 @@ static void device_matches_reference(void **state) {
   be->close(be);
 }
 
-/* ---- finite differences
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- finite differences ---------------------------------------------------------------------------------------- */
 
 static double loss_at(const op_case *op, pu_backend *be, uint64_t seed, int which, int64_t at, double by) {
   env t;
@@ -557,8 +553,7 @@ static void gradients_match_differences(void **state) {
   ref->close(ref);
 }
 
-/* ---- what the references themselves must do
- * ------------------------------------------------------------------------------------- */
+/* ---- what the references themselves must do -------------------------------------------------------------------- */
 
 static void known_values(void **state) {
   (void)state;

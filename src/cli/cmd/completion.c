@@ -12,7 +12,8 @@ static void put_flags(FILE *out, const pu_command *c) {
   put_case(out, c);
   fprintf(out, "flags='--help --quiet --verbose");
   for (const pu_option *row = c->options; row && row->key; row++)
-    if (row->type != PU_OPT_GROUP && row->type != PU_OPT_LIST) fprintf(out, " %s%s", pu_cli_dashes(row), row->key);
+    if (row->type != PU_OPT_GROUP && row->type != PU_OPT_LIST)
+      fprintf(out, " %s%s", pu_cli_dashes(row)[2] ? "--no-" : "--", row->key);
   fprintf(out, "' ;;\n");
 }
 
@@ -77,7 +78,7 @@ static pu_err run(const pu_cli *cli, const void *options, int n_args, const char
 
 const pu_command pu_command_completion = {
     .name = "completion",
-    .summary = "Print the completion script of a shell",
+    .summary = "print the completion script of a shell",
     .usage = "bash",
     .details = "    source <(puyu completion bash)\n",
     .min_args = 1,

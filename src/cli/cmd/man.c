@@ -193,7 +193,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_man = {
     .name = "man",
-    .summary = "Print a man page",
+    .summary = "print a man page",
     .usage = "[COMMAND]",
     .details = "Without a command: the page of puyu itself.\n\n    puyu man train | man -l -\n",
     .options = rows,

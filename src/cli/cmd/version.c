@@ -8,7 +8,7 @@ static pu_err run(const pu_cli *cli, const void *options, int n_args, const char
 
 const pu_command pu_command_version = {
     .name = "version",
-    .summary = "Print the version",
+    .summary = "print the version",
     .usage = "",
     .run = run,
 };

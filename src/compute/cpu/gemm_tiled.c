@@ -78,7 +78,7 @@ static void stream_tiles(void *arg, int64_t begin, int64_t end, int worker) {
                       .alpha = 1.0f,
                       .bias = s->b ? (const char *)s->b->data + feature * b_size : NULL,
                       .bias_type = s->b ? s->b->dtype : PU_F32};
-    s->kernel->store(&t);
+    s->kernel->stream_store(&t);
   }
   if (s->kernel->end) s->kernel->end();
 }

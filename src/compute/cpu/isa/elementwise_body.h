@@ -35,13 +35,18 @@ INLINE void add16(void *row, pu_dtype type, int64_t i, int64_t n, v16 v, bool ad
   write16(row, type, i, n, v);
 }
 
+/* Asks for the place where the next row's element i lies: with several streams of a few KiB a row, the processor's own
+ * prefetching starts anew with every row. */
+INLINE void ahead(const void *row, pu_dtype type, int64_t i) {
+  __builtin_prefetch(element(row, type, i), 0, 2);
+}
+
 /* Rows a thread takes at a time: some 128 KiB of f32. */
 static int64_t grain_for(int64_t width) {
   return PU_MIN(PU_MAX(32768 / PU_MAX(width, 1), 1), 256);
 }
 
-/* ---- rmsnorm_add
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- rmsnorm_add ----------------------------------------------------------------------------------------------- */
 
 INLINE void norm_row(const pu_rmsnorm_add_args *a, int64_t n, pu_dtype type) {
   int64_t width = a->res->shape[1];
@@ -135,13 +140,18 @@ static void norm_rows_back(void *arg, int64_t begin, int64_t end, int worker) {
   }
 }
 
-/* out (+)= the sum of the chunks' rows, in their order. */
-static void add_chunks(float *out, const float *sums, int64_t chunks, int64_t width, bool add) {
+/* out (+)= the sum of the chunks' rows, which lie `stride` apart, in their order. */
+static void add_chunks(float *out, const float *sums, int64_t chunks, int64_t stride, int64_t width, bool add) {
   for (int64_t c = 0; c < width; c += 16) {
     v16 v = v_set1(0);
-    for (int64_t i = 0; i < chunks; i++) v = v_add(v, read16(sums + i * width, PU_F32, c, width));
+    for (int64_t i = 0; i < chunks; i++) v = v_add(v, read16(sums + i * stride, PU_F32, c, width));
     add16(out, PU_F32, c, width, v, add);
   }
+}
+
+/* At most 64 chunks, so that their sums stay small beside the rows. */
+static int64_t chunk_rows(int64_t n) {
+  return PU_MAX((n + 63) / 64, 16);
 }
 
 static pu_err rmsnorm_add_back(pu_backend *be, void *args, pu_error *e) {
@@ -149,8 +159,7 @@ static pu_err rmsnorm_add_back(pu_backend *be, void *args, pu_error *e) {
   pu_cpu *cpu = (pu_cpu *)be;
   int64_t n = a->res->shape[0], width = a->res->shape[1];
   if (!norm_is_uniform(a)) return pu_ref_rmsnorm_add_back(be, args, e);
-  /* At most 64 chunks, so that their sums stay small beside the rows. */
-  norm_back b = {.a = a, .rows = PU_MAX((n + 63) / 64, 16), .more = a->h != a->res && a->h->grad && a->h->grad_set};
+  norm_back b = {.a = a, .rows = chunk_rows(n), .more = a->h != a->res && a->h->grad && a->h->grad_set};
   int64_t chunks = (n + b.rows - 1) / b.rows;
   void *work = NULL;
   if (a->w->grad) PU_TRY(pu_cpu_work(cpu, (size_t)(chunks * width) * sizeof(float), &work, e));
@@ -158,12 +167,129 @@ static pu_err rmsnorm_add_back(pu_backend *be, void *args, pu_error *e) {
   if (a->res->grad) b.add_res = pu_grad_beta(a->res) != 0;
   if (a->x && a->x->grad) b.add_x = pu_grad_beta(a->x) != 0;
   pu_pool_run(cpu->pool, n, b.rows, norm_rows_back, &b);
-  if (a->w->grad) add_chunks(a->w->grad->data, b.sums, chunks, width, pu_grad_beta(a->w) != 0);
+  if (a->w->grad) add_chunks(a->w->grad->data, b.sums, chunks, width, width, pu_grad_beta(a->w) != 0);
   return PU_OK;
 }
 
-/* ---- rope
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- qk_norm: the same, head by head --------------------------------------------------------------------------- */
+
+INLINE void head_norm(const pu_qk_norm_args *a, int64_t n, int64_t head, pu_dtype type) {
+  int64_t d0 = head * a->head_dim, dim = a->head_dim;
+  const void *x = element(pu_row(a->qkv, n), type, d0), *w = head < a->heads ? a->wq->data : a->wk->data;
+  void *y = element(pu_row(a->out, n), type, d0);
+  v16 squares = v_set1(0);
+  for (int64_t d = 0; d < dim; d += 16) {
+    v16 v = read16(x, type, d, dim);
+    squares = v_fma(v, v, squares);
+  }
+  float rstd = 1 / sqrtf(v_sum(squares) / (float)dim + a->eps);
+  ((float *)pu_row(a->rstd, n))[head] = rstd;
+  v16 r = v_set1(rstd);
+  for (int64_t d = 0; d < dim; d += 16)
+    write16(y, type, d, dim, v_mul(v_mul(read16(x, type, d, dim), r), read16(w, type, d, dim)));
+}
+
+INLINE void qk_norm_row(const pu_qk_norm_args *a, int64_t n, pu_dtype type) {
+  int64_t normed = a->heads + a->kv_heads, v0 = normed * a->head_dim, values = (int64_t)a->kv_heads * a->head_dim;
+  for (int64_t head = 0; head < normed; head++) head_norm(a, n, head, type);
+  memcpy(element(pu_row(a->out, n), type, v0), element(pu_row(a->qkv, n), type, v0),
+         (size_t)values * (type == PU_F32 ? 4 : 2));
+}
+
+static void qk_norm_rows(void *arg, int64_t begin, int64_t end, int worker) {
+  const pu_qk_norm_args *a = arg;
+  (void)worker;
+  for (int64_t n = begin; n < end; n++) {
+    if (a->qkv->dtype == PU_F32)
+      qk_norm_row(a, n, PU_F32);
+    else
+      qk_norm_row(a, n, PU_BF16);
+  }
+}
+
+static bool qk_norm_is_uniform(const pu_qk_norm_args *a) {
+  return a->wq->dtype == a->qkv->dtype && a->wk->dtype == a->qkv->dtype;
+}
+
+static pu_err qk_norm(pu_backend *be, void *args, pu_error *e) {
+  const pu_qk_norm_args *a = args;
+  if (!qk_norm_is_uniform(a)) return pu_ref_qk_norm(be, args, e);
+  pu_pool_run(((pu_cpu *)be)->pool, a->qkv->shape[0], grain_for(a->qkv->shape[1]), qk_norm_rows, args);
+  return PU_OK;
+}
+
+typedef struct qk_back {
+  const pu_qk_norm_args *a;
+  float *sums;  /* [chunks, 2 D] of dwq and dwk */
+  int64_t rows; /* of a chunk */
+  bool add;
+} qk_back;
+
+INLINE void head_norm_back(const qk_back *b, int64_t n, int64_t head, float *sums, pu_dtype type) {
+  const pu_qk_norm_args *a = b->a;
+  int64_t d0 = head * a->head_dim, dim = a->head_dim;
+  const void *x = element(pu_row(a->qkv, n), type, d0), *w = head < a->heads ? a->wq->data : a->wk->data;
+  const void *dy = element(pu_row(a->out->grad, n), type, d0);
+  float rstd = ((const float *)pu_row(a->rstd, n))[head];
+  v16 dot = v_set1(0), r = v_set1(rstd);
+  for (int64_t d = 0; d < dim; d += 16) {
+    v16 dyx = v_mul(read16(dy, type, d, dim), read16(x, type, d, dim));
+    dot = v_fma(dyx, read16(w, type, d, dim), dot);
+    write16(sums, PU_F32, d, dim, v_fma(dyx, r, read16(sums, PU_F32, d, dim)));
+  }
+  if (!a->qkv->grad) return;
+  void *dx = element(pu_row(a->qkv->grad, n), type, d0);
+  v16 pull = v_set1(-v_sum(dot) / (float)dim * rstd * rstd * rstd);
+  for (int64_t d = 0; d < dim; d += 16) {
+    v16 v = v_mul(v_mul(read16(dy, type, d, dim), read16(w, type, d, dim)), r);
+    add16(dx, type, d, dim, v_fma(read16(x, type, d, dim), pull, v), b->add);
+  }
+}
+
+INLINE void qk_norm_row_back(const qk_back *b, int64_t n, float *sums, pu_dtype type) {
+  const pu_qk_norm_args *a = b->a;
+  int64_t normed = a->heads + a->kv_heads, width = a->qkv->shape[1];
+  for (int64_t head = 0; head < normed; head++)
+    head_norm_back(b, n, head, head < a->heads ? sums : sums + a->head_dim, type);
+  if (!a->qkv->grad) return;
+  const void *dy = pu_row(a->out->grad, n);
+  void *dx = pu_row(a->qkv->grad, n);
+  for (int64_t c = normed * a->head_dim; c < width; c += 16)
+    add16(dx, type, c, width, read16(dy, type, c, width), b->add);
+}
+
+static void qk_norm_rows_back(void *arg, int64_t begin, int64_t end, int worker) {
+  const qk_back *b = arg;
+  int64_t width = 2 * (int64_t)b->a->head_dim;
+  float *sums = b->sums + begin / b->rows * width;
+  (void)worker;
+  memset(sums, 0, (size_t)width * sizeof *sums);
+  for (int64_t n = begin; n < end; n++) {
+    if (b->a->qkv->dtype == PU_F32)
+      qk_norm_row_back(b, n, sums, PU_F32);
+    else
+      qk_norm_row_back(b, n, sums, PU_BF16);
+  }
+}
+
+static pu_err qk_norm_back(pu_backend *be, void *args, pu_error *e) {
+  const pu_qk_norm_args *a = args;
+  pu_cpu *cpu = (pu_cpu *)be;
+  int64_t n = a->qkv->shape[0], dim = a->head_dim;
+  if (!qk_norm_is_uniform(a)) return pu_ref_qk_norm_back(be, args, e);
+  qk_back b = {.a = a, .rows = chunk_rows(n)};
+  int64_t chunks = (n + b.rows - 1) / b.rows;
+  void *work;
+  PU_TRY(pu_cpu_work(cpu, (size_t)(chunks * 2 * dim) * sizeof(float), &work, e));
+  b.sums = work;
+  if (a->qkv->grad) b.add = pu_grad_beta(a->qkv) != 0;
+  pu_pool_run(cpu->pool, n, b.rows, qk_norm_rows_back, &b);
+  if (a->wq->grad) add_chunks(a->wq->grad->data, b.sums, chunks, 2 * dim, dim, pu_grad_beta(a->wq) != 0);
+  if (a->wk->grad) add_chunks(a->wk->grad->data, b.sums + dim, chunks, 2 * dim, dim, pu_grad_beta(a->wk) != 0);
+  return PU_OK;
+}
+
+/* ---- rope ------------------------------------------------------------------------------------------------------ */
 
 typedef struct rotation {
   const pu_tensor *t, *cs;
@@ -214,8 +340,7 @@ static pu_err rope_back(pu_backend *be, void *args, pu_error *e) {
   return rotate(be, a, a->qkv->grad, -1);
 }
 
-/* ---- swiglu
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- swiglu ---------------------------------------------------------------------------------------------------- */
 
 INLINE v16 v_sigmoid(v16 a) {
   return v_inverse(v_add(v_set1(1), v_exp(v_sub(v_set1(0), a))));
@@ -227,6 +352,9 @@ INLINE void swiglu_row(const pu_swiglu_args *a, int64_t n, pu_dtype type) {
   void *y = pu_row(a->y, n);
   for (int64_t f = 0; f < inner; f += 16) {
     v16 g = read16(gate, type, f, inner);
+    ahead(gate, type, f + a->gu->stride[0]);
+    ahead(up, type, f + a->gu->stride[0]);
+    ahead(y, type, f + a->y->stride[0]);
     write16(y, type, f, inner, v_mul(v_mul(g, v_sigmoid(g)), read16(up, type, f, inner)));
   }
 }
@@ -261,6 +389,11 @@ INLINE void swiglu_row_back(const swiglu_job *job, int64_t n, pu_dtype type) {
   void *dgate = pu_row(a->gu->grad, n), *dup = element(dgate, type, inner);
   for (int64_t f = 0; f < inner; f += 16) {
     v16 g = read16(gate, type, f, inner), u = read16(up, type, f, inner), d = read16(dy, type, f, inner);
+    ahead(gate, type, f + a->gu->stride[0]);
+    ahead(up, type, f + a->gu->stride[0]);
+    ahead(dy, type, f + a->y->grad->stride[0]);
+    ahead(dgate, type, f + a->gu->grad->stride[0]);
+    ahead(dup, type, f + a->gu->grad->stride[0]);
     v16 s = v_sigmoid(g), gs = v_mul(g, s);
     v16 slope = v_fma(gs, v_sub(v_set1(1), s), s); /* s + g s (1 - s) */
     add16(dgate, type, f, inner, v_mul(v_mul(d, u), slope), job->add);
@@ -287,8 +420,7 @@ static pu_err swiglu_back(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- embedding, backward: the tokens sorted by id, so that each row of dw has one owner
- * ------------------------------------ */
+/* ---- embedding, backward: the tokens sorted by id, so that each row of dw has one owner ------------------------ */
 
 typedef struct embedding_job {
   const pu_embedding_args *a;
@@ -344,8 +476,7 @@ static pu_err embedding_back(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- linear_cross_entropy: the pass over a row of logits
- * ------------------------------------------------------------------- */
+/* ---- linear_cross_entropy: the pass over a row of logits ------------------------------------------------------- */
 
 /* Replaces the logits by exp(logit - max); returns their sum. A lane adds at most 64 terms before double takes over. */
 static double exponentiate(float *logits, int64_t n, float max) {
@@ -400,8 +531,7 @@ static pu_err linear_cross_entropy(pu_backend *be, void *args, pu_error *e) {
   return pu_cpu_linear_cross_entropy((pu_cpu *)be, args, loss_row, e);
 }
 
-/* ---- sum_squares, adamw
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- sum_squares, adamw ---------------------------------------------------------------------------------------- */
 
 enum { SUM_CHUNK = 1 << 16, SUM_RUN = 1024, STEP_CHUNK = 1 << 14 };
 
@@ -472,12 +602,12 @@ static pu_err adamw(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- the table
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the table ------------------------------------------------------------------------------------------------- */
 
 static void use_elementwise(pu_cpu *cpu) {
   pu_op_fn *forward = cpu->base.forward, *backward = cpu->base.backward;
   forward[PU_OP_rmsnorm_add] = rmsnorm_add;
+  forward[PU_OP_qk_norm] = qk_norm;
   forward[PU_OP_rope] = rope;
   forward[PU_OP_swiglu] = swiglu;
   forward[PU_OP_linear_cross_entropy] = linear_cross_entropy;
@@ -485,6 +615,7 @@ static void use_elementwise(pu_cpu *cpu) {
   forward[PU_OP_adamw] = adamw;
   backward[PU_OP_embedding] = embedding_back;
   backward[PU_OP_rmsnorm_add] = rmsnorm_add_back;
+  backward[PU_OP_qk_norm] = qk_norm_back;
   backward[PU_OP_rope] = rope_back;
   backward[PU_OP_swiglu] = swiglu_back;
 }

@@ -31,9 +31,16 @@ static void end(void) {
 
 /* ---- micro kernels ---- */
 
+/* The next product's sums lie behind this one's: into L1, four lines a step. */
+static inline __attribute__((always_inline)) void fetch_sums(const float *acc, int64_t i) {
+#pragma GCC unroll 4
+  for (int line = 0; line < 4; line++) _mm_prefetch((const char *)acc + (i * 4 + line) * LINE, _MM_HINT_T0);
+}
+
 /* The sums are kept as four tiles of 1 KiB, one after the other: stores of whole lines in a row are the cheapest. */
 #define MICRO(name, product, unit)                                                                                     \
-  static void name(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add) {        \
+  static void name(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add,          \
+                   const pu_fetch *fetch) {                                                                            \
     const char *a = a_panel, *b = b_panel;                                                                             \
     if (add) {                                                                                                         \
       _tile_loadd(0, acc, LINE);                                                                                       \
@@ -46,7 +53,9 @@ static void end(void) {
       _tile_zero(2);                                                                                                   \
       _tile_zero(3);                                                                                                   \
     }                                                                                                                  \
-    for (; k > 0; k -= (unit), a += TILE, b += 2 * TILE) {                                                             \
+    for (int64_t i = 0; i * (unit) < k; i++, a += TILE, b += 2 * TILE) {                                               \
+      pu_fetch_step(fetch, i);                                                                                         \
+      if (add) fetch_sums(acc + MR * NR, i);                                                                           \
       _tile_stream_loadd(6, b, LINE);                                                                                  \
       _tile_loadd(4, a, LINE);                                                                                         \
       product(0, 4, 6);                                                                                                \
@@ -302,6 +311,7 @@ const pu_gemm_kernel pu_gemm_amx = {.mr = MR,
                                     .stream_rows = STREAM_ROWS,
                                     .stream_pack = stream_pack,
                                     .stream = stream,
+                                    .stream_store = pu_gemm_store_avx512,
                                     .tiles_as_a = true};
 
 const pu_gemm_kernel pu_gemm_amx_i8 = {.mr = MR,
