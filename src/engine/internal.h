@@ -5,7 +5,7 @@
 #include "puyu/engine.h"
 
 enum {
-  PU_KV_BLOCK = 32,    /* tokens a cache block holds */
+  PU_KV_BLOCK = 32, /* tokens a cache block holds */
   PU_MAX_CONTEXT = 32768,
   PU_MAX_SESSIONS = 4096,
   PU_PREFILL_CHUNK = 512,
@@ -38,15 +38,16 @@ struct pu_engine {
 typedef struct pu_stream {
   pu_decoder decoder;
   pu_buf text;
-  size_t told;       /* bytes given to on_text */
-  bool stopped;      /* a stop string came; text ends before it */
+  size_t told;  /* bytes given to on_text */
+  bool stopped; /* a stop string came; text ends before it */
 } pu_stream;
 
 struct pu_session {
   pu_engine *en;
   pu_session *next;
-  pu_ids ids;     /* prompt and answers */
-  int64_t cached; /* of them, keys and values are in the cache; always less than ids.n, so that a next token can be made */
+  pu_ids ids; /* prompt and answers */
+  int64_t
+      cached; /* of them, keys and values are in the cache; always less than ids.n, so that a next token can be made */
   int32_t *blocks;
   int32_t n_blocks;
 
@@ -62,7 +63,8 @@ struct pu_session {
   void *on_text_arg;
 };
 
-/* ---- stream.c: text as it becomes certain ---------------------------------------------------------------------------- */
+/* ---- stream.c: text as it becomes certain
+ * ---------------------------------------------------------------------------- */
 
 void pu_stream_init(pu_stream *s, const pu_tokenizer *t);
 void pu_stream_deinit(pu_stream *s);
@@ -72,7 +74,8 @@ pu_err pu_stream_finish(pu_stream *s, const pu_sampling *how, pu_error *e) PU_MU
 /* Gives on_text what is certain (all: everything). False: it asked to stop. */
 bool pu_stream_tell(pu_stream *s, const pu_sampling *how, bool all, pu_on_text on_text, void *arg);
 
-/* ---- session.c --------------------------------------------------------------------------------------------------------- */
+/* ---- session.c
+ * --------------------------------------------------------------------------------------------------------- */
 
 /* Takes the next token of an answer: ends it, or appends it. */
 pu_err pu_session_take(pu_session *s, int32_t id, pu_error *e) PU_MUST_USE;

@@ -91,7 +91,7 @@ static int32_t draw(candidate *c, size_t n, const pu_sampling *o, pu_rng *rng, d
 }
 
 int32_t pu_sample_token(float *logits, int64_t vocab, const pu_sampling *o, const int32_t *history, size_t n_history,
-                  size_t n_answer, pu_rng *rng) {
+                        size_t n_answer, pu_rng *rng) {
   penalise(logits, vocab, o, history, n_history, n_answer);
   int32_t best = argmax(logits, vocab);
   if (o->temperature <= 0 || o->top_k == 1) return best;
