@@ -5,8 +5,7 @@
 #include "src/text/encoder.h"
 #include "src/text/split.h"
 
-/* ---- Unicode normal forms
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Unicode normal forms ---------------------------------------------------------------------------------------- */
 
 /* Characters that no composition touches, whatever stands beside them within this set: Latin, the common CJK ranges. */
 static bool inert(uint32_t c) {
@@ -68,9 +67,7 @@ static pu_err normalize(pu_encoder *enc, const uint8_t **p, size_t *n, pu_error 
   return PU_OK;
 }
 
-/* ---- words
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- words ------------------------------------------------------------------------------------------------------ */
 
 pu_err byte_merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
   const byte_model *m = &enc->t->bytes;

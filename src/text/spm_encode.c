@@ -40,8 +40,7 @@ static int32_t char_symbol(const spm_model *m, const uint8_t *p, size_t len) {
   return p[0] < 0x80 ? m->ascii[p[0]] : text_map_get(&m->chars, pu_str_of((const char *)p, len));
 }
 
-/* ---- models with unused pieces
- * ---------------------------------------------------------------------------------------- */
+/* ---- models with unused pieces ----------------------------------------------------------------------------------- */
 
 static void note_halves(void *arg, int32_t left, int32_t right, int32_t id) {
   pu_encoder *enc = arg;
@@ -112,8 +111,7 @@ static pu_err merge_whole(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *o
   return ok ? PU_OK : text_no_memory(e, n);
 }
 
-/* ---- BPE by words
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- BPE by words ------------------------------------------------------------------------------------------------ */
 
 pu_err spm_merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
   const pu_tokenizer *t = enc->t;
@@ -158,8 +156,7 @@ static pu_err merge_by_words(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids
   return text_flush_words(enc, out, e);
 }
 
-/* ---- Unigram
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- Unigram ----------------------------------------------------------------------------------------------------- */
 
 static void reach(lattice_node *node, double score, uint32_t from, int32_t id) {
   if (node->reached && !(score > node->score)) return;

@@ -55,8 +55,7 @@ static void test_texts(void **state) {
   for (const char *const *s = pu_chat_names(); *s; s++) assert_non_null(pu_chat_find(*s));
 }
 
-/* ---- a small InternLM2, with a configuration that renames pieces
- * ----------------------------------------------------- */
+/* ---- a small InternLM2, with a configuration that renames pieces ------------------------------------------------- */
 
 enum { UNUSED_0 = 259, UNUSED_1, UNUSED_2, CHARS };
 
@@ -225,8 +224,7 @@ static void test_forgery(void **state) {
   pu_tokenizer_free(t);
 }
 
-/* ---- the published tokenizers
- * --------------------------------------------------------------------------------------------- */
+/* ---- the published tokenizers ------------------------------------------------------------------------------------ */
 
 static void expect_ids(const char *path, const char *name, const pu_message *m, size_t n, const int32_t *want,
                        size_t n_want) {
