@@ -179,7 +179,7 @@ typedef struct pu_pool pu_pool;
 /* Handles items [begin, end); worker is in [0, pu_pool_size). */
 typedef void (*pu_pool_fn)(void *arg, int64_t begin, int64_t end, int worker);
 
-int pu_cpu_count(void); /* processors this process may use */
+int pu_cpu_count(void); /* processors this process may use: its affinity, and its container's share of time */
 pu_err pu_pool_create(int threads, pu_pool **out, pu_error *e) PU_MUST_USE; /* 0: pu_cpu_count() */
 void pu_pool_free(pu_pool *p);
 int pu_pool_size(const pu_pool *p);
@@ -217,6 +217,8 @@ pu_err pu_json_str_or(const json_t *o, const char *key, const char *dflt, const 
 
 /* Appends s as a JSON string with its quotes; invalid UTF-8 becomes U+FFFD. */
 bool pu_buf_json_str(pu_buf *b, pu_str s);
+/* Appends text as HTML: the five special characters as entities; invalid UTF-8 and control characters as U+FFFD. */
+bool pu_buf_html(pu_buf *b, pu_str text);
 
 /* ---- options: one table describes each option once ---------------------------------------------------------------- */
 
@@ -252,20 +254,21 @@ typedef struct pu_option {
   pu_option_type type;
   size_t offset;       /* offsetof into the caller's struct */
   const char *dflt;    /* text, parsed like input; NULL: zero, false or NULL */
-  double min, max;     /* both 0: no bound */
+  double min, max;     /* both 0: no bound; max below min: no maximum; max INFINITY: .inf is a value too */
   const char *choices; /* PU_OPT_ENUM */
   const char *meta;    /* what stands for the value in --help: "N", "FILE" */
   const char *help;    /* one line */
   const struct pu_option *sub;
   size_t sub_size;
   char letter;         /* -n; 0 for none */
-  bool required;
+  bool required;       /* a text or list that is absent, or a number that is 0 where 0 is out of range, is missing */
 } pu_option;
 
 /* Fills out with the defaults. */
 pu_err pu_options_default(const pu_option *table, void *out, pu_arena *a, pu_error *e) PU_MUST_USE;
 /* Sets one value from text; `where` ("--optim.lr", "train.yaml:12") begins any error. Unknown keys name the nearest
- * known one. */
+ * known one. A list given as YAML, "[a, b]" or "[{path: x}]", replaces what was there; any other text is appended to
+ * a PU_OPT_STRS. */
 pu_err pu_options_set(const pu_option *table, void *out, const char *key, const char *value, const char *where,
                       pu_arena *a, pu_error *e) PU_MUST_USE;
 /* Reads YAML (nested mappings become dotted keys). Anchors' expansion, depth (32) and size (1 MiB) are limited; errors
@@ -279,6 +282,8 @@ pu_err pu_options_write_yaml(const pu_option *table, const void *in, pu_buf *out
 pu_err pu_options_check(const pu_option *table, const void *in, const char *where, pu_error *e) PU_MUST_USE;
 /* The known key nearest to `key` by edit distance, or NULL when none is near. */
 const char *pu_options_nearest(const pu_option *table, const char *key);
+/* Insertions, deletions, changes and swaps of neighbours from a to b; SIZE_MAX for texts of 64 bytes or more. */
+size_t pu_edit_distance(const char *a, const char *b);
 
 /* ---- log and progress ---------------------------------------------------------------------------------------- */
 
@@ -293,7 +298,8 @@ typedef struct pu_progress pu_progress;
 pu_progress *pu_progress_open(const char *label, const char *unit, double total); /* never NULL-unsafe: NULL is quiet */
 void pu_progress_set(pu_progress *p, double done, const char *note);              /* note: "loss 2.31" or NULL */
 void pu_progress_close(pu_progress *p);
-/* Draws `line` as the live line itself, for loops that have more to say than a bar (training). NULL clears it. */
+/* Draws `line` as the live line itself, for loops that have more to say than a bar (training). NULL clears it. Nothing
+ * where standard error is no terminal: such a loop logs its own plain lines. */
 void pu_live_line(const char *line);
 bool pu_is_terminal(void); /* standard error is one */
 

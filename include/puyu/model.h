@@ -101,8 +101,11 @@ typedef struct pu_arch {
   const char *const *model_types;    /* config.json's model_type values it reads; NULL-ended */
   const char *class_name;            /* "InternLM2ForCausalLM", written into `architectures` */
   const pu_tensor_rule *tensors;     /* ends with a NULL name; a rule for a slot the hyper-parameters lack is skipped */
-  /* What the common keys (hidden_size, …, rope_theta, rope_scaling, rope_parameters) do not say. */
-  pu_err (*read_config)(const json_t *config, pu_hparams *hp, pu_error *e);
+  const pu_tensor_rule *also_read;   /* other names a slot may have in files, never written; NULL: none */
+  /* What the common keys (hidden_size, …, rope_theta, rope_scaling, rope_parameters) do not say; called after them, so it
+   * may also correct their defaults. where: the file's name, for errors. Either may be NULL. */
+  pu_err (*read_config)(const json_t *config, const char *where, pu_hparams *hp, pu_error *e);
+  /* The other way. What cannot be said in the family's keys is found by reading the result back (pu_config_write). */
   pu_err (*write_config)(const pu_hparams *hp, json_t *config, pu_error *e);
 } pu_arch;
 
@@ -135,8 +138,8 @@ typedef struct pu_param {
   const char *name;
   pu_slot slot;
   int layer;         /* -1: outer */
-  pu_tensor *w;      /* what the operations read: compute type */
-  pu_tensor *master; /* f32, for training; == w where the compute type is f32; NULL for inference */
+  pu_tensor *w;      /* what the operations read: compute type; norms, biases and the router of experts stay f32 */
+  pu_tensor *master; /* f32, for training; == w where that is f32; NULL for inference */
   bool decay;        /* weight decay by default: matrices; not norms, biases, the embedding */
 } pu_param;
 
@@ -150,7 +153,8 @@ typedef struct pu_model {
   pu_dtype dtype;    /* compute type: PU_F32 or PU_BF16 */
   pu_backend *be;
   pu_arena *host;    /* headers, names */
-  pu_arena *weights; /* tensor data, in the backend's memory */
+  pu_arena *weights; /* tensor data, in the backend's memory: wraps weights_memory */
+  void *weights_memory;
   pu_tensor *outer[PU_SLOT_COUNT]; /* embed, out_norm, output (== embed when tied) */
   pu_layer *layers;
   pu_param *params;
@@ -159,7 +163,7 @@ typedef struct pu_model {
 
 typedef struct pu_model_options {
   pu_dtype dtype;   /* compute type */
-  bool train;       /* f32 masters and gradients' headers */
+  bool train;       /* f32 masters, and gradients (w->grad, f32) with their memory */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED */
   /* May be NULL; called while weights are read. */
   void (*progress)(void *arg, double done, double total);

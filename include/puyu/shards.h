@@ -21,7 +21,7 @@ typedef struct pu_shards pu_shards;
 
 /* path: a .pub or .bin file, or a folder of them. verify: also check the sections' hashes. */
 pu_err pu_shards_open(const char *path, bool verify, pu_shards **out, pu_error *e) PU_MUST_USE;
-pu_err pu_shards_parse(pu_str bytes, pu_shards **out, pu_error *e) PU_MUST_USE; /* one .pub in memory, for fuzzing */
+pu_err pu_shards_parse(pu_str bytes, pu_shards **out, pu_error *e) PU_MUST_USE; /* one .pub in memory, unverified: fuzzing */
 void pu_shards_close(pu_shards *s);
 uint64_t pu_shards_tokens(const pu_shards *s);
 uint64_t pu_shards_documents(const pu_shards *s);

@@ -95,9 +95,8 @@ void *pu_arena_alloc(pu_arena *a, size_t bytes) {
   a->used = start + bytes;
   a->peak = PU_MAX(a->peak, a->used);
   if (a->mapping) {
+    if (start < a->poisoned) ASAN_UNPOISON_MEMORY_REGION(a->base + start, PU_MIN(bytes, a->poisoned - start));
     poison_ahead(a);
-    ASAN_UNPOISON_MEMORY_REGION(a->base + start, bytes);
-    a->poisoned = PU_MAX(a->poisoned, a->used);
   }
   return a->base + start;
 }

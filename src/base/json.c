@@ -1,4 +1,5 @@
 #include "puyu/base.h"
+#include "src/base/utf8.h"
 
 #include <string.h>
 
@@ -113,20 +114,6 @@ pu_err pu_json_str_or(const json_t *o, const char *key, const char *dflt, const 
 
 /* ---- writing ---- */
 
-/* Length of the well-formed UTF-8 sequence at s (Unicode 15, table 3-7), or minus the length of the longest beginning
- * of one, which becomes a single U+FFFD. */
-static int utf8_sequence(const uint8_t *s, size_t len) {
-  if (s[0] < 0x80) return 1;
-  if (s[0] < 0xC2 || s[0] > 0xF4) return -1;
-  int want = s[0] < 0xE0 ? 2 : s[0] < 0xF0 ? 3 : 4;
-  /* The second byte alone keeps out overlong forms, surrogates and what is above U+10FFFF. */
-  uint8_t low = s[0] == 0xE0 ? 0xA0 : s[0] == 0xF0 ? 0x90 : 0x80;
-  uint8_t high = s[0] == 0xED ? 0x9F : s[0] == 0xF4 ? 0x8F : 0xBF;
-  for (int i = 1; i < want; i++, low = 0x80, high = 0xBF)
-    if ((size_t)i >= len || s[i] < low || s[i] > high) return -i;
-  return want;
-}
-
 static void put_escaped(pu_buf *b, uint8_t c) {
   static const char letters[] = "\bb\tt\nn\ff\rr\"\"\\\\"; /* the byte, then what follows the backslash */
   for (const char *p = letters; *p; p += 2)
@@ -143,7 +130,8 @@ bool pu_buf_json_str(pu_buf *b, pu_str s) {
   const uint8_t *p = (const uint8_t *)s.ptr;
   pu_buf_putc(b, '"');
   for (size_t i = 0; i < s.len;) {
-    int n = utf8_sequence(p + i, s.len - i);
+    uint32_t cp;
+    int n = pu_utf8_next(p + i, s.len - i, &cp);
     if (n > 0 && p[i] >= 0x20 && p[i] != '"' && p[i] != '\\') {
       i += (size_t)n;
       continue;

@@ -4,7 +4,7 @@
  * not waited for, which keeps short loops short on a machine with more threads than processors. */
 #include "puyu/base.h"
 
-#include <errno.h>
+#include <limits.h>
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
@@ -58,11 +58,23 @@ static void cpu_relax(void) {
 #endif
 }
 
+/* A container may be given less time than it sees processors: cgroup v2's "QUOTA PERIOD", both in microseconds. */
+static int cgroup_cpus(void) {
+  long long quota = 0, period = 0;
+  FILE *f = fopen("/sys/fs/cgroup/cpu.max", "re");
+  int got = f ? fscanf(f, "%lld %lld", &quota, &period) : 0; /* "max" is no number: no limit */
+  if (f) fclose(f);
+  return got == 2 && quota > 0 && period > 0 ? (int)PU_MIN((quota + period - 1) / period, INT_MAX) : INT_MAX;
+}
+
 int pu_cpu_count(void) {
   cpu_set_t set;
-  if (sched_getaffinity(0, sizeof set, &set) == 0) return PU_MAX(1, CPU_COUNT(&set));
-  long n = sysconf(_SC_NPROCESSORS_ONLN); /* more processors than cpu_set_t holds */
-  return n > 0 ? (int)n : 1;
+  int cpus;
+  if (sched_getaffinity(0, sizeof set, &set) == 0)
+    cpus = CPU_COUNT(&set);
+  else
+    cpus = (int)sysconf(_SC_NPROCESSORS_ONLN); /* more processors than cpu_set_t holds */
+  return PU_MAX(1, PU_MIN(cpus, cgroup_cpus()));
 }
 
 /* The index of a chunk that is now the caller's, or -1. */

@@ -3,7 +3,10 @@
  * pu_cli_main turns those into messages and exit statuses (0; 1 failure; 2 PU_ERR_USAGE).
  *
  * A file cmd/data_synth.c defines `const pu_command pu_command_data_synth` with the name "data synth"; `puyu data`
- * then lists every command whose name begins with "data ". */
+ * then lists every command whose name begins with "data ".
+ *
+ * Signals. SIGPIPE is ignored: a long loop that prints ends when ferror(cli->out) says so. SIGINT and SIGTERM end the
+ *          process, unless the command calls pu_signals_catch and then asks pu_signals_stop. */
 #ifndef PUYU_CLI_H
 #define PUYU_CLI_H
 
@@ -17,12 +20,13 @@ typedef struct pu_cli {
 } pu_cli;
 
 typedef struct pu_command {
-  const char *name;    /* "train", "data synth" */
-  const char *summary; /* one line, no full stop */
-  const char *usage;   /* what follows the name: "MODEL [PROMPT] [options]" */
-  const char *details; /* paragraphs for --help and the man page, with \n at 78 columns; NULL for none */
+  const char *name;         /* "train", "data synth" */
+  const char *summary;      /* one line, no full stop */
+  const char *usage;        /* what follows the name: "MODEL [PROMPT] [options]" */
+  const char *details;      /* for --help and the man page: paragraphs with an empty line between; NULL for none */
   const pu_option *options; /* ends with a row without a key; NULL for none. Keys are flags: "max-tokens" */
   size_t options_size;      /* of the struct that options fill */
+  const pu_option *config;  /* the keys of the YAML file the command reads, for --help and the man page; or NULL */
   int min_args, max_args;   /* positional arguments; max -1: any number */
   /* options: the filled struct. args: the positional arguments (key=value overrides are among them). */
   pu_err (*run)(const pu_cli *cli, const void *options, int n_args, const char **args, pu_error *e);
@@ -31,5 +35,36 @@ typedef struct pu_command {
 extern const pu_command *const pu_command_all[]; /* generated from the folder; NULL at the end, sorted by file name */
 
 int pu_cli_main(int argc, char **argv); /* the exit status */
+
+/* For commands that take FILE.yaml [key=value …]: defaults, the file (NULL: none), the overrides, then the check. */
+pu_err pu_cli_read_config(const pu_option *table, void *out, const char *path, int n, const char **overrides,
+                          pu_arena *a, pu_error *e) PU_MUST_USE;
+
+/* ---- what the tables say: for --help, man and completion -------------------------------------------------------- */
+
+/* The command of that name, or NULL. */
+const pu_command *pu_cli_find(const char *name);
+/* True where commands named "WORD …" exist. */
+bool pu_cli_is_group(const char *word);
+void pu_cli_print_overview(FILE *out, const char *group); /* group NULL: all commands */
+void pu_cli_print_help(FILE *out, const pu_command *c);
+/* What stands for the value: "N", "FILE", "f32|bf16"; "" for a flag that takes none. */
+const char *pu_cli_meta(const pu_option *row);
+/* The help line with range and default, "the most tokens (1..4096, default 256)". */
+void pu_cli_describe(const pu_option *row, char *dst, size_t size);
+/* "--[no-]" for a flag that is on unless turned off, else "--". */
+const char *pu_cli_dashes(const pu_option *row);
+
+/* ---- inside ----------------------------------------------------------------------------------------------------- */
+
+typedef struct pu_cli_line {
+  void *options;
+  const char **args;
+  int n_args;
+  bool help;
+} pu_cli_line;
+
+/* Reads the words after the command's name: flags anywhere, `--` ends them. */
+pu_err pu_cli_parse(const pu_command *c, int n, char **words, pu_arena *a, pu_cli_line *out, pu_error *e) PU_MUST_USE;
 
 #endif

@@ -1,8 +1,7 @@
 /* The operations as a model calls them: check shapes, take memory for the outputs, run, record. */
 #include "src/compute/context.h"
 
-/* ---- helpers
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- helpers --------------------------------------------------------------------------------------------------- */
 
 static bool has_grad(const pu_tensor *t) {
   return t && t->grad;
@@ -60,8 +59,7 @@ static void *misfit(pu_ctx *c, const char *op) {
   return pu_ctx_fail(c, PU_ERR_SHAPE, "%s: the tensors do not fit each other", op);
 }
 
-/* ---- embedding, norms
- * -------------------------------------------------------------------------------------------------- */
+/* ---- embedding, norms ------------------------------------------------------------------------------------------ */
 
 pu_tensor *pu_embedding(pu_ctx *c, const pu_tensor *ids, pu_tensor *w, pu_dtype out) {
   if (c->status || !ids || !w) return NULL;
@@ -118,8 +116,7 @@ pu_tensor *pu_rope(pu_ctx *c, pu_tensor *qkv, const pu_tensor *cs, int heads, in
   return run_and_record(c, RECORD(rope, &a, LIST(qkv), LIST(qkv)), sizeof a) ? qkv : NULL;
 }
 
-/* ---- linear
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- linear ---------------------------------------------------------------------------------------------------- */
 
 pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y_f32) {
   if (c->status || !x || !w) return NULL;
@@ -147,8 +144,7 @@ pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w) {
   return run(c, PU_OP_tile_weight, &a) ? out : NULL;
 }
 
-/* ---- attention
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- attention ------------------------------------------------------------------------------------------------- */
 
 pu_tensor *pu_attention(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, int heads, int kv_heads, int head_dim,
                         int window, float scale) {
@@ -173,8 +169,7 @@ pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, co
   return run(c, PU_OP_attention_paged, &a) ? out : NULL;
 }
 
-/* ---- MLPs
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- MLPs ------------------------------------------------------------------------------------------------------ */
 
 pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu) {
   if (c->status || !gu) return NULL;
@@ -218,8 +213,7 @@ pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight
   return run_and_record(c, RECORD(moe_mlp, &a, LIST(x, weight, gate_up, down), LIST(a.y)), sizeof a) ? a.y : NULL;
 }
 
-/* ---- loss, optimiser
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- loss, optimiser ------------------------------------------------------------------------------------------- */
 
 pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale) {
   if (c->status || !x || !w || !targets) return NULL;

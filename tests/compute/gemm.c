@@ -79,8 +79,7 @@ static double bound(pu_dtype c_type) {
   return c_type == PU_F32 ? 1e-5 : 1e-2;
 }
 
-/* ---- general products
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- general products ---- */
 
 typedef struct product {
   pu_gemm g;
@@ -208,8 +207,7 @@ static void test_many_blocks(void **state) {
   }
 }
 
-/* ---- tiled weights
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- tiled weights ---- */
 
 static pu_tensor matrix(pu_dtype type, int64_t rows, int64_t cols, int64_t row, void *data) {
   return (pu_tensor){.dtype = type, .ndim = 2, .shape = {rows, cols}, .stride = {row, 1}, .data = data};
@@ -282,8 +280,7 @@ static void test_tiled(void **state) {
   }
 }
 
-/* ---- int8: exact
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- int8: exact ---- */
 
 static void check_i8(pu_rng *r, pu_cpu *const cpu[2], int64_t m, int64_t n, int64_t k) {
   pu_gemm_i8 g = {.m = m, .n = n, .k = k, .a_row = k + pick(r, 0, 3), .b_row = k + pick(r, 0, 3), .c_row = n + 1};

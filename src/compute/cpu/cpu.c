@@ -5,7 +5,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { SCRATCH_BYTES = 8 << 20, HUGE_PAGE = 2 << 20, COPY_CHUNK = 1 << 20 };
+enum { SCRATCH_BYTES = 24 << 20, HUGE_PAGE = 2 << 20, COPY_CHUNK = 1 << 20 };
 
 static void *aligned(size_t bytes) {
   size_t align = bytes >= 2 * (size_t)HUGE_PAGE ? HUGE_PAGE : 64;

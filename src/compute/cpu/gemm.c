@@ -35,8 +35,7 @@ static const void *at(const void *base, int64_t element, pu_dtype type) {
   return base ? (const char *)base + element * (int64_t)pu_dtype_size(type) : NULL;
 }
 
-/* ---- packing
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- packing ---- */
 
 /* One panel (kernel->nr columns) of B from a tiled weight, tile by tile: inside one, columns and k have plain steps. */
 static void pack_b_tiles(const pu_gemm_job *j, char *dst, int64_t first, int64_t k0, int64_t kb) {
@@ -60,49 +59,72 @@ static void pack_b_tiles(const pu_gemm_job *j, char *dst, int64_t first, int64_t
   }
 }
 
-static void pack_b_panel(const pu_gemm_job *j, char *dst, int64_t first, int64_t last, int64_t k0, int64_t kb) {
+static pu_panel panel_of_b(const pu_gemm_job *j, int64_t first, int64_t last, int64_t k0, int64_t kb) {
   const pu_gemm *g = &j->g;
+  int nr = j->kernel->nr;
+  const void *data = at(g->b, k0 * g->b_row + first * g->b_col, g->ab_type);
+  return (pu_panel){data, g->ab_type, g->b_col, g->b_row, (int)PU_MIN(last - first, nr), nr, nr, kb};
+}
+
+static void pack_b_panel(const pu_gemm_job *j, char *dst, int64_t first, int64_t last, int64_t k0, int64_t kb) {
   if (j->b_tiled) {
     pack_b_tiles(j, dst, first, k0, kb);
     return;
   }
-  int nr = j->kernel->nr;
-  pu_panel p = {at(g->b, k0 * g->b_row + first * g->b_col, g->ab_type),
-                g->ab_type,
-                g->b_col,
-                g->b_row,
-                (int)PU_MIN(last - first, nr),
-                nr,
-                nr,
-                kb};
+  pu_panel p = panel_of_b(j, first, last, k0, kb);
   j->kernel->pack_b(dst, &p);
 }
 
-/* A panel of A: packed into dst, or, where weight tiles can be read as they lie, in place. */
-static const void *pack_a_panel(const pu_gemm_job *j, void *dst, int64_t first, int64_t last, int64_t k0, int64_t kb,
-                                int64_t *a_next) {
+static pu_panel panel_of_a(const pu_gemm_job *j, int64_t first, int64_t last, int64_t k0, int64_t kb) {
   const pu_gemm *g = &j->g;
   int mr = j->kernel->mr;
+  const void *data = at(g->a, first * g->a_row + k0 * g->a_col, g->ab_type);
+  return (pu_panel){data, g->ab_type, g->a_row, g->a_col, (int)PU_MIN(last - first, mr), mr, mr, kb};
+}
+
+static char *packed_panel(const pu_packed *p, int64_t index, int64_t k0) {
+  return p->scratch[index % p->threads] + p->offset + index / p->threads * p->panel_bytes + k0 * p->step_bytes;
+}
+
+/* A panel of A: packed into dst now, or before; or, where weight tiles can be read as they lie, in place. */
+static const void *ready_a_panel(const pu_gemm_job *j, void *dst, int64_t first, int64_t last, int64_t k0, int64_t kb,
+                                int64_t *a_next) {
+  const pu_gemm *g = &j->g;
   if (j->a_tiled) {
     int64_t tile_k = PU_TILE_ROW_BYTES / (int64_t)pu_dtype_size(g->ab_type), k_tiles = ceil_div(g->k, tile_k);
     *a_next = last - first > PU_TILE_ROWS ? k_tiles * PU_TILE_BYTES : 0;
     return (const char *)g->a + (first / PU_TILE_ROWS * k_tiles + k0 / tile_k) * PU_TILE_BYTES;
   }
-  pu_panel p = {at(g->a, first * g->a_row + k0 * g->a_col, g->ab_type),
-                g->ab_type,
-                g->a_row,
-                g->a_col,
-                (int)PU_MIN(last - first, mr),
-                mr,
-                mr,
-                kb};
-  j->kernel->pack_a(dst, &p);
   *a_next = round_up(kb, j->kernel->k_unit) * PU_TILE_ROWS * j->kernel->bytes;
+  if (j->a_packed.used) return packed_panel(&j->a_packed, first / j->kernel->mr, k0);
+  pu_panel p = panel_of_a(j, first, last, k0, kb);
+  j->kernel->pack_a(dst, &p);
   return dst;
 }
 
-/* ---- one block of C
- * ---------------------------------------------------------------------------------------------------- */
+static void fetch_packed(pu_fetch *f, int s, const char *panel, int64_t share) {
+  f->at[s] = panel + share * PU_FETCH_STEPS * 128;
+  f->step[s] = 128;
+  f->pair[s] = 64;
+}
+
+/* Stream s of f: share number `share` of what packing the panel will read. A share is PU_FETCH_STEPS pairs of lines. */
+static void fetch_panel(pu_fetch *f, int s, const pu_panel *p, int64_t share) {
+  int64_t size = (int64_t)pu_dtype_size(p->type);
+  if (p->k_step == 1 && 2 * share < p->rows) { /* two rows */
+    f->at[s] = (const char *)p->data + 2 * share * p->r_step * size;
+    f->step[s] = 64;
+    f->pair[s] = p->r_step * size;
+  } else if (p->k_step != 1) { /* each k is a line or two */
+    int64_t lines = p->rows * size > 64 ? 2 : 1, each = 2 / lines;
+    if (share * PU_FETCH_STEPS * each >= p->k) return;
+    f->at[s] = (const char *)p->data + share * PU_FETCH_STEPS * each * p->k_step * size;
+    f->step[s] = each * p->k_step * size;
+    f->pair[s] = lines == 2 ? 64 : p->k_step * size;
+  }
+}
+
+/* ---- one block of C ---- */
 
 typedef struct block {
   int64_t m0, m1, n0, n1;
@@ -127,6 +149,29 @@ static void store_tile(const pu_gemm_job *j, const float *acc, int64_t row, int6
   kn->store(&t);
 }
 
+/* While the product (row, panel) at depth k0 runs: a share of the next panel of A, and of the same panel of B at the
+ * next depth, or at the first one for the next block, which has the same columns most of the time. */
+static pu_fetch fetch_next(const pu_gemm_job *j, const block *b, int64_t row, int64_t panel, int64_t k0, int64_t kb) {
+  int mr = j->kernel->mr, nr = j->kernel->nr;
+  int64_t next = row + mr, next_k = k0 + kb < j->g.k ? k0 + kb : 0, share = (row - b->m0) / mr;
+  int64_t col = b->n0 + panel * nr;
+  pu_fetch f = {.at = {(const char *)&j->g, (const char *)&j->g}}; /* nothing: what is in the cache anyway */
+  if (next < b->m1) {
+    pu_panel p = panel_of_a(j, next, b->m1, k0, kb);
+    if (j->a_packed.used)
+      fetch_packed(&f, 0, packed_panel(&j->a_packed, next / mr, k0), panel);
+    else if (!j->a_tiled)
+      fetch_panel(&f, 0, &p, panel);
+  }
+  if (j->b_packed.used) {
+    fetch_packed(&f, 1, packed_panel(&j->b_packed, col / nr, next_k), share);
+  } else if (next_k > 0 && !j->b_tiled) {
+    pu_panel p = panel_of_b(j, col, b->n1, next_k, PU_MIN(j->g.k - next_k, kb));
+    fetch_panel(&f, 1, &p, share);
+  }
+  return f;
+}
+
 /* All k of one block, depth by depth: the order of each element's sum depends on k and the kernel alone. */
 static void run_block(const pu_gemm_job *j, const block *b, char *scratch) {
   const pu_gemm_kernel *kn = j->kernel;
@@ -137,13 +182,16 @@ static void run_block(const pu_gemm_job *j, const block *b, char *scratch) {
   do {
     int64_t kb = PU_MIN(j->g.k - k0, kn->kc), padded = round_up(kb, kn->k_unit), panel = padded * kn->nr * kn->bytes;
     bool last = k0 + kb == j->g.k;
-    for (int64_t p = 0; p < panels; p++) pack_b_panel(j, b_pack + p * panel, b->n0 + p * kn->nr, b->n1, k0, kb);
+    for (int64_t p = 0; !j->b_packed.used && p < panels; p++)
+      pack_b_panel(j, b_pack + p * panel, b->n0 + p * kn->nr, b->n1, k0, kb);
     float *acc = sums;
     for (int64_t row = b->m0; row < b->m1; row += kn->mr) {
       int64_t a_next;
-      const void *a = pack_a_panel(j, a_pack, row, b->m1, k0, kb, &a_next);
+      const void *a = ready_a_panel(j, a_pack, row, b->m1, k0, kb, &a_next);
       for (int64_t p = 0; p < panels; p++) {
-        kn->micro(a, a_next, b_pack + p * panel, padded, acc, k0 > 0);
+        pu_fetch fetch = fetch_next(j, b, row, p, k0, kb);
+        const char *ready = j->b_packed.used ? packed_panel(&j->b_packed, b->n0 / kn->nr + p, k0) : b_pack + p * panel;
+        kn->micro(a, a_next, ready, padded, acc, k0 > 0, &fetch);
         if (last) store_tile(j, acc, row, b->n0 + p * kn->nr, b);
         if (deep) acc += kn->mr * kn->nr;
       }
@@ -152,8 +200,7 @@ static void run_block(const pu_gemm_job *j, const block *b, char *scratch) {
   } while (k0 < j->g.k);
 }
 
-/* ---- threads
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- threads ---- */
 
 /* As wide as B's share of the cache allows; then enough blocks for the threads. */
 static void choose_blocks(pu_gemm_job *j, int threads) {
@@ -179,6 +226,52 @@ typedef struct run_arg {
   const pu_gemm_job *job;
 } run_arg;
 
+/* ---- packing whole operands ---- */
+
+/* Where several blocks share an operand it is packed once, by all threads, if it fits behind their scratch. */
+static size_t plan_packed(pu_cpu *cpu, const pu_gemm_job *j, pu_packed *p, int64_t rows, int width, size_t offset) {
+  const pu_gemm_kernel *kn = j->kernel;
+  int threads = pu_pool_size(cpu->pool);
+  int64_t step = (int64_t)width * kn->bytes, panel = round_up(j->g.k, kn->k_unit) * step;
+  size_t end = offset + (size_t)(ceil_div(ceil_div(rows, width), threads) * panel);
+  if (end > cpu->scratch_bytes) return offset;
+  *p = (pu_packed){true, (char *const *)cpu->scratch, threads, offset, panel, step};
+  return end;
+}
+
+static void plan_packing(pu_cpu *cpu, pu_gemm_job *j) {
+  size_t offset = PU_GEMM_SCRATCH;
+  int64_t down = ceil_div(j->g.m, j->m_block), across = ceil_div(j->g.n, j->n_block);
+  if (down > 1 && !j->b_tiled) offset = plan_packed(cpu, j, &j->b_packed, j->g.n, j->kernel->nr, offset);
+  if (across > 1 && !j->a_tiled) plan_packed(cpu, j, &j->a_packed, j->g.m, j->kernel->mr, offset);
+}
+
+/* Panels of A, then panels of B. */
+static void pack_panels(void *arg, int64_t begin, int64_t end, int worker) {
+  (void)worker;
+  const pu_gemm_job *j = ((run_arg *)arg)->job;
+  const pu_gemm_kernel *kn = j->kernel;
+  int64_t of_a = j->a_packed.used ? ceil_div(j->g.m, kn->mr) : 0;
+  for (int64_t i = begin; i < end; i++)
+    for (int64_t k0 = 0; k0 < j->g.k; k0 += kn->kc) {
+      int64_t kb = PU_MIN(j->g.k - k0, kn->kc);
+      if (i < of_a) {
+        pu_panel p = panel_of_a(j, i * kn->mr, j->g.m, k0, kb);
+        kn->pack_a(packed_panel(&j->a_packed, i, k0), &p);
+      } else {
+        pu_panel p = panel_of_b(j, (i - of_a) * kn->nr, j->g.n, k0, kb);
+        kn->pack_b(packed_panel(&j->b_packed, i - of_a, k0), &p);
+      }
+    }
+}
+
+static void pack_operands(run_arg *r) {
+  const pu_gemm_job *j = r->job;
+  int64_t of_a = j->a_packed.used ? ceil_div(j->g.m, j->kernel->mr) : 0;
+  int64_t of_b = j->b_packed.used ? ceil_div(j->g.n, j->kernel->nr) : 0;
+  if (of_a + of_b > 0) pu_pool_run(r->cpu->pool, of_a + of_b, 2, pack_panels, r);
+}
+
 static void run_blocks(void *arg, int64_t begin, int64_t end, int worker) {
   const run_arg *r = arg;
   const pu_gemm_job *j = r->job;
@@ -202,10 +295,13 @@ static void run_job(pu_cpu *cpu, pu_gemm_job *j, int worker) {
   choose_blocks(j, worker < 0 ? pu_pool_size(cpu->pool) : 1);
   int64_t blocks = ceil_div(j->g.m, j->m_block) * ceil_div(j->g.n, j->n_block);
   run_arg r = {cpu, j};
-  if (worker < 0)
-    pu_pool_run(cpu->pool, blocks, 1, run_blocks, &r);
-  else
+  if (worker >= 0) {
     run_blocks(&r, 0, blocks, worker);
+    return;
+  }
+  plan_packing(cpu, j);
+  pack_operands(&r);
+  pu_pool_run(cpu->pool, blocks, 1, run_blocks, &r);
 }
 
 void pu_gemm_run(pu_cpu *cpu, pu_gemm_job *job) {

@@ -16,7 +16,7 @@ typedef struct pu_gemm {
   int64_t a_row, a_col, b_row, b_col, c_row;
   pu_dtype ab_type, c_type;
   float alpha, beta;
-  const void *bias;     /* [n], of type bias_type, added to every row; or NULL */
+  const void *bias; /* [n], of type bias_type, added to every row; or NULL */
   pu_dtype bias_type;
 } pu_gemm;
 

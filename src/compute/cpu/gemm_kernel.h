@@ -24,7 +24,7 @@ typedef struct pu_panel {
 
 /* A finished tile of sums on its way into C: C = alpha acc + beta C + bias. */
 typedef struct pu_gemm_tile {
-  const float *acc; /* [mr][ld]; int32 for int8 products */
+  const float *acc; /* as micro left it: [mr][ld], or four 16 x 16 tiles (AMX); int32 for int8 products */
   int ld, rows, cols;
   void *c; /* element (i, j) at i * c_row + j, or, transposed, at j * c_row + i */
   pu_dtype type;
@@ -35,6 +35,24 @@ typedef struct pu_gemm_tile {
   pu_dtype bias_type;
 } pu_gemm_tile;
 
+/* Memory the driver will pack next: a micro kernel asks for it, a few lines at each step, while it multiplies. Spread
+ * so, it hides the wait for memory; asked for at once, it would block the kernel's own loads. Two streams: of A and of
+ * B. */
+typedef struct pu_fetch {
+  const char *at[2];
+  int64_t step[2]; /* bytes from one step's lines to the next's */
+  int64_t pair[2]; /* bytes from the first line of a step to the second */
+} pu_fetch;
+
+enum { PU_FETCH_STEPS = 16 };
+
+static inline __attribute__((always_inline)) void pu_fetch_step(const pu_fetch *f, int64_t i) {
+  for (int s = 0; s < 2; s++) {
+    __builtin_prefetch(f->at[s] + i * f->step[s], 0, 2);
+    __builtin_prefetch(f->at[s] + i * f->step[s] + f->pair[s], 0, 2);
+  }
+}
+
 typedef struct pu_gemm_kernel {
   int mr, nr;
   int kc;     /* depth of a block: k of a tile's sums is cut at multiples of it, whatever the threads */
@@ -43,8 +61,8 @@ typedef struct pu_gemm_kernel {
   /* Fill a panel. f32 kernels: [k][width]. AMX: tiles of 1 KiB, see isa/gemm_amx.c. */
   void (*pack_a)(void *dst, const pu_panel *p);
   void (*pack_b)(void *dst, const pu_panel *p);
-  /* acc [mr][nr] = (add ? acc : 0) + A B over k packed steps of depth. a_next: bytes to A's second row of tiles. */
-  void (*micro)(const void *a, int64_t a_next, const void *b, int64_t k, float *acc, bool add);
+  /* acc (mr nr sums) = (add ? acc : 0) + A B over k packed steps of depth. a_next: bytes to A's second row of tiles. */
+  void (*micro)(const void *a, int64_t a_next, const void *b, int64_t k, float *acc, bool add, const pu_fetch *fetch);
   void (*store)(const pu_gemm_tile *t);
   void (*begin)(void); /* on each thread before the first micro, or NULL */
   void (*end)(void);
@@ -53,7 +71,8 @@ typedef struct pu_gemm_kernel {
   int stream_rows;
   void (*stream_pack)(void *dst, const pu_panel *x, int64_t k_tiles);
   void (*stream)(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld);
-  bool tiles_as_a; /* weight tiles are A panels as they lie; else they are packed as B */
+  void (*stream_store)(const pu_gemm_tile *t); /* acc is [16][ld] */
+  bool tiles_as_a;                             /* weight tiles are A panels as they lie; else they are packed as B */
 } pu_gemm_kernel;
 
 extern const pu_gemm_kernel pu_gemm_avx2, pu_gemm_avx2_bf16, pu_gemm_avx512, pu_gemm_avx512_bf16, pu_gemm_amx,
@@ -62,12 +81,24 @@ extern const pu_gemm_kernel pu_gemm_avx2, pu_gemm_avx2_bf16, pu_gemm_avx512, pu_
 /* NULL for the reference. */
 const pu_gemm_kernel *pu_gemm_kernel_for(pu_isa isa, pu_dtype type);
 
+/* An operand that was packed whole, all its panels over all of k, before the blocks began: panel i lies in the scratch of
+ * worker i % threads. */
+typedef struct pu_packed {
+  bool used;
+  char *const *scratch;
+  int threads;
+  size_t offset;
+  int64_t panel_bytes, step_bytes; /* of a panel; of one k in it */
+} pu_packed;
+
 /* A product as the driver runs it. */
 typedef struct pu_gemm_job {
   pu_gemm g;
   const pu_gemm_kernel *kernel;
   bool a_tiled, b_tiled, c_transposed;
-  int64_t m_block, n_block; /* set by the driver */
+  /* set by the driver */
+  int64_t m_block, n_block;
+  pu_packed a_packed, b_packed;
 } pu_gemm_job;
 void pu_gemm_run(pu_cpu *cpu, pu_gemm_job *job);
 

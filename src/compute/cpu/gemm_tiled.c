@@ -9,8 +9,7 @@ size_t pu_tiled_bytes(pu_dtype dtype, int64_t rows, int64_t cols) {
   return (size_t)((rows + PU_TILE_ROWS - 1) / PU_TILE_ROWS * ((cols + tile_k - 1) / tile_k)) * PU_TILE_BYTES;
 }
 
-/* ---- making the tiles
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- making the tiles ---- */
 
 static void tile_rows(void *arg, int64_t begin, int64_t end, int worker) {
   (void)worker;
@@ -35,8 +34,7 @@ void pu_cpu_tile_weight(pu_cpu *cpu, const pu_tensor *w, pu_tensor *out) {
   pu_pool_run(cpu->pool, (w->shape[0] + PU_TILE_ROWS - 1) / PU_TILE_ROWS, 16, tile_rows, &a);
 }
 
-/* ---- few tokens
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- few tokens ---- */
 
 /* x as [rows][k_tiles] lines of 64 bytes, zeros at the end: for kernels that read weights and x alike. */
 void pu_stream_pack_rows(void *dst, const pu_panel *x, int64_t k_tiles) {
@@ -80,7 +78,7 @@ static void stream_tiles(void *arg, int64_t begin, int64_t end, int worker) {
                       .alpha = 1.0f,
                       .bias = s->b ? (const char *)s->b->data + feature * b_size : NULL,
                       .bias_type = s->b ? s->b->dtype : PU_F32};
-    s->kernel->store(&t);
+    s->kernel->stream_store(&t);
   }
   if (s->kernel->end) s->kernel->end();
 }
@@ -93,12 +91,11 @@ static void linear_stream(pu_cpu *cpu, const pu_gemm_kernel *kn, const pu_tensor
       .kernel = kn, .w = w, .b = b, .y = y, .x = cpu->scratch[0], .k_tiles = k_tiles, .rows = (int)x->shape[0]};
   pu_panel p = {x->data, x->dtype, x->stride[0], 1, s.rows, s.rows, 0, k};
   kn->stream_pack(cpu->scratch[0], &p, k_tiles);
-  enum { CHUNK_BYTES = 1 << 18 }; /* long runs of memory for each thread, yet enough of them to share out */
+  enum { CHUNK_BYTES = 1 << 20 }; /* long runs of memory for each thread, yet enough of them to share out */
   pu_pool_run(cpu->pool, tile_rows_n, PU_MAX(CHUNK_BYTES / (k_tiles * PU_TILE_BYTES + 1), 1), stream_tiles, &s);
 }
 
-/* ---- many tokens
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- many tokens ---- */
 
 /* With AMX weight tiles are tiles of A, so y^T = w x^T and each block is transposed on its way out; elsewhere
  * y = x w^T and B is packed from the tiles. */

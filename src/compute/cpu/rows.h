@@ -29,8 +29,19 @@ static inline void pu_acc(const pu_tensor *t, int64_t row, int64_t col, float v,
   pu_set(t, row, col, beta != 0 ? pu_get(t, row, col) + v : v);
 }
 
+/* Rows in pieces, for loops that a compiler can vectorise: columns [col, col + n) from or to f32. */
+enum { PU_PIECE = 256 };
+
 static inline void *pu_row(const pu_tensor *t, int64_t row) {
   return (char *)t->data + (size_t)(row * t->stride[0]) * pu_dtype_size(t->dtype);
+}
+
+static inline void pu_read_piece(const pu_tensor *t, int64_t row, int64_t col, int64_t n, float *out) {
+  pu_convert(out, PU_F32, (char *)pu_row(t, row) + (size_t)col * pu_dtype_size(t->dtype), t->dtype, n);
+}
+
+static inline void pu_write_piece(const pu_tensor *t, int64_t row, int64_t col, int64_t n, const float *in) {
+  pu_convert((char *)pu_row(t, row) + (size_t)col * pu_dtype_size(t->dtype), t->dtype, in, PU_F32, n);
 }
 
 #endif

@@ -1,5 +1,6 @@
 /* Which function runs each operation: the references first, then what each instruction set does faster. */
 #include "src/compute/cpu/attention.h"
+#include "src/compute/cpu/isa/elementwise.h"
 #include "src/compute/cpu/ref/ref.h"
 
 void pu_cpu_use_ref(pu_cpu *cpu) {
@@ -16,10 +17,11 @@ void pu_cpu_use_ref(pu_cpu *cpu) {
 
 void pu_cpu_use_avx2(pu_cpu *cpu) {
   pu_cpu_use_attention(cpu);
+  pu_cpu_elementwise_use_avx2(cpu);
 }
 
 void pu_cpu_use_avx512(pu_cpu *cpu) {
-  (void)cpu;
+  pu_cpu_elementwise_use_avx512(cpu);
 }
 
 void pu_cpu_use_amx(pu_cpu *cpu) {

@@ -29,24 +29,33 @@ static void end(void) {
   _tile_release();
 }
 
-/* ---- micro kernels
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- micro kernels ---- */
 
+/* The next product's sums lie behind this one's: into L1, four lines a step. */
+static inline __attribute__((always_inline)) void fetch_sums(const float *acc, int64_t i) {
+#pragma GCC unroll 4
+  for (int line = 0; line < 4; line++) _mm_prefetch((const char *)acc + (i * 4 + line) * LINE, _MM_HINT_T0);
+}
+
+/* The sums are kept as four tiles of 1 KiB, one after the other: stores of whole lines in a row are the cheapest. */
 #define MICRO(name, product, unit)                                                                                     \
-  static void name(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add) {        \
+  static void name(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add,          \
+                   const pu_fetch *fetch) {                                                                            \
     const char *a = a_panel, *b = b_panel;                                                                             \
     if (add) {                                                                                                         \
-      _tile_loadd(0, acc, NR * 4);                                                                                     \
-      _tile_loadd(1, acc + 16, NR * 4);                                                                                \
-      _tile_loadd(2, acc + 16 * NR, NR * 4);                                                                           \
-      _tile_loadd(3, acc + 16 * NR + 16, NR * 4);                                                                      \
+      _tile_loadd(0, acc, LINE);                                                                                       \
+      _tile_loadd(1, acc + 256, LINE);                                                                                 \
+      _tile_loadd(2, acc + 512, LINE);                                                                                 \
+      _tile_loadd(3, acc + 768, LINE);                                                                                 \
     } else {                                                                                                           \
       _tile_zero(0);                                                                                                   \
       _tile_zero(1);                                                                                                   \
       _tile_zero(2);                                                                                                   \
       _tile_zero(3);                                                                                                   \
     }                                                                                                                  \
-    for (; k > 0; k -= (unit), a += TILE, b += 2 * TILE) {                                                             \
+    for (int64_t i = 0; i * (unit) < k; i++, a += TILE, b += 2 * TILE) {                                               \
+      pu_fetch_step(fetch, i);                                                                                         \
+      if (add) fetch_sums(acc + MR * NR, i);                                                                           \
       _tile_stream_loadd(6, b, LINE);                                                                                  \
       _tile_loadd(4, a, LINE);                                                                                         \
       product(0, 4, 6);                                                                                                \
@@ -56,16 +65,15 @@ static void end(void) {
       product(2, 5, 6);                                                                                                \
       product(3, 5, 7);                                                                                                \
     }                                                                                                                  \
-    _tile_stored(0, acc, NR * 4);                                                                                      \
-    _tile_stored(1, acc + 16, NR * 4);                                                                                 \
-    _tile_stored(2, acc + 16 * NR, NR * 4);                                                                            \
-    _tile_stored(3, acc + 16 * NR + 16, NR * 4);                                                                       \
+    _tile_stored(0, acc, LINE);                                                                                        \
+    _tile_stored(1, acc + 256, LINE);                                                                                  \
+    _tile_stored(2, acc + 512, LINE);                                                                                  \
+    _tile_stored(3, acc + 768, LINE);                                                                                  \
   }
 MICRO(micro_bf16, _tile_dpbf16ps, BF16_UNIT)
 MICRO(micro_i8, _tile_dpbssd, I8_UNIT)
 
-/* ---- packing
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- packing ---- */
 
 static __mmask64 mask_bytes(int64_t n) {
   return n >= 64 ? ~0ull : n <= 0 ? 0 : (1ull << n) - 1;
@@ -174,16 +182,35 @@ static void pack_b(void *dst, const pu_panel *p) {
     pack_b_rows_adjacent(dst, p);
 }
 
-/* ---- into C
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- into C ---- */
 
-static void store_i32(const pu_gemm_tile *t) {
-  for (int i = 0; i < t->rows; i++)
-    memcpy((int32_t *)t->c + i * t->c_row, t->acc + i * t->ld, (size_t)t->cols * sizeof(int32_t));
+/* The part of a micro tile that one tile of sums covers; false where C ends before it. */
+static bool quarter(const pu_gemm_tile *t, int i, int j, pu_gemm_tile *part) {
+  int64_t size = t->type == PU_BF16 ? 2 : 4, bias_size = t->bias_type == PU_F32 ? 4 : 2;
+  *part = *t;
+  part->acc = t->acc + (i * 2 + j) * 256;
+  part->ld = 16;
+  part->rows = PU_MIN(t->rows - i * 16, 16);
+  part->cols = PU_MIN(t->cols - j * 16, 16);
+  part->c = (char *)t->c + (t->transposed ? j * 16 * t->c_row + i * 16 : i * 16 * t->c_row + j * 16) * size;
+  if (t->bias) part->bias = (const char *)t->bias + (t->transposed ? i : j) * 16 * bias_size;
+  return part->rows > 0 && part->cols > 0;
 }
 
-/* ---- decode: each weight tile is loaded once, and meets up to four tiles of 16 tokens
- * ------------------------------------ */
+static void store_float(const pu_gemm_tile *t) {
+  pu_gemm_tile part;
+  for (int i = 0; i < 4; i++)
+    if (quarter(t, i / 2, i % 2, &part)) pu_gemm_store_avx512(&part);
+}
+
+static void store_i32(const pu_gemm_tile *t) {
+  pu_gemm_tile part;
+  for (int i = 0; i < 4; i++)
+    for (int r = 0; quarter(t, i / 2, i % 2, &part) && r < part.rows; r++)
+      memcpy((int32_t *)part.c + r * part.c_row, part.acc + r * 16, (size_t)part.cols * sizeof(int32_t));
+}
+
+/* ---- decode: each weight tile is loaded once, and meets up to four tiles of 16 tokens ---- */
 
 enum { STREAM_ROWS = 64, AHEAD = 16 * TILE };
 
@@ -207,7 +234,7 @@ static void stream_pack(void *dst, const pu_panel *x, int64_t k_tiles) {
 
 static inline void fetch_tile(const char *tile) {
 #pragma GCC unroll 16
-  for (int i = 0; i < PU_TILE_ROWS; i++) _mm_prefetch(tile + i * LINE, _MM_HINT_T0);
+  for (int i = 0; i < PU_TILE_ROWS; i++) _mm_prefetch(tile + i * LINE, _MM_HINT_T1);
 }
 
 static void stream_1(const char *w, int64_t k_tiles, const char *x, float *out, int ld) {
@@ -278,12 +305,13 @@ const pu_gemm_kernel pu_gemm_amx = {.mr = MR,
                                     .pack_a = pack_a,
                                     .pack_b = pack_b,
                                     .micro = micro_bf16,
-                                    .store = pu_gemm_store_avx512,
+                                    .store = store_float,
                                     .begin = begin,
                                     .end = end,
                                     .stream_rows = STREAM_ROWS,
                                     .stream_pack = stream_pack,
                                     .stream = stream,
+                                    .stream_store = pu_gemm_store_avx512,
                                     .tiles_as_a = true};
 
 const pu_gemm_kernel pu_gemm_amx_i8 = {.mr = MR,

@@ -6,8 +6,10 @@
 
 enum { MR = 6, NR = 16, KC = 256 };
 
-static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add) {
+static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add,
+                  const pu_fetch *fetch) {
   (void)a_next;
+  for (int i = 0; i < PU_FETCH_STEPS; i++) pu_fetch_step(fetch, i);
   const float *a = a_panel, *b = b_panel;
   __m256 c[MR][2];
 #pragma GCC unroll 6
@@ -58,8 +60,7 @@ static void store(const pu_gemm_tile *t) {
   for (int i = 0; i < t->rows; i++) pu_gemm_store_row(t, i);
 }
 
-/* ---- decode: a tile's row is 16 columns of f32 in two registers, or 32 of bf16 in one pair of them
- * ------------------------ */
+/* ---- decode: a tile's row is 16 columns of f32 in two registers, or 32 of bf16 in one pair of them ---- */
 
 enum { STREAM_ROWS = 8, FEATURES = 4 };
 
@@ -127,7 +128,8 @@ const pu_gemm_kernel pu_gemm_avx2 = {.mr = MR,
                                      .store = store,
                                      .stream_rows = STREAM_ROWS,
                                      .stream_pack = pu_stream_pack_rows,
-                                     .stream = stream_f32};
+                                     .stream = stream_f32,
+                                     .stream_store = store};
 
 const pu_gemm_kernel pu_gemm_avx2_bf16 = {.mr = MR,
                                           .nr = NR,
@@ -140,4 +142,5 @@ const pu_gemm_kernel pu_gemm_avx2_bf16 = {.mr = MR,
                                           .store = store,
                                           .stream_rows = STREAM_ROWS,
                                           .stream_pack = pu_stream_pack_rows,
-                                          .stream = stream_bf16};
+                                          .stream = stream_bf16,
+                                          .stream_store = store};

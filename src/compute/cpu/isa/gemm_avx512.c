@@ -5,8 +5,10 @@
 
 enum { MR = 12, NR = 32, KC = 384 };
 
-static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add) {
+static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add,
+                  const pu_fetch *fetch) {
   (void)a_next;
+  for (int i = 0; i < PU_FETCH_STEPS; i++) pu_fetch_step(fetch, i);
   const float *a = a_panel, *b = b_panel;
   __m512 c[MR][2];
 #pragma GCC unroll 12
@@ -30,8 +32,7 @@ static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int6
     }
 }
 
-/* ---- packing: [k][width] of f32
- * -------------------------------------------------------------------------------------- */
+/* ---- packing: [k][width] of f32 ---- */
 
 /* Rows lie next to each other: each k is a line to copy. */
 static void pack_rows_adjacent(float *dst, const pu_panel *p) {
@@ -67,21 +68,41 @@ static void pack(void *dst, const pu_panel *p) {
     pack_rows_adjacent(dst, p);
 }
 
-/* ---- into C
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- into C ---- */
+
+/* One column of 16, in the general case. */
+static void store_column(const pu_gemm_tile *t, int j) {
+  __m512 alpha = _mm512_set1_ps(t->alpha), beta = _mm512_set1_ps(t->beta);
+  __mmask16 m = pu_mask16(t->cols - j);
+  __m512 bias = t->bias ? pu_load16(t->bias, j, t->bias_type, m) : _mm512_setzero_ps();
+  for (int i = 0; i < t->rows; i++) {
+    __m512 v = _mm512_fmadd_ps(alpha, _mm512_loadu_ps(t->acc + i * t->ld + j), bias);
+    int64_t place = i * t->c_row + j;
+    if (t->beta != 0.0f) v = _mm512_fmadd_ps(beta, pu_load16(t->c, place, t->type, m), v);
+    pu_store16(t->c, place, t->type, m, v);
+  }
+}
+
+/* One whole column of 16 that is only to be copied: what most products of a model are. */
+static void copy_column(const pu_gemm_tile *t, int j) {
+  const float *from = t->acc + j;
+  if (t->type == PU_F32) {
+    float *to = (float *)t->c + j;
+    for (int i = 0; i < t->rows; i++, from += t->ld, to += t->c_row) _mm512_storeu_ps(to, _mm512_loadu_ps(from));
+  } else {
+    uint16_t *to = (uint16_t *)t->c + j;
+    for (int i = 0; i < t->rows; i++, from += t->ld, to += t->c_row)
+      _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from)));
+  }
+}
 
 static void store_plain(const pu_gemm_tile *t) {
-  __m512 alpha = _mm512_set1_ps(t->alpha), beta = _mm512_set1_ps(t->beta);
-  for (int j = 0; j < t->cols; j += 16) {
-    __mmask16 m = pu_mask16(t->cols - j);
-    __m512 bias = t->bias ? pu_load16(t->bias, j, t->bias_type, m) : _mm512_setzero_ps();
-    for (int i = 0; i < t->rows; i++) {
-      __m512 v = _mm512_fmadd_ps(alpha, _mm512_loadu_ps(t->acc + i * t->ld + j), bias);
-      int64_t place = i * t->c_row + j;
-      if (t->beta != 0.0f) v = _mm512_fmadd_ps(beta, pu_load16(t->c, place, t->type, m), v);
-      pu_store16(t->c, place, t->type, m, v);
-    }
-  }
+  bool copy = t->alpha == 1.0f && t->beta == 0.0f && !t->bias;
+  for (int j = 0; j < t->cols; j += 16)
+    if (copy && t->cols - j >= 16)
+      copy_column(t, j);
+    else
+      store_column(t, j);
 }
 
 /* Squares of 16 x 16 are transposed on the stack, and stored as if they had come so. */
@@ -114,8 +135,8 @@ void pu_gemm_store_avx512(const pu_gemm_tile *t) {
     store_plain(t);
 }
 
-/* ---- decode: tiles of weights as they stream by
- * ------------------------------------------------------------------------ A tile's row is one register: 16 columns of
+/* ---- decode: tiles of weights as they stream by ----
+ * A tile's row is one register: 16 columns of
  * f32, or 32 of bf16, of one output feature. F features times R rows of x are summed at once, F R <= 16 registers; a
  * pass over F of 16 features finds its tiles' other rows in L2 later. */
 
@@ -183,7 +204,8 @@ const pu_gemm_kernel pu_gemm_avx512 = {.mr = MR,
                                        .store = pu_gemm_store_avx512,
                                        .stream_rows = STREAM_ROWS,
                                        .stream_pack = pu_stream_pack_rows,
-                                       .stream = stream_f32};
+                                       .stream = stream_f32,
+                                       .stream_store = pu_gemm_store_avx512};
 
 const pu_gemm_kernel pu_gemm_avx512_bf16 = {.mr = MR,
                                             .nr = NR,
@@ -196,4 +218,5 @@ const pu_gemm_kernel pu_gemm_avx512_bf16 = {.mr = MR,
                                             .store = pu_gemm_store_avx512,
                                             .stream_rows = STREAM_ROWS,
                                             .stream_pack = pu_stream_pack_rows,
-                                            .stream = stream_bf16};
+                                            .stream = stream_bf16,
+                                            .stream_store = pu_gemm_store_avx512};

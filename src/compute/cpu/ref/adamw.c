@@ -4,8 +4,7 @@
 #include "src/compute/cpu/ref/ref.h"
 #include "src/compute/cpu/rows.h"
 
-/* ---- sum_squares: partial sums of fixed chunks, added in order
- * ---------------------------------------------------------- */
+/* ---- sum_squares: partial sums of fixed chunks, added in order ------------------------------------------------- */
 
 enum { SUM_CHUNK = 1 << 16, STEP_CHUNK = 1 << 14 };
 
@@ -36,8 +35,7 @@ pu_err pu_ref_sum_squares(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- adamw
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- adamw ----------------------------------------------------------------------------------------------------- */
 
 static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
   const pu_adamw_args *a = arg;

@@ -132,8 +132,7 @@ pu_err pu_ref_attention_back(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- the paged cache
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- the paged cache ------------------------------------------------------------------------------------------- */
 
 typedef struct paged_job {
   pu_cpu *cpu;

@@ -39,12 +39,13 @@ typedef struct bias_back {
 
 static void sum_columns(void *arg, int64_t begin, int64_t end, int worker) {
   const bias_back *b = arg;
+  float sum[PU_PIECE] = {0}, dy[PU_PIECE];
   (void)worker;
-  for (int64_t m = begin; m < end; m++) {
-    float sum = 0;
-    for (int64_t n = 0; n < b->dy->shape[0]; n++) sum += pu_get(b->dy, n, m);
-    pu_acc(b->db, 0, m, sum, b->beta);
+  for (int64_t n = 0; n < b->dy->shape[0]; n++) {
+    pu_read_piece(b->dy, n, begin, end - begin, dy);
+    for (int64_t m = 0; m < end - begin; m++) sum[m] += dy[m];
   }
+  for (int64_t m = begin; m < end; m++) pu_acc(b->db, 0, m, sum[m - begin], b->beta);
 }
 
 typedef struct narrow_job {
@@ -114,7 +115,7 @@ pu_err pu_ref_linear_back(pu_backend *be, void *args, pu_error *e) {
   }
   if (a->b && a->b->grad) {
     bias_back b = {a->y->grad, a->b->grad, pu_grad_beta(a->b)};
-    pu_pool_run(cpu->pool, m, 64, sum_columns, &b);
+    pu_pool_run(cpu->pool, m, PU_PIECE, sum_columns, &b);
   }
   return PU_OK;
 }

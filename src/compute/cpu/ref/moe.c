@@ -9,8 +9,7 @@
 #include "src/compute/cpu/ref/ref.h"
 #include "src/compute/cpu/rows.h"
 
-/* ---- routing: the k largest logits, softmax over those
- * ------------------------------------------------------------------ */
+/* ---- routing: the k largest logits, softmax over those --------------------------------------------------------- */
 
 static bool taken(const int32_t *idx, int j, int32_t expert) {
   for (int i = 0; i < j; i++)
@@ -61,8 +60,7 @@ pu_err pu_ref_moe_route_back(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- the experts
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- the experts ----------------------------------------------------------------------------------------------- */
 
 /* Work memory: matrices of one row a slot, in the order of the experts. */
 typedef struct moe_work {
@@ -131,16 +129,24 @@ static void gather_rows(void *arg, int64_t begin, int64_t end, int worker) {
   }
 }
 
+/* sum += scale * columns [c, c + n) of the row. */
+static void add_piece(float *sum, float scale, const pu_tensor *t, int64_t row, int64_t c, int64_t n) {
+  float piece[PU_PIECE];
+  pu_read_piece(t, row, c, n, piece);
+  for (int64_t i = 0; i < n; i++) sum[i] += scale * piece[i];
+}
+
 static void combine_rows(void *arg, int64_t begin, int64_t end, int worker) {
   const moe_job *job = arg;
   const pu_moe_mlp_args *a = job->a;
-  int64_t k = a->idx->shape[1];
+  int64_t k = a->idx->shape[1], width = a->y->shape[1];
   (void)worker;
   for (int64_t n = begin; n < end; n++)
-    for (int64_t c = 0; c < a->y->shape[1]; c++) {
-      float sum = 0;
-      for (int64_t j = 0; j < k; j++) sum += pu_get(a->weight, n, j) * pu_get(a->out, job->w.place[n * k + j], c);
-      pu_set(a->y, n, c, sum);
+    for (int64_t c = 0; c < width; c += PU_PIECE) {
+      int64_t m = PU_MIN(PU_PIECE, width - c);
+      float sum[PU_PIECE] = {0};
+      for (int64_t j = 0; j < k; j++) add_piece(sum, pu_get(a->weight, n, j), a->out, job->w.place[n * k + j], c, m);
+      pu_write_piece(a->y, n, c, m, sum);
     }
 }
 
@@ -230,16 +236,21 @@ pu_err pu_ref_moe_mlp(pu_backend *be, void *args, pu_error *e) {
 static void combine_rows_back(void *arg, int64_t begin, int64_t end, int worker) {
   const moe_job *job = arg;
   const pu_moe_mlp_args *a = job->a;
-  int64_t k = a->idx->shape[1];
+  int64_t k = a->idx->shape[1], width = a->y->shape[1];
   (void)worker;
   for (int64_t s = begin; s < end; s++) {
-    int64_t n = s / k, j = s % k, i = job->w.place[s];
-    float weight = pu_get(a->weight, n, j);
+    int64_t n = s / k, j = s % k, place = job->w.place[s];
+    float weight = pu_get(a->weight, n, j), dy[PU_PIECE], out[PU_PIECE];
     double dot = 0;
-    for (int64_t c = 0; c < a->y->shape[1]; c++) {
-      float dy = pu_get(a->y->grad, n, c);
-      dot += (double)dy * pu_get(a->out, i, c);
-      pu_set(&job->w.dout, i, c, weight * dy);
+    for (int64_t c = 0; c < width; c += PU_PIECE) {
+      int64_t m = PU_MIN(PU_PIECE, width - c);
+      pu_read_piece(a->y->grad, n, c, m, dy);
+      pu_read_piece(a->out, place, c, m, out);
+      for (int64_t i = 0; i < m; i++) {
+        dot += (double)dy[i] * out[i];
+        dy[i] *= weight;
+      }
+      pu_write_piece(&job->w.dout, place, c, m, dy);
     }
     if (a->weight->grad) pu_acc(a->weight->grad, n, j, (float)dot, job->beta_weight);
   }
@@ -248,13 +259,15 @@ static void combine_rows_back(void *arg, int64_t begin, int64_t end, int worker)
 static void gather_rows_back(void *arg, int64_t begin, int64_t end, int worker) {
   const moe_job *job = arg;
   const pu_moe_mlp_args *a = job->a;
-  int64_t k = a->idx->shape[1];
+  int64_t k = a->idx->shape[1], width = a->x->shape[1];
   (void)worker;
   for (int64_t n = begin; n < end; n++)
-    for (int64_t c = 0; c < a->x->shape[1]; c++) {
-      float sum = 0;
-      for (int64_t j = 0; j < k; j++) sum += pu_get(&job->w.dout, job->w.place[n * k + j], c);
-      pu_acc(a->x->grad, n, c, sum, job->beta_x);
+    for (int64_t c = 0; c < width; c += PU_PIECE) {
+      int64_t m = PU_MIN(PU_PIECE, width - c);
+      float sum[PU_PIECE] = {0};
+      if (job->beta_x != 0) pu_read_piece(a->x->grad, n, c, m, sum);
+      for (int64_t j = 0; j < k; j++) add_piece(sum, 1, &job->w.dout, job->w.place[n * k + j], c, m);
+      pu_write_piece(a->x->grad, n, c, m, sum);
     }
 }
 

@@ -1,0 +1,109 @@
+/* data: corpora, from rules or raw documents to token shards.
+ *
+ * Rule-made data is the first of InternLM2.5's ways to make training data: a seeded generator of bilingual text whose
+ * truth is known. Document number i is a pure function of (seed, i).
+ *
+ * Held-out sums. A tenth of all operand pairs, chosen by a hash with a fixed salt (so the same whatever the seed),
+ * never appears in a training document, in any phrasing: not a + b, not b + a, not as a step of a longer calculation.
+ * What pu_synth_run gives to `question` is drawn from that tenth only.
+ *
+ * Threads: pu_synth_run and pu_tokenize_run are calls without shared state. */
+#ifndef PUYU_DATA_H
+#define PUYU_DATA_H
+
+#include "puyu/shards.h"
+#include "puyu/text.h"
+
+/* ---- rule-made text ---------------------------------------------------------------------------------------------- */
+
+typedef enum pu_synth_kind {
+  PU_SYNTH_STORIES,    /* short stories from a grammar, with a world whose state stays consistent */
+  PU_SYNTH_ARITHMETIC, /* sums and differences, in many phrasings */
+  PU_SYNTH_FACTS,      /* simple facts, stated and asked for */
+  PU_SYNTH_KINDS
+} pu_synth_kind;
+extern const char *const pu_synth_kind_names[PU_SYNTH_KINDS];
+
+typedef struct pu_synth_options {
+  uint64_t seed;
+  int64_t documents; /* how many; 0: until `bytes` of text are made */
+  int64_t bytes;
+  double weights[PU_SYNTH_KINDS]; /* shares of the text's bytes; all 0: 1, 3, 1 */
+  bool within[2];                 /* operands and results in [0, 100), in [0, 1000); both false: both */
+  int64_t questions;              /* held-out questions, per range and operation, at most (250) */
+  double valid_fraction;          /* documents marked valid, by a hash of their id (0.01) */
+} pu_synth_options;
+pu_synth_options pu_synth_defaults(void);
+
+typedef struct pu_synth_document {
+  const char *id; /* "synth-SEED-00000012" */
+  pu_str content;
+  pu_synth_kind kind;
+  const char *lang; /* "zh" or "en" */
+  bool valid;       /* belongs to the validation split */
+} pu_synth_document;
+
+/* A question on a held-out pair in one of the plain phrasings. The prompt ends where the answer begins; a generated
+ * answer is compared with `answer` after spaces before it are dropped. */
+typedef struct pu_synth_question {
+  const char *prompt; /* "问：37加45等于多少？答：", "Q: What is 37 + 45? A:" */
+  const char *answer; /* "82" */
+  const char *lang;
+  int within; /* 100 or 1000 */
+  char op;    /* '+' or '-' */
+  int a, b;
+} pu_synth_question;
+
+/* Callbacks may be NULL; one that returns an error ends the run with it. Views live until the callback returns. */
+typedef struct pu_synth_sink {
+  pu_err (*document)(void *arg, const pu_synth_document *d, pu_error *e);
+  pu_err (*question)(void *arg, const pu_synth_question *q, pu_error *e);
+  void *arg;
+} pu_synth_sink;
+pu_err pu_synth_run(const pu_synth_options *o, const pu_synth_sink *sink, pu_error *e) PU_MUST_USE;
+/* Is (a op b) kept out of training? Both orders of a sum have one answer. */
+bool pu_synth_heldout(char op, int a, int b);
+
+/* ---- raw documents ----------------------------------------------------------------------------------------------- */
+
+typedef enum pu_split { PU_SPLIT_FILE, PU_SPLIT_BLANK, PU_SPLIT_LINE } pu_split;
+
+typedef struct pu_document {
+  pu_str id; /* of JSONL; else "PATH:NUMBER" */
+  pu_str text;
+} pu_document;
+
+/* Reads a corpus document by document: .txt (and any unknown ending) is cut as `split` says; .jsonl and .json give the
+ * string under `key` (NULL: "content", else "text") of each line; either may be .gz or .zst; a folder gives its files
+ * in the order of their names, with those below it. Documents are at most 64 MiB, and invalid UTF-8 passes through. */
+typedef struct pu_corpus pu_corpus;
+pu_err pu_corpus_open(const char *const *paths, size_t n, pu_split split, const char *key, pu_corpus **out,
+                      pu_error *e) PU_MUST_USE;
+void pu_corpus_close(pu_corpus *c);
+/* The next document; *found false at the end. Views live until the next call. */
+pu_err pu_corpus_next(pu_corpus *c, pu_document *out, bool *found, pu_error *e) PU_MUST_USE;
+double pu_corpus_bytes(const pu_corpus *c); /* of all files on disk */
+double pu_corpus_done(const pu_corpus *c);  /* of them read so far */
+
+/* ---- text to shards ---------------------------------------------------------------------------------------------- */
+
+typedef struct pu_tokenize_options {
+  const pu_tokenizer *tokenizer;
+  pu_pool *pool; /* NULL: one thread. The files are the same whatever the threads */
+  double
+      valid_fraction; /* of documents, by a hash of their id, into DIR/valid; the rest into DIR/train. 0: all in DIR */
+  bool bos, eos;      /* around each document, where the tokenizer has them */
+  bool internevo;
+  uint64_t max_tokens; /* a shard; 0: the writer's default */
+  void (*progress)(void *arg, double done, double total);
+  void *progress_arg;
+} pu_tokenize_options;
+
+typedef struct pu_tokenize_result {
+  uint64_t documents, tokens, bytes; /* training split and validation split together */
+  uint64_t valid_documents, valid_tokens;
+} pu_tokenize_result;
+pu_err pu_tokenize_run(pu_corpus *corpus, const char *dir, const pu_tokenize_options *o, pu_tokenize_result *out,
+                       pu_error *e) PU_MUST_USE;
+
+#endif

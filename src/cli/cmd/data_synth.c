@@ -1,0 +1,225 @@
+/* Rule-made text. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "puyu/data.h"
+#include "src/cli/cli.h"
+
+typedef struct options {
+  const char *out;
+  int64_t seed, documents, questions;
+  double megabytes, valid;
+  const char *kinds;
+  pu_floats within;
+} options;
+
+static const pu_option rows[] = {
+    {.key = "out",
+     .type = PU_OPT_STR,
+     .offset = offsetof(options, out),
+     .meta = "DIR",
+     .help = "where the files go",
+     .letter = 'o',
+     .required = true},
+    {.key = "seed",
+     .type = PU_OPT_INT,
+     .offset = offsetof(options, seed),
+     .dflt = "1",
+     .min = 0,
+     .max = 9e15,
+     .meta = "N",
+     .help = "another seed, other documents"},
+    {.key = "documents",
+     .type = PU_OPT_INT,
+     .offset = offsetof(options, documents),
+     .dflt = "0",
+     .min = 0,
+     .max = 1e12,
+     .meta = "N",
+     .help = "how many; 0: by size"},
+    {.key = "megabytes",
+     .type = PU_OPT_FLOAT,
+     .offset = offsetof(options, megabytes),
+     .dflt = "16",
+     .min = 0.001,
+     .max = 1e6,
+     .meta = "N",
+     .help = "size of the text"},
+    {.key = "kinds",
+     .type = PU_OPT_STR,
+     .offset = offsetof(options, kinds),
+     .dflt = "stories:1,arithmetic:3,facts:1",
+     .meta = "LIST",
+     .help = "kinds, each with its share of the text after a colon (1 without)"},
+    {.key = "within",
+     .type = PU_OPT_FLOATS,
+     .offset = offsetof(options, within),
+     .dflt = "100,1000",
+     .meta = "LIST",
+     .help = "ranges of operands and results: 100, 1000 or both"},
+    {.key = "questions",
+     .type = PU_OPT_INT,
+     .offset = offsetof(options, questions),
+     .dflt = "250",
+     .min = 0,
+     .max = 20000,
+     .meta = "N",
+     .help = "held-out questions, for each range and operation"},
+    {.key = "valid",
+     .type = PU_OPT_FLOAT,
+     .offset = offsetof(options, valid),
+     .dflt = "0.01",
+     .min = 0,
+     .max = 0.5,
+     .meta = "SHARE",
+     .help = "share of documents kept for validation"},
+    {0},
+};
+
+enum { TRAIN, VALID, HELDOUT, FILES };
+static const char *const names[FILES] = {"train.jsonl", "valid.jsonl", "heldout.jsonl"};
+
+typedef struct job {
+  const char *path[FILES];
+  char *tmp[FILES];
+  FILE *file[FILES];
+  pu_buf line;
+  pu_progress *bar;
+  double bytes;
+  int64_t count[FILES];
+  bool by_documents;
+} job;
+
+static pu_err put_line(job *j, int file, pu_error *e) {
+  if (j->line.failed) return pu_fail(e, PU_ERR_NOMEM, "no memory for a line");
+  if (fwrite(j->line.data, 1, j->line.len, j->file[file]) != j->line.len)
+    return pu_fail(e, PU_ERR_IO, "%s: %m", j->path[file]);
+  j->count[file]++;
+  return PU_OK;
+}
+
+static pu_err put_document(void *arg, const pu_synth_document *d, pu_error *e) {
+  job *j = arg;
+  if (pu_signals_stop()) return pu_fail(e, PU_ERR_STOPPED, "stopped; nothing was written");
+  pu_buf_clear(&j->line);
+  pu_buf_printf(&j->line, "{\"id\": \"%s\", \"content\": ", d->id);
+  pu_buf_json_str(&j->line, d->content);
+  pu_buf_printf(&j->line, ", \"kind\": \"%s\", \"lang\": \"%s\"}\n", pu_synth_kind_names[d->kind], d->lang);
+  PU_TRY(put_line(j, d->valid ? VALID : TRAIN, e));
+  j->bytes += (double)d->content.len;
+  pu_progress_set(j->bar, j->by_documents ? (double)(j->count[TRAIN] + j->count[VALID]) : j->bytes / 1e6, NULL);
+  return PU_OK;
+}
+
+static pu_err put_question(void *arg, const pu_synth_question *q, pu_error *e) {
+  job *j = arg;
+  pu_buf_clear(&j->line);
+  pu_buf_puts(&j->line, "{\"prompt\": ");
+  pu_buf_json_str(&j->line, pu_str_c(q->prompt));
+  pu_buf_printf(&j->line,
+                ", \"answer\": \"%s\", \"kind\": \"arithmetic\", \"lang\": \"%s\", \"within\": %d, "
+                "\"op\": \"%c\", \"a\": %d, \"b\": %d}\n",
+                q->answer, q->lang, q->within, q->op, q->a, q->b);
+  return put_line(j, HELDOUT, e);
+}
+
+/* "stories:1,facts" */
+static pu_err kinds_read(const char *text, double *weights, pu_error *e) {
+  for (const char *p = text; *p;) {
+    size_t len = strcspn(p, ",:");
+    int k = 0;
+    while (k < PU_SYNTH_KINDS &&
+           (strlen(pu_synth_kind_names[k]) != len || strncmp(pu_synth_kind_names[k], p, len) != 0))
+      k++;
+    if (k == PU_SYNTH_KINDS)
+      return pu_fail(e, PU_ERR_USAGE, "--kinds: '%.*s' is not stories, arithmetic or facts", (int)PU_MIN(len, 40), p);
+    p += len;
+    weights[k] = 1;
+    if (*p == ':') {
+      char *end;
+      weights[k] = strtod(p + 1, &end);
+      if (end == p + 1 || !(weights[k] >= 0)) return pu_fail(e, PU_ERR_USAGE, "--kinds: a share must be 0 or more");
+      p = end;
+    }
+    if (*p == ',')
+      p++;
+    else if (*p)
+      return pu_fail(e, PU_ERR_USAGE, "--kinds: '%.20s': a comma belongs between kinds", p);
+  }
+  return PU_OK;
+}
+
+static pu_err options_read(const options *in, pu_synth_options *o, pu_error *e) {
+  *o = (pu_synth_options){.seed = (uint64_t)in->seed,
+                          .documents = in->documents,
+                          .bytes = (int64_t)(in->megabytes * 1e6),
+                          .questions = in->questions,
+                          .valid_fraction = in->valid};
+  for (size_t i = 0; i < in->within.n; i++) {
+    if (in->within.v[i] != 100 && in->within.v[i] != 1000)
+      return pu_fail(e, PU_ERR_USAGE, "--within: 100, 1000 or 100,1000");
+    o->within[in->within.v[i] == 1000] = true;
+  }
+  return kinds_read(in->kinds, o->weights, e);
+}
+
+static pu_err files_open(job *j, const pu_cli *cli, const char *dir, pu_error *e) {
+  PU_TRY(pu_mkdirs(dir, e));
+  for (int i = 0; i < FILES; i++) {
+    j->path[i] = pu_path_join(cli->arena, dir, names[i]);
+    j->tmp[i] = pu_arena_printf(cli->arena, "%s/%s.tmp", dir, names[i]);
+    if (!j->path[i] || !j->tmp[i]) return pu_fail(e, PU_ERR_NOMEM, "no memory");
+    j->file[i] = fopen(j->tmp[i], "wbe");
+    if (!j->file[i]) return pu_fail(e, PU_ERR_IO, "%s: %m", j->tmp[i]);
+  }
+  return PU_OK;
+}
+
+/* All files get their names, or none does. */
+static pu_err files_close(job *j, pu_err err, pu_error *e) {
+  for (int i = 0; i < FILES; i++)
+    if (j->file[i] && fclose(j->file[i]) != 0 && err == PU_OK) err = pu_fail(e, PU_ERR_IO, "%s: %m", j->tmp[i]);
+  for (int i = 0; i < FILES; i++) {
+    if (err == PU_OK && rename(j->tmp[i], j->path[i]) != 0) err = pu_fail(e, PU_ERR_IO, "%s: %m", j->path[i]);
+    if (err != PU_OK && j->tmp[i]) remove(j->tmp[i]);
+  }
+  return err;
+}
+
+static pu_err run(const pu_cli *cli, const void *given, int n_args, const char **args, pu_error *e) {
+  (void)n_args;
+  (void)args;
+  const options *in = given;
+  pu_synth_options o;
+  PU_TRY(options_read(in, &o, e));
+  job j = {.by_documents = o.documents > 0};
+  pu_buf_init(&j.line, (size_t)1 << 24);
+  pu_err err = files_open(&j, cli, in->out, e);
+  if (err == PU_OK) {
+    j.bar = j.by_documents ? pu_progress_open("synth", "documents", (double)o.documents)
+                           : pu_progress_open("synth", "MB", in->megabytes);
+    const pu_synth_sink sink = {put_document, put_question, &j};
+    err = pu_synth_run(&o, &sink, e);
+    pu_progress_close(j.bar);
+  }
+  err = files_close(&j, err, e);
+  pu_buf_deinit(&j.line);
+  if (err != PU_OK) return err;
+  fprintf(cli->out, "%lld documents for training, %lld for validation, %.1f MB; %lld held-out questions\n",
+          (long long)j.count[TRAIN], (long long)j.count[VALID], j.bytes / 1e6, (long long)j.count[HELDOUT]);
+  return PU_OK;
+}
+
+const pu_command pu_command_data_synth = {
+    .name = "data synth",
+    .summary = "make bilingual text from rules: stories, sums, facts",
+    .usage = "--out DIR [options]",
+    .details = "Writes train.jsonl and valid.jsonl, {\"id\", \"content\", \"kind\", \"lang\"} a line, and\n"
+               "heldout.jsonl, {\"prompt\", \"answer\", \"within\", ...}: sums whose operands never appear\n"
+               "in the other two, in any phrasing. A tenth of all pairs is held out, the same\n"
+               "tenth whatever the seed.\n",
+    .options = rows,
+    .options_size = sizeof(options),
+    .max_args = 0,
+    .run = run,
+};

@@ -1,0 +1,141 @@
+/* Documents to token shards. */
+#include <string.h>
+
+#include "puyu/data.h"
+#include "src/cli/cli.h"
+
+typedef struct options {
+  const char *tokenizer, *out, *key;
+  int split;
+  double valid;
+  int64_t threads, shard_tokens;
+  bool bos, eos, internevo, json;
+} options;
+
+static const pu_option rows[] = {
+    {.key = "tokenizer",
+     .type = PU_OPT_STR,
+     .offset = offsetof(options, tokenizer),
+     .meta = "DIR",
+     .help = "a tokenizer, or a folder that holds one",
+     .letter = 't',
+     .required = true},
+    {.key = "out",
+     .type = PU_OPT_STR,
+     .offset = offsetof(options, out),
+     .meta = "DIR",
+     .help = "where the shards go",
+     .letter = 'o',
+     .required = true},
+    {.key = "key",
+     .type = PU_OPT_STR,
+     .offset = offsetof(options, key),
+     .meta = "NAME",
+     .help = "the text's key in JSON Lines (content, else text)"},
+    {.key = "split",
+     .type = PU_OPT_ENUM,
+     .offset = offsetof(options, split),
+     .dflt = "file",
+     .choices = "file|blank|line",
+     .help = "what a document is in plain text: the file, lines up to a blank one, a line"},
+    {.key = "valid-fraction",
+     .type = PU_OPT_FLOAT,
+     .offset = offsetof(options, valid),
+     .dflt = "0",
+     .min = 0,
+     .max = 0.9,
+     .meta = "SHARE",
+     .help = "share of documents that goes to DIR/valid, the rest to DIR/train"},
+    {.key = "threads",
+     .type = PU_OPT_INT,
+     .offset = offsetof(options, threads),
+     .dflt = "0",
+     .min = 0,
+     .max = 1024,
+     .meta = "N",
+     .help = "0: one for each processor; the shards are the same"},
+    {.key = "shard-tokens",
+     .type = PU_OPT_INT,
+     .offset = offsetof(options, shard_tokens),
+     .dflt = "0",
+     .min = 0,
+     .max = 1e15,
+     .meta = "N",
+     .help = "tokens in one file; 0: 268435456"},
+    {.key = "bos",
+     .type = PU_OPT_BOOL,
+     .offset = offsetof(options, bos),
+     .dflt = "true",
+     .help = "the tokenizer's first token before each document"},
+    {.key = "eos",
+     .type = PU_OPT_BOOL,
+     .offset = offsetof(options, eos),
+     .dflt = "true",
+     .help = "the tokenizer's last token after each document"},
+    {.key = "internevo",
+     .type = PU_OPT_BOOL,
+     .offset = offsetof(options, internevo),
+     .help = "write InternEvo's .bin and .bin.meta instead of .pub"},
+    {.key = "json", .type = PU_OPT_BOOL, .offset = offsetof(options, json), .help = "print the figures as JSON"},
+    {0},
+};
+
+static void show(void *bar, double done, double total) {
+  (void)total;
+  pu_progress_set(bar, done / 1e6, NULL);
+}
+
+static void print_result(FILE *out, const pu_tokenize_result *r, bool json) {
+  double each = r->tokens ? (double)r->bytes / (double)r->tokens : 0;
+  fprintf(out,
+          json ? "{\"documents\": %llu, \"tokens\": %llu, \"bytes\": %llu, \"bytes_per_token\": %.3f, "
+                 "\"valid_documents\": %llu, \"valid_tokens\": %llu}\n"
+               : "%llu documents, %llu tokens of %llu bytes, %.3f bytes a token; for validation %llu documents, "
+                 "%llu tokens\n",
+          (unsigned long long)r->documents, (unsigned long long)r->tokens, (unsigned long long)r->bytes, each,
+          (unsigned long long)r->valid_documents, (unsigned long long)r->valid_tokens);
+}
+
+static pu_err run(const pu_cli *cli, const void *given, int n_args, const char **args, pu_error *e) {
+  const options *in = given;
+  pu_tokenizer *tokenizer = NULL;
+  pu_pool *pool = NULL;
+  pu_corpus *corpus = NULL;
+  pu_progress *bar = NULL;
+  pu_tokenize_result result;
+  pu_err err = pu_tokenizer_load(in->tokenizer, &tokenizer, e);
+  if (err == PU_OK) err = pu_pool_create((int)in->threads, &pool, e);
+  if (err == PU_OK) err = pu_corpus_open(args, (size_t)n_args, (pu_split)in->split, in->key, &corpus, e);
+  if (err == PU_OK) {
+    bar = pu_progress_open("tokenize", "MB", pu_corpus_bytes(corpus) / 1e6);
+    const pu_tokenize_options o = {.tokenizer = tokenizer,
+                                   .pool = pool,
+                                   .valid_fraction = in->valid,
+                                   .bos = in->bos,
+                                   .eos = in->eos,
+                                   .internevo = in->internevo,
+                                   .max_tokens = (uint64_t)in->shard_tokens,
+                                   .progress = show,
+                                   .progress_arg = bar};
+    err = pu_tokenize_run(corpus, in->out, &o, &result, e);
+    pu_progress_close(bar);
+  }
+  pu_corpus_close(corpus);
+  pu_pool_free(pool);
+  pu_tokenizer_free(tokenizer);
+  if (err == PU_OK) print_result(cli->out, &result, in->json);
+  return err;
+}
+
+const pu_command pu_command_data_tokenize = {
+    .name = "data tokenize",
+    .summary = "turn documents into token shards",
+    .usage = "--tokenizer DIR --out DIR FILE... [options]",
+    .details = "A FILE is text, JSON Lines (.jsonl, .json), either with .gz or .zst, or a folder\n"
+               "of such files. Special tokens written in the text stay plain text.\n",
+    .options = rows,
+    .options_size = sizeof(options),
+    .min_args = 1,
+    .max_args = -1,
+    .run = run,
+};

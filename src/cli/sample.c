@@ -1,0 +1,32 @@
+#include "src/cli/sample.h"
+
+pu_err pu_cli_continue(pu_engine *en, const char *prompt, const pu_sampling *how, pu_buf *out, pu_error *e) {
+  pu_session *s = NULL;
+  pu_ids ids = {0};
+  pu_err err = pu_session_open(en, &s, e);
+  if (!err) err = pu_encode(pu_engine_tokenizer(en), pu_str_c(prompt), PU_ENCODE_BOS, &ids, e);
+  if (!err) err = pu_session_append(s, ids.v, ids.n, e);
+  if (!err) err = pu_session_generate(s, how, NULL, NULL, e);
+  if (!err) {
+    pu_str text = pu_session_text(s);
+    if (!pu_buf_append(out, text.ptr, text.len)) err = pu_fail(e, PU_ERR_NOMEM, "no memory for the generated text");
+  }
+  pu_ids_deinit(&ids);
+  pu_session_close(s);
+  return err;
+}
+
+pu_err pu_cli_sample_hook(void *arg, pu_model *m, const pu_tokenizer *t, const char *prompt, int64_t max_tokens,
+                          double temperature, pu_buf *out, pu_error *e) {
+  (void)arg;
+  pu_engine *en;
+  pu_engine_options o = {.context = PU_MIN(m->hp.max_position, 4096)};
+  PU_TRY(pu_engine_over(m, t, &o, &en, e));
+  pu_sampling how = pu_sampling_default();
+  how.temperature = temperature;
+  how.max_tokens = max_tokens;
+  how.seed = 1;
+  pu_err err = pu_cli_continue(en, prompt, &how, out, e);
+  pu_engine_free(en);
+  return err;
+}

@@ -1,0 +1,318 @@
+/* A model's tensors: which there are, where they lie, how values get into them. */
+#include "src/model/weights.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- sizes ----------------------------------------------------------------------------------------------------------
+ */
+
+static size_t aligned(size_t bytes) {
+  return (bytes + 63) & ~(size_t)63;
+}
+
+static int64_t product(const int64_t *shape, int ndim) {
+  int64_t n = 1;
+  for (int i = 0; i < ndim; i++) n *= shape[i];
+  return n;
+}
+
+static bool is_tiled(pu_slot slot, int ndim, const pu_model_options *o) {
+  return o->tile && ndim == 2 && pu_slot_is_matrix(slot);
+}
+
+/* Vectors are small and every rounding in them would be felt by all tokens; the router, rounded, would send tokens to
+ * other experts (Fedus et al. 2022). Both stay f32. */
+static pu_dtype dtype_of(pu_slot slot, const pu_model_options *o) {
+  bool exact = slot == PU_SLOT_ROUTER || (!pu_slot_is_matrix(slot) && slot != PU_SLOT_EMBED);
+  return exact ? PU_F32 : o->dtype;
+}
+
+/* What one parameter takes of the weights' memory: the weight, and in training its f32 master and gradient. */
+static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o) {
+  size_t n = (size_t)product(shape, ndim);
+  pu_dtype dtype = dtype_of(slot, o);
+  size_t bytes = is_tiled(slot, ndim, o) ? pu_tiled_bytes(dtype, shape[0], shape[1]) : n * pu_dtype_size(dtype);
+  bytes = aligned(bytes);
+  if (o->train) bytes += aligned(n * 4) * (dtype == PU_F32 ? 1 : 2);
+  return bytes;
+}
+
+size_t pu_model_weight_bytes(const pu_arch *arch, const pu_hparams *hp, const pu_model_options *o) {
+  (void)arch; /* in memory all families look the same */
+  size_t total = 0;
+  int64_t shape[PU_MAX_DIMS];
+  for (int s = 0; s < PU_SLOT_COUNT; s++) {
+    int ndim = pu_slot_shape(hp, (pu_slot)s, shape);
+    size_t times = pu_slot_is_outer((pu_slot)s) ? 1 : (size_t)hp->layers;
+    if (ndim) total += times * param_bytes((pu_slot)s, shape, ndim, o);
+  }
+  if (hp->tied && o->tile) total += aligned(pu_tiled_bytes(o->dtype, hp->vocab, hp->hidden));
+  return total;
+}
+
+/* ---- making the tensors
+ * -------------------------------------------------------------------------------------------------- */
+
+/* data NULL: a header alone. */
+static pu_tensor *header(pu_model *m, pu_dtype dtype, int ndim, const int64_t *shape, void *data) {
+  pu_tensor *t = pu_arena_zalloc(m->host, sizeof *t);
+  if (!t) return NULL;
+  *t = (pu_tensor){.dtype = dtype, .ndim = ndim, .data = data};
+  int64_t step = 1;
+  for (int i = ndim - 1; i >= 0; i--) {
+    t->shape[i] = shape[i];
+    t->stride[i] = step;
+    step *= shape[i];
+  }
+  return t;
+}
+
+static pu_tensor *placed(pu_model *m, pu_dtype dtype, int ndim, const int64_t *shape) {
+  void *data = pu_arena_alloc(m->weights, (size_t)product(shape, ndim) * pu_dtype_size(dtype));
+  return data ? header(m, dtype, ndim, shape, data) : NULL;
+}
+
+static bool make_param(pu_model *m, const pu_model_options *o, pu_slot slot, int layer) {
+  int64_t shape[PU_MAX_DIMS];
+  int ndim = pu_slot_shape(&m->hp, slot, shape);
+  if (!ndim) return true;
+  pu_param *p = &m->params[m->n_params++];
+  *p = (pu_param){.slot = slot, .layer = layer, .decay = pu_slot_is_matrix(slot)};
+  p->name = layer < 0 ? pu_slot_name(slot) : pu_arena_printf(m->host, "layers.%d.%s", layer, pu_slot_name(slot));
+  /* A tiled weight gets its memory when it is tiled. */
+  pu_dtype dtype = dtype_of(slot, o);
+  p->w = is_tiled(slot, ndim, o) ? header(m, dtype, ndim, shape, NULL) : placed(m, dtype, ndim, shape);
+  if (!p->w || !p->name) return false;
+  if (o->train) {
+    p->master = dtype == PU_F32 ? p->w : placed(m, PU_F32, ndim, shape);
+    p->w->grad = placed(m, PU_F32, ndim, shape);
+    if (!p->master || !p->w->grad) return false;
+  }
+  *(layer < 0 ? &m->outer[slot] : &m->layers[layer].slot[slot]) = p->w;
+  return true;
+}
+
+static bool make_params(pu_model *m, const pu_model_options *o) {
+  bool ok = make_param(m, o, PU_SLOT_EMBED, -1);
+  for (int l = 0; l < m->hp.layers && ok; l++)
+    for (int s = 0; s < PU_SLOT_COUNT && ok; s++)
+      if (!pu_slot_is_outer((pu_slot)s)) ok = make_param(m, o, (pu_slot)s, l);
+  ok = ok && make_param(m, o, PU_SLOT_OUT_NORM, -1) && make_param(m, o, PU_SLOT_OUTPUT, -1);
+  if (ok && m->hp.tied) m->outer[PU_SLOT_OUTPUT] = m->outer[PU_SLOT_EMBED];
+  return ok;
+}
+
+static pu_err make_memory(pu_model *m, const pu_model_options *o, pu_error *e) {
+  size_t n = (size_t)m->hp.layers * PU_SLOT_COUNT + 3, bytes = pu_model_weight_bytes(m->arch, &m->hp, o) + 64;
+  void *memory;
+  PU_TRY(pu_arena_create((1 << 20) + n * 2048, &m->host, e));
+  PU_TRY(m->be->alloc(m->be, bytes, &memory, e));
+  pu_err err = pu_arena_wrap(memory, bytes, &m->weights, e);
+  if (err != PU_OK) {
+    m->be->free(m->be, memory);
+    return err;
+  }
+  m->weights_memory = memory;
+  m->layers = pu_arena_zalloc(m->host, (size_t)m->hp.layers * sizeof *m->layers);
+  m->params = pu_arena_zalloc(m->host, n * sizeof *m->params);
+  if (!m->layers || !m->params || !make_params(m, o))
+    return pu_fail(e, PU_ERR_NOMEM, "the model's weights do not fit in the %zu bytes planned for them", bytes);
+  return PU_OK;
+}
+
+pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, const pu_model_options *o,
+                    pu_model **out, pu_error *e) {
+  *out = NULL;
+  if (o->dtype != PU_F32 && o->dtype != PU_BF16)
+    return pu_fail(e, PU_ERR_USAGE, "a model computes in f32 or bf16, not %s", pu_dtype_name(o->dtype));
+  if (o->train && o->tile) return pu_fail(e, PU_ERR_USAGE, "tiled weights are for inference, not for training");
+  pu_model *m = calloc(1, sizeof *m);
+  if (!m) return pu_fail(e, PU_ERR_NOMEM, "no memory for a model");
+  m->arch = arch;
+  m->hp = *hp;
+  m->dtype = o->dtype;
+  m->be = be;
+  pu_err err = make_memory(m, o, e);
+  if (err == PU_OK)
+    *out = m;
+  else
+    pu_model_free(m);
+  return err;
+}
+
+void pu_model_free(pu_model *m) {
+  if (!m) return;
+  pu_arena_free(m->weights);
+  if (m->weights_memory) m->be->free(m->be, m->weights_memory);
+  pu_arena_free(m->host);
+  free(m);
+}
+
+/* ---- filling
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static size_t largest_tiled(const pu_model *m, const pu_model_options *o) {
+  size_t bytes = 0;
+  for (size_t i = 0; i < m->n_params; i++) {
+    const pu_tensor *w = m->params[i].w;
+    if (is_tiled(m->params[i].slot, w->ndim, o)) bytes = PU_MAX(bytes, pu_tensor_bytes(w));
+  }
+  return bytes;
+}
+
+pu_err pu_filler_init(pu_filler *f, pu_model *m, const pu_model_options *o, pu_error *e) {
+  *f = (pu_filler){.m = m, .tile = o->tile, .progress = o->progress, .progress_arg = o->progress_arg};
+  for (size_t i = 0; i < m->n_params; i++) f->total += (double)pu_tensor_count(m->params[i].w);
+  f->room = malloc(2 * (size_t)PU_FILL_PIECE * 4);
+  f->plain = pu_arena_zalloc(m->host, sizeof *f->plain);
+  if (!f->room || !f->plain) return pu_fail(e, PU_ERR_NOMEM, "no memory to fill the weights");
+  size_t bytes = largest_tiled(m, o);
+  return bytes ? m->be->alloc(m->be, bytes, &f->plain->data, e) : PU_OK;
+}
+
+void pu_filler_deinit(pu_filler *f) {
+  if (f->plain && f->plain->data) f->m->be->free(f->m->be, f->plain->data);
+  free(f->room);
+}
+
+static pu_err put_piece(pu_filler *f, const pu_tensor *to, int64_t at, const void *src, pu_dtype type, int64_t n,
+                        pu_error *e) {
+  size_t size = pu_dtype_size(to->dtype);
+  pu_backend *be = f->m->be;
+  uint8_t *dst = (uint8_t *)to->data + (size_t)at * size;
+  if (type == to->dtype) return be->upload(be, dst, src, (size_t)n * size, e);
+  for (int64_t i = 0; i < n; i += PU_FILL_PIECE) {
+    int64_t k = PU_MIN(n - i, (int64_t)PU_FILL_PIECE);
+    const void *from = (const uint8_t *)src + (size_t)i * pu_dtype_size(type);
+    void *half = (uint8_t *)f->room + (size_t)PU_FILL_PIECE * 4;
+    if ((uintptr_t)from % pu_dtype_size(type)) from = memcpy(half, from, (size_t)k * pu_dtype_size(type));
+    pu_convert(f->room, to->dtype, from, type, k);
+    PU_TRY(be->upload(be, dst + (size_t)i * size, f->room, (size_t)k * size, e));
+  }
+  return PU_OK;
+}
+
+pu_err pu_filler_put(pu_filler *f, const pu_param *p, int64_t at, const void *src, pu_dtype type, int64_t n,
+                     pu_error *e) {
+  pu_tensor plain = *p->w;
+  if (!plain.data) plain.data = f->plain->data;
+  PU_TRY(put_piece(f, &plain, at, src, type, n, e));
+  return p->master && p->master != p->w ? put_piece(f, p->master, at, src, type, n, e) : PU_OK;
+}
+
+/* A tiled copy of `plain`, in the weights' memory. */
+static pu_tensor *tiled(pu_filler *f, const pu_tensor *plain, pu_err *err, pu_error *e) {
+  pu_ctx c = {.be = f->m->be, .mem = f->m->weights, .host = f->m->host, .err = e};
+  pu_tensor *t = pu_tile_weight(&c, plain);
+  *err = c.status;
+  return t;
+}
+
+pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) {
+  pu_err err = PU_OK;
+  if (!p->w->data) {
+    pu_tensor plain = *p->w;
+    plain.data = f->plain->data;
+    const pu_tensor *t = tiled(f, &plain, &err, e);
+    if (t) *p->w = *t;
+  } else if (f->tile && p->slot == PU_SLOT_EMBED && f->m->hp.tied) {
+    /* The embedding is read by rows and stays plain; as output matrix it is read like the others. */
+    f->m->outer[PU_SLOT_OUTPUT] = tiled(f, p->w, &err, e);
+  }
+  f->done += (double)pu_tensor_count(p->w);
+  if (f->progress) f->progress(f->progress_arg, f->done, f->total);
+  return err;
+}
+
+/* ---- random weights
+ * -------------------------------------------------------------------------------------------------- */
+
+typedef struct draw {
+  uint64_t seed, stream;
+  int64_t at, n; /* at: even */
+  float deviation;
+  float *out;
+} draw;
+
+/* Box and Muller 1958: two values from one 64-bit draw. */
+static void draw_normal(void *arg, int64_t begin, int64_t end, int worker) {
+  const draw *d = arg;
+  (void)worker;
+  for (int64_t i = begin; i < end; i++) {
+    uint64_t bits = pu_random_at(d->seed, d->stream, (uint64_t)(d->at / 2 + i));
+    float u = ((float)(uint32_t)bits + 0.5f) * 0x1p-32f,
+          angle = (float)(uint32_t)(bits >> 32) * (float)(2 * M_PI * 0x1p-32);
+    float r = d->deviation * sqrtf(-2.0f * logf(u));
+    d->out[2 * i] = r * cosf(angle);
+    if (2 * i + 1 < d->n) d->out[2 * i + 1] = r * sinf(angle);
+  }
+}
+
+static float deviation_of(const pu_hparams *hp, pu_slot slot) {
+  switch (slot) {
+  case PU_SLOT_WO:
+  case PU_SLOT_DOWN:
+  case PU_SLOT_EXPERTS_DOWN: /* what is added to the residual stream, 2 layers times (GPT-2's way) */
+    return (float)(0.02 / sqrt(2.0 * (double)hp->layers));
+  default:
+    return 0.02f;
+  }
+}
+
+static bool is_norm(pu_slot slot) {
+  return slot == PU_SLOT_OUT_NORM || slot == PU_SLOT_ATTN_NORM || slot == PU_SLOT_MLP_NORM || slot == PU_SLOT_Q_NORM ||
+         slot == PU_SLOT_K_NORM;
+}
+
+static void fill_piece(const pu_model *m, const pu_param *p, draw *d, pu_pool *pool) {
+  bool random = pu_slot_is_matrix(p->slot) || p->slot == PU_SLOT_EMBED;
+  int64_t pairs = (d->n + 1) / 2;
+  if (!random) {
+    for (int64_t i = 0; i < d->n; i++) d->out[i] = is_norm(p->slot) ? 1.0f : 0.0f;
+  } else {
+    d->deviation = deviation_of(&m->hp, p->slot);
+    if (pool)
+      pu_pool_run(pool, pairs, 4096, draw_normal, d);
+    else
+      draw_normal(d, 0, pairs, 0);
+  }
+}
+
+static pu_err fill_random(pu_filler *f, uint64_t seed, float *values, pu_error *e) {
+  pu_model *m = f->m;
+  pu_pool *pool = strcmp(m->be->name, "cpu") == 0 ? pu_cpu_pool(m->be) : NULL;
+  for (size_t i = 0; i < m->n_params; i++) {
+    const pu_param *p = &m->params[i];
+    int64_t count = pu_tensor_count(p->w);
+    draw d = {.seed = seed, .stream = pu_hash64(p->name, strlen(p->name), 0), .out = values};
+    for (d.at = 0; d.at < count; d.at += d.n) {
+      d.n = PU_MIN(count - d.at, (int64_t)PU_FILL_PIECE);
+      fill_piece(m, p, &d, pool);
+      PU_TRY(pu_filler_put(f, p, d.at, values, PU_F32, d.n, e));
+    }
+    PU_TRY(pu_filler_finish(f, p, e));
+  }
+  return PU_OK;
+}
+
+pu_err pu_model_random(const pu_arch *arch, const pu_hparams *hp, uint64_t seed, pu_backend *be,
+                       const pu_model_options *o, pu_model **out, pu_error *e) {
+  pu_model *m;
+  *out = NULL;
+  PU_TRY(pu_model_new(arch, hp, be, o, &m, e));
+  pu_filler f;
+  float *values = malloc(((size_t)PU_FILL_PIECE + 1) * sizeof *values);
+  pu_err err = pu_filler_init(&f, m, o, e);
+  if (!values && err == PU_OK) err = pu_fail(e, PU_ERR_NOMEM, "no memory for random weights");
+  if (err == PU_OK) err = fill_random(&f, seed, values, e);
+  pu_filler_deinit(&f);
+  free(values);
+  m->hp.norm_head = false; /* random rows need no normalising */
+  if (err == PU_OK)
+    *out = m;
+  else
+    pu_model_free(m);
+  return err;
+}

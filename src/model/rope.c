@@ -1,0 +1,59 @@
+/* The angles of rotary position embedding (Su et al. 2021) and its scalings for sequences longer than trained on. */
+#include "puyu/model.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Dynamic NTK: above the trained length the base grows, so that the slowest frequency is stretched by as much as the
+ * sequence is longer: base (f n / max - (f - 1))^(d / (d - 2)). */
+static double dynamic_base(const pu_rope_params *r, int64_t head_dim, int64_t len) {
+  if (len <= r->original_max || head_dim <= 2) return r->base;
+  double d = (double)head_dim, ratio = (double)len / (double)r->original_max;
+  return r->base * pow(r->factor * ratio - (r->factor - 1.0), d / (d - 2.0));
+}
+
+/* Llama 3.1: slow frequencies are divided by the factor, fast ones stay, those between are blended by how many times
+ * they turn within the original length. */
+static double llama3_frequency(const pu_rope_params *r, double frequency) {
+  double turns = (double)r->original_max * frequency / (2 * M_PI);
+  if (turns < r->low_freq) return frequency / r->factor;
+  if (turns > r->high_freq) return frequency;
+  double smooth = (turns - r->low_freq) / (r->high_freq - r->low_freq);
+  return frequency * (smooth + (1 - smooth) / r->factor);
+}
+
+static double frequency_of(const pu_rope_params *r, int64_t head_dim, int64_t len, int64_t i) {
+  double base = r->kind == PU_ROPE_DYNAMIC ? dynamic_base(r, head_dim, len) : r->base;
+  double frequency = pow(base, -2.0 * (double)i / (double)head_dim);
+  if (r->kind == PU_ROPE_LINEAR) return frequency / r->factor;
+  return r->kind == PU_ROPE_LLAMA3 ? llama3_frequency(r, frequency) : frequency;
+}
+
+/* Pairs of one frequency for all tokens of one sequence. */
+static void fill_column(const pu_seqs *seqs, int32_t s, double frequency, int64_t head_dim, int64_t i, float *cs) {
+  for (int32_t t = seqs->cu[s]; t < seqs->cu[s + 1]; t++) {
+    double sine, cosine;
+    sincos((double)seqs->positions[t] * frequency, &sine, &cosine);
+    cs[t * head_dim + i] = (float)cosine;
+    cs[t * head_dim + head_dim / 2 + i] = (float)sine;
+  }
+}
+
+void pu_rope_angles(const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs, const int32_t *rope_len,
+                    float *cs) {
+  for (int32_t s = 0; s < seqs->n; s++) {
+    int32_t begin = seqs->cu[s], len = seqs->cu[s + 1] - begin;
+    if (r->kind == PU_ROPE_DYNAMIC && rope_len) len = rope_len[s];
+    /* A sequence that lies at the same positions as the one before has the same rows: batches of equal rows are common
+     * in training. */
+    int32_t before = s ? begin - seqs->cu[s - 1] : -1, rows = seqs->cu[s + 1] - begin;
+    bool same = r->kind != PU_ROPE_DYNAMIC && before >= rows &&
+                memcmp(seqs->positions + begin, seqs->positions + seqs->cu[s - 1], (size_t)rows * sizeof(int32_t)) == 0;
+    if (same) {
+      memcpy(cs + begin * head_dim, cs + seqs->cu[s - 1] * head_dim, (size_t)(rows * head_dim) * sizeof *cs);
+      continue;
+    }
+    for (int64_t i = 0; i < head_dim / 2; i++) fill_column(seqs, s, frequency_of(r, head_dim, len, i), head_dim, i, cs);
+  }
+}

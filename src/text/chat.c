@@ -1,0 +1,269 @@
+/* Chat templates: one row each of `templates`. A turn is its role's opening, the content, its role's closing; each is a
+ * few parts. Markers enter by id; everything between two markers is one text, encoded together, as the reference
+ * tokenizers do, and under TEXT_ENCODE_GUARD, so that no content can write a marker. */
+#include <string.h>
+
+#include "src/text/encoder.h"
+#include "src/text/unicode.h"
+
+typedef enum part_kind {
+  PART_END,
+  PART_TEXT,
+  PART_MARK, /* a special token by its text */
+  PART_ROLE, /* the role's name */
+  PART_NAME  /* s and the message's name, where it has one; a marker's name (<|plugin|>) is that marker */
+} part_kind;
+
+typedef struct part {
+  part_kind kind;
+  const char *s;
+} part;
+
+#define TEXT(s)                                                                                                        \
+  { PART_TEXT, s }
+#define MARK(s)                                                                                                        \
+  { PART_MARK, s }
+#define ROLE                                                                                                           \
+  { PART_ROLE, NULL }
+#define NAME(s)                                                                                                        \
+  { PART_NAME, s }
+
+typedef struct turn {
+  part open[6], close[4];
+} turn;
+
+typedef struct role_row {
+  const char *role;
+  const char *shown; /* what PART_ROLE writes */
+  const turn *turn;
+} role_row;
+
+struct pu_chat_template {
+  const char *name;
+  const char *begin;      /* a marker in front of everything, or NULL */
+  bool begins_if_trained; /* else: bos in front where the tokenizer adds one */
+  bool trim;              /* contents lose the white space at both ends */
+  const char *const *stops;
+  const role_row *roles; /* NULL-ended */
+};
+
+static const turn v1_system = {{TEXT("<|System|>:")}, {TEXT("\n")}};
+static const turn v1_user = {{TEXT("<|User|>:")}, {TEXT("\n")}};
+static const turn v1_bot = {{TEXT("<|Bot|>:")}, {MARK("<eoa>"), TEXT("\n")}};
+static const turn im_turn = {{MARK("<|im_start|>"), ROLE, NAME(" name="), TEXT("\n")},
+                             {MARK("<|im_end|>"), TEXT("\n")}};
+static const turn llama3_turn = {{MARK("<|start_header_id|>"), ROLE, MARK("<|end_header_id|>"), TEXT("\n\n")},
+                                 {MARK("<|eot_id|>")}};
+
+static const role_row v1_roles[] = {
+    {"system", NULL, &v1_system}, {"user", NULL, &v1_user}, {"assistant", NULL, &v1_bot}, {0}};
+static const role_row internlm2_roles[] = {
+    {"system", "system", &im_turn},           {"user", "user", &im_turn},        {"assistant", "assistant", &im_turn},
+    {"environment", "environment", &im_turn}, {"tool", "environment", &im_turn}, {0}};
+static const role_row chatml_roles[] = {{"system", "system", &im_turn},
+                                        {"user", "user", &im_turn},
+                                        {"assistant", "assistant", &im_turn},
+                                        {"tool", "tool", &im_turn},
+                                        {0}};
+static const role_row llama3_roles[] = {{"system", "system", &llama3_turn},       {"user", "user", &llama3_turn},
+                                        {"assistant", "assistant", &llama3_turn}, {"ipython", "ipython", &llama3_turn},
+                                        {"tool", "ipython", &llama3_turn},        {0}};
+
+static const char *const v1_stops[] = {"<eoa>", "<eoh>", NULL};
+static const char *const im_stops[] = {"<|im_end|>", NULL};
+static const char *const llama3_stops[] = {"<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", NULL};
+
+static const pu_chat_template templates[] = {
+    {"internlm", "<s>", false, false, v1_stops, v1_roles},
+    {"internlm2", "<s>", false, false, im_stops, internlm2_roles},
+    {"chatml", NULL, true, false, im_stops, chatml_roles},
+    {"llama3", "<|begin_of_text|>", false, true, llama3_stops, llama3_roles},
+};
+static const char *const names[] = {"internlm", "internlm2", "chatml", "llama3", NULL};
+
+/* Names that are markers where the tokenizer has them; any other name is text. */
+static const char *const marker_names[] = {"<|plugin|>", "<|interpreter|>"};
+
+const pu_chat_template *pu_chat_find(const char *name) {
+  for (size_t i = 0; name && i < PU_COUNT(templates); i++) {
+    if (strcmp(templates[i].name, name) == 0) return &templates[i];
+  }
+  return NULL;
+}
+
+const char *const *pu_chat_names(void) {
+  return names;
+}
+
+const pu_chat_template *pu_chat_guess(const pu_tokenizer *t, const char *model_type) {
+  static const struct {
+    const char *marker, *type, *name; /* type: how model types that want this row begin; NULL: any */
+  } rows[] = {{"<|start_header_id|>", NULL, "llama3"},
+              {"<|im_start|>", "internlm", "internlm2"},
+              {"<|plugin|>", NULL, "internlm2"},
+              {"<|im_start|>", NULL, "chatml"},
+              {"<eoa>", NULL, "internlm"}};
+  for (size_t i = 0; i < PU_COUNT(rows); i++) {
+    bool fits = !rows[i].type || (model_type && strncmp(model_type, rows[i].type, strlen(rows[i].type)) == 0);
+    if (fits && pu_tokenizer_find(t, pu_str_c(rows[i].marker)) >= 0) return pu_chat_find(rows[i].name);
+  }
+  return NULL;
+}
+
+static void guard(pu_tokenizer *t, const char *marker) {
+  int32_t id = pu_tokenizer_find(t, pu_str_c(marker));
+  if (id >= 0) t->pieces[id].guarded = true;
+}
+
+void text_guard_markers(pu_tokenizer *t) {
+  for (int32_t id = 0; id < t->n; id++) t->pieces[id].guarded = t->pieces[id].special;
+  for (size_t i = 0; i < PU_COUNT(templates); i++) {
+    for (const char *const *s = templates[i].stops; *s; s++) guard(t, *s);
+    for (const role_row *r = templates[i].roles; r->role; r++) {
+      for (const part *p = r->turn->open; p->kind != PART_END; p++) {
+        if (p->kind == PART_MARK) guard(t, p->s);
+      }
+    }
+  }
+}
+
+/* ---- rendering: one walk, two sinks
+ * ----------------------------------------------------------------------------------- */
+
+typedef struct sink {
+  const pu_tokenizer *t; /* NULL: text only */
+  pu_buf *text;          /* all of it, or what was gathered since the last marker */
+  pu_encoder *enc;
+  pu_ids *ids;
+  const pu_chat_template *c;
+} sink;
+
+static pu_err flush(sink *s, pu_error *e) {
+  if (s->text->failed) return pu_fail(e, PU_ERR_NOMEM, "no memory to render a chat");
+  if (!s->t || s->text->len == 0) return PU_OK;
+  /* Only a text that begins the whole sequence gets the dummy prefix. */
+  unsigned flags = TEXT_ENCODE_GUARD | (s->ids->n > 0 ? PU_ENCODE_NO_PREFIX : 0);
+  PU_TRY(pu_encoder_encode(s->enc, pu_str_of(s->text->data, s->text->len), flags, s->ids, e));
+  pu_buf_clear(s->text);
+  return PU_OK;
+}
+
+static pu_err put_id(sink *s, int32_t id, pu_error *e) {
+  PU_TRY(flush(s, e));
+  return pu_ids_push(s->ids, id) ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory to render a chat");
+}
+
+static pu_err put_mark(sink *s, const char *mark, pu_error *e) {
+  if (!s->t) {
+    pu_buf_puts(s->text, mark);
+    return PU_OK;
+  }
+  int32_t id = pu_tokenizer_find(s->t, pu_str_c(mark));
+  if (id < 0) {
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "the tokenizer has no %s, which chat template \"%s\" needs; choose another",
+                   mark, s->c->name);
+  }
+  return put_id(s, id, e);
+}
+
+static pu_err put_name(sink *s, const char *before, const char *name, pu_error *e) {
+  if (!name || !*name) return PU_OK;
+  pu_buf_puts(s->text, before);
+  for (size_t i = 0; i < PU_COUNT(marker_names); i++) {
+    bool known = !s->t || pu_tokenizer_find(s->t, pu_str_c(marker_names[i])) >= 0;
+    if (known && strcmp(name, marker_names[i]) == 0) return put_mark(s, name, e);
+  }
+  pu_buf_puts(s->text, name);
+  return PU_OK;
+}
+
+static pu_err put_parts(sink *s, const part *p, const role_row *row, const pu_message *m, pu_error *e) {
+  for (; p->kind != PART_END; p++) {
+    if (p->kind == PART_MARK) PU_TRY(put_mark(s, p->s, e));
+    if (p->kind == PART_NAME) PU_TRY(put_name(s, p->s, m ? m->name : NULL, e));
+    if (p->kind == PART_TEXT) pu_buf_puts(s->text, p->s);
+    if (p->kind == PART_ROLE) pu_buf_puts(s->text, row->shown);
+  }
+  return PU_OK;
+}
+
+static const role_row *find_role(const pu_chat_template *c, const char *role) {
+  for (const role_row *r = c->roles; role && r->role; r++) {
+    if (strcmp(r->role, role) == 0) return r;
+  }
+  return NULL;
+}
+
+static pu_str trimmed(pu_str s) {
+  uint32_t cp;
+  for (size_t len; (len = pu_utf8_next(s, &cp)) > 0 && text_is_space(cp);) s = pu_str_of(s.ptr + len, s.len - len);
+  for (size_t len; (len = text_utf8_before((const uint8_t *)s.ptr, s.len, &cp)) > 0 && text_is_space(cp);) s.len -= len;
+  return s;
+}
+
+/* The marker in front; a tokenizer that calls it otherwise (or has none) gives its own bos (or nothing). */
+static pu_err put_begin(sink *s, pu_error *e) {
+  if (!s->t) {
+    if (s->c->begin) pu_buf_puts(s->text, s->c->begin);
+    return PU_OK;
+  }
+  int32_t id = s->c->begin ? pu_tokenizer_find(s->t, pu_str_c(s->c->begin)) : -1;
+  bool wants = s->c->begins_if_trained ? pu_tokenizer_adds_bos(s->t) : true;
+  if (id < 0 && wants) id = pu_tokenizer_bos(s->t);
+  return id >= 0 ? put_id(s, id, e) : PU_OK;
+}
+
+static pu_err render(sink *s, const pu_message *m, size_t n, bool generate, pu_error *e) {
+  PU_TRY(put_begin(s, e));
+  for (size_t i = 0; i < n; i++) {
+    const role_row *row = find_role(s->c, m[i].role);
+    if (!row) {
+      return pu_fail(e, PU_ERR_USAGE, "message %zu: chat template \"%s\" has no role \"%.40s\"", i + 1, s->c->name,
+                     m[i].role ? m[i].role : "");
+    }
+    pu_str content = s->c->trim ? trimmed(m[i].content) : m[i].content;
+    PU_TRY(put_parts(s, row->turn->open, row, &m[i], e));
+    if (content.len > 0) pu_buf_append(s->text, content.ptr, content.len);
+    PU_TRY(put_parts(s, row->turn->close, row, &m[i], e));
+  }
+  const role_row *assistant = find_role(s->c, "assistant");
+  if (generate) PU_TRY(put_parts(s, assistant->turn->open, assistant, NULL, e));
+  return flush(s, e);
+}
+
+pu_err pu_chat_text(const pu_chat_template *c, const pu_message *m, size_t n, bool generate, pu_buf *out, pu_error *e) {
+  sink s = {.text = out, .c = c};
+  return render(&s, m, n, generate, e);
+}
+
+pu_err pu_chat_ids(const pu_chat_template *c, const pu_tokenizer *t, const pu_message *m, size_t n, bool generate,
+                   pu_ids *out, pu_error *e) {
+  pu_ids ids = {0};
+  pu_buf text;
+  pu_buf_init(&text, PU_BUF_MAX);
+  sink s = {.t = t, .text = &text, .ids = &ids, .c = c};
+  pu_err err = text_encoder_bare(t, &s.enc, e);
+  if (err == PU_OK) err = render(&s, m, n, generate, e);
+  if (err == PU_OK && !text_reserve_ids(out, ids.n)) err = pu_fail(e, PU_ERR_NOMEM, "no memory to render a chat");
+  if (err == PU_OK && ids.n > 0) {
+    memcpy(out->v + out->n, ids.v, ids.n * sizeof *ids.v);
+    out->n += ids.n;
+  }
+  pu_encoder_free(s.enc);
+  pu_buf_deinit(&text);
+  pu_ids_deinit(&ids);
+  return err;
+}
+
+size_t pu_chat_stop_ids(const pu_chat_template *c, const pu_tokenizer *t, int32_t *out, size_t max) {
+  size_t n = 0;
+  for (const char *const *s = c->stops; *s && n < max; s++) {
+    int32_t id = pu_tokenizer_find(t, pu_str_c(*s));
+    if (id >= 0) out[n++] = id;
+  }
+  int32_t eos = pu_tokenizer_eos(t);
+  bool there = eos < 0;
+  for (size_t i = 0; i < n; i++) there |= out[i] == eos;
+  if (!there && n < max) out[n++] = eos;
+  return n;
+}

@@ -1,0 +1,343 @@
+#include "src/train/checkpoint.h"
+
+#include "src/train/run_dir.h"
+
+#include <errno.h>
+#include <math.h>
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct pu_train_saver {
+  const pu_train_optim *optim;
+  pu_train_saver_options o;
+  pu_arena *memory; /* the copy */
+  pu_backend host;  /* the copy's backend: the real one's threads are at work on the next step */
+  pu_model model;   /* the real one's description over the copy */
+  pu_tensor *m, *v; /* [n_params] headers over the copy */
+  pu_train_state state;
+
+  pthread_t thread;
+  bool started;
+  pthread_mutex_t lock;
+  pthread_cond_t changed;
+  bool busy, quit; /* under lock, like the two below */
+  pu_err failed;
+  pu_error error;
+};
+
+/* ---- the files of a checkpoint ---- */
+
+static void put_num(pu_buf *b, const char *key, double v) {
+  char text[32];
+  pu_format_double(text, v);
+  pu_buf_printf(b, "  \"%s\": %s,\n", key, text);
+}
+
+static pu_err write_state(const char *dir, const pu_train_state *s, const char *config, pu_error *e) {
+  const struct {
+    const char *key;
+    int64_t v;
+  } ints[] = {{"step", s->step},     {"updates", s->updates},           {"samples", s->samples},
+              {"tokens", s->tokens}, {"skips_in_row", s->skips_in_row}, {"skips", s->skips},
+              {"norms", s->norms}};
+  char path[PATH_MAX];
+  if (snprintf(path, sizeof path, "%s/state.json", dir) >= (int)sizeof path)
+    return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name of the run is too long", dir);
+  pu_buf b;
+  pu_buf_init(&b, 4 << 20);
+  pu_buf_puts(&b, "{\n  \"version\": 1,\n");
+  for (size_t i = 0; i < PU_COUNT(ints); i++) pu_buf_printf(&b, "  \"%s\": %lld,\n", ints[i].key, (long long)ints[i].v);
+  put_num(&b, "norm_mean", s->norm_mean);
+  put_num(&b, "seconds", s->seconds);
+  put_num(&b, "valid_loss", s->valid_loss);
+  pu_buf_puts(&b, "  \"config\": ");
+  pu_buf_json_str(&b, pu_str_c(config));
+  pu_buf_puts(&b, "\n}\n");
+  pu_err err =
+      b.failed ? pu_fail(e, PU_ERR_NOMEM, "%s: no memory to write it", path) : pu_file_write(path, b.data, b.len, e);
+  pu_buf_deinit(&b);
+  return err;
+}
+
+static pu_st_source moment_source(const char *name, const pu_tensor *t) {
+  pu_st_source s = {.name = name, .dtype = PU_F32, .ndim = t->ndim, .data = t->data};
+  memcpy(s.shape, t->shape, sizeof s.shape);
+  return s;
+}
+
+/* exp_avg.NAME and exp_avg_sq.NAME (PyTorch's words) by the parameter's name in memory: no layout of files or ranks in
+ * it. */
+static pu_err write_moments(const pu_train_saver *s, const char *dir, pu_error *e) {
+  size_t n = s->model.n_params;
+  pu_arena *a;
+  PU_TRY(pu_arena_create(n * 1024 + (1 << 20), &a, e));
+  pu_st_source *tensors = pu_arena_alloc(a, 2 * n * sizeof *tensors);
+  const char *path = pu_path_join(a, dir, "optimizer.safetensors");
+  bool ok = tensors && path;
+  for (size_t i = 0; ok && i < n; i++) {
+    const char *first = pu_arena_printf(a, "exp_avg.%s", s->model.params[i].name);
+    const char *second = pu_arena_printf(a, "exp_avg_sq.%s", s->model.params[i].name);
+    ok = first && second;
+    tensors[2 * i] = moment_source(first, &s->m[i]);
+    tensors[2 * i + 1] = moment_source(second, &s->v[i]);
+  }
+  pu_err err = ok ? pu_safetensors_write(path, tensors, 2 * n, NULL, e)
+                  : pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the optimiser's names", dir);
+  pu_arena_free(a);
+  return err;
+}
+
+static pu_err copy_file(const char *from_dir, const char *to_dir, const char *name, pu_error *e) {
+  char from[PATH_MAX], to[PATH_MAX];
+  if (snprintf(from, sizeof from, "%s/%s", from_dir, name) >= (int)sizeof from ||
+      snprintf(to, sizeof to, "%s/%s", to_dir, name) >= (int)sizeof to)
+    return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name is too long", from_dir);
+  if (!pu_path_exists(from)) return PU_OK;
+  pu_buf b;
+  pu_buf_init(&b, 1 << 20);
+  pu_err err = pu_file_read(from, 1 << 20, &b, e);
+  if (err == PU_OK) err = pu_file_write(to, b.data, b.len, e);
+  pu_buf_deinit(&b);
+  return err;
+}
+
+static pu_err write_files(const pu_train_saver *s, const char *dir, pu_error *e) {
+  PU_TRY(pu_mkdirs(dir, e));
+  PU_TRY(pu_model_save(&s->model, dir, PU_F32, 0, e));
+  if (s->o.tokenizer) PU_TRY(pu_tokenizer_save(s->o.tokenizer, dir, e));
+  if (s->o.copy_from) PU_TRY(copy_file(s->o.copy_from, dir, "generation_config.json", e));
+  PU_TRY(write_moments(s, dir, e));
+  PU_TRY(write_state(dir, &s->state, s->o.config, e));
+  return pu_fsync_dir(dir, e);
+}
+
+/* Old checkpoints go only after the new one stands. */
+static pu_err write_checkpoint(const pu_train_saver *s, pu_error *e) {
+  char temporary[PATH_MAX], final[PATH_MAX];
+  PU_TRY(pu_train_dir_step(s->o.run, s->state.step, true, temporary, e));
+  PU_TRY(pu_train_dir_step(s->o.run, s->state.step, false, final, e));
+  if (pu_path_is_dir(final)) return PU_OK;
+  PU_TRY(pu_remove_tree(temporary, e));
+  pu_err err = write_files(s, temporary, e);
+  if (err == PU_OK && rename(temporary, final) != 0)
+    err = pu_fail(e, PU_ERR_IO, "%s: cannot rename the checkpoint into place: %s", final, strerror(errno));
+  if (err == PU_OK) err = pu_fsync_dir(s->o.run, e);
+  if (err != PU_OK) {
+    (void)!pu_remove_tree(temporary, NULL);
+    return pu_fail_in(e, err, "the checkpoint of step %lld was not saved (older ones are untouched)",
+                      (long long)s->state.step);
+  }
+  return pu_train_dir_prune(s->o.run, s->o.keep, e);
+}
+
+/* ---- the thread ---- */
+
+static void *saver_main(void *arg) {
+  pu_train_saver *s = arg;
+  pthread_mutex_lock(&s->lock);
+  for (;;) {
+    while (!s->busy && !s->quit) pthread_cond_wait(&s->changed, &s->lock);
+    if (!s->busy) break;
+    pthread_mutex_unlock(&s->lock);
+    pu_error error = {0};
+    pu_err err = write_checkpoint(s, &error);
+    pthread_mutex_lock(&s->lock);
+    if (err != PU_OK && s->failed == PU_OK) {
+      s->failed = err;
+      s->error = error;
+    }
+    s->busy = false;
+    pthread_cond_broadcast(&s->changed);
+  }
+  pthread_mutex_unlock(&s->lock);
+  return NULL;
+}
+
+static pu_err take_failure(pu_train_saver *s, pu_error *e) {
+  pu_err err = s->failed;
+  if (err != PU_OK) pu_fail(e, err, "%s", s->error.msg);
+  s->failed = PU_OK;
+  return err;
+}
+
+pu_err pu_train_saver_poll(pu_train_saver *s, pu_error *e) {
+  pthread_mutex_lock(&s->lock);
+  pu_err err = s->busy ? PU_OK : take_failure(s, e);
+  pthread_mutex_unlock(&s->lock);
+  return err;
+}
+
+pu_err pu_train_saver_wait(pu_train_saver *s, pu_error *e) {
+  pthread_mutex_lock(&s->lock);
+  while (s->busy) pthread_cond_wait(&s->changed, &s->lock);
+  pu_err err = take_failure(s, e);
+  pthread_mutex_unlock(&s->lock);
+  return err;
+}
+
+/* ---- the copy ---- */
+
+static pu_err host_download(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e) {
+  (void)be, (void)e;
+  memcpy(to, from, bytes);
+  return PU_OK;
+}
+
+static size_t padded(const pu_tensor *t) {
+  return ((size_t)pu_tensor_count(t) * sizeof(float) + 63) / 64 * 64;
+}
+
+size_t pu_train_saver_bytes(const pu_train_optim *optim) {
+  size_t bytes = 0;
+  for (size_t i = 0; i < optim->model->n_params; i++) bytes += 3 * padded(optim->model->params[i].w);
+  return bytes;
+}
+
+static pu_tensor over_copy(const pu_tensor *like, void *data) {
+  pu_tensor t = *like;
+  t.data = data;
+  t.grad = NULL;
+  t.grad_set = false;
+  return t;
+}
+
+/* The copy's headers: params, master weights and both moments, each over its own part of the memory. */
+static bool lay_out(pu_train_saver *s) {
+  const pu_model *from = s->optim->model;
+  size_t n = from->n_params;
+  pu_tensor *masters = pu_arena_alloc(s->memory, n * sizeof *masters);
+  s->host = (pu_backend){.name = "cpu", .download = host_download};
+  s->model = *from;
+  s->model.be = &s->host;
+  s->model.params = pu_arena_alloc(s->memory, n * sizeof *s->model.params);
+  s->m = pu_arena_alloc(s->memory, n * sizeof *s->m);
+  s->v = pu_arena_alloc(s->memory, n * sizeof *s->v);
+  if (!masters || !s->model.params || !s->m || !s->v) return false;
+  for (size_t i = 0; i < n; i++) {
+    const pu_param *p = &from->params[i];
+    void *parts[3];
+    for (int k = 0; k < 3; k++)
+      if (!(parts[k] = pu_arena_alloc(s->memory, padded(p->w)))) return false;
+    masters[i] = over_copy(p->master, parts[0]);
+    s->m[i] = over_copy(p->master, parts[1]);
+    s->v[i] = over_copy(p->master, parts[2]);
+    s->model.params[i] = *p;
+    s->model.params[i].w = s->model.params[i].master = &masters[i];
+  }
+  return true;
+}
+
+pu_err pu_train_saver_create(const pu_train_optim *optim, const pu_train_saver_options *o, pu_train_saver **out,
+                             pu_error *e) {
+  *out = NULL;
+  pu_train_saver *s = calloc(1, sizeof *s);
+  if (!s) return pu_fail(e, PU_ERR_NOMEM, "no memory for the checkpoint writer");
+  s->optim = optim;
+  s->o = *o;
+  pthread_mutex_init(&s->lock, NULL);
+  pthread_cond_init(&s->changed, NULL);
+  size_t headers = optim->model->n_params * (sizeof(pu_param) + 3 * sizeof(pu_tensor)) + (1 << 16);
+  pu_err err = pu_arena_create(pu_train_saver_bytes(optim) + headers, &s->memory, e);
+  if (err == PU_OK && !lay_out(s))
+    err = pu_fail(e, PU_ERR_NOMEM, "no memory for the copy that checkpoints are made of");
+  if (err == PU_OK) {
+    s->started = pthread_create(&s->thread, NULL, saver_main, s) == 0;
+    if (!s->started) err = pu_fail(e, PU_ERR_NOMEM, "cannot start the thread that writes checkpoints");
+  }
+  if (err != PU_OK)
+    pu_train_saver_free(s);
+  else
+    *out = s;
+  return err;
+}
+
+void pu_train_saver_free(pu_train_saver *s) {
+  if (!s) return;
+  if (s->started) {
+    pthread_mutex_lock(&s->lock);
+    s->quit = true;
+    pthread_cond_broadcast(&s->changed);
+    pthread_mutex_unlock(&s->lock);
+    pthread_join(s->thread, NULL);
+  }
+  pu_arena_free(s->memory);
+  pthread_cond_destroy(&s->changed);
+  pthread_mutex_destroy(&s->lock);
+  free(s);
+}
+
+pu_err pu_train_saver_submit(pu_train_saver *s, const pu_train_state *state, pu_error *e) {
+  PU_TRY(pu_train_saver_wait(s, e));
+  const pu_model *m = s->optim->model;
+  for (size_t i = 0; i < m->n_params; i++) {
+    size_t bytes = (size_t)pu_tensor_count(m->params[i].master) * sizeof(float);
+    PU_TRY(m->be->download(m->be, s->model.params[i].master->data, m->params[i].master->data, bytes, e));
+    PU_TRY(m->be->download(m->be, s->m[i].data, s->optim->m[i].data, bytes, e));
+    PU_TRY(m->be->download(m->be, s->v[i].data, s->optim->v[i].data, bytes, e));
+  }
+  pthread_mutex_lock(&s->lock);
+  s->state = *state;
+  s->busy = true;
+  pthread_cond_broadcast(&s->changed);
+  pthread_mutex_unlock(&s->lock);
+  return PU_OK;
+}
+
+/* ---- reading back ---- */
+
+static pu_err parse_state(const json_t *o, const char *path, pu_train_state *s, const char **config, pu_error *e) {
+  const struct {
+    const char *key;
+    int64_t *v;
+  } ints[] = {{"step", &s->step},     {"updates", &s->updates},           {"samples", &s->samples},
+              {"tokens", &s->tokens}, {"skips_in_row", &s->skips_in_row}, {"skips", &s->skips},
+              {"norms", &s->norms}};
+  for (size_t i = 0; i < PU_COUNT(ints); i++) PU_TRY(pu_json_int(o, ints[i].key, 0, INT64_MAX, ints[i].v, path, e));
+  PU_TRY(pu_json_num_or(o, "norm_mean", 0, &s->norm_mean, path, e));
+  PU_TRY(pu_json_num_or(o, "seconds", 0, &s->seconds, path, e));
+  PU_TRY(pu_json_num_or(o, "valid_loss", NAN, &s->valid_loss, path, e));
+  return pu_json_str_or(o, "config", "", config, path, e);
+}
+
+pu_err pu_train_state_read(const char *dir, pu_train_state *state, const char **config, pu_arena *a, pu_error *e) {
+  const char *path = pu_path_join(a, dir, "state.json");
+  if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for a name", dir);
+  json_t *o;
+  *state = (pu_train_state){0};
+  PU_TRY(pu_json_read(path, 4 << 20, &o, e));
+  pu_err err = parse_state(o, path, state, config, e);
+  if (err == PU_OK && !(*config = pu_arena_strdup(a, *config))) err = pu_fail(e, PU_ERR_NOMEM, "%s: no memory", path);
+  json_decref(o);
+  return err;
+}
+
+static pu_err restore_one(const pu_safetensors *f, const char *path, const char *kind, const pu_param *p,
+                          const pu_tensor *to, pu_backend *be, pu_error *e) {
+  char name[256];
+  snprintf(name, sizeof name, "%s.%s", kind, p->name);
+  const pu_st_tensor *t = pu_safetensors_find(f, name);
+  size_t bytes = (size_t)pu_tensor_count(to) * sizeof(float);
+  if (!t || t->dtype != PU_F32 || t->bytes != bytes || t->ndim != to->ndim ||
+      memcmp(t->shape, to->shape, (size_t)to->ndim * sizeof *t->shape) != 0)
+    return pu_fail(e, PU_ERR_FORMAT,
+                   "%s: '%s' is %s: the checkpoint is damaged; remove its directory to use an older one", path, name,
+                   t ? "misshapen" : "missing");
+  return be->upload(be, to->data, t->data, bytes, e);
+}
+
+pu_err pu_train_optim_restore(const char *dir, pu_train_optim *o, pu_error *e) {
+  char path[PATH_MAX];
+  if (snprintf(path, sizeof path, "%s/optimizer.safetensors", dir) >= (int)sizeof path)
+    return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name of the run is too long", dir);
+  pu_safetensors *f;
+  PU_TRY(pu_safetensors_open(path, &f, e));
+  pu_err err = PU_OK;
+  for (size_t i = 0; err == PU_OK && i < o->model->n_params; i++) {
+    const pu_param *p = &o->model->params[i];
+    err = restore_one(f, path, "exp_avg", p, &o->m[i], o->model->be, e);
+    if (err == PU_OK) err = restore_one(f, path, "exp_avg_sq", p, &o->v[i], o->model->be, e);
+  }
+  pu_safetensors_close(f);
+  return err;
+}

@@ -1,0 +1,49 @@
+/* run.json: what the report says about model, data and machine. */
+#include "src/train/loop.h"
+
+#include <string.h>
+#include <time.h>
+
+static void processor_name(char *name, size_t room) {
+  snprintf(name, room, "unknown");
+  FILE *f = fopen("/proc/cpuinfo", "re");
+  if (!f) return;
+  char line[512];
+  while (fgets(line, sizeof line, f)) {
+    char *colon = strchr(line, ':');
+    if (strncmp(line, "model name", 10) != 0 || !colon) continue;
+    line[strcspn(line, "\n")] = 0;
+    snprintf(name, room, "%s", colon + 1 + (colon[1] == ' '));
+    break;
+  }
+  fclose(f);
+}
+
+pu_err pu_train_write_facts(const pu_train_loop *l, pu_error *e) {
+  char cpu[128], now[32], peak[32], path[640];
+  time_t t = time(NULL);
+  struct tm utc;
+  gmtime_r(&t, &utc);
+  strftime(now, sizeof now, "%Y-%m-%d %H:%M UTC", &utc);
+  processor_name(cpu, sizeof cpu);
+  pu_format_double(peak, l->peak_flops);
+  snprintf(path, sizeof path, "%s/run.json", l->cfg.run);
+  bool on_cpu = strcmp(l->be->name, "cpu") == 0;
+  pu_buf b;
+  pu_buf_init(&b, 1 << 20);
+  pu_buf_printf(&b, "{\"started\": \"%s\", \"device\": \"%s\", \"processor\": ", now, l->be->name);
+  pu_buf_json_str(&b, pu_str_c(cpu));
+  pu_buf_printf(&b, ", \"threads\": %d, \"isa\": \"%s\", \"matrix_flops\": %s,\n",
+                on_cpu ? pu_pool_size(pu_cpu_pool(l->be)) : 0, on_cpu ? pu_isa_name(pu_cpu_isa(l->be)) : "", peak);
+  pu_buf_printf(&b, " \"family\": \"%s\", \"parameters\": %lld, \"vocab\": %lld, \"layers\": %lld, \"hidden\": %lld,\n",
+                l->model->arch->name, (long long)pu_hparams_count(&l->model->hp, false), (long long)l->model->hp.vocab,
+                (long long)l->model->hp.layers, (long long)l->model->hp.hidden);
+  pu_buf_printf(&b,
+                " \"data_tokens\": %llu, \"steps\": %lld, \"global_batch\": %lld, \"seq_len\": %lld, "
+                "\"planned_bytes\": %zu}\n",
+                (unsigned long long)l->data.tokens, (long long)l->cfg.train.steps, (long long)l->cfg.train.global_batch,
+                (long long)l->data.seq_len, l->plan.total);
+  pu_err err = b.failed ? pu_fail(e, PU_ERR_NOMEM, "%s: no memory", path) : pu_file_write(path, b.data, b.len, e);
+  pu_buf_deinit(&b);
+  return err;
+}

@@ -1,0 +1,52 @@
+#include "src/train/live.h"
+
+#include <math.h>
+
+static const double PLAIN_SECONDS = 5; /* between plain lines, where log.every does not say otherwise */
+
+static const char *time_text(double seconds, char text[32]) {
+  int64_t s = (int64_t)(seconds + 0.5);
+  if (s >= 3600)
+    snprintf(text, 32, "%lld:%02d:%02d", (long long)(s / 3600), (int)(s / 60 % 60), (int)(s % 60));
+  else
+    snprintf(text, 32, "%d:%02d", (int)(s / 60), (int)(s % 60));
+  return text;
+}
+
+static const char *rate_text(double v, char text[32]) {
+  if (v >= 1e6)
+    snprintf(text, 32, "%.2fM", v / 1e6);
+  else if (v >= 1e4)
+    snprintf(text, 32, "%.1fk", v / 1e3);
+  else
+    snprintf(text, 32, "%.0f", v);
+  return text;
+}
+
+static bool due(pu_train_live *l, const pu_train_config *cfg, int64_t step, double now) {
+  if (pu_is_terminal()) return true; /* pu_live_line itself draws at most ten times a second */
+  if (step == 1 || step == cfg->train.steps) return true;
+  if (cfg->log.every > 0) return step % cfg->log.every == 0;
+  return now - l->drawn >= PLAIN_SECONDS;
+}
+
+void pu_train_live_step(pu_train_live *l, const pu_train_config *cfg, int64_t step, double loss, int64_t tokens,
+                        double seconds, double mfu) {
+  l->mean_step = l->mean_step > 0 ? 0.9 * l->mean_step + 0.1 * seconds : seconds;
+  double now = pu_now();
+  if (!due(l, cfg, step, now)) return;
+  l->drawn = now;
+  char line[200], rate[32], left[32], share[32] = "";
+  if (mfu >= 0) snprintf(share, sizeof share, "  MFU %.0f %%", 100 * mfu);
+  snprintf(line, sizeof line, "step %lld/%lld  loss %.4f  %s tok/s%s  %s left", (long long)step,
+           (long long)cfg->train.steps, loss, rate_text((double)tokens / seconds, rate), share,
+           time_text(l->mean_step * (double)(cfg->train.steps - step), left));
+  if (pu_is_terminal())
+    pu_live_line(line);
+  else
+    pu_log(PU_LOG_INFO, "%s", line);
+}
+
+void pu_train_live_end(void) {
+  if (pu_is_terminal()) pu_live_line(NULL);
+}

@@ -1,0 +1,102 @@
+/* What comes when: steps, validation, samples, checkpoints, and the end. */
+#include "src/train/loop.h"
+
+#include "src/train/run_dir.h"
+
+#include <math.h>
+#include <string.h>
+
+static bool due(int64_t every, int64_t step) {
+  return every > 0 && step % every == 0;
+}
+
+static pu_err sample_one(pu_train_loop *l, const char *prompt, pu_buf *text, pu_error *e) {
+  pu_buf_clear(text);
+  PU_TRY(l->hooks->sample(l->hooks->arg, l->model, l->tokenizer, prompt, l->cfg.sample.max_tokens,
+                          l->cfg.sample.temperature, text, e));
+  pu_train_log_begin(&l->samples);
+  pu_train_log_int(&l->samples, "step", l->state.step);
+  pu_train_log_str(&l->samples, "prompt", pu_str_c(prompt));
+  pu_train_log_str(&l->samples, "text", pu_str_of(text->data ? text->data : "", text->len));
+  PU_TRY(pu_train_log_end(&l->samples, e));
+  pu_log(PU_LOG_INFO, "step %lld: %s│%.*s", (long long)l->state.step, prompt, (int)PU_MIN(text->len, 200),
+         text->data ? text->data : "");
+  return PU_OK;
+}
+
+static pu_err sample(pu_train_loop *l, pu_error *e) {
+  pu_buf text;
+  pu_buf_init(&text, 16 << 20);
+  pu_err err = PU_OK;
+  for (size_t i = 0; err == PU_OK && i < l->cfg.sample.prompts.n; i++)
+    err = sample_one(l, l->cfg.sample.prompts.v[i], &text, e);
+  pu_buf_deinit(&text);
+  l->peak_bytes = PU_MAX(l->peak_bytes, pu_train_memory_used());
+  return err;
+}
+
+/* Everything metrics.jsonl holds up to this step is on the disk before a checkpoint of it can be. */
+static pu_err checkpoint(pu_train_loop *l, pu_error *e) {
+  if (l->saved_step == l->state.step) return PU_OK;
+  PU_TRY(pu_train_log_sync(&l->metrics, e));
+  PU_TRY(pu_train_saver_submit(l->saver, &l->state, e));
+  l->saved_step = l->state.step;
+  l->peak_bytes = PU_MAX(l->peak_bytes, pu_train_memory_used());
+  return PU_OK;
+}
+
+static pu_err after_step(pu_train_loop *l, bool *stop, pu_error *e) {
+  int64_t step = l->state.step;
+  bool last = step >= l->cfg.train.steps;
+  bool can_sample = l->cfg.sample.every > 0 && l->hooks && l->hooks->sample;
+  if (l->valid.mix && (last || due(l->cfg.validate.every, step))) PU_TRY(pu_train_loop_validate(l, e));
+  if (can_sample && (last || due(l->cfg.sample.every, step))) PU_TRY(sample(l, e));
+  *stop = pu_signals_stop();
+  if (l->hooks && l->hooks->step && !l->hooks->step(l->hooks->arg, step, l->loss)) *stop = true;
+  if (last || *stop || due(l->cfg.checkpoint.every, step)) PU_TRY(checkpoint(l, e));
+  return pu_train_saver_poll(l->saver, e);
+}
+
+static pu_err run_steps(pu_train_loop *l, pu_error *e) {
+  bool stop = false;
+  while (!stop && l->state.step < l->cfg.train.steps) {
+    PU_TRY(pu_train_loop_step(l, e));
+    PU_TRY(after_step(l, &stop, e));
+  }
+  pu_train_live_end();
+  PU_TRY(pu_train_saver_wait(l->saver, e));
+  if (stop && l->state.step < l->cfg.train.steps)
+    return pu_fail(e, PU_ERR_STOPPED, "stopped after step %lld, which is saved: the same command goes on from there",
+                   (long long)l->state.step);
+  return PU_OK;
+}
+
+static void fill_result(const pu_train_loop *l, pu_train_result *r) {
+  *r = (pu_train_result){.steps = l->state.step,
+                         .tokens = l->state.tokens,
+                         .seconds = l->seconds,
+                         .loss = l->loss,
+                         .valid_loss = l->state.valid_loss,
+                         .tok_per_s = l->tok_per_s,
+                         .mfu = l->mfu,
+                         .planned_bytes = l->plan.total,
+                         .peak_bytes = l->peak_bytes > l->base_bytes ? l->peak_bytes - l->base_bytes : 0};
+  char path[PATH_MAX];
+  if (l->saved_step >= 0 && pu_train_dir_step(l->cfg.run, l->saved_step, false, path, NULL) == PU_OK)
+    snprintf(r->checkpoint, sizeof r->checkpoint, "%.*s", (int)sizeof r->checkpoint - 1, path);
+}
+
+pu_err pu_train_run(const pu_train_config *cfg, const pu_train_hooks *hooks, pu_train_result *result, pu_error *e) {
+  pu_train_loop l;
+  *result = (pu_train_result){.loss = NAN, .valid_loss = NAN};
+  pu_error own;
+  if (!e) e = &own;
+  pu_err err = pu_train_loop_open(&l, cfg, hooks, e);
+  if (err == PU_OK && l.state.step >= cfg->train.steps)
+    pu_log(PU_LOG_INFO, "nothing to do: the run has its %lld steps (raise train.steps to go on)",
+           (long long)l.state.step);
+  if (err == PU_OK) err = run_steps(&l, e);
+  if (err == PU_OK || err == PU_ERR_STOPPED) fill_result(&l, result);
+  pu_train_loop_close(&l);
+  return err;
+}

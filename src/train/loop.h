@@ -1,0 +1,60 @@
+/* A run in progress: everything it owns. setup.c makes it, step.c advances it, loop.c decides what comes when. */
+#ifndef PUYU_TRAIN_LOOP_H
+#define PUYU_TRAIN_LOOP_H
+
+#include "src/train/checkpoint.h"
+#include "src/train/data.h"
+#include "src/train/live.h"
+#include "src/train/memory.h"
+#include "src/train/metrics.h"
+
+typedef struct pu_train_loop {
+  pu_train_config cfg; /* resolved */
+  const pu_train_hooks *hooks;
+  pu_arena *host; /* as long as the run */
+  int lock;
+  const char *from;   /* the model's directory: model.path, or the checkpoint resumed from; NULL: random weights */
+  const char *config; /* the resolved configuration as YAML */
+
+  pu_backend *be;
+  pu_tokenizer *tokenizer; /* NULL: none */
+  pu_model *model;
+  pu_train_data data, valid; /* valid.mix NULL: no validation */
+  pu_train_optim optim;
+  pu_train_saver *saver;
+  pu_train_plan plan;
+
+  /* A step's work space. */
+  pu_arena *step_host;     /* headers and records of one micro-batch */
+  void *activation_memory; /* of the backend */
+  pu_ctx ctx;
+  pu_tape *tape; /* lives in host: steps reset it */
+  pu_train_rows rows, valid_rows;
+  pu_train_pack pack;
+  float *losses;       /* [micro-batch tokens] */
+  double *source_loss; /* [sources] sums of a step */
+  int64_t *source_tokens;
+
+  pu_train_state state;
+  pu_train_log metrics, samples;
+  pu_train_live live;
+  double peak_flops; /* own matrix product, measured at the start: MFU's denominator */
+  size_t base_bytes, peak_bytes;
+  double loss, tok_per_s, mfu; /* of the last step */
+  double seconds;              /* of this process in steps */
+  int64_t saved_step;          /* of the last checkpoint submitted or found; -1: none */
+} pu_train_loop;
+
+/* Opens the run: directory, data, model (resumed where there is a checkpoint), memory. Close also after an error. */
+pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu_train_hooks *hooks,
+                          pu_error *e) PU_MUST_USE;
+void pu_train_loop_close(pu_train_loop *l);
+
+/* One optimiser step: gradients of the whole batch, guards, update, a line of metrics. */
+pu_err pu_train_loop_step(pu_train_loop *l, pu_error *e) PU_MUST_USE;
+/* Mean loss over the validation batches. */
+pu_err pu_train_loop_validate(pu_train_loop *l, pu_error *e) PU_MUST_USE;
+/* RUN/run.json: model, data and machine, for the report. */
+pu_err pu_train_write_facts(const pu_train_loop *l, pu_error *e) PU_MUST_USE;
+
+#endif

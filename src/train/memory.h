@@ -1,0 +1,30 @@
+/* What a run will need, what there is, and what it took. */
+#ifndef PUYU_TRAIN_MEMORY_H
+#define PUYU_TRAIN_MEMORY_H
+
+#include "puyu/train.h"
+
+typedef struct pu_train_plan {
+  size_t weights; /* in the compute type, and f32 masters where that is another */
+  size_t gradients, moments;
+  size_t activations; /* of one micro-batch, as the tape lays them out */
+  size_t data;        /* ids of one step */
+  size_t copy;        /* what the checkpoint thread writes from */
+  size_t total;
+} pu_train_plan;
+
+void pu_train_plan_sum(pu_train_plan *p);
+/* "weights 96.0 MiB, …" on the log. */
+void pu_train_plan_print(const pu_train_plan *p);
+/* PU_ERR_NOMEM with the mend where bytes do not fit into what is free. */
+pu_err pu_train_plan_check(size_t bytes, bool force, pu_error *e) PU_MUST_USE;
+
+/* Anonymous memory of this process now (files that are mapped are the kernel's to drop); 0: unknown. */
+size_t pu_train_memory_used(void);
+/* What may still be taken: free memory, or what the control group leaves; 0: unknown. */
+size_t pu_train_memory_free(void);
+
+/* "1.5 GiB" */
+const char *pu_train_bytes_text(size_t bytes, char text[24]);
+
+#endif

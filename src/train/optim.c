@@ -1,0 +1,101 @@
+#include "src/train/optim.h"
+
+#include <math.h>
+#include <string.h>
+
+static size_t padded(const pu_tensor *t) {
+  size_t bytes = (size_t)pu_tensor_count(t) * sizeof(float);
+  return (bytes + 63) / 64 * 64;
+}
+
+/* A gradient's header over memory; the model may have made the header already. */
+static pu_err give_grad(pu_tensor *w, pu_arena *host, char *memory, pu_error *e) {
+  if (!w->grad) {
+    w->grad = pu_arena_alloc(host, sizeof *w->grad);
+    if (!w->grad) return pu_fail(e, PU_ERR_NOMEM, "no memory for the headers of gradients");
+    *w->grad = *w;
+    w->grad->dtype = PU_F32;
+    w->grad->grad = NULL;
+    w->grad->grad_set = false;
+  }
+  w->grad->data = memory;
+  return PU_OK;
+}
+
+static bool needs_grad(const pu_param *p) {
+  return !p->w->grad || !p->w->grad->data;
+}
+
+pu_err pu_train_optim_create(pu_model *m, pu_arena *host, pu_train_optim *out, pu_error *e) {
+  *out = (pu_train_optim){.model = m};
+  for (size_t i = 0; i < m->n_params; i++) {
+    out->moment_bytes += 2 * padded(m->params[i].w);
+    if (needs_grad(&m->params[i])) out->grad_bytes += padded(m->params[i].w);
+  }
+  out->m = pu_arena_alloc(host, m->n_params * sizeof *out->m);
+  out->v = pu_arena_alloc(host, m->n_params * sizeof *out->v);
+  if (!out->m || !out->v) return pu_fail(e, PU_ERR_NOMEM, "no memory for the optimiser's headers");
+  PU_TRY(m->be->alloc(m->be, out->moment_bytes, &out->moments, e));
+  PU_TRY(m->be->clear(m->be, out->moments, out->moment_bytes, e));
+  if (out->grad_bytes) PU_TRY(m->be->alloc(m->be, out->grad_bytes, &out->grads, e));
+  char *moment = out->moments, *grad = out->grads;
+  for (size_t i = 0; i < m->n_params; i++) {
+    const pu_param *p = &m->params[i];
+    out->m[i] = out->v[i] = *p->master;
+    out->m[i].grad = out->v[i].grad = NULL;
+    out->m[i].data = moment;
+    out->v[i].data = moment + padded(p->w);
+    moment += 2 * padded(p->w);
+    if (!needs_grad(p)) continue;
+    PU_TRY(give_grad(p->w, host, grad, e));
+    grad += padded(p->w);
+  }
+  return PU_OK;
+}
+
+void pu_train_optim_free(pu_train_optim *o) {
+  if (!o->model) return;
+  if (o->moments) o->model->be->free(o->model->be, o->moments);
+  if (o->grads) o->model->be->free(o->model->be, o->grads);
+  *o = (pu_train_optim){0};
+}
+
+void pu_train_optim_begin(pu_train_optim *o) {
+  for (size_t i = 0; i < o->model->n_params; i++) o->model->params[i].w->grad_set = false;
+}
+
+pu_err pu_train_optim_norm(pu_train_optim *o, pu_ctx *c, double *norm) {
+  double sum = 0;
+  for (size_t i = 0; i < o->model->n_params; i++) {
+    pu_tensor *w = o->model->params[i].w;
+    double squares;
+    if (!w->grad_set) PU_TRY(c->be->clear(c->be, w->grad->data, pu_tensor_bytes(w->grad), c->err));
+    w->grad_set = true;
+    PU_TRY(pu_sum_squares(c, w->grad, &squares));
+    sum += squares;
+  }
+  *norm = sqrt(sum);
+  return PU_OK;
+}
+
+pu_err pu_train_optim_step(pu_train_optim *o, pu_ctx *c, const pu_train_config *cfg, double lr, double grad_scale,
+                           int64_t step) {
+  for (size_t i = 0; i < o->model->n_params; i++) {
+    const pu_param *p = &o->model->params[i];
+    bool decay = p->decay || cfg->optim.decay_all;
+    pu_adamw_args a = {.p = p->master,
+                       .g = p->w->grad,
+                       .m = &o->m[i],
+                       .v = &o->v[i],
+                       .copy = p->w == p->master ? NULL : p->w,
+                       .lr = (float)lr,
+                       .beta1 = (float)cfg->optim.betas.v[0],
+                       .beta2 = (float)cfg->optim.betas.v[1],
+                       .eps = (float)cfg->optim.eps,
+                       .weight_decay = decay ? (float)cfg->optim.weight_decay : 0,
+                       .grad_scale = (float)grad_scale,
+                       .step = step};
+    PU_TRY(pu_adamw(c, &a));
+  }
+  return PU_OK;
+}

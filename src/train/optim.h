@@ -1,0 +1,25 @@
+/* The optimiser's state: gradients and AdamW's moments of every parameter, in the backend's memory. */
+#ifndef PUYU_TRAIN_OPTIM_H
+#define PUYU_TRAIN_OPTIM_H
+
+#include "puyu/train.h"
+
+typedef struct pu_train_optim {
+  pu_model *model;
+  pu_tensor *m, *v; /* [n_params] headers, f32, shaped like the parameters */
+  void *moments, *grads;
+  size_t moment_bytes, grad_bytes; /* what the two take */
+} pu_train_optim;
+
+/* Moments are zero; parameters that have no gradient memory yet get it. */
+pu_err pu_train_optim_create(pu_model *m, pu_arena *host, pu_train_optim *out, pu_error *e) PU_MUST_USE;
+void pu_train_optim_free(pu_train_optim *o);
+/* Before a step: the first contribution overwrites. */
+void pu_train_optim_begin(pu_train_optim *o);
+/* Global norm of all gradients, each parameter counted once, in the order of the parameters. */
+pu_err pu_train_optim_norm(pu_train_optim *o, pu_ctx *c, double *norm) PU_MUST_USE;
+/* One AdamW update, the `step`th (from 1), with gradients scaled by grad_scale. */
+pu_err pu_train_optim_step(pu_train_optim *o, pu_ctx *c, const pu_train_config *cfg, double lr, double grad_scale,
+                           int64_t step) PU_MUST_USE;
+
+#endif

@@ -1,0 +1,31 @@
+#include "src/train/peak.h"
+
+enum { ROWS = 1024, INNER = 1024, COLUMNS = 1024, RUNS = 5 };
+
+/* Any small normal numbers: zeros would draw less power and run faster than work does. */
+static pu_tensor *filled(pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols) {
+  pu_tensor *t = pu_tensor_new(c, dtype, 2, (int64_t[]){rows, cols}, false);
+  uint32_t *pattern = pu_arena_alloc(c->host, (size_t)cols * 4);
+  if (!t || !pattern) return NULL;
+  for (int64_t i = 0; i < cols; i++) pattern[i] = 0x3c3c3c3cu + (uint32_t)(i % 61) * 0x00010001u;
+  size_t row = (size_t)cols * pu_dtype_size(dtype);
+  for (int64_t i = 0; i < rows; i++)
+    if (c->be->upload(c->be, (char *)t->data + (size_t)i * row, pattern, row, c->err) != PU_OK) return NULL;
+  return t;
+}
+
+pu_err pu_train_peak_measure(pu_ctx *c, pu_dtype dtype, double *flops) {
+  *flops = 0;
+  size_t mem = pu_arena_mark(c->mem), host = pu_arena_mark(c->host);
+  c->status = PU_OK;
+  pu_tensor *x = filled(c, dtype, ROWS, INNER), *w = filled(c, dtype, COLUMNS, INNER);
+  for (int run = 0; run < RUNS && x && w && c->status == PU_OK; run++) {
+    double begin = pu_now();
+    if (!pu_linear(c, x, w, NULL, false) || c->be->sync(c->be, c->err) != PU_OK) break;
+    double rate = 2.0 * ROWS * INNER * COLUMNS / (pu_now() - begin);
+    *flops = PU_MAX(*flops, rate);
+  }
+  pu_arena_release(c->mem, mem);
+  pu_arena_release(c->host, host);
+  return c->status;
+}

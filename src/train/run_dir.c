@@ -1,0 +1,146 @@
+#include "src/train/run_dir.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static const size_t NAMES_MAX = (size_t)16 << 20; /* bytes of file names in a run's directory */
+
+static pu_err join(char path[PATH_MAX], const char *run, const char *name, pu_error *e) {
+  int n = snprintf(path, PATH_MAX, "%s/%s", run, name);
+  if (n < 0 || n >= PATH_MAX) return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name of the run is too long", run);
+  return PU_OK;
+}
+
+/* "step-000200" -> 200; "step-000200.tmp" with *temporary; anything else -> -1. */
+static int64_t parse_step(const char *name, bool *temporary) {
+  if (strncmp(name, "step-", 5) != 0) return -1;
+  const char *digits = name + 5;
+  size_t n = strspn(digits, "0123456789");
+  if (n < 6 || n > 18) return -1;
+  *temporary = strcmp(digits + n, ".tmp") == 0;
+  if (!*temporary && digits[n]) return -1;
+  return strtoll(digits, NULL, 10);
+}
+
+/* Calls fn for every checkpoint of the run, in no order that matters. */
+typedef pu_err (*step_fn)(void *arg, const char *path, int64_t step, bool temporary, pu_error *e);
+static pu_err each_step(const char *run, step_fn fn, void *arg, pu_error *e) {
+  pu_arena *a;
+  PU_TRY(pu_arena_create(NAMES_MAX, &a, e));
+  char **names, path[PATH_MAX];
+  size_t n;
+  pu_err err = pu_dir_list(a, run, &names, &n, e);
+  for (size_t i = 0; err == PU_OK && i < n; i++) {
+    bool temporary;
+    int64_t step = parse_step(names[i], &temporary);
+    if (step < 0) continue;
+    err = join(path, run, names[i], e);
+    if (err == PU_OK && pu_path_is_dir(path)) err = fn(arg, path, step, temporary, e);
+  }
+  pu_arena_free(a);
+  return err;
+}
+
+static pu_err remove_temporary(void *arg, const char *path, int64_t step, bool temporary, pu_error *e) {
+  (void)arg, (void)step;
+  return temporary ? pu_remove_tree(path, e) : PU_OK;
+}
+
+pu_err pu_train_dir_open(const char *run, int *lock, pu_error *e) {
+  *lock = -1;
+  char path[PATH_MAX];
+  pu_err err = pu_mkdirs(run, e);
+  if (err == PU_OK && access(run, W_OK | X_OK) != 0)
+    err = pu_fail(e, PU_ERR_IO, "%s: the run's directory is read-only: choose another `run`, or make it writable", run);
+  PU_TRY(err);
+  PU_TRY(join(path, run, "lock", e));
+  err = pu_lock_open(path, lock, e);
+  if (err != PU_OK) return pu_fail_in(e, err, "another training may be running in %s", run);
+  err = each_step(run, remove_temporary, NULL, e);
+  if (err != PU_OK) {
+    pu_lock_close(*lock);
+    *lock = -1;
+  }
+  return err;
+}
+
+pu_err pu_train_dir_step(const char *run, int64_t step, bool temporary, char path[PATH_MAX], pu_error *e) {
+  char name[40];
+  snprintf(name, sizeof name, "step-%06lld%s", (long long)step, temporary ? ".tmp" : "");
+  return join(path, run, name, e);
+}
+
+static pu_err newest(void *arg, const char *path, int64_t step, bool temporary, pu_error *e) {
+  (void)path, (void)e;
+  int64_t *best = arg;
+  if (!temporary) *best = PU_MAX(*best, step);
+  return PU_OK;
+}
+
+pu_err pu_train_dir_newest(const char *run, int64_t *step, pu_error *e) {
+  *step = -1;
+  return each_step(run, newest, step, e);
+}
+
+/* The newest `keep` steps, largest first. */
+typedef struct kept {
+  int64_t *steps;
+  int64_t n, keep;
+} kept;
+
+static pu_err note_step(void *arg, const char *path, int64_t step, bool temporary, pu_error *e) {
+  (void)path, (void)e;
+  kept *k = arg;
+  if (temporary) return PU_OK;
+  int64_t at = k->n < k->keep ? k->n++ : k->keep - 1;
+  if (at == k->keep - 1 && k->n == k->keep && k->steps[at] > step) return PU_OK;
+  for (; at > 0 && k->steps[at - 1] < step; at--) k->steps[at] = k->steps[at - 1];
+  k->steps[at] = step;
+  return PU_OK;
+}
+
+static pu_err remove_old(void *arg, const char *path, int64_t step, bool temporary, pu_error *e) {
+  const kept *k = arg;
+  if (temporary || k->n < k->keep || step >= k->steps[k->n - 1]) return PU_OK;
+  return pu_remove_tree(path, e);
+}
+
+pu_err pu_train_dir_prune(const char *run, int64_t keep, pu_error *e) {
+  kept k = {.keep = keep, .steps = calloc((size_t)keep, sizeof *k.steps)};
+  if (!k.steps) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to look through the checkpoints", run);
+  pu_err err = each_step(run, note_step, &k, e);
+  if (err == PU_OK) err = each_step(run, remove_old, &k, e);
+  free(k.steps);
+  return err;
+}
+
+/* How many bytes of the lines in text belong to steps up to `step`. Lines are in order of steps. */
+static size_t cut_at(const char *text, size_t len, int64_t step) {
+  size_t at = 0;
+  while (at < len) {
+    const char *end = memchr(text + at, '\n', len - at);
+    json_t *line = NULL;
+    int64_t s;
+    bool keep = end &&
+                pu_json_parse("metrics", pu_str_of(text + at, (size_t)(end - text) - at), &line, NULL) == PU_OK &&
+                pu_json_int(line, "step", 0, step, &s, "metrics", NULL) == PU_OK;
+    json_decref(line);
+    if (!keep) break;
+    at = (size_t)(end - text) + 1;
+  }
+  return at;
+}
+
+pu_err pu_train_dir_cut(const char *run, const char *name, int64_t step, pu_error *e) {
+  char path[PATH_MAX];
+  PU_TRY(join(path, run, name, e));
+  if (!pu_path_exists(path)) return PU_OK;
+  pu_buf text;
+  pu_buf_init(&text, PU_BUF_MAX);
+  pu_err err = pu_file_read(path, PU_BUF_MAX, &text, e);
+  size_t keep = err == PU_OK ? cut_at(text.data, text.len, step) : 0;
+  if (err == PU_OK && keep < text.len) err = pu_file_write(path, text.data, keep, e);
+  pu_buf_deinit(&text);
+  return err;
+}

@@ -1,0 +1,267 @@
+/* From a configuration to a run that is ready for its first step, and back. */
+#include "src/train/config.h"
+#include "src/train/loop.h"
+#include "src/train/peak.h"
+#include "src/train/run_dir.h"
+
+#include <math.h>
+#include <string.h>
+
+static const size_t HOST_MAX = (size_t)16 << 30; /* address space, touched only where used */
+enum { CONFIG_MAX = 1 << 20, BF16 = 0 };
+
+/* ---- where the run stands ---- */
+
+/* Keys whose change since the checkpoint bends the curve are named, not refused: people do change their minds. */
+static pu_err compare_config(pu_train_loop *l, const char *was_yaml, pu_error *e) {
+  pu_train_config was = {0};
+  PU_TRY(pu_options_default(pu_train_options, &was, l->host, e));
+  PU_TRY(
+      pu_options_parse_yaml(pu_train_options, &was, "the checkpoint's configuration", pu_str_c(was_yaml), l->host, e));
+  pu_buf keys;
+  pu_buf_init(&keys, 4096);
+  pu_train_config_changes(&was, &l->cfg, &keys);
+  if (keys.len > 0)
+    pu_log(PU_LOG_WARN, "changed since step %lld: %s; losses will not be those of an unbroken run",
+           (long long)l->state.step, keys.data);
+  pu_buf_deinit(&keys);
+  return PU_OK;
+}
+
+static pu_err open_run(pu_train_loop *l, const char **was_yaml, pu_error *e) {
+  char path[PATH_MAX];
+  PU_TRY(pu_train_dir_open(l->cfg.run, &l->lock, e));
+  PU_TRY(pu_train_dir_newest(l->cfg.run, &l->saved_step, e));
+  l->state.valid_loss = NAN;
+  l->from = l->cfg.model.path;
+  if (l->saved_step < 0) return PU_OK;
+  PU_TRY(pu_train_dir_step(l->cfg.run, l->saved_step, false, path, e));
+  l->from = pu_arena_strdup(l->host, path);
+  if (!l->from) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its name", path);
+  return pu_train_state_read(l->from, &l->state, was_yaml, l->host, e);
+}
+
+/* The configuration as it is now, checked; kept as text for config.yaml and every checkpoint. */
+static pu_err resolve(pu_train_loop *l, const char *was_yaml, pu_error *e) {
+  const pu_train_source *s = l->cfg.data.sources.items;
+  bool ids = l->cfg.data.sources.n == 1 && s->type == PU_SOURCE_IDS;
+  if (ids) {
+    PU_TRY(pu_train_data_open_ids(s, l->host, &l->data, e));
+    l->cfg.data.seq_len = l->data.seq_len;
+  }
+  PU_TRY(pu_train_config_resolve(&l->cfg, l->data.rows, e));
+  if (was_yaml) PU_TRY(compare_config(l, was_yaml, e));
+  pu_buf yaml;
+  pu_buf_init(&yaml, CONFIG_MAX);
+  pu_err err = pu_options_write_yaml(pu_train_options, &l->cfg, &yaml, e);
+  if (err == PU_OK && !(l->config = pu_arena_strndup(l->host, yaml.data, yaml.len)))
+    err = pu_fail(e, PU_ERR_NOMEM, "no memory for the configuration");
+  pu_buf_deinit(&yaml);
+  return err;
+}
+
+/* ---- tokenizer and data ---- */
+
+static bool holds_tokenizer(pu_train_loop *l, const char *dir) {
+  static const char *const names[] = {"tokenizer.json", "tokenizer.model"};
+  for (size_t i = 0; dir && i < PU_COUNT(names); i++) {
+    const char *path = pu_path_join(l->host, dir, names[i]);
+    if (path && pu_path_exists(path)) return true;
+  }
+  return false;
+}
+
+static pu_err open_tokenizer(pu_train_loop *l, pu_error *e) {
+  const char *dir = l->saved_step >= 0 && holds_tokenizer(l, l->from) ? l->from : l->cfg.model.tokenizer;
+  if (!dir && holds_tokenizer(l, l->from)) dir = l->from;
+  if (dir) return pu_tokenizer_load(dir, &l->tokenizer, e);
+  if (l->cfg.sample.every > 0)
+    return pu_fail(e, PU_ERR_USAGE, "sample.every needs a tokenizer, and the model has none: set model.tokenizer");
+  return PU_OK;
+}
+
+static pu_err open_data(pu_train_loop *l, pu_error *e) {
+  pu_train_data_options o = {.seq_len = l->cfg.data.seq_len,
+                             .seed = (uint64_t)l->cfg.train.seed,
+                             .tokenizer = l->tokenizer,
+                             .run = l->cfg.run};
+  if (!l->data.fixed)
+    PU_TRY(pu_train_data_open(l->cfg.data.sources.items, l->cfg.data.sources.n, &o, l->host, &l->data, e));
+  if (!l->cfg.validate.path) return PU_OK;
+  pu_train_source valid = pu_train_data_guess(l->cfg.validate.path);
+  pu_err err = pu_train_data_open(&valid, 1, &o, l->host, &l->valid, e);
+  return err == PU_OK ? PU_OK : pu_fail_in(e, err, "validate.path");
+}
+
+/* ---- model and memory ---- */
+
+/* The hyper-parameters before a byte of weights is read. A shape takes its vocabulary from the tokenizer. */
+static pu_err describe(pu_train_loop *l, const pu_arch **arch, pu_hparams *hp, pu_error *e) {
+  if (l->from) {
+    const char *path = pu_path_join(l->host, l->from, "config.json");
+    if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for a name", l->from);
+    return pu_config_read(path, arch, hp, e);
+  }
+  const pu_shape *shape = pu_shape_find(l->cfg.model.shape);
+  *arch = pu_arch_find(shape->arch);
+  *hp = shape->hp;
+  hp->max_position = PU_MAX(hp->max_position, l->cfg.data.seq_len);
+  if (!l->tokenizer) return PU_OK;
+  hp->vocab = pu_tokenizer_size(l->tokenizer);
+  if (pu_tokenizer_bos(l->tokenizer) >= 0) hp->bos = pu_tokenizer_bos(l->tokenizer);
+  if (pu_tokenizer_eos(l->tokenizer) >= 0) {
+    hp->eos[0] = pu_tokenizer_eos(l->tokenizer);
+    hp->n_eos = 1;
+  }
+  return PU_OK;
+}
+
+static pu_err check_fit(const pu_train_loop *l, const pu_hparams *hp, pu_error *e) {
+  if (l->tokenizer && pu_tokenizer_size(l->tokenizer) > hp->vocab)
+    return pu_fail(e, PU_ERR_FORMAT,
+                   "the tokenizer has %d pieces, but the model's vocabulary is %lld: take the model's own tokenizer",
+                   pu_tokenizer_size(l->tokenizer), (long long)hp->vocab);
+  PU_TRY(pu_train_data_check(&l->data, hp->vocab, l->tokenizer, e));
+  if (l->cfg.validate.path) PU_TRY(pu_train_data_check(&l->valid, hp->vocab, l->tokenizer, e));
+  if (l->cfg.data.seq_len > hp->max_position)
+    pu_log(PU_LOG_WARN, "data.seq_len %lld is above the model's max_position %lld", (long long)l->cfg.data.seq_len,
+           (long long)hp->max_position);
+  return PU_OK;
+}
+
+static pu_err open_model(pu_train_loop *l, pu_error *e) {
+  const pu_arch *arch;
+  pu_hparams hp;
+  PU_TRY(describe(l, &arch, &hp, e));
+  PU_TRY(check_fit(l, &hp, e));
+  pu_model_options o = {.dtype = l->cfg.train.precision == BF16 ? PU_BF16 : PU_F32, .train = true};
+  size_t params = (size_t)pu_hparams_count(&hp, false);
+  /* At least: master, gradient, two moments, and three copies, f32 each. */
+  PU_TRY(pu_train_plan_check(params * 7 * sizeof(float), l->cfg.train.force, e));
+  PU_TRY(pu_backend_open(l->cfg.train.device, (int)l->cfg.train.threads, &l->be, e));
+  if (l->from) return pu_model_load(l->from, l->be, &o, &l->model, e);
+  return pu_model_random(arch, &hp, (uint64_t)l->cfg.model.seed, l->be, &o, &l->model, e);
+}
+
+static void make_plan(pu_train_loop *l) {
+  const pu_model *m = l->model;
+  pu_train_plan *p = &l->plan;
+  int64_t micro = l->cfg.train.micro_batch, T = l->data.seq_len;
+  for (size_t i = 0; i < m->n_params; i++) {
+    const pu_param *q = &m->params[i];
+    size_t count = (size_t)pu_tensor_count(q->w);
+    p->weights += count * pu_dtype_size(q->w->dtype) + (q->master != q->w ? count * sizeof(float) : 0);
+    p->gradients += count * sizeof(float);
+  }
+  p->moments = l->optim.moment_bytes;
+  p->copy = pu_train_saver_bytes(&l->optim);
+  p->activations = pu_model_activation_bytes(m, micro * T, T, true, l->cfg.train.recompute);
+  p->data = (size_t)(l->cfg.train.global_batch * T) * 3 * sizeof(int32_t);
+  pu_train_plan_sum(p);
+}
+
+/* The work space of a step. Room beyond the plan costs nothing until it is touched. */
+static pu_err open_step(pu_train_loop *l, pu_error *e) {
+  int64_t micro = l->cfg.train.micro_batch, T = l->data.seq_len;
+  size_t room = l->plan.activations + l->plan.activations / 4 + ((size_t)64 << 20);
+  PU_TRY(l->be->alloc(l->be, room, &l->activation_memory, e));
+  PU_TRY(pu_arena_wrap(l->activation_memory, room, &l->ctx.mem, e));
+  PU_TRY(pu_arena_create((size_t)1 << 30, &l->step_host, e));
+  l->ctx.be = l->be;
+  l->ctx.host = l->step_host;
+  l->ctx.err = e;
+  PU_TRY(pu_tape_create(l->step_host, &l->tape, e));
+  PU_TRY(pu_train_rows_create(l->cfg.train.global_batch, T, l->host, &l->rows, e));
+  PU_TRY(pu_train_rows_create(micro, T, l->host, &l->valid_rows, e));
+  PU_TRY(pu_train_pack_create(micro * T, l->host, &l->pack, e));
+  l->losses = pu_arena_alloc(l->host, (size_t)(micro * T) * sizeof *l->losses);
+  l->source_loss = pu_arena_alloc(l->host, l->data.n * sizeof *l->source_loss);
+  l->source_tokens = pu_arena_alloc(l->host, l->data.n * sizeof *l->source_tokens);
+  if (!l->losses || !l->source_loss || !l->source_tokens) return pu_fail(e, PU_ERR_NOMEM, "no memory for a step");
+  return PU_OK;
+}
+
+static pu_err open_memory(pu_train_loop *l, pu_error *e) {
+  PU_TRY(pu_train_optim_create(l->model, l->host, &l->optim, e));
+  make_plan(l);
+  pu_train_plan_print(&l->plan);
+  /* What is touched already does not have to be found again. */
+  size_t used = pu_train_memory_used(), taken = used > l->base_bytes ? used - l->base_bytes : 0;
+  PU_TRY(pu_train_plan_check(l->plan.total - PU_MIN(l->plan.total, taken), l->cfg.train.force, e));
+  if (l->saved_step >= 0) PU_TRY(pu_train_optim_restore(l->from, &l->optim, e));
+  PU_TRY(open_step(l, e));
+  pu_train_saver_options o = {.run = l->cfg.run,
+                              .keep = l->cfg.checkpoint.keep,
+                              .tokenizer = l->tokenizer,
+                              .copy_from = l->from,
+                              .config = l->config};
+  return pu_train_saver_create(&l->optim, &o, &l->saver, e);
+}
+
+/* ---- what the run writes ---- */
+
+static pu_err open_logs(pu_train_loop *l, pu_error *e) {
+  int64_t step = l->state.step;
+  PU_TRY(pu_train_dir_cut(l->cfg.run, "metrics.jsonl", step, e));
+  PU_TRY(pu_train_dir_cut(l->cfg.run, "samples.jsonl", step, e));
+  const char *path = pu_path_join(l->host, l->cfg.run, "config.yaml");
+  if (!path) return pu_fail(e, PU_ERR_NOMEM, "no memory for a name");
+  PU_TRY(pu_file_write(path, l->config, strlen(l->config), e));
+  PU_TRY(pu_train_write_facts(l, e));
+  PU_TRY(pu_train_log_open(&l->metrics, l->cfg.run, "metrics.jsonl", e));
+  if (l->cfg.sample.every > 0) return pu_train_log_open(&l->samples, l->cfg.run, "samples.jsonl", e);
+  return PU_OK;
+}
+
+/* Passes over the data that the steps make. */
+static double passes(const pu_train_loop *l) {
+  double rows = 0;
+  int64_t steps = l->cfg.train.steps, ramp = PU_MIN(l->cfg.train.ramp_steps, steps);
+  for (int64_t s = 1; s <= ramp; s++) rows += (double)pu_train_batch(&l->cfg, s);
+  rows += (double)l->cfg.train.global_batch * (double)(steps - ramp);
+  return rows * (double)l->data.seq_len / (double)l->data.tokens;
+}
+
+static void announce(const pu_train_loop *l) {
+  pu_log(PU_LOG_INFO, "%s, %.2fM parameters; %.2fM tokens of data; %lld steps of %lld sequences of %lld: %.2f passes",
+         l->model->arch->name, (double)pu_hparams_count(&l->model->hp, false) / 1e6, (double)l->data.tokens / 1e6,
+         (long long)l->cfg.train.steps, (long long)l->cfg.train.global_batch, (long long)l->data.seq_len, passes(l));
+  if (l->saved_step >= 0) pu_log(PU_LOG_INFO, "resuming after step %lld (%s)", (long long)l->saved_step, l->from);
+}
+
+pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu_train_hooks *hooks, pu_error *e) {
+  *l = (pu_train_loop){.cfg = *cfg, .hooks = hooks, .lock = -1, .metrics = {.fd = -1}, .samples = {.fd = -1}};
+  l->loss = NAN;
+  const char *was_yaml = NULL;
+  l->base_bytes = pu_train_memory_used();
+  PU_TRY(pu_arena_create(HOST_MAX, &l->host, e));
+  if (!cfg->run || !cfg->run[0]) return pu_fail(e, PU_ERR_USAGE, "run is missing: name the directory of the run");
+  PU_TRY(open_run(l, &was_yaml, e));
+  PU_TRY(resolve(l, was_yaml, e));
+  PU_TRY(open_tokenizer(l, e));
+  PU_TRY(open_data(l, e));
+  PU_TRY(open_model(l, e));
+  PU_TRY(open_memory(l, e));
+  PU_TRY(pu_train_peak_measure(&l->ctx, l->model->dtype, &l->peak_flops));
+  PU_TRY(open_logs(l, e));
+  announce(l);
+  return PU_OK;
+}
+
+void pu_train_loop_close(pu_train_loop *l) {
+  pu_train_live_end();
+  pu_train_saver_free(l->saver);
+  pu_train_log_close(&l->metrics);
+  pu_train_log_close(&l->samples);
+  pu_train_optim_free(&l->optim);
+  pu_arena_free(l->ctx.mem);
+  if (l->activation_memory) l->be->free(l->be, l->activation_memory);
+  pu_arena_free(l->step_host);
+  pu_model_free(l->model);
+  if (l->be) l->be->close(l->be);
+  pu_train_data_close(&l->valid);
+  pu_train_data_close(&l->data);
+  pu_tokenizer_free(l->tokenizer);
+  pu_lock_close(l->lock);
+  pu_arena_free(l->host);
+}

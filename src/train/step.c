@@ -1,0 +1,190 @@
+#include "src/train/loop.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { SPIKE_WARMUP = 20 }; /* gradient norms seen before a spike can be told from a beginning */
+
+/* ---- one micro-batch ---- */
+
+static pu_tensor *upload_i32(pu_ctx *c, const int32_t *host, int64_t n) {
+  pu_tensor *t = pu_tensor_new(c, PU_I32, 1, &n, false);
+  if (t && c->be->upload(c->be, t->data, host, (size_t)n * sizeof *host, c->err) != PU_OK) c->status = c->err->code;
+  return t;
+}
+
+/* Rows [from, from + n): their losses into l->losses, and with a tape their gradients, scaled, into the parameters. */
+static pu_err run_rows(pu_train_loop *l, const pu_train_rows *rows, int64_t from, int64_t n, float grad_scale,
+                       pu_tape *tape, pu_error *e) {
+  int64_t T = rows->seq_len, N = n * T;
+  pu_ctx *c = &l->ctx;
+  pu_arena_reset(c->mem);
+  size_t mark = pu_arena_mark(c->host);
+  c->tape = tape;
+  c->err = e;
+  c->status = PU_OK;
+  if (tape) pu_tape_reset(tape);
+  pu_train_pack_rows(&l->pack, rows, from, n);
+  pu_tensor *ids = upload_i32(c, rows->ids + from * T, N);
+  pu_tensor *targets = upload_i32(c, rows->targets + from * T, N);
+  pu_forward f = {.ids = ids, .seqs = &l->pack.seqs, .recompute = tape && l->cfg.train.recompute};
+  pu_tensor *hidden = ids && targets ? pu_model_forward(l->model, c, &f) : NULL;
+  pu_tensor *loss = hidden ? pu_model_loss(l->model, c, hidden, targets, grad_scale) : NULL;
+  pu_err err = c->status;
+  if (err == PU_OK && !loss) err = pu_fail(e, PU_ERR_INTERNAL, "the model gave no loss, and no reason");
+  if (err == PU_OK) err = c->be->download(c->be, l->losses, loss->data, (size_t)N * sizeof(float), e);
+  if (err == PU_OK && tape) err = pu_backward(c);
+  c->tape = NULL;
+  pu_arena_release(c->host, mark);
+  return err;
+}
+
+/* Adds the losses of rows [from, from + n) to their sources' sums. */
+static void add_losses(pu_train_loop *l, const pu_train_rows *rows, int64_t from, int64_t n, double *sum,
+                       int64_t *count) {
+  for (int64_t i = 0; i < n; i++) {
+    const int32_t *targets = rows->targets + (from + i) * rows->seq_len;
+    int source = rows->source[from + i];
+    for (int64_t t = 0; t < rows->seq_len; t++) {
+      if (targets[t] < 0) continue;
+      sum[source] += (double)l->losses[i * rows->seq_len + t];
+      count[source]++;
+    }
+  }
+}
+
+/* ---- a step ---- */
+
+/* Gradients of the whole batch, each token weighted by 1 / (predicted tokens of the whole step): the same whatever the
+ * micro-batches. *loss is their mean before the update. */
+static pu_err accumulate(pu_train_loop *l, int64_t batch, double *loss, int64_t *predicted, pu_error *e) {
+  int64_t micro = PU_MIN(l->cfg.train.micro_batch, batch);
+  pu_train_data_read(&l->data, (uint64_t)l->state.samples, batch, l->cfg.data.cross_document, &l->rows);
+  *predicted = pu_train_rows_targets(&l->rows, 0, batch);
+  float scale = *predicted > 0 ? (float)(1.0 / (double)*predicted) : 0;
+  memset(l->source_loss, 0, l->data.n * sizeof *l->source_loss);
+  memset(l->source_tokens, 0, l->data.n * sizeof *l->source_tokens);
+  pu_train_optim_begin(&l->optim);
+  for (int64_t at = 0; at < batch; at += micro) {
+    int64_t n = PU_MIN(micro, batch - at);
+    PU_TRY(run_rows(l, &l->rows, at, n, scale, l->tape, e));
+    add_losses(l, &l->rows, at, n, l->source_loss, l->source_tokens);
+  }
+  double sum = 0;
+  for (size_t i = 0; i < l->data.n; i++) sum += l->source_loss[i];
+  *loss = *predicted > 0 ? sum / (double)*predicted : NAN;
+  return PU_OK;
+}
+
+/* Why a step must not be taken, or NULL. The running mean decides what a spike is. */
+static const char *guard(const pu_train_loop *l, double loss, double norm) {
+  const pu_train_state *s = &l->state;
+  if (!isfinite(loss)) return "the loss is not a number";
+  if (!isfinite(norm)) return "a gradient is not a number";
+  if (l->cfg.train.spike > 0 && s->norms >= SPIKE_WARMUP && norm > l->cfg.train.spike * s->norm_mean)
+    return "the gradient norm is a spike";
+  return NULL;
+}
+
+static pu_err update(pu_train_loop *l, double lr, double norm, pu_error *e) {
+  pu_train_state *s = &l->state;
+  double clip = l->cfg.train.grad_clip;
+  double scale = clip > 0 && norm > clip ? clip / (norm + 1e-6) : 1; /* as PyTorch's clip_grad_norm_ */
+  l->ctx.err = e;
+  PU_TRY(pu_train_optim_step(&l->optim, &l->ctx, &l->cfg, lr, scale, ++s->updates));
+  s->norm_mean = s->norms == 0 ? norm : 0.98 * s->norm_mean + 0.02 * norm;
+  s->norms++;
+  s->skips_in_row = 0;
+  return PU_OK;
+}
+
+static pu_err skip(pu_train_loop *l, const char *why, double loss, double norm, pu_error *e) {
+  pu_train_state *s = &l->state;
+  s->skips++;
+  s->skips_in_row++;
+  pu_log(PU_LOG_WARN, "step %lld skipped: %s (loss %g, gradient norm %g, its running mean %g)", (long long)s->step, why,
+         loss, norm, s->norm_mean);
+  if (s->skips_in_row < l->cfg.train.max_skips) return PU_OK;
+  return pu_fail(e, PU_ERR_STOPPED,
+                 "stopped after %lld skipped steps in a row (%s): lower optim.lr, or look at the data of these steps",
+                 (long long)s->skips_in_row, why);
+}
+
+static pu_err write_line(pu_train_loop *l, double norm, double lr, int64_t step_tokens, int64_t predicted,
+                         double seconds, const char *skipped, pu_error *e) {
+  pu_train_log *m = &l->metrics;
+  pu_train_log_begin(m);
+  pu_train_log_int(m, "step", l->state.step);
+  pu_train_log_num(m, "loss", l->loss);
+  pu_train_log_num(m, "grad_norm", norm);
+  pu_train_log_num(m, "lr", lr);
+  pu_train_log_int(m, "tokens", l->state.tokens);
+  pu_train_log_int(m, "step_tokens", step_tokens);
+  pu_train_log_int(m, "predicted", predicted);
+  pu_train_log_num(m, "tok_per_s", l->tok_per_s);
+  pu_train_log_num(m, "mfu", l->mfu);
+  pu_train_log_num(m, "seconds", seconds);
+  if (skipped) pu_train_log_str(m, "skipped", pu_str_c(skipped));
+  if (l->data.n > 1) {
+    pu_buf sources;
+    pu_buf_init(&sources, 1 << 20);
+    for (size_t i = 0; i < l->data.n; i++) {
+      char text[32];
+      pu_format_double(text, l->source_tokens[i] ? l->source_loss[i] / (double)l->source_tokens[i] : NAN);
+      pu_buf_puts(&sources, i ? "," : "{");
+      pu_buf_json_str(&sources, pu_str_c(l->data.names[i]));
+      pu_buf_printf(&sources, ":%s", text);
+    }
+    pu_buf_putc(&sources, '}');
+    if (!sources.failed) pu_train_log_raw(m, "source_loss", sources.data);
+    pu_buf_deinit(&sources);
+  }
+  return pu_train_log_end(m, e);
+}
+
+pu_err pu_train_loop_step(pu_train_loop *l, pu_error *e) {
+  pu_train_state *s = &l->state;
+  double begin = pu_now(), norm = NAN;
+  int64_t batch = pu_train_batch(&l->cfg, s->step + 1), tokens = batch * l->data.seq_len, predicted;
+  double lr = pu_train_lr(&l->cfg, s->step + 1);
+  PU_TRY(accumulate(l, batch, &l->loss, &predicted, e));
+  PU_TRY(pu_train_optim_norm(&l->optim, &l->ctx, &norm));
+  s->step++;
+  s->samples += batch;
+  s->tokens += tokens;
+  const char *why = guard(l, l->loss, norm);
+  if (!why) PU_TRY(update(l, lr, norm, e));
+  double seconds = pu_now() - begin;
+  s->seconds += seconds;
+  l->seconds += seconds;
+  l->tok_per_s = (double)tokens / seconds;
+  double flops = pu_hparams_train_flops(&l->model->hp, l->data.seq_len) * l->tok_per_s;
+  l->mfu = l->peak_flops > 0 ? flops / l->peak_flops : NAN;
+  l->peak_bytes = PU_MAX(l->peak_bytes, pu_train_memory_used());
+  PU_TRY(write_line(l, norm, lr, tokens, predicted, seconds, why, e));
+  if (why) return skip(l, why, l->loss, norm, e);
+  pu_train_live_step(&l->live, &l->cfg, s->step, l->loss, tokens, seconds, isfinite(l->mfu) ? l->mfu : -1);
+  return PU_OK;
+}
+
+/* ---- validation ---- */
+
+pu_err pu_train_loop_validate(pu_train_loop *l, pu_error *e) {
+  int64_t micro = l->cfg.train.micro_batch, count = 0;
+  /* Once through a small set at most: nothing is counted twice. */
+  int64_t rows = PU_MIN(l->cfg.validate.batches * micro, (int64_t)pu_mix_epoch_samples(l->valid.mix, 0));
+  double sum = 0;
+  for (int64_t at = 0; at < rows; at += micro) {
+    int64_t n = PU_MIN(micro, rows - at);
+    pu_train_data_read(&l->valid, (uint64_t)at, n, l->cfg.data.cross_document, &l->valid_rows);
+    PU_TRY(run_rows(l, &l->valid_rows, 0, n, 1, NULL, e));
+    add_losses(l, &l->valid_rows, 0, n, &sum, &count);
+  }
+  l->state.valid_loss = count > 0 ? sum / (double)count : NAN;
+  pu_train_log_begin(&l->metrics);
+  pu_train_log_int(&l->metrics, "step", l->state.step);
+  pu_train_log_num(&l->metrics, "valid_loss", l->state.valid_loss);
+  PU_TRY(pu_train_log_end(&l->metrics, e));
+  pu_log(PU_LOG_INFO, "step %lld: validation loss %.4f", (long long)l->state.step, l->state.valid_loss);
+  return PU_OK;
+}

@@ -1,0 +1,448 @@
+/* Tiny checkpoints in every family's layout against what Hugging Face transformers computed for them: logits, loss,
+ * gradients, ten AdamW steps, greedy continuation, on every instruction set this machine has.
+ * The small ones are in the tree; the larger ones and a trained model are tried where PU_SHARED has them. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#include "src/model/arch.h"
+
+static const char *const names[] = {"internlm1-tiny", "internlm2-d128", "internlm2-dynamic-ntk",
+                                    "internlm2-tiny", "internlm3-tiny", "llama3-tiny",
+                                    "mixtral-tiny",   "qwen2-tiny",     "qwen3-tiny"};
+
+enum { ROOM = 256 << 20, MAX_TOKENS = 256 };
+
+/* The expected values go by Llama's names, whatever the family's; experts by the newer fused ones. */
+static const pu_tensor_rule expected_names[] = {
+    PU_RULES_LLAMA_OUTER,
+    PU_RULES_LLAMA_ATTENTION,
+    PU_RULES_LLAMA_QKV_BIAS,
+    PU_RULES_LLAMA_O_BIAS,
+    PU_RULES_QWEN3_QK_NORM,
+    PU_RULES_LLAMA_MLP,
+    {"model.layers.%d.mlp.gate.weight", PU_SLOT_ROUTER, PU_PART_ALL},
+    {"model.layers.%d.mlp.experts.gate_up_proj", PU_SLOT_EXPERTS_GATE_UP, PU_PART_ALL},
+    {"model.layers.%d.mlp.experts.down_proj", PU_SLOT_EXPERTS_DOWN, PU_PART_ALL},
+    PU_RULES_END,
+};
+static const pu_arch expected_arch = {.name = "expected names", .tensors = expected_names};
+
+/* ---- one checkpoint on one backend
+ * ------------------------------------------------------------------------------------ */
+
+typedef struct bench {
+  char dir[512];
+  pu_backend *be;
+  pu_model *m;
+  pu_safetensors *expected;
+  pu_arena *mem, *host;
+  pu_error e;
+  pu_tensor ids, targets;
+  pu_seqs seqs;
+  int32_t id_data[MAX_TOKENS], target_data[MAX_TOKENS], cu[8], positions[MAX_TOKENS];
+} bench;
+
+#define OK(b, call)                                                                                                    \
+  do {                                                                                                                 \
+    if ((call) != PU_OK) fail_msg("%s: %s", #call, (b)->e.msg);                                                        \
+  } while (0)
+
+static void open_bench(bench *b, const char *dir, pu_isa isa, const pu_model_options *o) {
+  memset(b, 0, sizeof *b);
+  snprintf(b->dir, sizeof b->dir, "%s", dir);
+  OK(b, pu_cpu_open(2, isa, &b->be, &b->e));
+  OK(b, pu_model_load(dir, b->be, o, &b->m, &b->e));
+  OK(b, pu_arena_create(ROOM, &b->mem, &b->e));
+  OK(b, pu_arena_create(ROOM, &b->host, &b->e));
+  char path[600];
+  snprintf(path, sizeof path, "%s/expected.safetensors", dir);
+  if (pu_path_exists(path)) OK(b, pu_safetensors_open(path, &b->expected, &b->e));
+}
+
+static void close_bench(bench *b) {
+  pu_safetensors_close(b->expected);
+  pu_model_free(b->m);
+  pu_arena_free(b->mem);
+  pu_arena_free(b->host);
+  b->be->close(b->be);
+}
+
+static const pu_st_tensor *expect(const bench *b, const char *name) {
+  const pu_st_tensor *t = pu_safetensors_find(b->expected, name);
+  if (!t) fail_msg("%s: no '%s' in expected.safetensors", b->dir, name);
+  return t;
+}
+
+/* rows sequences of len ids each. */
+static void set_ids(bench *b, const int32_t *ids, int rows, int len) {
+  int n = rows * len;
+  assert_true(n <= MAX_TOKENS && rows < 8);
+  memcpy(b->id_data, ids, (size_t)n * sizeof *ids);
+  for (int r = 0; r <= rows; r++) b->cu[r] = r * len;
+  for (int i = 0; i < n; i++) {
+    b->positions[i] = i % len;
+    b->target_data[i] = i % len < len - 1 ? ids[i + 1] : -1;
+  }
+  b->ids = (pu_tensor){.dtype = PU_I32, .ndim = 1, .shape = {n}, .stride = {1}, .data = b->id_data};
+  b->targets = b->ids;
+  b->targets.data = b->target_data;
+  b->seqs = (pu_seqs){.n = rows, .tokens = n, .max_len = len, .cu = b->cu, .positions = b->positions};
+}
+
+static void set_input(bench *b) {
+  const pu_st_tensor *t = expect(b, "input_ids");
+  int32_t ids[MAX_TOKENS];
+  assert_int_equal(t->dtype, PU_I32);
+  memcpy(ids, t->data, t->bytes);
+  set_ids(b, ids, (int)t->shape[0], (int)t->shape[1]);
+}
+
+static pu_ctx context(bench *b) {
+  pu_arena_reset(b->mem);
+  pu_arena_reset(b->host);
+  return (pu_ctx){.be = b->be, .mem = b->mem, .host = b->host, .err = &b->e};
+}
+
+static const float *logits(bench *b, const int32_t *rows, int64_t n) {
+  pu_ctx c = context(b);
+  pu_forward f = {.ids = &b->ids, .seqs = &b->seqs};
+  pu_tensor *y = pu_model_logits(b->m, &c, pu_model_forward(b->m, &c, &f), rows, rows ? n : b->seqs.tokens);
+  if (!y) fail_msg("%s: %s", b->dir, b->e.msg);
+  return y->data;
+}
+
+static double rel_error(const float *got, const void *want_bytes, size_t n) {
+  double diff = 0, norm = 0;
+  for (size_t i = 0; i < n; i++) {
+    float want;
+    memcpy(&want, (const char *)want_bytes + i * 4, 4);
+    diff += ((double)got[i] - want) * ((double)got[i] - want);
+    norm += (double)want * want;
+  }
+  return norm > 0 ? sqrt(diff / norm) : sqrt(diff);
+}
+
+/* ---- a training step
+ * -------------------------------------------------------------------------------------------------- */
+
+static double step_loss(bench *b, bool recompute) {
+  pu_ctx c = context(b);
+  int counted = b->seqs.tokens - b->seqs.n;
+  OK(b, pu_tape_create(b->host, &c.tape, &b->e));
+  for (size_t i = 0; i < b->m->n_params; i++) b->m->params[i].w->grad_set = false;
+  pu_forward f = {.ids = &b->ids, .seqs = &b->seqs, .recompute = recompute};
+  pu_tensor *hidden = pu_model_forward(b->m, &c, &f);
+  pu_tensor *loss = pu_model_loss(b->m, &c, hidden, &b->targets, 1.0f / (float)counted);
+  if (!loss) fail_msg("%s: %s", b->dir, b->e.msg);
+  double sum = 0;
+  for (int i = 0; i < b->seqs.tokens; i++) sum += (double)((const float *)loss->data)[i];
+  OK(b, pu_backward(&c));
+  for (size_t i = 0; i < b->m->n_params; i++) assert_true(b->m->params[i].w->grad_set);
+  return sum / counted;
+}
+
+typedef struct grads {
+  const bench *b;
+  const json_t *norms;
+  size_t seen;
+  double worst_norm, worst;
+} grads;
+
+static pu_err check_grad(void *arg, const char *name, int ndim, const int64_t *shape, const float *data, pu_error *e) {
+  grads *g = arg;
+  (void)e;
+  char key[300];
+  size_t n = 1;
+  double sum = 0;
+  for (int i = 0; i < ndim; i++) n *= (size_t)shape[i];
+  for (size_t i = 0; i < n; i++) sum += (double)data[i] * data[i];
+  const json_t *want = json_object_get(g->norms, name);
+  if (!want) fail_msg("%s: no gradient norm for '%s'", g->b->dir, name);
+  double norm = json_real_value(want), off = fabs(sqrt(sum) - norm) / norm;
+  g->worst_norm = fmax(g->worst_norm, off);
+  g->seen++;
+  if (off >= 1e-4) fail_msg("%s: the norm of %s's gradient is %g, not %g", g->b->dir, name, sqrt(sum), norm);
+  snprintf(key, sizeof key, "grad.%s", name);
+  const pu_st_tensor *t = pu_safetensors_find(g->b->expected, key);
+  if (!t) return PU_OK;
+  assert_int_equal(t->bytes, n * 4);
+  double error = rel_error(data, t->data, n);
+  g->worst = fmax(g->worst, error);
+  if (error >= 1e-4) fail_msg("%s: the gradient of %s is off by %g", g->b->dir, name, error);
+  return PU_OK;
+}
+
+static grads check_grads(bench *b, const json_t *norms) {
+  grads g = {.b = b, .norms = norms};
+  pu_model view = *b->m;
+  view.arch = &expected_arch;
+  for (size_t i = 0; i < view.n_params; i++)
+    OK(b, pu_param_parts(&view, &view.params[i], view.params[i].w->grad->data, check_grad, &g, &b->e));
+  assert_int_equal(g.seen, json_object_size(norms));
+  return g;
+}
+
+static pu_tensor like(const pu_tensor *t, float *data) {
+  pu_tensor r = *t;
+  r.data = data;
+  r.grad = NULL;
+  r.dtype = PU_F32;
+  return r;
+}
+
+/* Settings of the expected values: decay on all parameters, clipping at 1, as torch.nn.utils.clip_grad_norm_. */
+static double adamw_step(bench *b, const json_t *settings, float *const *moments, int64_t step) {
+  pu_ctx c = context(b);
+  double total = 0, one;
+  for (size_t i = 0; i < b->m->n_params; i++) {
+    OK(b, pu_sum_squares(&c, b->m->params[i].w->grad, &one));
+    total += one;
+  }
+  double norm = sqrt(total), scale = fmin(1.0, json_number_value(json_object_get(settings, "clip")) / (norm + 1e-6));
+  const json_t *betas = json_object_get(settings, "betas");
+  for (size_t i = 0; i < b->m->n_params; i++) {
+    pu_param *p = &b->m->params[i];
+    pu_tensor m = like(p->w, moments[2 * i]), v = like(p->w, moments[2 * i + 1]);
+    pu_adamw_args a = {.p = p->master,
+                       .g = p->w->grad,
+                       .m = &m,
+                       .v = &v,
+                       .lr = (float)json_number_value(json_object_get(settings, "lr")),
+                       .beta1 = (float)json_number_value(json_array_get(betas, 0)),
+                       .beta2 = (float)json_number_value(json_array_get(betas, 1)),
+                       .eps = (float)json_number_value(json_object_get(settings, "eps")),
+                       .weight_decay = (float)json_number_value(json_object_get(settings, "weight_decay")),
+                       .grad_scale = (float)scale,
+                       .step = step};
+    OK(b, pu_adamw(&c, &a));
+  }
+  return norm;
+}
+
+static double check_adamw(bench *b, const json_t *settings) {
+  const json_t *want = json_object_get(settings, "loss_and_grad_norm");
+  size_t n = b->m->n_params;
+  float **moments = calloc(2 * n, sizeof *moments);
+  double worst = 0;
+  for (size_t i = 0; i < 2 * n; i++) moments[i] = calloc((size_t)pu_tensor_count(b->m->params[i / 2].w), sizeof(float));
+  for (size_t s = 0; s < json_array_size(want); s++) {
+    const json_t *pair = json_array_get(want, s);
+    double loss = step_loss(b, s % 2), norm = adamw_step(b, settings, moments, (int64_t)s + 1);
+    double want_loss = json_real_value(json_array_get(pair, 0)), want_norm = json_real_value(json_array_get(pair, 1));
+    worst = fmax(worst, fmax(fabs(loss / want_loss - 1), fabs(norm / want_norm - 1)));
+    if (worst >= 1e-4)
+      fail_msg("%s: AdamW step %zu: loss %.8g, gradient norm %.8g instead of %.8g, %.8g", b->dir, s + 1, loss, norm,
+               want_loss, want_norm);
+  }
+  assert_true(json_array_size(want) >= 10);
+  for (size_t i = 0; i < 2 * n; i++) free(moments[i]);
+  free(moments);
+  return worst;
+}
+
+/* ---- the checks
+ * ------------------------------------------------------------------------------------------------------------ */
+
+static int32_t argmax(const float *x, int64_t n) {
+  int32_t best = 0;
+  for (int64_t i = 1; i < n; i++)
+    if (x[i] > x[best]) best = (int32_t)i;
+  return best;
+}
+
+/* Continues the first `given` ids of want, recomputing everything at each step, and compares up to `n` ids. */
+static void check_greedy(bench *b, const int32_t *want, int given, int n) {
+  int32_t ids[MAX_TOKENS];
+  memcpy(ids, want, (size_t)given * sizeof *ids);
+  for (int len = given; len < n; len++) {
+    set_ids(b, ids, 1, len);
+    int32_t last = len - 1;
+    ids[len] = argmax(logits(b, &last, 1), b->m->hp.vocab);
+    if (ids[len] != want[len]) fail_msg("%s: greedy id %d is %d, not %d", b->dir, len, (int)ids[len], (int)want[len]);
+  }
+}
+
+static double check_logits(bench *b, double bound) {
+  const pu_st_tensor *t = expect(b, "logits");
+  set_input(b);
+  double error = rel_error(logits(b, NULL, 0), t->data, t->bytes / 4);
+  if (!(error < bound)) fail_msg("%s: logits are off by %g", b->dir, error);
+  return error;
+}
+
+static double check_long(bench *b) {
+  const pu_st_tensor *ids = pu_safetensors_find(b->expected, "long_input_ids");
+  if (!ids) return 0;
+  const pu_st_tensor *t = expect(b, "long_last_logits");
+  int32_t copy[MAX_TOKENS], last = (int32_t)ids->shape[1] - 1;
+  memcpy(copy, ids->data, ids->bytes);
+  set_ids(b, copy, 1, last + 1);
+  double error = rel_error(logits(b, &last, 1), t->data, t->bytes / 4);
+  if (!(error < 1e-4)) fail_msg("%s: the last logits of a long sequence are off by %g", b->dir, error);
+  return error;
+}
+
+static void check_generated(bench *b) {
+  const pu_st_tensor *t = expect(b, "greedy_ids");
+  int32_t want[MAX_TOKENS];
+  memcpy(want, t->data, t->bytes);
+  bool dynamic = b->m->hp.rope.kind == PU_ROPE_DYNAMIC;
+  check_greedy(b, want, 8, dynamic ? 32 : (int)t->shape[1]);
+}
+
+static double max_training(bench *b, grads *g) {
+  char path[600];
+  json_t *j;
+  snprintf(path, sizeof path, "%s/expected.json", b->dir);
+  OK(b, pu_json_read(path, 1 << 20, &j, &b->e));
+  const json_t *want = json_object_get(j, "loss");
+  double steps = 0;
+  if (want) {
+    set_input(b);
+    double loss = step_loss(b, false);
+    if (fabs(loss / json_real_value(want) - 1) >= 1e-5)
+      fail_msg("%s: loss %.8g instead of %.8g", b->dir, loss, json_real_value(want));
+    *g = check_grads(b, json_object_get(j, "grad_norm"));
+    steps = check_adamw(b, json_object_get(j, "adamw"));
+  }
+  json_decref(j);
+  return steps;
+}
+
+static void check_checkpoint(const char *dir, pu_isa isa) {
+  bench b;
+  grads g = {0};
+  open_bench(&b, dir, isa, &(pu_model_options){.dtype = PU_F32, .train = true});
+  double f32 = check_logits(&b, 1e-4), far = check_long(&b);
+  check_generated(&b);
+  double steps = max_training(&b, &g);
+  close_bench(&b);
+  open_bench(&b, dir, isa, &(pu_model_options){.dtype = PU_F32, .tile = true});
+  double tiled = check_logits(&b, 1e-4);
+  close_bench(&b);
+  open_bench(&b, dir, isa, &(pu_model_options){.dtype = PU_BF16});
+  double bf16 = check_logits(&b, 2e-2);
+  close_bench(&b);
+  open_bench(&b, dir, isa, &(pu_model_options){.dtype = PU_BF16, .tile = true});
+  bf16 = fmax(bf16, check_logits(&b, 2e-2));
+  close_bench(&b);
+  print_message("%-22s %-6s logits %.1e tiled %.1e bf16 %.1e long %.1e gradients %.1e norms %.1e steps %.1e\n",
+                strrchr(dir, '/') + 1, pu_isa_name(isa), f32, tiled, bf16, far, g.worst, g.worst_norm, steps);
+}
+
+static void check_folder(const char *folder) {
+  for (size_t i = 0; i < PU_COUNT(names); i++)
+    for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++) {
+      char dir[400];
+      snprintf(dir, sizeof dir, "%s/%s", folder, names[i]);
+      check_checkpoint(dir, isa);
+    }
+}
+
+static void small_checkpoints(void **state) {
+  (void)state;
+  check_folder(PU_FIXTURES "/hf-mini");
+}
+
+static void larger_checkpoints(void **state) {
+  (void)state;
+  if (!pu_path_is_dir(PU_SHARED "/fixtures/hf")) {
+    print_message("skipped: there is no " PU_SHARED "/fixtures/hf\n");
+    return;
+  }
+  check_folder(PU_SHARED "/fixtures/hf");
+}
+
+static void trained_model(void **state) {
+  (void)state;
+  const char *dir = PU_SHARED "/models/stories260K";
+  if (!pu_path_is_dir(dir)) {
+    print_message("skipped: there is no %s\n", dir);
+    return;
+  }
+  for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++) {
+    bench b;
+    json_t *j;
+    open_bench(&b, dir, isa, &(pu_model_options){.dtype = PU_F32, .tile = isa % 2});
+    assert_true(b.m->hp.tied);
+    OK(&b, pu_json_read(PU_SHARED "/models/stories260K/expected.json", 1 << 20, &j, &b.e));
+    const json_t *want = json_object_get(j, "greedy_ids");
+    int32_t ids[MAX_TOKENS];
+    int n = (int)json_array_size(want);
+    assert_in_range(n, 100, MAX_TOKENS);
+    for (int i = 0; i < n; i++) ids[i] = (int32_t)json_integer_value(json_array_get(want, (size_t)i));
+    check_greedy(&b, ids, 5, n);
+    json_decref(j);
+    close_bench(&b);
+  }
+}
+
+/* ---- recomputation, the plan
+ * ------------------------------------------------------------------------------------------------- */
+
+static void recompute_changes_nothing(void **state) {
+  (void)state;
+  for (size_t i = 0; i < PU_COUNT(names); i++) {
+    bench a, b;
+    char dir[400];
+    snprintf(dir, sizeof dir, PU_FIXTURES "/hf-mini/%s", names[i]);
+    pu_model_options o = {.dtype = i % 2 ? PU_BF16 : PU_F32, .train = true};
+    open_bench(&a, dir, pu_isa_best(), &o);
+    open_bench(&b, dir, pu_isa_best(), &o);
+    set_input(&a);
+    set_input(&b);
+    double kept = step_loss(&a, false), again = step_loss(&b, true);
+    assert_true(kept == again);
+    for (size_t p = 0; p < a.m->n_params; p++) {
+      const pu_tensor *x = a.m->params[p].w->grad, *y = b.m->params[p].w->grad;
+      assert_memory_equal(x->data, y->data, pu_tensor_bytes(x));
+    }
+    close_bench(&a);
+    close_bench(&b);
+  }
+}
+
+static void check_plan(bench *b, bool train, bool recompute) {
+  /* A fresh arena, so that its peak is this step's. */
+  pu_arena_free(b->mem);
+  OK(b, pu_arena_create(ROOM, &b->mem, &b->e));
+  if (train)
+    step_loss(b, recompute);
+  else {
+    pu_ctx c = context(b);
+    pu_forward f = {.ids = &b->ids, .seqs = &b->seqs};
+    assert_non_null(pu_model_forward(b->m, &c, &f));
+  }
+  double real = (double)pu_arena_peak(b->mem);
+  double plan = (double)pu_model_activation_bytes(b->m, b->seqs.tokens, b->seqs.max_len, train, recompute);
+  if (!(fabs(plan / real - 1) < 0.1))
+    fail_msg("%s: %.0f bytes planned, %.0f used (train %d, recompute %d)", b->dir, plan, real, train, recompute);
+}
+
+static void plan_is_what_is_used(void **state) {
+  (void)state;
+  for (size_t i = 0; i < PU_COUNT(names); i++)
+    for (int kind = 0; kind < 3; kind++) {
+      bench b;
+      char dir[400];
+      snprintf(dir, sizeof dir, PU_FIXTURES "/hf-mini/%s", names[i]);
+      open_bench(&b, dir, pu_isa_best(), &(pu_model_options){.dtype = i % 2 ? PU_BF16 : PU_F32, .train = kind > 0});
+      set_input(&b);
+      check_plan(&b, kind > 0, kind > 1);
+      close_bench(&b);
+    }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(small_checkpoints),    cmocka_unit_test(larger_checkpoints),
+      cmocka_unit_test(trained_model),        cmocka_unit_test(recompute_changes_nothing),
+      cmocka_unit_test(plan_is_what_is_used),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,19 @@
+/* What every test program includes. */
+#ifndef PUYU_TEST_H
+#define PUYU_TEST_H
+
+#include "puyu/base.h"
+
+#include <setjmp.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+/* Fails with the message of the error. */
+#define assert_ok(call, err)                                                                                           \
+  do {                                                                                                                 \
+    pu_err assert_ok_ = (call);                                                                                        \
+    if (assert_ok_ != PU_OK) fail_msg("%s: error %d: %s", #call, (int)assert_ok_, (err)->msg);                         \
+  } while (0)
+
+#endif

@@ -1,0 +1,337 @@
+/* Whole runs through the library: the numbers PyTorch got, resuming to the bit, guards, refusals. */
+#include "puyu/train.h"
+#include "tests/test.h"
+
+#include <math.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+enum { VOCAB = 61, TEXT_TOKENS = 4000 };
+
+typedef struct state {
+  char dir[64];
+  pu_arena *a;
+  pu_error e;
+  pu_train_result result;
+} state;
+
+static const char *path_in(state *s, const char *name) {
+  return pu_arena_printf(s->a, "%s/%s", s->dir, name);
+}
+
+/* The configuration of YAML text; "$D" stands for the test's directory. */
+static pu_err run_yaml(state *s, const char *yaml, const pu_train_hooks *hooks) {
+  pu_buf text;
+  pu_buf_init(&text, 1 << 16);
+  for (const char *p = yaml; *p; p++) {
+    if (p[0] == '$' && p[1] == 'D')
+      pu_buf_puts(&text, s->dir), p++;
+    else
+      pu_buf_putc(&text, *p);
+  }
+  pu_train_config cfg = {0};
+  assert_ok(pu_options_default(pu_train_options, &cfg, s->a, &s->e), &s->e);
+  pu_err err = pu_options_parse_yaml(pu_train_options, &cfg, "t.yaml", pu_str_of(text.data, text.len), s->a, &s->e);
+  pu_buf_deinit(&text);
+  assert_ok(err, &s->e);
+  return pu_train_run(&cfg, hooks, &s->result, &s->e);
+}
+
+/* One number of every line of metrics.jsonl that has it, in order. */
+static size_t read_metrics(state *s, const char *run, const char *key, double *out, size_t max) {
+  FILE *f = fopen(pu_arena_printf(s->a, "%s/%s/metrics.jsonl", s->dir, run), "r");
+  assert_non_null(f);
+  char *line = NULL;
+  size_t cap = 0, n = 0;
+  while (getline(&line, &cap, f) > 0) {
+    json_t *o = json_loads(line, 0, NULL);
+    assert_non_null(o);
+    json_t *v = json_object_get(o, key);
+    if (v && n < max) out[n++] = json_is_number(v) ? json_number_value(v) : NAN;
+    json_decref(o);
+  }
+  free(line);
+  fclose(f);
+  return n;
+}
+
+/* ---- against PyTorch ---- */
+
+static void check_fixture(state *s, const char *dir, const char *name, double *worst) {
+  json_t *expected;
+  const char *model = pu_arena_printf(s->a, "%s/%s", dir, name);
+  assert_ok(pu_json_read(pu_arena_printf(s->a, "%s/expected.json", model), 1 << 20, &expected, &s->e), &s->e);
+  const json_t *steps = json_object_get(json_object_get(expected, "adamw"), "loss_and_grad_norm");
+  size_t n = json_array_size(steps);
+  double loss[32], norm[32];
+  if (n > 0) {
+    const char *yaml = pu_arena_printf(s->a,
+                                       "run: $D/%s\nmodel: {path: %s}\n"
+                                       "data: {sources: [{type: ids, path: %s/expected.safetensors}]}\n"
+                                       "train: {steps: %zu, micro_batch: 1, precision: f32, grad_clip: 1.0}\n"
+                                       "optim: {lr: 1.0e-3, betas: [0.9, 0.95], weight_decay: 0.1, decay_all: true}\n"
+                                       "schedule: {type: constant}\n",
+                                       name, model, model, n);
+    assert_ok(run_yaml(s, yaml, NULL), &s->e);
+    assert_int_equal(read_metrics(s, name, "loss", loss, 32), n);
+    assert_int_equal(read_metrics(s, name, "grad_norm", norm, 32), n);
+  }
+  for (size_t i = 0; i < n; i++) {
+    const double got[2] = {loss[i], norm[i]};
+    for (size_t k = 0; k < 2; k++) {
+      double want = json_number_value(json_array_get(json_array_get(steps, i), k));
+      double off = fabs(got[k] - want) / want;
+      *worst = fmax(*worst, off);
+      if (!(off < 1e-4))
+        fail_msg("%s step %zu: %s %.8g, expected %.8g", name, i + 1, k ? "grad_norm" : "loss", got[k], want);
+    }
+  }
+  json_decref(expected);
+}
+
+static void check_fixtures(state *s, const char *dir, size_t at_least) {
+  char **names;
+  size_t n, done = 0;
+  double worst = 0;
+  assert_ok(pu_dir_list(s->a, dir, &names, &n, &s->e), &s->e);
+  for (size_t i = 0; i < n; i++) {
+    if (!pu_path_exists(pu_arena_printf(s->a, "%s/%s/expected.json", dir, names[i]))) continue;
+    if (strstr(names[i], "awq") || strstr(names[i], "gptq") || strstr(names[i], "lora")) continue;
+    check_fixture(s, dir, names[i], &worst);
+    done++;
+  }
+  assert_true(done >= at_least);
+  print_message("%zu fixtures, ten AdamW steps each: worst relative error %.1e\n", done, worst);
+}
+
+static void test_fixtures(void **arg) {
+  check_fixtures(*arg, PU_FIXTURES "/hf-mini", 8);
+}
+
+static void test_shared_fixtures(void **arg) {
+  if (!pu_path_is_dir(PU_SHARED "/fixtures/hf")) {
+    print_message("skipped: no %s\n", PU_SHARED "/fixtures/hf");
+    skip();
+  }
+  check_fixtures(*arg, PU_SHARED "/fixtures/hf", 8);
+}
+
+/* ---- shards of a made-up language ---- */
+
+/* Each token follows from the one before it, mostly: something a model can learn in a few steps. */
+static void write_shards(state *s, const char *name, uint64_t seed, uint64_t hash) {
+  pu_shard_writer_options o = {.vocab_size = VOCAB, .tokenizer_hash = hash};
+  pu_shard_writer *w;
+  pu_rng r;
+  pu_rng_seed(&r, seed);
+  assert_ok(pu_mkdirs(path_in(s, name), &s->e), &s->e);
+  assert_ok(pu_shard_writer_open(path_in(s, name), &o, &w, &s->e), &s->e);
+  int32_t ids[64];
+  for (int total = 0; total < TEXT_TOKENS;) {
+    int n = 5 + (int)pu_rng_below(&r, 59);
+    ids[0] = (int32_t)pu_rng_below(&r, VOCAB);
+    for (int i = 1; i < n; i++)
+      ids[i] = pu_rng_below(&r, 8) ? (ids[i - 1] * 7 + 3) % VOCAB : (int32_t)pu_rng_below(&r, VOCAB);
+    assert_ok(pu_shard_writer_add(w, ids, (size_t)n, NULL, (uint64_t)total, &s->e), &s->e);
+    total += n;
+  }
+  assert_ok(pu_shard_writer_close(w, &s->e), &s->e);
+}
+
+static const char tiny[] = "run: $D/%s\nmodel: {path: " PU_FIXTURES "/hf-mini/internlm2-tiny}\n"
+                           "data:\n  seq_len: 32\n  sources:\n    - {path: $D/a, weight: 0.7}\n"
+                           "    - {path: $D/b, weight: 0.3}\n"
+                           "train: {steps: 20, global_batch: 8, micro_batch: 4, precision: %s, %s}\n"
+                           "optim: {lr: 3e-3}\nschedule: {warmup: 2, min_lr: 3e-4}\n"
+                           "checkpoint: {every: 5, keep: 2}\nvalidate: {every: 5, batches: 2, path: $D/a}\n";
+
+static pu_err run_tiny(state *s, const char *run, const char *precision, const char *more,
+                       const pu_train_hooks *hooks) {
+  return run_yaml(s, pu_arena_printf(s->a, tiny, run, precision, more), hooks);
+}
+
+/* metrics.jsonl without what time changes. */
+static void read_losses(state *s, const char *run, double losses[64], size_t *n, double valid[16], size_t *n_valid) {
+  *n = read_metrics(s, run, "loss", losses, 64);
+  *n_valid = read_metrics(s, run, "valid_loss", valid, 16);
+}
+
+static bool stop_at(void *arg, int64_t step, double loss) {
+  (void)loss;
+  return step != *(const int64_t *)arg;
+}
+
+static void same_run(state *s, const char *a, const char *b) {
+  double x[64], y[64], xv[16], yv[16];
+  size_t nx, ny, nxv, nyv;
+  read_losses(s, a, x, &nx, xv, &nxv);
+  read_losses(s, b, y, &ny, yv, &nyv);
+  assert_int_equal(nx, ny);
+  assert_int_equal(nxv, nyv);
+  assert_memory_equal(x, y, nx * sizeof *x);
+  assert_memory_equal(xv, yv, nxv * sizeof *xv);
+}
+
+static void test_resume(void **arg) {
+  state *s = *arg;
+  write_shards(s, "a", 1, 0);
+  write_shards(s, "b", 2, 0);
+  const char *const precisions[] = {"f32", "bf16"};
+  for (int p = 0; p < 2; p++) {
+    const char *whole = pu_arena_printf(s->a, "whole-%s", precisions[p]);
+    const char *broken = pu_arena_printf(s->a, "broken-%s", precisions[p]);
+    assert_ok(run_tiny(s, whole, precisions[p], "threads: 2", NULL), &s->e);
+    assert_int_equal(s->result.steps, 20);
+    assert_true(s->result.planned_bytes > 0);
+    const int64_t stops[] = {3, 5, 11, 12};
+    for (size_t i = 0; i < PU_COUNT(stops); i++) {
+      pu_train_hooks hooks = {.arg = (void *)(uintptr_t)&stops[i], .step = stop_at};
+      assert_int_equal(run_tiny(s, broken, precisions[p], "threads: 2", &hooks), PU_ERR_STOPPED);
+    }
+    assert_ok(run_tiny(s, broken, precisions[p], "threads: 1", NULL), &s->e); /* nor do threads matter */
+    same_run(s, whole, broken);
+    double first[64], valid[16];
+    size_t n, n_valid;
+    read_losses(s, whole, first, &n, valid, &n_valid);
+    assert_int_equal(n, 20);
+    assert_int_equal(n_valid, 4);
+    assert_true(first[19] < first[0] - 0.2); /* it learns */
+    assert_true(fabs(valid[3] - s->result.valid_loss) == 0);
+    assert_true(pu_path_is_dir(path_in(s, pu_arena_printf(s->a, "%s/step-000020", broken))));
+    assert_true(pu_path_is_dir(path_in(s, pu_arena_printf(s->a, "%s/step-000015", broken))));
+    assert_false(pu_path_exists(path_in(s, pu_arena_printf(s->a, "%s/step-000012", broken))));
+    assert_ok(run_tiny(s, broken, precisions[p], "threads: 1", NULL), &s->e); /* nothing left to do */
+    same_run(s, whole, broken);
+  }
+}
+
+/* The gradient does not know how the batch was cut, nor what recomputation left out. */
+static void test_micro_batches(void **arg) {
+  state *s = *arg;
+  write_shards(s, "a", 1, 0);
+  write_shards(s, "b", 2, 0);
+  assert_ok(run_tiny(s, "four", "f32", "seed: 1", NULL), &s->e);
+  assert_ok(run_tiny(s, "recompute", "f32", "recompute: true", NULL), &s->e);
+  same_run(s, "four", "recompute");
+  const char *yaml = pu_arena_printf(s->a, tiny, "eight", "f32", "seed: 1");
+  char *cut = strstr(yaml, "micro_batch: 4");
+  cut[strlen("micro_batch: ")] = '8';
+  assert_ok(run_yaml(s, yaml, NULL), &s->e);
+  double x[64], y[64];
+  assert_int_equal(read_metrics(s, "four", "loss", x, 64), 20);
+  assert_int_equal(read_metrics(s, "eight", "loss", y, 64), 20);
+  for (int i = 0; i < 20; i++) assert_true(fabs(x[i] - y[i]) < 1e-4 * x[i]);
+}
+
+/* ---- guards and refusals ---- */
+
+static void test_diverging(void **arg) {
+  state *s = *arg;
+  write_shards(s, "a", 1, 0);
+  const char *yaml = "run: $D/r\nmodel: {path: " PU_FIXTURES "/hf-mini/internlm2-tiny}\n"
+                     "data: {seq_len: 32, sources: [{path: $D/a}]}\n"
+                     "train: {steps: 30, global_batch: 4, precision: f32, grad_clip: 0, max_skips: 3}\n"
+                     "optim: {lr: 1000, weight_decay: 1000}\nschedule: {type: constant}\ncheckpoint: {every: 0}\n";
+  assert_int_equal(run_yaml(s, yaml, NULL), PU_ERR_STOPPED);
+  assert_non_null(strstr(s->e.msg, "stopped after 3 skipped steps in a row"));
+  double loss[64];
+  size_t n = read_metrics(s, "r", "loss", loss, 64);
+  assert_true(n >= 4 && n < 30);
+  for (size_t i = n - 3; i < n; i++) assert_true(isnan(loss[i]));
+  assert_false(pu_path_exists(path_in(s, "r/step-000030")));
+}
+
+static void refuses(state *s, const char *yaml, pu_err code, const char *message) {
+  s->e.msg[0] = 0;
+  assert_int_equal(run_yaml(s, yaml, NULL), code);
+  if (!strstr(s->e.msg, message)) fail_msg("'%s' does not say '%s'", s->e.msg, message);
+}
+
+#define MODEL "run: $D/r\nmodel: {path: " PU_FIXTURES "/hf-mini/internlm2-tiny}\n"
+
+static void test_refusals(void **arg) {
+  state *s = *arg;
+  write_shards(s, "a", 1, 0);
+  pu_shard_writer_options o = {.vocab_size = 60000};
+  pu_shard_writer *w;
+  const int32_t big[] = {1, 2, 50000};
+  assert_ok(pu_mkdirs(path_in(s, "big"), &s->e), &s->e);
+  assert_ok(pu_shard_writer_open(path_in(s, "big"), &o, &w, &s->e), &s->e);
+  assert_ok(pu_shard_writer_add(w, big, 3, NULL, 1, &s->e), &s->e);
+  assert_ok(pu_shard_writer_close(w, &s->e), &s->e);
+  refuses(s, MODEL "data: {seq_len: 8, sources: [{path: $D/big}]}\n", PU_ERR_FORMAT, "holds id 50000");
+  refuses(s, MODEL "data: {sources: [{path: $D/nothing}]}\n", PU_ERR_IO, "nothing");
+  refuses(s, MODEL "data: {sources: [{type: text, path: $D/a}]}\n", PU_ERR_USAGE, "set model.tokenizer");
+  refuses(s, MODEL "data: {sources: [{type: ids, path: $D/nothing.safetensors}]}\n", PU_ERR_IO, "nothing");
+  refuses(s,
+          MODEL "data: {sources: [{type: ids, path: " PU_FIXTURES "/hf-mini/internlm2-tiny/expected.safetensors"
+                ", key: logits}]}\n",
+          PU_ERR_FORMAT, "'logits' must be i32 or i64 [B, T]");
+  refuses(s,
+          "run: $D/r\nmodel: {shape: internlm2-20b}\ndata: {sources: [{path: $D/a}]}\n"
+          "train: {micro_batch: 1}\n",
+          PU_ERR_NOMEM, "lower train.micro_batch");
+  refuses(s, "run: $D/a/shard-00000.pub/r\nmodel: {shape: puyu-2m}\ndata: {sources: [{path: $D/a}]}\n", PU_ERR_IO,
+          "cannot make the folder");
+}
+
+/* A disk that fills up inside a checkpoint, played by a limit on the size of files between metrics and weights. */
+static bool fill_disk(void *arg, int64_t step, double loss) {
+  (void)loss;
+  if (step != 7) return true;
+  while (!pu_path_is_dir(arg)) usleep(1000); /* the checkpoint before is complete */
+  struct rlimit limit;
+  getrlimit(RLIMIT_FSIZE, &limit);
+  limit.rlim_cur = 60000;
+  return setrlimit(RLIMIT_FSIZE, &limit) == 0;
+}
+
+static void test_disk_full(void **arg) {
+  state *s = *arg;
+  struct rlimit before;
+  write_shards(s, "a", 1, 0);
+  write_shards(s, "b", 2, 0);
+  pu_train_hooks hooks = {.arg = (void *)(uintptr_t)path_in(s, "r/step-000005"), .step = fill_disk};
+  getrlimit(RLIMIT_FSIZE, &before);
+  signal(SIGXFSZ, SIG_IGN);
+  pu_err err = run_tiny(s, "r", "f32", "seed: 1", &hooks);
+  setrlimit(RLIMIT_FSIZE, &before);
+  assert_int_equal(err, PU_ERR_IO);
+  assert_non_null(strstr(s->e.msg, "was not saved (older ones are untouched)"));
+  assert_true(pu_path_is_dir(path_in(s, "r/step-000005")));
+  assert_false(pu_path_exists(path_in(s, "r/step-000010")));
+  assert_false(pu_path_exists(path_in(s, "r/step-000010.tmp")));
+  assert_ok(run_tiny(s, "r", "f32", "seed: 1", NULL), &s->e);
+  assert_ok(run_tiny(s, "whole", "f32", "seed: 1", NULL), &s->e);
+  same_run(s, "whole", "r");
+}
+
+static int setup(void **arg) {
+  static state s;
+  strcpy(s.dir, "/tmp/puyu-test-XXXXXX");
+  if (!mkdtemp(s.dir) || pu_arena_create(64 << 20, &s.a, &s.e) != PU_OK) return -1;
+  pu_log_set_level(PU_LOG_ERROR);
+  *arg = &s;
+  return 0;
+}
+
+static int teardown(void **arg) {
+  state *s = *arg;
+  pu_arena_free(s->a);
+  return pu_remove_tree(s->dir, &s->e) == PU_OK ? 0 : -1;
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test_setup_teardown(test_fixtures, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_shared_fixtures, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_resume, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_micro_batches, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_diverging, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
