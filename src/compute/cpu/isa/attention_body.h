@@ -15,13 +15,13 @@
 #include "src/compute/cpu/attention.h"
 
 enum {
-  KE = PU_TILE_BF16 ? 32 : 16,             /* inner elements of a tile */
-  STRIP = PU_ATTENTION_ROWS,               /* queries of one pass: two vectors of lanes */
-  STRIPS = PU_ATTENTION_BLOCK / STRIP,     /* strips of a call */
-  STRIP_CHUNKS = STRIP / KE,               /* inner chunks in a strip, where queries are the inner dimension */
-  KEYS = 128,                              /* keys of one pass */
-  MAX_COLS = PU_ATTENTION_MAX_DIM / 16,    /* tiles across a head */
-  MAX_CHUNKS = PU_ATTENTION_MAX_DIM / KE,  /* inner chunks across a head */
+  KE = PU_TILE_BF16 ? 32 : 16,            /* inner elements of a tile */
+  STRIP = PU_ATTENTION_ROWS,              /* queries of one pass: two vectors of lanes */
+  STRIPS = PU_ATTENTION_BLOCK / STRIP,    /* strips of a call */
+  STRIP_CHUNKS = STRIP / KE,              /* inner chunks in a strip, where queries are the inner dimension */
+  KEYS = 128,                             /* keys of one pass */
+  MAX_COLS = PU_ATTENTION_MAX_DIM / 16,   /* tiles across a head */
+  MAX_CHUNKS = PU_ATTENTION_MAX_DIM / KE, /* inner chunks across a head */
 };
 static const float HEADROOM = 8.0f, LOG2E = 1.44269504089f, LN2 = 0.69314718056f, NOTHING = -1e30f;
 
@@ -39,7 +39,7 @@ static inline void prefetch_far(const char *p) {
   __asm__ volatile("prefetcht1 %0" : : "m"(*p));
 }
 
-/* ---- packing ------------------------------------------------------------------------------------------------------ */
+/* ---- packing ------------------------------------------------------------------------------------ */
 
 /* 64 bytes of a row: its inner chunk c, in the tile's type. */
 static inline v16 load_chunk(const pu_attention_rows *r, int row, int c) {
@@ -115,16 +115,15 @@ static inline pu_attention_rows strip_rows(const pu_attention_block *b, const vo
   return r;
 }
 
-/* Asks for all of the block's rows of a matrix at once: they are short and far apart, which no hardware prefetcher sees,
- * and one by one their misses would cost more than the packing. */
+/* Asks for all of the block's rows of a matrix at once: they are short and far apart, which no hardware prefetcher
+ * sees, and one by one their misses would cost more than the packing. */
 static inline void prefetch_rows(const pu_attention_block *b, const void *base, int64_t stride) {
   const int64_t size = b->dtype == PU_F32 ? 4 : 2;
   for (int i = 0; i < b->n; i++)
-    for (int64_t at = 0; at < b->head_dim * size; at += 64)
-      prefetch_far((const char *)base + i * stride * size + at);
+    for (int64_t at = 0; at < b->head_dim * size; at += 64) prefetch_far((const char *)base + i * stride * size + at);
 }
 
-/* ---- one strip against some keys ------------------------------------------------------------------------------------ */
+/* ---- one strip against some keys ---------------------------------------------------------------- */
 
 typedef struct key_range {
   int64_t first, last; /* multiples of 32 */
@@ -175,19 +174,36 @@ static inline const char *packed_at(const void *tiles, int64_t key, int dim) {
 /* S^T (or dP^T): [key tile][2 tiles of queries] = X Y^T with X packed by rows, Y the strip's B tiles. */
 static inline void score(const void *packed, const char *strip, key_range r, int dim, float *s) {
   const int chunks = dim / KE;
-  tile_multiply(&(tile_product){.a = packed_at(packed, r.first, dim), .a_m = chunks, .a_k = 1, //
-                                .b = strip, .b_n = chunks, .b_k = 1,                           //
-                                .c = s, .c_m = 2, .c_n = 1,                                    //
-                                .m = (int)(r.last - r.first) / 16, .n = 2, .k = chunks});
+  tile_multiply(&(tile_product){.a = packed_at(packed, r.first, dim),
+                                .a_m = chunks,
+                                .a_k = 1,
+                                .b = strip,
+                                .b_n = chunks,
+                                .b_k = 1,
+                                .c = s,
+                                .c_m = 2,
+                                .c_n = 1,
+                                .m = (int)(r.last - r.first) / 16,
+                                .n = 2,
+                                .k = chunks});
 }
 
 /* x[d][q] += sum over keys of packed[key][d] p[key][q]: [tile of D][2]. packed by cols. */
 static inline void gather(const void *packed, const char *p, key_range r, int dim, float *x) {
   const int cols = dim / 16;
-  tile_multiply(&(tile_product){.a = packed_at(packed, r.first, dim), .a_m = 1, .a_k = cols, //
-                                .b = p, .b_n = 1, .b_k = 2,                                  //
-                                .c = x, .c_m = 2, .c_n = 1,                                  //
-                                .m = cols, .n = 2, .k = (int)(r.last - r.first) / KE, .add = true});
+  tile_multiply(&(tile_product){.a = packed_at(packed, r.first, dim),
+                                .a_m = 1,
+                                .a_k = cols,
+                                .b = p,
+                                .b_n = 1,
+                                .b_k = 2,
+                                .c = x,
+                                .c_m = 2,
+                                .c_n = 1,
+                                .m = cols,
+                                .n = 2,
+                                .k = (int)(r.last - r.first) / KE,
+                                .add = true});
 }
 
 /* Stores keys k, k + 1 (k even) of the strip's 32 queries, x[key][half], as B tiles [key chunk][2] … */
@@ -219,13 +235,13 @@ static inline void put_a(char *tiles, int k, int s, v16 x[2][2]) {
   }
 }
 
-/* ---- forward ---------------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------ */
 
 typedef struct forward_work {
   char q[STRIPS][2 * MAX_CHUNKS * TILE_BYTES] __attribute__((aligned(64))); /* B tiles of Q^T */
-  float o[STRIPS][2 * MAX_COLS * TILE_FLOATS];                               /* O^T */
-  float s[KEYS / 16 * 2 * TILE_FLOATS];                                      /* S^T */
-  char p[KEYS / KE * 2 * TILE_BYTES];                                        /* B tiles of P^T */
+  float o[STRIPS][2 * MAX_COLS * TILE_FLOATS];                              /* O^T */
+  float s[KEYS / 16 * 2 * TILE_FLOATS];                                     /* S^T */
+  char p[KEYS / KE * 2 * TILE_BYTES];                                       /* B tiles of P^T */
   float m[STRIPS][STRIP], l[STRIPS][STRIP];
 } forward_work;
 
@@ -306,8 +322,7 @@ static void finish_forward(const pu_attention_block *b, forward_work *w, int s) 
   for (int i = 0; i < STRIP; i++) inverse[i] = 1.0f / w->l[s][i];
   write_strip(b, w->o[s], inverse, s, b->out, b->out_stride, false);
   if (!b->lse) return;
-  for (int i = 0; i < STRIP && STRIP * s + i < b->n; i++)
-    b->lse[STRIP * s + i] = w->m[s][i] * LN2 + logf(w->l[s][i]);
+  for (int i = 0; i < STRIP && STRIP * s + i < b->n; i++) b->lse[STRIP * s + i] = w->m[s][i] * LN2 + logf(w->l[s][i]);
 }
 
 static void attention_forward(const pu_attention_block *b) {
@@ -335,7 +350,7 @@ static void attention_forward(const pu_attention_block *b) {
   tile_end();
 }
 
-/* ---- backward ----------------------------------------------------------------------------------------------------------- */
+/* ---- backward ----------------------------------------------------------------------------------- */
 
 typedef struct backward_work {
   char qt[STRIPS][2 * MAX_CHUNKS * TILE_BYTES] __attribute__((aligned(64))); /* B tiles of Q^T */
@@ -402,10 +417,19 @@ static void soften_backward(backward_work *w, int s, int at, int keys, v16 c) {
 /* out[key][d] += sum over the queries of strips [s0, s1) of p[key][q] x[q][d], for 32 keys. */
 static inline void scatter(const char *p, const char *x, int s0, int s1, int cols, float *out) {
   const int first = s0 * STRIP_CHUNKS;
-  tile_multiply(&(tile_product){.a = p + first * TILE_BYTES, .a_m = STRIPS * STRIP_CHUNKS, .a_k = 1, //
-                                .b = x + first * cols * TILE_BYTES, .b_n = 1, .b_k = cols,           //
-                                .c = out, .c_m = cols, .c_n = 1,                                     //
-                                .m = 2, .n = cols, .k = (s1 - s0) * STRIP_CHUNKS, .add = true});
+  tile_multiply(&(tile_product){.a = p + first * TILE_BYTES,
+                                .a_m = STRIPS * STRIP_CHUNKS,
+                                .a_k = 1,
+                                .b = x + first * cols * TILE_BYTES,
+                                .b_n = 1,
+                                .b_k = cols,
+                                .c = out,
+                                .c_m = cols,
+                                .c_n = 1,
+                                .m = 2,
+                                .n = cols,
+                                .k = (s1 - s0) * STRIP_CHUNKS,
+                                .add = true});
 }
 
 static void attention_backward(const pu_attention_block *b) {
@@ -455,11 +479,12 @@ static void unpack(const float *tiles, float scale, pu_dtype dtype, int head_dim
     }
 }
 
-/* ---- decoding: one new token, memory-bound over the cache ---------------------------------------------------------------- */
+/* ---- decoding: one new token, memory-bound over the cache --------------------------------------- */
 
 enum {
-  SHARE = 8,        /* heads that use each loaded row of the cache together */
-  AHEAD_BYTES = 4096 /* how far ahead rows are prefetched: cache blocks are too short for the hardware to find the pace */
+  SHARE = 8, /* heads that use each loaded row of the cache together */
+  AHEAD_BYTES =
+      4096 /* how far ahead rows are prefetched: cache blocks are too short for the hardware to find the pace */
 };
 
 typedef struct decode_work {
@@ -608,10 +633,13 @@ static void attention_decode(const pu_attention_decode *d) {
 _Static_assert(sizeof(backward_work) >= sizeof(forward_work), "the driver asks for the larger");
 _Static_assert(sizeof(backward_work) <= PU_ATTENTION_SCRATCH, "raise PU_ATTENTION_SCRATCH");
 
-#define PU_ATTENTION_KERNEL(name)                                                                                       \
-  const pu_attention_kernel name = {                                                                                   \
-      .tile = PU_TILE_BF16 ? PU_BF16 : PU_F32, .pack_rows = pack_rows,         .pack_cols = pack_cols,                 \
-      .forward = attention_forward,            .backward = attention_backward, .unpack = unpack,                       \
-      .decode = attention_decode}
+#define PU_ATTENTION_KERNEL(name)                                                                                      \
+  const pu_attention_kernel name = {.tile = PU_TILE_BF16 ? PU_BF16 : PU_F32,                                           \
+                                    .pack_rows = pack_rows,                                                            \
+                                    .pack_cols = pack_cols,                                                            \
+                                    .forward = attention_forward,                                                      \
+                                    .backward = attention_backward,                                                    \
+                                    .unpack = unpack,                                                                  \
+                                    .decode = attention_decode}
 
 #endif
