@@ -23,6 +23,7 @@ typedef struct pu_engine_options {
   int64_t context;        /* tokens of one session; 0: the model's max_position, at most 32768 */
   int max_sessions;       /* 0: 1 */
   int64_t prefill_chunk;  /* prompt tokens a step takes at most; 0: 512 */
+  int32_t kv_block;       /* tokens a cache block holds; 0: 32 */
   void (*progress)(void *arg, double done, double total); /* while weights are read */
   void *progress_arg;
 } pu_engine_options;
@@ -88,7 +89,7 @@ pu_err pu_session_generate(pu_session *s, const pu_sampling *o, pu_on_text on_te
 typedef struct pu_engine_stats {
   double prefill_seconds, decode_seconds;
   int64_t prefill_tokens, decode_tokens;
-  size_t weight_bytes, cache_bytes;
+  size_t weight_bytes, cache_bytes, work_bytes;
 } pu_engine_stats;
 pu_engine_stats pu_engine_get_stats(const pu_engine *en);
 
