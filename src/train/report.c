@@ -200,7 +200,7 @@ static void put_facts(pu_buf *b, const pu_train_history *h) {
               {"processor", "processor"},
               {"threads", "threads"},
               {"isa", "instruction set"},
-              {"matrix_flops", "own matrix product, FLOP/s (what MFU is held against)"},
+              {"matrix_flops", "matrix FLOP/s (what MFU is held against)"},
               {"planned_bytes", "memory planned, bytes"},
               {"started", "started (last time)"}};
   if (!h->facts) return;
