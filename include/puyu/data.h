@@ -14,8 +14,7 @@
 #include "puyu/shards.h"
 #include "puyu/text.h"
 
-/* ---- rule-made text
- * -------------------------------------------------------------------------------------------------- */
+/* ---- rule-made text ---------------------------------------------------------------------------------------------- */
 
 typedef enum pu_synth_kind {
   PU_SYNTH_STORIES,    /* short stories from a grammar, with a world whose state stays consistent */
@@ -65,8 +64,7 @@ pu_err pu_synth_run(const pu_synth_options *o, const pu_synth_sink *sink, pu_err
 /* Is (a op b) kept out of training? Both orders of a sum have one answer. */
 bool pu_synth_heldout(char op, int a, int b);
 
-/* ---- raw documents
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- raw documents ----------------------------------------------------------------------------------------------- */
 
 typedef enum pu_split { PU_SPLIT_FILE, PU_SPLIT_BLANK, PU_SPLIT_LINE } pu_split;
 
@@ -87,8 +85,7 @@ pu_err pu_corpus_next(pu_corpus *c, pu_document *out, bool *found, pu_error *e) 
 double pu_corpus_bytes(const pu_corpus *c); /* of all files on disk */
 double pu_corpus_done(const pu_corpus *c);  /* of them read so far */
 
-/* ---- text to shards
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- text to shards ---------------------------------------------------------------------------------------------- */
 
 typedef struct pu_tokenize_options {
   const pu_tokenizer *tokenizer;

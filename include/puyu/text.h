@@ -52,7 +52,10 @@ enum {
   PU_ENCODE_NO_PREFIX = 8 /* a continuation: no dummy prefix even where the model wants one */
 };
 
-/* Appends the ids of text (any bytes: invalid UTF-8 is encoded by byte fallback, or as U+FFFD where there is none). */
+/* Appends the ids of text, at most 2^30 bytes of any kind: what is not UTF-8 passes as it is in byte-level tokenizers, and
+ * is read as U+FFFD, a byte at a time, in SentencePiece ones, as the library does. A failed call appends nothing.
+ * User-defined pieces of a SentencePiece model are matched in any text, as the library does; pu_chat_ids keeps those
+ * that are markers out of contents. */
 pu_err pu_encode(const pu_tokenizer *t, pu_str text, unsigned flags, pu_ids *out, pu_error *e) PU_MUST_USE;
 
 /* The same with memory kept between calls (word cache, work space): what a loop over documents uses. One thread each. */
@@ -62,7 +65,7 @@ void pu_encoder_free(pu_encoder *enc);
 pu_err pu_encoder_encode(pu_encoder *enc, pu_str text, unsigned flags, pu_ids *out, pu_error *e) PU_MUST_USE;
 
 enum { PU_DECODE_SKIP_SPECIAL = 1 }; /* special tokens give no text */
-/* Appends the bytes of ids. Ids out of range are refused. */
+/* Appends the bytes of ids: byte pieces as they are, even where they make no UTF-8. Ids out of range are refused. */
 pu_err pu_decode(const pu_tokenizer *t, const int32_t *ids, size_t n, unsigned flags, pu_buf *out, pu_error *e)
     PU_MUST_USE;
 

@@ -86,6 +86,26 @@ double pu_train_lr(const pu_train_config *cfg, int64_t step);
 /* Sequences in a step, by the ramp. */
 int64_t pu_train_batch(const pu_train_config *cfg, int64_t step);
 
+/* One training step of a named shape, random weights and tokens, against the machine's own matrix products at the
+ * shapes of that step (every linear layer and the output matrix, forward and backward), measured in turn with it. */
+typedef struct pu_train_bench_options {
+  const char *shape;
+  int64_t seq_len, batch; /* batch: sequences computed at once */
+  int64_t rounds;         /* step and products, this many times: the best of each counts */
+  pu_dtype dtype;
+  int threads;            /* 0: all */
+  bool recompute, profile;
+} pu_train_bench_options;
+
+typedef struct pu_train_bench_result {
+  double step_seconds, tok_per_s, flops; /* flops: pu_hparams_train_flops a second */
+  double gemm_flops, ratio;              /* ratio: flops / gemm_flops */
+  double optim_seconds;                  /* of step_seconds: norm and update */
+  double op_seconds[PU_OP_COUNT][2];     /* profile: forward, backward, in one step */
+  size_t planned_bytes, peak_bytes;
+} pu_train_bench_result;
+pu_err pu_train_bench(const pu_train_bench_options *o, pu_train_bench_result *out, pu_error *e) PU_MUST_USE;
+
 /* A self-contained HTML page of a run, finished or not: curves of loss, validation loss, learning rate, gradient norm
  * and throughput as inline SVG, samples, configuration. extra_html (may be NULL) is put after the summary. */
 pu_err pu_report_write(const char *run_dir, const char *out_path, const char *extra_html, pu_error *e) PU_MUST_USE;

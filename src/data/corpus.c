@@ -47,8 +47,7 @@ static pu_err nomem(pu_error *e) {
   return pu_fail(e, PU_ERR_NOMEM, "corpus: no memory");
 }
 
-/* ---- which files
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- which files ------------------------------------------------------------------------------------------------- */
 
 static bool has_ending(const char *path, const char *ending) {
   size_t n = strlen(path), m = strlen(ending);
@@ -104,8 +103,7 @@ pu_err pu_corpus_open(const char *const *paths, size_t n, pu_split split, const 
   return PU_OK;
 }
 
-/* ---- bytes
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- bytes ------------------------------------------------------------------------------------------------------- */
 
 static void stream_close(stream *s) {
   if (s->gz) gzclose(s->gz);
@@ -166,8 +164,7 @@ static double stream_offset(const stream *s) {
   return s->gz ? (double)gzoffset(s->gz) : 0;
 }
 
-/* ---- text
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- text -------------------------------------------------------------------------------------------------------- */
 
 /* Reads one more chunk behind what is there. At the end of the file `ended` is set. */
 static pu_err raw_fill(pu_corpus *c, pu_error *e) {
@@ -289,8 +286,7 @@ static pu_err next_text(pu_corpus *c, pu_document *out, bool *found, pu_error *e
   return PU_OK;
 }
 
-/* ---- JSON Lines
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- JSON Lines -------------------------------------------------------------------------------------------------- */
 
 static pu_err next_json(pu_corpus *c, pu_document *out, bool *found, pu_error *e) {
   pu_str line;
@@ -313,8 +309,7 @@ static pu_err next_json(pu_corpus *c, pu_document *out, bool *found, pu_error *e
   return PU_OK;
 }
 
-/* ---- one after the other
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- one after the other ----------------------------------------------------------------------------------------- */
 
 static bool is_jsonl(const char *path) {
   static const char *const endings[] = {".jsonl", ".json", ".jsonl.gz", ".json.gz", ".jsonl.zst", ".json.zst"};

@@ -46,8 +46,7 @@ static void fill(const char *template, sum s, pu_buf *out) {
   pu_synth_fill(template, slots, PU_COUNT(slots), out);
 }
 
-/* ---- phrasings: [language][0 sum, 1 difference]
- * -------------------------------------------------------------------------- */
+/* ---- phrasings: [language][0 sum, 1 difference] ------------------------------------------------------------------ */
 
 static const char *const plain[PU_LANGS][2] = {{"问：{a}加{b}等于多少？答：", "问：{a}减{b}等于多少？答："},
                                                {"Q: What is {a} + {b}? A:", "Q: What is {a} - {b}? A:"}};
@@ -91,8 +90,7 @@ void pu_synth_plain(char op, int a, int b, int lang, bool answer, pu_buf *out) {
   if (answer) fill(plain_answer[lang], s, out);
 }
 
-/* ---- worked out, digit by digit
- * ------------------------------------------------------------------------------------------ */
+/* ---- worked out, digit by digit ---------------------------------------------------------------------------------- */
 
 /* One column: x and y are its digits, in what was carried or borrowed. */
 typedef struct column {
@@ -176,8 +174,7 @@ static void reversed(sum s, int lang, pu_buf *out) {
   fill(zh ? "。答：{c}。" : ". A: {c}.", s, out);
 }
 
-/* ---- documents
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- documents --------------------------------------------------------------------------------------------------- */
 
 typedef enum form { PLAIN, SYMBOLS, OTHER, WORKED, REVERSED, PROBLEM } form;
 

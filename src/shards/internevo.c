@@ -23,8 +23,7 @@ bool pu_internevo_meta(const int64_t *rows, size_t n, pu_buf *out) {
   return ok && pu_buf_putc(out, '\n') && (n == 0 || pu_buf_append(out, rows, n * 2 * sizeof rows[0]));
 }
 
-/* ---- reading the index
- * ----------------------------------------------------------------------------------------------- */
+/* ---- reading the index ------------------------------------------------------------------------------------------- */
 
 typedef struct meta {
   const uint8_t *rows;
@@ -70,8 +69,7 @@ static pu_err meta_read(pu_str bytes, const char *path, meta *m, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- reading the documents
- * ------------------------------------------------------------------------------------------- */
+/* ---- reading the documents --------------------------------------------------------------------------------------- */
 
 typedef struct cursor {
   const char *p, *end;

@@ -33,8 +33,7 @@ struct pu_mix {
   uint16_t *slot_rank;   /* [BLOCK] */
 };
 
-/* ---- the order of windows
- * -------------------------------------------------------------------------------------------- */
+/* ---- the order of windows ---------------------------------------------------------------------------------------- */
 
 /* A permutation of [0, n), keyed. Rounds of a hash on halves of `half` bits; walking on until inside takes less than
  * four steps on average, because 4^half < 4 n. */
@@ -54,8 +53,7 @@ static uint64_t permute(uint64_t key, uint64_t n, uint64_t at) {
   return at;
 }
 
-/* ---- weights to slots
- * -------------------------------------------------------------------------------------------------- */
+/* ---- weights to slots -------------------------------------------------------------------------------------------- */
 
 static pu_err weights_check(const pu_mix_source *sources, size_t n, double *total, pu_error *e) {
   size_t zeros = 0;
@@ -152,8 +150,7 @@ uint64_t pu_mix_epoch_samples(const pu_mix *m, size_t source) {
   return source < m->n ? m->sources[source].windows : 0;
 }
 
-/* ---- a sample
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- a sample ---------------------------------------------------------------------------------------------------- */
 
 /* Targets whose loss mask says no become -1. */
 static void targets_mask(const pu_shards *s, uint64_t at, int64_t n, int32_t *targets) {

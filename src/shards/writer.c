@@ -44,8 +44,7 @@ struct pu_shard_writer {
   bool failed;
 };
 
-/* ---- the sink
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the sink ---------------------------------------------------------------------------------------------------- */
 
 static pu_err sink_flush(sink *s, pu_error *e) {
   for (size_t at = 0; at < s->used;) {
@@ -105,8 +104,7 @@ static pu_err sink_sync(sink *s, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- .pub
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- .pub -------------------------------------------------------------------------------------------------------- */
 
 static bool words_push(words *w, uint64_t v) {
   if (w->n == w->cap) {
@@ -190,8 +188,7 @@ static pu_err pub_document(pu_shard_writer *w, const int32_t *ids, size_t n, con
   return PU_OK;
 }
 
-/* ---- InternEvo
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- InternEvo --------------------------------------------------------------------------------------------------- */
 
 /* The offsets hold (byte offset, tokens) pairs here, as the .meta file wants them. */
 static pu_err bin_document(pu_shard_writer *w, const int32_t *ids, size_t n, const uint8_t *mask, pu_error *e) {
@@ -224,8 +221,7 @@ static pu_err bin_finish(pu_shard_writer *w, pu_error *e) {
   return err;
 }
 
-/* ---- files of a source
- * ------------------------------------------------------------------------------------------------ */
+/* ---- files of a source ------------------------------------------------------------------------------------------- */
 
 static pu_err file_begin(pu_shard_writer *w, pu_error *e) {
   if (w->files >= MAX_FILES) return pu_fail(e, PU_ERR_USAGE, "%s: more than %d shards", w->dir, MAX_FILES);

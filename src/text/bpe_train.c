@@ -1,8 +1,8 @@
 /* Training a byte-level BPE (Sennrich et al. 2016).
  *
- * Counting: documents are cut into words (split_qwen2.h), and each distinct word is counted once. When the distinct
- * words outgrow their room, the rare ones are forgotten, rarest first, until half is free: what is left out is what no
- * merge would have been made of.
+ * Counting: documents are cut into words by Qwen 2's pattern (digits stand alone, which helps small models with sums),
+ * and each distinct word is counted once. When the distinct words outgrow their room, the rare ones are forgotten,
+ * rarest first, until half is free: what is left out is what no merge would have been made of.
  *
  * Merging: every word is a run of symbols in one array; every pair of neighbours has its count and the words it was
  * seen in. The commonest pair (ties: the lower ids) leaves a heap, becomes a new symbol, and only the words that hold
@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/text/split_qwen2.h"
+#include "puyu/text.h"
+#include "src/text/split.h"
 
 enum {
   BYTES = 256,
@@ -50,13 +51,13 @@ typedef struct piece {
 struct pu_bpe_trainer {
   pu_bpe_options o;
   int32_t n_special;
+  text_splitter *splitter;
   /* counting */
   pu_buf text;
   word *words;
   size_t n_words, cap_words;
   uint32_t *table; /* word index, NONE: empty; power of two */
   size_t table_size;
-  double bytes;
   /* merging */
   int32_t *symbols;
   pair *pairs;
@@ -96,8 +97,7 @@ static bool more(void *array, size_t n, size_t *cap, size_t each) {
   return true;
 }
 
-/* ---- counting words
- * -------------------------------------------------------------------------------------------------- */
+/* ---- counting words ---------------------------------------------------------------------------------------------- */
 
 pu_err pu_bpe_trainer_create(const pu_bpe_options *o, pu_bpe_trainer **out, pu_error *e) {
   *out = NULL;
@@ -113,6 +113,11 @@ pu_err pu_bpe_trainer_create(const pu_bpe_options *o, pu_bpe_trainer **out, pu_e
   t->o.special = special;
   if (t->o.min_count <= 0) t->o.min_count = 2;
   t->n_special = n;
+  pu_err err = text_splitter_regex(pu_str_c(split_pattern_qwen2), SPLIT_ISOLATED, false, false, &t->splitter, e);
+  if (err != PU_OK) {
+    free(t);
+    return err;
+  }
   pu_buf_init(&t->text, MAX_TEXT + MAX_WORD);
   pu_buf_init(&t->spelling, (size_t)1 << 30);
   *out = t;
@@ -121,6 +126,7 @@ pu_err pu_bpe_trainer_create(const pu_bpe_options *o, pu_bpe_trainer **out, pu_e
 
 void pu_bpe_trainer_free(pu_bpe_trainer *t) {
   if (!t) return;
+  text_splitter_free(t->splitter);
   for (size_t i = 0; i < t->n_pairs; i++) free(t->pairs[i].words);
   free(t->pairs);
   free(t->pair_table);
@@ -187,20 +193,17 @@ static bool count_word(pu_bpe_trainer *t, pu_str s) {
   return t->text.len < MAX_TEXT || forget_rare(t);
 }
 
-pu_err pu_bpe_trainer_add(pu_bpe_trainer *t, pu_str document, pu_error *e) {
-  for (size_t at = 0; at < document.len;) {
-    pu_str rest = pu_str_of(document.ptr + at, document.len - at);
-    size_t len = pu_split_qwen2(rest);
-    for (size_t done = 0; done < len; done += MAX_WORD)
-      if (!count_word(t, pu_str_of(rest.ptr + done, PU_MIN(len - done, (size_t)MAX_WORD)))) return nomem(e);
-    at += len;
-  }
-  t->bytes += (double)document.len;
+static pu_err count_words(void *arg, const uint8_t *p, size_t n, pu_error *e) {
+  for (size_t done = 0; done < n; done += MAX_WORD)
+    if (!count_word(arg, pu_str_of((const char *)p + done, PU_MIN(n - done, (size_t)MAX_WORD)))) return nomem(e);
   return PU_OK;
 }
 
-/* ---- pairs
- * ------------------------------------------------------------------------------------------------------------- */
+pu_err pu_bpe_trainer_add(pu_bpe_trainer *t, pu_str document, pu_error *e) {
+  return text_split(&t->splitter, 1, (const uint8_t *)document.ptr, document.len, count_words, t, e);
+}
+
+/* ---- pairs ------------------------------------------------------------------------------------------------------- */
 
 static uint64_t pair_hash(int32_t a, int32_t b) {
   uint64_t x = ((uint64_t)(uint32_t)a << 32 | (uint32_t)b) * 0x9E3779B97F4A7C15u;
@@ -253,8 +256,7 @@ static bool pair_add(pu_bpe_trainer *t, int32_t a, int32_t b, int64_t count, uin
   return true;
 }
 
-/* ---- the heap
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- the heap ---------------------------------------------------------------------------------------------------- */
 
 static bool before(const pu_bpe_trainer *t, entry x, entry y) {
   if (x.count != y.count) return x.count > y.count;
@@ -299,8 +301,7 @@ static bool heap_next(pu_bpe_trainer *t, uint32_t *out, bool *failed) {
   return false;
 }
 
-/* ---- pieces
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- pieces ------------------------------------------------------------------------------------------------------ */
 
 static bool is_han(uint32_t cp) {
   return (cp >= 0x3400 && cp <= 0x9FFF) || (cp >= 0xF900 && cp <= 0xFAFF) || (cp >= 0x20000 && cp <= 0x3FFFF);
@@ -349,8 +350,7 @@ static bool piece_add(pu_bpe_trainer *t, pu_str s) {
   return true;
 }
 
-/* ---- merging
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- merging ----------------------------------------------------------------------------------------------------- */
 
 /* Symbols of all words, and their pairs. The text is no longer needed then. */
 static bool pairs_first(pu_bpe_trainer *t) {
@@ -479,8 +479,7 @@ static bool train(pu_bpe_trainer *t) {
   return ok;
 }
 
-/* ---- tokenizer.json
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- tokenizer.json ---------------------------------------------------------------------------------------------- */
 
 /* GPT-2's byte alphabet: printable Latin-1 stands for itself, the other bytes take the code points from 256 on. */
 static uint32_t byte_code(unsigned byte) {
@@ -556,7 +555,7 @@ pu_err pu_bpe_trainer_finish(pu_bpe_trainer *t, pu_buf *json, pu_error *e) {
   put_special(t, json);
   pu_buf_puts(json, "  \"normalizer\": null,\n  \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [\n"
                     "    {\"type\": \"Split\", \"pattern\": {\"Regex\": ");
-  pu_buf_json_str(json, pu_str_c(PU_QWEN2_PATTERN));
+  pu_buf_json_str(json, pu_str_c(split_pattern_qwen2));
   pu_buf_puts(json, "}, \"behavior\": \"Isolated\", \"invert\": false},\n"
                     "    {\"type\": \"ByteLevel\", \"add_prefix_space\": false, \"trim_offsets\": false, "
                     "\"use_regex\": false}]},\n");

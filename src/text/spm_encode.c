@@ -107,7 +107,7 @@ static pu_err merge_whole(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *o
 /* ---- BPE by words
  * -------------------------------------------------------------------------------------------------------- */
 
-static pu_err merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
+pu_err spm_merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
   const pu_tokenizer *t = enc->t;
   if (!text_reserve_syms(enc, n)) return text_no_memory(e, n);
   size_t count = 0, at = 0;
@@ -127,24 +127,6 @@ static pu_err merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *ou
   return PU_OK;
 }
 
-static pu_err put_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
-  /* Without byte fallback ids depend on whether an unknown one came before. */
-  if (n > WORD_MAX || !enc->cache || !enc->t->spm.byte_fallback) return merge_word(enc, p, n, out, e);
-  word_key key = word_key_of(enc, p, n);
-  word_slot *set = word_set(enc, &key);
-  const word_slot *hit = word_find(set, &key);
-  if (hit) {
-    if (!text_reserve_ids(out, WORD_IDS)) return text_no_memory(e, n);
-    memcpy(out->v + out->n, hit->ids, sizeof hit->ids); /* all of them: a fixed size is one move */
-    out->n += hit->key[3] >> WORD_COUNT_SHIFT;
-    return PU_OK;
-  }
-  size_t before = out->n;
-  PU_TRY(merge_word(enc, p, n, out, e));
-  word_keep(set, &key, out->v + before, out->n - before);
-  return PU_OK;
-}
-
 static pu_err merge_by_words(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
   const spm_model *m = &enc->t->spm;
   size_t begin = 0;
@@ -155,15 +137,17 @@ static pu_err merge_by_words(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids
     size_t user = user_piece(enc, p + i, n - i, code, &id);
     bool cut = user > 0 || !text_bit(m->joins, spm_join_hash(before, code));
     if (i > begin && cut) {
-      PU_TRY(put_word(enc, p + begin, i - begin, out, e));
+      PU_TRY(text_put_word(enc, p + begin, i - begin, out, e));
       begin = i;
     }
     if (user == 0) continue;
+    PU_TRY(text_flush_words(enc, out, e));
     if (!put_id(enc, out, id)) return text_no_memory(e, n);
     len = user;
     begin = i + len;
   }
-  return n > begin ? put_word(enc, p + begin, n - begin, out, e) : PU_OK;
+  if (n > begin) PU_TRY(text_put_word(enc, p + begin, n - begin, out, e));
+  return text_flush_words(enc, out, e);
 }
 
 /* ---- Unigram

@@ -20,7 +20,6 @@ enum {
   STRIPS = PU_ATTENTION_BLOCK / STRIP,     /* strips of a call */
   STRIP_CHUNKS = STRIP / KE,               /* inner chunks in a strip, where queries are the inner dimension */
   KEYS = 128,                              /* keys of one pass */
-  RUN_KEYS = 8,                            /* keys softened between two runs of the queue */
   MAX_COLS = PU_ATTENTION_MAX_DIM / 16,    /* tiles across a head */
   MAX_CHUNKS = PU_ATTENTION_MAX_DIM / KE,  /* inner chunks across a head */
 };
@@ -108,6 +107,15 @@ static inline pu_attention_rows strip_rows(const pu_attention_block *b, const vo
   return r;
 }
 
+/* Asks for all of the block's rows of a matrix at once: they are short and far apart, which no hardware prefetcher sees,
+ * and one by one their misses would cost more than the packing. */
+static inline void prefetch_rows(const pu_attention_block *b, const void *base, int64_t stride) {
+  const int64_t size = b->dtype == PU_F32 ? 4 : 2;
+  for (int i = 0; i < b->n; i++)
+    for (int64_t at = 0; at < b->head_dim * size; at += 64)
+      _mm_prefetch((const char *)base + i * stride * size + at, _MM_HINT_T1);
+}
+
 /* ---- one strip against some keys ------------------------------------------------------------------------------------ */
 
 typedef struct key_range {
@@ -157,18 +165,18 @@ static inline const char *packed_at(const void *tiles, int64_t key, int dim) {
 }
 
 /* S^T (or dP^T): [key tile][2 tiles of queries] = X Y^T with X packed by rows, Y the strip's B tiles. */
-static inline void score(tile_queue *queue, const void *packed, const char *strip, key_range r, int dim, float *s) {
+static inline void score(const void *packed, const char *strip, key_range r, int dim, float *s) {
   const int chunks = dim / KE;
-  tile_push(queue, (tile_product){.a = packed_at(packed, r.first, dim), .a_m = chunks, .a_k = 1, //
+  tile_multiply(&(tile_product){.a = packed_at(packed, r.first, dim), .a_m = chunks, .a_k = 1, //
                                 .b = strip, .b_n = chunks, .b_k = 1,                           //
                                 .c = s, .c_m = 2, .c_n = 1,                                    //
                                 .m = (int)(r.last - r.first) / 16, .n = 2, .k = chunks});
 }
 
 /* x[d][q] += sum over keys of packed[key][d] p[key][q]: [tile of D][2]. packed by cols. */
-static inline void gather(tile_queue *queue, const void *packed, const char *p, key_range r, int dim, float *x) {
+static inline void gather(const void *packed, const char *p, key_range r, int dim, float *x) {
   const int cols = dim / 16;
-  tile_push(queue, (tile_product){.a = packed_at(packed, r.first, dim), .a_m = 1, .a_k = cols, //
+  tile_multiply(&(tile_product){.a = packed_at(packed, r.first, dim), .a_m = 1, .a_k = cols, //
                                 .b = p, .b_n = 1, .b_k = 2,                                  //
                                 .c = x, .c_m = 2, .c_n = 1,                                  //
                                 .m = cols, .n = 2, .k = (int)(r.last - r.first) / KE, .add = true});
@@ -208,29 +216,10 @@ static inline void put_a(char *tiles, int k, int s, v16 x[2][2]) {
 typedef struct forward_work {
   char q[STRIPS][2 * MAX_CHUNKS * TILE_BYTES] __attribute__((aligned(64))); /* B tiles of Q^T */
   float o[STRIPS][2 * MAX_COLS * TILE_FLOATS];                               /* O^T */
-  float s[2][KEYS / 16 * 2 * TILE_FLOATS];                                   /* S^T, of this step and the next */
-  char p[2][KEYS / KE * 2 * TILE_BYTES];                                     /* B tiles of P^T, of this and the last */
+  float s[KEYS / 16 * 2 * TILE_FLOATS];                                      /* S^T */
+  char p[KEYS / KE * 2 * TILE_BYTES];                                        /* B tiles of P^T */
   float m[STRIPS][STRIP], l[STRIPS][STRIP];
-  float factor[STRIP]; /* O^T of the step's strip is to be multiplied by it first … */
-  bool rescale;        /* … when this is set */
 } forward_work;
-
-/* A step: one strip against one stretch of keys. */
-typedef struct step {
-  int strip; /* STRIPS: past the end */
-  int64_t from;
-  key_range keys;
-} step;
-
-/* The first step at or after (s->from, s->strip) that sees any keys; false past the last. */
-static inline bool find_step(const pu_attention_block *b, step *s, int strips) {
-  for (; s->from < b->pos + b->n; s->from += KEYS, s->strip = 0)
-    for (; s->strip < strips; s->strip++) {
-      s->keys = keys_of_strip(b, s->strip, s->from);
-      if (s->keys.first < s->keys.last) return true;
-    }
-  return false;
-}
 
 /* The largest score of each query, times c. */
 static inline void strip_maximum(const float *s, int keys, v16 c, v16 out[2]) {
@@ -246,51 +235,42 @@ static inline void strip_maximum(const float *s, int keys, v16 c, v16 out[2]) {
   }
 }
 
-/* Raises the running maximum of strip s to at least top, and brings l to it; O^T follows before it is next added to. */
-static void raise_maximum(forward_work *w, int s, const v16 top[2]) {
+/* Raises the running maximum of strip s to at least top, and brings l and O^T to it. */
+static void raise_maximum(forward_work *w, int s, const v16 top[2], int cols) {
   for (int t = 0; t < 2; t++) {
     v16 old = v_load(w->m[s] + 16 * t), new = v_max(old, top[t]);
     v16 factor = v_exp2(v_sub(old, new));
     v_store(w->m[s] + 16 * t, new);
     v_store(w->l[s] + 16 * t, v_mul(v_load(w->l[s] + 16 * t), factor));
-    v_store(w->factor + 16 * t, factor);
-  }
-  w->rescale = true;
-}
-
-static void rescale_output(forward_work *w, int s, int cols) {
-  w->rescale = false;
-  for (int c = 0; c < cols; c++)
-    for (int t = 0; t < 2; t++) {
-      v16 factor = v_load(w->factor + 16 * t);
+    for (int c = 0; c < cols; c++) {
       float *o = w->o[s] + (c * 2 + t) * TILE_FLOATS;
       for (int i = 0; i < 16; i++) v_store(o + 16 * i, v_mul(v_load(o + 16 * i), factor));
     }
+  }
 }
 
-/* P^T = 2^(c S^T - m) from scores to p, and its sums into l; runs the queue on the way. */
-static void soften(forward_work *w, tile_queue *queue, int s, int keys, const float *scores, char *p, v16 c) {
+/* P^T = 2^(c S^T - m) into w->p, and its sums into l. */
+static void soften(forward_work *w, int s, int keys, v16 c, int cols) {
   v16 top[2], m[2], l[2][2];
   const v16 room = v_set1(HEADROOM);
-  strip_maximum(scores, keys, c, top);
+  strip_maximum(w->s, keys, c, top);
   if (v_any_above(top[0], v_add(v_load(w->m[s]), room)) || v_any_above(top[1], v_add(v_load(w->m[s] + 16), room)))
-    raise_maximum(w, s, top);
+    raise_maximum(w, s, top, cols);
   for (int t = 0; t < 2; t++) {
     m[t] = v_load(w->m[s] + 16 * t);
     l[0][t] = v_load(w->l[s] + 16 * t);
     l[1][t] = v_set1(0.0f);
   }
-  const int rate = (queue->left + keys / RUN_KEYS - 1) / (keys / RUN_KEYS);
-  for (int k0 = 0; k0 < keys; k0 += RUN_KEYS) {
-    tile_run(queue, rate);
-    for (int k = k0; k < k0 + RUN_KEYS; k += 2) {
+  for (int kt = 0; kt < keys / 16; kt++) {
+    const float *p = w->s + kt * 2 * TILE_FLOATS;
+    for (int r = 0; r < 16; r += 2) {
       v16 x[2][2];
       for (int i = 0; i < 2; i++)
         for (int t = 0; t < 2; t++) {
-          x[i][t] = v_exp2_p(v_fms(v_load(scores + (k / 16 * 2 + t) * TILE_FLOATS + (k % 16 + i) * 16), c, m[t]));
+          x[i][t] = v_exp2_p(v_fms(v_load(p + t * TILE_FLOATS + 16 * (r + i)), c, m[t]));
           l[i][t] = v_add(l[i][t], x[i][t]);
         }
-      put_b(p, k, x);
+      put_b(w->p, 16 * kt + r, x);
     }
   }
   for (int t = 0; t < 2; t++) v_store(w->l[s] + 16 * t, v_add(l[0][t], l[1][t]));
@@ -322,44 +302,27 @@ static void finish_forward(const pu_attention_block *b, forward_work *w, int s) 
     b->lse[STRIP * s + i] = w->m[s][i] * LN2 + logf(w->l[s][i]);
 }
 
-static void begin_forward(const pu_attention_block *b, forward_work *w, int s) {
-  pu_attention_rows q = strip_rows(b, b->q, b->q_stride, s);
-  pack_inner(&q, w->q[s], true);
-  memset(w->o[s], 0, (size_t)pu_attention_padded_dim(b->head_dim) / 16 * 2 * TILE_BYTES);
-  for (int i = 0; i < STRIP; i++) w->m[s][i] = NOTHING, w->l[s][i] = 0.0f;
-}
-
-/* While step i's scores are softened, step i + 1's scores and step i - 1's O^T are multiplied. */
 static void attention_forward(const pu_attention_block *b) {
   forward_work *w = b->scratch;
-  tile_queue queue;
-  const int dim = pu_attention_padded_dim(b->head_dim), strips = (b->n + STRIP - 1) / STRIP;
+  const int dim = pu_attention_padded_dim(b->head_dim), cols = dim / 16, strips = (b->n + STRIP - 1) / STRIP;
   const v16 c = v_set1(b->scale * LOG2E);
-  tile_begin(&queue);
-  for (int s = 0; s < strips; s++) begin_forward(b, w, s);
-  step now = {.from = first_key(b)}, last = {0};
-  w->rescale = false;
-  int i = 0;
-  for (bool more = find_step(b, &now, strips); more; i++) {
-    if (i == 0) {
-      score(&queue, b->keys, w->q[now.strip], now.keys, dim, w->s[0]);
-      tile_run(&queue, queue.left);
-    } else {
-      if (w->rescale) rescale_output(w, last.strip, dim / 16);
-      gather(&queue, b->values, w->p[(i - 1) % 2], last.keys, dim, w->o[last.strip]);
-    }
-    step next = {.strip = now.strip + 1, .from = now.from};
-    more = find_step(b, &next, strips);
-    if (more) score(&queue, b->keys, w->q[next.strip], next.keys, dim, w->s[(i + 1) % 2]);
-    if (now.keys.edge) mask_scores(b, now.strip, now.keys, w->s[i % 2]);
-    soften(w, &queue, now.strip, (int)(now.keys.last - now.keys.first), w->s[i % 2], w->p[i % 2], c);
-    tile_run(&queue, queue.left);
-    last = now;
-    now = next;
+  tile_begin();
+  prefetch_rows(b, b->q, b->q_stride);
+  for (int s = 0; s < strips; s++) {
+    pu_attention_rows q = strip_rows(b, b->q, b->q_stride, s);
+    pack_inner(&q, w->q[s], true);
+    memset(w->o[s], 0, (size_t)cols * 2 * TILE_BYTES);
+    for (int i = 0; i < STRIP; i++) w->m[s][i] = NOTHING, w->l[s][i] = 0.0f;
   }
-  if (w->rescale) rescale_output(w, last.strip, dim / 16);
-  gather(&queue, b->values, w->p[(i - 1) % 2], last.keys, dim, w->o[last.strip]);
-  tile_run(&queue, queue.left);
+  for (int64_t from = first_key(b); from < b->pos + b->n; from += KEYS)
+    for (int s = 0; s < strips; s++) {
+      key_range r = keys_of_strip(b, s, from);
+      if (r.first >= r.last) continue;
+      score(b->keys, w->q[s], r, dim, w->s);
+      if (r.edge) mask_scores(b, s, r, w->s);
+      soften(w, s, (int)(r.last - r.first), c, cols);
+      gather(b->values, w->p, r, dim, w->o[s]);
+    }
   for (int s = 0; s < strips; s++) finish_forward(b, w, s);
   tile_end();
 }
@@ -372,14 +335,12 @@ typedef struct backward_work {
   char q[STRIPS * STRIP_CHUNKS * MAX_COLS * TILE_BYTES];                     /* B tiles of Q: [chunk][tile of D] */
   char g[STRIPS * STRIP_CHUNKS * MAX_COLS * TILE_BYTES];                     /* B tiles of dO */
   float dq[STRIPS][2 * MAX_COLS * TILE_FLOATS];                              /* dQ^T */
-  float s[2][KEYS / 16 * 2 * TILE_FLOATS];                                   /* S^T, of this step and the next */
-  float dp[2][KEYS / 16 * 2 * TILE_FLOATS];                                  /* dP^T */
-  char p[2][KEYS / 16 * STRIPS * STRIP_CHUNKS * TILE_BYTES];                 /* A tiles of P^T, [key tile][strip], of */
-  char ds[2][KEYS / 16 * STRIPS * STRIP_CHUNKS * TILE_BYTES];                /* these keys and the last; and of dS^T */
-  char ds_b[2][KEYS / KE * 2 * TILE_BYTES];                                  /* B tiles of dS^T, of this step and last */
+  float s[KEYS / 16 * 2 * TILE_FLOATS];                                      /* S^T */
+  float dp[KEYS / 16 * 2 * TILE_FLOATS];                                     /* dP^T */
+  char p[KEYS / 16 * STRIPS * STRIP_CHUNKS * TILE_BYTES];                    /* A tiles of P^T, by [key tile][strip] */
+  char ds[KEYS / 16 * STRIPS * STRIP_CHUNKS * TILE_BYTES];                   /* A tiles of dS^T */
+  char ds_b[KEYS / KE * 2 * TILE_BYTES];                                     /* B tiles of dS^T, one strip */
   float lse[STRIPS * STRIP], delta[STRIPS * STRIP];                          /* lse in base 2 */
-  tile_product sums[2 * KEYS / STRIP]; /* products into dK and dV that wait for a step's time */
-  int n_sums;
 } backward_work;
 
 /* delta = sum over D of dO O (Dao et al. 2022, eq. 4): what softmax's gradient subtracts from dP. */
@@ -409,114 +370,67 @@ static void begin_backward(const pu_attention_block *b, backward_work *w, int s)
   }
 }
 
-/* P^T and dS^T / scale of the step's strip, from S^T and dP^T; runs the queue on the way. i: the step's number;
- * half: of p and ds. */
-static void soften_backward(backward_work *w, tile_queue *queue, const step *now, int i, int half, v16 c) {
-  const int keys = (int)(now->keys.last - now->keys.first), at = (int)(now->keys.first - now->from);
-  const float *scores = w->s[i % 2], *dp = w->dp[i % 2];
+/* P^T and dS^T / scale of strip s, from S^T and dP^T. at: the tile of w->p and w->ds where the range begins. */
+static void soften_backward(backward_work *w, int s, int at, int keys, v16 c) {
   v16 lse[2], delta[2];
   for (int t = 0; t < 2; t++) {
-    lse[t] = v_load(w->lse + STRIP * now->strip + 16 * t);
-    delta[t] = v_load(w->delta + STRIP * now->strip + 16 * t);
+    lse[t] = v_load(w->lse + STRIP * s + 16 * t);
+    delta[t] = v_load(w->delta + STRIP * s + 16 * t);
   }
-  const int rate = (queue->left + keys / RUN_KEYS - 1) / (keys / RUN_KEYS);
-  for (int k0 = 0; k0 < keys; k0 += RUN_KEYS) {
-    tile_run(queue, rate);
-    for (int k = k0; k < k0 + RUN_KEYS; k += 2) {
-      v16 p[2][2], ds[2][2];
-      for (int r = 0; r < 2; r++)
-        for (int t = 0; t < 2; t++) {
-          int x = (k / 16 * 2 + t) * TILE_FLOATS + (k % 16 + r) * 16;
-          p[r][t] = v_exp2_p(v_fms(v_load(scores + x), c, lse[t]));
-          ds[r][t] = v_mul(p[r][t], v_sub(v_load(dp + x), delta[t]));
-        }
-      put_a(w->p[half], at + k, now->strip, p);
-      put_a(w->ds[half], at + k, now->strip, ds);
-      put_b(w->ds_b[i % 2], k, ds);
-    }
+  for (int k = 0; k < keys; k += 2) {
+    v16 p[2][2], ds[2][2];
+    for (int i = 0; i < 2; i++)
+      for (int t = 0; t < 2; t++) {
+        int x = (k / 16 * 2 + t) * TILE_FLOATS + (k % 16 + i) * 16;
+        p[i][t] = v_exp2_p(v_fms(v_load(w->s + x), c, lse[t]));
+        ds[i][t] = v_mul(p[i][t], v_sub(v_load(w->dp + x), delta[t]));
+      }
+    put_a(w->p, at + k, s, p);
+    put_a(w->ds, at + k, s, ds);
+    put_b(w->ds_b, k, ds);
   }
 }
 
 /* out[key][d] += sum over the queries of strips [s0, s1) of p[key][q] x[q][d], for 32 keys. */
-static inline tile_product scatter(const char *p, const char *x, int s0, int s1, int cols, float *out) {
+static inline void scatter(const char *p, const char *x, int s0, int s1, int cols, float *out) {
   const int first = s0 * STRIP_CHUNKS;
-  return (tile_product){.a = p + first * TILE_BYTES, .a_m = STRIPS * STRIP_CHUNKS, .a_k = 1, //
-                        .b = x + first * cols * TILE_BYTES, .b_n = 1, .b_k = cols,           //
-                        .c = out, .c_m = cols, .c_n = 1,                                     //
-                        .m = 2, .n = cols, .k = (s1 - s0) * STRIP_CHUNKS, .add = true};
+  tile_multiply(&(tile_product){.a = p + first * TILE_BYTES, .a_m = STRIPS * STRIP_CHUNKS, .a_k = 1, //
+                                .b = x + first * cols * TILE_BYTES, .b_n = 1, .b_k = cols,           //
+                                .c = out, .c_m = cols, .c_n = 1,                                     //
+                                .m = 2, .n = cols, .k = (s1 - s0) * STRIP_CHUNKS, .add = true});
 }
 
-/* Plans the products into dK and dV of the keys from `from` on, whose P and dS are complete in `half`. */
-static void plan_sums(const pu_attention_block *b, backward_work *w, int64_t from, int half, int strips) {
-  const int cols = pu_attention_padded_dim(b->head_dim) / 16;
-  w->n_sums = 0;
-  for (int64_t key = from; key < PU_MIN(from + KEYS, b->pos + b->n); key += STRIP) {
-    int s0 = strips, s1 = 0;
-    for (int s = 0; s < strips; s++) {
-      key_range r = keys_of_strip(b, s, from);
-      if (key < r.first || key >= r.last) continue;
-      s0 = PU_MIN(s0, s);
-      s1 = s + 1;
-    }
-    if (s0 >= s1) continue;
-    int64_t tile = (key - from) / 16 * STRIPS * STRIP_CHUNKS * TILE_BYTES, out = key / 16 * cols * TILE_FLOATS;
-    w->sums[w->n_sums++] = scatter(w->p[half] + tile, w->g, s0, s1, cols, b->dv + out);
-    w->sums[w->n_sums++] = scatter(w->ds[half] + tile, w->q, s0, s1, cols, b->dk + out);
-  }
-}
-
-static void push_sums(backward_work *w, tile_queue *queue, int n) {
-  for (; n > 0 && w->n_sums > 0; n--) tile_push(queue, w->sums[--w->n_sums]);
-}
-
-static void push_scores(const pu_attention_block *b, backward_work *w, tile_queue *queue, const step *s, int i) {
-  const int dim = pu_attention_padded_dim(b->head_dim);
-  score(queue, b->keys, w->qt[s->strip], s->keys, dim, w->s[i % 2]);
-  score(queue, b->values, w->gt[s->strip], s->keys, dim, w->dp[i % 2]);
-}
-
-/* While step i is softened, step i + 1's scores, step i - 1's dQ^T, and a share of the last stretch's dK and dV are
- * multiplied. */
 static void attention_backward(const pu_attention_block *b) {
   backward_work *w = b->scratch;
-  tile_queue queue;
-  const int dim = pu_attention_padded_dim(b->head_dim), strips = (b->n + STRIP - 1) / STRIP;
+  const int dim = pu_attention_padded_dim(b->head_dim), cols = dim / 16, strips = (b->n + STRIP - 1) / STRIP;
   const v16 c = v_set1(b->scale * LOG2E);
-  tile_begin(&queue);
+  tile_begin();
+  prefetch_rows(b, b->q, b->q_stride);
+  prefetch_rows(b, b->grad_out, b->grad_out_stride);
+  prefetch_rows(b, b->out, b->out_stride);
   for (int s = 0; s < strips; s++) begin_backward(b, w, s);
-  w->n_sums = 0;
-  step now = {.from = first_key(b)}, last = {0};
-  int i = 0, half = 0;
-  for (bool more = find_step(b, &now, strips); more; i++) {
-    if (i == 0) {
-      push_scores(b, w, &queue, &now, 0);
-      tile_run(&queue, queue.left);
-    } else {
-      gather(&queue, b->keys_t, w->ds_b[(i - 1) % 2], last.keys, dim, w->dq[last.strip]);
-      if (now.from != last.from) {
-        push_sums(w, &queue, w->n_sums); /* their half is about to be overwritten */
-        tile_run(&queue, queue.left);
-        plan_sums(b, w, last.from, half, strips);
-        half ^= 1;
-      }
-      push_sums(w, &queue, (2 * KEYS / STRIP + STRIPS - 1) / STRIPS);
+  for (int64_t from = first_key(b); from < b->pos + b->n; from += KEYS) {
+    key_range r[STRIPS];
+    for (int s = 0; s < strips; s++) {
+      r[s] = keys_of_strip(b, s, from);
+      if (r[s].first >= r[s].last) continue;
+      score(b->keys, w->qt[s], r[s], dim, w->s);
+      score(b->values, w->gt[s], r[s], dim, w->dp);
+      if (r[s].edge) mask_scores(b, s, r[s], w->s);
+      soften_backward(w, s, (int)(r[s].first - from), (int)(r[s].last - r[s].first), c);
+      gather(b->keys_t, w->ds_b, r[s], dim, w->dq[s]);
     }
-    step next = {.strip = now.strip + 1, .from = now.from};
-    more = find_step(b, &next, strips);
-    if (more) push_scores(b, w, &queue, &next, i + 1);
-    if (now.keys.edge) mask_scores(b, now.strip, now.keys, w->s[i % 2]);
-    soften_backward(w, &queue, &now, i, half, c);
-    tile_run(&queue, queue.left);
-    last = now;
-    now = next;
+    for (int64_t key = from; key < PU_MIN(from + KEYS, b->pos + b->n); key += STRIP) {
+      int s0 = 0, s1 = strips;
+      while (s0 < s1 && (key < r[s0].first || key >= r[s0].last)) s0++;
+      while (s1 > s0 && (key < r[s1 - 1].first || key >= r[s1 - 1].last)) s1--;
+      int64_t tile = (key - from) / 16 * STRIPS * STRIP_CHUNKS * TILE_BYTES, out = key / 16 * cols * TILE_FLOATS;
+      scatter(w->p + tile, w->g, s0, s1, cols, b->dv + out);
+      scatter(w->ds + tile, w->q, s0, s1, cols, b->dk + out);
+    }
   }
-  gather(&queue, b->keys_t, w->ds_b[(i - 1) % 2], last.keys, dim, w->dq[last.strip]);
-  push_sums(w, &queue, w->n_sums);
-  plan_sums(b, w, last.from, half, strips);
-  push_sums(w, &queue, w->n_sums);
-  tile_run(&queue, queue.left);
   float scale[STRIP] __attribute__((aligned(64)));
-  for (int k = 0; k < STRIP; k++) scale[k] = b->scale;
+  for (int i = 0; i < STRIP; i++) scale[i] = b->scale;
   for (int s = 0; s < strips; s++) write_strip(b, w->dq[s], scale, s, b->grad_q, b->grad_q_stride, b->add);
   tile_end();
 }

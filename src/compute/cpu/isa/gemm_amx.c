@@ -234,7 +234,7 @@ static void stream_pack(void *dst, const pu_panel *x, int64_t k_tiles) {
 
 static inline void fetch_tile(const char *tile) {
 #pragma GCC unroll 16
-  for (int i = 0; i < PU_TILE_ROWS; i++) _mm_prefetch(tile + i * LINE, _MM_HINT_T0);
+  for (int i = 0; i < PU_TILE_ROWS; i++) _mm_prefetch(tile + i * LINE, _MM_HINT_T1);
 }
 
 static void stream_1(const char *w, int64_t k_tiles, const char *x, float *out, int ld) {

@@ -16,7 +16,6 @@ typedef struct tile_product {
   bool add; /* else C is overwritten */
 } tile_product;
 
-
 #ifndef PU_TILE_AMX
 
 /* acc + one 4-byte word of A's row (an f32, or two bf16) times a row of B. */
@@ -65,22 +64,7 @@ static void tile_multiply(const tile_product *p) {
       for (int row = 0; row < 16; row += STEP_ROWS) tile_rows(p, i, j, row);
 }
 
-/* AMX runs products in the background of vector work (see attention_amx.c); here there is no such thing, and a product
- * is done when it is pushed. */
-typedef struct tile_queue {
-  int left; /* steps still to run: none, always */
-} tile_queue;
-
-static inline void tile_begin(tile_queue *q) {
-  q->left = 0;
-}
-static inline void tile_push(tile_queue *q, tile_product p) {
-  (void)q;
-  tile_multiply(&p);
-}
-static inline void tile_run(tile_queue *q, int steps) {
-  (void)q;
-  (void)steps;
+static inline void tile_begin(void) {
 }
 static inline void tile_end(void) {
 }

@@ -1,0 +1,145 @@
+#include "puyu/train.h"
+
+#include "src/cli/cli.h"
+
+typedef struct options {
+  const char *shape;
+  int64_t seq, batch, threads, rounds;
+  int precision;
+  bool recompute, profile, json;
+} options;
+
+#define AT(field) offsetof(options, field)
+static const pu_option rows[] = {
+    {.key = "shape",
+     .type = PU_OPT_STR,
+     .offset = AT(shape),
+     .dflt = "puyu-25m",
+     .meta = "NAME",
+     .help = "named shape"},
+    {.key = "seq",
+     .type = PU_OPT_INT,
+     .offset = AT(seq),
+     .dflt = "1024",
+     .min = 2,
+     .max = 1 << 20,
+     .meta = "N",
+     .help = "tokens of a sequence"},
+    {.key = "batch",
+     .type = PU_OPT_INT,
+     .offset = AT(batch),
+     .dflt = "8",
+     .min = 1,
+     .max = 4096,
+     .meta = "N",
+     .help = "sequences computed at once"},
+    {.key = "precision",
+     .type = PU_OPT_ENUM,
+     .offset = AT(precision),
+     .dflt = "bf16",
+     .choices = "bf16|f32",
+     .help = "compute type"},
+    {.key = "threads",
+     .type = PU_OPT_INT,
+     .offset = AT(threads),
+     .dflt = "0",
+     .max = 64,
+     .meta = "N",
+     .help = "threads; 0: all processors"},
+    {.key = "rounds",
+     .type = PU_OPT_INT,
+     .offset = AT(rounds),
+     .dflt = "4",
+     .min = 1,
+     .max = 1000,
+     .meta = "N",
+     .help = "steps measured; the best counts"},
+    {.key = "recompute", .type = PU_OPT_BOOL, .offset = AT(recompute), .help = "keep only each block's input"},
+    {.key = "profile", .type = PU_OPT_BOOL, .offset = AT(profile), .help = "time of each kind of operation"},
+    {.key = "json", .type = PU_OPT_BOOL, .offset = AT(json), .help = "one JSON object"},
+    {0},
+};
+
+static const char *const op_names[PU_OP_COUNT] = {
+#define PU_OP(name, has_backward) #name,
+#include "puyu/ops.def"
+#undef PU_OP
+};
+
+static void print_json(FILE *out, const options *o, const pu_train_bench_result *r) {
+  fprintf(out,
+          "{\"bench\": \"train\", \"shape\": \"%s\", \"seq\": %lld, \"batch\": %lld, \"precision\": \"%s\", "
+          "\"step_seconds\": %.6g, \"tok_per_s\": %.6g, \"flops\": %.6g, \"gemm_flops\": %.6g, \"ratio\": %.4g, "
+          "\"optim_seconds\": %.6g, \"planned_bytes\": %zu, \"peak_bytes\": %zu",
+          o->shape, (long long)o->seq, (long long)o->batch, o->precision ? "f32" : "bf16", r->step_seconds,
+          r->tok_per_s, r->flops, r->gemm_flops, r->ratio, r->optim_seconds, r->planned_bytes, r->peak_bytes);
+  for (int op = 0, n = 0; o->profile && op < PU_OP_COUNT; op++)
+    if (r->op_seconds[op][0] > 0)
+      fprintf(out, "%s\"%s\": [%.6g, %.6g]", n++ ? ", " : ", \"ops\": {", op_names[op], r->op_seconds[op][0],
+              r->op_seconds[op][1]);
+  fprintf(out, o->profile ? "}}\n" : "}\n");
+}
+
+static void print_profile(FILE *out, const pu_train_bench_result *r) {
+  double rest = r->step_seconds;
+  fprintf(out, "\n%-22s %11s %11s %7s\n", "operation", "forward ms", "backward ms", "share");
+  for (int op = 0; op < PU_OP_COUNT; op++) {
+    const double *t = r->op_seconds[op];
+    if (t[0] <= 0) continue;
+    fprintf(out, "%-22s %11.2f %11.2f %6.1f%%\n", op_names[op], 1e3 * t[0], 1e3 * t[1],
+            100 * (t[0] + t[1]) / r->step_seconds);
+    rest -= t[0] + t[1];
+  }
+  fprintf(out, "%-22s %11.2f %11s %6.1f%%\n", "everything else", 1e3 * rest, "", 100 * rest / r->step_seconds);
+}
+
+static void print_text(FILE *out, const options *o, const pu_train_bench_result *r) {
+  const double mib = 1024 * 1024;
+  fprintf(out, "training step, %s, %lld x %lld tokens, %s\n", o->shape, (long long)o->batch, (long long)o->seq,
+          o->precision ? "f32" : "bf16");
+  fprintf(out, "  step           %10.1f ms   (of which norm and update %.1f ms)\n", 1e3 * r->step_seconds,
+          1e3 * r->optim_seconds);
+  fprintf(out, "  tokens/s       %10.0f\n", r->tok_per_s);
+  fprintf(out, "  model FLOP/s   %10.1f G\n", r->flops / 1e9);
+  fprintf(out, "  own products   %10.1f G     (the step's linear layers, forward and backward, same run)\n",
+          r->gemm_flops / 1e9);
+  fprintf(out, "  ratio          %10.1f %%     (mark: 50 %%)\n", 100 * r->ratio);
+  fprintf(out, "  memory         %10.0f MiB, %.0f MiB planned (%.2f of the plan; mark: 1.1)\n",
+          (double)r->peak_bytes / mib, (double)r->planned_bytes / mib,
+          (double)r->peak_bytes / (double)r->planned_bytes);
+}
+
+static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
+  (void)n_args, (void)args;
+  const options *o = opts;
+  pu_train_bench_options b = {.shape = o->shape,
+                              .seq_len = o->seq,
+                              .batch = o->batch,
+                              .rounds = o->rounds,
+                              .dtype = o->precision ? PU_F32 : PU_BF16,
+                              .threads = (int)o->threads,
+                              .recompute = o->recompute,
+                              .profile = o->profile};
+  pu_train_bench_result r;
+  PU_TRY(pu_train_bench(&b, &r, e));
+  if (o->json) {
+    print_json(cli->out, o, &r);
+    return PU_OK;
+  }
+  print_text(cli->out, o, &r);
+  if (o->profile) print_profile(cli->out, &r);
+  return PU_OK;
+}
+
+const pu_command pu_command_bench_train = {
+    .name = "bench train",
+    .summary = "Measure a training step against the machine's matrix products",
+    .usage = "[--shape NAME] [--seq N] [--batch N] [options]",
+    .details =
+        "Random weights and tokens. The step is forward, backward, gradient norm and AdamW update; its FLOPs are "
+        "the model's (recomputation is not counted), and they are held against the rate of our own matrix "
+        "products at the shapes of the step, measured in turn with it.",
+    .options = rows,
+    .options_size = sizeof(options),
+    .run = run,
+};

@@ -1,0 +1,91 @@
+/* Ids to text, line by line. */
+#include "puyu/text.h"
+#include "src/cli/cli.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct options {
+  const char *model;
+  bool skip_special;
+} options;
+
+static const pu_option rows[] = {
+    {.key = "model",
+     .type = PU_OPT_STR,
+     .offset = offsetof(options, model),
+     .meta = "PATH",
+     .help = "tokenizer.model, tokenizer.json, or a directory with one of them",
+     .letter = 'm',
+     .required = true},
+    {.key = "skip-special",
+     .type = PU_OPT_BOOL,
+     .offset = offsetof(options, skip_special),
+     .help = "special tokens give no text"},
+    {0},
+};
+
+static pu_err read_ids(const char *s, size_t line, pu_ids *ids, pu_error *e) {
+  for (;;) {
+    s += strspn(s, " \t\r\n");
+    if (*s == 0) return PU_OK;
+    char *end;
+    errno = 0;
+    long v = strtol(s, &end, 10);
+    if (end == s || errno != 0 || v < 0 || v > INT32_MAX || !strchr(" \t\r\n", *end)) {
+      return pu_fail(e, PU_ERR_FORMAT, "line %zu: \"%.20s\" is not an id", line, s);
+    }
+    if (!pu_ids_push(ids, (int32_t)v)) return pu_fail(e, PU_ERR_NOMEM, "line %zu: no memory for its ids", line);
+    s = end;
+  }
+}
+
+static pu_err decode_lines(const pu_cli *cli, FILE *in, const pu_tokenizer *t, unsigned flags, pu_error *e) {
+  char *line = NULL;
+  size_t cap = 0, number = 0;
+  pu_ids ids = {0};
+  pu_buf text;
+  pu_buf_init(&text, PU_BUF_MAX);
+  pu_err err = PU_OK;
+  while (err == PU_OK && !ferror(cli->out) && getline(&line, &cap, in) >= 0) {
+    ids.n = 0;
+    pu_buf_clear(&text);
+    err = read_ids(line, ++number, &ids, e);
+    if (err == PU_OK && (err = pu_decode(t, ids.v, ids.n, flags, &text, e)) != PU_OK) {
+      err = pu_fail_in(e, err, "line %zu", number);
+    }
+    if (err != PU_OK) break;
+    if (text.len > 0) fwrite(text.data, 1, text.len, cli->out);
+    fputc('\n', cli->out);
+  }
+  if (err == PU_OK && ferror(in)) err = pu_fail(e, PU_ERR_IO, "reading the ids: %s", strerror(errno));
+  free(line);
+  pu_ids_deinit(&ids);
+  pu_buf_deinit(&text);
+  return err;
+}
+
+static pu_err run(const pu_cli *cli, const void *given, int n_args, const char **args, pu_error *e) {
+  const options *o = given;
+  pu_tokenizer *t = NULL;
+  FILE *in = n_args > 0 ? fopen(args[0], "rb") : cli->in;
+  if (!in) return pu_fail(e, PU_ERR_IO, "%s: %s", args[0], strerror(errno));
+  pu_err err = pu_tokenizer_load(o->model, &t, e);
+  if (err == PU_OK) err = decode_lines(cli, in, t, o->skip_special ? PU_DECODE_SKIP_SPECIAL : 0, e);
+  pu_tokenizer_free(t);
+  if (in != cli->in) fclose(in);
+  return err;
+}
+
+const pu_command pu_command_tokenizer_decode = {
+    .name = "tokenizer decode",
+    .summary = "turn lines of ids into text",
+    .usage = "--model PATH [FILE] [options]",
+    .details = "Each line of FILE (or of standard input) holds the ids of one text, with spaces between them, as puyu "
+               "tokenizer encode prints them. A text that holds line breaks comes out with them.",
+    .options = rows,
+    .options_size = sizeof(options),
+    .max_args = 1,
+    .run = run,
+};
