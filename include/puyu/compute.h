@@ -193,7 +193,7 @@ typedef struct pu_embedding_args {
 pu_tensor *pu_embedding(pu_ctx *c, const pu_tensor *ids, pu_tensor *w, pu_dtype out);
 
 /* h = res + x (x may be NULL: h is res itself); y = h / sqrt(mean(h^2) + eps) * w (Zhang & Sennrich 2019).
- * res, h: f32 [N, C]; x, y: compute type [N, C]; w: [C]; rstd: f32 [N], kept for backward. */
+ * res, h: f32 [N, C]; x, y: compute type [N, C]; w: f32 [C]; rstd: f32 [N], kept for backward. */
 typedef struct pu_rmsnorm_add_args {
   pu_tensor *res, *x, *w, *h, *y, *rstd;
   float eps;
@@ -207,7 +207,7 @@ typedef struct pu_linear_args {
 } pu_linear_args;
 pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y_f32);
 
-/* RMS norm of each head of q and k (Qwen3). qkv: [N, (H + 2G) D], rows [q heads, k heads, v heads]; wq, wk: [D].
+/* RMS norm of each head of q and k (Qwen3). qkv: [N, (H + 2G) D], rows [q heads, k heads, v heads]; wq, wk: f32 [D].
  * out: same shape, v copied; rstd: f32 [N, H + G]. */
 typedef struct pu_qk_norm_args {
   pu_tensor *qkv, *wq, *wk, *out, *rstd;

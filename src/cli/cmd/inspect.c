@@ -1,0 +1,160 @@
+/* What a model is: family, sizes, memory, tensors. */
+#include <math.h>
+#include <string.h>
+
+#include "puyu/model.h"
+#include "src/cli/cli.h"
+
+typedef struct options {
+  bool tensors;
+} options;
+
+static const pu_option rows[] = {
+    {.key = "tensors",
+     .type = PU_OPT_BOOL,
+     .offset = offsetof(options, tensors),
+     .dflt = "true",
+     .help = "list every tensor"},
+    {0},
+};
+
+static void line(FILE *out, const char *what, const char *fmt, ...) PU_PRINTF(3, 4);
+static void line(FILE *out, const char *what, const char *fmt, ...) {
+  va_list ap;
+  va_start(ap, fmt);
+  fprintf(out, "%-14s ", what);
+  vfprintf(out, fmt, ap);
+  fputc('\n', out);
+  va_end(ap);
+}
+
+/* "1.72 GiB" */
+static const char *size_text(double bytes, char *dst, size_t size) {
+  static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB", "PiB"};
+  size_t unit = 0;
+  while (bytes >= 1024 && unit + 1 < PU_COUNT(units)) bytes /= 1024, unit++;
+  snprintf(dst, size, unit ? "%.2f %s" : "%.0f %s", bytes, units[unit]);
+  return dst;
+}
+
+static void print_rope(FILE *out, const pu_rope_params *r) {
+  static const char *const kinds[] = {"", ", linear", ", dynamic NTK", ", llama3"};
+  if (r->kind == PU_ROPE_NONE)
+    line(out, "RoPE", "base %g", r->base);
+  else
+    line(out, "RoPE", "base %g%s, factor %g%s", r->base, kinds[r->kind], r->factor,
+         r->kind == PU_ROPE_DYNAMIC ? " above the longest trained position" : "");
+}
+
+static void print_flags(FILE *out, const pu_hparams *hp) {
+  const struct {
+    bool on;
+    const char *name;
+  } flags[] = {{hp->tied, "tied embeddings"},  {hp->qkv_bias, "biases on q, k, v"},
+               {hp->o_bias, "bias on wo"},     {hp->mlp_bias, "biases in the MLP"},
+               {hp->qk_norm, "norms on q, k"}, {hp->norm_head, "normalised output rows"}};
+  char text[200] = "";
+  for (size_t i = 0; i < PU_COUNT(flags); i++) {
+    size_t at = strlen(text);
+    if (flags[i].on) snprintf(text + at, sizeof text - at, "%s%s", at ? ", " : "", flags[i].name);
+  }
+  if (*text) line(out, "with", "%s", text);
+}
+
+static void print_memory(FILE *out, const pu_arch *arch, const pu_hparams *hp) {
+  char a[32], b[32], c[32];
+  double f32 = (double)pu_model_weight_bytes(arch, hp, &(pu_model_options){.dtype = PU_F32});
+  double bf16 = (double)pu_model_weight_bytes(arch, hp, &(pu_model_options){.dtype = PU_BF16});
+  double train = (double)pu_model_weight_bytes(arch, hp, &(pu_model_options){.dtype = PU_BF16, .train = true}) +
+                 8.0 * (double)pu_hparams_count(hp, false);
+  line(out, "weights", "%s in bf16, %s in f32; with optimiser for training in bf16 %s", size_text(bf16, a, sizeof a),
+       size_text(f32, b, sizeof b), size_text(train, c, sizeof c));
+  double cache = 2.0 * 2.0 * (double)(hp->layers * hp->kv_heads * hp->head_dim);
+  line(out, "cache", "%s a token in bf16, %s at %lld tokens", size_text(cache, a, sizeof a),
+       size_text(cache * (double)hp->max_position, b, sizeof b), (long long)hp->max_position);
+}
+
+static void print_config(FILE *out, const pu_arch *arch, const pu_hparams *hp) {
+  line(out, "family", "%s (%s)", arch->name, arch->class_name);
+  line(out, "parameters", "%lld, of them %lld without the input embedding", (long long)pu_hparams_count(hp, false),
+       (long long)pu_hparams_count(hp, true));
+  line(out, "vocabulary", "%lld", (long long)hp->vocab);
+  line(out, "hidden", "%lld", (long long)hp->hidden);
+  line(out, "MLP", "%lld%s", (long long)hp->ffn, hp->experts ? " in each expert" : "");
+  if (hp->experts)
+    line(out, "experts", "%lld, %lld for each token", (long long)hp->experts, (long long)hp->experts_used);
+  line(out, "layers", "%lld", (long long)hp->layers);
+  line(out, "heads", "%lld of %lld, %lld for keys and values", (long long)hp->heads, (long long)hp->head_dim,
+       (long long)hp->kv_heads);
+  line(out, "positions", "%lld", (long long)hp->max_position);
+  if (hp->window) line(out, "window", "%lld", (long long)hp->window);
+  print_rope(out, &hp->rope);
+  print_flags(out, hp);
+  print_memory(out, arch, hp);
+}
+
+static void print_files(FILE *out, const pu_safetensors *s) {
+  double bytes[PU_DTYPE_COUNT] = {0};
+  for (size_t i = 0; i < pu_safetensors_count(s); i++)
+    bytes[pu_safetensors_at(s, i)->dtype] += (double)pu_safetensors_at(s, i)->bytes;
+  char text[200] = "", size[32];
+  for (int t = 0; t < PU_DTYPE_COUNT; t++) {
+    size_t at = strlen(text);
+    if (bytes[t] > 0)
+      snprintf(text + at, sizeof text - at, ", %s of %s", size_text(bytes[t], size, sizeof size),
+               pu_dtype_name((pu_dtype)t));
+  }
+  line(out, "in files", "%zu tensors%s", pu_safetensors_count(s), text);
+}
+
+static void print_tensors(FILE *out, const pu_safetensors *s) {
+  fprintf(out, "\n%-60s %-5s %s\n", "tensor", "type", "shape");
+  for (size_t i = 0; i < pu_safetensors_count(s); i++) {
+    const pu_st_tensor *t = pu_safetensors_at(s, i);
+    fprintf(out, "%-60s %-5s [", t->name, pu_dtype_name(t->dtype));
+    for (int d = 0; d < t->ndim; d++) fprintf(out, "%s%lld", d ? ", " : "", (long long)t->shape[d]);
+    fputs("]\n", out);
+  }
+}
+
+static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
+  const options *o = opts;
+  const pu_arch *arch;
+  pu_hparams hp;
+  (void)n_args;
+  bool dir = pu_path_is_dir(args[0]);
+  if (dir) {
+    const char *config = pu_path_join(cli->arena, args[0], "config.json");
+    if (!config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", args[0]);
+    PU_TRY(pu_config_read(config, &arch, &hp, e));
+    print_config(cli->out, arch, &hp);
+  }
+  const char *const files[] = {"model.safetensors", "model.safetensors.index.json"};
+  bool weights = !dir;
+  for (size_t i = 0; dir && i < PU_COUNT(files); i++) {
+    const char *path = pu_path_join(cli->arena, args[0], files[i]);
+    weights |= path && pu_path_exists(path);
+  }
+  if (!weights) {
+    line(cli->out, "in files", "no weights");
+    return PU_OK;
+  }
+  pu_safetensors *s;
+  PU_TRY(pu_safetensors_open(args[0], &s, e));
+  print_files(cli->out, s);
+  if (o->tensors) print_tensors(cli->out, s);
+  pu_safetensors_close(s);
+  return PU_OK;
+}
+
+const pu_command pu_command_inspect = {
+    .name = "inspect",
+    .summary = "Say what a model is: family, sizes, memory, tensors",
+    .usage = "MODEL [options]",
+    .details = "MODEL is a Hugging Face directory (config.json alone will do) or one safetensors file.",
+    .options = rows,
+    .options_size = sizeof(options),
+    .min_args = 1,
+    .max_args = 1,
+    .run = run,
+};
