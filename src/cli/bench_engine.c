@@ -17,8 +17,7 @@ static size_t matrix_bytes(const pu_model *m, size_t all) {
 }
 
 static void show(void *bar, double done, double total) {
-  (void)total;
-  pu_progress_set(bar, done, NULL);
+  pu_progress_set(bar, total > 0 ? 100 * done / total : 0, NULL);
 }
 
 static pu_err open_all(const pu_bench_options *o, int64_t length, pu_bench_engine *b, pu_error *e) {
@@ -27,8 +26,7 @@ static pu_err open_all(const pu_bench_options *o, int64_t length, pu_bench_engin
     return pu_fail(e, PU_ERR_USAGE, "--shape: there is no shape '%.60s'; puyu init --help lists them", o->shape);
   PU_TRY(pu_backend_open("cpu", (int)o->threads, &b->be, e));
   pu_model_options mo = {.dtype = o->dtype ? PU_F32 : PU_BF16, .tile = true};
-  pu_progress *bar = pu_progress_open("random weights", "bytes",
-                                      (double)pu_model_weight_bytes(pu_arch_find(shape->arch), &shape->hp, &mo));
+  pu_progress *bar = pu_progress_open("random weights", "%", 100);
   mo.progress = show;
   mo.progress_arg = bar;
   pu_err err = pu_model_random(pu_arch_find(shape->arch), &shape->hp, 1, b->be, &mo, &b->m, e);

@@ -65,10 +65,17 @@ static pu_err choose(const char *what, int64_t wanted, int64_t dflt, int64_t mos
   return pu_fail(e, PU_ERR_USAGE, "%s: %lld; it must be from 1 to %lld", what, (long long)*out, (long long)most);
 }
 
+/* As far as the model was trained, or as dynamic scaling of its positions stretches that. */
+static int64_t default_context(const pu_hparams *hp) {
+  double most = hp->max_position > 0 ? (double)hp->max_position : PU_DEFAULT_CONTEXT;
+  if (hp->rope.kind == PU_ROPE_DYNAMIC && hp->rope.factor > 1) most *= hp->rope.factor;
+  return (int64_t)PU_MIN(most, (double)PU_DEFAULT_CONTEXT);
+}
+
 static pu_err set_up(pu_engine *en, const pu_engine_options *o, pu_error *e) {
   const pu_hparams *hp = &en->m->hp;
-  int64_t block, sessions, trained = hp->max_position > 0 ? hp->max_position : PU_DEFAULT_CONTEXT;
-  PU_TRY(choose("the context", o->context, PU_MIN(trained, PU_DEFAULT_CONTEXT), PU_MAX_CONTEXT, &en->context, e));
+  int64_t block, sessions;
+  PU_TRY(choose("the context", o->context, default_context(hp), PU_MAX_CONTEXT, &en->context, e));
   PU_TRY(choose("sessions of an engine", o->max_sessions, 1, PU_MAX_SESSIONS, &sessions, e));
   PU_TRY(choose("the prefill chunk", o->prefill_chunk, PU_PREFILL_CHUNK, PU_MAX_CHUNK, &en->chunk, e));
   PU_TRY(choose("tokens of a cache block", o->kv_block, PU_KV_BLOCK, PU_MAX_KV_BLOCK, &block, e));
@@ -168,6 +175,10 @@ const pu_tokenizer *pu_engine_tokenizer(const pu_engine *en) {
 
 const pu_model *pu_engine_model(const pu_engine *en) {
   return en->m;
+}
+
+int64_t pu_engine_context(const pu_engine *en) {
+  return en->context;
 }
 
 const pu_chat_template *pu_engine_chat(const pu_engine *en) {

@@ -66,7 +66,7 @@ pu_err pu_session_append(pu_session *s, const int32_t *ids, size_t n, pu_error *
                    (long long)en->context, s->ids.n);
   for (size_t i = 0; i < n; i++)
     if (ids[i] < 0 || ids[i] >= en->m->hp.vocab)
-      return pu_fail(e, PU_ERR_USAGE, "token %zu is %d; the model's vocabulary has ids from 0 to %lld", i, ids[i],
+      return pu_fail(e, PU_ERR_USAGE, "token %zu is %d; the model's vocabulary has ids from 0 to %lld", i + 1, ids[i],
                      (long long)en->m->hp.vocab - 1);
   for (size_t i = 0; i < n; i++)
     if (!pu_ids_push(&s->ids, ids[i])) return pu_fail(e, PU_ERR_NOMEM, "no memory for %zu tokens", s->ids.n);
