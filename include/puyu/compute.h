@@ -105,6 +105,15 @@ pu_isa pu_isa_best(void); /* what processor and kernel allow (AMX: permission as
 pu_err pu_cpu_open(int threads, pu_isa isa, pu_backend **out, pu_error *e) PU_MUST_USE;
 pu_pool *pu_cpu_pool(pu_backend *cpu); /* its threads, for work between operations */
 pu_isa pu_cpu_isa(const pu_backend *cpu);
+
+/* What the processor can do at most, measured now on all of the backend's threads in some hundredths of a second: what
+ * benchmarks set their figures beside. 0 where the instruction set has no such unit. */
+typedef struct pu_cpu_limits {
+  double bf16_flops; /* a bare loop of TDPBF16PS, a second */
+  double f32_flops;  /* a bare loop of fused multiply-adds */
+  double read_bytes; /* a second, from memory: 256 MiB in a row */
+} pu_cpu_limits;
+pu_err pu_cpu_measure(pu_backend *cpu, pu_cpu_limits *out, pu_error *e) PU_MUST_USE;
 /* "cpu", or a plug-in found beside the executable ("cuda" -> libpuyu-cuda.so). Close with be->close(be). */
 pu_err pu_backend_open(const char *device, int threads, pu_backend **out, pu_error *e) PU_MUST_USE;
 
@@ -184,7 +193,7 @@ typedef struct pu_embedding_args {
 pu_tensor *pu_embedding(pu_ctx *c, const pu_tensor *ids, pu_tensor *w, pu_dtype out);
 
 /* h = res + x (x may be NULL: h is res itself); y = h / sqrt(mean(h^2) + eps) * w (Zhang & Sennrich 2019).
- * res, h: f32 [N, C]; x, y: compute type [N, C]; w: [C]; rstd: f32 [N], kept for backward. */
+ * res, h: f32 [N, C]; x, y: compute type [N, C]; w: f32 [C]; rstd: f32 [N], kept for backward. */
 typedef struct pu_rmsnorm_add_args {
   pu_tensor *res, *x, *w, *h, *y, *rstd;
   float eps;
@@ -198,7 +207,7 @@ typedef struct pu_linear_args {
 } pu_linear_args;
 pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y_f32);
 
-/* RMS norm of each head of q and k (Qwen3). qkv: [N, (H + 2G) D], rows [q heads, k heads, v heads]; wq, wk: [D].
+/* RMS norm of each head of q and k (Qwen3). qkv: [N, (H + 2G) D], rows [q heads, k heads, v heads]; wq, wk: f32 [D].
  * out: same shape, v copied; rstd: f32 [N, H + G]. */
 typedef struct pu_qk_norm_args {
   pu_tensor *qkv, *wq, *wk, *out, *rstd;

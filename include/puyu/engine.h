@@ -20,9 +20,11 @@ typedef struct pu_engine_options {
   const char *device;     /* "cpu"; NULL: cpu */
   pu_dtype dtype;         /* compute type: PU_BF16 or PU_F32 */
   int threads;            /* 0: all */
-  int64_t context;        /* tokens of one session; 0: the model's max_position, at most 32768 */
+  int64_t context;        /* tokens of one session; 0: the model's max_position (times the factor of dynamic RoPE), at
+                             most 32768 */
   int max_sessions;       /* 0: 1 */
   int64_t prefill_chunk;  /* prompt tokens a step takes at most; 0: 512 */
+  int32_t kv_block;       /* tokens a cache block holds; 0: 32 */
   void (*progress)(void *arg, double done, double total); /* while weights are read */
   void *progress_arg;
 } pu_engine_options;
@@ -36,6 +38,7 @@ pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_option
 void pu_engine_free(pu_engine *en);
 const pu_tokenizer *pu_engine_tokenizer(const pu_engine *en); /* NULL: none */
 const pu_model *pu_engine_model(const pu_engine *en);
+int64_t pu_engine_context(const pu_engine *en); /* tokens a session may hold */
 /* The chat template of the model; NULL where none fits. */
 const pu_chat_template *pu_engine_chat(const pu_engine *en);
 
@@ -88,7 +91,7 @@ pu_err pu_session_generate(pu_session *s, const pu_sampling *o, pu_on_text on_te
 typedef struct pu_engine_stats {
   double prefill_seconds, decode_seconds;
   int64_t prefill_tokens, decode_tokens;
-  size_t weight_bytes, cache_bytes;
+  size_t weight_bytes, cache_bytes, work_bytes;
 } pu_engine_stats;
 pu_engine_stats pu_engine_get_stats(const pu_engine *en);
 

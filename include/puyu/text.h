@@ -52,7 +52,10 @@ enum {
   PU_ENCODE_NO_PREFIX = 8 /* a continuation: no dummy prefix even where the model wants one */
 };
 
-/* Appends the ids of text (any bytes: invalid UTF-8 is encoded by byte fallback, or as U+FFFD where there is none). */
+/* Appends the ids of text, at most 2^30 bytes of any kind: what is not UTF-8 passes as it is in byte-level tokenizers, and
+ * is read as U+FFFD, a byte at a time, in SentencePiece ones, as the library does. A failed call appends nothing.
+ * User-defined pieces of a SentencePiece model are matched in any text, as the library does; pu_chat_ids keeps those
+ * that are markers out of contents. */
 pu_err pu_encode(const pu_tokenizer *t, pu_str text, unsigned flags, pu_ids *out, pu_error *e) PU_MUST_USE;
 
 /* The same with memory kept between calls (word cache, work space): what a loop over documents uses. One thread each. */
@@ -62,7 +65,7 @@ void pu_encoder_free(pu_encoder *enc);
 pu_err pu_encoder_encode(pu_encoder *enc, pu_str text, unsigned flags, pu_ids *out, pu_error *e) PU_MUST_USE;
 
 enum { PU_DECODE_SKIP_SPECIAL = 1 }; /* special tokens give no text */
-/* Appends the bytes of ids. Ids out of range are refused. */
+/* Appends the bytes of ids: byte pieces as they are, even where they make no UTF-8. Ids out of range are refused. */
 pu_err pu_decode(const pu_tokenizer *t, const int32_t *ids, size_t n, unsigned flags, pu_buf *out, pu_error *e)
     PU_MUST_USE;
 
@@ -85,7 +88,6 @@ typedef struct pu_bpe_options {
   const char *const *special; /* special tokens, first ids; NULL-ended; NULL: puyu's own list (see pu_chat) */
   int64_t min_count;         /* pairs rarer than this are not merged (2) */
   bool split_cjk;            /* unused characters aside, keep runs of Han characters short (at most 4 a piece) */
-  pu_pool *pool;             /* NULL: one thread */
   void (*progress)(void *arg, double done, double total, const char *phase);
   void *progress_arg;
 } pu_bpe_options;
@@ -94,7 +96,7 @@ typedef struct pu_bpe_trainer pu_bpe_trainer;
 pu_err pu_bpe_trainer_create(const pu_bpe_options *o, pu_bpe_trainer **out, pu_error *e) PU_MUST_USE;
 void pu_bpe_trainer_free(pu_bpe_trainer *t);
 pu_err pu_bpe_trainer_add(pu_bpe_trainer *t, pu_str document, pu_error *e) PU_MUST_USE; /* counts its words */
-/* Learns the merges; the same text gives the same file, whatever the threads. Appends tokenizer.json (readable by
+/* Learns the merges, on one thread; the same text gives the same file. Appends tokenizer.json (readable by
  * Hugging Face tokenizers) to json. */
 pu_err pu_bpe_trainer_finish(pu_bpe_trainer *t, pu_buf *json, pu_error *e) PU_MUST_USE;
 /* Finishes into dir: tokenizer.json, and tokenizer_config.json with bos, eos and the chat template. */

@@ -1,10 +1,27 @@
 #include "src/cli/sample.h"
 
+static void show(void *bar, double done, double total) {
+  pu_progress_set(bar, total > 0 ? 100 * done / total : 0, NULL);
+}
+
+pu_err pu_cli_open_engine(const char *model, bool f32, int64_t threads, pu_engine **out, pu_error *e) {
+  pu_progress *bar = pu_progress_open("reading weights", "%", 100);
+  pu_engine_options o = {
+      .dtype = f32 ? PU_F32 : PU_BF16, .threads = (int)threads, .progress = show, .progress_arg = bar};
+  pu_err err = pu_engine_open(model, &o, out, e);
+  pu_progress_close(bar);
+  return err;
+}
+
+pu_err pu_cli_encode_prompt(const pu_tokenizer *t, pu_str text, pu_ids *out, pu_error *e) {
+  return pu_encode(t, text, pu_tokenizer_adds_bos(t) ? PU_ENCODE_BOS : 0, out, e);
+}
+
 pu_err pu_cli_continue(pu_engine *en, const char *prompt, const pu_sampling *how, pu_buf *out, pu_error *e) {
   pu_session *s = NULL;
   pu_ids ids = {0};
   pu_err err = pu_session_open(en, &s, e);
-  if (!err) err = pu_encode(pu_engine_tokenizer(en), pu_str_c(prompt), PU_ENCODE_BOS, &ids, e);
+  if (!err) err = pu_cli_encode_prompt(pu_engine_tokenizer(en), pu_str_c(prompt), &ids, e);
   if (!err) err = pu_session_append(s, ids.v, ids.n, e);
   if (!err) err = pu_session_generate(s, how, NULL, NULL, e);
   if (!err) {

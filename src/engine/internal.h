@@ -4,12 +4,22 @@
 
 #include "puyu/engine.h"
 
-enum {
-  PU_KV_BLOCK = 32, /* tokens a cache block holds */
-  PU_MAX_CONTEXT = 32768,
-  PU_MAX_SESSIONS = 4096,
-  PU_PREFILL_CHUNK = 512,
+enum { /* what options are when they are not given, and may be at most */
+       PU_KV_BLOCK = 32,
+       PU_MAX_KV_BLOCK = 1024,
+       PU_DEFAULT_CONTEXT = 32768,
+       PU_MAX_CONTEXT = 1 << 24,
+       PU_MAX_SESSIONS = 4096,
+       PU_PREFILL_CHUNK = 512,
+       PU_MAX_CHUNK = 1 << 20,
 };
+
+/* Work space for choosing tokens (see sampler.c). */
+typedef struct pu_sampler {
+  int64_t vocab;
+  struct pu_candidate *candidates; /* [vocab] */
+  uint8_t *seen;                   /* [vocab], all 0 between calls */
+} pu_sampler;
 
 struct pu_engine {
   pu_model *m;
@@ -19,7 +29,9 @@ struct pu_engine {
   const pu_tokenizer *t;
   const pu_chat_template *chat;
   int64_t context, chunk;
+  int32_t kv_block; /* tokens a cache block holds */
   int max_sessions;
+  pu_sampler sampler;
 
   pu_arena *mem, *host; /* of one step */
   void *work_memory;    /* under mem */
@@ -63,10 +75,25 @@ struct pu_session {
   void *on_text_arg;
 };
 
+/* ---- sampler.c
+ * --------------------------------------------------------------------------------------------------------- */
+
+/* A session's ids, of which the last n_answer were generated. */
+typedef struct pu_history {
+  const int32_t *ids;
+  size_t n, n_answer;
+} pu_history;
+
+bool pu_sampler_init(pu_sampler *s, int64_t vocab); /* false: no memory */
+void pu_sampler_deinit(pu_sampler *s);
+/* The next id; logits [vocab] are changed in place. */
+int32_t pu_sampler_next(pu_sampler *s, float *logits, const pu_sampling *o, const pu_history *h, pu_rng *rng);
+
 /* ---- stream.c: text as it becomes certain
  * ---------------------------------------------------------------------------- */
 
-void pu_stream_init(pu_stream *s, const pu_tokenizer *t);
+/* continues: text stands before the answer's first token, so a space at its beginning belongs to the answer. */
+void pu_stream_init(pu_stream *s, const pu_tokenizer *t, bool continues);
 void pu_stream_deinit(pu_stream *s);
 /* Adds a token's text; looks for stop strings in what is new. */
 pu_err pu_stream_push(pu_stream *s, int32_t id, const pu_sampling *how, pu_error *e) PU_MUST_USE;

@@ -5,8 +5,8 @@
 
 #include "src/engine/internal.h"
 
-static int64_t blocks_for(int64_t tokens) {
-  return (tokens + PU_KV_BLOCK - 1) / PU_KV_BLOCK;
+static int64_t blocks_for(const pu_engine *en, int64_t tokens) {
+  return (tokens + en->kv_block - 1) / en->kv_block;
 }
 
 pu_err pu_session_open(pu_engine *en, pu_session **out, pu_error *e) {
@@ -14,14 +14,14 @@ pu_err pu_session_open(pu_engine *en, pu_session **out, pu_error *e) {
   if (en->n_sessions >= en->max_sessions)
     return pu_fail(e, PU_ERR_USAGE, "all %d sessions of the engine are in use", en->max_sessions);
   pu_session *s = calloc(1, sizeof *s);
-  if (s) s->blocks = calloc((size_t)blocks_for(en->context), sizeof *s->blocks);
+  if (s) s->blocks = calloc((size_t)blocks_for(en, en->context), sizeof *s->blocks);
   if (!s || !s->blocks) {
     free(s);
     return pu_fail(e, PU_ERR_NOMEM, "no memory for a session");
   }
   s->en = en;
   s->how = pu_sampling_default();
-  pu_stream_init(&s->stream, en->t);
+  pu_stream_init(&s->stream, en->t, false);
   pu_session **at = &en->first;
   while (*at) at = &(*at)->next;
   *at = s;
@@ -66,7 +66,7 @@ pu_err pu_session_append(pu_session *s, const int32_t *ids, size_t n, pu_error *
                    (long long)en->context, s->ids.n);
   for (size_t i = 0; i < n; i++)
     if (ids[i] < 0 || ids[i] >= en->m->hp.vocab)
-      return pu_fail(e, PU_ERR_USAGE, "token %zu is %d; the model's vocabulary has ids from 0 to %lld", i, ids[i],
+      return pu_fail(e, PU_ERR_USAGE, "token %zu is %d; the model's vocabulary has ids from 0 to %lld", i + 1, ids[i],
                      (long long)en->m->hp.vocab - 1);
   for (size_t i = 0; i < n; i++)
     if (!pu_ids_push(&s->ids, ids[i])) return pu_fail(e, PU_ERR_NOMEM, "no memory for %zu tokens", s->ids.n);
@@ -75,7 +75,7 @@ pu_err pu_session_append(pu_session *s, const int32_t *ids, size_t n, pu_error *
 
 pu_err pu_session_reserve(pu_session *s, int64_t n, pu_error *e) {
   pu_engine *en = s->en;
-  while (s->n_blocks < blocks_for(n)) {
+  while (s->n_blocks < blocks_for(en, n)) {
     if (!en->n_free) return pu_fail(e, PU_ERR_INTERNAL, "the cache has no free block"); /* sized for all sessions */
     s->blocks[s->n_blocks++] = en->free_blocks[--en->n_free];
   }
@@ -118,6 +118,10 @@ static pu_err check_options(const pu_sampling *o, pu_error *e) {
   return PU_OK;
 }
 
+static bool ends_in_text(const pu_session *s) {
+  return s->en->t && !pu_tokenizer_is_special(s->en->t, s->ids.v[s->ids.n - 1]);
+}
+
 pu_err pu_session_start(pu_session *s, const pu_sampling *o, pu_on_text on_text, void *arg, pu_error *e) {
   if (s->started && s->finish == PU_FINISH_NONE)
     return pu_fail(e, PU_ERR_USAGE, "the session is in the middle of an answer");
@@ -126,7 +130,7 @@ pu_err pu_session_start(pu_session *s, const pu_sampling *o, pu_on_text on_text,
   if (o->n_stop && !s->en->t) return pu_fail(e, PU_ERR_USAGE, "stop strings need a tokenizer, and the model has none");
   if (!keep_options(s, o)) return pu_fail(e, PU_ERR_NOMEM, "no memory for the stop strings");
   pu_stream_deinit(&s->stream);
-  pu_stream_init(&s->stream, s->en->t);
+  pu_stream_init(&s->stream, s->en->t, ends_in_text(s));
   pu_rng_seed(&s->rng, o->seed);
   s->started = true;
   s->finish = (int64_t)s->ids.n >= s->en->context ? PU_FINISH_LENGTH : PU_FINISH_NONE;
@@ -190,6 +194,8 @@ pu_err pu_session_rewind(pu_session *s, int64_t n, pu_error *e) {
   s->started = false;
   s->finish = PU_FINISH_NONE;
   s->answer_at = s->ids.n;
-  give_blocks_back(s, blocks_for(s->cached));
+  pu_stream_deinit(&s->stream);
+  pu_stream_init(&s->stream, s->en->t, false);
+  give_blocks_back(s, blocks_for(s->en, s->cached));
   return PU_OK;
 }

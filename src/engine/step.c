@@ -34,7 +34,7 @@ static void *take(pu_engine *en, size_t n, size_t size) {
   return pu_arena_alloc(en->host, n * size);
 }
 
-static pu_err choose(pu_engine *en, batch *b, pu_error *e) {
+static pu_err choose_shares(pu_engine *en, batch *b, pu_error *e) {
   b->shares = take(en, (size_t)en->n_sessions, sizeof *b->shares);
   if (!b->shares && en->n_sessions) return pu_fail(e, PU_ERR_NOMEM, "no memory for a step");
   int64_t budget = en->chunk;
@@ -113,13 +113,13 @@ static pu_err forward(pu_engine *en, batch *b, float **logits, pu_error *e) {
 }
 
 static pu_err sample(pu_engine *en, batch *b, float *logits, pu_error *e) {
-  int64_t vocab = en->m->hp.vocab;
   for (int32_t i = 0; i < b->n; i++) {
     pu_session *s = b->shares[i].s;
     s->cached += b->shares[i].tokens;
     if (!b->shares[i].makes) continue;
-    int32_t id = pu_sample_token(logits, vocab, &s->how, s->ids.v, s->ids.n, s->ids.n - s->answer_at, &s->rng);
-    logits += vocab;
+    pu_history h = {s->ids.v, s->ids.n, s->ids.n - s->answer_at};
+    int32_t id = pu_sampler_next(&en->sampler, logits, &s->how, &h, &s->rng);
+    logits += en->m->hp.vocab;
     PU_TRY(pu_session_take(s, id, e));
   }
   return PU_OK;
@@ -137,7 +137,7 @@ pu_err pu_engine_step(pu_engine *en, bool *more, pu_error *e) {
   pu_arena_reset(en->mem);
   pu_arena_reset(en->host);
   batch b = {0};
-  PU_TRY(choose(en, &b, e));
+  PU_TRY(choose_shares(en, &b, e));
   if (b.n) {
     float *logits = NULL;
     PU_TRY(lay_out(en, &b, e));

@@ -4,8 +4,8 @@
 
 #include "src/engine/internal.h"
 
-void pu_stream_init(pu_stream *s, const pu_tokenizer *t) {
-  *s = (pu_stream){.decoder = {.t = t, .flags = PU_DECODE_SKIP_SPECIAL}};
+void pu_stream_init(pu_stream *s, const pu_tokenizer *t, bool continues) {
+  *s = (pu_stream){.decoder = {.t = t, .flags = PU_DECODE_SKIP_SPECIAL, .started = continues}};
   pu_buf_init(&s->text, PU_BUF_MAX);
 }
 
@@ -13,19 +13,23 @@ void pu_stream_deinit(pu_stream *s) {
   pu_buf_deinit(&s->text);
 }
 
-/* Cuts the text before the first stop string that ends after `from`. */
+/* Cuts the text before the stop string that is complete first (of several that end together: the longest), so that the
+ * cut is the same however the text is divided into tokens. No stop string ends before `from`. */
 static void look_for_stop(pu_stream *s, const pu_sampling *how, size_t from) {
-  size_t cut = s->text.len;
+  size_t cut = s->text.len, first_end = SIZE_MAX;
   for (size_t i = 0; i < how->n_stop; i++) {
     size_t len = strlen(how->stop[i]);
     if (!len || len > s->text.len) continue;
     size_t start = from > len - 1 ? from - (len - 1) : 0;
     const char *at = memmem(s->text.data + start, s->text.len - start, how->stop[i], len);
     if (!at) continue;
-    cut = PU_MIN(cut, (size_t)(at - s->text.data));
-    s->stopped = true;
+    size_t begin = (size_t)(at - s->text.data), end = begin + len;
+    if (end > first_end || (end == first_end && begin > cut)) continue;
+    first_end = end;
+    cut = begin;
   }
-  if (!s->stopped) return;
+  if (first_end == SIZE_MAX) return;
+  s->stopped = true;
   s->text.len = cut;
   s->text.data[cut] = 0;
 }

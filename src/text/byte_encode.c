@@ -5,8 +5,7 @@
 #include "src/text/encoder.h"
 #include "src/text/split.h"
 
-/* ---- Unicode normal forms
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Unicode normal forms ---------------------------------------------------------------------------------------- */
 
 /* Characters that no composition touches, whatever stands beside them within this set: Latin, the common CJK ranges. */
 static bool inert(uint32_t c) {
@@ -68,14 +67,12 @@ static pu_err normalize(pu_encoder *enc, const uint8_t **p, size_t *n, pu_error 
   return PU_OK;
 }
 
-/* ---- words
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- words ------------------------------------------------------------------------------------------------------ */
 
-static pu_err merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
+pu_err byte_merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
   const byte_model *m = &enc->t->bytes;
   int32_t whole = m->ignore_merges ? text_map_get(&m->raw, pu_str_of((const char *)p, n)) : -1;
-  if (whole >= 0) return pu_ids_push(out, whole) ? PU_OK : text_no_memory(e, n);
+  if (whole >= 0 && !enc->t->pieces[whole].special) return pu_ids_push(out, whole) ? PU_OK : text_no_memory(e, n);
   if (!text_reserve_syms(enc, n)) return text_no_memory(e, n);
   size_t count = 0;
   for (size_t i = 0; i < n; i++) {
@@ -96,37 +93,26 @@ typedef struct words {
 
 static pu_err put_word(void *arg, const uint8_t *p, size_t n, pu_error *e) {
   const words *w = arg;
-  pu_encoder *enc = w->enc;
-  pu_ids *out = w->out;
-  if (n > WORD_MAX || !enc->cache) return merge_word(enc, p, n, out, e);
-  word_key key = word_key_of(enc, p, n);
-  word_slot *set = word_set(enc, &key);
-  const word_slot *hit = word_find(set, &key);
-  if (hit) {
-    if (!text_reserve_ids(out, WORD_IDS)) return text_no_memory(e, n);
-    memcpy(out->v + out->n, hit->ids, sizeof hit->ids);
-    out->n += hit->key[3] >> WORD_COUNT_SHIFT;
-    return PU_OK;
-  }
-  size_t before = out->n;
-  PU_TRY(merge_word(enc, p, n, out, e));
-  word_keep(set, &key, out->v + before, out->n - before);
-  return PU_OK;
+  return text_put_word(w->enc, p, n, w->out, e);
+}
+
+static pu_err cut_words(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
+  const byte_model *m = &enc->t->bytes;
+  words w = {enc, out};
+  enc->readable = p + n;
+  PU_TRY(text_split(m->splits, m->n_splits, p, n, put_word, &w, e));
+  return text_flush_words(enc, out, e);
 }
 
 static pu_err put_words(pu_encoder *enc, const uint8_t *p, size_t n, bool first, pu_ids *out, pu_error *e) {
   (void)first;
-  const byte_model *m = &enc->t->bytes;
-  words w = {enc, out};
-  if (!m->add_prefix_space || (enc->flags & PU_ENCODE_NO_PREFIX) || p[0] == ' ') {
-    return text_split(m->splits, m->n_splits, p, n, put_word, &w, e);
-  }
+  bool prefix = enc->t->bytes.add_prefix_space && !(enc->flags & PU_ENCODE_NO_PREFIX) && p[0] != ' ';
+  if (!prefix) return cut_words(enc, p, n, out, e);
   pu_buf spaced;
   pu_buf_init(&spaced, PU_BUF_MAX);
   pu_buf_putc(&spaced, ' ');
-  pu_err err = pu_buf_append(&spaced, p, n) ? PU_OK : text_no_memory(e, n);
-  enc->readable = (const uint8_t *)spaced.data + spaced.len;
-  if (err == PU_OK) err = text_split(m->splits, m->n_splits, (const uint8_t *)spaced.data, spaced.len, put_word, &w, e);
+  pu_err err = pu_buf_append(&spaced, p, n) ? cut_words(enc, (const uint8_t *)spaced.data, spaced.len, out, e)
+                                            : text_no_memory(e, n);
   pu_buf_deinit(&spaced);
   return err;
 }
@@ -134,6 +120,5 @@ static pu_err put_words(pu_encoder *enc, const uint8_t *p, size_t n, bool first,
 pu_err byte_encode_part(pu_encoder *enc, const uint8_t *p, size_t n, bool first, pu_ids *out, pu_error *e) {
   PU_TRY(normalize(enc, &p, &n, e));
   if (n == 0) return PU_OK;
-  enc->readable = p + n;
   return text_split_added(enc, &enc->t->added_normalized, p, n, first, put_words, out, e);
 }

@@ -62,12 +62,13 @@ pu_err text_apply_config(pu_tokenizer *t, const json_t *config, pu_error *e) {
 static pu_err apply_added(pu_tokenizer *t, const json_t *o, pu_error *e) {
   for (void *it = json_object_iter((json_t *)o); it; it = json_object_iter_next((json_t *)o, it)) {
     pu_str key = pu_str_of(json_object_iter_key(it), json_object_iter_key_len(it));
-    const json_t *id = json_object_iter_value(it);
-    if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) >= TEXT_PIECES_MAX) {
+    const json_t *v = json_object_iter_value(it);
+    double number = json_number_value(v);
+    if (!json_is_number(v) || !(number >= 0 && number < TEXT_PIECES_MAX)) {
       return pu_fail(e, PU_ERR_FORMAT, "added_tokens.json: \"%.40s\" has no id", key.ptr);
     }
-    if (json_integer_value(id) < t->n && t->pieces[json_integer_value(id)].type != PIECE_NONE) continue;
-    text_added a = {.id = (int32_t)json_integer_value(id), .special = true};
+    text_added a = {.id = (int32_t)number, .special = true};
+    if (a.id < t->n && t->pieces[a.id].type != PIECE_NONE) continue;
     PU_TRY(text_add_token(t, a, key, e));
   }
   return PU_OK;
@@ -90,6 +91,14 @@ static pu_err keep_file(pu_tokenizer *t, const char *name, pu_str bytes, pu_erro
   return PU_OK;
 }
 
+/* Integers as reals: "model_max_length" is 10^30 in most of these files, and no number in them needs to be exact. */
+static pu_err parse_lax(const char *path, pu_str bytes, json_t **out, pu_error *e) {
+  json_error_t why;
+  *out = json_loadb(bytes.ptr, bytes.len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &why);
+  if (*out) return PU_OK;
+  return pu_fail(e, PU_ERR_FORMAT, "%s:%d:%d: %s", path, why.line, why.column, why.text);
+}
+
 static pu_err read_one(pu_tokenizer *t, const char *path, const char *name,
                        pu_err (*apply)(pu_tokenizer *, const json_t *, pu_error *), pu_error *e) {
   pu_buf b;
@@ -97,7 +106,7 @@ static pu_err read_one(pu_tokenizer *t, const char *path, const char *name,
   pu_buf_init(&b, CONFIG_MAX + 1);
   pu_err err = pu_file_read(path, CONFIG_MAX, &b, e);
   pu_str bytes = pu_str_of(b.data ? b.data : "", b.len);
-  if (err == PU_OK) err = pu_json_parse(path, bytes, &o, e);
+  if (err == PU_OK) err = parse_lax(path, bytes, &o, e);
   if (err == PU_OK) err = apply(t, o, e);
   if (err == PU_OK) err = keep_file(t, name, bytes, e);
   json_decref(o);

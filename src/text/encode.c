@@ -15,7 +15,8 @@ static bool make_room(pu_encoder *enc, bool cache) {
     enc->stack = malloc(TEXT_PIECE_MAX * sizeof *enc->stack);
     return enc->halves && enc->stack;
   }
-  if (!cache || m->unigram) return true;
+  /* Without byte fallback the ids of a word depend on whether an unknown one came before. */
+  if (!cache || m->unigram || (!enc->t->byte_level && !m->byte_fallback)) return true;
   size_t bytes = (size_t)WORD_SETS * 2 * sizeof(word_slot);
   enc->cache = aligned_alloc(sizeof(word_slot), bytes);
   if (enc->cache) memset(enc->cache, 0, bytes);
@@ -26,6 +27,7 @@ static pu_err encoder_new(const pu_tokenizer *t, bool cache, pu_encoder **out, p
   pu_encoder *enc = calloc(1, sizeof *enc);
   if (enc) {
     enc->t = t;
+    enc->merge = t->byte_level ? byte_merge_word : spm_merge_word;
     pu_buf_init(&enc->norm, PU_BUF_MAX);
   }
   if (!enc || !make_room(enc, cache)) {
@@ -83,8 +85,7 @@ bool text_reserve_ids(pu_ids *out, size_t more) {
   return true;
 }
 
-/* ---- added tokens, as Hugging Face's tokenizers find them
- * ------------------------------------------------------------ */
+/* ---- added tokens, as Hugging Face's tokenizers find them -------------------------------------------------------- */
 
 static bool stands_alone(const uint8_t *p, size_t n, size_t begin, size_t end) {
   uint32_t cp;
@@ -128,8 +129,7 @@ pu_err text_split_added(pu_encoder *enc, const text_trie *trie, const uint8_t *p
   return done < n ? fn(enc, p + done, n - done, first && done == 0, out, e) : PU_OK;
 }
 
-/* ---- the calls
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- the calls --------------------------------------------------------------------------------------------------- */
 
 static pu_err encode(pu_encoder *enc, pu_str text, pu_ids *out, pu_error *e) {
   const pu_tokenizer *t = enc->t;
@@ -147,6 +147,7 @@ static pu_err encode(pu_encoder *enc, pu_str text, pu_ids *out, pu_error *e) {
 pu_err pu_encoder_encode(pu_encoder *enc, pu_str text, unsigned flags, pu_ids *out, pu_error *e) {
   size_t before = out->n;
   enc->flags = flags;
+  enc->n_waiting = 0;
   pu_err err = encode(enc, text, out, e);
   if (err != PU_OK) out->n = before;
   return err;

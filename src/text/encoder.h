@@ -18,6 +18,21 @@ typedef struct word_slot {
   int32_t ids[WORD_IDS];
 } word_slot;
 
+/* A word waits in a short queue between the moment its place in the cache is known, and fetched, and the moment it is
+ * looked at: the cache is larger than the processor's nearest ones. */
+enum { WORDS_WAITING = 16 };
+typedef struct word_key {
+  uint64_t k[4];
+} word_key;
+typedef struct waiting_word {
+  const uint8_t *p;
+  size_t n;
+  word_key key;
+  word_slot *set; /* NULL: too long for the cache */
+} waiting_word;
+
+typedef pu_err (*merge_word_fn)(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e);
+
 typedef struct lattice_node { /* Unigram: the best way to get here */
   int32_t id;
   float score;
@@ -27,7 +42,10 @@ typedef struct lattice_node { /* Unigram: the best way to get here */
 
 struct pu_encoder {
   const pu_tokenizer *t;
-  word_slot *cache; /* WORD_SETS pairs, newest first; NULL: none */
+  word_slot *cache;    /* WORD_SETS pairs, newest first; NULL: none */
+  merge_word_fn merge; /* ids of a word that the cache does not have */
+  waiting_word waiting[WORDS_WAITING];
+  size_t n_waiting;
   bpe_work work;
   int32_t *syms;
   size_t cap_syms;
@@ -41,9 +59,15 @@ struct pu_encoder {
   bool after_unk;          /* SentencePiece: unknown characters in a row are one id */
 };
 
+pu_err spm_merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) PU_MUST_USE;
+pu_err byte_merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) PU_MUST_USE;
 /* spm_encode.c, byte_encode.c: p[0..n) is a stretch without added tokens; first: it begins the text. */
 pu_err spm_encode_part(pu_encoder *enc, const uint8_t *p, size_t n, bool first, pu_ids *out, pu_error *e) PU_MUST_USE;
 pu_err byte_encode_part(pu_encoder *enc, const uint8_t *p, size_t n, bool first, pu_ids *out, pu_error *e) PU_MUST_USE;
+
+/* words.c: the ids of p[0..n) go to out, now or when the words are flushed. p must stay until then. */
+pu_err text_put_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) PU_MUST_USE;
+pu_err text_flush_words(pu_encoder *enc, pu_ids *out, pu_error *e) PU_MUST_USE;
 
 /* encode.c */
 typedef pu_err (*encode_part_fn)(pu_encoder *enc, const uint8_t *p, size_t n, bool first, pu_ids *out, pu_error *e);
@@ -54,62 +78,5 @@ pu_err text_encoder_bare(const pu_tokenizer *t, pu_encoder **out, pu_error *e) P
 bool text_reserve_syms(pu_encoder *enc, size_t n);
 bool text_reserve_ids(pu_ids *out, size_t more);
 pu_err text_no_memory(pu_error *e, size_t n);
-
-/* ---- the word cache
- * -------------------------------------------------------------------------------------------------- */
-
-typedef struct word_key {
-  uint64_t k[4];
-} word_key;
-
-static inline uint64_t word_mask(size_t len, size_t i) {
-  return len >= 8 * i + 8 ? UINT64_MAX : len <= 8 * i ? 0 : ((uint64_t)1 << (8 * (len - 8 * i))) - 1;
-}
-
-/* n <= WORD_MAX */
-static inline word_key word_key_of(const pu_encoder *enc, const uint8_t *p, size_t n) {
-  word_key w;
-  if (enc->readable - p >= WORD_PAD) {
-    memcpy(w.k, p, sizeof w.k);
-    for (size_t i = 0; i < 4; i++) w.k[i] &= word_mask(n, i);
-  } else {
-    memset(w.k, 0, sizeof w.k);
-    memcpy(w.k, p, n);
-  }
-  w.k[3] |= (uint64_t)n << 48;
-  return w;
-}
-
-static inline uint64_t word_fold(uint64_t a, uint64_t b) {
-  unsigned __int128 m = (unsigned __int128)a * b;
-  return (uint64_t)m ^ (uint64_t)(m >> 64);
-}
-
-static inline word_slot *word_set(const pu_encoder *enc, const word_key *w) {
-  uint64_t h = word_fold(w->k[0] ^ 0xA0761D6478BD642Fu, w->k[1] ^ 0xE7037ED1A0B428DBu) ^
-               word_fold(w->k[2] ^ 0x8EBC6AF09C88C6E3u, w->k[3] ^ 0x589965CC75374CC3u);
-  return enc->cache + 2 * (h & (WORD_SETS - 1));
-}
-
-#define WORD_COUNT_SHIFT 56
-
-static inline const word_slot *word_find(const word_slot *set, const word_key *w) {
-  for (int i = 0; i < 2; i++) {
-    const uint64_t *k = set[i].key;
-    if (k[0] == w->k[0] && k[1] == w->k[1] && k[2] == w->k[2] &&
-        (k[3] & (((uint64_t)1 << WORD_COUNT_SHIFT) - 1)) == w->k[3]) {
-      return &set[i];
-    }
-  }
-  return NULL;
-}
-
-static inline void word_keep(word_slot *set, const word_key *w, const int32_t *ids, size_t n_ids) {
-  if (n_ids > WORD_IDS) return;
-  set[1] = set[0];
-  memcpy(set[0].key, w->k, sizeof w->k);
-  set[0].key[3] |= (uint64_t)n_ids << WORD_COUNT_SHIFT;
-  memcpy(set[0].ids, ids, n_ids * sizeof *ids);
-}
 
 #endif

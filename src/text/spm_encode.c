@@ -40,8 +40,7 @@ static int32_t char_symbol(const spm_model *m, const uint8_t *p, size_t len) {
   return p[0] < 0x80 ? m->ascii[p[0]] : text_map_get(&m->chars, pu_str_of((const char *)p, len));
 }
 
-/* ---- models with unused pieces
- * ---------------------------------------------------------------------------------------- */
+/* ---- models with unused pieces ----------------------------------------------------------------------------------- */
 
 static void note_halves(void *arg, int32_t left, int32_t right, int32_t id) {
   pu_encoder *enc = arg;
@@ -77,12 +76,20 @@ static size_t put_symbol(pu_encoder *enc, int32_t s, const uint8_t *p, size_t n,
   }
 }
 
+/* May piece id come from the text p[0..n)? A special piece may not under its own name (a configuration can declare a
+ * user-defined piece special), nor a marker inside a chat's contents under any. */
+static bool allowed(const pu_encoder *enc, int32_t id, const uint8_t *p, size_t n) {
+  const text_piece *piece = &enc->t->pieces[id];
+  if ((enc->flags & TEXT_ENCODE_GUARD) && piece->guarded) return false;
+  return !piece->special || !pu_str_eq(piece->text, pu_str_of((const char *)p, n));
+}
+
 /* Length of the user-defined piece at p, or 0. */
 static size_t user_piece(const pu_encoder *enc, const uint8_t *p, size_t n, uint32_t code, int32_t *id) {
   const spm_model *m = &enc->t->spm;
   if (!text_bit(m->user_first, spm_first_hash(code))) return 0;
   size_t len = text_trie_longest(&m->user, p, n, id);
-  return len > 0 && (enc->flags & TEXT_ENCODE_GUARD) && enc->t->pieces[*id].guarded ? 0 : len;
+  return len > 0 && allowed(enc, *id, p, len) ? len : 0;
 }
 
 static pu_err merge_whole(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
@@ -104,10 +111,9 @@ static pu_err merge_whole(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *o
   return ok ? PU_OK : text_no_memory(e, n);
 }
 
-/* ---- BPE by words
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- BPE by words ------------------------------------------------------------------------------------------------ */
 
-static pu_err merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
+pu_err spm_merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
   const pu_tokenizer *t = enc->t;
   if (!text_reserve_syms(enc, n)) return text_no_memory(e, n);
   size_t count = 0, at = 0;
@@ -127,24 +133,6 @@ static pu_err merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *ou
   return PU_OK;
 }
 
-static pu_err put_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
-  /* Without byte fallback ids depend on whether an unknown one came before. */
-  if (n > WORD_MAX || !enc->cache || !enc->t->spm.byte_fallback) return merge_word(enc, p, n, out, e);
-  word_key key = word_key_of(enc, p, n);
-  word_slot *set = word_set(enc, &key);
-  const word_slot *hit = word_find(set, &key);
-  if (hit) {
-    if (!text_reserve_ids(out, WORD_IDS)) return text_no_memory(e, n);
-    memcpy(out->v + out->n, hit->ids, sizeof hit->ids); /* all of them: a fixed size is one move */
-    out->n += hit->key[3] >> WORD_COUNT_SHIFT;
-    return PU_OK;
-  }
-  size_t before = out->n;
-  PU_TRY(merge_word(enc, p, n, out, e));
-  word_keep(set, &key, out->v + before, out->n - before);
-  return PU_OK;
-}
-
 static pu_err merge_by_words(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
   const spm_model *m = &enc->t->spm;
   size_t begin = 0;
@@ -155,19 +143,20 @@ static pu_err merge_by_words(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids
     size_t user = user_piece(enc, p + i, n - i, code, &id);
     bool cut = user > 0 || !text_bit(m->joins, spm_join_hash(before, code));
     if (i > begin && cut) {
-      PU_TRY(put_word(enc, p + begin, i - begin, out, e));
+      PU_TRY(text_put_word(enc, p + begin, i - begin, out, e));
       begin = i;
     }
     if (user == 0) continue;
+    PU_TRY(text_flush_words(enc, out, e));
     if (!put_id(enc, out, id)) return text_no_memory(e, n);
     len = user;
     begin = i + len;
   }
-  return n > begin ? put_word(enc, p + begin, n - begin, out, e) : PU_OK;
+  if (n > begin) PU_TRY(text_put_word(enc, p + begin, n - begin, out, e));
+  return text_flush_words(enc, out, e);
 }
 
-/* ---- Unigram
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- Unigram ----------------------------------------------------------------------------------------------------- */
 
 static void reach(lattice_node *node, double score, uint32_t from, int32_t id) {
   if (node->reached && !(score > node->score)) return;
@@ -186,8 +175,8 @@ static void extend(pu_encoder *enc, const uint8_t *p, size_t n, size_t at) {
   for (size_t i = at; i < n && (node = text_trie_step(&m->pieces, node, p[i])) != 0; i++) {
     int32_t id = m->pieces.value[node];
     if (id < 0 || t->pieces[id].type == PIECE_UNUSED) continue;
-    if ((enc->flags & TEXT_ENCODE_GUARD) && t->pieces[id].guarded) continue;
     size_t len = i + 1 - at;
+    if (!allowed(enc, id, p + at, len)) continue;
     double score = t->pieces[id].type == PIECE_USER ? (float)len * m->max_score - 0.1 : (double)t->pieces[id].score;
     reach(&enc->lattice[at + len], score + here, (uint32_t)at, id);
     single |= len == char_len;

@@ -106,8 +106,8 @@ int main(void) {
       {DIR "bpe-qwen2" JSON, DIR "bpe-qwen2/expected.json", PU_ENCODE_SPECIAL, 6000, -1, 0},
   };
   const struct CMUnitTest tests[] = {
-      {"internlm", check_reference, NULL, NULL, &rows[0]},   {"internlm2", check_reference, NULL, NULL, &rows[1]},
-      {"bpe-gpt2", check_reference, NULL, NULL, &rows[2]},   {"bpe-llama3", check_reference, NULL, NULL, &rows[3]},
+      {"internlm", check_reference, NULL, NULL, &rows[0]},  {"internlm2", check_reference, NULL, NULL, &rows[1]},
+      {"bpe-gpt2", check_reference, NULL, NULL, &rows[2]},  {"bpe-llama3", check_reference, NULL, NULL, &rows[3]},
       {"bpe-qwen2", check_reference, NULL, NULL, &rows[4]},
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -35,10 +35,42 @@ static text_splitter *make(const char *pattern, split_behavior behavior, bool in
 
 /* Characters where the alternatives meet, then anything that Unicode 13 and later agree on. */
 static void random_text(pu_rng *r, pu_buf *b) {
-  static const char *const seeds[] = {"'", "s", "S", "t", "re", "vE", "LL", "'d", " ", "  ", "\n", "\r\n", "\t",
-                                      "a", "B", "1", "23", ".", "!?", "_", "\xC2\xA0", "\xE3\x80\x80", "\xE4\xB8\xAD",
-                                      "\xC3\xA9", "\xC5\xBF", "\xD9\xA3", "\xC2\xB2", "\xE2\x85\xA7", "\xCC\x81",
-                                      "\xF0\x9F\x98\x80", "\xE2\x80\xA8", "\xC2\x85", "\xE1\x9A\x80", "-", "\0x", "\x1C"};
+  static const char *const seeds[] = {"'",
+                                      "s",
+                                      "S",
+                                      "t",
+                                      "re",
+                                      "vE",
+                                      "LL",
+                                      "'d",
+                                      " ",
+                                      "  ",
+                                      "\n",
+                                      "\r\n",
+                                      "\t",
+                                      "a",
+                                      "B",
+                                      "1",
+                                      "23",
+                                      ".",
+                                      "!?",
+                                      "_",
+                                      "\xC2\xA0",
+                                      "\xE3\x80\x80",
+                                      "\xE4\xB8\xAD",
+                                      "\xC3\xA9",
+                                      "\xC5\xBF",
+                                      "\xD9\xA3",
+                                      "\xC2\xB2",
+                                      "\xE2\x85\xA7",
+                                      "\xCC\x81",
+                                      "\xF0\x9F\x98\x80",
+                                      "\xE2\x80\xA8",
+                                      "\xC2\x85",
+                                      "\xE1\x9A\x80",
+                                      "-",
+                                      "\0x",
+                                      "\x1C"};
   pu_buf_clear(b);
   size_t n = pu_rng_below(r, 40);
   for (size_t i = 0; i < n; i++) {

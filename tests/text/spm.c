@@ -16,7 +16,7 @@ static void must(pu_err code) {
   if (code != PU_OK) fail_msg("%s", err.msg);
 }
 
-/* ---- the plain encoder -------------------------------------------------------------------------------------------------- */
+/* ---- the plain encoder ------------------------------------------------------------------------------------------- */
 
 typedef struct row {
   char text[16];
@@ -165,7 +165,7 @@ static void plain_unigram(const model *m, const char *text, pu_ids *out) {
   while (k-- > 0) put(&p, by[path[k]], from[path[k]], path[k] - from[path[k]]);
 }
 
-/* ---- random models and texts -------------------------------------------------------------------------------------------- */
+/* ---- random models and texts ------------------------------------------------------------------------------------- */
 
 /* Few characters, so that pieces overlap in every way. é and 中 have no piece of their own in some models. */
 static const char *const alphabet[] = {"a", "b", "c", "\xE2\x96\x81", "\xC3\xA9", "\xE4\xB8\xAD", "\xF0\x9F\x98\x80"};
@@ -242,7 +242,7 @@ static void test_random_models(void **state) {
   pu_buf_deinit(&b);
 }
 
-/* ---- one thing at a time --------------------------------------------------------------------------------------------------- */
+/* ---- one thing at a time ----------------------------------------------------------------------------------------- */
 
 static pu_tokenizer *make(pu_buf *b, spm_settings s) {
   pu_tokenizer *t = NULL;
@@ -333,8 +333,16 @@ static void test_unknown_and_bytes(void **state) {
   spm_piece(&b, pu_str_of("\0", 1), -50, NORMAL);
   spm_piece(&b, pu_str_of("a\0", 2), -51, NORMAL);
   pu_tokenizer *t = make(&b, (spm_settings){.byte_fallback = true});
-  assert_string_equal(cut(t, pu_str_c("\xC3\xA9" "b"), 0), "<0xC3>|<0xA9>|b");
-  assert_string_equal(cut(t, pu_str_c("\xFF" "b"), 0), "<0xEF>|<0xBF>|<0xBD>|b"); /* not UTF-8: U+FFFD */
+  assert_string_equal(cut(t,
+                          pu_str_c("\xC3\xA9"
+                                   "b"),
+                          0),
+                      "<0xC3>|<0xA9>|b");
+  assert_string_equal(cut(t,
+                          pu_str_c("\xFF"
+                                   "b"),
+                          0),
+                      "<0xEF>|<0xBF>|<0xBD>|b"); /* not UTF-8: U+FFFD */
   pu_ids ids = {0};
   must(pu_encode(t, pu_str_of("b\0a\0", 4), 0, &ids, &err));
   assert_int_equal(ids.n, 3);
@@ -435,7 +443,8 @@ static void build_charsmap(const rule *rules, size_t n, pu_buf *out) {
 static void test_charsmap(void **state) {
   (void)state;
   /* Sorted. The longest rule wins; a replacement may be empty, or hold a space. */
-  static const rule rules[] = {{"A", "a"}, {"AB", "b"}, {"\xC2\xA0", " "}, {"\xE2\x80\x8B", ""}, {"\xEF\xBC\xA1", "a b"}};
+  static const rule rules[] = {
+      {"A", "a"}, {"AB", "b"}, {"\xC2\xA0", " "}, {"\xE2\x80\x8B", ""}, {"\xEF\xBC\xA1", "a b"}};
   pu_buf map, b;
   pu_buf_init(&map, 1 << 20);
   build_charsmap(rules, PU_COUNT(rules), &map);
@@ -447,7 +456,11 @@ static void test_charsmap(void **state) {
                                             .charsmap = pu_str_of(map.data, map.len)});
   assert_string_equal(cut(t, pu_str_c("A"), 0), WS "a");
   assert_string_equal(cut(t, pu_str_c("AAB"), 0), WS "ab");
-  assert_string_equal(cut(t, pu_str_c("\xC2\xA0" "A\xC2\xA0 b\xE2\x80\x8B\xC2\xA0"), 0), WS "a|" WS "|b");
+  assert_string_equal(cut(t,
+                          pu_str_c("\xC2\xA0"
+                                   "A\xC2\xA0 b\xE2\x80\x8B\xC2\xA0"),
+                          0),
+                      WS "a|" WS "|b");
   assert_string_equal(cut(t, pu_str_c("\xEF\xBC\xA1\xEF\xBC\xA1"), 0), WS "a|" WS "|b|a|" WS "|b");
   assert_string_equal(cut(t, pu_str_c("b[A]A"), 0), WS "|b|[A]|a"); /* a user-defined piece stays as written */
   pu_tokenizer_free(t);
@@ -509,9 +522,9 @@ static void test_broken_models(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_random_models), cmocka_unit_test(test_spaces),
+      cmocka_unit_test(test_random_models),     cmocka_unit_test(test_spaces),
       cmocka_unit_test(test_unknown_and_bytes), cmocka_unit_test(test_control_and_user),
-      cmocka_unit_test(test_charsmap), cmocka_unit_test(test_long_runs),
+      cmocka_unit_test(test_charsmap),          cmocka_unit_test(test_long_runs),
       cmocka_unit_test(test_broken_models),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

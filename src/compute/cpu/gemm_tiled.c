@@ -91,7 +91,7 @@ static void linear_stream(pu_cpu *cpu, const pu_gemm_kernel *kn, const pu_tensor
       .kernel = kn, .w = w, .b = b, .y = y, .x = cpu->scratch[0], .k_tiles = k_tiles, .rows = (int)x->shape[0]};
   pu_panel p = {x->data, x->dtype, x->stride[0], 1, s.rows, s.rows, 0, k};
   kn->stream_pack(cpu->scratch[0], &p, k_tiles);
-  enum { CHUNK_BYTES = 1 << 18 }; /* long runs of memory for each thread, yet enough of them to share out */
+  enum { CHUNK_BYTES = 1 << 20 }; /* long runs of memory for each thread, yet enough of them to share out */
   pu_pool_run(cpu->pool, tile_rows_n, PU_MAX(CHUNK_BYTES / (k_tiles * PU_TILE_BYTES + 1), 1), stream_tiles, &s);
 }
 

@@ -67,7 +67,7 @@ INLINE void norm_row(const pu_rmsnorm_add_args *a, int64_t n, pu_dtype type) {
   void *y = pu_row(a->y, n);
   for (int64_t c = 0; c < width; c += 16) {
     v16 v = v_mul(read16(h, PU_F32, c, width), r);
-    write16(y, type, c, width, v_mul(v, read16(a->w->data, type, c, width)));
+    write16(y, type, c, width, v_mul(v, read16(a->w->data, PU_F32, c, width)));
   }
 }
 
@@ -82,9 +82,9 @@ static void norm_rows(void *arg, int64_t begin, int64_t end, int worker) {
   }
 }
 
-/* One compute type for everything that is not f32 anyway; other mixes are the reference's. */
+/* Weights in f32, as models keep them, and one compute type for the rest; other mixes are the reference's. */
 static bool norm_is_uniform(const pu_rmsnorm_add_args *a) {
-  return a->w->dtype == a->y->dtype && (!a->x || a->x->dtype == a->y->dtype);
+  return a->w->dtype == PU_F32 && (!a->x || a->x->dtype == a->y->dtype);
 }
 
 static pu_err rmsnorm_add(pu_backend *be, void *args, pu_error *e) {
@@ -109,7 +109,7 @@ INLINE void norm_row_back(const norm_back *b, int64_t n, float *sums, pu_dtype t
   v16 dot = v_set1(0), r = v_set1(((const float *)a->rstd->data)[n]);
   for (int64_t c = 0; c < width; c += 16) {
     v16 dyh = v_mul(read16(dy, type, c, width), read16(h, PU_F32, c, width));
-    dot = v_fma(dyh, read16(w, type, c, width), dot);
+    dot = v_fma(dyh, read16(w, PU_F32, c, width), dot);
     if (sums) write16(sums, PU_F32, c, width, v_fma(dyh, r, read16(sums, PU_F32, c, width)));
   }
   float rstd = ((const float *)a->rstd->data)[n];
@@ -118,7 +118,7 @@ INLINE void norm_row_back(const norm_back *b, int64_t n, float *sums, pu_dtype t
   float *dres = a->res->grad ? pu_row(a->res->grad, n) : NULL;
   void *dx = a->x && a->x->grad ? pu_row(a->x->grad, n) : NULL;
   for (int64_t c = 0; c < width; c += 16) {
-    v16 v = v_mul(v_mul(read16(dy, type, c, width), read16(w, type, c, width)), r);
+    v16 v = v_mul(v_mul(read16(dy, type, c, width), read16(w, PU_F32, c, width)), r);
     v = v_fma(read16(h, PU_F32, c, width), pull, v);
     if (dh) v = v_add(v, read16(dh, PU_F32, c, width));
     if (dres) add16(dres, PU_F32, c, width, v, b->add_res);
@@ -186,7 +186,7 @@ INLINE void head_norm(const pu_qk_norm_args *a, int64_t n, int64_t head, pu_dtyp
   ((float *)pu_row(a->rstd, n))[head] = rstd;
   v16 r = v_set1(rstd);
   for (int64_t d = 0; d < dim; d += 16)
-    write16(y, type, d, dim, v_mul(v_mul(read16(x, type, d, dim), r), read16(w, type, d, dim)));
+    write16(y, type, d, dim, v_mul(v_mul(read16(x, type, d, dim), r), read16(w, PU_F32, d, dim)));
 }
 
 INLINE void qk_norm_row(const pu_qk_norm_args *a, int64_t n, pu_dtype type) {
@@ -208,7 +208,7 @@ static void qk_norm_rows(void *arg, int64_t begin, int64_t end, int worker) {
 }
 
 static bool qk_norm_is_uniform(const pu_qk_norm_args *a) {
-  return a->wq->dtype == a->qkv->dtype && a->wk->dtype == a->qkv->dtype;
+  return a->wq->dtype == PU_F32 && a->wk->dtype == PU_F32;
 }
 
 static pu_err qk_norm(pu_backend *be, void *args, pu_error *e) {
@@ -234,14 +234,14 @@ INLINE void head_norm_back(const qk_back *b, int64_t n, int64_t head, float *sum
   v16 dot = v_set1(0), r = v_set1(rstd);
   for (int64_t d = 0; d < dim; d += 16) {
     v16 dyx = v_mul(read16(dy, type, d, dim), read16(x, type, d, dim));
-    dot = v_fma(dyx, read16(w, type, d, dim), dot);
+    dot = v_fma(dyx, read16(w, PU_F32, d, dim), dot);
     write16(sums, PU_F32, d, dim, v_fma(dyx, r, read16(sums, PU_F32, d, dim)));
   }
   if (!a->qkv->grad) return;
   void *dx = element(pu_row(a->qkv->grad, n), type, d0);
   v16 pull = v_set1(-v_sum(dot) / (float)dim * rstd * rstd * rstd);
   for (int64_t d = 0; d < dim; d += 16) {
-    v16 v = v_mul(v_mul(read16(dy, type, d, dim), read16(w, type, d, dim)), r);
+    v16 v = v_mul(v_mul(read16(dy, type, d, dim), read16(w, PU_F32, d, dim)), r);
     add16(dx, type, d, dim, v_fma(read16(x, type, d, dim), pull, v), b->add);
   }
 }

@@ -16,38 +16,66 @@ enum { MAX_ROWS = 2048, MIN_ROWS = 64 };
 typedef struct loss_job {
   const pu_linear_cross_entropy_args *a;
   pu_loss_row_fn row;
-  float *logits; /* [rows, V] */
-  int64_t first; /* row of x */
+  float *logits;       /* [rows, V] */
+  const int32_t *live; /* the rows of x that have a target */
+  int64_t first;       /* of them: the first of the chunk */
+  bool gathered;       /* some rows have none */
+  pu_tensor x, dx;     /* the chunk's rows: of a->x and a->dx themselves, or gathered */
 } loss_job;
+
+/* What a row without a target (a prompt's, a padding's) gives: nothing. */
+static void dead_rows(void *arg, int64_t begin, int64_t end, int worker) {
+  const pu_linear_cross_entropy_args *a = arg;
+  (void)worker;
+  for (int64_t n = begin; n < end; n++) {
+    if (((const int32_t *)a->targets->data)[n] >= 0) continue;
+    ((float *)a->loss->data)[n] = 0;
+    if (a->dx) memset(pu_row(a->dx, n), 0, (size_t)a->dx->shape[1] * pu_dtype_size(a->dx->dtype));
+  }
+}
+
+static void gather_rows(void *arg, int64_t begin, int64_t end, int worker) {
+  const loss_job *job = arg;
+  (void)worker;
+  for (int64_t i = begin; i < end; i++)
+    memcpy(pu_row(&job->x, i), pu_row(job->a->x, job->live[job->first + i]),
+           (size_t)job->x.shape[1] * pu_dtype_size(job->x.dtype));
+}
+
+static void scatter_rows(void *arg, int64_t begin, int64_t end, int worker) {
+  const loss_job *job = arg;
+  (void)worker;
+  for (int64_t i = begin; i < end; i++)
+    memcpy(pu_row(job->a->dx, job->live[job->first + i]), pu_row(&job->dx, i),
+           (size_t)job->dx.shape[1] * pu_dtype_size(job->dx.dtype));
+}
 
 static void loss_rows(void *arg, int64_t begin, int64_t end, int worker) {
   const loss_job *job = arg;
   const pu_linear_cross_entropy_args *a = job->a;
   int64_t vocab = a->w->shape[0];
-  float *losses = a->loss->data, scale = a->dx ? a->grad_scale : 0;
   (void)worker;
   for (int64_t i = begin; i < end; i++) {
-    int32_t target = ((const int32_t *)a->targets->data)[job->first + i];
-    float *logits = job->logits + i * vocab;
-    losses[job->first + i] = target < 0 ? 0 : job->row(logits, vocab, target, scale, a->x->dtype);
-    if (target < 0) memset(logits, 0, (size_t)vocab * sizeof *logits);
+    int32_t n = job->live[job->first + i], target = ((const int32_t *)a->targets->data)[n];
+    ((float *)a->loss->data)[n] =
+        job->row(job->logits + i * vocab, vocab, target, a->dx ? a->grad_scale : 0, a->x->dtype);
   }
 }
 
 static void chunk_logits(pu_cpu *cpu, const loss_job *job, int64_t rows) {
-  const pu_linear_cross_entropy_args *a = job->a;
+  const pu_tensor *w = job->a->w;
   pu_gemm g = {.m = rows,
-               .n = a->w->shape[0],
-               .k = a->x->shape[1],
-               .a = pu_row(a->x, job->first),
-               .b = a->w->data,
+               .n = w->shape[0],
+               .k = w->shape[1],
+               .a = job->x.data,
+               .b = w->data,
                .c = job->logits,
-               .a_row = a->x->stride[0],
+               .a_row = job->x.stride[0],
                .a_col = 1,
                .b_row = 1,
-               .b_col = a->w->stride[0],
-               .c_row = a->w->shape[0],
-               .ab_type = a->x->dtype,
+               .b_col = w->stride[0],
+               .c_row = w->shape[0],
+               .ab_type = w->dtype,
                .c_type = PU_F32,
                .alpha = 1};
   pu_cpu_gemm(cpu, &g);
@@ -55,48 +83,87 @@ static void chunk_logits(pu_cpu *cpu, const loss_job *job, int64_t rows) {
 
 /* The rows of dlogits begin where those of the logits did. */
 static void chunk_back(pu_cpu *cpu, const loss_job *job, int64_t rows) {
-  const pu_linear_cross_entropy_args *a = job->a;
-  int64_t vocab = a->w->shape[0], width = a->x->shape[1], row = a->x->dtype == PU_F32 ? vocab : 2 * vocab;
+  pu_tensor *w = job->a->w;
+  int64_t vocab = w->shape[0], width = w->shape[1], row = w->dtype == PU_F32 ? vocab : 2 * vocab;
   pu_gemm dx = {.m = rows,
                 .n = width,
                 .k = vocab,
                 .a = job->logits,
-                .b = a->w->data,
-                .c = pu_row(a->dx, job->first),
+                .b = w->data,
+                .c = job->dx.data,
                 .a_row = row,
                 .a_col = 1,
-                .b_row = a->w->stride[0],
+                .b_row = w->stride[0],
                 .b_col = 1,
-                .c_row = a->dx->stride[0],
-                .ab_type = a->x->dtype,
-                .c_type = a->dx->dtype,
+                .c_row = job->dx.stride[0],
+                .ab_type = w->dtype,
+                .c_type = job->dx.dtype,
                 .alpha = 1};
   pu_cpu_gemm(cpu, &dx);
-  if (!a->w->grad) return;
+  if (!w->grad) return;
   pu_gemm dw = {.m = vocab,
                 .n = width,
                 .k = rows,
                 .a = job->logits,
-                .b = pu_row(a->x, job->first),
-                .c = a->w->grad->data,
+                .b = job->x.data,
+                .c = w->grad->data,
                 .a_row = 1,
                 .a_col = row,
-                .b_row = a->x->stride[0],
+                .b_row = job->x.stride[0],
                 .b_col = 1,
-                .c_row = a->w->grad->stride[0],
-                .ab_type = a->x->dtype,
+                .c_row = w->grad->stride[0],
+                .ab_type = w->dtype,
                 .c_type = PU_F32,
                 .alpha = 1,
-                .beta = pu_grad_beta(a->w)};
+                .beta = pu_grad_beta(w)};
   pu_cpu_gemm(cpu, &dw);
 }
 
-static pu_err check_targets(const pu_linear_cross_entropy_args *a, pu_error *e) {
+static void chunk(pu_cpu *cpu, loss_job *job, int64_t rows) {
+  const pu_linear_cross_entropy_args *a = job->a;
+  if (job->gathered)
+    pu_pool_run(cpu->pool, rows, 64, gather_rows, job);
+  else
+    job->x.data = pu_row(a->x, job->first);
+  chunk_logits(cpu, job, rows);
+  pu_pool_run(cpu->pool, rows, 8, loss_rows, job);
+  if (!a->dx) return;
+  if (!job->gathered) job->dx.data = pu_row(a->dx, job->first);
+  chunk_back(cpu, job, rows);
+  if (job->gathered) pu_pool_run(cpu->pool, rows, 64, scatter_rows, job);
+}
+
+/* Lists the rows that have a target; -1 (and the error) where a target is no token. */
+static int64_t list_live(const pu_linear_cross_entropy_args *a, int32_t *live, pu_error *e) {
   const int32_t *targets = a->targets->data;
-  for (int64_t n = 0; n < a->x->shape[0]; n++)
-    if (targets[n] >= a->w->shape[0])
-      return pu_fail(e, PU_ERR_SHAPE, "cross entropy: target %d at place %lld is outside the vocabulary of %lld",
-                     (int)targets[n], (long long)n, (long long)a->w->shape[0]);
+  int64_t count = 0;
+  for (int64_t n = 0; n < a->x->shape[0]; n++) {
+    if (targets[n] >= a->w->shape[0]) {
+      (void)pu_fail(e, PU_ERR_SHAPE, "cross entropy: target %d at place %lld is outside the vocabulary of %lld",
+                    (int)targets[n], (long long)n, (long long)a->w->shape[0]);
+      return -1;
+    }
+    if (targets[n] >= 0) live[count++] = (int32_t)n;
+  }
+  return count;
+}
+
+/* Work memory: the list of live rows, a chunk's logits, and a chunk's rows of x and dx. */
+static pu_err take_work(pu_cpu *cpu, loss_job *job, int64_t rows, int32_t **live, pu_error *e) {
+  const pu_linear_cross_entropy_args *a = job->a;
+  size_t list = ((size_t)a->x->shape[0] * sizeof(int32_t) + 63) / 64 * 64;
+  size_t logits = ((size_t)(rows * a->w->shape[0]) * sizeof(float) + 63) / 64 * 64;
+  size_t matrix = ((size_t)(rows * a->x->shape[1]) * pu_dtype_size(a->x->dtype) + 63) / 64 * 64;
+  void *work;
+  PU_TRY(pu_cpu_work(cpu, list + logits + 2 * matrix, &work, e));
+  char *at = work;
+  *live = work;
+  job->live = work;
+  job->logits = (float *)(at + list);
+  job->x = job->dx = (pu_tensor){.dtype = a->x->dtype, .ndim = 2, .shape = {rows, a->x->shape[1]}};
+  job->x.stride[0] = job->dx.stride[0] = a->x->shape[1];
+  job->x.data = at + list + logits;
+  job->dx.data = at + list + logits + matrix;
   return PU_OK;
 }
 
@@ -104,16 +171,20 @@ pu_err pu_cpu_linear_cross_entropy(pu_cpu *cpu, const pu_linear_cross_entropy_ar
                                    pu_error *e) {
   int64_t vocab = a->w->shape[0], n = a->x->shape[0];
   int64_t rows = PU_MIN(PU_MAX(CHUNK_BYTES / (vocab * 4), MIN_ROWS), MAX_ROWS);
-  void *work;
-  PU_TRY(check_targets(a, e));
-  PU_TRY(pu_cpu_work(cpu, (size_t)(PU_MIN(rows, n) * vocab) * sizeof(float), &work, e));
-  loss_job job = {a, row, work, 0};
-  for (; job.first < n; job.first += rows) {
-    int64_t m = PU_MIN(rows, n - job.first);
-    chunk_logits(cpu, &job, m);
-    pu_pool_run(cpu->pool, m, 8, loss_rows, &job);
-    if (a->dx) chunk_back(cpu, &job, m);
+  loss_job job = {.a = a, .row = row};
+  int32_t *live;
+  PU_TRY(take_work(cpu, &job, PU_MIN(rows, n), &live, e));
+  int64_t count = list_live(a, live, e);
+  if (count < 0) return PU_ERR_SHAPE;
+  job.gathered = count < n;
+  if (!job.gathered) {
+    job.x.stride[0] = a->x->stride[0];
+    if (a->dx) job.dx.stride[0] = a->dx->stride[0];
   }
+  if (job.gathered) pu_pool_run(cpu->pool, n, 64, dead_rows, (void *)(uintptr_t)a);
+  for (; job.first < count; job.first += rows) chunk(cpu, &job, PU_MIN(rows, count - job.first));
+  if (count == 0 && a->dx && a->w->grad && pu_grad_beta(a->w) == 0)
+    return cpu->base.clear(&cpu->base, a->w->grad->data, pu_tensor_bytes(a->w->grad), e);
   return PU_OK;
 }
 

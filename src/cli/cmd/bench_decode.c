@@ -1,0 +1,76 @@
+#include "src/cli/bench_engine.h"
+#include "src/cli/limits.h"
+
+static const pu_option rows[] = {PU_BENCH_ROWS("128", "tokens of each prompt"),
+                                 {.key = "tokens",
+                                  .type = PU_OPT_INT,
+                                  .offset = offsetof(pu_bench_options, tokens),
+                                  .dflt = "24",
+                                  .min = 1,
+                                  .max = 1 << 20,
+                                  .meta = "N",
+                                  .help = "tokens generated for each sequence and round"},
+                                 {0}};
+
+/* What a step reads: every matrix once, and the cache of each sequence, of this length on average. */
+static double step_bytes(const pu_bench_engine *b, double length) {
+  const pu_hparams *hp = &b->m->hp;
+  double token = 2.0 * (double)(hp->layers * hp->kv_heads * hp->head_dim) * (double)pu_dtype_size(b->m->dtype);
+  return (double)b->matrix_bytes + (double)b->batch * length * token;
+}
+
+static pu_err measure(pu_bench_engine *b, const pu_bench_options *o, double *best, pu_error *e) {
+  *best = 0;
+  for (int64_t round = 0; round < o->rounds; round++) {
+    PU_TRY(pu_bench_engine_start(b, o->seq, o->tokens + 1, e));
+    bool more = true;
+    size_t made = 0;
+    while (!made) { /* the last sequence's prompt is read: from here on all decode */
+      PU_TRY(pu_engine_step(b->en, &more, e));
+      (void)pu_session_answer(b->sessions[b->batch - 1], &made);
+    }
+    double begin = pu_now();
+    int64_t steps = 0;
+    for (; more; steps++) PU_TRY(pu_engine_step(b->en, &more, e));
+    double seconds = (pu_now() - begin) / (double)steps;
+    if (*best == 0 || seconds < *best) *best = seconds;
+  }
+  return PU_OK;
+}
+
+static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
+  (void)n_args, (void)args;
+  const pu_bench_options *o = opts;
+  pu_bench_engine b;
+  PU_TRY(pu_bench_engine_open(o, o->seq + o->tokens + 1, &b, e));
+  double seconds;
+  double limit = pu_limit_read_bytes(b.be, b.m->weights_memory, b.matrix_bytes, 2);
+  pu_err err = measure(&b, o, &seconds, e);
+  if (!err) {
+    limit = PU_MAX(limit, pu_limit_read_bytes(b.be, b.m->weights_memory, b.matrix_bytes, 2));
+    pu_bench_result r = {.what = "decode",
+                         .tok_per_s = (double)o->batch / seconds,
+                         .rate = step_bytes(&b, (double)o->seq + (double)o->tokens / 2) / seconds,
+                         .limit = limit,
+                         .ratio_mark = o->batch == 1 ? 0.85 : 0,
+                         .unit = "GB/s",
+                         .limit_is = "reading the weights, nothing else",
+                         .scale = 1e9};
+    pu_bench_engine_print(cli->out, o, &b, &r);
+  }
+  pu_bench_engine_close(&b);
+  return err;
+}
+
+const pu_command pu_command_bench_decode = {
+    .name = "bench decode",
+    .summary = "Measure how fast tokens are made",
+    .usage = "[options]",
+    .details =
+        "Random weights of a named shape; no files are needed. A token takes as long as the weights and the cache "
+        "take to be read, so the figure is held against the rate at which the same threads read memory, measured "
+        "before and after in the same run.",
+    .options = rows,
+    .options_size = sizeof(pu_bench_options),
+    .run = run,
+};

@@ -1,0 +1,207 @@
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/cli/cli.h"
+#include "src/cli/sample.h"
+#include "src/cli/sampling.h"
+
+typedef struct options {
+  const char *prompt, *prompt_file, *ids;
+  pu_cli_sampling sampling;
+  int dtype, output;
+  int64_t threads;
+  bool chat, ignore_eos;
+} options;
+
+enum { OUTPUT_TEXT, OUTPUT_IDS, OUTPUT_JSON, MOST_PROMPT_BYTES = 64 << 20 };
+
+#define AT(field) offsetof(options, field)
+static const pu_option rows[] = {
+    {.key = "prompt", .type = PU_OPT_STR, .offset = AT(prompt), .meta = "TEXT", .help = "the text to go on from"},
+    {.key = "prompt-file",
+     .type = PU_OPT_STR,
+     .offset = AT(prompt_file),
+     .meta = "FILE",
+     .help = "a file with the text; -: standard input"},
+    {.key = "ids",
+     .type = PU_OPT_STR,
+     .offset = AT(ids),
+     .meta = "1,2,3",
+     .help = "the tokens to go on from, nothing added; models without a tokenizer know no other way"},
+    {.key = "chat",
+     .type = PU_OPT_BOOL,
+     .offset = AT(chat),
+     .help = "the text is a user's turn of a chat; the answer is generated"},
+    {.key = "output",
+     .type = PU_OPT_ENUM,
+     .offset = AT(output),
+     .dflt = "text",
+     .choices = "text|ids|json",
+     .help = "what is printed of the answer: its text as it comes, its ids on a line, or one object with all of it"},
+    PU_SAMPLING_ROWS(options, sampling, "0", "1", "256"),
+    {.key = "ignore-eos",
+     .type = PU_OPT_BOOL,
+     .offset = AT(ignore_eos),
+     .help = "go on after the model's end-of-text token"},
+    {.key = "dtype",
+     .type = PU_OPT_ENUM,
+     .offset = AT(dtype),
+     .dflt = "bf16",
+     .choices = "bf16|f32",
+     .help = "type to compute in"},
+    {.key = "threads",
+     .type = PU_OPT_INT,
+     .offset = AT(threads),
+     .max = 1024,
+     .meta = "N",
+     .help = "threads; 0: all processors"},
+    {0},
+};
+
+/* "1,2,3", blanks allowed. */
+static pu_err parse_ids(const char *text, pu_ids *out, pu_error *e) {
+  const char *p = text;
+  for (;;) {
+    char *end;
+    errno = 0;
+    long id = strtol(p, &end, 10);
+    end += strspn(end, " ");
+    if (end == p || errno || id < 0 || id > INT32_MAX || (*end && *end != ','))
+      return pu_fail(e, PU_ERR_USAGE, "--ids: '%.40s' is not a list of token ids such as 1,2,3", p);
+    if (!pu_ids_push(out, (int32_t)id)) return pu_fail(e, PU_ERR_NOMEM, "no memory for the ids");
+    if (!*end) return PU_OK;
+    p = end + 1;
+  }
+}
+
+static pu_err read_stream(FILE *in, pu_buf *out, pu_error *e) {
+  char piece[1 << 14];
+  for (size_t n; (n = fread(piece, 1, sizeof piece, in)) > 0;)
+    if (!pu_buf_append(out, piece, n))
+      return pu_fail(e, PU_ERR_NOMEM, "standard input: more than %d bytes", MOST_PROMPT_BYTES);
+  return ferror(in) ? pu_fail(e, PU_ERR_IO, "standard input: cannot be read") : PU_OK;
+}
+
+static pu_err encode_chat(const pu_engine *en, pu_str text, pu_ids *out, pu_error *e) {
+  if (!pu_engine_chat(en))
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "--chat: the model's tokenizer has no chat template's markers; leave it out");
+  pu_message m = {.role = "user", .content = text};
+  return pu_chat_ids(pu_engine_chat(en), pu_engine_tokenizer(en), &m, 1, true, out, e);
+}
+
+static pu_err encode_text(const pu_engine *en, const options *o, pu_str text, pu_ids *out, pu_error *e) {
+  if (!pu_engine_tokenizer(en))
+    return pu_fail(e, PU_ERR_USAGE, "the model has no tokenizer; give the prompt with --ids");
+  return o->chat ? encode_chat(en, text, out, e) : pu_cli_encode_prompt(pu_engine_tokenizer(en), text, out, e);
+}
+
+static pu_err read_prompt(const pu_cli *cli, const pu_engine *en, const options *o, pu_ids *out, pu_error *e) {
+  if (o->ids) return parse_ids(o->ids, out, e);
+  if (o->prompt) return encode_text(en, o, pu_str_c(o->prompt), out, e);
+  pu_buf text;
+  pu_buf_init(&text, MOST_PROMPT_BYTES);
+  pu_err err = strcmp(o->prompt_file, "-") == 0 ? read_stream(cli->in, &text, e)
+                                                : pu_file_read(o->prompt_file, MOST_PROMPT_BYTES, &text, e);
+  if (!err) err = encode_text(en, o, pu_str_of(text.data ? text.data : "", text.len), out, e);
+  pu_buf_deinit(&text);
+  return err;
+}
+
+static bool print_text(void *out, pu_str text) {
+  fwrite(text.ptr, 1, text.len, out);
+  return fflush(out) == 0;
+}
+
+static void print_ids(FILE *out, const int32_t *ids, size_t n, const char *between) {
+  for (size_t i = 0; i < n; i++) fprintf(out, "%s%d", i ? between : "", ids[i]);
+}
+
+static pu_err print_json(FILE *out, const pu_session *s, const pu_ids *prompt, const pu_engine_stats *st, pu_error *e) {
+  static const char *const finish[] = {"none", "stop", "length", "cancel"};
+  size_t n;
+  const int32_t *ids = pu_session_answer(s, &n);
+  pu_buf text;
+  pu_buf_init(&text, PU_BUF_MAX);
+  pu_buf_json_str(&text, pu_session_text(s));
+  if (!text.failed) {
+    fprintf(out, "{\"prompt_ids\": [");
+    print_ids(out, prompt->v, prompt->n, ", ");
+    fprintf(out, "], \"ids\": [");
+    print_ids(out, ids, n, ", ");
+    fprintf(out, "], \"text\": %s, \"finish\": \"%s\"", text.data, finish[pu_session_finish(s)]);
+    fprintf(out, ", \"prefill_tok_per_s\": %.6g, \"decode_tok_per_s\": %.6g}\n",
+            (double)st->prefill_tokens / PU_MAX(st->prefill_seconds, 1e-9),
+            (double)st->decode_tokens / PU_MAX(st->decode_seconds, 1e-9));
+  }
+  pu_err err = text.failed ? pu_fail(e, PU_ERR_NOMEM, "no memory for the answer's text") : PU_OK;
+  pu_buf_deinit(&text);
+  return err;
+}
+
+static pu_err print_answer(FILE *out, const options *o, const pu_session *s, const pu_ids *prompt,
+                           const pu_engine_stats *st, pu_error *e) {
+  if (o->output == OUTPUT_JSON) return print_json(out, s, prompt, st, e);
+  size_t n;
+  const int32_t *ids = pu_session_answer(s, &n);
+  if (o->output == OUTPUT_IDS) print_ids(out, ids, n, " ");
+  fputc('\n', out);
+  return PU_OK;
+}
+
+static pu_err generate(const pu_cli *cli, pu_engine *en, const options *o, pu_ids *prompt, pu_error *e) {
+  pu_session *s;
+  int32_t stop_ids[8];
+  pu_sampling how = pu_cli_sampling_get(&o->sampling);
+  how.ignore_eos = o->ignore_eos;
+  if (o->chat && !o->ids && !o->ignore_eos) {
+    how.n_stop_ids = pu_chat_stop_ids(pu_engine_chat(en), pu_engine_tokenizer(en), stop_ids, PU_COUNT(stop_ids));
+    how.stop_ids = stop_ids;
+  }
+  PU_TRY(pu_session_open(en, &s, e));
+  PU_TRY(pu_session_append(s, prompt->v, prompt->n, e));
+  PU_TRY(pu_session_generate(s, &how, o->output == OUTPUT_TEXT ? print_text : NULL, cli->out, e));
+  pu_engine_stats st = pu_engine_get_stats(en);
+  pu_log(PU_LOG_DEBUG, "%lld prompt tokens in %.2f s, %lld more in %.2f s", (long long)st.prefill_tokens,
+         st.prefill_seconds, (long long)st.decode_tokens, st.decode_seconds);
+  return print_answer(cli->out, o, s, prompt, &st, e);
+}
+
+static pu_err check(const options *o, pu_error *e) {
+  if (!!o->prompt + !!o->prompt_file + !!o->ids != 1)
+    return pu_fail(e, PU_ERR_USAGE, "give the prompt in one way: --prompt TEXT, --prompt-file FILE or --ids 1,2,3");
+  if (o->ids && o->chat) return pu_fail(e, PU_ERR_USAGE, "--chat needs text; --ids are taken as they are");
+  return PU_OK;
+}
+
+static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
+  (void)n_args;
+  const options *o = opts;
+  PU_TRY(check(o, e));
+  pu_engine *en;
+  PU_TRY(pu_cli_open_engine(args[0], o->dtype, o->threads, &en, e));
+  pu_ids prompt = {0};
+  pu_err err = read_prompt(cli, en, o, &prompt, e);
+  if (!err && o->output == OUTPUT_TEXT && !pu_engine_tokenizer(en))
+    err = pu_fail(e, PU_ERR_USAGE, "the model has no tokenizer; ask for --output ids");
+  if (!err) err = generate(cli, en, o, &prompt, e);
+  pu_ids_deinit(&prompt);
+  pu_engine_free(en);
+  return err;
+}
+
+const pu_command pu_command_generate = {
+    .name = "generate",
+    .summary = "Continue a text, or answer one question",
+    .usage = "MODEL (--prompt TEXT | --prompt-file FILE | --ids 1,2,3) [options]",
+    .details =
+        "MODEL is a Hugging Face directory. Prints what follows the prompt, not the prompt itself: its text as it is "
+        "made; with --output ids its token ids on one line; with --output json one object with prompt_ids, ids, "
+        "text, finish (stop or length), prefill_tok_per_s and decode_tok_per_s.\n\n"
+        "A text gets the begin-of-text token in front where the tokenizer says so.",
+    .options = rows,
+    .options_size = sizeof(options),
+    .min_args = 1,
+    .max_args = 1,
+    .run = run,
+};

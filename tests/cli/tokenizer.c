@@ -1,0 +1,102 @@
+/* puyu tokenizer encode, decode and bench tokenizer, as programs. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <string.h>
+// cmocka wants the four above
+#include <cmocka.h>
+
+#include "puyu/base.h"
+
+static char dir[] = "/tmp/puyu-cli-tokenizer-XXXXXX";
+static pu_error err;
+
+static void write_file(const char *name, const char *text) {
+  char path[100];
+  snprintf(path, sizeof path, "%s/%s", dir, name);
+  if (pu_file_write(path, text, strlen(text), &err) != PU_OK) fail_msg("%s", err.msg);
+}
+
+static int make_dir(void **state) {
+  (void)state;
+  if (!mkdtemp(dir)) return -1;
+  write_file(
+      "tokenizer.json",
+      "{\"added_tokens\": [{\"id\": 6, \"content\": \"</s>\", \"special\": true}, {\"id\": 7, \"content\": \"<s>\", "
+      "\"special\": true}], \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}, \"model\": "
+      "{\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2, \"\xC4\xA0\": 3, \"<\": 4, \"s\": 5}, "
+      "\"merges\": [\"a b\"]}}");
+  write_file("text", "ab a\n\nb<s>\nba");
+  write_file("ids", "7 2 3 0\n\n1\n");
+  write_file("wrong", "0\n1 x\n");
+  write_file("large", "0\n99\n");
+  return 0;
+}
+
+static int remove_dir(void **state) {
+  (void)state;
+  return pu_remove_tree(dir, &err) == PU_OK ? 0 : -1;
+}
+
+/* Runs `puyu ARGS`, with %s in args for the folder; what it writes goes to out. The exit status. */
+static int run(const char *args, char *out, size_t size) {
+  char command[1000], filled[600];
+  snprintf(filled, sizeof filled, args, dir, dir);
+  snprintf(command, sizeof command, "%s %s 2>&1", PU_PROGRAM, filled);
+  FILE *f = popen(command, "r");
+  assert_non_null(f);
+  size_t n = fread(out, 1, size - 1, f);
+  out[n] = 0;
+  return pclose(f) >> 8;
+}
+
+static void expect(const char *args, int status, const char *want) {
+  char out[2000];
+  int got = run(args, out, sizeof out);
+  if (got != status || strcmp(out, want) != 0) fail_msg("puyu %s: status %d, printed: %s", args, got, out);
+}
+
+/* What is printed holds word. */
+static void expect_word(const char *args, int status, const char *word) {
+  char out[2000];
+  int got = run(args, out, sizeof out);
+  if (got != status || !strstr(out, word)) fail_msg("puyu %s: status %d, printed: %s", args, got, out);
+}
+
+static void test_encode(void **state) {
+  (void)state;
+  expect("tokenizer encode --model %s %s/text", 0, "2 3 0\n\n1 4 5\n1 0\n");
+  expect("tokenizer encode --model %s/tokenizer.json --bos --special < %s/text", 0, "7 2 3 0\n7\n7 1 7\n7 1 0\n");
+  expect_word("tokenizer encode --model %s/missing %s/text", 1, "missing");
+  expect_word("tokenizer encode --model %s %s/missing", 1, "missing");
+  expect_word("tokenizer encode %s/text", 2, "model");
+}
+
+static void test_decode(void **state) {
+  (void)state;
+  expect("tokenizer decode --model %s %s/ids", 0, "<s>ab a\n\nb\n");
+  expect("tokenizer decode --model %s --skip-special < %s/ids", 0, "ab a\n\nb\n");
+  expect_word("tokenizer decode --model %s %s/wrong", 1, "line 2");
+  expect_word("tokenizer decode --model %s %s/large", 2, "line 2");
+}
+
+static void test_bench(void **state) {
+  (void)state;
+  char out[2000];
+  assert_int_equal(run("bench tokenizer --model %s --file %s/text --threads 2 --runs 1 --json", out, sizeof out), 0);
+  json_t *o = NULL;
+  if (pu_json_parse("bench", pu_str_c(out), &o, &err) != PU_OK) fail_msg("%s", out);
+  assert_int_equal(json_integer_value(json_object_get(o, "bytes")), 13);
+  assert_int_equal(json_integer_value(json_object_get(o, "threads")), 2);
+  assert_true(json_integer_value(json_object_get(o, "tokens")) > 0);
+  assert_true(json_number_value(json_object_get(o, "mib_per_s")) > 0);
+  json_decref(o);
+  expect_word("bench tokenizer --file %s/text --runs 1", 0, "MiB/s"); /* with a tokenizer of its own */
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_encode), cmocka_unit_test(test_decode),
+                                     cmocka_unit_test(test_bench)};
+  return cmocka_run_group_tests(tests, make_dir, remove_dir);
+}
