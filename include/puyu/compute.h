@@ -105,6 +105,15 @@ pu_isa pu_isa_best(void); /* what processor and kernel allow (AMX: permission as
 pu_err pu_cpu_open(int threads, pu_isa isa, pu_backend **out, pu_error *e) PU_MUST_USE;
 pu_pool *pu_cpu_pool(pu_backend *cpu); /* its threads, for work between operations */
 pu_isa pu_cpu_isa(const pu_backend *cpu);
+
+/* What the processor can do at most, measured now on all of the backend's threads in some hundredths of a second: what
+ * benchmarks set their figures beside. 0 where the instruction set has no such unit. */
+typedef struct pu_cpu_limits {
+  double bf16_flops; /* a bare loop of TDPBF16PS, a second */
+  double f32_flops;  /* a bare loop of fused multiply-adds */
+  double read_bytes; /* a second, from memory: 256 MiB in a row */
+} pu_cpu_limits;
+pu_err pu_cpu_measure(pu_backend *cpu, pu_cpu_limits *out, pu_error *e) PU_MUST_USE;
 /* "cpu", or a plug-in found beside the executable ("cuda" -> libpuyu-cuda.so). Close with be->close(be). */
 pu_err pu_backend_open(const char *device, int threads, pu_backend **out, pu_error *e) PU_MUST_USE;
 

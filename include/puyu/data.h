@@ -74,8 +74,9 @@ typedef struct pu_document {
 } pu_document;
 
 /* Reads a corpus document by document: .txt (and any unknown ending) is cut as `split` says; .jsonl and .json give the
- * string under `key` (NULL: "content", else "text") of each line; either may be .gz or .zst; a folder gives its files
- * in the order of their names, with those below it. Documents are at most 64 MiB, and invalid UTF-8 passes through. */
+ * string under `key` (NULL: "content", else "text") of each line, or of each item where the file is one array; either
+ * may be .gz or .zst; a folder gives its files in the order of their names, with those below it. Documents are at most
+ * 64 MiB, and invalid UTF-8 passes through. */
 typedef struct pu_corpus pu_corpus;
 pu_err pu_corpus_open(const char *const *paths, size_t n, pu_split split, const char *key, pu_corpus **out,
                       pu_error *e) PU_MUST_USE;

@@ -88,7 +88,6 @@ typedef struct pu_bpe_options {
   const char *const *special; /* special tokens, first ids; NULL-ended; NULL: puyu's own list (see pu_chat) */
   int64_t min_count;         /* pairs rarer than this are not merged (2) */
   bool split_cjk;            /* unused characters aside, keep runs of Han characters short (at most 4 a piece) */
-  pu_pool *pool;             /* NULL: one thread */
   void (*progress)(void *arg, double done, double total, const char *phase);
   void *progress_arg;
 } pu_bpe_options;
@@ -97,7 +96,7 @@ typedef struct pu_bpe_trainer pu_bpe_trainer;
 pu_err pu_bpe_trainer_create(const pu_bpe_options *o, pu_bpe_trainer **out, pu_error *e) PU_MUST_USE;
 void pu_bpe_trainer_free(pu_bpe_trainer *t);
 pu_err pu_bpe_trainer_add(pu_bpe_trainer *t, pu_str document, pu_error *e) PU_MUST_USE; /* counts its words */
-/* Learns the merges; the same text gives the same file, whatever the threads. Appends tokenizer.json (readable by
+/* Learns the merges, on one thread; the same text gives the same file. Appends tokenizer.json (readable by
  * Hugging Face tokenizers) to json. */
 pu_err pu_bpe_trainer_finish(pu_bpe_trainer *t, pu_buf *json, pu_error *e) PU_MUST_USE;
 /* Finishes into dir: tokenizer.json, and tokenizer_config.json with bos, eos and the chat template. */

@@ -39,7 +39,8 @@ struct pu_corpus {
   uint64_t number; /* of the last line or document given out of this file */
   pu_split split;
   const char *key;
-  json_t *json; /* of the last document */
+  json_t *json;  /* of the last document, or the array that is a whole file */
+  bool is_array; /* the file is one JSON array of documents */
   double total, finished;
 };
 
@@ -267,6 +268,12 @@ static pu_err next_paragraph(pu_corpus *c, pu_str *out, bool *found, pu_error *e
   return PU_OK;
 }
 
+static pu_err place_set(pu_corpus *c, pu_error *e) {
+  pu_buf_clear(&c->id);
+  bool ok = pu_buf_printf(&c->id, "%s:%llu", c->files[c->at].path, (unsigned long long)c->number);
+  return ok ? PU_OK : nomem(e);
+}
+
 static pu_err next_text(pu_corpus *c, pu_document *out, bool *found, pu_error *e) {
   switch (c->split) {
   case PU_SPLIT_LINE:
@@ -280,33 +287,58 @@ static pu_err next_text(pu_corpus *c, pu_document *out, bool *found, pu_error *e
     c->number++;
     break;
   }
-  pu_buf_clear(&c->id);
-  if (!pu_buf_printf(&c->id, "%s:%llu", c->files[c->at].path, (unsigned long long)c->number)) return nomem(e);
+  PU_TRY(place_set(c, e));
   out->id = pu_str_of(c->id.data, c->id.len);
   return PU_OK;
 }
 
 /* ---- JSON Lines -------------------------------------------------------------------------------------------------- */
 
-static pu_err next_json(pu_corpus *c, pu_document *out, bool *found, pu_error *e) {
-  pu_str line;
-  PU_TRY(next_line(c, &line, found, e));
-  if (!*found) return PU_OK;
-  pu_buf_clear(&c->id);
-  if (!pu_buf_printf(&c->id, "%s:%llu", c->files[c->at].path, (unsigned long long)c->number)) return nomem(e);
-  json_decref(c->json);
-  c->json = NULL;
-  PU_TRY(pu_json_parse(c->id.data, line, &c->json, e));
-  const json_t *text = c->key ? json_object_get(c->json, c->key) : json_object_get(c->json, "content");
-  if (!text && !c->key) text = json_object_get(c->json, "text");
+/* The text and the id of one object; c->id holds the place. */
+static pu_err json_document(const pu_corpus *c, const json_t *object, pu_document *out, pu_error *e) {
+  const json_t *text = c->key ? json_object_get(object, c->key) : json_object_get(object, "content");
+  if (!text && !c->key) text = json_object_get(object, "text");
   if (!json_is_string(text))
     return pu_fail(e, PU_ERR_FORMAT, "%s: no string under \"%s\"; name the key with --key", c->id.data,
                    c->key ? c->key : "content\" or \"text");
   out->text = pu_str_of(json_string_value(text), json_string_length(text));
-  const json_t *id = json_object_get(c->json, "id");
+  const json_t *id = json_object_get(object, "id");
   out->id =
       json_is_string(id) ? pu_str_of(json_string_value(id), json_string_length(id)) : pu_str_of(c->id.data, c->id.len);
   return PU_OK;
+}
+
+static pu_err next_json(pu_corpus *c, pu_document *out, bool *found, pu_error *e) {
+  if (c->is_array) {
+    *found = c->number < json_array_size(c->json);
+    if (!*found) return PU_OK;
+    const json_t *object = json_array_get(c->json, c->number++);
+    PU_TRY(place_set(c, e));
+    return json_document(c, object, out, e);
+  }
+  pu_str line;
+  PU_TRY(next_line(c, &line, found, e));
+  if (!*found) return PU_OK;
+  PU_TRY(place_set(c, e));
+  json_decref(c->json);
+  c->json = NULL;
+  PU_TRY(pu_json_parse(c->id.data, line, &c->json, e));
+  return json_document(c, c->json, out, e);
+}
+
+/* A file that begins with a bracket is one array of documents; it is read whole. */
+static pu_err array_begin(pu_corpus *c, pu_error *e) {
+  size_t at = c->begin;
+  while (at < c->raw.len && strchr(" \t\r\n", c->raw.data[at]) && c->raw.data[at] != '\0') at++;
+  c->is_array = at < c->raw.len && c->raw.data[at] == '[';
+  if (!c->is_array) return PU_OK;
+  while (!c->ended && c->raw.len < MAX_DOCUMENT) PU_TRY(raw_fill(c, e));
+  if (!c->ended)
+    return pu_fail(e, PU_ERR_FORMAT, "%s: a JSON array of more than 64 MiB; write JSON Lines instead",
+                   c->files[c->at].path);
+  json_decref(c->json);
+  c->json = NULL;
+  return pu_json_parse(c->files[c->at].path, pu_str_of(c->raw.data + c->begin, c->raw.len - c->begin), &c->json, e);
 }
 
 /* ---- one after the other ----------------------------------------------------------------------------------------- */
@@ -333,9 +365,10 @@ static pu_err file_begin(pu_corpus *c, pu_error *e) {
   c->number = 0;
   pu_buf_clear(&c->raw);
   c->begin = 0;
+  c->is_array = false;
   while (!c->ended && c->raw.len < 3) PU_TRY(raw_fill(c, e));
   if (c->raw.len >= 3 && memcmp(c->raw.data, "\xEF\xBB\xBF", 3) == 0) c->begin = 3; /* a byte order mark is no text */
-  return PU_OK;
+  return c->jsonl ? array_begin(c, e) : PU_OK;
 }
 
 pu_err pu_corpus_next(pu_corpus *c, pu_document *out, bool *found, pu_error *e) {

@@ -5,8 +5,7 @@
 #include "src/text/encoder.h"
 #include "src/text/split.h"
 
-/* ---- Unicode normal forms
- * ------------------------------------------------------------------------------------------------ */
+/* ---- Unicode normal forms ---------------------------------------------------------------------------------------- */
 
 /* Characters that no composition touches, whatever stands beside them within this set: Latin, the common CJK ranges. */
 static bool inert(uint32_t c) {
@@ -68,14 +67,12 @@ static pu_err normalize(pu_encoder *enc, const uint8_t **p, size_t *n, pu_error 
   return PU_OK;
 }
 
-/* ---- words
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- words ------------------------------------------------------------------------------------------------------ */
 
 pu_err byte_merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
   const byte_model *m = &enc->t->bytes;
   int32_t whole = m->ignore_merges ? text_map_get(&m->raw, pu_str_of((const char *)p, n)) : -1;
-  if (whole >= 0) return pu_ids_push(out, whole) ? PU_OK : text_no_memory(e, n);
+  if (whole >= 0 && !enc->t->pieces[whole].special) return pu_ids_push(out, whole) ? PU_OK : text_no_memory(e, n);
   if (!text_reserve_syms(enc, n)) return text_no_memory(e, n);
   size_t count = 0;
   for (size_t i = 0; i < n; i++) {

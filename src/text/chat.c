@@ -127,8 +127,7 @@ void text_guard_markers(pu_tokenizer *t) {
   }
 }
 
-/* ---- rendering: one walk, two sinks
- * ----------------------------------------------------------------------------------- */
+/* ---- rendering: one walk, two sinks ------------------------------------------------------------------------------ */
 
 typedef struct sink {
   const pu_tokenizer *t; /* NULL: text only */

@@ -68,8 +68,7 @@ pu_err pu_decode(const pu_tokenizer *t, const int32_t *ids, size_t n, unsigned f
   return PU_OK;
 }
 
-/* ---- streaming
- * -------------------------------------------------------------------------------------------------------------- */
+/* ---- streaming --------------------------------------------------------------------------------------------------- */
 
 /* Could these bytes become a character with more of them? */
 static bool is_beginning(const uint8_t *p, size_t n) {

@@ -85,8 +85,7 @@ bool text_reserve_ids(pu_ids *out, size_t more) {
   return true;
 }
 
-/* ---- added tokens, as Hugging Face's tokenizers find them
- * ------------------------------------------------------------ */
+/* ---- added tokens, as Hugging Face's tokenizers find them -------------------------------------------------------- */
 
 static bool stands_alone(const uint8_t *p, size_t n, size_t begin, size_t end) {
   uint32_t cp;
@@ -130,8 +129,7 @@ pu_err text_split_added(pu_encoder *enc, const text_trie *trie, const uint8_t *p
   return done < n ? fn(enc, p + done, n - done, first && done == 0, out, e) : PU_OK;
 }
 
-/* ---- the calls
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- the calls --------------------------------------------------------------------------------------------------- */
 
 static pu_err encode(pu_encoder *enc, pu_str text, pu_ids *out, pu_error *e) {
   const pu_tokenizer *t = enc->t;

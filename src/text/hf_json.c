@@ -37,8 +37,7 @@ static const json_t *find_type(const json_t *o, const char *members, const char 
   return NULL;
 }
 
-/* ---- vocabulary and rules
- * ------------------------------------------------------------------------------------------------ */
+/* ---- vocabulary and rules ---------------------------------------------------------------------------------------- */
 
 static pu_err read_vocab(pu_tokenizer *t, const json_t *vocab, pu_error *e) {
   if (!json_is_object(vocab)) return pu_fail(e, PU_ERR_FORMAT, WHERE ": model.vocab is not an object");
@@ -75,39 +74,36 @@ static bool merge_sides(const json_t *m, pu_str *left, pu_str *right) {
   return true;
 }
 
+static pu_err read_merge(pu_tokenizer *t, const json_t *m, size_t rank, pu_buf *both, pu_error *e) {
+  pu_str left, right;
+  if (!merge_sides(m, &left, &right)) {
+    return pu_fail(e, PU_ERR_FORMAT, WHERE ": model.merges[%zu] is not a pair", rank);
+  }
+  int32_t l = text_map_get(&t->ids, left), r = text_map_get(&t->ids, right), id = -1;
+  if (l >= 0 && r >= 0) {
+    pu_buf_clear(both);
+    if (!pu_buf_append(both, left.ptr, left.len) || !pu_buf_append(both, right.ptr, right.len)) return no_memory(e);
+    id = text_map_get(&t->ids, pu_str_of(both->data, both->len));
+  }
+  if (id < 0) {
+    return pu_fail(e, PU_ERR_FORMAT, WHERE ": model.merges[%zu] names a piece that is not in model.vocab", rank);
+  }
+  return bpe_pairs_put(&t->pairs, l, r, (uint32_t)rank, id) ? PU_OK : no_memory(e);
+}
+
 static pu_err read_merges(pu_tokenizer *t, const json_t *merges, pu_error *e) {
   if (!json_is_array(merges)) return pu_fail(e, PU_ERR_FORMAT, WHERE ": model.merges is not a list");
   pu_buf both;
   pu_buf_init(&both, 2 * TEXT_PIECE_MAX + 2);
   pu_err err = PU_OK;
-  size_t i;
-  json_t *m;
-  json_array_foreach(merges, i, m) {
-    pu_str left, right;
-    if (!merge_sides(m, &left, &right)) {
-      err = pu_fail(e, PU_ERR_FORMAT, WHERE ": model.merges[%zu] is not a pair", i);
-      break;
-    }
-    pu_buf_clear(&both);
-    pu_buf_append(&both, left.ptr, left.len);
-    pu_buf_append(&both, right.ptr, right.len);
-    int32_t l = text_map_get(&t->ids, left), r = text_map_get(&t->ids, right);
-    int32_t id = both.failed ? -1 : text_map_get(&t->ids, pu_str_of(both.data, both.len));
-    if (l < 0 || r < 0 || id < 0) {
-      err = pu_fail(e, PU_ERR_FORMAT, WHERE ": model.merges[%zu] names a piece that is not in model.vocab", i);
-      break;
-    }
-    if (!bpe_pairs_put(&t->pairs, l, r, (uint32_t)i, id)) {
-      err = no_memory(e);
-      break;
-    }
+  for (size_t i = 0; i < json_array_size(merges) && err == PU_OK; i++) {
+    err = read_merge(t, json_array_get(merges, i), i, &both, e);
   }
   pu_buf_deinit(&both);
   return err;
 }
 
-/* ---- byte-level pieces
- * ------------------------------------------------------------------------------------------------- */
+/* ---- byte-level pieces ------------------------------------------------------------------------------------------- */
 
 /* GPT-2's alphabet: a printable byte of Latin-1 stands for itself, the others for U+0100 and on, in order. */
 static void byte_alphabet(uint32_t cp_of[256], int16_t byte_of[324]) {
@@ -142,7 +138,7 @@ static pu_err prepare_bytes(pu_tokenizer *t, pu_error *e) {
   pu_buf_init(&b, TEXT_PIECE_MAX + 8);
   for (int i = 0; i < 256; i++) {
     pu_buf_clear(&b);
-    pu_utf8_put(&b, cp_of[i]);
+    if (!pu_utf8_put(&b, cp_of[i])) return no_memory(e); /* it holds nothing yet */
     t->bytes.byte_sym[i] = text_map_get(&t->ids, pu_str_of(b.data, b.len));
   }
   pu_err err = PU_OK;
@@ -156,8 +152,7 @@ static pu_err prepare_bytes(pu_tokenizer *t, pu_error *e) {
   return err;
 }
 
-/* ---- normalizers and pre-tokenizers
- * ---------------------------------------------------------------------------------------- */
+/* ---- normalizers and pre-tokenizers ------------------------------------------------------------------------------ */
 
 static pu_err read_norm(pu_tokenizer *t, const json_t *o, pu_error *e) {
   static const struct {
@@ -263,8 +258,7 @@ static pu_err read_byte_level(pu_tokenizer *t, const json_t *root, pu_error *e) 
   return prepare_bytes(t, e);
 }
 
-/* ---- models that were SentencePiece's
- * ----------------------------------------------------------------------------------------- */
+/* ---- models that were SentencePiece's ---------------------------------------------------------------------------- */
 
 /* Prepend ▁ and Replace " " by ▁, which is what add_dummy_prefix and escape_whitespaces do. */
 static pu_err read_spm_norm(pu_tokenizer *t, const json_t *o, pu_error *e) {
@@ -329,9 +323,7 @@ static pu_err read_spm_like(pu_tokenizer *t, const json_t *root, pu_error *e) {
   return spm_prepare_chars(t, e);
 }
 
-/* ---- the rest
- * --------------------------------------------------------------------------------------------------------------------
- */
+/* ---- the rest --------------------------------------------------------------------------------------------------- */
 
 static pu_err read_added(pu_tokenizer *t, const json_t *list, pu_error *e) {
   size_t i;

@@ -26,8 +26,7 @@ struct text_splitter {
   bool invert;
 };
 
-/* ---- character classes
- * ----------------------------------------------------------------------------------------------- */
+/* ---- character classes ------------------------------------------------------------------------------------------- */
 
 typedef enum char_class { OTHER, LETTER, NUMBER, SPACE, NEWLINE, END } char_class;
 
@@ -78,8 +77,7 @@ static size_t run_end(const uint8_t *p, size_t n, size_t i, char_class c, size_t
   return i;
 }
 
-/* ---- the scanners: each is its pattern, alternative by alternative
- * ---------------------------------------------------- */
+/* ---- the scanners: each is its pattern, alternative by alternative ----------------------------------------------- */
 
 /* 's 't 're 've 'm 'll 'd; without case also U+017F, which folds to s. 0: none. */
 static size_t contraction(const uint8_t *p, size_t n, bool fold) {
@@ -151,8 +149,7 @@ static const struct {
   scan_fn scan;
 } known[] = {{split_pattern_gpt2, scan_gpt2}, {split_pattern_llama3, scan_llama3}, {split_pattern_qwen2, scan_qwen2}};
 
-/* ---- making splitters
- * --------------------------------------------------------------------------------------------------- */
+/* ---- making splitters -------------------------------------------------------------------------------------------- */
 
 static pu_err new_splitter(text_splitter like, text_splitter **out, pu_error *e) {
   *out = malloc(sizeof **out);
@@ -194,8 +191,7 @@ void text_splitter_free(text_splitter *s) {
   free(s);
 }
 
-/* ---- splitting
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- splitting --------------------------------------------------------------------------------------------------- */
 
 typedef struct splitting {
   text_splitter *const *splitters;

@@ -40,8 +40,7 @@ static int32_t char_symbol(const spm_model *m, const uint8_t *p, size_t len) {
   return p[0] < 0x80 ? m->ascii[p[0]] : text_map_get(&m->chars, pu_str_of((const char *)p, len));
 }
 
-/* ---- models with unused pieces
- * ---------------------------------------------------------------------------------------- */
+/* ---- models with unused pieces ----------------------------------------------------------------------------------- */
 
 static void note_halves(void *arg, int32_t left, int32_t right, int32_t id) {
   pu_encoder *enc = arg;
@@ -77,12 +76,20 @@ static size_t put_symbol(pu_encoder *enc, int32_t s, const uint8_t *p, size_t n,
   }
 }
 
+/* May piece id come from the text p[0..n)? A special piece may not under its own name (a configuration can declare a
+ * user-defined piece special), nor a marker inside a chat's contents under any. */
+static bool allowed(const pu_encoder *enc, int32_t id, const uint8_t *p, size_t n) {
+  const text_piece *piece = &enc->t->pieces[id];
+  if ((enc->flags & TEXT_ENCODE_GUARD) && piece->guarded) return false;
+  return !piece->special || !pu_str_eq(piece->text, pu_str_of((const char *)p, n));
+}
+
 /* Length of the user-defined piece at p, or 0. */
 static size_t user_piece(const pu_encoder *enc, const uint8_t *p, size_t n, uint32_t code, int32_t *id) {
   const spm_model *m = &enc->t->spm;
   if (!text_bit(m->user_first, spm_first_hash(code))) return 0;
   size_t len = text_trie_longest(&m->user, p, n, id);
-  return len > 0 && (enc->flags & TEXT_ENCODE_GUARD) && enc->t->pieces[*id].guarded ? 0 : len;
+  return len > 0 && allowed(enc, *id, p, len) ? len : 0;
 }
 
 static pu_err merge_whole(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
@@ -104,8 +111,7 @@ static pu_err merge_whole(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *o
   return ok ? PU_OK : text_no_memory(e, n);
 }
 
-/* ---- BPE by words
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- BPE by words ------------------------------------------------------------------------------------------------ */
 
 pu_err spm_merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, pu_error *e) {
   const pu_tokenizer *t = enc->t;
@@ -150,8 +156,7 @@ static pu_err merge_by_words(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids
   return text_flush_words(enc, out, e);
 }
 
-/* ---- Unigram
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- Unigram ----------------------------------------------------------------------------------------------------- */
 
 static void reach(lattice_node *node, double score, uint32_t from, int32_t id) {
   if (node->reached && !(score > node->score)) return;
@@ -170,8 +175,8 @@ static void extend(pu_encoder *enc, const uint8_t *p, size_t n, size_t at) {
   for (size_t i = at; i < n && (node = text_trie_step(&m->pieces, node, p[i])) != 0; i++) {
     int32_t id = m->pieces.value[node];
     if (id < 0 || t->pieces[id].type == PIECE_UNUSED) continue;
-    if ((enc->flags & TEXT_ENCODE_GUARD) && t->pieces[id].guarded) continue;
     size_t len = i + 1 - at;
+    if (!allowed(enc, id, p + at, len)) continue;
     double score = t->pieces[id].type == PIECE_USER ? (float)len * m->max_score - 0.1 : (double)t->pieces[id].score;
     reach(&enc->lattice[at + len], score + here, (uint32_t)at, id);
     single |= len == char_len;

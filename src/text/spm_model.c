@@ -57,8 +57,7 @@ static pu_err broken(pu_error *e, const char *where) {
   return pu_fail(e, PU_ERR_FORMAT, "tokenizer.model: %s is malformed or cut short; fetch the file again", where);
 }
 
-/* ---- the messages
- * ----------------------------------------------------------------------------------------------------- */
+/* ---- the messages ------------------------------------------------------------------------------------------------ */
 
 static pu_err parse_piece(pu_tokenizer *t, pu_str s, pu_error *e) {
   int32_t id = t->n;
@@ -147,8 +146,7 @@ static pu_err check_denormalizer(pu_str s, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- tables
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- tables ------------------------------------------------------------------------------------------------------ */
 
 /* Shares one name space, and may be the text of a symbol. */
 static bool ordinary(uint8_t type) {

@@ -6,8 +6,7 @@
 
 #include "src/text/split.h"
 
-/* ---- making
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- making ------------------------------------------------------------------------------------------------------ */
 
 pu_err text_tokenizer_new(size_t bytes, pu_tokenizer **out, pu_error *e) {
   pu_tokenizer *t = calloc(1, sizeof *t);
@@ -143,8 +142,7 @@ pu_err pu_tokenizer_parse_json(pu_str bytes, pu_tokenizer **out, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- files
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- files ------------------------------------------------------------------------------------------------------- */
 
 static pu_err load_file(const char *path, pu_tokenizer **out, pu_error *e) {
   size_t len = strlen(path);
@@ -205,8 +203,7 @@ pu_err pu_tokenizer_save(const pu_tokenizer *t, const char *dir, pu_error *e) {
   return err;
 }
 
-/* ---- asking
- * --------------------------------------------------------------------------------------------------------------- */
+/* ---- asking ------------------------------------------------------------------------------------------------------ */
 
 int32_t pu_tokenizer_size(const pu_tokenizer *t) {
   return t->n;
@@ -242,9 +239,7 @@ bool pu_tokenizer_is_special(const pu_tokenizer *t, int32_t id) {
   return id >= 0 && id < t->n && t->pieces[id].special;
 }
 
-/* ---- ids
- * -------------------------------------------------------------------------------------------------------------------
- */
+/* ---- ids -------------------------------------------------------------------------------------------------------- */
 
 void pu_ids_deinit(pu_ids *ids) {
   free(ids->v);

@@ -31,11 +31,13 @@ void pu_train_series_deinit(pu_train_series *s) {
 }
 
 bool pu_train_series_smooth(const pu_train_series *from, pu_train_series *to) {
-  double keep = 1 - 1 / (1 + (double)from->n / 50), mean = 0, weight = 0;
-  for (size_t i = 0; i < from->n; i++) {
-    mean = keep * mean + (1 - keep) * from->y[i];
-    weight = keep * weight + (1 - keep);
-    if (!pu_train_series_add(to, from->x[i], mean / weight)) return false;
+  size_t widest = from->n / 80;
+  double sum = 0;
+  for (size_t i = 0, begin = 0, end = 0; i < from->n; i++) {
+    size_t left = PU_MIN(widest, i), right = PU_MIN(left, from->n - 1 - i);
+    while (end < i + right + 1) sum += from->y[end++];
+    while (begin < i - left) sum -= from->y[begin++];
+    if (!pu_train_series_add(to, from->x[i], sum / (double)(end - begin))) return false;
   }
   return true;
 }
@@ -118,20 +120,20 @@ static double nice_step(double span, int ticks) {
   return (f <= 1 ? 1 : f <= 2 ? 2 : f <= 5 ? 5 : 10) * power;
 }
 
-static range nice_range(double low, double high, int ticks) {
+static range scale_of(double low, double high, bool from_zero, int ticks) {
   if (!(high > low)) {
-    double pad = fabs(low) > 0 ? fabs(low) * 0.1 : 1;
-    low -= pad, high += pad;
+    double around = fabs(low) > 0 ? fabs(low) * 0.1 : 1;
+    low -= around, high += around;
   }
-  double step = nice_step(high - low, ticks);
-  return (range){floor(low / step) * step, ceil(high / step) * step, step};
+  double pad = (high - low) * 0.05;
+  return (range){from_zero ? low : low - pad, high + pad, nice_step(high - low, ticks)};
 }
 
 static void widen(range *r, const pu_train_series *s, bool robust) {
   double *v = sorted_values(s);
   if (!v) return;
-  size_t cut = robust ? s->n / 100 : 0;
-  r->low = fmin(r->low, v[cut]);
+  size_t cut = robust ? s->n / 50 : 0;
+  r->low = fmin(r->low, v[0]);
   r->high = fmax(r->high, v[s->n - 1 - cut]);
   free(v);
 }
@@ -153,9 +155,8 @@ static double at_y(const frame *f, double v) {
 
 static void draw_axes(const frame *f, pu_buf *out) {
   char text[32];
-  int n = (int)lround((f->y.high - f->y.low) / f->y.step);
-  for (int i = 0; i <= n; i++) {
-    double v = f->y.low + i * f->y.step, y = at_y(f, v);
+  for (double v = ceil(f->y.low / f->y.step) * f->y.step; v <= f->y.high; v += f->y.step) {
+    double y = at_y(f, v);
     if (fabs(v) < f->y.step * 1e-9) v = 0;
     pu_buf_printf(out, "<path class=grid d=\"M%.1f %.1fH%.1f\"/><text x=%.1f y=%.1f text-anchor=end>%s</text>", f->left,
                   y, f->right, f->left - 7, y + 4, pu_train_number_text(v, text));
@@ -214,8 +215,8 @@ void pu_train_chart_svg(const pu_train_chart *c, pu_buf *out) {
     widen(&y, s, c->robust && s->n >= 100);
   }
   if (!(x.high >= x.low)) return;
-  frame f = {.left = 56, .top = 10, .right = c->width - 12, .bottom = c->height - 28};
-  f.y = nice_range(y.low, y.high, c->height / 60);
+  frame f = {.left = 56, .top = 10, .right = c->width - 22, .bottom = c->height - 28};
+  f.y = scale_of(y.low, y.high, c->from_zero, c->height / 55);
   f.x = (range){x.low, x.high > x.low ? x.high : x.low + 1, 0};
   f.x.step = fmax(nice_step(f.x.high - f.x.low, c->width / 90), 1);
   pu_buf_printf(out, "<figure id=%s>", c->id);

@@ -10,7 +10,8 @@ typedef struct pu_train_series {
 } pu_train_series;
 bool pu_train_series_add(pu_train_series *s, double x, double y); /* points that are not numbers are left out */
 void pu_train_series_deinit(pu_train_series *s);
-/* Exponential running mean over about n/50 points, the first ones weighted right (as Adam's bias correction). */
+/* Mean over a window around each point, a fortieth of the curve wide: narrower at the steep beginning, and at the end
+ * of what came before. */
 bool pu_train_series_smooth(const pu_train_series *from, pu_train_series *to);
 double pu_train_series_last(const pu_train_series *s); /* NaN: empty */
 double pu_train_series_median(const pu_train_series *s);
@@ -27,7 +28,7 @@ typedef struct pu_train_chart {
   const char *id, *title;
   int width, height;
   bool from_zero; /* the scale begins at 0 */
-  bool robust;    /* the scale leaves out the wildest hundredth: a spike must not flatten the curve */
+  bool robust;    /* the scale leaves out the highest fiftieth: a spike must not flatten the curve */
   pu_train_curve curves[PU_TRAIN_CURVES];
   size_t n;
 } pu_train_chart;

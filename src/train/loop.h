@@ -38,7 +38,7 @@ typedef struct pu_train_loop {
   pu_train_state state;
   pu_train_log metrics, samples;
   pu_train_live live;
-  double peak_flops; /* own matrix product, measured at the start: MFU's denominator */
+  double peak_flops; /* measured at the start: MFU's denominator */
   size_t base_bytes, peak_bytes;
   double loss, tok_per_s, mfu; /* of the last step */
   double seconds;              /* of this process in steps */

@@ -4,7 +4,7 @@
 #include <string.h>
 
 void pu_train_plan_sum(pu_train_plan *p) {
-  p->total = p->weights + p->gradients + p->moments + p->activations + p->data + p->copy;
+  p->total = p->weights + p->gradients + p->moments + p->activations + p->work + p->data + p->copy;
 }
 
 const char *pu_train_bytes_text(size_t bytes, char text[24]) {
@@ -21,13 +21,23 @@ void pu_train_plan_print(const pu_train_plan *p) {
     const char *name;
     size_t bytes;
   } rows[] = {{"weights", p->weights},         {"gradients", p->gradients}, {"optimiser", p->moments},
-              {"activations", p->activations}, {"batch", p->data},          {"checkpoint copy", p->copy}};
+              {"activations", p->activations}, {"work space", p->work},     {"batch", p->data},
+              {"checkpoint copy", p->copy}};
   char line[400], size[24];
   size_t at = 0;
   for (size_t i = 0; i < PU_COUNT(rows); i++)
     at += (size_t)snprintf(line + at, sizeof line - at, "%s%s %s", i ? ", " : "", rows[i].name,
                            pu_train_bytes_text(rows[i].bytes, size));
   pu_log(PU_LOG_INFO, "memory plan: %s (%s)", pu_train_bytes_text(p->total, size), line);
+}
+
+size_t pu_train_work_bytes(const pu_hparams *hp, int64_t tokens, int threads) {
+  const size_t chunk = (size_t)192 << 20, scratch = (size_t)8 << 20; /* as src/compute/cpu takes them at most */
+  size_t row = (size_t)hp->vocab * sizeof(float);
+  size_t rows = PU_MIN(PU_MAX(chunk / row, 64), 2048);
+  size_t logits = PU_MIN(rows, (size_t)tokens) * row;
+  size_t packed = 2 * (size_t)tokens * (size_t)((hp->heads + 2 * hp->kv_heads) * hp->head_dim) * sizeof(float);
+  return PU_MAX(logits, packed) + (size_t)threads * scratch;
 }
 
 /* The number after `key` in a file of "key: value" or "key value" lines, in bytes; 0: not there. */

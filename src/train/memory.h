@@ -8,6 +8,7 @@ typedef struct pu_train_plan {
   size_t weights; /* in the compute type, and f32 masters where that is another */
   size_t gradients, moments;
   size_t activations; /* of one micro-batch, as the tape lays them out */
+  size_t work;        /* what operations use while they run: see pu_train_work_bytes */
   size_t data;        /* ids of one step */
   size_t copy;        /* what the checkpoint thread writes from */
   size_t total;
@@ -18,6 +19,10 @@ void pu_train_plan_sum(pu_train_plan *p);
 void pu_train_plan_print(const pu_train_plan *p);
 /* PU_ERR_NOMEM with the mend where bytes do not fit into what is free. */
 pu_err pu_train_plan_check(size_t bytes, bool force, pu_error *e) PU_MUST_USE;
+
+/* The backend's own work space for one micro-batch: the chunk of logits that the loss goes through, attention's packed
+ * queries, keys and values, and each thread's scratch. */
+size_t pu_train_work_bytes(const pu_hparams *hp, int64_t tokens, int threads);
 
 /* Anonymous memory of this process now (files that are mapped are the kernel's to drop); 0: unknown. */
 size_t pu_train_memory_used(void);

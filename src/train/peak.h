@@ -5,7 +5,7 @@
 #include "puyu/compute.h"
 
 /* FLOP/s of this machine's own matrix product in the compute type, at a shape that suits it: the best of a few short
- * runs, a few milliseconds in all. MFU is the model's FLOPs (recomputation not counted) over this. */
+ * runs, a few milliseconds in all. */
 pu_err pu_train_peak_measure(pu_ctx *c, pu_dtype dtype, double *flops) PU_MUST_USE;
 
 #endif

@@ -18,9 +18,9 @@ static const char style[] =
     "font:16px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,'Noto Sans CJK SC','PingFang SC',sans-serif}\n"
     "main{max-width:1080px;margin:0 auto;padding:28px 20px 60px}h1{font-size:1.6rem;margin:0;overflow-wrap:anywhere}"
     "h2{font-size:1.1rem;margin:36px 0 12px}.sub{color:var(--dim);margin:4px 0 22px}\n"
-    ".tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(136px,1fr));gap:10px}"
+    ".tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(46%,220px),1fr));gap:10px}"
     ".tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:11px 14px}"
-    ".tile b{display:block;font-size:1.35rem;font-weight:600;font-variant-numeric:tabular-nums}"
+    ".tile b{display:block;white-space:nowrap;font-size:1.35rem;font-weight:600;font-variant-numeric:tabular-nums}"
     ".tile span{color:var(--dim);font-size:.82rem}\n"
     ".charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,460px),1fr));gap:14px;margin-top:14px}"
     "figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 12px 6px}"
@@ -137,8 +137,11 @@ static pu_err put_charts(pu_buf *b, const pu_train_history *h, const pu_train_se
   put_curve(b, "rate", "Learning rate", &h->lr, "c2", true);
   put_curve(b, "norm", "Gradient norm, before clipping", &h->norm, "c3", true);
   put_curve(b, "speed", "Tokens per second", &h->rate, "c6", true);
-  put_curve(b, "mfu", "MFU", &h->mfu, "c4", true);
-  pu_err err = h->n_sources ? put_sources(b, h, e) : PU_OK;
+  pu_err err = PU_OK;
+  if (h->n_sources)
+    err = put_sources(b, h, e);
+  else
+    put_curve(b, "mfu", "MFU", &h->mfu, "c4", true);
   pu_buf_puts(b, "</div>\n");
   return err;
 }
@@ -197,7 +200,7 @@ static void put_facts(pu_buf *b, const pu_train_history *h) {
               {"processor", "processor"},
               {"threads", "threads"},
               {"isa", "instruction set"},
-              {"matrix_flops", "own matrix product, FLOP/s (what MFU is held against)"},
+              {"matrix_flops", "matrix FLOP/s (what MFU is held against)"},
               {"planned_bytes", "memory planned, bytes"},
               {"started", "started (last time)"}};
   if (!h->facts) return;

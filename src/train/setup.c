@@ -156,6 +156,8 @@ static void make_plan(pu_train_loop *l) {
   p->moments = l->optim.moment_bytes;
   p->copy = pu_train_saver_bytes(&l->optim);
   p->activations = pu_model_activation_bytes(m, micro * T, T, true, l->cfg.train.recompute);
+  int threads = l->cfg.train.threads > 0 ? (int)l->cfg.train.threads : pu_cpu_count();
+  p->work = pu_train_work_bytes(&m->hp, micro * T, threads);
   p->data = (size_t)(l->cfg.train.global_batch * T) * 3 * sizeof(int32_t);
   pu_train_plan_sum(p);
 }
@@ -229,6 +231,16 @@ static void announce(const pu_train_loop *l) {
   if (l->saved_step >= 0) pu_log(PU_LOG_INFO, "resuming after step %lld (%s)", (long long)l->saved_step, l->from);
 }
 
+/* The unit's own rate where someone can tell it; never less than what a product was seen to reach. */
+static pu_err find_peak(pu_train_loop *l) {
+  double unit = 0;
+  if (l->model->dtype == PU_BF16 && l->hooks && l->hooks->matrix_flops)
+    unit = l->hooks->matrix_flops(l->hooks->arg, l->be);
+  PU_TRY(pu_train_peak_measure(&l->ctx, l->model->dtype, &l->peak_flops));
+  l->peak_flops = PU_MAX(l->peak_flops, unit);
+  return PU_OK;
+}
+
 pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu_train_hooks *hooks, pu_error *e) {
   *l = (pu_train_loop){.cfg = *cfg, .hooks = hooks, .lock = -1, .metrics = {.fd = -1}, .samples = {.fd = -1}};
   l->loss = NAN;
@@ -242,7 +254,7 @@ pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu
   PU_TRY(open_data(l, e));
   PU_TRY(open_model(l, e));
   PU_TRY(open_memory(l, e));
-  PU_TRY(pu_train_peak_measure(&l->ctx, l->model->dtype, &l->peak_flops));
+  PU_TRY(find_peak(l));
   PU_TRY(open_logs(l, e));
   announce(l);
   return PU_OK;

@@ -18,7 +18,7 @@ typedef struct file_list {
 } file_list;
 
 static bool wanted(const char *name, int type) {
-  static const char *const text[] = {".txt", ".md", NULL}, *const jsonl[] = {".jsonl", ".json", NULL};
+  static const char *const text[] = {".txt", ".md", NULL}, *const jsonl[] = {".jsonl", NULL};
   size_t n = strlen(name);
   for (const char *const *end = type == PU_SOURCE_TEXT ? text : jsonl; *end; end++)
     if (n > strlen(*end) && strcmp(name + n - strlen(*end), *end) == 0) return true;

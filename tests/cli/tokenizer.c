@@ -57,7 +57,8 @@ static void expect(const char *args, int status, const char *want) {
   if (got != status || strcmp(out, want) != 0) fail_msg("puyu %s: status %d, printed: %s", args, got, out);
 }
 
-static void expect_error(const char *args, int status, const char *word) {
+/* What is printed holds word. */
+static void expect_word(const char *args, int status, const char *word) {
   char out[2000];
   int got = run(args, out, sizeof out);
   if (got != status || !strstr(out, word)) fail_msg("puyu %s: status %d, printed: %s", args, got, out);
@@ -67,17 +68,17 @@ static void test_encode(void **state) {
   (void)state;
   expect("tokenizer encode --model %s %s/text", 0, "2 3 0\n\n1 4 5\n1 0\n");
   expect("tokenizer encode --model %s/tokenizer.json --bos --special < %s/text", 0, "7 2 3 0\n7\n7 1 7\n7 1 0\n");
-  expect_error("tokenizer encode --model %s/missing %s/text", 1, "missing");
-  expect_error("tokenizer encode --model %s %s/missing", 1, "missing");
-  expect_error("tokenizer encode %s/text", 2, "model");
+  expect_word("tokenizer encode --model %s/missing %s/text", 1, "missing");
+  expect_word("tokenizer encode --model %s %s/missing", 1, "missing");
+  expect_word("tokenizer encode %s/text", 2, "model");
 }
 
 static void test_decode(void **state) {
   (void)state;
   expect("tokenizer decode --model %s %s/ids", 0, "<s>ab a\n\nb\n");
   expect("tokenizer decode --model %s --skip-special < %s/ids", 0, "ab a\n\nb\n");
-  expect_error("tokenizer decode --model %s %s/wrong", 1, "line 2");
-  expect_error("tokenizer decode --model %s %s/large", 2, "line 2");
+  expect_word("tokenizer decode --model %s %s/wrong", 1, "line 2");
+  expect_word("tokenizer decode --model %s %s/large", 2, "line 2");
 }
 
 static void test_bench(void **state) {
@@ -91,6 +92,7 @@ static void test_bench(void **state) {
   assert_true(json_integer_value(json_object_get(o, "tokens")) > 0);
   assert_true(json_number_value(json_object_get(o, "mib_per_s")) > 0);
   json_decref(o);
+  expect_word("bench tokenizer --file %s/text --runs 1", 0, "MiB/s"); /* with a tokenizer of its own */
 }
 
 int main(void) {

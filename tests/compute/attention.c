@@ -78,7 +78,8 @@ static double distance(const pu_tensor *a, const pu_tensor *b, int64_t c0, int64
   return size > 0 ? sqrt(diff / size) : sqrt(diff);
 }
 
-static void assert_near(const pu_tensor *a, const pu_tensor *b, int64_t c0, int64_t c1, pu_dtype type, const char *what) {
+static void assert_near(const pu_tensor *a, const pu_tensor *b, int64_t c0, int64_t c1, pu_dtype type,
+                        const char *what) {
   double d = distance(a, b, c0, c1), bound = type == PU_F32 ? 1e-5 : 1e-2;
   if (!(d < bound)) fail_msg("%s: relative distance %g, bound %g", what, d, bound); /* NaN fails */
 }
@@ -109,7 +110,7 @@ static pu_seqs seqs_of(const shape *s, int32_t cu[MAX_SEQS + 1]) {
   return q;
 }
 
-/* ---- training ------------------------------------------------------------------------------------------------------- */
+/* ---- training ----------------------------------------------------------------------------------- */
 
 typedef struct training {
   pu_tensor *qkv, *out, *lse;
@@ -119,8 +120,8 @@ static training run_training(const shape *s, pu_isa isa, int threads, uint64_t s
   int32_t cu[MAX_SEQS + 1];
   pu_seqs seqs = seqs_of(s, cu);
   int64_t width = (s->heads + 2 * s->kv_heads) * s->head_dim, out_width = s->heads * s->head_dim;
-  training t = {matrix(s->dtype, seqs.tokens, width, width + s->pad), //
-                matrix(s->dtype, seqs.tokens, out_width, out_width),   //
+  training t = {matrix(s->dtype, seqs.tokens, width, width + s->pad),
+                matrix(s->dtype, seqs.tokens, out_width, out_width), //
                 matrix(PU_F32, s->heads, seqs.tokens, seqs.tokens)};
   pu_rng r;
   pu_rng_seed(&r, seed);
@@ -226,7 +227,8 @@ static void test_large_scores(void **state) {
   for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++)
     for (int type = 0; type < 2; type++) {
       pu_dtype dtype = type ? PU_BF16 : PU_F32;
-      pu_tensor *qkv = matrix(dtype, 300, 96, 96), *out = matrix(dtype, 300, 32, 32), *lse = matrix(PU_F32, 1, 300, 300);
+      pu_tensor *qkv = matrix(dtype, 300, 96, 96), *out = matrix(dtype, 300, 32, 32),
+                *lse = matrix(PU_F32, 1, 300, 300);
       for (int i = 0; i < 300; i++)
         for (int j = 0; j < 96; j++) {
           /* q = 8, k = key's number (so a score is 256 times it), v = key's number. */
@@ -249,7 +251,7 @@ static void test_large_scores(void **state) {
     }
 }
 
-/* ---- the paged cache ------------------------------------------------------------------------------------------------- */
+/* ---- the paged cache ---------------------------------------------------------------------------- */
 
 typedef struct paged {
   pu_tensor *out, *k, *v;
@@ -364,7 +366,14 @@ static void test_paged_long(void **state) {
   (void)state;
   static const shape shapes[] = {
       {.heads = 12, .kv_heads = 1, .head_dim = 64, .n = 2, .len = {1, 2}, .context = {1300, 511}, .block = 16},
-      {.heads = 4, .kv_heads = 2, .head_dim = 128, .n = 2, .len = {1, 70}, .context = {1025, 900}, .block = 64, .window = 600},
+      {.heads = 4,
+       .kv_heads = 2,
+       .head_dim = 128,
+       .n = 2,
+       .len = {1, 70},
+       .context = {1025, 900},
+       .block = 64,
+       .window = 600},
   };
   for (size_t i = 0; i < PU_COUNT(shapes); i++)
     for (int type = 0; type < 2; type++) {

@@ -139,6 +139,23 @@ static void test_json(void **state) {
   pu_buf_deinit(&out);
 }
 
+static void test_json_array(void **state) {
+  (void)state;
+  static const char array[] =
+      " \n[{\"content\": \"one\"},\n {\"text\": \"two\", \"id\": \"x\"},{\"content\":\"three\"}]\n";
+  expect(put("array.json", array, strlen(array)), PU_SPLIT_FILE, "one|two|three");
+  expect(put("none.json", "[]", 2), PU_SPLIT_FILE, "");
+  pu_error e;
+  pu_buf out;
+  pu_buf_init(&out, 1 << 20);
+  static const char wrong[] = "[{\"content\": \"one\"}, 5]";
+  assert_int_equal(read_all(put("wrong.json", wrong, strlen(wrong)), PU_SPLIT_FILE, NULL, &out, &e), PU_ERR_FORMAT);
+  assert_non_null(strstr(e.msg, "wrong.json:2"));
+  assert_int_equal(read_all(put("cut.json", array, 30), PU_SPLIT_FILE, NULL, &out, &e), PU_ERR_FORMAT);
+  assert_non_null(strstr(e.msg, "cut.json"));
+  pu_buf_deinit(&out);
+}
+
 static void test_compressed(void **state) {
   (void)state;
   pu_error e;
@@ -286,8 +303,9 @@ static void test_tokenize(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_text),       cmocka_unit_test(test_long),      cmocka_unit_test(test_json),
-      cmocka_unit_test(test_compressed), cmocka_unit_test(test_tokenizer), cmocka_unit_test(test_tokenize),
+      cmocka_unit_test(test_text),       cmocka_unit_test(test_long),       cmocka_unit_test(test_json),
+      cmocka_unit_test(test_json_array), cmocka_unit_test(test_compressed), cmocka_unit_test(test_tokenizer),
+      cmocka_unit_test(test_tokenize),
   };
   return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -55,8 +55,7 @@ static void test_texts(void **state) {
   for (const char *const *s = pu_chat_names(); *s; s++) assert_non_null(pu_chat_find(*s));
 }
 
-/* ---- a small InternLM2, with a configuration that renames pieces
- * ----------------------------------------------------- */
+/* ---- a small InternLM2, with a configuration that renames pieces ------------------------------------------------- */
 
 enum { UNUSED_0 = 259, UNUSED_1, UNUSED_2, CHARS };
 
@@ -103,6 +102,32 @@ static int remove_dir(void **state) {
   return pu_remove_tree(dir, &err) == PU_OK ? 0 : -1;
 }
 
+static size_t count(const pu_ids *ids, int32_t id) {
+  size_t n = 0;
+  for (size_t i = 0; i < ids->n; i++) n += ids->v[i] == id;
+  return n;
+}
+
+/* A user-defined piece that a configuration declares special no longer comes from text under its name. */
+static void test_special_user_piece(void **state) {
+  (void)state;
+  static const char special[] =
+      "{\"added_tokens_decoder\": {\"261\": {\"content\": \"[UNUSED_2]\", \"special\": true}}}";
+  pu_tokenizer *t = NULL;
+  write_file("tokenizer_config.json", pu_str_c(special));
+  must(pu_tokenizer_load(dir, &t, &err));
+  write_file("tokenizer_config.json", pu_str_c(config));
+  pu_ids ids = {0};
+  must(pu_encode(t, pu_str_c("[UNUSED_1][UNUSED_2]"), 0, &ids, &err));
+  assert_int_equal(count(&ids, UNUSED_1), 1);
+  assert_int_equal(count(&ids, UNUSED_2), 0);
+  ids.n = 0;
+  must(pu_encode(t, pu_str_c("[UNUSED_1][UNUSED_2]"), PU_ENCODE_SPECIAL, &ids, &err));
+  assert_int_equal(ids.n, 2);
+  pu_ids_deinit(&ids);
+  pu_tokenizer_free(t);
+}
+
 static void test_config(void **state) {
   (void)state;
   pu_tokenizer *t = NULL, *again = NULL, *bare = NULL;
@@ -138,12 +163,6 @@ static void test_config(void **state) {
   snprintf(model, sizeof model, "%s/copy", dir); /* a directory without a tokenizer */
   assert_int_equal(pu_tokenizer_load(model, &t, &err), PU_ERR_IO);
   assert_non_null(strstr(err.msg, "tokenizer.json"));
-}
-
-static size_t count(const pu_ids *ids, int32_t id) {
-  size_t n = 0;
-  for (size_t i = 0; i < ids->n; i++) n += ids->v[i] == id;
-  return n;
 }
 
 static void test_ids(void **state) {
@@ -205,8 +224,7 @@ static void test_forgery(void **state) {
   pu_tokenizer_free(t);
 }
 
-/* ---- the published tokenizers
- * --------------------------------------------------------------------------------------------- */
+/* ---- the published tokenizers ------------------------------------------------------------------------------------ */
 
 static void expect_ids(const char *path, const char *name, const pu_message *m, size_t n, const int32_t *want,
                        size_t n_want) {
@@ -263,8 +281,10 @@ static void test_internlm1(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_texts),   cmocka_unit_test(test_config),    cmocka_unit_test(test_ids),
-      cmocka_unit_test(test_forgery), cmocka_unit_test(test_internlm2), cmocka_unit_test(test_internlm1),
+      cmocka_unit_test(test_texts),     cmocka_unit_test(test_special_user_piece),
+      cmocka_unit_test(test_config),    cmocka_unit_test(test_ids),
+      cmocka_unit_test(test_forgery),   cmocka_unit_test(test_internlm2),
+      cmocka_unit_test(test_internlm1),
   };
   return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

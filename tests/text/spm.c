@@ -16,8 +16,7 @@ static void must(pu_err code) {
   if (code != PU_OK) fail_msg("%s", err.msg);
 }
 
-/* ---- the plain encoder
- * -------------------------------------------------------------------------------------------------- */
+/* ---- the plain encoder ------------------------------------------------------------------------------------------- */
 
 typedef struct row {
   char text[16];
@@ -166,8 +165,7 @@ static void plain_unigram(const model *m, const char *text, pu_ids *out) {
   while (k-- > 0) put(&p, by[path[k]], from[path[k]], path[k] - from[path[k]]);
 }
 
-/* ---- random models and texts
- * -------------------------------------------------------------------------------------------- */
+/* ---- random models and texts ------------------------------------------------------------------------------------- */
 
 /* Few characters, so that pieces overlap in every way. é and 中 have no piece of their own in some models. */
 static const char *const alphabet[] = {"a", "b", "c", "\xE2\x96\x81", "\xC3\xA9", "\xE4\xB8\xAD", "\xF0\x9F\x98\x80"};
@@ -244,8 +242,7 @@ static void test_random_models(void **state) {
   pu_buf_deinit(&b);
 }
 
-/* ---- one thing at a time
- * --------------------------------------------------------------------------------------------------- */
+/* ---- one thing at a time ----------------------------------------------------------------------------------------- */
 
 static pu_tokenizer *make(pu_buf *b, spm_settings s) {
   pu_tokenizer *t = NULL;

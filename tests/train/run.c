@@ -1,122 +1,10 @@
-/* Whole runs through the library: the numbers PyTorch got, resuming to the bit, guards, refusals. */
-#include "puyu/train.h"
-#include "tests/test.h"
+/* Resuming to the bit, guards, refusals, disks that fill up. */
+#include "tests/train/run.h"
 
-#include <math.h>
 #include <signal.h>
-#include <stdlib.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 enum { VOCAB = 61, TEXT_TOKENS = 4000 };
-
-typedef struct state {
-  char dir[64];
-  pu_arena *a;
-  pu_error e;
-  pu_train_result result;
-} state;
-
-static const char *path_in(state *s, const char *name) {
-  return pu_arena_printf(s->a, "%s/%s", s->dir, name);
-}
-
-/* The configuration of YAML text; "$D" stands for the test's directory. */
-static pu_err run_yaml(state *s, const char *yaml, const pu_train_hooks *hooks) {
-  pu_buf text;
-  pu_buf_init(&text, 1 << 16);
-  for (const char *p = yaml; *p; p++) {
-    if (p[0] == '$' && p[1] == 'D')
-      pu_buf_puts(&text, s->dir), p++;
-    else
-      pu_buf_putc(&text, *p);
-  }
-  pu_train_config cfg = {0};
-  assert_ok(pu_options_default(pu_train_options, &cfg, s->a, &s->e), &s->e);
-  pu_err err = pu_options_parse_yaml(pu_train_options, &cfg, "t.yaml", pu_str_of(text.data, text.len), s->a, &s->e);
-  pu_buf_deinit(&text);
-  assert_ok(err, &s->e);
-  return pu_train_run(&cfg, hooks, &s->result, &s->e);
-}
-
-/* One number of every line of metrics.jsonl that has it, in order. */
-static size_t read_metrics(state *s, const char *run, const char *key, double *out, size_t max) {
-  FILE *f = fopen(pu_arena_printf(s->a, "%s/%s/metrics.jsonl", s->dir, run), "r");
-  assert_non_null(f);
-  char *line = NULL;
-  size_t cap = 0, n = 0;
-  while (getline(&line, &cap, f) > 0) {
-    json_t *o = json_loads(line, 0, NULL);
-    assert_non_null(o);
-    json_t *v = json_object_get(o, key);
-    if (v && n < max) out[n++] = json_is_number(v) ? json_number_value(v) : NAN;
-    json_decref(o);
-  }
-  free(line);
-  fclose(f);
-  return n;
-}
-
-/* ---- against PyTorch ---- */
-
-static void check_fixture(state *s, const char *dir, const char *name, double *worst) {
-  json_t *expected;
-  const char *model = pu_arena_printf(s->a, "%s/%s", dir, name);
-  assert_ok(pu_json_read(pu_arena_printf(s->a, "%s/expected.json", model), 1 << 20, &expected, &s->e), &s->e);
-  const json_t *steps = json_object_get(json_object_get(expected, "adamw"), "loss_and_grad_norm");
-  size_t n = json_array_size(steps);
-  double loss[32], norm[32];
-  if (n > 0) {
-    const char *yaml = pu_arena_printf(s->a,
-                                       "run: $D/%s\nmodel: {path: %s}\n"
-                                       "data: {sources: [{type: ids, path: %s/expected.safetensors}]}\n"
-                                       "train: {steps: %zu, micro_batch: 1, precision: f32, grad_clip: 1.0}\n"
-                                       "optim: {lr: 1.0e-3, betas: [0.9, 0.95], weight_decay: 0.1, decay_all: true}\n"
-                                       "schedule: {type: constant}\n",
-                                       name, model, model, n);
-    assert_ok(run_yaml(s, yaml, NULL), &s->e);
-    assert_int_equal(read_metrics(s, name, "loss", loss, 32), n);
-    assert_int_equal(read_metrics(s, name, "grad_norm", norm, 32), n);
-  }
-  for (size_t i = 0; i < n; i++) {
-    const double got[2] = {loss[i], norm[i]};
-    for (size_t k = 0; k < 2; k++) {
-      double want = json_number_value(json_array_get(json_array_get(steps, i), k));
-      double off = fabs(got[k] - want) / want;
-      *worst = fmax(*worst, off);
-      if (!(off < 1e-4))
-        fail_msg("%s step %zu: %s %.8g, expected %.8g", name, i + 1, k ? "grad_norm" : "loss", got[k], want);
-    }
-  }
-  json_decref(expected);
-}
-
-static void check_fixtures(state *s, const char *dir, size_t at_least) {
-  char **names;
-  size_t n, done = 0;
-  double worst = 0;
-  assert_ok(pu_dir_list(s->a, dir, &names, &n, &s->e), &s->e);
-  for (size_t i = 0; i < n; i++) {
-    if (!pu_path_exists(pu_arena_printf(s->a, "%s/%s/expected.json", dir, names[i]))) continue;
-    if (strstr(names[i], "awq") || strstr(names[i], "gptq") || strstr(names[i], "lora")) continue;
-    check_fixture(s, dir, names[i], &worst);
-    done++;
-  }
-  assert_true(done >= at_least);
-  print_message("%zu fixtures, ten AdamW steps each: worst relative error %.1e\n", done, worst);
-}
-
-static void test_fixtures(void **arg) {
-  check_fixtures(*arg, PU_FIXTURES "/hf-mini", 8);
-}
-
-static void test_shared_fixtures(void **arg) {
-  if (!pu_path_is_dir(PU_SHARED "/fixtures/hf")) {
-    print_message("skipped: no %s\n", PU_SHARED "/fixtures/hf");
-    skip();
-  }
-  check_fixtures(*arg, PU_SHARED "/fixtures/hf", 8);
-}
 
 /* ---- shards of a made-up language ---- */
 
@@ -308,30 +196,38 @@ static void test_disk_full(void **arg) {
   same_run(s, "whole", "r");
 }
 
-static int setup(void **arg) {
-  static state s;
-  strcpy(s.dir, "/tmp/puyu-test-XXXXXX");
-  if (!mkdtemp(s.dir) || pu_arena_create(64 << 20, &s.a, &s.e) != PU_OK) return -1;
-  pu_log_set_level(PU_LOG_ERROR);
-  *arg = &s;
-  return 0;
-}
-
-static int teardown(void **arg) {
+/* What a checkpoint holds is checked before it is used. */
+static void test_damaged(void **arg) {
   state *s = *arg;
-  pu_arena_free(s->a);
-  return pu_remove_tree(s->dir, &s->e) == PU_OK ? 0 : -1;
+  write_shards(s, "a", 1, 0);
+  write_shards(s, "b", 2, 0);
+  assert_ok(run_tiny(s, "r", "f32", "seed: 1", NULL), &s->e);
+  const char *more = pu_arena_printf(s->a, tiny, "r", "f32", "seed: 1");
+  memcpy(strstr(more, "steps: 20"), "steps: 22", 9);
+  static const char *const names[] = {"optimizer.safetensors", "model.safetensors", "state.json"};
+  for (size_t i = 0; i < PU_COUNT(names); i++) {
+    const char *path = pu_arena_printf(s->a, "%s/r/step-000020/%s", s->dir, names[i]);
+    pu_buf whole;
+    pu_buf_init(&whole, 1 << 20);
+    assert_ok(pu_file_read(path, 1 << 20, &whole, &s->e), &s->e);
+    assert_ok(pu_file_write(path, whole.data, whole.len / 2, &s->e), &s->e);
+    assert_int_equal(run_yaml(s, more, NULL), PU_ERR_FORMAT);
+    assert_non_null(strstr(s->e.msg, names[i]));
+    assert_ok(pu_file_write(path, whole.data, whole.len, &s->e), &s->e);
+    pu_buf_deinit(&whole);
+  }
+  assert_ok(run_yaml(s, more, NULL), &s->e);
+  assert_int_equal(s->result.steps, 22);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test_setup_teardown(test_fixtures, setup, teardown),
-      cmocka_unit_test_setup_teardown(test_shared_fixtures, setup, teardown),
       cmocka_unit_test_setup_teardown(test_resume, setup, teardown),
       cmocka_unit_test_setup_teardown(test_micro_batches, setup, teardown),
       cmocka_unit_test_setup_teardown(test_diverging, setup, teardown),
       cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
       cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_damaged, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,9 +16,8 @@ static const pu_option rows[] = {
      .type = PU_OPT_STR,
      .offset = offsetof(options, model),
      .meta = "PATH",
-     .help = "tokenizer.model, tokenizer.json, or a directory with one of them",
-     .letter = 'm',
-     .required = true},
+     .help = "tokenizer.model, tokenizer.json, or a directory with one of them (else one is trained on FILE)",
+     .letter = 'm'},
     {.key = "file",
      .type = PU_OPT_STR,
      .offset = offsetof(options, file),
@@ -126,15 +125,31 @@ static pu_err measure(const pu_cli *cli, const options *o, bench *b, pu_pool *po
   return PU_OK;
 }
 
+/* Without a tokenizer: one learnt from the beginning of the text. */
+static pu_err train(pu_str text, pu_tokenizer **t, pu_error *e) {
+  const pu_bpe_options o = {.vocab_size = 8192, .min_count = 2};
+  pu_bpe_trainer *trainer = NULL;
+  pu_buf json;
+  pu_buf_init(&json, 64 << 20);
+  pu_err err = pu_bpe_trainer_create(&o, &trainer, e);
+  if (err == PU_OK) err = pu_bpe_trainer_add(trainer, pu_str_of(text.ptr, PU_MIN(text.len, (size_t)2 << 20)), e);
+  if (err == PU_OK) err = pu_bpe_trainer_finish(trainer, &json, e);
+  if (err == PU_OK) err = pu_tokenizer_parse_json(pu_str_of(json.data, json.len), t, e);
+  pu_bpe_trainer_free(trainer);
+  pu_buf_deinit(&json);
+  return err;
+}
+
 static pu_err run(const pu_cli *cli, const void *given, int n_args, const char **args, pu_error *e) {
   (void)n_args, (void)args;
   const options *o = given;
   pu_tokenizer *t = NULL;
   pu_pool *pool = NULL;
   pu_map text = {0};
-  pu_err err = pu_tokenizer_load(o->model, &t, e);
-  if (err == PU_OK) err = pu_map_open(o->file, &text, e);
+  pu_err err = pu_map_open(o->file, &text, e);
   if (err == PU_OK && text.len == 0) err = pu_fail(e, PU_ERR_USAGE, "%s: there is no text in it", o->file);
+  const pu_str all = pu_str_of((const char *)text.data, text.len);
+  if (err == PU_OK) err = o->model ? pu_tokenizer_load(o->model, &t, e) : train(all, &t, e);
   if (err == PU_OK) err = pu_pool_create((int)o->threads, &pool, e);
   if (err == PU_OK) {
     size_t n = (size_t)o->threads;
@@ -143,7 +158,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
     b.ids = pu_arena_zalloc(cli->arena, n * sizeof *b.ids);
     b.tokens = pu_arena_zalloc(cli->arena, n * sizeof *b.tokens);
     b.errs = pu_arena_zalloc(cli->arena, n * sizeof *b.errs);
-    cut(&b, pu_str_of((const char *)text.data, text.len), cli->arena);
+    cut(&b, all, cli->arena);
     bool room = b.encoders && b.ids && b.tokens && b.errs && b.docs;
     err = room ? measure(cli, o, &b, pool, text.len, e) : pu_fail(e, PU_ERR_NOMEM, "no memory for %zu threads", n);
     for (size_t i = 0; i < n && b.ids; i++) pu_ids_deinit(&b.ids[i]);
@@ -157,7 +172,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
 const pu_command pu_command_bench_tokenizer = {
     .name = "bench tokenizer",
     .summary = "measure how fast a tokenizer encodes",
-    .usage = "--model PATH --file FILE [options]",
+    .usage = "--file FILE [--model PATH] [options]",
     .details =
         "Encodes FILE in documents of 16 KiB, each run from empty caches, and prints mebibytes of text a second. "
         "Loading the tokenizer and reading the file are not counted.",

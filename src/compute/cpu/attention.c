@@ -17,7 +17,7 @@
 enum {
   BLOCK = PU_ATTENTION_BLOCK,
   ROWS = PU_ATTENTION_ROWS,
-  PART_ITEMS = 16,  /* backward: below so many (sequence, key head) pairs, sequences are cut into parts */
+  PART_ITEMS = 16, /* backward: below so many (sequence, key head) pairs, sequences are cut into parts */
   MAX_PARTS = 8,
   DECODE_TOKENS = 4 /* up to so many new tokens of a sequence are decoded one by one */
 };
@@ -25,11 +25,11 @@ enum {
 /* The new tokens of one sequence and the keys they look at. */
 typedef struct span {
   int32_t seq;
-  int64_t row, tokens;  /* where its queries begin, and how many */
-  int64_t first_key;    /* position of its first packed key: 0 but for windows */
-  int64_t pos;          /* position of its first query, counted from first_key */
-  int64_t keys_at;      /* rows of packed keys before it */
-  int64_t items_at;     /* items before it */
+  int64_t row, tokens; /* where its queries begin, and how many */
+  int64_t first_key;   /* position of its first packed key: 0 but for windows */
+  int64_t pos;         /* position of its first query, counted from first_key */
+  int64_t keys_at;     /* rows of packed keys before it */
+  int64_t items_at;    /* items before it */
 } span;
 
 typedef struct job {
@@ -39,9 +39,9 @@ typedef struct job {
   int64_t window;
   float scale;
   pu_tensor *qkv, *out, *lse;
-  const pu_kv *kv; /* NULL in training */
-  span *spans;     /* n and one more that ends the last */
-  int64_t n, rows; /* rows: of packed keys, of all spans */
+  const pu_kv *kv;   /* NULL in training */
+  span *spans;       /* n and one more that ends the last */
+  int64_t n, rows;   /* rows: of packed keys, of all spans */
   size_t head_bytes; /* one key head's packed keys (or values) */
   char *keys, *values, *keys_t;
   bool backward, add;
@@ -51,7 +51,7 @@ typedef struct job {
   float *split;     /* decoding: the stretches' results */
 } job;
 
-/* ---- memory, places -------------------------------------------------------------------------------------------------- */
+/* ---- memory, places ----------------------------------------------------------------------------- */
 
 static size_t take(size_t *used, size_t bytes) {
   size_t at = *used;
@@ -76,8 +76,10 @@ static const span *span_of_item(const job *j, int64_t i) {
   int64_t lo = 0, hi = j->n;
   while (hi - lo > 1) {
     int64_t mid = (lo + hi) / 2;
-    if (j->spans[mid].items_at <= i) lo = mid;
-    else hi = mid;
+    if (j->spans[mid].items_at <= i)
+      lo = mid;
+    else
+      hi = mid;
   }
   return &j->spans[lo];
 }
@@ -85,13 +87,15 @@ static const span *span_of_row(const job *j, int64_t i) {
   int64_t lo = 0, hi = j->n;
   while (hi - lo > 1) {
     int64_t mid = (lo + hi) / 2;
-    if (j->spans[mid].keys_at <= i) lo = mid;
-    else hi = mid;
+    if (j->spans[mid].keys_at <= i)
+      lo = mid;
+    else
+      hi = mid;
   }
   return &j->spans[lo];
 }
 
-/* ---- packing --------------------------------------------------------------------------------------------------------- */
+/* ---- packing ------------------------------------------------------------------------------------ */
 
 static const void *cache_row(const job *j, const pu_tensor *t, int32_t seq, int64_t key, int head) {
   const pu_kv *kv = j->kv;
@@ -109,7 +113,8 @@ static pu_attention_rows rows_of(const job *j, const span *s, int64_t at, int he
     if (j->kv)
       r.row[i] = cache_row(j, values ? j->kv->v : j->kv->k, s->seq, s->first_key + at + i, head);
     else
-      r.row[i] = element(j->qkv, s->row + at + i, (int64_t)(j->heads + head + (values ? j->kv_heads : 0)) * j->head_dim);
+      r.row[i] =
+          element(j->qkv, s->row + at + i, (int64_t)(j->heads + head + (values ? j->kv_heads : 0)) * j->head_dim);
   }
   return r;
 }
@@ -138,7 +143,7 @@ static void pack_groups(void *arg, int64_t begin, int64_t end, int worker) {
   }
 }
 
-/* ---- forward --------------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------ */
 
 /* What forward and backward of a block share. */
 static pu_attention_block block_of(const job *j, const span *s, int64_t block, int head, int worker) {
@@ -166,8 +171,7 @@ static void forward_items(void *arg, int64_t begin, int64_t end, int worker) {
     const span *s = span_of_item(j, item);
     int64_t blocks = (s->tokens + BLOCK - 1) / BLOCK, i = item - s->items_at;
     int64_t kv = i / (blocks * j->share), rest = i % (blocks * j->share);
-    pu_attention_block b =
-        block_of(j, s, blocks - 1 - rest / j->share, (int)(kv * j->share + rest % j->share), worker);
+    pu_attention_block b = block_of(j, s, blocks - 1 - rest / j->share, (int)(kv * j->share + rest % j->share), worker);
     j->kernel->forward(&b);
   }
 }
@@ -190,7 +194,7 @@ static void place_packed(job *j, void *base, const size_t at[3]) {
   j->keys_t = j->backward ? at_byte(base, at[2]) : NULL;
 }
 
-/* ---- training ---------------------------------------------------------------------------------------------------------- */
+/* ---- training ----------------------------------------------------------------------------------- */
 
 static const pu_attention_kernel *choose_kernel(const pu_cpu *cpu, pu_dtype dtype) {
   if (cpu->isa < PU_ISA_AVX512) return &pu_attention_avx2;
@@ -265,9 +269,9 @@ static void unpack_keys(const job *j, const span *s, int64_t key, int head, int6
   for (int v = 0; v < 2; v++) {
     void *row[ROWS];
     for (int i = 0; i < ROWS; i++)
-      row[i] = key + i < s->tokens ? element(j->qkv->grad, s->row + key + i,
-                                             (int64_t)(j->heads + head + v * j->kv_heads) * j->head_dim)
-                                   : NULL;
+      row[i] = key + i < s->tokens
+                   ? element(j->qkv->grad, s->row + key + i, (int64_t)(j->heads + head + v * j->kv_heads) * j->head_dim)
+                   : NULL;
     j->kernel->unpack(sum_at(j, sum, v) + key * dim, v ? 1.0f : j->scale, j->qkv->dtype, j->head_dim, j->add, row);
   }
 }
@@ -354,7 +358,7 @@ static pu_err attention_backward(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- inference --------------------------------------------------------------------------------------------------------- */
+/* ---- inference ---------------------------------------------------------------------------------- */
 
 /* A new token that is decoded: its row, its context, and where its stretches' results begin. */
 typedef struct single {
@@ -427,8 +431,10 @@ static void decode_items(void *arg, int64_t begin, int64_t end, int worker) {
   int64_t t = 0;
   for (int64_t hi = p->n; hi - t > 1;) {
     int64_t mid = (t + hi) / 2;
-    if (p->singles[mid].items_at <= begin) t = mid;
-    else hi = mid;
+    if (p->singles[mid].items_at <= begin)
+      t = mid;
+    else
+      hi = mid;
   }
   for (int64_t item = begin; item < end; item++) {
     while (p->singles[t + 1].items_at <= item) t++;

@@ -19,7 +19,7 @@ enum {
   PU_ATTENTION_ROWS = 32,   /* keys (or queries) packed at a time: sequences are padded to a multiple of it */
   PU_ATTENTION_MAX_DIM = 256,
   PU_ATTENTION_SCRATCH = 3 << 20, /* bytes a kernel call needs of its worker's scratch, at most */
-  PU_ATTENTION_SPLIT = 512, /* keys of one item when decoding: fixed, so that a result never depends on the batch */
+  PU_ATTENTION_SPLIT = 512,    /* keys of one item when decoding: fixed, so that a result never depends on the batch */
   PU_ATTENTION_MAX_SHARE = 64, /* query heads that share a key head, when decoding */
 };
 
@@ -43,7 +43,7 @@ typedef struct pu_attention_block {
   const void *grad_out;
   void *grad_q;
   int64_t grad_out_stride, grad_q_stride;
-  bool add;      /* to grad_q; else overwrite */
+  bool add;       /* to grad_q; else overwrite */
   float *dk, *dv; /* C tiles [key tile][tile of D], added to; dk lacks the factor `scale` */
 } pu_attention_block;
 
@@ -55,7 +55,7 @@ typedef struct pu_attention_decode {
   pu_dtype q_dtype, kv_dtype;
   const void *q; /* heads rows of head_dim, q_stride elements apart */
   int64_t q_stride;
-  const char *k, *v; /* this head's part of cache block 0 */
+  const char *k, *v;   /* this head's part of cache block 0 */
   int64_t block_bytes; /* from one cache block to the next */
   int32_t block;       /* tokens in a cache block */
   const int32_t *table;

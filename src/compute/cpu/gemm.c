@@ -11,7 +11,7 @@ enum {
   DEEP_N = 512,          /* columns of a block then */
   LEAST_M = 256,         /* rows of a block below which packing B anew for it is not worth its while */
   SMALL_WORK = 1 << 18,  /* multiplications below which waking a thread costs more than it brings */
-  BLOCKS_PER_THREAD = 4, /* so that a thread that lost its processor for a while does not hold up the rest */
+  BLOCKS_PER_THREAD = 2, /* so that a thread that lost its processor for a while does not hold up the rest */
 };
 _Static_assert(A_BYTES + B_BYTES + ACC_FLOATS * 4 <= PU_GEMM_SCRATCH, "gemm.h promises to use no more");
 
@@ -83,12 +83,12 @@ static pu_panel panel_of_a(const pu_gemm_job *j, int64_t first, int64_t last, in
 }
 
 static char *packed_panel(const pu_packed *p, int64_t index, int64_t k0) {
-  return p->scratch[index % p->threads] + p->offset + index / p->threads * p->panel_bytes + k0 * p->step_bytes;
+  return p->scratch[index % p->threads] + PU_GEMM_SCRATCH + index / p->threads * p->panel_bytes + k0 * p->step_bytes;
 }
 
 /* A panel of A: packed into dst now, or before; or, where weight tiles can be read as they lie, in place. */
 static const void *ready_a_panel(const pu_gemm_job *j, void *dst, int64_t first, int64_t last, int64_t k0, int64_t kb,
-                                int64_t *a_next) {
+                                 int64_t *a_next) {
   const pu_gemm *g = &j->g;
   if (j->a_tiled) {
     int64_t tile_k = PU_TILE_ROW_BYTES / (int64_t)pu_dtype_size(g->ab_type), k_tiles = ceil_div(g->k, tile_k);
@@ -150,12 +150,17 @@ static void store_tile(const pu_gemm_job *j, const float *acc, int64_t row, int6
 }
 
 /* While the product (row, panel) at depth k0 runs: a share of the next panel of A, and of the same panel of B at the
- * next depth, or at the first one for the next block, which has the same columns most of the time. */
+ * next depth; at the last one, of C. */
 static pu_fetch fetch_next(const pu_gemm_job *j, const block *b, int64_t row, int64_t panel, int64_t k0, int64_t kb) {
   int mr = j->kernel->mr, nr = j->kernel->nr;
   int64_t next = row + mr, next_k = k0 + kb < j->g.k ? k0 + kb : 0, share = (row - b->m0) / mr;
   int64_t col = b->n0 + panel * nr;
-  pu_fetch f = {.at = {(const char *)&j->g, (const char *)&j->g}}; /* nothing: what is in the cache anyway */
+  pu_fetch f = {.at = {(const char *)&j->g, (const char *)&j->g}, .c = (char *)j->g.c}; /* as good as nothing */
+  if (next_k == 0) {
+    int64_t size = (int64_t)pu_dtype_size(j->g.c_type);
+    f.c += (j->c_transposed ? col * j->g.c_row + row : row * j->g.c_row + col) * size;
+    f.c_row = j->g.c_row * size;
+  }
   if (next < b->m1) {
     pu_panel p = panel_of_a(j, next, b->m1, k0, kb);
     if (j->a_packed.used)
@@ -163,9 +168,7 @@ static pu_fetch fetch_next(const pu_gemm_job *j, const block *b, int64_t row, in
     else if (!j->a_tiled)
       fetch_panel(&f, 0, &p, panel);
   }
-  if (j->b_packed.used) {
-    fetch_packed(&f, 1, packed_panel(&j->b_packed, col / nr, next_k), share);
-  } else if (next_k > 0 && !j->b_tiled) {
+  if (next_k > 0 && !j->b_tiled) {
     pu_panel p = panel_of_b(j, col, b->n1, next_k, PU_MIN(j->g.k - next_k, kb));
     fetch_panel(&f, 1, &p, share);
   }
@@ -182,16 +185,14 @@ static void run_block(const pu_gemm_job *j, const block *b, char *scratch) {
   do {
     int64_t kb = PU_MIN(j->g.k - k0, kn->kc), padded = round_up(kb, kn->k_unit), panel = padded * kn->nr * kn->bytes;
     bool last = k0 + kb == j->g.k;
-    for (int64_t p = 0; !j->b_packed.used && p < panels; p++)
-      pack_b_panel(j, b_pack + p * panel, b->n0 + p * kn->nr, b->n1, k0, kb);
+    for (int64_t p = 0; p < panels; p++) pack_b_panel(j, b_pack + p * panel, b->n0 + p * kn->nr, b->n1, k0, kb);
     float *acc = sums;
     for (int64_t row = b->m0; row < b->m1; row += kn->mr) {
       int64_t a_next;
       const void *a = ready_a_panel(j, a_pack, row, b->m1, k0, kb, &a_next);
       for (int64_t p = 0; p < panels; p++) {
         pu_fetch fetch = fetch_next(j, b, row, p, k0, kb);
-        const char *ready = j->b_packed.used ? packed_panel(&j->b_packed, b->n0 / kn->nr + p, k0) : b_pack + p * panel;
-        kn->micro(a, a_next, ready, padded, acc, k0 > 0, &fetch);
+        kn->micro(a, a_next, b_pack + p * panel, padded, acc, k0 > 0, &fetch);
         if (last) store_tile(j, acc, row, b->n0 + p * kn->nr, b);
         if (deep) acc += kn->mr * kn->nr;
       }
@@ -226,50 +227,28 @@ typedef struct run_arg {
   const pu_gemm_job *job;
 } run_arg;
 
-/* ---- packing whole operands ---- */
+/* ---- packing all of A ---- */
 
-/* Where several blocks share an operand it is packed once, by all threads, if it fits behind their scratch. */
-static size_t plan_packed(pu_cpu *cpu, const pu_gemm_job *j, pu_packed *p, int64_t rows, int width, size_t offset) {
+/* A transposed A is dear to pack. Where blocks side by side share it, it is packed once, by all threads, if it fits
+ * behind their scratch. (For operands that are cheap to pack this loses: it goes through memory once more.) */
+static void plan_packing(pu_cpu *cpu, pu_gemm_job *j) {
   const pu_gemm_kernel *kn = j->kernel;
   int threads = pu_pool_size(cpu->pool);
-  int64_t step = (int64_t)width * kn->bytes, panel = round_up(j->g.k, kn->k_unit) * step;
-  size_t end = offset + (size_t)(ceil_div(ceil_div(rows, width), threads) * panel);
-  if (end > cpu->scratch_bytes) return offset;
-  *p = (pu_packed){true, (char *const *)cpu->scratch, threads, offset, panel, step};
-  return end;
+  int64_t step = (int64_t)kn->mr * kn->bytes, panel = round_up(j->g.k, kn->k_unit) * step;
+  if (j->a_tiled || j->g.a_col == 1 || j->n_block >= j->g.n) return;
+  if (PU_GEMM_SCRATCH + (size_t)(ceil_div(ceil_div(j->g.m, kn->mr), threads) * panel) > cpu->scratch_bytes) return;
+  j->a_packed = (pu_packed){true, (char *const *)cpu->scratch, threads, panel, step};
 }
 
-static void plan_packing(pu_cpu *cpu, pu_gemm_job *j) {
-  size_t offset = PU_GEMM_SCRATCH;
-  int64_t down = ceil_div(j->g.m, j->m_block), across = ceil_div(j->g.n, j->n_block);
-  if (down > 1 && !j->b_tiled) offset = plan_packed(cpu, j, &j->b_packed, j->g.n, j->kernel->nr, offset);
-  if (across > 1 && !j->a_tiled) plan_packed(cpu, j, &j->a_packed, j->g.m, j->kernel->mr, offset);
-}
-
-/* Panels of A, then panels of B. */
 static void pack_panels(void *arg, int64_t begin, int64_t end, int worker) {
   (void)worker;
   const pu_gemm_job *j = ((run_arg *)arg)->job;
   const pu_gemm_kernel *kn = j->kernel;
-  int64_t of_a = j->a_packed.used ? ceil_div(j->g.m, kn->mr) : 0;
   for (int64_t i = begin; i < end; i++)
     for (int64_t k0 = 0; k0 < j->g.k; k0 += kn->kc) {
-      int64_t kb = PU_MIN(j->g.k - k0, kn->kc);
-      if (i < of_a) {
-        pu_panel p = panel_of_a(j, i * kn->mr, j->g.m, k0, kb);
-        kn->pack_a(packed_panel(&j->a_packed, i, k0), &p);
-      } else {
-        pu_panel p = panel_of_b(j, (i - of_a) * kn->nr, j->g.n, k0, kb);
-        kn->pack_b(packed_panel(&j->b_packed, i - of_a, k0), &p);
-      }
+      pu_panel p = panel_of_a(j, i * kn->mr, j->g.m, k0, PU_MIN(j->g.k - k0, kn->kc));
+      kn->pack_a(packed_panel(&j->a_packed, i, k0), &p);
     }
-}
-
-static void pack_operands(run_arg *r) {
-  const pu_gemm_job *j = r->job;
-  int64_t of_a = j->a_packed.used ? ceil_div(j->g.m, j->kernel->mr) : 0;
-  int64_t of_b = j->b_packed.used ? ceil_div(j->g.n, j->kernel->nr) : 0;
-  if (of_a + of_b > 0) pu_pool_run(r->cpu->pool, of_a + of_b, 2, pack_panels, r);
 }
 
 static void run_blocks(void *arg, int64_t begin, int64_t end, int worker) {
@@ -300,7 +279,7 @@ static void run_job(pu_cpu *cpu, pu_gemm_job *j, int worker) {
     return;
   }
   plan_packing(cpu, j);
-  pack_operands(&r);
+  if (j->a_packed.used) pu_pool_run(cpu->pool, ceil_div(j->g.m, j->kernel->mr), 2, pack_panels, &r);
   pu_pool_run(cpu->pool, blocks, 1, run_blocks, &r);
 }
 

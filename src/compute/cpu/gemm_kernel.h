@@ -42,6 +42,8 @@ typedef struct pu_fetch {
   const char *at[2];
   int64_t step[2]; /* bytes from one step's lines to the next's */
   int64_t pair[2]; /* bytes from the first line of a step to the second */
+  char *c;         /* the tile's rows in C, to be written when this product is done; c_row 0: not yet */
+  int64_t c_row;   /* bytes */
 } pu_fetch;
 
 enum { PU_FETCH_STEPS = 16 };
@@ -50,6 +52,10 @@ static inline __attribute__((always_inline)) void pu_fetch_step(const pu_fetch *
   for (int s = 0; s < 2; s++) {
     __builtin_prefetch(f->at[s] + i * f->step[s], 0, 2);
     __builtin_prefetch(f->at[s] + i * f->step[s] + f->pair[s], 0, 2);
+  }
+  for (int row = 0; row < 2; row++) {
+    __builtin_prefetch(f->c + (2 * i + row) * f->c_row, 1, 3);
+    __builtin_prefetch(f->c + (2 * i + row) * f->c_row + 64, 1, 3);
   }
 }
 
@@ -81,13 +87,12 @@ extern const pu_gemm_kernel pu_gemm_avx2, pu_gemm_avx2_bf16, pu_gemm_avx512, pu_
 /* NULL for the reference. */
 const pu_gemm_kernel *pu_gemm_kernel_for(pu_isa isa, pu_dtype type);
 
-/* An operand that was packed whole, all its panels over all of k, before the blocks began: panel i lies in the scratch of
- * worker i % threads. */
+/* A packed whole, all its panels over all of k, before the blocks began: panel i lies in the scratch of worker
+ * i % threads. */
 typedef struct pu_packed {
   bool used;
   char *const *scratch;
   int threads;
-  size_t offset;
   int64_t panel_bytes, step_bytes; /* of a panel; of one k in it */
 } pu_packed;
 
@@ -98,7 +103,7 @@ typedef struct pu_gemm_job {
   bool a_tiled, b_tiled, c_transposed;
   /* set by the driver */
   int64_t m_block, n_block;
-  pu_packed a_packed, b_packed;
+  pu_packed a_packed;
 } pu_gemm_job;
 void pu_gemm_run(pu_cpu *cpu, pu_gemm_job *job);
 

@@ -5,7 +5,9 @@
  * cycle instead of two, which is what taking turns costs. */
 #define PU_TILE_BF16 1
 #define PU_TILE_AMX  1
+/* In this order: each stands on the one before. */
 #include "src/compute/cpu/isa/vec16_avx512.h"
+
 #include "src/compute/cpu/isa/tile_product.h"
 
 /* All eight tiles are 16 rows of 64 bytes. The configuration is the thread's own. (Static: GCC 12 believes that
@@ -15,9 +17,8 @@ static inline void tile_begin(void) {
     uint8_t palette, start_row, reserved[14];
     uint16_t bytes[16];
     uint8_t rows[16];
-  } config __attribute__((aligned(64))) = {.palette = 1,
-                                           .bytes = {64, 64, 64, 64, 64, 64, 64, 64},
-                                           .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
+  } config __attribute__((aligned(64))) = {
+      .palette = 1, .bytes = {64, 64, 64, 64, 64, 64, 64, 64}, .rows = {16, 16, 16, 16, 16, 16, 16, 16}};
   _tile_loadconfig(&config);
 }
 static inline void tile_end(void) {

@@ -1,7 +1,10 @@
 /* Attention with AVX-512 on f32 tiles. */
 #define PU_TILE_BF16 0
+/* In this order: each stands on the one before. */
 #include "src/compute/cpu/isa/vec16_avx512.h"
+
 #include "src/compute/cpu/isa/tile_product.h"
+
 #include "src/compute/cpu/isa/attention_body.h"
 
 PU_ATTENTION_KERNEL(pu_attention_avx512);

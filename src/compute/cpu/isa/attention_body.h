@@ -15,13 +15,13 @@
 #include "src/compute/cpu/attention.h"
 
 enum {
-  KE = PU_TILE_BF16 ? 32 : 16,             /* inner elements of a tile */
-  STRIP = PU_ATTENTION_ROWS,               /* queries of one pass: two vectors of lanes */
-  STRIPS = PU_ATTENTION_BLOCK / STRIP,     /* strips of a call */
-  STRIP_CHUNKS = STRIP / KE,               /* inner chunks in a strip, where queries are the inner dimension */
-  KEYS = 128,                              /* keys of one pass */
-  MAX_COLS = PU_ATTENTION_MAX_DIM / 16,    /* tiles across a head */
-  MAX_CHUNKS = PU_ATTENTION_MAX_DIM / KE,  /* inner chunks across a head */
+  KE = PU_TILE_BF16 ? 32 : 16,            /* inner elements of a tile */
+  STRIP = PU_ATTENTION_ROWS,              /* queries of one pass: two vectors of lanes */
+  STRIPS = PU_ATTENTION_BLOCK / STRIP,    /* strips of a call */
+  STRIP_CHUNKS = STRIP / KE,              /* inner chunks in a strip, where queries are the inner dimension */
+  KEYS = 128,                             /* keys of one pass */
+  MAX_COLS = PU_ATTENTION_MAX_DIM / 16,   /* tiles across a head */
+  MAX_CHUNKS = PU_ATTENTION_MAX_DIM / KE, /* inner chunks across a head */
 };
 static const float HEADROOM = 8.0f, LOG2E = 1.44269504089f, LN2 = 0.69314718056f, NOTHING = -1e30f;
 
@@ -31,7 +31,15 @@ static const float HEADROOM = 8.0f, LOG2E = 1.44269504089f, LN2 = 0.69314718056f
 #define v_exp2_p v_exp2
 #endif
 
-/* ---- packing ------------------------------------------------------------------------------------------------------ */
+/* Into L1, into L2. (In assembly: GCC 12 deletes a loop that does nothing but __builtin_prefetch.) */
+static inline void prefetch_near(const char *p) {
+  __asm__ volatile("prefetcht0 %0" : : "m"(*p));
+}
+static inline void prefetch_far(const char *p) {
+  __asm__ volatile("prefetcht1 %0" : : "m"(*p));
+}
+
+/* ---- packing ------------------------------------------------------------------------------------ */
 
 /* 64 bytes of a row: its inner chunk c, in the tile's type. */
 static inline v16 load_chunk(const pu_attention_rows *r, int row, int c) {
@@ -107,16 +115,15 @@ static inline pu_attention_rows strip_rows(const pu_attention_block *b, const vo
   return r;
 }
 
-/* Asks for all of the block's rows of a matrix at once: they are short and far apart, which no hardware prefetcher sees,
- * and one by one their misses would cost more than the packing. */
+/* Asks for all of the block's rows of a matrix at once: they are short and far apart, which no hardware prefetcher
+ * sees, and one by one their misses would cost more than the packing. */
 static inline void prefetch_rows(const pu_attention_block *b, const void *base, int64_t stride) {
   const int64_t size = b->dtype == PU_F32 ? 4 : 2;
   for (int i = 0; i < b->n; i++)
-    for (int64_t at = 0; at < b->head_dim * size; at += 64)
-      _mm_prefetch((const char *)base + i * stride * size + at, _MM_HINT_T1);
+    for (int64_t at = 0; at < b->head_dim * size; at += 64) prefetch_far((const char *)base + i * stride * size + at);
 }
 
-/* ---- one strip against some keys ------------------------------------------------------------------------------------ */
+/* ---- one strip against some keys ---------------------------------------------------------------- */
 
 typedef struct key_range {
   int64_t first, last; /* multiples of 32 */
@@ -167,19 +174,36 @@ static inline const char *packed_at(const void *tiles, int64_t key, int dim) {
 /* S^T (or dP^T): [key tile][2 tiles of queries] = X Y^T with X packed by rows, Y the strip's B tiles. */
 static inline void score(const void *packed, const char *strip, key_range r, int dim, float *s) {
   const int chunks = dim / KE;
-  tile_multiply(&(tile_product){.a = packed_at(packed, r.first, dim), .a_m = chunks, .a_k = 1, //
-                                .b = strip, .b_n = chunks, .b_k = 1,                           //
-                                .c = s, .c_m = 2, .c_n = 1,                                    //
-                                .m = (int)(r.last - r.first) / 16, .n = 2, .k = chunks});
+  tile_multiply(&(tile_product){.a = packed_at(packed, r.first, dim),
+                                .a_m = chunks,
+                                .a_k = 1,
+                                .b = strip,
+                                .b_n = chunks,
+                                .b_k = 1,
+                                .c = s,
+                                .c_m = 2,
+                                .c_n = 1,
+                                .m = (int)(r.last - r.first) / 16,
+                                .n = 2,
+                                .k = chunks});
 }
 
 /* x[d][q] += sum over keys of packed[key][d] p[key][q]: [tile of D][2]. packed by cols. */
 static inline void gather(const void *packed, const char *p, key_range r, int dim, float *x) {
   const int cols = dim / 16;
-  tile_multiply(&(tile_product){.a = packed_at(packed, r.first, dim), .a_m = 1, .a_k = cols, //
-                                .b = p, .b_n = 1, .b_k = 2,                                  //
-                                .c = x, .c_m = 2, .c_n = 1,                                  //
-                                .m = cols, .n = 2, .k = (int)(r.last - r.first) / KE, .add = true});
+  tile_multiply(&(tile_product){.a = packed_at(packed, r.first, dim),
+                                .a_m = 1,
+                                .a_k = cols,
+                                .b = p,
+                                .b_n = 1,
+                                .b_k = 2,
+                                .c = x,
+                                .c_m = 2,
+                                .c_n = 1,
+                                .m = cols,
+                                .n = 2,
+                                .k = (int)(r.last - r.first) / KE,
+                                .add = true});
 }
 
 /* Stores keys k, k + 1 (k even) of the strip's 32 queries, x[key][half], as B tiles [key chunk][2] … */
@@ -211,13 +235,13 @@ static inline void put_a(char *tiles, int k, int s, v16 x[2][2]) {
   }
 }
 
-/* ---- forward ---------------------------------------------------------------------------------------------------------- */
+/* ---- forward ------------------------------------------------------------------------------------ */
 
 typedef struct forward_work {
   char q[STRIPS][2 * MAX_CHUNKS * TILE_BYTES] __attribute__((aligned(64))); /* B tiles of Q^T */
-  float o[STRIPS][2 * MAX_COLS * TILE_FLOATS];                               /* O^T */
-  float s[KEYS / 16 * 2 * TILE_FLOATS];                                      /* S^T */
-  char p[KEYS / KE * 2 * TILE_BYTES];                                        /* B tiles of P^T */
+  float o[STRIPS][2 * MAX_COLS * TILE_FLOATS];                              /* O^T */
+  float s[KEYS / 16 * 2 * TILE_FLOATS];                                     /* S^T */
+  char p[KEYS / KE * 2 * TILE_BYTES];                                       /* B tiles of P^T */
   float m[STRIPS][STRIP], l[STRIPS][STRIP];
 } forward_work;
 
@@ -298,8 +322,7 @@ static void finish_forward(const pu_attention_block *b, forward_work *w, int s) 
   for (int i = 0; i < STRIP; i++) inverse[i] = 1.0f / w->l[s][i];
   write_strip(b, w->o[s], inverse, s, b->out, b->out_stride, false);
   if (!b->lse) return;
-  for (int i = 0; i < STRIP && STRIP * s + i < b->n; i++)
-    b->lse[STRIP * s + i] = w->m[s][i] * LN2 + logf(w->l[s][i]);
+  for (int i = 0; i < STRIP && STRIP * s + i < b->n; i++) b->lse[STRIP * s + i] = w->m[s][i] * LN2 + logf(w->l[s][i]);
 }
 
 static void attention_forward(const pu_attention_block *b) {
@@ -327,7 +350,7 @@ static void attention_forward(const pu_attention_block *b) {
   tile_end();
 }
 
-/* ---- backward ----------------------------------------------------------------------------------------------------------- */
+/* ---- backward ----------------------------------------------------------------------------------- */
 
 typedef struct backward_work {
   char qt[STRIPS][2 * MAX_CHUNKS * TILE_BYTES] __attribute__((aligned(64))); /* B tiles of Q^T */
@@ -394,10 +417,19 @@ static void soften_backward(backward_work *w, int s, int at, int keys, v16 c) {
 /* out[key][d] += sum over the queries of strips [s0, s1) of p[key][q] x[q][d], for 32 keys. */
 static inline void scatter(const char *p, const char *x, int s0, int s1, int cols, float *out) {
   const int first = s0 * STRIP_CHUNKS;
-  tile_multiply(&(tile_product){.a = p + first * TILE_BYTES, .a_m = STRIPS * STRIP_CHUNKS, .a_k = 1, //
-                                .b = x + first * cols * TILE_BYTES, .b_n = 1, .b_k = cols,           //
-                                .c = out, .c_m = cols, .c_n = 1,                                     //
-                                .m = 2, .n = cols, .k = (s1 - s0) * STRIP_CHUNKS, .add = true});
+  tile_multiply(&(tile_product){.a = p + first * TILE_BYTES,
+                                .a_m = STRIPS * STRIP_CHUNKS,
+                                .a_k = 1,
+                                .b = x + first * cols * TILE_BYTES,
+                                .b_n = 1,
+                                .b_k = cols,
+                                .c = out,
+                                .c_m = cols,
+                                .c_n = 1,
+                                .m = 2,
+                                .n = cols,
+                                .k = (s1 - s0) * STRIP_CHUNKS,
+                                .add = true});
 }
 
 static void attention_backward(const pu_attention_block *b) {
@@ -447,37 +479,96 @@ static void unpack(const float *tiles, float scale, pu_dtype dtype, int head_dim
     }
 }
 
-/* ---- decoding: one new token, memory-bound over the cache ---------------------------------------------------------------- */
+/* ---- decoding: one new token, memory-bound over the cache --------------------------------------- */
 
-enum { SHARE = 8 }; /* heads that use each loaded row of the cache together */
+enum {
+  SHARE = 8, /* heads that use each loaded row of the cache together */
+  AHEAD_BYTES =
+      4096 /* how far ahead rows are prefetched: cache blocks are too short for the hardware to find the pace */
+};
 
 typedef struct decode_work {
   float q[SHARE][PU_ATTENTION_MAX_DIM] __attribute__((aligned(64))); /* times scale log2(e) */
   float o[SHARE][PU_ATTENTION_MAX_DIM];
   float s[SHARE][PU_ATTENTION_SPLIT + 16];
   float dot[SHARE][TILE_FLOATS];
+  const char *k[PU_ATTENTION_SPLIT], *v[PU_ATTENTION_SPLIT]; /* the rows */
+  int n, row_bytes, ahead;                                   /* how many, how long, how many to prefetch ahead */
 } decode_work;
 
-static inline const char *cache_row(const pu_attention_decode *d, const char *base, int64_t key, int row_bytes) {
-  return base + d->table[key / d->block] * d->block_bytes + key % d->block * row_bytes;
-}
-
-/* Scores of up to 16 keys for `heads` heads: partial products by lane, then 16 keys' lanes summed by a transpose. */
-static void decode_scores(const pu_attention_decode *d, decode_work *w, int heads, int64_t key, int n, int at) {
-  const int size = (int)pu_dtype_size(d->kv_dtype), cols = (d->head_dim + 15) / 16;
-  for (int i = 0; i < n; i++) {
-    const char *row = cache_row(d, d->k, key + i, d->head_dim * size);
-    v16 k[MAX_COLS];
-    for (int c = 0; c < cols; c++) k[c] = v_load_row(row + 16 * c * size, d->kv_dtype, d->head_dim - 16 * c);
-    for (int h = 0; h < heads; h++) {
-      v16 sum = v_mul(k[0], v_load(w->q[h]));
-      for (int c = 1; c < cols; c++) sum = v_fma(k[c], v_load(w->q[h] + 16 * c), sum);
-      v_store(w->dot[h] + 16 * i, sum);
+static void find_rows(const pu_attention_decode *d, decode_work *w) {
+  w->n = (int)(d->last - d->first);
+  w->row_bytes = d->head_dim * (int)pu_dtype_size(d->kv_dtype);
+  w->ahead = AHEAD_BYTES / w->row_bytes;
+  int64_t block = d->first / d->block;
+  int slot = (int)(d->first % d->block);
+  for (int i = 0; i < w->n; block++, slot = 0) {
+    const int64_t at = d->table[block] * d->block_bytes;
+    for (; slot < d->block && i < w->n; slot++, i++) {
+      w->k[i] = d->k + at + (int64_t)slot * w->row_bytes;
+      w->v[i] = d->v + at + (int64_t)slot * w->row_bytes;
     }
   }
-  for (int h = 0; h < heads; h++) {
+}
+
+static inline void prefetch_row(const decode_work *w, const char *row) {
+  for (int i = 0; i < w->row_bytes; i += 64) prefetch_near(row + i);
+}
+
+/* The next two are made for each type and for 4, 2 or 1 heads (h and the ones after it), all constants once inlined. */
+#define EACH_TIME static inline __attribute__((always_inline))
+
+/* Partial products by lane of the keys [at, at + n), n <= 16. */
+EACH_TIME void decode_dots(decode_work *w, int head_dim, int at, int n, int h, const int heads, const pu_dtype type) {
+  const int size = type == PU_F32 ? 4 : 2, whole = head_dim / 16 * 16;
+  for (int i = 0; i < n; i++) {
+    const char *row = w->k[at + i];
+    const int next = at + i + w->ahead; /* beyond the keys come the values */
+    if (h == 0) prefetch_row(w, next < w->n ? w->k[next] : w->v[PU_MIN(next - w->n, w->n - 1)]);
+    v16 sum[4];
+    for (int j = 0; j < heads; j++) sum[j] = v_set1(0.0f);
+    for (int c = 0; c < whole; c += 16) {
+      const v16 k = v_load16(row + c * size, type);
+      for (int j = 0; j < heads; j++) sum[j] = v_fma(k, v_load(w->q[h + j] + c), sum[j]);
+    }
+    if (whole < head_dim) {
+      const v16 k = v_load_row(row + whole * size, type, head_dim - whole);
+      for (int j = 0; j < heads; j++) sum[j] = v_fma(k, v_load(w->q[h + j] + whole), sum[j]);
+    }
+    for (int j = 0; j < heads; j++) v_store(w->dot[h + j] + 16 * i, sum[j]);
+  }
+}
+
+/* o += p v for 4 keys from `at` on; beyond the last key p is 0 and row that key's again. */
+EACH_TIME void decode_values(decode_work *w, int head_dim, int at, int h, const int heads, const pu_dtype type) {
+  const int size = type == PU_F32 ? 4 : 2;
+  const char *row[4];
+  for (int i = 0; i < 4; i++) row[i] = w->v[PU_MIN(at + i, w->n - 1)];
+  for (int c = 0; c < head_dim; c += 16) {
+    v16 v[4];
+    if (c + 16 <= head_dim)
+      for (int i = 0; i < 4; i++) v[i] = v_load16(row[i] + c * size, type);
+    else
+      for (int i = 0; i < 4; i++) v[i] = v_load_row(row[i] + c * size, type, head_dim - c);
+    for (int j = h; j < h + heads; j++) {
+      const float *p = w->s[j] + at;
+      v16 even = v_fma(v[0], v_set1(p[0]), v_load(w->o[j] + c)), odd = v_mul(v[1], v_set1(p[1]));
+      even = v_fma(v[2], v_set1(p[2]), even);
+      odd = v_fma(v[3], v_set1(p[3]), odd);
+      v_store(w->o[j] + c, v_add(even, odd));
+    }
+  }
+}
+
+/* Scores of the keys [at, at + n), n <= 16: the lanes of 16 keys are summed by a transpose. */
+EACH_TIME void decode_scores(decode_work *w, int head_dim, int heads, int at, int n, const pu_dtype type) {
+  int h = 0;
+  for (; h + 4 <= heads; h += 4) decode_dots(w, head_dim, at, n, h, 4, type);
+  for (; h + 2 <= heads; h += 2) decode_dots(w, head_dim, at, n, h, 2, type);
+  for (; h < heads; h++) decode_dots(w, head_dim, at, n, h, 1, type);
+  for (h = 0; h < heads; h++) {
     v16 x[16];
-    for (int i = 0; i < 16; i++) x[i] = i < n ? v_load(w->dot[h] + 16 * i) : v_set1(0.0f);
+    for (int i = 0; i < 16; i++) x[i] = v_load(w->dot[h] + 16 * i);
     v_transpose(x);
     for (int half = 8; half > 0; half /= 2)
       for (int i = 0; i < half; i++) x[i] = v_add(x[i], x[i + half]);
@@ -486,60 +577,69 @@ static void decode_scores(const pu_attention_decode *d, decode_work *w, int head
   }
 }
 
-/* o += p v for n <= 4 keys. */
-static inline void decode_values(const pu_attention_decode *d, decode_work *w, int heads, int64_t key, int n, int at) {
-  const int size = (int)pu_dtype_size(d->kv_dtype);
-  const char *row[4];
-  for (int i = 0; i < 4; i++) row[i] = cache_row(d, d->v, key + PU_MIN(i, n - 1), d->head_dim * size);
-  for (int c = 0; c < d->head_dim; c += 16) {
-    v16 v[4];
-    for (int i = 0; i < 4; i++) v[i] = v_load_row(row[i] + c * size, d->kv_dtype, d->head_dim - c);
-    for (int h = 0; h < heads; h++) {
-      const float *p = w->s[h] + at; /* the padding's weights are 0 */
-      v16 even = v_fma(v[0], v_set1(p[0]), v_load(w->o[h] + c)), odd = v_mul(v[1], v_set1(p[1]));
-      even = v_fma(v[2], v_set1(p[2]), even);
-      odd = v_fma(v[3], v_set1(p[3]), odd);
-      v_store(w->o[h] + c, v_add(even, odd));
-    }
+EACH_TIME void decode_outputs(decode_work *w, int head_dim, int heads, const pu_dtype type) {
+  for (int at = 0; at < w->n; at += 4) {
+    for (int i = at + w->ahead; i < at + w->ahead + 4; i++) prefetch_row(w, w->v[PU_MIN(i, w->n - 1)]);
+    int h = 0;
+    for (; h + 4 <= heads; h += 4) decode_values(w, head_dim, at, h, 4, type);
+    for (; h + 2 <= heads; h += 2) decode_values(w, head_dim, at, h, 2, type);
+    for (; h < heads; h++) decode_values(w, head_dim, at, h, 1, type);
   }
+}
+
+/* Scores to weights 2^(s - top), in place; returns their sum. */
+static float decode_soften(decode_work *w, int h, float *top) {
+  v16 m = v_set1(NOTHING), l = v_set1(0.0f);
+  for (int k = 0; k < w->n; k += 16) m = v_max(m, v_load(w->s[h] + k));
+  *top = v_top(m);
+  for (int k = 0; k < w->n; k += 16) {
+    v16 p = v_exp2(v_sub(v_load(w->s[h] + k), v_set1(*top)));
+    v_store(w->s[h] + k, p);
+    l = v_add(l, p);
+  }
+  return v_sum(l);
 }
 
 static void attention_decode(const pu_attention_decode *d) {
   decode_work w;
-  const int keys = (int)(d->last - d->first), stride = 16 + pu_attention_padded_dim(d->head_dim);
+  const int stride = 16 + pu_attention_padded_dim(d->head_dim);
+  find_rows(d, &w);
   for (int h0 = 0; h0 < d->heads; h0 += SHARE) {
     const int heads = PU_MIN(SHARE, d->heads - h0);
     memset(w.o, 0, sizeof w.o);
+    memset(w.dot, 0, sizeof w.dot);
     for (int h = 0; h < heads; h++)
       for (int c = 0; c < PU_ATTENTION_MAX_DIM; c += 16) {
         const char *q = (const char *)d->q + ((h0 + h) * d->q_stride + c) * (int64_t)pu_dtype_size(d->q_dtype);
         v_store(w.q[h] + c, v_mul(v_set1(d->scale * LOG2E), v_load_row(q, d->q_dtype, d->head_dim - c)));
       }
-    for (int k = 0; k < keys; k += 16) decode_scores(d, &w, heads, d->first + k, PU_MIN(16, keys - k), k);
+    if (d->kv_dtype == PU_F32)
+      for (int k = 0; k < w.n; k += 16) decode_scores(&w, d->head_dim, heads, k, PU_MIN(16, w.n - k), PU_F32);
+    else
+      for (int k = 0; k < w.n; k += 16) decode_scores(&w, d->head_dim, heads, k, PU_MIN(16, w.n - k), PU_BF16);
     for (int h = 0; h < heads; h++) {
-      v16 m = v_set1(NOTHING), l = v_set1(0.0f);
-      for (int k = 0; k < keys; k += 16) m = v_max(m, v_load(w.s[h] + k));
-      const float top = v_top(m);
-      for (int k = 0; k < keys; k += 16) {
-        v16 p = v_exp2(v_sub(v_load(w.s[h] + k), v_set1(top)));
-        v_store(w.s[h] + k, p);
-        l = v_add(l, p);
-      }
-      d->part[(h0 + h) * stride] = top;
-      d->part[(h0 + h) * stride + 1] = v_sum(l);
+      float *part = d->part + (h0 + h) * stride;
+      part[1] = decode_soften(&w, h, &part[0]);
     }
-    for (int k = 0; k < keys; k += 4) decode_values(d, &w, heads, d->first + k, PU_MIN(4, keys - k), k);
-    for (int h = 0; h < heads; h++) memcpy(d->part + (h0 + h) * stride + 16, w.o[h], sizeof(float) * (size_t)(stride - 16));
+    if (d->kv_dtype == PU_F32)
+      decode_outputs(&w, d->head_dim, heads, PU_F32);
+    else
+      decode_outputs(&w, d->head_dim, heads, PU_BF16);
+    for (int h = 0; h < heads; h++)
+      memcpy(d->part + (h0 + h) * stride + 16, w.o[h], sizeof(float) * (size_t)(stride - 16));
   }
 }
 
 _Static_assert(sizeof(backward_work) >= sizeof(forward_work), "the driver asks for the larger");
 _Static_assert(sizeof(backward_work) <= PU_ATTENTION_SCRATCH, "raise PU_ATTENTION_SCRATCH");
 
-#define PU_ATTENTION_KERNEL(name)                                                                                       \
-  const pu_attention_kernel name = {                                                                                   \
-      .tile = PU_TILE_BF16 ? PU_BF16 : PU_F32, .pack_rows = pack_rows,         .pack_cols = pack_cols,                 \
-      .forward = attention_forward,            .backward = attention_backward, .unpack = unpack,                       \
-      .decode = attention_decode}
+#define PU_ATTENTION_KERNEL(name)                                                                                      \
+  const pu_attention_kernel name = {.tile = PU_TILE_BF16 ? PU_BF16 : PU_F32,                                           \
+                                    .pack_rows = pack_rows,                                                            \
+                                    .pack_cols = pack_cols,                                                            \
+                                    .forward = attention_forward,                                                      \
+                                    .backward = attention_backward,                                                    \
+                                    .unpack = unpack,                                                                  \
+                                    .decode = attention_decode}
 
 #endif

@@ -101,23 +101,28 @@ static void pack_a_k_adjacent(char *dst, const pu_panel *p) {
   }
 }
 
-/* B, k next to k: 16 columns' lines are transposed in units of 32 bits. */
+/* One tile of B or of decode's x: 16 columns' lines from line t on, transposed in units of 32 bits. */
+static inline void pack_tile(char *tile, const pu_panel *p, int first, int64_t t, int64_t k_bytes) {
+  __m512i square[16];
+  if (first + 16 <= p->rows && (t + 1) * LINE <= k_bytes) {
+    pu_load_transposed(row_of(p, first) + t * LINE, row_of(p, 1) - row_of(p, 0), 16, square);
+  } else {
+    __mmask64 have = mask_bytes(k_bytes - t * LINE);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++)
+      square[i] =
+          first + i < p->rows ? _mm512_maskz_loadu_epi8(have, row_of(p, first + i) + t * LINE) : _mm512_setzero_si512();
+    pu_transpose16(square);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++) _mm512_store_si512(tile + i * LINE, square[i]);
+}
+
+/* B, k next to k. */
 static void pack_b_k_adjacent(char *dst, const pu_panel *p) {
   int64_t k_bytes, tiles = lines_of(p, &k_bytes);
-  for (int half = 0; half < 2; half++)
-    for (int64_t t = 0; t < tiles; t++) {
-      __mmask64 have = mask_bytes(k_bytes - t * LINE);
-      char *tile = dst + (2 * t + half) * TILE;
-      __m512i square[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; i++) {
-        int r = half * 16 + i;
-        square[i] = r < p->rows ? _mm512_maskz_loadu_epi8(have, row_of(p, r) + t * LINE) : _mm512_setzero_si512();
-      }
-      pu_transpose16(square);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; i++) _mm512_store_si512(tile + i * LINE, square[i]);
-    }
+  for (int64_t t = 0; t < tiles; t++)
+    for (int half = 0; half < 2; half++) pack_tile(dst + (2 * t + half) * TILE, p, half * 16, t, k_bytes);
 }
 
 /* bf16 of two neighbouring k, 32 rows each, as pairs. In quarters of the registers: lo holds rows 0-3, 8-11, 16-19,
@@ -218,18 +223,7 @@ enum { STREAM_ROWS = 64, AHEAD = 16 * TILE };
 static void stream_pack(void *dst, const pu_panel *x, int64_t k_tiles) {
   int groups = (x->rows + 15) / 16;
   for (int64_t t = 0; t < k_tiles; t++)
-    for (int gr = 0; gr < groups; gr++) {
-      __mmask64 have = mask_bytes(x->k * 2 - t * LINE);
-      __m512i square[16];
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; i++) {
-        int r = gr * 16 + i;
-        square[i] = r < x->rows ? _mm512_maskz_loadu_epi8(have, row_of(x, r) + t * LINE) : _mm512_setzero_si512();
-      }
-      pu_transpose16(square);
-#pragma GCC unroll 16
-      for (int i = 0; i < 16; i++) _mm512_store_si512((char *)dst + (t * groups + gr) * TILE + i * LINE, square[i]);
-    }
+    for (int gr = 0; gr < groups; gr++) pack_tile((char *)dst + (t * groups + gr) * TILE, x, gr * 16, t, x->k * 2);
 }
 
 static inline void fetch_tile(const char *tile) {

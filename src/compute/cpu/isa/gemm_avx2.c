@@ -9,19 +9,21 @@ enum { MR = 6, NR = 16, KC = 256 };
 static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add,
                   const pu_fetch *fetch) {
   (void)a_next;
-  for (int i = 0; i < PU_FETCH_STEPS; i++) pu_fetch_step(fetch, i);
   const float *a = a_panel, *b = b_panel;
   __m256 c[MR][2];
 #pragma GCC unroll 6
   for (int i = 0; i < MR; i++) c[i][0] = c[i][1] = _mm256_setzero_ps();
-  for (; k > 0; k--, a += MR, b += NR) {
-    __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
-    _mm_prefetch((const char *)(b + 8 * NR), _MM_HINT_T0);
+  for (int64_t step = 0, done = 0; step < PU_FETCH_STEPS; step++) {
+    pu_fetch_step(fetch, step);
+    for (int64_t end = k * (step + 1) / PU_FETCH_STEPS; done < end; done++, a += MR, b += NR) {
+      __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
+      _mm_prefetch((const char *)(b + 8 * NR), _MM_HINT_T0);
 #pragma GCC unroll 6
-    for (int i = 0; i < MR; i++) {
-      __m256 ai = _mm256_broadcast_ss(a + i);
-      c[i][0] = _mm256_fmadd_ps(ai, b0, c[i][0]);
-      c[i][1] = _mm256_fmadd_ps(ai, b1, c[i][1]);
+      for (int i = 0; i < MR; i++) {
+        __m256 ai = _mm256_broadcast_ss(a + i);
+        c[i][0] = _mm256_fmadd_ps(ai, b0, c[i][0]);
+        c[i][1] = _mm256_fmadd_ps(ai, b1, c[i][1]);
+      }
     }
   }
 #pragma GCC unroll 6

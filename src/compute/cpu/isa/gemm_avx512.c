@@ -3,25 +3,29 @@
  * fused multiply-adds in at least 12 cycles. bf16 operands become f32 while they are packed. */
 #include "src/compute/cpu/isa/gemm_avx512.h"
 
+#include <string.h>
+
 enum { MR = 12, NR = 32, KC = 384 };
 
 static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add,
                   const pu_fetch *fetch) {
   (void)a_next;
-  for (int i = 0; i < PU_FETCH_STEPS; i++) pu_fetch_step(fetch, i);
   const float *a = a_panel, *b = b_panel;
   __m512 c[MR][2];
 #pragma GCC unroll 12
   for (int i = 0; i < MR; i++) c[i][0] = c[i][1] = _mm512_setzero_ps();
-  for (; k > 0; k--, a += MR, b += NR) {
-    __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);
-    _mm_prefetch((const char *)(b + 8 * NR), _MM_HINT_T0);
-    _mm_prefetch((const char *)(b + 8 * NR + 16), _MM_HINT_T0);
+  for (int64_t step = 0, done = 0; step < PU_FETCH_STEPS; step++) {
+    pu_fetch_step(fetch, step);
+    for (int64_t end = k * (step + 1) / PU_FETCH_STEPS; done < end; done++, a += MR, b += NR) {
+      __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);
+      _mm_prefetch((const char *)(b + 8 * NR), _MM_HINT_T0);
+      _mm_prefetch((const char *)(b + 8 * NR + 16), _MM_HINT_T0);
 #pragma GCC unroll 12
-    for (int i = 0; i < MR; i++) {
-      __m512 ai = _mm512_set1_ps(a[i]);
-      c[i][0] = _mm512_fmadd_ps(ai, b0, c[i][0]);
-      c[i][1] = _mm512_fmadd_ps(ai, b1, c[i][1]);
+      for (int i = 0; i < MR; i++) {
+        __m512 ai = _mm512_set1_ps(a[i]);
+        c[i][0] = _mm512_fmadd_ps(ai, b0, c[i][0]);
+        c[i][1] = _mm512_fmadd_ps(ai, b1, c[i][1]);
+      }
     }
   }
 #pragma GCC unroll 12
@@ -43,20 +47,34 @@ static void pack_rows_adjacent(float *dst, const pu_panel *p) {
   }
 }
 
+/* A square of 16 rows and 16 k, transposed: in the general case. */
+static void load_square(const pu_panel *p, int r, int64_t k, __m512i square[16]) {
+  __mmask16 have = pu_mask16(p->k - k);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; i++)
+    square[i] = r + i < p->rows ? _mm512_castps_si512(pu_load16(p->data, (r + i) * p->r_step + k, p->type, have))
+                                : _mm512_setzero_si512();
+  pu_transpose16(square);
+}
+
 /* k lies next to k: squares of 16 x 16 are transposed. */
 static void pack_k_adjacent(float *dst, const pu_panel *p) {
   for (int r = 0; r < p->lanes; r += 16) {
     __mmask16 fill = pu_mask16(p->lanes - r);
+    int rows = PU_MIN(p->rows - r, 16);
     for (int64_t k = 0; k < p->k; k += 16) {
-      __mmask16 have = pu_mask16(p->k - k);
       __m512i square[16];
+      int64_t n = PU_MIN(p->k - k, 16);
+      const char *line = (const char *)p->data + (r * p->r_step + k) * 4;
+      if (rows == 16 && n == 16 && p->type == PU_F32)
+        pu_load_transposed(line, p->r_step * 4, 16, square);
+      else if (rows == 12 && n == 16 && p->type == PU_F32)
+        pu_load_transposed(line, p->r_step * 4, 12, square);
+      else
+        load_square(p, r, k, square);
 #pragma GCC unroll 16
       for (int i = 0; i < 16; i++)
-        square[i] = r + i < p->rows ? _mm512_castps_si512(pu_load16(p->data, (r + i) * p->r_step + k, p->type, have))
-                                    : _mm512_setzero_si512();
-      pu_transpose16(square);
-      int64_t n = PU_MIN(p->k - k, 16);
-      for (int i = 0; i < n; i++) _mm512_mask_storeu_epi32(dst + (k + i) * p->width + r, fill, square[i]);
+        if (i < n) _mm512_mask_storeu_epi32(dst + (k + i) * p->width + r, fill, square[i]);
     }
   }
 }
@@ -136,32 +154,31 @@ void pu_gemm_store_avx512(const pu_gemm_tile *t) {
 }
 
 /* ---- decode: tiles of weights as they stream by ----
- * A tile's row is one register: 16 columns of
- * f32, or 32 of bf16, of one output feature. F features times R rows of x are summed at once, F R <= 16 registers; a
- * pass over F of 16 features finds its tiles' other rows in L2 later. */
+ * A tile's row is one register: 16 columns of f32, or 32 of bf16, of one output feature. Tiles come in runs that fit
+ * L1; over a run, F features times R rows of x are summed at a time, in F R = 16 registers, and between runs the sums
+ * (16 lanes each) lie in memory: so the weights pass once, in order, whatever the number of rows. */
 
-enum { STREAM_ROWS = 8 };
+enum { STREAM_ROWS = 32, RUN = 16, LANES = 16 };
 
 #define STREAM(name, F, R, bf16)                                                                                       \
-  static void name(const char *w, int64_t k_tiles, const char *x, float *out, int ld) {                                \
-    size_t x_row = (size_t)k_tiles * PU_TILE_ROW_BYTES;                                                                \
+  static void name(const char *w, int64_t tiles, const char *x, int64_t x_row, float *sums) {                          \
     __m512 sum[F][R];                                                                                                  \
     _Pragma("GCC unroll 16") for (int f = 0; f < F; f++) _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)           \
-        sum[f][r] = _mm512_setzero_ps();                                                                               \
-    for (int64_t t = 0; t < k_tiles; t++, w += PU_TILE_BYTES, x += PU_TILE_ROW_BYTES) {                                \
+        sum[f][r] = _mm512_loadu_ps(sums + (f * STREAM_ROWS + r) * LANES);                                             \
+    for (int64_t t = 0; t < tiles; t++, w += PU_TILE_BYTES, x += PU_TILE_ROW_BYTES) {                                  \
       __m512i v[R];                                                                                                    \
-      _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) v[r] = _mm512_loadu_si512(x + (size_t)r * x_row);            \
+      _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) v[r] = _mm512_loadu_si512(x + r * x_row);                    \
       _Pragma("GCC unroll 16") for (int f = 0; f < F; f++) {                                                           \
         const char *row = w + f * PU_TILE_ROW_BYTES;                                                                   \
-        _mm_prefetch(row + 8 * PU_TILE_BYTES, _MM_HINT_T0);                                                            \
+        _mm_prefetch(row + RUN * PU_TILE_BYTES, _MM_HINT_T0);                                                          \
         __m512i wf = _mm512_loadu_si512(row);                                                                          \
         _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) sum[f][r] =                                                \
             bf16 ? _mm512_dpbf16_ps(sum[f][r], (__m512bh)wf, (__m512bh)v[r])                                           \
                  : _mm512_fmadd_ps(_mm512_castsi512_ps(wf), _mm512_castsi512_ps(v[r]), sum[f][r]);                     \
       }                                                                                                                \
     }                                                                                                                  \
-    for (int f = 0; f < F; f++)                                                                                        \
-      for (int r = 0; r < R; r++) out[f * ld + r] = _mm512_reduce_add_ps(sum[f][r]);                                   \
+    _Pragma("GCC unroll 16") for (int f = 0; f < F; f++) _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)           \
+        _mm512_storeu_ps(sums + (f * STREAM_ROWS + r) * LANES, sum[f][r]);                                             \
   }
 STREAM(stream_f32_1, 16, 1, 0)
 STREAM(stream_f32_2, 8, 2, 0)
@@ -170,17 +187,30 @@ STREAM(stream_bf16_1, 16, 1, 1)
 STREAM(stream_bf16_2, 8, 2, 1)
 STREAM(stream_bf16_4, 4, 4, 1)
 
-typedef void (*stream_part)(const char *w, int64_t k_tiles, const char *x, float *out, int ld);
+typedef void (*stream_part)(const char *w, int64_t tiles, const char *x, int64_t x_row, float *sums);
 
-/* parts: for 1, 2 and 4 rows of x. */
-static void stream(const stream_part parts[3], const char *w, int64_t k_tiles, const char *x, int rows, float *out,
-                   int ld) {
+/* All rows of x over one run of tiles. parts: for 1, 2 and 4 rows. */
+static void stream_run(const stream_part parts[3], const char *w, int64_t tiles, const char *x, int64_t x_row, int rows,
+                       float *sums) {
   for (int r = 0; r < rows;) {
     int log = rows - r >= 4 ? 2 : rows - r >= 2 ? 1 : 0;
     for (int f = 0; f < PU_TILE_ROWS; f += PU_TILE_ROWS >> log)
-      parts[log](w + f * PU_TILE_ROW_BYTES, k_tiles, x + r * k_tiles * PU_TILE_ROW_BYTES, out + f * ld + r, ld);
+      parts[log](w + f * PU_TILE_ROW_BYTES, tiles, x + r * x_row, x_row, sums + (f * STREAM_ROWS + r) * LANES);
     r += 1 << log;
   }
+}
+
+static void stream(const stream_part parts[3], const char *w, int64_t k_tiles, const char *x, int rows, float *out,
+                   int ld) {
+  _Alignas(64) float sums[PU_TILE_ROWS * STREAM_ROWS * LANES];
+  for (int f = 0; f < PU_TILE_ROWS; f++)
+    memset(sums + f * STREAM_ROWS * LANES, 0, (size_t)rows * LANES * sizeof(float));
+  for (int64_t t = 0; t < k_tiles; t += RUN)
+    stream_run(parts, w + t * PU_TILE_BYTES, PU_MIN(k_tiles - t, RUN), x + t * PU_TILE_ROW_BYTES,
+               k_tiles * PU_TILE_ROW_BYTES, rows, sums);
+  for (int f = 0; f < PU_TILE_ROWS; f++)
+    for (int r = 0; r < rows; r++)
+      out[f * ld + r] = _mm512_reduce_add_ps(_mm512_load_ps(sums + (f * STREAM_ROWS + r) * LANES));
 }
 
 static void stream_f32(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld) {

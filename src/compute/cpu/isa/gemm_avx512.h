@@ -38,6 +38,31 @@ static inline __attribute__((always_inline)) void pu_transpose16(__m512i r[16]) 
   for (int i = 0; i < 16; i++) r[i] = t[i];
 }
 
+/* The same for 16 (or 12: the rest is 0) whole lines of memory, `step` bytes apart: loads put quarters of four lines
+ * side by side, which leaves half of the shuffles, and they are what limits packing. */
+static inline __attribute__((always_inline)) void pu_load_transposed(const char *line, int64_t step, int lines,
+                                                                     __m512i out[16]) {
+#pragma GCC unroll 4
+  for (int q = 0; q < 4; q++) {
+    __m512i v[4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) { /* quarter q of lines i, 4 + i, 8 + i, 12 + i */
+      const char *from = line + i * step + q * 16;
+      v[i] = _mm512_zextsi128_si512(_mm_loadu_si128((const __m128i *)from));
+      v[i] = _mm512_mask_broadcast_i32x4(v[i], 0x00f0, _mm_loadu_si128((const __m128i *)(from + 4 * step)));
+      v[i] = _mm512_mask_broadcast_i32x4(v[i], 0x0f00, _mm_loadu_si128((const __m128i *)(from + 8 * step)));
+      if (lines == 16)
+        v[i] = _mm512_mask_broadcast_i32x4(v[i], 0xf000, _mm_loadu_si128((const __m128i *)(from + 12 * step)));
+    }
+    __m512i a = _mm512_unpacklo_epi32(v[0], v[1]), b = _mm512_unpackhi_epi32(v[0], v[1]);
+    __m512i c = _mm512_unpacklo_epi32(v[2], v[3]), d = _mm512_unpackhi_epi32(v[2], v[3]);
+    out[4 * q] = _mm512_unpacklo_epi64(a, c);
+    out[4 * q + 1] = _mm512_unpackhi_epi64(a, c);
+    out[4 * q + 2] = _mm512_unpacklo_epi64(b, d);
+    out[4 * q + 3] = _mm512_unpackhi_epi64(b, d);
+  }
+}
+
 /* 16 values as f32, those outside the mask 0. */
 static inline __m512 pu_load16(const void *p, int64_t i, pu_dtype type, __mmask16 m) {
   if (type == PU_F32) return _mm512_maskz_loadu_ps(m, (const float *)p + i);

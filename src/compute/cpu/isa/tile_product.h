@@ -64,10 +64,8 @@ static void tile_multiply(const tile_product *p) {
       for (int row = 0; row < 16; row += STEP_ROWS) tile_rows(p, i, j, row);
 }
 
-static inline void tile_begin(void) {
-}
-static inline void tile_end(void) {
-}
+static inline void tile_begin(void) {}
+static inline void tile_end(void) {}
 
 #endif
 #endif

@@ -89,6 +89,10 @@ static inline __m256 v_load_half(const void *p, pu_dtype type) {
   if (type == PU_F32) return _mm256_loadu_ps(p);
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
 }
+/* Sixteen elements, as f32. */
+static inline v16 v_load16(const void *p, pu_dtype type) {
+  return (v16){v_load_half(p, type), v_load_half((const char *)p + 8 * (type == PU_F32 ? 4 : 2), type)};
+}
 /* n elements from p (n >= 16: sixteen), as f32; zeros for the rest. */
 static inline v16 v_load_row(const void *p, pu_dtype type, int n) {
   v16 r = v_set1(0.0f);

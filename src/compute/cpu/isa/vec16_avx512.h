@@ -76,6 +76,11 @@ static inline v16 v_exp2_rough(v16 x) {
   return _mm512_scalef_ps(p, x); /* scalef takes the floor of x itself */
 }
 
+/* Sixteen elements, as f32. */
+static inline v16 v_load16(const void *p, pu_dtype type) {
+  if (type == PU_F32) return _mm512_loadu_ps(p);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
+}
 /* n elements from p (n >= 16: sixteen), as f32; zeros for the rest. */
 static inline v16 v_load_row(const void *p, pu_dtype type, int n) {
   __mmask16 k = n >= 16 ? 0xffff : (__mmask16)((1u << (n > 0 ? n : 0)) - 1);
