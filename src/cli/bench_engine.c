@@ -86,7 +86,8 @@ void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_
             "{\"bench\": \"%s\", \"shape\": \"%s\", \"dtype\": \"%s\", \"isa\": \"%s\", \"threads\": %d, "
             "\"batch\": %lld, \"seq\": %lld, \"tok_per_s\": %.6g, \"rate\": %.6g, %s, "
             "\"planned_bytes\": %zu, \"peak_bytes\": %zu}\n",
-            r->what, o->shape, dtype, isa, threads, (long long)o->batch, (long long)o->seq, r->tok_per_s, r->rate, limit, planned, peak);
+            r->what, o->shape, dtype, isa, threads, (long long)o->batch, (long long)o->seq, r->tok_per_s, r->rate,
+            limit, planned, peak);
     return;
   }
   fprintf(out, "model      %s, %s, %s, %d threads\n", o->shape, dtype, isa, threads);
