@@ -80,12 +80,14 @@ void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_
   int threads = pu_pool_size(pu_cpu_pool(b->be));
   const char *isa = pu_isa_name(pu_cpu_isa(b->be)), *dtype = pu_dtype_name(b->m->dtype);
   if (o->json) {
+    char limit[64] = "\"limit\": null, \"ratio\": null";
+    if (r->limit > 0) snprintf(limit, sizeof limit, "\"limit\": %.6g, \"ratio\": %.4g", r->limit, ratio);
     fprintf(out,
             "{\"bench\": \"%s\", \"shape\": \"%s\", \"dtype\": \"%s\", \"isa\": \"%s\", \"threads\": %d, "
-            "\"batch\": %lld, \"seq\": %lld, \"tok_per_s\": %.6g, \"rate\": %.6g, \"limit\": %.6g, \"ratio\": %.4g, "
+            "\"batch\": %lld, \"seq\": %lld, \"tok_per_s\": %.6g, \"rate\": %.6g, %s, "
             "\"planned_bytes\": %zu, \"peak_bytes\": %zu}\n",
             r->what, o->shape, dtype, isa, threads, (long long)o->batch, (long long)o->seq, r->tok_per_s, r->rate,
-            r->limit, ratio, planned, peak);
+            limit, planned, peak);
     return;
   }
   fprintf(out, "model      %s, %s, %s, %d threads\n", o->shape, dtype, isa, threads);

@@ -1,9 +1,10 @@
 /* The scheduler: which tokens of which sessions the next forward pass takes.
  *
  * A session has ids of which the first `cached` are in the cache. One that makes an answer has exactly one more: the
- * token made last. One with a prompt has many; it takes as many of them as the step's share of prompt tokens allows,
- * and its first answer token is made in the step that takes the last of them. So prompts never hold up answers for
- * longer than one chunk takes. */
+ * token made last. One with a prompt has many; it takes a chunk of them, and its first answer token is made in the step
+ * that takes the last. All prompts of a step together take a chunk at most, so they never hold up answers for longer;
+ * one whose chunk does not fit beside the others' waits. Where a prompt is divided thus depends on itself alone, and so
+ * does the rounding of what comes out. */
 #include <string.h>
 
 #include "src/engine/internal.h"
@@ -41,9 +42,9 @@ static pu_err choose_shares(pu_engine *en, batch *b, pu_error *e) {
   for (pu_session *s = en->first; s; s = s->next) {
     int64_t want = waiting(s);
     if (want <= 0) continue;
+    int64_t n = PU_MIN(want, en->chunk);
     bool answering = s->started && want == 1;
-    int64_t n = answering ? 1 : PU_MIN(want, budget);
-    if (!n) continue;
+    if (!answering && n > budget) continue; /* not less of it: see above */
     if (!answering) budget -= n;
     PU_TRY(pu_session_reserve(s, s->cached + n, e));
     share *to = &b->shares[b->n++];

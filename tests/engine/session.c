@@ -88,9 +88,9 @@ static void check_answer(const pu_session *s, const int32_t *want, size_t want_n
 
 enum { N = PU_COUNT(lengths) };
 
-static void answers_alone(bench *b, int32_t want[N][ANSWER]) {
+static void answers_alone(bench *b, pu_engine_options o, int32_t want[N][ANSWER]) {
   for (size_t i = 0; i < N; i++) {
-    pu_engine *en = engine(b, (pu_engine_options){0});
+    pu_engine *en = engine(b, o);
     pu_sampling how = sampling(i);
     pu_session *s = begin(en, i, &how);
     run_all(en);
@@ -134,11 +134,16 @@ static void an_answer_is_its_sessions_own(void **state) {
                {"chunks of 5", {.prefill_chunk = 5}},
                {"chunks of 1", {.prefill_chunk = 1}}};
   for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++) {
-    bench b = open_model(isa, PU_F32, isa % 2);
+    bench f32 = open_model(isa, PU_F32, isa % 2), bf16 = open_model(isa, PU_BF16, isa % 2 == 0);
     int32_t want[N][ANSWER];
-    answers_alone(&b, want);
-    for (size_t i = 0; i < PU_COUNT(cases); i++) check_together(&b, cases[i].o, want, cases[i].what);
-    close_model(&b);
+    for (size_t i = 0; i < PU_COUNT(cases); i++) {
+      answers_alone(&f32, (pu_engine_options){0}, want);
+      check_together(&f32, cases[i].o, want, cases[i].what);
+      answers_alone(&bf16, cases[i].o, want); /* its rounding shows where prompts are divided, so divide them alike */
+      check_together(&bf16, cases[i].o, want, cases[i].what);
+    }
+    close_model(&f32);
+    close_model(&bf16);
   }
 }
 

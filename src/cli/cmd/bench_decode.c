@@ -19,8 +19,9 @@ static double step_bytes(const pu_bench_engine *b, double length) {
   return (double)b->matrix_bytes + (double)b->batch * length * token;
 }
 
-static pu_err measure(pu_bench_engine *b, const pu_bench_options *o, double *best, pu_error *e) {
-  *best = 0;
+/* The limit is measured beside each round, so that a machine busy with other things slows both. */
+static pu_err measure(pu_bench_engine *b, const pu_bench_options *o, double *best, double *limit, pu_error *e) {
+  *best = *limit = 0;
   for (int64_t round = 0; round < o->rounds; round++) {
     PU_TRY(pu_bench_engine_start(b, o->seq, o->tokens + 1, e));
     bool more = true;
@@ -34,6 +35,7 @@ static pu_err measure(pu_bench_engine *b, const pu_bench_options *o, double *bes
     for (; more; steps++) PU_TRY(pu_engine_step(b->en, &more, e));
     double seconds = (pu_now() - begin) / (double)steps;
     if (*best == 0 || seconds < *best) *best = seconds;
+    *limit = PU_MAX(*limit, pu_limit_read_bytes(b->be, b->m->weights_memory, b->matrix_bytes, 2));
   }
   return PU_OK;
 }
@@ -43,11 +45,9 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   const pu_bench_options *o = opts;
   pu_bench_engine b;
   PU_TRY(pu_bench_engine_open(o, o->seq + o->tokens + 1, &b, e));
-  double seconds;
-  double limit = pu_limit_read_bytes(b.be, b.m->weights_memory, b.matrix_bytes, 2);
-  pu_err err = measure(&b, o, &seconds, e);
+  double seconds, limit;
+  pu_err err = measure(&b, o, &seconds, &limit, e);
   if (!err) {
-    limit = PU_MAX(limit, pu_limit_read_bytes(b.be, b.m->weights_memory, b.matrix_bytes, 2));
     pu_bench_result r = {.what = "decode",
                          .tok_per_s = (double)o->batch / seconds,
                          .rate = step_bytes(&b, (double)o->seq + (double)o->tokens / 2) / seconds,
@@ -69,7 +69,7 @@ const pu_command pu_command_bench_decode = {
     .details =
         "Random weights of a named shape; no files are needed. A token takes as long as the weights and the cache "
         "take to be read, so the figure is held against the rate at which the same threads read memory, measured "
-        "before and after in the same run.",
+        "beside it.",
     .options = rows,
     .options_size = sizeof(pu_bench_options),
     .run = run,

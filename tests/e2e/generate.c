@@ -1,0 +1,118 @@
+/* The program's generate and chat: what scripts rely on. */
+#include "puyu/model.h"
+#include "tests/test.h"
+
+#include <stdlib.h>
+#include <sys/wait.h>
+
+static char out[1 << 16];
+
+/* Runs a shell line with standard error left out; returns the exit status. */
+static int shell(const char *line) {
+  char all[2048];
+  snprintf(all, sizeof all, "{ %s\n} 2>/dev/null", line);
+  fflush(NULL);
+  FILE *p = popen(all, "r");
+  assert_non_null(p);
+  out[fread(out, 1, sizeof out - 1, p)] = 0;
+  int status = pclose(p);
+  assert_true(WIFEXITED(status));
+  return WEXITSTATUS(status);
+}
+
+#define MODEL PU_FIXTURES "/hf-mini/internlm2-tiny"
+enum { GIVEN = 8, TOTAL = 40 };
+
+static void expected(int32_t ids[TOTAL]) {
+  pu_safetensors *st;
+  pu_error e;
+  assert_ok(pu_safetensors_open(MODEL "/expected.safetensors", &st, &e), &e);
+  const pu_st_tensor *t = pu_safetensors_find(st, "greedy_ids");
+  assert_true(t && t->bytes == TOTAL * sizeof *ids);
+  memcpy(ids, t->data, t->bytes);
+  pu_safetensors_close(st);
+}
+
+static void prompt_line(char *line, size_t size, const int32_t *ids, const char *flags) {
+  int n = snprintf(line, size, PU_PROGRAM " generate " MODEL " --dtype f32 %s --ids ", flags);
+  for (int i = 0; i < GIVEN; i++) n += snprintf(line + n, size - (size_t)n, "%s%d", i ? "," : "", (int)ids[i]);
+}
+
+static void ids_on_a_line(void **state) {
+  (void)state;
+  int32_t want[TOTAL];
+  char line[1024];
+  expected(want);
+  prompt_line(line, sizeof line, want, "--ignore-eos --max-tokens 32 --output ids");
+  assert_int_equal(shell(line), 0);
+  char *at = out;
+  for (int i = GIVEN; i < TOTAL; i++) assert_int_equal(strtol(at, &at, 10), want[i]);
+  assert_string_equal(at, "\n");
+}
+
+static void json_says_it_all(void **state) {
+  (void)state;
+  int32_t want[TOTAL];
+  char line[1024];
+  json_t *j;
+  pu_error e;
+  expected(want);
+  prompt_line(line, sizeof line, want, "--ignore-eos --max-tokens 5 --output json");
+  assert_int_equal(shell(line), 0);
+  assert_ok(pu_json_parse("output", pu_str_c(out), &j, &e), &e);
+  const json_t *ids = json_object_get(j, "ids"), *prompt = json_object_get(j, "prompt_ids");
+  assert_int_equal(json_array_size(prompt), GIVEN);
+  assert_int_equal(json_array_size(ids), 5);
+  for (size_t i = 0; i < 5; i++) assert_int_equal(json_integer_value(json_array_get(ids, i)), want[GIVEN + i]);
+  assert_string_equal(json_string_value(json_object_get(j, "finish")), "length");
+  assert_true(json_number_value(json_object_get(j, "prefill_tok_per_s")) > 0);
+  assert_true(json_number_value(json_object_get(j, "decode_tok_per_s")) > 0);
+  json_decref(j);
+}
+
+static void mistakes_have_statuses(void **state) {
+  (void)state;
+  static const struct {
+    const char *args;
+    int status;
+  } cases[] = {{"generate " MODEL, 2},
+               {"generate " MODEL " --ids 1,2,three", 2},
+               {"generate " MODEL " --ids 1 --prompt x", 2},
+               {"generate " MODEL " --prompt x", 2}, /* no tokenizer */
+               {"generate " MODEL " --ids 1,2", 2},  /* no text without one */
+               {"generate " MODEL " --ids 1,99999 --output ids", 2},
+               {"generate " MODEL " --ids 1 --output ids --temperature -1", 2},
+               {"generate /no/such/model --ids 1", 1},
+               {"chat " MODEL " </dev/null", 1},
+               {"bench decode --shape nothing", 2}};
+  for (size_t i = 0; i < PU_COUNT(cases); i++) {
+    char line[1024];
+    snprintf(line, sizeof line, PU_PROGRAM " %s", cases[i].args);
+    int status = shell(line);
+    if (status != cases[i].status) fail_msg("puyu %s: status %d, not %d", cases[i].args, status, cases[i].status);
+    assert_string_equal(out, "");
+  }
+}
+
+static void the_benchmarks_run(void **state) {
+  (void)state;
+  static const char *const kinds[] = {"prefill", "decode"};
+  for (size_t i = 0; i < PU_COUNT(kinds); i++) {
+    char line[1024];
+    json_t *j;
+    pu_error e;
+    snprintf(line, sizeof line, PU_PROGRAM " bench %s --shape puyu-2m --seq 40 --batch 2 --rounds 1 --json", kinds[i]);
+    assert_int_equal(shell(line), 0);
+    assert_ok(pu_json_parse("output", pu_str_c(out), &j, &e), &e);
+    assert_string_equal(json_string_value(json_object_get(j, "bench")), kinds[i]);
+    assert_true(json_number_value(json_object_get(j, "tok_per_s")) > 0);
+    assert_true(json_number_value(json_object_get(j, "planned_bytes")) > 1e6);
+    json_decref(j);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(ids_on_a_line), cmocka_unit_test(json_says_it_all),
+                                     cmocka_unit_test(mistakes_have_statuses), cmocka_unit_test(the_benchmarks_run)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
