@@ -67,32 +67,6 @@ double pu_train_series_median(const pu_train_series *s) {
 
 /* ---- text ---- */
 
-void pu_train_html_text(pu_buf *out, pu_str text) {
-  static const struct {
-    char c;
-    const char *entity;
-  } special[] = {{'&', "&amp;"}, {'<', "&lt;"}, {'>', "&gt;"}, {'"', "&quot;"}, {'\'', "&#39;"}};
-  /* JSON's escaping knows UTF-8 already: what it would replace is replaced here by the same function. */
-  pu_buf clean;
-  pu_buf_init(&clean, PU_BUF_MAX);
-  pu_buf_json_str(&clean, text);
-  json_t *s = clean.failed ? NULL : json_loadb(clean.data, clean.len, JSON_DECODE_ANY | JSON_ALLOW_NUL, NULL);
-  const char *p = s ? json_string_value(s) : "";
-  size_t n = s ? json_string_length(s) : 0;
-  for (size_t i = 0; i < n; i++) {
-    const char *entity = NULL;
-    for (size_t k = 0; k < PU_COUNT(special); k++)
-      if (p[i] == special[k].c) entity = special[k].entity;
-    if ((unsigned char)p[i] < 0x20 && p[i] != '\n' && p[i] != '\t') entity = "\xEF\xBF\xBD";
-    if (entity)
-      pu_buf_puts(out, entity);
-    else
-      pu_buf_putc(out, p[i]);
-  }
-  json_decref(s);
-  pu_buf_deinit(&clean);
-}
-
 const char *pu_train_number_text(double v, char text[32]) {
   double a = fabs(v);
   if (!isfinite(v))
@@ -194,12 +168,12 @@ static void draw_dots(const frame *f, const pu_train_curve *c, pu_buf *out) {
 
 static void draw_legend(const pu_train_chart *c, pu_buf *out) {
   pu_buf_puts(out, "<figcaption><b>");
-  pu_train_html_text(out, pu_str_c(c->title));
+  pu_buf_html(out, pu_str_c(c->title));
   pu_buf_puts(out, "</b>");
   for (size_t i = 0; i < c->n; i++) {
     if (!c->curves[i].label || c->curves[i].s->n == 0) continue;
     pu_buf_printf(out, "<span><i class=\"%s\"></i>", c->curves[i].style);
-    pu_train_html_text(out, pu_str_c(c->curves[i].label));
+    pu_buf_html(out, pu_str_c(c->curves[i].label));
     pu_buf_puts(out, "</span>");
   }
   pu_buf_puts(out, "</figcaption>");

@@ -35,8 +35,6 @@ typedef struct pu_train_chart {
 /* Appends a <figure>; nothing when there are no points. */
 void pu_train_chart_svg(const pu_train_chart *c, pu_buf *out);
 
-/* Text for HTML: markup escaped, bytes that are not UTF-8 and control characters replaced. */
-void pu_train_html_text(pu_buf *out, pu_str text);
 /* "12.3k", "0.0003" */
 const char *pu_train_number_text(double v, char text[32]);
 

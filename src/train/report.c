@@ -156,9 +156,9 @@ static pu_str json_text(const json_t *o, const char *key) {
 static void put_sample(pu_buf *b, const json_t *s) {
   pu_buf_printf(b, "<div class=sample><small>step %lld</small><b>",
                 (long long)json_integer_value(json_object_get(s, "step")));
-  pu_train_html_text(b, json_text(s, "prompt"));
+  pu_buf_html(b, json_text(s, "prompt"));
   pu_buf_puts(b, "</b>");
-  pu_train_html_text(b, json_text(s, "text"));
+  pu_buf_html(b, json_text(s, "text"));
   pu_buf_puts(b, "</div>\n");
 }
 
@@ -177,10 +177,10 @@ static void put_samples(pu_buf *b, const pu_train_history *h) {
 static void put_fact(pu_buf *b, const char *key, const json_t *value) {
   char text[32];
   pu_buf_puts(b, "<tr><th>");
-  pu_train_html_text(b, pu_str_c(key));
+  pu_buf_html(b, pu_str_c(key));
   pu_buf_puts(b, "</th><td>");
   if (json_is_string(value))
-    pu_train_html_text(b, pu_str_of(json_string_value(value), json_string_length(value)));
+    pu_buf_html(b, pu_str_of(json_string_value(value), json_string_length(value)));
   else if (json_is_number(value))
     pu_buf_puts(b, pu_train_number_text(json_number_value(value), text));
   pu_buf_puts(b, "</td></tr>\n");
@@ -219,14 +219,14 @@ static pu_err put_page(pu_buf *b, const char *run, const pu_train_history *h, co
   double count = json_number_value(json_object_get(h->facts, "parameters"));
   pu_buf_puts(b, "<!doctype html><html lang=en><meta charset=utf-8>"
                  "<meta name=viewport content=\"width=device-width,initial-scale=1\"><title>");
-  pu_train_html_text(b, pu_str_c(run));
+  pu_buf_html(b, pu_str_c(run));
   pu_buf_printf(b, " · puyu</title>\n<style>%s</style>\n<main><h1>", style);
-  pu_train_html_text(b, pu_str_c(run));
+  pu_buf_html(b, pu_str_c(run));
   pu_buf_puts(b, "</h1><p class=sub>");
-  pu_train_html_text(b, json_text(h->facts, "family"));
+  pu_buf_html(b, json_text(h->facts, "family"));
   if (count > 0) pu_buf_printf(b, " · %s parameters", pu_train_number_text(count, parameters));
   pu_buf_puts(b, " · ");
-  pu_train_html_text(b, json_text(h->facts, "started"));
+  pu_buf_html(b, json_text(h->facts, "started"));
   pu_buf_puts(b, "</p>\n");
   put_tiles(b, h, &smooth);
   if (extra_html) pu_buf_puts(b, extra_html);
@@ -236,7 +236,7 @@ static pu_err put_page(pu_buf *b, const char *run, const pu_train_history *h, co
   put_facts(b, h);
   if (h->config.len) {
     pu_buf_puts(b, "<h2>Configuration</h2>\n<pre>");
-    pu_train_html_text(b, pu_str_of(h->config.data, h->config.len));
+    pu_buf_html(b, pu_str_of(h->config.data, h->config.len));
     pu_buf_puts(b, "</pre>\n");
   }
   pu_buf_puts(b, "<footer>Made by puyu report.</footer></main></html>\n");

@@ -144,6 +144,26 @@ static void any_bytes_make_a_string(void **state) {
   }
 }
 
+static void text_becomes_html(void **state) {
+  (void)state;
+  static const struct {
+    const char *in;
+    size_t len;
+    const char *out;
+  } cases[] = {{"<b>&\"'", 6, "&lt;b&gt;&amp;&quot;&#39;"},
+               {"a\xffz", 3, "a\xEF\xBF\xBDz"},
+               {"a\0b\n", 4, "a\xEF\xBF\xBD\x62\n"},
+               {"你好", 6, "你好"},
+               {"", 0, ""}};
+  for (size_t i = 0; i < PU_COUNT(cases); i++) {
+    pu_buf b;
+    pu_buf_init(&b, 1 << 16);
+    pu_buf_html(&b, pu_str_of(cases[i].in, cases[i].len));
+    assert_string_equal(b.data ? b.data : "", cases[i].out);
+    pu_buf_deinit(&b);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(errors_name_line_and_column),
@@ -151,6 +171,7 @@ int main(void) {
       cmocka_unit_test(keys_have_types),
       cmocka_unit_test(strings_are_escaped),
       cmocka_unit_test(any_bytes_make_a_string),
+      cmocka_unit_test(text_becomes_html),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

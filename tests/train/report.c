@@ -60,26 +60,6 @@ static void test_chart(void **arg) {
   pu_train_series_deinit(&s);
 }
 
-static void test_text(void **arg) {
-  (void)arg;
-  static const struct {
-    const char *in;
-    size_t len;
-    const char *out;
-  } cases[] = {{"<b>&\"'", 6, "&lt;b&gt;&amp;&quot;&#39;"},
-               {"a\xffz", 3, "a\xEF\xBF\xBDz"},
-               {"a\0b\n", 4, "a\xEF\xBF\xBD\x62\n"},
-               {"你好", 6, "你好"},
-               {"", 0, ""}};
-  for (size_t i = 0; i < PU_COUNT(cases); i++) {
-    pu_buf b;
-    pu_buf_init(&b, 1 << 16);
-    pu_train_html_text(&b, pu_str_of(cases[i].in, cases[i].len));
-    assert_string_equal(b.data ? b.data : "", cases[i].out);
-    pu_buf_deinit(&b);
-  }
-}
-
 static void test_page(void **arg) {
   (void)arg;
   assert_int_equal(pu_report_write(dir, NULL, NULL, &e), PU_ERR_IO);
@@ -126,7 +106,6 @@ static int teardown(void **arg) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_series), cmocka_unit_test(test_chart),
-                                     cmocka_unit_test(test_text),
                                      cmocka_unit_test_setup_teardown(test_page, setup, teardown)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
