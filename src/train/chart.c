@@ -4,7 +4,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_POINTS = 700 }; /* a curve is thinned to what the eye can see */
+enum {
+  MAX_POINTS = 700, /* a curve is thinned to what the eye can see */
+  MAX_TICKS = 50,
+};
 
 /* ---- series ---- */
 
@@ -127,15 +130,21 @@ static double at_y(const frame *f, double v) {
   return f->bottom - (v - f->y.low) / (f->y.high - f->y.low) * (f->bottom - f->top);
 }
 
+/* The i-th tick of a scale. Counted, not summed up: beside a large number a small step may add nothing. */
+static double tick(const range *r, int i) {
+  double v = (ceil(r->low / r->step) + i) * r->step;
+  return fabs(v) < r->step * 1e-9 ? 0 : v;
+}
+
 static void draw_axes(const frame *f, pu_buf *out) {
   char text[32];
-  for (double v = ceil(f->y.low / f->y.step) * f->y.step; v <= f->y.high; v += f->y.step) {
+  double v;
+  for (int i = 0; i < MAX_TICKS && (v = tick(&f->y, i)) <= f->y.high; i++) {
     double y = at_y(f, v);
-    if (fabs(v) < f->y.step * 1e-9) v = 0;
     pu_buf_printf(out, "<path class=grid d=\"M%.1f %.1fH%.1f\"/><text x=%.1f y=%.1f text-anchor=end>%s</text>", f->left,
                   y, f->right, f->left - 7, y + 4, pu_train_number_text(v, text));
   }
-  for (double v = ceil(f->x.low / f->x.step) * f->x.step; v <= f->x.high * (1 + 1e-9); v += f->x.step)
+  for (int i = 0; i < MAX_TICKS && (v = tick(&f->x, i)) <= f->x.high * (1 + 1e-9); i++)
     pu_buf_printf(out, "<text x=%.1f y=%.1f text-anchor=middle>%s</text>", at_x(f, v), f->bottom + 19,
                   pu_train_number_text(v, text));
 }

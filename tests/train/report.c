@@ -56,6 +56,11 @@ static void test_chart(void **arg) {
   for (int i = 0; i < 100000; i++) assert_true(pu_train_series_add(&s, 6 + i, sin(i)));
   pu_train_chart_svg(&c, &out);
   assert_true(out.len < 20000); /* thinned */
+  pu_train_series_deinit(&s);
+  assert_true(pu_train_series_add(&s, 1e18, 3) && pu_train_series_add(&s, 1e18 + 1024, nextafter(3, 4)));
+  pu_buf_clear(&out);
+  pu_train_chart_svg(&c, &out); /* steps of the scales that add nothing to its numbers */
+  assert_non_null(strstr(out.data, "</svg>"));
   pu_buf_deinit(&out);
   pu_train_series_deinit(&s);
 }
