@@ -13,7 +13,7 @@ typedef struct file_list {
   pu_arena *a;
   const char **paths;
   size_t n, cap;
-  uint64_t key; /* of names, sizes and times: a changed file makes a new cache */
+  uint64_t key; /* of how files are read, their names, sizes and times: a changed file makes a new cache */
   double bytes;
 } file_list;
 
@@ -133,7 +133,11 @@ static pu_err write_shards(work *w, const file_list *l, const char *dir, pu_erro
   pu_err err = pu_shard_writer_open(dir, &o, &w->writer, e);
   if (err == PU_OK) {
     w->progress = pu_progress_open("tokenise", "B", l->bytes);
-    for (size_t i = 0; err == PU_OK && i < l->n; i++) err = add_text_file(w, l->paths[i], e);
+    for (size_t i = 0; err == PU_OK && i < l->n; i++) {
+      err = add_text_file(w, l->paths[i], e);
+      if (err == PU_OK && pu_signals_stop())
+        err = pu_fail(e, PU_ERR_STOPPED, "stopped while text was tokenised: the same command begins that anew");
+    }
     pu_progress_close(w->progress);
     if (err == PU_OK)
       err = pu_shard_writer_close(w->writer, e);
@@ -163,7 +167,7 @@ static pu_err make_cache(const file_list *l, const pu_train_source *s, const pu_
 
 pu_err pu_train_text_cache(const pu_train_source *s, const pu_tokenizer *t, const char *run, pu_arena *a,
                            const char **dir, pu_error *e) {
-  file_list l = {.a = a, .key = pu_tokenizer_hash(t)};
+  file_list l = {.a = a, .key = pu_hash64(&s->type, sizeof s->type, pu_tokenizer_hash(t))};
   if (s->key) l.key = pu_hash64(s->key, strlen(s->key), l.key);
   pu_err err = add_path(&l, s->path, s->type, 0, e);
   if (err == PU_OK && l.n == 0)
