@@ -19,15 +19,14 @@ static void processor_name(char *name, size_t room) {
   fclose(f);
 }
 
-pu_err pu_train_write_facts(const pu_train_loop *l, pu_error *e) {
-  char cpu[128], now[32], peak[32], path[640];
+pu_err pu_train_write_facts(const pu_train_loop *l, const char *path, pu_error *e) {
+  char cpu[128], now[32], peak[32];
   time_t t = time(NULL);
   struct tm utc;
   gmtime_r(&t, &utc);
   strftime(now, sizeof now, "%Y-%m-%d %H:%M UTC", &utc);
   processor_name(cpu, sizeof cpu);
   pu_format_double(peak, l->peak_flops);
-  snprintf(path, sizeof path, "%s/run.json", l->cfg.run);
   bool on_cpu = strcmp(l->be->name, "cpu") == 0;
   pu_buf b;
   pu_buf_init(&b, 1 << 20);

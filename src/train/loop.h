@@ -55,6 +55,6 @@ pu_err pu_train_loop_step(pu_train_loop *l, pu_error *e) PU_MUST_USE;
 /* Mean loss over the validation batches. */
 pu_err pu_train_loop_validate(pu_train_loop *l, pu_error *e) PU_MUST_USE;
 /* RUN/run.json: model, data and machine, for the report. */
-pu_err pu_train_write_facts(const pu_train_loop *l, pu_error *e) PU_MUST_USE;
+pu_err pu_train_write_facts(const pu_train_loop *l, const char *path, pu_error *e) PU_MUST_USE;
 
 #endif

@@ -42,7 +42,7 @@ static pu_err open_run(pu_train_loop *l, const char **was_yaml, pu_error *e) {
 }
 
 /* The configuration as it is now, checked; kept as text for config.yaml and every checkpoint. */
-static pu_err resolve(pu_train_loop *l, const char *was_yaml, pu_error *e) {
+static pu_err resolve(pu_train_loop *l, pu_error *e) {
   const pu_train_source *s = l->cfg.data.sources.items;
   bool ids = l->cfg.data.sources.n == 1 && s->type == PU_SOURCE_IDS;
   if (ids) {
@@ -50,7 +50,6 @@ static pu_err resolve(pu_train_loop *l, const char *was_yaml, pu_error *e) {
     l->cfg.data.seq_len = l->data.seq_len;
   }
   PU_TRY(pu_train_config_resolve(&l->cfg, l->data.rows, e));
-  if (was_yaml) PU_TRY(compare_config(l, was_yaml, e));
   pu_buf yaml;
   pu_buf_init(&yaml, CONFIG_MAX);
   pu_err err = pu_options_write_yaml(pu_train_options, &l->cfg, &yaml, e);
@@ -207,9 +206,10 @@ static pu_err open_logs(pu_train_loop *l, pu_error *e) {
   PU_TRY(pu_train_dir_cut(l->cfg.run, "metrics.jsonl", step, e));
   PU_TRY(pu_train_dir_cut(l->cfg.run, "samples.jsonl", step, e));
   const char *path = pu_path_join(l->host, l->cfg.run, "config.yaml");
-  if (!path) return pu_fail(e, PU_ERR_NOMEM, "no memory for a name");
+  const char *facts = pu_path_join(l->host, l->cfg.run, "run.json");
+  if (!path || !facts) return pu_fail(e, PU_ERR_NOMEM, "no memory for a name");
   PU_TRY(pu_file_write(path, l->config, strlen(l->config), e));
-  PU_TRY(pu_train_write_facts(l, e));
+  PU_TRY(pu_train_write_facts(l, facts, e));
   PU_TRY(pu_train_log_open(&l->metrics, l->cfg.run, "metrics.jsonl", e));
   if (l->cfg.sample.every > 0) return pu_train_log_open(&l->samples, l->cfg.run, "samples.jsonl", e);
   return PU_OK;
@@ -247,9 +247,9 @@ pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu
   const char *was_yaml = NULL;
   l->base_bytes = pu_train_memory_used();
   PU_TRY(pu_arena_create(HOST_MAX, &l->host, e));
-  if (!cfg->run || !cfg->run[0]) return pu_fail(e, PU_ERR_USAGE, "run is missing: name the directory of the run");
+  PU_TRY(resolve(l, e)); /* before the directory is made: what makes no sense leaves nothing behind */
   PU_TRY(open_run(l, &was_yaml, e));
-  PU_TRY(resolve(l, was_yaml, e));
+  if (was_yaml) PU_TRY(compare_config(l, was_yaml, e));
   PU_TRY(open_tokenizer(l, e));
   PU_TRY(open_data(l, e));
   PU_TRY(open_model(l, e));

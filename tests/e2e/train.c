@@ -109,6 +109,13 @@ static void test_text(void **arg) {
   RUN(s, 0, "train", path_in(s, "text.yaml"), "train.steps=7", "schedule.type=constant");
   assert_true(file_says(path_in(s, "err"), "resuming after step 6"));
   assert_true(file_says(path_in(s, "err"), "changed since step 6: schedule.type;"));
+  /* The same file read in another way is not taken from what was kept. */
+  RUN(s, 0, "train", path_in(s, "text.yaml"), "train.steps=8", "schedule.type=constant", "sample.every=0",
+      pu_arena_printf(s->a, "data.sources=[{type: text, path: '%s/lines.jsonl'}]", s->dir));
+  char **names;
+  size_t n;
+  assert_ok(pu_dir_list(s->a, path_in(s, "<text>/cache"), &names, &n, &s->e), &s->e);
+  assert_int_equal(n, 3);
 }
 
 static void test_exit_statuses(void **arg) {
@@ -119,7 +126,8 @@ static void test_exit_statuses(void **arg) {
   write_text(s, "bad.yaml", "run: r\nmodel: {shape: puyu-2m}\ndata: {sources: [{path: /nowhere}]}\n");
   RUN(s, 1, "train", path_in(s, "bad.yaml"), pu_arena_printf(s->a, "run=%s/bad", s->dir));
   assert_true(file_says(path_in(s, "err"), "/nowhere"));
-  RUN(s, 2, "train", path_in(s, "bad.yaml"), "schedule.warmup=99999");
+  RUN(s, 2, "train", path_in(s, "bad.yaml"), pu_arena_printf(s->a, "run=%s/never", s->dir), "schedule.warmup=99999");
+  assert_false(pu_path_exists(path_in(s, "never"))); /* what makes no sense leaves nothing behind */
   RUN(s, 1, "train", path_in(s, "missing.yaml"));
   RUN(s, 2, "train");
   RUN(s, 1, "report", s->dir);
