@@ -11,10 +11,11 @@
 struct pu_train_saver {
   const pu_train_optim *optim;
   pu_train_saver_options o;
-  pu_arena *memory; /* the copy */
-  pu_backend host;  /* the copy's backend: the real one's threads are at work on the next step */
-  pu_model model;   /* the real one's description over the copy */
-  pu_tensor *m, *v; /* [n_params] headers over the copy */
+  pu_buf generation; /* generation_config.json; empty: none */
+  pu_arena *memory;  /* the copy */
+  pu_backend host;   /* the copy's backend: the real one's threads are at work on the next step */
+  pu_model model;    /* the real one's description over the copy */
+  pu_tensor *m, *v;  /* [n_params] headers over the copy */
   pu_train_state state;
 
   pthread_t thread;
@@ -27,6 +28,14 @@ struct pu_train_saver {
 };
 
 /* ---- the files of a checkpoint ---- */
+
+static const char GENERATION[] = "generation_config.json";
+enum { GENERATION_MAX = 1 << 20 };
+
+static pu_err path_in(const char *dir, const char *name, char path[PATH_MAX], pu_error *e) {
+  if (snprintf(path, PATH_MAX, "%s/%s", dir, name) < PATH_MAX) return PU_OK;
+  return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name is too long", dir);
+}
 
 static void put_num(pu_buf *b, const char *key, double v) {
   char text[32];
@@ -42,8 +51,7 @@ static pu_err write_state(const char *dir, const pu_train_state *s, const char *
               {"tokens", s->tokens}, {"skips_in_row", s->skips_in_row}, {"skips", s->skips},
               {"norms", s->norms}};
   char path[PATH_MAX];
-  if (snprintf(path, sizeof path, "%s/state.json", dir) >= (int)sizeof path)
-    return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name of the run is too long", dir);
+  PU_TRY(path_in(dir, "state.json", path, e));
   pu_buf b;
   pu_buf_init(&b, 4 << 20);
   pu_buf_puts(&b, "{\n  \"version\": 1,\n");
@@ -88,25 +96,27 @@ static pu_err write_moments(const pu_train_saver *s, const char *dir, pu_error *
   return err;
 }
 
-static pu_err copy_file(const char *from_dir, const char *to_dir, const char *name, pu_error *e) {
-  char from[PATH_MAX], to[PATH_MAX];
-  if (snprintf(from, sizeof from, "%s/%s", from_dir, name) >= (int)sizeof from ||
-      snprintf(to, sizeof to, "%s/%s", to_dir, name) >= (int)sizeof to)
-    return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name is too long", from_dir);
-  if (!pu_path_exists(from)) return PU_OK;
-  pu_buf b;
-  pu_buf_init(&b, 1 << 20);
-  pu_err err = pu_file_read(from, 1 << 20, &b, e);
-  if (err == PU_OK) err = pu_file_write(to, b.data, b.len, e);
-  pu_buf_deinit(&b);
-  return err;
+/* generation_config.json is read once: the checkpoint it stands in may be removed while the run goes on. */
+static pu_err keep_generation(pu_train_saver *s, pu_error *e) {
+  char path[PATH_MAX];
+  pu_buf_init(&s->generation, GENERATION_MAX);
+  if (!s->o.copy_from) return PU_OK;
+  PU_TRY(path_in(s->o.copy_from, GENERATION, path, e));
+  return pu_path_exists(path) ? pu_file_read(path, GENERATION_MAX, &s->generation, e) : PU_OK;
+}
+
+static pu_err write_generation(const pu_train_saver *s, const char *dir, pu_error *e) {
+  char path[PATH_MAX];
+  if (s->generation.len == 0) return PU_OK;
+  PU_TRY(path_in(dir, GENERATION, path, e));
+  return pu_file_write(path, s->generation.data, s->generation.len, e);
 }
 
 static pu_err write_files(const pu_train_saver *s, const char *dir, pu_error *e) {
   PU_TRY(pu_mkdirs(dir, e));
   PU_TRY(pu_model_save(&s->model, dir, PU_F32, 0, e));
   if (s->o.tokenizer) PU_TRY(pu_tokenizer_save(s->o.tokenizer, dir, e));
-  if (s->o.copy_from) PU_TRY(copy_file(s->o.copy_from, dir, "generation_config.json", e));
+  PU_TRY(write_generation(s, dir, e));
   PU_TRY(write_moments(s, dir, e));
   PU_TRY(write_state(dir, &s->state, s->o.config, e));
   return pu_fsync_dir(dir, e);
@@ -237,8 +247,9 @@ pu_err pu_train_saver_create(const pu_train_optim *optim, const pu_train_saver_o
   s->o = *o;
   pthread_mutex_init(&s->lock, NULL);
   pthread_cond_init(&s->changed, NULL);
+  pu_err err = keep_generation(s, e);
   size_t headers = optim->model->n_params * (sizeof(pu_param) + 3 * sizeof(pu_tensor)) + (1 << 16);
-  pu_err err = pu_arena_create(pu_train_saver_bytes(optim) + headers, &s->memory, e);
+  if (err == PU_OK) err = pu_arena_create(pu_train_saver_bytes(optim) + headers, &s->memory, e);
   if (err == PU_OK && !lay_out(s))
     err = pu_fail(e, PU_ERR_NOMEM, "no memory for the copy that checkpoints are made of");
   if (err == PU_OK) {
@@ -262,6 +273,7 @@ void pu_train_saver_free(pu_train_saver *s) {
     pthread_join(s->thread, NULL);
   }
   pu_arena_free(s->memory);
+  pu_buf_deinit(&s->generation);
   pthread_cond_destroy(&s->changed);
   pthread_mutex_destroy(&s->lock);
   free(s);
@@ -328,8 +340,7 @@ static pu_err restore_one(const pu_safetensors *f, const char *path, const char 
 
 pu_err pu_train_optim_restore(const char *dir, pu_train_optim *o, pu_error *e) {
   char path[PATH_MAX];
-  if (snprintf(path, sizeof path, "%s/optimizer.safetensors", dir) >= (int)sizeof path)
-    return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name of the run is too long", dir);
+  PU_TRY(path_in(dir, "optimizer.safetensors", path, e));
   pu_safetensors *f;
   PU_TRY(pu_safetensors_open(path, &f, e));
   pu_err err = PU_OK;

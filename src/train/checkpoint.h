@@ -24,7 +24,7 @@ typedef struct pu_train_saver_options {
   const char *run;
   int64_t keep;
   const pu_tokenizer *tokenizer; /* NULL: none to copy */
-  const char *copy_from;         /* generation_config.json is copied from here; NULL: nowhere */
+  const char *copy_from;         /* generation_config.json is copied from here, read at once; NULL: nowhere */
   const char *config;            /* YAML, kept in state.json */
 } pu_train_saver_options;
 

@@ -95,6 +95,21 @@ static void test_resume(void **arg) {
   }
 }
 
+/* What stands beside a model goes into all checkpoints, also after the one it was taken from is gone. */
+static void test_companions(void **arg) {
+  state *s = *arg;
+  static const char yaml[] = "run: $D/beside\nmodel: {path: " PU_FIXTURES "/hf-mini/mixtral-tiny}\n"
+                             "data: {seq_len: 16, sources: [{path: $D/a}]}\ntrain: {steps: 6, global_batch: 2}\n"
+                             "checkpoint: {every: 2, keep: 1}\n";
+  const int64_t stop = 1;
+  write_shards(s, "a", 1, 0);
+  pu_train_hooks hooks = {.arg = (void *)(uintptr_t)&stop, .step = stop_at};
+  assert_int_equal(run_yaml(s, yaml, &hooks), PU_ERR_STOPPED);
+  assert_ok(run_yaml(s, yaml, NULL), &s->e);
+  assert_false(pu_path_exists(path_in(s, "beside/step-000001")));
+  assert_true(pu_path_exists(path_in(s, "beside/step-000006/generation_config.json")));
+}
+
 /* The gradient does not know how the batch was cut, nor what recomputation left out. */
 static void test_micro_batches(void **arg) {
   state *s = *arg;
@@ -223,6 +238,7 @@ static void test_damaged(void **arg) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_resume, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_companions, setup, teardown),
       cmocka_unit_test_setup_teardown(test_micro_batches, setup, teardown),
       cmocka_unit_test_setup_teardown(test_diverging, setup, teardown),
       cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
