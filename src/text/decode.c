@@ -51,7 +51,7 @@ static pu_err put_piece(const pu_tokenizer *t, int32_t id, unsigned flags, bool 
     ok = put(arg, t->spm.unk_surface.ptr, t->spm.unk_surface.len);
     *started = true;
   } else if (p->type == PIECE_BYTE) {
-    char byte = (char)byte_of(p->text);
+    char byte = (char)byte_of(p->raw);
     ok = put(arg, &byte, 1);
     *started = true;
   } else if (p->special) {

@@ -53,7 +53,7 @@ static pu_err read_vocab(pu_tokenizer *t, const json_t *vocab, pu_error *e) {
       return pu_fail(e, PU_ERR_FORMAT, WHERE ": model.vocab: id %lld is given twice", json_integer_value(id));
     }
     p->type = PIECE_NORMAL;
-    p->text = text_keep(t, key);
+    p->raw = p->text = text_keep(t, key);
     if (!p->text.ptr || !text_map_put(&t->ids, p->text, (int32_t)json_integer_value(id))) return no_memory(e);
   }
   return PU_OK;

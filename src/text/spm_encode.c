@@ -58,16 +58,16 @@ static size_t put_symbol(pu_encoder *enc, int32_t s, const uint8_t *p, size_t n,
     size_t len = spm_char(p + at, n - at, &code);
     if (s >= FROZEN) {
       s -= FROZEN;
-      len = t->pieces[s].text.len;
+      len = t->pieces[s].raw.len;
       *ok = *ok && put_id(enc, out, s);
     } else if (s < 0 || s >= t->n) {
       *ok = *ok && put_unknown(enc, p + at, len, out);
-    } else if (t->pieces[s].type == PIECE_UNUSED && t->pieces[s].text.len > len) {
+    } else if (t->pieces[s].type == PIECE_UNUSED && t->pieces[s].raw.len > len) {
       enc->stack[top++] = enc->halves[s][1];
       s = enc->halves[s][0];
       continue;
     } else {
-      len = t->pieces[s].text.len;
+      len = t->pieces[s].raw.len;
       *ok = *ok && put_id(enc, out, s);
     }
     at += len;
@@ -126,7 +126,7 @@ pu_err spm_merge_word(pu_encoder *enc, const uint8_t *p, size_t n, pu_ids *out, 
   for (size_t i = 0; i < count; i++) {
     int32_t s = enc->syms[i];
     bool known = s >= 0 && s < t->n;
-    size_t len = known ? t->pieces[s].text.len : spm_char(p + at, n - at, &code);
+    size_t len = known ? t->pieces[s].raw.len : spm_char(p + at, n - at, &code);
     if (!(known ? put_id(enc, out, s) : put_unknown(enc, p + at, len, out))) return text_no_memory(e, n);
     at += len;
   }

@@ -79,7 +79,7 @@ static pu_err parse_piece(pu_tokenizer *t, pu_str s, pu_error *e) {
     return pu_fail(e, PU_ERR_FORMAT, "tokenizer.model: piece %d is empty, longer than %zu bytes or has no score", id,
                    TEXT_PIECE_MAX);
   }
-  p->text = text_keep(t, p->text);
+  p->raw = p->text = text_keep(t, p->text);
   if (!p->text.ptr) return pu_fail(e, PU_ERR_NOMEM, "tokenizer.model: no memory for its pieces");
   return PU_OK;
 }

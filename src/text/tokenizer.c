@@ -72,7 +72,7 @@ pu_err text_add_token(pu_tokenizer *t, text_added a, pu_str content, pu_error *e
   text_piece *p = &t->pieces[a.id];
   if (!pu_str_eq(p->text, content)) p->text = text_keep(t, content);
   if (p->type == PIECE_NONE) p->type = PIECE_USER;
-  p->raw = p->text;
+  if (t->byte_level || !p->raw.ptr) p->raw = p->text;
   p->special = a.special;
   text_trie *trie = a.normalized ? &t->added_normalized : &t->added_raw;
   t->added[t->n_added++] = a;

@@ -24,7 +24,7 @@ typedef enum piece_type {
 
 typedef struct text_piece {
   pu_str text; /* as stored */
-  pu_str raw;  /* byte-level: the bytes it stands for */
+  pu_str raw;  /* byte-level: the bytes it stands for; SentencePiece: its text in the model, before any renaming */
   float score;
   uint8_t type;
   bool special; /* gives no text under PU_DECODE_SKIP_SPECIAL, enters only with PU_ENCODE_SPECIAL */

@@ -65,8 +65,8 @@ static void put_model(pu_buf *b) {
   spm_piece(b, pu_str_c("[UNUSED_0]"), 0, USER);
   spm_piece(b, pu_str_c("[UNUSED_1]"), 0, USER);
   spm_piece(b, pu_str_c("[UNUSED_2]"), 0, USER);
-  static const char *const pieces[] = {"\n", "us", "er", "user", "hi",  "u",    "s",
-                                       "e",  "r",  "h",  "i",    "\nu", "\nhi", "\xE2\x96\x81"};
+  static const char *const pieces[] = {"\n", "us", "er",  "user", "hi",           "u", "s", "e", "r",
+                                       "h",  "i",  "\nu", "\nhi", "\xE2\x96\x81", "sZ"};
   for (size_t i = 0; i < PU_COUNT(pieces); i++) spm_piece(b, pu_str_c(pieces[i]), -(float)i, NORMAL);
   spm_end(b, (spm_settings){.byte_fallback = true});
 }
@@ -125,6 +125,33 @@ static void test_special_user_piece(void **state) {
   must(pu_encode(t, pu_str_c("[UNUSED_1][UNUSED_2]"), PU_ENCODE_SPECIAL, &ids, &err));
   assert_int_equal(ids.n, 2);
   pu_ids_deinit(&ids);
+  pu_tokenizer_free(t);
+}
+
+/* A configuration may give any piece another name, also one that text and bytes are made of: what a piece covers stays.
+ */
+static void test_renamed_pieces(void **state) {
+  (void)state;
+  enum { US = CHARS + 1, BYTE_A = 3 + 'A', BYTE_Z = 3 + 'Z' };
+  pu_buf b;
+  pu_buf_init(&b, 1 << 16);
+  pu_buf_printf(&b, "{\"added_tokens_decoder\": {\"%d\": {\"content\": \"%0500d\"}, \"%d\": {\"content\": \"x\"}}}", US,
+                0, BYTE_A);
+  write_file("tokenizer_config.json", pu_str_of(b.data, b.len));
+  pu_tokenizer *t = NULL;
+  pu_err code = pu_tokenizer_load(dir, &t, &err);
+  write_file("tokenizer_config.json", pu_str_c(config));
+  must(code);
+  pu_ids ids = {0};
+  must(pu_encode(t, pu_str_c("usZ"), 0, &ids, &err));
+  const int32_t want[] = {US, BYTE_Z}; /* Z is inside a piece, but none itself */
+  assert_int_equal(ids.n, PU_COUNT(want));
+  assert_memory_equal(ids.v, want, sizeof want);
+  pu_buf_clear(&b);
+  must(pu_decode(t, (const int32_t[]){BYTE_A}, 1, 0, &b, &err));
+  assert_string_equal(b.data, "A");
+  pu_ids_deinit(&ids);
+  pu_buf_deinit(&b);
   pu_tokenizer_free(t);
 }
 
@@ -281,9 +308,13 @@ static void test_internlm1(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_texts),     cmocka_unit_test(test_special_user_piece),
-      cmocka_unit_test(test_config),    cmocka_unit_test(test_ids),
-      cmocka_unit_test(test_forgery),   cmocka_unit_test(test_internlm2),
+      cmocka_unit_test(test_texts),
+      cmocka_unit_test(test_special_user_piece),
+      cmocka_unit_test(test_renamed_pieces),
+      cmocka_unit_test(test_config),
+      cmocka_unit_test(test_ids),
+      cmocka_unit_test(test_forgery),
+      cmocka_unit_test(test_internlm2),
       cmocka_unit_test(test_internlm1),
   };
   return cmocka_run_group_tests(tests, make_dir, remove_dir);
