@@ -64,6 +64,9 @@ function(puyu_test path)
   target_link_libraries(test_${name} PRIVATE PkgConfig::CMOCKA)
   target_compile_definitions(test_${name} PRIVATE PU_FIXTURES="${CMAKE_SOURCE_DIR}/tests/fixtures"
                              PU_SHARED="${CMAKE_SOURCE_DIR}/../shared" PU_PROGRAM="${CMAKE_BINARY_DIR}/puyu")
+  if(path MATCHES "^(cli|e2e)/")
+    add_dependencies(test_${name} puyu) # they run the program
+  endif()
   add_test(NAME ${name} COMMAND test_${name})
   set_tests_properties(${name} PROPERTIES LABELS "${T_LABELS}" TIMEOUT 300)
 endfunction()

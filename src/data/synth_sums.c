@@ -6,7 +6,8 @@
  * runs of plain sums, and one in fourteen is worked out. */
 #include "src/data/synth.h"
 
-#define HELDOUT_SALT 0x707579752d31u
+/* The salt was changed after shares and settings had been chosen by looking at another tenth. */
+#define HELDOUT_SALT 0x707579752d32u
 
 bool pu_synth_heldout(char op, int a, int b) {
   if (op == '+' && a > b) {

@@ -101,7 +101,7 @@ static int by_place(const void *a, const void *b) {
 
 /* The tensors of one file tile its body: no gap, no overlap, nothing after the last. */
 static pu_err check_tiling(pu_st_tensor *t, size_t n, const char *where, pu_str body, pu_error *e) {
-  qsort(t, n, sizeof *t, by_place);
+  if (n) qsort(t, n, sizeof *t, by_place);
   size_t at = 0;
   for (size_t i = 0; i < n; i++) {
     size_t begin = (size_t)((const char *)t[i].data - body.ptr);

@@ -161,7 +161,7 @@ static void test_products(void **state) {
   (void)state;
   for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++) {
     check_products(isa, 1, 200, 70);
-    if (isa > PU_ISA_REF) check_products(isa, 2, 12, 400); /* several depths, several blocks */
+    if (isa > PU_ISA_REF) check_products(isa, 2, 8, 400); /* several depths, several blocks */
   }
 }
 
@@ -270,11 +270,11 @@ static void test_tiled(void **state) {
     pu_rng r;
     pu_rng_seed(&r, 4);
     for (int64_t n = 0; n <= 20; n++) check_linear(&r, cpu, n, pick_size(&r, 100), pick_size(&r, 300));
-    for (int i = 0; i < 40; i++) check_linear(&r, cpu, pick_size(&r, 140), pick_size(&r, 150), pick_size(&r, 700));
+    for (int i = 0; i < 25; i++) check_linear(&r, cpu, pick_size(&r, 140), pick_size(&r, 150), pick_size(&r, 700));
     if (isa > PU_ISA_REF) {
       check_linear(&r, cpu, 1, 1000, 2000);
       check_linear(&r, cpu, 5, 517, 1111);
-      check_linear(&r, cpu, 300, 600, 1111);
+      check_linear(&r, cpu, 150, 300, 1111);
     }
     close_cpu(cpu[0]), close_cpu(cpu[1]);
   }

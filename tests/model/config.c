@@ -143,8 +143,8 @@ static void every_family_goes_there_and_back(void **state) {
       ",\"num_key_value_heads\":2,\"head_dim\":32,\"tie_word_embeddings\":true,\"rms_norm_eps\":1.23456789012345678e-6",
       ",\"rope_theta\":1234567.25,\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2.5},\"eos_token_id\":[1,5]",
       ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":4},\"bos_token_id\":null,\"eos_token_id\":null",
-      ",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,"
-      "\"original_max_position_embeddings\":64}",
+      (",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,"
+       "\"original_max_position_embeddings\":64}"),
       ",\"bias\":true,\"qkv_bias\":true,\"attention_bias\":true,\"mlp_bias\":true",
       ",\"use_sliding_window\":true,\"sliding_window\":8,\"max_window_layers\":0",
   };

@@ -52,10 +52,11 @@ typedef struct bench {
     if ((call) != PU_OK) fail_msg("%s: %s", #call, (b)->e.msg);                                                        \
   } while (0)
 
-static void open_bench(bench *b, const char *dir, pu_isa isa, const pu_model_options *o) {
+static void open_bench(bench *b, const char *dir, int threads, pu_isa isa, const pu_model_options *o) {
   memset(b, 0, sizeof *b);
   snprintf(b->dir, sizeof b->dir, "%s", dir);
-  OK(b, pu_cpu_open(2, isa, &b->be, &b->e));
+  /* One thread: that results do not depend on their number is tested below and with the operations. */
+  OK(b, pu_cpu_open(threads, isa, &b->be, &b->e));
   OK(b, pu_model_load(dir, b->be, o, &b->m, &b->e));
   OK(b, pu_arena_create(ROOM, &b->mem, &b->e));
   OK(b, pu_arena_create(ROOM, &b->host, &b->e));
@@ -255,15 +256,14 @@ static int32_t argmax(const float *x, int64_t n) {
   return best;
 }
 
-/* Continues the first `given` ids of want, recomputing everything at each step, and compares up to `n` ids. */
+/* Greedy continuation of the first `given` of n ids. Attention is causal, so one pass over all of them asks the same
+ * questions as n passes that each add the last answer, as long as every answer is right. */
 static void check_greedy(bench *b, const int32_t *want, int given, int n) {
-  int32_t ids[MAX_TOKENS];
-  memcpy(ids, want, (size_t)given * sizeof *ids);
-  for (int len = given; len < n; len++) {
-    set_ids(b, ids, 1, len);
-    int32_t last = len - 1;
-    ids[len] = argmax(logits(b, &last, 1), b->m->hp.vocab);
-    if (ids[len] != want[len]) fail_msg("%s: greedy id %d is %d, not %d", b->dir, len, (int)ids[len], (int)want[len]);
+  set_ids(b, want, 1, n);
+  const float *y = logits(b, NULL, 0);
+  for (int i = given - 1; i + 1 < n; i++) {
+    int32_t id = argmax(y + i * b->m->hp.vocab, b->m->hp.vocab);
+    if (id != want[i + 1]) fail_msg("%s: greedy id %d is %d, not %d", b->dir, i + 1, (int)id, (int)want[i + 1]);
   }
 }
 
@@ -292,6 +292,7 @@ static void check_generated(bench *b) {
   int32_t want[MAX_TOKENS];
   memcpy(want, t->data, t->bytes);
   bool dynamic = b->m->hp.rope.kind == PU_ROPE_DYNAMIC;
+  /* Dynamic NTK changes all angles once the sequence is longer than 32. */
   check_greedy(b, want, 8, dynamic ? 32 : (int)t->shape[1]);
 }
 
@@ -317,27 +318,27 @@ static double max_training(bench *b, grads *g) {
 static void check_checkpoint(const char *dir, pu_isa isa) {
   bench b;
   grads g = {0};
-  open_bench(&b, dir, isa, &(pu_model_options){.dtype = PU_F32, .train = true});
+  open_bench(&b, dir, 1, isa, &(pu_model_options){.dtype = PU_F32, .train = true});
   double f32 = check_logits(&b, 1e-4), far = check_long(&b);
   check_generated(&b);
   double steps = max_training(&b, &g);
   close_bench(&b);
-  open_bench(&b, dir, isa, &(pu_model_options){.dtype = PU_F32, .tile = true});
+  open_bench(&b, dir, 1, isa, &(pu_model_options){.dtype = PU_F32, .tile = true});
   double tiled = check_logits(&b, 1e-4);
   close_bench(&b);
-  open_bench(&b, dir, isa, &(pu_model_options){.dtype = PU_BF16});
+  open_bench(&b, dir, 1, isa, &(pu_model_options){.dtype = PU_BF16});
   double bf16 = check_logits(&b, 2e-2);
   close_bench(&b);
-  open_bench(&b, dir, isa, &(pu_model_options){.dtype = PU_BF16, .tile = true});
+  open_bench(&b, dir, 1, isa, &(pu_model_options){.dtype = PU_BF16, .tile = true});
   bf16 = fmax(bf16, check_logits(&b, 2e-2));
   close_bench(&b);
   print_message("%-22s %-6s logits %.1e tiled %.1e bf16 %.1e long %.1e gradients %.1e norms %.1e steps %.1e\n",
                 strrchr(dir, '/') + 1, pu_isa_name(isa), f32, tiled, bf16, far, g.worst, g.worst_norm, steps);
 }
 
-static void check_folder(const char *folder) {
+static void check_folder(const char *folder, pu_isa first) {
   for (size_t i = 0; i < PU_COUNT(names); i++)
-    for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++) {
+    for (pu_isa isa = first; isa <= pu_isa_best(); isa++) {
       char dir[400];
       snprintf(dir, sizeof dir, "%s/%s", folder, names[i]);
       check_checkpoint(dir, isa);
@@ -346,7 +347,16 @@ static void check_folder(const char *folder) {
 
 static void small_checkpoints(void **state) {
   (void)state;
-  check_folder(PU_FIXTURES "/hf-mini");
+  check_folder(PU_FIXTURES "/hf-mini", PU_ISA_REF);
+}
+
+/* The references, and under AddressSanitizer all but the best instruction set, are too slow for the larger models. */
+static pu_isa first_isa(void) {
+#ifdef __SANITIZE_ADDRESS__
+  return pu_isa_best();
+#else
+  return PU_MIN(PU_ISA_AVX2, pu_isa_best());
+#endif
 }
 
 static void larger_checkpoints(void **state) {
@@ -355,7 +365,7 @@ static void larger_checkpoints(void **state) {
     print_message("skipped: there is no " PU_SHARED "/fixtures/hf\n");
     return;
   }
-  check_folder(PU_SHARED "/fixtures/hf");
+  check_folder(PU_SHARED "/fixtures/hf", first_isa());
 }
 
 static void trained_model(void **state) {
@@ -365,10 +375,10 @@ static void trained_model(void **state) {
     print_message("skipped: there is no %s\n", dir);
     return;
   }
-  for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++) {
+  for (pu_isa isa = first_isa(); isa <= pu_isa_best(); isa++) {
     bench b;
     json_t *j;
-    open_bench(&b, dir, isa, &(pu_model_options){.dtype = PU_F32, .tile = isa % 2});
+    open_bench(&b, dir, 1, isa, &(pu_model_options){.dtype = PU_F32, .tile = isa % 2});
     assert_true(b.m->hp.tied);
     OK(&b, pu_json_read(PU_SHARED "/models/stories260K/expected.json", 1 << 20, &j, &b.e));
     const json_t *want = json_object_get(j, "greedy_ids");
@@ -385,15 +395,15 @@ static void trained_model(void **state) {
 /* ---- recomputation, the plan
  * ------------------------------------------------------------------------------------------------- */
 
-static void recompute_changes_nothing(void **state) {
+static void recompute_and_threads_change_nothing(void **state) {
   (void)state;
   for (size_t i = 0; i < PU_COUNT(names); i++) {
     bench a, b;
     char dir[400];
     snprintf(dir, sizeof dir, PU_FIXTURES "/hf-mini/%s", names[i]);
     pu_model_options o = {.dtype = i % 2 ? PU_BF16 : PU_F32, .train = true};
-    open_bench(&a, dir, pu_isa_best(), &o);
-    open_bench(&b, dir, pu_isa_best(), &o);
+    open_bench(&a, dir, 1, pu_isa_best(), &o);
+    open_bench(&b, dir, 2, pu_isa_best(), &o);
     set_input(&a);
     set_input(&b);
     double kept = step_loss(&a, false), again = step_loss(&b, true);
@@ -431,7 +441,7 @@ static void plan_is_what_is_used(void **state) {
       bench b;
       char dir[400];
       snprintf(dir, sizeof dir, PU_FIXTURES "/hf-mini/%s", names[i]);
-      open_bench(&b, dir, pu_isa_best(), &(pu_model_options){.dtype = i % 2 ? PU_BF16 : PU_F32, .train = kind > 0});
+      open_bench(&b, dir, 1, pu_isa_best(), &(pu_model_options){.dtype = i % 2 ? PU_BF16 : PU_F32, .train = kind > 0});
       set_input(&b);
       check_plan(&b, kind > 0, kind > 1);
       close_bench(&b);
@@ -441,7 +451,7 @@ static void plan_is_what_is_used(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(small_checkpoints),    cmocka_unit_test(larger_checkpoints),
-      cmocka_unit_test(trained_model),        cmocka_unit_test(recompute_changes_nothing),
+      cmocka_unit_test(trained_model),        cmocka_unit_test(recompute_and_threads_change_nothing),
       cmocka_unit_test(plan_is_what_is_used),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -19,8 +19,7 @@ enum {
   PU_ATTENTION_ROWS = 32,   /* keys (or queries) packed at a time: sequences are padded to a multiple of it */
   PU_ATTENTION_MAX_DIM = 256,
   PU_ATTENTION_SCRATCH = 3 << 20, /* bytes a kernel call needs of its worker's scratch, at most */
-  PU_ATTENTION_SPLIT = 512,    /* keys of one item when decoding: fixed, so that a result never depends on the batch */
-  PU_ATTENTION_MAX_SHARE = 64, /* query heads that share a key head, when decoding */
+  PU_ATTENTION_SPLIT = 512, /* keys of one item when decoding: fixed, so that a result never depends on the batch */
 };
 
 /* Queries of one head against all the keys of its sequence. Strides are in elements. */

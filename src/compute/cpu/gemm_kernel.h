@@ -113,7 +113,11 @@ void pu_linear_tiled_reference(const pu_tensor *x, const pu_tensor *w, const pu_
 /* Rows [begin, end) of an int8 product. */
 void pu_gemm_i8_avx2(const pu_gemm_i8 *g, int64_t begin, int64_t end);
 void pu_gemm_i8_avx512(const pu_gemm_i8 *g, int64_t begin, int64_t end);
-/* A stream_pack: x as [rows][k_tiles] lines of 64 bytes, zeros at the end. */
+/* A stream_pack: x as rows of k_tiles lines of 64 bytes, zeros at the end. Rows lie a little more than a multiple of
+ * 4 KiB apart, so that the same places of several rows do not fight for the same lines of L1. */
+static inline int64_t pu_stream_row_bytes(int64_t k_tiles) {
+  return (k_tiles + 63) / 64 * 4096 + 17 * 64;
+}
 void pu_stream_pack_rows(void *dst, const pu_panel *x, int64_t k_tiles);
 
 #endif

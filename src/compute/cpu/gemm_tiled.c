@@ -36,11 +36,11 @@ void pu_cpu_tile_weight(pu_cpu *cpu, const pu_tensor *w, pu_tensor *out) {
 
 /* ---- few tokens ---- */
 
-/* x as [rows][k_tiles] lines of 64 bytes, zeros at the end: for kernels that read weights and x alike. */
 void pu_stream_pack_rows(void *dst, const pu_panel *x, int64_t k_tiles) {
-  size_t size = pu_dtype_size(x->type), used = (size_t)x->k * size, line = (size_t)k_tiles * PU_TILE_ROW_BYTES;
+  size_t size = pu_dtype_size(x->type), used = (size_t)x->k * size, line = (size_t)k_tiles * PU_TILE_ROW_BYTES,
+         step = (size_t)pu_stream_row_bytes(k_tiles);
   for (int r = 0; r < x->rows; r++) {
-    char *row = (char *)dst + (size_t)r * line;
+    char *row = (char *)dst + (size_t)r * step;
     memcpy(row, (const char *)x->data + (size_t)(r * x->r_step) * size, used);
     memset(row + used, 0, line - used);
   }
@@ -129,7 +129,7 @@ void pu_cpu_linear_tiled(pu_cpu *cpu, const pu_tensor *x, const pu_tensor *w, co
   const pu_gemm_kernel *kn = pu_gemm_kernel_for(cpu->isa, w->dtype);
   if (!kn)
     pu_linear_tiled_reference(x, w, b, y);
-  else if (x->shape[0] > kn->stream_rows || x->shape[0] * (w->shape[1] + 32) * 4 > (int64_t)cpu->scratch_bytes)
+  else if (x->shape[0] > kn->stream_rows || x->shape[0] * (w->shape[1] * 4 + 8192) > (int64_t)cpu->scratch_bytes)
     linear_blocks(cpu, kn, x, w, b, y);
   else if (x->shape[0] > 0)
     linear_stream(cpu, kn, x, w, b, y);

@@ -105,6 +105,9 @@ static void pack_a_k_adjacent(char *dst, const pu_panel *p) {
 static inline void pack_tile(char *tile, const pu_panel *p, int first, int64_t t, int64_t k_bytes) {
   __m512i square[16];
   if (first + 16 <= p->rows && (t + 1) * LINE <= k_bytes) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i++) /* the same place of the next panel */
+      _mm_prefetch(row_of(p, first + NR + i) + t * LINE, _MM_HINT_T0);
     pu_load_transposed(row_of(p, first) + t * LINE, row_of(p, 1) - row_of(p, 0), 16, square);
   } else {
     __mmask64 have = mask_bytes(k_bytes - t * LINE);
@@ -129,6 +132,8 @@ static void pack_b_k_adjacent(char *dst, const pu_panel *p) {
  * 24-27, hi the others. */
 static inline void load_pairs(const pu_panel *p, int64_t k, __mmask32 have, __m512i *lo, __m512i *hi) {
   const uint16_t *row = (const uint16_t *)p->data + k * p->k_step;
+  _mm_prefetch((const char *)(row + NR), _MM_HINT_T0); /* the same place of the next panel */
+  _mm_prefetch((const char *)(row + NR + p->k_step), _MM_HINT_T0);
   __m512i even = _mm512_maskz_loadu_epi16(k < p->k ? have : 0, row);
   __m512i odd = _mm512_maskz_loadu_epi16(k + 1 < p->k ? have : 0, row + p->k_step);
   *lo = _mm512_unpacklo_epi16(even, odd);

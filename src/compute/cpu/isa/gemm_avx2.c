@@ -108,7 +108,7 @@ static inline void stream_part(const char *w, int64_t k_tiles, const char *x, fl
 static inline void stream(const char *w, int64_t k_tiles, const char *x, int rows, float *out, int ld, bool bf16) {
   for (int f = 0; f < PU_TILE_ROWS; f += FEATURES)
     for (int r = 0; r < rows; r++)
-      stream_part(w + f * PU_TILE_ROW_BYTES, k_tiles, x + r * k_tiles * PU_TILE_ROW_BYTES, out + f * ld + r, ld, bf16);
+      stream_part(w + f * PU_TILE_ROW_BYTES, k_tiles, x + r * pu_stream_row_bytes(k_tiles), out + f * ld + r, ld, bf16);
 }
 
 static void stream_f32(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld) {

@@ -161,10 +161,10 @@ void pu_gemm_store_avx512(const pu_gemm_tile *t) {
 enum { STREAM_ROWS = 32, RUN = 16, LANES = 16 };
 
 #define STREAM(name, F, R, bf16)                                                                                       \
-  static void name(const char *w, int64_t tiles, const char *x, int64_t x_row, float *sums) {                          \
+  static void name(const char *w, int64_t tiles, const char *x, int64_t x_row, float *sums, int ld) {                  \
     __m512 sum[F][R];                                                                                                  \
     _Pragma("GCC unroll 16") for (int f = 0; f < F; f++) _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)           \
-        sum[f][r] = _mm512_loadu_ps(sums + (f * STREAM_ROWS + r) * LANES);                                             \
+        sum[f][r] = _mm512_loadu_ps(sums + (f * ld + r) * LANES);                                                      \
     for (int64_t t = 0; t < tiles; t++, w += PU_TILE_BYTES, x += PU_TILE_ROW_BYTES) {                                  \
       __m512i v[R];                                                                                                    \
       _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) v[r] = _mm512_loadu_si512(x + r * x_row);                    \
@@ -178,7 +178,7 @@ enum { STREAM_ROWS = 32, RUN = 16, LANES = 16 };
       }                                                                                                                \
     }                                                                                                                  \
     _Pragma("GCC unroll 16") for (int f = 0; f < F; f++) _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)           \
-        _mm512_storeu_ps(sums + (f * STREAM_ROWS + r) * LANES, sum[f][r]);                                             \
+        _mm512_storeu_ps(sums + (f * ld + r) * LANES, sum[f][r]);                                                      \
   }
 STREAM(stream_f32_1, 16, 1, 0)
 STREAM(stream_f32_2, 8, 2, 0)
@@ -187,7 +187,7 @@ STREAM(stream_bf16_1, 16, 1, 1)
 STREAM(stream_bf16_2, 8, 2, 1)
 STREAM(stream_bf16_4, 4, 4, 1)
 
-typedef void (*stream_part)(const char *w, int64_t tiles, const char *x, int64_t x_row, float *sums);
+typedef void (*stream_part)(const char *w, int64_t tiles, const char *x, int64_t x_row, float *sums, int ld);
 
 /* All rows of x over one run of tiles. parts: for 1, 2 and 4 rows. */
 static void stream_run(const stream_part parts[3], const char *w, int64_t tiles, const char *x, int64_t x_row, int rows,
@@ -195,7 +195,7 @@ static void stream_run(const stream_part parts[3], const char *w, int64_t tiles,
   for (int r = 0; r < rows;) {
     int log = rows - r >= 4 ? 2 : rows - r >= 2 ? 1 : 0;
     for (int f = 0; f < PU_TILE_ROWS; f += PU_TILE_ROWS >> log)
-      parts[log](w + f * PU_TILE_ROW_BYTES, tiles, x + r * x_row, x_row, sums + (f * STREAM_ROWS + r) * LANES);
+      parts[log](w + f * PU_TILE_ROW_BYTES, tiles, x + r * x_row, x_row, sums + (f * rows + r) * LANES, rows);
     r += 1 << log;
   }
 }
@@ -203,14 +203,13 @@ static void stream_run(const stream_part parts[3], const char *w, int64_t tiles,
 static void stream(const stream_part parts[3], const char *w, int64_t k_tiles, const char *x, int rows, float *out,
                    int ld) {
   _Alignas(64) float sums[PU_TILE_ROWS * STREAM_ROWS * LANES];
-  for (int f = 0; f < PU_TILE_ROWS; f++)
-    memset(sums + f * STREAM_ROWS * LANES, 0, (size_t)rows * LANES * sizeof(float));
+  memset(sums, 0, (size_t)(PU_TILE_ROWS * rows * LANES) * sizeof(float));
   for (int64_t t = 0; t < k_tiles; t += RUN)
     stream_run(parts, w + t * PU_TILE_BYTES, PU_MIN(k_tiles - t, RUN), x + t * PU_TILE_ROW_BYTES,
-               k_tiles * PU_TILE_ROW_BYTES, rows, sums);
+               pu_stream_row_bytes(k_tiles), rows, sums);
   for (int f = 0; f < PU_TILE_ROWS; f++)
     for (int r = 0; r < rows; r++)
-      out[f * ld + r] = _mm512_reduce_add_ps(_mm512_load_ps(sums + (f * STREAM_ROWS + r) * LANES));
+      out[f * ld + r] = _mm512_reduce_add_ps(_mm512_load_ps(sums + (f * rows + r) * LANES));
 }
 
 static void stream_f32(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld) {

@@ -1,5 +1,5 @@
 /* Products of packed tiles (see src/compute/cpu/attention.h) in vector registers. Include after a vec16 header, with
- * PU_TILE_BF16 saying what a tile holds. */
+ * PU_TILE_BF16 saying what a tile holds; with PU_TILE_AMX the including file brings tile_multiply itself. */
 #ifndef PUYU_TILE_PRODUCT_H
 #define PUYU_TILE_PRODUCT_H
 

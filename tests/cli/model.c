@@ -1,0 +1,143 @@
+/* puyu logits, init, convert and inspect, from outside. */
+#include "src/cli/cli.h"
+#include "tests/test.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "puyu/model.h"
+
+#define MINI PU_FIXTURES "/hf-mini"
+
+static char folder[] = "/tmp/puyu-model-XXXXXX", out[1 << 16];
+
+static int make_folder(void **state) {
+  (void)state;
+  return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state) {
+  pu_error e;
+  (void)state;
+  return pu_remove_tree(folder, &e) == PU_OK ? 0 : -1;
+}
+
+/* Runs puyu in the test's folder; its words, of both kinds, are in `out`. */
+static int puyu(const char *fmt, ...) PU_PRINTF(1, 2);
+static int puyu(const char *fmt, ...) {
+  char args[2000], line[3000];
+  va_list ap;
+  va_start(ap, fmt);
+  vsnprintf(args, sizeof args, fmt, ap);
+  va_end(ap);
+  snprintf(line, sizeof line, "cd %s && { %s %s\n} 2>&1", folder, PU_PROGRAM, args);
+  fflush(NULL);
+  FILE *p = popen(line, "r");
+  assert_non_null(p);
+  size_t n = fread(out, 1, sizeof out - 1, p);
+  out[n] = 0;
+  int status = pclose(p);
+  assert_true(WIFEXITED(status));
+  return WEXITSTATUS(status);
+}
+
+static void says(const char *text) {
+  if (!strstr(out, text)) fail_msg("no \"%s\" in: %s", text, out);
+}
+
+static void check_logits(const char *file, const char *expected, double bound) {
+  pu_safetensors *a, *b;
+  pu_error e;
+  char path[300];
+  snprintf(path, sizeof path, "%s/%s", folder, file);
+  assert_ok(pu_safetensors_open(path, &a, &e), &e);
+  assert_ok(pu_safetensors_open(expected, &b, &e), &e);
+  const pu_st_tensor *x = pu_safetensors_find(a, "logits"), *y = pu_safetensors_find(b, "logits");
+  assert_non_null(x);
+  assert_int_equal(x->ndim, 3);
+  assert_memory_equal(x->shape, y->shape, 3 * sizeof *x->shape);
+  double diff = 0, norm = 0;
+  for (size_t i = 0; i < y->bytes; i += 4) {
+    float p, q;
+    memcpy(&p, (const char *)x->data + i, 4);
+    memcpy(&q, (const char *)y->data + i, 4);
+    diff += ((double)p - (double)q) * ((double)p - (double)q);
+    norm += (double)q * (double)q;
+  }
+  if (!(sqrt(diff / norm) < bound)) fail_msg("%s: logits are off by %g", file, sqrt(diff / norm));
+  pu_safetensors_close(a);
+  pu_safetensors_close(b);
+}
+
+static void logits_are_the_expected(void **state) {
+  (void)state;
+  const char *expected = MINI "/mixtral-tiny/expected.safetensors";
+  assert_int_equal(puyu("logits " MINI "/mixtral-tiny --ids %s --out a.st --threads 1", expected), 0);
+  check_logits("a.st", expected, 1e-4);
+  assert_int_equal(puyu("logits " MINI "/mixtral-tiny --ids %s --out b.st --threads 1 --dtype bf16", expected), 0);
+  check_logits("b.st", expected, 2e-2);
+}
+
+static void wrong_tokens_are_refused(void **state) {
+  (void)state;
+  const char *expected = MINI "/internlm2-d128/expected.safetensors";
+  assert_int_equal(puyu("logits " MINI "/internlm2-d128 --ids %s --out c.st --key ids", expected), 1);
+  says("holds no tensor 'ids'");
+  assert_int_equal(puyu("logits " MINI "/internlm2-d128 --ids %s --out c.st --key logits", expected), 1);
+  says("should be integers");
+  /* A vocabulary of 64 and ids up to 96. */
+  assert_int_equal(
+      puyu("logits " MINI "/internlm2-d128 --ids " MINI "/llama3-tiny/expected.safetensors --out c.st --threads 1"), 1);
+  says("outside the vocabulary of 64");
+  assert_int_equal(puyu("logits nowhere --ids %s --out c.st", expected), 1);
+  says("nowhere: not a model directory");
+  assert_int_equal(puyu("logits --ids x --out y"), 2);
+  char path[300];
+  snprintf(path, sizeof path, "%s/c.st", folder);
+  assert_false(pu_path_exists(path));
+}
+
+static void init_makes_what_inspect_says(void **state) {
+  (void)state;
+  assert_int_equal(puyu("init --shape puyu-2m --out m --vocab 300 --dtype bf16 --threads 1"), 0);
+  assert_int_equal(puyu("inspect m"), 0);
+  says("family         internlm2");
+  says("vocabulary     300");
+  says("of bf16");
+  says("model.layers.4.attention.wqkv.weight");
+  assert_int_equal(puyu("inspect m --no-tensors"), 0);
+  assert_null(strstr(out, "wqkv"));
+  assert_int_equal(puyu("inspect m/model.safetensors"), 0);
+  says("wqkv");
+  assert_int_equal(puyu("init --shape puyu-2m --out m"), 2);
+  says("there is a model already");
+  assert_int_equal(puyu("init --shape puyu-3m --out n"), 2);
+  says("puyu-25m");
+}
+
+static void converted_models_compute_the_same(void **state) {
+  (void)state;
+  const char *expected = MINI "/internlm2-tiny/expected.safetensors";
+  assert_int_equal(puyu("convert " MINI "/internlm2-tiny l --arch llama --shard-mb 1"), 0);
+  assert_int_equal(puyu("logits l --ids %s --out l.st --threads 1", expected), 0);
+  check_logits("l.st", expected, 1e-4);
+  assert_int_equal(puyu("convert l back --arch internlm2 --dtype f16"), 0);
+  assert_int_equal(puyu("logits back --ids %s --out back.st --threads 1", expected), 0);
+  check_logits("back.st", expected, 2e-3);
+  assert_int_equal(puyu("convert " MINI "/qwen2-tiny q --arch llama"), 1);
+  says("the family llama cannot have this model's");
+  assert_int_equal(puyu("convert " MINI "/qwen2-tiny q --arch none"), 2);
+  says("no such family");
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(logits_are_the_expected),
+      cmocka_unit_test(wrong_tokens_are_refused),
+      cmocka_unit_test(init_makes_what_inspect_says),
+      cmocka_unit_test(converted_models_compute_the_same),
+  };
+  return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
