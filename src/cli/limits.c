@@ -50,16 +50,12 @@ static void read_pieces(void *arg, int64_t begin, int64_t end, int worker) {
   }
 }
 
-double pu_limit_read_bytes(pu_backend *cpu, const void *memory, size_t bytes, int rounds) {
+double pu_limit_read_bytes(pu_backend *cpu, const void *memory, size_t bytes, int passes) {
   job j = {.memory = memory, .wide = pu_cpu_isa(cpu) >= PU_ISA_AVX512};
   int64_t pieces = (int64_t)(bytes / PIECE);
-  double best = 0;
-  for (int run = 0; run < rounds && pieces > 0; run++) {
-    double begin = pu_now();
-    pu_pool_run(pu_cpu_pool(cpu), pieces, 1, read_pieces, &j);
-    best = PU_MAX(best, (double)pieces * PIECE / (pu_now() - begin));
-  }
-  return best;
+  double begin = pu_now();
+  for (int pass = 0; pass < passes; pass++) pu_pool_run(pu_cpu_pool(cpu), pieces, 1, read_pieces, &j);
+  return (double)passes * (double)pieces * PIECE / (pu_now() - begin);
 }
 
 size_t pu_peak_resident(void) {

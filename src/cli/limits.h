@@ -8,8 +8,8 @@
  * there is no AMX. */
 double pu_limit_bf16_flops(pu_backend *cpu);
 
-/* Bytes a second at which all threads read `bytes` of memory once, each in long runs; the best of `rounds`. */
-double pu_limit_read_bytes(pu_backend *cpu, const void *memory, size_t bytes, int rounds);
+/* Bytes a second at which all threads together read memory from end to end, `passes` times, each in long runs. */
+double pu_limit_read_bytes(pu_backend *cpu, const void *memory, size_t bytes, int passes);
 
 /* The most memory this process has had resident, in bytes; 0: unknown. */
 size_t pu_peak_resident(void);

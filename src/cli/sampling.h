@@ -31,7 +31,7 @@ typedef struct pu_cli_sampling {
       PU_SAMPLING_ROW(holder, in.seed, "seed", PU_OPT_INT, "1", 0, 9e15, "N", "the same seed draws the same tokens"),  \
   {                                                                                                                    \
     .key = "stop", .type = PU_OPT_STRS, .offset = offsetof(holder, in.stop), .meta = "TEXT",                           \
-    .help = "end the answer before this text"                                              \
+    .help = "end the answer before this text"                                                                          \
   }
 #define PU_SAMPLING_ROW(of, field, name, kind, text, least, most, stands, says)                                        \
   {                                                                                                                    \
