@@ -82,7 +82,7 @@ typedef struct demo {
   const options *o;
   const pu_cli *cli;
   pu_arena *a;
-  char *corpus, *tokenizer, *shards, *run, *report;
+  char *corpus, *tokenizer, *shards, *run, *trial, *report;
   pu_sum_list sums;
   uint64_t documents, corpus_bytes;
   pu_tokenize_result tokens;
@@ -252,7 +252,9 @@ static pu_err configure(demo *d, int64_t steps, const char *run, bool watch, pu_
       {"validate.batches", "4"},
       {"validate.path", pu_arena_printf(d->a, "%s/valid", d->shards)},
   };
-  for (size_t i = 0; i < PU_COUNT(settings); i++) {
+  /* A short text of one's own may have no paragraph to spare for validation. */
+  size_t n = PU_COUNT(settings) - (d->tokens.valid_tokens < 2);
+  for (size_t i = 0; i < n; i++) {
     if (!settings[i].value) return pu_fail(e, PU_ERR_NOMEM, "no memory for the configuration");
     PU_TRY(pu_options_set(pu_train_options, cfg, settings[i].key, settings[i].value, ends, d->a, e));
   }
@@ -261,12 +263,11 @@ static pu_err configure(demo *d, int64_t steps, const char *run, bool watch, pu_
 
 /* How many steps fit into the time: a few are run, and thrown away. */
 static pu_err measure(demo *d, pu_error *e) {
-  char *trial = pu_arena_printf(d->a, "%s/trial", d->o->out);
   pu_train_config cfg;
   pu_train_result r;
-  PU_TRY(configure(d, MEASURED_STEPS, trial, false, &cfg, e));
+  PU_TRY(configure(d, MEASURED_STEPS, d->trial, false, &cfg, e));
   PU_TRY(pu_train_run(&cfg, NULL, &r, e));
-  PU_TRY(pu_remove_tree(trial, e));
+  PU_TRY(pu_remove_tree(d->trial, e));
   double per_step = r.seconds / (double)PU_MAX(r.steps, 1);
   double steps = 60 * d->o->minutes / PU_MAX(per_step, 1e-6);
   d->steps = (int64_t)PU_MIN(PU_MAX(steps, (double)MIN_STEPS), (double)MAX_STEPS);
@@ -367,7 +368,8 @@ static pu_err finish(demo *d, pu_error *e) {
   row(&t, "model", "%s, %.2f M parameters", d->o->shape, (double)d->parameters / 1e6);
   row(&t, "pretraining", "%lld steps, %.1f M tokens, %.0f tokens/s", (long long)d->trained.steps,
       (double)d->trained.tokens / 1e6, d->trained.tok_per_s);
-  row(&t, "loss", "%.3f (validation %.3f)", d->trained.loss, d->trained.valid_loss);
+  row(&t, "training loss", "%.3f", d->trained.loss);
+  if (isfinite(d->trained.valid_loss)) row(&t, "validation loss", "%.3f", d->trained.valid_loss);
   sum_row(&t, d, 100);
   sum_row(&t, d, 1000);
   row(&t, "time", "%.0f s", pu_now() - d->started);
@@ -386,11 +388,13 @@ static pu_err prepare(demo *d, pu_error *e) {
   d->tokenizer = pu_path_join(d->a, out, "tokenizer");
   d->shards = pu_path_join(d->a, out, "shards");
   d->run = pu_path_join(d->a, out, "run");
+  d->trial = pu_path_join(d->a, out, "trial");
   d->report = pu_path_join(d->a, out, "report.html");
-  if (!d->corpus || !d->tokenizer || !d->shards || !d->run || !d->report)
+  if (!d->corpus || !d->tokenizer || !d->shards || !d->run || !d->trial || !d->report)
     return pu_fail(e, PU_ERR_NOMEM, "no memory for the paths");
   PU_TRY(pu_remove_tree(d->shards, e));
   PU_TRY(pu_remove_tree(d->run, e));
+  PU_TRY(pu_remove_tree(d->trial, e)); /* a demo that was stopped while it measured left one: it would be resumed */
   return pu_mkdirs(d->tokenizer, e);
 }
 
