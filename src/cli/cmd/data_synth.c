@@ -193,6 +193,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_synth_options o;
   PU_TRY(options_read(in, &o, e));
   job j = {.by_documents = o.documents > 0};
+  pu_signals_catch(); /* so that nothing half-made stays */
   pu_buf_init(&j.line, (size_t)1 << 24);
   pu_err err = files_open(&j, cli, in->out, e);
   if (err == PU_OK) {

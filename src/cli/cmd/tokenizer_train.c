@@ -71,7 +71,6 @@ static pu_err read_all(pu_bpe_trainer *t, pu_corpus *corpus, double most, double
     err = pu_bpe_trainer_add(t, d.text, e);
     *bytes += (double)d.text.len;
     pu_progress_set(bar, pu_corpus_done(corpus) / 1e6, NULL);
-    if (err == PU_OK && pu_signals_stop()) err = pu_fail(e, PU_ERR_STOPPED, "stopped; nothing was written");
   }
   pu_progress_close(bar);
   return err;
