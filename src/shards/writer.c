@@ -334,6 +334,18 @@ void pu_shard_writer_abort(pu_shard_writer *w) {
   writer_free(w);
 }
 
+/* Shards left by an earlier run under the same name, longer or in the other format, would silently join this one. */
+static void remove_older(const pu_shard_writer *w, const char *ending, size_t from) {
+  char path[4200];
+  for (bool any = true; any; from++) {
+    any = false;
+    for (size_t p = 0; p < PU_COUNT(parts); p++) {
+      snprintf(path, sizeof path, "%s/%s-%05zu.%s%s", w->dir, w->name, from, ending, parts[p]);
+      any |= unlink(path) == 0;
+    }
+  }
+}
+
 static pu_err publish(const pu_shard_writer *w, pu_error *e) {
   char tmp[4300], path[4200];
   for (size_t i = 0; i < w->files; i++) {
@@ -344,15 +356,8 @@ static pu_err publish(const pu_shard_writer *w, pu_error *e) {
     }
   }
   if (w->single) return PU_OK;
-  /* Shards left by an earlier, longer run under the same name would silently join this one. */
-  for (size_t i = w->files;; i++) {
-    bool any = false;
-    for (size_t p = 0; p < PU_COUNT(parts); p++) {
-      snprintf(path, sizeof path, "%s/%s-%05zu.%s%s", w->dir, w->name, i, w->o.internevo ? "bin" : "pub", parts[p]);
-      any |= unlink(path) == 0;
-    }
-    if (!any) break;
-  }
+  remove_older(w, w->o.internevo ? "bin" : "pub", w->files);
+  remove_older(w, w->o.internevo ? "pub" : "bin", 0);
   return pu_fsync_dir(w->dir, e);
 }
 

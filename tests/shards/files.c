@@ -125,6 +125,10 @@ static void test_round_trip(void **state) {
   const pu_shard_writer_options o = {.vocab_size = 1000, .tokenizer_hash = 0x1234567890abcdef};
   corpus_write(c, at("many"), &o);
   corpus_compare(c, at("many"), false, true);
+  /* Nor does one in the other format. */
+  const pu_shard_writer_options bin = {.vocab_size = 1000, .internevo = true, .mask = true};
+  corpus_write(c, at("many"), &bin);
+  corpus_compare(c, at("many"), true, false);
   free(c);
 }
 
