@@ -33,7 +33,7 @@ static const pu_option rows[] = {
     {.key = "threads",
      .type = PU_OPT_INT,
      .offset = AT(threads),
-     .max = 1024,
+     .max = 64,
      .meta = "N",
      .help = "threads; 0: all processors"},
     {0},

@@ -51,7 +51,7 @@ static const pu_option rows[] = {
      .offset = offsetof(options, threads),
      .dflt = "0",
      .min = 0,
-     .max = 1024,
+     .max = 64,
      .meta = "N",
      .help = "0: one for each processor; the weights are the same"},
     {.key = "force", .type = PU_OPT_BOOL, .offset = offsetof(options, force), .help = "write over a model in DIR"},

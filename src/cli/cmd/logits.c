@@ -48,7 +48,7 @@ static const pu_option rows[] = {
      .offset = offsetof(options, threads),
      .dflt = "0",
      .min = 0,
-     .max = 1024,
+     .max = 64,
      .meta = "N",
      .help = "0: one for each processor"},
     {0},
