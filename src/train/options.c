@@ -1,5 +1,5 @@
-/* Every option of a training run, once: its YAML key, type, range, default and help. docs/training.md and --help come
- * from the same rows. */
+/* Every option of a training run, once: its YAML key, type, range, default and help. --help, the man page and the
+ * resolved config.yaml come from these rows. */
 #include "puyu/train.h"
 
 #define AT(field)        offsetof(pu_train_config, field)
