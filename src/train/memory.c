@@ -32,7 +32,7 @@ void pu_train_plan_print(const pu_train_plan *p) {
 }
 
 size_t pu_train_work_bytes(const pu_hparams *hp, int64_t tokens, int threads) {
-  const size_t chunk = (size_t)192 << 20, scratch = (size_t)8 << 20; /* as src/compute/cpu takes them at most */
+  const size_t chunk = (size_t)192 << 20, scratch = (size_t)24 << 20; /* as src/compute/cpu takes them at most */
   size_t row = (size_t)hp->vocab * sizeof(float);
   size_t rows = PU_MIN(PU_MAX(chunk / row, 64), 2048);
   size_t logits = PU_MIN(rows, (size_t)tokens) * row;
