@@ -91,6 +91,8 @@ static void test_bench(void **state) {
   assert_int_equal(json_integer_value(json_object_get(o, "threads")), 2);
   assert_true(json_integer_value(json_object_get(o, "tokens")) > 0);
   assert_true(json_number_value(json_object_get(o, "mib_per_s")) > 0);
+  assert_true(json_number_value(json_object_get(o, "limit")) > 0);
+  assert_true(json_number_value(json_object_get(o, "ratio")) > 0);
   json_decref(o);
   expect_word("bench tokenizer --file %s/text --runs 1", 0, "MiB/s"); /* with a tokenizer of its own */
 }
