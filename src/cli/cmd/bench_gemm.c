@@ -1,5 +1,5 @@
 /* How fast matrix products are, beside OpenBLAS, oneDNN and what the processor can do at most. */
-#include "puyu/compute.h"
+#include "puyu/model.h"
 #include "src/cli/cli.h"
 
 #include <dlfcn.h>
@@ -8,7 +8,7 @@
 
 typedef struct options {
   pu_strs shapes;
-  int64_t threads, runs;
+  int64_t threads, runs, batch, seq;
   bool json;
 } options;
 
@@ -16,8 +16,9 @@ static const pu_option rows[] = {
     {.key = "shape",
      .type = PU_OPT_STRS,
      .offset = offsetof(options, shapes),
-     .meta = "NxMxK",
-     .help = "tokens x outputs x inputs; may be given again (2048x2048x2048 and a training shape when absent)",
+     .meta = "NxMxK|NAME",
+     .help = "tokens x outputs x inputs, or a model's named shape: each of its products; may be given again "
+             "(2048x2048x2048 and a training shape when absent)",
      .letter = 's'},
     {.key = "threads",
      .type = PU_OPT_INT,
@@ -36,6 +37,22 @@ static const pu_option rows[] = {
      .max = 10000,
      .meta = "N",
      .help = "how often each is run, in turn with the others; the fastest counts"},
+    {.key = "batch",
+     .type = PU_OPT_INT,
+     .offset = offsetof(options, batch),
+     .dflt = "1",
+     .min = 1,
+     .max = 1024,
+     .meta = "N",
+     .help = "sequences, with a named shape"},
+    {.key = "seq",
+     .type = PU_OPT_INT,
+     .offset = offsetof(options, seq),
+     .dflt = "1024",
+     .min = 1,
+     .max = 1 << 20,
+     .meta = "N",
+     .help = "tokens of a sequence, with a named shape"},
     {.key = "json", .type = PU_OPT_BOOL, .offset = offsetof(options, json), .help = "print one JSON object"},
     {0},
 };
@@ -267,15 +284,17 @@ static pu_err parse_shape(const char *text, shape *s, pu_error *e) {
   int end = 0;
   bool ok = sscanf(text, "%lldx%lldx%lld%n", &v[0], &v[1], &v[2], &end) == 3 && text[end] == 0;
   for (int i = 0; i < 3; i++) ok = ok && v[i] > 0 && v[i] <= 1 << 20;
-  if (!ok) return pu_fail(e, PU_ERR_USAGE, "--shape: \"%s\" is not NxMxK, three sizes from 1 to 1048576", text);
+  if (!ok)
+    return pu_fail(e, PU_ERR_USAGE,
+                   "--shape: \"%s\" is neither NxMxK, three sizes from 1 to 1048576, nor a shape that puyu init --help "
+                   "names",
+                   text);
   *s = (shape){v[0], v[1], v[2]};
   return PU_OK;
 }
 
-static pu_err bench_shape(const pu_cli *cli, const options *o, pu_backend *be, others *other, const char *text,
-                          json_t *list, pu_error *e) {
-  shape s = {0};
-  PU_TRY(parse_shape(text, &s, e));
+static pu_err bench_shape(const pu_cli *cli, const options *o, pu_backend *be, others *other, shape s, json_t *list,
+                          pu_error *e) {
   result r = {0};
   double elements = (double)s.n * (double)s.k + (double)s.m * (double)s.k + (double)s.n * (double)s.m;
   pu_ctx c = {.be = be, .err = e};
@@ -288,6 +307,26 @@ static pu_err bench_shape(const pu_cli *cli, const options *o, pu_backend *be, o
   pu_arena_free(c.mem);
   pu_arena_free(c.host);
   return err;
+}
+
+/* A shape, or all linear layers of a model's named shape. */
+static pu_err bench_text(const pu_cli *cli, const options *o, pu_backend *be, others *other, const char *text,
+                         json_t *list, pu_error *e) {
+  const pu_shape *named = pu_shape_find(text);
+  if (!named) {
+    shape s = {0};
+    PU_TRY(parse_shape(text, &s, e));
+    return bench_shape(cli, o, be, other, s, list, e);
+  }
+  const pu_hparams *hp = &named->hp;
+  int64_t n = o->batch * o->seq, q = hp->heads * hp->head_dim, kv = hp->kv_heads * hp->head_dim;
+  const shape layers[] = {{n, q + 2 * kv, hp->hidden},
+                          {n, hp->hidden, q},
+                          {n, 2 * hp->ffn, hp->hidden},
+                          {n, hp->hidden, hp->ffn},
+                          {n, hp->vocab, hp->hidden}};
+  for (size_t i = 0; i < PU_COUNT(layers); i++) PU_TRY(bench_shape(cli, o, be, other, layers[i], list, e));
+  return PU_OK;
 }
 
 static pu_err run(const pu_cli *cli, const void *given, int n_args, const char **args, pu_error *e) {
@@ -306,7 +345,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   if (err == PU_OK && !o->json)
     fprintf(cli->out, "%s, %d thread%s; the best of %d runs in turn\n", pu_isa_name(pu_cpu_isa(be)), threads,
             threads == 1 ? "" : "s", (int)o->runs);
-  for (size_t i = 0; err == PU_OK && i < shapes.n; i++) err = bench_shape(cli, o, be, &other, shapes.v[i], list, e);
+  for (size_t i = 0; err == PU_OK && i < shapes.n; i++) err = bench_text(cli, o, be, &other, shapes.v[i], list, e);
   if (err == PU_OK && o->json) {
     json_t *all = json_pack("{s:s,s:i,s:O}", "isa", pu_isa_name(pu_cpu_isa(be)), "threads", threads, "products", list);
     if (!all || json_dumpf(all, cli->out, JSON_COMPACT)) err = pu_fail(e, PU_ERR_IO, "bench gemm: the report failed");
