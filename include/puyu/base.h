@@ -271,6 +271,9 @@ pu_err pu_options_default(const pu_option *table, void *out, pu_arena *a, pu_err
  * a PU_OPT_STRS. */
 pu_err pu_options_set(const pu_option *table, void *out, const char *key, const char *value, const char *where,
                       pu_arena *a, pu_error *e) PU_MUST_USE;
+/* The same with a value that is never taken for YAML: what stands after a flag, such as --stop "[END]". */
+pu_err pu_options_set_text(const pu_option *table, void *out, const char *key, const char *value, const char *where,
+                           pu_arena *a, pu_error *e) PU_MUST_USE;
 /* Reads YAML (nested mappings become dotted keys). Anchors' expansion, depth (32) and size (1 MiB) are limited; errors
  * name file and line. */
 pu_err pu_options_read_yaml(const pu_option *table, void *out, const char *path, pu_arena *a, pu_error *e) PU_MUST_USE;

@@ -243,6 +243,13 @@ pu_err pu_option_set_scalar(const pu_option *row, void *out, const char *text, c
   return pu_fail(e, PU_ERR_USAGE, "%s: '%s' is a list of mappings: write it as [{key: value}]", where, row->key);
 }
 
+pu_err pu_options_set_text(const pu_option *table, void *out, const char *key, const char *value, const char *where,
+                           pu_arena *a, pu_error *e) {
+  const pu_option *row = pu_option_find(table, key);
+  if (!row) return pu_option_unknown(table, key, where, e);
+  return pu_option_set_scalar(row, out, value, where, a, e);
+}
+
 /* ---- whole tables ---- */
 
 static void clear_field(const pu_option *row, void *out) {

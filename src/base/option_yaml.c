@@ -342,8 +342,7 @@ static pu_err read_flow(reader *r, const pu_option *row, void *out) {
 pu_err pu_options_set(const pu_option *table, void *out, const char *key, const char *value, const char *where,
                       pu_arena *a, pu_error *e) {
   const pu_option *row = pu_option_find(table, key);
-  if (!row) return pu_option_unknown(table, key, where, e);
-  if (!is_list(row) || value[0] != '[') return pu_option_set_scalar(row, out, value, where, a, e);
+  if (!row || !is_list(row) || value[0] != '[') return pu_options_set_text(table, out, key, value, where, a, e);
   reader r; /* a whole list, as it would stand in YAML */
   PU_TRY(open_reader(&r, where, false, pu_str_c(value), a, e));
   pu_err err = read_flow(&r, row, out);

@@ -94,7 +94,8 @@ static pu_err read_flag(parser *p) {
   if (f.out == p->out && f.row->type == PU_OPT_STRS && !p->given[f.row - p->table])
     *(pu_strs *)(void *)((char *)p->out + f.row->offset) = (pu_strs){0};
   if (f.out == p->out) p->given[f.row - p->table] = true;
-  return pu_options_set(f.out == p->out ? p->table : common_rows, f.out, f.row->key, value, f.shown, p->arena, p->e);
+  return pu_options_set_text(f.out == p->out ? p->table : common_rows, f.out, f.row->key, value, f.shown, p->arena,
+                             p->e);
 }
 
 static pu_err read_words(parser *p, pu_cli_line *out) {

@@ -108,10 +108,11 @@ static void flags_stand_anywhere(void **state) {
 
 static void a_repeated_flag_makes_a_list(void **state) {
   (void)state;
-  assert_ok(WORDS("--model=m", "a", "--file", "x,y", "--file=z"), &e);
-  assert_int_equal(o->files.n, 2); /* the default is gone */
+  assert_ok(WORDS("--model=m", "a", "--file", "x,y", "--file=z", "--file", "[u, v]"), &e);
+  assert_int_equal(o->files.n, 3); /* the default is gone */
   assert_string_equal(o->files.v[0], "x,y");
   assert_string_equal(o->files.v[1], "z");
+  assert_string_equal(o->files.v[2], "[u, v]"); /* no YAML here: a stop string may look like that */
 }
 
 static void help_wins_over_errors(void **state) {
