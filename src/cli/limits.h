@@ -1,6 +1,6 @@
 /* What this machine can do at most, measured: what the benchmarks' figures are held against. */
-#ifndef PUYU_LIMITS_H
-#define PUYU_LIMITS_H
+#ifndef PUYU_CLI_LIMITS_H
+#define PUYU_CLI_LIMITS_H
 
 #include "puyu/compute.h"
 

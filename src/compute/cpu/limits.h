@@ -1,7 +1,7 @@
 /* Bare loops: what a processor does when nothing but the unit itself is in the way. Each runs `rounds` rounds of work
  * and returns the operations done. */
-#ifndef PUYU_LIMITS_H
-#define PUYU_LIMITS_H
+#ifndef PUYU_CPU_LIMITS_H
+#define PUYU_CPU_LIMITS_H
 
 #include <stdint.h>
 
