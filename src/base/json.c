@@ -131,7 +131,7 @@ bool pu_buf_json_str(pu_buf *b, pu_str s) {
   pu_buf_putc(b, '"');
   for (size_t i = 0; i < s.len;) {
     uint32_t cp;
-    int n = pu_utf8_next(p + i, s.len - i, &cp);
+    int n = pu_utf8_step(p + i, s.len - i, &cp);
     if (n > 0 && p[i] >= 0x20 && p[i] != '"' && p[i] != '\\') {
       i += (size_t)n;
       continue;

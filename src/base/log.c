@@ -51,7 +51,7 @@ static void fit_line(char *dst, size_t size, const char *line, int columns) {
   size_t len = strlen(line), used = 0;
   for (size_t i = 0; i < len;) {
     uint32_t cp;
-    int n = pu_utf8_next((const uint8_t *)line + i, len - i, &cp);
+    int n = pu_utf8_step((const uint8_t *)line + i, len - i, &cp);
     bool odd = n < 0 || cp < 0x20 || cp == 0x7F; /* bytes that would move the cursor, or nothing at all */
     size_t bytes = odd ? 1 : (size_t)n;
     columns -= odd ? 1 : columns_of(cp);

@@ -43,7 +43,7 @@ static pu_err write_text(writer *w, const char *s) {
   pu_buf_putc(w->out, '"');
   for (size_t len = strlen(s), i = 0; i < len;) {
     uint32_t c;
-    int n = pu_utf8_next((const uint8_t *)s + i, len - i, &c);
+    int n = pu_utf8_step((const uint8_t *)s + i, len - i, &c);
     if (n < 0) return pu_fail(w->e, PU_ERR_FORMAT, "'%.80s' is not UTF-8, so it cannot be written as YAML", s);
     if (c == '"' || c == '\\')
       pu_buf_printf(w->out, "\\%c", (char)c);

@@ -7,7 +7,7 @@
 
 /* Length of the well-formed sequence at s (Unicode 15, table 3-7) with its code point in *cp, or minus the length of
  * the longest beginning of one, which stands for a single U+FFFD. len > 0. */
-static inline int pu_utf8_next(const uint8_t *s, size_t len, uint32_t *cp) {
+static inline int pu_utf8_step(const uint8_t *s, size_t len, uint32_t *cp) {
   *cp = s[0];
   if (s[0] < 0x80) return 1;
   if (s[0] < 0xC2 || s[0] > 0xF4) return -1;
