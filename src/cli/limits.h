@@ -14,8 +14,7 @@ double pu_limit_read_bytes(pu_backend *cpu, const void *memory, size_t bytes, in
 /* The most memory this process has had resident, in bytes; 0: unknown. */
 size_t pu_peak_resident(void);
 
-/* ---- inside: isa/
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- inside: isa/ ---- */
 
 /* `rounds` times 8 products on tile registers; returns their floating-point operations. */
 double pu_limit_amx_run(int64_t rounds);

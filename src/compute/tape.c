@@ -25,8 +25,7 @@ struct pu_tape {
   bool paused;           /* the first run of a segment to be run again: nothing is recorded */
 };
 
-/* ---- the context's status -----------------------------------------------------------------------------------------
- */
+/* ---- the context's status ---- */
 
 void *pu_ctx_fail(pu_ctx *c, pu_err code, const char *fmt, ...) {
   if (c->status) return NULL;
@@ -46,8 +45,7 @@ bool pu_ctx_ok(pu_ctx *c, pu_err err) {
   return c->status == PU_OK;
 }
 
-/* ---- recording ------------------------------------------------------------------------------------------------------
- */
+/* ---- recording ---- */
 
 pu_err pu_tape_create(pu_arena *host, pu_tape **out, pu_error *e) {
   pu_tape *t = pu_arena_zalloc(host, sizeof *t);
@@ -90,8 +88,7 @@ void pu_tape_add(pu_ctx *c, const pu_record *r, size_t args_size) {
   s->last = copy;
 }
 
-/* ---- running a segment ----------------------------------------------------------------------------------------------
- */
+/* ---- running a segment ---- */
 
 static const pu_state no_state;
 
@@ -165,8 +162,7 @@ pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, bool re
   return s->out;
 }
 
-/* ---- backward -------------------------------------------------------------------------------------------------------
- */
+/* ---- backward ---- */
 
 /* Gives t's gradient memory where it has none. */
 static void grad_memory(pu_ctx *c, pu_tensor *t) {

@@ -75,8 +75,7 @@ struct pu_session {
   void *on_text_arg;
 };
 
-/* ---- sampler.c
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- sampler.c ---- */
 
 /* A session's ids, of which the last n_answer were generated. */
 typedef struct pu_history {
@@ -89,8 +88,7 @@ void pu_sampler_deinit(pu_sampler *s);
 /* The next id; logits [vocab] are changed in place. */
 int32_t pu_sampler_next(pu_sampler *s, float *logits, const pu_sampling *o, const pu_history *h, pu_rng *rng);
 
-/* ---- stream.c: text as it becomes certain
- * ---------------------------------------------------------------------------- */
+/* ---- stream.c: text as it becomes certain ---- */
 
 /* continues: text stands before the answer's first token, so a space at its beginning belongs to the answer. */
 void pu_stream_init(pu_stream *s, const pu_tokenizer *t, bool continues);
@@ -101,8 +99,7 @@ pu_err pu_stream_finish(pu_stream *s, const pu_sampling *how, pu_error *e) PU_MU
 /* Gives on_text what is certain (all: everything). False: it asked to stop. */
 bool pu_stream_tell(pu_stream *s, const pu_sampling *how, bool all, pu_on_text on_text, void *arg);
 
-/* ---- session.c
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- session.c ---- */
 
 /* Takes the next token of an answer: ends it, or appends it. */
 pu_err pu_session_take(pu_session *s, int32_t id, pu_error *e) PU_MUST_USE;

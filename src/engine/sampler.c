@@ -29,8 +29,7 @@ void pu_sampler_deinit(pu_sampler *s) {
   *s = (pu_sampler){0};
 }
 
-/* ---- penalties
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- penalties ---- */
 
 /* True the first time an id of the vocabulary is asked for. */
 static bool is_new(pu_sampler *s, int32_t id) {
@@ -70,8 +69,7 @@ static int32_t argmax(const float *logits, int64_t vocab) {
   return (int32_t)best;
 }
 
-/* ---- ranking on demand
- * ----------------------------------------------------------------------------------------------- */
+/* ---- ranking on demand ---- */
 
 /* Larger logits first, lower ids among equals: the order is the same whatever the sort. */
 static int by_logit(const void *a, const void *b) {
@@ -124,8 +122,7 @@ static const candidate *at_rank(ranking *r, size_t i) {
   return &r->c[i];
 }
 
-/* ---- the draw
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the draw ---- */
 
 /* Those whose share of the mass is more than nothing in a double: e^-40 of the largest. */
 static ranking gather(pu_sampler *s, const float *logits, double temperature, float largest) {

@@ -7,8 +7,7 @@
 
 enum { MAX_CONFIG = 4 << 20 };
 
-/* ---- the sizes, by table --------------------------------------------------------------------------------------------
- */
+/* ---- the sizes, by table ---- */
 
 /* dflt 0: the key must be there. */
 static const struct {
@@ -42,8 +41,7 @@ static pu_err read_sizes(const json_t *config, const char *where, pu_hparams *hp
   return PU_OK;
 }
 
-/* ---- RoPE
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- RoPE ---- */
 
 static const struct {
   const char *name;
@@ -135,8 +133,7 @@ static pu_err write_rope(const pu_hparams *hp, json_t *config, pu_error *e) {
   return pu_arch_set(scaling, "high_freq_factor", json_real(r->high_freq), e);
 }
 
-/* ---- special ids
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- special ids ---- */
 
 /* `eos_token_id`: an id, a list of them, or null. 1 and 2 are what the families' own readers take for a missing key. */
 static pu_err read_special(const json_t *config, const char *where, pu_hparams *hp, pu_error *e) {
@@ -173,8 +170,7 @@ static pu_err write_special(const pu_hparams *hp, json_t *config, pu_error *e) {
   return pu_arch_set(config, "eos_token_id", list, e);
 }
 
-/* ---- reading
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ---- */
 
 static pu_err unknown_family(const char *type, const char *where, pu_error *e) {
   char known[300] = "";
@@ -237,8 +233,7 @@ pu_err pu_config_read(const char *path, const pu_arch **arch, pu_hparams *hp, pu
   return err;
 }
 
-/* ---- writing
- * ---------------------------------------------------------------------------------------------------------------- */
+/* ---- writing ---- */
 
 static const char *torch_name(pu_dtype t) {
   return t == PU_BF16 ? "bfloat16" : t == PU_F16 ? "float16" : "float32";

@@ -4,8 +4,7 @@
 
 #include <math.h>
 
-/* ---- limits ---------------------------------------------------------------------------------------------------------
- */
+/* ---- limits ---- */
 
 static bool positive(double v) {
   return v > 0 && isfinite(v);
@@ -47,8 +46,7 @@ pu_err pu_hparams_check(const pu_hparams *hp, const char *where, pu_error *e) {
   return check_rope(&hp->rope, where, e);
 }
 
-/* ---- comparing ------------------------------------------------------------------------------------------------------
- */
+/* ---- comparing ---- */
 
 const char *pu_hparams_differ(const pu_hparams *a, const pu_hparams *b) {
 #define DIFFER(member)                                                                                                 \
@@ -84,8 +82,7 @@ const char *pu_hparams_differ(const pu_hparams *a, const pu_hparams *b) {
   return NULL;
 }
 
-/* ---- counting
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- counting ---- */
 
 static int64_t slot_count(const pu_hparams *hp, pu_slot slot) {
   int64_t shape[PU_MAX_DIMS], n = 1;

@@ -16,8 +16,7 @@ typedef struct loader {
   float *row; /* one row of the output matrix, where it is normalised */
 } loader;
 
-/* ---- finding and checking one tensor
- * --------------------------------------------------------------------------------- */
+/* ---- finding and checking one tensor ---- */
 
 static void shape_text(const int64_t *shape, int ndim, char *dst, size_t size) {
   size_t at = (size_t)snprintf(dst, size, "[");
@@ -58,8 +57,7 @@ static pu_err find_tensor(loader *l, const char *name, const pu_mapping *map, co
   return PU_OK;
 }
 
-/* ---- filling one parameter
- * -------------------------------------------------------------------------------------------- */
+/* ---- filling one parameter ---- */
 
 /* Older InternLM2 checkpoints use the rows of the output matrix at length 1; here they are so from the start. */
 static pu_err put_normalised(loader *l, const pu_param *p, const pu_st_tensor *t, pu_error *e) {
@@ -131,8 +129,7 @@ static pu_err load_param(loader *l, const pu_param *p, pu_error *e) {
   return pu_filler_finish(&l->fill, p, e);
 }
 
-/* ---- the whole
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- the whole ---- */
 
 static bool ends_with(const char *s, const char *end) {
   size_t n = strlen(s), k = strlen(end);

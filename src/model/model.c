@@ -5,8 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- sizes ----------------------------------------------------------------------------------------------------------
- */
+/* ---- sizes ---- */
 
 static size_t aligned(size_t bytes) {
   return (bytes + 63) & ~(size_t)63;
@@ -52,8 +51,7 @@ size_t pu_model_weight_bytes(const pu_arch *arch, const pu_hparams *hp, const pu
   return total;
 }
 
-/* ---- making the tensors
- * -------------------------------------------------------------------------------------------------- */
+/* ---- making the tensors ---- */
 
 /* data NULL: a header alone. */
 static pu_tensor *header(pu_model *m, pu_dtype dtype, int ndim, const int64_t *shape, void *data) {
@@ -150,8 +148,7 @@ void pu_model_free(pu_model *m) {
   free(m);
 }
 
-/* ---- filling
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- filling ---- */
 
 static size_t largest_tiled(const pu_model *m, const pu_model_options *o) {
   size_t bytes = 0;
@@ -226,8 +223,7 @@ pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) {
   return err;
 }
 
-/* ---- random weights
- * -------------------------------------------------------------------------------------------------- */
+/* ---- random weights ---- */
 
 typedef struct draw {
   uint64_t seed, stream;

@@ -16,8 +16,7 @@ struct pu_safetensors {
   size_t n, cap;
 };
 
-/* ---- types ----------------------------------------------------------------------------------------------------------
- */
+/* ---- types ---- */
 
 static const struct {
   const char *name;
@@ -40,8 +39,7 @@ static bool parse_dtype(const char *name, pu_dtype *out) {
   return false;
 }
 
-/* ---- one file's header
- * ------------------------------------------------------------------------------------------------ */
+/* ---- one file's header ---- */
 
 static pu_err parse_shape(const json_t *shape, const char *where, pu_st_tensor *t, pu_error *e) {
   if (!json_is_array(shape))
@@ -158,8 +156,7 @@ static pu_err add_file(pu_safetensors *s, const char *where, pu_str bytes, pu_er
                       e);
 }
 
-/* ---- sorting, opening
- * ------------------------------------------------------------------------------------------------- */
+/* ---- sorting, opening ---- */
 
 static int by_name(const void *a, const void *b) {
   return strcmp(((const pu_st_tensor *)a)->name, ((const pu_st_tensor *)b)->name);
@@ -307,8 +304,7 @@ void pu_safetensors_close(pu_safetensors *s) {
   free(s);
 }
 
-/* ---- looking
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- looking ---- */
 
 size_t pu_safetensors_count(const pu_safetensors *s) {
   return s->n;

@@ -10,8 +10,7 @@ enum { MAX_NAME = 256 };
 #define SINGLE_NAME "model.safetensors"
 #define INDEX_NAME  "model.safetensors.index.json"
 
-/* ---- one file tensor's values from memory
- * -------------------------------------------------------------------------------- */
+/* ---- one file tensor's values from memory ---- */
 
 typedef struct origin {
   const pu_model *m;
@@ -52,8 +51,7 @@ static pu_err read_piece(void *arg, size_t offset, void *buf, size_t len, pu_err
   return PU_OK;
 }
 
-/* ---- the list of tensors
- * ------------------------------------------------------------------------------------------------- */
+/* ---- the list of tensors ---- */
 
 typedef struct saver {
   const pu_model *m;
@@ -98,8 +96,7 @@ static pu_err add_param(saver *s, const pu_param *p, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- files
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- files ---- */
 
 static size_t bytes_of(const pu_st_source *t) {
   size_t n = pu_dtype_size(t->dtype);
@@ -202,8 +199,7 @@ pu_err pu_model_save(const pu_model *m, const char *dir, pu_dtype dtype, size_t 
   return err;
 }
 
-/* ---- parts of a parameter
- * ------------------------------------------------------------------------------------------------- */
+/* ---- parts of a parameter ---- */
 
 /* The values of one file tensor, in the file's order; a view into data where they lie together, else `*made`. */
 static const float *gather(const pu_mapping *map, const float *data, float **made) {

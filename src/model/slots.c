@@ -2,8 +2,7 @@
 
 #include <string.h>
 
-/* ---- what a slot is
- * --------------------------------------------------------------------------------------------------- */
+/* ---- what a slot is ---- */
 
 /* Dimensions are spelt with one letter each, worked out by dim(). */
 static const struct {
@@ -96,8 +95,7 @@ int pu_slot_shape(const pu_hparams *hp, pu_slot slot, int64_t *shape) {
   return n;
 }
 
-/* ---- where a file's tensor lies in its slot
- * ---------------------------------------------------------------------------- */
+/* ---- where a file's tensor lies in its slot ---- */
 
 /* One contiguous stretch of `rows` rows from memory row `mem` on. */
 static void map_rows(pu_mapping *m, int64_t mem, int64_t rows, int64_t cols) {
@@ -154,8 +152,7 @@ void pu_mapping_of(const pu_hparams *hp, const pu_tensor_rule *rule, int64_t exp
     map_rows(out, (one_expert ? expert * all : 0) + before, rows, cols);
 }
 
-/* ---- names
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- names ---- */
 
 int pu_rule_places(const pu_tensor_rule *rule) {
   int n = 0;

@@ -6,8 +6,7 @@
 
 #include "src/text/tokenizer.h"
 
-/* ---- protocol buffers: fields of a message, in order ---------------------------------------------------------------
- */
+/* ---- protocol buffers: fields of a message, in order ---- */
 
 typedef struct pb_field {
   uint32_t number;

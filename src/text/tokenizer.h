@@ -131,8 +131,7 @@ pu_err hf_parse(pu_tokenizer *t, pu_str bytes, pu_error *e) PU_MUST_USE;
 pu_err text_read_config(pu_tokenizer *t, const char *dir, pu_error *e) PU_MUST_USE;
 pu_err text_apply_config(pu_tokenizer *t, const json_t *config, pu_error *e) PU_MUST_USE;
 
-/* ---- characters, as SentencePiece cuts them: by the first byte alone ----------------------------------------------
- */
+/* ---- characters, as SentencePiece cuts them: by the first byte alone ---- */
 
 static inline size_t spm_char_len(uint8_t first) {
   return (size_t) "\1\1\1\1\1\1\1\1\1\1\1\1\2\2\3\4"[first >> 4];

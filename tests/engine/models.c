@@ -82,8 +82,7 @@ static void larger_checkpoints(void **state) {
   if (!missing(PU_SHARED "/fixtures/hf")) check_folder(PU_SHARED "/fixtures/hf");
 }
 
-/* ---- the story
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the story ---- */
 
 static bool hear(void *arg, pu_str text) {
   return pu_buf_append(arg, text.ptr, text.len);

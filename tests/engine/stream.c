@@ -4,8 +4,7 @@
 
 #include <stdlib.h>
 
-/* ---- a tokenizer whose pieces are all substrings of a text (letters only)
- * --------------------------------------------- */
+/* ---- a tokenizer whose pieces are all substrings of a text (letters only) ---- */
 
 static pu_tokenizer *substrings(const char *text) {
   pu_buf json;
@@ -138,8 +137,7 @@ static void holds_back_no_more_than_it_must(void **state) {
   pu_tokenizer_free(t);
 }
 
-/* ---- bytes
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- bytes ---- */
 
 static pu_tokenizer *bytes_only(void) {
   pu_bpe_options o = {.vocab_size = 300, .min_count = 1 << 30};

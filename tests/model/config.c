@@ -25,8 +25,7 @@ static pu_hparams good(const char *text) {
   return hp;
 }
 
-/* ---- refusals
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- refusals ---- */
 
 static void wrong_configs_are_refused(void **state) {
   static const struct {
@@ -77,8 +76,7 @@ static void wrong_configs_are_refused(void **state) {
   }
 }
 
-/* ---- what the keys mean
- * ---------------------------------------------------------------------------------------------- */
+/* ---- what the keys mean ---- */
 
 static void keys_mean_what_they_say(void **state) {
   (void)state;
@@ -119,8 +117,7 @@ static void keys_mean_what_they_say(void **state) {
   assert_true(hp.qk_norm && !hp.qkv_bias);
 }
 
-/* ---- there and back
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- there and back ---- */
 
 static void check_round_trip(const pu_arch *arch, const pu_hparams *hp) {
   char path[] = "/tmp/puyu-config-XXXXXX";
@@ -171,8 +168,7 @@ static void families_say_what_they_cannot(void **state) {
   assert_non_null(strstr(e.msg, "the family llama cannot have this model's 'o_bias'"));
 }
 
-/* ---- published models, named shapes
- * ----------------------------------------------------------------------------------------- */
+/* ---- published models, named shapes ---- */
 
 static const pu_hparams *shape(const char *name) {
   const pu_shape *s = pu_shape_find(name);
@@ -239,8 +235,7 @@ static void published_configs_read(void **state) {
   }
 }
 
-/* ---- RoPE
- * ----------------------------------------------------------------------------------------------------------------- */
+/* ---- RoPE ---- */
 
 static void angles_follow_the_scaling(void **state) {
   (void)state;

@@ -32,8 +32,7 @@ static const pu_tensor_rule expected_names[] = {
 };
 static const pu_arch expected_arch = {.name = "expected names", .tensors = expected_names};
 
-/* ---- one checkpoint on one backend
- * ------------------------------------------------------------------------------------ */
+/* ---- one checkpoint on one backend ---- */
 
 typedef struct bench {
   char dir[512];
@@ -128,8 +127,7 @@ static double rel_error(const float *got, const void *want_bytes, size_t n) {
   return norm > 0 ? sqrt(diff / norm) : sqrt(diff);
 }
 
-/* ---- a training step
- * -------------------------------------------------------------------------------------------------- */
+/* ---- a training step ---- */
 
 static double step_loss(bench *b, bool recompute) {
   pu_ctx c = context(b);
@@ -246,8 +244,7 @@ static double check_adamw(bench *b, const json_t *settings) {
   return worst;
 }
 
-/* ---- the checks
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- the checks ---- */
 
 static int32_t argmax(const float *x, int64_t n) {
   int32_t best = 0;
@@ -392,8 +389,7 @@ static void trained_model(void **state) {
   }
 }
 
-/* ---- recomputation, the plan
- * ------------------------------------------------------------------------------------------------- */
+/* ---- recomputation, the plan ---- */
 
 static void recompute_and_threads_change_nothing(void **state) {
   (void)state;

@@ -25,8 +25,7 @@ static const char *in_folder(const char *name) {
   return path;
 }
 
-/* ---- bytes that lie
- * --------------------------------------------------------------------------------------------------- */
+/* ---- bytes that lie ---- */
 
 /* A file of that header and body_bytes zeros; length: what its first 8 bytes claim, -1: the truth. */
 static pu_err parse(const char *header, int64_t length, size_t body_bytes, pu_error *e) {
@@ -95,8 +94,7 @@ static void lies_are_refused(void **state) {
   assert_int_equal(pu_safetensors_parse(pu_str_of("1234567", 7), &s, &e), PU_ERR_FORMAT);
 }
 
-/* ---- writing and reading back
- * ------------------------------------------------------------------------------------------- */
+/* ---- writing and reading back ---- */
 
 static pu_err counting(void *arg, size_t offset, void *buf, size_t len, pu_error *e) {
   uint8_t *out = buf;
@@ -164,8 +162,7 @@ static void failed_write_leaves_the_old(void **state) {
   assert_int_equal(pu_safetensors_write(in_folder("none/x.safetensors"), &t, 1, NULL, &e), PU_ERR_IO);
 }
 
-/* ---- shards
- * ------------------------------------------------------------------------------------------------------------- */
+/* ---- shards ---- */
 
 static void write_text(const char *name, const char *text) {
   pu_error e;

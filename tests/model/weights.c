@@ -57,8 +57,7 @@ static void same_tensors(const char *a_dir, const char *b_dir) {
   pu_safetensors_close(b);
 }
 
-/* ---- there and back
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- there and back ---- */
 
 static void saved_is_what_was_loaded(void **state) {
   for (size_t i = 0; i < PU_COUNT(names); i++) {
@@ -117,8 +116,7 @@ static void half_precision_goes_there_and_back(void **state) {
     }
 }
 
-/* ---- other layouts
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- other layouts ---- */
 
 static void same_parameters(const pu_model *a, const pu_model *b) {
   assert_int_equal(a->n_params, b->n_params);
@@ -225,8 +223,7 @@ static void norm_head_is_normalised(void **state) {
   pu_model_free(m);
 }
 
-/* ---- what does not fit
- * --------------------------------------------------------------------------------------------------- */
+/* ---- what does not fit ---- */
 
 typedef struct edit {
   const char *drop, *rename, *to; /* a tensor left out; one under another name */
@@ -300,8 +297,7 @@ static void what_does_not_fit_is_named(void **state) {
   assert_int_equal(pu_model_load("/nonexistent", *state, &o, &bad, &e), PU_ERR_IO);
 }
 
-/* ---- random weights
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- random weights ---- */
 
 static void check_moments(const pu_param *p, double deviation) {
   const float *v = p->w->data;

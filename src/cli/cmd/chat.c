@@ -49,8 +49,7 @@ typedef struct chat {
   pu_buf line, turn;
 } chat;
 
-/* ---- reading a turn
- * -------------------------------------------------------------------------------------------------- */
+/* ---- reading a turn ---- */
 
 enum { MOST_TURN_BYTES = 16 << 20 };
 static const char QUOTES[] = "\"\"\"";
@@ -123,8 +122,7 @@ static bool read_turn(chat *c) {
   }
 }
 
-/* ---- answering
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- answering ---- */
 
 static bool print_text(void *arg, pu_str text) {
   chat *c = arg;
@@ -150,8 +148,7 @@ static pu_err answer(chat *c, pu_error *e) {
   return err;
 }
 
-/* ---- commands
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- commands ---- */
 
 typedef struct command {
   const char *name, *argument, *help;
@@ -225,8 +222,7 @@ static void run_command(chat *c) {
   pu_log(PU_LOG_ERROR, "there is no command %.*s; /help lists them", (int)PU_MIN(word, 40), line);
 }
 
-/* ---- the talk
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the talk ---- */
 
 static pu_err talk(chat *c, pu_error *e) {
   if (c->asks) fprintf(c->out, "%s; /help lists the commands\n", pu_engine_model(c->talk.en)->arch->name);

@@ -96,8 +96,7 @@ static void heading(demo *d, int step, const char *what) {
   pu_log(PU_LOG_INFO, "[%d/5] %s (%.0f s so far)", step, what, pu_now() - d->started);
 }
 
-/* ---- 1: corpus
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- 1: corpus ---- */
 
 typedef struct corpus_sink {
   demo *d;
@@ -149,8 +148,7 @@ static pu_err make_corpus(demo *d, pu_error *e) {
   return err;
 }
 
-/* ---- 2, 3: tokenizer, shards
- * ------------------------------------------------------------------------------------------------ */
+/* ---- 2, 3: tokenizer, shards ---- */
 
 static void show(void *bar, double done, double total) {
   (void)total;
@@ -221,8 +219,7 @@ static pu_err make_shards(demo *d, pu_error *e) {
   return err;
 }
 
-/* ---- 4: pretraining
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- 4: pretraining ---- */
 
 static pu_err configure(demo *d, int64_t steps, const char *run, bool watch, pu_train_config *cfg, pu_error *e) {
   PU_TRY(pu_options_default(pu_train_options, cfg, d->a, e));
@@ -282,8 +279,7 @@ static pu_err pretrain(demo *d, pu_error *e) {
   return pu_train_run(&cfg, NULL, &d->trained, e);
 }
 
-/* ---- 5: answers
- * ------------------------------------------------------------------------------------------------------------------ */
+/* ---- 5: answers ---- */
 
 static const char *const rule_prompts[] = {"从前，", "Once upon a time", "问：37加45等于多少？答：",
                                            "Q: What is 58 - 23? A:", NULL};
@@ -328,8 +324,7 @@ static pu_err answer(demo *d, pu_error *e) {
   return err;
 }
 
-/* ---- the table and the report
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- the table and the report ---- */
 
 typedef struct table {
   FILE *out;

@@ -54,8 +54,7 @@ static const pu_option rows[] = {
     {0},
 };
 
-/* ---- the tokens ----------------------------------------------------------------------------------------------------
- */
+/* ---- the tokens ---- */
 
 typedef struct tokens {
   int64_t rows, len;
@@ -92,8 +91,7 @@ static pu_err read_tokens(const options *o, const pu_safetensors *file, int64_t 
   return PU_OK;
 }
 
-/* ---- the logits, in order, as the file is written
- * -------------------------------------------------------------------- */
+/* ---- the logits, in order, as the file is written ---- */
 
 typedef struct stream {
   pu_model *m;

@@ -31,8 +31,7 @@ static float exponentiate(float *scores, int64_t n, double *sum) {
   return max + (float)log(*sum);
 }
 
-/* ---- training -------------------------------------------------------------------------------------------------------
- */
+/* ---- training ---- */
 
 typedef struct attention_job {
   pu_cpu *cpu;

@@ -7,8 +7,7 @@
 
 enum { ROWS = 16, COLUMNS = 32 };
 
-/* ---- rmsnorm_add ----------------------------------------------------------------------------------------------------
- */
+/* ---- rmsnorm_add ---- */
 
 static void norm_rows(void *arg, int64_t begin, int64_t end, int worker) {
   const pu_rmsnorm_add_args *a = arg;
@@ -84,8 +83,7 @@ pu_err pu_ref_rmsnorm_add_back(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- qk_norm --------------------------------------------------------------------------------------------------------
- */
+/* ---- qk_norm ---- */
 
 static void head_norm(const pu_qk_norm_args *a, int64_t n, int head) {
   int64_t d0 = (int64_t)head * a->head_dim;
