@@ -29,6 +29,7 @@ typedef struct pu_tokenizer pu_tokenizer;
  * tokenizer_config.json and added_tokens then add to it (renamed and special pieces, bos/eos, chat template name).
  * Caps: 64 MiB a file, 2^20 pieces, 64 KiB a piece. */
 pu_err pu_tokenizer_load(const char *path, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
+bool pu_tokenizer_in(const char *dir); /* does the directory hold one? */
 /* From bytes, for tests and fuzzing: a SentencePiece model, or a tokenizer.json. */
 pu_err pu_tokenizer_parse_spm(pu_str bytes, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
 pu_err pu_tokenizer_parse_json(pu_str bytes, pu_tokenizer **out, pu_error *e) PU_MUST_USE;

@@ -102,22 +102,9 @@ static pu_err ready(pu_engine *en, pu_err err, pu_engine **out) {
   return err;
 }
 
-static bool has_tokenizer(const char *dir, pu_arena *a) {
-  const char *const names[] = {"tokenizer.json", "tokenizer.model"};
-  for (size_t i = 0; i < PU_COUNT(names); i++) {
-    char *path = pu_path_join(a, dir, names[i]);
-    if (path && pu_path_exists(path)) return true;
-  }
-  return false;
-}
-
 static pu_err load_tokenizer(pu_engine *en, const char *dir, pu_error *e) {
-  pu_arena *a;
-  PU_TRY(pu_arena_create(1 << 16, &a, e));
-  pu_err err = PU_OK;
-  if (has_tokenizer(dir, a)) err = pu_tokenizer_load(dir, &en->own_tokenizer, e);
-  pu_arena_free(a);
-  if (err || !en->own_tokenizer) return err;
+  if (!pu_tokenizer_in(dir)) return PU_OK;
+  PU_TRY(pu_tokenizer_load(dir, &en->own_tokenizer, e));
   en->t = en->own_tokenizer;
   if (pu_tokenizer_size(en->t) > en->m->hp.vocab)
     return pu_fail(e, PU_ERR_FORMAT,

@@ -1,6 +1,7 @@
 /* Tokenizers as objects: made, asked, saved, freed. */
 #include "src/text/tokenizer.h"
 
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -159,8 +160,16 @@ static pu_err load_file(const char *path, pu_tokenizer **out, pu_error *e) {
   return err;
 }
 
+static const char *const names[] = {"tokenizer.json", "tokenizer.model"};
+
+bool pu_tokenizer_in(const char *dir) {
+  char path[PATH_MAX];
+  for (size_t i = 0; i < PU_COUNT(names); i++)
+    if (snprintf(path, sizeof path, "%s/%s", dir, names[i]) < PATH_MAX && pu_path_exists(path)) return true;
+  return false;
+}
+
 static pu_err load_dir(const char *dir, pu_tokenizer **out, pu_error *e) {
-  static const char *const names[] = {"tokenizer.json", "tokenizer.model"};
   pu_arena *a;
   PU_TRY(pu_arena_create(1 << 16, &a, e));
   pu_err err = pu_fail(e, PU_ERR_IO, "%s: neither tokenizer.json nor tokenizer.model is there", dir);

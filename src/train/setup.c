@@ -61,18 +61,9 @@ static pu_err resolve(pu_train_loop *l, pu_error *e) {
 
 /* ---- tokenizer and data ---- */
 
-static bool holds_tokenizer(pu_train_loop *l, const char *dir) {
-  static const char *const names[] = {"tokenizer.json", "tokenizer.model"};
-  for (size_t i = 0; dir && i < PU_COUNT(names); i++) {
-    const char *path = pu_path_join(l->host, dir, names[i]);
-    if (path && pu_path_exists(path)) return true;
-  }
-  return false;
-}
-
 static pu_err open_tokenizer(pu_train_loop *l, pu_error *e) {
-  const char *dir = l->saved_step >= 0 && holds_tokenizer(l, l->from) ? l->from : l->cfg.model.tokenizer;
-  if (!dir && holds_tokenizer(l, l->from)) dir = l->from;
+  const char *dir = l->saved_step >= 0 && pu_tokenizer_in(l->from) ? l->from : l->cfg.model.tokenizer;
+  if (!dir && l->from && pu_tokenizer_in(l->from)) dir = l->from;
   if (dir) return pu_tokenizer_load(dir, &l->tokenizer, e);
   if (l->cfg.sample.every > 0)
     return pu_fail(e, PU_ERR_USAGE, "sample.every needs a tokenizer, and the model has none: set model.tokenizer");
