@@ -1,4 +1,5 @@
 #include "src/cli/sums.h"
+#include "src/cli/sample.h"
 
 #include <ctype.h>
 #include <stdlib.h>
@@ -35,7 +36,7 @@ static pu_err begin(pu_engine *en, const pu_sum_question *q, pu_session **out, p
   how.max_tokens = ANSWER_TOKENS;
   pu_ids ids = {0};
   pu_err err = pu_session_open(en, out, e);
-  if (!err) err = pu_encode(pu_engine_tokenizer(en), pu_str_c(q->prompt), PU_ENCODE_BOS, &ids, e);
+  if (!err) err = pu_cli_encode_prompt(pu_engine_tokenizer(en), pu_str_c(q->prompt), &ids, e);
   if (!err) err = pu_session_append(*out, ids.v, ids.n, e);
   if (!err) err = pu_session_start(*out, &how, NULL, NULL, e);
   pu_ids_deinit(&ids);
