@@ -39,6 +39,7 @@ typedef struct pu_train_config {
   } data;
   struct {
     int64_t steps, global_batch, micro_batch, seed, threads;
+    double minutes; /* above 0: the run ends after so many minutes of steps, and the schedule is stretched to fit */
     int64_t ramp_start, ramp_steps; /* batch-size ramp-up: from ramp_start sequences, linearly over ramp_steps */
     int precision;                  /* 0: bf16, 1: f32 */
     double grad_clip;

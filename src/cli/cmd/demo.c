@@ -1,5 +1,5 @@
 /* The main job, end to end, through the same functions the separate commands use: corpus, tokenizer, shards,
- * pretraining, answers, report. How long it trains is measured first, so that it ends in time on any machine. */
+ * pretraining, answers, report. Training is given minutes, not steps, so that it ends in time on any machine. */
 #include <math.h>
 #include <string.h>
 
@@ -75,19 +75,19 @@ static const pu_option rows[] = {
     {0},
 };
 
-enum { SEQ_LEN = 256, BATCH = 8, MEASURED_STEPS = 40, MIN_STEPS = 50, MAX_STEPS = 100000, STORY_TOKENS = 90 };
+enum { SEQ_LEN = 256, BATCH = 8, STORY_TOKENS = 90 };
 static const char ends[] = "demo";
 
 typedef struct demo {
   const options *o;
   const pu_cli *cli;
   pu_arena *a;
-  char *corpus, *tokenizer, *shards, *run, *trial, *report;
+  char *corpus, *tokenizer, *shards, *run, *report;
   pu_sum_list sums;
   uint64_t documents, corpus_bytes;
   pu_tokenize_result tokens;
   pu_train_result trained;
-  int64_t steps, parameters, vocab;
+  int64_t parameters, vocab;
   double started;
   pu_buf samples; /* HTML */
 } demo;
@@ -140,6 +140,8 @@ static pu_err make_corpus(demo *d, pu_error *e) {
   o.seed = (uint64_t)d->o->seed;
   o.documents = 0;
   o.bytes = d->o->megabytes << 20;
+  o.weights[PU_SYNTH_ARITHMETIC] = 6;
+  o.weights[PU_SYNTH_STORIES] = o.weights[PU_SYNTH_FACTS] = 1;
   s.bar = pu_progress_open("corpus", "bytes", (double)o.bytes);
   pu_err err = pu_synth_run(&o, &(pu_synth_sink){write_document, keep_question, &s}, e);
   pu_progress_close(s.bar);
@@ -221,31 +223,32 @@ static pu_err make_shards(demo *d, pu_error *e) {
 
 /* ---- 4: pretraining ---- */
 
-static pu_err configure(demo *d, int64_t steps, const char *run, bool watch, pu_train_config *cfg, pu_error *e) {
+static pu_err configure(demo *d, pu_train_config *cfg, pu_error *e) {
   PU_TRY(pu_options_default(pu_train_options, cfg, d->a, e));
   const struct {
     const char *key, *value;
   } settings[] = {
-      {"run", run},
+      {"run", d->run},
       {"model.shape", d->o->shape},
       {"model.tokenizer", d->tokenizer},
       {"model.seed", pu_arena_printf(d->a, "%lld", (long long)d->o->seed)},
       {"data.seq_len", pu_arena_printf(d->a, "%d", SEQ_LEN)},
       {"data.sources", pu_arena_printf(d->a, "[{type: shards, path: '%s/train'}]", d->shards)},
-      {"train.steps", pu_arena_printf(d->a, "%lld", (long long)steps)},
+      {"train.steps", "10000"}, /* until the clock knows better */
+      {"train.minutes", pu_arena_printf(d->a, "%.6g", d->o->minutes)},
       {"train.global_batch", pu_arena_printf(d->a, "%d", BATCH)},
       {"train.micro_batch", pu_arena_printf(d->a, "%d", BATCH)},
       {"train.threads", pu_arena_printf(d->a, "%lld", (long long)d->o->threads)},
       {"train.seed", pu_arena_printf(d->a, "%lld", (long long)d->o->seed)},
       /* Small steps, many of them: chosen on another held-out tenth than the one that is scored. */
-      {"optim.lr", "1e-3"},
+      {"optim.lr", "2e-3"},
       {"optim.betas", "[0.9, 0.99]"},
       {"schedule.type", "cosine"},
-      {"schedule.warmup", pu_arena_printf(d->a, "%lld", (long long)PU_MIN(steps / 20 + 1, 100))},
+      {"schedule.warmup", "100"},
       {"schedule.min_lr", "1e-4"},
-      {"checkpoint.every", pu_arena_printf(d->a, "%lld", (long long)(watch ? steps : 0))},
+      {"checkpoint.every", "2000"},
       {"checkpoint.keep", "1"},
-      {"validate.every", pu_arena_printf(d->a, "%lld", (long long)(watch ? PU_MAX(steps / 12, 1) : 0))},
+      {"validate.every", "500"},
       {"validate.batches", "4"},
       {"validate.path", pu_arena_printf(d->a, "%s/valid", d->shards)},
   };
@@ -258,24 +261,10 @@ static pu_err configure(demo *d, int64_t steps, const char *run, bool watch, pu_
   return PU_OK;
 }
 
-/* How many steps fit into the time: a few are run, and thrown away. */
-static pu_err measure(demo *d, pu_error *e) {
-  pu_train_config cfg;
-  pu_train_result r;
-  PU_TRY(configure(d, MEASURED_STEPS, d->trial, false, &cfg, e));
-  PU_TRY(pu_train_run(&cfg, NULL, &r, e));
-  PU_TRY(pu_remove_tree(d->trial, e));
-  double per_step = r.seconds / (double)PU_MAX(r.steps, 1);
-  double steps = 60 * d->o->minutes / PU_MAX(per_step, 1e-6);
-  d->steps = (int64_t)PU_MIN(PU_MAX(steps, (double)MIN_STEPS), (double)MAX_STEPS);
-  return PU_OK;
-}
-
 static pu_err pretrain(demo *d, pu_error *e) {
   heading(d, 4, "pretraining");
-  PU_TRY(measure(d, e));
   pu_train_config cfg;
-  PU_TRY(configure(d, d->steps, d->run, true, &cfg, e));
+  PU_TRY(configure(d, &cfg, e));
   return pu_train_run(&cfg, NULL, &d->trained, e);
 }
 
@@ -383,13 +372,11 @@ static pu_err prepare(demo *d, pu_error *e) {
   d->tokenizer = pu_path_join(d->a, out, "tokenizer");
   d->shards = pu_path_join(d->a, out, "shards");
   d->run = pu_path_join(d->a, out, "run");
-  d->trial = pu_path_join(d->a, out, "trial");
   d->report = pu_path_join(d->a, out, "report.html");
-  if (!d->corpus || !d->tokenizer || !d->shards || !d->run || !d->trial || !d->report)
+  if (!d->corpus || !d->tokenizer || !d->shards || !d->run || !d->report)
     return pu_fail(e, PU_ERR_NOMEM, "no memory for the paths");
   PU_TRY(pu_remove_tree(d->shards, e));
   PU_TRY(pu_remove_tree(d->run, e));
-  PU_TRY(pu_remove_tree(d->trial, e)); /* a demo that was stopped while it measured left one: it would be resumed */
   return pu_mkdirs(d->tokenizer, e);
 }
 
