@@ -27,6 +27,7 @@ pu_err pu_train_write_facts(const pu_train_loop *l, const char *path, pu_error *
   strftime(now, sizeof now, "%Y-%m-%d %H:%M UTC", &utc);
   processor_name(cpu, sizeof cpu);
   pu_format_double(peak, l->peak_flops);
+  int64_t steps = l->cfg.train.minutes > 0 ? 0 : l->cfg.train.steps; /* a first guess is no fact */
   bool on_cpu = strcmp(l->be->name, "cpu") == 0;
   pu_buf b;
   pu_buf_init(&b, 1 << 20);
@@ -40,7 +41,7 @@ pu_err pu_train_write_facts(const pu_train_loop *l, const char *path, pu_error *
   pu_buf_printf(&b,
                 " \"data_tokens\": %llu, \"steps\": %lld, \"global_batch\": %lld, \"seq_len\": %lld, "
                 "\"planned_bytes\": %zu}\n",
-                (unsigned long long)l->data.tokens, (long long)l->cfg.train.steps, (long long)l->cfg.train.global_batch,
+                (unsigned long long)l->data.tokens, (long long)steps, (long long)l->cfg.train.global_batch,
                 (long long)l->data.seq_len, l->plan.total);
   pu_err err = b.failed ? pu_fail(e, PU_ERR_NOMEM, "%s: no memory", path) : pu_file_write(path, b.data, b.len, e);
   pu_buf_deinit(&b);
