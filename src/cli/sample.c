@@ -4,10 +4,27 @@ static void show(void *bar, double done, double total) {
   pu_progress_set(bar, total > 0 ? 100 * done / total : 0, NULL);
 }
 
-pu_err pu_cli_open_engine(const char *model, bool f32, int64_t threads, pu_engine **out, pu_error *e) {
+static pu_err choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out, pu_error *e) {
+  *out = wanted == PU_CLI_F32 ? PU_F32 : PU_BF16;
+  if (wanted != PU_CLI_AUTO) return PU_OK;
+  pu_safetensors *files;
+  PU_TRY(pu_safetensors_open(model, &files, e));
+  size_t all = 0, f32 = 0;
+  for (size_t i = 0; i < pu_safetensors_count(files); i++) {
+    const pu_st_tensor *t = pu_safetensors_at(files, i);
+    all += t->bytes;
+    f32 += t->dtype == PU_F32 ? t->bytes : 0;
+  }
+  pu_safetensors_close(files);
+  if (f32 > all / 2) *out = PU_F32;
+  return PU_OK;
+}
+
+pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, pu_engine **out, pu_error *e) {
+  pu_engine_options o = {.threads = (int)threads, .progress = show};
+  PU_TRY(choose_dtype(model, dtype, &o.dtype, e));
   pu_progress *bar = pu_progress_open("reading weights", "%", 100);
-  pu_engine_options o = {
-      .dtype = f32 ? PU_F32 : PU_BF16, .threads = (int)threads, .progress = show, .progress_arg = bar};
+  o.progress_arg = bar;
   pu_err err = pu_engine_open(model, &o, out, e);
   pu_progress_close(bar);
   return err;

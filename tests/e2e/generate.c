@@ -34,7 +34,7 @@ static void expected(int32_t ids[TOTAL]) {
 }
 
 static void prompt_line(char *line, size_t size, const int32_t *ids, const char *flags) {
-  int n = snprintf(line, size, PU_PROGRAM " generate " MODEL " --dtype f32 %s --ids ", flags);
+  int n = snprintf(line, size, PU_PROGRAM " generate " MODEL " %s --ids ", flags);
   for (int i = 0; i < GIVEN; i++) n += snprintf(line + n, size - (size_t)n, "%s%d", i ? "," : "", (int)ids[i]);
 }
 

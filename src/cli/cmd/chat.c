@@ -24,12 +24,7 @@ static const pu_option rows[] = {
      .meta = "TEXT",
      .help = "what the model is told before the first turn"},
     PU_SAMPLING_ROWS(options, sampling, "0.8", "0.9", "0"),
-    {.key = "dtype",
-     .type = PU_OPT_ENUM,
-     .offset = AT(dtype),
-     .dflt = "bf16",
-     .choices = "bf16|f32",
-     .help = "type to compute in"},
+    PU_CLI_DTYPE_ROW(options, dtype),
     {.key = "threads",
      .type = PU_OPT_INT,
      .offset = AT(threads),
@@ -254,7 +249,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   c.typed = isatty(fileno(cli->in));
   c.asks = c.typed && isatty(fileno(cli->out));
   pu_engine *en;
-  PU_TRY(pu_cli_open_engine(args[0], o->dtype, o->threads, &en, e));
+  PU_TRY(pu_cli_open_engine(args[0], (pu_cli_dtype)o->dtype, o->threads, &en, e));
   pu_buf_init(&c.line, MOST_TURN_BYTES);
   pu_buf_init(&c.turn, MOST_TURN_BYTES);
   pu_err err = pu_conversation_open(en, &c.talk, e);

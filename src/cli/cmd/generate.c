@@ -44,12 +44,7 @@ static const pu_option rows[] = {
      .type = PU_OPT_BOOL,
      .offset = AT(ignore_eos),
      .help = "go on after the model's end-of-text token"},
-    {.key = "dtype",
-     .type = PU_OPT_ENUM,
-     .offset = AT(dtype),
-     .dflt = "bf16",
-     .choices = "bf16|f32",
-     .help = "type to compute in"},
+    PU_CLI_DTYPE_ROW(options, dtype),
     {.key = "threads",
      .type = PU_OPT_INT,
      .offset = AT(threads),
@@ -179,7 +174,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   const options *o = opts;
   PU_TRY(check(o, e));
   pu_engine *en;
-  PU_TRY(pu_cli_open_engine(args[0], o->dtype, o->threads, &en, e));
+  PU_TRY(pu_cli_open_engine(args[0], (pu_cli_dtype)o->dtype, o->threads, &en, e));
   pu_ids prompt = {0};
   pu_err err = read_prompt(cli, en, o, &prompt, e);
   if (!err && o->output == OUTPUT_TEXT && !pu_engine_tokenizer(en))
