@@ -85,7 +85,8 @@ static void look(void *arg, int64_t begin, int64_t end, int worker) {
     size_t found = 0;
     for (size_t len; s.len > 0; s = pu_str_of(s.ptr + len, s.len - len), found++) {
       uint32_t cp;
-      len = PU_MAX(pu_utf8_next(s, &cp), 1);
+      len = pu_utf8_next(s, &cp);
+      if (len == 0) len = 1; /* a byte that is no UTF-8 */
     }
     b->characters[worker] += found;
   }
