@@ -270,7 +270,7 @@ static pu_err pretrain(demo *d, pu_error *e) {
 
 /* ---- 5: answers ---- */
 
-static const char *const rule_prompts[] = {"从前，", "Once upon a time", "问：37加45等于多少？答：",
+static const char *const rule_prompts[] = {"从前有一个", "Once there", "问：37加45等于多少？答：",
                                            "Q: What is 58 - 23? A:", NULL};
 static const char *const text_prompts[] = {"", "The ", "他", NULL};
 
