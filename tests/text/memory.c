@@ -91,8 +91,8 @@ static void put_spm(pu_buf *b, bool unigram, int type) {
                                        "b",
                                        "ab",
                                        "\xE2\x96\x81",
-                                       "\xE2\x96\x81"
-                                       "ab",
+                                       ("\xE2\x96\x81"
+                                        "ab"),
                                        "aba"};
   for (size_t i = 0; i < PU_COUNT(pieces); i++) spm_piece(b, pu_str_c(pieces[i]), -(float)i, i == 2 ? type : NORMAL);
   spm_piece(b, pu_str_c("<|im_start|>"), 0, USER);
