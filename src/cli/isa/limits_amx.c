@@ -12,6 +12,7 @@ double pu_limit_amx_run(int64_t rounds) {
   /* Ordinary values: products of zeros would draw less power and run faster than work does. */
   uint16_t values[16 * 32];
   for (int i = 0; i < 16 * 32; i++) values[i] = pu_f32_to_bf16((float)(i % 61 - 30) * 1e-3f);
+  __asm__ volatile("" ::"r"(values) : "memory"); /* gcc 12 does not know that _tile_loadd reads them */
   _tile_loadconfig(&config);
   _tile_loadd(4, values, 64);
   _tile_loadd(5, values, 64);
