@@ -11,7 +11,6 @@
 
 enum { CHUNK = 1 << 18, MAX_DEPTH = 16, LOOK = 64 << 10 };
 #define MAX_DOCUMENT ((size_t)64 << 20)
-#define ENDINGS      "text (.txt) or JSON Lines (.jsonl, .json), plain or with .gz or .zst"
 
 typedef struct corpus_file {
   char *path;
@@ -99,7 +98,10 @@ pu_err pu_corpus_open(const char *const *paths, size_t n, pu_split split, const 
   for (size_t i = 0; err == PU_OK && i < n; i++) err = files_add(c, paths[i], 0, e);
   if (err == PU_OK && c->n == 0)
     err = n == 0 ? pu_fail(e, PU_ERR_USAGE, "corpus: no files were given")
-                 : pu_fail(e, PU_ERR_USAGE, "%s: no file in this folder; what counts is " ENDINGS, paths[0]);
+                 : pu_fail(e, PU_ERR_USAGE,
+                           "%s: no file in this folder; text (.txt) or JSON Lines (.jsonl, .json) belong there, plain "
+                           "or with .gz or .zst",
+                           paths[0]);
   if (err != PU_OK) {
     pu_corpus_close(c);
     return err;

@@ -205,6 +205,15 @@ static pu_err bin_document(pu_shard_writer *w, const int32_t *ids, size_t n, con
   return sink_put(&w->out, "]}\n", 3, e);
 }
 
+/* Errors name the file without .tmp. */
+static pu_err meta_write(const char *path, const pu_buf *meta, pu_error *e) {
+  pu_err err = pu_file_write(path, meta->data, meta->len, e);
+  size_t n = strlen(path);
+  if (err == PU_OK || !e || strncmp(e->msg, path, n) != 0) return err;
+  const pu_error inner = *e;
+  return pu_fail(e, err, "%.*s%s", (int)(n - strlen(".tmp")), path, inner.msg + n);
+}
+
 static pu_err bin_finish(pu_shard_writer *w, pu_error *e) {
   pu_buf meta;
   pu_buf_init(&meta, PU_BUF_MAX);
@@ -215,7 +224,7 @@ static pu_err bin_finish(pu_shard_writer *w, pu_error *e) {
     path = NULL;
     err = pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the index", w->out.path);
   }
-  if (err == PU_OK) err = pu_file_write(path, meta.data, meta.len, e);
+  if (err == PU_OK) err = meta_write(path, &meta, e);
   free(path);
   pu_buf_deinit(&meta);
   return err;

@@ -213,7 +213,7 @@ static void test_binary(void **state) {
   assert_int_equal(out.len, sizeof latin);
   assert_ok(pu_mkdirs(at("hollow"), &e), &e);
   assert_int_equal(read_all(at("hollow"), PU_SPLIT_FILE, NULL, &out, &e), PU_ERR_USAGE);
-  assert_non_null(strstr(e.msg, "hollow: no file in this folder; what counts is text (.txt)"));
+  assert_non_null(strstr(e.msg, "hollow: no file in this folder; text (.txt) or JSON Lines (.jsonl"));
   pu_buf_deinit(&out);
 }
 
