@@ -226,6 +226,18 @@ static pu_err make_shards(demo *d, pu_error *e) {
 
 /* ---- 4: pretraining ---- */
 
+/* Text inside single quotes of YAML. */
+static const char *quoted(pu_arena *a, const char *s) {
+  size_t len = strlen(s);
+  char *out = pu_arena_alloc(a, 2 * len + 1), *p = out;
+  for (size_t i = 0; out && i < len; i++) {
+    if (s[i] == '\'') *p++ = '\'';
+    *p++ = s[i];
+  }
+  if (out) *p = 0;
+  return out ? out : "";
+}
+
 static pu_err configure(demo *d, pu_train_config *cfg, pu_error *e) {
   PU_TRY(pu_options_default(pu_train_options, cfg, d->a, e));
   const struct {
@@ -236,7 +248,7 @@ static pu_err configure(demo *d, pu_train_config *cfg, pu_error *e) {
       {"model.tokenizer", d->tokenizer},
       {"model.seed", pu_arena_printf(d->a, "%lld", (long long)d->o->seed)},
       {"data.seq_len", pu_arena_printf(d->a, "%d", SEQ_LEN)},
-      {"data.sources", pu_arena_printf(d->a, "[{type: shards, path: '%s/train'}]", d->shards)},
+      {"data.sources", pu_arena_printf(d->a, "[{type: shards, path: '%s/train'}]", quoted(d->a, d->shards))},
       {"train.steps", "10000"}, /* until the clock knows better */
       {"train.minutes", pu_arena_printf(d->a, "%.6g", d->o->minutes)},
       {"train.global_batch", pu_arena_printf(d->a, "%d", BATCH)},
