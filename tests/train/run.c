@@ -256,6 +256,12 @@ static void test_disk_full(void **arg) {
   assert_ok(run_tiny(s, "r", "f32", "seed: 1", NULL), &s->e);
   assert_ok(run_tiny(s, "whole", "f32", "seed: 1", NULL), &s->e);
   same_run(s, "whole", "r");
+  const struct rlimit full = {60000, before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &full);
+  err = run_tiny(s, "first", "f32", "seed: 1", NULL);
+  setrlimit(RLIMIT_FSIZE, &before);
+  assert_int_equal(err, PU_ERR_IO);
+  assert_non_null(strstr(s->e.msg, "was not saved: ")); /* there are no older ones to speak of */
 }
 
 /* What a checkpoint holds is checked before it is used. */
