@@ -76,13 +76,16 @@ typedef struct pu_document {
 /* Reads a corpus document by document: .txt (and any unknown ending) is cut as `split` says; .jsonl and .json give the
  * string under `key` (NULL: "content", else "text") of each line, or of each item where the file is one array; either
  * may be .gz or .zst; a folder gives its files in the order of their names, with those below it. Documents are at most
- * 64 MiB, and invalid UTF-8 passes through. */
+ * 64 MiB. A little invalid UTF-8 passes through; a text file whose first 64 KiB hold a zero byte, or more than a tenth
+ * of bytes that are no UTF-8, is refused as no text. */
 typedef struct pu_corpus pu_corpus;
 pu_err pu_corpus_open(const char *const *paths, size_t n, pu_split split, const char *key, pu_corpus **out,
                       pu_error *e) PU_MUST_USE;
 void pu_corpus_close(pu_corpus *c);
 /* The next document; *found false at the end. Views live until the next call. */
 pu_err pu_corpus_next(pu_corpus *c, pu_document *out, bool *found, pu_error *e) PU_MUST_USE;
+/* The error of those to whom all of the files gave no text; it names the first one. */
+pu_err pu_corpus_fail_empty(const pu_corpus *c, pu_error *e);
 double pu_corpus_bytes(const pu_corpus *c); /* of all files on disk */
 double pu_corpus_done(const pu_corpus *c);  /* of them read so far */
 

@@ -123,6 +123,9 @@ const pu_shape *pu_shape_at(size_t i); /* NULL past the last */
 /* config.json, in either direction. */
 pu_err pu_config_read(const char *path, const pu_arch **arch, pu_hparams *hp, pu_error *e) PU_MUST_USE;
 pu_err pu_config_parse(pu_str text, const char *where, const pu_arch **arch, pu_hparams *hp, pu_error *e) PU_MUST_USE;
+/* Has the family a place for all that the model has, and the model all that the family needs? If not: PU_ERR_UNSUPPORTED
+ * that says which. `where` names the model. pu_config_write and pu_model_save ask this too, before they write. */
+pu_err pu_config_check(const char *where, const pu_arch *arch, const pu_hparams *hp, pu_error *e) PU_MUST_USE;
 pu_err pu_config_write(const char *path, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype, pu_error *e)
     PU_MUST_USE;
 

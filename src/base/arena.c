@@ -61,8 +61,12 @@ pu_err pu_arena_create(size_t max_bytes, pu_arena **out, pu_error *e) {
   PU_TRY(arena_new(&a, e));
   void *p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (p == MAP_FAILED) {
+    int why = errno;
     free(a);
-    return pu_fail(e, PU_ERR_NOMEM, "cannot reserve %zu bytes of address space: %s", len, strerror(errno));
+    return pu_fail(e, PU_ERR_NOMEM,
+                   "cannot reserve %zu MiB of address space: %s; raise the limit (ulimit -v unlimited), or end other "
+                   "programs",
+                   len >> 20, strerror(why));
   }
   size_t align = huge ? HUGE_PAGE : ARENA_ALIGN;
   *a = (pu_arena){.mapping = p, .mapping_len = len, .max = max_bytes};

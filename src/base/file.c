@@ -43,7 +43,11 @@ pu_err pu_mkdirs(const char *path, pu_error *e) {
   for (size_t i = 1; i <= len; i++) {
     if (part[i] != '/' && part[i] != 0) continue;
     part[i] = 0;
-    if (mkdir(part, 0777) != 0 && !pu_path_is_dir(part)) return io_error(e, part, "make the folder");
+    int why = mkdir(part, 0777) == 0 ? 0 : errno;
+    if (why != 0 && !pu_path_is_dir(part)) {
+      errno = why; /* the look at what is there had its own */
+      return io_error(e, part, "make the folder");
+    }
     part[i] = path[i];
   }
   return PU_OK;
@@ -191,10 +195,10 @@ pu_err pu_file_write(const char *path, const void *data, size_t len, pu_error *e
   int n = snprintf(tmp, sizeof tmp, "%s.tmp", path);
   if (n < 0 || (size_t)n >= sizeof tmp) return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name is too long", path);
   int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0) return io_error(e, tmp, "open");
-  pu_err err = write_all(fd, tmp, data, len, e);
-  if (err == PU_OK && fsync(fd) != 0) err = io_error(e, tmp, "sync");
-  if (close(fd) != 0 && err == PU_OK) err = io_error(e, tmp, "write");
+  if (fd < 0) return io_error(e, path, "create"); /* errors name the file that was asked for */
+  pu_err err = write_all(fd, path, data, len, e);
+  if (err == PU_OK && fsync(fd) != 0) err = io_error(e, path, "sync");
+  if (close(fd) != 0 && err == PU_OK) err = io_error(e, path, "write");
   if (err == PU_OK && rename(tmp, path) != 0) err = io_error(e, path, "rename the new file over it");
   if (err != PU_OK) {
     unlink(tmp);

@@ -74,7 +74,19 @@ static const char *nearest_group(const pu_option *table, const char *key, int *l
   return found;
 }
 
+/* The first key of the group that is called key: "optim.lr" for "optim". */
+static const char *key_of_group(const pu_option *table, const char *key) {
+  size_t n = strlen(key);
+  for (const pu_option *row = table; row->key; row++)
+    if (row->type != PU_OPT_GROUP && strncmp(row->key, key, n) == 0 && row->key[n] == '.') return row->key;
+  return NULL;
+}
+
 pu_err pu_option_unknown(const pu_option *table, const char *key, const char *where, pu_error *e) {
+  const char *inside = key_of_group(table, key);
+  if (inside)
+    return pu_fail(e, PU_ERR_USAGE, "%s: '%.100s' is a group of keys: give one of them, such as %s", where, key,
+                   inside);
   const char *near = pu_options_nearest(table, key);
   int len = near ? (int)strlen(near) : 0;
   if (!near) near = nearest_group(table, key, &len);

@@ -7,7 +7,7 @@
 
 extern const pu_command pu_command_version; /* also reached as --version */
 
-static const size_t PROCESS_BYTES = (size_t)1 << 30; /* of address space, for what lives as long as the process */
+static const size_t PROCESS_BYTES = (size_t)256 << 20; /* of address space, for what lives as long as the process */
 
 const pu_command *pu_cli_find(const char *name) {
   for (size_t i = 0; pu_command_all[i]; i++)
@@ -120,6 +120,8 @@ static int dispatch(int n, char **words) {
 static int close_output(int status) {
   bool bad = ferror(stdout) != 0;
   int why = 0;
+  /* A stream keeps no reason. What was printed is broken anyway, so that one more line end is no loss. */
+  if (bad && (fputc('\n', stdout) == EOF || fflush(stdout) != 0)) why = errno;
   if (fclose(stdout) != 0) {
     why = errno;
     bad = true;

@@ -5,11 +5,13 @@
 #include <sys/stat.h>
 #include <zlib.h>
 #include <zstd.h>
+#include <zstd_errors.h>
 
 #include "puyu/data.h"
 
-enum { CHUNK = 1 << 18, MAX_DEPTH = 16 };
+enum { CHUNK = 1 << 18, MAX_DEPTH = 16, LOOK = 64 << 10 };
 #define MAX_DOCUMENT ((size_t)64 << 20)
+#define ENDINGS      "text (.txt) or JSON Lines (.jsonl, .json), plain or with .gz or .zst"
 
 typedef struct corpus_file {
   char *path;
@@ -92,10 +94,12 @@ pu_err pu_corpus_open(const char *const *paths, size_t n, pu_split split, const 
   c->split = split;
   pu_buf_init(&c->raw, MAX_DOCUMENT + 2 * CHUNK);
   pu_buf_init(&c->id, (size_t)1 << 20);
-  pu_err err = pu_arena_create((size_t)1 << 30, &c->arena, e);
+  pu_err err = pu_arena_create((size_t)256 << 20, &c->arena, e);
   if (err == PU_OK && key && !(c->key = pu_arena_strdup(c->arena, key))) err = nomem(e);
   for (size_t i = 0; err == PU_OK && i < n; i++) err = files_add(c, paths[i], 0, e);
-  if (err == PU_OK && c->n == 0) err = pu_fail(e, PU_ERR_USAGE, "corpus: no files were given");
+  if (err == PU_OK && c->n == 0)
+    err = n == 0 ? pu_fail(e, PU_ERR_USAGE, "corpus: no files were given")
+                 : pu_fail(e, PU_ERR_USAGE, "%s: no file in this folder; what counts is " ENDINGS, paths[0]);
   if (err != PU_OK) {
     pu_corpus_close(c);
     return err;
@@ -141,6 +145,8 @@ static pu_err zst_read(stream *s, const char *path, void *data, size_t len, size
       if (s->held.size == 0) break;
     }
     size_t left = ZSTD_decompressStream(s->decoder, &out, &s->held);
+    if (ZSTD_getErrorCode(left) == ZSTD_error_prefix_unknown)
+      return pu_fail(e, PU_ERR_FORMAT, "%s: not zstd data, though its name ends with .zst: rename it", path);
     if (ZSTD_isError(left)) return pu_fail(e, PU_ERR_FORMAT, "%s: zstd: %s", path, ZSTD_getErrorName(left));
     s->frame_open = left != 0;
   }
@@ -299,13 +305,20 @@ static pu_err json_document(const pu_corpus *c, const json_t *object, pu_documen
   const json_t *text = c->key ? json_object_get(object, c->key) : json_object_get(object, "content");
   if (!text && !c->key) text = json_object_get(object, "text");
   if (!json_is_string(text))
-    return pu_fail(e, PU_ERR_FORMAT, "%s: no string under \"%s\"; name the key with --key", c->id.data,
+    return pu_fail(e, PU_ERR_FORMAT, "%s: no string under \"%s\"; name the key (--key in data tokenize)", c->id.data,
                    c->key ? c->key : "content\" or \"text");
   out->text = pu_str_of(json_string_value(text), json_string_length(text));
   const json_t *id = json_object_get(object, "id");
   out->id =
       json_is_string(id) ? pu_str_of(json_string_value(id), json_string_length(id)) : pu_str_of(c->id.data, c->id.len);
   return PU_OK;
+}
+
+/* c->id holds file and line; the parser, which saw one line only, says ":1:COLUMN: why". */
+static pu_err line_error(const pu_corpus *c, pu_err err, pu_error *e) {
+  if (!e) return err;
+  const pu_error inner = *e;
+  return pu_fail(e, err, "%s%s", c->id.data, inner.msg + (strncmp(inner.msg, ":1:", 3) == 0 ? 2 : 0));
 }
 
 static pu_err next_json(pu_corpus *c, pu_document *out, bool *found, pu_error *e) {
@@ -322,7 +335,8 @@ static pu_err next_json(pu_corpus *c, pu_document *out, bool *found, pu_error *e
   PU_TRY(place_set(c, e));
   json_decref(c->json);
   c->json = NULL;
-  PU_TRY(pu_json_parse(c->id.data, line, &c->json, e));
+  pu_err err = pu_json_parse("", line, &c->json, e);
+  if (err != PU_OK) return line_error(c, err, e);
   return json_document(c, c->json, out, e);
 }
 
@@ -357,6 +371,31 @@ static void file_end(pu_corpus *c) {
   c->at++;
 }
 
+/* An image or a program would become a corpus of noise, and nobody would see it. */
+static pu_err text_check(const pu_corpus *c, pu_error *e) {
+  const uint8_t *p = (const uint8_t *)c->raw.data + c->begin;
+  size_t n = PU_MIN(c->raw.len - c->begin, (size_t)LOOK), bad = 0;
+  const char *path = c->files[c->at].path;
+  if (n > 0 && memchr(p, 0, n))
+    return pu_fail(e, PU_ERR_FORMAT, "%s: not text: there is a zero byte in it (UTF-16 must become UTF-8 first)", path);
+  for (size_t i = 0; i < n;) {
+    uint32_t cp;
+    size_t len = pu_utf8_next(pu_str_of((const char *)p + i, n - i), &cp);
+    bad += len == 0 && n - i >= 4; /* the last character may be cut */
+    i += PU_MAX(len, 1);
+  }
+  if (bad <= n / 10) return PU_OK;
+  return pu_fail(e, PU_ERR_FORMAT, "%s: not text in UTF-8: %zu of its first %zu bytes are none; convert it (iconv)",
+                 path, bad, n);
+}
+
+/* zlib passes through what is not gzip. */
+static pu_err gzip_check(const pu_corpus *c, pu_error *e) {
+  const char *path = c->files[c->at].path;
+  if (!c->in.gz || !has_ending(path, ".gz") || !gzdirect(c->in.gz)) return PU_OK;
+  return pu_fail(e, PU_ERR_FORMAT, "%s: not gzip data, though its name ends with .gz: rename it", path);
+}
+
 static pu_err file_begin(pu_corpus *c, pu_error *e) {
   PU_TRY(stream_open(&c->in, c->files[c->at].path, e));
   c->is_open = true;
@@ -366,9 +405,10 @@ static pu_err file_begin(pu_corpus *c, pu_error *e) {
   pu_buf_clear(&c->raw);
   c->begin = 0;
   c->is_array = false;
-  while (!c->ended && c->raw.len < 3) PU_TRY(raw_fill(c, e));
+  while (!c->ended && c->raw.len < LOOK) PU_TRY(raw_fill(c, e));
+  PU_TRY(gzip_check(c, e));
   if (c->raw.len >= 3 && memcmp(c->raw.data, "\xEF\xBB\xBF", 3) == 0) c->begin = 3; /* a byte order mark is no text */
-  return c->jsonl ? array_begin(c, e) : PU_OK;
+  return c->jsonl ? array_begin(c, e) : text_check(c, e);
 }
 
 pu_err pu_corpus_next(pu_corpus *c, pu_document *out, bool *found, pu_error *e) {
@@ -380,6 +420,11 @@ pu_err pu_corpus_next(pu_corpus *c, pu_document *out, bool *found, pu_error *e) 
     file_end(c);
   }
   return PU_OK;
+}
+
+pu_err pu_corpus_fail_empty(const pu_corpus *c, pu_error *e) {
+  if (c->n == 1) return pu_fail(e, PU_ERR_FORMAT, "%s: no text in it", c->files[0].path);
+  return pu_fail(e, PU_ERR_FORMAT, "%s and %zu more: no text in them", c->files[0].path, c->n - 1);
 }
 
 void pu_corpus_close(pu_corpus *c) {

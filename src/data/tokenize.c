@@ -141,7 +141,7 @@ static pu_err run(tokenize *t, pu_corpus *corpus, const char *dir, pu_tokenize_r
     if (t->o->progress) t->o->progress(t->o->progress_arg, pu_corpus_done(corpus), pu_corpus_bytes(corpus));
     if (pu_signals_stop()) return pu_fail(e, PU_ERR_STOPPED, "stopped; no shard was made");
   }
-  if (out->documents == 0) return pu_fail(e, PU_ERR_FORMAT, "no text in the files that were given");
+  if (out->documents == 0) return pu_corpus_fail_empty(corpus, e);
   pu_shard_writer *train = t->train, *valid = t->valid;
   t->train = t->valid = NULL;
   pu_err err = pu_shard_writer_close(train, e);

@@ -135,17 +135,25 @@ static pu_err write_rope(const pu_hparams *hp, json_t *config, pu_error *e) {
 
 /* ---- special ids ---- */
 
-/* `eos_token_id`: an id, a list of them, or null. 1 and 2 are what the families' own readers take for a missing key. */
+static pu_err check_id(const pu_hparams *hp, const char *key, int64_t id, const char *where, pu_error *e) {
+  if (id < hp->vocab) return PU_OK;
+  return pu_fail(e, PU_ERR_FORMAT, "%s: '%s' %lld is outside the vocabulary: 'vocab_size' is %lld", where, key,
+                 (long long)id, (long long)hp->vocab);
+}
+
+/* `eos_token_id`: an id, a list of them, or null. 1 and 2 are what the families' own readers take for a missing key:
+ * they are no claim of the file, so a vocabulary without them is no fault of it. */
 static pu_err read_special(const json_t *config, const char *where, pu_hparams *hp, pu_error *e) {
   const json_t *bos = json_object_get(config, "bos_token_id"), *eos = json_object_get(config, "eos_token_id");
   int64_t id = -1;
   if (bos)
     PU_TRY(pu_json_int_or(config, "bos_token_id", -1, INT32_MAX, -1, &id, where, e));
   else
-    id = 1;
+    id = hp->vocab > 1 ? 1 : -1;
+  PU_TRY(check_id(hp, "bos_token_id", id, where, e));
   hp->bos = (int32_t)id;
   hp->eos[0] = 2;
-  hp->n_eos = !eos;
+  hp->n_eos = !eos && hp->vocab > 2;
   if (!eos || json_is_null(eos)) return PU_OK;
   size_t n = json_is_array(eos) ? json_array_size(eos) : 1;
   if (n > PU_COUNT(hp->eos))
@@ -155,6 +163,7 @@ static pu_err read_special(const json_t *config, const char *where, pu_hparams *
     const json_t *v = json_is_array(eos) ? json_array_get(eos, i) : eos;
     if (!json_is_integer(v) || json_integer_value(v) < 0 || json_integer_value(v) > INT32_MAX)
       return pu_fail(e, PU_ERR_FORMAT, "%s: 'eos_token_id' should be an id or a list of ids", where);
+    PU_TRY(check_id(hp, "eos_token_id", json_integer_value(v), where, e));
     hp->eos[i] = (int32_t)json_integer_value(v);
   }
   hp->n_eos = (int)n;
@@ -233,7 +242,7 @@ pu_err pu_config_read(const char *path, const pu_arch **arch, pu_hparams *hp, pu
   return err;
 }
 
-/* ---- writing ---- */
+/* ---- the text ---- */
 
 static const char *torch_name(pu_dtype t) {
   return t == PU_BF16 ? "bfloat16" : t == PU_F16 ? "float16" : "float32";
@@ -258,31 +267,101 @@ static pu_err write_all(const pu_arch *arch, const pu_hparams *hp, pu_dtype dtyp
   return arch->write_config ? arch->write_config(hp, config, e) : PU_OK;
 }
 
-/* What was written must read back to the same model: that is how a family that lacks a feature says so. */
-static pu_err check_text(const char *text, const char *path, const pu_arch *arch, const pu_hparams *hp, pu_error *e) {
-  const pu_arch *again;
-  pu_hparams got;
-  PU_TRY(pu_config_parse(pu_str_c(text), path, &again, &got, e));
-  const char *differs = again == arch ? pu_hparams_differ(hp, &got) : "family";
-  if (differs)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: the family %s cannot have this model's '%s'", path, arch->name, differs);
+/* ---- does a family have what the model has? ---- */
+
+/* Parts that a family has always or never: its tensors tell. */
+static const struct {
+  pu_slot slot;
+  size_t offset;
+  enum { PART_BOOL, PART_COUNT } type;
+  const char *name;
+} parts[] = {{PU_SLOT_Q_NORM, offsetof(pu_hparams, qk_norm), PART_BOOL, "norms of q and k"},
+             {PU_SLOT_ROUTER, offsetof(pu_hparams, experts), PART_COUNT, "experts"}};
+
+static bool has_tensor(const pu_arch *arch, pu_slot slot) {
+  for (const pu_tensor_rule *r = arch->tensors; r->name; r++)
+    if (r->slot == slot) return true;
+  return false;
+}
+
+static pu_err check_parts(const char *where, const pu_arch *arch, const pu_hparams *hp, pu_error *e) {
+  for (size_t i = 0; i < PU_COUNT(parts); i++) {
+    const void *at = (const char *)hp + parts[i].offset;
+    bool has = parts[i].type == PART_BOOL ? *(const bool *)at : *(const int64_t *)at > 0;
+    bool needs = has_tensor(arch, parts[i].slot);
+    if (has && !needs)
+      return pu_fail(e, PU_ERR_UNSUPPORTED, "%s has %s, which the family %s has no place for", where, parts[i].name,
+                     arch->name);
+    if (!has && needs)
+      return pu_fail(e, PU_ERR_UNSUPPORTED, "%s has no %s, and the family %s needs them", where, parts[i].name,
+                     arch->name);
+  }
   return PU_OK;
 }
 
-pu_err pu_config_write(const char *path, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype, pu_error *e) {
+/* "q, k, v and wo"; empty: no biases. */
+static void bias_text(const pu_hparams *hp, char *dst, size_t size) {
+  const char *const names[] = {hp->qkv_bias ? "q, k, v" : "", hp->o_bias ? "wo" : "", hp->mlp_bias ? "the MLP" : ""};
+  *dst = 0;
+  for (size_t i = 0, at = 0; i < PU_COUNT(names); i++)
+    if (*names[i]) at += (size_t)snprintf(dst + at, size - at, "%s%s", at ? " and " : "", names[i]);
+}
+
+static pu_err refuse_biases(const char *where, const pu_arch *arch, const pu_hparams *hp, const pu_hparams *got,
+                            pu_error *e) {
+  char has[60], needs[60];
+  bias_text(hp, has, sizeof has);
+  bias_text(got, needs, sizeof needs);
+  if (!*has)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s has no biases, and the family %s needs them on %s", where, arch->name,
+                   needs);
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "%s has biases on %s and nowhere else, which the family %s has no place for",
+                 where, has, arch->name);
+}
+
+/* What was written must read back to the same model: that is how a family that lacks a feature says so. */
+static pu_err check_text(const char *text, const char *where, const pu_arch *arch, const pu_hparams *hp, pu_error *e) {
+  const pu_arch *again;
+  pu_hparams got;
+  PU_TRY(pu_config_parse(pu_str_c(text), where, &again, &got, e));
+  const char *differs = again == arch ? pu_hparams_differ(hp, &got) : "family";
+  if (!differs) return PU_OK;
+  if (strstr(differs, "_bias")) return refuse_biases(where, arch, hp, &got, e);
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: the family %s cannot have this model's '%s'", where, arch->name, differs);
+}
+
+/* ---- writing ---- */
+
+/* *text: malloc'ed. */
+static pu_err make_text(const char *where, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype, char **text,
+                        pu_error *e) {
+  *text = NULL;
+  PU_TRY(check_parts(where, arch, hp, e));
   json_t *config = json_object();
-  char *text = NULL;
   pu_err err = write_all(arch, hp, dtype, config, e);
   /* 15 digits keep 1e-05 readable; 17 keep every double. */
   for (int digits = 15; err == PU_OK && digits <= 17; digits += 2) {
-    free(text);
-    text = json_dumps(config, JSON_INDENT(2) | JSON_REAL_PRECISION(digits));
-    if (!text) err = pu_fail(e, PU_ERR_NOMEM, "%s: no memory to write it", path);
-    if (err == PU_OK && check_text(text, path, arch, hp, NULL) == PU_OK) break;
+    free(*text);
+    *text = json_dumps(config, JSON_INDENT(2) | JSON_REAL_PRECISION(digits));
+    if (!*text) err = pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its configuration", where);
+    if (err == PU_OK && check_text(*text, where, arch, hp, NULL) == PU_OK) break;
   }
-  if (err == PU_OK) err = check_text(text, path, arch, hp, e);
+  if (err == PU_OK) err = check_text(*text, where, arch, hp, e);
+  json_decref(config);
+  return err;
+}
+
+pu_err pu_config_check(const char *where, const pu_arch *arch, const pu_hparams *hp, pu_error *e) {
+  char *text;
+  pu_err err = make_text(where, arch, hp, PU_F32, &text, e);
+  free(text);
+  return err;
+}
+
+pu_err pu_config_write(const char *path, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype, pu_error *e) {
+  char *text;
+  pu_err err = make_text(path, arch, hp, dtype, &text, e);
   if (err == PU_OK) err = pu_file_write(path, text, strlen(text), e);
   free(text);
-  json_decref(config);
   return err;
 }

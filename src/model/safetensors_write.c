@@ -109,9 +109,9 @@ static pu_err write_file(const char *path, const pu_buf *header, const pu_st_sou
   int len = snprintf(tmp, sizeof tmp, "%s.tmp", path);
   if (len < 0 || (size_t)len >= sizeof tmp) return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name is too long", path);
   int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0) return pu_fail(e, PU_ERR_IO, "%s: cannot make the file: %s", tmp, strerror(errno));
-  pu_err err = write_body(fd, tmp, header, tensors, n, e);
-  if (close(fd) != 0 && err == PU_OK) err = pu_fail(e, PU_ERR_IO, "%s: cannot write: %s", tmp, strerror(errno));
+  if (fd < 0) return pu_fail(e, PU_ERR_IO, "%s: cannot make the file: %s", path, strerror(errno));
+  pu_err err = write_body(fd, path, header, tensors, n, e);
+  if (close(fd) != 0 && err == PU_OK) err = pu_fail(e, PU_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
   if (err == PU_OK && rename(tmp, path) != 0)
     err = pu_fail(e, PU_ERR_IO, "%s: cannot put the new file in its place: %s", path, strerror(errno));
   if (err != PU_OK) {

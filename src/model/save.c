@@ -179,13 +179,18 @@ static pu_err write_files(const saver *s, size_t limit, pu_error *e) {
 
 static pu_err save_into(saver *s, size_t limit, pu_error *e) {
   const char *config = pu_path_join(s->a, s->dir, "config.json");
+  PU_TRY(pu_config_check(s->dir, s->m->arch, &s->m->hp, e));
   s->sources = pu_arena_alloc(s->a, count_tensors(s->m) * sizeof *s->sources);
   if (!s->sources || !config) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the list of tensors", s->dir);
   for (size_t i = 0; i < s->m->n_params; i++) PU_TRY(add_param(s, &s->m->params[i], e));
+  bool was_there = pu_path_exists(s->dir);
   PU_TRY(pu_mkdirs(s->dir, e));
-  /* The configuration first: it is what finds out that a family cannot hold this model. */
-  PU_TRY(pu_config_write(config, s->m->arch, &s->m->hp, s->dtype, e));
-  return write_files(s, limit ? limit : (size_t)5000000000, e);
+  pu_err err = write_files(s, limit ? limit : (size_t)5000000000, e);
+  /* The configuration last: it is what makes the folder a model, and a full disk must not leave it without weights. */
+  if (err == PU_OK) err = pu_config_write(config, s->m->arch, &s->m->hp, s->dtype, e);
+  if (err != PU_OK && !was_there && pu_remove_tree(s->dir, NULL) != PU_OK)
+    pu_log(PU_LOG_WARN, "%s: what was written so far cannot be removed", s->dir);
+  return err;
 }
 
 pu_err pu_model_save(const pu_model *m, const char *dir, pu_dtype dtype, size_t shard_bytes, pu_error *e) {

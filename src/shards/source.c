@@ -86,7 +86,7 @@ static pu_err open_folder(const char *dir, bool verify, pu_arena *a, pu_shards *
 pu_err pu_shards_open(const char *path, bool verify, pu_shards **out, pu_error *e) {
   *out = NULL;
   pu_arena *a;
-  PU_TRY(pu_arena_create((size_t)1 << 30, &a, e));
+  PU_TRY(pu_arena_create((size_t)64 << 20, &a, e));
   pu_err err;
   if (pu_path_is_dir(path)) {
     err = open_folder(path, verify, a, out, e);

@@ -51,7 +51,7 @@ static pu_err sink_flush(sink *s, pu_error *e) {
     ssize_t n = write(s->fd, s->buffer + at, s->used - at);
     if (n < 0 && errno == EINTR) continue;
     if (n <= 0)
-      return pu_fail(e, PU_ERR_IO, "%s: write: %s (nothing is left behind)", s->tmp, strerror(n < 0 ? errno : ENOSPC));
+      return pu_fail(e, PU_ERR_IO, "%s: write: %s (nothing is left behind)", s->path, strerror(n < 0 ? errno : ENOSPC));
     at += (size_t)n;
   }
   s->used = 0;
@@ -82,7 +82,7 @@ static pu_err sink_open(sink *s, const char *path, pu_error *e) {
     return pu_fail(e, PU_ERR_NOMEM, "%s: no memory", path);
   }
   s->fd = open(s->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-  if (s->fd < 0) return pu_fail(e, PU_ERR_IO, "%s: %s", s->tmp, strerror(errno));
+  if (s->fd < 0) return pu_fail(e, PU_ERR_IO, "%s: %s", s->path, strerror(errno));
   XXH3_64bits_reset(s->hash);
   return PU_OK;
 }
@@ -97,10 +97,10 @@ static void sink_drop(sink *s) {
 
 static pu_err sink_sync(sink *s, pu_error *e) {
   PU_TRY(sink_flush(s, e));
-  if (fsync(s->fd) != 0) return pu_fail(e, PU_ERR_IO, "%s: fsync: %s", s->tmp, strerror(errno));
+  if (fsync(s->fd) != 0) return pu_fail(e, PU_ERR_IO, "%s: fsync: %s", s->path, strerror(errno));
   int fd = s->fd;
   s->fd = -1;
-  if (close(fd) != 0) return pu_fail(e, PU_ERR_IO, "%s: close: %s", s->tmp, strerror(errno));
+  if (close(fd) != 0) return pu_fail(e, PU_ERR_IO, "%s: close: %s", s->path, strerror(errno));
   return PU_OK;
 }
 
@@ -140,7 +140,7 @@ static pu_err pub_finish(pu_shard_writer *w, pu_error *e) {
   int sections = 0;
   uint64_t documents = w->offsets.n;
   PU_TRY(section_end(s, &hashes[sections++], e));
-  if (!words_push(&w->offsets, w->tokens)) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory", s->tmp);
+  if (!words_push(&w->offsets, w->tokens)) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory", s->path);
   PU_TRY(sink_put(s, w->offsets.v, w->offsets.n * sizeof(uint64_t), e));
   PU_TRY(section_end(s, &hashes[sections++], e));
   PU_TRY(sink_put(s, w->ids.v, w->ids.n * sizeof(uint64_t), e));
@@ -160,7 +160,7 @@ static pu_err pub_finish(pu_shard_writer *w, pu_error *e) {
   memcpy(h.magic, PU_PUB_MAGIC, sizeof h.magic);
   h.hash = pu_hash64(&h, offsetof(pu_pub_header, hash), 0);
   if (pwrite(s->fd, &h, sizeof h, 0) != (ssize_t)sizeof h)
-    return pu_fail(e, PU_ERR_IO, "%s: write: %s", s->tmp, strerror(errno));
+    return pu_fail(e, PU_ERR_IO, "%s: write: %s", s->path, strerror(errno));
   return PU_OK;
 }
 
@@ -176,7 +176,7 @@ static bool mask_put(pu_shard_writer *w, const uint8_t *mask, size_t n) {
 static pu_err pub_document(pu_shard_writer *w, const int32_t *ids, size_t n, const uint8_t *mask, uint64_t id_hash,
                            pu_error *e) {
   if (!words_push(&w->offsets, w->tokens) || !words_push(&w->ids, id_hash) || (w->o.mask && !mask_put(w, mask, n)))
-    return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the index", w->out.tmp);
+    return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the index", w->out.path);
   if (w->width == 4) return sink_put(&w->out, ids, n * sizeof *ids, e);
   uint16_t narrow[1024];
   for (size_t i = 0; i < n;) {
@@ -193,7 +193,7 @@ static pu_err pub_document(pu_shard_writer *w, const int32_t *ids, size_t n, con
 /* The offsets hold (byte offset, tokens) pairs here, as the .meta file wants them. */
 static pu_err bin_document(pu_shard_writer *w, const int32_t *ids, size_t n, const uint8_t *mask, pu_error *e) {
   if (!words_push(&w->offsets, w->out.written) || !words_push(&w->offsets, n))
-    return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the index", w->out.tmp);
+    return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the index", w->out.path);
   PU_TRY(sink_put(&w->out, "{\"tokens\": [", 12, e));
   for (size_t i = 0; i < n; i++) {
     char text[24];
@@ -213,7 +213,7 @@ static pu_err bin_finish(pu_shard_writer *w, pu_error *e) {
   if (!pu_internevo_meta((const int64_t *)w->offsets.v, w->offsets.n / 2, &meta) ||
       asprintf(&path, "%s.meta.tmp", w->out.path) < 0) {
     path = NULL;
-    err = pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the index", w->out.tmp);
+    err = pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the index", w->out.path);
   }
   if (err == PU_OK) err = pu_file_write(path, meta.data, meta.len, e);
   free(path);
@@ -352,7 +352,7 @@ static pu_err publish(const pu_shard_writer *w, pu_error *e) {
     for (size_t p = w->o.internevo ? 2 : 1; p-- > 0;) { /* the index first: a .bin without one is an error */
       snprintf(path, sizeof path, "%s%s", w->finished[i], parts[p]);
       snprintf(tmp, sizeof tmp, "%s.tmp", path);
-      if (rename(tmp, path) != 0) return pu_fail(e, PU_ERR_IO, "%s: rename: %s", tmp, strerror(errno));
+      if (rename(tmp, path) != 0) return pu_fail(e, PU_ERR_IO, "%s: rename: %s", path, strerror(errno));
     }
   }
   if (w->single) return PU_OK;

@@ -145,6 +145,14 @@ pu_err pu_tokenizer_parse_json(pu_str bytes, pu_tokenizer **out, pu_error *e) {
 
 /* ---- files ------------------------------------------------------------------------------------------------------- */
 
+/* Readers begin with the usual name of their file ("tokenizer.json:192:14: …"): the path takes its place. */
+static pu_err name_path(const char *path, const char *name, pu_err err, pu_error *e) {
+  size_t n = strlen(name);
+  if (!e || strncmp(e->msg, name, n) != 0 || e->msg[n] != ':') return pu_fail_in(e, err, "%s", path);
+  const pu_error inner = *e;
+  return pu_fail(e, err, "%s%s", path, inner.msg + n);
+}
+
 static pu_err load_file(const char *path, pu_tokenizer **out, pu_error *e) {
   size_t len = strlen(path);
   bool json = len >= 5 && strcmp(path + len - 5, ".json") == 0;
@@ -153,8 +161,9 @@ static pu_err load_file(const char *path, pu_tokenizer **out, pu_error *e) {
   pu_err err = pu_file_read(path, TEXT_FILE_MAX, &b, e);
   if (err == PU_OK) {
     pu_str bytes = pu_str_of(b.data ? b.data : "", b.len);
-    err = json ? parse(bytes, "tokenizer.json", hf_parse, out, e) : parse(bytes, "tokenizer.model", spm_parse, out, e);
-    if (err != PU_OK) err = pu_fail_in(e, err, "%s", path);
+    const char *name = json ? "tokenizer.json" : "tokenizer.model";
+    err = parse(bytes, name, json ? hf_parse : spm_parse, out, e);
+    if (err != PU_OK) err = name_path(path, name, err, e);
   }
   pu_buf_deinit(&b);
   return err;

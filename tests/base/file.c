@@ -58,6 +58,14 @@ static void folders_are_made_listed_and_removed(void **state) {
   assert_int_equal(pu_mkdirs(in_dir("x/a/b"), &e), PU_ERR_IO);
   assert_non_null(strstr(e.msg, "cannot make the folder"));
   assert_int_equal(pu_mkdirs("", &e), PU_ERR_USAGE);
+  assert_int_equal(pu_mkdirs("/proc/nothing/x", &e), PU_ERR_IO);
+  assert_string_equal(e.msg, "/proc/nothing: cannot make the folder: No such file or directory");
+  if (geteuid() != 0) { /* the reason is mkdir's own, not that nothing is there */
+    assert_int_equal(chmod(in_dir("x/y"), 0500), 0);
+    assert_int_equal(pu_mkdirs(in_dir("x/y/new"), &e), PU_ERR_IO);
+    assert_non_null(strstr(e.msg, "Permission denied"));
+    assert_int_equal(chmod(in_dir("x/y"), 0700), 0);
+  }
   assert_int_equal(pu_dir_list(arena, in_dir("x/a"), &list, &n, &e), PU_ERR_IO);
   assert_ok(pu_remove_tree(in_dir("x"), &e), &e);
   assert_false(pu_path_exists(in_dir("x")));
@@ -111,6 +119,7 @@ static void files_are_written_whole(void **state) {
   /* The temporary name is taken by a folder: the old file stays. */
   assert_ok(pu_mkdirs(in_dir("f.tmp"), &e), &e);
   assert_int_equal(pu_file_write(path, "third", 5, &e), PU_ERR_IO);
+  assert_null(strstr(e.msg, ".tmp")); /* a name that the user never gave */
   pu_map m;
   assert_ok(pu_map_open(path, &m, &e), &e);
   assert_int_equal(m.len, 7);

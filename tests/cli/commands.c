@@ -87,7 +87,12 @@ static void the_program_speaks(void **state) {
       {"man nothing", 2, "puyu man: no command 'nothing'; `puyu --help` lists them\n"},
       {"man --itno x", 2, "puyu man: unknown flag '--itno'; did you mean '--into'?\n"},
       {"man --into /dev/null/x", 1, "puyu man: /dev/null: cannot make the folder: File exists\n"},
+      {"train /dev/null optim=3", 2,
+       "puyu train: optim: 'optim' is a group of keys: give one of them, such as optim.…"},
       {"completion fish", 2, "puyu completion: 'fish': only bash is known\n"},
+      {"data synth --out /dev/null --documents 1", 1,
+       "puyu data synth: /dev/null: cannot make the folder: File exists\n"},
+      {"completion bash >/dev/full", 1, "puyu: cannot write standard output: No space left on device\n"},
       {"version >/dev/full", 1, "puyu: cannot write standard output: No space left on device\n"},
       {"completion bash | sleep 0.01", 0, ""}, /* a reader that went away is no reason for a message */
   };
@@ -122,12 +127,13 @@ static void the_completion_is_bash(void **state) {
   snprintf(line, sizeof line,
            "version >/dev/null; command -v bash >/dev/null || exit 77; bash -c 'source <(%s completion bash);"
            " COMP_WORDS=(puyu ver); COMP_CWORD=1; _puyu; echo ${COMPREPLY[*]};"
-           " COMP_WORDS=(puyu man --i); COMP_CWORD=2; _puyu; echo ${COMPREPLY[*]}'",
+           " COMP_WORDS=(puyu man --i); COMP_CWORD=2; _puyu; echo ${COMPREPLY[*]};"
+           " COMP_WORDS=(puyu man gen); COMP_CWORD=2; _puyu; echo ${COMPREPLY[*]}'",
            PU_PROGRAM);
   int status = puyu(line);
   if (status == 77) skip();
   assert_int_equal(status, 0);
-  assert_string_equal(out, "version\n--into\n");
+  assert_string_equal(out, "version\n--into\ngenerate\n");
 }
 
 int main(void) {

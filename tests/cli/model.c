@@ -24,6 +24,12 @@ static int remove_folder(void **state) {
   return pu_remove_tree(folder, &e) == PU_OK ? 0 : -1;
 }
 
+static bool exists(const char *name) {
+  char path[300];
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  return pu_path_exists(path);
+}
+
 /* Runs puyu in the test's folder; its words, of both kinds, are in `out`. */
 static int puyu(const char *fmt, ...) PU_PRINTF(1, 2);
 static int puyu(const char *fmt, ...) {
@@ -127,17 +133,50 @@ static void converted_models_compute_the_same(void **state) {
   assert_int_equal(puyu("logits back --ids %s --out back.st --threads 1", expected), 0);
   check_logits("back.st", expected, 2e-3);
   assert_int_equal(puyu("convert " MINI "/qwen2-tiny q --arch llama"), 1);
-  says("the family llama cannot have this model's");
+  says("qwen2-tiny has biases on q, k, v and nowhere else, which the family llama has no place for");
+  assert_false(exists("q"));
   assert_int_equal(puyu("convert " MINI "/qwen2-tiny q --arch none"), 2);
   says("no such family");
+  assert_int_equal(puyu("convert l ./l --force --dtype bf16"), 2);
+  says("SRC and DST are the same folder");
+  assert_int_equal(puyu("logits l --ids %s --out again.st --threads 1", expected), 0); /* it is unharmed */
+}
+
+/* A folder in the way of the file stands for a full disk. */
+static void failed_writes_leave_no_model(void **state) {
+  char path[300];
+  pu_error e;
+  (void)state;
+  snprintf(path, sizeof path, "%s/full/model.safetensors.tmp", folder);
+  assert_ok(pu_mkdirs(path, &e), &e);
+  assert_int_equal(puyu("init --shape puyu-2m --out full --vocab 300 --threads 1"), 1);
+  says("full/model.safetensors: cannot make the file");
+  assert_false(exists("full/config.json"));
+  assert_int_equal(puyu("convert " MINI "/internlm2-tiny full"), 1);
+  assert_false(exists("full/config.json"));
+}
+
+static void help_names_all_shapes(void **state) {
+  (void)state;
+  assert_int_equal(puyu("init --help"), 0);
+  for (size_t i = 0; pu_shape_at(i); i++) says(pu_shape_at(i)->name);
+}
+
+/* Before anything is printed or read. */
+static void mistakes_are_told_at_once(void **state) {
+  (void)state;
+  assert_int_equal(puyu("bench gemm --shape 64x64x64 --shape foo"), 2);
+  assert_memory_equal(out, "puyu bench gemm: --shape:", 25);
+  assert_int_equal(puyu("chat " MINI "/mixtral-tiny </dev/null"), 1);
+  says("mixtral-tiny: no tokenizer");
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(logits_are_the_expected),
-      cmocka_unit_test(wrong_tokens_are_refused),
-      cmocka_unit_test(init_makes_what_inspect_says),
-      cmocka_unit_test(converted_models_compute_the_same),
+      cmocka_unit_test(logits_are_the_expected),      cmocka_unit_test(wrong_tokens_are_refused),
+      cmocka_unit_test(init_makes_what_inspect_says), cmocka_unit_test(converted_models_compute_the_same),
+      cmocka_unit_test(failed_writes_leave_no_model), cmocka_unit_test(help_names_all_shapes),
+      cmocka_unit_test(mistakes_are_told_at_once),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

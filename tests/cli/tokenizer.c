@@ -29,7 +29,10 @@ static int make_dir(void **state) {
       "\"merges\": [\"a b\"]}}");
   write_file("text", "ab a\n\nb<s>\nba");
   write_file("ids", "7 2 3 0\n\n1\n");
-  write_file("wrong", "0\n1 x\n");
+  write_file("wrong", "0\n1 x\033\xFF\a 2\n");
+  write_file("broken.json", "{\n\"model\" 3}");
+  write_file("empty.txt", "");
+  write_file("ab.txt", "ab\nba\na\nb\naab\nabb\nbab\naa\nbb\naba\n");
   write_file("large", "0\n99\n");
   return 0;
 }
@@ -70,6 +73,9 @@ static void test_encode(void **state) {
   expect("tokenizer encode --model %s/tokenizer.json --bos --special < %s/text", 0, "7 2 3 0\n7\n7 1 7\n7 1 0\n");
   expect_word("tokenizer encode --model %s/missing %s/text", 1, "missing");
   expect_word("tokenizer encode --model %s %s/missing", 1, "missing");
+  char want[200];
+  snprintf(want, sizeof want, "puyu tokenizer encode: %s: cannot read: Is a directory\n", dir);
+  expect("tokenizer encode --model %s %s", 1, want);
   expect_word("tokenizer encode %s/text", 2, "model");
 }
 
@@ -77,8 +83,41 @@ static void test_decode(void **state) {
   (void)state;
   expect("tokenizer decode --model %s %s/ids", 0, "<s>ab a\n\nb\n");
   expect("tokenizer decode --model %s --skip-special < %s/ids", 0, "ab a\n\nb\n");
-  expect_word("tokenizer decode --model %s %s/wrong", 1, "line 2");
-  expect_word("tokenizer decode --model %s %s/large", 2, "line 2");
+  char want[200];
+  snprintf(want, sizeof want, "puyu tokenizer decode: %s/wrong: line 2: \"x???\" is not an id\na\n", dir);
+  expect("tokenizer decode --model %s %s/wrong", 1, want); /* no bytes that a terminal would obey, no second line */
+  expect_word("tokenizer decode --model %s < %s/wrong", 1, "standard input: line 2: ");
+  expect_word("tokenizer decode --model %s %s/large", 1, "/large: line 2: id 99 ");
+  expect_word("tokenizer decode --model %s %s", 1, ": cannot read: Is a directory");
+}
+
+/* A file's name stands once in an error, before the place in it. */
+static void test_broken(void **state) {
+  (void)state;
+  expect_word("tokenizer encode --model %s/broken.json %s/text", 1, "/broken.json:2:");
+  char out[2000];
+  run("tokenizer encode --model %s/broken.json %s/text", out, sizeof out);
+  assert_null(strstr(out, "tokenizer.json"));
+}
+
+/* What was made before is not overwritten unless that is asked for; tokens asked for and not found are said. */
+static void test_made_before(void **state) {
+  (void)state;
+  char out[4000];
+  const char *synth = "data synth --out %s/made --documents 50 --questions 1";
+  const char *tokenize = "data tokenize --tokenizer %s --bos=false --eos=false --out %s/shards";
+  expect_word(synth, 0, "documents");
+  expect_word(synth, 2, "/made/train.jsonl: is there already; take another folder, or replace it with --force");
+  expect_word("data synth --out %s/made --documents 50 --questions 1 --force", 0, "documents");
+  char words[300];
+  snprintf(words, sizeof words, "%s --valid-fraction 0.5 %s/ab.txt --split line", tokenize, dir);
+  expect_word(words, 0, "documents");
+  expect_word(words, 2, "/shards/train: shards are there already; take another folder, or go on with --force");
+  strcat(words, " --force");
+  expect_word(words, 0, "documents");
+  assert_int_equal(run("tokenizer train --vocab-size 4096 --out %s/tok %s/ab.txt", out, sizeof out), 0);
+  assert_non_null(strstr(out, " pieces, not 4096: "));
+  expect_word("tokenizer train --out %s/tok %s/empty.txt", 1, "/empty.txt: no text in it");
 }
 
 static void test_bench(void **state) {
@@ -99,6 +138,7 @@ static void test_bench(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_encode), cmocka_unit_test(test_decode),
+                                     cmocka_unit_test(test_broken), cmocka_unit_test(test_made_before),
                                      cmocka_unit_test(test_bench)};
   return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -132,6 +132,7 @@ static void test_json(void **state) {
     assert_int_equal(read_all(put("w.jsonl", wrong[i], strlen(wrong[i])), PU_SPLIT_FILE, NULL, &out, &e),
                      PU_ERR_FORMAT);
     assert_non_null(strstr(e.msg, "w.jsonl:2"));
+    assert_null(strstr(e.msg, "w.jsonl:2:1:")); /* the line once */
   }
   assert_ok(read_all(put("k.jsonl", "{\"body\": \"b\", \"text\": \"t\"}", 26), PU_SPLIT_FILE, "body", &out, &e), &e);
   assert_true(pu_str_eq(pu_str_of(out.data, out.len), pu_str_c("b")));
@@ -185,8 +186,34 @@ static void test_compressed(void **state) {
   assert_non_null(strstr(e.msg, "cut.txt.gz"));
   assert_int_equal(read_all(put("cut.txt.zst", zst, n + m / 2), PU_SPLIT_FILE, NULL, &out, &e), PU_ERR_FORMAT);
   assert_non_null(strstr(e.msg, "cut.txt.zst"));
-  assert_int_equal(read_all(put("no.txt.zst", "plain text", 10), PU_SPLIT_FILE, NULL, &out, &e), PU_ERR_FORMAT);
+  static const char *const liars[] = {"no.txt.zst", "no.txt.gz"};
+  for (size_t i = 0; i < 2; i++) {
+    assert_int_equal(read_all(put(liars[i], "plain text", 10), PU_SPLIT_FILE, NULL, &out, &e), PU_ERR_FORMAT);
+    assert_non_null(strstr(e.msg, liars[i]));
+    assert_non_null(strstr(e.msg, " data, though its name ends with "));
+  }
   pu_buf_deinit(&raw);
+  pu_buf_deinit(&out);
+}
+
+/* What is no text is refused; a stray byte is not. */
+static void test_binary(void **state) {
+  (void)state;
+  pu_error e;
+  pu_buf out;
+  pu_buf_init(&out, 1 << 20);
+  char latin[100000];
+  for (size_t i = 0; i < sizeof latin; i++) latin[i] = i % 8 == 0 ? '\xE9' : 'e';
+  assert_int_equal(read_all(put("zero.txt", "a\0b", 3), PU_SPLIT_FILE, NULL, &out, &e), PU_ERR_FORMAT);
+  assert_non_null(strstr(e.msg, "zero.txt: not text"));
+  assert_int_equal(read_all(put("latin.txt", latin, sizeof latin), PU_SPLIT_FILE, NULL, &out, &e), PU_ERR_FORMAT);
+  assert_non_null(strstr(e.msg, "latin.txt: not text in UTF-8"));
+  for (size_t i = 0; i < sizeof latin; i++) latin[i] = i % 12 == 0 ? '\xE9' : 'e';
+  assert_ok(read_all(put("stray.txt", latin, sizeof latin), PU_SPLIT_FILE, NULL, &out, &e), &e);
+  assert_int_equal(out.len, sizeof latin);
+  assert_ok(pu_mkdirs(at("hollow"), &e), &e);
+  assert_int_equal(read_all(at("hollow"), PU_SPLIT_FILE, NULL, &out, &e), PU_ERR_USAGE);
+  assert_non_null(strstr(e.msg, "hollow: no file in this folder; what counts is text (.txt)"));
   pu_buf_deinit(&out);
 }
 
@@ -305,7 +332,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_text),       cmocka_unit_test(test_long),       cmocka_unit_test(test_json),
       cmocka_unit_test(test_json_array), cmocka_unit_test(test_compressed), cmocka_unit_test(test_tokenizer),
-      cmocka_unit_test(test_tokenize),
+      cmocka_unit_test(test_tokenize),   cmocka_unit_test(test_binary),
   };
   return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

@@ -94,6 +94,29 @@ static void mistakes_have_statuses(void **state) {
   }
 }
 
+/* A turn that the end of the input ends: its answer is that of one which is closed. */
+static void an_open_turn_is_sent(void **state) {
+  (void)state;
+  static const char *const turns[] = {"\"\"\"one\\ntwo\"\"\"", "\"\"\"one\\ntwo", "one\\\\\\ntwo\\\\"};
+  char dir[] = "/tmp/puyu-chat-XXXXXX", line[1024], want[sizeof out] = "";
+  pu_error e;
+  assert_non_null(mkdtemp(dir));
+  snprintf(line, sizeof line,
+           "cd %s && echo one two one two user assistant >t.txt && P=" PU_PROGRAM
+           " && $P tokenizer train --out m --vocab-size 264 t.txt && $P init --shape puyu-2m --vocab 264 --out m",
+           dir);
+  assert_int_equal(shell(line), 0);
+  for (size_t i = 0; i < PU_COUNT(turns); i++) {
+    snprintf(line, sizeof line, "printf '%s' | " PU_PROGRAM " chat %s/m --max-tokens 9 --temperature 0 --threads 1",
+             turns[i], dir);
+    assert_int_equal(shell(line), 0);
+    assert_true(strlen(out) > 1);
+    if (i > 0) assert_string_equal(out, want);
+    strcpy(want, out);
+  }
+  assert_ok(pu_remove_tree(dir, &e), &e);
+}
+
 static void the_benchmarks_run(void **state) {
   (void)state;
   static const char *const kinds[] = {"prefill", "decode"};
@@ -113,6 +136,7 @@ static void the_benchmarks_run(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(ids_on_a_line), cmocka_unit_test(json_says_it_all),
-                                     cmocka_unit_test(mistakes_have_statuses), cmocka_unit_test(the_benchmarks_run)};
+                                     cmocka_unit_test(mistakes_have_statuses), cmocka_unit_test(an_open_turn_is_sent),
+                                     cmocka_unit_test(the_benchmarks_run)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

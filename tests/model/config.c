@@ -45,6 +45,8 @@ static void wrong_configs_are_refused(void **state) {
       {LLAMA(",\"hidden_act\":\"gelu\""), PU_ERR_UNSUPPORTED, "gelu"},
       {LLAMA(",\"rms_norm_eps\":0"), PU_ERR_FORMAT, "rms_norm_eps"},
       {LLAMA(",\"tie_word_embeddings\":1"), PU_ERR_FORMAT, "'tie_word_embeddings'"},
+      {LLAMA(",\"bos_token_id\":100"), PU_ERR_FORMAT, "'bos_token_id' 100 is outside the vocabulary"},
+      {LLAMA(",\"eos_token_id\":[2,101]"), PU_ERR_FORMAT, "'eos_token_id' 101 is outside the vocabulary"},
       {LLAMA(",\"eos_token_id\":\"2\""), PU_ERR_FORMAT, "'eos_token_id'"},
       {LLAMA(",\"eos_token_id\":[1,2,3,4,5,6,7,8,9]"), PU_ERR_UNSUPPORTED, "at most 8"},
       {LLAMA(",\"rope_scaling\":[1]"), PU_ERR_FORMAT, "'rope_scaling'"},
@@ -165,7 +167,24 @@ static void families_say_what_they_cannot(void **state) {
   pu_error e;
   assert_int_equal(pu_config_write("/nonexistent/config.json", pu_arch_find("llama"), &hp, PU_F32, &e),
                    PU_ERR_UNSUPPORTED);
-  assert_non_null(strstr(e.msg, "the family llama cannot have this model's 'o_bias'"));
+  assert_non_null(strstr(e.msg, "has biases on q, k, v and nowhere else, which the family llama has no place for"));
+  static const struct {
+    const char *text, *family, *says;
+  } cases[] = {
+      {LLAMA(""), "qwen3", "M has no norms of q and k, and the family qwen3 needs them"},
+      {LLAMA(""), "qwen2", "M has no biases, and the family qwen2 needs them on q, k, v"},
+      {LLAMA(""), "mixtral", "M has no experts, and the family mixtral needs them"},
+      {"{\"model_type\":\"qwen3\"," SIZES "}", "llama",
+       "M has norms of q and k, which the family llama has no place for"},
+      {"{\"model_type\":\"mixtral\"," SIZES "}", "mistral", "M has experts, which the family mistral has no place for"},
+  };
+  for (size_t i = 0; i < PU_COUNT(cases); i++) {
+    hp = good(cases[i].text);
+    assert_int_equal(pu_config_check("M", pu_arch_find(cases[i].family), &hp, &e), PU_ERR_UNSUPPORTED);
+    assert_string_equal(e.msg, cases[i].says);
+  }
+  hp = good(LLAMA(""));
+  assert_ok(pu_config_check("M", pu_arch_find("internlm2"), &hp, &e), &e);
 }
 
 /* ---- published models, named shapes ---- */

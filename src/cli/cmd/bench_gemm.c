@@ -334,6 +334,9 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   const options *o = given;
   static const char *usual[] = {"2048x2048x2048", "8192x1536x512"};
   pu_strs shapes = o->shapes.n ? o->shapes : (pu_strs){usual, PU_COUNT(usual)};
+  shape unused;
+  for (size_t i = 0; i < shapes.n; i++)
+    if (!pu_shape_find(shapes.v[i])) PU_TRY(parse_shape(shapes.v[i], &unused, e));
   pu_backend *be;
   PU_TRY(pu_cpu_open((int)o->threads, pu_isa_best(), &be, e));
   int threads = pu_pool_size(pu_cpu_pool(be));

@@ -95,8 +95,8 @@ static bool read_quoted(chat *c) {
       cut(&c->turn, strlen(QUOTES));
       return true;
     }
+    if (!read_line(c, "… ")) return !c->line.failed; /* the input ended first: what there is counts */
     pu_buf_putc(&c->turn, '\n');
-    if (!read_line(c, "… ")) return false;
     if (!pu_buf_append(&c->turn, c->line.data ? c->line.data : "", c->line.len)) return false;
   }
 }
@@ -112,8 +112,9 @@ static bool read_turn(chat *c) {
   for (;;) {
     pu_buf_append(&c->turn, c->line.data ? c->line.data : "", c->line.len);
     if (c->turn.failed || !ends_with(&c->turn, "\\")) return !c->turn.failed;
-    c->turn.data[c->turn.len - 1] = '\n';
-    if (!read_line(c, "… ")) return false;
+    cut(&c->turn, 1);
+    if (!read_line(c, "… ")) return !c->line.failed; /* as above */
+    pu_buf_putc(&c->turn, '\n');
   }
 }
 
@@ -249,6 +250,10 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   c.typed = isatty(fileno(cli->in));
   c.asks = c.typed && isatty(fileno(cli->out));
   pu_engine *en;
+  if (pu_path_is_dir(args[0]) && !pu_tokenizer_in(args[0])) /* before the weights are read */
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   "%s: no tokenizer (tokenizer.json or tokenizer.model) in this folder: copy the model's own into it",
+                   args[0]);
   PU_TRY(pu_cli_open_engine(args[0], (pu_cli_dtype)o->dtype, o->threads, &en, e));
   pu_buf_init(&c.line, MOST_TURN_BYTES);
   pu_buf_init(&c.turn, MOST_TURN_BYTES);

@@ -41,6 +41,9 @@ static void put_first_words(FILE *out) {
 }
 
 static void put_second_words(FILE *out) {
+  fprintf(out, "      man|help) words+='");
+  put_first_words(out);
+  fprintf(out, "' ;;\n");
   for (size_t i = 0; pu_command_all[i]; i++) {
     const char *name = pu_command_all[i]->name, *space = strchr(name, ' ');
     if (space) fprintf(out, "      %.*s) words+=' %s' ;;&\n", (int)(space - name), name, space + 1);
@@ -63,7 +66,7 @@ static pu_err run(const pu_cli *cli, const void *options, int n_args, const char
                "  if [ \"$COMP_CWORD\" = 1 ]; then words='--help --version");
   put_first_words(out);
   fprintf(out, "'\n"
-               "  elif [ \"$COMP_CWORD\" = 2 ]; then\n"
+               "  elif [ \"$COMP_CWORD\" = 2 ] && [ \"${cur#-}\" = \"$cur\" ]; then\n"
                "    case \"${COMP_WORDS[1]}\" in\n");
   put_second_words(out);
   fprintf(out, "    esac\n"

@@ -1,5 +1,5 @@
 /* A model directory into another: type of the weights, family's layout. */
-#include <string.h>
+#include <sys/stat.h>
 
 #include "puyu/model.h"
 #include "src/cli/cli.h"
@@ -96,17 +96,37 @@ static pu_err convert(const options *o, const pu_arch *arch, const char *src, co
   return err;
 }
 
+static bool same_folder(const char *a, const char *b) {
+  struct stat x, y;
+  return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* Before the weights are read, which may take minutes. */
+static pu_err check_family(const pu_cli *cli, const char *src, const pu_arch *arch, pu_error *e) {
+  const pu_arch *own;
+  pu_hparams hp;
+  const char *config = pu_path_join(cli->arena, src, "config.json");
+  if (!config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", src);
+  if (!pu_path_is_dir(src)) return pu_fail(e, PU_ERR_IO, "%s: not a model directory", src);
+  PU_TRY(pu_config_read(config, &own, &hp, e));
+  hp.norm_head = false; /* reading the weights does it once and for all */
+  return pu_config_check(src, arch ? arch : own, &hp, e);
+}
+
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   const options *o = opts;
   const char *src = args[0], *dst = args[1], *config = pu_path_join(cli->arena, dst, "config.json");
   const pu_arch *arch = o->arch ? pu_arch_find(o->arch) : NULL;
   (void)n_args;
   if (o->arch && !arch) return pu_fail(e, PU_ERR_USAGE, "--arch %s: no such family", o->arch);
+  /* The original would be lost; and where it is a checkpoint, its optimiser's state would no longer fit. */
+  if (same_folder(src, dst))
+    return pu_fail(e, PU_ERR_USAGE, "%s: SRC and DST are the same folder: take another for DST", dst);
   if (config && !o->force && pu_path_exists(config))
     return pu_fail(e, PU_ERR_USAGE, "%s: there is a model already: take another folder, or --force", dst);
+  PU_TRY(check_family(cli, src, arch, e));
   PU_TRY(convert(o, arch, src, dst, e));
-  for (size_t i = 0; i < PU_COUNT(companions); i++)
-    if (strcmp(src, dst) != 0) PU_TRY(copy_companion(src, dst, companions[i], cli->arena, e));
+  for (size_t i = 0; i < PU_COUNT(companions); i++) PU_TRY(copy_companion(src, dst, companions[i], cli->arena, e));
   return PU_OK;
 }
 

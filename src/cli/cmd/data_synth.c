@@ -11,6 +11,7 @@ typedef struct options {
   double megabytes, valid;
   const char *kinds;
   pu_floats within;
+  bool force;
 } options;
 
 static const pu_option rows[] = {
@@ -73,6 +74,10 @@ static const pu_option rows[] = {
      .max = 0.5,
      .meta = "SHARE",
      .help = "share of documents kept for validation"},
+    {.key = "force",
+     .type = PU_OPT_BOOL,
+     .offset = offsetof(options, force),
+     .help = "replace files that are there already"},
     {0},
 };
 
@@ -163,14 +168,20 @@ static pu_err options_read(const options *in, pu_synth_options *o, pu_error *e) 
   return kinds_read(in->kinds, o->weights, e);
 }
 
-static pu_err files_open(job *j, const pu_cli *cli, const char *dir, pu_error *e) {
-  PU_TRY(pu_mkdirs(dir, e));
+static pu_err files_open(job *j, const pu_cli *cli, const options *in, pu_error *e) {
+  PU_TRY(pu_mkdirs(in->out, e));
   for (int i = 0; i < FILES; i++) {
-    j->path[i] = pu_path_join(cli->arena, dir, names[i]);
-    j->tmp[i] = pu_arena_printf(cli->arena, "%s/%s.tmp", dir, names[i]);
-    if (!j->path[i] || !j->tmp[i]) return pu_fail(e, PU_ERR_NOMEM, "no memory");
+    j->path[i] = pu_path_join(cli->arena, in->out, names[i]);
+    if (!j->path[i]) return pu_fail(e, PU_ERR_NOMEM, "no memory");
+    if (!in->force && pu_path_exists(j->path[i]))
+      return pu_fail(e, PU_ERR_USAGE, "%s: is there already; take another folder, or replace it with --force",
+                     j->path[i]);
+  }
+  for (int i = 0; i < FILES; i++) {
+    j->tmp[i] = pu_arena_printf(cli->arena, "%s.tmp", j->path[i]);
+    if (!j->tmp[i]) return pu_fail(e, PU_ERR_NOMEM, "no memory");
     j->file[i] = fopen(j->tmp[i], "wbe");
-    if (!j->file[i]) return pu_fail(e, PU_ERR_IO, "%s: %m", j->tmp[i]);
+    if (!j->file[i]) return pu_fail(e, PU_ERR_IO, "%s: %m", j->path[i]);
   }
   return PU_OK;
 }
@@ -178,7 +189,7 @@ static pu_err files_open(job *j, const pu_cli *cli, const char *dir, pu_error *e
 /* All files get their names, or none does. */
 static pu_err files_close(job *j, pu_err err, pu_error *e) {
   for (int i = 0; i < FILES; i++)
-    if (j->file[i] && fclose(j->file[i]) != 0 && err == PU_OK) err = pu_fail(e, PU_ERR_IO, "%s: %m", j->tmp[i]);
+    if (j->file[i] && fclose(j->file[i]) != 0 && err == PU_OK) err = pu_fail(e, PU_ERR_IO, "%s: %m", j->path[i]);
   for (int i = 0; i < FILES; i++) {
     if (err == PU_OK && rename(j->tmp[i], j->path[i]) != 0) err = pu_fail(e, PU_ERR_IO, "%s: %m", j->path[i]);
     if (err != PU_OK && j->tmp[i]) remove(j->tmp[i]);
@@ -195,7 +206,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   job j = {.by_documents = o.documents > 0};
   pu_signals_catch(); /* so that nothing half-made stays */
   pu_buf_init(&j.line, (size_t)1 << 24);
-  pu_err err = files_open(&j, cli, in->out, e);
+  pu_err err = files_open(&j, cli, in, e);
   if (err == PU_OK) {
     j.bar = j.by_documents ? pu_progress_open("synth", "documents", (double)o.documents)
                            : pu_progress_open("synth", "MB", in->megabytes);

@@ -9,7 +9,7 @@ typedef struct options {
   int split;
   double valid;
   int64_t threads, shard_tokens;
-  bool bos, eos, internevo, json;
+  bool bos, eos, internevo, force, json;
 } options;
 
 static const pu_option rows[] = {
@@ -76,6 +76,10 @@ static const pu_option rows[] = {
      .type = PU_OPT_BOOL,
      .offset = offsetof(options, internevo),
      .help = "write InternEvo's .bin and .bin.meta instead of .pub"},
+    {.key = "force",
+     .type = PU_OPT_BOOL,
+     .offset = offsetof(options, force),
+     .help = "write into a folder that holds shards already, over those of the same name"},
     {.key = "json", .type = PU_OPT_BOOL, .offset = offsetof(options, json), .help = "print the figures as JSON"},
     {0},
 };
@@ -96,6 +100,34 @@ static void print_result(FILE *out, const pu_tokenize_result *r, bool json) {
           (unsigned long long)r->valid_documents, (unsigned long long)r->valid_tokens);
 }
 
+static bool is_shard(const char *name) {
+  size_t n = strlen(name);
+  return n > 4 && (strcmp(name + n - 4, ".pub") == 0 || strcmp(name + n - 4, ".bin") == 0);
+}
+
+/* Shards of an earlier run are hours of work, or would join the new ones. */
+static pu_err refuse_shards(const pu_cli *cli, const char *path, pu_error *e) {
+  char **names = NULL;
+  size_t n = 0;
+  bool is_dir = pu_path_is_dir(path), held = !is_dir && is_shard(path) && pu_path_exists(path);
+  if (is_dir) PU_TRY(pu_dir_list(cli->arena, path, &names, &n, e));
+  for (size_t i = 0; i < n; i++) held |= is_shard(names[i]);
+  if (!held) return PU_OK;
+  return pu_fail(e, PU_ERR_USAGE, "%s: shards are there already; take another folder, or go on with --force", path);
+}
+
+static pu_err check_out(const pu_cli *cli, const options *in, pu_error *e) {
+  static const char *const below[] = {"train", "valid"};
+  if (in->force) return PU_OK;
+  PU_TRY(refuse_shards(cli, in->out, e));
+  for (size_t i = 0; i < PU_COUNT(below); i++) {
+    char *path = pu_path_join(cli->arena, in->out, below[i]);
+    if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory", in->out);
+    PU_TRY(refuse_shards(cli, path, e));
+  }
+  return PU_OK;
+}
+
 static pu_err run(const pu_cli *cli, const void *given, int n_args, const char **args, pu_error *e) {
   const options *in = given;
   pu_tokenizer *tokenizer = NULL;
@@ -104,7 +136,8 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_progress *bar = NULL;
   pu_tokenize_result result;
   pu_signals_catch(); /* so that nothing half-made stays */
-  pu_err err = pu_tokenizer_load(in->tokenizer, &tokenizer, e);
+  pu_err err = check_out(cli, in, e);
+  if (err == PU_OK) err = pu_tokenizer_load(in->tokenizer, &tokenizer, e);
   if (err == PU_OK) err = pu_pool_create((int)in->threads, &pool, e);
   if (err == PU_OK) err = pu_corpus_open(args, (size_t)n_args, (pu_split)in->split, in->key, &corpus, e);
   if (err == PU_OK) {

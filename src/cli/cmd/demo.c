@@ -1,6 +1,8 @@
 /* The main job, end to end, through the same functions the separate commands use: corpus, tokenizer, shards,
  * pretraining, answers, report. Training is given minutes, not steps, so that it ends in time on any machine. */
+#include <limits.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "puyu/data.h"
@@ -89,6 +91,7 @@ typedef struct demo {
   pu_train_result trained;
   int64_t parameters, vocab;
   double started;
+  int lock;       /* demo.lock, as long as the demo runs; -1: none */
   pu_buf samples; /* HTML */
 } demo;
 
@@ -130,7 +133,7 @@ static pu_err keep_question(void *arg, const pu_synth_question *q, pu_error *e) 
 static pu_err make_corpus(demo *d, pu_error *e) {
   if (d->o->text) {
     d->corpus = (char *)(uintptr_t)d->o->text;
-    return pu_path_exists(d->corpus) ? PU_OK : pu_fail(e, PU_ERR_USAGE, "--text %s: no such file or folder", d->corpus);
+    return PU_OK;
   }
   heading(d, 1, "making a bilingual corpus by rules");
   corpus_sink s = {.d = d, .path = d->corpus, .file = fopen(d->corpus, "w")};
@@ -223,6 +226,18 @@ static pu_err make_shards(demo *d, pu_error *e) {
 
 /* ---- 4: pretraining ---- */
 
+/* Text inside single quotes of YAML. */
+static const char *quoted(pu_arena *a, const char *s) {
+  size_t len = strlen(s);
+  char *out = pu_arena_alloc(a, 2 * len + 1), *p = out;
+  for (size_t i = 0; out && i < len; i++) {
+    if (s[i] == '\'') *p++ = '\'';
+    *p++ = s[i];
+  }
+  if (out) *p = 0;
+  return out ? out : "";
+}
+
 static pu_err configure(demo *d, pu_train_config *cfg, pu_error *e) {
   PU_TRY(pu_options_default(pu_train_options, cfg, d->a, e));
   const struct {
@@ -233,7 +248,7 @@ static pu_err configure(demo *d, pu_train_config *cfg, pu_error *e) {
       {"model.tokenizer", d->tokenizer},
       {"model.seed", pu_arena_printf(d->a, "%lld", (long long)d->o->seed)},
       {"data.seq_len", pu_arena_printf(d->a, "%d", SEQ_LEN)},
-      {"data.sources", pu_arena_printf(d->a, "[{type: shards, path: '%s/train'}]", d->shards)},
+      {"data.sources", pu_arena_printf(d->a, "[{type: shards, path: '%s/train'}]", quoted(d->a, d->shards))},
       {"train.steps", "10000"}, /* until the clock knows better */
       {"train.minutes", pu_arena_printf(d->a, "%.6g", d->o->minutes)},
       {"train.global_batch", pu_arena_printf(d->a, "%d", BATCH)},
@@ -265,7 +280,10 @@ static pu_err pretrain(demo *d, pu_error *e) {
   heading(d, 4, "pretraining");
   pu_train_config cfg;
   PU_TRY(configure(d, &cfg, e));
-  return pu_train_run(&cfg, NULL, &d->trained, e);
+  pu_err err = pu_train_run(&cfg, NULL, &d->trained, e);
+  if (err == PU_ERR_STOPPED && d->trained.checkpoint[0])
+    return pu_fail(e, err, "stopped; the model so far is %s, and another demo begins anew", d->trained.checkpoint);
+  return err;
 }
 
 /* ---- 5: answers ---- */
@@ -366,6 +384,44 @@ static pu_err finish(demo *d, pu_error *e) {
   return err;
 }
 
+/* ---- before anything is touched ---- */
+
+/* An earlier demo is replaced, anything else is left alone: the lock file tells which it is, and keeps a second demo
+ * away while this one runs. */
+static pu_err claim(demo *d, pu_error *e) {
+  const char *out = d->o->out;
+  char *lock = pu_path_join(d->a, out, "demo.lock"), **names;
+  size_t n = 0;
+  if (!lock) return pu_fail(e, PU_ERR_NOMEM, "no memory for the paths");
+  if (pu_path_is_dir(out)) PU_TRY(pu_dir_list(d->a, out, &names, &n, e));
+  if (n && !pu_path_exists(lock))
+    return pu_fail(e, PU_ERR_USAGE, "--out %s: what is there was not made by a demo; name an empty or a new folder",
+                   out);
+  PU_TRY(pu_mkdirs(out, e));
+  pu_err err = pu_lock_open(lock, &d->lock, e);
+  return err ? pu_fail_in(e, err, "--out %s", out) : PU_OK;
+}
+
+/* The text must survive the removal of an earlier demo. */
+static pu_err check_text(const options *o, pu_error *e) {
+  char text[PATH_MAX], out[PATH_MAX];
+  if (!o->text) return PU_OK;
+  if (!realpath(o->text, text)) return pu_fail(e, PU_ERR_USAGE, "--text %s: no such file or folder", o->text);
+  if (!realpath(o->out, out)) return PU_OK; /* it is not there yet */
+  size_t len = strlen(out);
+  if (strncmp(text, out, len) == 0 && (text[len] == '/' || !text[len]))
+    return pu_fail(e, PU_ERR_USAGE, "--text %s lies in --out %s, which the demo replaces: name another --out", o->text,
+                   o->out);
+  return PU_OK;
+}
+
+static pu_err check_options(const options *o, pu_error *e) {
+  if (!o->out[0]) return pu_fail(e, PU_ERR_USAGE, "--out is empty: name a folder");
+  if (!pu_shape_find(o->shape))
+    return pu_fail(e, PU_ERR_USAGE, "--shape %s: no such shape; `puyu init --help` names them", o->shape);
+  return check_text(o, e);
+}
+
 static pu_err prepare(demo *d, pu_error *e) {
   const char *out = d->o->out;
   d->corpus = pu_path_join(d->a, out, "corpus.jsonl");
@@ -375,6 +431,8 @@ static pu_err prepare(demo *d, pu_error *e) {
   d->report = pu_path_join(d->a, out, "report.html");
   if (!d->corpus || !d->tokenizer || !d->shards || !d->run || !d->report)
     return pu_fail(e, PU_ERR_NOMEM, "no memory for the paths");
+  PU_TRY(check_options(d->o, e));
+  PU_TRY(claim(d, e));
   PU_TRY(pu_remove_tree(d->shards, e));
   PU_TRY(pu_remove_tree(d->run, e));
   return pu_mkdirs(d->tokenizer, e);
@@ -382,13 +440,14 @@ static pu_err prepare(demo *d, pu_error *e) {
 
 static pu_err run(const pu_cli *cli, const void *opt, int n_args, const char **args, pu_error *e) {
   (void)n_args, (void)args;
-  demo d = {.o = opt, .cli = cli, .a = cli->arena, .sums = {.arena = cli->arena}, .started = pu_now()};
+  demo d = {.o = opt, .cli = cli, .a = cli->arena, .sums = {.arena = cli->arena}, .lock = -1, .started = pu_now()};
   pu_buf_init(&d.samples, PU_BUF_MAX);
   pu_signals_catch();
   pu_err (*const steps[])(demo *, pu_error *) = {prepare,  make_corpus, train_tokenizer, make_shards,
                                                  pretrain, answer,      finish};
   pu_err err = PU_OK;
   for (size_t i = 0; i < PU_COUNT(steps) && !err; i++) err = steps[i](&d, e);
+  pu_lock_close(d.lock);
   pu_sum_list_deinit(&d.sums);
   pu_buf_deinit(&d.samples);
   return err;

@@ -76,16 +76,17 @@ static void print_memory(FILE *out, const pu_arch *arch, const pu_hparams *hp) {
 
 static void print_config(FILE *out, const pu_arch *arch, const pu_hparams *hp) {
   line(out, "family", "%s (%s)", arch->name, arch->class_name);
-  line(out, "parameters", "%lld, of them %lld without the input embedding", (long long)pu_hparams_count(hp, false),
-       (long long)pu_hparams_count(hp, true));
+  long long count = pu_hparams_count(hp, false), embedding = hp->vocab * hp->hidden;
+  line(out, "parameters", "%lld, of them %lld in the %s", count, embedding,
+       hp->tied ? "embedding, which is the output matrix too and counts once" : "input embedding");
   line(out, "vocabulary", "%lld", (long long)hp->vocab);
   line(out, "hidden", "%lld", (long long)hp->hidden);
   line(out, "MLP", "%lld%s", (long long)hp->ffn, hp->experts ? " in each expert" : "");
   if (hp->experts)
     line(out, "experts", "%lld, %lld for each token", (long long)hp->experts, (long long)hp->experts_used);
   line(out, "layers", "%lld", (long long)hp->layers);
-  line(out, "heads", "%lld of %lld, %lld for keys and values", (long long)hp->heads, (long long)hp->head_dim,
-       (long long)hp->kv_heads);
+  line(out, "heads", "%lld for queries, %lld for keys and values; each is %lld wide", (long long)hp->heads,
+       (long long)hp->kv_heads, (long long)hp->head_dim);
   line(out, "positions", "%lld", (long long)hp->max_position);
   if (hp->window) line(out, "window", "%lld", (long long)hp->window);
   print_rope(out, &hp->rope);

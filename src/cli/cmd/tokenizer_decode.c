@@ -26,7 +26,14 @@ static const pu_option rows[] = {
     {0},
 };
 
-static pu_err read_ids(const char *s, size_t line, pu_ids *ids, pu_error *e) {
+/* The beginning of a word as an error may show it: what is not printable becomes '?'. */
+static void show_word(const char *s, size_t len, char out[24]) {
+  size_t n = PU_MIN(len, 20);
+  for (size_t i = 0; i < n; i++) out[i] = (char)(s[i] >= ' ' && s[i] <= '~' ? s[i] : '?');
+  memcpy(out + n, len > n ? "..." : "", len > n ? 4 : 1);
+}
+
+static pu_err read_ids(const char *s, pu_ids *ids, pu_error *e) {
   for (;;) {
     s += strspn(s, " \t\r\n");
     if (*s == 0) return PU_OK;
@@ -34,14 +41,26 @@ static pu_err read_ids(const char *s, size_t line, pu_ids *ids, pu_error *e) {
     errno = 0;
     long v = strtol(s, &end, 10);
     if (end == s || errno != 0 || v < 0 || v > INT32_MAX || !strchr(" \t\r\n", *end)) {
-      return pu_fail(e, PU_ERR_FORMAT, "line %zu: \"%.20s\" is not an id", line, s);
+      char word[24];
+      show_word(s, strcspn(s, " \t\r\n"), word);
+      return pu_fail(e, PU_ERR_FORMAT, "\"%s\" is not an id", word);
     }
-    if (!pu_ids_push(ids, (int32_t)v)) return pu_fail(e, PU_ERR_NOMEM, "line %zu: no memory for its ids", line);
+    if (!pu_ids_push(ids, (int32_t)v)) return pu_fail(e, PU_ERR_NOMEM, "no memory for its ids");
     s = end;
   }
 }
 
-static pu_err decode_lines(const pu_cli *cli, FILE *in, const pu_tokenizer *t, unsigned flags, pu_error *e) {
+static pu_err decode_line(const char *line, const pu_tokenizer *t, unsigned flags, pu_ids *ids, pu_buf *text,
+                          pu_error *e) {
+  ids->n = 0;
+  pu_buf_clear(text);
+  PU_TRY(read_ids(line, ids, e));
+  pu_err err = pu_decode(t, ids->v, ids->n, flags, text, e);
+  return err == PU_ERR_USAGE ? PU_ERR_FORMAT : err; /* what is wrong stands in a file, not on the command line */
+}
+
+static pu_err decode_lines(const pu_cli *cli, FILE *in, const char *name, const pu_tokenizer *t, unsigned flags,
+                           pu_error *e) {
   char *line = NULL;
   size_t cap = 0, number = 0;
   pu_ids ids = {0};
@@ -49,17 +68,16 @@ static pu_err decode_lines(const pu_cli *cli, FILE *in, const pu_tokenizer *t, u
   pu_buf_init(&text, PU_BUF_MAX);
   pu_err err = PU_OK;
   while (err == PU_OK && !ferror(cli->out) && getline(&line, &cap, in) >= 0) {
-    ids.n = 0;
-    pu_buf_clear(&text);
-    err = read_ids(line, ++number, &ids, e);
-    if (err == PU_OK && (err = pu_decode(t, ids.v, ids.n, flags, &text, e)) != PU_OK) {
-      err = pu_fail_in(e, err, "line %zu", number);
+    number++;
+    err = decode_line(line, t, flags, &ids, &text, e);
+    if (err != PU_OK) {
+      err = pu_fail_in(e, err, "%s: line %zu", name, number);
+      break;
     }
-    if (err != PU_OK) break;
     if (text.len > 0) fwrite(text.data, 1, text.len, cli->out);
     fputc('\n', cli->out);
   }
-  if (err == PU_OK && ferror(in)) err = pu_fail(e, PU_ERR_IO, "reading the ids: %s", strerror(errno));
+  if (err == PU_OK && ferror(in)) err = pu_fail(e, PU_ERR_IO, "%s: cannot read: %s", name, strerror(errno));
   free(line);
   pu_ids_deinit(&ids);
   pu_buf_deinit(&text);
@@ -72,7 +90,9 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   FILE *in = n_args > 0 ? fopen(args[0], "rb") : cli->in;
   if (!in) return pu_fail(e, PU_ERR_IO, "%s: %s", args[0], strerror(errno));
   pu_err err = pu_tokenizer_load(o->model, &t, e);
-  if (err == PU_OK) err = decode_lines(cli, in, t, o->skip_special ? PU_DECODE_SKIP_SPECIAL : 0, e);
+  if (err == PU_OK)
+    err = decode_lines(cli, in, n_args > 0 ? args[0] : "standard input", t,
+                       o->skip_special ? PU_DECODE_SKIP_SPECIAL : 0, e);
   pu_tokenizer_free(t);
   if (in != cli->in) fclose(in);
   return err;

@@ -45,7 +45,8 @@ static pu_err print_ids(FILE *out, const pu_ids *ids, pu_buf *line, pu_error *e)
   return PU_OK;
 }
 
-static pu_err encode_lines(const pu_cli *cli, FILE *in, pu_encoder *enc, unsigned flags, pu_error *e) {
+static pu_err encode_lines(const pu_cli *cli, FILE *in, const char *name, pu_encoder *enc, unsigned flags,
+                           pu_error *e) {
   char *text = NULL;
   size_t cap = 0;
   pu_ids ids = {0};
@@ -58,7 +59,7 @@ static pu_err encode_lines(const pu_cli *cli, FILE *in, pu_encoder *enc, unsigne
     err = pu_encoder_encode(enc, pu_str_of(text, (size_t)n), flags, &ids, e);
     if (err == PU_OK) err = print_ids(cli->out, &ids, &line, e);
   }
-  if (err == PU_OK && ferror(in)) err = pu_fail(e, PU_ERR_IO, "reading the text: %s", strerror(errno));
+  if (err == PU_OK && ferror(in)) err = pu_fail(e, PU_ERR_IO, "%s: cannot read: %s", name, strerror(errno));
   free(text);
   pu_ids_deinit(&ids);
   pu_buf_deinit(&line);
@@ -74,7 +75,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   unsigned flags = (o->bos ? PU_ENCODE_BOS : 0) | (o->special ? PU_ENCODE_SPECIAL : 0);
   pu_err err = pu_tokenizer_load(o->model, &t, e);
   if (err == PU_OK) err = pu_encoder_create(t, &enc, e);
-  if (err == PU_OK) err = encode_lines(cli, in, enc, flags, e);
+  if (err == PU_OK) err = encode_lines(cli, in, n_args > 0 ? args[0] : "standard input", enc, flags, e);
   pu_encoder_free(enc);
   pu_tokenizer_free(t);
   if (in != cli->in) fclose(in);

@@ -90,8 +90,13 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
     err = pu_bpe_trainer_create(&o, &trainer, e);
   }
   if (err == PU_OK) err = read_all(trainer, corpus, in->megabytes * 1e6, &bytes, e);
+  if (err == PU_OK && bytes == 0) err = pu_corpus_fail_empty(corpus, e);
   if (err == PU_OK) err = pu_bpe_trainer_save(trainer, in->out, e);
   pu_progress_close(bar);
+  if (err == PU_OK && pu_bpe_trainer_size(trainer) < in->vocab_size)
+    pu_log(PU_LOG_WARN, "the text gives %d pieces, not %lld: give more of it, or ask for fewer%s",
+           pu_bpe_trainer_size(trainer), (long long)in->vocab_size,
+           in->min_count > 1 ? "; --min-count 1 makes pieces of rarer pairs" : "");
   if (err == PU_OK)
     fprintf(cli->out, "%d pieces from %.1f MB in %.1f s: %s/tokenizer.json\n", pu_bpe_trainer_size(trainer),
             bytes / 1e6, pu_now() - began, in->out);
