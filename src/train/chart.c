@@ -71,15 +71,19 @@ double pu_train_series_median(const pu_train_series *s) {
 /* ---- text ---- */
 
 const char *pu_train_number_text(double v, char text[32]) {
-  double a = fabs(v);
-  if (!isfinite(v))
+  static const struct {
+    double from, size; /* from: what three digits (four without a unit) would round up to a power of ten */
+    const char *unit;
+  } units[] = {
+      {999.5e12, 1e15, "P"}, {999.5e9, 1e12, "T"}, {999.5e6, 1e9, "G"}, {999.5e3, 1e6, "M"}, {9999.5, 1e3, "k"}};
+  if (!isfinite(v)) {
     snprintf(text, 32, "–");
-  else if (a >= 1e9)
-    snprintf(text, 32, "%.3gG", v / 1e9);
-  else if (a >= 1e6)
-    snprintf(text, 32, "%.3gM", v / 1e6);
-  else if (a >= 1e4)
-    snprintf(text, 32, "%.3gk", v / 1e3);
+    return text;
+  }
+  size_t i = 0;
+  while (i < PU_COUNT(units) && fabs(v) < units[i].from) i++;
+  if (i < PU_COUNT(units))
+    snprintf(text, 32, "%.3g%s", v / units[i].size, units[i].unit);
   else
     snprintf(text, 32, "%.4g", v);
   return text;

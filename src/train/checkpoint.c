@@ -135,8 +135,10 @@ static pu_err write_checkpoint(const pu_train_saver *s, pu_error *e) {
   if (err == PU_OK) err = pu_fsync_dir(s->o.run, e);
   if (err != PU_OK) {
     (void)!pu_remove_tree(temporary, NULL);
-    return pu_fail_in(e, err, "the checkpoint of step %lld was not saved (older ones are untouched)",
-                      (long long)s->state.step);
+    int64_t older = -1;
+    (void)!pu_train_dir_newest(s->o.run, &older, NULL);
+    return pu_fail_in(e, err, "the checkpoint of step %lld was not saved%s", (long long)s->state.step,
+                      older >= 0 ? " (older ones are untouched)" : "");
   }
   return pu_train_dir_prune(s->o.run, s->o.keep, e);
 }
@@ -332,9 +334,7 @@ static pu_err restore_one(const pu_safetensors *f, const char *path, const char 
   size_t bytes = (size_t)pu_tensor_count(to) * sizeof(float);
   if (!t || t->dtype != PU_F32 || t->bytes != bytes || t->ndim != to->ndim ||
       memcmp(t->shape, to->shape, (size_t)to->ndim * sizeof *t->shape) != 0)
-    return pu_fail(e, PU_ERR_FORMAT,
-                   "%s: '%s' is %s: the checkpoint is damaged; remove its directory to use an older one", path, name,
-                   t ? "misshapen" : "missing");
+    return pu_fail(e, PU_ERR_FORMAT, "%s: '%s' is %s", path, name, t ? "misshapen" : "missing");
   return be->upload(be, to->data, t->data, bytes, e);
 }
 

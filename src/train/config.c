@@ -100,10 +100,10 @@ pu_err pu_train_config_resolve(pu_train_config *cfg, int64_t ids_rows, pu_error 
 
 /* ---- what changed since the checkpoint ---- */
 
-/* Keys that may change without changing a single loss. (Results do not depend on the number of threads.) */
-static const char *const harmless[] = {
-    "run",         "checkpoint.",     "validate.",       "sample.",    "log.",        "train.threads",
-    "train.force", "train.max_skips", "train.recompute", "model.path", "model.shape", "model.seed"};
+/* Keys that may change without changing a single loss. (Results do not depend on the number of threads; what of
+ * model.* may change at all is checked apart.) */
+static const char *const harmless[] = {"run",           "checkpoint.", "validate.",       "sample.",         "log.",
+                                       "train.threads", "train.force", "train.max_skips", "train.recompute", "model."};
 
 static bool is_harmless(const pu_train_config *is, const char *key) {
   for (size_t i = 0; i < PU_COUNT(harmless); i++)
@@ -162,6 +162,25 @@ static bool same_value(const pu_option *o, const char *a, const char *b) {
   default:
     return true;
   }
+}
+
+static const char *model_name(const pu_train_config *c) {
+  return c->model.shape ? c->model.shape : c->model.path ? c->model.path : "none";
+}
+
+pu_err pu_train_config_same_model(const pu_train_config *was, pu_train_config *is, pu_error *e) {
+  if (!same_str(was->model.shape, is->model.shape))
+    return pu_fail(e, PU_ERR_USAGE, "model: the run %s was begun with %s %s, not %s: take another run directory",
+                   is->run, was->model.shape ? "shape" : "path", model_name(was), model_name(is));
+  if (!same_str(was->model.path, is->model.path))
+    pu_log(PU_LOG_WARN, "model.path: the run was begun with %s and goes on from its own checkpoint, not from %s",
+           model_name(was), model_name(is));
+  if (was->model.shape && was->model.seed != is->model.seed)
+    pu_log(PU_LOG_WARN, "model.seed: the run was begun with %lld; %lld changes nothing any more",
+           (long long)was->model.seed, (long long)is->model.seed);
+  is->model.path = was->model.path;
+  is->model.seed = was->model.seed;
+  return PU_OK;
 }
 
 void pu_train_config_changes(const pu_train_config *was, const pu_train_config *is, pu_buf *keys) {

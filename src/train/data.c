@@ -183,10 +183,12 @@ static void add_sequence(pu_train_pack *p, int32_t len) {
   for (int32_t t = 0; t < len; t++) p->positions[begin + t] = t;
   p->cu[++p->seqs.n] = begin + len;
   p->seqs.max_len = PU_MAX(p->seqs.max_len, len);
+  p->squares += (double)len * len;
 }
 
 void pu_train_pack_rows(pu_train_pack *p, const pu_train_rows *r, int64_t from, int64_t n) {
   p->seqs = (pu_seqs){.cu = p->cu, .positions = p->positions};
+  p->squares = 0;
   p->cu[0] = 0;
   for (int64_t row = from; row < from + n; row++) {
     const int32_t *starts = r->starts + row * r->seq_len;

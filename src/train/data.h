@@ -50,6 +50,7 @@ int64_t pu_train_rows_targets(const pu_train_rows *r, int64_t from, int64_t n);
 typedef struct pu_train_pack {
   pu_seqs seqs;
   int32_t *cu, *positions;
+  double squares; /* sum of the squared lengths: the pairs that attention sees are half of it */
 } pu_train_pack;
 pu_err pu_train_pack_create(int64_t tokens, pu_arena *a, pu_train_pack *out, pu_error *e) PU_MUST_USE;
 void pu_train_pack_rows(pu_train_pack *p, const pu_train_rows *r, int64_t from, int64_t n);

@@ -4,13 +4,12 @@
 
 static const double PLAIN_SECONDS = 5; /* between plain lines, where log.every does not say otherwise */
 
-static const char *time_text(double seconds, char text[32]) {
+static void time_text(double seconds, char text[32]) {
   int64_t s = (int64_t)(seconds + 0.5);
   if (s >= 3600)
     snprintf(text, 32, "%lld:%02d:%02d", (long long)(s / 3600), (int)(s / 60 % 60), (int)(s % 60));
   else
     snprintf(text, 32, "%d:%02d", (int)(s / 60), (int)(s % 60));
-  return text;
 }
 
 static const char *rate_text(double v, char text[32]) {
@@ -30,21 +29,38 @@ static bool due(pu_train_live *l, const pu_train_config *cfg, int64_t step, doub
   return now - l->drawn >= PLAIN_SECONDS;
 }
 
-void pu_train_live_step(pu_train_live *l, const pu_train_config *cfg, int64_t step, double loss, int64_t tokens,
-                        double seconds, double mfu) {
+/* A run by the clock has no planned number of steps, and the clock says what is left. */
+static void progress(const pu_train_live *l, const pu_train_config *cfg, const pu_train_state *s, char steps[64],
+                     char left[32]) {
+  double budget = 60 * cfg->train.minutes;
+  if (budget > 0)
+    snprintf(steps, 64, "step %lld", (long long)s->step);
+  else
+    snprintf(steps, 64, "step %lld/%lld", (long long)s->step, (long long)cfg->train.steps);
+  time_text(budget > 0 ? fmax(budget - s->seconds, 0) : l->mean_step * (double)(cfg->train.steps - s->step), left);
+}
+
+void pu_train_live_step(pu_train_live *l, const pu_train_config *cfg, const pu_train_state *s, double loss,
+                        int64_t tokens, double seconds, double mfu) {
   l->mean_step = l->mean_step > 0 ? 0.9 * l->mean_step + 0.1 * seconds : seconds;
   double now = pu_now();
-  if (!due(l, cfg, step, now)) return;
+  if (!due(l, cfg, s->step, now)) return;
   l->drawn = now;
-  char line[200], rate[32], left[32], share[32] = "";
+  char line[200], steps[64], rate[32], left[32], share[32] = "";
   if (mfu >= 0) snprintf(share, sizeof share, "  MFU %.0f %%", 100 * mfu);
-  snprintf(line, sizeof line, "step %lld/%lld  loss %.4f  %s tok/s%s  %s left", (long long)step,
-           (long long)cfg->train.steps, loss, rate_text((double)tokens / seconds, rate), share,
-           time_text(l->mean_step * (double)(cfg->train.steps - step), left));
+  progress(l, cfg, s, steps, left);
+  snprintf(line, sizeof line, "%s  loss %.4f  %s tok/s%s  %s left", steps, loss,
+           rate_text((double)tokens / seconds, rate), share, left);
   if (pu_is_terminal())
     pu_live_line(line);
   else
     pu_log(PU_LOG_INFO, "%s", line);
+}
+
+void pu_train_live_stopping(pu_train_live *l) {
+  if (l->stopping || !pu_signals_stop()) return;
+  l->stopping = true;
+  pu_log(PU_LOG_INFO, "stopping after this step; again to end at once");
 }
 
 void pu_train_live_end(void) {

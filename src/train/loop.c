@@ -48,7 +48,7 @@ static pu_err checkpoint(pu_train_loop *l, pu_error *e) {
 
 /* A run that is given minutes has as many steps as fit: the number is estimated anew after each, so that the schedule
  * ends when the time does, however fast the machine is. Such a run depends on the clock. */
-static void follow_clock(pu_train_loop *l) {
+void pu_train_loop_follow_clock(pu_train_loop *l) {
   enum { SETTLED = 8 }; /* steps after which their mean time means something */
   double budget = 60 * l->cfg.train.minutes;
   if (budget <= 0 || l->state.step < SETTLED) return;
@@ -58,11 +58,12 @@ static void follow_clock(pu_train_loop *l) {
 
 static pu_err after_step(pu_train_loop *l, bool *stop, pu_error *e) {
   int64_t step = l->state.step;
-  follow_clock(l);
+  pu_train_loop_follow_clock(l);
   bool last = step >= l->cfg.train.steps;
   bool can_sample = l->cfg.sample.every > 0 && l->hooks && l->hooks->sample;
   if (l->valid.mix && (last || due(l->cfg.validate.every, step))) PU_TRY(pu_train_loop_validate(l, e));
   if (can_sample && (last || due(l->cfg.sample.every, step))) PU_TRY(sample(l, e));
+  pu_train_live_stopping(&l->live);
   *stop = pu_signals_stop();
   if (l->hooks && l->hooks->step && !l->hooks->step(l->hooks->arg, step, l->loss)) *stop = true;
   if (last || *stop || due(l->cfg.checkpoint.every, step)) PU_TRY(checkpoint(l, e));
@@ -104,10 +105,9 @@ pu_err pu_train_run(const pu_train_config *cfg, const pu_train_hooks *hooks, pu_
   pu_error own;
   if (!e) e = &own;
   pu_err err = pu_train_loop_open(&l, cfg, hooks, e);
-  if (err == PU_OK) follow_clock(&l); /* resumed: by the time it took so far */
-  if (err == PU_OK && l.state.step >= l.cfg.train.steps)
-    pu_log(PU_LOG_INFO, "nothing to do: the run has its %lld steps (raise train.steps to go on)",
-           (long long)l.state.step);
+  if (err == PU_OK && pu_train_loop_done(&l))
+    pu_log(PU_LOG_INFO, "nothing to do: the run has its %lld steps (raise train.%s to go on)", (long long)l.state.step,
+           l.cfg.train.minutes > 0 ? "minutes" : "steps");
   if (err == PU_OK) err = run_steps(&l, e);
   if (err == PU_OK || err == PU_ERR_STOPPED) fill_result(&l, result);
   pu_train_loop_close(&l);

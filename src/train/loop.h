@@ -34,6 +34,7 @@ typedef struct pu_train_loop {
   float *losses;       /* [micro-batch tokens] */
   double *source_loss; /* [sources] sums of a step */
   int64_t *source_tokens;
+  double squares; /* of a step: sum of its documents' squared lengths */
 
   pu_train_state state;
   pu_train_log metrics, samples;
@@ -49,6 +50,13 @@ typedef struct pu_train_loop {
 pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu_train_hooks *hooks,
                           pu_error *e) PU_MUST_USE;
 void pu_train_loop_close(pu_train_loop *l);
+
+/* A run that is given minutes: estimates anew how many steps fit (train.steps). */
+void pu_train_loop_follow_clock(pu_train_loop *l);
+/* The run has all its steps already. */
+static inline bool pu_train_loop_done(const pu_train_loop *l) {
+  return l->state.step >= l->cfg.train.steps;
+}
 
 /* One optimiser step: gradients of the whole batch, guards, update, a line of metrics. */
 pu_err pu_train_loop_step(pu_train_loop *l, pu_error *e) PU_MUST_USE;

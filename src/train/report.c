@@ -39,7 +39,9 @@ static const char style[] =
     "white-space:pre-wrap;overflow-wrap:anywhere}.sample small{color:var(--dim);display:block}.sample "
     "b{font-weight:600}"
     "table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:5px 10px 5px 0;vertical-align:top;"
-    "border-bottom:1px solid var(--line)}th{color:var(--dim);font-weight:400;white-space:nowrap}"
+    "border-bottom:1px solid var(--line);overflow-wrap:anywhere}"
+    "th{color:var(--dim);font-weight:400;white-space:nowrap}\n"
+    "@media(max-width:640px){td,th{padding:4px 6px 4px 0;white-space:normal}th{width:45%}}\n"
     "pre{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 14px;overflow:auto;"
     "font-size:.85rem}summary{cursor:pointer;color:var(--dim);margin:10px 0}footer{color:var(--dim);font-size:.82rem;"
     "margin-top:40px}\n";

@@ -1,7 +1,10 @@
 #include "src/train/run_dir.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 static const size_t NAMES_MAX = (size_t)16 << 20; /* bytes of file names in a run's directory */
@@ -47,6 +50,14 @@ static pu_err remove_temporary(void *arg, const char *path, int64_t step, bool t
   return temporary ? pu_remove_tree(path, e) : PU_OK;
 }
 
+/* Does another open file hold it? Otherwise the lock could not be made for a reason of the disk. */
+static bool lock_is_held(const char *path) {
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  bool held = fd >= 0 && flock(fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+  if (fd >= 0) close(fd);
+  return held;
+}
+
 pu_err pu_train_dir_open(const char *run, int *lock, pu_error *e) {
   *lock = -1;
   char path[PATH_MAX];
@@ -56,7 +67,8 @@ pu_err pu_train_dir_open(const char *run, int *lock, pu_error *e) {
   PU_TRY(err);
   PU_TRY(join(path, run, "lock", e));
   err = pu_lock_open(path, lock, e);
-  if (err != PU_OK) return pu_fail_in(e, err, "another training may be running in %s", run);
+  if (err != PU_OK && lock_is_held(path)) return pu_fail_in(e, err, "another training may be running in %s", run);
+  PU_TRY(err);
   err = each_step(run, remove_temporary, NULL, e);
   if (err != PU_OK) {
     pu_lock_close(*lock);
@@ -71,16 +83,26 @@ pu_err pu_train_dir_step(const char *run, int64_t step, bool temporary, char pat
   return join(path, run, name, e);
 }
 
+typedef struct search {
+  int64_t below, best;
+} search;
+
 static pu_err newest(void *arg, const char *path, int64_t step, bool temporary, pu_error *e) {
   (void)path, (void)e;
-  int64_t *best = arg;
-  if (!temporary) *best = PU_MAX(*best, step);
+  search *s = arg;
+  if (!temporary && step < s->below) s->best = PU_MAX(s->best, step);
   return PU_OK;
 }
 
+pu_err pu_train_dir_before(const char *run, int64_t step, int64_t *before, pu_error *e) {
+  search s = {.below = step, .best = -1};
+  pu_err err = each_step(run, newest, &s, e);
+  *before = s.best;
+  return err;
+}
+
 pu_err pu_train_dir_newest(const char *run, int64_t *step, pu_error *e) {
-  *step = -1;
-  return each_step(run, newest, step, e);
+  return pu_train_dir_before(run, INT64_MAX, step, e);
 }
 
 /* The newest `keep` steps, largest first. */

@@ -14,6 +14,8 @@ pu_err pu_train_dir_open(const char *run, int *lock, pu_error *e) PU_MUST_USE;
 pu_err pu_train_dir_step(const char *run, int64_t step, bool temporary, char path[PATH_MAX], pu_error *e) PU_MUST_USE;
 /* The newest checkpoint's step; -1: there is none. */
 pu_err pu_train_dir_newest(const char *run, int64_t *step, pu_error *e) PU_MUST_USE;
+/* The newest checkpoint before `step`; -1: there is none. */
+pu_err pu_train_dir_before(const char *run, int64_t step, int64_t *before, pu_error *e) PU_MUST_USE;
 /* Removes all but the newest `keep` checkpoints. */
 pu_err pu_train_dir_prune(const char *run, int64_t keep, pu_error *e) PU_MUST_USE;
 /* Drops from run/name (JSON Lines) what was written after `step`, and an unfinished last line. Missing: fine. */

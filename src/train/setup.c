@@ -18,6 +18,7 @@ static pu_err compare_config(pu_train_loop *l, const char *was_yaml, pu_error *e
   PU_TRY(pu_options_default(pu_train_options, &was, l->host, e));
   PU_TRY(
       pu_options_parse_yaml(pu_train_options, &was, "the checkpoint's configuration", pu_str_c(was_yaml), l->host, e));
+  PU_TRY(pu_train_config_same_model(&was, &l->cfg, e));
   pu_buf keys;
   pu_buf_init(&keys, 4096);
   pu_train_config_changes(&was, &l->cfg, &keys);
@@ -26,6 +27,19 @@ static pu_err compare_config(pu_train_loop *l, const char *was_yaml, pu_error *e
            (long long)l->state.step, keys.data);
   pu_buf_deinit(&keys);
   return PU_OK;
+}
+
+/* Names the mend where a file of the checkpoint that the run goes on from cannot be read. */
+static pu_err damaged(const pu_train_loop *l, pu_err err, pu_error *e) {
+  if (l->saved_step < 0 || (err != PU_ERR_FORMAT && err != PU_ERR_IO)) return err;
+  int64_t older = -1;
+  char path[PATH_MAX];
+  if (pu_train_dir_before(l->cfg.run, l->saved_step, &older, NULL) != PU_OK ||
+      pu_train_dir_step(l->cfg.run, l->saved_step, false, path, NULL) != PU_OK)
+    return err;
+  if (older < 0) return pu_fail_in(e, err, "the only checkpoint is damaged (remove %s to begin anew)", path);
+  return pu_fail_in(e, err, "the newest checkpoint is damaged (remove %s to go on from step-%06lld)", path,
+                    (long long)older);
 }
 
 static pu_err open_run(pu_train_loop *l, const char **was_yaml, pu_error *e) {
@@ -38,10 +52,10 @@ static pu_err open_run(pu_train_loop *l, const char **was_yaml, pu_error *e) {
   PU_TRY(pu_train_dir_step(l->cfg.run, l->saved_step, false, path, e));
   l->from = pu_arena_strdup(l->host, path);
   if (!l->from) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its name", path);
-  return pu_train_state_read(l->from, &l->state, was_yaml, l->host, e);
+  return damaged(l, pu_train_state_read(l->from, &l->state, was_yaml, l->host, e), e);
 }
 
-/* The configuration as it is now, checked; kept as text for config.yaml and every checkpoint. */
+/* The configuration as it is now, checked. */
 static pu_err resolve(pu_train_loop *l, pu_error *e) {
   const pu_train_source *s = l->cfg.data.sources.items;
   bool ids = l->cfg.data.sources.n == 1 && s->type == PU_SOURCE_IDS;
@@ -49,7 +63,11 @@ static pu_err resolve(pu_train_loop *l, pu_error *e) {
     PU_TRY(pu_train_data_open_ids(s, l->host, &l->data, e));
     l->cfg.data.seq_len = l->data.seq_len;
   }
-  PU_TRY(pu_train_config_resolve(&l->cfg, l->data.rows, e));
+  return pu_train_config_resolve(&l->cfg, l->data.rows, e);
+}
+
+/* As text, for config.yaml and every checkpoint. */
+static pu_err keep_config(pu_train_loop *l, pu_error *e) {
   pu_buf yaml;
   pu_buf_init(&yaml, CONFIG_MAX);
   pu_err err = pu_options_write_yaml(pu_train_options, &l->cfg, &yaml, e);
@@ -61,8 +79,27 @@ static pu_err resolve(pu_train_loop *l, pu_error *e) {
 
 /* ---- tokenizer and data ---- */
 
+/* The checkpoint's tokenizer is the run's. The configuration's may be gone by now, but not be another one. */
+static pu_err check_tokenizer(const pu_train_loop *l, pu_error *e) {
+  const char *dir = l->cfg.model.tokenizer;
+  if (!dir || !pu_tokenizer_in(dir)) return PU_OK;
+  pu_tokenizer *given;
+  PU_TRY(pu_tokenizer_load(dir, &given, e));
+  bool same = pu_tokenizer_hash(given) == pu_tokenizer_hash(l->tokenizer);
+  pu_tokenizer_free(given);
+  if (same) return PU_OK;
+  return pu_fail(e, PU_ERR_USAGE,
+                 "model.tokenizer: the run %s was begun with another tokenizer than %s: take another "
+                 "run directory",
+                 l->cfg.run, dir);
+}
+
 static pu_err open_tokenizer(pu_train_loop *l, pu_error *e) {
-  const char *dir = l->saved_step >= 0 && pu_tokenizer_in(l->from) ? l->from : l->cfg.model.tokenizer;
+  if (l->saved_step >= 0 && pu_tokenizer_in(l->from)) {
+    PU_TRY(damaged(l, pu_tokenizer_load(l->from, &l->tokenizer, e), e));
+    return check_tokenizer(l, e);
+  }
+  const char *dir = l->cfg.model.tokenizer;
   if (!dir && l->from && pu_tokenizer_in(l->from)) dir = l->from;
   if (dir) return pu_tokenizer_load(dir, &l->tokenizer, e);
   if (l->cfg.sample.every > 0)
@@ -90,7 +127,7 @@ static pu_err describe(pu_train_loop *l, const pu_arch **arch, pu_hparams *hp, p
   if (l->from) {
     const char *path = pu_path_join(l->host, l->from, "config.json");
     if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for a name", l->from);
-    return pu_config_read(path, arch, hp, e);
+    return damaged(l, pu_config_read(path, arch, hp, e), e);
   }
   const pu_shape *shape = pu_shape_find(l->cfg.model.shape);
   *arch = pu_arch_find(shape->arch);
@@ -129,7 +166,7 @@ static pu_err open_model(pu_train_loop *l, pu_error *e) {
   /* At least: master, gradient, two moments, and three copies, f32 each. */
   PU_TRY(pu_train_plan_check(params * 7 * sizeof(float), l->cfg.train.force, e));
   PU_TRY(pu_backend_open(l->cfg.train.device, (int)l->cfg.train.threads, &l->be, e));
-  if (l->from) return pu_model_load(l->from, l->be, &o, &l->model, e);
+  if (l->from) return damaged(l, pu_model_load(l->from, l->be, &o, &l->model, e), e);
   return pu_model_random(arch, &hp, (uint64_t)l->cfg.model.seed, l->be, &o, &l->model, e);
 }
 
@@ -180,7 +217,7 @@ static pu_err open_memory(pu_train_loop *l, pu_error *e) {
   /* What is touched already does not have to be found again. */
   size_t used = pu_train_memory_used(), taken = used > l->base_bytes ? used - l->base_bytes : 0;
   PU_TRY(pu_train_plan_check(l->plan.total - PU_MIN(l->plan.total, taken), l->cfg.train.force, e));
-  if (l->saved_step >= 0) PU_TRY(pu_train_optim_restore(l->from, &l->optim, e));
+  if (l->saved_step >= 0) PU_TRY(damaged(l, pu_train_optim_restore(l->from, &l->optim, e), e));
   PU_TRY(open_step(l, e));
   pu_train_saver_options o = {.run = l->cfg.run,
                               .keep = l->cfg.checkpoint.keep,
@@ -199,8 +236,10 @@ static pu_err open_logs(pu_train_loop *l, pu_error *e) {
   const char *path = pu_path_join(l->host, l->cfg.run, "config.yaml");
   const char *facts = pu_path_join(l->host, l->cfg.run, "run.json");
   if (!path || !facts) return pu_fail(e, PU_ERR_NOMEM, "no memory for a name");
-  PU_TRY(pu_file_write(path, l->config, strlen(l->config), e));
-  PU_TRY(pu_train_write_facts(l, facts, e));
+  if (!pu_train_loop_done(l)) { /* else they tell of steps that were made otherwise */
+    PU_TRY(pu_file_write(path, l->config, strlen(l->config), e));
+    PU_TRY(pu_train_write_facts(l, facts, e));
+  }
   PU_TRY(pu_train_log_open(&l->metrics, l->cfg.run, "metrics.jsonl", e));
   if (l->cfg.sample.every > 0) return pu_train_log_open(&l->samples, l->cfg.run, "samples.jsonl", e);
   return PU_OK;
@@ -216,9 +255,17 @@ static double passes(const pu_train_loop *l) {
 }
 
 static void announce(const pu_train_loop *l) {
-  pu_log(PU_LOG_INFO, "%s, %.2fM parameters; %.2fM tokens of data; %lld steps of %lld sequences of %lld: %.2f passes",
+  char steps[64] = "as many steps", end[64];
+  double minutes = l->cfg.train.minutes;
+  if (minutes > 0) {
+    snprintf(end, sizeof end, " as fit in %g min", minutes);
+  } else {
+    snprintf(steps, sizeof steps, "%lld steps", (long long)l->cfg.train.steps);
+    snprintf(end, sizeof end, ": %.2f passes", passes(l));
+  }
+  pu_log(PU_LOG_INFO, "%s, %.2fM parameters; %.2fM tokens of data; %s of %lld sequences of %lld%s",
          l->model->arch->name, (double)pu_hparams_count(&l->model->hp, false) / 1e6, (double)l->data.tokens / 1e6,
-         (long long)l->cfg.train.steps, (long long)l->cfg.train.global_batch, (long long)l->data.seq_len, passes(l));
+         steps, (long long)l->cfg.train.global_batch, (long long)l->data.seq_len, end);
   if (l->saved_step >= 0) pu_log(PU_LOG_INFO, "resuming after step %lld (%s)", (long long)l->saved_step, l->from);
 }
 
@@ -241,6 +288,8 @@ pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu
   PU_TRY(resolve(l, e)); /* before the directory is made: what makes no sense leaves nothing behind */
   PU_TRY(open_run(l, &was_yaml, e));
   if (was_yaml) PU_TRY(compare_config(l, was_yaml, e));
+  PU_TRY(keep_config(l, e));
+  pu_train_loop_follow_clock(l); /* resumed: by the time it took so far */
   PU_TRY(open_tokenizer(l, e));
   PU_TRY(open_data(l, e));
   PU_TRY(open_model(l, e));

@@ -55,6 +55,18 @@ static void add_losses(pu_train_loop *l, const pu_train_rows *rows, int64_t from
 
 /* ---- a step ---- */
 
+/* printf writes the sign of a NaN where it has one. */
+static double plain_nan(double v) {
+  return isnan(v) ? fabs((double)NAN) : v;
+}
+
+/* Model FLOPs of a step. pu_hparams_train_flops is linear in the length that attention runs over, and attention begins
+ * anew at each document: a token of a document of n tokens counts n, so that the step counts the sum of n^2. */
+static double step_flops(const pu_hparams *hp, int64_t tokens, double squares) {
+  double fixed = pu_hparams_train_flops(hp, 0), by_length = pu_hparams_train_flops(hp, 1) - fixed;
+  return fixed * (double)tokens + by_length * squares;
+}
+
 /* Gradients of the whole batch, each token weighted by 1 / (predicted tokens of the whole step): the same whatever the
  * micro-batches. *loss is their mean before the update. */
 static pu_err accumulate(pu_train_loop *l, int64_t batch, double *loss, int64_t *predicted, pu_error *e) {
@@ -64,15 +76,18 @@ static pu_err accumulate(pu_train_loop *l, int64_t batch, double *loss, int64_t 
   float scale = *predicted > 0 ? (float)(1.0 / (double)*predicted) : 0;
   memset(l->source_loss, 0, l->data.n * sizeof *l->source_loss);
   memset(l->source_tokens, 0, l->data.n * sizeof *l->source_tokens);
+  l->squares = 0;
   pu_train_optim_begin(&l->optim);
   for (int64_t at = 0; at < batch; at += micro) {
     int64_t n = PU_MIN(micro, batch - at);
     PU_TRY(run_rows(l, &l->rows, at, n, scale, l->tape, e));
+    l->squares += l->pack.squares;
+    pu_train_live_stopping(&l->live);
     add_losses(l, &l->rows, at, n, l->source_loss, l->source_tokens);
   }
   double sum = 0;
   for (size_t i = 0; i < l->data.n; i++) sum += l->source_loss[i];
-  *loss = *predicted > 0 ? sum / (double)*predicted : NAN;
+  *loss = plain_nan(*predicted > 0 ? sum / (double)*predicted : NAN);
   return PU_OK;
 }
 
@@ -149,6 +164,7 @@ pu_err pu_train_loop_step(pu_train_loop *l, pu_error *e) {
   double lr = pu_train_lr(&l->cfg, s->step + 1);
   PU_TRY(accumulate(l, batch, &l->loss, &predicted, e));
   PU_TRY(pu_train_optim_norm(&l->optim, &l->ctx, &norm));
+  norm = plain_nan(norm);
   s->step++;
   s->samples += batch;
   s->tokens += tokens;
@@ -158,12 +174,12 @@ pu_err pu_train_loop_step(pu_train_loop *l, pu_error *e) {
   s->seconds += seconds;
   l->seconds += seconds;
   l->tok_per_s = (double)tokens / seconds;
-  double flops = pu_hparams_train_flops(&l->model->hp, l->data.seq_len) * l->tok_per_s;
+  double flops = step_flops(&l->model->hp, tokens, l->squares) / seconds;
   l->mfu = l->peak_flops > 0 ? flops / l->peak_flops : NAN;
   l->peak_bytes = PU_MAX(l->peak_bytes, pu_train_memory_used());
   PU_TRY(write_line(l, norm, lr, tokens, predicted, seconds, why, e));
   if (why) return skip(l, why, l->loss, norm, e);
-  pu_train_live_step(&l->live, &l->cfg, s->step, l->loss, tokens, seconds, isfinite(l->mfu) ? l->mfu : -1);
+  pu_train_live_step(&l->live, &l->cfg, s, l->loss, tokens, seconds, isfinite(l->mfu) ? l->mfu : -1);
   return PU_OK;
 }
 
@@ -180,7 +196,7 @@ pu_err pu_train_loop_validate(pu_train_loop *l, pu_error *e) {
     PU_TRY(run_rows(l, &l->valid_rows, 0, n, 1, NULL, e));
     add_losses(l, &l->valid_rows, 0, n, &sum, &count);
   }
-  l->state.valid_loss = count > 0 ? sum / (double)count : NAN;
+  l->state.valid_loss = plain_nan(count > 0 ? sum / (double)count : NAN);
   pu_train_log_begin(&l->metrics);
   pu_train_log_int(&l->metrics, "step", l->state.step);
   pu_train_log_num(&l->metrics, "valid_loss", l->state.valid_loss);

@@ -109,6 +109,11 @@ static void test_text(void **arg) {
   RUN(s, 0, "train", path_in(s, "text.yaml"), "train.steps=7", "schedule.type=constant");
   assert_true(file_says(path_in(s, "err"), "resuming after step 6"));
   assert_true(file_says(path_in(s, "err"), "changed since step 6: schedule.type;"));
+  /* A run keeps its tokenizer; the same one in another place is the same. */
+  RUN(s, 0, "tokenizer", "train", "--vocab-size", "264", "--out", path_in(s, "tok2"), path_in(s, "book.txt"));
+  RUN(s, 2, "train", path_in(s, "text.yaml"), "train.steps=9",
+      pu_arena_printf(s->a, "model.tokenizer=%s/tok2", s->dir));
+  assert_true(file_says(path_in(s, "err"), "was begun with another tokenizer than"));
   /* The same file read in another way is not taken from what was kept. */
   RUN(s, 0, "train", path_in(s, "text.yaml"), "train.steps=8", "schedule.type=constant", "sample.every=0",
       pu_arena_printf(s->a, "data.sources=[{type: text, path: '%s/lines.jsonl'}]", s->dir));
@@ -116,6 +121,17 @@ static void test_text(void **arg) {
   size_t n;
   assert_ok(pu_dir_list(s->a, path_in(s, "<text>/cache"), &names, &n, &s->e), &s->e);
   assert_int_equal(n, 3);
+}
+
+/* By the clock: nobody claims a number of steps. */
+static void test_minutes(void **arg) {
+  state *s = *arg;
+  RUN(s, 0, "train", path_in(s, "fixture.yaml"), "train.minutes=0.005",
+      pu_arena_printf(s->a, "run=%s/minutes", s->dir));
+  assert_true(file_says(path_in(s, "err"), "as many steps of "));
+  assert_true(file_says(path_in(s, "err"), " as fit in 0.005 min"));
+  assert_false(file_says(path_in(s, "err"), "passes"));
+  assert_false(file_says(path_in(s, "err"), "step 1/"));
 }
 
 static void test_exit_statuses(void **arg) {
@@ -151,6 +167,6 @@ static int teardown(void **arg) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_fixture), cmocka_unit_test(test_text),
-                                     cmocka_unit_test(test_exit_statuses)};
+                                     cmocka_unit_test(test_minutes), cmocka_unit_test(test_exit_statuses)};
   return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -120,6 +120,25 @@ static void test_changes(void **arg) {
   pu_buf_deinit(&keys);
 }
 
+static void test_same_model(void **arg) {
+  state *s = *arg;
+  read_config(s, "");
+  pu_train_config was = s->cfg;
+  s->cfg.model.seed = 7; /* came too late: put back */
+  assert_ok(pu_train_config_same_model(&was, &s->cfg, &s->e), &s->e);
+  assert_int_equal(s->cfg.model.seed, was.model.seed);
+  s->cfg.model.shape = "puyu-25m";
+  assert_int_equal(pu_train_config_same_model(&was, &s->cfg, &s->e), PU_ERR_USAGE);
+  assert_non_null(strstr(s->e.msg, "begun with shape puyu-2m, not puyu-25m: take another run directory"));
+  s->cfg.model.shape = NULL;
+  s->cfg.model.path = "m";
+  assert_int_equal(pu_train_config_same_model(&was, &s->cfg, &s->e), PU_ERR_USAGE);
+  was.model.shape = NULL;
+  was.model.path = "n";
+  assert_ok(pu_train_config_same_model(&was, &s->cfg, &s->e), &s->e);
+  assert_string_equal(s->cfg.model.path, "n");
+}
+
 static void near(double a, double b) {
   if (!(fabs(a - b) <= 1e-12 * fmax(fabs(a), fabs(b)))) fail_msg("%.17g is not %.17g", a, b);
 }
@@ -160,6 +179,7 @@ static void test_ramp(void **arg) {
 }
 
 static int setup(void **arg) {
+  pu_log_set_level(PU_LOG_ERROR);
   static state s;
   if (pu_arena_create(16 << 20, &s.a, &s.e) != PU_OK) return -1;
   *arg = &s;
@@ -178,6 +198,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_sources, setup, teardown),
       cmocka_unit_test_setup_teardown(test_unknown_key, setup, teardown),
       cmocka_unit_test_setup_teardown(test_changes, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_same_model, setup, teardown),
       cmocka_unit_test_setup_teardown(test_schedules, setup, teardown),
       cmocka_unit_test_setup_teardown(test_ramp, setup, teardown),
   };

@@ -65,6 +65,17 @@ static void test_chart(void **arg) {
   pu_train_series_deinit(&s);
 }
 
+static void test_numbers(void **arg) {
+  (void)arg;
+  static const struct {
+    double v;
+    const char *text;
+  } rows[] = {{0.25, "0.25"},    {1234, "1234"},     {9999.9, "10k"},  {999600, "1M"},
+              {2.86e9, "2.86G"}, {2.86e12, "2.86T"}, {9.999e14, "1P"}, {-5e6, "-5M"}};
+  char text[32];
+  for (size_t i = 0; i < PU_COUNT(rows); i++) assert_string_equal(pu_train_number_text(rows[i].v, text), rows[i].text);
+}
+
 static void test_page(void **arg) {
   (void)arg;
   assert_int_equal(pu_report_write(dir, NULL, NULL, &e), PU_ERR_IO);
@@ -111,6 +122,7 @@ static int teardown(void **arg) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_series), cmocka_unit_test(test_chart),
+                                     cmocka_unit_test(test_numbers),
                                      cmocka_unit_test_setup_teardown(test_page, setup, teardown)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,6 @@
 /* Resuming to the bit, guards, refusals, disks that fill up. */
 #include "tests/train/run.h"
+#include "src/train/data.h"
 
 #include <signal.h>
 #include <sys/resource.h>
@@ -93,6 +94,52 @@ static void test_resume(void **arg) {
     assert_ok(run_tiny(s, broken, precisions[p], "threads: 1", NULL), &s->e); /* nothing left to do */
     same_run(s, whole, broken);
   }
+}
+
+static void assert_same_file(state *s, const char *name, const pu_buf *before) {
+  pu_buf now;
+  pu_buf_init(&now, 1 << 20);
+  assert_ok(pu_file_read(path_in(s, name), 1 << 20, &now, &s->e), &s->e);
+  assert_int_equal(now.len, before->len);
+  assert_memory_equal(now.data, before->data, now.len);
+  pu_buf_deinit(&now);
+}
+
+/* What is said of a run stays true where there is nothing to do, and where it is asked to become another. */
+static void test_facts_stay(void **arg) {
+  state *s = *arg;
+  static const char yaml[] = "run: $D/facts\nmodel: {%s}\ndata: {seq_len: 16, sources: [{path: $D/a}]}\n"
+                             "train: {steps: %d, global_batch: 2}\n";
+  const char *model = "path: " PU_FIXTURES "/hf-mini/internlm2-tiny";
+  write_shards(s, "a", 1, 0);
+  assert_ok(run_yaml(s, pu_arena_printf(s->a, yaml, model, 2), NULL), &s->e);
+  static const char old[] = "{\"steps\": 2}\n";
+  assert_ok(pu_file_write(path_in(s, "facts/run.json"), old, strlen(old), &s->e), &s->e);
+  pu_buf config, facts;
+  pu_buf_init(&config, 1 << 20);
+  pu_buf_init(&facts, 1 << 20);
+  assert_ok(pu_file_read(path_in(s, "facts/config.yaml"), 1 << 20, &config, &s->e), &s->e);
+  assert_ok(pu_file_read(path_in(s, "facts/run.json"), 1 << 20, &facts, &s->e), &s->e);
+  assert_ok(run_yaml(s, pu_arena_printf(s->a, yaml, model, 1), NULL), &s->e);
+  assert_int_equal(run_yaml(s, pu_arena_printf(s->a, yaml, "shape: puyu-2m", 5), NULL), PU_ERR_USAGE);
+  assert_non_null(strstr(s->e.msg, "take another run directory"));
+  assert_same_file(s, "facts/config.yaml", &config);
+  assert_same_file(s, "facts/run.json", &facts);
+  pu_buf_deinit(&config);
+  pu_buf_deinit(&facts);
+}
+
+/* Attention begins anew at each document: a step of short documents has fewer FLOPs than one of long ones. */
+static void test_squares(void **arg) {
+  (void)arg;
+  int32_t starts[] = {0, 3, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, cu[17], positions[16];
+  int n_starts[] = {3, 1};
+  pu_train_rows rows = {.room = 2, .seq_len = 8, .rows = 2, .starts = starts, .n_starts = n_starts};
+  pu_train_pack pack = {.cu = cu, .positions = positions};
+  pu_train_pack_rows(&pack, &rows, 0, 2);
+  assert_true(pack.squares == 3 * 3 + 2 * 2 + 3 * 3 + 8 * 8);
+  pu_train_pack_rows(&pack, &rows, 1, 1);
+  assert_true(pack.squares == 64);
 }
 
 /* What stands beside a model goes into all checkpoints, also after the one it was taken from is gone. */
@@ -209,6 +256,12 @@ static void test_disk_full(void **arg) {
   assert_ok(run_tiny(s, "r", "f32", "seed: 1", NULL), &s->e);
   assert_ok(run_tiny(s, "whole", "f32", "seed: 1", NULL), &s->e);
   same_run(s, "whole", "r");
+  const struct rlimit full = {60000, before.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &full);
+  err = run_tiny(s, "first", "f32", "seed: 1", NULL);
+  setrlimit(RLIMIT_FSIZE, &before);
+  assert_int_equal(err, PU_ERR_IO);
+  assert_non_null(strstr(s->e.msg, "was not saved: ")); /* there are no older ones to speak of */
 }
 
 /* What a checkpoint holds is checked before it is used. */
@@ -228,6 +281,7 @@ static void test_damaged(void **arg) {
     assert_ok(pu_file_write(path, whole.data, whole.len / 2, &s->e), &s->e);
     assert_int_equal(run_yaml(s, more, NULL), PU_ERR_FORMAT);
     assert_non_null(strstr(s->e.msg, names[i]));
+    assert_non_null(strstr(s->e.msg, "/step-000020 to go on from step-000015)"));
     assert_ok(pu_file_write(path, whole.data, whole.len, &s->e), &s->e);
     pu_buf_deinit(&whole);
   }
@@ -238,6 +292,8 @@ static void test_damaged(void **arg) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_resume, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_facts_stay, setup, teardown),
+      cmocka_unit_test(test_squares),
       cmocka_unit_test_setup_teardown(test_companions, setup, teardown),
       cmocka_unit_test_setup_teardown(test_micro_batches, setup, teardown),
       cmocka_unit_test_setup_teardown(test_diverging, setup, teardown),

@@ -54,6 +54,10 @@ static void test_checkpoints(void **arg) {
   assert_false(exists("step-000300.tmp"));
   assert_ok(pu_train_dir_newest(dir, &step, &e), &e);
   assert_int_equal(step, 1000000);
+  assert_ok(pu_train_dir_before(dir, 1000000, &step, &e), &e);
+  assert_int_equal(step, 200);
+  assert_ok(pu_train_dir_before(dir, 10, &step, &e), &e);
+  assert_int_equal(step, -1);
   assert_ok(pu_train_dir_prune(dir, 5, &e), &e);
   assert_true(exists("step-000010"));
   assert_ok(pu_train_dir_prune(dir, 2, &e), &e);
@@ -66,6 +70,16 @@ static void test_checkpoints(void **arg) {
   assert_int_equal(pu_train_dir_open(dir, &again, &e), PU_ERR_IO); /* flock: also within one process */
   assert_non_null(strstr(e.msg, "another training may be running"));
   pu_lock_close(lock);
+}
+
+/* A lock that cannot be made is no other training. */
+static void test_no_lock(void **arg) {
+  (void)arg;
+  int lock;
+  make_dir("lock");
+  assert_int_equal(pu_train_dir_open(dir, &lock, &e), PU_ERR_IO);
+  assert_non_null(strstr(e.msg, "lock"));
+  assert_null(strstr(e.msg, "another training"));
 }
 
 static void test_newest_of_none(void **arg) {
@@ -150,6 +164,7 @@ static int teardown(void **arg) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_checkpoints, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_no_lock, setup, teardown),
       cmocka_unit_test_setup_teardown(test_newest_of_none, setup, teardown),
       cmocka_unit_test_setup_teardown(test_read_only, setup, teardown),
       cmocka_unit_test_setup_teardown(test_cut, setup, teardown),
