@@ -104,6 +104,35 @@ pu_err pu_bpe_trainer_finish(pu_bpe_trainer *t, pu_buf *json, pu_error *e) PU_MU
 pu_err pu_bpe_trainer_save(pu_bpe_trainer *t, const char *dir, pu_error *e) PU_MUST_USE;
 int32_t pu_bpe_trainer_size(const pu_bpe_trainer *t); /* what was learned, special tokens included: after finish */
 
+/* ---- Jinja: the part of it that chat templates use ----------------------------------------------------------------- */
+
+/* A template, parsed once and rendered any number of times, by any number of threads. It gives the bytes that Jinja gives
+ * with the settings of Hugging Face transformers: trim_blocks and lstrip_blocks, loop controls, the generation tag,
+ * raise_exception, strftime_now, and tojson by the rules of Python's json. Not there: import, include, extends, block,
+ * and whatever changes a list or a dictionary (transformers' sandbox forbids that too).
+ * Caps: a source of 1 MiB, trees 200 deep. */
+typedef struct pu_jinja pu_jinja;
+/* name begins every error, "name:line: …", parsing or rendering. */
+pu_err pu_jinja_parse(const char *name, pu_str source, pu_jinja **out, pu_error *e) PU_MUST_USE;
+void pu_jinja_free(pu_jinja *t);
+
+typedef struct pu_jinja_input {
+  const json_t *input;   /* variables by name: messages, tools, …: nothing in them may become a special token */
+  const json_t *trusted; /* the same for what the model brings: bos_token, eos_token, …; or NULL */
+  const struct tm *now;  /* for strftime_now; NULL: the clock */
+  size_t max_steps;      /* of work, about a byte or an item each; 0: 2^27 */
+  size_t max_output;     /* bytes; 0: 64 MiB */
+  size_t max_memory;     /* bytes of values in between; 0: 512 MiB */
+  int max_depth;         /* of nested expressions, blocks, calls and values; 0: 400 */
+} pu_jinja_input;
+
+/* Appends the text to `text` and, where `origin` is given, a byte for each of its bytes: 1 where it came from `input`,
+ * whichever way it went through the template, 0 where the template or `trusted` wrote it.
+ * PU_ERR_USAGE: the template called raise_exception, whose message is the error's. PU_ERR_FORMAT: the template cannot
+ * do this (an undefined value was used, say). PU_ERR_NOMEM: a bound was reached. A failed call appends nothing. */
+pu_err pu_jinja_render(const pu_jinja *t, const pu_jinja_input *in, pu_buf *text, pu_buf *origin, pu_error *e)
+    PU_MUST_USE;
+
 /* ---- chat ------------------------------------------------------------------------------------------------------------ */
 
 typedef struct pu_message {
