@@ -410,8 +410,13 @@ static jinja_value keyword(const jinja_args *a, const char *name) {
   return (jinja_value){0};
 }
 
+/* What these filters walk: of what is false, none included, nothing. */
+static jinja_list *items_if_any(jinja *j, jinja_value v) {
+  return jinja_truth(v) ? jinja_items(j, v) : jinja_list_new(j, 0);
+}
+
 FILTER(f_map) {
-  jinja_list *list = jinja_items(j, v), *to = jinja_list_new(j, list->n);
+  jinja_list *list = items_if_any(j, v), *to = jinja_list_new(j, list->n);
   jinja_value attribute = keyword(a, "attribute"), dflt = keyword(a, "default");
   if (!jinja_given(attribute) && a->n == 0) return jinja_fail(j, "map requires a filter argument");
   const jinja_args rest = after(a, 1);
@@ -427,7 +432,7 @@ FILTER(f_map) {
 
 /* Those items whose value (the item, or an attribute of it) is true, or passes a test; or all the others. */
 static jinja_value choose(jinja *j, jinja_value v, const jinja_args *a, bool by_attribute, bool wanted) {
-  jinja_list *list = jinja_items(j, v), *to = jinja_list_new(j, 0);
+  jinja_list *list = items_if_any(j, v), *to = jinja_list_new(j, 0);
   size_t skip = by_attribute;
   if (a->n < skip) return jinja_fail(j, "the name of an attribute is missing");
   const jinja_args rest = after(a, skip + 1);
