@@ -456,13 +456,8 @@ FILTER(f_rejectattr) {
   return choose(j, v, a, true, false);
 }
 
-FILTER(f_attr) {
-  return jinja_attr(j, v, named(j, a->v[0]));
-}
-
 const jinja_row jinja_filters[] = {
     {"abs", f_abs, "", 0, 0},
-    {"attr", f_attr, "name", 1, 0},
     {"batch", f_batch, "linecount fill_with", 1, 0},
     {"capitalize", f_capitalize, "", 0, 0},
     {"center", f_center, "width", 0, 0},

@@ -168,8 +168,7 @@ static jinja_value split_spaces(jinja *j, const jinja_str *s, int64_t most) {
     if (i >= s->n) break;
     begin = i;
     while (i < s->n && (most == 0 || !space_at(s, i, &n))) i += most == 0 ? 1 : n;
-    jinja_value part = jinja_sub(j, s, begin, i);
-    jinja_push(j, to, most == 0 ? jinja_strip(j, part.s, NULL, JINJA_RIGHT) : part);
+    jinja_push(j, to, jinja_sub(j, s, begin, i));
   }
   return jinja_seq(J_LIST, to);
 }

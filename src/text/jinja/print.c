@@ -141,7 +141,7 @@ static void json_str(jinja_build *b, const jinja_str *s, const jinja_json *how) 
   jinja_add_c(b, "\"");
   for (size_t i = 0, n; i < s->n && jinja_step(b->j, 1); i += n) {
     n = PU_MAX(pu_utf8_next(pu_str_of(s->p + i, s->n - i), &cp), (size_t)1);
-    if (cp >= 0x20 && cp != '"' && cp != '\\' && (cp < 0x80 || !how->ascii)) continue;
+    if (cp >= 0x20 && cp != '"' && cp != '\\' && (cp < 0x7F || !how->ascii)) continue;
     jinja_add(b, s->p + plain, i - plain, s->from ? s->from + plain : NULL);
     json_escape(b, cp);
     plain = i + n;

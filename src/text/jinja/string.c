@@ -143,16 +143,6 @@ jinja_value jinja_replace(jinja *j, const jinja_str *s, const jinja_str *old, co
 
 typedef uint32_t (*map_fn)(uint32_t cp, bool first);
 
-static jinja_value mapped(jinja *j, const jinja_str *s, map_fn map) {
-  jinja_build b = {.j = j};
-  uint32_t cp;
-  for (size_t i = 0, n; i < s->n && !j->err; i += n) {
-    n = char_at(s, i, &cp);
-    jinja_add_char(&b, map(cp, i == 0), s->from && s->from[i]);
-  }
-  return jinja_built(&b);
-}
-
 static uint32_t lower(uint32_t cp, bool first) {
   (void)first;
   return (uint32_t)utf8proc_tolower((utf8proc_int32_t)cp);
@@ -163,6 +153,19 @@ static uint32_t upper(uint32_t cp, bool first) {
 }
 static uint32_t capital(uint32_t cp, bool first) {
   return first ? (uint32_t)utf8proc_totitle((utf8proc_int32_t)cp) : lower(cp, false);
+}
+
+static jinja_value mapped(jinja *j, const jinja_str *s, map_fn map) {
+  jinja_build b = {.j = j};
+  uint32_t cp;
+  for (size_t i = 0, n; i < s->n && !j->err; i += n) {
+    n = char_at(s, i, &cp);
+    if (cp == 0xDF && map == upper) /* ß: the one letter in use that has no capital of its own for Python */
+      jinja_add_c(&b, "SS");
+    else
+      jinja_add_char(&b, map(cp, i == 0), s->from && s->from[i]);
+  }
+  return jinja_built(&b);
 }
 
 jinja_value jinja_lower(jinja *j, const jinja_str *s) {
