@@ -141,13 +141,27 @@ typedef struct pu_message {
   pu_str content;
 } pu_message;
 
-/* A template is a description, one const table row each: what stands before and after each role's content. Names:
- * "internlm", "internlm2" (also InternLM2.5, InternLM3 and puyu's own models), "chatml", "llama3". */
+/* A template is one of puyu's own, a const table row each: what stands before and after each role's content; or one that
+ * a model brings as Jinja. Own names: "internlm", "internlm2" (also InternLM2.5, InternLM3 and puyu's own models),
+ * "chatml", "llama3". Templates do not change: any number of threads may use one. */
 typedef struct pu_chat_template pu_chat_template;
 const pu_chat_template *pu_chat_find(const char *name); /* NULL: unknown */
 const char *const *pu_chat_names(void);                 /* NULL-ended */
-/* The template that fits a tokenizer (by its special tokens) and a model type ("internlm2", "llama", …; may be NULL). */
+/* The own template that fits a tokenizer (by its special tokens) and a model type ("internlm2", "llama", …; may be
+ * NULL). */
 const pu_chat_template *pu_chat_guess(const pu_tokenizer *t, const char *model_type);
+/* From a template's source. special: an object of the special tokens it knows by name (bos_token, …), or NULL. */
+pu_err pu_chat_parse(const char *name, pu_str source, const json_t *special, pu_chat_template **out, pu_error *e)
+    PU_MUST_USE;
+/* The template in a model's directory: chat_template.jinja, chat_template.json, or chat_template of
+ * tokenizer_config.json. *out NULL: there is none. */
+pu_err pu_chat_load(const char *dir, pu_chat_template **out, pu_error *e) PU_MUST_USE;
+/* What a model is to be talked to with: its own template, except where puyu's is the one its family was trained with
+ * (InternLM's); else what fits its tokenizer; else NULL. dir may be NULL. Free it either way. */
+pu_err pu_chat_open(const char *dir, const pu_tokenizer *t, const char *model_type, const pu_chat_template **out,
+                    pu_error *e) PU_MUST_USE;
+void pu_chat_free(const pu_chat_template *c); /* NULL and puyu's own are fine */
+const char *pu_chat_name(const pu_chat_template *c);
 
 /* Renders to text (for people) or straight to ids (for models): markers by id, contents without special tokens.
  * generate: ends with the opening of an assistant's turn. Errors: a marker the tokenizer lacks. */
@@ -155,6 +169,35 @@ pu_err pu_chat_text(const pu_chat_template *c, const pu_message *m, size_t n, bo
     PU_MUST_USE;
 pu_err pu_chat_ids(const pu_chat_template *c, const pu_tokenizer *t, const pu_message *m, size_t n, bool generate,
                    pu_ids *out, pu_error *e) PU_MUST_USE;
+
+/* The same for a conversation as OpenAI's API has it, tools and all. Everything is borrowed. */
+typedef struct pu_chat {
+  const json_t *messages;  /* [{"role", "content", "name", "tool_calls", "tool_call_id"}, …]; a content is a string, null,
+                              or parts [{"type": "text", "text"}] */
+  const json_t *tools;     /* [{"type": "function", "function": {"name", "description", "parameters"}}, …], and for
+                              InternLM2 {"type": "code_interpreter"}; or NULL */
+  const json_t *documents; /* for templates that know them; or NULL */
+  const json_t *options;   /* more variables for a Jinja template, {"enable_thinking": false}; or NULL */
+  bool generate;
+} pu_chat;
+/* Ids of a Jinja template's text: a special token comes from it only where the template wrote each of its bytes, however
+ * it cut, joined or quoted what the messages say (see pu_jinja_render). Between special tokens the text is encoded as a
+ * whole, so where no message holds a special token's text the ids are those of encoding all of it at once. A Jinja
+ * template writes the begin-of-text token itself; none is added. */
+pu_err pu_chat_render_text(const pu_chat_template *c, const pu_chat *chat, pu_buf *out, pu_error *e) PU_MUST_USE;
+pu_err pu_chat_render_ids(const pu_chat_template *c, const pu_tokenizer *t, const pu_chat *chat, pu_ids *out,
+                          pu_error *e) PU_MUST_USE;
+
+/* An answer as a message: {"role": "assistant", "content", "tool_calls"}. Calls are found in the form the template
+ * teaches: InternLM2's <|action_start|><|plugin|>, <tool_call>{json}</tool_call>, Llama 3's bare JSON. They look as
+ * OpenAI's do: {"id", "type": "function", "function": {"name", "arguments": "json"}}; InternLM2's code is
+ * {"id", "type": "code_interpreter", "code_interpreter": {"input"}}. What is no well-formed call stays content. The text
+ * is one with its special tokens (pu_decode without PU_DECODE_SKIP_SPECIAL). The caller owns *message. */
+pu_err pu_chat_answer(const pu_chat_template *c, pu_str text, json_t **message, pu_error *e) PU_MUST_USE;
+/* From ids; a stop token at the end does not count, and other special tokens give no content. */
+pu_err pu_chat_answer_ids(const pu_chat_template *c, const pu_tokenizer *t, const int32_t *ids, size_t n,
+                          json_t **message, pu_error *e) PU_MUST_USE;
+
 /* Ids at which an answer ends (end-of-turn, eos): at most max written, returns how many. */
 size_t pu_chat_stop_ids(const pu_chat_template *c, const pu_tokenizer *t, int32_t *out, size_t max);
 

@@ -72,7 +72,18 @@ static int64_t default_context(const pu_hparams *hp) {
   return (int64_t)PU_MIN(most, (double)PU_DEFAULT_CONTEXT);
 }
 
-static pu_err set_up(pu_engine *en, const pu_engine_options *o, pu_error *e) {
+/* A template that cannot be read keeps nobody from continuing plain text. */
+static void choose_chat(pu_engine *en, const char *dir) {
+  pu_error why;
+  const char *type = en->m->arch->name;
+  if (!en->t || pu_chat_open(dir, en->t, type, &en->chat, &why) == PU_OK) return;
+  en->chat = pu_chat_guess(en->t, type);
+  pu_log(PU_LOG_WARN, "%s; %s%s", why.msg, en->chat ? "chats go by puyu's own template " : "there is no other template",
+         en->chat ? pu_chat_name(en->chat) : "");
+}
+
+/* dir: where the model came from, or NULL. */
+static pu_err set_up(pu_engine *en, const char *dir, const pu_engine_options *o, pu_error *e) {
   const pu_hparams *hp = &en->m->hp;
   int64_t block, sessions;
   PU_TRY(choose("the context", o->context, default_context(hp), PU_MAX_CONTEXT, &en->context, e));
@@ -82,7 +93,7 @@ static pu_err set_up(pu_engine *en, const pu_engine_options *o, pu_error *e) {
   en->max_sessions = (int)sessions;
   en->kv_block = (int32_t)block;
   en->be = en->m->be;
-  en->chat = en->t ? pu_chat_guess(en->t, en->m->arch->name) : NULL;
+  choose_chat(en, dir);
   en->stats.weight_bytes = weight_bytes(en->m);
   if (!pu_sampler_init(&en->sampler, hp->vocab)) return pu_fail(e, PU_ERR_NOMEM, "no memory for the sampler");
   PU_TRY(make_cache(en, e));
@@ -118,7 +129,7 @@ static pu_err open_all(pu_engine *en, const char *dir, const pu_engine_options *
   pu_model_options mo = {.dtype = o->dtype, .tile = true, .progress = o->progress, .progress_arg = o->progress_arg};
   PU_TRY(pu_model_load(dir, en->be, &mo, &en->m, e));
   PU_TRY(load_tokenizer(en, dir, e));
-  return set_up(en, o, e);
+  return set_up(en, dir, o, e);
 }
 
 pu_err pu_engine_open(const char *model_dir, const pu_engine_options *o, pu_engine **out, pu_error *e) {
@@ -135,7 +146,7 @@ pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_option
   PU_TRY(engine_new(&en, e));
   en->m = m;
   en->t = t;
-  return ready(en, set_up(en, o, e), out);
+  return ready(en, set_up(en, NULL, o, e), out);
 }
 
 void pu_engine_free(pu_engine *en) {
@@ -148,6 +159,7 @@ void pu_engine_free(pu_engine *en) {
   pu_arena_free(en->kv_headers);
   free(en->free_blocks);
   if (en->kv_memory) en->be->free(en->be, en->kv_memory);
+  pu_chat_free(en->chat);
   pu_tokenizer_free(en->own_tokenizer);
   if (en->owns_model) {
     pu_model_free(en->m);
