@@ -1,6 +1,6 @@
-/* puyu's own chat templates: one row each of `templates`. A turn is its role's opening, the content, its role's closing; each is a
- * few parts. Markers enter by id; everything between two markers is one text, encoded together, as the reference
- * tokenizers do, and under TEXT_ENCODE_GUARD, so that no content can write a marker. */
+/* puyu's own chat templates: one row each of `templates`. A turn is its role's opening, the content, its role's
+ * closing; each is a few parts. Markers enter by id; everything between two markers is one text, encoded together, as
+ * the reference tokenizers do, and under TEXT_ENCODE_GUARD, so that no content can write a marker. */
 #include <string.h>
 
 #include "src/text/chat.h"
@@ -67,11 +67,7 @@ static const char *const llama3_stops[] = {"<|eot_id|>", "<|eom_id|>", "<|end_of
 
 static const pu_chat_template templates[] = {
     {.name = "internlm", .begin = "<s>", .stops = v1_stops, .roles = v1_roles},
-    {.name = "internlm2",
-     .calls = CHAT_CALLS_INTERNLM2,
-     .begin = "<s>",
-     .stops = im_stops,
-     .roles = internlm2_roles},
+    {.name = "internlm2", .calls = CHAT_CALLS_INTERNLM2, .begin = "<s>", .stops = im_stops, .roles = internlm2_roles},
     {.name = "chatml", .calls = CHAT_CALLS_TAGS, .begins_if_trained = true, .stops = im_stops, .roles = chatml_roles},
     {.name = "llama3",
      .calls = CHAT_CALLS_LLAMA3,
@@ -273,8 +269,8 @@ static pu_err render_ids(const pu_chat_template *c, const pu_tokenizer *t, const
   return err;
 }
 
-pu_err chat_render_own(const pu_chat_template *c, const pu_tokenizer *t, const chat_turn *turns, size_t n, bool generate,
-                       pu_buf *text, pu_ids *ids, pu_error *e) {
+pu_err chat_render_own(const pu_chat_template *c, const pu_tokenizer *t, const chat_turn *turns, size_t n,
+                       bool generate, pu_buf *text, pu_ids *ids, pu_error *e) {
   if (t) return render_ids(c, t, turns, n, generate, ids, e);
   sink s = {.text = text, .c = c};
   return render(&s, turns, n, generate, e);

@@ -1,5 +1,5 @@
-/* Inside of chat templates: chat.c has puyu's own and how they are rendered; chat_load.c those that models bring, and the
- * calls that take either; chat_calls.c tools: what a conversation says of them, and calls found in an answer. */
+/* Inside of chat templates: chat.c has puyu's own and how they are rendered; chat_load.c those that models bring, and
+ * the calls that take either; chat_calls.c tools: what a conversation says of them, and calls found in an answer. */
 #ifndef PUYU_TEXT_CHAT_H
 #define PUYU_TEXT_CHAT_H
 
@@ -35,12 +35,12 @@ typedef struct chat_turn {
 } chat_turn;
 
 /* chat.c. t NULL: text to `text`; else ids to `ids`. A failed call may leave text, but no ids. */
-pu_err chat_render_own(const pu_chat_template *c, const pu_tokenizer *t, const chat_turn *turns, size_t n, bool generate,
-                       pu_buf *text, pu_ids *ids, pu_error *e) PU_MUST_USE;
+pu_err chat_render_own(const pu_chat_template *c, const pu_tokenizer *t, const chat_turn *turns, size_t n,
+                       bool generate, pu_buf *text, pu_ids *ids, pu_error *e) PU_MUST_USE;
 
 /* chat_calls.c. Turns of a conversation with its tools as turns of their own; strings live in a. */
-pu_err chat_turns(const pu_chat_template *c, const pu_chat *chat, pu_arena *a, chat_turn **out, size_t *n, pu_error *e)
-    PU_MUST_USE;
+pu_err chat_turns(const pu_chat_template *c, const pu_chat *chat, pu_arena *a, chat_turn **out, size_t *n,
+                  pu_error *e) PU_MUST_USE;
 /* Name and arguments of a call ({"name", "parameters"}, as text), or the code of InternLM2's interpreter. */
 pu_err chat_call_text(const json_t *call, bool *is_code, pu_buf *out, pu_error *e) PU_MUST_USE;
 /* A content as text: a string as it is, null as nothing, parts of text joined. *text NULL: it holds something else. */

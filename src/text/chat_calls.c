@@ -116,7 +116,8 @@ static pu_err add_functions(builder *b) {
 }
 
 static void add_interpreter(builder *b) {
-  static const char task[] = "Python code can be run for you. Write a block of code where it helps, and read its output.";
+  static const char task[] =
+      "Python code can be run for you. Write a block of code where it helps, and read its output.";
   size_t i;
   const json_t *tool;
   json_array_foreach(b->chat->tools, i, tool) {
@@ -132,7 +133,8 @@ static pu_err add_tools(builder *b) {
   if (json_array_size(b->chat->tools) == 0) return PU_OK;
   if (!(b->c->calls & CHAT_CALLS_INTERNLM2))
     return pu_fail(b->e, PU_ERR_UNSUPPORTED,
-                   "chat template \"%s\" has no form for tools; a model that knows them brings a chat_template", b->c->name);
+                   "chat template \"%s\" has no form for tools; a model that knows them brings a chat_template",
+                   b->c->name);
   PU_TRY(add_functions(b));
   add_interpreter(b);
   return PU_OK;
@@ -169,7 +171,8 @@ static pu_err add_message(builder *b, size_t i, const json_t *m) {
   return PU_OK;
 }
 
-pu_err chat_turns(const pu_chat_template *c, const pu_chat *chat, pu_arena *a, chat_turn **out, size_t *n, pu_error *e) {
+pu_err chat_turns(const pu_chat_template *c, const pu_chat *chat, pu_arena *a, chat_turn **out, size_t *n,
+                  pu_error *e) {
   builder b = {.c = c, .chat = chat, .a = a, .e = e};
   size_t i, most = json_array_size(chat->messages) + 2, bytes;
   const json_t *m;
@@ -313,8 +316,8 @@ pu_err pu_chat_answer(const pu_chat_template *c, pu_str text, json_t **message, 
 
 /* Special tokens that are no part of a call give no text. */
 static bool is_call_marker(pu_str piece) {
-  static const char *const markers[] = {CHAT_ACTION_START, CHAT_ACTION_END, CHAT_PLUGIN,
-                                        CHAT_INTERPRETER,  "<tool_call>",   "</tool_call>", "<|python_tag|>"};
+  static const char *const markers[] = {CHAT_ACTION_START, CHAT_ACTION_END, CHAT_PLUGIN,     CHAT_INTERPRETER,
+                                        "<tool_call>",     "</tool_call>",  "<|python_tag|>"};
   for (size_t i = 0; i < PU_COUNT(markers); i++)
     if (pu_str_eq(piece, pu_str_c(markers[i]))) return true;
   return false;

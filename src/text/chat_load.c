@@ -69,9 +69,9 @@ const char *pu_chat_name(const pu_chat_template *c) {
 
 typedef struct found {
   pu_arena *a;
-  const char *where;   /* the file, for errors */
-  pu_str text, tools;  /* the template, and the one for conversations with tools; ptr NULL: none */
-  json_t *special;     /* bos_token, … */
+  const char *where;  /* the file, for errors */
+  pu_str text, tools; /* the template, and the one for conversations with tools; ptr NULL: none */
+  json_t *special;    /* bos_token, … */
 } found;
 
 static pu_err read_json(found *f, const char *dir, const char *name, json_t **out, pu_error *e) {
@@ -112,7 +112,7 @@ static void take_template(found *f, const json_t *v, const char *where) {
 
 /* bos_token and its like: a string, or an object with its content. */
 static bool take_special(found *f, const json_t *config) {
-  static const char *const keys[] = {"bos_token", "eos_token",  "unk_token", "pad_token",
+  static const char *const keys[] = {"bos_token", "eos_token", "unk_token",  "pad_token",
                                      "sep_token", "cls_token", "mask_token", "additional_special_tokens"};
   bool good = true;
   for (size_t i = 0; i < PU_COUNT(keys); i++) {

@@ -77,10 +77,10 @@ typedef pu_err (*encode_part_fn)(pu_encoder *enc, const uint8_t *p, size_t n, bo
 /* Cuts p at the added tokens in `trie` and gives what is between to fn. */
 pu_err text_split_added(pu_encoder *enc, const text_trie *trie, const uint8_t *p, size_t n, bool first,
                         encode_part_fn fn, pu_ids *out, pu_error *e) PU_MUST_USE;
-/* Special tokens come from where a text was written by the template, and from nowhere else: all of their bytes must have
- * mark 0. Between them the text is encoded as a whole, whoever wrote it. */
-pu_err text_encode_marked(pu_encoder *enc, pu_str text, const uint8_t *marks, unsigned flags, pu_ids *out, pu_error *e)
-    PU_MUST_USE;
+/* Special tokens come from where a text was written by the template, and from nowhere else: all of their bytes must
+ * have mark 0. Between them the text is encoded as a whole, whoever wrote it. */
+pu_err text_encode_marked(pu_encoder *enc, pu_str text, const uint8_t *marks, unsigned flags, pu_ids *out,
+                          pu_error *e) PU_MUST_USE;
 pu_err text_encoder_bare(const pu_tokenizer *t, pu_encoder **out, pu_error *e) PU_MUST_USE; /* without a cache */
 bool text_reserve_syms(pu_encoder *enc, size_t n);
 bool text_reserve_ids(pu_ids *out, size_t more);

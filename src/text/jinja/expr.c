@@ -41,8 +41,8 @@ jinja_value jinja_call_row(jinja *j, const jinja_row *row, const char *kind, jin
     const jinja_str *name = a->kw[i].key.s;
     int at = param_index(row->params, pu_str_of(name->p, name->n), &n);
     if (at < 0 || jinja_given(bound[at]))
-      return jinja_fail(j, "%s %s has no use for the argument '%.*s'", kind, row->name, (int)PU_MIN(name->n, (size_t)60),
-                        name->p);
+      return jinja_fail(j, "%s %s has no use for the argument '%.*s'", kind, row->name,
+                        (int)PU_MIN(name->n, (size_t)60), name->p);
     bound[at] = a->kw[i].value;
   }
   for (size_t i = 0; i < row->need; i++)
@@ -211,7 +211,8 @@ static jinja_value bad_operands(jinja *j, uint16_t op, jinja_value a, jinja_valu
   const char text[] = {(char)(op >> 8), (char)(op & 0xFF), 0};
   if (a.type == J_UNDEFINED) return use_undefined(j, a);
   if (b.type == J_UNDEFINED) return use_undefined(j, b);
-  return jinja_fail(j, "unsupported operand type(s) for %s: '%s' and '%s'", text, jinja_type_name(a), jinja_type_name(b));
+  return jinja_fail(j, "unsupported operand type(s) for %s: '%s' and '%s'", text, jinja_type_name(a),
+                    jinja_type_name(b));
 }
 
 static jinja_value join_two(jinja *j, jinja_value a, jinja_value b) {
@@ -259,7 +260,8 @@ static jinja_value int_divide(jinja *j, uint16_t op, int64_t a, int64_t b) {
   if (b == -1) { /* the one division that can overflow */
     int64_t negated;
     if (op == JINJA_OP('%', 0)) return jinja_int(0);
-    return __builtin_sub_overflow((int64_t)0, a, &negated) ? jinja_fail(j, "an integer is too large") : jinja_int(negated);
+    return __builtin_sub_overflow((int64_t)0, a, &negated) ? jinja_fail(j, "an integer is too large")
+                                                           : jinja_int(negated);
   }
   int64_t rest = a % b, quotient = a / b;
   bool down = rest != 0 && (rest < 0) != (b < 0);
@@ -444,8 +446,7 @@ static jinja_value dict(jinja *j, const jinja_node *n) {
 
 static jinja_value concat(jinja *j, const jinja_node *n) {
   jinja_build b = {.j = j};
-  for (const jinja_node *k = n->kids; k && !j->err; k = k->next)
-    jinja_add_str(&b, jinja_str_of(j, jinja_eval(j, k)));
+  for (const jinja_node *k = n->kids; k && !j->err; k = k->next) jinja_add_str(&b, jinja_str_of(j, jinja_eval(j, k)));
   return jinja_built(&b);
 }
 

@@ -123,7 +123,8 @@ FILTER(f_truncate) {
   static const jinja_str dots = {.p = "...", .n = 3};
   const jinja_str *s = text_of(j, v), *end = jinja_given(a->v[2]) ? text_of(j, a->v[2]) : &dots;
   int64_t length = whole(j, a->v[0], 255), leeway = whole(j, a->v[3], 5), tail = (int64_t)jinja_count_chars(end);
-  if (length < tail) return jinja_fail(j, "truncate: expected length >= %lld, got %lld", (long long)tail, (long long)length);
+  if (length < tail)
+    return jinja_fail(j, "truncate: expected length >= %lld, got %lld", (long long)tail, (long long)length);
   if ((int64_t)jinja_count_chars(s) <= length + leeway) return (jinja_value){.type = J_STR, .s = s};
   size_t cut = jinja_char_at(s, (size_t)(length - tail));
   if (!flag(a->v[1])) {
@@ -206,7 +207,8 @@ FILTER(f_abs) {
   int64_t i;
   double d;
   if (jinja_integer(v, &i) && i > INT64_MIN) return jinja_int(i < 0 ? -i : i);
-  return jinja_number(v, &d) ? jinja_float(fabs(d)) : jinja_fail(j, "bad operand type for abs(): '%s'", jinja_type_name(v));
+  return jinja_number(v, &d) ? jinja_float(fabs(d))
+                             : jinja_fail(j, "bad operand type for abs(): '%s'", jinja_type_name(v));
 }
 
 FILTER(f_round) {

@@ -64,7 +64,8 @@ jinja_value jinja_fail(jinja *j, const char *fmt, ...) {
   return v;
 }
 
-static void spent(jinja *j, const char *what) {
+void jinja_spent(jinja *j, const char *what) {
+  if (j->err) return;
   jinja_fail(j, "%s", what);
   j->err = PU_ERR_NOMEM;
 }
@@ -72,7 +73,7 @@ static void spent(jinja *j, const char *what) {
 bool jinja_step(jinja *j, size_t work) {
   if (j->err) return false;
   if (work >= j->steps_left) {
-    spent(j, "the template takes too many steps");
+    jinja_spent(j, "the template takes too many steps");
     return false;
   }
   j->steps_left -= work;
@@ -82,7 +83,7 @@ bool jinja_step(jinja *j, size_t work) {
 bool jinja_enter(jinja *j) {
   if (j->err) return false;
   if (j->depth >= j->max_depth) {
-    spent(j, "the template nests too deeply");
+    jinja_spent(j, "the template nests too deeply");
     return false;
   }
   j->depth++;
@@ -96,7 +97,7 @@ void jinja_leave(jinja *j) {
 void *jinja_alloc(jinja *j, size_t n) {
   if (j->err) return NULL;
   void *p = jinja_take(&j->mem, n);
-  if (!p) spent(j, "the template needs too much memory");
+  if (!p) jinja_spent(j, "the template needs too much memory");
   return p;
 }
 
@@ -149,11 +150,11 @@ pu_err pu_jinja_render(const pu_jinja *t, const pu_jinja_input *in, pu_buf *text
              .line = 1,
              .steps_left = or_default(in->max_steps, (size_t)1 << 27),
              .max_depth = in->max_depth ? in->max_depth : 400,
-             .max_output = or_default(in->max_output, (size_t)64 << 20),
              .now = in->now};
   PU_TRY(pu_arena_create(or_default(in->max_memory, (size_t)512 << 20), &j.mem.arena, e));
-  pu_buf_init(&j.out, j.max_output);
-  pu_buf_init(&j.from, j.max_output);
+  size_t max = or_default(in->max_output, (size_t)64 << 20);
+  pu_buf_init(&j.out, max);
+  pu_buf_init(&j.from, max);
   prepare(&j, in);
   if (!j.err) jinja_run(&j, t->body);
   pu_err err = j.err;

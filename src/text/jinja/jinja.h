@@ -1,5 +1,5 @@
-/* The insides of the template interpreter: source → tokens (lex.c) → tree (parse.c) → text (expr.c, stmt.c), over values
- * (value.c, print.c, string.c) and four tables of functions: filters, tests, methods, globals.
+/* The insides of the template interpreter: source → tokens (lex.c) → tree (parse.c) → text (expr.c, stmt.c), over
+ * values (value.c, print.c, string.c) and four tables of functions: filters, tests, methods, globals.
  *
  * Errors are sticky: the first one is kept in jinja.err, and from then on every function returns something harmless, so
  * only loops have to look (jinja_step). Memory never comes back as NULL for the same reason: see jinja_list_new.
@@ -89,13 +89,13 @@ typedef enum jinja_kind {
   N_NAME,
   N_LIST,
   N_TUPLE,
-  N_DICT,  /* kids: key, value, key, … */
-  N_ATTR,  /* a.name */
-  N_ITEM,  /* a[b] */
-  N_SLICE, /* as b of N_ITEM: a:b:c, each may be NULL */
-  N_CALL,  /* a(kids) */
+  N_DICT,   /* kids: key, value, key, … */
+  N_ATTR,   /* a.name */
+  N_ITEM,   /* a[b] */
+  N_SLICE,  /* as b of N_ITEM: a:b:c, each may be NULL */
+  N_CALL,   /* a(kids) */
   N_FILTER, /* a|name(kids); a NULL: of a block's text */
-  N_TEST,  /* a is name(kids) */
+  N_TEST,   /* a is name(kids) */
   N_NOT,
   N_NEG,
   N_POS,
@@ -108,14 +108,14 @@ typedef enum jinja_kind {
   N_ARG,     /* name=a, *a or **a by op, or plain */
   /* statements */
   N_TEXT,
-  N_OUT,    /* {{ a }} */
-  N_IF,     /* kids: N_BRANCH */
-  N_BRANCH, /* a: NULL for else; kids */
-  N_FOR,    /* for a in b if c: kids; more: else */
-  N_SET,    /* a = b */
-  N_CAPTURE, /* set a: kids, through the filters b */
-  N_MACRO,  /* name(more: N_PARAM): kids */
-  N_PARAM,  /* name=a */
+  N_OUT,          /* {{ a }} */
+  N_IF,           /* kids: N_BRANCH */
+  N_BRANCH,       /* a: NULL for else; kids */
+  N_FOR,          /* for a in b if c: kids; more: else */
+  N_SET,          /* a = b */
+  N_CAPTURE,      /* set a: kids, through the filters b */
+  N_MACRO,        /* name(more: N_PARAM): kids */
+  N_PARAM,        /* name=a */
   N_CALL_BLOCK,   /* call(more) a: kids */
   N_FILTER_BLOCK, /* a: the filters */
   N_WITH,         /* more: N_SET; kids */
@@ -180,7 +180,7 @@ typedef struct jinja_scope {
     pu_str name;
     jinja_value value;
     struct jinja_var *next;
-  } *vars;
+  } * vars;
 } jinja_scope;
 
 typedef struct jinja_loop {
@@ -200,7 +200,6 @@ typedef struct jinja {
   int line;
   size_t steps_left;
   int depth, max_depth;
-  size_t max_output;
   pu_buf out, from; /* what is written, a mark each; inner captures lie on top of outer ones */
   jinja_scope *scope;
   enum { FLOW_ON, FLOW_BREAK, FLOW_CONTINUE } flow;
@@ -235,8 +234,10 @@ extern const jinja_row jinja_filters[], jinja_tests[], jinja_methods[], jinja_gl
 /* ---- jinja.c ---- */
 
 jinja_value jinja_fail(jinja *j, const char *fmt, ...) PU_PRINTF(2, 3); /* undefined */
-bool jinja_step(jinja *j, size_t work); /* counts bytes or items of work; false: there was an error, or no steps are left */
-bool jinja_enter(jinja *j);             /* one level deeper; false: too deep. Always followed by jinja_leave. */
+void jinja_spent(jinja *j, const char *what);                           /* a bound was reached */
+bool jinja_step(jinja *j,
+                size_t work); /* counts bytes or items of work; false: there was an error, or no steps are left */
+bool jinja_enter(jinja *j);   /* one level deeper; false: too deep. Always followed by jinja_leave. */
 void jinja_leave(jinja *j);
 void *jinja_alloc(jinja *j, size_t n); /* NULL only after an error */
 
@@ -273,14 +274,14 @@ jinja_value jinja_sub(jinja *j, const jinja_str *s, size_t begin, size_t end);
 jinja_list *jinja_list_new(jinja *j, size_t room);
 void jinja_push(jinja *j, jinja_list *list, jinja_value v);
 jinja_dict *jinja_dict_new(jinja *j, size_t room);
-void jinja_put(jinja *j, jinja_dict *d, jinja_value key, jinja_value value); /* replaces */
-const jinja_value *jinja_get(jinja *j, const jinja_dict *d, jinja_value key);      /* NULL: not there */
+void jinja_put(jinja *j, jinja_dict *d, jinja_value key, jinja_value value);  /* replaces */
+const jinja_value *jinja_get(jinja *j, const jinja_dict *d, jinja_value key); /* NULL: not there */
 const jinja_value *jinja_get_c(jinja *j, const jinja_dict *d, const char *key);
 jinja_value jinja_from_json(jinja *j, const json_t *v, bool input);
 
 const char *jinja_type_name(jinja_value v); /* Python's */
 bool jinja_truth(jinja_value v);
-bool jinja_number(jinja_value v, double *out);  /* bool, int, float */
+bool jinja_number(jinja_value v, double *out);   /* bool, int, float */
 bool jinja_integer(jinja_value v, int64_t *out); /* bool, int */
 bool jinja_equal(jinja *j, jinja_value a, jinja_value b);
 int jinja_order(jinja *j, jinja_value a, jinja_value b); /* -1, 0, 1; fails where Python cannot compare */
@@ -338,7 +339,7 @@ jinja_value jinja_apply_filters(jinja *j, const jinja_node *filters, jinja_value
 jinja_value jinja_filter_by_name(jinja *j, pu_str name, jinja_value v, const jinja_args *a);
 bool jinja_test_by_name(jinja *j, pu_str name, jinja_value v, const jinja_args *a);
 jinja_value jinja_attr(jinja *j, jinja_value v, pu_str name);      /* v.name: a method before a key */
-jinja_value jinja_item(jinja *j, jinja_value v, jinja_value key); /* v[key]: a key before a method */
+jinja_value jinja_item(jinja *j, jinja_value v, jinja_value key);  /* v[key]: a key before a method */
 jinja_value jinja_path(jinja *j, jinja_value v, jinja_value path); /* "a.b.0", as filters' attribute= takes it */
 jinja_value jinja_binary(jinja *j, uint16_t op, jinja_value a, jinja_value b);
 const jinja_row *jinja_find_row(const jinja_row *rows, pu_str name);

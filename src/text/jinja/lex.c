@@ -59,8 +59,8 @@ static const char *skip_space(const char *p, const char *end) {
 
 static const char *skip_space_back(const char *begin, const char *p) {
   uint32_t cp;
-  for (size_t n; p > begin && (n = text_utf8_before((const uint8_t *)begin, (size_t)(p - begin), &cp)) > 0 &&
-                 jinja_is_space(cp);)
+  for (size_t n;
+       p > begin && (n = text_utf8_before((const uint8_t *)begin, (size_t)(p - begin), &cp)) > 0 && jinja_is_space(cp);)
     p -= n;
   return p;
 }

@@ -310,9 +310,12 @@ static jinja_node *name_or_constant(parser *p) {
   static const struct {
     const char *word;
     jinja_value v;
-  } constants[] = {{"true", {.type = J_BOOL, .b = true}},   {"True", {.type = J_BOOL, .b = true}},
-                   {"false", {.type = J_BOOL, .b = false}}, {"False", {.type = J_BOOL, .b = false}},
-                   {"none", {.type = J_NONE}},              {"None", {.type = J_NONE}}};
+  } constants[] = {{"true", {.type = J_BOOL, .b = true}},
+                   {"True", {.type = J_BOOL, .b = true}},
+                   {"false", {.type = J_BOOL, .b = false}},
+                   {"False", {.type = J_BOOL, .b = false}},
+                   {"none", {.type = J_NONE}},
+                   {"None", {.type = J_NONE}}};
   jinja_node *n = node(p, N_NAME);
   n->name = want_name(p);
   if (pu_str_eq(n->name, pu_str_c("varargs"))) p->uses |= JINJA_USES_VARARGS;
@@ -390,8 +393,13 @@ static jinja_node *unary(parser *p, bool filters) {
 static const uint16_t sums[] = {JINJA_OP('+', 0), JINJA_OP('-', 0), 0};
 static const uint16_t products[] = {JINJA_OP('*', 0), JINJA_OP('/', 0), JINJA_OP('/', '/'), JINJA_OP('%', 0), 0};
 static const uint16_t powers[] = {JINJA_OP('*', '*'), 0};
-static const uint16_t orders[] = {JINJA_OP('=', '='), JINJA_OP('!', '='), JINJA_OP('<', 0), JINJA_OP('>', 0),
-                                  JINJA_OP('<', '='), JINJA_OP('>', '='), 0};
+static const uint16_t orders[] = {JINJA_OP('=', '='),
+                                  JINJA_OP('!', '='),
+                                  JINJA_OP('<', 0),
+                                  JINJA_OP('>', 0),
+                                  JINJA_OP('<', '='),
+                                  JINJA_OP('>', '='),
+                                  0};
 
 static bool is_one_of(const parser *p, const uint16_t *ops) {
   for (; p->at->kind == T_OP && *ops; ops++)

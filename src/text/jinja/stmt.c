@@ -34,7 +34,7 @@ static void write(jinja *j, const jinja_str *s) {
       memset(j->from.data + j->from.len, 0, s->n);
     j->from.len += s->n;
   }
-  if (j->out.failed || j->from.failed) jinja_fail(j, "the text is longer than %zu bytes", j->max_output);
+  if (j->out.failed || j->from.failed) jinja_spent(j, "the text grows too long");
 }
 
 /* What was written since `mark` becomes a value instead. */
@@ -66,8 +66,9 @@ static void assign_all(jinja *j, const jinja_node *targets, jinja_value v) {
   for (const jinja_node *k = targets; k; k = k->next) n++;
   const jinja_list *list = jinja_items(j, v);
   if (!j->err && list->n != n)
-    jinja_fail(j, list->n < n ? "not enough values to unpack (expected %zu, got %zu)"
-                              : "too many values to unpack (expected %zu, got %zu)",
+    jinja_fail(j,
+               list->n < n ? "not enough values to unpack (expected %zu, got %zu)"
+                           : "too many values to unpack (expected %zu, got %zu)",
                n, list->n);
   for (const jinja_node *k = targets; k && !j->err; k = k->next) assign(j, k, list->v[i++]);
 }
@@ -215,7 +216,8 @@ static void bind(jinja *j, const jinja_node *n, const jinja_args *a) {
     jinja_value v = named ? *named : i < a->n ? a->v[i] : (jinja_value){0};
     if (!jinja_given(v))
       v = p->a ? jinja_eval(j, p->a)
-               : jinja_undefined(j, "parameter '%.*s' was not provided", (int)PU_MIN(p->name.len, (size_t)60), p->name.ptr);
+               : jinja_undefined(j, "parameter '%.*s' was not provided", (int)PU_MIN(p->name.len, (size_t)60),
+                                 p->name.ptr);
     jinja_set_var(j, p->name, v);
   }
   if (n->op & JINJA_USES_VARARGS) {
@@ -223,7 +225,8 @@ static void bind(jinja *j, const jinja_node *n, const jinja_args *a) {
     for (; i < a->n && !j->err; i++) jinja_push(j, rest, a->v[i]);
     jinja_set_var(j, pu_str_c("varargs"), jinja_seq(J_TUPLE, rest));
   } else if (a->n > i) {
-    jinja_fail(j, "macro '%.*s' takes not more than %zu argument(s)", (int)PU_MIN(n->name.len, (size_t)60), n->name.ptr, i);
+    jinja_fail(j, "macro '%.*s' takes not more than %zu argument(s)", (int)PU_MIN(n->name.len, (size_t)60), n->name.ptr,
+               i);
   }
   bind_rest(j, n, a);
 }

@@ -188,7 +188,8 @@ jinja_value jinja_join(jinja *j, const jinja_list *items, const jinja_str *betwe
 }
 
 jinja_value jinja_escape(jinja *j, const jinja_str *s) {
-  static const char *const names[] = {['&'] = "&amp;", ['<'] = "&lt;", ['>'] = "&gt;", ['\''] = "&#39;", ['"'] = "&#34;"};
+  static const char *const names[] = {
+      ['&'] = "&amp;", ['<'] = "&lt;", ['>'] = "&gt;", ['\''] = "&#39;", ['"'] = "&#34;"};
   jinja_build b = {.j = j};
   for (size_t i = 0; !s->markup && i < s->n && !j->err; i++) {
     uint8_t c = (uint8_t)s->p[i];
@@ -225,7 +226,8 @@ static int read_number(const jinja_str *s, size_t *i) {
 static bool read_spec(const jinja_str *s, size_t *i, spec *out) {
   size_t n = 0;
   *out = (spec){.width = 0, .precision = -1};
-  for (; *i < s->n && strchr("-+ 0#", s->p[*i]) && s->p[*i] && n + 1 < sizeof out->flags; (*i)++) out->flags[n++] = s->p[*i];
+  for (; *i < s->n && strchr("-+ 0#", s->p[*i]) && s->p[*i] && n + 1 < sizeof out->flags; (*i)++)
+    out->flags[n++] = s->p[*i];
   out->width = read_number(s, i);
   if (*i < s->n && s->p[*i] == '.') {
     ++*i;

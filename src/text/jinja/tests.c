@@ -59,7 +59,8 @@ TEST(t_sequence) {
 }
 TEST(t_iterable) {
   UNUSED;
-  return jinja_bool(jinja_is_seq(v) || v.type == J_STR || v.type == J_DICT || v.type == J_UNDEFINED || v.type == J_LOOP);
+  return jinja_bool(jinja_is_seq(v) || v.type == J_STR || v.type == J_DICT || v.type == J_UNDEFINED ||
+                    v.type == J_LOOP);
 }
 TEST(t_callable) {
   UNUSED;

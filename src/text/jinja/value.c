@@ -154,9 +154,9 @@ jinja_value jinja_from_json(jinja *j, const json_t *v, bool input) {
 
 const char *jinja_type_name(jinja_value v) {
   static const char *const names[] = {
-      [J_MISSING] = "nothing", [J_UNDEFINED] = "Undefined", [J_NONE] = "NoneType", [J_BOOL] = "bool",
-      [J_INT] = "int",         [J_FLOAT] = "float",         [J_STR] = "str",       [J_LIST] = "list",
-      [J_TUPLE] = "tuple",     [J_ITER] = "generator",      [J_DICT] = "dict",     [J_SPACE] = "Namespace",
+      [J_MISSING] = "nothing",  [J_UNDEFINED] = "Undefined", [J_NONE] = "NoneType", [J_BOOL] = "bool",
+      [J_INT] = "int",          [J_FLOAT] = "float",         [J_STR] = "str",       [J_LIST] = "list",
+      [J_TUPLE] = "tuple",      [J_ITER] = "generator",      [J_DICT] = "dict",     [J_SPACE] = "Namespace",
       [J_LOOP] = "LoopContext", [J_FN] = "function"};
   return names[v.type];
 }
