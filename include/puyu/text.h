@@ -9,6 +9,8 @@
 #ifndef PUYU_TEXT_H
 #define PUYU_TEXT_H
 
+#include <time.h>
+
 #include "puyu/base.h"
 
 /* ---- ids: growable, with a hard maximum ------------------------------------------------------------------------- */
