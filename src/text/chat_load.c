@@ -204,9 +204,10 @@ static json_t *calls_with_objects(const json_t *calls) {
 }
 
 static pu_err one_message(const json_t *m, pu_arena *a, json_t *to, pu_error *e) {
+  if (!json_is_object(m)) return pu_fail(e, PU_ERR_USAGE, "message %zu is not an object", json_array_size(to) + 1);
   json_t *copy = json_copy((json_t *)(uintptr_t)m), *content = json_object_get(m, "content");
   pu_str text;
-  bool good = json_is_object(copy);
+  bool good = copy;
   pu_err err = json_is_array(content) ? chat_content(content, a, &text, e) : PU_OK;
   if (!err && json_is_array(content) && text.ptr)
     good = good && json_object_set_new(copy, "content", json_stringn(text.ptr, text.len)) == 0;
@@ -214,7 +215,7 @@ static pu_err one_message(const json_t *m, pu_arena *a, json_t *to, pu_error *e)
     good = good && json_object_set_new(copy, "tool_calls", calls_with_objects(json_object_get(m, "tool_calls"))) == 0;
   if (err || !good) {
     json_decref(copy);
-    return err ? err : pu_fail(e, PU_ERR_USAGE, "a message is not an object");
+    return err ? err : no_memory(e);
   }
   return json_array_append_new(to, copy) == 0 ? PU_OK : no_memory(e);
 }

@@ -43,7 +43,7 @@ static pu_chat as_chat(json_t *file, bool prompt, json_t **rest) {
                    .tools = json_object_get(file, "tools"),
                    .documents = json_object_get(file, "documents"),
                    .options = *rest,
-                   .generate = prompt};
+                   .generate = prompt && !json_is_false(json_object_get(file, "add_generation_prompt"))};
 }
 
 static pu_err print_ids(FILE *out, const pu_chat_template *c, const pu_tokenizer *t, const pu_chat *chat, pu_error *e) {
