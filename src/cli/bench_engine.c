@@ -1,8 +1,7 @@
 #include "src/cli/bench_engine.h"
 
 #include <stdlib.h>
-
-#include "src/cli/limits.h"
+#include <sys/resource.h>
 
 static pu_err open_sessions(pu_bench_engine *b, pu_error *e) {
   b->sessions = calloc((size_t)b->batch, sizeof *b->sessions);
@@ -68,6 +67,12 @@ pu_err pu_bench_engine_start(pu_bench_engine *b, int64_t seq, int64_t tokens, pu
   return PU_OK;
 }
 
+/* The most memory this process has had resident; 0: unknown. */
+static size_t peak_resident(void) {
+  struct rusage r;
+  return getrusage(RUSAGE_SELF, &r) == 0 ? (size_t)r.ru_maxrss * 1024 : 0;
+}
+
 static void print_mark(FILE *out, double got, double mark, double scale, const char *unit) {
   if (mark > 0) fprintf(out, "  (mark %.0f%s: %s)", mark * scale, unit, got >= mark ? "reached" : "missed");
   fputc('\n', out);
@@ -75,7 +80,7 @@ static void print_mark(FILE *out, double got, double mark, double scale, const c
 
 void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_engine *b, const pu_bench_result *r) {
   pu_engine_stats s = pu_engine_get_stats(b->en);
-  size_t planned = s.weight_bytes + s.cache_bytes + s.work_bytes, peak = pu_peak_resident();
+  size_t planned = s.weight_bytes + s.cache_bytes + s.work_bytes, peak = peak_resident();
   double ratio = r->limit > 0 ? r->rate / r->limit : 0;
   int threads = pu_pool_size(pu_cpu_pool(b->be));
   const char *isa = pu_isa_name(pu_cpu_isa(b->be)), *dtype = pu_dtype_name(b->m->dtype);

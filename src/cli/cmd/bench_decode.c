@@ -1,5 +1,4 @@
 #include "src/cli/bench_engine.h"
-#include "src/cli/limits.h"
 
 static const pu_option rows[] = {PU_BENCH_ROWS("128", "tokens of each prompt"),
                                  {.key = "tokens",
@@ -38,7 +37,7 @@ static pu_err measure(pu_bench_engine *b, const pu_bench_options *o, double *bes
     for (; more; steps++) PU_TRY(pu_engine_step(b->en, &more, e));
     double seconds = (pu_now() - begin) / (double)steps;
     if (*best == 0 || seconds < *best) *best = seconds;
-    *limit = PU_MAX(*limit, pu_limit_read_bytes(b->be, b->m->weights_memory, b->matrix_bytes, LIMIT_PASSES));
+    *limit = PU_MAX(*limit, pu_cpu_read_rate(b->be, b->m->weights_memory, b->matrix_bytes, LIMIT_PASSES));
   }
   return PU_OK;
 }

@@ -1,5 +1,4 @@
 #include "src/cli/bench_engine.h"
-#include "src/cli/limits.h"
 
 #include <string.h>
 
@@ -22,7 +21,7 @@ static pu_err measure(pu_bench_engine *b, const pu_bench_options *o, double *bes
     for (bool more = true; more;) PU_TRY(pu_engine_step(b->en, &more, e));
     double seconds = pu_now() - begin;
     if (round && (*best == 0 || seconds < *best)) *best = seconds;
-    if (!o->dtype) *limit = PU_MAX(*limit, pu_limit_bf16_flops(b->be));
+    if (!o->dtype) *limit = PU_MAX(*limit, pu_cpu_unit_flops(b->be, PU_BF16));
   }
   return PU_OK;
 }
