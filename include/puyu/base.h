@@ -264,6 +264,10 @@ typedef struct pu_option {
   bool required;       /* a text or list that is absent, or a number that is 0 where 0 is out of range, is missing */
 } pu_option;
 
+/* PU_ROW(options, max_tokens, "max-tokens", INT, .max = 4096, .meta = "N", .help = "…") is the row of that member. */
+#define PU_ROW(holder, member, name, kind, ...)                                                                        \
+  { .key = (name), .type = PU_OPT_##kind, .offset = offsetof(holder, member), __VA_ARGS__ }
+
 /* Fills out with the defaults. */
 pu_err pu_options_default(const pu_option *table, void *out, pu_arena *a, pu_error *e) PU_MUST_USE;
 /* Sets one value from text; `where` ("--optim.lr", "train.yaml:12") begins any error. Unknown keys name the nearest

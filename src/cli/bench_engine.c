@@ -20,9 +20,8 @@ static void show(void *bar, double done, double total) {
 }
 
 static pu_err open_all(const pu_bench_options *o, int64_t length, pu_bench_engine *b, pu_error *e) {
-  const pu_shape *shape = pu_shape_find(o->shape);
-  if (!shape)
-    return pu_fail(e, PU_ERR_USAGE, "--shape: there is no shape '%.60s'; puyu init --help lists them", o->shape);
+  const pu_shape *shape;
+  PU_TRY(pu_cli_shape(o->shape, &shape, e));
   PU_TRY(pu_backend_open("cpu", (int)o->threads, &b->be, e));
   pu_model_options mo = {.dtype = o->dtype ? PU_F32 : PU_BF16, .tile = true};
   pu_progress *bar = pu_progress_open("random weights", "%", 100);

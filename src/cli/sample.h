@@ -3,15 +3,13 @@
 #define PUYU_SAMPLE_H
 
 #include "puyu/engine.h"
+#include "src/cli/rows.h"
 
 /* The type to compute in, by --dtype. AUTO: f32 where most of the weights in the files are f32, so that what was
  * written exactly is computed exactly; else bf16. */
 typedef enum pu_cli_dtype { PU_CLI_AUTO, PU_CLI_F32, PU_CLI_BF16 } pu_cli_dtype;
-#define PU_CLI_DTYPE_ROW(holder, member)                                                                               \
-  {                                                                                                                    \
-    .key = "dtype", .type = PU_OPT_ENUM, .offset = offsetof(holder, member), .dflt = "auto",                           \
-    .choices = "auto|f32|bf16", .help = "type to compute in; auto: f32 for weights in f32, else bf16"                  \
-  }
+#define PU_ROW_AUTO_DTYPE(holder)                                                                                      \
+  PU_ROW_DTYPE(holder, "auto|f32|bf16", "auto", "type to compute in; auto: f32 for weights in f32, else bf16")
 
 /* An engine over a model directory, with a progress bar while its weights are read. */
 pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, pu_engine **out,

@@ -1,15 +1,11 @@
 #include "src/cli/bench_engine.h"
 
-static const pu_option rows[] = {PU_BENCH_ROWS("128", "tokens of each prompt"),
-                                 {.key = "tokens",
-                                  .type = PU_OPT_INT,
-                                  .offset = offsetof(pu_bench_options, tokens),
-                                  .dflt = "24",
-                                  .min = 1,
-                                  .max = 1 << 20,
-                                  .meta = "N",
-                                  .help = "tokens generated for each sequence and round"},
-                                 {0}};
+static const pu_option rows[] = {
+    PU_BENCH_ROWS("128"),
+    PU_ROW(pu_bench_options, tokens, "tokens", INT, .dflt = "24", .min = 1, .max = 1 << 20, .meta = "N",
+           .help = "tokens generated for each sequence and round"),
+    {0},
+};
 
 enum { LIMIT_PASSES = 6 };
 

@@ -2,7 +2,10 @@
 
 #include <string.h>
 
-static const pu_option rows[] = {PU_BENCH_ROWS("512", "tokens of each prompt"), {0}};
+static const pu_option rows[] = {
+    PU_BENCH_ROWS("512"),
+    {0},
+};
 
 /* Products of all blocks, attention's own 2 T^2 H D a layer (causal: half of the square), one row of logits. */
 static double flops(const pu_hparams *hp, double batch, double T) {

@@ -8,11 +8,8 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
-    {.key = "into",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, into),
-     .meta = "DIR",
-     .help = "write every page into that folder, as puyu.1, puyu-train.1 and so on"},
+    PU_ROW(options, into, "into", STR, .meta = "DIR",
+           .help = "write every page into that folder, as puyu.1, puyu-train.1 and so on"),
     {0},
 };
 

@@ -7,11 +7,7 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
-    {.key = "out",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, out),
-     .meta = "FILE",
-     .help = "where to write the page; RUN/report.html unless given"},
+    PU_ROW(options, out, "out", STR, .meta = "FILE", .help = "where to write the page; RUN/report.html unless given"),
     {0},
 };
 

@@ -1,28 +1,20 @@
 /* Ids to text, line by line. */
 #include "puyu/text.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct options {
-  const char *model;
+  const char *tokenizer;
   bool skip_special;
 } options;
 
 static const pu_option rows[] = {
-    {.key = "model",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, model),
-     .meta = "PATH",
-     .help = "tokenizer.model, tokenizer.json, or a directory with one of them",
-     .letter = 'm',
-     .required = true},
-    {.key = "skip-special",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, skip_special),
-     .help = "special tokens give no text"},
+    PU_ROW_TOKENIZER(options, true, ""),
+    PU_ROW(options, skip_special, "skip-special", BOOL, .help = "leave special tokens out of the text"),
     {0},
 };
 
@@ -89,7 +81,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_tokenizer *t = NULL;
   FILE *in = n_args > 0 ? fopen(args[0], "rb") : cli->in;
   if (!in) return pu_fail(e, PU_ERR_IO, "%s: %s", args[0], strerror(errno));
-  pu_err err = pu_tokenizer_load(o->model, &t, e);
+  pu_err err = pu_tokenizer_load(o->tokenizer, &t, e);
   if (err == PU_OK)
     err = decode_lines(cli, in, n_args > 0 ? args[0] : "standard input", t,
                        o->skip_special ? PU_DECODE_SKIP_SPECIAL : 0, e);
@@ -101,7 +93,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
 const pu_command pu_command_tokenizer_decode = {
     .name = "tokenizer decode",
     .summary = "turn lines of ids into text",
-    .usage = "--model PATH [FILE] [options]",
+    .usage = "--tokenizer PATH [FILE] [options]",
     .details = "Each line of FILE (or of standard input) holds the ids of one text, with spaces between them, as puyu "
                "tokenizer encode prints them. A text that holds line breaks comes out with them.",
     .options = rows,

@@ -1,32 +1,21 @@
 /* Text to ids, line by line. */
 #include "puyu/text.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct options {
-  const char *model;
+  const char *tokenizer;
   bool bos, special;
 } options;
 
 static const pu_option rows[] = {
-    {.key = "model",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, model),
-     .meta = "PATH",
-     .help = "tokenizer.model, tokenizer.json, or a directory with one of them",
-     .letter = 'm',
-     .required = true},
-    {.key = "bos",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, bos),
-     .help = "begin each line with the token that begins a text"},
-    {.key = "special",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, special),
-     .help = "special tokens written in the text become their ids"},
+    PU_ROW_TOKENIZER(options, true, ""),
+    PU_ROW(options, bos, "bos", BOOL, .help = "begin each line with the token that begins a text"),
+    PU_ROW(options, special, "special", BOOL, .help = "special tokens written in the text become their ids"),
     {0},
 };
 
@@ -73,7 +62,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   FILE *in = n_args > 0 ? fopen(args[0], "rb") : cli->in;
   if (!in) return pu_fail(e, PU_ERR_IO, "%s: %s", args[0], strerror(errno));
   unsigned flags = (o->bos ? PU_ENCODE_BOS : 0) | (o->special ? PU_ENCODE_SPECIAL : 0);
-  pu_err err = pu_tokenizer_load(o->model, &t, e);
+  pu_err err = pu_tokenizer_load(o->tokenizer, &t, e);
   if (err == PU_OK) err = pu_encoder_create(t, &enc, e);
   if (err == PU_OK) err = encode_lines(cli, in, n_args > 0 ? args[0] : "standard input", enc, flags, e);
   pu_encoder_free(enc);
@@ -85,7 +74,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
 const pu_command pu_command_tokenizer_encode = {
     .name = "tokenizer encode",
     .summary = "turn lines of text into ids",
-    .usage = "--model PATH [FILE] [options]",
+    .usage = "--tokenizer PATH [FILE] [options]",
     .details = "Each line of FILE (or of standard input) is a text of its own; its ids are printed on one line, with "
                "spaces between them.\n\nWithout --special, text that looks like a special token is ordinary text.",
     .options = rows,

@@ -10,11 +10,8 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
-    {.key = "report",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, report),
-     .meta = "FILE",
-     .help = "write the report of the run there when it ends (see puyu report)"},
+    PU_ROW(options, report, "report", STR, .meta = "FILE",
+           .help = "write the report of the run there when it ends (see puyu report)"),
     {0},
 };
 
