@@ -141,6 +141,9 @@ double pu_rng_normal(pu_rng *r);              /* mean 0, deviation 1 */
  * dst holds at least 32 bytes; returns the length. */
 int pu_format_double(char *dst, double v);
 int pu_format_float(char *dst, float v);
+/* For people, 16 bytes with the NUL; both return dst. 1234567: "1.23M". 3725 seconds: "1:02:05", 65: "1:05". */
+const char *pu_short_number(char dst[16], double v);
+const char *pu_short_time(char dst[16], double seconds);
 
 double pu_now(void); /* seconds on the monotonic clock */
 
@@ -158,6 +161,10 @@ pu_err pu_dir_list(pu_arena *a, const char *path, char ***names, size_t *n, pu_e
 pu_err pu_file_read(const char *path, size_t max, pu_buf *out, pu_error *e) PU_MUST_USE;
 /* Writes path.tmp, fsyncs, renames over path, fsyncs the folder: the old file or the new, never half of one. */
 pu_err pu_file_write(const char *path, const void *data, size_t len, pu_error *e) PU_MUST_USE;
+/* The same for what need not be in memory at once: `put` writes it, by pu_write_all with path for its errors. */
+pu_err pu_file_write_by(const char *path, pu_err (*put)(void *arg, int fd, pu_error *e), void *arg, pu_error *e)
+    PU_MUST_USE;
+pu_err pu_write_all(int fd, const char *path, const void *data, size_t len, pu_error *e) PU_MUST_USE;
 pu_err pu_fsync_dir(const char *dir, pu_error *e) PU_MUST_USE;
 
 /* A file mapped read-only. A file of no bytes maps to data NULL, len 0. */

@@ -150,7 +150,7 @@ static void failed_writes_leave_no_model(void **state) {
   snprintf(path, sizeof path, "%s/full/model.safetensors.tmp", folder);
   assert_ok(pu_mkdirs(path, &e), &e);
   assert_int_equal(puyu("init --shape puyu-2m --out full --vocab-size 300 --threads 1"), 1);
-  says("full/model.safetensors: cannot make the file");
+  says("full/model.safetensors: cannot create");
   assert_false(exists("full/config.json"));
   assert_int_equal(puyu("convert " MINI "/internlm2-tiny full"), 1);
   assert_false(exists("full/config.json"));
