@@ -238,7 +238,7 @@ typedef enum pu_option_type {
   PU_OPT_FLOATS, /* pu_floats: [a, b] in YAML, a,b on the command line */
   PU_OPT_STRS,   /* pu_strs: a list; on the command line the flag repeats */
   PU_OPT_LIST,   /* pu_list: a YAML list of mappings, each read by `sub` into sub_size bytes; no flag */
-  PU_OPT_GROUP   /* a heading: starts a section in --help; no value */
+  PU_OPT_GROUP   /* a heading, `help` where it has one: starts a section in --help; no value */
 } pu_option_type;
 
 typedef struct pu_floats {

@@ -21,7 +21,7 @@ const pu_option pu_train_options[] = {
     ROW(run, STR, .meta = "DIR", .required = true,
         .help = "directory of the run: metrics, checkpoints; starting again resumes there"),
 
-    {.key = "model", .type = PU_OPT_GROUP, .help = "Model: a directory, or a named shape with random weights"},
+    {.key = "model", .type = PU_OPT_GROUP, .help = "Model (a directory, or a named shape with random weights)"},
     ROW(model.path, STR, .meta = "DIR", .help = "a Hugging Face directory to start from"),
     ROW(model.shape, STR, .meta = "NAME", .help = "a named shape, its weights random"),
     ROW(model.tokenizer, STR, .meta = "DIR", .help = "its tokenizer; gives a shape its vocabulary"),
@@ -63,7 +63,7 @@ const pu_option pu_train_options[] = {
     ROW(train.force, BOOL, .dflt = "false",
         .help = "start even where the memory plan does not fit the memory there is"),
 
-    {.key = "optim", .type = PU_OPT_GROUP, .help = "Optimiser: AdamW"},
+    {.key = "optim", .type = PU_OPT_GROUP, .help = "Optimiser (AdamW)"},
     ROW(optim.lr, FLOAT, .dflt = "1e-3", .max = 1e3, .meta = "X", .help = "the schedule's highest learning rate"),
     ROW(optim.betas, FLOATS, .dflt = "0.9,0.95", .meta = "B1,B2",
         .help = "decay of the running means of gradient and squared gradient"),

@@ -62,7 +62,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_bench_decode = {
     .name = "bench decode",
-    .summary = "Measure how fast tokens are made",
+    .summary = "measure how fast tokens are made",
     .usage = "[options]",
     .details =
         "Random weights of a named shape; no files are needed. A token takes as long as the weights and the cache "

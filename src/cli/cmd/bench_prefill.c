@@ -55,7 +55,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_bench_prefill = {
     .name = "bench prefill",
-    .summary = "Measure how fast prompts are read",
+    .summary = "measure how fast prompts are read",
     .usage = "[options]",
     .details = "Random weights of a named shape; no files are needed. The time is that from a prompt to its first "
                "token. It is held against what the matrix unit does in a bare loop, measured in the same run.",

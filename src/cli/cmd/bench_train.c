@@ -97,7 +97,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_bench_train = {
     .name = "bench train",
-    .summary = "Measure a training step against the machine's matrix products",
+    .summary = "measure a training step against the machine's matrix products",
     .usage = "[--shape NAME] [--seq N] [--batch N] [options]",
     .details =
         "Random weights and tokens. The step is forward, backward, gradient norm and AdamW update; its FLOPs are "

@@ -262,7 +262,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_chat = {
     .name = "chat",
-    .summary = "Talk to a model",
+    .summary = "talk to a model",
     .usage = "MODEL [--system TEXT] [options]",
     .details =
         "MODEL is a Hugging Face directory whose tokenizer has the markers of a chat template. Each line is a turn; "

@@ -114,7 +114,8 @@ const pu_command pu_command_data_tokenize = {
     .summary = "turn documents into token shards",
     .usage = "--tokenizer DIR --out DIR FILE... [options]",
     .details = "A FILE is text, JSON Lines (.jsonl, .json), either with .gz or .zst, or a folder\n"
-               "of such files. Special tokens written in the text stay plain text.\n",
+               "of such files. Special tokens written in the text stay plain text.\n"
+               "The shards are the same whatever the number of threads.\n",
     .options = rows,
     .options_size = sizeof(options),
     .min_args = 1,

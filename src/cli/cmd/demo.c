@@ -414,7 +414,7 @@ static pu_err run(const pu_cli *cli, const void *opt, int n_args, const char **a
 
 const pu_command pu_command_demo = {
     .name = "demo",
-    .summary = "Make a corpus, train a tokenizer and a small model on it, and let it answer",
+    .summary = "make a corpus, train a tokenizer and a small model on it, and let it answer",
     .usage = "[options]",
     .details = "Runs the whole chain in one go: a corpus made by rules (or your own text), a tokenizer,\n"
                "token shards, pretraining of a small InternLM2-type model, and answers. Ends with a\n"

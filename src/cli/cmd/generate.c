@@ -165,7 +165,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_generate = {
     .name = "generate",
-    .summary = "Continue a text, or answer one question",
+    .summary = "continue a text, or answer one question",
     .usage = "MODEL (--prompt TEXT | --prompt-file FILE | --ids 1,2,3) [options]",
     .details =
         "MODEL is a Hugging Face directory. Prints what follows the prompt, not the prompt itself: its text as it is "

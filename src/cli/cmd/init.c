@@ -63,7 +63,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_init = {
     .name = "init",
-    .summary = "Make a model with random weights",
+    .summary = "make a model with random weights",
     .usage = "--shape NAME --out DIR [options]",
     .details = "Shapes: puyu-2m, puyu-25m, puyu-120m (InternLM2's architecture), internlm2-1.8b, internlm2-7b, "
                "internlm2-20b, internlm-7b, internlm3-8b.\n"

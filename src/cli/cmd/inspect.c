@@ -150,7 +150,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_inspect = {
     .name = "inspect",
-    .summary = "Say what a model is: family, sizes, memory, tensors",
+    .summary = "say what a model is: family, sizes, memory, tensors",
     .usage = "MODEL [options]",
     .details = "MODEL is a Hugging Face directory (config.json alone will do) or one safetensors file.",
     .options = rows,

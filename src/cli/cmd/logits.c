@@ -181,7 +181,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_logits = {
     .name = "logits",
-    .summary = "Write the logits a model gives for tokens",
+    .summary = "write the logits a model gives for tokens",
     .usage = "MODEL --ids FILE --out FILE [options]",
     .details = "Each row of the tokens is a sequence of its own. All of its logits are written, in f32 whatever the "
                "compute type.",

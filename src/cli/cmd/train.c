@@ -43,7 +43,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_train = {
     .name = "train",
-    .summary = "Train a model",
+    .summary = "train a model",
     .usage = "CONFIG.yaml [key=value …] [options]",
     .details =
         "Writes RUN/metrics.jsonl and a checkpoint RUN/step-NNNNNN/ at intervals, at the end, and when the "
