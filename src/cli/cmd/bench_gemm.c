@@ -253,7 +253,7 @@ static pu_err parse_shape(const char *text, shape *s, pu_error *e) {
   for (int i = 0; i < 3; i++) ok = ok && v[i] > 0 && v[i] <= 1 << 20;
   if (!ok)
     return pu_fail(e, PU_ERR_USAGE,
-                   "--shape: \"%s\" is neither NxMxK, three sizes from 1 to 1048576, nor a shape that puyu init --help "
+                   "--shape: '%s' is neither NxMxK, three sizes from 1 to 1048576, nor a shape that puyu init --help "
                    "names",
                    text);
   *s = (shape){v[0], v[1], v[2]};

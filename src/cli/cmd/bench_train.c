@@ -84,6 +84,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                               .threads = (int)o->threads,
                               .recompute = o->recompute,
                               .profile = o->profile};
+  const pu_shape *shape;
+  PU_TRY(pu_cli_shape(o->shape, &shape, e));
   pu_train_bench_result r;
   PU_TRY(pu_train_bench(&b, &r, e));
   if (o->json) {

@@ -112,7 +112,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
 const pu_command pu_command_data_tokenize = {
     .name = "data tokenize",
     .summary = "turn documents into token shards",
-    .usage = "--tokenizer DIR --out DIR FILE... [options]",
+    .usage = "--tokenizer PATH --out DIR FILE... [options]",
     .details = "A FILE is text, JSON Lines (.jsonl, .json), either with .gz or .zst, or a folder\n"
                "of such files. Special tokens written in the text stay plain text.\n"
                "The shards are the same whatever the number of threads.\n",

@@ -11,7 +11,7 @@ typedef struct options {
 
 static const pu_option rows[] = {
     PU_ROW(options, shape, "shape", STR, .meta = "NAME", .letter = 's', .required = true,
-           .help = "sizes of the model: one of the shapes above"),
+           .help = "sizes of the model: puyu-2m or another of the shapes that --help lists"),
     PU_ROW_OUT(options, "DIR", "where the model goes"),
     PU_ROW_SEED(options, "the same seed gives the same weights"),
     PU_ROW_DTYPE(options, "f32|bf16|f16", "f32", "type of the weights in the file"),
