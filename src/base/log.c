@@ -154,8 +154,10 @@ static void describe(const pu_progress *p, const char *note, char *line, size_t 
   }
   pu_short_number(total, p->total);
   pu_short_time(left, per_second > 0 ? PU_MAX(p->total - p->done, 0) / per_second : 3.6e8);
-  snprintf(line, size, "%s: %3.0f%%, %s of %s %s, %s/s, %s left%s%s", p->label, 100 * PU_MIN(p->done / p->total, 1.0),
-           done, total, p->unit, rate, per_second > 0 ? left : "?", sep, note);
+  char amount[80] = "";
+  if (strcmp(p->unit, "%") != 0) snprintf(amount, sizeof amount, " %s of %s %s, %s/s,", done, total, p->unit, rate);
+  snprintf(line, size, "%s: %3.0f%%,%s %s left%s%s", p->label, 100 * PU_MIN(p->done / p->total, 1.0), amount,
+           per_second > 0 ? left : "?", sep, note);
 }
 
 void pu_progress_set(pu_progress *p, double done, const char *note) {
@@ -183,7 +185,10 @@ void pu_progress_close(pu_progress *p) {
     pu_short_number(done, p->done);
     pu_short_number(rate, p->done / elapsed);
     pu_short_time(took, elapsed);
-    pu_log(PU_LOG_INFO, "%s: %s %s in %s (%s/s)", p->label, done, p->unit, took, rate);
+    if (strcmp(p->unit, "%") == 0)
+      pu_log(PU_LOG_INFO, "%s: %s %% in %s", p->label, done, took);
+    else
+      pu_log(PU_LOG_INFO, "%s: %s %s in %s (%s/s)", p->label, done, p->unit, took, rate);
   }
   free(p);
 }

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
+#include "src/cli/sample.h"
+
 static pu_err open_sessions(pu_bench_engine *b, pu_error *e) {
   b->sessions = calloc((size_t)b->batch, sizeof *b->sessions);
   if (!b->sessions) return pu_fail(e, PU_ERR_NOMEM, "no memory for %lld sessions", (long long)b->batch);
@@ -15,17 +17,13 @@ static size_t matrix_bytes(const pu_model *m, size_t all) {
   return m->outer[PU_SLOT_OUTPUT] == embed ? all : all - pu_tensor_bytes(embed);
 }
 
-static void show(void *bar, double done, double total) {
-  pu_progress_set(bar, total > 0 ? 100 * done / total : 0, NULL);
-}
-
 static pu_err open_all(const pu_bench_options *o, int64_t length, pu_bench_engine *b, pu_error *e) {
   const pu_shape *shape;
   PU_TRY(pu_cli_shape(o->shape, &shape, e));
   PU_TRY(pu_backend_open("cpu", (int)o->threads, &b->be, e));
   pu_model_options mo = {.dtype = o->dtype ? PU_F32 : PU_BF16, .tile = true};
   pu_progress *bar = pu_progress_open("random weights", "%", 100);
-  mo.progress = show;
+  mo.progress = pu_cli_show_share;
   mo.progress_arg = bar;
   pu_err err = pu_model_random(pu_arch_find(shape->arch), &shape->hp, 1, b->be, &mo, &b->m, e);
   pu_progress_close(bar);

@@ -59,8 +59,8 @@ static int unknown_command(int n, char **words) {
   bool two = n > 1 && words[1][0] != '-';
   snprintf(both, sizeof both, "%.60s%s%.60s", words[0], two ? " " : "", two ? words[1] : "");
   snprintf(name, sizeof name, "%.120s", group ? both : words[0]);
-  bool alone = group && !two,
-       known = !alone && nearest_command(both, near) && (!two || strchr(near, ' ')); /* "dta synth" */
+  bool alone = group && !two;                                                        /* flags at most follow */
+  bool known = !alone && nearest_command(both, near) && (!two || strchr(near, ' ')); /* "dta synth" */
   if (known || (!group && nearest_command(name, near)))
     fprintf(stderr, "puyu: unknown command '%s'; did you mean '%s'?\n", known ? both : name, near);
   else

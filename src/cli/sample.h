@@ -11,6 +11,9 @@ typedef enum pu_cli_dtype { PU_CLI_AUTO, PU_CLI_F32, PU_CLI_BF16 } pu_cli_dtype;
 #define PU_ROW_AUTO_DTYPE(holder)                                                                                      \
   PU_ROW_DTYPE(holder, "auto|f32|bf16", "auto", "type to compute in; auto: f32 for weights in f32, else bf16")
 
+/* A callback of whatever reports (done, total): sets a bar whose unit is "%". */
+void pu_cli_show_share(void *bar, double done, double total);
+
 /* An engine over a model directory, with a progress bar while its weights are read. */
 pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, pu_engine **out,
                           pu_error *e) PU_MUST_USE;

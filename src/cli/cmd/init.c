@@ -1,6 +1,6 @@
 /* A model with random weights, from a named shape. */
 #include "src/cli/cli.h"
-#include "src/cli/rows.h"
+#include "src/cli/sample.h"
 
 typedef struct options {
   const char *shape, *out;
@@ -22,18 +22,14 @@ static const pu_option rows[] = {
     {0},
 };
 
-static void show(void *arg, double done, double total) {
-  (void)total;
-  pu_progress_set(arg, done, NULL);
-}
-
 static pu_err make(const options *o, const pu_shape *shape, pu_backend *be, const pu_cli *cli, pu_error *e) {
   static const pu_dtype types[] = {PU_F32, PU_BF16, PU_F16};
   pu_hparams hp = shape->hp;
   if (o->vocab_size) hp.vocab = o->vocab_size;
-  pu_progress *bar = pu_progress_open("init", "parameters", (double)pu_hparams_count(&hp, false));
+  pu_progress *bar = pu_progress_open("random weights", "%", 100);
   pu_dtype type = types[o->dtype];
-  pu_model_options mo = {.dtype = type == PU_BF16 ? PU_BF16 : PU_F32, .progress = show, .progress_arg = bar};
+  pu_model_options mo = {
+      .dtype = type == PU_BF16 ? PU_BF16 : PU_F32, .progress = pu_cli_show_share, .progress_arg = bar};
   pu_model *m;
   pu_err err = pu_model_random(pu_arch_find(shape->arch), &hp, (uint64_t)o->seed, be, &mo, &m, e);
   pu_progress_close(bar);
