@@ -84,8 +84,9 @@ static void put_option(FILE *out, const pu_option *row, bool flags) {
 static void put_table(FILE *out, const pu_option *table, const char *heading, bool flags) {
   if (table->key && table->type != PU_OPT_GROUP) fprintf(out, "\n%s:\n", heading);
   for (const pu_option *row = table; row->key; row++) {
+    const char *title = row->help ? row->help : row->key;
     if (row->type == PU_OPT_GROUP)
-      fprintf(out, "\n%s:\n", row->help ? row->help : row->key);
+      fprintf(out, "\n%c%s:\n", toupper((unsigned char)title[0]), title + 1);
     else if (!flags || row->type != PU_OPT_LIST)
       put_option(out, row, flags);
   }

@@ -1,7 +1,9 @@
-/* Writing safetensors: the header first, then the tensors piece by piece. */
+/* Writing safetensors: the header first, then the tensors piece by piece into FILE.tmp, which takes the name of the
+ * file only when all of it is on the disk. */
 #include "src/model/safetensors.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum { PIECE = 4 << 20 };
 
@@ -50,45 +52,39 @@ static pu_err build_header(pu_buf *b, const pu_st_source *tensors, size_t n, con
   return PU_OK;
 }
 
-typedef struct body {
-  const char *path; /* for errors */
-  pu_buf header;
-  const pu_st_source *tensors;
-  size_t n;
-} body;
-
-static pu_err put_tensor(const body *b, int fd, const pu_st_source *t, void *piece, pu_error *e) {
+static pu_err write_tensor(pu_writer *w, const pu_st_source *t, void *piece, pu_error *e) {
   size_t bytes;
   PU_TRY(source_bytes(t, &bytes, e));
-  if (t->data) return pu_write_all(fd, b->path, t->data, bytes, e);
+  if (t->data) return pu_writer_put(w, t->data, bytes, e);
   for (size_t at = 0; at < bytes; at += PIECE) {
     size_t len = PU_MIN(bytes - at, (size_t)PIECE);
     PU_TRY(t->read(t->arg, at, piece, len, e));
-    PU_TRY(pu_write_all(fd, b->path, piece, len, e));
+    PU_TRY(pu_writer_put(w, piece, len, e));
   }
   return PU_OK;
 }
 
-static pu_err put_body(void *arg, int fd, pu_error *e) {
-  const body *b = arg;
+static pu_err write_body(pu_writer *w, const pu_buf *header, const pu_st_source *tensors, size_t n, pu_error *e) {
   uint8_t len[8];
-  for (int i = 0; i < 8; i++) len[i] = (uint8_t)((uint64_t)b->header.len >> (8 * i));
-  PU_TRY(pu_write_all(fd, b->path, len, sizeof len, e));
-  PU_TRY(pu_write_all(fd, b->path, b->header.data, b->header.len, e));
+  for (int i = 0; i < 8; i++) len[i] = (uint8_t)((uint64_t)header->len >> (8 * i));
+  PU_TRY(pu_writer_put(w, len, sizeof len, e));
+  PU_TRY(pu_writer_put(w, header->data, header->len, e));
   void *piece = malloc(PIECE);
-  if (!piece) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to write it", b->path);
+  if (!piece) return pu_fail(e, PU_ERR_NOMEM, "no memory to write %zu tensors", n);
   pu_err err = PU_OK;
-  for (size_t i = 0; i < b->n && err == PU_OK; i++) err = put_tensor(b, fd, &b->tensors[i], piece, e);
+  for (size_t i = 0; i < n && err == PU_OK; i++) err = write_tensor(w, &tensors[i], piece, e);
   free(piece);
   return err;
 }
 
 pu_err pu_safetensors_write(const char *path, const pu_st_source *tensors, size_t n, const char *const *meta_pairs,
                             pu_error *e) {
-  body b = {.path = path, .tensors = tensors, .n = n};
-  pu_buf_init(&b.header, PU_ST_MAX_HEADER);
-  pu_err err = build_header(&b.header, tensors, n, meta_pairs, e);
-  if (err == PU_OK) err = pu_file_write_by(path, put_body, &b, e);
-  pu_buf_deinit(&b.header);
+  pu_buf header;
+  pu_buf_init(&header, PU_ST_MAX_HEADER);
+  pu_err err = build_header(&header, tensors, n, meta_pairs, e);
+  pu_writer *w = NULL;
+  if (err == PU_OK) err = pu_writer_begin(path, &w, e);
+  if (w) err = pu_writer_end(w, write_body(w, &header, tensors, n, e), e);
+  pu_buf_deinit(&header);
   return err;
 }

@@ -19,7 +19,7 @@ typedef struct options {
 static const pu_option rows[] = {
     PU_ROW(options, system, "system", STR, .meta = "TEXT", .help = "what the model is told before the first turn"),
     PU_SAMPLING_ROWS(options, sampling, "0.8", "0.9", "0"),
-    PU_ROW_AUTO_DTYPE(options),
+    PU_CLI_DTYPE_ROW(options, dtype),
     PU_ROW_THREADS(options, 64),
     {0},
 };

@@ -27,7 +27,7 @@ static const pu_option rows[] = {
                "what is printed of the answer: its text as it comes, its ids on a line, or one object with all of it"),
     PU_SAMPLING_ROWS(options, sampling, "0", "1", "256"),
     PU_ROW(options, ignore_eos, "ignore-eos", BOOL, .help = "go on after the model's end-of-text token"),
-    PU_ROW_AUTO_DTYPE(options),
+    PU_CLI_DTYPE_ROW(options, dtype),
     PU_ROW_THREADS(options, 64),
     {0},
 };
