@@ -10,11 +10,7 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
-    {.key = "tensors",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, tensors),
-     .dflt = "true",
-     .help = "list every tensor"},
+    PU_ROW(options, tensors, "tensors", BOOL, .dflt = "true", .help = "list every tensor"),
     {0},
 };
 
