@@ -2,14 +2,10 @@
  * head sizes and windows, forward, backward and over the paged cache; to the bit for one and two threads, and for a
  * sequence alone and in a batch. Outputs are poisoned before each run. */
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
 
 #include "puyu/compute.h"
+#include "tests/test.h"
 
 enum { MAX_SEQS = 12 };
 
@@ -195,7 +191,7 @@ static void test_training_random(void **state) {
   (void)state;
   pu_rng r;
   pu_rng_seed(&r, 7);
-  for (int i = 0; i < 24; i++) {
+  for (int i = 0; i < (PU_TSAN ? 4 : 24); i++) {
     shape s = random_shape(&r, 150);
     s.dtype = i % 2 ? PU_BF16 : PU_F32;
     check_training(&s, (uint64_t)(100 + i), i % 3 == 0);
@@ -348,7 +344,7 @@ static void test_paged_random(void **state) {
   static const int blocks[] = {16, 32, 64, 5};
   pu_rng r;
   pu_rng_seed(&r, 11);
-  for (int i = 0; i < 24; i++) {
+  for (int i = 0; i < (PU_TSAN ? 4 : 24); i++) {
     shape s = random_shape(&r, 140);
     s.dtype = i % 2 ? PU_BF16 : PU_F32;
     s.kv_dtype = i % 4 >= 2 ? PU_BF16 : s.dtype;
