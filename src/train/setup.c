@@ -209,8 +209,7 @@ static void make_plan(pu_train_loop *l) {
   p->moments = l->optim.moment_bytes;
   p->copy = pu_train_saver_bytes(&l->optim);
   p->activations = pu_model_activation_bytes(m, micro * T, T, true, l->cfg.train.recompute);
-  int threads = l->cfg.train.threads > 0 ? (int)l->cfg.train.threads : pu_cpu_count();
-  p->work = pu_train_work_bytes(&m->hp, micro * T, threads);
+  p->work = pu_train_work_bytes(l->be, m, micro * T, T);
   p->data = (size_t)(l->cfg.train.global_batch * T) * 3 * sizeof(int32_t);
   pu_train_plan_sum(p);
 }
