@@ -27,8 +27,9 @@ pu_err pu_cli_shape(const char *name, const pu_shape **out, pu_error *e) PU_MUST
 
 /* ---- texts and tokenizers ---- */
 
-#define PU_ROW_TOKENIZER(holder, needed, otherwise)                                                                    \
-  PU_ROW(holder, tokenizer, "tokenizer", STR, .meta = "PATH", .letter = 't', .required = (needed),                     \
+/* name: "tokenizer", or "model" where a tokenizer is what the command works on. */
+#define PU_ROW_TOKENIZER(holder, name, first, needed, otherwise)                                                       \
+  PU_ROW(holder, tokenizer, name, STR, .meta = "PATH", .letter = (first), .required = (needed),                        \
          .help = "tokenizer.json, tokenizer.model, or a folder that holds one" otherwise)
 #define PU_ROW_KEY(holder)                                                                                             \
   PU_ROW(holder, key, "key", STR, .meta = "NAME",                                                                      \

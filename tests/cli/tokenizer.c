@@ -69,34 +69,34 @@ static void expect_word(const char *args, int status, const char *word) {
 
 static void test_encode(void **state) {
   (void)state;
-  expect("tokenizer encode --tokenizer %s %s/text", 0, "2 3 0\n\n1 4 5\n1 0\n");
-  expect("tokenizer encode --tokenizer %s/tokenizer.json --bos --special < %s/text", 0, "7 2 3 0\n7\n7 1 7\n7 1 0\n");
-  expect_word("tokenizer encode --tokenizer %s/missing %s/text", 1, "missing");
-  expect_word("tokenizer encode --tokenizer %s %s/missing", 1, "missing");
+  expect("tokenizer encode --model %s %s/text", 0, "2 3 0\n\n1 4 5\n1 0\n");
+  expect("tokenizer encode --model %s/tokenizer.json --bos --special < %s/text", 0, "7 2 3 0\n7\n7 1 7\n7 1 0\n");
+  expect_word("tokenizer encode --model %s/missing %s/text", 1, "missing");
+  expect_word("tokenizer encode --model %s %s/missing", 1, "missing");
   char want[200];
   snprintf(want, sizeof want, "puyu tokenizer encode: %s: cannot read: Is a directory\n", dir);
-  expect("tokenizer encode --tokenizer %s %s", 1, want);
+  expect("tokenizer encode --model %s %s", 1, want);
   expect_word("tokenizer encode %s/text", 2, "model");
 }
 
 static void test_decode(void **state) {
   (void)state;
-  expect("tokenizer decode --tokenizer %s %s/ids", 0, "<s>ab a\n\nb\n");
-  expect("tokenizer decode --tokenizer %s --skip-special < %s/ids", 0, "ab a\n\nb\n");
+  expect("tokenizer decode --model %s %s/ids", 0, "<s>ab a\n\nb\n");
+  expect("tokenizer decode --model %s --skip-special < %s/ids", 0, "ab a\n\nb\n");
   char want[200];
   snprintf(want, sizeof want, "puyu tokenizer decode: %s/wrong: line 2: \"x???\" is not an id\na\n", dir);
-  expect("tokenizer decode --tokenizer %s %s/wrong", 1, want); /* no bytes that a terminal would obey, no second line */
-  expect_word("tokenizer decode --tokenizer %s < %s/wrong", 1, "standard input: line 2: ");
-  expect_word("tokenizer decode --tokenizer %s %s/large", 1, "/large: line 2: id 99 ");
-  expect_word("tokenizer decode --tokenizer %s %s", 1, ": cannot read: Is a directory");
+  expect("tokenizer decode --model %s %s/wrong", 1, want); /* no bytes that a terminal would obey, no second line */
+  expect_word("tokenizer decode --model %s < %s/wrong", 1, "standard input: line 2: ");
+  expect_word("tokenizer decode --model %s %s/large", 1, "/large: line 2: id 99 ");
+  expect_word("tokenizer decode --model %s %s", 1, ": cannot read: Is a directory");
 }
 
 /* A file's name stands once in an error, before the place in it. */
 static void test_broken(void **state) {
   (void)state;
-  expect_word("tokenizer encode --tokenizer %s/broken.json %s/text", 1, "/broken.json:2:");
+  expect_word("tokenizer encode --model %s/broken.json %s/text", 1, "/broken.json:2:");
   char out[2000];
-  run("tokenizer encode --tokenizer %s/broken.json %s/text", out, sizeof out);
+  run("tokenizer encode --model %s/broken.json %s/text", out, sizeof out);
   assert_null(strstr(out, "tokenizer.json"));
 }
 
@@ -123,8 +123,7 @@ static void test_made_before(void **state) {
 static void test_bench(void **state) {
   (void)state;
   char out[2000];
-  assert_int_equal(run("bench tokenizer --tokenizer %s --file %s/text --threads 2 --rounds 1 --json", out, sizeof out),
-                   0);
+  assert_int_equal(run("bench tokenizer --model %s --file %s/text --threads 2 --rounds 1 --json", out, sizeof out), 0);
   json_t *o = NULL;
   if (pu_json_parse("bench", pu_str_c(out), &o, &err) != PU_OK) fail_msg("%s", out);
   assert_int_equal(json_integer_value(json_object_get(o, "bytes")), 13);

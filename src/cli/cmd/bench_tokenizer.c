@@ -13,7 +13,7 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
-    PU_ROW_TOKENIZER(options, false, "; without it, one is trained on the text"),
+    PU_ROW_TOKENIZER(options, "model", 'm', false, "; without it, one is trained on the text"),
     PU_ROW(options, file, "file", STR, .meta = "FILE", .letter = 'f',
            .help = "the text to encode; without it, some is made by rules"),
     PU_ROW_ROUNDS(options, "3"),
@@ -207,7 +207,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
 const pu_command pu_command_bench_tokenizer = {
     .name = "bench tokenizer",
     .summary = "measure how fast a tokenizer encodes",
-    .usage = "[--file FILE] [--tokenizer PATH] [options]",
+    .usage = "[--file FILE] [--model PATH] [options]",
     .details =
         "Encodes a text in documents of 16 KiB, each run from empty caches, and prints mebibytes of it a second, "
         "beside "

@@ -14,7 +14,7 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
-    PU_ROW_TOKENIZER(options, true, ""),
+    PU_ROW_TOKENIZER(options, "tokenizer", 't', true, ""),
     PU_ROW_OUT(options, "DIR", "where the shards go"),
     PU_ROW_KEY(options),
     PU_ROW(options, split, "split", ENUM, .dflt = "file", .choices = "file|blank|line",

@@ -13,7 +13,7 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
-    PU_ROW_TOKENIZER(options, true, ""),
+    PU_ROW_TOKENIZER(options, "model", 'm', true, ""),
     PU_ROW(options, skip_special, "skip-special", BOOL, .help = "leave special tokens out of the text"),
     {0},
 };
@@ -77,7 +77,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
 const pu_command pu_command_tokenizer_decode = {
     .name = "tokenizer decode",
     .summary = "turn lines of ids into text",
-    .usage = "--tokenizer PATH [FILE] [options]",
+    .usage = "--model PATH [FILE] [options]",
     .details = "Each line of FILE (or of standard input) holds the ids of one text, with spaces between them, as puyu "
                "tokenizer encode prints them. A text that holds line breaks comes out with them.",
     .options = rows,

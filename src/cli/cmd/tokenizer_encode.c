@@ -9,7 +9,7 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
-    PU_ROW_TOKENIZER(options, true, ""),
+    PU_ROW_TOKENIZER(options, "model", 'm', true, ""),
     PU_ROW(options, bos, "bos", BOOL, .help = "begin each line with the token that begins a text"),
     PU_ROW(options, special, "special", BOOL, .help = "special tokens written in the text become their ids"),
     {0},
@@ -63,7 +63,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
 const pu_command pu_command_tokenizer_encode = {
     .name = "tokenizer encode",
     .summary = "turn lines of text into ids",
-    .usage = "--tokenizer PATH [FILE] [options]",
+    .usage = "--model PATH [FILE] [options]",
     .details = "Each line of FILE (or of standard input) is a text of its own; its ids are printed on one line, with "
                "spaces between them.\n\nWithout --special, text that looks like a special token is ordinary text.",
     .options = rows,
