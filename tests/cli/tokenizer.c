@@ -102,7 +102,7 @@ static void test_chat_template(void **state) {
   expect("chat-template %s --no-prompt < %s/list.json", 0, "<s>ab a</s>\n");
   write_file("chat_template.jinja", "<s>{{ messages[0].content }}</s>");
   expect("chat-template %s --ids %s/list.json", 0,
-         "     7 \"<s>\"\n     2 \"ab\"\n     3 \"Ä \"\n     0 \"a\"\n     6 \"</s>\"\n");
+         "     7 \"<s>\"\n     2 \"ab\"\n     3 \"\xC4\xA0\"\n     0 \"a\"\n     6 \"</s>\"\n");
   write_file("chat_template.jinja", "\n{{ raise_exception('not ' ~ messages[0].role) }}");
   expect_word("chat-template %s %s/talk.json", 2, "/chat_template.jinja:2: not user");
   expect_word("chat-template %s %s/broken.json", 1, "/broken.json:2:");
