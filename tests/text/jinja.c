@@ -75,6 +75,7 @@ static void literals_and_operators(void **state) {
   static const pair rows[] = {
       {"{{ 1_000 }} {{ 1.5e3 }} {{ 1e16 }} {{ 1e-5 }} {{ 0.1 + 0.2 }} {{ 5.0 }}",
        "1000 1500.0 1e+16 1e-05 0.30000000000000004 5.0"},
+      {"{{ 0x1f }} {{ 0b11 + 0o17 }} {{ [[1, 2]].0.1 }} {{ [0].0 ~ 1.5 }}", "31 18 2 01.5"},
       {"{{ 'a\\n\\x41\\u4e2d\\q' 'b' }}", "a\nA\xE4\xB8\xAD\\qb"},
       {"{{ [1, 'it\\'s', none, true, 2.0] }} {{ (1,) }} {{ {'a': 1, 'b': [x]} }}",
        "[1, \"it's\", None, True, 2.0] (1,) {'a': 1, 'b': [Undefined]}"},
@@ -190,6 +191,7 @@ static void errors(void **state) {
       {"{# a", "not closed with #}"},
       {"{% raw %}", "endraw"},
       {"{{ (1] }}", "closing bracket"},
+      {"{{ 0b12 }}", "no number: '0b12'"},
       {"{% break %}", "inside a loop"},
       {"{% set 1 = 2 %}", "cannot be assigned"},
       {"\xFF", "not UTF-8"},

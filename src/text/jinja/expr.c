@@ -124,7 +124,7 @@ jinja_value jinja_attr(jinja *j, jinja_value v, pu_str s) {
 }
 
 static jinja_value at_index(jinja *j, jinja_value v, int64_t i) {
-  int64_t n = v.type == J_STR ? (int64_t)jinja_count_chars(v.s) : (int64_t)v.list->n;
+  int64_t n = v.type == J_STR ? (int64_t)jinja_count_chars(j, v.s) : (int64_t)v.list->n;
   if (v.type == J_STR) jinja_step(j, v.s->n);
   if (i < 0) i += n;
   if (i < 0 || i >= n) return jinja_undefined(j, "%s object has no element %lld", jinja_type_name(v), (long long)i);
@@ -193,7 +193,7 @@ static jinja_value slice(jinja *j, jinja_value v, const jinja_node *n) {
   jinja_value by = n->c ? jinja_eval(j, n->c) : jinja_none();
   if (by.type != J_NONE && (!jinja_integer(by, &step) || step == 0 || step < -INT32_MAX || step > INT32_MAX))
     return jinja_fail(j, "slice step must be an integer other than zero");
-  int64_t len = v.type == J_STR ? (int64_t)jinja_count_chars(v.s) : (int64_t)v.list->n;
+  int64_t len = v.type == J_STR ? (int64_t)jinja_count_chars(j, v.s) : (int64_t)v.list->n;
   int64_t low = step < 0 ? -1 : 0, high = step < 0 ? len - 1 : len;
   int64_t begin = clamp(j, n->a, step < 0 ? high : low, len, low, high);
   int64_t end = clamp(j, n->b, step < 0 ? low : high, len, low, high);

@@ -91,7 +91,7 @@ static void add_spaces(jinja_build *b, int64_t n) {
 FILTER(f_center) {
   const jinja_str *s = text_of(j, v);
   jinja_build b = {.j = j};
-  int64_t width = whole(j, a->v[0], 80), room = width - (int64_t)jinja_count_chars(s);
+  int64_t width = whole(j, a->v[0], 80), room = width - (int64_t)jinja_count_chars(j, s);
   int64_t left = room > 0 ? room / 2 + (room & width & 1) : 0; /* as str.center shares an odd space */
   add_spaces(&b, left);
   jinja_add_str(&b, s);
@@ -122,10 +122,10 @@ FILTER(f_indent) {
 FILTER(f_truncate) {
   static const jinja_str dots = {.p = "...", .n = 3};
   const jinja_str *s = text_of(j, v), *end = jinja_given(a->v[2]) ? text_of(j, a->v[2]) : &dots;
-  int64_t length = whole(j, a->v[0], 255), leeway = whole(j, a->v[3], 5), tail = (int64_t)jinja_count_chars(end);
+  int64_t length = whole(j, a->v[0], 255), leeway = whole(j, a->v[3], 5), tail = (int64_t)jinja_count_chars(j, end);
   if (length < tail)
     return jinja_fail(j, "truncate: expected length >= %lld, got %lld", (long long)tail, (long long)length);
-  if ((int64_t)jinja_count_chars(s) <= length + leeway) return (jinja_value){.type = J_STR, .s = s};
+  if ((int64_t)jinja_count_chars(j, s) <= length + leeway) return (jinja_value){.type = J_STR, .s = s};
   size_t cut = jinja_char_at(s, (size_t)(length - tail));
   if (!flag(a->v[1])) {
     size_t space = cut;
@@ -231,7 +231,7 @@ FILTER(f_default) {
 
 FILTER(f_length) {
   (void)a;
-  if (v.type == J_STR) return jinja_int((int64_t)jinja_count_chars(v.s));
+  if (v.type == J_STR) return jinja_int((int64_t)jinja_count_chars(j, v.s));
   if (v.type == J_LIST || v.type == J_TUPLE) return jinja_int((int64_t)v.list->n);
   if (v.type == J_DICT) return jinja_int((int64_t)v.dict->n);
   if (v.type == J_LOOP) return jinja_int((int64_t)v.loop->n);

@@ -65,8 +65,11 @@ GLOBAL(g_strftime_now) {
     now = *j->now;
   else if (!localtime_r(&t, &now))
     return jinja_fail(j, "strftime_now: the clock cannot be read");
-  size_t n = strftime(text, sizeof text, format, &now);
-  return jinja_copy(j, pu_str_of(text, n));
+  uint8_t marks[sizeof text];
+  memset(marks, 1, sizeof marks);
+  jinja_build b = {.j = j};
+  jinja_add(&b, text, strftime(text, sizeof text, format, &now), s->from ? marks : NULL);
+  return jinja_built(&b);
 }
 
 const jinja_row jinja_globals[] = {

@@ -305,7 +305,7 @@ void jinja_add_str(jinja_build *b, const jinja_str *s);
 void jinja_add_char(jinja_build *b, uint32_t cp, bool from);
 jinja_value jinja_built(jinja_build *b);
 
-size_t jinja_count_chars(const jinja_str *s);
+size_t jinja_count_chars(jinja *j, const jinja_str *s);
 size_t jinja_char_at(const jinja_str *s, size_t index); /* byte offset of character `index`, n past the end */
 size_t jinja_find(const jinja_str *s, const jinja_str *what, size_t begin); /* SIZE_MAX: not there */
 enum { JINJA_LEFT = 1, JINJA_RIGHT = 2 };

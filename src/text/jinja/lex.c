@@ -241,14 +241,25 @@ static const char *digits(const lexer *x, const char *p) {
   return p;
 }
 
+/* 0x1F, 0o17, 0b11: where it ends, or NULL. */
+static const char *based(const lexer *x) {
+  const char *p = x->p + 2;
+  if (x->end - x->p < 3 || *x->p != '0' || !strchr("xXoObB", x->p[1])) return NULL;
+  while (p < x->end && (hex_digit(*p) >= 0 || *p == '_')) p++;
+  return p > x->p + 2 ? p : NULL;
+}
+
 static pu_err number(lexer *x) {
-  const char *p = digits(x, x->p);
+  const char *p = based(x);
   jinja_token_kind kind = T_INT;
-  if (p + 1 < x->end && *p == '.' && is_digit(x, p + 1)) {
+  bool is_index = x->n > 0 && x->v[x->n - 1].op == JINJA_OP('.', 0); /* a.0.1: no fraction */
+  bool whole = p || is_index;
+  if (!p) p = digits(x, x->p);
+  if (!whole && p + 1 < x->end && *p == '.' && is_digit(x, p + 1)) {
     kind = T_FLOAT;
     p = digits(x, p + 1);
   }
-  if (p < x->end && (*p == 'e' || *p == 'E')) {
+  if (!whole && p < x->end && (*p == 'e' || *p == 'E')) {
     const char *exponent = p + 1;
     if (exponent < x->end && (*exponent == '+' || *exponent == '-')) exponent++;
     if (is_digit(x, exponent)) {

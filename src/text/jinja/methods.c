@@ -111,24 +111,24 @@ METHOD(s_removesuffix) {
 }
 
 /* The last place of `what` that ends at or before `end`; SIZE_MAX: none. */
-static size_t find_last(const jinja_str *s, const jinja_str *what, size_t end) {
+static size_t find_last(jinja *j, const jinja_str *s, const jinja_str *what, size_t end) {
   if (end < what->n) return SIZE_MAX;
-  for (size_t i = end - what->n + 1; i > 0; i--)
+  for (size_t i = end - what->n + 1; i > 0 && jinja_step(j, what->n / 16); i--)
     if (memcmp(s->p + i - 1, what->p, what->n) == 0) return i - 1;
   return SIZE_MAX;
 }
 
-static int64_t chars_before(const jinja_str *s, size_t byte) {
+static int64_t chars_before(jinja *j, const jinja_str *s, size_t byte) {
   const jinja_str head = {.p = s->p, .n = byte};
-  return (int64_t)jinja_count_chars(&head);
+  return (int64_t)jinja_count_chars(j, &head);
 }
 
 static jinja_value place(jinja *j, jinja_value v, const jinja_args *a, bool last, bool must) {
   const jinja_str *what = text_arg(j, a->v[0]);
   jinja_step(j, v.s->n);
-  size_t at = last ? find_last(v.s, what, v.s->n) : jinja_find(v.s, what, 0);
+  size_t at = last ? find_last(j, v.s, what, v.s->n) : jinja_find(v.s, what, 0);
   if (at == SIZE_MAX) return must ? jinja_fail(j, "substring not found") : jinja_int(-1);
-  return jinja_int(chars_before(v.s, at));
+  return jinja_int(chars_before(j, v.s, at));
 }
 METHOD(s_find) {
   return place(j, v, a, false, false);
@@ -146,7 +146,7 @@ METHOD(s_rindex) {
 METHOD(s_count) {
   const jinja_str *what = text_arg(j, a->v[0]);
   int64_t n = 0;
-  if (what->n == 0) return jinja_int((int64_t)jinja_count_chars(v.s) + 1);
+  if (what->n == 0) return jinja_int((int64_t)jinja_count_chars(j, v.s) + 1);
   for (size_t at = 0; jinja_step(j, 1) && (at = jinja_find(v.s, what, at)) != SIZE_MAX; at += what->n) n++;
   return jinja_int(n);
 }
@@ -187,7 +187,7 @@ static jinja_value split_at(jinja *j, const jinja_str *s, const jinja_str *at, i
 static jinja_value split_at_last(jinja *j, const jinja_str *s, const jinja_str *at, int64_t most) {
   jinja_list *back = jinja_list_new(j, 0), *to = jinja_list_new(j, 0);
   size_t end = s->n, begin;
-  for (; most != 0 && jinja_step(j, 1) && (begin = find_last(s, at, end)) != SIZE_MAX; most--) {
+  for (; most != 0 && jinja_step(j, 1) && (begin = find_last(j, s, at, end)) != SIZE_MAX; most--) {
     jinja_push(j, back, jinja_sub(j, s, begin + at->n, end));
     end = begin;
   }
@@ -229,7 +229,7 @@ METHOD(s_splitlines) {
 static jinja_value partition(jinja *j, jinja_value v, jinja_value at, bool last) {
   const jinja_str *what = text_arg(j, at), *s = v.s;
   jinja_list *to = jinja_list_new(j, 3);
-  size_t i = last ? find_last(s, what, s->n) : jinja_find(s, what, 0), n = what->n;
+  size_t i = last ? find_last(j, s, what, s->n) : jinja_find(s, what, 0), n = what->n;
   if (what->n == 0) return jinja_fail(j, "empty separator");
   if (i == SIZE_MAX) i = last ? 0 : s->n, n = 0;
   jinja_push(j, to, jinja_sub(j, s, 0, i));
@@ -297,9 +297,9 @@ METHOD(s_islower) {
 static jinja_value pad(jinja *j, jinja_value v, jinja_value width, jinja_value fill, bool left) {
   static const jinja_str space = {.p = " ", .n = 1};
   const jinja_str *with = jinja_given(fill) ? text_arg(j, fill) : &space;
-  int64_t room = count_arg(j, width, 0) - (int64_t)jinja_count_chars(v.s);
+  int64_t room = count_arg(j, width, 0) - (int64_t)jinja_count_chars(j, v.s);
   jinja_build b = {.j = j};
-  if (jinja_count_chars(with) != 1) return jinja_fail(j, "the fill character must be exactly one character long");
+  if (jinja_count_chars(j, with) != 1) return jinja_fail(j, "the fill character must be exactly one character long");
   if (!left) jinja_add_str(&b, v.s);
   for (int64_t i = 0; i < room && jinja_step(j, 1); i++) jinja_add_str(&b, with);
   if (left) jinja_add_str(&b, v.s);

@@ -282,9 +282,13 @@ static jinja_value number(parser *p) {
     if (p->at->text.ptr[i] != '_') text[n++] = p->at->text.ptr[i];
   text[n] = 0;
   if (p->at->kind == T_FLOAT) return jinja_float(strtod(text, NULL));
+  static const char letters[] = "xXoObB";
+  static const int bases[] = {16, 16, 8, 8, 2, 2};
+  const char *letter = n > 2 ? strchr(letters, text[1]) : NULL;
+  char *end;
   errno = 0;
-  int64_t i = strtoll(text, NULL, 10);
-  if (errno) fail(p, "an integer is too large:", p->at->text);
+  int64_t i = letter ? strtoll(text + 2, &end, bases[letter - letters]) : strtoll(text, &end, 10);
+  if (errno || *end) fail(p, errno ? "an integer is too large:" : "this is no number:", p->at->text);
   return jinja_int(i);
 }
 

@@ -71,8 +71,9 @@ static bool is_tail(char c) {
   return ((uint8_t)c & 0xC0) == 0x80;
 }
 
-size_t jinja_count_chars(const jinja_str *s) {
+size_t jinja_count_chars(jinja *j, const jinja_str *s) {
   size_t n = 0;
+  jinja_step(j, s->n / 16);
   for (size_t i = 0; i < s->n; i++) n += !is_tail(s->p[i]);
   return n;
 }
@@ -111,12 +112,13 @@ jinja_value jinja_strip(jinja *j, const jinja_str *s, const jinja_str *chars, in
   size_t begin = 0, end = s->n;
   uint32_t cp;
   if (!jinja_step(j, s->n)) return jinja_text(j, (pu_str){0}, NULL);
-  while ((sides & JINJA_LEFT) && begin < end) {
+  size_t work = chars ? chars->n : 0; /* for each character that goes */
+  while ((sides & JINJA_LEFT) && begin < end && jinja_step(j, work)) {
     size_t n = char_at(s, begin, &cp);
     if (!strips(cp, chars)) break;
     begin += n;
   }
-  while ((sides & JINJA_RIGHT) && end > begin) {
+  while ((sides & JINJA_RIGHT) && end > begin && jinja_step(j, work)) {
     size_t n = text_utf8_before((const uint8_t *)s->p, end, &cp);
     if (n == 0 || !strips(cp, chars)) break;
     end -= n;
@@ -249,7 +251,7 @@ static void put_text(jinja_build *b, const spec *f, jinja_value v) {
     v = jinja_built(&repr);
   }
   const jinja_str *s = jinja_str_of(b->j, v);
-  size_t n = f->precision < 0 ? s->n : jinja_char_at(s, (size_t)f->precision), chars = jinja_count_chars(s);
+  size_t n = f->precision < 0 ? s->n : jinja_char_at(s, (size_t)f->precision), chars = jinja_count_chars(b->j, s);
   bool left = strchr(f->flags, '-') != NULL;
   if (!left) pad(b, chars, f);
   jinja_add(b, s->p, n, s->from);

@@ -233,6 +233,7 @@ bool jinja_equal(jinja *j, jinja_value a, jinja_value b) {
   if (a.type != b.type) return false;
   switch (a.type) {
   case J_STR:
+    jinja_step(j, a.s->n == b.s->n ? a.s->n / 64 : 0);
     return pu_str_eq(pu_str_of(a.s->p, a.s->n), pu_str_of(b.s->p, b.s->n));
   case J_LIST:
   case J_TUPLE:
@@ -264,6 +265,7 @@ int jinja_order(jinja *j, jinja_value a, jinja_value b) {
   if (a.type == J_INT && b.type == J_INT) return (a.i > b.i) - (a.i < b.i);
   if (jinja_number(a, &f) && jinja_number(b, &g)) return (f > g) - (f < g);
   if (a.type == J_STR && b.type == J_STR) { /* UTF-8 sorts as its code points do */
+    jinja_step(j, PU_MIN(a.s->n, b.s->n) / 64);
     int c = memcmp(a.s->p, b.s->p, PU_MIN(a.s->n, b.s->n));
     return c ? c : (a.s->n > b.s->n) - (a.s->n < b.s->n);
   }
@@ -298,7 +300,7 @@ bool jinja_contains(jinja *j, jinja_value where, jinja_value what) {
 }
 
 static jinja_list *characters(jinja *j, const jinja_str *s) {
-  jinja_list *list = jinja_list_new(j, jinja_count_chars(s));
+  jinja_list *list = jinja_list_new(j, jinja_count_chars(j, s));
   uint32_t cp;
   for (size_t i = 0, n; i < s->n && jinja_step(j, 1); i += n) {
     n = PU_MAX(pu_utf8_next(pu_str_of(s->p + i, s->n - i), &cp), (size_t)1);
