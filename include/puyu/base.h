@@ -158,6 +158,12 @@ pu_err pu_dir_list(pu_arena *a, const char *path, char ***names, size_t *n, pu_e
 pu_err pu_file_read(const char *path, size_t max, pu_buf *out, pu_error *e) PU_MUST_USE;
 /* Writes path.tmp, fsyncs, renames over path, fsyncs the folder: the old file or the new, never half of one. */
 pu_err pu_file_write(const char *path, const void *data, size_t len, pu_error *e) PU_MUST_USE;
+/* The same in pieces, for what is too large to be held. end takes over the writer: with PU_OK the file gets its name,
+ * with any other err (which it gives back) nothing is left behind. */
+typedef struct pu_writer pu_writer;
+pu_err pu_writer_begin(const char *path, pu_writer **out, pu_error *e) PU_MUST_USE;
+pu_err pu_writer_put(pu_writer *w, const void *data, size_t len, pu_error *e) PU_MUST_USE;
+pu_err pu_writer_end(pu_writer *w, pu_err err, pu_error *e) PU_MUST_USE;
 pu_err pu_fsync_dir(const char *dir, pu_error *e) PU_MUST_USE;
 
 /* A file mapped read-only. A file of no bytes maps to data NULL, len 0. */

@@ -98,7 +98,7 @@ static void wrong_tokens_are_refused(void **state) {
       puyu("logits " MINI "/internlm2-d128 --ids " MINI "/llama3-tiny/expected.safetensors --out c.st --threads 1"), 1);
   says("outside the vocabulary of 64");
   assert_int_equal(puyu("logits nowhere --ids %s --out c.st", expected), 1);
-  says("nowhere: not a model directory");
+  says("nowhere: neither a model directory nor a GGUF file");
   assert_int_equal(puyu("logits --ids x --out y"), 2);
   char path[300];
   snprintf(path, sizeof path, "%s/c.st", folder);
@@ -150,7 +150,7 @@ static void failed_writes_leave_no_model(void **state) {
   snprintf(path, sizeof path, "%s/full/model.safetensors.tmp", folder);
   assert_ok(pu_mkdirs(path, &e), &e);
   assert_int_equal(puyu("init --shape puyu-2m --out full --vocab 300 --threads 1"), 1);
-  says("full/model.safetensors: cannot make the file");
+  says("full/model.safetensors: cannot create");
   assert_false(exists("full/config.json"));
   assert_int_equal(puyu("convert " MINI "/internlm2-tiny full"), 1);
   assert_false(exists("full/config.json"));

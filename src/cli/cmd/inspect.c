@@ -118,11 +118,86 @@ static void print_tensors(FILE *out, const pu_safetensors *s) {
   }
 }
 
+/* ---- GGUF ---- */
+
+static void print_value(FILE *out, const pu_gguf_meta *m) {
+  enum { SHOWN = 60, ITEMS = 6 };
+  size_t at = 0, i = 0;
+  pu_str text;
+  double v;
+  if (m->array) fprintf(out, "%zu: [", m->count);
+  for (; i < (m->array ? PU_MIN(m->count, (size_t)ITEMS) : 1); i++) {
+    if (i) fputs(", ", out);
+    if (pu_gguf_num(m, i, &v)) {
+      char number[32];
+      int64_t whole;
+      if (pu_gguf_int(m, i, &whole))
+        fprintf(out, "%lld", (long long)whole);
+      else if (m->kind == PU_GGUF_F32 ? pu_format_float(number, (float)v) : pu_format_double(number, v))
+        fputs(number, out);
+    } else if (pu_gguf_str(m, &at, &text)) {
+      pu_buf b; /* as JSON: no control character reaches the terminal */
+      pu_buf_init(&b, 1 << 16);
+      pu_buf_json_str(&b, pu_str_of(text.ptr, PU_MIN(text.len, (size_t)SHOWN)));
+      fprintf(out, "%s%s", b.data ? b.data : "", text.len > SHOWN ? "…" : "");
+      pu_buf_deinit(&b);
+    }
+  }
+  fprintf(out, "%s%s\n", m->array && i < m->count ? ", …" : "", m->array ? "]" : "");
+}
+
+static void print_gguf_files(FILE *out, const pu_gguf *g) {
+  char text[300] = "", size[32];
+  const pu_gguf_type *seen[16];
+  size_t n = 0;
+  for (size_t i = 0; i < pu_gguf_count(g); i++) {
+    const pu_gguf_type *type = pu_gguf_at(g, i)->type;
+    size_t k = 0, at = strlen(text);
+    double bytes = 0;
+    while (k < n && seen[k] != type) k++;
+    if (k < n || n == PU_COUNT(seen)) continue;
+    seen[n++] = type;
+    for (size_t t = i; t < pu_gguf_count(g); t++)
+      if (pu_gguf_at(g, t)->type == type) bytes += (double)pu_gguf_at(g, t)->bytes;
+    snprintf(text + at, sizeof text - at, ", %s of %s", size_text(bytes, size, sizeof size), pu_gguf_type_name(type));
+  }
+  line(out, "in file", "%zu tensors%s", pu_gguf_count(g), text);
+}
+
+static pu_err inspect_gguf(const pu_cli *cli, const char *path, bool tensors, pu_error *e) {
+  const pu_arch *arch;
+  pu_hparams hp;
+  pu_gguf *g;
+  pu_error why;
+  PU_TRY(pu_gguf_open(path, &g, e));
+  if (pu_model_describe(path, &arch, &hp, &why) == PU_OK)
+    print_config(cli->out, arch, &hp);
+  else
+    line(cli->out, "family", "none that can be loaded: %s", why.msg);
+  print_gguf_files(cli->out, g);
+  fprintf(cli->out, "\n%-48s %s\n", "key", "value");
+  for (size_t i = 0; i < pu_gguf_meta_count(g); i++) {
+    const pu_gguf_meta *m = pu_gguf_meta_at(g, i);
+    fprintf(cli->out, "%-48s ", m->key);
+    print_value(cli->out, m);
+  }
+  if (tensors) fprintf(cli->out, "\n%-60s %-7s %s\n", "tensor", "type", "shape");
+  for (size_t i = 0; tensors && i < pu_gguf_count(g); i++) {
+    const pu_gguf_tensor *t = pu_gguf_at(g, i);
+    fprintf(cli->out, "%-60s %-7s [", t->name, pu_gguf_type_name(t->type));
+    for (int d = 0; d < t->ndim; d++) fprintf(cli->out, "%s%lld", d ? ", " : "", (long long)t->shape[d]);
+    fputs("]\n", cli->out);
+  }
+  pu_gguf_close(g);
+  return PU_OK;
+}
+
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   const options *o = opts;
   const pu_arch *arch;
   pu_hparams hp;
   (void)n_args;
+  if (pu_gguf_is(args[0])) return inspect_gguf(cli, args[0], o->tensors, e);
   bool dir = pu_path_is_dir(args[0]);
   if (dir) {
     const char *config = pu_path_join(cli->arena, args[0], "config.json");
@@ -152,7 +227,8 @@ const pu_command pu_command_inspect = {
     .name = "inspect",
     .summary = "Say what a model is: family, sizes, memory, tensors",
     .usage = "MODEL [options]",
-    .details = "MODEL is a Hugging Face directory (config.json alone will do) or one safetensors file.",
+    .details = "MODEL is a Hugging Face directory (config.json alone will do), one safetensors file, or a GGUF file, "
+               "whose keys are listed too.",
     .options = rows,
     .options_size = sizeof(options),
     .min_args = 1,
