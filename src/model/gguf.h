@@ -36,6 +36,10 @@ bool pu_gguf_readable(const pu_gguf_type *t);
 void pu_gguf_to_f32(const pu_gguf_type *t, const void *src, int64_t n, float *dst);
 void pu_gguf_from_f32(const pu_gguf_type *t, const float *src, int64_t n, void *dst);
 
+/* Family and hyper-parameters, from the keys and the shapes (gguf_model.c). */
+pu_err pu_gguf_describe(const pu_gguf *g, const char *where, const pu_arch **arch, pu_hparams *hp,
+                        pu_error *e) PU_MUST_USE;
+
 /* Writes one file, atomically. */
 typedef struct pu_gguf_out {
   const char *name;

@@ -239,11 +239,15 @@ static pu_err describe(const pu_gguf *g, const char *where, const pu_gguf_arch *
   return choose_family(&r, hp, arch, e);
 }
 
+pu_err pu_gguf_describe(const pu_gguf *g, const char *where, const pu_arch **arch, pu_hparams *hp, pu_error *e) {
+  const pu_gguf_arch *kind;
+  return describe(g, where, &kind, arch, hp, e);
+}
+
 pu_err pu_describe_gguf(const char *path, const pu_arch **arch, pu_hparams *hp, pu_error *e) {
   pu_gguf *g;
-  const pu_gguf_arch *kind;
   PU_TRY(pu_gguf_open(path, &g, e));
-  pu_err err = describe(g, path, &kind, arch, hp, e);
+  pu_err err = pu_gguf_describe(g, path, arch, hp, e);
   pu_gguf_close(g);
   return err;
 }

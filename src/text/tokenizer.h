@@ -115,7 +115,7 @@ pu_str text_keep(pu_tokenizer *t, pu_str s);
 pu_err text_grow_pieces(pu_tokenizer *t, int64_t id, pu_error *e) PU_MUST_USE;
 /* Registers an added token and its text at a.id. */
 pu_err text_add_token(pu_tokenizer *t, text_added a, pu_str content, pu_error *e) PU_MUST_USE;
-void text_finish(pu_tokenizer *t); /* when all pieces and their kinds are known */
+void text_finish(pu_tokenizer *t);        /* when all pieces and their kinds are known */
 void text_guard_markers(pu_tokenizer *t); /* chat.c: marks the pieces that are markers of some chat template */
 
 /* spm_model.c */
