@@ -136,10 +136,9 @@ static pu_err read_divisors(const reader *r, const pu_gguf_tensor *t, pu_hparams
   for (int64_t len = 1; len <= 1 << 20; len *= 2) {
     p.factor = factor;
     p.original_max = len == 1 && keyed ? keyed : len == 1 ? 8192 : len;
-    if (factor >= 1 && divisors_fit(&p, hp->head_dim, divisors)) {
-      hp->rope = p;
-      return PU_OK;
-    }
+    if (!(factor >= 1) || !divisors_fit(&p, hp->head_dim, divisors)) continue;
+    if (factor > 1) hp->rope = p; /* else nothing is divided */
+    return PU_OK;
   }
   return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: '%s' holds RoPE divisors that are not those of llama3 scaling", r->where,
                  t->name);

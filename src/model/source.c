@@ -43,7 +43,7 @@ pu_err pu_source_open_dir(const char *path, pu_source *s, pu_error *e) {
     bool is_float = t->dtype == PU_F32 || t->dtype == PU_BF16 || t->dtype == PU_F16;
     pu_source_tensor *out = &s->tensors[s->n];
     *out = (pu_source_tensor){.name = t->name,
-                              .type = pu_dtype_name(t->dtype),
+                              .type = is_float ? pu_dtype_name(t->dtype) : t->type,
                               .dtype = is_float ? t->dtype : PU_DTYPE_COUNT,
                               .ndim = t->ndim,
                               .block = 1,

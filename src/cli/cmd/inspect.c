@@ -95,55 +95,76 @@ static void print_config(FILE *out, const pu_arch *arch, const pu_hparams *hp) {
 }
 
 static void print_files(FILE *out, const pu_safetensors *s) {
-  double bytes[PU_DTYPE_COUNT] = {0};
+  double bytes[PU_DTYPE_COUNT + 1] = {0}; /* the last: of types that are only listed */
   for (size_t i = 0; i < pu_safetensors_count(s); i++)
     bytes[pu_safetensors_at(s, i)->dtype] += (double)pu_safetensors_at(s, i)->bytes;
   char text[200] = "", size[32];
-  for (int t = 0; t < PU_DTYPE_COUNT; t++) {
+  for (int t = 0; t <= PU_ST_OTHER; t++) {
     size_t at = strlen(text);
     if (bytes[t] > 0)
       snprintf(text + at, sizeof text - at, ", %s of %s", size_text(bytes[t], size, sizeof size),
-               pu_dtype_name((pu_dtype)t));
+               t == PU_ST_OTHER ? "types that cannot be loaded" : pu_dtype_name((pu_dtype)t));
   }
   line(out, "in files", "%zu tensors%s", pu_safetensors_count(s), text);
 }
 
+static void print_tensor_head(FILE *out) {
+  fprintf(out, "\n%-60s %-7s %s\n", "tensor", "type", "shape");
+}
+
+static void print_tensor(FILE *out, const char *name, const char *type, int ndim, const int64_t *shape) {
+  fprintf(out, "%-60s %-7s [", name, type);
+  for (int d = 0; d < ndim; d++) fprintf(out, "%s%lld", d ? ", " : "", (long long)shape[d]);
+  fputs("]\n", out);
+}
+
 static void print_tensors(FILE *out, const pu_safetensors *s) {
-  fprintf(out, "\n%-60s %-5s %s\n", "tensor", "type", "shape");
+  print_tensor_head(out);
   for (size_t i = 0; i < pu_safetensors_count(s); i++) {
     const pu_st_tensor *t = pu_safetensors_at(s, i);
-    fprintf(out, "%-60s %-5s [", t->name, pu_dtype_name(t->dtype));
-    for (int d = 0; d < t->ndim; d++) fprintf(out, "%s%lld", d ? ", " : "", (long long)t->shape[d]);
-    fputs("]\n", out);
+    /* What puyu can load goes by puyu's names, the rest by the file's. */
+    print_tensor(out, t->name, t->dtype < PU_DTYPE_COUNT ? pu_dtype_name(t->dtype) : t->type, t->ndim, t->shape);
   }
 }
 
 /* ---- GGUF ---- */
 
-static void print_value(FILE *out, const pu_gguf_meta *m) {
-  enum { SHOWN = 60, ITEMS = 6 };
-  size_t at = 0, i = 0;
-  pu_str text;
+static void print_text(FILE *out, pu_str text) {
+  enum { SHOWN = 60 };
+  pu_buf b; /* as JSON: no control character reaches the terminal */
+  pu_buf_init(&b, 1 << 16);
+  pu_buf_json_str(&b, pu_str_of(text.ptr, PU_MIN(text.len, (size_t)SHOWN)));
+  fprintf(out, "%s%s", b.data ? b.data : "", text.len > SHOWN ? "…" : "");
+  pu_buf_deinit(&b);
+}
+
+static void print_number(FILE *out, const pu_gguf_meta *m, size_t i) {
+  char number[32] = "";
+  int64_t whole;
   double v;
+  if (m->kind == PU_GGUF_BOOL && pu_gguf_int(m, i, &whole))
+    snprintf(number, sizeof number, "%s", whole ? "true" : "false");
+  else if (pu_gguf_int(m, i, &whole))
+    snprintf(number, sizeof number, "%lld", (long long)whole);
+  else if (pu_gguf_num(m, i, &v))
+    m->kind == PU_GGUF_F32 ? pu_format_float(number, (float)v) : pu_format_double(number, v);
+  fputs(number, out);
+}
+
+/* Of an array, its length and its first values. */
+static void print_value(FILE *out, const pu_gguf_meta *m) {
+  enum { ITEMS = 6 };
+  size_t at = 0, n = PU_MIN(m->count, (size_t)ITEMS);
+  pu_str text;
   if (m->array) fprintf(out, "%zu: [", m->count);
-  for (; i < (m->array ? PU_MIN(m->count, (size_t)ITEMS) : 1); i++) {
+  for (size_t i = 0; i < n; i++) {
     if (i) fputs(", ", out);
-    if (pu_gguf_num(m, i, &v)) {
-      char number[32];
-      int64_t whole;
-      if (pu_gguf_int(m, i, &whole))
-        fprintf(out, "%lld", (long long)whole);
-      else if (m->kind == PU_GGUF_F32 ? pu_format_float(number, (float)v) : pu_format_double(number, v))
-        fputs(number, out);
-    } else if (pu_gguf_str(m, &at, &text)) {
-      pu_buf b; /* as JSON: no control character reaches the terminal */
-      pu_buf_init(&b, 1 << 16);
-      pu_buf_json_str(&b, pu_str_of(text.ptr, PU_MIN(text.len, (size_t)SHOWN)));
-      fprintf(out, "%s%s", b.data ? b.data : "", text.len > SHOWN ? "…" : "");
-      pu_buf_deinit(&b);
-    }
+    if (m->kind != PU_GGUF_STR)
+      print_number(out, m, i);
+    else if (pu_gguf_str(m, &at, &text))
+      print_text(out, text);
   }
-  fprintf(out, "%s%s\n", m->array && i < m->count ? ", …" : "", m->array ? "]" : "");
+  fprintf(out, "%s%s\n", n < m->count ? ", …" : "", m->array ? "]" : "");
 }
 
 static void print_gguf_files(FILE *out, const pu_gguf *g) {
@@ -181,12 +202,10 @@ static pu_err inspect_gguf(const pu_cli *cli, const char *path, bool tensors, pu
     fprintf(cli->out, "%-48s ", m->key);
     print_value(cli->out, m);
   }
-  if (tensors) fprintf(cli->out, "\n%-60s %-7s %s\n", "tensor", "type", "shape");
+  if (tensors) print_tensor_head(cli->out);
   for (size_t i = 0; tensors && i < pu_gguf_count(g); i++) {
     const pu_gguf_tensor *t = pu_gguf_at(g, i);
-    fprintf(cli->out, "%-60s %-7s [", t->name, pu_gguf_type_name(t->type));
-    for (int d = 0; d < t->ndim; d++) fprintf(cli->out, "%s%lld", d ? ", " : "", (long long)t->shape[d]);
-    fputs("]\n", cli->out);
+    print_tensor(cli->out, t->name, pu_gguf_type_name(t->type), t->ndim, t->shape);
   }
   pu_gguf_close(g);
   return PU_OK;
