@@ -141,6 +141,9 @@ double pu_rng_normal(pu_rng *r);              /* mean 0, deviation 1 */
  * dst holds at least 32 bytes; returns the length. */
 int pu_format_double(char *dst, double v);
 int pu_format_float(char *dst, float v);
+/* For people, 16 bytes with the NUL; both return dst. 1234567: "1.23M". 3725 seconds: "1:02:05", 65: "1:05". */
+const char *pu_short_number(char dst[16], double v);
+const char *pu_short_time(char dst[16], double seconds);
 
 double pu_now(void); /* seconds on the monotonic clock */
 
@@ -237,7 +240,7 @@ typedef enum pu_option_type {
   PU_OPT_FLOATS, /* pu_floats: [a, b] in YAML, a,b on the command line */
   PU_OPT_STRS,   /* pu_strs: a list; on the command line the flag repeats */
   PU_OPT_LIST,   /* pu_list: a YAML list of mappings, each read by `sub` into sub_size bytes; no flag */
-  PU_OPT_GROUP   /* a heading: starts a section in --help; no value */
+  PU_OPT_GROUP   /* a heading, `help` where it has one: starts a section in --help; no value */
 } pu_option_type;
 
 typedef struct pu_floats {
@@ -269,6 +272,10 @@ typedef struct pu_option {
   char letter;         /* -n; 0 for none */
   bool required;       /* a text or list that is absent, or a number that is 0 where 0 is out of range, is missing */
 } pu_option;
+
+/* PU_ROW(options, max_tokens, "max-tokens", INT, .max = 4096, .meta = "N", .help = "…") is the row of that member. */
+#define PU_ROW(holder, member, name, kind, ...)                                                                        \
+  { .key = (name), .type = PU_OPT_##kind, .offset = offsetof(holder, member), __VA_ARGS__ }
 
 /* Fills out with the defaults. */
 pu_err pu_options_default(const pu_option *table, void *out, pu_arena *a, pu_error *e) PU_MUST_USE;
@@ -302,7 +309,7 @@ void pu_log_set_level(pu_log_level level);
 void pu_log(pu_log_level level, const char *fmt, ...) PU_PRINTF(2, 3);
 
 /* A live line on a terminal (redrawn at most ten times a second), a plain line every ten seconds elsewhere, nothing
- * before the first two seconds have passed. total 0: unknown. */
+ * before the first two seconds have passed. total 0: unknown. A unit of "%" is a share of the whole and no amount. */
 typedef struct pu_progress pu_progress;
 pu_progress *pu_progress_open(const char *label, const char *unit, double total); /* never NULL-unsafe: NULL is quiet */
 void pu_progress_set(pu_progress *p, double done, const char *note);              /* note: "loss 2.31" or NULL */

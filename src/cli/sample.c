@@ -1,6 +1,6 @@
 #include "src/cli/sample.h"
 
-static void show(void *bar, double done, double total) {
+void pu_cli_show_share(void *bar, double done, double total) {
   pu_progress_set(bar, total > 0 ? 100 * done / total : 0, NULL);
 }
 
@@ -14,7 +14,7 @@ static pu_err choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out
 }
 
 pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, pu_engine **out, pu_error *e) {
-  pu_engine_options o = {.threads = (int)threads, .progress = show};
+  pu_engine_options o = {.threads = (int)threads, .progress = pu_cli_show_share};
   PU_TRY(choose_dtype(model, dtype, &o.dtype, e));
   pu_progress *bar = pu_progress_open("reading weights", "%", 100);
   o.progress_arg = bar;

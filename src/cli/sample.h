@@ -3,15 +3,17 @@
 #define PUYU_SAMPLE_H
 
 #include "puyu/engine.h"
+#include "src/cli/rows.h"
 
 /* The type to compute in, by --dtype. AUTO: f32 where most of the weights in the files are f32, so that what was
  * written exactly is computed exactly; else bf16. */
 typedef enum pu_cli_dtype { PU_CLI_AUTO, PU_CLI_F32, PU_CLI_BF16 } pu_cli_dtype;
 #define PU_CLI_DTYPE_ROW(holder, member)                                                                               \
-  {                                                                                                                    \
-    .key = "dtype", .type = PU_OPT_ENUM, .offset = offsetof(holder, member), .dflt = "auto",                           \
-    .choices = "auto|f32|bf16", .help = "type to compute in; auto: f32 for weights in f32, else bf16"                  \
-  }
+  PU_ROW(holder, member, "dtype", ENUM, .dflt = "auto", .choices = "auto|f32|bf16",                                    \
+         .help = "type to compute in; auto: f32 for weights in f32, else bf16")
+
+/* A callback of whatever reports (done, total): sets a bar whose unit is "%". */
+void pu_cli_show_share(void *bar, double done, double total);
 
 /* An engine over a model directory, with a progress bar while its weights are read. */
 pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, pu_engine **out,

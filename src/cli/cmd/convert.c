@@ -232,7 +232,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_convert = {
     .name = "convert",
-    .summary = "Write a model in another type or another family's layout",
+    .summary = "write a model in another type or another family's layout",
     .usage = "SRC DST [options]",
     .details =
         "SRC and DST are Hugging Face directories, or GGUF files, as llama.cpp has them: FILE.gguf.\n\n"

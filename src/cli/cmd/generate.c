@@ -16,41 +16,19 @@ typedef struct options {
 
 enum { OUTPUT_TEXT, OUTPUT_IDS, OUTPUT_JSON, MOST_PROMPT_BYTES = 64 << 20 };
 
-#define AT(field) offsetof(options, field)
 static const pu_option rows[] = {
-    {.key = "prompt", .type = PU_OPT_STR, .offset = AT(prompt), .meta = "TEXT", .help = "the text to go on from"},
-    {.key = "prompt-file",
-     .type = PU_OPT_STR,
-     .offset = AT(prompt_file),
-     .meta = "FILE",
-     .help = "a file with the text; -: standard input"},
-    {.key = "ids",
-     .type = PU_OPT_STR,
-     .offset = AT(ids),
-     .meta = "1,2,3",
-     .help = "the tokens to go on from, nothing added; models without a tokenizer know no other way"},
-    {.key = "chat",
-     .type = PU_OPT_BOOL,
-     .offset = AT(chat),
-     .help = "the text is a user's turn of a chat; the answer is generated"},
-    {.key = "output",
-     .type = PU_OPT_ENUM,
-     .offset = AT(output),
-     .dflt = "text",
-     .choices = "text|ids|json",
-     .help = "what is printed of the answer: its text as it comes, its ids on a line, or one object with all of it"},
+    PU_ROW(options, prompt, "prompt", STR, .meta = "TEXT", .help = "the text to go on from"),
+    PU_ROW(options, prompt_file, "prompt-file", STR, .meta = "FILE", .help = "a file with the text; -: standard input"),
+    PU_ROW(options, ids, "ids", STR, .meta = "1,2,3",
+           .help = "the tokens to go on from, nothing added; models without a tokenizer know no other way"),
+    PU_ROW(options, chat, "chat", BOOL, .help = "the text is a user's turn of a chat; the answer is generated"),
+    PU_ROW(options, output, "output", ENUM, .dflt = "text", .choices = "text|ids|json",
+           .help =
+               "what is printed of the answer: its text as it comes, its ids on a line, or one object with all of it"),
     PU_SAMPLING_ROWS(options, sampling, "0", "1", "256"),
-    {.key = "ignore-eos",
-     .type = PU_OPT_BOOL,
-     .offset = AT(ignore_eos),
-     .help = "go on after the model's end-of-text token"},
+    PU_ROW(options, ignore_eos, "ignore-eos", BOOL, .help = "go on after the model's end-of-text token"),
     PU_CLI_DTYPE_ROW(options, dtype),
-    {.key = "threads",
-     .type = PU_OPT_INT,
-     .offset = AT(threads),
-     .max = 64,
-     .meta = "N",
-     .help = "threads; 0: all processors"},
+    PU_ROW_THREADS(options, 64),
     {0},
 };
 
@@ -187,7 +165,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_generate = {
     .name = "generate",
-    .summary = "Continue a text, or answer one question",
+    .summary = "continue a text, or answer one question",
     .usage = "MODEL (--prompt TEXT | --prompt-file FILE | --ids 1,2,3) [options]",
     .details =
         "MODEL is a Hugging Face directory. Prints what follows the prompt, not the prompt itself: its text as it is "
