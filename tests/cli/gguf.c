@@ -93,6 +93,12 @@ static void models_go_there_and_back(void **state) {
   does(puyu("convert one.gguf two.gguf --dtype f32"));
   generated("two.gguf", got, sizeof got);
   assert_string_equal(got, want);
+  pu_error e;
+  assert_ok(pu_file_write(in_folder("text"), "A 12 B\n", 7, &e), &e);
+  does(puyu("tokenizer encode --model dir text"));
+  snprintf(want, sizeof want, "%s", out);
+  does(puyu("tokenizer encode --model one.gguf text"));
+  assert_string_equal(out, want);
   does(puyu("convert dir small.gguf --dtype q8_0"));
   does(puyu("generate small.gguf --prompt 'A 12 B' --max-tokens 2"));
 }
