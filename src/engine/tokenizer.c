@@ -52,24 +52,34 @@ static pu_err read_texts(const reader *r, const char *key, const pu_str **out, s
   return PU_OK;
 }
 
+/* Some files call the unknown piece an ordinary one, and name it by its id alone. */
+static void mark_unknown(const reader *r, int32_t *types, size_t n) {
+  enum { UNKNOWN = 2 };
+  int64_t id = number_of(r, KEY("unknown_token_id"), 0);
+  for (size_t i = 0; i < n; i++)
+    if (types[i] == UNKNOWN) return;
+  if (id >= 0 && (uint64_t)id < n) types[id] = UNKNOWN;
+}
+
 /* One number for each piece; none where the key is missing. */
-static pu_err read_types(const reader *r, pu_vocab *v, pu_error *e) {
+static pu_err read_types(const reader *r, bool spm, pu_vocab *v, pu_error *e) {
   const pu_gguf_meta *m = pu_gguf_meta_find(r->g, KEY("token_type"));
   if (!m) return PU_OK;
-  int32_t *types = pu_arena_alloc(r->a, v->n * sizeof *types);
+  int32_t *types = pu_arena_alloc(r->a, (v->n + 1) * sizeof *types);
   if (!types) return no_memory(r, e);
   for (size_t i = 0; i < v->n; i++) {
     int64_t type;
     if (!pu_gguf_int(m, i, &type) || type < INT32_MIN || type > INT32_MAX) return wrong(r, m->key, e);
     types[i] = (int32_t)type;
   }
+  if (spm) mark_unknown(r, types, v->n);
   v->types = types;
   return PU_OK;
 }
 
 static pu_err read_scores(const reader *r, pu_vocab *v, pu_error *e) {
   const pu_gguf_meta *m = pu_gguf_meta_find(r->g, KEY("scores"));
-  float *scores = pu_arena_alloc(r->a, v->n * sizeof *scores);
+  float *scores = pu_arena_alloc(r->a, (v->n + 1) * sizeof *scores);
   if (!scores) return no_memory(r, e);
   for (size_t i = 0; i < v->n; i++) {
     double score;
@@ -107,7 +117,7 @@ static pu_err read_lists(const reader *r, pu_str kind, pu_vocab *v, pu_error *e)
     return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: its tokenizer is of the kind '%.*s'; gpt2 and llama are read", r->where,
                    (int)PU_MIN(kind.len, 40), kind.ptr);
   PU_TRY(read_texts(r, KEY("tokens"), &v->pieces, &v->n, e));
-  PU_TRY(read_types(r, v, e));
+  PU_TRY(read_types(r, spm, v, e));
   PU_TRY(spm ? read_spm(r, v, e) : read_bpe(r, v, e));
   v->bos = id_of(r, KEY("bos_token_id"), v->n);
   v->eos = id_of(r, KEY("eos_token_id"), v->n);

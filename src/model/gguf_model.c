@@ -93,6 +93,7 @@ static pu_err read_sizes(const reader *r, pu_hparams *hp, pu_error *e) {
   PU_TRY(read_int(r, "context_length", 1, (int64_t)1 << 40, 2048, &hp->max_position, e));
   PU_TRY(read_int(r, "expert_count", 0, 4096, 0, &hp->experts, e));
   PU_TRY(read_int(r, "expert_used_count", 0, 4096, 0, &hp->experts_used, e));
+  if (!hp->experts) hp->experts_used = 0;
   PU_TRY(read_int(r, "attention.sliding_window", 0, 1 << 30, 0, &hp->window, e));
   PU_TRY(read_num(r, "attention.layer_norm_rms_epsilon", 1e-6, &hp->norm_eps, e));
   return read_heads(r, hp, e);

@@ -63,6 +63,10 @@ static pu_err find_tensor(loader *l, const char *name, const pu_mapping *map, co
 
 /* n values from element `at` of the file's tensor become the parameter's from `mem` on. */
 static pu_err put_run(loader *l, const pu_param *p, const pu_source_tensor *t, const pu_run *run, pu_error *e) {
+  if (run->file % t->block || run->n % t->block)
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   "%s: tensor '%s' of type %s cannot be reordered: its blocks reach across rows", l->from.where,
+                   t->name, t->type);
   for (int64_t i = 0; i < run->n; i += PU_SOURCE_PIECE) {
     int64_t n = PU_MIN(run->n - i, (int64_t)PU_SOURCE_PIECE);
     const void *values = pu_source_values(&l->from, t, run->file + i, n, l->room);

@@ -71,6 +71,16 @@ static pu_tokenizer *bpe(void) {
 
 /* ---- there and back ---- */
 
+/* A file of keys alone. */
+static void write_keys(pu_gguf_keys *k) {
+  assert_false(k->bytes.failed);
+  FILE *f = fopen(in_folder("t.gguf"), "wb");
+  uint64_t head[3] = {3ull << 32 | 0x46554747, 0, k->n}; /* "GGUF", version 3; no tensors */
+  assert_true(fwrite(head, 1, 24, f) == 24 && fwrite(k->bytes.data, 1, k->bytes.len, f) == k->bytes.len);
+  fclose(f);
+  pu_gguf_keys_deinit(k);
+}
+
 /* lists: without tokenizer.json inside, as llama.cpp's converter writes files. */
 static pu_tokenizer *through_gguf(const pu_tokenizer *t, bool lists) {
   pu_gguf_keys k;
@@ -82,12 +92,7 @@ static pu_tokenizer *through_gguf(const pu_tokenizer *t, bool lists) {
   if (t && pu_tokenizer_eos(t) >= 0) pu_gguf_put_u32(&k, "tokenizer.ggml.eos_token_id", (uint32_t)pu_tokenizer_eos(t));
   char *json = lists ? memmem(k.bytes.data, k.bytes.len, "tokenizer.huggingface.json", 26) : NULL;
   if (json) json[0] = 'T'; /* another key */
-  assert_false(k.bytes.failed);
-  FILE *f = fopen(in_folder("t.gguf"), "wb");
-  uint64_t head[3] = {3ull << 32 | 0x46554747, 0, k.n}; /* "GGUF", version 3; no tensors */
-  assert_true(fwrite(head, 1, 24, f) == 24 && fwrite(k.bytes.data, 1, k.bytes.len, f) == k.bytes.len);
-  fclose(f);
-  pu_gguf_keys_deinit(&k);
+  write_keys(&k);
   assert_ok(pu_engine_load_tokenizer(in_folder("t.gguf"), &again, &e), &e);
   return again;
 }
@@ -154,6 +159,27 @@ static void the_chat_template_stays(void **state) {
                       json_string_value(json_object_get(was, "chat_template")));
   json_decref(o);
   json_decref(was);
+  pu_tokenizer_free(again);
+  pu_tokenizer_free(t);
+}
+
+/* llama.cpp's own files of some models have no piece of type 2. */
+static void the_unknown_piece_may_be_named_by_id(void **state) {
+  (void)state;
+  pu_tokenizer *t = spm(false), *again;
+  pu_gguf_keys k;
+  pu_error e;
+  pu_gguf_keys_init(&k);
+  assert_ok(pu_engine_put_tokenizer(&k, t, pu_tokenizer_size(t), &e), &e);
+  pu_gguf_put_u32(&k, "tokenizer.ggml.bos_token_id", 1);
+  pu_gguf_put_u32(&k, "tokenizer.ggml.eos_token_id", 2);
+  pu_gguf_put_u32(&k, "tokenizer.ggml.unknown_token_id", 0);
+  char *types = memmem(k.bytes.data, k.bytes.len, "tokenizer.ggml.token_type", 25);
+  assert_int_equal(types[25 + 4 + 4 + 8], 2);
+  types[25 + 4 + 4 + 8] = 1;
+  write_keys(&k);
+  assert_ok(pu_engine_load_tokenizer(in_folder("t.gguf"), &again, &e), &e);
+  same_tokenizers("without an unknown piece", t, again);
   pu_tokenizer_free(again);
   pu_tokenizer_free(t);
 }
@@ -238,6 +264,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(own_tokenizers_come_out_as_they_went_in),
       cmocka_unit_test(the_chat_template_stays),
+      cmocka_unit_test(the_unknown_piece_may_be_named_by_id),
       cmocka_unit_test(there_may_be_none),
       cmocka_unit_test(wrong_lists_are_refused),
       cmocka_unit_test(real_tokenizers_come_out_as_they_went_in),
