@@ -449,6 +449,102 @@ static void quantised_models_are_near(void **state) {
   pu_model_free(m);
 }
 
+/* ---- files that others might have written ---- */
+
+static void copy_keys(const pu_gguf *g, pu_gguf_keys *k) {
+  pu_gguf_keys_init(k);
+  for (size_t i = 0; i < pu_gguf_meta_count(g); i++) {
+    const pu_gguf_meta *m = pu_gguf_meta_at(g, i);
+    int64_t whole = 0;
+    double v = 0;
+    if (m->kind == PU_GGUF_STR)
+      pu_gguf_put_str(k, m->key, m->bytes);
+    else if (pu_gguf_int(m, 0, &whole))
+      pu_gguf_put_u32(k, m->key, (uint32_t)whole);
+    else if (pu_gguf_num(m, 0, &v))
+      pu_gguf_put_f32(k, m->key, (float)v);
+  }
+}
+
+/* A tensor of a file of f32, or a part of one. */
+typedef struct piece {
+  const float *from;
+  char name[64];
+} piece;
+
+static pu_err read_piece(const void *arg, int64_t at, int64_t n, float *out, pu_error *e) {
+  const piece *p = arg;
+  (void)e;
+  memcpy(out, p->from + at, (size_t)n * sizeof *out);
+  return PU_OK;
+}
+
+/* Writes g again as `to`, with each tensor of experts as many; the tensor `name`, if not NULL, of type `type`. */
+static void write_otherwise(const pu_gguf *g, const char *to, const char *name, const char *type) {
+  static piece pieces[200];
+  static pu_gguf_out tensors[200];
+  size_t n = 0;
+  pu_gguf_keys k;
+  pu_error e;
+  copy_keys(g, &k);
+  for (size_t i = 0; i < pu_gguf_count(g); i++) {
+    const pu_gguf_tensor *t = pu_gguf_at(g, i);
+    int64_t parts = t->ndim == 3 ? t->shape[0] : 1;
+    for (int64_t x = 0; x < parts; x++, n++) {
+      piece *p = &pieces[n];
+      p->from = (const float *)t->data + (parts > 1 ? x * t->shape[1] * t->shape[2] : 0);
+      if (parts > 1) /* blk.0.ffn_gate_exps.weight: blk.0.ffn_gate.3.weight */
+        snprintf(p->name, sizeof p->name, "%.*s.%d.weight", (int)(strstr(t->name, "_exps") - t->name), t->name, (int)x);
+      else
+        snprintf(p->name, sizeof p->name, "%s", t->name);
+      bool chosen = name && strcmp(name, t->name) == 0;
+      tensors[n] = (pu_gguf_out){.name = p->name,
+                                 .type = pu_gguf_type_named(chosen ? type : "f32"),
+                                 .ndim = parts > 1 ? 2 : t->ndim,
+                                 .read = read_piece,
+                                 .arg = p};
+      memcpy(tensors[n].shape, t->shape + (parts > 1), sizeof tensors[n].shape - (parts > 1 ? sizeof *t->shape : 0));
+    }
+  }
+  assert_ok(pu_gguf_write(to, &k, tensors, n, &e), &e);
+  pu_gguf_keys_deinit(&k);
+}
+
+static void experts_may_stand_one_by_one(void **state) {
+  pu_error e;
+  pu_gguf *g;
+  char other[300];
+  pu_model *m = load(PU_FIXTURES "/hf-mini/mixtral-tiny", *state);
+  assert_ok(pu_model_save_gguf(m, in_folder("all.gguf"), pu_gguf_type_named("f32"), NULL, &e), &e);
+  assert_ok(pu_gguf_open(in_folder("all.gguf"), &g, &e), &e);
+  snprintf(other, sizeof other, "%s", in_folder("each.gguf"));
+  write_otherwise(g, other, NULL, NULL);
+  pu_gguf_close(g);
+  pu_model *again = load(other, *state);
+  same_models(m, again);
+  pu_model_free(again);
+  pu_model_free(m);
+}
+
+/* The rows of such a vector cannot be put into another order. */
+static void blocks_across_rows_are_refused(void **state) {
+  pu_error e;
+  pu_gguf *g;
+  char other[300];
+  pu_model *m = load(PU_FIXTURES "/hf-mini/internlm1-tiny", *state);
+  assert_ok(pu_model_save_gguf(m, in_folder("all.gguf"), pu_gguf_type_named("f32"), NULL, &e), &e);
+  pu_model_free(m);
+  assert_ok(pu_gguf_open(in_folder("all.gguf"), &g, &e), &e);
+  snprintf(other, sizeof other, "%s", in_folder("bias.gguf"));
+  write_otherwise(g, other, "blk.0.attn_v.bias", "q8_0"); /* whole: its blocks are rows of their own */
+  assert_ok(pu_model_load(other, *state, &(pu_model_options){.dtype = PU_F32}, &m, &e), &e);
+  pu_model_free(m);
+  write_otherwise(g, other, "blk.0.attn_q.bias", "q8_0");
+  assert_int_equal(pu_model_load(other, *state, &(pu_model_options){.dtype = PU_F32}, &m, &e), PU_ERR_UNSUPPORTED);
+  assert_non_null(strstr(e.msg, "tensor 'blk.0.attn_q.bias' of type q8_0 cannot be reordered"));
+  pu_gguf_close(g);
+}
+
 /* What can be read and is no model, or one that puyu lacks. */
 static void other_files_are_told_why(void **state) {
   static const struct {
@@ -489,6 +585,8 @@ int main(void) {
       cmocka_unit_test(models_come_out_as_they_went_in),
       cmocka_unit_test(rows_of_heads_lie_as_llama_cpp_wants_them),
       cmocka_unit_test(quantised_models_are_near),
+      cmocka_unit_test(experts_may_stand_one_by_one),
+      cmocka_unit_test(blocks_across_rows_are_refused),
       cmocka_unit_test(other_files_are_told_why),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
