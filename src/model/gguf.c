@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 struct pu_gguf {
@@ -301,7 +302,9 @@ void pu_gguf_close(pu_gguf *g) {
 
 bool pu_gguf_is(const char *path) {
   size_t n = strlen(path);
-  if (pu_path_is_dir(path)) return false;
+  struct stat st;
+  bool there = stat(path, &st) == 0;
+  if (there && !S_ISREG(st.st_mode)) return false; /* what is read from a pipe is gone */
   if (n > 5 && strcmp(path + n - 5, ".gguf") == 0) return true;
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return false;
