@@ -13,6 +13,15 @@
 #include "puyu/model.h"
 #include "puyu/text.h"
 
+/* ---- tokenizers of models: what needs both text and model ------------------------------------------------------------ */
+
+/* Whatever holds a tokenizer: what pu_tokenizer_load takes, or a GGUF file. NULL where a model has none. */
+pu_err pu_engine_load_tokenizer(const char *path, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
+/* The keys of a GGUF file that hold t, for a model of so many ids; t NULL: those that say that there is none. */
+pu_err pu_engine_put_tokenizer(pu_gguf_keys *k, const pu_tokenizer *t, int64_t vocab, pu_error *e) PU_MUST_USE;
+
+/* ---- engines --------------------------------------------------------------------------------------------------------- */
+
 typedef struct pu_engine pu_engine;
 typedef struct pu_session pu_session;
 
@@ -29,8 +38,9 @@ typedef struct pu_engine_options {
   void *progress_arg;
 } pu_engine_options;
 
-/* model_dir: a Hugging Face directory. Its tokenizer is loaded when there is one (a model without one works on ids). */
-pu_err pu_engine_open(const char *model_dir, const pu_engine_options *o, pu_engine **out, pu_error *e) PU_MUST_USE;
+/* model: a Hugging Face directory or a GGUF file. Its tokenizer is loaded when there is one (a model without one works
+ * on ids). */
+pu_err pu_engine_open(const char *model, const pu_engine_options *o, pu_engine **out, pu_error *e) PU_MUST_USE;
 /* Over a model (and tokenizer, may be NULL) owned by the caller, e.g. in the middle of training. device, dtype and
  * threads of the options do not count. */
 pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_options *o, pu_engine **out, pu_error *e)

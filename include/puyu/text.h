@@ -39,6 +39,32 @@ void pu_tokenizer_free(pu_tokenizer *t);
 /* Writes the tokenizer's own files (as they were read) into dir, beside a model's weights. */
 pu_err pu_tokenizer_save(const pu_tokenizer *t, const char *dir, pu_error *e) PU_MUST_USE;
 
+/* One of the files it was read from ("tokenizer_config.json"), or would be saved as; ptr NULL: there is none. */
+pu_str pu_tokenizer_file(const pu_tokenizer *t, const char *name);
+
+/* A tokenizer as lists: how formats that keep a model in one file hold it. All views. */
+typedef struct pu_vocab {
+  bool byte_level; /* byte-level BPE by merges; else a SentencePiece BPE by scores */
+  size_t n;
+  const pu_str *pieces;
+  const int32_t *types; /* SentencePiece's: 1 ordinary, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; NULL: 1 */
+  int32_t bos, eos;     /* -1: none */
+  bool adds_bos;
+  pu_str chat_template; /* Jinja; empty: none */
+  /* byte-level */
+  const pu_str *merges; /* "a b", by rank */
+  size_t n_merges;
+  const char *pre; /* llama.cpp's name for how text is cut into words; NULL: not said, or none of its own */
+  pu_str json;     /* tokenizer.json itself, where the format keeps it beside the lists: then it is what counts */
+  /* SentencePiece */
+  const float *scores;
+  bool dummy_prefix, remove_extra_spaces;
+  pu_str charsmap; /* the normaliser's table; empty: none */
+} pu_vocab;
+pu_err pu_tokenizer_from_vocab(const pu_vocab *v, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
+/* At least `size` pieces: unused ones fill up, as an embedding has rows for. Lists lie in a, texts in t. */
+pu_err pu_tokenizer_to_vocab(const pu_tokenizer *t, size_t size, pu_arena *a, pu_vocab *out, pu_error *e) PU_MUST_USE;
+
 int32_t pu_tokenizer_size(const pu_tokenizer *t);            /* ids are [0, size) */
 int32_t pu_tokenizer_bos(const pu_tokenizer *t);             /* -1: none */
 int32_t pu_tokenizer_eos(const pu_tokenizer *t);             /* -1: none */

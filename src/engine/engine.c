@@ -113,31 +113,30 @@ static pu_err ready(pu_engine *en, pu_err err, pu_engine **out) {
   return err;
 }
 
-static pu_err load_tokenizer(pu_engine *en, const char *dir, pu_error *e) {
-  if (!pu_tokenizer_in(dir)) return PU_OK;
-  PU_TRY(pu_tokenizer_load(dir, &en->own_tokenizer, e));
+static pu_err load_tokenizer(pu_engine *en, const char *model, pu_error *e) {
+  PU_TRY(pu_engine_load_tokenizer(model, &en->own_tokenizer, e));
   en->t = en->own_tokenizer;
-  if (pu_tokenizer_size(en->t) > en->m->hp.vocab)
+  if (en->t && pu_tokenizer_size(en->t) > en->m->hp.vocab)
     return pu_fail(e, PU_ERR_FORMAT,
-                   "%s: the tokenizer has %d pieces, the model only %lld: they do not belong together", dir,
+                   "%s: the tokenizer has %d pieces, the model only %lld: they do not belong together", model,
                    pu_tokenizer_size(en->t), (long long)en->m->hp.vocab);
   return PU_OK;
 }
 
-static pu_err open_all(pu_engine *en, const char *dir, const pu_engine_options *o, pu_error *e) {
+static pu_err open_all(pu_engine *en, const char *model, const pu_engine_options *o, pu_error *e) {
   PU_TRY(pu_backend_open(o->device ? o->device : "cpu", o->threads, &en->be, e));
   pu_model_options mo = {.dtype = o->dtype, .tile = true, .progress = o->progress, .progress_arg = o->progress_arg};
-  PU_TRY(pu_model_load(dir, en->be, &mo, &en->m, e));
-  PU_TRY(load_tokenizer(en, dir, e));
-  return set_up(en, dir, o, e);
+  PU_TRY(pu_model_load(model, en->be, &mo, &en->m, e));
+  PU_TRY(load_tokenizer(en, model, e));
+  return set_up(en, model, o, e);
 }
 
-pu_err pu_engine_open(const char *model_dir, const pu_engine_options *o, pu_engine **out, pu_error *e) {
+pu_err pu_engine_open(const char *model, const pu_engine_options *o, pu_engine **out, pu_error *e) {
   *out = NULL;
   pu_engine *en;
   PU_TRY(engine_new(&en, e));
   en->owns_model = true;
-  return ready(en, open_all(en, model_dir, o, e), out);
+  return ready(en, open_all(en, model, o, e), out);
 }
 
 pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_options *o, pu_engine **out, pu_error *e) {
