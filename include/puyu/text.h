@@ -185,8 +185,9 @@ pu_err pu_chat_parse(const char *name, pu_str source, const json_t *special, pu_
  * tokenizer_config.json. *out NULL: there is none. */
 pu_err pu_chat_load(const char *dir, pu_chat_template **out, pu_error *e) PU_MUST_USE;
 /* What a model is to be talked to with: its own template, except where puyu's is the one its family was trained with
- * (InternLM's); else what fits its tokenizer; else NULL. dir may be NULL. Free it either way. */
-pu_err pu_chat_open(const char *dir, const pu_tokenizer *t, const char *model_type, const pu_chat_template **out,
+ * (InternLM's); else what fits its tokenizer; else NULL. path: the model's directory, or its one file, whose template
+ * the tokenizer knows; or NULL. Free it either way. */
+pu_err pu_chat_open(const char *path, const pu_tokenizer *t, const char *model_type, const pu_chat_template **out,
                     pu_error *e) PU_MUST_USE;
 void pu_chat_free(const pu_chat_template *c); /* NULL and puyu's own are fine */
 const char *pu_chat_name(const pu_chat_template *c);

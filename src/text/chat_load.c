@@ -167,23 +167,43 @@ static pu_err make(const found *f, const char *dir, pu_chat_template **out, pu_e
   return err;
 }
 
-pu_err pu_chat_load(const char *dir, pu_chat_template **out, pu_error *e) {
+/* Where the model is one file, its tokenizer keeps what the directory would hold. */
+static pu_err read_tokenizer(found *f, const pu_tokenizer *t, pu_error *e) {
+  static const char *const name = "tokenizer_config.json";
+  pu_str text = pu_tokenizer_file(t, name);
+  f->special = json_object();
+  if (!f->special) return no_memory(e);
+  if (!text.ptr) return PU_OK;
+  json_error_t why;
+  json_t *v = json_loadb(text.ptr, text.len, JSON_ALLOW_NUL | JSON_DECODE_INT_AS_REAL, &why);
+  if (!v) return pu_fail(e, PU_ERR_FORMAT, "%s:%d:%d: %s", name, why.line, why.column, why.text);
+  take_template(f, json_object_get(v, "chat_template"), name);
+  bool good = take_special(f, v);
+  json_decref(v);
+  return good ? PU_OK : no_memory(e);
+}
+
+static pu_err load(const char *path, const pu_tokenizer *t, pu_chat_template **out, pu_error *e) {
   found f = {0};
   *out = NULL;
   PU_TRY(pu_arena_create(8 * CONFIG_MAX, &f.a, e));
-  pu_err err = read_dir(&f, dir, e);
-  if (!err && f.text.ptr) err = make(&f, dir, out, e);
+  pu_err err = t ? read_tokenizer(&f, t, e) : read_dir(&f, path, e);
+  if (!err && f.text.ptr) err = make(&f, path, out, e);
   json_decref(f.special);
   pu_arena_free(f.a);
   return err;
 }
 
-pu_err pu_chat_open(const char *dir, const pu_tokenizer *t, const char *model_type, const pu_chat_template **out,
+pu_err pu_chat_load(const char *dir, pu_chat_template **out, pu_error *e) {
+  return load(dir, NULL, out, e);
+}
+
+pu_err pu_chat_open(const char *path, const pu_tokenizer *t, const char *model_type, const pu_chat_template **out,
                     pu_error *e) {
   pu_chat_template *own = NULL;
   *out = pu_chat_guess(t, model_type);
-  if (!dir || (*out && strncmp((*out)->name, "internlm", strlen("internlm")) == 0)) return PU_OK;
-  PU_TRY(pu_chat_load(dir, &own, e));
+  if (!path || (*out && strncmp((*out)->name, "internlm", strlen("internlm")) == 0)) return PU_OK;
+  PU_TRY(load(path, pu_path_is_dir(path) ? NULL : t, &own, e));
   if (own) *out = own;
   return PU_OK;
 }

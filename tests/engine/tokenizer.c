@@ -163,6 +163,36 @@ static void the_chat_template_stays(void **state) {
   pu_tokenizer_free(t);
 }
 
+/* And chats go by it, though there is no folder to look into. */
+static void one_file_brings_its_template(void **state) {
+  (void)state;
+  pu_error e;
+  pu_bpe_options o = {.vocab_size = 300, .special = (const char *const[]){"<s>", "</s>", NULL}, .min_count = 2};
+  pu_bpe_trainer *trainer;
+  pu_tokenizer *t;
+  assert_ok(pu_bpe_trainer_create(&o, &trainer, &e), &e);
+  assert_ok(pu_bpe_trainer_add(trainer, pu_str_c("some text and some more text"), &e), &e);
+  assert_ok(pu_bpe_trainer_save(trainer, in_folder("brings"), &e), &e);
+  pu_bpe_trainer_free(trainer);
+  static const char config[] =
+      "{\"bos_token\": \"<s>\", \"chat_template\": \"{{ bos_token }}[{{ messages[0].content }}]\"}";
+  assert_ok(pu_file_write(in_folder("brings/tokenizer_config.json"), config, sizeof config - 1, &e), &e);
+  assert_ok(pu_tokenizer_load(in_folder("brings"), &t, &e), &e);
+  pu_tokenizer *again = through_gguf(t, false);
+  const pu_chat_template *c;
+  assert_ok(pu_chat_open(in_folder("t.gguf"), again, "llama", &c, &e), &e);
+  assert_non_null(c);
+  pu_buf text;
+  pu_buf_init(&text, 1 << 10);
+  pu_message m = {.role = "user", .content = pu_str_c("hi")};
+  assert_ok(pu_chat_text(c, &m, 1, true, &text, &e), &e);
+  assert_true(pu_str_eq(pu_str_of(text.data, text.len), pu_str_c("<s>[hi]")));
+  pu_buf_deinit(&text);
+  pu_chat_free(c);
+  pu_tokenizer_free(again);
+  pu_tokenizer_free(t);
+}
+
 /* llama.cpp's own files of some models have no piece of type 2. */
 static void the_unknown_piece_may_be_named_by_id(void **state) {
   (void)state;
@@ -264,6 +294,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(own_tokenizers_come_out_as_they_went_in),
       cmocka_unit_test(the_chat_template_stays),
+      cmocka_unit_test(one_file_brings_its_template),
       cmocka_unit_test(the_unknown_piece_may_be_named_by_id),
       cmocka_unit_test(there_may_be_none),
       cmocka_unit_test(wrong_lists_are_refused),
