@@ -157,9 +157,10 @@ static pu_engine *open_planned(pu_engine_options *o, pu_engine_plan *plan) {
 /* A full batch of prompts and answers stays within the plan, and comes near it. */
 static void a_plan_is_kept(void **state) {
   (void)state;
-  static const pu_engine_options cases[] = {{.dtype = PU_F32, .threads = 1, .context = 64, .max_batch = 3, .prefill_chunk = 48},
-                                            {.dtype = PU_BF16, .threads = 1, .context = 200, .prefill_chunk = 64},
-                                            {.dtype = PU_F32, .threads = 1, .prefill_chunk = 64, .kv_type = PU_KV_BF16, .kv_block = 8}};
+  static const pu_engine_options cases[] = {
+      {.dtype = PU_F32, .threads = 1, .context = 64, .max_batch = 3, .prefill_chunk = 48},
+      {.dtype = PU_BF16, .threads = 1, .context = 200, .prefill_chunk = 64},
+      {.dtype = PU_F32, .threads = 1, .prefill_chunk = 64, .kv_type = PU_KV_BF16, .kv_block = 8}};
   for (size_t i = 0; i < PU_COUNT(cases); i++) {
     pu_engine_options o = cases[i];
     pu_engine_plan plan;
