@@ -11,7 +11,8 @@ typedef struct options {
   const char *prompt, *prompt_file, *ids, *prompts;
   pu_cli_sampling sampling;
   int dtype, output;
-  int64_t threads, samples, batch;
+  int64_t threads, samples, batch, guess;
+  const char *draft;
   bool chat, ignore_eos;
 } options;
 
@@ -67,6 +68,7 @@ static const pu_option rows[] = {
      .type = PU_OPT_BOOL,
      .offset = AT(ignore_eos),
      .help = "go on after the model's end-of-text token"},
+    PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
     {.key = "threads",
      .type = PU_OPT_INT,
@@ -248,7 +250,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   const options *o = opts;
   PU_TRY(check(o, e));
   pu_engine *en;
-  PU_TRY(pu_cli_open_engine(args[0], (pu_cli_dtype)o->dtype, o->threads, o->prompts ? o->batch : 1, &en, e));
+  pu_cli_engine_options eo = {(pu_cli_dtype)o->dtype, o->threads, o->prompts ? o->batch : 1, o->guess, o->draft};
+  PU_TRY(pu_cli_open_engine(args[0], &eo, &en, e));
   pu_err err = o->prompts ? generate_all(cli, en, o, e) : generate_one(cli, en, o, e);
   pu_engine_free(en);
   return err;
