@@ -13,13 +13,36 @@ static pu_err choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out
   return PU_OK;
 }
 
-pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, pu_engine **out, pu_error *e) {
-  pu_engine_options o = {.threads = (int)threads, .progress = pu_cli_show_share};
-  PU_TRY(choose_dtype(model, dtype, &o.dtype, e));
-  pu_progress *bar = pu_progress_open("reading weights", "%", 100);
-  o.progress_arg = bar;
-  pu_err err = pu_engine_open(model, &o, out, e);
+static void log_plan(const pu_engine *en) {
+  pu_engine_plan p = pu_engine_get_plan(en);
+  char weights[24], work[24], cache[24];
+  pu_log(PU_LOG_DEBUG, "memory plan: weights %s, work %s, cache %s: %d blocks of %d tokens, contexts of %lld",
+         pu_bytes_text(p.weights, weights), pu_bytes_text(p.work, work), pu_bytes_text(p.cache, cache),
+         (int)p.kv_blocks, (int)p.kv_block, (long long)p.context);
+}
+
+static pu_err open_one(const char *model, pu_engine_options *eo, pu_cli_dtype dtype, const char *what, pu_engine **out,
+                       pu_error *e) {
+  PU_TRY(choose_dtype(model, dtype, &eo->dtype, e));
+  pu_progress *bar = pu_progress_open(what, "%", 100);
+  eo->progress = pu_cli_show_share;
+  eo->progress_arg = bar;
+  pu_err err = pu_engine_open(model, eo, out, e);
   pu_progress_close(bar);
+  if (!err) log_plan(*out);
+  return err;
+}
+
+pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_engine **out, pu_error *e) {
+  enum { GUESS = 3 }; /* with a draft */
+  pu_engine_options eo = {.threads = (int)o->threads, .max_batch = (int)o->batch, .guess = (int)o->guess};
+  if (o->draft) {
+    pu_engine_options draft = {.threads = eo.threads, .max_batch = eo.max_batch, .no_prefix_cache = true};
+    if (!eo.guess) eo.guess = GUESS;
+    PU_TRY(open_one(o->draft, &draft, o->dtype, "reading the draft", &eo.draft, e));
+  }
+  pu_err err = open_one(model, &eo, o->dtype, "reading weights", out, e);
+  if (err) pu_engine_free(eo.draft);
   return err;
 }
 
@@ -47,7 +70,7 @@ pu_err pu_cli_sample_hook(void *arg, pu_model *m, const pu_tokenizer *t, const c
                           double temperature, pu_buf *out, pu_error *e) {
   (void)arg;
   pu_engine *en;
-  pu_engine_options o = {.context = PU_MIN(m->hp.max_position, 4096)};
+  pu_engine_options o = {.context = PU_MIN(m->hp.max_position, 4096), .max_batch = 1};
   PU_TRY(pu_engine_over(m, t, &o, &en, e));
   pu_sampling how = pu_sampling_default();
   how.temperature = temperature;

@@ -15,9 +15,21 @@ typedef enum pu_cli_dtype { PU_CLI_AUTO, PU_CLI_F32, PU_CLI_BF16 } pu_cli_dtype;
 /* A callback of whatever reports (done, total): sets a bar whose unit is "%". */
 void pu_cli_show_share(void *bar, double done, double total);
 
+/* Guessing ahead, for the commands that answer. */
+#define PU_CLI_GUESS_ROWS(holder, in_guess, in_draft)                                                                  \
+  PU_ROW(holder, in_guess, "guess", INT, .dflt = "0", .max = 15, .meta = "N",                                          \
+         .help = "tokens guessed ahead; the text stays the same, 3 often makes it faster"),                            \
+      PU_ROW(holder, in_draft, "draft", STR, .meta = "MODEL",                                                          \
+             .help = "a smaller model with the same tokenizer that does the guessing, of 3 tokens or --guess")
+
+typedef struct pu_cli_engine_options {
+  pu_cli_dtype dtype;
+  int64_t threads, batch, guess; /* batch: sessions at a time */
+  const char *draft;             /* NULL: none */
+} pu_cli_engine_options;
+
 /* An engine over a model directory, with a progress bar while its weights are read. */
-pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, pu_engine **out,
-                          pu_error *e) PU_MUST_USE;
+pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_engine **out, pu_error *e) PU_MUST_USE;
 
 /* The ids of a text to go on from: bos in front where the tokenizer says that the model was trained so. */
 pu_err pu_cli_encode_prompt(const pu_tokenizer *t, pu_str text, pu_ids *out, pu_error *e) PU_MUST_USE;
