@@ -42,6 +42,42 @@ int64_t pu_engine_context(const pu_engine *en); /* tokens a session may hold */
 /* The chat template of the model; NULL where none fits. */
 const pu_chat_template *pu_engine_chat(const pu_engine *en);
 
+/* ---- structured output: grammars that an answer must fit ---------------------------------------------------------- */
+
+/* The tokens of a tokenizer by their bytes: what a grammar is matched with. Made once a tokenizer (tens of
+ * milliseconds), then only read, by any number of grammars and threads. The tokenizer may go. */
+typedef struct pu_vocab pu_vocab;
+pu_err pu_vocab_create(const pu_tokenizer *t, pu_vocab **out, pu_error *e) PU_MUST_USE;
+void pu_vocab_free(pu_vocab *v);
+
+typedef enum pu_grammar_kind {
+  PU_GRAMMAR_JSON,        /* any JSON object; no source */
+  PU_GRAMMAR_JSON_SCHEMA, /* draft 2020-12, see docs/structured.md for what of it */
+  PU_GRAMMAR_REGEX,       /* the whole text fits it, as if between ^ and $ */
+  PU_GRAMMAR_GBNF         /* llama.cpp's notation; the rule `root` */
+} pu_grammar_kind;
+
+/* Compiled once, then shared by sessions and threads; the vocabulary must outlive it. Refused: a source of more than
+ * 1 MiB or nested more than 200 deep, what would be ignored although it changes the meaning, and what no finite text
+ * fits. Whatever a state accepted can go on to an end, if each single byte is a token of the vocabulary. */
+typedef struct pu_grammar pu_grammar;
+pu_err pu_grammar_compile(pu_grammar_kind kind, pu_str source, const pu_vocab *v, pu_grammar **out, pu_error *e)
+    PU_MUST_USE;
+void pu_grammar_free(pu_grammar *g);
+
+/* Where one text stands in a grammar. One thread at a time; the grammar must outlive it. */
+typedef struct pu_grammar_state pu_grammar_state;
+pu_err pu_grammar_start(const pu_grammar *g, pu_grammar_state **out, pu_error *e) PU_MUST_USE;
+pu_err pu_grammar_state_copy(const pu_grammar_state *s, pu_grammar_state **out, pu_error *e) PU_MUST_USE;
+void pu_grammar_state_free(pu_grammar_state *s);
+/* Bit id is set when the token may come next; bits [ceil(vocabulary / 64)]. Never a special token. */
+pu_err pu_grammar_mask(pu_grammar_state *s, uint64_t *bits, pu_error *e) PU_MUST_USE;
+/* Takes a token, or text, into account. False: it does not fit, and the state is as it was. */
+bool pu_grammar_accept(pu_grammar_state *s, int32_t id);
+bool pu_grammar_accept_text(pu_grammar_state *s, pu_str text);
+bool pu_grammar_may_end(const pu_grammar_state *s);  /* the text so far is whole */
+bool pu_grammar_must_end(const pu_grammar_state *s); /* and nothing can follow it */
+
 /* How the next token is chosen, in this order: penalties, temperature, top-k, top-p, min-p, draw. */
 typedef struct pu_sampling {
   double temperature;        /* 0: greedy (ties: lowest id) */
