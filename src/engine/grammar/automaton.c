@@ -51,6 +51,16 @@ static bool has_edges(const nfa *a, int32_t state) {
   return false;
 }
 
+/* The node of these states, sorted; -1: there is none yet, and slot is where it belongs. */
+static int32_t find(const made *d, const int32_t *states, int32_t n, uint32_t *slot) {
+  size_t bytes = (size_t)n * sizeof *states;
+  for (*slot = (uint32_t)pu_hash64(states, bytes, 0);; ++*slot) {
+    int32_t node = d->slots[ *slot %= 2 * G_NODES_MAX];
+    if (node < 0) return -1;
+    if (d->at[node + 1] - d->at[node] == n && memcmp(d->pool + d->at[node], states, bytes) == 0) return node;
+  }
+}
+
 /* The node of the states in d->set; -1: there are none (or no room, see d). */
 static int32_t node_of(made *d) {
   int32_t n = 0;
@@ -63,12 +73,9 @@ static int32_t node_of(made *d) {
   if (!n) return -1;
   qsort(d->set.v, (size_t)n, sizeof *d->set.v, by_number);
   size_t bytes = (size_t)n * sizeof *d->set.v;
-  uint32_t slot = (uint32_t)pu_hash64(d->set.v, bytes, 0);
-  for (;; slot++) {
-    int32_t node = d->slots[slot %= 2 * G_NODES_MAX];
-    if (node < 0) break;
-    if (d->at[node + 1] - d->at[node] == n && memcmp(d->pool + d->at[node], d->set.v, bytes) == 0) return node;
-  }
+  uint32_t slot;
+  int32_t known = find(d, d->set.v, n, &slot);
+  if (known >= 0) return known;
   int32_t node = d->m->n_nodes, used = node ? d->at[node] : 0;
   if (!room(d, &d->pool, used + n, &d->cap_pool, sizeof *d->pool, POOL_MAX) ||
       !room(d, &d->m->nodes, node + 1, &d->cap_nodes, sizeof *d->m->nodes, G_NODES_MAX) ||
@@ -77,7 +84,7 @@ static int32_t node_of(made *d) {
   memcpy(d->pool + used, d->set.v, bytes);
   d->at[node] = used;
   d->at[node + 1] = used + n;
-  d->m->nodes[node] = (g_node){.accepts = accepts, .need = NEVER};
+  d->m->nodes[node] = (g_node){.accepts = accepts, .need = NEVER, .like = -1};
   d->slots[slot] = node;
   return d->m->n_nodes++;
 }
@@ -160,6 +167,24 @@ static void determinise(made *d) {
       byte_edges(d, done);
       if (d->n_here) call_edges(d, done);
     }
+  }
+}
+
+/* Nodes whose states are like those of another, see build_repeat in nfa.c. */
+static void find_likes(made *d) {
+  for (int32_t i = 0; i < d->m->n_nodes; i++) {
+    int32_t bytes = INT32_MAX;
+    nfa_set_clear(&d->set);
+    for (int32_t k = d->at[i]; k < d->at[i + 1]; k++) {
+      struct nfa_like like = d->a->like[d->pool[k]];
+      nfa_set_add(&d->set, like.state < 0 ? d->pool[k] : like.state);
+      if (like.state >= 0) bytes = PU_MIN(bytes, like.bytes);
+    }
+    if (bytes == INT32_MAX) continue;
+    uint32_t slot;
+    qsort(d->set.v, (size_t)d->set.n, sizeof *d->set.v, by_number);
+    d->m->nodes[i].like = find(d, d->set.v, d->set.n, &slot);
+    d->m->nodes[i].like_bytes = bytes;
   }
 }
 
@@ -307,6 +332,7 @@ static pu_err make(made *d, pu_error *e) {
   memset(d->slots, 0xFF, 2 * G_NODES_MAX * sizeof *d->slots);
   determinise(d);
   if (d->too_large || d->no_memory) return failure(d, e);
+  find_likes(d);
   users u;
   bool ok = users_init(&u, m, (size_t)d->n_edges + (size_t)d->n_calls);
   if (ok) find_need(m, &u);

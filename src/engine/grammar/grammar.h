@@ -113,8 +113,9 @@ typedef struct g_invoke {
 typedef struct g_node {
   int32_t edges, n_edges; /* of the automaton's edges */
   int32_t calls, n_calls;
-  int32_t need; /* frames it takes at least to come to the rule's end from here */
-  bool accepts; /* the rule may end here */
+  int32_t need;             /* frames it takes at least to come to the rule's end from here */
+  int32_t like, like_bytes; /* a node that behaves the same for so many bytes; -1: none is known */
+  bool accepts;             /* the rule may end here */
 } g_node;
 
 /* No rule matches the empty string (calls of those that did have a way round), none calls itself before a byte was
@@ -189,9 +190,9 @@ void g_frames_compact(g_frames *f, g_configs *c);
  * ---------------------------------------------------------------------- */
 
 typedef struct g_trie_node {
-  int32_t end;    /* the first node after this one's subtree: nodes are in preorder */
-  int32_t tokens; /* where its tokens begin in `ids`; they end where the next node's begin */
-  uint8_t byte, depth;
+  int32_t end;                  /* the first node after this one's subtree: nodes are in preorder */
+  int32_t tokens;               /* where its tokens begin in `ids`; they end where the next node's begin */
+  uint8_t byte, depth, deepest; /* deepest: of the tokens in the subtree */
 } g_trie_node;
 
 struct pu_vocab {

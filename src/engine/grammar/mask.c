@@ -159,23 +159,26 @@ static void take_tokens(const pu_vocab *v, int32_t at, uint64_t *bits) {
 /* What a walk meets: the rule ended at this place of the trie, where bytes remain. */
 typedef void (*on_leave)(g_cache *c, int32_t at, void *arg);
 
-/* Goes through the subtree below `root` from a set. Nodes are in preorder, so that the walk is one pass that skips. */
-static void walk(g_cache *c, int32_t root, int32_t start, uint64_t *bits, on_leave leave, void *arg) {
+/* Goes through the subtree below `root` from a set; only tokens of more than `over` bytes count. Nodes are in preorder,
+ * so that the walk is one pass that skips. */
+static void walk(g_cache *c, int32_t root, int32_t start, int32_t over, uint64_t *bits, on_leave leave, void *arg) {
   const pu_vocab *v = c->v;
   int32_t sets[G_TOKEN_MAX + 1];
   int32_t end = v->nodes[root].end;
   sets[v->nodes[root].depth] = start;
   for (int32_t i = root + 1; i < end;) {
     const g_trie_node *x = &v->nodes[i];
-    int32_t to = next_set(c, sets[x->depth - 1], x->byte);
+    int32_t to = x->deepest > over ? next_set(c, sets[x->depth - 1], x->byte) : DEAD;
     if (to == DEAD) {
       if (c->full || c->no_memory) return;
       i = x->end;
       continue;
     }
-    take_tokens(v, i, bits);
     sets[x->depth] = to;
-    if (c->sets[to].ends && x->end > i + 1) leave(c, i, arg);
+    if (x->depth > over) {
+      take_tokens(v, i, bits);
+      if (c->sets[to].ends && x->end > i + 1) leave(c, i, arg);
+    }
     i = c->sets[to].n ? i + 1 : x->end;
   }
 }
@@ -227,14 +230,38 @@ static node_mask *keep_mask(const g_cache *c) {
   return NULL;
 }
 
+static void or_mask(const g_cache *c, const node_mask *k, uint64_t *bits) {
+  for (size_t w = 0; k->bits && w < c->words; w++) bits[w] |= k->bits[w];
+  for (int32_t j = 0; j < k->n_ids; j++) bits[k->ids[j] / 64] |= (uint64_t)1 << (k->ids[j] % 64);
+}
+
+/* Begins a mask with another's answers for tokens of up to so many bytes. */
+static void begin_like(g_cache *c, const node_mask *k, int32_t bytes) {
+  const pu_vocab *v = c->v;
+  or_mask(c, k, c->bits);
+  for (int32_t i = 1; i < v->n_nodes;) {
+    const g_trie_node *x = &v->nodes[i];
+    for (int32_t j = x->tokens; x->depth > bytes && j < v->nodes[i + 1].tokens; j++)
+      c->bits[v->ids[j] / 64] &= ~((uint64_t)1 << (v->ids[j] % 64));
+    i = x->deepest > bytes ? i + 1 : x->end;
+  }
+  for (int32_t i = 0; i < k->n_leaves; i++)
+    if (v->nodes[k->leaves[i]].depth <= bytes) note_place(c, k->leaves[i], NULL);
+}
+
 /* NULL: no memory, or too many sets (see c). */
 static const node_mask *mask_of(g_cache *c, int32_t node) {
+  const g_node *x = &c->m->nodes[node];
+  const node_mask *like = NULL;
   if (c->masks[node]) return c->masks[node];
-  memset(c->bits, 0, c->words * sizeof *c->bits);
-  c->n_leaves = 0;
+  if (x->like >= 0 && !(like = mask_of(c, x->like))) return NULL;
+  if (like && x->like_bytes >= c->v->longest) return like;
   int32_t start = set_of_node(c, node);
   if (start == DEAD) return NULL;
-  walk(c, 0, start, c->bits, note_place, NULL);
+  memset(c->bits, 0, c->words * sizeof *c->bits);
+  c->n_leaves = 0;
+  if (like) begin_like(c, like, x->like_bytes);
+  walk(c, 0, start, like ? x->like_bytes : 0, c->bits, note_place, NULL);
   if (c->full || c->no_memory) return NULL;
   node_mask *k = c->masks[node] = keep_mask(c);
   if (!k) c->no_memory = true;
@@ -259,7 +286,7 @@ static void follow(g_cache *c, int32_t at, void *arg) {
   int32_t start = set_of_node(c, f->node);
   if (start == DEAD) return;
   if (c->sets[start].ends) follow(c, at, &deeper);
-  walk(c, at, start, b->bits, follow, &deeper);
+  walk(c, at, start, 0, b->bits, follow, &deeper);
 }
 
 static void forget_masks(g_cache *c) {
@@ -277,8 +304,7 @@ static bool mask_by_nodes(g_cache *c, const pu_grammar_state *s, uint64_t *bits)
     g_config at = s->now.v[i];
     const node_mask *k = mask_of(c, at.node);
     if (!k) return false;
-    for (size_t w = 0; k->bits && w < c->words; w++) bits[w] |= k->bits[w];
-    for (int32_t j = 0; j < k->n_ids; j++) bits[k->ids[j] / 64] |= (uint64_t)1 << (k->ids[j] % 64);
+    or_mask(c, k, bits);
     below b = {&s->frames, at.frame, bits};
     for (int32_t j = 0; j < k->n_leaves; j++) follow(c, k->leaves[j], &b);
     if (c->full || c->no_memory) return false;

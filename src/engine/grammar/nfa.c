@@ -6,32 +6,36 @@
 #include <stdlib.h>
 #include <string.h>
 
-static bool grow(nfa *a, void **v, int32_t *cap, size_t size) {
-  int32_t wanted = PU_MAX(1024, 2 * *cap);
-  void *bigger = realloc(*v, (size_t)wanted * size);
-  if (!bigger) {
-    a->failed = a->no_memory = true;
-    return false;
-  }
-  *v = bigger;
-  *cap = wanted;
-  return true;
+/* The array with room for twice as many; as it was, and the automaton failed, where there is no memory. */
+static void *bigger(nfa *a, void *v, int32_t cap, size_t size) {
+  void *more = realloc(v, 2 * (size_t)cap * size);
+  if (more) return more;
+  a->failed = a->no_memory = true;
+  return v;
 }
 
 static int32_t state(nfa *a) {
   if (a->n_states >= G_STATES_MAX) a->failed = true;
-  void *v = a->first;
-  if (a->failed || (a->n_states == a->cap_states && !grow(a, &v, &a->cap_states, sizeof *a->first))) return 0;
-  a->first = v;
+  if (a->n_states == a->cap_states && !a->failed) {
+    int32_t cap = PU_MAX(512, a->cap_states);
+    a->first = bigger(a, a->first, cap, sizeof *a->first);
+    a->like = bigger(a, a->like, cap, sizeof *a->like);
+    if (!a->failed) a->cap_states = 2 * cap;
+  }
+  if (a->failed) return 0;
   a->first[a->n_states] = -1;
+  a->like[a->n_states] = (struct nfa_like){-1, 0};
   return a->n_states++;
 }
 
 static void edge(nfa *a, int32_t from, nfa_edge like) {
   if (a->n_edges >= 4 * G_STATES_MAX) a->failed = true;
-  void *v = a->edges;
-  if (a->failed || (a->n_edges == a->cap_edges && !grow(a, &v, &a->cap_edges, sizeof *a->edges))) return;
-  a->edges = v;
+  if (a->n_edges == a->cap_edges && !a->failed) {
+    int32_t cap = PU_MAX(512, a->cap_edges);
+    a->edges = bigger(a, a->edges, cap, sizeof *a->edges);
+    if (!a->failed) a->cap_edges = 2 * cap;
+  }
+  if (a->failed) return;
   like.next = a->first[from];
   a->edges[a->n_edges] = like;
   a->first[from] = a->n_edges++;
@@ -140,17 +144,45 @@ static int32_t build_alternatives(nfa *a, const g_expr *x, int32_t from) {
   return to;
 }
 
+/* Does it match nothing of no bytes? Calls are not looked into. */
+static bool takes_bytes(const g_expr *x) {
+  bool any = false, all = x->n > 0;
+  for (size_t i = 0; x->parts && i < x->n; i++) {
+    bool part = takes_bytes(x->parts[i]);
+    any |= part;
+    all &= part;
+  }
+  if (x->kind == G_TEXT) return x->text.len > 0;
+  if (x->kind == G_REPEAT) return x->min > 0 && any;
+  return x->kind == G_CHARS || (x->kind == G_SEQ && any) || (x->kind == G_ALT && all);
+}
+
+/* One more copy of what is repeated; its states are [first, a->n_states). Whoever stands in a copy cannot tell it from
+ * the copy that begins at `base` for as many bytes as there are copies between it and the last one: that is what keeps
+ * the masks of "at most 200 characters" from being 200 times the work (mask.c). */
+static int32_t build_copy(nfa *a, const g_expr *x, int32_t from, int32_t base, int32_t bytes) {
+  int32_t first = a->n_states, to = build(a, x, from);
+  for (int32_t s = first; s < a->n_states && base < first && bytes > 0; s++)
+    a->like[s] = (struct nfa_like){base + s - first, bytes};
+  return to;
+}
+
 static int32_t build_repeat(nfa *a, const g_expr *x, int32_t from) {
-  for (int32_t i = 0; i < x->min && !a->failed; i++) from = build(a, x->parts[0], from);
+  const g_expr *part = x->parts[0];
+  bool counts = takes_bytes(part);
+  int32_t base = a->n_states;
+  for (int32_t i = 0; i < x->min && !a->failed; i++)
+    from = build_copy(a, part, from, base, counts ? x->min - i - 2 : 0);
   int32_t to = state(a);
   if (x->max < 0) {
     empty_edge(a, from, to);
-    empty_edge(a, build(a, x->parts[0], to), to);
+    empty_edge(a, build(a, part, to), to);
     return to;
   }
+  base = a->n_states;
   for (int32_t i = x->min; i < x->max && !a->failed; i++) {
     empty_edge(a, from, to);
-    from = build(a, x->parts[0], from);
+    from = build_copy(a, part, from, base, counts ? x->max - i - 1 : 0);
   }
   empty_edge(a, from, to);
   return to;
@@ -388,6 +420,7 @@ pu_err nfa_build(nfa *a, const g_rules *g, pu_error *e) {
 
 void nfa_free(nfa *a) {
   free(a->first);
+  free(a->like);
   free(a->edges);
   free(a->starts);
   free(a->ends);

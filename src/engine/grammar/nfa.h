@@ -21,6 +21,9 @@ typedef struct nfa_set {
 
 typedef struct nfa {
   int32_t *first; /* [states]: the first edge; -1: none */
+  struct nfa_like {
+    int32_t state, bytes; /* what state behaves the same for so many bytes; -1: none is known. See build_repeat */
+  } * like;               /* [states] */
   int32_t n_states, cap_states;
   nfa_edge *edges;
   int32_t n_edges, cap_edges;

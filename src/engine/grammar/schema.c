@@ -23,8 +23,8 @@ typedef struct compiler {
   json_t *rules; /* addresses of schemas to rules */
   job jobs[G_RULES_MAX];
   int32_t n_jobs;
-  int32_t blank, chr, string, value, object, array; /* rules that all share */
-  const char *path;                                 /* of the schema being compiled */
+  int32_t blank, escape, string, value, object, array; /* rules that all share */
+  const char *path;                                    /* of the schema being compiled */
   pu_error *e;
 } compiler;
 
@@ -47,18 +47,23 @@ static g_expr *make_blank(g_rules *g) {
   return g_alt(g, g_textc(g, ""), g_textc(g, " "), g_seq(g, g_textc(g, "\n"), indent));
 }
 
-/* A character of a string, or its escape; the halves of a surrogate pair only together. */
-static g_expr *make_char(g_rules *g) {
-  g_expr *plain = g_chars(g, (g_range[]){{0, 0x1F}, {'"', '"'}, {'\\', '\\'}}, 3, true);
+/* What stands behind a backslash; the halves of a surrogate pair only together. */
+static g_expr *make_escape(g_rules *g) {
   g_expr *x = g_one_of(g, {'0', '9'}, {'A', 'F'}, {'a', 'f'}), *d = g_one_of(g, {'D', 'D'}, {'d', 'd'});
   g_expr *not_d = g_one_of(g, {'0', '9'}, {'A', 'C'}, {'E', 'F'}, {'a', 'c'}, {'e', 'f'});
   g_expr *high = g_one_of(g, {'8', '9'}, {'A', 'B'}, {'a', 'b'}), *low = g_one_of(g, {'C', 'F'}, {'c', 'f'});
   g_expr *u = g_textc(g, "u");
-  g_expr *short_one =
+  g_expr *letter =
       g_one_of(g, {'"', '"'}, {'\\', '\\'}, {'/', '/'}, {'b', 'b'}, {'f', 'f'}, {'n', 'n'}, {'r', 'r'}, {'t', 't'});
   g_expr *one = g_seq(g, u, g_alt(g, g_seq(g, not_d, x), g_seq(g, d, g_one_of(g, {'0', '7'}))), x, x);
   g_expr *pair = g_seq(g, u, d, high, x, x, g_textc(g, "\\u"), d, low, x, x);
-  return g_alt(g, plain, g_seq(g, g_textc(g, "\\"), g_alt(g, short_one, one, pair)));
+  return g_alt(g, letter, one, pair);
+}
+
+/* A character of a string, or its escape. */
+static g_expr *character(compiler *c) {
+  g_expr *plain = g_chars(c->g, (g_range[]){{0, 0x1F}, {'"', '"'}, {'\\', '\\'}}, 3, true);
+  return g_alt(c->g, plain, g_seq(c->g, g_textc(c->g, "\\"), g_call(c->g, c->escape)));
 }
 
 static g_expr *blank(compiler *c) {
@@ -505,7 +510,7 @@ static pu_err strings(compiler *c, json_t *schema, g_expr **out) {
     return PU_OK;
   } else {
     if (max >= 0 && max < min) *out = g_join(g, G_ALT, NULL, 0);
-    if (max < 0 || max >= min) *out = quoted(g, g_repeat(g, g_call(g, c->chr), min, max));
+    if (max < 0 || max >= min) *out = quoted(g, g_repeat(g, character(c), min, max));
     return PU_OK;
   }
   *out = quoted(g, g_json_escaped(g, x));
@@ -634,7 +639,7 @@ static g_expr *other_names(compiler *c, const char **keys, size_t lo, size_t hi,
     g_list_add(g, &l, g_seq(g, same, other_names(c, keys, i, next, at + n, depth + 1)));
   }
   g_expr *differs = g_chars(g, known.v, known.n, true);
-  g_list_add(g, &l, g_seq(g, differs, g_repeat(g, g_call(g, c->chr), 0, -1)));
+  g_list_add(g, &l, g_seq(g, differs, g_repeat(g, character(c), 0, -1)));
   if (!is_key) g_list_add(g, &l, g_textc(g, ""));
   return g_join(g, G_ALT, l.v, l.n);
 }
@@ -822,11 +827,11 @@ static pu_err compile(compiler *c, json_t *schema, g_expr **out) {
 /* The rules of JSON itself, which every schema may use. */
 static void make_json(compiler *c) {
   g_rules *g = c->g;
-  int32_t *const rules[] = {&c->blank, &c->chr, &c->string, &c->value, &c->object, &c->array};
+  int32_t *const rules[] = {&c->blank, &c->escape, &c->string, &c->value, &c->object, &c->array};
   for (size_t i = 0; i < PU_COUNT(rules); i++) *rules[i] = g_rule_new(g);
   g->v[c->blank] = make_blank(g);
-  g->v[c->chr] = make_char(g);
-  g->v[c->string] = quoted(g, g_repeat(g, make_char(g), 0, -1));
+  g->v[c->escape] = make_escape(g);
+  g->v[c->string] = quoted(g, g_repeat(g, character(c), 0, -1));
   g_expr *pair = member(c, g_call(g, c->string), c->value);
   g->v[c->object] = bracketed(c, "{", separated(c, pair, 0, -1), "}");
   g->v[c->array] = bracketed(c, "[", separated(c, g_call(g, c->value), 0, -1), "]");

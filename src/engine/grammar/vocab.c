@@ -36,6 +36,15 @@ static size_t shared(pu_str a, pu_str b) {
   return n;
 }
 
+/* Ends the nodes of the path below `depth`. */
+static void leave(pu_vocab *v, const int32_t *path, size_t *at, size_t depth) {
+  for (; *at > depth; --*at) {
+    g_trie_node *x = &v->nodes[path[*at]], *above = &v->nodes[path[*at - 1]];
+    x->end = v->n_nodes;
+    above->deepest = PU_MAX(above->deepest, x->deepest);
+  }
+}
+
 /* Tokens come in the order of their bytes, nodes in preorder: every node that is left is ended by the one that comes.
  */
 static void make_nodes(pu_vocab *v, int32_t n) {
@@ -47,14 +56,15 @@ static void make_nodes(pu_vocab *v, int32_t n) {
   for (int32_t i = 0; i < n; i++) {
     pu_str s = bytes_of(v, v->ids[i]);
     size_t common = shared(last, s);
-    for (; depth > common; depth--) v->nodes[path[depth]].end = v->n_nodes;
+    leave(v, path, &depth, common);
     for (; depth < s.len; v->n_nodes++) {
-      v->nodes[v->n_nodes] = (g_trie_node){.tokens = i, .byte = (uint8_t)s.ptr[depth], .depth = (uint8_t)(depth + 1)};
+      uint8_t here = (uint8_t)(depth + 1);
+      v->nodes[v->n_nodes] = (g_trie_node){.tokens = i, .byte = (uint8_t)s.ptr[depth], .depth = here, .deepest = here};
       path[++depth] = v->n_nodes;
     }
     last = s;
   }
-  for (; depth > 0; depth--) v->nodes[path[depth]].end = v->n_nodes;
+  leave(v, path, &depth, 0);
   v->nodes[0].end = v->n_nodes;
   v->nodes[v->n_nodes] = (g_trie_node){.tokens = n};
 }
