@@ -169,7 +169,7 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   size_t room = activations + activations / 4 + product_bytes(b) + ((size_t)64 << 20);
   r->planned_bytes = pu_model_weight_bytes(b->model->arch, &b->model->hp, &mo) + b->optim.moment_bytes +
                      b->optim.grad_bytes + activations +
-                     pu_train_work_bytes(&b->model->hp, b->o->batch * b->o->seq_len, pu_pool_size(pu_cpu_pool(b->be)));
+                     pu_train_work_bytes(b->be, b->model, b->o->batch * b->o->seq_len, b->o->seq_len);
   PU_TRY(pu_train_plan_check(activations, false, e));
   PU_TRY(b->be->alloc(b->be, room, &b->memory, e));
   PU_TRY(pu_arena_wrap(b->memory, room, &b->ctx.mem, e));
@@ -199,11 +199,11 @@ static void close_bench(bench *b) {
 pu_err pu_train_bench(const pu_train_bench_options *o, pu_train_bench_result *out, pu_error *e) {
   *out = (pu_train_bench_result){0};
   bench b = {.o = o};
-  size_t before = pu_train_memory_used();
+  size_t before = pu_memory_used();
   pu_err err = open_bench(&b, out, e);
   double seconds, optim;
   if (err == PU_OK) err = run_step(&b, 1, &seconds, &optim, e);
-  out->peak_bytes = pu_train_memory_used() - before; /* before the products take their own */
+  out->peak_bytes = pu_memory_used() - before; /* before the products take their own */
   if (err == PU_OK) err = measure(&b, out, e);
   close_bench(&b);
   return err;

@@ -56,6 +56,10 @@ void pu_grammar_free(pu_grammar *g) {
   free(g);
 }
 
+int32_t pu_grammar_vocabulary(const pu_grammar *g) {
+  return g->vocab->size;
+}
+
 /* ---- states ---- */
 
 static pu_grammar_state *new_state(const pu_grammar *g) {
