@@ -611,6 +611,130 @@ static void states_are_copied(void **state) {
   pu_grammar_free(g);
 }
 
+/* ---- answers ---- */
+
+enum { MODEL_VOCAB = 512, CONTEXT = 256 };
+
+static pu_engine *random_model(pu_backend **be, pu_model **m) {
+  const pu_hparams hp = {.vocab = MODEL_VOCAB,
+                         .hidden = 32,
+                         .ffn = 64,
+                         .layers = 1,
+                         .heads = 2,
+                         .kv_heads = 1,
+                         .head_dim = 16,
+                         .max_position = CONTEXT,
+                         .norm_eps = 1e-5,
+                         .bos = 1,
+                         .eos = {2},
+                         .n_eos = 1,
+                         .rope = {.base = 1e4, .factor = 1}};
+  pu_engine *en;
+  pu_error e;
+  pu_model_options o = {.dtype = PU_F32};
+  assert_ok(pu_backend_open("cpu", 1, be, &e), &e);
+  assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 3, *be, &o, m, &e), &e);
+  assert_ok(pu_engine_over(*m, tokenizer, &(pu_engine_options){0}, &en, &e), &e);
+  return en;
+}
+
+static pu_session *answer(pu_engine *en, const pu_grammar *g, uint64_t seed, int64_t max_tokens, bool ignore_eos) {
+  pu_session *s;
+  pu_error e;
+  pu_sampling how = pu_sampling_default();
+  how.temperature = 1.5;
+  how.seed = seed;
+  how.grammar = g;
+  how.max_tokens = max_tokens;
+  how.ignore_eos = ignore_eos;
+  assert_ok(pu_session_open(en, &s, &e), &e);
+  assert_ok(pu_session_append(s, (int32_t[]){1, 50, 70}, 3, &e), &e);
+  assert_ok(pu_session_start(s, &how, NULL, NULL, &e), &e);
+  return s;
+}
+
+/* A random model says nothing but what the grammars of its sessions allow, all in one batch. */
+static void answers_fit(void **state) {
+  (void)state;
+  static const struct {
+    pu_grammar_kind kind;
+    const char *source;
+  } cases[] = {{JS, "{\"type\":\"object\",\"properties\":{\"colour\":{\"enum\":[\"red\",\"blue\"]},\"age\":{\"type\":"
+                    "\"integer\",\"minimum\":7,\"maximum\":120}},\"required\":[\"colour\",\"age\"]}"},
+               {RE, "[a-z]{3,9}(书生|!)"},
+               {BN, "root ::= \" the\" (\" \" [a-c]){2,4} \".\""}};
+  enum { CASES = 3, EACH = 8 };
+  pu_backend *be;
+  pu_model *m;
+  pu_error e;
+  pu_engine *en = random_model(&be, &m);
+  pu_grammar *g[CASES];
+  pu_session *s[CASES * EACH];
+  for (int i = 0; i < CASES; i++)
+    assert_ok(pu_engine_grammar(en, cases[i].kind, pu_str_c(cases[i].source), &g[i], &e), &e);
+  for (int i = 0; i < CASES * EACH; i++) s[i] = answer(en, g[i % CASES], (uint64_t)i, 0, i % 2);
+  for (bool more = true; more;) assert_ok(pu_engine_step(en, &more, &e), &e);
+  for (int i = 0; i < CASES * EACH; i++) {
+    pu_str text = pu_session_text(s[i]);
+    assert_int_equal(pu_session_finish(s[i]), PU_FINISH_STOP);
+    if (!fits(g[i % CASES], text)) fail_msg("%s: %.*s", cases[i % CASES].source, (int)text.len, text.ptr);
+    pu_session_close(s[i]);
+  }
+  for (int i = 0; i < CASES; i++) pu_grammar_free(g[i]);
+  pu_engine_free(en);
+  pu_model_free(m);
+  be->close(be);
+}
+
+/* Where the text may end but need not, the model's own ending ends it; without endings only a limit does. */
+static void answers_end(void **state) {
+  (void)state;
+  pu_backend *be;
+  pu_model *m;
+  pu_error e;
+  pu_grammar *g;
+  size_t n;
+  pu_engine *en = random_model(&be, &m);
+  assert_ok(pu_engine_grammar(en, RE, pu_str_c("(ab)*"), &g, &e), &e);
+  int stopped = 0;
+  for (uint64_t seed = 0; seed < 20; seed++) {
+    pu_session *s = answer(en, g, seed, 30, false);
+    while (pu_session_finish(s) == PU_FINISH_NONE) assert_ok(pu_engine_step(en, &(bool){0}, &e), &e);
+    stopped += pu_session_finish(s) == PU_FINISH_STOP;
+    if (pu_session_finish(s) == PU_FINISH_STOP) assert_true(fits(g, pu_session_text(s)));
+    pu_session_close(s);
+  }
+  assert_in_range(stopped, 1, 20);
+  pu_session *s = answer(en, g, 1, 30, true);
+  while (pu_session_finish(s) == PU_FINISH_NONE) assert_ok(pu_engine_step(en, &(bool){0}, &e), &e);
+  assert_int_equal(pu_session_finish(s), PU_FINISH_LENGTH);
+  pu_session_answer(s, &n);
+  assert_int_equal(n, 30);
+  /* another tokenizer's grammar */
+  pu_tokenizer *small;
+  pu_vocab *v;
+  pu_grammar *other;
+  pu_buf b;
+  pu_buf_init(&b, 1 << 20);
+  spm_begin(&b, true);
+  spm_end(&b, (spm_settings){.byte_fallback = true});
+  assert_ok(pu_tokenizer_parse_spm(pu_str_of(b.data, b.len), &small, &e), &e);
+  assert_ok(pu_vocab_create(small, &v, &e), &e);
+  assert_ok(pu_grammar_compile(RE, pu_str_c("a"), v, &other, &e), &e);
+  pu_sampling how = pu_sampling_default();
+  how.grammar = other;
+  assert_int_equal(pu_session_start(s, &how, NULL, NULL, &e), PU_ERR_USAGE);
+  pu_session_close(s);
+  pu_grammar_free(other);
+  pu_vocab_free(v);
+  pu_tokenizer_free(small);
+  pu_buf_deinit(&b);
+  pu_grammar_free(g);
+  pu_engine_free(en);
+  pu_model_free(m);
+  be->close(be);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(regular_expressions),
                                      cmocka_unit_test(gbnf),
@@ -618,6 +742,8 @@ int main(void) {
                                      cmocka_unit_test(masks_equal_the_plain_matcher),
                                      cmocka_unit_test(walks_make_valid_documents),
                                      cmocka_unit_test(depth_has_a_limit),
-                                     cmocka_unit_test(states_are_copied)};
+                                     cmocka_unit_test(states_are_copied),
+                                     cmocka_unit_test(answers_fit),
+                                     cmocka_unit_test(answers_end)};
   return cmocka_run_group_tests(tests, make_vocabulary, free_vocabulary);
 }
