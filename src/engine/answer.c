@@ -194,7 +194,6 @@ pu_err pu_answer_next(pu_session *s, float *logits, pu_error *e) {
   only_pieces(en, logits);
   pu_sampler_bias(logits, en->m->hp.vocab, &s->how);
   const float *before = s->kept.top >= 0 ? pu_sampler_copy(&en->sampler, logits) : NULL;
-  PU_TRY(pu_constrain_prepare(s, e));
   if (!pu_constrain_logits(s, logits)) return end_answer(s, PU_FINISH_LENGTH, e);
   int32_t id = pu_sampler_next(&en->sampler, logits, &s->how, &h, &s->rng);
   if (!early && ends_answer(s, id)) return end_answer(s, PU_FINISH_STOP, e);

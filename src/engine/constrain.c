@@ -8,6 +8,7 @@
 typedef struct pu_constraint {
   pu_grammar_state *state;
   bool prepared;      /* allowed is of the state as it is now */
+  bool lost;          /* there was no memory for that, or too much to do */
   uint64_t allowed[]; /* [ceil(vocabulary / 64)] */
 } constraint;
 
@@ -35,32 +36,45 @@ pu_err pu_constrain_begin(pu_session *s, pu_error *e) {
   return pu_grammar_start(s->how.grammar, &s->constraint->state, e);
 }
 
-pu_err pu_constrain_prepare(pu_session *s, pu_error *e) {
+/* What goes wrong here ends this answer and no other: see pu_constrain_logits. */
+void pu_constrain_prepare(pu_session *s) {
   constraint *c = s->constraint;
-  if (!c || c->prepared) return PU_OK;
-  PU_TRY(pu_grammar_mask(c->state, c->allowed, e));
+  pu_error e;
+  if (!c || c->prepared) return;
   c->prepared = true;
-  return PU_OK;
+  c->lost = pu_grammar_mask(c->state, c->allowed, &e) != PU_OK;
+  if (c->lost) pu_log(PU_LOG_WARN, "an answer ends early: %s", e.msg);
 }
 
-bool pu_constrain_logits(pu_session *s, float *logits) {
-  constraint *c = s->constraint;
-  if (!c) return true;
-  /* An ending may have text of its own (a stop id of the caller's): it is an ending here, and nothing else. */
-  bool may_end = pu_grammar_may_end(c->state);
+/* An ending may have text of its own (a stop id of the caller's): it is an ending here, and nothing else. */
+static void allow_endings(pu_session *s, bool may_end) {
+  uint64_t *allowed = s->constraint->allowed;
   for (size_t i = 0; i < s->n_endings; i++) {
     int32_t id = s->endings[i];
     if (id < 0 || id >= pu_tokenizer_size(s->en->t)) continue;
     uint64_t bit = (uint64_t)1 << (id % 64);
     if (may_end)
-      c->allowed[id / 64] |= bit;
+      allowed[id / 64] |= bit;
     else
-      c->allowed[id / 64] &= ~bit;
+      allowed[id / 64] &= ~bit;
   }
+}
+
+bool pu_constrain_logits(pu_session *s, float *logits) {
+  constraint *c = s->constraint;
+  if (!c) return true;
+  pu_constrain_prepare(s);
+  if (c->lost) return false;
+  allow_endings(s, pu_grammar_may_end(c->state));
+  int32_t n = pu_tokenizer_size(s->en->t);
   bool any = false;
-  for (int32_t id = 0; id < pu_tokenizer_size(s->en->t); id++) {
-    if (!(c->allowed[id / 64] >> (id % 64) & 1)) logits[id] = -INFINITY;
-    any |= logits[id] > -INFINITY;
+  for (int32_t at = 0; at < n; at += 64) {
+    uint64_t bits = c->allowed[at / 64];
+    if (any && !~bits) continue; /* as most are, inside strings */
+    for (int32_t i = at; i < PU_MIN(at + 64, n); i++, bits >>= 1) {
+      if (!(bits & 1)) logits[i] = -INFINITY;
+      any |= logits[i] > -INFINITY;
+    }
   }
   return any;
 }

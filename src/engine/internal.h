@@ -214,7 +214,7 @@ void pu_answer_forget(pu_session *s); /* options, text, log-probabilities */
 void pu_constrain_end(pu_session *s);
 pu_err pu_constrain_begin(pu_session *s, pu_error *e) PU_MUST_USE;
 /* Finds the tokens that may come next: work for the time that a device computes. */
-pu_err pu_constrain_prepare(pu_session *s, pu_error *e) PU_MUST_USE;
+void pu_constrain_prepare(pu_session *s);
 /* Makes the logits of all others -INFINITY. False: nothing is left, not even an ending. */
 bool pu_constrain_logits(pu_session *s, float *logits);
 /* Takes a token into account. False: it does not fit. *whole: nothing can follow. */

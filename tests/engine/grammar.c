@@ -446,9 +446,13 @@ static void masks_equal_the_plain_matcher(void **state) {
       {JS, "{\"type\":\"object\",\"properties\":{\"name\":true},\"additionalProperties\":true}"},
       {RE, "(a|ab|abc)*(书|书生)+[^0-9]{2,5}"},
       {RE, "[\\s\\S]*"},
+      {RE, "(ab|a){3,30}c?"},
+      {RE, "((a|é){1,12},){2,20}"},
+      {RE, "(b{4,20}|a{7,9}){3}"},
       {BN, "root ::= e \"=\" [0-9]+\ne ::= e \"+\" t | t\nt ::= \"(\" e \")\" | [0-9]+"},
       {BN, "root ::= root root | \"(\" root \")\" | \"()\""},
       {BN, "root ::= w (ws w)*\nw ::= [a-z]+\nws ::= [ \\n]+ | w2\nw2 ::= \"-\" w2 \"-\" | \"+\""},
+      {BN, "root ::= \"(\" root \"a\"? | \"x\""},
       {BN, "root ::= any \"x\\\"\" any\nany ::= .*"},
   };
   pu_buf text;
@@ -583,6 +587,27 @@ static void depth_has_a_limit(void **state) {
     while (pu_grammar_accept_text(s, pu_str_c(")")) || pu_grammar_accept_text(s, pu_str_c("]"))) closed++;
     assert_int_equal(closed, depth);
     assert_true(pu_grammar_must_end(s) && pu_grammar_may_end(s));
+    pu_grammar_state_free(s);
+    pu_grammar_free(g);
+  }
+}
+
+/* Very many ways lead through the same frames: each is gone once. */
+static void ambiguity_is_bearable(void **state) {
+  (void)state;
+  static const char *const sources[] = {"root ::= \"(\" root \"a\"? | \"x\"",
+                                        "root ::= \"(\" root (\"a\" | \"aa\" | \"aaa\")? | \"x\"",
+                                        "root ::= root root root | root root | \"a\" | \"(\" | \"x\""};
+  for (size_t i = 0; i < PU_COUNT(sources); i++) {
+    pu_grammar *g = compile(BN, sources[i]);
+    pu_grammar_state *s;
+    pu_error e;
+    uint64_t bits[64];
+    assert_ok(pu_grammar_start(g, &s, &e), &e);
+    for (int k = 0; k < 100; k++) assert_true(pu_grammar_accept_text(s, pu_str_c("(")));
+    assert_true(pu_grammar_accept_text(s, pu_str_c("x")));
+    assert_ok(pu_grammar_mask(s, bits, &e), &e);
+    check_mask(s, bits, sources[i]);
     pu_grammar_state_free(s);
     pu_grammar_free(g);
   }
@@ -742,6 +767,7 @@ int main(void) {
                                      cmocka_unit_test(masks_equal_the_plain_matcher),
                                      cmocka_unit_test(walks_make_valid_documents),
                                      cmocka_unit_test(depth_has_a_limit),
+                                     cmocka_unit_test(ambiguity_is_bearable),
                                      cmocka_unit_test(states_are_copied),
                                      cmocka_unit_test(answers_fit),
                                      cmocka_unit_test(answers_end)};

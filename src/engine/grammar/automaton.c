@@ -6,7 +6,7 @@
 
 #include "src/engine/grammar/nfa.h"
 
-enum { POOL_MAX = 1 << 24, EDGES_MAX = 1 << 22, NEVER = INT32_MAX };
+enum { POOL_MAX = 1 << 22, EDGES_MAX = 1 << 22, NEVER = INT32_MAX };
 
 typedef struct made {
   const nfa *a;

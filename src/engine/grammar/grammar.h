@@ -17,11 +17,11 @@ enum { /* what a grammar may be at most */
        G_NESTING_MAX = 200,    /* of groups in a source, and of subschemas */
        G_REPEAT_MAX = 1 << 16, /* a count in {m,n}, maxLength and their like */
        G_RULES_MAX = 1 << 14,
-       G_STATES_MAX = 1 << 20,  /* before determinisation */
-       G_NODES_MAX = 1 << 18,   /* after it */
-       G_DEPTH_MAX = 1024,      /* frames of a configuration: how deep an answer may nest */
-       G_CONFIGS_MAX = 1 << 11, /* configurations that are looked at for one byte */
-       G_TOKEN_MAX = 255,       /* bytes of a token; longer ones are never allowed */
+       G_STATES_MAX = 1 << 20, /* before determinisation */
+       G_NODES_MAX = 1 << 18,  /* after it */
+       G_DEPTH_MAX = 1024,     /* frames of a configuration: how deep an answer may nest */
+       G_CONFIGS_MAX = 1 << 9, /* configurations that are looked at for one byte */
+       G_TOKEN_MAX = 255,      /* bytes of a token; longer ones are never allowed */
        G_CHAR_MAX = 0x10FFFF
 };
 

@@ -18,7 +18,8 @@ enum {
   UNKNOWN = -1,       /* a transition that was not yet needed */
   SETS_MAX = 1 << 16, /* sets that are kept; a walk that needs more goes without */
   POOL_MAX = 1 << 22, /* their configurations */
-  MASK_BYTES_MAX = 256 << 20
+  MASK_BYTES_MAX = 256 << 20,
+  WORK_MAX = 1 << 24 /* configurations that a mask may take without what is kept: seconds */
 };
 
 typedef struct set {
@@ -54,6 +55,8 @@ struct g_cache {
   size_t words;
   int32_t *leaves;
   int32_t n_leaves, cap_leaves;
+  uint64_t *followed; /* hash set of (place, frame), see follow; 0 is free */
+  size_t n_followed, cap_followed;
   bool no_memory, full;
 };
 
@@ -277,16 +280,52 @@ typedef struct below {
   uint64_t *bits;
 } below;
 
+static bool followed_grow(g_cache *c) {
+  size_t cap = PU_MAX((size_t)1024, 2 * c->cap_followed);
+  uint64_t *bigger = calloc(cap, sizeof *bigger);
+  if (!bigger) return false;
+  for (size_t i = 0; i < c->cap_followed; i++) {
+    uint64_t key = c->followed[i];
+    size_t at = (key * 0x9E3779B97F4A7C15u) >> 32 & (cap - 1);
+    while (key && bigger[at]) at = (at + 1) & (cap - 1);
+    if (key) bigger[at] = key;
+  }
+  free(c->followed);
+  c->followed = bigger;
+  c->cap_followed = cap;
+  return true;
+}
+
+/* The first time for this place and frame in a mask? There may be very many ways there. */
+static bool is_first_time(g_cache *c, int32_t at, int32_t frame) {
+  if (2 * c->n_followed >= c->cap_followed && !followed_grow(c)) {
+    c->no_memory = true;
+    return false;
+  }
+  uint64_t key = (uint64_t)at << 32 | (uint32_t)frame; /* places begin with 1 */
+  size_t i = (key * 0x9E3779B97F4A7C15u) >> 32 & (c->cap_followed - 1);
+  for (; c->followed[i]; i = (i + 1) & (c->cap_followed - 1))
+    if (c->followed[i] == key) return false;
+  c->followed[i] = key;
+  c->n_followed++;
+  return true;
+}
+
 /* The rule ended: goes on where the frame says. At the bottom nothing may follow. */
-static void follow(g_cache *c, int32_t at, void *arg) {
-  const below *b = arg;
-  if (b->frame < 0) return;
+static void follow(g_cache *c, int32_t at, void *arg);
+
+static void go_on(g_cache *c, int32_t at, const below *b) {
   const g_frame *f = &b->frames->v[b->frame];
   below deeper = {b->frames, f->parent, b->bits};
   int32_t start = set_of_node(c, f->node);
   if (start == DEAD) return;
   if (c->sets[start].ends) follow(c, at, &deeper);
   walk(c, at, start, 0, b->bits, follow, &deeper);
+}
+
+static void follow(g_cache *c, int32_t at, void *arg) {
+  const below *b = arg;
+  if (b->frame >= 0 && is_first_time(c, at, b->frame)) go_on(c, at, b);
 }
 
 static void forget_masks(g_cache *c) {
@@ -300,13 +339,15 @@ static void forget_masks(g_cache *c) {
 static bool mask_by_nodes(g_cache *c, const pu_grammar_state *s, uint64_t *bits) {
   if (c->full || c->n_sets > SETS_MAX / 2) forget_sets(c);
   if (c->mask_bytes > MASK_BYTES_MAX) forget_masks(c);
+  if (c->n_followed) memset(c->followed, 0, c->cap_followed * sizeof *c->followed);
+  c->n_followed = 0;
   for (int32_t i = 0; i < s->now.n; i++) {
     g_config at = s->now.v[i];
     const node_mask *k = mask_of(c, at.node);
     if (!k) return false;
     or_mask(c, k, bits);
     below b = {&s->frames, at.frame, bits};
-    for (int32_t j = 0; j < k->n_leaves; j++) follow(c, k->leaves[j], &b);
+    for (int32_t j = 0; at.frame >= 0 && j < k->n_leaves; j++) go_on(c, k->leaves[j], &b);
     if (c->full || c->no_memory) return false;
   }
   return true;
@@ -320,13 +361,14 @@ static bool mask_plainly(const pu_vocab *v, pu_grammar_state *s, uint64_t *bits)
   size_t depths = (size_t)v->longest + 1;
   g_configs *at = calloc(depths, sizeof *at);
   bool ok = at && g_configs_copy(&at[0], &s->now);
+  int64_t work = 0;
   for (int32_t i = 1; ok && i < v->n_nodes;) {
     const g_trie_node *x = &v->nodes[i];
     bool alive = g_advance(m, &s->frames, &at[x->depth - 1], x->byte, G_DEPTH_MAX, &s->work, &at[x->depth]);
     if (alive) take_tokens(v, i, bits);
-    ok = !s->work.no_memory;
+    work += s->work.n_seen;
+    ok = !s->work.no_memory && work <= WORK_MAX && s->frames.n <= WORK_MAX / 16;
     i = alive ? i + 1 : x->end;
-    if (s->frames.n > 1 << 20) ok = false; /* 2^20 frames for one mask: nothing that a person wrote */
   }
   for (size_t i = 0; at && i < depths; i++) g_configs_free(&at[i]);
   free(at);
@@ -356,7 +398,8 @@ pu_err g_cache_mask(g_cache *c, pu_grammar_state *s, uint64_t *bits, pu_error *e
   memset(bits, 0, c->words * sizeof *bits);
   s->work.no_memory = false;
   if (mask_plainly(c->v, s, bits)) return PU_OK;
-  return pu_fail(e, PU_ERR_NOMEM, "no memory for the tokens that the grammar allows");
+  if (s->work.no_memory) return pu_fail(e, PU_ERR_NOMEM, "no memory for the tokens that the grammar allows");
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "the grammar leaves too many ways open at once");
 }
 
 pu_err g_cache_create(const g_automaton *m, const pu_vocab *v, g_cache **out, pu_error *e) {
@@ -396,5 +439,6 @@ void g_cache_free(g_cache *c) {
   free(c->masks);
   free(c->bits);
   free(c->leaves);
+  free(c->followed);
   free(c);
 }

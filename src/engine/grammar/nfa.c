@@ -251,17 +251,49 @@ void nfa_close(const nfa *a, nfa_set *s) {
 
 /* ---- rules that match the empty string ---- */
 
-static bool find_nullable(nfa *a, nfa_set *s) {
-  bool changed = false;
-  for (int32_t r = 0; r < a->n_rules; r++) {
-    if (a->nullable[r]) continue;
-    nfa_set_clear(s);
-    nfa_set_add(s, a->starts[r]);
-    nfa_close(a, s);
-    a->nullable[r] = s->mark[a->ends[r]] == s->stamp;
-    changed |= a->nullable[r];
+/* States that are reached from their rule's start without a byte, each looked at once. A call waits until its rule is
+ * found to match nothing. */
+typedef struct reached {
+  nfa_set set;
+  int32_t *ends;    /* [states]: the rule that ends here; -1 */
+  int32_t *waiting; /* [rules]: the last of the calls that wait for it, an edge; -1 */
+  int32_t *before;  /* [edges]: the one before it */
+} reached;
+
+static void reach(nfa *a, reached *r, int32_t member) {
+  int32_t ended = r->ends[member];
+  if (ended >= 0) {
+    a->nullable[ended] = true;
+    for (int32_t k = r->waiting[ended]; k >= 0; k = r->before[k]) nfa_set_add(&r->set, a->edges[k].to);
   }
-  return changed;
+  for (int32_t k = a->first[member]; k >= 0; k = a->edges[k].next) {
+    int32_t rule = a->edges[k].rule;
+    if (is_free(a, &a->edges[k])) nfa_set_add(&r->set, a->edges[k].to);
+    if (rule < 0 || a->nullable[rule]) continue;
+    r->before[k] = r->waiting[rule];
+    r->waiting[rule] = k;
+  }
+}
+
+static bool find_nullable(nfa *a) {
+  reached r = {.ends = malloc((size_t)a->n_states * sizeof(int32_t)),
+               .waiting = malloc((size_t)a->n_rules * sizeof(int32_t)),
+               .before = malloc(((size_t)a->n_edges + 1) * sizeof(int32_t))};
+  bool ok = nfa_set_init(&r.set, a) && r.ends && r.waiting && r.before;
+  if (ok) {
+    memset(r.ends, 0xFF, (size_t)a->n_states * sizeof *r.ends);
+    memset(r.waiting, 0xFF, (size_t)a->n_rules * sizeof *r.waiting);
+    for (int32_t i = 0; i < a->n_rules; i++) {
+      r.ends[a->ends[i]] = i;
+      nfa_set_add(&r.set, a->starts[i]);
+    }
+    for (int32_t i = 0; i < r.set.n; i++) reach(a, &r, r.set.v[i]);
+  }
+  nfa_set_deinit(&r.set);
+  free(r.ends);
+  free(r.waiting);
+  free(r.before);
+  return ok;
 }
 
 /* A start that nothing leads back to and that is not an end: it has the edges of all that the old one reached. */
@@ -398,8 +430,7 @@ static bool build_all(nfa *a, const g_rules *g) {
   }
   nfa_set s;
   if (a->failed) return true;
-  if (!nfa_set_init(&s, a)) return false;
-  while (find_nullable(a, &s)) continue;
+  if (!find_nullable(a) || !nfa_set_init(&s, a)) return false;
   for (int32_t r = 0; r < g->n; r++) new_start(a, r, &s);
   nfa_set_deinit(&s);
   return a->failed || remove_left_recursion(a);
