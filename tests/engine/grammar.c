@@ -318,6 +318,11 @@ static const example schema_examples[] = {
      "ee\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/definitions/t~1r%20ee\"}}}}",
      {"[]", "[[],[[]]]"},
      {"[1]", "[[]"}},
+    {JS,
+     "{\"properties\":{\"t\":{\"$id\":\"tool\",\"properties\":{\"a\":{\"$ref\":\"#/$defs/n\"},\"b\":{\"$ref\":\"#\"}},"
+     "\"$defs\":{\"n\":{\"const\":1}}}},\"$defs\":{\"n\":{\"const\":2}},\"required\":[\"t\"]}",
+     {"{\"t\":{\"a\":1}}", "{\"t\":{\"b\":{\"a\":1}}}"},
+     {"{\"t\":{\"a\":2}}", "{\"t\":{\"b\":{\"t\":{}}}}"}},
     {JS, "{\"anyOf\":[{\"$ref\":\"#\"},{\"type\":\"null\"}]}", {"null"}, {"1"}},
     {JS,
      "{\"type\":\"object\",\"properties\":{\"a\":{\"type\":\"string\"}},\"anyOf\":[{\"required\":[\"a\"]}]}",
