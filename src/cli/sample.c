@@ -1,6 +1,6 @@
 #include "src/cli/sample.h"
 
-static void show(void *bar, double done, double total) {
+void pu_cli_show_share(void *bar, double done, double total) {
   pu_progress_set(bar, total > 0 ? 100 * done / total : 0, NULL);
 }
 
@@ -24,7 +24,7 @@ static pu_err open_one(const char *model, pu_engine_options *eo, pu_cli_dtype dt
                        pu_error *e) {
   PU_TRY(choose_dtype(model, dtype, &eo->dtype, e));
   pu_progress *bar = pu_progress_open(what, "%", 100);
-  eo->progress = show;
+  eo->progress = pu_cli_show_share;
   eo->progress_arg = bar;
   pu_err err = pu_engine_open(model, eo, out, e);
   pu_progress_close(bar);

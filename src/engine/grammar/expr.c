@@ -4,7 +4,7 @@
 
 #include "src/engine/grammar/grammar.h"
 
-enum { ARENA_MAX = 256 << 20, SURROGATES = 0xD800, AFTER_SURROGATES = 0xE000 };
+enum { ARENA_MAX = 128 << 20, SURROGATES = 0xD800, AFTER_SURROGATES = 0xE000 };
 
 pu_err g_rules_init(g_rules *g, pu_error *e) {
   *g = (g_rules){0};

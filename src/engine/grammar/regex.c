@@ -215,7 +215,8 @@ static pu_err group(parser *p, g_expr **out) {
 }
 
 static g_expr *one_char(g_rules *g, uint32_t c) {
-  return g_chars(g, &(g_range){c, c}, 1, false);
+  if (c >= 0x80) return g_chars(g, &(g_range){c, c}, 1, false);
+  return g_text(g, pu_str_of(&(char){(char)c}, 1)); /* takes less memory: most of an expression is this */
 }
 
 static pu_err atom(parser *p, g_expr **out) {
