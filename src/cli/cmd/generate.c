@@ -6,10 +6,12 @@
 #include "src/cli/cli.h"
 #include "src/cli/sample.h"
 #include "src/cli/sampling.h"
+#include "src/cli/structure.h"
 
 typedef struct options {
   const char *prompt, *prompt_file, *ids, *prompts;
   pu_cli_sampling sampling;
+  pu_cli_structure structure;
   int dtype, output;
   int64_t threads, samples, batch, guess;
   const char *draft;
@@ -34,6 +36,7 @@ static const pu_option rows[] = {
            .help =
                "what is printed of the answer: its text as it comes, its ids on a line, or one object with all of it"),
     PU_SAMPLING_ROWS(options, sampling, "0", "1", "256"),
+    PU_STRUCTURE_ROWS(options, structure),
     PU_ROW(options, ignore_eos, "ignore-eos", BOOL, .help = "go on after the model's end-of-text token"),
     PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
@@ -135,9 +138,10 @@ static pu_err print_answer(FILE *out, const options *o, const pu_session *s, con
 }
 
 /* stop_ids: room for the chat template's. */
-static pu_sampling sampling_of(const pu_engine *en, const options *o, int32_t stop_ids[8]) {
+static pu_sampling sampling_of(const pu_engine *en, const options *o, const pu_grammar *grammar, int32_t stop_ids[8]) {
   pu_sampling how = pu_cli_sampling_get(&o->sampling);
   how.ignore_eos = o->ignore_eos;
+  how.grammar = grammar;
   if (o->chat && !o->ids && !o->ignore_eos && pu_engine_chat(en)) {
     how.n_stop_ids = pu_chat_stop_ids(pu_engine_chat(en), pu_engine_tokenizer(en), stop_ids, 8);
     how.stop_ids = stop_ids;
@@ -145,10 +149,11 @@ static pu_sampling sampling_of(const pu_engine *en, const options *o, int32_t st
   return how;
 }
 
-static pu_err generate(const pu_cli *cli, pu_engine *en, const options *o, pu_ids *prompt, pu_error *e) {
+static pu_err generate(const pu_cli *cli, pu_engine *en, const options *o, const pu_grammar *grammar,
+                       const pu_ids *prompt, pu_error *e) {
   pu_session *s;
   int32_t stop_ids[8];
-  pu_sampling how = sampling_of(en, o, stop_ids);
+  pu_sampling how = sampling_of(en, o, grammar, stop_ids);
   PU_TRY(pu_session_open(en, &s, e));
   PU_TRY(pu_session_append(s, prompt->v, prompt->n, e));
   PU_TRY(pu_session_generate(s, &how, o->output == OUTPUT_TEXT ? print_text : NULL, cli->out, e));
@@ -170,14 +175,14 @@ static pu_err encode_line(void *arg, pu_str prompt, pu_ids *out, pu_error *e) {
   return encode_text(c->en, c->o, prompt, out, e);
 }
 
-static pu_err generate_all(const pu_cli *cli, pu_engine *en, const options *o, pu_error *e) {
+static pu_err generate_all(const pu_cli *cli, pu_engine *en, const options *o, const pu_grammar *grammar, pu_error *e) {
   int32_t stop_ids[8];
   encoding c = {en, o};
   pu_buf text;
   pu_cli_batch b = {.name = o->prompts,
                     .samples = o->samples,
                     .window = 2 * (int)o->batch, /* so that those that end early are followed at once */
-                    .how = sampling_of(en, o, stop_ids),
+                    .how = sampling_of(en, o, grammar, stop_ids),
                     .encode = encode_line,
                     .arg = &c};
   pu_err err = read_file(cli, o->prompts, &text, e);
@@ -187,12 +192,12 @@ static pu_err generate_all(const pu_cli *cli, pu_engine *en, const options *o, p
   return err;
 }
 
-static pu_err generate_one(const pu_cli *cli, pu_engine *en, const options *o, pu_error *e) {
+static pu_err generate_one(const pu_cli *cli, pu_engine *en, const options *o, const pu_grammar *grammar, pu_error *e) {
   pu_ids prompt = {0};
   pu_err err = read_prompt(cli, en, o, &prompt, e);
   if (!err && o->output == OUTPUT_TEXT && !pu_engine_tokenizer(en))
     err = pu_fail(e, PU_ERR_USAGE, "the model has no tokenizer; ask for --output ids");
-  if (!err) err = generate(cli, en, o, &prompt, e);
+  if (!err) err = generate(cli, en, o, grammar, &prompt, e);
   pu_ids_deinit(&prompt);
   return err;
 }
@@ -215,7 +220,10 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   pu_engine *en;
   pu_cli_engine_options eo = {(pu_cli_dtype)o->dtype, o->threads, o->prompts ? o->batch : 1, o->guess, o->draft};
   PU_TRY(pu_cli_open_engine(args[0], &eo, &en, e));
-  pu_err err = o->prompts ? generate_all(cli, en, o, e) : generate_one(cli, en, o, e);
+  pu_grammar *grammar;
+  pu_err err = pu_cli_structure_compile(&o->structure, en, &grammar, e);
+  if (!err) err = o->prompts ? generate_all(cli, en, o, grammar, e) : generate_one(cli, en, o, grammar, e);
+  pu_grammar_free(grammar);
   pu_engine_free(en);
   return err;
 }
@@ -230,6 +238,8 @@ const pu_command pu_command_generate = {
         "text, finish (stop or length), prefill_tok_per_s and decode_tok_per_s.\n\n"
         "With --prompts, every line of FILE that is not empty is a prompt. They are answered together, --batch answers "
         "at a time, and printed in their order, an object a line: line, sample (0 to N - 1), text, ids, finish.\n\n"
+        "With --json-schema, --regex or --grammar the answer fits what they say, unless --max-tokens cuts it off; "
+        "docs/structured.md says what they may contain.\n\n"
         "A text gets the begin-of-text token in front where the tokenizer says so.",
     .options = rows,
     .options_size = sizeof(options),

@@ -1,0 +1,21 @@
+/* The flags that say what an answer must fit, for the commands that generate. */
+#ifndef PUYU_CLI_STRUCTURE_H
+#define PUYU_CLI_STRUCTURE_H
+
+#include "puyu/engine.h"
+
+typedef struct pu_cli_structure {
+  const char *json_schema, *regex, *grammar;
+} pu_cli_structure;
+
+/* Rows of an option table; `in` is the pu_cli_structure inside the command's struct `holder`. */
+#define PU_STRUCTURE_ROWS(holder, in)                                                                                  \
+  PU_ROW(holder, in.json_schema, "json-schema", STR, .meta = "FILE",                                                   \
+         .help = "the answer is JSON that fits this JSON Schema"),                                                     \
+      PU_ROW(holder, in.regex, "regex", STR, .meta = "RE", .help = "the whole answer fits this regular expression"),   \
+      PU_ROW(holder, in.grammar, "grammar", STR, .meta = "FILE", .help = "the answer fits this GBNF grammar")
+
+/* *out NULL: none of the flags was given. */
+pu_err pu_cli_structure_compile(const pu_cli_structure *o, pu_engine *en, pu_grammar **out, pu_error *e) PU_MUST_USE;
+
+#endif
