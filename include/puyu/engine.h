@@ -1,12 +1,23 @@
 /* engine: weights, paged key/value cache, batching and sampling: everything that generates goes through here.
  *
  * A pu_engine owns a model (or borrows one that is being trained), its cache and a scheduler. A pu_session is one
- * sequence in it: a prompt that grows. pu_engine_step runs one forward pass over all sessions that have something to do
+ * sequence in it: a prompt that grows. pu_engine_step runs one forward pass over sessions that have something to do
  * (new prompt tokens, or the next token to make); pu_session_generate steps until its own answer is done. What a session
- * produces depends on its own ids, options and seed only, not on the others in the batch.
+ * produces depends on its own ids, options and seed only, not on the others in the batch (to the rounding of sums: see
+ * src/engine/README.md).
+ *
+ * Scheduling. Any number of sessions may be open. Those with work wait in the order they came; max_batch of them run at a
+ *           time, as far as the cache has room. Where a growing answer finds no free block, blocks are taken from what
+ *           only the prefix cache holds, then from sessions at rest, then from the running session that came last: it
+ *           waits again, and later computes its tokens anew and goes on where it was. So the oldest always gets on, and
+ *           no session ends another one. A step takes prefill_chunk prompt tokens at most, however long a prompt is:
+ *           this bounds how long the others wait for their next token.
+ * Prefix cache. Full blocks are shared by all sessions that begin with the same ids, also after the one that computed
+ *           them is closed, until their room is needed (least recently used first). A match may end inside a block.
  *
  * Lifetimes: engine outlives its sessions; a session's ids and text live until it is closed.
- * Threads: one thread drives an engine and its sessions. */
+ * Threads: one thread drives an engine and its sessions. on_text may call pu_session_cancel; it must not open, close,
+ * append to, rewind or start sessions. */
 #ifndef PUYU_ENGINE_H
 #define PUYU_ENGINE_H
 
@@ -16,47 +27,88 @@
 typedef struct pu_engine pu_engine;
 typedef struct pu_session pu_session;
 
+/* Type of keys and values in the cache. */
+typedef enum pu_kv_type {
+  PU_KV_SAME, /* the compute type */
+  PU_KV_BF16
+} pu_kv_type;
+
 typedef struct pu_engine_options {
   const char *device;     /* "cpu"; NULL: cpu */
   pu_dtype dtype;         /* compute type: PU_BF16 or PU_F32 */
   int threads;            /* 0: all */
   int64_t context;        /* tokens of one session; 0: the model's max_position (times the factor of dynamic RoPE), at
-                             most 32768 */
-  int max_sessions;       /* 0: 1 */
+                             most 32768. Less where the cache cannot hold as many: see pu_engine_plan */
+  int max_batch;          /* sessions a step computes for at most; others wait their turn. 0: 16 */
+  size_t memory;          /* bytes for weights, work and cache together; 0: what the machine has free, less a tenth */
   int64_t prefill_chunk;  /* prompt tokens a step takes at most; 0: 512 */
   int32_t kv_block;       /* tokens a cache block holds; 0: 32 */
+  pu_kv_type kv_type;
+  bool no_prefix_cache;
   void (*progress)(void *arg, double done, double total); /* while weights are read */
   void *progress_arg;
 } pu_engine_options;
 
+/* What is taken, computed from config.json and the options before anything is: bytes. The cache gets what the budget
+ * leaves, up to max_batch whole contexts; where that is less than one context, the context shrinks to it. */
+typedef struct pu_engine_plan {
+  size_t weights, work, cache, budget;
+  int32_t kv_block, kv_blocks; /* tokens a block; blocks */
+  int64_t context;             /* tokens of one session */
+} pu_engine_plan;
+/* For pu_engine_open with the same options. PU_ERR_NOMEM where not even a small cache fits beside the weights. */
+pu_err pu_engine_make_plan(const char *model_dir, const pu_engine_options *o, pu_engine_plan *out, pu_error *e)
+    PU_MUST_USE;
+
 /* model_dir: a Hugging Face directory. Its tokenizer is loaded when there is one (a model without one works on ids). */
 pu_err pu_engine_open(const char *model_dir, const pu_engine_options *o, pu_engine **out, pu_error *e) PU_MUST_USE;
 /* Over a model (and tokenizer, may be NULL) owned by the caller, e.g. in the middle of training. device, dtype and
- * threads of the options do not count. */
+ * threads of the options do not count. Where memory is 0 the weights are there already and count for nothing. Changed
+ * weights need a new engine: the cache holds what the old ones made. */
 pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_options *o, pu_engine **out, pu_error *e)
     PU_MUST_USE;
 void pu_engine_free(pu_engine *en);
 const pu_tokenizer *pu_engine_tokenizer(const pu_engine *en); /* NULL: none */
 const pu_model *pu_engine_model(const pu_engine *en);
 int64_t pu_engine_context(const pu_engine *en); /* tokens a session may hold */
+pu_engine_plan pu_engine_get_plan(const pu_engine *en);
 /* The chat template of the model; NULL where none fits. */
 const pu_chat_template *pu_engine_chat(const pu_engine *en);
 
-/* How the next token is chosen, in this order: penalties, temperature, top-k, top-p, min-p, draw. */
+typedef struct pu_logit_bias {
+  int32_t id;
+  float bias; /* added to the logit; -INFINITY: never */
+} pu_logit_bias;
+
+typedef struct pu_ids_view {
+  const int32_t *v;
+  size_t n;
+} pu_ids_view;
+
+/* How the next token is chosen, in this order: logit bias; penalties; what may not come (bad words, endings before
+ * min_tokens); temperature; top-k; typical; top-p; min-p; draw. Begin with pu_sampling_default(). What pointers point to
+ * is copied by pu_session_start. */
 typedef struct pu_sampling {
   double temperature;        /* 0: greedy (ties: lowest id) */
   int64_t top_k;             /* 0: off */
   double top_p;              /* 1: off */
   double min_p;              /* 0: off; keep p >= min_p * p_max */
+  double typical_p;          /* 1: off; the tokens whose surprise is nearest to the entropy (Meister et al. 2023) */
   double repetition_penalty; /* 1: off; divides (multiplies) positive (negative) logits of ids seen (Keskar 2019) */
   double presence_penalty, frequency_penalty; /* 0: off; of generated ids, as OpenAI's */
+  const pu_logit_bias *logit_bias;
+  size_t n_logit_bias;
+  const pu_ids_view *bad_words; /* sequences whose last id never follows the ids before it */
+  size_t n_bad_words;
   uint64_t seed;
+  int64_t min_tokens;        /* no ending before so many, by id or by stop string */
   int64_t max_tokens;        /* of the answer; 0: to the end of the context */
   const char *const *stop;   /* strings that end the answer (themselves left out), matched on bytes across tokens */
   size_t n_stop;
   const int32_t *stop_ids;   /* ids that end the answer besides the model's eos */
   size_t n_stop_ids;
   bool ignore_eos;
+  int top_logprobs;          /* -1: none kept; 0: of the chosen token; n <= 20: of the n most probable too */
 } pu_sampling;
 pu_sampling pu_sampling_default(void); /* temperature 0, everything else off */
 
@@ -64,25 +116,60 @@ typedef enum pu_finish {
   PU_FINISH_NONE,   /* not done */
   PU_FINISH_STOP,   /* eos, a stop id or a stop string */
   PU_FINISH_LENGTH, /* max_tokens, or the context is full */
-  PU_FINISH_CANCEL  /* the callback returned false */
+  PU_FINISH_CANCEL  /* the callback returned false, or pu_session_cancel */
 } pu_finish;
 
+typedef enum pu_session_state {
+  PU_SESSION_IDLE,    /* nothing to do */
+  PU_SESSION_WAITING, /* for a place in the batch or room in the cache */
+  PU_SESSION_RUNNING
+} pu_session_state;
+
 pu_err pu_session_open(pu_engine *en, pu_session **out, pu_error *e) PU_MUST_USE;
+/* A new session with the same tokens, not yet started. Cache blocks are shared, and copied when one of the two writes:
+ * n answers to one question, the options of a test, beams. Best done when the prompt is processed; forks of a prompt
+ * that is not, wait for its blocks (where there is a prefix cache). */
+pu_err pu_session_fork(const pu_session *s, pu_session **out, pu_error *e) PU_MUST_USE;
 void pu_session_close(pu_session *s); /* NULL is fine; gives its cache blocks back */
+/* Sessions with different salts share nothing in the prefix cache (adapters, tenants). Only before the first append. */
+pu_err pu_session_salt(pu_session *s, uint64_t salt, pu_error *e) PU_MUST_USE;
+/* Keeps log-probabilities of prompt tokens, too, with the `top` (0..20) most probable beside: see pu_session_prompt.
+ * Only before the first append; such a session takes nothing from the prefix cache. */
+pu_err pu_session_score(pu_session *s, int top, pu_error *e) PU_MUST_USE;
 /* Adds prompt tokens (checked against vocabulary and context). They are processed by the next steps. */
 pu_err pu_session_append(pu_session *s, const int32_t *ids, size_t n, pu_error *e) PU_MUST_USE;
 /* Begins an answer; tokens come with the engine's steps. on_text (may be NULL) gets text as soon as it is certain: whole
  * UTF-8 characters that cannot be part of a stop string; return false to cancel. */
 typedef bool (*pu_on_text)(void *arg, pu_str text);
 pu_err pu_session_start(pu_session *s, const pu_sampling *o, pu_on_text on_text, void *arg, pu_error *e) PU_MUST_USE;
+/* Ends an answer from outside (a client went away): PU_FINISH_CANCEL. What was made stays. */
+void pu_session_cancel(pu_session *s);
 pu_finish pu_session_finish(const pu_session *s);
+pu_session_state pu_session_get_state(const pu_session *s);
 const int32_t *pu_session_answer(const pu_session *s, size_t *n); /* ids of the current answer, without the ending one */
 pu_str pu_session_text(const pu_session *s);                      /* its text so far */
 int64_t pu_session_length(const pu_session *s);                   /* tokens in the session */
+
+/* A token as it was chosen (or, in a prompt, given). Log-probabilities are natural ones, of the model's own distribution
+ * after logit bias, before penalties and temperature. */
+typedef struct pu_token_info {
+  int32_t id;
+  float logprob; /* NAN for the first token of a session: nothing tells of it */
+  int n_top;     /* most probable first */
+  const int32_t *top_ids;
+  const float *top_logprobs;
+} pu_token_info;
+/* Of the answer's tokens, of which *n are there; NULL where top_logprobs was -1. Lives until the next call on the session
+ * or step. */
+const pu_token_info *pu_session_tokens(const pu_session *s, size_t *n);
+/* Of the prompt's tokens processed so far: after pu_session_score, else NULL. */
+const pu_token_info *pu_session_prompt(const pu_session *s, size_t *n);
+
 /* Forgets everything after the first n tokens (cached work for them is kept). */
 pu_err pu_session_rewind(pu_session *s, int64_t n, pu_error *e) PU_MUST_USE;
 
-/* One forward pass. *more: is there still something to do? */
+/* One forward pass. *more: is there still something to do? An error is the engine's, not a session's: the pass was not
+ * made, and may be tried again. */
 pu_err pu_engine_step(pu_engine *en, bool *more, pu_error *e) PU_MUST_USE;
 /* start + step until this session is finished. */
 pu_err pu_session_generate(pu_session *s, const pu_sampling *o, pu_on_text on_text, void *arg, pu_error *e) PU_MUST_USE;
@@ -91,6 +178,11 @@ pu_err pu_session_generate(pu_session *s, const pu_sampling *o, pu_on_text on_te
 typedef struct pu_engine_stats {
   double prefill_seconds, decode_seconds;
   int64_t prefill_tokens, decode_tokens;
+  double overhead_seconds; /* of both: choosing who runs and laying out their tokens; not sampling */
+  int64_t steps, preemptions;
+  int64_t prefix_tokens_hit, prefix_tokens_asked; /* prompt tokens found in the prefix cache, of those looked for */
+  int running, waiting;                           /* sessions now */
+  int32_t kv_blocks, kv_blocks_used, kv_blocks_cached; /* all; held by sessions; held by the prefix cache alone */
   size_t weight_bytes, cache_bytes, work_bytes;
 } pu_engine_stats;
 pu_engine_stats pu_engine_get_stats(const pu_engine *en);

@@ -11,12 +11,12 @@ static int64_t blocks_per_session(const pu_engine *en) {
 /* [blocks, G, block, D] for k and v of each layer, from one allocation. The cpu's is address space until it is used. */
 static pu_err make_cache(pu_engine *en, pu_error *e) {
   const pu_hparams *hp = &en->m->hp;
-  int64_t blocks = blocks_per_session(en) * en->max_sessions;
+  int64_t blocks = blocks_per_session(en) * en->max_batch;
   int64_t shape[] = {blocks, hp->kv_heads, en->kv_block, hp->head_dim};
   size_t one = (size_t)(shape[1] * shape[2] * shape[3]) * pu_dtype_size(en->m->dtype), total;
   if (pu_mul_overflows(one, (size_t)blocks, &one) || pu_mul_overflows(one, 2 * (size_t)hp->layers, &total))
     return pu_fail(e, PU_ERR_NOMEM, "a cache for %d sessions of %lld tokens is larger than memory can be",
-                   en->max_sessions, (long long)en->context);
+                   en->max_batch, (long long)en->context);
   PU_TRY(en->be->alloc(en->be, total, &en->kv_memory, e));
   PU_TRY(pu_arena_create((size_t)hp->layers * (sizeof *en->kv + 4 * sizeof(pu_tensor)) + 4096, &en->kv_headers, e));
   en->free_blocks = malloc((size_t)blocks * sizeof *en->free_blocks);
@@ -37,14 +37,14 @@ static pu_err make_cache(pu_engine *en, pu_error *e) {
 
 /* Work space of one step: the activations of as many tokens as a step takes, and a row of logits for each session. */
 static pu_err make_work_space(pu_engine *en, pu_error *e) {
-  int64_t tokens = en->chunk + en->max_sessions;
+  int64_t tokens = en->chunk + en->max_batch;
   size_t activations = pu_model_activation_bytes(en->m, tokens, tokens, false, false);
-  size_t logits = (size_t)en->max_sessions * (size_t)en->m->hp.vocab * sizeof(float);
+  size_t logits = (size_t)en->max_batch * (size_t)en->m->hp.vocab * sizeof(float);
   size_t bytes = activations + 2 * logits + ((size_t)16 << 20);
   en->stats.work_bytes = bytes;
   PU_TRY(en->be->alloc(en->be, bytes, &en->work_memory, e));
   PU_TRY(pu_arena_wrap(en->work_memory, bytes, &en->mem, e));
-  size_t table = (size_t)en->max_sessions * (size_t)blocks_per_session(en) * sizeof(int32_t);
+  size_t table = (size_t)en->max_batch * (size_t)blocks_per_session(en) * sizeof(int32_t);
   return pu_arena_create(2 * logits + table + (size_t)tokens * 8192 + ((size_t)64 << 20), &en->host, e);
 }
 
@@ -76,10 +76,10 @@ static pu_err set_up(pu_engine *en, const pu_engine_options *o, pu_error *e) {
   const pu_hparams *hp = &en->m->hp;
   int64_t block, sessions;
   PU_TRY(choose("the context", o->context, default_context(hp), PU_MAX_CONTEXT, &en->context, e));
-  PU_TRY(choose("sessions of an engine", o->max_sessions, 1, PU_MAX_SESSIONS, &sessions, e));
+  PU_TRY(choose("sessions of an engine", o->max_batch, 1, PU_MAX_SESSIONS, &sessions, e));
   PU_TRY(choose("the prefill chunk", o->prefill_chunk, PU_PREFILL_CHUNK, PU_MAX_CHUNK, &en->chunk, e));
   PU_TRY(choose("tokens of a cache block", o->kv_block, PU_KV_BLOCK, PU_MAX_KV_BLOCK, &block, e));
-  en->max_sessions = (int)sessions;
+  en->max_batch = (int)sessions;
   en->kv_block = (int32_t)block;
   en->be = en->m->be;
   en->chat = en->t ? pu_chat_guess(en->t, en->m->arch->name) : NULL;

@@ -30,7 +30,7 @@ struct pu_engine {
   const pu_chat_template *chat;
   int64_t context, chunk;
   int32_t kv_block; /* tokens a cache block holds */
-  int max_sessions;
+  int max_batch;
   pu_sampler sampler;
 
   pu_arena *mem, *host; /* of one step */

@@ -12,7 +12,7 @@ typedef struct pu_candidate {
 } candidate;
 
 pu_sampling pu_sampling_default(void) {
-  return (pu_sampling){.top_p = 1, .repetition_penalty = 1};
+  return (pu_sampling){.top_p = 1, .typical_p = 1, .repetition_penalty = 1, .top_logprobs = -1};
 }
 
 bool pu_sampler_init(pu_sampler *s, int64_t vocab) {

@@ -11,8 +11,8 @@ static int64_t blocks_for(const pu_engine *en, int64_t tokens) {
 
 pu_err pu_session_open(pu_engine *en, pu_session **out, pu_error *e) {
   *out = NULL;
-  if (en->n_sessions >= en->max_sessions)
-    return pu_fail(e, PU_ERR_USAGE, "all %d sessions of the engine are in use", en->max_sessions);
+  if (en->n_sessions >= en->max_batch)
+    return pu_fail(e, PU_ERR_USAGE, "all %d sessions of the engine are in use", en->max_batch);
   pu_session *s = calloc(1, sizeof *s);
   if (s) s->blocks = calloc((size_t)blocks_for(en, en->context), sizeof *s->blocks);
   if (!s || !s->blocks) {

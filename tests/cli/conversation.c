@@ -61,7 +61,7 @@ static int tear_down(void **state) {
 
 static pu_engine *engine(bench *b) {
   pu_engine *en;
-  pu_engine_options o = {.context = CONTEXT, .max_sessions = 2};
+  pu_engine_options o = {.context = CONTEXT, .max_batch = 2};
   assert_ok(pu_engine_over(b->m, b->t, &o, &en, &b->e), &b->e);
   return en;
 }

@@ -106,7 +106,7 @@ static void answers_alone(bench *b, pu_engine_options o, int32_t want[N][ANSWER]
 static void check_together(bench *b, pu_engine_options o, int32_t want[N][ANSWER], const char *what) {
   pu_session *s[N];
   pu_error e;
-  o.max_sessions = N;
+  o.max_batch = N;
   pu_engine *en = engine(b, o);
   for (size_t i = 0; i < N; i++) {
     pu_sampling how = sampling(i);
@@ -159,7 +159,7 @@ static void append(pu_session *s, size_t prompt, int from, int to) {
 static void rewound_is_fresh(void **state) {
   (void)state;
   bench b = open_model(pu_isa_best(), PU_F32, true);
-  pu_engine *en = engine(&b, (pu_engine_options){.max_sessions = 2, .kv_block = 8});
+  pu_engine *en = engine(&b, (pu_engine_options){.max_batch = 2, .kv_block = 8});
   pu_sampling how = sampling(0);
   for (int keep = 0; keep <= 40; keep += keep == 7 || keep == 15 ? 1 : 4) {
     pu_session *astray, *fresh;
@@ -188,7 +188,7 @@ static void rewound_is_fresh(void **state) {
 static void history_goes_on(void **state) {
   (void)state;
   bench b = open_model(pu_isa_best(), PU_F32, true);
-  pu_engine *en = engine(&b, (pu_engine_options){.max_sessions = 2});
+  pu_engine *en = engine(&b, (pu_engine_options){.max_batch = 2});
   pu_sampling how = sampling(0);
   pu_session *s, *once;
   assert_ok(pu_session_open(en, &s, &b.e), &b.e);
@@ -260,7 +260,7 @@ static void mistakes_are_told(void **state) {
   bench b = open_model(PU_ISA_REF, PU_F32, false);
   pu_engine *en;
   const pu_engine_options bad[] = {
-      {.context = -1}, {.max_sessions = -3}, {.max_sessions = 1 << 20}, {.kv_block = -1}, {.prefill_chunk = -2}};
+      {.context = -1}, {.max_batch = -3}, {.max_batch = 1 << 20}, {.kv_block = -1}, {.prefill_chunk = -2}};
   for (size_t i = 0; i < PU_COUNT(bad); i++) REFUSED(pu_engine_over(b.m, NULL, &bad[i], &en, &b.e), PU_ERR_USAGE, b);
   en = engine(&b, (pu_engine_options){.context = 20});
   pu_session *s, *second;

@@ -322,7 +322,7 @@ static pu_err write_samples(demo *d, pu_engine *en, pu_error *e) {
 static pu_err answer(demo *d, pu_error *e) {
   heading(d, 5, "letting it answer");
   pu_engine *en;
-  pu_engine_options o = {.dtype = PU_BF16, .threads = (int)d->o->threads, .context = SEQ_LEN, .max_sessions = 64};
+  pu_engine_options o = {.dtype = PU_BF16, .threads = (int)d->o->threads, .context = SEQ_LEN, .max_batch = 64};
   PU_TRY(pu_engine_open(d->trained.checkpoint, &o, &en, e));
   d->parameters = pu_hparams_count(&pu_engine_model(en)->hp, false);
   pu_err err = pu_sums_ask(en, &d->sums, e);
