@@ -18,23 +18,24 @@ typedef struct pu_http_server pu_http_server;
 typedef struct pu_http_request pu_http_request;
 
 typedef struct pu_http_options {
-  const char *host;             /* name or address; NULL: 127.0.0.1 */
-  int port;                     /* 0: any free one, see pu_http_url */
-  const char *unix_path;        /* a Unix socket instead of host and port; a stale one is replaced; mode 0600 */
+  const char *host;               /* name or address; NULL: 127.0.0.1 */
+  int port;                       /* 0: any free one, see pu_http_url */
+  const char *unix_path;          /* a Unix socket instead of host and port; a stale one is replaced; mode 0600 */
   const char *tls_cert, *tls_key; /* PEM files, both or none: TLS 1.2 and later */
-  size_t max_body;              /* bytes; 0: 16 MiB */
-  size_t max_unread;            /* bytes waiting for a client that does not read before it is dropped; 0: 4 MiB */
-  int max_connections;          /* more wait to be accepted; 0: 1024 */
-  double idle_seconds;          /* between requests; 0: 75 */
-  double request_seconds;       /* from the first byte of a request to its last; 0: 60 */
-  double stall_seconds;         /* without a byte taken by a client that has some to read; 0: 30 */
-  double comment_seconds;       /* between keep-alive comments on a silent event stream; 0: 10 */
+  size_t max_body;                /* bytes; 0: 16 MiB */
+  size_t max_unread;              /* bytes waiting for a client that does not read before it is dropped; 0: 4 MiB */
+  int max_connections;            /* more wait to be accepted; 0: 1024 */
+  double idle_seconds;            /* between requests; 0: 75 */
+  double request_seconds;         /* from the first byte of a request to its last; 0: 60 */
+  double stall_seconds;           /* without a byte taken by a client that has some to read; 0: 30 */
+  double comment_seconds;         /* between keep-alive comments on a silent event stream; 0: 10 */
   void (*handler)(void *arg, pu_http_request *r);
-  void (*tick)(void *arg);      /* four times a second on the loop's thread; or NULL */
-  void *arg;                    /* of both */
+  void (*tick)(void *arg); /* four times a second on the loop's thread; or NULL */
+  void *arg;               /* of both */
 } pu_http_options;
 
-/* Listens; connections are accepted when the loop runs. Strings of the options are not kept. */
+/* Listens; connections are accepted when the loop runs. Strings of the options are not kept. SIGPIPE is ignored from
+ * here on in the whole process, unless it has a handler. */
 pu_err pu_http_open(const pu_http_options *o, pu_http_server **out, pu_error *e) PU_MUST_USE;
 /* Drops what is open, calls what was posted and not yet called. The loop must not run. */
 void pu_http_free(pu_http_server *s);

@@ -19,25 +19,28 @@ typedef struct pu_server_options {
   int port;              /* 0: any free one */
   const char *unix_path; /* instead of host and port */
   const char *tls_cert, *tls_key;
-  const char *model_name; /* what requests and answers call the model; NULL: "puyu" */
+  const char *model_name;      /* what requests and answers call the model; NULL: "puyu" */
   const char *const *api_keys; /* any of them opens; none: open to all */
   size_t n_api_keys;
   const char *cors_origin; /* a page of this origin may ask ("*": any); NULL: none but the server's own */
   bool insecure;
-  int max_sessions;      /* sessions the engine can have open; 0: 1 */
-  int max_queue;         /* requests that wait; more get status 429; 0: 256 */
-  double stuck_seconds;  /* a step of the engine that takes longer makes /health say so; 0: 120 */
-  double drain_seconds;  /* that running answers get after SIGTERM; 0: 30 */
-  size_t max_body;       /* bytes of a request; 0: 16 MiB */
+  int max_sessions;     /* sessions the engine can have open; 0: 1 */
+  int max_queue;        /* requests that wait; more get status 429; 0: 256 */
+  double stuck_seconds; /* a step of the engine that takes longer makes /health say so; 0: 120 */
+  double drain_seconds; /* that running answers get after SIGTERM; 0: 30 */
+  size_t max_body;      /* bytes of a request; 0: 16 MiB */
 } pu_server_options;
 
 /* Listens at once, answers when run. The engine is lent: nobody else may use it until pu_server_free. Strings of the
  * options are copied. */
 pu_err pu_server_open(pu_engine *en, const pu_server_options *o, pu_server **out, pu_error *e) PU_MUST_USE;
+/* What pu_server_open would refuse of the options, before an engine is made. */
+pu_err pu_server_check(const pu_server_options *o, pu_error *e) PU_MUST_USE;
 void pu_server_free(pu_server *sv);
 const char *pu_server_url(const pu_server *sv);
 int pu_server_port(const pu_server *sv);
-/* Serves until pu_server_stop or, where pu_signals_catch was called, SIGINT or SIGTERM; then lets running answers end. */
+/* Serves until pu_server_stop or, where pu_signals_catch was called, SIGINT or SIGTERM; then lets running answers end.
+ */
 pu_err pu_server_run(pu_server *sv, pu_error *e) PU_MUST_USE;
 void pu_server_stop(pu_server *sv); /* any thread */
 

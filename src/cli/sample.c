@@ -20,14 +20,20 @@ static pu_err choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out
   return PU_OK;
 }
 
-pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, pu_engine **out, pu_error *e) {
-  pu_engine_options o = {.threads = (int)threads, .progress = show};
-  PU_TRY(choose_dtype(model, dtype, &o.dtype, e));
+pu_err pu_cli_open_engine_with(const char *model, pu_cli_dtype dtype, pu_engine_options *o, pu_engine **out,
+                               pu_error *e) {
+  PU_TRY(choose_dtype(model, dtype, &o->dtype, e));
   pu_progress *bar = pu_progress_open("reading weights", "%", 100);
-  o.progress_arg = bar;
-  pu_err err = pu_engine_open(model, &o, out, e);
+  o->progress = show;
+  o->progress_arg = bar;
+  pu_err err = pu_engine_open(model, o, out, e);
   pu_progress_close(bar);
   return err;
+}
+
+pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, pu_engine **out, pu_error *e) {
+  pu_engine_options o = {.threads = (int)threads};
+  return pu_cli_open_engine_with(model, dtype, &o, out, e);
 }
 
 pu_err pu_cli_encode_prompt(const pu_tokenizer *t, pu_str text, pu_ids *out, pu_error *e) {

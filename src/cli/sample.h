@@ -16,6 +16,9 @@ typedef enum pu_cli_dtype { PU_CLI_AUTO, PU_CLI_F32, PU_CLI_BF16 } pu_cli_dtype;
 /* An engine over a model directory, with a progress bar while its weights are read. */
 pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, pu_engine **out,
                           pu_error *e) PU_MUST_USE;
+/* The same with more options; dtype and progress are filled in. */
+pu_err pu_cli_open_engine_with(const char *model, pu_cli_dtype dtype, pu_engine_options *o, pu_engine **out,
+                               pu_error *e) PU_MUST_USE;
 
 /* The ids of a text to go on from: bos in front where the tokenizer says that the model was trained so. */
 pu_err pu_cli_encode_prompt(const pu_tokenizer *t, pu_str text, pu_ids *out, pu_error *e) PU_MUST_USE;

@@ -45,7 +45,8 @@ typedef struct http_chunks {
   bool cr;         /* the last byte of a line so far */
 } http_chunks;
 
-/* Takes bytes; *used says how many, data goes to body. 0: go on (or done, see state); else the status to refuse with. */
+/* Takes bytes; *used says how many, data goes to body. 0: go on (or done, see state); else the status to refuse with.
+ */
 int http_chunks_feed(http_chunks *c, const char *p, size_t n, size_t *used, pu_buf *body);
 
 const char *http_reason(int status);

@@ -43,7 +43,7 @@ typedef enum connection_state {
   CONN_BODY,     /* reads a body */
   CONN_HANDLING, /* somebody makes the answer */
   CONN_STREAMING,
-  CONN_FLUSHING, /* the last answer is on its way; then it is closed */
+  CONN_FLUSHING,  /* the last answer is on its way; then it is closed */
   CONN_LINGERING, /* all is sent: reads what the client still sends, so that no reset eats the answer */
   CONN_CLOSED
 } connection_state;
@@ -56,9 +56,9 @@ struct connection {
   connection_state state;
   pu_http_request *req; /* the one being read or answered */
   http_chunks chunks;
-  bool half_closed;  /* the client will send nothing more */
-  bool processing;   /* up the stack: do not recurse */
-  bool began;        /* the first bytes of a head are there: its clock runs */
+  bool half_closed; /* the client will send nothing more */
+  bool processing;  /* up the stack: do not recurse */
+  bool began;       /* the first bytes of a head are there: its clock runs */
 };
 
 struct pu_http_request {

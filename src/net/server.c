@@ -4,6 +4,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <openssl/err.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
@@ -243,10 +244,17 @@ static pu_err set_up(pu_http_server *s, const pu_http_options *o, pu_error *e) {
   return PU_OK;
 }
 
+/* libevent writes to sockets in a way that raises the signal; the error alone says enough. */
+static void ignore_broken_pipes(void) {
+  struct sigaction now;
+  if (sigaction(SIGPIPE, NULL, &now) == 0 && now.sa_handler == SIG_DFL) signal(SIGPIPE, SIG_IGN);
+}
+
 pu_err pu_http_open(const pu_http_options *o, pu_http_server **out, pu_error *e) {
   *out = NULL;
   pu_http_server *s = calloc(1, sizeof *s);
   if (!s) return pu_fail(e, PU_ERR_NOMEM, "no memory for a server");
+  ignore_broken_pipes();
   s->o = *o;
   fill_defaults(&s->o);
   s->bell_fd = -1;

@@ -244,7 +244,8 @@ static pu_err read_prompt(pu_ask *a, const json_t *v, pu_ask_prompt *p, pu_error
     return PU_OK;
   }
   if (!json_is_array(v) || json_array_size(v) == 0)
-    return wrong(a, "prompt", e, "must be a string, an array of strings, token ids, or an array of arrays of token ids");
+    return wrong(a, "prompt", e,
+                 "must be a string, an array of strings, token ids, or an array of arrays of token ids");
   return read_ids(a, "prompt", v, &p->ids, e);
 }
 
