@@ -1,0 +1,346 @@
+/* Every route: its answer's shape, what it refuses, who may ask. */
+#include "tests/serve/tiny.h"
+
+#define CHAT   "/v1/chat/completions"
+#define HELLO  "\"messages\":[{\"role\":\"user\",\"content\":\"the quick fox\"}]"
+#define GREEDY ",\"temperature\":0,\"max_tokens\":12"
+
+static void a_chat_is_answered(void **state) {
+  tiny *b = *state;
+  json_t *v = tiny_post(b, CHAT, 200, "{" HELLO GREEDY "}");
+  assert_string_equal(tiny_str(v, "object"), "chat.completion");
+  assert_string_equal(tiny_str(v, "model"), "tiny");
+  assert_string_equal(tiny_str(v, "choices/0/message/role"), "assistant");
+  assert_string_equal(tiny_str(v, "choices/0/finish_reason"), "length");
+  assert_int_equal(tiny_int(v, "usage/completion_tokens"), 12);
+  json_t *ids = tiny_post(b, "/tokenize", 200, "{" HELLO "}");
+  assert_int_equal(tiny_int(v, "usage/prompt_tokens"), tiny_int(ids, "count"));
+  assert_int_equal(tiny_int(v, "usage/total_tokens"), 12 + tiny_int(ids, "count"));
+  json_decref(ids);
+  /* Parts of content are as their text; a newer name of the same role. */
+  json_t *parts = tiny_post(b, CHAT, 200,
+                            "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"text\",\"text\":\"the quick\"},"
+                            "{\"type\":\"text\",\"text\":\" fox\"}]}],\"model\":\"tiny\",\"n\":null,"
+                            "\"temperature\":0.0,\"max_completion_tokens\":12}");
+  assert_string_equal(tiny_str(v, "choices/0/message/content"), tiny_str(parts, "choices/0/message/content"));
+  json_decref(parts);
+  json_decref(v);
+}
+
+/* The pieces of a stream make the answer; n answers come between each other. */
+static void a_stream_says_the_same(void **state) {
+  tiny *b = *state;
+  enum { N = 3 };
+  json_t *whole = tiny_post(b, CHAT, 200, "{" HELLO ",\"seed\":5,\"n\":3,\"max_tokens\":30}");
+  client c = client_open(b->port);
+  client_ask(&c, "POST", CHAT, "",
+             "{" HELLO ",\"seed\":5,\"n\":3,\"max_tokens\":30,\"stream\":true,"
+             "\"stream_options\":{\"include_usage\":true}}");
+  answer a;
+  assert_true(client_head(&c, &a));
+  assert_int_equal(a.status, 200);
+  assert_non_null(strcasestr(a.head.data, "content-type: text/event-stream\r\n"));
+  pu_buf text[N], data;
+  bool opened[N] = {0}, ended[N] = {0}, usage = false;
+  for (int i = 0; i < N; i++) pu_buf_init(&text[i], 1 << 16);
+  pu_buf_init(&data, 1 << 20);
+  while (tiny_event(&c, &data) && strcmp(data.data, "[DONE]") != 0) {
+    json_t *v = json_loads(data.data, 0, NULL);
+    assert_string_equal(tiny_str(v, "object"), "chat.completion.chunk");
+    if (json_array_size(tiny_at(v, "choices")) == 0) {
+      assert_int_equal(tiny_int(v, "usage/completion_tokens"), tiny_int(whole, "usage/completion_tokens"));
+      usage = true;
+    } else {
+      long long i = tiny_int(v, "choices/0/index");
+      const json_t *delta = tiny_at(v, "choices/0/delta"), *content = json_object_get(delta, "content");
+      assert_false(ended[i] || usage);
+      if (!opened[i]) assert_string_equal(tiny_str(delta, "role"), "assistant");
+      opened[i] = true;
+      if (content) pu_buf_puts(&text[i], json_string_value(content));
+      ended[i] = !json_is_null(tiny_at(v, "choices/0/finish_reason"));
+    }
+    json_decref(v);
+  }
+  assert_string_equal(data.data, "[DONE]");
+  assert_false(tiny_event(&c, &data));
+  assert_true(usage);
+  for (int i = 0; i < N; i++) {
+    char path[64];
+    snprintf(path, sizeof path, "choices/%d/message/content", i);
+    assert_true(ended[i]);
+    assert_string_equal(text[i].data, tiny_str(whole, path));
+    pu_buf_deinit(&text[i]);
+  }
+  /* Different draws, or the three would prove nothing. */
+  assert_string_not_equal(tiny_str(whole, "choices/0/message/content"), tiny_str(whole, "choices/1/message/content"));
+  pu_buf_deinit(&data);
+  answer_free(&a);
+  client_close(&c);
+  json_decref(whole);
+}
+
+static void a_text_goes_on(void **state) {
+  tiny *b = *state;
+  json_t *v = tiny_post(b, "/v1/completions", 200, "{\"prompt\":\"one two\",\"temperature\":0}");
+  assert_string_equal(tiny_str(v, "object"), "text_completion");
+  assert_int_equal(tiny_int(v, "usage/completion_tokens"), 16);
+  const char *text = tiny_str(v, "choices/0/text");
+  json_t *ids = tiny_post(b, "/tokenize", 200, "{\"prompt\":\"one two\"}");
+  char *tokens = json_dumps(tiny_at(ids, "tokens"), JSON_COMPACT), body[2000];
+  snprintf(body, sizeof body, "{\"prompt\":[%s,%s],\"temperature\":0,\"echo\":true}", tokens, tokens);
+  json_t *same = tiny_post(b, "/v1/completions", 200, body); /* as ids, twice, with the prompt in front */
+  for (int i = 0; i < 2; i++) {
+    char path[64];
+    snprintf(path, sizeof path, "choices/%d/text", i);
+    assert_non_null(strstr(tiny_str(same, path), "one two"));
+    assert_string_equal(strstr(tiny_str(same, path), "one two") + 7, text);
+  }
+  json_decref(same);
+  /* A stop string ends it, and is left out. */
+  char cut[8];
+  const char *middle = text + strlen(text) / 2;
+  while ((*middle & 0xC0) == 0x80) middle++; /* at a character's beginning */
+  snprintf(cut, sizeof cut, "%.1s", middle);
+  if (cut[0] > 0x20 && cut[0] != '"' && cut[0] != '\\') {
+    snprintf(body, sizeof body, "{\"prompt\":\"one two\",\"temperature\":0,\"stop\":[\"%s\"]}", cut);
+    json_t *stopped = tiny_post(b, "/v1/completions", 200, body);
+    assert_string_equal(tiny_str(stopped, "choices/0/finish_reason"), "stop");
+    assert_null(strstr(tiny_str(stopped, "choices/0/text"), cut));
+    json_decref(stopped);
+  }
+  free(tokens);
+  json_decref(ids);
+  json_decref(v);
+}
+
+static void the_small_routes(void **state) {
+  tiny *b = *state;
+  json_t *v = tiny_get(b, "/v1/models");
+  assert_string_equal(tiny_str(v, "data/0/id"), "tiny");
+  assert_int_equal(tiny_int(v, "data/0/max_model_len"), TINY_CONTEXT);
+  json_decref(v);
+  v = tiny_get(b, "/v1/models/tiny");
+  assert_string_equal(tiny_str(v, "object"), "model");
+  json_decref(v);
+  json_decref(tiny_json(ask_once(b->port, "GET", "/v1/models/other", "", NULL), 404));
+  v = tiny_get(b, "/health");
+  assert_string_equal(tiny_str(v, "status"), "ok");
+  json_decref(v);
+  v = tiny_post(b, "/tokenize", 200, "{\"prompt\":\"one \\u0000 two\"}");
+  char *tokens = json_dumps(tiny_at(v, "tokens"), JSON_COMPACT), body[2000];
+  json_decref(v);
+  snprintf(body, sizeof body, "{\"tokens\":%s}", tokens);
+  free(tokens);
+  v = tiny_post(b, "/detokenize", 200, body);
+  const json_t *text = tiny_at(v, "prompt");
+  const char *end = json_string_value(text) + json_string_length(text);
+  assert_memory_equal(end - 9, "one \0 two", 9);
+  json_decref(v);
+  v = tiny_post(b, "/apply_template", 200, "{" HELLO "}");
+  assert_non_null(strstr(tiny_str(v, "prompt"), "<|im_start|>user\nthe quick fox<|im_end|>\n<|im_start|>assistant\n"));
+  json_decref(v);
+  assert_true(tiny_metric(b, "puyu_time_to_first_token_seconds_count") > 0);
+  assert_true(tiny_metric(b, "puyu_answer_tokens_total") > 0);
+  answer a = ask_once(b->port, "HEAD", "/nothing", "", NULL);
+  assert_int_equal(a.status, 404);
+  answer_free(&a);
+  json_decref(tiny_json(ask_once(b->port, "GET", "/", "", NULL), 404));
+  json_decref(tiny_json(ask_once(b->port, "GET", CHAT, "", NULL), 405));
+}
+
+static void mistakes_are_told(void **state) {
+  tiny *b = *state;
+#define C CHAT, "{" HELLO ","
+  static const struct {
+    const char *path, *begin, *rest, *param; /* param NULL: none is named */
+    int status;
+  } rows[] = {
+      {CHAT, "", "", NULL, 400},
+      {CHAT, "", "{", NULL, 400},
+      {CHAT, "", "[]", NULL, 400},
+      {CHAT, "", "{\"messages\":[]}", "messages", 400},
+      {CHAT, "", "{\"messages\":{}}", "messages", 400},
+      {CHAT, "", "{\"messages\":[1]}", "messages", 400},
+      {CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":1}]}", "messages", 400},
+      {CHAT, "", "{\"messages\":[{\"role\":\"pope\",\"content\":\"\"}]}", NULL, 400},
+      {CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", "messages", 400},
+      {CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}", NULL, 400},
+      {CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"\\ud800\"}]}", NULL, 400},
+      {C, "\"temperature\":-1}", "temperature", 400},
+      {C, "\"temperature\":1e300}", "temperature", 400},
+      {C, "\"temperature\":1e999}", NULL, 400},
+      {C, "\"temperature\":NaN}", NULL, 400},
+      {C, "\"temperature\":\"hot\"}", "temperature", 400},
+      {C, "\"top_p\":0}", "top_p", 400},
+      {C, "\"top_p\":1.5}", "top_p", 400},
+      {C, "\"top_k\":-2}", "top_k", 400},
+      {C, "\"max_tokens\":0}", "max_tokens", 400},
+      {C, "\"max_tokens\":-5}", "max_tokens", 400},
+      {C, "\"max_tokens\":1.5}", "max_tokens", 400},
+      {C, "\"max_tokens\":9223372036854775807}", "max_tokens", 400},
+      {C, "\"max_tokens\":9223372036854775808}", NULL, 400},
+      {C, "\"max_completion_tokens\":1e300}", "max_completion_tokens", 400},
+      {C, "\"n\":0}", "n", 400},
+      {C, "\"n\":1000}", "n", 400},
+      {C, "\"presence_penalty\":3}", "presence_penalty", 400},
+      {C, "\"stop\":5}", "stop", 400},
+      {C, "\"stop\":[\"a\",5]}", "stop", 400},
+      {C, "\"stop\":\"a\\u0000b\"}", "stop", 400},
+      {C, "\"stop_token_ids\":[-1]}", "stop_token_ids", 400},
+      {C, "\"seed\":0.5}", "seed", 400},
+      {C, "\"stream\":1}", "stream", 400},
+      {C, "\"stream_options\":{\"include_usage\":true}}", "stream_options", 400},
+      {C, "\"model\":\"gpt\"}", "model", 404},
+      {C, "\"tools\":[{\"type\":\"function\"}]}", "tools", 400},
+      {C, "\"response_format\":{\"type\":\"json_object\"}}", "response_format", 400},
+      {"/v1/completions", "", "{}", "prompt", 400},
+      {"/v1/completions", "", "{\"prompt\":[]}", "prompt", 400},
+      {"/v1/completions", "", "{\"prompt\":[\"a\",[1]],\"n\":70}", "n", 400},
+      {"/v1/completions", "", "{\"prompt\":[\"a\",1]}", "prompt", 400},
+      {"/v1/completions", "", "{\"prompt\":[1,-1]}", "prompt", 400},
+      {"/v1/completions", "", "{\"prompt\":[1,100000]}", NULL, 400},
+      {"/v1/completions", "", "{\"prompt\":5}", "prompt", 400},
+      {"/v1/completions", "", "{\"prompt\":\"a\",\"suffix\":\"b\"}", "suffix", 400},
+      {"/v1/completions", "", "{\"prompt\":\"a\",\"best_of\":3}", "best_of", 400},
+      {"/tokenize", "", "{}", "prompt", 400},
+      {"/tokenize", "", "{\"prompt\":[\"a\",\"b\"]}", "prompt", 400},
+      {"/detokenize", "", "{\"tokens\":\"a\"}", "tokens", 400},
+      {"/detokenize", "", "{\"tokens\":[1,999999]}", "tokens", 400},
+      {"/apply_template", "", "{\"prompt\":\"a\"}", "messages", 400},
+  };
+#undef C
+  for (size_t i = 0; i < PU_COUNT(rows); i++) {
+    char body[1000];
+    snprintf(body, sizeof body, "%s%s", rows[i].begin, rows[i].rest);
+    answer a = ask_once(b->port, "POST", rows[i].path, "", body);
+    if (a.status != rows[i].status) fail_msg("%s: status %d: %s", body, a.status, a.body.data);
+    json_t *v = tiny_json(a, rows[i].status);
+    assert_string_equal(tiny_str(v, "error/type"), "invalid_request_error");
+    assert_true(tiny_str(v, "error/message")[0]);
+    const char *param = json_string_value(tiny_at(v, "error/param"));
+    if (rows[i].param && (!param || strcmp(param, rows[i].param) != 0))
+      fail_msg("%s: param is %s", body, param ? param : "null");
+    json_decref(v);
+  }
+}
+
+/* Deep, long, and longer than the context. */
+static void large_bodies_are_refused(void **state) {
+  tiny *b = *state;
+  enum { N = 2 << 20 };
+  char *body = malloc(N + 100);
+  memset(body, '[', N);
+  body[N] = 0;
+  json_decref(tiny_post(b, CHAT, 400, body));
+  int at = sprintf(body, "{\"prompt\":\"");
+  memset(body + at, 'a', N);
+  strcpy(body + at + N, "\"}");
+  json_t *v = tiny_post(b, "/v1/completions", 400, body);
+  assert_string_equal(tiny_str(v, "error/param"), "prompt");
+  json_decref(v);
+  free(body);
+}
+
+static void pages_of_others_are_kept_out(void **state) {
+  tiny *b = *state;
+  json_decref(tiny_json(ask_once(b->port, "GET", "/v1/models", "Origin: http://evil.example\r\n", NULL), 403));
+  json_decref(tiny_json(ask_once(b->port, "GET", "/v1/models", "Origin: null\r\n", NULL), 403));
+  json_decref(tiny_json(ask_once(b->port, "GET", "/v1/models", "Origin: http://test\r\n", NULL), 200)); /* its own */
+  json_decref(tiny_json(ask_once(b->port, "OPTIONS", CHAT, "", NULL), 405));
+}
+
+static int open_server(void **state) {
+  static tiny b;
+  tiny_open(&b, (pu_server_options){.model_name = "tiny"});
+  *state = &b;
+  return 0;
+}
+
+static int close_server(void **state) {
+  tiny_close(*state);
+  return 0;
+}
+
+static void keys_open(void **state) {
+  (void)state;
+  const char *keys[] = {"first-key", "second"};
+  tiny b;
+  tiny_open(&b, (pu_server_options){.api_keys = keys, .n_api_keys = 2, .cors_origin = "https://page.example"});
+  static const char *const wrong[] = {"",
+                                      "Authorization: Bearer \r\n",
+                                      "Authorization: Bearer first-ke\r\n",
+                                      "Authorization: Bearer first-keyy\r\n",
+                                      "Authorization: Bearer secondsecond\r\n",
+                                      "Authorization: Basic second\r\n"};
+  for (size_t i = 0; i < PU_COUNT(wrong); i++) {
+    json_t *v = tiny_json(ask_once(b.port, "GET", "/v1/models", wrong[i], NULL), 401);
+    assert_string_equal(tiny_str(v, "error/code"), "invalid_api_key");
+    json_decref(v);
+  }
+  json_decref(tiny_json(ask_once(b.port, "GET", "/v1/models", "Authorization: Bearer first-key\r\n", NULL), 200));
+  json_decref(tiny_json(ask_once(b.port, "GET", "/v1/models", "authorization: bearer second\r\n", NULL), 200));
+  json_decref(tiny_get(&b, "/health"));
+  answer a = ask_once(b.port, "OPTIONS", CHAT, "Origin: https://page.example\r\n", NULL);
+  assert_int_equal(a.status, 204);
+  assert_non_null(strstr(a.head.data, "Access-Control-Allow-Origin: https://page.example\r\n"));
+  assert_non_null(strstr(a.head.data, "Access-Control-Allow-Headers: Authorization, Content-Type\r\n"));
+  answer_free(&a);
+  json_decref(tiny_json(ask_once(b.port, "GET", "/health", "Origin: https://other.example\r\n", NULL), 403));
+  tiny_close(&b);
+}
+
+static void key_files_are_read(void **state) {
+  (void)state;
+  char path[64];
+  pu_arena *arena;
+  pu_error e;
+  pu_strs keys = {0};
+  snprintf(path, sizeof path, "/tmp/puyu-test-keys-%d", (int)getpid());
+  assert_ok(pu_arena_create(1 << 20, &arena, &e), &e);
+  static const char text[] = "# ours\n\n  alpha \r\nbeta";
+  assert_ok(pu_file_write(path, text, strlen(text), &e), &e);
+  assert_ok(pu_server_read_keys(path, arena, &keys, &e), &e);
+  assert_int_equal(keys.n, 2);
+  assert_string_equal(keys.v[0], "alpha");
+  assert_string_equal(keys.v[1], "beta");
+  assert_ok(pu_file_write(path, "# none\n", 7, &e), &e);
+  assert_int_equal(pu_server_read_keys(path, arena, &keys, &e), PU_ERR_FORMAT);
+  unlink(path);
+  assert_int_equal(pu_server_read_keys(path, arena, &keys, &e), PU_ERR_IO);
+  pu_arena_free(arena);
+}
+
+static void open_doors_are_refused(void **state) {
+  (void)state;
+  const char *key[] = {"k"}, *empty[] = {""};
+  const struct {
+    pu_server_options o;
+    pu_err err;
+  } rows[] = {{{.host = "0.0.0.0"}, PU_ERR_USAGE},
+              {{.host = "::"}, PU_ERR_USAGE},
+              {{.host = "example.org"}, PU_ERR_USAGE},
+              {{.host = "0.0.0.0", .api_keys = empty, .n_api_keys = 1}, PU_ERR_USAGE},
+              {{.host = "0.0.0.0", .api_keys = key, .n_api_keys = 1}, PU_OK},
+              {{.host = "0.0.0.0", .insecure = true}, PU_OK},
+              {{.host = "127.1.2.3"}, PU_OK},
+              {{.host = "::1"}, PU_OK},
+              {{.host = "localhost"}, PU_OK}};
+  for (size_t i = 0; i < PU_COUNT(rows); i++) {
+    pu_error e;
+    if (pu_server_check(&rows[i].o, &e) != rows[i].err) fail_msg("row %zu", i);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(a_chat_is_answered),
+                                     cmocka_unit_test(a_stream_says_the_same),
+                                     cmocka_unit_test(a_text_goes_on),
+                                     cmocka_unit_test(the_small_routes),
+                                     cmocka_unit_test(mistakes_are_told),
+                                     cmocka_unit_test(large_bodies_are_refused),
+                                     cmocka_unit_test(pages_of_others_are_kept_out)};
+  const struct CMUnitTest others[] = {cmocka_unit_test(keys_open), cmocka_unit_test(key_files_are_read),
+                                      cmocka_unit_test(open_doors_are_refused)};
+  int failed = cmocka_run_group_tests(tests, open_server, close_server);
+  return failed + cmocka_run_group_tests(others, NULL, NULL);
+}
