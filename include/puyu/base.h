@@ -144,6 +144,14 @@ int pu_format_float(char *dst, float v);
 
 double pu_now(void); /* seconds on the monotonic clock */
 
+/* ---- memory ---------------------------------------------------------------------------------------------------- */
+
+/* Anonymous memory of this process now (files that are mapped are the kernel's to drop); 0: unknown. */
+size_t pu_memory_used(void);
+/* What may still be taken: free memory, or what the control group leaves; 0: unknown. */
+size_t pu_memory_free(void);
+const char *pu_bytes_text(size_t bytes, char text[24]); /* "1.5 GiB" */
+
 /* ---- files --------------------------------------------------------------------------------------------------- */
 
 bool pu_path_exists(const char *path);

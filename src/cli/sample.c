@@ -31,8 +31,9 @@ pu_err pu_cli_open_engine_with(const char *model, pu_cli_dtype dtype, pu_engine_
   return err;
 }
 
-pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, pu_engine **out, pu_error *e) {
-  pu_engine_options o = {.threads = (int)threads};
+pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, int64_t batch, pu_engine **out,
+                          pu_error *e) {
+  pu_engine_options o = {.threads = (int)threads, .max_batch = (int)batch};
   return pu_cli_open_engine_with(model, dtype, &o, out, e);
 }
 
@@ -60,7 +61,7 @@ pu_err pu_cli_sample_hook(void *arg, pu_model *m, const pu_tokenizer *t, const c
                           double temperature, pu_buf *out, pu_error *e) {
   (void)arg;
   pu_engine *en;
-  pu_engine_options o = {.context = PU_MIN(m->hp.max_position, 4096)};
+  pu_engine_options o = {.context = PU_MIN(m->hp.max_position, 4096), .max_batch = 1};
   PU_TRY(pu_engine_over(m, t, &o, &en, e));
   pu_sampling how = pu_sampling_default();
   how.temperature = temperature;

@@ -4,48 +4,39 @@
 
 #include "src/engine/internal.h"
 
-static int64_t blocks_per_session(const pu_engine *en) {
-  return (en->context + en->kv_block - 1) / en->kv_block;
-}
-
 /* [blocks, G, block, D] for k and v of each layer, from one allocation. The cpu's is address space until it is used. */
-static pu_err make_cache(pu_engine *en, pu_error *e) {
+static pu_err make_cache(pu_engine *en, pu_dtype dtype, pu_error *e) {
   const pu_hparams *hp = &en->m->hp;
-  int64_t blocks = blocks_per_session(en) * en->max_batch;
-  int64_t shape[] = {blocks, hp->kv_heads, en->kv_block, hp->head_dim};
-  size_t one = (size_t)(shape[1] * shape[2] * shape[3]) * pu_dtype_size(en->m->dtype), total;
-  if (pu_mul_overflows(one, (size_t)blocks, &one) || pu_mul_overflows(one, 2 * (size_t)hp->layers, &total))
-    return pu_fail(e, PU_ERR_NOMEM, "a cache for %d sessions of %lld tokens is larger than memory can be",
-                   en->max_batch, (long long)en->context);
-  PU_TRY(en->be->alloc(en->be, total, &en->kv_memory, e));
+  const pu_engine_plan *p = &en->plan;
+  int64_t shape[] = {p->kv_blocks, hp->kv_heads, p->kv_block, hp->head_dim};
+  size_t one = p->cache / (size_t)hp->layers / 2;
+  PU_TRY(en->be->alloc(en->be, p->cache, &en->kv_memory, e));
   PU_TRY(pu_arena_create((size_t)hp->layers * (sizeof *en->kv + 4 * sizeof(pu_tensor)) + 4096, &en->kv_headers, e));
-  en->free_blocks = malloc((size_t)blocks * sizeof *en->free_blocks);
   en->kv = pu_arena_zalloc(en->kv_headers, (size_t)hp->layers * sizeof *en->kv);
-  if (!en->free_blocks || !en->kv) return pu_fail(e, PU_ERR_NOMEM, "no memory for the cache's tables");
-  for (int64_t b = blocks; b-- > 0;) en->free_blocks[en->n_free++] = (int32_t)b;
+  if (!en->kv || !pu_cache_init(&en->cache, p->kv_blocks, p->kv_block))
+    return pu_fail(e, PU_ERR_NOMEM, "no memory for the cache's tables");
   pu_ctx c = {.be = en->be, .host = en->kv_headers, .err = e};
   char *at = en->kv_memory;
   for (int64_t l = 0; l < hp->layers; l++, at += 2 * one) {
-    en->kv[l] = (pu_kv){.k = pu_tensor_over(&c, en->m->dtype, 4, shape, at),
-                        .v = pu_tensor_over(&c, en->m->dtype, 4, shape, at + one),
-                        .block = en->kv_block};
+    en->kv[l] = (pu_kv){.k = pu_tensor_over(&c, dtype, 4, shape, at),
+                        .v = pu_tensor_over(&c, dtype, 4, shape, at + one),
+                        .block = p->kv_block};
     if (!en->kv[l].k || !en->kv[l].v) return c.status;
   }
-  en->stats.cache_bytes = total;
   return PU_OK;
 }
 
 /* Work space of one step: the activations of as many tokens as a step takes, and a row of logits for each session. */
-static pu_err make_work_space(pu_engine *en, pu_error *e) {
-  int64_t tokens = en->chunk + en->max_batch;
-  size_t activations = pu_model_activation_bytes(en->m, tokens, tokens, false, false);
-  size_t logits = (size_t)en->max_batch * (size_t)en->m->hp.vocab * sizeof(float);
-  size_t bytes = activations + 2 * logits + ((size_t)16 << 20);
-  en->stats.work_bytes = bytes;
+static pu_err make_work_space(pu_engine *en, const pu_engine_options *o, pu_error *e) {
+  size_t bytes = pu_plan_step_bytes(en->m, o), batch = (size_t)o->max_batch;
   PU_TRY(en->be->alloc(en->be, bytes, &en->work_memory, e));
   PU_TRY(pu_arena_wrap(en->work_memory, bytes, &en->mem, e));
-  size_t table = (size_t)en->max_batch * (size_t)blocks_per_session(en) * sizeof(int32_t);
-  return pu_arena_create(2 * logits + table + (size_t)tokens * 8192 + ((size_t)64 << 20), &en->host, e);
+  size_t logits = batch * (size_t)en->m->hp.vocab * sizeof(float);
+  size_t table = batch * (size_t)pu_blocks_for(en, en->plan.context) * sizeof(int32_t);
+  size_t tokens = ((size_t)o->prefill_chunk + batch) * 8192;
+  PU_TRY(pu_arena_create(2 * logits + table + tokens + ((size_t)64 << 20), &en->host, e));
+  en->shares = calloc(batch, sizeof *en->shares);
+  return en->shares ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for a batch of %d", o->max_batch);
 }
 
 static size_t weight_bytes(const pu_model *m) {
@@ -58,35 +49,17 @@ static size_t weight_bytes(const pu_model *m) {
   return sum;
 }
 
-/* A choice, its default, and what it may be. */
-static pu_err choose(const char *what, int64_t wanted, int64_t dflt, int64_t most, int64_t *out, pu_error *e) {
-  *out = wanted ? wanted : dflt;
-  if (*out >= 1 && *out <= most) return PU_OK;
-  return pu_fail(e, PU_ERR_USAGE, "%s: %lld; it must be from 1 to %lld", what, (long long)*out, (long long)most);
-}
-
-/* As far as the model was trained, or as dynamic scaling of its positions stretches that. */
-static int64_t default_context(const pu_hparams *hp) {
-  double most = hp->max_position > 0 ? (double)hp->max_position : PU_DEFAULT_CONTEXT;
-  if (hp->rope.kind == PU_ROPE_DYNAMIC && hp->rope.factor > 1) most *= hp->rope.factor;
-  return (int64_t)PU_MIN(most, (double)PU_DEFAULT_CONTEXT);
-}
-
+/* o: filled in; the plan is made. */
 static pu_err set_up(pu_engine *en, const pu_engine_options *o, pu_error *e) {
-  const pu_hparams *hp = &en->m->hp;
-  int64_t block, sessions;
-  PU_TRY(choose("the context", o->context, default_context(hp), PU_MAX_CONTEXT, &en->context, e));
-  PU_TRY(choose("sessions of an engine", o->max_batch, 1, PU_MAX_SESSIONS, &sessions, e));
-  PU_TRY(choose("the prefill chunk", o->prefill_chunk, PU_PREFILL_CHUNK, PU_MAX_CHUNK, &en->chunk, e));
-  PU_TRY(choose("tokens of a cache block", o->kv_block, PU_KV_BLOCK, PU_MAX_KV_BLOCK, &block, e));
-  en->max_batch = (int)sessions;
-  en->kv_block = (int32_t)block;
   en->be = en->m->be;
+  en->chunk = o->prefill_chunk;
+  en->max_batch = o->max_batch;
+  en->shares_prefixes = !o->no_prefix_cache;
+  en->memory_bound = en->plan.context < o->context;
   en->chat = en->t ? pu_chat_guess(en->t, en->m->arch->name) : NULL;
-  en->stats.weight_bytes = weight_bytes(en->m);
-  if (!pu_sampler_init(&en->sampler, hp->vocab)) return pu_fail(e, PU_ERR_NOMEM, "no memory for the sampler");
-  PU_TRY(make_cache(en, e));
-  return make_work_space(en, e);
+  if (!pu_sampler_init(&en->sampler, en->m->hp.vocab)) return pu_fail(e, PU_ERR_NOMEM, "no memory for the sampler");
+  PU_TRY(make_cache(en, pu_plan_kv_dtype(o, en->m->dtype), e));
+  return make_work_space(en, o, e);
 }
 
 static pu_err engine_new(pu_engine **out, pu_error *e) {
@@ -113,29 +86,39 @@ static pu_err load_tokenizer(pu_engine *en, const char *dir, pu_error *e) {
   return PU_OK;
 }
 
-static pu_err open_all(pu_engine *en, const char *dir, const pu_engine_options *o, pu_error *e) {
+static pu_err open_all(pu_engine *en, const char *dir, pu_engine_options *o, pu_error *e) {
+  PU_TRY(pu_engine_make_plan(dir, o, &en->plan, e)); /* before anything is taken */
   PU_TRY(pu_backend_open(o->device ? o->device : "cpu", o->threads, &en->be, e));
   pu_model_options mo = {.dtype = o->dtype, .tile = true, .progress = o->progress, .progress_arg = o->progress_arg};
   PU_TRY(pu_model_load(dir, en->be, &mo, &en->m, e));
   PU_TRY(load_tokenizer(en, dir, e));
+  PU_TRY(pu_plan_options(&en->m->hp, o, e));
   return set_up(en, o, e);
 }
 
 pu_err pu_engine_open(const char *model_dir, const pu_engine_options *o, pu_engine **out, pu_error *e) {
   *out = NULL;
   pu_engine *en;
+  pu_engine_options filled = *o;
   PU_TRY(engine_new(&en, e));
   en->owns_model = true;
-  return ready(en, open_all(en, model_dir, o, e), out);
+  return ready(en, open_all(en, model_dir, &filled, e), out);
+}
+
+static pu_err set_up_over(pu_engine *en, pu_engine_options *o, pu_error *e) {
+  PU_TRY(pu_plan_options(&en->m->hp, o, e));
+  PU_TRY(pu_plan_make(en->m, o, weight_bytes(en->m), o->memory > 0, &en->plan, e));
+  return set_up(en, o, e);
 }
 
 pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_options *o, pu_engine **out, pu_error *e) {
   *out = NULL;
   pu_engine *en;
+  pu_engine_options filled = *o;
   PU_TRY(engine_new(&en, e));
   en->m = m;
   en->t = t;
-  return ready(en, set_up(en, o, e), out);
+  return ready(en, set_up_over(en, &filled, e), out);
 }
 
 void pu_engine_free(pu_engine *en) {
@@ -146,7 +129,8 @@ void pu_engine_free(pu_engine *en) {
   if (en->work_memory) en->be->free(en->be, en->work_memory);
   pu_arena_free(en->host);
   pu_arena_free(en->kv_headers);
-  free(en->free_blocks);
+  pu_cache_deinit(&en->cache);
+  free(en->shares);
   if (en->kv_memory) en->be->free(en->be, en->kv_memory);
   pu_tokenizer_free(en->own_tokenizer);
   if (en->owns_model) {
@@ -165,13 +149,26 @@ const pu_model *pu_engine_model(const pu_engine *en) {
 }
 
 int64_t pu_engine_context(const pu_engine *en) {
-  return en->context;
+  return en->plan.context;
 }
 
 const pu_chat_template *pu_engine_chat(const pu_engine *en) {
   return en->chat;
 }
 
+pu_engine_plan pu_engine_get_plan(const pu_engine *en) {
+  return en->plan;
+}
+
 pu_engine_stats pu_engine_get_stats(const pu_engine *en) {
-  return en->stats;
+  pu_engine_stats st = en->stats;
+  for (const pu_session *s = en->q_first; s; s = s->q_next) st.waiting += s->state == PU_SESSION_WAITING;
+  st.running = en->n_running;
+  st.kv_blocks = en->plan.kv_blocks;
+  st.kv_blocks_cached = en->cache.n_kept;
+  st.kv_blocks_used = en->plan.kv_blocks - pu_cache_available(&en->cache);
+  st.weight_bytes = en->plan.weights;
+  st.cache_bytes = en->plan.cache;
+  st.work_bytes = en->plan.work;
+  return st;
 }

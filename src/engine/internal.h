@@ -9,17 +9,103 @@ enum { /* what options are when they are not given, and may be at most */
        PU_MAX_KV_BLOCK = 1024,
        PU_DEFAULT_CONTEXT = 32768,
        PU_MAX_CONTEXT = 1 << 24,
-       PU_MAX_SESSIONS = 4096,
+       PU_MAX_BATCH = 16,
+       PU_MOST_BATCH = 4096,
        PU_PREFILL_CHUNK = 512,
        PU_MAX_CHUNK = 1 << 20,
+       PU_MOST_LOGPROBS = 20,
 };
 
-/* Work space for choosing tokens (see sampler.c). */
+/* ---- blocks.c, prefix.c: blocks of the cache, and the tree of what is in them ---- */
+
+/* A block, who holds it, and its place in the tree. -1: none. */
+typedef struct pu_block {
+  int32_t holders;                      /* sessions */
+  int32_t tokens;                       /* in the tree: ids it stands for; 0: it is not in the tree */
+  int32_t parent, child, before, after; /* tree; siblings are a list */
+  int32_t older, newer;                 /* list of those that only the tree holds, by when they were given back */
+  uint64_t salt;
+} pu_block;
+
+typedef struct pu_cache {
+  int32_t n, size; /* blocks, tokens of each */
+  pu_block *b;     /* [n + 1], the last is the tree's root */
+  int32_t *ids;    /* [n, size]: of blocks in the tree */
+  int32_t *free;   /* a stack */
+  int32_t n_free;
+  int32_t n_kept, oldest, newest; /* only the tree holds them */
+} pu_cache;
+
+bool pu_cache_init(pu_cache *c, int32_t n, int32_t size); /* false: no memory */
+void pu_cache_deinit(pu_cache *c);
+int32_t pu_cache_available(const pu_cache *c); /* blocks that can be taken */
+/* A block for one holder; the least recently used one of the tree where none is free. -1: all are held. */
+int32_t pu_cache_take(pu_cache *c);
+void pu_cache_hold(pu_cache *c, int32_t b); /* one holder more */
+void pu_cache_give(pu_cache *c, int32_t b); /* one less. A session gives its last block first: see blocks.c */
+
+/* Blocks that spell the beginning of ids[0, n): holds them, puts them into blocks[], returns how many ids they cover.
+ * Of the last block it may be a part only. */
+int64_t pu_prefix_match(pu_cache *c, uint64_t salt, const int32_t *ids, int64_t n, int32_t *blocks, int32_t *n_blocks);
+/* Puts block b, which stands for n ids, under parent (-1: the root). Returns b; or, where the tree has a block that
+ * begins with these ids, that one, and leaves b as it was. */
+int32_t pu_prefix_insert(pu_cache *c, uint64_t salt, int32_t parent, int32_t b, const int32_t *ids, int32_t n);
+void pu_prefix_remove(pu_cache *c, int32_t b); /* which has no children */
+
+/* ---- sampler.c, logprobs.c ---- */
+
+/* Work space for choosing tokens. */
 typedef struct pu_sampler {
   int64_t vocab;
   struct pu_candidate *candidates; /* [vocab] */
   uint8_t *seen;                   /* [vocab], all 0 between calls */
+  float *copy;                     /* [vocab]: see pu_sampler_copy */
 } pu_sampler;
+
+/* A session's ids, of which the last n_answer were generated; and ids that must not come now. */
+typedef struct pu_history {
+  const int32_t *ids;
+  size_t n, n_answer;
+  const int32_t *never;
+  size_t n_never;
+} pu_history;
+
+bool pu_sampler_init(pu_sampler *s, int64_t vocab); /* false: no memory */
+void pu_sampler_deinit(pu_sampler *s);
+/* Logit bias comes first, so that log-probabilities can be taken after it. */
+void pu_sampler_bias(float *logits, int64_t vocab, const pu_sampling *o);
+/* A copy of logits, until the next. */
+const float *pu_sampler_copy(pu_sampler *s, const float *logits);
+/* The next id; logits [vocab] are changed in place. */
+int32_t pu_sampler_next(pu_sampler *s, float *logits, const pu_sampling *o, const pu_history *h, pu_rng *rng);
+/* The n ids with the largest logits, in order; at most vocab. */
+size_t pu_sampler_top(pu_sampler *s, const float *logits, size_t n, int32_t *ids);
+/* log of the sum of e^logit. */
+double pu_log_sum_exp(const float *logits, int64_t vocab);
+
+/* Log-probabilities kept of a row of tokens. */
+typedef struct pu_kept {
+  pu_token_info *v;
+  int32_t *ids; /* [cap, top] */
+  float *logprobs;
+  size_t n, cap;
+  int top; /* -1: none are kept */
+} pu_kept;
+void pu_kept_init(pu_kept *k, int top);
+void pu_kept_deinit(pu_kept *k);
+const pu_token_info *pu_kept_get(const pu_kept *k, size_t *n); /* NULL where none are kept */
+/* One token more. logits NULL: nothing is known of it. */
+pu_err pu_kept_add(pu_kept *k, pu_sampler *s, const float *logits, int32_t id, pu_error *e) PU_MUST_USE;
+
+/* ---- engine ---- */
+
+/* One session's share of a step. */
+typedef struct pu_share {
+  pu_session *s;
+  int32_t tokens;
+  int32_t rope_len; /* the length that decides the angles */
+  bool makes;       /* its next token comes out of this step */
+} pu_share;
 
 struct pu_engine {
   pu_model *m;
@@ -28,21 +114,24 @@ struct pu_engine {
   pu_tokenizer *own_tokenizer;
   const pu_tokenizer *t;
   const pu_chat_template *chat;
-  int64_t context, chunk;
-  int32_t kv_block; /* tokens a cache block holds */
+  int64_t chunk;
   int max_batch;
+  bool shares_prefixes; /* it has a prefix cache */
+  bool memory_bound;    /* the context is less than it was to be */
+  pu_engine_plan plan;
   pu_sampler sampler;
 
   pu_arena *mem, *host; /* of one step */
   void *work_memory;    /* under mem */
   void *kv_memory;      /* of all layers */
   pu_arena *kv_headers;
-  pu_kv *kv;            /* [layers]; table and len are set anew in each step */
-  int32_t *free_blocks; /* a stack */
-  int32_t n_free;
+  pu_kv *kv; /* [layers]; table and len are set anew in each step */
+  pu_cache cache;
+  pu_share *shares; /* [max_batch] of one step */
 
-  pu_session *first; /* all sessions, oldest first */
-  int n_sessions;
+  pu_session *first;            /* all sessions */
+  pu_session *q_first, *q_last; /* those with work, in the order they came: see schedule.c */
+  int n_running;
   pu_engine_stats stats;
 };
 
@@ -56,37 +145,49 @@ typedef struct pu_stream {
 
 struct pu_session {
   pu_engine *en;
-  pu_session *next;
-  pu_ids ids; /* prompt and answers */
-  int64_t
-      cached; /* of them, keys and values are in the cache; always less than ids.n, so that a next token can be made */
-  int32_t *blocks;
+  pu_session *next, *before; /* of all */
+  pu_session *q_next, *q_before;
+  pu_session_state state;
+  int64_t last_step; /* that it took part in */
+
+  pu_ids ids;      /* prompt and answers */
+  int64_t cached;  /* of them, keys and values are in the cache; not the last one's while an answer is made: its logits
+                      give the next */
+  int64_t plain;   /* of those, so many with angles that any other session would give them: see schedule.c */
+  int32_t *blocks; /* [blocks of a context] */
   int32_t n_blocks;
+  int32_t n_known; /* full blocks that are in the tree: the first ones */
+  uint64_t salt;
+  pu_kept prompt;
 
   bool started;
   pu_finish finish;
   size_t answer_at; /* where the answer begins in ids */
-  pu_sampling how;
-  int32_t *stop_ids; /* owned copies of what the caller gave */
-  char **stop;
+  pu_sampling how;  /* what it points to lies in `options` */
+  void *options;
+  int32_t *endings; /* ids that end the answer; in `options` */
+  size_t n_endings;
   pu_rng rng;
   pu_stream stream;
+  pu_kept kept;
   pu_on_text on_text;
   void *on_text_arg;
 };
 
-/* ---- sampler.c ---- */
+static inline int32_t pu_blocks_for(const pu_engine *en, int64_t tokens) {
+  return (int32_t)((tokens + en->plan.kv_block - 1) / en->plan.kv_block);
+}
 
-/* A session's ids, of which the last n_answer were generated. */
-typedef struct pu_history {
-  const int32_t *ids;
-  size_t n, n_answer;
-} pu_history;
+/* ---- plan.c ---- */
 
-bool pu_sampler_init(pu_sampler *s, int64_t vocab); /* false: no memory */
-void pu_sampler_deinit(pu_sampler *s);
-/* The next id; logits [vocab] are changed in place. */
-int32_t pu_sampler_next(pu_sampler *s, float *logits, const pu_sampling *o, const pu_history *h, pu_rng *rng);
+/* Checks the options that are numbers, and fills in those that are 0. */
+pu_err pu_plan_options(const pu_hparams *hp, pu_engine_options *o, pu_error *e) PU_MUST_USE;
+/* From options so filled in. m: only its description counts. weights: bytes, of the budget where `counted`. */
+pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weights, bool counted, pu_engine_plan *out,
+                    pu_error *e) PU_MUST_USE;
+size_t pu_plan_step_bytes(const pu_model *m, const pu_engine_options *o);       /* the device's memory for one step */
+size_t pu_plan_block_bytes(const pu_hparams *hp, int32_t size, pu_dtype dtype); /* of one layer, keys and values */
+pu_dtype pu_plan_kv_dtype(const pu_engine_options *o, pu_dtype compute);
 
 /* ---- stream.c: text as it becomes certain ---- */
 
@@ -99,11 +200,30 @@ pu_err pu_stream_finish(pu_stream *s, const pu_sampling *how, pu_error *e) PU_MU
 /* Gives on_text what is certain (all: everything). False: it asked to stop. */
 bool pu_stream_tell(pu_stream *s, const pu_sampling *how, bool all, pu_on_text on_text, void *arg);
 
+/* ---- answer.c ---- */
+
+/* Chooses the next token from its logits [V] (changed): ends the answer, or appends it. */
+pu_err pu_answer_next(pu_session *s, float *logits, pu_error *e) PU_MUST_USE;
+void pu_answer_forget(pu_session *s); /* options, text, log-probabilities */
+
 /* ---- session.c ---- */
 
-/* Takes the next token of an answer: ends it, or appends it. */
-pu_err pu_session_take(pu_session *s, int32_t id, pu_error *e) PU_MUST_USE;
-/* Cache blocks for the first n tokens. */
-pu_err pu_session_reserve(pu_session *s, int64_t n, pu_error *e) PU_MUST_USE;
+/* Puts the blocks that are full into the tree; `tail`: also what there is of the next. */
+void pu_session_remember(pu_session *s, bool tail);
+/* Forgets that more than the first n tokens are in the cache; blocks stay. */
+void pu_session_uncache(pu_session *s, int64_t n);
+/* Gives all blocks back; the tree may keep them. */
+void pu_session_drop(pu_session *s);
+
+/* ---- schedule.c ---- */
+
+/* Are the angles of a sequence of this length others than a shorter one's? */
+bool pu_schedule_scaled(const pu_engine *en, int64_t len);
+/* Tokens that could be processed now. */
+int64_t pu_session_pending(const pu_session *s);
+/* After anything that gives a session work or takes it away: in or out of the queue. */
+void pu_schedule_update(pu_session *s);
+/* Fills en->shares[0, n) with who takes part, with room in the cache for what they add. */
+pu_err pu_schedule(pu_engine *en, int32_t *n, pu_error *e) PU_MUST_USE;
 
 #endif

@@ -16,9 +16,12 @@ pu_sampling pu_sampling_default(void) {
 }
 
 bool pu_sampler_init(pu_sampler *s, int64_t vocab) {
-  *s = (pu_sampler){
-      .vocab = vocab, .candidates = malloc((size_t)vocab * sizeof *s->candidates), .seen = calloc((size_t)vocab, 1)};
-  if (s->candidates && s->seen) return true;
+  size_t n = (size_t)vocab;
+  *s = (pu_sampler){.vocab = vocab,
+                    .candidates = malloc(n * sizeof *s->candidates),
+                    .seen = calloc(n, 1),
+                    .copy = malloc(n * sizeof *s->copy)};
+  if (s->candidates && s->seen && s->copy) return true;
   pu_sampler_deinit(s);
   return false;
 }
@@ -26,6 +29,7 @@ bool pu_sampler_init(pu_sampler *s, int64_t vocab) {
 void pu_sampler_deinit(pu_sampler *s) {
   free(s->candidates);
   free(s->seen);
+  free(s->copy);
   *s = (pu_sampler){0};
 }
 
@@ -62,11 +66,78 @@ static void penalise(pu_sampler *s, float *logits, const pu_sampling *o, const p
   forget(s, answer, h->n_answer);
 }
 
+/* What may not come now: the ends of bad words whose beginnings have come, and h->never. */
+static void forbid(float *logits, int64_t vocab, const pu_sampling *o, const pu_history *h) {
+  for (size_t i = 0; i < h->n_never; i++)
+    if (h->never[i] >= 0 && h->never[i] < vocab) logits[h->never[i]] = -INFINITY;
+  for (size_t i = 0; i < o->n_bad_words; i++) {
+    const pu_ids_view *w = &o->bad_words[i];
+    if (w->n - 1 > h->n) continue;
+    if (w->n > 1 && memcmp(h->ids + (h->n - (w->n - 1)), w->v, (w->n - 1) * sizeof *w->v) != 0) continue;
+    logits[w->v[w->n - 1]] = -INFINITY;
+  }
+}
+
+void pu_sampler_bias(float *logits, int64_t vocab, const pu_sampling *o) {
+  for (size_t i = 0; i < o->n_logit_bias; i++)
+    if (o->logit_bias[i].id >= 0 && o->logit_bias[i].id < vocab) logits[o->logit_bias[i].id] += o->logit_bias[i].bias;
+}
+
+const float *pu_sampler_copy(pu_sampler *s, const float *logits) {
+  return memcpy(s->copy, logits, (size_t)s->vocab * sizeof *logits);
+}
+
+/* ---- over the whole vocabulary: loops in lanes, which compilers turn into vectors ---- */
+
+enum { LANES = 16 };
+
+/* The first of the largest; NaN counts as smallest. */
 static int32_t argmax(const float *logits, int64_t vocab) {
-  int64_t best = 0;
-  for (int64_t i = 1; i < vocab; i++)
-    if (logits[i] > logits[best] || isnan(logits[best])) best = i;
-  return (int32_t)best;
+  float most[LANES], all = -INFINITY;
+  int64_t i = 0;
+  for (int j = 0; j < LANES; j++) most[j] = -INFINITY;
+  for (; i + LANES <= vocab; i += LANES)
+    for (int j = 0; j < LANES; j++) most[j] = logits[i + j] > most[j] ? logits[i + j] : most[j];
+  for (; i < vocab; i++) most[0] = logits[i] > most[0] ? logits[i] : most[0];
+  for (int j = 0; j < LANES; j++) all = most[j] > all ? most[j] : all;
+  for (i = 0; i < vocab; i++)
+    if (logits[i] == all) return (int32_t)i;
+  return 0;
+}
+
+/* e^x for x <= 0, to about 2 units of the last place: 2^n 2^f with a polynomial in f, |f| <= 1/2 (the terms of the
+ * exponential series). Below 2^-126: as good as nothing, and so is what is no number. */
+static inline float exp_below(float x) {
+  float y = x * 1.44269504f;
+  y = y > -126.0f ? y : -126.0f;
+  float n = (y + 12582912.0f) - 12582912.0f, f = (y - n) * 0.693147181f; /* rounds to the nearest whole number */
+  float p = 1 + f * (1 + f * (1 / 2.0f + f * (1 / 6.0f + f * (1 / 24.0f + f * (1 / 120.0f + f * (1 / 720.0f))))));
+  union {
+    int32_t i;
+    float f;
+  } scale = {.i = ((int32_t)n + 127) << 23};
+  return p * scale.f;
+}
+
+/* The sum of e^((logit - largest) / temperature). */
+static double mass_of_all(const float *logits, int64_t vocab, float largest, double temperature) {
+  enum { RUN = 256 }; /* sums of so many are short enough for floats */
+  float by = (float)(1 / temperature);
+  double sum = 0;
+  int64_t i = 0;
+  while (i + LANES <= vocab) {
+    float lane[LANES] = {0};
+    for (int k = 0; k < RUN && i + LANES <= vocab; k++, i += LANES)
+      for (int j = 0; j < LANES; j++) lane[j] += exp_below((logits[i + j] - largest) * by);
+    for (int j = 0; j < LANES; j++) sum += (double)lane[j];
+  }
+  for (; i < vocab; i++) sum += (double)exp_below((logits[i] - largest) * by);
+  return sum;
+}
+
+double pu_log_sum_exp(const float *logits, int64_t vocab) {
+  float largest = logits[argmax(logits, vocab)];
+  return (double)largest + log(mass_of_all(logits, vocab, largest, 1));
 }
 
 /* ---- ranking on demand ---- */
@@ -78,9 +149,14 @@ static int by_logit(const void *a, const void *b) {
   return (x->id > y->id) - (x->id < y->id);
 }
 
+/* The candidates so far: c[0, sorted) are the largest, in order. Those below `least` are not gathered yet; those below
+ * `floor` never are: what has less than e^-40 of the largest one's mass cannot be drawn. */
 typedef struct ranking {
   candidate *c;
-  size_t n, sorted; /* c[0, sorted) are the largest, in order */
+  size_t n, sorted, most; /* most: top-k */
+  const float *logits;
+  int64_t vocab;
+  double least, floor;
 } ranking;
 
 static void swap(candidate *a, candidate *b) {
@@ -110,8 +186,26 @@ static void select_first(candidate *c, size_t n, size_t want) {
   if (want > 0 && want < n) qsort(c, n, sizeof *c, by_logit);
 }
 
-/* Sees to it that the candidate of rank i is at its place; each call for more sorts several times as many. */
+/* Most draws end among a handful of tokens. So at first only what is near the largest is gathered, then the rest. */
+static void gather(ranking *r, double least) {
+  for (int64_t i = 0; i < r->vocab; i++)
+    if (r->logits[i] >= least && r->logits[i] < r->least) r->c[r->n++] = (candidate){r->logits[i], (int32_t)i};
+  r->least = least;
+}
+
+static ranking rank_all(pu_sampler *s, const float *logits, const pu_sampling *o, float largest) {
+  double near = (double)largest - 8 * o->temperature, floor = (double)largest - 40 * o->temperature;
+  ranking r = {.c = s->candidates, .logits = logits, .vocab = s->vocab, .least = INFINITY, .floor = floor};
+  r.most = o->top_k > 0 ? (size_t)PU_MIN(o->top_k, s->vocab) : (size_t)s->vocab;
+  gather(&r, near);
+  return r;
+}
+
+/* The candidate of rank i; NULL: there are not so many. Each call for more sorts several times as many. */
 static const candidate *at_rank(ranking *r, size_t i) {
+  if (i >= r->most) return NULL;
+  if (i >= r->n && r->least > r->floor) gather(r, r->floor);
+  if (i >= r->n) return NULL;
   if (i >= r->sorted) {
     size_t more = PU_MIN(PU_MAX((size_t)64, 4 * r->sorted), r->n - r->sorted);
     candidate *rest = r->c + r->sorted;
@@ -122,56 +216,91 @@ static const candidate *at_rank(ranking *r, size_t i) {
   return &r->c[i];
 }
 
-/* ---- the draw ---- */
-
-/* Those whose share of the mass is more than nothing in a double: e^-40 of the largest. */
-static ranking gather(pu_sampler *s, const float *logits, double temperature, float largest) {
-  ranking r = {.c = s->candidates};
-  double least = (double)largest - 40 * temperature;
-  for (int64_t i = 0; i < s->vocab; i++)
-    if (logits[i] >= least) r.c[r.n++] = (candidate){logits[i], (int32_t)i};
-  return r;
+size_t pu_sampler_top(pu_sampler *s, const float *logits, size_t n, int32_t *ids) {
+  ranking r = {
+      .c = s->candidates, .logits = logits, .vocab = s->vocab, .most = n, .least = INFINITY, .floor = -INFINITY};
+  gather(&r, -INFINITY);
+  size_t i = 0;
+  for (const candidate *c; (c = at_rank(&r, i)); i++) ids[i] = c->id;
+  return i;
 }
+
+/* ---- the draw ---- */
 
 /* Relative to the largest logit's, which is 1. */
 static double weight(const candidate *c, float largest, const pu_sampling *o) {
   return exp(((double)c->logit - largest) / o->temperature);
 }
 
+static double mass_of(ranking *r, const pu_sampling *o, float largest) {
+  if (r->most >= (size_t)r->vocab) return mass_of_all(r->logits, r->vocab, largest, o->temperature);
+  double mass = 0;
+  const candidate *c;
+  for (size_t i = 0; (c = at_rank(r, i)); i++) mass += weight(c, largest, o);
+  return mass;
+}
+
+/* Locally typical sampling (Meister et al. 2023): the tokens whose surprise -log p is nearest to its expectation, the
+ * entropy, as many as have this share of the mass. Returns the mass of what is left. */
+static double keep_typical(ranking *r, const pu_sampling *o, float largest) {
+  double mass = 0, mean = 0, kept = 0;
+  size_t n = 0;
+  while (at_rank(r, n)) n++;
+  for (size_t i = 0; i < n; i++) {
+    double w = weight(&r->c[i], largest, o);
+    mass += w;
+    mean += w * (((double)r->c[i].logit - largest) / o->temperature);
+  }
+  mean /= mass; /* of log p, but for the constant that it shares with each */
+  for (size_t i = 0; i < n; i++)
+    r->c[i].logit = (float)-fabs(((double)r->c[i].logit - largest) / o->temperature - mean);
+  qsort(r->c, n, sizeof *r->c, by_logit);
+  size_t left = 0;
+  while (left < n && kept < o->typical_p * mass) {
+    candidate *c = &r->c[left++];
+    c->logit = r->logits[c->id];
+    kept += weight(c, largest, o);
+  }
+  qsort(r->c, left, sizeof *r->c, by_logit);
+  r->n = r->sorted = r->most = left;
+  return kept;
+}
+
 /* Top-p (Holtzman et al. 2020): the fewest that have this share of the mass. Min-p: those not too far below the
  * largest. Both cut the ranking's tail. Returns the mass of what is left. */
 static double cut_tail(ranking *r, const pu_sampling *o, float largest, double sum) {
-  double mass = 0;
+  const candidate *c = at_rank(r, 0);
+  double mass = 0, least = c ? o->min_p * weight(c, largest, o) : 0;
   size_t n = 0;
-  for (; n < r->n && mass < o->top_p * sum; n++) {
-    double w = weight(at_rank(r, n), largest, o);
-    if (w < o->min_p) break;
+  for (; mass < o->top_p * sum && (c = at_rank(r, n)); n++) {
+    double w = weight(c, largest, o);
+    if (w < least) break;
     mass += w;
   }
-  r->n = n;
+  r->most = n;
   return mass;
 }
 
 static int32_t draw(ranking *r, const pu_sampling *o, float largest, pu_rng *rng) {
-  if (o->top_k > 0 && (size_t)o->top_k < r->n) {
-    select_first(r->c, r->n, (size_t)o->top_k);
-    r->n = (size_t)o->top_k;
-  }
-  double mass = 0;
-  for (size_t i = 0; i < r->n; i++) mass += weight(&r->c[i], largest, o);
+  double mass = o->typical_p < 1 ? keep_typical(r, o, largest) : mass_of(r, o, largest);
   if (o->top_p < 1 || o->min_p > 0) mass = cut_tail(r, o, largest, mass);
   double u = pu_rng_uniform(rng) * mass;
-  for (size_t i = 0; i + 1 < r->n; i++)
-    if ((u -= weight(at_rank(r, i), largest, o)) < 0) return r->c[i].id;
-  return at_rank(r, r->n - 1)->id;
+  int32_t id = 0;
+  const candidate *c;
+  for (size_t i = 0; (c = at_rank(r, i)); i++) {
+    id = c->id;
+    if ((u -= weight(c, largest, o)) < 0) break;
+  }
+  return id;
 }
 
 int32_t pu_sampler_next(pu_sampler *s, float *logits, const pu_sampling *o, const pu_history *h, pu_rng *rng) {
   penalise(s, logits, o, h);
+  forbid(logits, s->vocab, o, h);
   int32_t best = argmax(logits, s->vocab);
   float largest = logits[best];
   if (o->temperature <= 0 || o->top_k == 1 || !isfinite(largest)) return best;
-  ranking r = gather(s, logits, o->temperature, largest);
+  ranking r = rank_all(s, logits, o, largest);
   return draw(&r, o, largest, rng);
 }
 
@@ -179,7 +308,9 @@ int32_t pu_sample_token(float *logits, int64_t vocab, const pu_sampling *o, cons
                         size_t n_answer, pu_rng *rng) {
   pu_sampler s;
   if (!pu_sampler_init(&s, vocab)) return argmax(logits, vocab); /* without memory the text is merely less varied */
-  int32_t id = pu_sampler_next(&s, logits, o, &(pu_history){history, n_history, n_answer}, rng);
+  pu_history h = {history, n_history, n_answer, o->stop_ids, (int64_t)n_answer < o->min_tokens ? o->n_stop_ids : 0};
+  pu_sampler_bias(logits, vocab, o);
+  int32_t id = pu_sampler_next(&s, logits, o, &h, rng);
   pu_sampler_deinit(&s);
   return id;
 }

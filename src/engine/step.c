@@ -1,64 +1,32 @@
-/* The scheduler: which tokens of which sessions the next forward pass takes.
- *
- * A session has ids of which the first `cached` are in the cache. One that makes an answer has exactly one more: the
- * token made last. One with a prompt has many; it takes a chunk of them, and its first answer token is made in the step
- * that takes the last. All prompts of a step together take a chunk at most, so they never hold up answers for longer;
- * one whose chunk does not fit beside the others' waits. Where a prompt is divided thus depends on itself alone, and so
- * does the rounding of what comes out. */
+/* One forward pass: lays out the tokens of those that the scheduler chose, runs the model, hands out the logits. */
 #include <string.h>
 
 #include "src/engine/internal.h"
 
-/* One session's share of a step. */
-typedef struct share {
-  pu_session *s;
-  int32_t tokens;
-  bool makes; /* its next token comes out of this step */
-} share;
-
 typedef struct batch {
-  share *shares;
-  int32_t n, tokens, n_makes;
+  int32_t n, tokens, n_makes; /* of en->shares; their tokens; those that make one */
   pu_seqs seqs;
   int32_t *ids, *len, *rope_len, *table, *rows;
   int32_t table_stride;
 } batch;
 
-/* Tokens that session s could process now. Before an answer is started the last one waits: its logits are not yet
- * wanted. */
-static int64_t waiting(const pu_session *s) {
-  if (s->started && s->finish != PU_FINISH_NONE) return 0;
-  return (int64_t)s->ids.n - s->cached - (s->started ? 0 : 1);
-}
-
 static void *take(pu_engine *en, size_t n, size_t size) {
   return pu_arena_alloc(en->host, n * size);
 }
 
-static pu_err choose_shares(pu_engine *en, batch *b, pu_error *e) {
-  b->shares = take(en, (size_t)en->n_sessions, sizeof *b->shares);
-  if (!b->shares && en->n_sessions) return pu_fail(e, PU_ERR_NOMEM, "no memory for a step");
-  int64_t budget = en->chunk;
-  for (pu_session *s = en->first; s; s = s->next) {
-    int64_t want = waiting(s);
-    if (want <= 0) continue;
-    int64_t n = PU_MIN(want, en->chunk);
-    bool answering = s->started && want == 1;
-    if (!answering && n > budget) continue; /* not less of it: see above */
-    if (!answering) budget -= n;
-    PU_TRY(pu_session_reserve(s, s->cached + n, e));
-    share *to = &b->shares[b->n++];
-    *to = (share){s, (int32_t)n, s->started && n == want};
-    b->tokens += to->tokens;
-    b->n_makes += to->makes;
+static void measure(const pu_engine *en, batch *b) {
+  for (int32_t i = 0; i < b->n; i++) {
+    const pu_share *sh = &en->shares[i];
+    b->tokens += sh->tokens;
+    b->n_makes += sh->makes;
+    b->table_stride = PU_MAX(b->table_stride, sh->s->n_blocks);
+    b->seqs.max_len = PU_MAX(b->seqs.max_len, sh->tokens);
   }
-  return PU_OK;
 }
 
 /* The arrays a forward pass reads. */
 static pu_err lay_out(pu_engine *en, batch *b, pu_error *e) {
   size_t n = (size_t)b->n, tokens = (size_t)b->tokens;
-  for (int32_t i = 0; i < b->n; i++) b->table_stride = PU_MAX(b->table_stride, b->shares[i].s->n_blocks);
   int32_t *cu = take(en, n + 1, sizeof *cu), *positions = take(en, tokens, sizeof *positions);
   b->ids = take(en, tokens, sizeof *b->ids);
   b->len = take(en, n, sizeof *b->len);
@@ -70,18 +38,15 @@ static pu_err lay_out(pu_engine *en, batch *b, pu_error *e) {
   int32_t at = 0, makes = 0;
   cu[0] = 0;
   for (int32_t i = 0; i < b->n; i++) {
-    const share *sh = &b->shares[i];
+    const pu_share *sh = &en->shares[i];
     const pu_session *s = sh->s;
-    for (int32_t j = 0; j < sh->tokens; j++, at++) {
-      b->ids[at] = s->ids.v[s->cached + j];
-      positions[at] = (int32_t)s->cached + j;
-    }
+    memcpy(b->ids + at, s->ids.v + s->cached, (size_t)sh->tokens * sizeof *b->ids);
+    for (int32_t j = 0; j < sh->tokens; j++, at++) positions[at] = (int32_t)s->cached + j;
     cu[i + 1] = at;
     b->len[i] = (int32_t)s->cached + sh->tokens;
-    b->rope_len[i] = (int32_t)s->ids.n; /* the whole prompt's length, also for its first chunk */
+    b->rope_len[i] = sh->rope_len;
     memcpy(b->table + (size_t)i * (size_t)b->table_stride, s->blocks, (size_t)s->n_blocks * sizeof *s->blocks);
     if (sh->makes) b->rows[makes++] = at - 1;
-    b->seqs.max_len = PU_MAX(b->seqs.max_len, sh->tokens);
   }
   b->seqs.n = b->n;
   b->seqs.tokens = b->tokens;
@@ -90,38 +55,84 @@ static pu_err lay_out(pu_engine *en, batch *b, pu_error *e) {
   return PU_OK;
 }
 
-/* Logits [n_makes, V] in host memory; NULL where no session makes a token. */
-static pu_err forward(pu_engine *en, batch *b, float **logits, pu_error *e) {
-  pu_ctx c = {.be = en->be, .mem = en->mem, .host = en->host, .err = e};
+/* The last norm's output for all tokens. */
+static pu_tensor *forward(pu_engine *en, pu_ctx *c, const batch *b) {
   for (int64_t l = 0; l < en->m->hp.layers; l++) {
     en->kv[l].table = b->table;
     en->kv[l].table_stride = b->table_stride;
     en->kv[l].len = b->len;
   }
   int64_t n = b->tokens;
-  pu_tensor *ids = pu_tensor_new(&c, PU_I32, 1, &n, false);
-  if (!ids) return c.status;
-  PU_TRY(en->be->upload(en->be, ids->data, b->ids, (size_t)n * sizeof *b->ids, e));
+  pu_tensor *ids = pu_tensor_new(c, PU_I32, 1, &n, false);
+  if (!ids) return NULL;
+  c->status = en->be->upload(en->be, ids->data, b->ids, (size_t)n * sizeof *b->ids, c->err);
   pu_forward f = {.ids = ids, .seqs = &b->seqs, .kv = en->kv, .rope_len = b->rope_len};
-  pu_tensor *hidden = pu_model_forward(en->m, &c, &f);
-  *logits = NULL;
-  if (!b->n_makes) return c.status;
-  pu_tensor *out = pu_model_logits(en->m, &c, hidden, b->rows, b->n_makes);
-  if (c.status) return c.status;
-  *logits = take(en, pu_tensor_bytes(out), 1);
-  if (!*logits) return pu_fail(e, PU_ERR_NOMEM, "no memory for the logits of %d sessions", b->n_makes);
-  return en->be->download(en->be, *logits, out->data, pu_tensor_bytes(out), e);
+  return pu_model_forward(en->m, c, &f);
 }
 
-static pu_err sample(pu_engine *en, batch *b, float *logits, pu_error *e) {
+/* Logits [n, V] of rows of hidden, in host memory until the marks are released. */
+static pu_err logits_of(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const int32_t *rows, int32_t n, float **out,
+                        pu_error *e) {
+  pu_tensor *t = pu_model_logits(en->m, c, hidden, rows, n);
+  if (c->status) return c->status;
+  *out = take(en, pu_tensor_bytes(t), 1);
+  if (!*out) return pu_fail(e, PU_ERR_NOMEM, "no memory for the logits of %d sessions", n);
+  return en->be->download(en->be, *out, t->data, pu_tensor_bytes(t), e);
+}
+
+/* ---- log-probabilities of prompts ---- */
+
+/* Token `at` of a session that has it, told of by the row before it. */
+static pu_err keep_score(pu_session *s, int64_t at, const float *logits, pu_error *e) {
+  if ((int64_t)s->prompt.n != at || at >= (int64_t)s->ids.n) return PU_OK; /* known already, or not there yet */
+  return pu_kept_add(&s->prompt, &s->en->sampler, logits, s->ids.v[at], e);
+}
+
+/* A few rows at a time: a chunk's logits would be hundreds of megabytes. */
+static pu_err score(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const pu_share *sh, int32_t first_row, pu_error *e) {
+  pu_session *s = sh->s;
+  enum { MOST = 16 };
+  int32_t rows[MOST], step = PU_MIN(MOST, en->max_batch);
+  if (s->cached == 0) PU_TRY(keep_score(s, 0, NULL, e));
+  for (int32_t at = 0; at < sh->tokens; at += step) {
+    int32_t n = PU_MIN(step, sh->tokens - at);
+    size_t mem = pu_arena_mark(en->mem), host = pu_arena_mark(en->host);
+    float *logits;
+    for (int32_t i = 0; i < n; i++) rows[i] = first_row + at + i;
+    PU_TRY(logits_of(en, c, hidden, rows, n, &logits, e));
+    for (int32_t i = 0; i < n; i++)
+      PU_TRY(keep_score(s, s->cached + at + i + 1, logits + (int64_t)i * en->m->hp.vocab, e));
+    pu_arena_release(en->mem, mem);
+    pu_arena_release(en->host, host);
+  }
+  return PU_OK;
+}
+
+static pu_err score_prompts(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const batch *b, pu_error *e) {
   for (int32_t i = 0; i < b->n; i++) {
-    pu_session *s = b->shares[i].s;
-    s->cached += b->shares[i].tokens;
-    if (!b->shares[i].makes) continue;
-    pu_history h = {s->ids.v, s->ids.n, s->ids.n - s->answer_at};
-    int32_t id = pu_sampler_next(&en->sampler, logits, &s->how, &h, &s->rng);
-    logits += en->m->hp.vocab;
-    PU_TRY(pu_session_take(s, id, e));
+    const pu_share *sh = &en->shares[i];
+    bool in_prompt = !sh->s->started || sh->s->cached < (int64_t)sh->s->answer_at;
+    if (sh->s->prompt.top >= 0 && in_prompt) PU_TRY(score(en, c, hidden, sh, b->seqs.cu[i], e));
+  }
+  return PU_OK;
+}
+
+/* ---- the step ---- */
+
+static pu_err hand_out(pu_engine *en, const batch *b, float *logits, pu_error *e) {
+  for (int32_t i = 0; i < b->n; i++) {
+    const pu_share *sh = &en->shares[i];
+    pu_session *s = sh->s;
+    if (s->plain == s->cached && !pu_schedule_scaled(en, sh->rope_len)) s->plain += sh->tokens;
+    s->cached += sh->tokens;
+    s->last_step = en->stats.steps;
+    pu_session_remember(s, false);
+    bool goes_on = s->finish == PU_FINISH_NONE; /* or a listener of another session has cancelled it */
+    pu_err err = sh->makes && goes_on ? pu_answer_next(s, logits, e) : PU_OK;
+    if (sh->makes) logits += en->m->hp.vocab;
+    if (err) s->finish = PU_FINISH_CANCEL;
+    pu_schedule_update(s);
+    if (err) return err;
   }
   return PU_OK;
 }
@@ -132,26 +143,31 @@ static void count(pu_engine *en, const batch *b, double seconds) {
   *(prompts ? &en->stats.prefill_tokens : &en->stats.decode_tokens) += b->tokens;
 }
 
+static pu_err run(pu_engine *en, batch *b, pu_error *e) {
+  pu_ctx c = {.be = en->be, .mem = en->mem, .host = en->host, .err = e};
+  float *logits = NULL;
+  pu_tensor *hidden = forward(en, &c, b);
+  if (c.status) return c.status;
+  PU_TRY(score_prompts(en, &c, hidden, b, e));
+  if (b->n_makes) PU_TRY(logits_of(en, &c, hidden, b->rows, b->n_makes, &logits, e));
+  return hand_out(en, b, logits, e);
+}
+
 pu_err pu_engine_step(pu_engine *en, bool *more, pu_error *e) {
   *more = false;
   double begin = pu_now();
   pu_arena_reset(en->mem);
   pu_arena_reset(en->host);
   batch b = {0};
-  PU_TRY(choose_shares(en, &b, e));
+  PU_TRY(pu_schedule(en, &b.n, e));
   if (b.n) {
-    float *logits = NULL;
+    measure(en, &b);
     PU_TRY(lay_out(en, &b, e));
-    PU_TRY(forward(en, &b, &logits, e));
-    PU_TRY(sample(en, &b, logits, e));
+    en->stats.overhead_seconds += pu_now() - begin;
+    PU_TRY(run(en, &b, e));
     count(en, &b, pu_now() - begin);
   }
-  for (pu_session *s = en->first; s && !*more; s = s->next) *more = waiting(s) > 0;
-  return PU_OK;
-}
-
-pu_err pu_session_generate(pu_session *s, const pu_sampling *o, pu_on_text on_text, void *arg, pu_error *e) {
-  PU_TRY(pu_session_start(s, o, on_text, arg, e));
-  for (bool more = true; more && s->finish == PU_FINISH_NONE;) PU_TRY(pu_engine_step(s->en, &more, e));
+  en->stats.steps++;
+  *more = en->q_first != NULL;
   return PU_OK;
 }

@@ -199,11 +199,11 @@ static void close_bench(bench *b) {
 pu_err pu_train_bench(const pu_train_bench_options *o, pu_train_bench_result *out, pu_error *e) {
   *out = (pu_train_bench_result){0};
   bench b = {.o = o};
-  size_t before = pu_train_memory_used();
+  size_t before = pu_memory_used();
   pu_err err = open_bench(&b, out, e);
   double seconds, optim;
   if (err == PU_OK) err = run_step(&b, 1, &seconds, &optim, e);
-  out->peak_bytes = pu_train_memory_used() - before; /* before the products take their own */
+  out->peak_bytes = pu_memory_used() - before; /* before the products take their own */
   if (err == PU_OK) err = measure(&b, out, e);
   close_bench(&b);
   return err;

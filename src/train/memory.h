@@ -24,12 +24,4 @@ pu_err pu_train_plan_check(size_t bytes, bool force, pu_error *e) PU_MUST_USE;
  * queries, keys and values, and each thread's scratch. */
 size_t pu_train_work_bytes(const pu_hparams *hp, int64_t tokens, int threads);
 
-/* Anonymous memory of this process now (files that are mapped are the kernel's to drop); 0: unknown. */
-size_t pu_train_memory_used(void);
-/* What may still be taken: free memory, or what the control group leaves; 0: unknown. */
-size_t pu_train_memory_free(void);
-
-/* "1.5 GiB" */
-const char *pu_train_bytes_text(size_t bytes, char text[24]);
-
 #endif

@@ -215,7 +215,7 @@ static pu_err open_memory(pu_train_loop *l, pu_error *e) {
   make_plan(l);
   pu_train_plan_print(&l->plan);
   /* What is touched already does not have to be found again. */
-  size_t used = pu_train_memory_used(), taken = used > l->base_bytes ? used - l->base_bytes : 0;
+  size_t used = pu_memory_used(), taken = used > l->base_bytes ? used - l->base_bytes : 0;
   PU_TRY(pu_train_plan_check(l->plan.total - PU_MIN(l->plan.total, taken), l->cfg.train.force, e));
   if (l->saved_step >= 0) PU_TRY(damaged(l, pu_train_optim_restore(l->from, &l->optim, e), e));
   PU_TRY(open_step(l, e));
@@ -283,7 +283,7 @@ pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu
   *l = (pu_train_loop){.cfg = *cfg, .hooks = hooks, .lock = -1, .metrics = {.fd = -1}, .samples = {.fd = -1}};
   l->loss = NAN;
   const char *was_yaml = NULL;
-  l->base_bytes = pu_train_memory_used();
+  l->base_bytes = pu_memory_used();
   PU_TRY(pu_arena_create(HOST_MAX, &l->host, e));
   PU_TRY(resolve(l, e)); /* before the directory is made: what makes no sense leaves nothing behind */
   PU_TRY(open_run(l, &was_yaml, e));

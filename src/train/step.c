@@ -176,7 +176,7 @@ pu_err pu_train_loop_step(pu_train_loop *l, pu_error *e) {
   l->tok_per_s = (double)tokens / seconds;
   double flops = step_flops(&l->model->hp, tokens, l->squares) / seconds;
   l->mfu = l->peak_flops > 0 ? flops / l->peak_flops : NAN;
-  l->peak_bytes = PU_MAX(l->peak_bytes, pu_train_memory_used());
+  l->peak_bytes = PU_MAX(l->peak_bytes, pu_memory_used());
   PU_TRY(write_line(l, norm, lr, tokens, predicted, seconds, why, e));
   if (why) return skip(l, why, l->loss, norm, e);
   pu_train_live_step(&l->live, &l->cfg, s, l->loss, tokens, seconds, isfinite(l->mfu) ? l->mfu : -1);

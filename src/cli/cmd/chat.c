@@ -254,7 +254,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "%s: no tokenizer (tokenizer.json or tokenizer.model) in this folder: copy the model's own into it",
                    args[0]);
-  PU_TRY(pu_cli_open_engine(args[0], (pu_cli_dtype)o->dtype, o->threads, &en, e));
+  PU_TRY(pu_cli_open_engine(args[0], (pu_cli_dtype)o->dtype, o->threads, 1, &en, e));
   pu_buf_init(&c.line, MOST_TURN_BYTES);
   pu_buf_init(&c.turn, MOST_TURN_BYTES);
   pu_err err = pu_conversation_open(en, &c.talk, e);

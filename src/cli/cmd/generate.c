@@ -174,7 +174,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   const options *o = opts;
   PU_TRY(check(o, e));
   pu_engine *en;
-  PU_TRY(pu_cli_open_engine(args[0], (pu_cli_dtype)o->dtype, o->threads, &en, e));
+  PU_TRY(pu_cli_open_engine(args[0], (pu_cli_dtype)o->dtype, o->threads, 1, &en, e));
   pu_ids prompt = {0};
   pu_err err = read_prompt(cli, en, o, &prompt, e);
   if (!err && o->output == OUTPUT_TEXT && !pu_engine_tokenizer(en))

@@ -1,0 +1,105 @@
+/* What an engine takes, before it takes it: weights, work space of a step, and the cache, which gets the rest. */
+#include "src/engine/internal.h"
+
+/* ---- options ---- */
+
+/* As far as the model was trained, or as dynamic scaling of its positions stretches that. */
+static int64_t default_context(const pu_hparams *hp) {
+  double most = hp->max_position > 0 ? (double)hp->max_position : PU_DEFAULT_CONTEXT;
+  if (hp->rope.kind == PU_ROPE_DYNAMIC && hp->rope.factor > 1) most *= hp->rope.factor;
+  return (int64_t)PU_MIN(most, (double)PU_DEFAULT_CONTEXT);
+}
+
+/* A choice, its default, and what it may be. */
+static pu_err choose(const char *what, int64_t dflt, int64_t most, int64_t *value, pu_error *e) {
+  if (*value == 0) *value = dflt;
+  if (*value >= 1 && *value <= most) return PU_OK;
+  return pu_fail(e, PU_ERR_USAGE, "%s: %lld; it must be from 1 to %lld", what, (long long)*value, (long long)most);
+}
+
+pu_err pu_plan_options(const pu_hparams *hp, pu_engine_options *o, pu_error *e) {
+  int64_t batch = o->max_batch, block = o->kv_block;
+  PU_TRY(choose("the context", default_context(hp), PU_MAX_CONTEXT, &o->context, e));
+  PU_TRY(choose("sessions of a batch", PU_MAX_BATCH, PU_MOST_BATCH, &batch, e));
+  PU_TRY(choose("the prefill chunk", PU_PREFILL_CHUNK, PU_MAX_CHUNK, &o->prefill_chunk, e));
+  PU_TRY(choose("tokens of a cache block", PU_KV_BLOCK, PU_MAX_KV_BLOCK, &block, e));
+  o->max_batch = (int)batch;
+  o->kv_block = (int32_t)block;
+  if (o->kv_type == PU_KV_SAME || o->kv_type == PU_KV_BF16) return PU_OK;
+  return pu_fail(e, PU_ERR_USAGE, "the cache's type: there is no type %d", (int)o->kv_type);
+}
+
+/* ---- sizes ---- */
+
+pu_dtype pu_plan_kv_dtype(const pu_engine_options *o, pu_dtype compute) {
+  return o->kv_type == PU_KV_BF16 ? PU_BF16 : compute;
+}
+
+size_t pu_plan_block_bytes(const pu_hparams *hp, int32_t size, pu_dtype dtype) {
+  return 2 * (size_t)(hp->kv_heads * hp->head_dim) * (size_t)size * pu_dtype_size(dtype);
+}
+
+static size_t logits_bytes(const pu_hparams *hp, const pu_engine_options *o) {
+  return (size_t)o->max_batch * (size_t)hp->vocab * sizeof(float);
+}
+
+size_t pu_plan_step_bytes(const pu_model *m, const pu_engine_options *o) {
+  int64_t tokens = o->prefill_chunk + o->max_batch;
+  return pu_model_activation_bytes(m, tokens, tokens, false, false) + 2 * logits_bytes(&m->hp, o) + ((size_t)1 << 20);
+}
+
+/* ---- the plan ---- */
+
+static size_t find_budget(const pu_engine_options *o) {
+  size_t there = o->memory ? 0 : pu_memory_free();
+  return o->memory ? o->memory : there ? there / 10 * 9 : SIZE_MAX;
+}
+
+static pu_err too_little(const pu_engine_plan *p, size_t least, bool counted, pu_error *e) {
+  char have[24], need[24], weights[24];
+  return pu_fail(e, PU_ERR_NOMEM,
+                 "%s of memory are too little: the model's weights take %s%s, and a step's work and the smallest cache "
+                 "%s: give it more, or lower the batch, the prefill chunk or the context",
+                 pu_bytes_text(p->budget, have), pu_bytes_text(p->weights, weights), counted ? "" : " (not counted)",
+                 pu_bytes_text(least, need));
+}
+
+/* Attention lays the keys and values of prompts out anew, a layer at a time: as much as a layer's share of the cache,
+ * at most. So each block counts for a layer more than there are. */
+pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weights, bool counted, pu_engine_plan *out,
+                    pu_error *e) {
+  const pu_hparams *hp = &m->hp;
+  size_t layer = pu_plan_block_bytes(hp, o->kv_block, pu_plan_kv_dtype(o, m->dtype));
+  size_t anew = pu_plan_block_bytes(hp, o->kv_block, m->dtype);
+  size_t block = layer * (size_t)hp->layers, step = pu_plan_step_bytes(m, o) + logits_bytes(hp, o);
+  size_t whole = (size_t)((o->context + o->kv_block - 1) / o->kv_block), blocks = whole * (size_t)o->max_batch;
+  *out = (pu_engine_plan){.weights = weights, .budget = find_budget(o), .kv_block = o->kv_block};
+  size_t fixed = step + (counted ? weights : 0), room = out->budget > fixed ? out->budget - fixed : 0;
+  blocks = PU_MIN(PU_MIN(blocks, room / (block + anew)), (size_t)INT32_MAX / (size_t)o->kv_block);
+  size_t least = PU_MIN(whole, (size_t)(64 / o->kv_block + 1));
+  if (blocks < least) return too_little(out, step + least * (block + anew), counted, e);
+  out->kv_blocks = (int32_t)blocks;
+  out->cache = blocks * block;
+  out->work = step + blocks * anew;
+  out->context = PU_MIN(o->context, (int64_t)blocks * o->kv_block);
+  return PU_OK;
+}
+
+static pu_err plan_of_config(const char *path, pu_engine_options *o, pu_engine_plan *out, pu_error *e) {
+  pu_model shape = {.dtype = o->dtype};
+  PU_TRY(pu_config_read(path, &shape.arch, &shape.hp, e));
+  PU_TRY(pu_plan_options(&shape.hp, o, e));
+  pu_model_options mo = {.dtype = o->dtype, .tile = true};
+  return pu_plan_make(&shape, o, pu_model_weight_bytes(shape.arch, &shape.hp, &mo), true, out, e);
+}
+
+pu_err pu_engine_make_plan(const char *model_dir, const pu_engine_options *o, pu_engine_plan *out, pu_error *e) {
+  pu_arena *a;
+  pu_engine_options filled = *o;
+  PU_TRY(pu_arena_create(1 << 16, &a, e));
+  const char *path = pu_path_join(a, model_dir, "config.json");
+  pu_err err =
+      path ? plan_of_config(path, &filled, out, e) : pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", model_dir);
+  pu_arena_free(a);
+  return err;
+}
