@@ -1,6 +1,8 @@
 #include "src/serve/ask.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- keys that hold one value ---- */
@@ -24,10 +26,12 @@ static const field generation_fields[] = {
     {"temperature", FIELD_NUM, AT(how.temperature), 0, 2},
     {"top_p", FIELD_NUM, AT(how.top_p), 1e-6, 1},
     {"top_k", FIELD_INT, AT(how.top_k), -1, INT32_MAX},
+    {"typical_p", FIELD_NUM, AT(how.typical_p), 1e-6, 1},
     {"min_p", FIELD_NUM, AT(how.min_p), 0, 1},
     {"presence_penalty", FIELD_NUM, AT(how.presence_penalty), -2, 2},
     {"frequency_penalty", FIELD_NUM, AT(how.frequency_penalty), -2, 2},
     {"repetition_penalty", FIELD_NUM, AT(how.repetition_penalty), 0.01, 100},
+    {"min_tokens", FIELD_INT, AT(how.min_tokens), 0, INT32_MAX},
     {"ignore_eos", FIELD_BOOL, AT(how.ignore_eos), 0, 0},
     {0},
 };
@@ -142,6 +146,29 @@ static pu_err read_seed(pu_ask *a, pu_error *e) {
   return PU_OK;
 }
 
+/* {"50256": -100}: biases by id, as text since JSON's keys are. */
+static pu_err read_bias(pu_ask *a, pu_error *e) {
+  json_t *v = json_object_get(a->body, "logit_bias"), *one;
+  const char *key;
+  if (!v || json_is_null(v)) return PU_OK;
+  if (!json_is_object(v) || json_object_size(v) > PU_ASK_MAX_BIAS)
+    return wrong(a, "logit_bias", e, "must be an object of at most 1024 token ids");
+  pu_logit_bias *bias = take(a, json_object_size(v), sizeof *bias, e);
+  if (!bias) return PU_ERR_NOMEM;
+  a->how.logit_bias = bias;
+  json_object_foreach(v, key, one) {
+    char *end;
+    errno = 0;
+    long id = strtol(key, &end, 10);
+    if (end == key || *end || errno || id < 0 || id > INT32_MAX)
+      return wrong(a, "logit_bias", e, "must have token ids as its keys");
+    double b = json_is_number(one) ? json_number_value(one) : NAN;
+    if (!(b >= -100 && b <= 100)) return wrong(a, "logit_bias", e, "must have values from -100 to 100");
+    bias[a->how.n_logit_bias++] = (pu_logit_bias){(int32_t)id, (float)b};
+  }
+  return PU_OK;
+}
+
 static pu_err read_stream_options(pu_ask *a, pu_error *e) {
   const json_t *v = get(a, "stream_options");
   if (!v) return PU_OK;
@@ -151,6 +178,38 @@ static pu_err read_stream_options(pu_ask *a, pu_error *e) {
   if (usage && !json_is_boolean(usage) && !json_is_null(usage))
     return wrong(a, "stream_options.include_usage", e, "must be true or false");
   a->include_usage = json_is_true(usage);
+  return PU_OK;
+}
+
+/* Chat: "logprobs" says whether, "top_logprobs" how many beside. */
+static pu_err read_chat_logprobs(pu_ask *a, pu_error *e) {
+  static const field top[] = {{"top_logprobs", FIELD_INT, AT(top_logprobs), 0, 20}, {0}};
+  const json_t *v = get(a, "logprobs");
+  if (v && !json_is_boolean(v)) return wrong(a, "logprobs", e, "must be true or false");
+  PU_TRY(read_fields(a, top, e));
+  if (json_is_true(v))
+    a->how.top_logprobs = (int)a->top_logprobs;
+  else if (a->top_logprobs)
+    return wrong(a, "top_logprobs", e, "needs \"logprobs\": true");
+  return PU_OK;
+}
+
+/* Completions: "logprobs" says how many beside. */
+static pu_err read_logprobs(pu_ask *a, pu_error *e) {
+  static const field rows[] = {{"logprobs", FIELD_INT, AT(top_logprobs), 0, 20}, {0}};
+  a->top_logprobs = -1;
+  PU_TRY(read_fields(a, rows, e));
+  a->how.top_logprobs = (int)a->top_logprobs;
+  return PU_OK;
+}
+
+/* With echo an answer may be nothing but its prompt: its log-probabilities are what is asked for. The engine is asked
+ * for one token, which is thrown away. */
+static pu_err read_no_answer(pu_ask *a, pu_error *e) {
+  const json_t *v = json_object_get(a->body, "max_tokens");
+  if (!json_is_integer(v) || json_integer_value(v) != 0 || !a->echo) return PU_OK;
+  if (a->n != 1) return wrong(a, "n", e, "must be 1 where max_tokens is 0");
+  a->no_answer = true;
   return PU_OK;
 }
 
@@ -166,8 +225,8 @@ static bool is_nothing(const json_t *v) {
 }
 
 static pu_err refuse_unknown(pu_ask *a, pu_error *e) {
-  static const char *const keys[] = {"tools",      "functions", "tool_choice", "function_call", "logprobs",
-                                     "logit_bias", "audio",     "suffix",      "prediction",    "top_logprobs"};
+  static const char *const keys[] = {"tools", "functions", "tool_choice", "function_call",
+                                     "audio", "suffix",    "prediction"};
   for (size_t i = 0; i < PU_COUNT(keys); i++)
     if (!is_nothing(get(a, keys[i]))) return wrong(a, keys[i], e, "is not supported by this server");
   const json_t *format = get(a, "response_format"), *type = json_object_get(format, "type");
@@ -279,10 +338,12 @@ static pu_err begin(pu_str body, pu_ask *a, pu_error *e) {
 }
 
 static pu_err read_generation(pu_ask *a, pu_error *e) {
+  if (a->no_answer) json_object_del(a->body, "max_tokens");
   PU_TRY(read_fields(a, generation_fields, e));
   a->how.top_k = PU_MAX(a->how.top_k, 0); /* -1 is others' word for off */
   PU_TRY(read_stop(a, e));
   PU_TRY(read_stop_ids(a, e));
+  PU_TRY(read_bias(a, e));
   PU_TRY(read_seed(a, e));
   PU_TRY(read_stream_options(a, e));
   PU_TRY(refuse_unknown(a, e));
@@ -294,6 +355,7 @@ static pu_err read_generation(pu_ask *a, pu_error *e) {
 pu_err pu_ask_chat(pu_str body, pu_ask *out, pu_error *e) {
   PU_TRY(begin(body, out, e));
   PU_TRY(read_messages(out, e));
+  PU_TRY(read_chat_logprobs(out, e));
   return read_generation(out, e);
 }
 
@@ -302,7 +364,11 @@ pu_err pu_ask_completion(pu_str body, pu_ask *out, pu_error *e) {
   out->how.max_tokens = 16; /* the API's default */
   PU_TRY(read_prompts(out, e));
   PU_TRY(read_fields(out, completion_fields, e));
-  return read_generation(out, e);
+  PU_TRY(read_logprobs(out, e));
+  PU_TRY(read_no_answer(out, e));
+  PU_TRY(read_generation(out, e));
+  if (out->no_answer) out->how.max_tokens = 1;
+  return PU_OK;
 }
 
 pu_err pu_ask_text(pu_str body, pu_ask *out, pu_error *e) {

@@ -7,6 +7,7 @@
 enum {
   PU_ASK_MAX_CHOICES = 128, /* answers of one request, over all its prompts */
   PU_ASK_MAX_STOP = 64,
+  PU_ASK_MAX_BIAS = 1024,
   PU_ASK_MAX_MESSAGES = 1 << 14,
 };
 
@@ -21,8 +22,9 @@ typedef struct pu_ask {
   const char *param; /* after a failure: the key that is wrong, or NULL */
   const char *model; /* or NULL */
   pu_sampling how;
-  bool has_seed, stream, include_usage, echo;
-  int64_t n; /* answers a prompt */
+  bool has_seed, stream, include_usage, echo, no_answer; /* no_answer: max_tokens 0, only the prompt is asked about */
+  int64_t n;                                             /* answers a prompt */
+  int64_t top_logprobs;
   pu_message *messages;
   size_t n_messages;
   pu_ask_prompt *prompts;

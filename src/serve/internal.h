@@ -35,20 +35,32 @@ bool pu_metrics_write(pu_metrics *m, pu_buf *out); /* Prometheus's text format *
 
 typedef struct pu_job pu_job;
 
+/* A token with its log-probabilities, as the engine told it (pu_token_info). */
+enum { PU_NOTE_TOP = 20 };
+typedef struct pu_note {
+  int32_t id, n_top;
+  float logprob; /* NAN: nothing tells of it */
+  int32_t top_ids[PU_NOTE_TOP];
+  float top[PU_NOTE_TOP];
+} pu_note;
+
 typedef struct pu_choice {
   pu_job *job;
   int index;
   size_t prompt; /* which */
   /* The engine's thread: */
   pu_session *s;
-  double last_at; /* when its last token came */
+  double last_at;             /* when its last token came */
+  size_t noted, noted_prompt; /* tokens whose log-probabilities were taken over */
   /* Under the job's lock: */
   pu_buf text;    /* not yet taken by the loop's thread */
+  pu_buf notes;   /* pu_note, likewise; none where they were not asked for */
   int64_t tokens; /* of the answer */
   pu_finish finish;
   bool done;
   /* The loop's thread: */
   bool opened, closed; /* what a stream has said of it */
+  size_t offset;       /* characters whose tokens were told with log-probabilities */
 } pu_choice;
 
 /* How a kind of answer is written: a route's own. Each appends the members that say it, `"text":…` for instance. */
@@ -57,7 +69,13 @@ typedef struct pu_answer_style {
   void (*opening)(pu_buf *b); /* the first piece of a stream; or NULL */
   void (*piece)(pu_buf *b, pu_str text);
   void (*whole)(pu_buf *b, pu_str text);
+  /* The value of "logprobs". offset: characters before the first note's; moved on. */
+  void (*logprobs)(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset);
 } pu_answer_style;
+
+/* logprobs.c: the two ways of writing them. */
+void pu_put_chat_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset);
+void pu_put_text_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset);
 
 struct pu_job {
   pu_server *sv;

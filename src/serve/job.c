@@ -55,7 +55,10 @@ void pu_ask_free_prompts(pu_ids *ids, size_t n) {
 
 void pu_job_unref(pu_job *j) {
   if (atomic_fetch_sub(&j->refs, 1) != 1) return;
-  for (size_t i = 0; i < j->n_choices; i++) pu_buf_deinit(&j->choices[i].text);
+  for (size_t i = 0; i < j->n_choices; i++) {
+    pu_buf_deinit(&j->choices[i].text);
+    pu_buf_deinit(&j->choices[i].notes);
+  }
   free(j->choices);
   pu_ask_free_prompts(j->prompts, j->n_prompts);
   pu_ask_deinit(&j->ask);
@@ -141,9 +144,23 @@ static pu_err make_choices(pu_job *j, pu_error *e) {
     c->index = (int)i;
     c->prompt = i / (size_t)j->ask.n;
     pu_buf_init(&c->text, MOST_ANSWER_BYTES);
+    pu_buf_init(&c->notes, 4 * MOST_ANSWER_BYTES);
     PU_TRY(echo_prompt(j, c, e));
   }
   return PU_OK;
+}
+
+static pu_err check_tokens(pu_job *j, pu_error *e) {
+  const pu_sampling *how = &j->ask.how;
+  for (size_t i = 0; i < how->n_logit_bias; i++) {
+    if (how->logit_bias[i].id < j->sv->vocab) continue;
+    j->ask.param = "logit_bias";
+    return pu_fail(e, PU_ERR_USAGE, "logit_bias: %d is no token id of this model, which are below %lld",
+                   (int)how->logit_bias[i].id, (long long)j->sv->vocab);
+  }
+  if (how->top_logprobs < 0 || j->sv->t) return PU_OK;
+  j->ask.param = "logprobs";
+  return pu_fail(e, PU_ERR_USAGE, "the model has no tokenizer to write log-probabilities' tokens with");
 }
 
 static pu_err prepare(pu_job *j, pu_error *e) {
@@ -152,6 +169,7 @@ static pu_err prepare(pu_job *j, pu_error *e) {
     j->ask.param = "stop";
     return pu_fail(e, PU_ERR_USAGE, "the model has no tokenizer, so that no text can end an answer");
   }
+  PU_TRY(check_tokens(j, e));
   if (!j->ask.has_seed) j->ask.how.seed = random_bits();
   PU_TRY(pu_ask_encode(j->sv->en, &j->ask, &j->prompts, &j->n_prompts, e));
   PU_TRY(check_lengths(j, e));
@@ -180,12 +198,19 @@ static const char *finish_word(pu_finish finish) {
   return finish == PU_FINISH_STOP ? "\"stop\"" : finish == PU_FINISH_NONE ? "null" : "\"length\"";
 }
 
-static void put_choice_end(pu_buf *b, pu_finish finish) {
-  pu_buf_printf(b, ",\"logprobs\":null,\"finish_reason\":%s}", finish_word(finish));
+/* Log-probabilities and the end of a choice. */
+static void put_choice_end(pu_buf *b, const pu_job *j, const pu_buf *notes, size_t *offset, pu_finish finish) {
+  pu_buf_puts(b, ",\"logprobs\":");
+  if (notes && notes->len)
+    j->style->logprobs(b, j->sv->t, (const pu_note *)(const void *)notes->data, notes->len / sizeof(pu_note), offset);
+  else
+    pu_buf_puts(b, "null");
+  pu_buf_printf(b, ",\"finish_reason\":%s}", finish_word(finish));
 }
 
-/* One event of a stream: text NULL for the opening one. */
-static void put_event(pu_buf *b, const pu_job *j, const pu_choice *c, const pu_str *text, pu_finish finish) {
+/* One event of a stream: text NULL for the opening one; notes NULL: none of them in it. */
+static void put_event(pu_buf *b, const pu_job *j, pu_choice *c, const pu_str *text, const pu_buf *notes,
+                      pu_finish finish) {
   pu_buf_puts(b, "data: ");
   put_head(b, j, j->style->chunk_object);
   pu_buf_printf(b, "{\"index\":%d,", c->index);
@@ -193,21 +218,22 @@ static void put_event(pu_buf *b, const pu_job *j, const pu_choice *c, const pu_s
     j->style->piece(b, *text);
   else
     j->style->opening(b);
-  put_choice_end(b, finish);
+  put_choice_end(b, j, notes, &c->offset, finish);
   pu_buf_puts(b, j->ask.include_usage ? "],\"usage\":null}\n\n" : "]}\n\n");
 }
 
 /* Under the job's lock: what a choice has to say is moved into b. */
 static void take_news(pu_buf *b, pu_job *j, pu_choice *c) {
-  if (!c->opened && j->style->opening) put_event(b, j, c, NULL, PU_FINISH_NONE);
+  if (!c->opened && j->style->opening) put_event(b, j, c, NULL, NULL, PU_FINISH_NONE);
   c->opened = true;
   pu_str text = pu_str_of(c->text.data ? c->text.data : "", c->text.len);
   bool ends = c->done && !c->closed;
-  if (text.len) put_event(b, j, c, &text, PU_FINISH_NONE);
+  if (text.len || c->notes.len) put_event(b, j, c, &text, &c->notes, PU_FINISH_NONE);
   text.len = 0;
-  if (ends) put_event(b, j, c, &text, c->finish);
+  if (ends) put_event(b, j, c, &text, NULL, c->finish);
   c->closed |= ends;
   pu_buf_clear(&c->text);
+  pu_buf_clear(&c->notes);
 }
 
 static void put_end(pu_buf *b, const pu_job *j) {
@@ -261,10 +287,10 @@ static void reply_whole(pu_job *j) {
     pu_buf_init(&b, PU_BUF_MAX);
     put_head(&b, j, j->style->object);
     for (size_t i = 0; i < j->n_choices; i++) {
-      const pu_choice *c = &j->choices[i];
+      pu_choice *c = &j->choices[i];
       pu_buf_printf(&b, "%s{\"index\":%d,", i ? "," : "", c->index);
       j->style->whole(&b, pu_str_of(c->text.data ? c->text.data : "", c->text.len));
-      put_choice_end(&b, c->finish);
+      put_choice_end(&b, j, &c->notes, &c->offset, c->finish);
     }
     pu_buf_puts(&b, "],");
     put_usage(&b, j);

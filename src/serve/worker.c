@@ -82,20 +82,32 @@ static void let_go(pu_server *sv, pu_job *j) {
   pu_job_unref(j);
 }
 
-static pu_err open_choice(pu_server *sv, pu_choice *c, pu_error *e) {
+/* Answers to one prompt share its work: the first one's session is forked for the others, before any is started. */
+static pu_err open_session(pu_server *sv, pu_choice *c, pu_error *e) {
   const pu_job *j = c->job;
-  PU_TRY(pu_session_open(sv->en, &c->s, e));
+  const pu_choice *first = &j->choices[c->prompt * (size_t)j->ask.n];
+  bool scores = j->ask.echo && j->ask.how.top_logprobs >= 0;
+  if (c != first && !scores)
+    PU_TRY(pu_session_fork(first->s, &c->s, e));
+  else
+    PU_TRY(pu_session_open(sv->en, &c->s, e));
   sv->worker.sessions++;
-  pu_sampling how = j->ask.how;
+  if (c != first && !scores) return PU_OK;
+  if (scores) PU_TRY(pu_session_score(c->s, j->ask.how.top_logprobs, e));
+  return pu_session_append(c->s, j->prompts[c->prompt].v, j->prompts[c->prompt].n, e);
+}
+
+static pu_err start_choice(pu_choice *c, pu_error *e) {
+  pu_sampling how = c->job->ask.how;
   how.seed += (uint64_t)c->index;
-  PU_TRY(pu_session_append(c->s, j->prompts[c->prompt].v, j->prompts[c->prompt].n, e));
-  return pu_session_start(c->s, &how, on_text, c, e);
+  return pu_session_start(c->s, &how, c->job->ask.no_answer ? NULL : on_text, c, e);
 }
 
 static void open_job(pu_server *sv, pu_job *j) {
   pu_error e = {0};
   pu_err err = PU_OK;
-  for (size_t i = 0; i < j->n_choices && !err; i++) err = open_choice(sv, &j->choices[i], &e);
+  for (size_t i = 0; i < j->n_choices && !err; i++) err = open_session(sv, &j->choices[i], &e);
+  for (size_t i = 0; i < j->n_choices && !err; i++) err = start_choice(&j->choices[i], &e);
   atomic_fetch_sub(&sv->worker.queued, 1);
   if (!err) {
     list_push(&sv->worker.active, j);
@@ -143,6 +155,29 @@ static void count_tokens(pu_server *sv, pu_choice *c, int64_t now_has, double no
   pthread_mutex_unlock(&sv->metrics.lock);
 }
 
+/* Under the job's lock. */
+static void take_notes(pu_choice *c, const pu_token_info *info, size_t from, size_t to) {
+  for (size_t i = from; i < to; i++) {
+    pu_note note = {.id = info[i].id, .logprob = info[i].logprob, .n_top = PU_MIN(info[i].n_top, PU_NOTE_TOP)};
+    for (int k = 0; k < note.n_top; k++) {
+      note.top_ids[k] = info[i].top_ids[k];
+      note.top[k] = info[i].top_logprobs[k];
+    }
+    pu_buf_append(&c->notes, &note, sizeof note);
+  }
+}
+
+/* The prompt's first, if they were asked for: they are whole when the first token of the answer is there. */
+static void take_all_notes(pu_choice *c, bool no_answer) {
+  size_t n_prompt = 0, n = 0;
+  const pu_token_info *of_prompt = pu_session_prompt(c->s, &n_prompt);
+  const pu_token_info *of_answer = no_answer ? NULL : pu_session_tokens(c->s, &n);
+  if (of_prompt) take_notes(c, of_prompt, c->noted_prompt, n_prompt);
+  if (of_prompt) c->noted_prompt = n_prompt;
+  if (of_answer) take_notes(c, of_answer, c->noted, n);
+  if (of_answer) c->noted = n;
+}
+
 static void end_choice(pu_server *sv, pu_choice *c, double now) {
   pu_job *j = c->job;
   if (c->tokens > 1)
@@ -163,7 +198,8 @@ static bool look_after(pu_server *sv, pu_job *j, double now) {
     bool grew = (int64_t)n > c->tokens;
     count_tokens(sv, c, (int64_t)n, now);
     pthread_mutex_lock(&j->lock);
-    c->tokens = (int64_t)n;
+    if (j->ask.how.top_logprobs >= 0) take_all_notes(c, j->ask.no_answer);
+    c->tokens = j->ask.no_answer ? 0 : (int64_t)n;
     c->finish = finish;
     c->done = finish != PU_FINISH_NONE;
     pthread_mutex_unlock(&j->lock);

@@ -113,6 +113,62 @@ static void a_text_goes_on(void **state) {
   json_decref(v);
 }
 
+/* The chosen token of a greedy answer is the likeliest; both ways of asking tell the same numbers. */
+static void log_probabilities_are_told(void **state) {
+  tiny *b = *state;
+  json_t *v = tiny_post(b, CHAT, 200, "{" HELLO GREEDY ",\"logprobs\":true,\"top_logprobs\":3}");
+  const json_t *list = tiny_at(v, "choices/0/logprobs/content");
+  assert_int_equal(json_array_size(list), 12);
+  for (size_t i = 0; i < 12; i++) {
+    const json_t *one = json_array_get(list, i);
+    double p = json_number_value(tiny_at(one, "logprob"));
+    assert_int_equal(json_array_size(tiny_at(one, "top_logprobs")), 3);
+    assert_true(p <= 0 && p == json_number_value(tiny_at(one, "top_logprobs/0/logprob")));
+    assert_true(p >= json_number_value(tiny_at(one, "top_logprobs/1/logprob")));
+    assert_true(json_equal(tiny_at(one, "bytes"), tiny_at(one, "top_logprobs/0/bytes")));
+  }
+  json_decref(v);
+  json_t *bare = tiny_post(b, CHAT, 200, "{" HELLO GREEDY ",\"logprobs\":false}");
+  assert_true(json_is_null(tiny_at(bare, "choices/0/logprobs")));
+  json_decref(bare);
+  /* A text scored by echo: its tokens have what a step by step answer was given. */
+  v = tiny_post(b, "/v1/completions", 200,
+                "{\"prompt\":\"one two\",\"temperature\":0,\"max_tokens\":8,\"logprobs\":2,\"echo\":true}");
+  const json_t *tokens = tiny_at(v, "choices/0/logprobs/tokens"),
+               *given = tiny_at(v, "choices/0/logprobs/token_logprobs");
+  size_t n = json_array_size(tokens);
+  long long n_prompt = tiny_int(v, "usage/prompt_tokens");
+  assert_int_equal(n, n_prompt + 8);
+  assert_int_equal(json_array_size(given), n);
+  assert_int_equal(json_array_size(tiny_at(v, "choices/0/logprobs/top_logprobs")), n);
+  assert_int_equal(json_array_size(tiny_at(v, "choices/0/logprobs/text_offset")), n);
+  assert_true(json_is_null(json_array_get(given, 0)));
+  assert_true(json_is_null(tiny_at(v, "choices/0/logprobs/top_logprobs/0")));
+  assert_int_equal(tiny_int(v, "choices/0/logprobs/text_offset/0"), 0);
+  json_t *only =
+      tiny_post(b, "/v1/completions", 200, "{\"prompt\":\"one two\",\"max_tokens\":0,\"logprobs\":2,\"echo\":true}");
+  assert_non_null(strstr(tiny_str(only, "choices/0/text"), "one two"));
+  assert_int_equal(tiny_int(only, "usage/completion_tokens"), 0);
+  assert_int_equal(json_array_size(tiny_at(only, "choices/0/logprobs/tokens")), n_prompt);
+  for (long long i = 1; i < n_prompt; i++) {
+    double a = json_number_value(json_array_get(given, (size_t)i));
+    double c = json_number_value(json_array_get(tiny_at(only, "choices/0/logprobs/token_logprobs"), (size_t)i));
+    assert_true(a < 0 && a - c < 1e-4 && c - a < 1e-4);
+  }
+  json_decref(only);
+  json_decref(v);
+}
+
+static void a_bias_decides(void **state) {
+  tiny *b = *state;
+  json_t *v = tiny_post(b, "/v1/completions", 200,
+                        "{\"prompt\":\"one\",\"temperature\":0,\"max_tokens\":3,\"logit_bias\":{\"65\":100}}");
+  json_t *ids = tiny_post(b, "/detokenize", 200, "{\"tokens\":[65,65,65]}");
+  assert_string_equal(tiny_str(v, "choices/0/text"), tiny_str(ids, "prompt"));
+  json_decref(ids);
+  json_decref(v);
+}
+
 static void the_small_routes(void **state) {
   tiny *b = *state;
   json_t *v = tiny_get(b, "/v1/models");
@@ -188,6 +244,13 @@ static void mistakes_are_told(void **state) {
       {C, "\"stop\":\"a\\u0000b\"}", "stop", 400},
       {C, "\"stop_token_ids\":[-1]}", "stop_token_ids", 400},
       {C, "\"seed\":0.5}", "seed", 400},
+      {C, "\"logprobs\":2}", "logprobs", 400},
+      {C, "\"top_logprobs\":2}", "top_logprobs", 400},
+      {C, "\"logprobs\":true,\"top_logprobs\":21}", "top_logprobs", 400},
+      {C, "\"logit_bias\":[1]}", "logit_bias", 400},
+      {C, "\"logit_bias\":{\"x\":1}}", "logit_bias", 400},
+      {C, "\"logit_bias\":{\"1\":1e300}}", "logit_bias", 400},
+      {C, "\"logit_bias\":{\"100000\":1}}", "logit_bias", 400},
       {C, "\"stream\":1}", "stream", 400},
       {C, "\"stream_options\":{\"include_usage\":true}}", "stream_options", 400},
       {C, "\"model\":\"gpt\"}", "model", 404},
@@ -335,6 +398,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(a_chat_is_answered),
                                      cmocka_unit_test(a_stream_says_the_same),
                                      cmocka_unit_test(a_text_goes_on),
+                                     cmocka_unit_test(log_probabilities_are_told),
+                                     cmocka_unit_test(a_bias_decides),
                                      cmocka_unit_test(the_small_routes),
                                      cmocka_unit_test(mistakes_are_told),
                                      cmocka_unit_test(large_bodies_are_refused),

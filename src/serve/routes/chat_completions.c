@@ -25,7 +25,8 @@ static const pu_answer_style style = {.id_prefix = "chatcmpl",
                                       .chunk_object = "chat.completion.chunk",
                                       .opening = opening,
                                       .piece = piece,
-                                      .whole = whole};
+                                      .whole = whole,
+                                      .logprobs = pu_put_chat_logprobs};
 
 static void handle(pu_server *sv, pu_http_request *r) {
   pu_ask ask;

@@ -10,7 +10,8 @@ static const pu_answer_style style = {.id_prefix = "cmpl",
                                       .object = "text_completion",
                                       .chunk_object = "text_completion",
                                       .piece = put_text,
-                                      .whole = put_text};
+                                      .whole = put_text,
+                                      .logprobs = pu_put_text_logprobs};
 
 static void handle(pu_server *sv, pu_http_request *r) {
   pu_ask ask;
