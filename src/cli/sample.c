@@ -4,7 +4,7 @@ static void show(void *bar, double done, double total) {
   pu_progress_set(bar, total > 0 ? 100 * done / total : 0, NULL);
 }
 
-static pu_err choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out, pu_error *e) {
+pu_err pu_cli_choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out, pu_error *e) {
   *out = wanted == PU_CLI_F32 ? PU_F32 : PU_BF16;
   if (wanted != PU_CLI_AUTO) return PU_OK;
   pu_safetensors *files;
@@ -22,7 +22,7 @@ static pu_err choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out
 
 pu_err pu_cli_open_engine_with(const char *model, pu_cli_dtype dtype, pu_engine_options *o, pu_engine **out,
                                pu_error *e) {
-  PU_TRY(choose_dtype(model, dtype, &o->dtype, e));
+  PU_TRY(pu_cli_choose_dtype(model, dtype, &o->dtype, e));
   pu_progress *bar = pu_progress_open("reading weights", "%", 100);
   o->progress = show;
   o->progress_arg = bar;

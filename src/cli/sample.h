@@ -13,6 +13,8 @@ typedef enum pu_cli_dtype { PU_CLI_AUTO, PU_CLI_F32, PU_CLI_BF16 } pu_cli_dtype;
     .choices = "auto|f32|bf16", .help = "type to compute in; auto: f32 for weights in f32, else bf16"                  \
   }
 
+pu_err pu_cli_choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out, pu_error *e) PU_MUST_USE;
+
 /* An engine over a model directory, with a progress bar while its weights are read. batch: sessions at a time. */
 pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, int64_t batch, pu_engine **out,
                           pu_error *e) PU_MUST_USE;

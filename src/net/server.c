@@ -232,7 +232,7 @@ static pu_err make_events(pu_http_server *s, pu_error *e) {
 static pu_err set_up(pu_http_server *s, const pu_http_options *o, pu_error *e) {
   PU_TRY(make_events(s, e));
   PU_TRY(set_up_tls(s, o, e));
-  int fd;
+  int fd = -1;
   PU_TRY(o->unix_path ? bind_unix(s, o->unix_path, &fd, e)
                       : bind_inet(s, o->host ? o->host : "127.0.0.1", o->port, &fd, e));
   s->listener = evconnlistener_new(s->base, on_accept, s, LEV_OPT_CLOSE_ON_FREE | LEV_OPT_CLOSE_ON_EXEC, 512, fd);

@@ -9,7 +9,8 @@ typedef struct options {
   const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name;
   int64_t port, threads, context, max_batch, queue, drain;
   int dtype;
-  bool insecure;
+  double memory;
+  bool insecure, prefix_cache;
 } options;
 
 #define AT(field) offsetof(options, field)
@@ -75,6 +76,17 @@ static const pu_option rows[] = {
      .max = 4096,
      .meta = "N",
      .help = "answers that are computed together; more take turns"},
+    {.key = "memory",
+     .type = PU_OPT_FLOAT,
+     .offset = AT(memory),
+     .max = 1e6,
+     .meta = "GIB",
+     .help = "GiB for weights, work and cache together; 0: nine tenths of what is free"},
+    {.key = "prefix-cache",
+     .type = PU_OPT_BOOL,
+     .offset = AT(prefix_cache),
+     .dflt = "true",
+     .help = "keep what was computed of prompts for those that begin alike"},
     {.key = "threads",
      .type = PU_OPT_INT,
      .offset = AT(threads),
@@ -132,11 +144,22 @@ static pu_err serve(const pu_cli *cli, const options *o, const pu_server_options
   pu_signals_catch();
   fprintf(cli->out, "%s\n", pu_server_url(sv));
   fflush(cli->out);
-  pu_log(PU_LOG_INFO, "%s: ready; %d answers at a time, %lld tokens each", so->model_name, (int)o->max_batch,
-         (long long)pu_engine_context(en));
+  pu_log(PU_LOG_INFO, "%s: ready; %d answers at a time, of at most %lld tokens with their prompt", so->model_name,
+         (int)o->max_batch, (long long)pu_engine_context(en));
   pu_err err = pu_server_run(sv, e);
   pu_server_free(sv);
   return err;
+}
+
+/* What will be taken, said before it is. */
+static pu_err show_plan(const char *model, const pu_engine_options *eo, pu_error *e) {
+  char weights[24], work[24], cache[24], budget[24];
+  pu_engine_plan p;
+  PU_TRY(pu_engine_make_plan(model, eo, &p, e));
+  pu_log(PU_LOG_INFO, "memory: %s weights, %s work, %s cache of %lld tokens; %s may be taken",
+         pu_bytes_text(p.weights, weights), pu_bytes_text(p.work, work), pu_bytes_text(p.cache, cache),
+         (long long)p.kv_block * p.kv_blocks, pu_bytes_text(p.budget, budget));
+  return PU_OK;
 }
 
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
@@ -158,8 +181,14 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                           .max_queue = (int)o->queue,
                           .drain_seconds = (double)o->drain};
   PU_TRY(pu_server_check(&so, e)); /* before minutes of reading weights */
-  pu_engine_options eo = {.threads = (int)o->threads, .context = o->context, .max_batch = (int)o->max_batch};
+  pu_engine_options eo = {.threads = (int)o->threads,
+                          .context = o->context,
+                          .max_batch = (int)o->max_batch,
+                          .memory = (size_t)(o->memory * 1024 * 1024 * 1024),
+                          .no_prefix_cache = !o->prefix_cache};
   pu_engine *en;
+  PU_TRY(pu_cli_choose_dtype(args[0], (pu_cli_dtype)o->dtype, &eo.dtype, e));
+  PU_TRY(show_plan(args[0], &eo, e));
   PU_TRY(pu_cli_open_engine_with(args[0], (pu_cli_dtype)o->dtype, &eo, &en, e));
   pu_err err = serve(cli, o, &so, en, e);
   pu_engine_free(en);
