@@ -328,7 +328,7 @@ static void the_half_closed_are_answered(void **state) {
 static void the_slow_are_dropped(void **state) {
   (void)state;
   bench b;
-  open_bench(&b, (pu_http_options){.max_unread = 1 << 16, .stall_seconds = 0.3, .request_seconds = 0.3});
+  open_bench(&b, (pu_http_options){.max_unread = 1 << 16, .stall_seconds = 0.2});
   client c = client_open_with(b.port, 4096);
   client_ask(&c, "GET", "/flood", "", NULL);
   wait_for(&b.gone, 1, "gone"); /* too much unread */
@@ -339,11 +339,13 @@ static void the_slow_are_dropped(void **state) {
   big[8 << 20] = 0;
   client_ask(&c, "POST", "/echo", "", big);
   free(big);
-  usleep(900000);
+  usleep(2000000);
   answer a = client_answer(&c);
   assert_false(a.whole);
   answer_free(&a);
   client_close(&c);
+  close_bench(&b);
+  open_bench(&b, (pu_http_options){.request_seconds = 0.2});
   c = client_open(b.port); /* a head that does not end */
   client_puts(&c, "GET / HTTP/1.1\r\n");
   expect(client_answer(&c), 408, NULL);
