@@ -72,7 +72,7 @@ const pu_tokenizer *pu_engine_tokenizer(const pu_engine *en); /* NULL: none */
 const pu_model *pu_engine_model(const pu_engine *en);
 int64_t pu_engine_context(const pu_engine *en); /* tokens a session may hold */
 pu_engine_plan pu_engine_get_plan(const pu_engine *en);
-/* The chat template of the model; NULL where none fits. */
+/* The chat template of the model (pu_chat_open); NULL where none fits. Lives as long as the engine. */
 const pu_chat_template *pu_engine_chat(const pu_engine *en);
 
 typedef struct pu_logit_bias {

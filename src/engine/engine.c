@@ -49,14 +49,24 @@ static size_t weight_bytes(const pu_model *m) {
   return sum;
 }
 
-/* o: filled in; the plan is made. */
-static pu_err set_up(pu_engine *en, const pu_engine_options *o, pu_error *e) {
+/* A template that cannot be read keeps nobody from continuing plain text. */
+static void choose_chat(pu_engine *en, const char *dir) {
+  pu_error why;
+  const char *type = en->m->arch->name;
+  if (!en->t || pu_chat_open(dir, en->t, type, &en->chat, &why) == PU_OK) return;
+  en->chat = pu_chat_guess(en->t, type);
+  pu_log(PU_LOG_WARN, "%s; %s%s", why.msg, en->chat ? "chats go by puyu's own template " : "there is no other template",
+         en->chat ? pu_chat_name(en->chat) : "");
+}
+
+/* o: filled in; the plan is made. dir: where the model came from, or NULL. */
+static pu_err set_up(pu_engine *en, const char *dir, const pu_engine_options *o, pu_error *e) {
   en->be = en->m->be;
   en->chunk = o->prefill_chunk;
   en->max_batch = o->max_batch;
   en->shares_prefixes = !o->no_prefix_cache;
   en->memory_bound = en->plan.context < o->context;
-  en->chat = en->t ? pu_chat_guess(en->t, en->m->arch->name) : NULL;
+  choose_chat(en, dir);
   if (!pu_sampler_init(&en->sampler, en->m->hp.vocab)) return pu_fail(e, PU_ERR_NOMEM, "no memory for the sampler");
   PU_TRY(make_cache(en, pu_plan_kv_dtype(o, en->m->dtype), e));
   return make_work_space(en, o, e);
@@ -93,7 +103,7 @@ static pu_err open_all(pu_engine *en, const char *dir, pu_engine_options *o, pu_
   PU_TRY(pu_model_load(dir, en->be, &mo, &en->m, e));
   PU_TRY(load_tokenizer(en, dir, e));
   PU_TRY(pu_plan_options(&en->m->hp, o, e));
-  return set_up(en, o, e);
+  return set_up(en, dir, o, e);
 }
 
 pu_err pu_engine_open(const char *model_dir, const pu_engine_options *o, pu_engine **out, pu_error *e) {
@@ -108,7 +118,7 @@ pu_err pu_engine_open(const char *model_dir, const pu_engine_options *o, pu_engi
 static pu_err set_up_over(pu_engine *en, pu_engine_options *o, pu_error *e) {
   PU_TRY(pu_plan_options(&en->m->hp, o, e));
   PU_TRY(pu_plan_make(en->m, o, weight_bytes(en->m), o->memory > 0, &en->plan, e));
-  return set_up(en, o, e);
+  return set_up(en, NULL, o, e);
 }
 
 pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_options *o, pu_engine **out, pu_error *e) {
@@ -132,6 +142,7 @@ void pu_engine_free(pu_engine *en) {
   pu_cache_deinit(&en->cache);
   free(en->shares);
   if (en->kv_memory) en->be->free(en->be, en->kv_memory);
+  pu_chat_free(en->chat);
   pu_tokenizer_free(en->own_tokenizer);
   if (en->owns_model) {
     pu_model_free(en->m);

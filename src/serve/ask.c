@@ -225,8 +225,7 @@ static bool is_nothing(const json_t *v) {
 }
 
 static pu_err refuse_unknown(pu_ask *a, pu_error *e) {
-  static const char *const keys[] = {"tools", "functions", "tool_choice", "function_call",
-                                     "audio", "suffix",    "prediction"};
+  static const char *const keys[] = {"functions", "function_call", "audio", "suffix", "prediction"};
   for (size_t i = 0; i < PU_COUNT(keys); i++)
     if (!is_nothing(get(a, keys[i]))) return wrong(a, keys[i], e, "is not supported by this server");
   const json_t *format = get(a, "response_format"), *type = json_object_get(format, "type");
@@ -240,59 +239,100 @@ static pu_err refuse_unknown(pu_ask *a, pu_error *e) {
 
 /* ---- messages ---- */
 
-/* A content of parts: the texts, one after the other. */
-static pu_err join_parts(pu_ask *a, const json_t *parts, pu_str *out, pu_error *e) {
-  size_t n = json_array_size(parts), len = 0;
-  for (size_t i = 0; i < n; i++) {
+static pu_err check_parts(pu_ask *a, const json_t *parts, pu_error *e) {
+  for (size_t i = 0; i < json_array_size(parts); i++) {
     const json_t *part = json_array_get(parts, i), *type = json_object_get(part, "type");
-    const json_t *text = json_object_get(part, "text");
     if (!json_is_string(type)) return wrong(a, "messages", e, "has a part of content without a type");
     if (strcmp(json_string_value(type), "text") != 0)
       return wrong(a, "messages", e, "has a part of content that is no text: this model reads only text");
-    if (!json_is_string(text)) return wrong(a, "messages", e, "has a part of type text without a text");
-    len += json_string_length(text);
-  }
-  char *to = take(a, len, 1, e);
-  if (!to) return PU_ERR_NOMEM;
-  *out = pu_str_of(to, len);
-  for (size_t i = 0; i < n; i++) {
-    pu_str text = string_of(json_object_get(json_array_get(parts, i), "text"));
-    memcpy(to, text.ptr, text.len);
-    to += text.len;
+    if (!json_is_string(json_object_get(part, "text")))
+      return wrong(a, "messages", e, "has a part of type text without a text");
   }
   return PU_OK;
 }
 
-static pu_err read_message(pu_ask *a, const json_t *v, pu_message *m, pu_error *e) {
-  const json_t *role = json_object_get(v, "role"), *content = json_object_get(v, "content");
-  const json_t *name = json_object_get(v, "name");
+/* Calls that an assistant's message made before. */
+static pu_err check_calls(pu_ask *a, const json_t *calls, pu_error *e) {
+  if (!calls || json_is_null(calls)) return PU_OK;
+  if (!json_is_array(calls)) return wrong(a, "messages", e, "has tool_calls that are no array");
+  for (size_t i = 0; i < json_array_size(calls); i++) {
+    const json_t *one = json_array_get(calls, i), *f = json_object_get(one, "function");
+    if (json_object_get(one, "code_interpreter")) continue;
+    if (!json_is_string(json_object_get(f, "name")) || !json_is_string(json_object_get(f, "arguments")))
+      return wrong(a, "messages", e, "has a tool call without a function's name and arguments (a string)");
+  }
+  return PU_OK;
+}
+
+static bool is_text_or_nothing(const json_t *v) {
+  return !v || json_is_null(v) || json_is_string(v);
+}
+
+static pu_err check_message(pu_ask *a, json_t *m, pu_error *e) {
+  const json_t *role = json_object_get(m, "role"), *content = json_object_get(m, "content");
   if (!json_is_string(role)) return wrong(a, "messages", e, "has a message without a role");
-  m->role = json_string_value(role);
-  if (strcmp(m->role, "developer") == 0) m->role = "system"; /* its newer name */
-  if (!is_nothing(json_object_get(v, "tool_calls")) && !json_is_null(json_object_get(v, "tool_calls")))
-    return wrong(a, "messages", e, "has tool_calls, which are not supported by this server");
-  if (name && !json_is_null(name) && !json_is_string(name))
-    return wrong(a, "messages", e, "has a name that is no string");
-  m->name = json_string_value(name);
-  m->content = pu_str_c("");
-  if (json_is_array(content)) return join_parts(a, content, &m->content, e);
-  if (json_is_string(content))
-    m->content = string_of(content);
-  else if (content && !json_is_null(content))
+  if (!is_text_or_nothing(json_object_get(m, "name"))) return wrong(a, "messages", e, "has a name that is no string");
+  PU_TRY(check_calls(a, json_object_get(m, "tool_calls"), e));
+  if (json_is_array(content))
+    PU_TRY(check_parts(a, content, e));
+  else if (!is_text_or_nothing(content))
     return wrong(a, "messages", e, "has a content that is neither a string nor an array of parts");
+  /* A newer name of the same role, which templates do not know. */
+  bool newer = strcmp(json_string_value(role), "developer") == 0;
+  if (newer && json_object_set_new(m, "role", json_string("system")) != 0)
+    return pu_fail(e, PU_ERR_NOMEM, "no memory for the request");
   return PU_OK;
 }
 
 static pu_err read_messages(pu_ask *a, pu_error *e) {
-  const json_t *v = get(a, "messages");
+  json_t *v = json_object_get(a->body, "messages");
   size_t n = json_array_size(v);
   if (!json_is_array(v) || n == 0) return wrong(a, "messages", e, "must be an array of at least one message");
   if (n > PU_ASK_MAX_MESSAGES) return wrong(a, "messages", e, "has more than 16384 messages");
-  a->messages = take(a, n, sizeof *a->messages, e);
-  if (!a->messages) return PU_ERR_NOMEM;
-  a->n_messages = n;
-  for (size_t i = 0; i < n; i++) PU_TRY(read_message(a, json_array_get(v, i), &a->messages[i], e));
+  for (size_t i = 0; i < n; i++) PU_TRY(check_message(a, json_array_get(v, i), e));
+  a->messages = v;
+  a->template_options = get(a, "chat_template_kwargs");
+  if (a->template_options && !json_is_object(a->template_options))
+    return wrong(a, "chat_template_kwargs", e, "must be an object");
   return PU_OK;
+}
+
+/* ---- tools ---- */
+
+static pu_err check_tool(pu_ask *a, const json_t *tool, pu_error *e) {
+  const json_t *type = json_object_get(tool, "type"), *f = json_object_get(tool, "function");
+  if (!json_is_string(type)) return wrong(a, "tools", e, "has a tool without a type");
+  if (strcmp(json_string_value(type), "code_interpreter") == 0) return PU_OK;
+  if (strcmp(json_string_value(type), "function") != 0) return wrong(a, "tools", e, "has a tool that is no function");
+  if (!json_is_string(json_object_get(f, "name"))) return wrong(a, "tools", e, "has a function without a name");
+  const json_t *parameters = json_object_get(f, "parameters");
+  if (parameters && !json_is_object(parameters) && !json_is_null(parameters))
+    return wrong(a, "tools", e, "has parameters that are no object");
+  return PU_OK;
+}
+
+/* "auto" is what a model does by itself; "none" leaves the tools out. To force a call is not known here. */
+static pu_err read_tool_choice(pu_ask *a, pu_error *e) {
+  const json_t *v = get(a, "tool_choice");
+  if (!v) return PU_OK;
+  const char *word = json_string_value(v);
+  if (!word || (strcmp(word, "auto") != 0 && strcmp(word, "none") != 0))
+    return wrong(a, "tool_choice", e, "must be \"auto\" or \"none\": this server cannot force a call");
+  if (strcmp(word, "none") == 0) a->tools = NULL;
+  return PU_OK;
+}
+
+static pu_err read_tools(pu_ask *a, pu_error *e) {
+  static const field parallel[] = {{"parallel_tool_calls", FIELD_BOOL, AT(one_call), 0, 0}, {0}};
+  const json_t *v = get(a, "tools");
+  if (v && !json_is_array(v)) return wrong(a, "tools", e, "must be an array");
+  if (json_array_size(v) > PU_ASK_MAX_TOOLS) return wrong(a, "tools", e, "has more than 1024 tools");
+  for (size_t i = 0; i < json_array_size(v); i++) PU_TRY(check_tool(a, json_array_get(v, i), e));
+  if (json_array_size(v)) a->tools = v;
+  a->one_call = true;
+  PU_TRY(read_fields(a, parallel, e));
+  a->one_call = get(a, "parallel_tool_calls") ? !a->one_call : false;
+  return read_tool_choice(a, e);
 }
 
 /* ---- prompts ---- */
@@ -355,6 +395,7 @@ static pu_err read_generation(pu_ask *a, pu_error *e) {
 pu_err pu_ask_chat(pu_str body, pu_ask *out, pu_error *e) {
   PU_TRY(begin(body, out, e));
   PU_TRY(read_messages(out, e));
+  PU_TRY(read_tools(out, e));
   PU_TRY(read_chat_logprobs(out, e));
   return read_generation(out, e);
 }
@@ -373,7 +414,10 @@ pu_err pu_ask_completion(pu_str body, pu_ask *out, pu_error *e) {
 
 pu_err pu_ask_text(pu_str body, pu_ask *out, pu_error *e) {
   PU_TRY(begin(body, out, e));
-  if (get(out, "messages")) return read_messages(out, e);
+  if (get(out, "messages")) {
+    PU_TRY(read_messages(out, e));
+    return read_tools(out, e);
+  }
   PU_TRY(read_prompts(out, e));
   if (out->n_prompts != 1 || !out->prompts[0].text.ptr) return wrong(out, "prompt", e, "must be one string");
   return PU_OK;

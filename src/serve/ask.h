@@ -9,6 +9,7 @@ enum {
   PU_ASK_MAX_STOP = 64,
   PU_ASK_MAX_BIAS = 1024,
   PU_ASK_MAX_MESSAGES = 1 << 14,
+  PU_ASK_MAX_TOOLS = 1 << 10,
 };
 
 typedef struct pu_ask_prompt {
@@ -25,8 +26,9 @@ typedef struct pu_ask {
   bool has_seed, stream, include_usage, echo, no_answer; /* no_answer: max_tokens 0, only the prompt is asked about */
   int64_t n;                                             /* answers a prompt */
   int64_t top_logprobs;
-  pu_message *messages;
-  size_t n_messages;
+  /* Inside body; NULL: none. Checked as far as the templates rely on it. */
+  const json_t *messages, *tools, *template_options;
+  bool one_call; /* at most one tool call in an answer */
   pu_ask_prompt *prompts;
   size_t n_prompts;
 } pu_ask;

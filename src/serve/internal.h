@@ -58,6 +58,7 @@ typedef struct pu_choice {
   int64_t tokens; /* of the answer */
   pu_finish finish;
   bool done;
+  pu_ids ids; /* of the answer, when it is done and may hold tool calls */
   /* The loop's thread: */
   bool opened, closed; /* what a stream has said of it */
   size_t offset;       /* characters whose tokens were told with log-probabilities */
@@ -69,6 +70,8 @@ typedef struct pu_answer_style {
   void (*opening)(pu_buf *b); /* the first piece of a stream; or NULL */
   void (*piece)(pu_buf *b, pu_str text);
   void (*whole)(pu_buf *b, pu_str text);
+  /* An answer that may hold tool calls, from a whole message of the API. */
+  void (*message)(pu_buf *b, const json_t *message, bool stream);
   /* The value of "logprobs". offset: characters before the first note's; moved on. */
   void (*logprobs)(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset);
 } pu_answer_style;
@@ -101,6 +104,8 @@ struct pu_job {
 void pu_job_submit(pu_server *sv, pu_http_request *r, pu_ask *ask, const pu_answer_style *style);
 void pu_job_tell(pu_job *j); /* the engine's thread: there is news */
 void pu_job_unref(pu_job *j);
+/* The conversation, as templates want it. */
+pu_chat pu_ask_chat_of(const pu_ask *a);
 /* The ids of the ask's prompts, or of its messages as one prompt: *out is an array of ids, freed by free_prompts. */
 pu_err pu_ask_encode(const pu_engine *en, const pu_ask *a, pu_ids **out, size_t *n, pu_error *e) PU_MUST_USE;
 void pu_ask_free_prompts(pu_ids *ids, size_t n);
@@ -152,7 +157,7 @@ void pu_reply_json(pu_server *sv, pu_http_request *r, int status, pu_buf *body);
 void pu_reply_error(pu_server *sv, pu_http_request *r, int status, const char *message, const char *param,
                     const char *code);
 void pu_reply_text(pu_server *sv, pu_http_request *r, const char *type, pu_buf *body); /* status 200; deinits body */
-/* For what a pu_err says: 400 for what the client did, 500 for what we did. */
+/* For what a pu_err says of a request: 400, 413 where a bound was reached, 500 for what we did. */
 void pu_reply_failure(pu_server *sv, pu_http_request *r, const pu_error *e, const char *param);
 /* Appends {"error":{…}}. */
 void pu_put_error(pu_buf *b, int status, const char *message, const char *param, const char *code);

@@ -30,18 +30,23 @@ static pu_err encode_one(const pu_engine *en, const pu_ask_prompt *p, pu_ids *ou
   return pu_encode(t, p->text, pu_tokenizer_adds_bos(t) ? PU_ENCODE_BOS : 0, out, e);
 }
 
+pu_chat pu_ask_chat_of(const pu_ask *a) {
+  return (pu_chat){.messages = a->messages, .tools = a->tools, .options = a->template_options, .generate = true};
+}
+
 static pu_err encode_all(const pu_engine *en, const pu_ask *a, pu_ids *ids, pu_error *e) {
-  if (a->n_messages) {
+  if (a->messages) {
     if (!pu_engine_chat(en))
       return pu_fail(e, PU_ERR_USAGE, "the model has no chat template: use /v1/completions with plain text");
-    return pu_chat_ids(pu_engine_chat(en), pu_engine_tokenizer(en), a->messages, a->n_messages, true, ids, e);
+    pu_chat chat = pu_ask_chat_of(a);
+    return pu_chat_render_ids(pu_engine_chat(en), pu_engine_tokenizer(en), &chat, ids, e);
   }
   for (size_t i = 0; i < a->n_prompts; i++) PU_TRY(encode_one(en, &a->prompts[i], &ids[i], e));
   return PU_OK;
 }
 
 pu_err pu_ask_encode(const pu_engine *en, const pu_ask *a, pu_ids **out, size_t *n, pu_error *e) {
-  *n = a->n_messages ? 1 : a->n_prompts;
+  *n = a->messages ? 1 : a->n_prompts;
   *out = calloc(*n, sizeof **out);
   return *out ? encode_all(en, a, *out, e) : pu_fail(e, PU_ERR_NOMEM, "no memory for prompts");
 }
@@ -58,6 +63,7 @@ void pu_job_unref(pu_job *j) {
   for (size_t i = 0; i < j->n_choices; i++) {
     pu_buf_deinit(&j->choices[i].text);
     pu_buf_deinit(&j->choices[i].notes);
+    pu_ids_deinit(&j->choices[i].ids);
   }
   free(j->choices);
   pu_ask_free_prompts(j->prompts, j->n_prompts);
@@ -93,7 +99,7 @@ static pu_job *job_new(pu_server *sv, pu_ask *ask, const pu_answer_style *style)
 static pu_err add_stop_ids(pu_job *j, pu_error *e) {
   enum { MOST = 8 };
   pu_sampling *how = &j->ask.how;
-  if (!j->ask.n_messages || how->ignore_eos) return PU_OK;
+  if (!j->ask.messages || how->ignore_eos) return PU_OK;
   int32_t *ids = pu_arena_alloc(j->ask.arena, (how->n_stop_ids + MOST) * sizeof *ids);
   if (!ids) return pu_fail(e, PU_ERR_NOMEM, "the request is too large");
   if (how->n_stop_ids) memcpy(ids, how->stop_ids, how->n_stop_ids * sizeof *ids);
@@ -110,7 +116,7 @@ static pu_err check_model(pu_job *j, pu_error *e) {
 }
 
 static pu_err check_lengths(pu_job *j, pu_error *e) {
-  j->ask.param = j->ask.n_messages ? "messages" : "prompt";
+  j->ask.param = j->ask.messages ? "messages" : "prompt";
   for (size_t i = 0; i < j->n_prompts; i++) {
     size_t n = j->prompts[i].n;
     if (n == 0) return pu_fail(e, PU_ERR_USAGE, "an empty prompt gives the model nothing to go on from");
@@ -194,46 +200,71 @@ static void put_usage(pu_buf *b, const pu_job *j) {
                 (long long)j->prompt_tokens, (long long)answers, (long long)(j->prompt_tokens + answers));
 }
 
+/* The message of an answer that may hold tool calls; NULL: it is plain text. The caller owns it. */
+static json_t *read_calls(const pu_job *j, const pu_choice *c) {
+  pu_error e;
+  json_t *m = NULL, *calls;
+  if (!j->ask.tools || !c->done || pu_chat_answer_ids(j->sv->chat, j->sv->t, c->ids.v, c->ids.n, &m, &e)) return NULL;
+  calls = json_object_get(m, "tool_calls");
+  if (json_array_size(calls) == 0) {
+    json_decref(m);
+    return NULL;
+  }
+  while (j->ask.one_call && json_array_size(calls) > 1) json_array_remove(calls, json_array_size(calls) - 1);
+  return m;
+}
+
 static const char *finish_word(pu_finish finish) {
   return finish == PU_FINISH_STOP ? "\"stop\"" : finish == PU_FINISH_NONE ? "null" : "\"length\"";
 }
 
 /* Log-probabilities and the end of a choice. */
-static void put_choice_end(pu_buf *b, const pu_job *j, const pu_buf *notes, size_t *offset, pu_finish finish) {
+static void put_choice_end(pu_buf *b, const pu_job *j, const pu_buf *notes, size_t *offset, const char *finish) {
   pu_buf_puts(b, ",\"logprobs\":");
   if (notes && notes->len)
     j->style->logprobs(b, j->sv->t, (const pu_note *)(const void *)notes->data, notes->len / sizeof(pu_note), offset);
   else
     pu_buf_puts(b, "null");
-  pu_buf_printf(b, ",\"finish_reason\":%s}", finish_word(finish));
+  pu_buf_printf(b, ",\"finish_reason\":%s}", finish);
 }
 
-/* One event of a stream: text NULL for the opening one; notes NULL: none of them in it. */
-static void put_event(pu_buf *b, const pu_job *j, pu_choice *c, const pu_str *text, const pu_buf *notes,
-                      pu_finish finish) {
+/* What an event of a stream says: text, or the opening (neither), or a message with calls. */
+typedef struct piece {
+  const pu_str *text;
+  const json_t *message;
+  const pu_buf *notes; /* NULL: none in it */
+  const char *finish;
+} piece;
+
+static void put_event(pu_buf *b, const pu_job *j, pu_choice *c, piece p) {
   pu_buf_puts(b, "data: ");
   put_head(b, j, j->style->chunk_object);
   pu_buf_printf(b, "{\"index\":%d,", c->index);
-  if (text)
-    j->style->piece(b, *text);
+  if (p.message)
+    j->style->message(b, p.message, true);
+  else if (p.text)
+    j->style->piece(b, *p.text);
   else
     j->style->opening(b);
-  put_choice_end(b, j, notes, &c->offset, finish);
+  put_choice_end(b, j, p.notes, &c->offset, p.finish);
   pu_buf_puts(b, j->ask.include_usage ? "],\"usage\":null}\n\n" : "]}\n\n");
 }
 
-/* Under the job's lock: what a choice has to say is moved into b. */
+/* Under the job's lock: what a choice has to say is moved into b. Where tools may be called nothing is said before the
+ * end: what begins like text may turn out to be a call. */
 static void take_news(pu_buf *b, pu_job *j, pu_choice *c) {
-  if (!c->opened && j->style->opening) put_event(b, j, c, NULL, NULL, PU_FINISH_NONE);
+  if (!c->opened && j->style->opening) put_event(b, j, c, (piece){.finish = "null"});
   c->opened = true;
-  pu_str text = pu_str_of(c->text.data ? c->text.data : "", c->text.len);
-  bool ends = c->done && !c->closed;
-  if (text.len || c->notes.len) put_event(b, j, c, &text, &c->notes, PU_FINISH_NONE);
-  text.len = 0;
-  if (ends) put_event(b, j, c, &text, NULL, c->finish);
-  c->closed |= ends;
+  if (c->closed || (j->ask.tools && !c->done)) return;
+  pu_str text = pu_str_of(c->text.data ? c->text.data : "", c->text.len), none = {"", 0};
+  json_t *m = read_calls(j, c);
+  if (m || text.len || c->notes.len)
+    put_event(b, j, c, (piece){.text = &text, .message = m, .notes = &c->notes, .finish = "null"});
+  if (c->done) put_event(b, j, c, (piece){.text = &none, .finish = m ? "\"tool_calls\"" : finish_word(c->finish)});
+  c->closed = c->done;
   pu_buf_clear(&c->text);
   pu_buf_clear(&c->notes);
+  json_decref(m);
 }
 
 static void put_end(pu_buf *b, const pu_job *j) {
@@ -280,7 +311,9 @@ static void stream_news(pu_job *j) {
 static void reply_whole(pu_job *j) {
   pu_http_request *r = j->http;
   j->http = NULL;
-  if (j->err) {
+  if (j->err == PU_ERR_NOMEM) {
+    pu_reply_error(j->sv, r, 503, j->why.msg, NULL, NULL); /* the engine's memory, not the request's size */
+  } else if (j->err) {
     pu_reply_failure(j->sv, r, &j->why, NULL);
   } else {
     pu_buf b;
@@ -289,8 +322,13 @@ static void reply_whole(pu_job *j) {
     for (size_t i = 0; i < j->n_choices; i++) {
       pu_choice *c = &j->choices[i];
       pu_buf_printf(&b, "%s{\"index\":%d,", i ? "," : "", c->index);
-      j->style->whole(&b, pu_str_of(c->text.data ? c->text.data : "", c->text.len));
-      put_choice_end(&b, j, &c->notes, &c->offset, c->finish);
+      json_t *m = read_calls(j, c);
+      if (m)
+        j->style->message(&b, m, false);
+      else
+        j->style->whole(&b, pu_str_of(c->text.data ? c->text.data : "", c->text.len));
+      put_choice_end(&b, j, &c->notes, &c->offset, m ? "\"tool_calls\"" : finish_word(c->finish));
+      json_decref(m);
     }
     pu_buf_puts(&b, "],");
     put_usage(&b, j);

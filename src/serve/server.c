@@ -64,11 +64,11 @@ void pu_reply_text(pu_server *sv, pu_http_request *r, const char *type, pu_buf *
 void pu_reply_failure(pu_server *sv, pu_http_request *r, const pu_error *e, const char *param) {
   static const int status[] = {[PU_ERR_USAGE] = 400,
                                [PU_ERR_FORMAT] = 400,
-                               [PU_ERR_UNSUPPORTED] = 400,
+                               [PU_ERR_UNSUPPORTED] = 400, [PU_ERR_NOMEM] = 413,
                                [PU_ERR_STOPPED] = 503,
                                [PU_ERR_INTERNAL] = 500};
   int s = (size_t)e->code < PU_COUNT(status) && status[e->code] ? status[e->code] : 500;
-  pu_reply_error(sv, r, s, e->msg, s == 400 ? param : NULL, NULL);
+  pu_reply_error(sv, r, s, e->msg, s < 500 ? param : NULL, NULL);
 }
 
 void pu_put_model(pu_buf *b, const pu_server *sv) {

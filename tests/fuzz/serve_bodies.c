@@ -19,10 +19,12 @@ static void check(const pu_ask *a) {
   must(s->n_stop <= PU_ASK_MAX_STOP && s->n_stop_ids <= PU_ASK_MAX_STOP);
   for (size_t i = 0; i < s->n_stop; i++) total += strlen(s->stop[i]);
   for (size_t i = 0; i < s->n_stop_ids; i++) must(s->stop_ids[i] >= 0);
-  for (size_t i = 0; i < a->n_messages; i++) {
-    total += strlen(a->messages[i].role) + a->messages[i].content.len;
-    for (size_t k = 0; k < a->messages[i].content.len; k++) total += a->messages[i].content.ptr[k] == 'x';
+  for (size_t i = 0; i < json_array_size(a->messages); i++) {
+    const json_t *m = json_array_get(a->messages, i);
+    must(json_is_string(json_object_get(m, "role")));
+    must(strcmp(json_string_value(json_object_get(m, "role")), "developer") != 0);
   }
+  must(!a->tools || json_array_size(a->tools) > 0);
   for (size_t i = 0; i < a->n_prompts; i++) {
     const pu_ask_prompt *p = &a->prompts[i];
     must(p->ids.v || p->text.ptr);

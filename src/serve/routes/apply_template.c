@@ -2,17 +2,18 @@
 #include "src/serve/internal.h"
 
 static pu_err answer(pu_server *sv, pu_ask *ask, pu_buf *b, pu_error *e) {
-  if (!ask->n_messages) {
+  if (!ask->messages) {
     ask->param = "messages";
     return pu_fail(e, PU_ERR_USAGE, "'messages' must be an array of at least one message");
   }
   if (!sv->chat) return pu_fail(e, PU_ERR_USAGE, "the model has no chat template");
   pu_buf text;
   pu_buf_init(&text, PU_BUF_MAX);
-  pu_err err = pu_chat_text(sv->chat, ask->messages, ask->n_messages, true, &text, e);
+  pu_chat chat = pu_ask_chat_of(ask);
+  pu_err err = pu_chat_render_text(sv->chat, &chat, &text, e);
   if (!err) {
     pu_buf_puts(b, "{\"prompt\":");
-    pu_buf_json_str(b, pu_str_of(text.data, text.len));
+    pu_buf_json_str(b, pu_str_of(text.data ? text.data : "", text.len));
     pu_buf_putc(b, '}');
   }
   pu_buf_deinit(&text);
