@@ -76,6 +76,15 @@ typedef enum pu_op {
   PU_OP_COUNT
 } pu_op;
 
+/* What the memory that a backend takes for itself depends on: a model's sizes, and how much of it runs at a time. */
+typedef struct pu_work_shape {
+  pu_dtype dtype;          /* the compute type */
+  int64_t tokens, max_len; /* of one forward and backward: N, and the longest sequence in it */
+  int64_t hidden, ffn, vocab;
+  int64_t experts_used; /* of a token; 0: the model has no experts */
+  int heads, kv_heads, head_dim;
+} pu_work_shape;
+
 typedef struct pu_backend pu_backend;
 /* args points to the pu_NAME_args of the operation. */
 typedef pu_err (*pu_op_fn)(pu_backend *be, void *args, pu_error *e);
@@ -91,6 +100,8 @@ struct pu_backend {
   pu_err (*copy)(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e); /* inside the device, apart */
   pu_err (*sync)(pu_backend *be, pu_error *e);
   void (*close)(pu_backend *be);
+  /* At most so many bytes are its own, beside its callers' tensors, while a step of such a model runs. NULL: none. */
+  size_t (*work_bytes)(const pu_backend *be, const pu_work_shape *s);
   pu_op_fn forward[PU_OP_COUNT];
   pu_op_fn backward[PU_OP_COUNT]; /* NULL where the operation has none */
 };

@@ -75,6 +75,46 @@ pu_engine_plan pu_engine_get_plan(const pu_engine *en);
 /* The chat template of the model (pu_chat_open); NULL where none fits. Lives as long as the engine. */
 const pu_chat_template *pu_engine_chat(const pu_engine *en);
 
+/* ---- structured output: grammars that an answer must fit ---------------------------------------------------------- */
+
+/* The tokens of a tokenizer by their bytes: what a grammar is matched with. Made once a tokenizer (tens of
+ * milliseconds), then only read, by any number of grammars and threads. The tokenizer may go. */
+typedef struct pu_vocab pu_vocab;
+pu_err pu_vocab_create(const pu_tokenizer *t, pu_vocab **out, pu_error *e) PU_MUST_USE;
+void pu_vocab_free(pu_vocab *v);
+
+typedef enum pu_grammar_kind {
+  PU_GRAMMAR_JSON,        /* any JSON object; no source */
+  PU_GRAMMAR_JSON_SCHEMA, /* draft 2020-12, see docs/structured.md for what of it */
+  PU_GRAMMAR_REGEX,       /* the whole text fits it, as if between ^ and $ */
+  PU_GRAMMAR_GBNF         /* llama.cpp's notation; the rule `root` */
+} pu_grammar_kind;
+
+/* Compiled once, then shared by sessions and threads; the vocabulary must outlive it. Refused: a source of more than
+ * 1 MiB or nested more than 200 deep, what would be ignored although it changes the meaning, and what no finite text
+ * fits. Whatever a state accepted can go on to an end, if each single byte is a token of the vocabulary. */
+typedef struct pu_grammar pu_grammar;
+pu_err pu_grammar_compile(pu_grammar_kind kind, pu_str source, const pu_vocab *v, pu_grammar **out, pu_error *e)
+    PU_MUST_USE;
+void pu_grammar_free(pu_grammar *g);
+int32_t pu_grammar_vocabulary(const pu_grammar *g); /* tokens of its vocabulary */
+
+/* With a vocabulary that the engine makes of its own tokenizer when it is first asked. The engine must outlive it. */
+pu_err pu_engine_grammar(pu_engine *en, pu_grammar_kind kind, pu_str source, pu_grammar **out, pu_error *e) PU_MUST_USE;
+
+/* Where one text stands in a grammar. One thread at a time; the grammar must outlive it. */
+typedef struct pu_grammar_state pu_grammar_state;
+pu_err pu_grammar_start(const pu_grammar *g, pu_grammar_state **out, pu_error *e) PU_MUST_USE;
+pu_err pu_grammar_state_copy(const pu_grammar_state *s, pu_grammar_state **out, pu_error *e) PU_MUST_USE;
+void pu_grammar_state_free(pu_grammar_state *s);
+/* Bit id is set when the token may come next; bits [ceil(vocabulary / 64)]. Never a special token. */
+pu_err pu_grammar_mask(pu_grammar_state *s, uint64_t *bits, pu_error *e) PU_MUST_USE;
+/* Takes a token, or text, into account. False: it does not fit, and the state is as it was. */
+bool pu_grammar_accept(pu_grammar_state *s, int32_t id);
+bool pu_grammar_accept_text(pu_grammar_state *s, pu_str text);
+bool pu_grammar_may_end(const pu_grammar_state *s);  /* the text so far is whole */
+bool pu_grammar_must_end(const pu_grammar_state *s); /* and nothing can follow it */
+
 typedef struct pu_logit_bias {
   int32_t id;
   float bias; /* added to the logit; -INFINITY: never */
@@ -85,8 +125,8 @@ typedef struct pu_ids_view {
   size_t n;
 } pu_ids_view;
 
-/* How the next token is chosen, in this order: logit bias; penalties; what may not come (bad words, endings before
- * min_tokens); temperature; top-k; typical; top-p; min-p; draw. Begin with pu_sampling_default(). What pointers point to
+/* How the next token is chosen, in this order: logit bias; grammar; penalties; what may not come (bad words, endings
+ * before min_tokens); temperature; top-k; typical; top-p; min-p; draw. Begin with pu_sampling_default(). What pointers point to
  * is copied by pu_session_start. */
 typedef struct pu_sampling {
   double temperature;        /* 0: greedy (ties: lowest id) */
@@ -108,14 +148,16 @@ typedef struct pu_sampling {
   const int32_t *stop_ids;   /* ids that end the answer besides the model's eos */
   size_t n_stop_ids;
   bool ignore_eos;
+  const pu_grammar *grammar; /* what the answer must fit, for the engine's tokenizer; NULL: off. It must outlive the
+                                answer; endings come only where the text may end */
   int top_logprobs;          /* -1: none kept; 0: of the chosen token; n <= 20: of the n most probable too */
 } pu_sampling;
 pu_sampling pu_sampling_default(void); /* temperature 0, everything else off */
 
 typedef enum pu_finish {
   PU_FINISH_NONE,   /* not done */
-  PU_FINISH_STOP,   /* eos, a stop id or a stop string */
-  PU_FINISH_LENGTH, /* max_tokens, or the context is full */
+  PU_FINISH_STOP,   /* eos, a stop id or a stop string; the grammar allows no more */
+  PU_FINISH_LENGTH, /* max_tokens, or the context is full; or no token that fits the grammar is left */
   PU_FINISH_CANCEL  /* the callback returned false, or pu_session_cancel */
 } pu_finish;
 

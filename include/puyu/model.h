@@ -15,9 +15,14 @@
 
 /* ---- safetensors ---------------------------------------------------------------------------------------------------- */
 
+/* A type that files may hold and no operation takes (BOOL, F64, F8_E4M3, …): such tensors are listed, with sizes that
+ * were checked, and refused by whoever needs their values. */
+#define PU_ST_OTHER PU_DTYPE_COUNT
+
 typedef struct pu_st_tensor {
   const char *name;
-  pu_dtype dtype;
+  pu_dtype dtype;   /* or PU_ST_OTHER */
+  const char *type; /* as the file calls it: "BF16" */
   int ndim; /* 0..4 */
   int64_t shape[PU_MAX_DIMS];
   const void *data; /* inside the mapped file, unaligned perhaps */

@@ -69,6 +69,9 @@ enum { PU_DECODE_SKIP_SPECIAL = 1 }; /* special tokens give no text */
 /* Appends the bytes of ids: byte pieces as they are, even where they make no UTF-8. Ids out of range are refused. */
 pu_err pu_decode(const pu_tokenizer *t, const int32_t *ids, size_t n, unsigned flags, pu_buf *out, pu_error *e)
     PU_MUST_USE;
+/* Appends the bytes that one id stands for inside a text (at its beginning a space may be left out, see pu_decode);
+ * a special token has none. */
+pu_err pu_tokenizer_bytes(const pu_tokenizer *t, int32_t id, pu_buf *out, pu_error *e) PU_MUST_USE;
 
 /* Streaming: push ids one at a time; text comes out as soon as its UTF-8 is complete, the same bytes in the end as
  * pu_decode's, but invalid bytes come out as U+FFFD. Plain data; make with `pu_decoder d = {.t = tokenizer}`. */

@@ -77,6 +77,7 @@ void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_
   pu_engine_stats s = pu_engine_get_stats(b->en);
   size_t planned = s.weight_bytes + s.cache_bytes + s.work_bytes, peak = pu_peak_resident();
   double ratio = r->limit > 0 ? r->rate / r->limit : 0;
+  double overhead = s.overhead_seconds / PU_MAX(s.prefill_seconds + s.decode_seconds, 1e-9);
   int threads = pu_pool_size(pu_cpu_pool(b->be));
   const char *isa = pu_isa_name(pu_cpu_isa(b->be)), *dtype = pu_dtype_name(b->m->dtype);
   if (o->json) {
@@ -84,10 +85,10 @@ void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_
     if (r->limit > 0) snprintf(limit, sizeof limit, "\"limit\": %.6g, \"ratio\": %.4g", r->limit, ratio);
     fprintf(out,
             "{\"bench\": \"%s\", \"shape\": \"%s\", \"dtype\": \"%s\", \"isa\": \"%s\", \"threads\": %d, "
-            "\"batch\": %lld, \"seq\": %lld, \"tok_per_s\": %.6g, \"rate\": %.6g, %s, "
+            "\"batch\": %lld, \"seq\": %lld, \"tok_per_s\": %.6g, \"rate\": %.6g, %s, \"overhead\": %.4g, "
             "\"planned_bytes\": %zu, \"peak_bytes\": %zu}\n",
             r->what, o->shape, dtype, isa, threads, (long long)o->batch, (long long)o->seq, r->tok_per_s, r->rate,
-            limit, planned, peak);
+            limit, overhead, planned, peak);
     return;
   }
   fprintf(out, "model      %s, %s, %s, %d threads\n", o->shape, dtype, isa, threads);
@@ -100,6 +101,7 @@ void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_
     fprintf(out, "ratio      %.1f %%", 100 * ratio);
     print_mark(out, ratio, r->ratio_mark, 100, " %");
   }
+  fprintf(out, "scheduler  %.2f %% of the time\n", 100 * overhead);
   fprintf(out, "memory     %.0f MiB at most, %.0f MiB planned (%.0f weights, %.0f cache, %.0f work)\n",
           (double)peak / 0x1p20, (double)planned / 0x1p20, (double)s.weight_bytes / 0x1p20,
           (double)s.cache_bytes / 0x1p20, (double)s.work_bytes / 0x1p20);

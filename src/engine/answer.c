@@ -18,6 +18,7 @@ void pu_answer_forget(pu_session *s) {
   pu_stream_deinit(&s->stream);
   pu_stream_init(&s->stream, s->en->t, false);
   pu_kept_deinit(&s->kept);
+  pu_constrain_end(s);
 }
 
 /* What options point to lies in one piece of memory: measured in a first pass, where `at` is NULL, copied in a second.
@@ -134,7 +135,8 @@ pu_err pu_session_start(pu_session *s, const pu_sampling *o, pu_on_text on_text,
   if (o->n_stop && !s->en->t) return pu_fail(e, PU_ERR_USAGE, "stop strings need a tokenizer, and the model has none");
   pu_answer_forget(s);
   PU_TRY(keep_options(s, o, e));
-  s->stream.decoder.started = ends_in_text(s);
+  PU_TRY(pu_constrain_begin(s, e));
+  s->stream.decoder.started = ends_in_text(s) || o->grammar; /* a grammar speaks of every byte, a first space too */
   pu_kept_init(&s->kept, o->top_logprobs);
   pu_rng_seed(&s->rng, o->seed);
   pu_session_uncache(s, (int64_t)s->ids.n - 1); /* where the last answer ended without a token more */
@@ -168,6 +170,9 @@ static pu_err take(pu_session *s, int32_t id, bool early, pu_error *e) {
   if (!pu_ids_push(&s->ids, id)) return pu_fail(e, PU_ERR_NOMEM, "no memory for %zu tokens", s->ids.n);
   PU_TRY(pu_stream_push(&s->stream, id, &how, e));
   if (s->stream.stopped) return end_answer(s, PU_FINISH_STOP, e);
+  bool whole;
+  if (!pu_constrain_take(s, id, &whole)) return end_answer(s, PU_FINISH_LENGTH, e);
+  if (whole) return end_answer(s, PU_FINISH_STOP, e);
   bool full = (int64_t)s->ids.n >= s->en->plan.context;
   bool long_enough = s->how.max_tokens > 0 && (int64_t)(s->ids.n - s->answer_at) >= s->how.max_tokens;
   if (full || long_enough) return end_answer(s, PU_FINISH_LENGTH, e);
@@ -189,6 +194,7 @@ pu_err pu_answer_next(pu_session *s, float *logits, pu_error *e) {
   only_pieces(en, logits);
   pu_sampler_bias(logits, en->m->hp.vocab, &s->how);
   const float *before = s->kept.top >= 0 ? pu_sampler_copy(&en->sampler, logits) : NULL;
+  if (!pu_constrain_logits(s, logits)) return end_answer(s, PU_FINISH_LENGTH, e);
   int32_t id = pu_sampler_next(&en->sampler, logits, &s->how, &h, &s->rng);
   if (!early && ends_answer(s, id)) return end_answer(s, PU_FINISH_STOP, e);
   if (before) PU_TRY(pu_kept_add(&s->kept, &en->sampler, before, id, e));

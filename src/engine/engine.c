@@ -143,6 +143,7 @@ void pu_engine_free(pu_engine *en) {
   free(en->shares);
   if (en->kv_memory) en->be->free(en->be, en->kv_memory);
   pu_chat_free(en->chat);
+  pu_vocab_free(en->vocab);
   pu_tokenizer_free(en->own_tokenizer);
   if (en->owns_model) {
     pu_model_free(en->m);

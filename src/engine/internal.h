@@ -120,6 +120,7 @@ struct pu_engine {
   bool memory_bound;    /* the context is less than it was to be */
   pu_engine_plan plan;
   pu_sampler sampler;
+  pu_vocab *vocab; /* of grammars; NULL: not yet asked for */
 
   pu_arena *mem, *host; /* of one step */
   void *work_memory;    /* under mem */
@@ -170,6 +171,7 @@ struct pu_session {
   pu_rng rng;
   pu_stream stream;
   pu_kept kept;
+  struct pu_constraint *constraint; /* NULL: none */
   pu_on_text on_text;
   void *on_text_arg;
 };
@@ -205,6 +207,18 @@ bool pu_stream_tell(pu_stream *s, const pu_sampling *how, bool all, pu_on_text o
 /* Chooses the next token from its logits [V] (changed): ends the answer, or appends it. */
 pu_err pu_answer_next(pu_session *s, float *logits, pu_error *e) PU_MUST_USE;
 void pu_answer_forget(pu_session *s); /* options, text, log-probabilities */
+
+/* ---- constrain.c: grammars ---- */
+
+/* Frees it, and begins the one that s->how asks for. */
+void pu_constrain_end(pu_session *s);
+pu_err pu_constrain_begin(pu_session *s, pu_error *e) PU_MUST_USE;
+/* Finds the tokens that may come next: work for the time that a device computes. */
+void pu_constrain_prepare(pu_session *s);
+/* Makes the logits of all others -INFINITY. False: nothing is left, not even an ending. */
+bool pu_constrain_logits(pu_session *s, float *logits);
+/* Takes a token into account. False: it does not fit. *whole: nothing can follow. */
+bool pu_constrain_take(pu_session *s, int32_t id, bool *whole);
 
 /* ---- session.c ---- */
 

@@ -148,6 +148,8 @@ static pu_err run(pu_engine *en, batch *b, pu_error *e) {
   float *logits = NULL;
   pu_tensor *hidden = forward(en, &c, b);
   if (c.status) return c.status;
+  for (int32_t i = 0; i < b->n; i++) /* a device computes meanwhile */
+    if (en->shares[i].makes) pu_constrain_prepare(en->shares[i].s);
   PU_TRY(score_prompts(en, &c, hidden, b, e));
   if (b->n_makes) PU_TRY(logits_of(en, &c, hidden, b->rows, b->n_makes, &logits, e));
   return hand_out(en, b, logits, e);

@@ -51,7 +51,7 @@ static pu_err find_tensor(loader *l, const char *name, const pu_mapping *map, co
   }
   if (t->dtype != PU_F32 && t->dtype != PU_BF16 && t->dtype != PU_F16)
     return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: tensor '%s' is of type %s; weights are read from f32, bf16 and f16",
-                   l->dir, name, pu_dtype_name(t->dtype));
+                   l->dir, name, t->type);
   l->used[t - pu_safetensors_at(l->files, 0)] = true;
   *out = t;
   return PU_OK;

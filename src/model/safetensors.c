@@ -18,37 +18,60 @@ struct pu_safetensors {
 
 /* ---- types ---- */
 
-static const struct {
+/* All that the format has. */
+typedef struct st_type {
   const char *name;
-  pu_dtype dtype;
-} st_types[] = {{"F32", PU_F32}, {"BF16", PU_BF16}, {"F16", PU_F16}, {"I8", PU_I8},
-                {"U8", PU_U8},   {"I32", PU_I32},   {"I64", PU_I64}};
+  pu_dtype dtype; /* or PU_ST_OTHER */
+  size_t bits;
+} st_type;
+static const st_type st_types[] = {{"F32", PU_F32, 32},
+                                   {"BF16", PU_BF16, 16},
+                                   {"F16", PU_F16, 16},
+                                   {"I8", PU_I8, 8},
+                                   {"U8", PU_U8, 8},
+                                   {"I32", PU_I32, 32},
+                                   {"I64", PU_I64, 64},
+                                   {"BOOL", PU_ST_OTHER, 8},
+                                   {"I16", PU_ST_OTHER, 16},
+                                   {"U16", PU_ST_OTHER, 16},
+                                   {"U32", PU_ST_OTHER, 32},
+                                   {"U64", PU_ST_OTHER, 64},
+                                   {"F64", PU_ST_OTHER, 64},
+                                   {"C64", PU_ST_OTHER, 64},
+                                   {"F8_E4M3", PU_ST_OTHER, 8},
+                                   {"F8_E5M2", PU_ST_OTHER, 8},
+                                   {"F8_E8M0", PU_ST_OTHER, 8},
+                                   {"F6_E2M3", PU_ST_OTHER, 6},
+                                   {"F6_E3M2", PU_ST_OTHER, 6},
+                                   {"F4", PU_ST_OTHER, 4}};
 
 const char *pu_st_dtype_name(pu_dtype t) {
-  for (size_t i = 0; i < PU_COUNT(st_types); i++)
+  for (size_t i = 0; i < PU_COUNT(st_types) && t < PU_DTYPE_COUNT; i++)
     if (st_types[i].dtype == t) return st_types[i].name;
   return NULL;
 }
 
-static bool parse_dtype(const char *name, pu_dtype *out) {
-  for (size_t i = 0; name && i < PU_COUNT(st_types); i++)
-    if (strcmp(st_types[i].name, name) == 0) {
-      *out = st_types[i].dtype;
-      return true;
-    }
-  return false;
+static const st_type *find_type(const char *name) {
+  for (size_t i = 0; i < PU_COUNT(st_types); i++)
+    if (strcmp(st_types[i].name, name) == 0) return &st_types[i];
+  return NULL;
 }
 
 /* ---- one file's header ---- */
 
-static pu_err parse_shape(const json_t *shape, const char *where, pu_st_tensor *t, pu_error *e) {
+/* t->bytes: of so many elements. Types below a byte are packed, and end on one. */
+static bool whole_bytes(pu_st_tensor *t, size_t bits) {
+  return !pu_mul_overflows(t->bytes, bits, &t->bytes) && t->bytes % 8 == 0 && (t->bytes /= 8, true);
+}
+
+static pu_err parse_shape(const json_t *shape, const st_type *type, const char *where, pu_st_tensor *t, pu_error *e) {
   if (!json_is_array(shape))
     return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.100s': 'shape' is not an array", where, t->name);
   if (json_array_size(shape) > PU_MAX_DIMS)
     return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: tensor '%.100s' has %zu dimensions, more than %d", where, t->name,
                    json_array_size(shape), PU_MAX_DIMS);
   t->ndim = (int)json_array_size(shape);
-  t->bytes = pu_dtype_size(t->dtype);
+  t->bytes = 1;
   for (int i = 0; i < t->ndim; i++) {
     const json_t *v = json_array_get(shape, (size_t)i);
     if (!json_is_integer(v) || json_integer_value(v) < 0)
@@ -57,6 +80,8 @@ static pu_err parse_shape(const json_t *shape, const char *where, pu_st_tensor *
     if (pu_mul_overflows(t->bytes, (size_t)t->shape[i], &t->bytes))
       return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.100s': its size overflows", where, t->name);
   }
+  if (!whole_bytes(t, type->bits))
+    return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.100s': its size overflows, or ends inside a byte", where, t->name);
   return PU_OK;
 }
 
@@ -74,10 +99,13 @@ static pu_err parse_tensor(const char *name, const json_t *o, const char *where,
   *t = (pu_st_tensor){.name = name};
   const char *dtype = json_string_value(json_object_get(o, "dtype"));
   if (!dtype) return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.100s' has no 'dtype'", where, name);
-  if (!parse_dtype(dtype, &t->dtype))
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: tensor '%.100s' is of type %.20s, which is not read", where, name,
-                   dtype);
-  PU_TRY(parse_shape(json_object_get(o, "shape"), where, t, e));
+  const st_type *type = find_type(dtype);
+  if (!type)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: tensor '%.100s' is of type %.20s, whose size is not known here", where,
+                   name, dtype);
+  t->dtype = type->dtype;
+  t->type = type->name;
+  PU_TRY(parse_shape(json_object_get(o, "shape"), type, where, t, e));
   size_t begin, end;
   if (!parse_offsets(json_object_get(o, "data_offsets"), &begin, &end))
     return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.100s': 'data_offsets' is not [begin, end]", where, name);

@@ -228,9 +228,6 @@ static pu_err refuse_unknown(pu_ask *a, pu_error *e) {
   static const char *const keys[] = {"functions", "function_call", "audio", "suffix", "prediction"};
   for (size_t i = 0; i < PU_COUNT(keys); i++)
     if (!is_nothing(get(a, keys[i]))) return wrong(a, keys[i], e, "is not supported by this server");
-  const json_t *format = get(a, "response_format"), *type = json_object_get(format, "type");
-  if (format && (!json_is_string(type) || strcmp(json_string_value(type), "text") != 0))
-    return wrong(a, "response_format", e, "other than text is not supported by this server");
   const json_t *best = get(a, "best_of");
   if (best && !(json_is_integer(best) && json_integer_value(best) == a->n))
     return wrong(a, "best_of", e, "other than 'n' is not supported by this server");
@@ -311,15 +308,85 @@ static pu_err check_tool(pu_ask *a, const json_t *tool, pu_error *e) {
   return PU_OK;
 }
 
-/* "auto" is what a model does by itself; "none" leaves the tools out. To force a call is not known here. */
-static pu_err read_tool_choice(pu_ask *a, pu_error *e) {
-  const json_t *v = get(a, "tool_choice");
-  if (!v) return PU_OK;
-  const char *word = json_string_value(v);
-  if (!word || (strcmp(word, "auto") != 0 && strcmp(word, "none") != 0))
-    return wrong(a, "tool_choice", e, "must be \"auto\" or \"none\": this server cannot force a call");
-  if (strcmp(word, "none") == 0) a->tools = NULL;
+static pu_err set_form(pu_ask *a, const char *key, pu_grammar_kind kind, pu_str source, pu_error *e) {
+  if (a->has_form) return wrong(a, key, e, "asks for a form of the answer beside another that is asked for");
+  a->has_form = true;
+  a->form = kind;
+  a->form_source = source;
+  a->form_key = key;
   return PU_OK;
+}
+
+static pu_err set_schema(pu_ask *a, const char *key, const json_t *schema, pu_error *e) {
+  char *text = json_dumps(schema, JSON_COMPACT | JSON_ENCODE_ANY);
+  char *kept = text ? pu_arena_strdup(a->arena, text) : NULL;
+  free(text);
+  if (!kept) return pu_fail(e, PU_ERR_NOMEM, "no memory for a schema");
+  return set_form(a, key, PU_GRAMMAR_JSON_SCHEMA, pu_str_c(kept), e);
+}
+
+/* The schema of a call to one of the tools, or to the one of that name: {"name", "arguments"}. The caller owns it. */
+static json_t *call_schema(const json_t *tools, const char *only) {
+  json_t *calls = json_array();
+  for (size_t i = 0; i < json_array_size(tools); i++) {
+    const json_t *f = json_object_get(json_array_get(tools, i), "function");
+    const char *name = json_string_value(json_object_get(f, "name"));
+    json_t *parameters = json_object_get(f, "parameters");
+    if (!name || (only && strcmp(only, name) != 0)) continue;
+    bool some = json_object_size(parameters) > 0;
+    json_t *arguments = some ? json_incref(parameters) : json_pack("{ss}", "type", "object");
+    json_array_append_new(calls, json_pack("{ss s{s{ss} so} s[ss] sb}", "type", "object", "properties", "name", "const",
+                                           name, "arguments", arguments, "required", "name", "arguments",
+                                           "additionalProperties", 0));
+  }
+  return json_pack("{so}", "anyOf", calls);
+}
+
+/* "required", or {"type": "function", "function": {"name": …}}. */
+static pu_err force_call(pu_ask *a, const char *name, pu_error *e) {
+  if (!a->tools) return wrong(a, "tool_choice", e, "asks for a call, but there are no tools");
+  json_t *schema = call_schema(a->tools, name);
+  pu_err err = json_array_size(json_object_get(schema, "anyOf"))
+                   ? set_schema(a, "tools", schema, e)
+                   : wrong(a, "tool_choice", e, "names no function of 'tools'");
+  json_decref(schema);
+  a->must_call = !err;
+  return err;
+}
+
+/* "auto" is what a model does by itself; "none" leaves the tools out. */
+static pu_err read_tool_choice(pu_ask *a, pu_error *e) {
+  const json_t *v = get(a, "tool_choice"), *name = json_object_get(json_object_get(v, "function"), "name");
+  const char *word = json_string_value(v);
+  if (!v || (word && strcmp(word, "auto") == 0)) return PU_OK;
+  if (json_is_string(name)) return force_call(a, json_string_value(name), e);
+  if (word && strcmp(word, "required") == 0) return force_call(a, NULL, e);
+  if (!word || strcmp(word, "none") != 0)
+    return wrong(a, "tool_choice", e, "must be \"auto\", \"none\", \"required\" or the name of a function");
+  a->tools = NULL;
+  return PU_OK;
+}
+
+/* response_format, and two keys of other servers for what it cannot say. */
+static pu_err read_form(pu_ask *a, pu_error *e) {
+  static const struct {
+    const char *key;
+    pu_grammar_kind kind;
+  } others[] = {{"guided_regex", PU_GRAMMAR_REGEX}, {"guided_grammar", PU_GRAMMAR_GBNF}};
+  for (size_t i = 0; i < PU_COUNT(others); i++) {
+    const json_t *v = get(a, others[i].key);
+    if (v && !json_is_string(v)) return wrong(a, others[i].key, e, "must be a string");
+    if (v) PU_TRY(set_form(a, others[i].key, others[i].kind, string_of(v), e));
+  }
+  const json_t *format = get(a, "response_format");
+  const char *type = json_string_value(json_object_get(format, "type"));
+  if (!format || (type && strcmp(type, "text") == 0)) return PU_OK;
+  if (type && strcmp(type, "json_object") == 0) return set_form(a, "response_format", PU_GRAMMAR_JSON, pu_str_c(""), e);
+  const json_t *schema = json_object_get(json_object_get(format, "json_schema"), "schema");
+  if (!type || strcmp(type, "json_schema") != 0)
+    return wrong(a, "response_format", e, "must have the type text, json_object or json_schema");
+  if (!json_is_object(schema)) return wrong(a, "response_format", e, "needs an object json_schema.schema");
+  return set_schema(a, "response_format", schema, e);
 }
 
 static pu_err read_tools(pu_ask *a, pu_error *e) {
@@ -386,6 +453,7 @@ static pu_err read_generation(pu_ask *a, pu_error *e) {
   PU_TRY(read_bias(a, e));
   PU_TRY(read_seed(a, e));
   PU_TRY(read_stream_options(a, e));
+  PU_TRY(read_form(a, e));
   PU_TRY(refuse_unknown(a, e));
   size_t prompts = PU_MAX(a->n_prompts, 1);
   return (size_t)a->n * prompts > PU_ASK_MAX_CHOICES ? wrong(a, "n", e, "asks for more than 128 answers in all")

@@ -28,7 +28,12 @@ typedef struct pu_ask {
   int64_t top_logprobs;
   /* Inside body; NULL: none. Checked as far as the templates rely on it. */
   const json_t *messages, *tools, *template_options;
-  bool one_call; /* at most one tool call in an answer */
+  bool one_call;  /* at most one tool call in an answer */
+  bool must_call; /* the answer is one call, as {"name", "arguments"}: form says so */
+  bool has_form;  /* the answer has to fit this: */
+  pu_grammar_kind form;
+  pu_str form_source;
+  const char *form_key; /* the key that asked for it */
   pu_ask_prompt *prompts;
   size_t n_prompts;
 } pu_ask;

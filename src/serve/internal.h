@@ -87,6 +87,7 @@ struct pu_job {
   pu_ask ask;
   const pu_answer_style *style;
   char id[48];
+  pu_grammar *grammar; /* or NULL */
   int64_t created, prompt_tokens;
   pu_ids *prompts;
   size_t n_prompts, n_choices;
@@ -145,6 +146,7 @@ struct pu_server {
   pu_engine *en;
   const pu_tokenizer *t;
   const pu_chat_template *chat;
+  pu_vocab *pieces; /* for grammars; made when the first comes, by the loop's thread */
   int64_t context, vocab;
   int64_t started; /* seconds since 1970 */
   pu_http_server *http;

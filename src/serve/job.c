@@ -67,6 +67,7 @@ void pu_job_unref(pu_job *j) {
   }
   free(j->choices);
   pu_ask_free_prompts(j->prompts, j->n_prompts);
+  pu_grammar_free(j->grammar);
   pu_ask_deinit(&j->ask);
   pthread_mutex_destroy(&j->lock);
   free(j);
@@ -169,6 +170,18 @@ static pu_err check_tokens(pu_job *j, pu_error *e) {
   return pu_fail(e, PU_ERR_USAGE, "the model has no tokenizer to write log-probabilities' tokens with");
 }
 
+static pu_err compile_form(pu_job *j, pu_error *e) {
+  pu_server *sv = j->sv;
+  if (!j->ask.has_form) return PU_OK;
+  j->ask.param = j->ask.form_key;
+  if (!sv->t) return pu_fail(e, PU_ERR_USAGE, "the model has no tokenizer, so that no form can be asked for");
+  if (!sv->pieces) PU_TRY(pu_vocab_create(sv->t, &sv->pieces, e));
+  PU_TRY(pu_grammar_compile(j->ask.form, j->ask.form_source, sv->pieces, &j->grammar, e));
+  j->ask.how.grammar = j->grammar;
+  j->ask.param = NULL;
+  return PU_OK;
+}
+
 static pu_err prepare(pu_job *j, pu_error *e) {
   PU_TRY(check_model(j, e));
   if (!j->sv->t && j->ask.how.n_stop) {
@@ -181,6 +194,7 @@ static pu_err prepare(pu_job *j, pu_error *e) {
   PU_TRY(check_lengths(j, e));
   j->ask.param = NULL;
   PU_TRY(add_stop_ids(j, e));
+  PU_TRY(compile_form(j, e));
   return make_choices(j, e);
 }
 
@@ -200,10 +214,25 @@ static void put_usage(pu_buf *b, const pu_job *j) {
                 (long long)j->prompt_tokens, (long long)answers, (long long)(j->prompt_tokens + answers));
 }
 
+/* The one call that an answer was held to, {"name", "arguments"}, as a message; NULL: it was cut off before its end. */
+static json_t *forced_call(const pu_choice *c) {
+  json_t *said = json_loadb(c->text.data ? c->text.data : "", c->text.len, JSON_ALLOW_NUL, NULL);
+  const char *name = json_string_value(json_object_get(said, "name"));
+  char *arguments = name ? json_dumps(json_object_get(said, "arguments"), JSON_COMPACT) : NULL, id[40];
+  snprintf(id, sizeof id, "call_%016llx", (unsigned long long)random_bits());
+  json_t *m = arguments ? json_pack("{ss s[{ss ss s{ss ss}}]}", "content", "", "tool_calls", "id", id, "type",
+                                    "function", "function", "name", name, "arguments", arguments)
+                        : NULL;
+  free(arguments);
+  json_decref(said);
+  return m;
+}
+
 /* The message of an answer that may hold tool calls; NULL: it is plain text. The caller owns it. */
 static json_t *read_calls(const pu_job *j, const pu_choice *c) {
   pu_error e;
   json_t *m = NULL, *calls;
+  if (j->ask.must_call) return c->done ? forced_call(c) : NULL;
   if (!j->ask.tools || !c->done || pu_chat_answer_ids(j->sv->chat, j->sv->t, c->ids.v, c->ids.n, &m, &e)) return NULL;
   calls = json_object_get(m, "tool_calls");
   if (json_array_size(calls) == 0) {

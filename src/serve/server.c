@@ -62,11 +62,8 @@ void pu_reply_text(pu_server *sv, pu_http_request *r, const char *type, pu_buf *
 }
 
 void pu_reply_failure(pu_server *sv, pu_http_request *r, const pu_error *e, const char *param) {
-  static const int status[] = {[PU_ERR_USAGE] = 400,
-                               [PU_ERR_FORMAT] = 400,
-                               [PU_ERR_UNSUPPORTED] = 400, [PU_ERR_NOMEM] = 413,
-                               [PU_ERR_STOPPED] = 503,
-                               [PU_ERR_INTERNAL] = 500};
+  static const int status[] = {[PU_ERR_USAGE] = 400, [PU_ERR_FORMAT] = 400,  [PU_ERR_UNSUPPORTED] = 400,
+                               [PU_ERR_NOMEM] = 413, [PU_ERR_STOPPED] = 503, [PU_ERR_INTERNAL] = 500};
   int s = (size_t)e->code < PU_COUNT(status) && status[e->code] ? status[e->code] : 500;
   pu_reply_error(sv, r, s, e->msg, s < 500 ? param : NULL, NULL);
 }
@@ -247,6 +244,7 @@ void pu_server_free(pu_server *sv) {
   pu_http_free(sv->http);
   pu_worker_deinit(sv);
   pthread_mutex_destroy(&sv->metrics.lock);
+  pu_vocab_free(sv->pieces);
   pu_arena_free(sv->arena);
   free(sv);
 }

@@ -68,6 +68,11 @@ pu_err pu_decode(const pu_tokenizer *t, const int32_t *ids, size_t n, unsigned f
   return PU_OK;
 }
 
+pu_err pu_tokenizer_bytes(const pu_tokenizer *t, int32_t id, pu_buf *out, pu_error *e) {
+  bool started = true;
+  return put_piece(t, id, PU_DECODE_SKIP_SPECIAL, &started, put_buf, out, e);
+}
+
 /* ---- streaming --------------------------------------------------------------------------------------------------- */
 
 /* Could these bytes become a character with more of them? */

@@ -169,7 +169,7 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   size_t room = activations + activations / 4 + product_bytes(b) + ((size_t)64 << 20);
   r->planned_bytes = pu_model_weight_bytes(b->model->arch, &b->model->hp, &mo) + b->optim.moment_bytes +
                      b->optim.grad_bytes + activations +
-                     pu_train_work_bytes(&b->model->hp, b->o->batch * b->o->seq_len, pu_pool_size(pu_cpu_pool(b->be)));
+                     pu_train_work_bytes(b->be, b->model, b->o->batch * b->o->seq_len, b->o->seq_len);
   PU_TRY(pu_train_plan_check(activations, false, e));
   PU_TRY(b->be->alloc(b->be, room, &b->memory, e));
   PU_TRY(pu_arena_wrap(b->memory, room, &b->ctx.mem, e));

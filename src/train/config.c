@@ -57,14 +57,21 @@ static pu_err check_batch(const pu_train_config *cfg, pu_error *e) {
   return PU_OK;
 }
 
-static pu_err check_schedule(const pu_train_config *cfg, pu_error *e) {
+/* Where the clock ends the run, nobody knows yet how many steps there will be. */
+static pu_err check_steps(const pu_train_config *cfg, pu_error *e) {
   long long steps = cfg->train.steps, warmup = cfg->schedule.warmup, decay = cfg->schedule.decay;
-  const pu_floats *b = &cfg->optim.betas;
+  if (cfg->train.minutes > 0) return PU_OK;
   if (warmup >= steps)
     return pu_fail(e, PU_ERR_USAGE, "schedule.warmup %lld leaves nothing of train.steps %lld: lower it", warmup, steps);
   if (cfg->schedule.type == SCHEDULE_WSD && warmup + decay > steps)
     return pu_fail(e, PU_ERR_USAGE, "schedule.warmup %lld and schedule.decay %lld do not fit into train.steps %lld",
                    warmup, decay, steps);
+  return PU_OK;
+}
+
+static pu_err check_schedule(const pu_train_config *cfg, pu_error *e) {
+  const pu_floats *b = &cfg->optim.betas;
+  PU_TRY(check_steps(cfg, e));
   if (cfg->schedule.type != SCHEDULE_CONSTANT && cfg->schedule.min_lr > cfg->optim.lr)
     return pu_fail(e, PU_ERR_USAGE, "schedule.min_lr %g is above optim.lr %g: lower it", cfg->schedule.min_lr,
                    cfg->optim.lr);

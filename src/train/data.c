@@ -60,13 +60,13 @@ pu_train_source pu_train_data_guess(const char *path) {
 }
 
 static pu_err open_source(const pu_train_source *s, const pu_train_data_options *o, pu_arena *a, pu_shards **out,
-                          pu_error *e) {
+                          const char **cache, pu_error *e) {
+  *cache = NULL;
   if (s->type == PU_SOURCE_SHARDS) return pu_shards_open(s->path, false, out, e);
   if (!o->tokenizer)
     return pu_fail(e, PU_ERR_USAGE, "%s: text needs a tokenizer, and the model has none: set model.tokenizer", s->path);
-  const char *cache;
-  PU_TRY(pu_train_text_cache(s, o->tokenizer, o->run, a, &cache, e));
-  return pu_shards_open(cache, false, out, e);
+  PU_TRY(pu_train_text_cache(s, o->tokenizer, o->run, a, cache, e));
+  return pu_shards_open(*cache, false, out, e);
 }
 
 pu_err pu_train_data_open(const pu_train_source *s, size_t n, const pu_train_data_options *o, pu_arena *a,
@@ -74,11 +74,12 @@ pu_err pu_train_data_open(const pu_train_source *s, size_t n, const pu_train_dat
   *out = (pu_train_data){.seq_len = o->seq_len};
   out->shards = pu_arena_zalloc(a, n * sizeof *out->shards);
   out->names = pu_arena_alloc(a, n * sizeof *out->names);
+  out->cache = pu_arena_alloc(a, n * sizeof *out->cache);
   pu_mix_source *mixed = pu_arena_alloc(a, n * sizeof *mixed);
-  if (!out->shards || !out->names || !mixed) return pu_fail(e, PU_ERR_NOMEM, "data.sources: no memory");
+  if (!out->shards || !out->names || !out->cache || !mixed) return pu_fail(e, PU_ERR_NOMEM, "data.sources: no memory");
   for (; out->n < n; out->n++) {
     size_t i = out->n;
-    PU_TRY(open_source(&s[i], o, a, &out->shards[i], e));
+    PU_TRY(open_source(&s[i], o, a, &out->shards[i], &out->cache[i], e));
     if (!(out->names[i] = pu_arena_strdup(a, s[i].path))) return pu_fail(e, PU_ERR_NOMEM, "data.sources: no memory");
     if (pu_shards_tokens(out->shards[i]) == 0)
       return pu_fail(e, PU_ERR_FORMAT, "%s: holds no tokens: leave it out of data.sources", s[i].path);

@@ -11,6 +11,7 @@ typedef struct pu_train_data {
   pu_mix *mix; /* the other sources */
   pu_shards **shards;
   const char **names; /* [n] the sources' paths */
+  const char **cache; /* [n] where the tokens of a text source lie; NULL: in the source itself */
   size_t n;
   uint64_t tokens;
 } pu_train_data;

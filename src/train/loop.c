@@ -47,11 +47,16 @@ static pu_err checkpoint(pu_train_loop *l, pu_error *e) {
 }
 
 /* A run that is given minutes has as many steps as fit: the number is estimated anew after each, so that the schedule
- * ends when the time does, however fast the machine is. Such a run depends on the clock. */
+ * ends when the time does, however fast the machine is. Such a run depends on the clock. Until the mean means something
+ * train.steps is a guess that only the schedule goes by. */
 void pu_train_loop_follow_clock(pu_train_loop *l) {
   enum { SETTLED = 8 }; /* steps after which their mean time means something */
   double budget = 60 * l->cfg.train.minutes;
-  if (budget <= 0 || l->state.step < SETTLED) return;
+  if (budget <= 0) return;
+  if (l->state.step < SETTLED && l->state.seconds < budget) {
+    l->cfg.train.steps = PU_MAX(l->cfg.train.steps, l->state.step + 1);
+    return;
+  }
   double left = (budget - l->state.seconds) / (l->state.seconds / (double)l->state.step);
   l->cfg.train.steps = l->state.step + (left > 0.5 ? (int64_t)(left + 0.5) : 0);
 }
@@ -81,6 +86,9 @@ static pu_err run_steps(pu_train_loop *l, pu_error *e) {
   if (stop && l->state.step < l->cfg.train.steps)
     return pu_fail(e, PU_ERR_STOPPED, "stopped after step %lld, which is saved: the same command goes on from there",
                    (long long)l->state.step);
+  if (l->cfg.train.minutes > 0 && l->state.step < l->cfg.schedule.warmup)
+    pu_log(PU_LOG_WARN, "the time was up at step %lld of schedule.warmup %lld: the rate never reached optim.lr",
+           (long long)l->state.step, (long long)l->cfg.schedule.warmup);
   return PU_OK;
 }
 
@@ -108,7 +116,9 @@ pu_err pu_train_run(const pu_train_config *cfg, const pu_train_hooks *hooks, pu_
   if (err == PU_OK && pu_train_loop_done(&l))
     pu_log(PU_LOG_INFO, "nothing to do: the run has its %lld steps (raise train.%s to go on)", (long long)l.state.step,
            l.cfg.train.minutes > 0 ? "minutes" : "steps");
-  if (err == PU_OK) err = run_steps(&l, e);
+  else if (err == PU_OK)
+    err = run_steps(&l, e);
+  if (err == PU_OK) pu_train_loop_forget_text(&l);
   if (err == PU_OK || err == PU_ERR_STOPPED) fill_result(&l, result);
   pu_train_loop_close(&l);
   return err;

@@ -46,10 +46,14 @@ typedef struct pu_train_loop {
   int64_t saved_step;          /* of the last checkpoint submitted or found; -1: none */
 } pu_train_loop;
 
-/* Opens the run: directory, data, model (resumed where there is a checkpoint), memory. Close also after an error. */
+/* Opens the run: directory, data, model (resumed where there is a checkpoint), memory. Of a run that has all its steps
+ * only the directory and the state: it needs neither text nor weights. Close also after an error. */
 pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu_train_hooks *hooks,
                           pu_error *e) PU_MUST_USE;
 void pu_train_loop_close(pu_train_loop *l);
+
+/* A run that has all its steps: removes the tokenised text that it was made from. */
+void pu_train_loop_forget_text(const pu_train_loop *l);
 
 /* A run that is given minutes: estimates anew how many steps fit (train.steps). */
 void pu_train_loop_follow_clock(pu_train_loop *l);

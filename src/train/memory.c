@@ -19,13 +19,19 @@ void pu_train_plan_print(const pu_train_plan *p) {
   pu_log(PU_LOG_INFO, "memory plan: %s (%s)", pu_bytes_text(p->total, size), line);
 }
 
-size_t pu_train_work_bytes(const pu_hparams *hp, int64_t tokens, int threads) {
-  const size_t chunk = (size_t)192 << 20, scratch = (size_t)24 << 20; /* as src/compute/cpu takes them at most */
-  size_t row = (size_t)hp->vocab * sizeof(float);
-  size_t rows = PU_MIN(PU_MAX(chunk / row, 64), 2048);
-  size_t logits = PU_MIN(rows, (size_t)tokens) * row;
-  size_t packed = 2 * (size_t)tokens * (size_t)((hp->heads + 2 * hp->kv_heads) * hp->head_dim) * sizeof(float);
-  return PU_MAX(logits, packed) + (size_t)threads * scratch;
+size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t tokens, int64_t seq_len) {
+  const pu_hparams *hp = &m->hp;
+  const pu_work_shape s = {.dtype = m->dtype,
+                           .tokens = tokens,
+                           .max_len = seq_len,
+                           .hidden = hp->hidden,
+                           .ffn = hp->ffn,
+                           .vocab = hp->vocab,
+                           .experts_used = hp->experts ? hp->experts_used : 0,
+                           .heads = (int)hp->heads,
+                           .kv_heads = (int)hp->kv_heads,
+                           .head_dim = (int)hp->head_dim};
+  return be->work_bytes ? be->work_bytes(be, &s) : 0;
 }
 
 pu_err pu_train_plan_check(size_t bytes, bool force, pu_error *e) {

@@ -20,8 +20,7 @@ void pu_train_plan_print(const pu_train_plan *p);
 /* PU_ERR_NOMEM with the mend where bytes do not fit into what is free. */
 pu_err pu_train_plan_check(size_t bytes, bool force, pu_error *e) PU_MUST_USE;
 
-/* The backend's own work space for one micro-batch: the chunk of logits that the loss goes through, attention's packed
- * queries, keys and values, and each thread's scratch. */
-size_t pu_train_work_bytes(const pu_hparams *hp, int64_t tokens, int threads);
+/* What the backend takes for itself for one micro-batch of sequences of seq_len. */
+size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t tokens, int64_t seq_len);
 
 #endif

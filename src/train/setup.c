@@ -3,6 +3,7 @@
 #include "src/train/loop.h"
 #include "src/train/peak.h"
 #include "src/train/run_dir.h"
+#include "src/train/text_cache.h"
 
 #include <math.h>
 #include <string.h>
@@ -107,6 +108,29 @@ static pu_err open_tokenizer(pu_train_loop *l, pu_error *e) {
   return PU_OK;
 }
 
+/* Not worth stopping for. */
+static void prune_cache(const pu_train_loop *l, const char *const *keep, size_t n) {
+  pu_error e;
+  if (pu_train_text_cache_prune(l->cfg.run, keep, n, &e) != PU_OK)
+    pu_log(PU_LOG_WARN, "tokenised text that is no longer read stays in %s/cache: %s", l->cfg.run, e.msg);
+}
+
+/* What other sources than today's, or another tokenizer, left in the run's cache. */
+static pu_err forget_old_text(const pu_train_loop *l, pu_error *e) {
+  const pu_train_data *const both[] = {&l->data, &l->valid};
+  const char **keep = pu_arena_alloc(l->host, (l->data.n + l->valid.n) * sizeof *keep);
+  size_t n = 0;
+  if (!keep) return pu_fail(e, PU_ERR_NOMEM, "data.sources: no memory");
+  for (size_t d = 0; d < 2; d++)
+    for (size_t i = 0; both[d]->cache && i < both[d]->n; i++) keep[n++] = both[d]->cache[i];
+  prune_cache(l, keep, n);
+  return PU_OK;
+}
+
+void pu_train_loop_forget_text(const pu_train_loop *l) {
+  prune_cache(l, NULL, 0);
+}
+
 static pu_err open_data(pu_train_loop *l, pu_error *e) {
   pu_train_data_options o = {.seq_len = l->cfg.data.seq_len,
                              .seed = (uint64_t)l->cfg.train.seed,
@@ -114,10 +138,12 @@ static pu_err open_data(pu_train_loop *l, pu_error *e) {
                              .run = l->cfg.run};
   if (!l->data.fixed)
     PU_TRY(pu_train_data_open(l->cfg.data.sources.items, l->cfg.data.sources.n, &o, l->host, &l->data, e));
-  if (!l->cfg.validate.path) return PU_OK;
-  pu_train_source valid = pu_train_data_guess(l->cfg.validate.path);
-  pu_err err = pu_train_data_open(&valid, 1, &o, l->host, &l->valid, e);
-  return err == PU_OK ? PU_OK : pu_fail_in(e, err, "validate.path");
+  if (l->cfg.validate.path) {
+    pu_train_source valid = pu_train_data_guess(l->cfg.validate.path);
+    pu_err err = pu_train_data_open(&valid, 1, &o, l->host, &l->valid, e);
+    if (err != PU_OK) return pu_fail_in(e, err, "validate.path");
+  }
+  return forget_old_text(l, e);
 }
 
 /* ---- model and memory ---- */
@@ -183,8 +209,7 @@ static void make_plan(pu_train_loop *l) {
   p->moments = l->optim.moment_bytes;
   p->copy = pu_train_saver_bytes(&l->optim);
   p->activations = pu_model_activation_bytes(m, micro * T, T, true, l->cfg.train.recompute);
-  int threads = l->cfg.train.threads > 0 ? (int)l->cfg.train.threads : pu_cpu_count();
-  p->work = pu_train_work_bytes(&m->hp, micro * T, threads);
+  p->work = pu_train_work_bytes(l->be, m, micro * T, T);
   p->data = (size_t)(l->cfg.train.global_batch * T) * 3 * sizeof(int32_t);
   pu_train_plan_sum(p);
 }
@@ -229,17 +254,18 @@ static pu_err open_memory(pu_train_loop *l, pu_error *e) {
 
 /* ---- what the run writes ---- */
 
+static pu_err cut_logs(const pu_train_loop *l, pu_error *e) {
+  PU_TRY(pu_train_dir_cut(l->cfg.run, "metrics.jsonl", l->state.step, e));
+  return pu_train_dir_cut(l->cfg.run, "samples.jsonl", l->state.step, e);
+}
+
 static pu_err open_logs(pu_train_loop *l, pu_error *e) {
-  int64_t step = l->state.step;
-  PU_TRY(pu_train_dir_cut(l->cfg.run, "metrics.jsonl", step, e));
-  PU_TRY(pu_train_dir_cut(l->cfg.run, "samples.jsonl", step, e));
+  PU_TRY(cut_logs(l, e));
   const char *path = pu_path_join(l->host, l->cfg.run, "config.yaml");
   const char *facts = pu_path_join(l->host, l->cfg.run, "run.json");
   if (!path || !facts) return pu_fail(e, PU_ERR_NOMEM, "no memory for a name");
-  if (!pu_train_loop_done(l)) { /* else they tell of steps that were made otherwise */
-    PU_TRY(pu_file_write(path, l->config, strlen(l->config), e));
-    PU_TRY(pu_train_write_facts(l, facts, e));
-  }
+  PU_TRY(pu_file_write(path, l->config, strlen(l->config), e));
+  PU_TRY(pu_train_write_facts(l, facts, e));
   PU_TRY(pu_train_log_open(&l->metrics, l->cfg.run, "metrics.jsonl", e));
   if (l->cfg.sample.every > 0) return pu_train_log_open(&l->samples, l->cfg.run, "samples.jsonl", e);
   return PU_OK;
@@ -289,7 +315,8 @@ pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu
   PU_TRY(open_run(l, &was_yaml, e));
   if (was_yaml) PU_TRY(compare_config(l, was_yaml, e));
   PU_TRY(keep_config(l, e));
-  pu_train_loop_follow_clock(l); /* resumed: by the time it took so far */
+  pu_train_loop_follow_clock(l);                    /* resumed: by the time it took so far */
+  if (pu_train_loop_done(l)) return cut_logs(l, e); /* the rest tells of steps that were made, and stays */
   PU_TRY(open_tokenizer(l, e));
   PU_TRY(open_data(l, e));
   PU_TRY(open_model(l, e));

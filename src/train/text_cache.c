@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 enum { MAX_FILES = 1 << 20, MAX_DEPTH = 32 };
 
@@ -176,5 +177,36 @@ pu_err pu_train_text_cache(const pu_train_source *s, const pu_tokenizer *t, cons
   if (err == PU_OK && !*dir) err = pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the name of its cache", s->path);
   if (err == PU_OK && !pu_path_is_dir(*dir)) err = make_cache(&l, s, t, *dir, e);
   free(l.paths);
+  return err;
+}
+
+/* By the last part of the name: all lie in one folder, however the run is spelled. */
+static bool kept(const char *name, const char *const *keep, size_t n) {
+  for (size_t i = 0; i < n; i++)
+    if (keep[i] && strcmp(name, strrchr(keep[i], '/') + 1) == 0) return true;
+  return false;
+}
+
+static pu_err prune(pu_arena *a, const char *run, const char *const *keep, size_t n, pu_error *e) {
+  const char *cache = pu_path_join(a, run, "cache");
+  char **names;
+  size_t n_names;
+  if (!cache) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the name of its cache", run);
+  if (!pu_path_is_dir(cache)) return PU_OK;
+  PU_TRY(pu_dir_list(a, cache, &names, &n_names, e));
+  for (size_t i = 0; i < n_names; i++) {
+    const char *path = pu_path_join(a, cache, names[i]);
+    if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the names in it", cache);
+    if (strncmp(names[i], "text-", 5) == 0 && !kept(names[i], keep, n)) PU_TRY(pu_remove_tree(path, e));
+  }
+  (void)!rmdir(cache); /* where nothing is left in it */
+  return PU_OK;
+}
+
+pu_err pu_train_text_cache_prune(const char *run, const char *const *keep, size_t n, pu_error *e) {
+  pu_arena *a;
+  PU_TRY(pu_arena_create((size_t)16 << 20, &a, e));
+  pu_err err = prune(a, run, keep, n, e);
+  pu_arena_free(a);
   return err;
 }

@@ -123,6 +123,27 @@ static void init_makes_what_inspect_says(void **state) {
   says("puyu-25m");
 }
 
+static void write_file(const char *name, const void *bytes, size_t n) {
+  char path[300];
+  pu_error e;
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  assert_ok(pu_file_write(path, bytes, n, &e), &e);
+}
+
+/* Types that puyu has no values of are listed beside the others. */
+static void inspect_lists_all_types(void **state) {
+  static const char header[] = "{\"mask\":{\"dtype\":\"BOOL\",\"shape\":[2,2],\"data_offsets\":[0,4]},"
+                               "\"w\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}";
+  char bytes[8 + sizeof header - 1 + 8] = {sizeof header - 1};
+  (void)state;
+  memcpy(bytes + 8, header, sizeof header - 1);
+  write_file("types.safetensors", bytes, sizeof bytes);
+  assert_int_equal(puyu("inspect types.safetensors"), 0);
+  says("2 tensors, 4 B of f32, 4 B of types that cannot be loaded");
+  says("BOOL    [2, 2]");
+  says("f32     [1]");
+}
+
 static void converted_models_compute_the_same(void **state) {
   (void)state;
   const char *expected = MINI "/internlm2-tiny/expected.safetensors";
@@ -140,6 +161,14 @@ static void converted_models_compute_the_same(void **state) {
   assert_int_equal(puyu("convert l ./l --force --dtype bf16"), 2);
   says("SRC and DST are the same folder");
   assert_int_equal(puyu("logits l --ids %s --out again.st --threads 1", expected), 0); /* it is unharmed */
+  /* Nor is a training run written over, with a model in it or without. */
+  write_file("back/optimizer.safetensors", "", 0);
+  assert_int_equal(puyu("convert l back --force"), 2);
+  says("belongs to a training run");
+  write_file("metrics.jsonl", "", 0);
+  assert_int_equal(puyu("convert l ."), 2);
+  says("it holds metrics.jsonl");
+  assert_false(exists("config.json"));
 }
 
 /* A folder in the way of the file stands for a full disk. */
@@ -173,9 +202,13 @@ static void mistakes_are_told_at_once(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(logits_are_the_expected),      cmocka_unit_test(wrong_tokens_are_refused),
-      cmocka_unit_test(init_makes_what_inspect_says), cmocka_unit_test(converted_models_compute_the_same),
-      cmocka_unit_test(failed_writes_leave_no_model), cmocka_unit_test(help_names_all_shapes),
+      cmocka_unit_test(logits_are_the_expected),
+      cmocka_unit_test(wrong_tokens_are_refused),
+      cmocka_unit_test(init_makes_what_inspect_says),
+      cmocka_unit_test(inspect_lists_all_types),
+      cmocka_unit_test(converted_models_compute_the_same),
+      cmocka_unit_test(failed_writes_leave_no_model),
+      cmocka_unit_test(help_names_all_shapes),
       cmocka_unit_test(mistakes_are_told_at_once),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

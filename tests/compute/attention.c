@@ -2,14 +2,10 @@
  * head sizes and windows, forward, backward and over the paged cache; to the bit for one and two threads, and for a
  * sequence alone and in a batch. Outputs are poisoned before each run. */
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
 #include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
 
 #include "puyu/compute.h"
+#include "tests/test.h"
 
 enum { MAX_SEQS = 12 };
 
@@ -195,8 +191,8 @@ static void test_training_random(void **state) {
   (void)state;
   pu_rng r;
   pu_rng_seed(&r, 7);
-  for (int i = 0; i < 24; i++) {
-    shape s = random_shape(&r, 150);
+  for (int i = 0; i < (PU_TSAN ? 3 : 24); i++) {
+    shape s = random_shape(&r, PU_TSAN ? 70 : 150);
     s.dtype = i % 2 ? PU_BF16 : PU_F32;
     check_training(&s, (uint64_t)(100 + i), i % 3 == 0);
   }
@@ -210,8 +206,8 @@ static void test_training_long(void **state) {
       {.heads = 1, .kv_heads = 1, .head_dim = 128, .n = 2, .len = {389, 130}, .window = 100},
       {.heads = 4, .kv_heads = 2, .head_dim = 32, .n = 9, .len = {129, 1, 128, 31, 32, 33, 127, 200, 64}},
   };
-  for (size_t i = 0; i < PU_COUNT(shapes); i++)
-    for (int type = 0; type < 2; type++) {
+  for (size_t i = 0; i < PU_COUNT(shapes); i += PU_TSAN ? 2 : 1)
+    for (int type = PU_TSAN; type < 2; type++) {
       shape s = shapes[i];
       s.dtype = type ? PU_BF16 : PU_F32;
       check_training(&s, 50 + i, false);
@@ -348,8 +344,8 @@ static void test_paged_random(void **state) {
   static const int blocks[] = {16, 32, 64, 5};
   pu_rng r;
   pu_rng_seed(&r, 11);
-  for (int i = 0; i < 24; i++) {
-    shape s = random_shape(&r, 140);
+  for (int i = 0; i < (PU_TSAN ? 3 : 24); i++) {
+    shape s = random_shape(&r, PU_TSAN ? 70 : 140);
     s.dtype = i % 2 ? PU_BF16 : PU_F32;
     s.kv_dtype = i % 4 >= 2 ? PU_BF16 : s.dtype;
     s.block = blocks[below(&r, (int)PU_COUNT(blocks))];
@@ -375,8 +371,8 @@ static void test_paged_long(void **state) {
        .block = 64,
        .window = 600},
   };
-  for (size_t i = 0; i < PU_COUNT(shapes); i++)
-    for (int type = 0; type < 2; type++) {
+  for (size_t i = 0; i < PU_COUNT(shapes); i += PU_TSAN ? 2 : 1)
+    for (int type = PU_TSAN; type < 2; type++) {
       shape s = shapes[i];
       s.dtype = s.kv_dtype = type ? PU_BF16 : PU_F32;
       check_paged(&s, 500 + i);

@@ -105,25 +105,24 @@ static void test_text(void **arg) {
   assert_true(file_says(path_in(s, "err"), "memory plan: "));
   RUN(s, 0, "report", path_in(s, "<text>"));
   assert_true(pu_path_exists(path_in(s, "<text>/report.html")));
-  /* The shards made of the text serve the next start; the checkpoint has all it needs to go on. */
+  /* All steps are made: the tokenised text is gone. The checkpoint and the text have all it takes to go on. */
+  assert_false(pu_path_exists(path_in(s, "<text>/cache")));
   RUN(s, 0, "train", path_in(s, "text.yaml"), "train.steps=7", "schedule.type=constant");
   assert_true(file_says(path_in(s, "err"), "resuming after step 6"));
   assert_true(file_says(path_in(s, "err"), "changed since step 6: schedule.type;"));
+  /* Nothing is read for nothing. */
+  RUN(s, 0, "train", path_in(s, "text.yaml"), "train.steps=7", "schedule.type=constant",
+      "data.sources=[{type: text, path: /nowhere}]");
+  assert_true(file_says(path_in(s, "err"), "nothing to do: the run has its 7 steps"));
+  assert_false(file_says(path_in(s, "err"), "memory plan: "));
   /* A run keeps its tokenizer; the same one in another place is the same. */
   RUN(s, 0, "tokenizer", "train", "--vocab-size", "264", "--out", path_in(s, "tok2"), path_in(s, "book.txt"));
   RUN(s, 2, "train", path_in(s, "text.yaml"), "train.steps=9",
       pu_arena_printf(s->a, "model.tokenizer=%s/tok2", s->dir));
   assert_true(file_says(path_in(s, "err"), "was begun with another tokenizer than"));
-  /* The same file read in another way is not taken from what was kept. */
-  RUN(s, 0, "train", path_in(s, "text.yaml"), "train.steps=8", "schedule.type=constant", "sample.every=0",
-      pu_arena_printf(s->a, "data.sources=[{type: text, path: '%s/lines.jsonl'}]", s->dir));
-  char **names;
-  size_t n;
-  assert_ok(pu_dir_list(s->a, path_in(s, "<text>/cache"), &names, &n, &s->e), &s->e);
-  assert_int_equal(n, 3);
 }
 
-/* By the clock: nobody claims a number of steps. */
+/* By the clock: nobody claims a number of steps, and no number of them is held against the warm-up. */
 static void test_minutes(void **arg) {
   state *s = *arg;
   RUN(s, 0, "train", path_in(s, "fixture.yaml"), "train.minutes=0.005",
@@ -132,6 +131,9 @@ static void test_minutes(void **arg) {
   assert_true(file_says(path_in(s, "err"), " as fit in 0.005 min"));
   assert_false(file_says(path_in(s, "err"), "passes"));
   assert_false(file_says(path_in(s, "err"), "step 1/"));
+  RUN(s, 0, "train", path_in(s, "fixture.yaml"), "train.minutes=0.005", "train.steps=2", "schedule.warmup=100000",
+      pu_arena_printf(s->a, "run=%s/hurry", s->dir));
+  assert_true(file_says(path_in(s, "err"), "of schedule.warmup 100000: the rate never reached optim.lr"));
 }
 
 static void test_exit_statuses(void **arg) {

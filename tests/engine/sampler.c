@@ -9,6 +9,7 @@ enum { MOST = 3000 };
 
 typedef struct entry {
   double logit, weight;
+  float surprise;
   int32_t id;
 } entry;
 
@@ -33,6 +34,40 @@ static void plain_penalties(float *logits, int64_t vocab, const pu_sampling *o, 
   }
 }
 
+/* Bias, then what the last id of a bad word must not follow. */
+static void plain_bias(float *logits, const pu_sampling *o) {
+  for (size_t i = 0; i < o->n_logit_bias; i++) logits[o->logit_bias[i].id] += o->logit_bias[i].bias;
+}
+static void plain_bans(float *logits, const pu_sampling *o, const int32_t *history, size_t n) {
+  for (size_t i = 0; i < o->n_bad_words; i++) {
+    const pu_ids_view *w = &o->bad_words[i];
+    bool follows = w->n <= n + 1;
+    for (size_t k = 0; follows && k + 1 < w->n; k++) follows = history[n - (w->n - 1) + k] == w->v[k];
+    if (follows) logits[w->v[w->n - 1]] = -INFINITY;
+  }
+}
+
+static int by_surprise(const void *a, const void *b) {
+  const entry *x = a, *y = b;
+  if (x->surprise != y->surprise) return x->surprise < y->surprise ? -1 : 1;
+  return x->id < y->id ? -1 : 1;
+}
+
+/* How many of all[0, n) are typical; they come to the front, in order of their logits. */
+static size_t plain_typical(entry *all, size_t n, const pu_sampling *o) {
+  double sum = 0, entropy = 0, mass = 0, top = all[0].logit;
+  for (size_t i = 0; i < n; i++) sum += all[i].weight = exp((all[i].logit - top) / o->temperature);
+  for (size_t i = 0; i < n; i++)
+    if (all[i].weight > 0) entropy -= all[i].weight / sum * log(all[i].weight / sum);
+  for (size_t i = 0; i < n; i++) /* as a float, so that what is equal but for rounding is a tie */
+    all[i].surprise = (float)fabs(-((all[i].logit - top) / o->temperature - log(sum)) - entropy);
+  qsort(all, n, sizeof *all, by_surprise);
+  size_t left = 0;
+  while (left < n && mass < o->typical_p * sum) mass += all[left++].weight;
+  qsort(all, left, sizeof *all, by_logit);
+  return left;
+}
+
 /* Sorts everything and walks; *kept: how many could be drawn, the first of all[]. */
 static int32_t plain_sample(float *logits, int64_t vocab, const pu_sampling *o, pu_rng *rng, entry *all, size_t *kept) {
   for (int32_t i = 0; i < vocab; i++) all[i] = (entry){.logit = logits[i], .id = i};
@@ -41,6 +76,7 @@ static int32_t plain_sample(float *logits, int64_t vocab, const pu_sampling *o, 
   if (o->temperature == 0) return all[0].id;
   size_t n = (size_t)vocab;
   if (o->top_k > 0) n = PU_MIN(n, (size_t)o->top_k);
+  if (o->typical_p < 1) n = plain_typical(all, n, o);
   double sum = 0, mass = 0;
   for (size_t i = 0; i < n; i++) sum += all[i].weight = exp((all[i].logit - all[0].logit) / o->temperature);
   size_t top = 0;
@@ -70,6 +106,7 @@ static pu_sampling random_options(pu_rng *r) {
   o.repetition_penalty = pick(r, (double[]){1, 1, 1.3, 0.5}, 4);
   o.presence_penalty = pick(r, (double[]){0, 0, 0.7, -0.4}, 4);
   o.frequency_penalty = pick(r, (double[]){0, 0, 0.2, -1}, 4);
+  o.typical_p = pick(r, (double[]){1, 1, 1, 0.9, 0.2}, 5);
   return o;
 }
 
@@ -95,16 +132,25 @@ static void equals_the_plain_sampler(void **state) {
     for (size_t i = 0; i < n; i++) history[i] = (int32_t)pu_rng_below(&r, (uint64_t)PU_MIN(vocab, 6));
     pu_sampling o = random_options(&r);
     random_logits(a, vocab, round % 2, &r);
+    pu_logit_bias bias[] = {{0, 2.5f}, {(int32_t)vocab - 1, -1}, {(int32_t)(vocab / 2), -INFINITY}};
+    int32_t word[] = {(int32_t)pu_rng_below(&r, 3) % (int32_t)vocab, (int32_t)pu_rng_below(&r, 3) % (int32_t)vocab};
+    const pu_ids_view words[] = {{word, 2}, {word + 1, 1}};
+    o.logit_bias = bias;
+    o.n_logit_bias = vocab > 2 && pu_rng_below(&r, 3) == 0 ? PU_COUNT(bias) : 0;
+    o.bad_words = words;
+    o.n_bad_words = vocab > 2 ? pu_rng_below(&r, 3) : 0;
     memcpy(b, a, sizeof a);
+    plain_bias(b, &o);
     pu_rng ra, rb;
     pu_rng_seed(&ra, (uint64_t)round);
     rb = ra;
     plain_penalties(b, vocab, &o, history, n, n_answer);
+    plain_bans(b, &o, history, n);
     int32_t want = plain_sample(b, vocab, &o, &rb, all, &kept);
     int32_t got = pu_sample_token(a, vocab, &o, history, n, n_answer, &ra);
     if (got != want)
-      fail_msg("round %d: %d, not %d (V %lld, T %g, k %lld, p %g, min %g)", round, (int)got, (int)want,
-               (long long)vocab, o.temperature, (long long)o.top_k, o.top_p, o.min_p);
+      fail_msg("round %d: %d, not %d (V %lld, T %g, k %lld, p %g, min %g, typical %g)", round, (int)got, (int)want,
+               (long long)vocab, o.temperature, (long long)o.top_k, o.top_p, o.min_p, o.typical_p);
     assert_memory_equal(a, b, (size_t)vocab * sizeof *a); /* the penalties, to the bit */
   }
 }

@@ -76,7 +76,14 @@ static void lies_are_refused(void **state) {
       {"{" T("a", "F32", "2", 0, 8) "}", -1, 8, PU_ERR_FORMAT, "not an array"},
       {"{" T("a", "F32", "[1,1,1,1,1]", 0, 4) "}", -1, 4, PU_ERR_UNSUPPORTED, "dimensions"},
       {"{" T("a", "F32", "[4611686018427387904,4]", 0, 8) "}", -1, 8, PU_ERR_FORMAT, "overflows"},
-      {"{" T("a", "C64", "[1]", 0, 8) "}", -1, 8, PU_ERR_UNSUPPORTED, "C64"},
+      {"{" T("a", "F32", "[1152921504606846976]", 0, 8) "}", -1, 8, PU_ERR_FORMAT, "overflows"},
+      /* Types that only files know: listed, their sizes checked all the same. */
+      {"{" T("a", "C64", "[1]", 0, 8) "," T("b", "BOOL", "[3]", 8, 11) "}", -1, 11, PU_OK, ""},
+      {"{" T("a", "F8_E4M3", "[2,2]", 0, 4) "," T("b", "F4", "[6]", 4, 7) "}", -1, 7, PU_OK, ""},
+      {"{" T("a", "F64", "[2]", 0, 8) "}", -1, 8, PU_ERR_FORMAT, "its shape needs 16"},
+      {"{" T("a", "U16", "[2]", 0, 8) "}", -1, 8, PU_ERR_FORMAT, "its shape needs 4"},
+      {"{" T("a", "F4", "[3]", 0, 2) "}", -1, 2, PU_ERR_FORMAT, "inside a byte"},
+      {"{" T("a", "F7", "[8]", 0, 7) "}", -1, 7, PU_ERR_UNSUPPORTED, "'a' is of type F7"},
       {"{" T("a", "F32", "[1]", 0, 4) "," T("b", "F32", "[1]", 2, 6) "}", -1, 6, PU_ERR_FORMAT, "inside"},
       {"{" T("a", "F32", "[1]", 0, 4) "," T("b", "F32", "[1]", 6, 10) "}", -1, 10, PU_ERR_FORMAT, "gap"},
       {"{" T("a", "F32", "[1]", 4, 8) "}", -1, 8, PU_ERR_FORMAT, "gap"},
@@ -92,6 +99,23 @@ static void lies_are_refused(void **state) {
   pu_safetensors *s;
   pu_error e;
   assert_int_equal(pu_safetensors_parse(pu_str_of("1234567", 7), &s, &e), PU_ERR_FORMAT);
+}
+
+static void other_types_go_by_their_names(void **state) {
+  static const char header[] = "{" T("f", "F32", "[1]", 0, 4) "," T("mask", "BOOL", "[2,2]", 4, 8) "}";
+  char bytes[8 + sizeof header - 1 + 8] = {sizeof header - 1};
+  pu_safetensors *s;
+  pu_error e;
+  (void)state;
+  memcpy(bytes + 8, header, sizeof header - 1);
+  assert_ok(pu_safetensors_parse(pu_str_of(bytes, sizeof bytes), &s, &e), &e);
+  const pu_st_tensor *f = pu_safetensors_find(s, "f"), *mask = pu_safetensors_find(s, "mask");
+  assert_true(f->dtype == PU_F32 && mask->dtype == PU_ST_OTHER);
+  assert_string_equal(f->type, "F32");
+  assert_string_equal(mask->type, "BOOL");
+  assert_int_equal(mask->bytes, 4);
+  assert_ptr_equal(mask->data, bytes + sizeof bytes - 4);
+  pu_safetensors_close(s);
 }
 
 /* ---- writing and reading back ---- */
@@ -210,9 +234,8 @@ static void indexes_are_checked(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(lies_are_refused),
-      cmocka_unit_test(written_reads_back),
-      cmocka_unit_test(failed_write_leaves_the_old),
+      cmocka_unit_test(lies_are_refused),    cmocka_unit_test(other_types_go_by_their_names),
+      cmocka_unit_test(written_reads_back),  cmocka_unit_test(failed_write_leaves_the_old),
       cmocka_unit_test(indexes_are_checked),
   };
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

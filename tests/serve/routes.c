@@ -159,6 +159,94 @@ static void log_probabilities_are_told(void **state) {
   json_decref(v);
 }
 
+#define WEATHER                                                                                                        \
+  "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"weather\",\"parameters\":{\"type\":\"object\","          \
+  "\"properties\":{\"days\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":9}},\"required\":[\"days\"]}}},"           \
+  "{\"type\":\"function\",\"function\":{\"name\":\"clock\"}}]"
+
+/* A random model has nothing to say, so that what fits was made to fit. */
+static void answers_keep_to_their_form(void **state) {
+  tiny *b = *state;
+  static const char schema[] =
+      "{\"type\":\"json_schema\",\"json_schema\":{\"name\":\"x\",\"schema\":{\"type\":\"object\","
+      "\"properties\":{\"fox\":{\"enum\":[\"red\",\"grey\"]},\"n\":{\"type\":\"integer\","
+      "\"minimum\":10,\"maximum\":99}},\"required\":[\"fox\",\"n\"]}}}";
+  char body[2000];
+  for (int seed = 0; seed < 3; seed++) {
+    snprintf(body, sizeof body, "{" HELLO ",\"seed\":%d,\"response_format\":%s}", seed, schema);
+    json_t *v = tiny_post(b, CHAT, 200, body);
+    json_t *said = json_loads(tiny_str(v, "choices/0/message/content"), 0, NULL);
+    assert_string_equal(tiny_str(v, "choices/0/finish_reason"), "stop");
+    assert_true(tiny_int(said, "n") >= 10 && tiny_int(said, "n") <= 99);
+    const char *fox = tiny_str(said, "fox");
+    assert_true(strcmp(fox, "red") == 0 || strcmp(fox, "grey") == 0);
+    json_decref(said);
+    json_decref(v);
+  }
+  json_t *v = tiny_post(b, "/v1/completions", 200, "{\"prompt\":\"one\",\"guided_regex\":\"(fox|dog){3}\"}");
+  assert_int_equal(strlen(tiny_str(v, "choices/0/text")), 9);
+  json_decref(v);
+  v = tiny_post(b, "/v1/completions", 200, "{\"prompt\":\"one\",\"guided_grammar\":\"root ::= \\\"a\\\"+ \\\"!\\\"\"}");
+  assert_string_equal(tiny_str(v, "object"), "text_completion");
+  json_decref(v);
+}
+
+static void calls_are_made(void **state) {
+  tiny *b = *state;
+  /* What the model is told of the tools. */
+  json_t *v = tiny_post(b, "/apply_template", 200, "{" HELLO "," WEATHER "}");
+  assert_non_null(strstr(tiny_str(v, "prompt"), "weather"));
+  json_decref(v);
+  v = tiny_post(b, "/apply_template", 200, "{" HELLO "," WEATHER ",\"tool_choice\":\"none\"}");
+  assert_null(strstr(tiny_str(v, "prompt"), "weather"));
+  json_decref(v);
+  /* One that it has to make. */
+#define CALL                                                                                                           \
+  "{" HELLO "," WEATHER ",\"seed\":1,\"tool_choice\":{\"type\":\"function\",\"function\":{\"name\":\"weather\"}}"
+  v = tiny_post(b, CHAT, 200, CALL "}");
+  assert_string_equal(tiny_str(v, "choices/0/finish_reason"), "tool_calls");
+  assert_string_equal(tiny_str(v, "choices/0/message/tool_calls/0/function/name"), "weather");
+  json_t *arguments = json_loads(tiny_str(v, "choices/0/message/tool_calls/0/function/arguments"), 0, NULL);
+  assert_true(tiny_int(arguments, "days") >= 1 && tiny_int(arguments, "days") <= 9);
+  json_decref(arguments);
+  json_decref(tiny_post(b, CHAT, 200, "{" HELLO "," WEATHER ",\"max_tokens\":40,\"tool_choice\":\"required\"}"));
+  /* Streamed: the role, the call, the end. */
+  client c = client_open(b->port);
+  answer a;
+  pu_buf data;
+  int calls = 0, ends = 0;
+  pu_buf_init(&data, 1 << 20);
+  client_ask(&c, "POST", CHAT, "", CALL ",\"stream\":true}");
+  assert_true(client_head(&c, &a));
+  while (tiny_event(&c, &data) && strcmp(data.data, "[DONE]") != 0) {
+    json_t *event = json_loads(data.data, 0, NULL);
+    const json_t *delta = tiny_at(event, "choices/0/delta"), *list = json_object_get(delta, "tool_calls");
+    if (list) {
+      assert_int_equal(tiny_int(list, "0/index"), 0);
+      assert_string_equal(tiny_str(list, "0/function/arguments"),
+                          tiny_str(v, "choices/0/message/tool_calls/0/function/arguments"));
+      calls++;
+    }
+    const char *finish = json_string_value(tiny_at(event, "choices/0/finish_reason"));
+    ends += finish && strcmp(finish, "tool_calls") == 0;
+    json_decref(event);
+  }
+  assert_int_equal(calls, 1);
+  assert_int_equal(ends, 1);
+  answer_free(&a);
+  pu_buf_deinit(&data);
+  client_close(&c);
+  json_decref(v);
+  /* The call and its result go back into the conversation. */
+  v = tiny_post(b, CHAT, 200,
+                "{\"messages\":[{\"role\":\"user\",\"content\":\"fox\"},{\"role\":\"assistant\",\"content\":null,"
+                "\"tool_calls\":[{\"id\":\"call_1\",\"type\":\"function\",\"function\":{\"name\":\"weather\","
+                "\"arguments\":\"{\\\"days\\\":1}\"}}]},{\"role\":\"tool\",\"tool_call_id\":\"call_1\",\"content\":"
+                "\"sun\"}]," WEATHER GREEDY "}");
+  assert_int_equal(tiny_int(v, "usage/completion_tokens"), 12);
+  json_decref(v);
+}
+
 static void a_bias_decides(void **state) {
   tiny *b = *state;
   json_t *v = tiny_post(b, "/v1/completions", 200,
@@ -255,7 +343,19 @@ static void mistakes_are_told(void **state) {
       {C, "\"stream_options\":{\"include_usage\":true}}", "stream_options", 400},
       {C, "\"model\":\"gpt\"}", "model", 404},
       {C, "\"tools\":[{\"type\":\"function\"}]}", "tools", 400},
-      {C, "\"response_format\":{\"type\":\"json_object\"}}", "response_format", 400},
+      {C, "\"tool_choice\":\"required\"}", "tool_choice", 400},
+      {C, "\"tool_choice\":5}", "tool_choice", 400},
+      {C, WEATHER ",\"tool_choice\":{\"function\":{\"name\":\"other\"}}}", "tool_choice", 400},
+      {C, WEATHER ",\"tool_choice\":\"required\",\"response_format\":{\"type\":\"json_object\"}}", "response_format",
+       400},
+      {C, "\"response_format\":{\"type\":\"xml\"}}", "response_format", 400},
+      {C, "\"response_format\":{\"type\":\"json_schema\"}}", "response_format", 400},
+      {C, "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"schema\":{\"type\":\"cow\"}}}}",
+       "response_format", 400},
+      {C, "\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{\"schema\":{\"enum\":[]}}}}",
+       "response_format", 400},
+      {C, "\"guided_regex\":\"(\"}", "guided_regex", 400},
+      {C, "\"guided_grammar\":\"x\"}", "guided_grammar", 400},
       {"/v1/completions", "", "{}", "prompt", 400},
       {"/v1/completions", "", "{\"prompt\":[]}", "prompt", 400},
       {"/v1/completions", "", "{\"prompt\":[\"a\",[1]],\"n\":70}", "n", 400},
@@ -400,6 +500,8 @@ int main(void) {
                                      cmocka_unit_test(a_text_goes_on),
                                      cmocka_unit_test(log_probabilities_are_told),
                                      cmocka_unit_test(a_bias_decides),
+                                     cmocka_unit_test(answers_keep_to_their_form),
+                                     cmocka_unit_test(calls_are_made),
                                      cmocka_unit_test(the_small_routes),
                                      cmocka_unit_test(mistakes_are_told),
                                      cmocka_unit_test(large_bodies_are_refused),

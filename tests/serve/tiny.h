@@ -18,7 +18,7 @@ typedef struct tiny {
   pu_error e;
 } tiny;
 
-enum { TINY_CONTEXT = 256 };
+enum { TINY_CONTEXT = 1024 };
 
 static inline pu_tokenizer *tiny_tokenizer(void) {
   static const char text[] = "the quick brown fox jumps over the lazy dog and then the dog jumps over the fox again, "

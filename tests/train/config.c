@@ -1,5 +1,6 @@
 /* The option table, the checks before a run, the schedules. */
 #include "src/train/config.h"
+#include "src/train/loop.h"
 #include "tests/test.h"
 
 #include <math.h>
@@ -55,6 +56,9 @@ static void test_refusals(void **arg) {
   refuses(s, "train: {global_batch: 10, micro_batch: 4}\n", "train.global_batch 10 is not a multiple");
   refuses(s, "train: {steps: 10}\nschedule: {warmup: 10}\n", "schedule.warmup 10 leaves nothing of train.steps 10");
   refuses(s, "train: {steps: 10}\nschedule: {type: wsd, warmup: 5, decay: 6}\n", "do not fit into train.steps 10");
+  read_config(s,
+              "train: {steps: 10, minutes: 5}\nschedule: {type: wsd, warmup: 50, decay: 60}\n"); /* the clock decides */
+  assert_ok(pu_train_config_resolve(&s->cfg, 0, &s->e), &s->e);
   refuses(s, "optim: {lr: 1e-4}\nschedule: {min_lr: 1e-3}\n", "schedule.min_lr 0.001 is above optim.lr 0.0001");
   refuses(s, "optim: {betas: [0.9, 1.0]}\n", "optim.betas");
   refuses(s, "sample: {every: 5}\n", "sample.prompts is empty");
@@ -191,6 +195,28 @@ static int teardown(void **arg) {
   return 0;
 }
 
+/* train.minutes: the guess of train.steps ends nothing, the clock does. */
+static void test_clock(void **arg) {
+  static const struct {
+    int64_t step;
+    double seconds;
+    int64_t guess, want;
+  } cases[] = {{0, 0, 5, 5},     {5, 2, 5, 6},         {7, 59, 1000, 1000}, {3, 61, 1000, 3}, {8, 4, 5, 120},
+               {10, 10, 99, 60}, {100, 59.9, 50, 100}, {30, 60, 50, 30},    {30, 75, 50, 30}, {60, 59, 70, 61}};
+  state *s = *arg;
+  pu_train_loop l = {0};
+  read_config(s, "train: {minutes: 1}\n");
+  for (size_t i = 0; i < PU_COUNT(cases); i++) {
+    l.cfg = s->cfg;
+    l.cfg.train.steps = cases[i].guess;
+    l.state.step = cases[i].step;
+    l.state.seconds = cases[i].seconds;
+    pu_train_loop_follow_clock(&l);
+    if (l.cfg.train.steps != cases[i].want)
+      fail_msg("case %zu: %lld steps, not %lld", i, (long long)l.cfg.train.steps, (long long)cases[i].want);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_defaults, setup, teardown),
@@ -201,6 +227,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_same_model, setup, teardown),
       cmocka_unit_test_setup_teardown(test_schedules, setup, teardown),
       cmocka_unit_test_setup_teardown(test_ramp, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_clock, setup, teardown),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

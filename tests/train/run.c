@@ -193,6 +193,68 @@ static void test_diverging(void **arg) {
   assert_false(pu_path_exists(path_in(s, "r/step-000030")));
 }
 
+/* A bound below what any gradient keeps: every step is a spike once there is a mean to hold it against. */
+static void test_spikes(void **arg) {
+  state *s = *arg;
+  write_shards(s, "a", 1, 0);
+  const char *yaml = "run: $D/r\nmodel: {path: " PU_FIXTURES "/hf-mini/internlm2-tiny}\n"
+                     "data: {seq_len: 32, sources: [{path: $D/a}]}\n"
+                     "train: {steps: 40, global_batch: 4, precision: f32, spike: %s, max_skips: 4}\n"
+                     "optim: {lr: 1e-3}\nschedule: {type: constant}\ncheckpoint: {every: 0}\n";
+  assert_int_equal(run_yaml(s, pu_arena_printf(s->a, yaml, "1e-3"), NULL), PU_ERR_STOPPED);
+  assert_non_null(strstr(s->e.msg, "stopped after 4 skipped steps in a row (the gradient norm is a spike)"));
+  double loss[64], skipped[64];
+  assert_int_equal(read_metrics(s, "r", "loss", loss, 64), 24); /* of 20 the mean was made */
+  assert_int_equal(read_metrics(s, "r", "skipped", skipped, 64), 4);
+  for (int i = 0; i < 24; i++) assert_true(isfinite(loss[i]));
+  assert_ok(pu_remove_tree(path_in(s, "r"), &s->e), &s->e);
+  assert_ok(run_yaml(s, pu_arena_printf(s->a, yaml, "100"), NULL), &s->e);
+  assert_int_equal(read_metrics(s, "r", "skipped", skipped, 64), 0);
+}
+
+/* The batch grows; a run that was stopped on the way goes on with the samples that come next. */
+static void test_ramp(void **arg) {
+  state *s = *arg;
+  static const char more[] = "ramp_start: 4, ramp_steps: 3, threads: 1";
+  static const double tokens[] = {4, 4, 6, 8, 8};
+  const char *yaml[2];
+  write_shards(s, "a", 1, 0);
+  write_shards(s, "b", 2, 0);
+  for (int i = 0; i < 2; i++) {
+    char *text = pu_arena_printf(s->a, tiny, i ? "broken" : "whole", "f32", more);
+    memcpy(strstr(text, "micro_batch: 4"), "micro_batch: 2", 14);
+    yaml[i] = text;
+  }
+  assert_ok(run_yaml(s, yaml[0], NULL), &s->e);
+  for (int64_t stop = 1; stop <= 4; stop++) {
+    pu_train_hooks hooks = {.arg = &stop, .step = stop_at};
+    assert_int_equal(run_yaml(s, yaml[1], &hooks), PU_ERR_STOPPED);
+  }
+  assert_ok(run_yaml(s, yaml[1], NULL), &s->e);
+  same_run(s, "whole", "broken");
+  double got[64];
+  assert_int_equal(read_metrics(s, "broken", "step_tokens", got, 64), 20);
+  for (size_t i = 0; i < PU_COUNT(tokens); i++) assert_true(got[i] == 32 * tokens[i]);
+}
+
+/* Where documents may be crossed, what stands before one predicts its first token too. */
+static void test_crossing(void **arg) {
+  state *s = *arg;
+  write_shards(s, "a", 1, 0);
+  const char *yaml = "run: $D/%s\nmodel: {path: " PU_FIXTURES "/hf-mini/internlm2-tiny}\n"
+                     "data: {seq_len: 32, cross_document: %s, sources: [{path: $D/a}]}\n"
+                     "train: {steps: 2, global_batch: 4, precision: f32}\n";
+  assert_ok(run_yaml(s, pu_arena_printf(s->a, yaml, "apart", "false"), NULL), &s->e);
+  assert_ok(run_yaml(s, pu_arena_printf(s->a, yaml, "across", "true"), NULL), &s->e);
+  double apart[4], across[4], loss[2][4];
+  assert_int_equal(read_metrics(s, "apart", "predicted", apart, 4), 2);
+  assert_int_equal(read_metrics(s, "across", "predicted", across, 4), 2);
+  assert_int_equal(read_metrics(s, "apart", "loss", loss[0], 4), 2);
+  assert_int_equal(read_metrics(s, "across", "loss", loss[1], 4), 2);
+  assert_true(across[0] == 4 * 32 && apart[0] < across[0]);
+  assert_true(loss[0][0] != loss[1][0]);
+}
+
 static void refuses(state *s, const char *yaml, pu_err code, const char *message) {
   s->e.msg[0] = 0;
   assert_int_equal(run_yaml(s, yaml, NULL), code);
@@ -297,6 +359,9 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_companions, setup, teardown),
       cmocka_unit_test_setup_teardown(test_micro_batches, setup, teardown),
       cmocka_unit_test_setup_teardown(test_diverging, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_spikes, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_ramp, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_crossing, setup, teardown),
       cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
       cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
       cmocka_unit_test_setup_teardown(test_damaged, setup, teardown),

@@ -31,7 +31,10 @@ static const pu_option rows[] = {
      .max = 1e9,
      .meta = "N",
      .help = "more than this many million bytes go into several files"},
-    {.key = "force", .type = PU_OPT_BOOL, .offset = offsetof(options, force), .help = "write over a model in DST"},
+    {.key = "force",
+     .type = PU_OPT_BOOL,
+     .offset = offsetof(options, force),
+     .help = "write over a model in DST (never over a training run)"},
     {0},
 };
 
@@ -101,6 +104,21 @@ static bool same_folder(const char *a, const char *b) {
   return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+/* What only a run or its checkpoint holds. Other weights beneath an optimiser's state would bend the run silently. */
+static pu_err check_no_run(const pu_cli *cli, const char *dst, pu_error *e) {
+  static const char *const of_a_run[] = {"optimizer.safetensors", "metrics.jsonl"};
+  for (size_t i = 0; i < PU_COUNT(of_a_run); i++) {
+    const char *path = pu_path_join(cli->arena, dst, of_a_run[i]);
+    if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
+    if (pu_path_exists(path))
+      return pu_fail(e, PU_ERR_USAGE,
+                     "%s: belongs to a training run, which a conversion would spoil (it holds %s): "
+                     "take another folder",
+                     dst, of_a_run[i]);
+  }
+  return PU_OK;
+}
+
 /* Before the weights are read, which may take minutes. */
 static pu_err check_family(const pu_cli *cli, const char *src, const pu_arch *arch, pu_error *e) {
   const pu_arch *own;
@@ -122,6 +140,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   /* The original would be lost; and where it is a checkpoint, its optimiser's state would no longer fit. */
   if (same_folder(src, dst))
     return pu_fail(e, PU_ERR_USAGE, "%s: SRC and DST are the same folder: take another for DST", dst);
+  PU_TRY(check_no_run(cli, dst, e));
   if (config && !o->force && pu_path_exists(config))
     return pu_fail(e, PU_ERR_USAGE, "%s: there is a model already: take another folder, or --force", dst);
   PU_TRY(check_family(cli, src, arch, e));

@@ -2,15 +2,18 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/cli/batch.h"
 #include "src/cli/cli.h"
 #include "src/cli/sample.h"
 #include "src/cli/sampling.h"
+#include "src/cli/structure.h"
 
 typedef struct options {
-  const char *prompt, *prompt_file, *ids;
+  const char *prompt, *prompt_file, *ids, *prompts;
   pu_cli_sampling sampling;
+  pu_cli_structure structure;
   int dtype, output;
-  int64_t threads;
+  int64_t threads, samples, batch;
   bool chat, ignore_eos;
 } options;
 
@@ -29,6 +32,28 @@ static const pu_option rows[] = {
      .offset = AT(ids),
      .meta = "1,2,3",
      .help = "the tokens to go on from, nothing added; models without a tokenizer know no other way"},
+    {.key = "prompts",
+     .type = PU_OPT_STR,
+     .offset = AT(prompts),
+     .meta = "FILE",
+     .help = "a file with a text on each line (-: standard input), answered together; prints JSON lines"},
+    {.key = "n",
+     .type = PU_OPT_INT,
+     .offset = AT(samples),
+     .dflt = "1",
+     .min = 1,
+     .max = 1024,
+     .meta = "N",
+     .help = "with --prompts: answers to each text, drawn with seeds of their own",
+     .letter = 'n'},
+    {.key = "batch",
+     .type = PU_OPT_INT,
+     .offset = AT(batch),
+     .dflt = "16",
+     .min = 1,
+     .max = 1024,
+     .meta = "N",
+     .help = "with --prompts: answers that are made at a time"},
     {.key = "chat",
      .type = PU_OPT_BOOL,
      .offset = AT(chat),
@@ -40,6 +65,7 @@ static const pu_option rows[] = {
      .choices = "text|ids|json",
      .help = "what is printed of the answer: its text as it comes, its ids on a line, or one object with all of it"},
     PU_SAMPLING_ROWS(options, sampling, "0", "1", "256"),
+    PU_STRUCTURE_ROWS(options, structure),
     {.key = "ignore-eos",
      .type = PU_OPT_BOOL,
      .offset = AT(ignore_eos),
@@ -91,13 +117,16 @@ static pu_err encode_text(const pu_engine *en, const options *o, pu_str text, pu
   return o->chat ? encode_chat(en, text, out, e) : pu_cli_encode_prompt(pu_engine_tokenizer(en), text, out, e);
 }
 
+static pu_err read_file(const pu_cli *cli, const char *path, pu_buf *out, pu_error *e) {
+  pu_buf_init(out, MOST_PROMPT_BYTES);
+  return strcmp(path, "-") == 0 ? read_stream(cli->in, out, e) : pu_file_read(path, MOST_PROMPT_BYTES, out, e);
+}
+
 static pu_err read_prompt(const pu_cli *cli, const pu_engine *en, const options *o, pu_ids *out, pu_error *e) {
   if (o->ids) return parse_ids(o->ids, out, e);
   if (o->prompt) return encode_text(en, o, pu_str_c(o->prompt), out, e);
   pu_buf text;
-  pu_buf_init(&text, MOST_PROMPT_BYTES);
-  pu_err err = strcmp(o->prompt_file, "-") == 0 ? read_stream(cli->in, &text, e)
-                                                : pu_file_read(o->prompt_file, MOST_PROMPT_BYTES, &text, e);
+  pu_err err = read_file(cli, o->prompt_file, &text, e);
   if (!err) err = encode_text(en, o, pu_str_of(text.data ? text.data : "", text.len), out, e);
   pu_buf_deinit(&text);
   return err;
@@ -113,7 +142,6 @@ static void print_ids(FILE *out, const int32_t *ids, size_t n, const char *betwe
 }
 
 static pu_err print_json(FILE *out, const pu_session *s, const pu_ids *prompt, const pu_engine_stats *st, pu_error *e) {
-  static const char *const finish[] = {"none", "stop", "length", "cancel"};
   size_t n;
   const int32_t *ids = pu_session_answer(s, &n);
   pu_buf text;
@@ -124,7 +152,7 @@ static pu_err print_json(FILE *out, const pu_session *s, const pu_ids *prompt, c
     print_ids(out, prompt->v, prompt->n, ", ");
     fprintf(out, "], \"ids\": [");
     print_ids(out, ids, n, ", ");
-    fprintf(out, "], \"text\": %s, \"finish\": \"%s\"", text.data, finish[pu_session_finish(s)]);
+    fprintf(out, "], \"text\": %s, \"finish\": \"%s\"", text.data, pu_cli_finish_name(pu_session_finish(s)));
     fprintf(out, ", \"prefill_tok_per_s\": %.6g, \"decode_tok_per_s\": %.6g}\n",
             (double)st->prefill_tokens / PU_MAX(st->prefill_seconds, 1e-9),
             (double)st->decode_tokens / PU_MAX(st->decode_seconds, 1e-9));
@@ -144,15 +172,23 @@ static pu_err print_answer(FILE *out, const options *o, const pu_session *s, con
   return PU_OK;
 }
 
-static pu_err generate(const pu_cli *cli, pu_engine *en, const options *o, pu_ids *prompt, pu_error *e) {
-  pu_session *s;
-  int32_t stop_ids[8];
+/* stop_ids: room for the chat template's. */
+static pu_sampling sampling_of(const pu_engine *en, const options *o, const pu_grammar *grammar, int32_t stop_ids[8]) {
   pu_sampling how = pu_cli_sampling_get(&o->sampling);
   how.ignore_eos = o->ignore_eos;
-  if (o->chat && !o->ids && !o->ignore_eos) {
-    how.n_stop_ids = pu_chat_stop_ids(pu_engine_chat(en), pu_engine_tokenizer(en), stop_ids, PU_COUNT(stop_ids));
+  how.grammar = grammar;
+  if (o->chat && !o->ids && !o->ignore_eos && pu_engine_chat(en)) {
+    how.n_stop_ids = pu_chat_stop_ids(pu_engine_chat(en), pu_engine_tokenizer(en), stop_ids, 8);
     how.stop_ids = stop_ids;
   }
+  return how;
+}
+
+static pu_err generate(const pu_cli *cli, pu_engine *en, const options *o, const pu_grammar *grammar,
+                       const pu_ids *prompt, pu_error *e) {
+  pu_session *s;
+  int32_t stop_ids[8];
+  pu_sampling how = sampling_of(en, o, grammar, stop_ids);
   PU_TRY(pu_session_open(en, &s, e));
   PU_TRY(pu_session_append(s, prompt->v, prompt->n, e));
   PU_TRY(pu_session_generate(s, &how, o->output == OUTPUT_TEXT ? print_text : NULL, cli->out, e));
@@ -162,9 +198,52 @@ static pu_err generate(const pu_cli *cli, pu_engine *en, const options *o, pu_id
   return print_answer(cli->out, o, s, prompt, &st, e);
 }
 
+/* ---- many prompts ---- */
+
+typedef struct encoding {
+  const pu_engine *en;
+  const options *o;
+} encoding;
+
+static pu_err encode_line(void *arg, pu_str prompt, pu_ids *out, pu_error *e) {
+  const encoding *c = arg;
+  return encode_text(c->en, c->o, prompt, out, e);
+}
+
+static pu_err generate_all(const pu_cli *cli, pu_engine *en, const options *o, const pu_grammar *grammar, pu_error *e) {
+  int32_t stop_ids[8];
+  encoding c = {en, o};
+  pu_buf text;
+  pu_cli_batch b = {.name = o->prompts,
+                    .samples = o->samples,
+                    .window = 2 * (int)o->batch, /* so that those that end early are followed at once */
+                    .how = sampling_of(en, o, grammar, stop_ids),
+                    .encode = encode_line,
+                    .arg = &c};
+  pu_err err = read_file(cli, o->prompts, &text, e);
+  b.text = pu_str_of(text.data ? text.data : "", text.len);
+  if (!err) err = pu_cli_batch_run(&b, en, cli->out, e);
+  pu_buf_deinit(&text);
+  return err;
+}
+
+static pu_err generate_one(const pu_cli *cli, pu_engine *en, const options *o, const pu_grammar *grammar, pu_error *e) {
+  pu_ids prompt = {0};
+  pu_err err = read_prompt(cli, en, o, &prompt, e);
+  if (!err && o->output == OUTPUT_TEXT && !pu_engine_tokenizer(en))
+    err = pu_fail(e, PU_ERR_USAGE, "the model has no tokenizer; ask for --output ids");
+  if (!err) err = generate(cli, en, o, grammar, &prompt, e);
+  pu_ids_deinit(&prompt);
+  return err;
+}
+
 static pu_err check(const options *o, pu_error *e) {
-  if (!!o->prompt + !!o->prompt_file + !!o->ids != 1)
-    return pu_fail(e, PU_ERR_USAGE, "give the prompt in one way: --prompt TEXT, --prompt-file FILE or --ids 1,2,3");
+  if (!!o->prompt + !!o->prompt_file + !!o->ids + !!o->prompts != 1)
+    return pu_fail(
+        e, PU_ERR_USAGE,
+        "give the prompt in one way: --prompt TEXT, --prompt-file FILE, --ids 1,2,3, or many with --prompts FILE");
+  if (o->samples > 1 && !o->prompts)
+    return pu_fail(e, PU_ERR_USAGE, "-n: several answers are made with --prompts FILE");
   if (o->ids && o->chat) return pu_fail(e, PU_ERR_USAGE, "--chat needs text; --ids are taken as they are");
   return PU_OK;
 }
@@ -174,13 +253,11 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   const options *o = opts;
   PU_TRY(check(o, e));
   pu_engine *en;
-  PU_TRY(pu_cli_open_engine(args[0], (pu_cli_dtype)o->dtype, o->threads, 1, &en, e));
-  pu_ids prompt = {0};
-  pu_err err = read_prompt(cli, en, o, &prompt, e);
-  if (!err && o->output == OUTPUT_TEXT && !pu_engine_tokenizer(en))
-    err = pu_fail(e, PU_ERR_USAGE, "the model has no tokenizer; ask for --output ids");
-  if (!err) err = generate(cli, en, o, &prompt, e);
-  pu_ids_deinit(&prompt);
+  PU_TRY(pu_cli_open_engine(args[0], (pu_cli_dtype)o->dtype, o->threads, o->prompts ? o->batch : 1, &en, e));
+  pu_grammar *grammar;
+  pu_err err = pu_cli_structure_compile(&o->structure, en, &grammar, e);
+  if (!err) err = o->prompts ? generate_all(cli, en, o, grammar, e) : generate_one(cli, en, o, grammar, e);
+  pu_grammar_free(grammar);
   pu_engine_free(en);
   return err;
 }
@@ -188,11 +265,15 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 const pu_command pu_command_generate = {
     .name = "generate",
     .summary = "Continue a text, or answer one question",
-    .usage = "MODEL (--prompt TEXT | --prompt-file FILE | --ids 1,2,3) [options]",
+    .usage = "MODEL (--prompt TEXT | --prompt-file FILE | --ids 1,2,3 | --prompts FILE) [options]",
     .details =
         "MODEL is a Hugging Face directory. Prints what follows the prompt, not the prompt itself: its text as it is "
         "made; with --output ids its token ids on one line; with --output json one object with prompt_ids, ids, "
         "text, finish (stop or length), prefill_tok_per_s and decode_tok_per_s.\n\n"
+        "With --prompts, every line of FILE that is not empty is a prompt. They are answered together, --batch answers "
+        "at a time, and printed in their order, an object a line: line, sample (0 to N - 1), text, ids, finish.\n\n"
+        "With --json-schema, --regex or --grammar the answer fits what they say, unless --max-tokens cuts it off; "
+        "docs/structured.md says what they may contain.\n\n"
         "A text gets the begin-of-text token in front where the tokenizer says so.",
     .options = rows,
     .options_size = sizeof(options),

@@ -95,24 +95,25 @@ static void print_config(FILE *out, const pu_arch *arch, const pu_hparams *hp) {
 }
 
 static void print_files(FILE *out, const pu_safetensors *s) {
-  double bytes[PU_DTYPE_COUNT] = {0};
+  double bytes[PU_DTYPE_COUNT + 1] = {0}; /* the last: of types that are only listed */
   for (size_t i = 0; i < pu_safetensors_count(s); i++)
     bytes[pu_safetensors_at(s, i)->dtype] += (double)pu_safetensors_at(s, i)->bytes;
   char text[200] = "", size[32];
-  for (int t = 0; t < PU_DTYPE_COUNT; t++) {
+  for (int t = 0; t <= PU_ST_OTHER; t++) {
     size_t at = strlen(text);
     if (bytes[t] > 0)
       snprintf(text + at, sizeof text - at, ", %s of %s", size_text(bytes[t], size, sizeof size),
-               pu_dtype_name((pu_dtype)t));
+               t == PU_ST_OTHER ? "types that cannot be loaded" : pu_dtype_name((pu_dtype)t));
   }
   line(out, "in files", "%zu tensors%s", pu_safetensors_count(s), text);
 }
 
 static void print_tensors(FILE *out, const pu_safetensors *s) {
-  fprintf(out, "\n%-60s %-5s %s\n", "tensor", "type", "shape");
+  fprintf(out, "\n%-60s %-7s %s\n", "tensor", "type", "shape");
   for (size_t i = 0; i < pu_safetensors_count(s); i++) {
     const pu_st_tensor *t = pu_safetensors_at(s, i);
-    fprintf(out, "%-60s %-5s [", t->name, pu_dtype_name(t->dtype));
+    /* What puyu can load goes by puyu's names, the rest by the file's. */
+    fprintf(out, "%-60s %-7s [", t->name, t->dtype < PU_DTYPE_COUNT ? pu_dtype_name(t->dtype) : t->type);
     for (int d = 0; d < t->ndim; d++) fprintf(out, "%s%lld", d ? ", " : "", (long long)t->shape[d]);
     fputs("]\n", out);
   }

@@ -331,6 +331,33 @@ static void merge_parts(void *arg, int64_t begin, int64_t end, int worker) {
   }
 }
 
+/* How backward divides n sequences, the longest of max_len: how many sums of dK and dV that makes. */
+static int64_t plan_sums(job *j, int64_t n, int64_t max_len) {
+  const int64_t pairs = n * j->kv_heads;
+  j->parts = (int)PU_MIN(MAX_PARTS, (PART_ITEMS + pairs - 1) / pairs);
+  j->sum_rows = round_up(max_len, ROWS);
+  return j->parts > 1 ? pairs * j->parts : pu_pool_size(j->cpu->pool);
+}
+
+static size_t sums_bytes(const job *j, int64_t sums) {
+  return sizeof(float) * 2 * (size_t)(sums * j->sum_rows * pu_attention_padded_dim(j->head_dim));
+}
+
+size_t pu_attention_work_bytes(const pu_cpu *cpu, const pu_work_shape *s) {
+  job j = {.cpu = (pu_cpu *)(uintptr_t)cpu,
+           .kernel = choose_kernel(cpu, s->dtype),
+           .kv_heads = s->kv_heads,
+           .head_dim = s->head_dim,
+           .rows = round_up(2 * s->tokens, ROWS),
+           .backward = true};
+  size_t used = 0, at[3], most = 0;
+  plan_packed(&j, &used, at);
+  /* There are more sequences than the longest one asks for where documents end inside of it. */
+  for (int64_t n = PU_MAX(s->tokens / s->max_len, 1), end = PU_MAX(n, PART_ITEMS); n <= end; n++)
+    most = PU_MAX(most, sums_bytes(&j, plan_sums(&j, n, s->max_len)));
+  return used + most;
+}
+
 static pu_err attention_backward(pu_backend *be, void *args, pu_error *e) {
   const pu_attention_args *a = args;
   job j = training_job((pu_cpu *)be, a);
@@ -338,13 +365,10 @@ static pu_err attention_backward(pu_backend *be, void *args, pu_error *e) {
   j.backward = true;
   j.rows = padded_rows(a->seqs);
   if (j.rows == 0) return PU_OK;
-  const int64_t pairs = (int64_t)a->seqs->n * j.kv_heads;
-  j.parts = (int)PU_MIN(MAX_PARTS, (PART_ITEMS + pairs - 1) / pairs);
-  j.sum_rows = round_up(a->seqs->max_len, ROWS);
-  const int64_t sums = j.parts > 1 ? pairs * j.parts : pu_pool_size(j.cpu->pool);
+  const int64_t sums = plan_sums(&j, a->seqs->n, a->seqs->max_len);
   size_t used = 0, at[3], spans = take(&used, sizeof(span) * ((size_t)a->seqs->n + 1));
   plan_packed(&j, &used, at);
-  size_t sums_at = take(&used, sizeof(float) * 2 * (size_t)(sums * j.sum_rows * pu_attention_padded_dim(j.head_dim)));
+  size_t sums_at = take(&used, sums_bytes(&j, sums));
   void *base;
   PU_TRY(pu_cpu_work(j.cpu, used, &base, e));
   j.spans = at_byte(base, spans);

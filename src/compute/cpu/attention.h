@@ -88,6 +88,10 @@ static inline int pu_attention_padded_dim(int head_dim) {
   return (head_dim + 31) / 32 * 32;
 }
 
+/* The work memory that training takes: backward's, which is more than forward's and than the references'. Documents are
+ * padded to PU_ATTENTION_ROWS: counted as if that doubled the rows, which holds for documents of so many on average. */
+size_t pu_attention_work_bytes(const pu_cpu *cpu, const pu_work_shape *s);
+
 /* Puts the flash kernels in the place of the references (AVX2 and above). */
 void pu_cpu_use_attention(pu_cpu *cpu);
 

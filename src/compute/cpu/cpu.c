@@ -5,6 +5,10 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "src/compute/cpu/attention.h"
+#include "src/compute/cpu/loss.h"
+#include "src/compute/cpu/ref/ref.h"
+
 enum { SCRATCH_BYTES = 24 << 20, HUGE_PAGE = 2 << 20, COPY_CHUNK = 1 << 20 };
 
 static void *aligned(size_t bytes) {
@@ -74,6 +78,14 @@ pu_err pu_cpu_work(pu_cpu *cpu, size_t bytes, void **out, pu_error *e) {
   return bytes == 0 || *out ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "cpu: no %zu bytes of work memory", bytes);
 }
 
+/* Work memory is one buffer for all operations, as large as the one that wants most. What the others want (columns'
+ * sums, sorted ids) is less than the loss takes for its rows. */
+static size_t cpu_work_bytes(const pu_backend *be, const pu_work_shape *s) {
+  const pu_cpu *cpu = (const pu_cpu *)be;
+  size_t most = PU_MAX(pu_loss_work_bytes(s), pu_attention_work_bytes(cpu, s));
+  return PU_MAX(most, pu_ref_moe_work_bytes(s)) + (size_t)pu_pool_size(cpu->pool) * cpu->scratch_bytes;
+}
+
 static pu_err open_threads(pu_cpu *cpu, int threads, pu_error *e) {
   int n = threads > 0 ? threads : pu_cpu_count();
   n = PU_MIN(n, (int)PU_COUNT(cpu->scratch));
@@ -102,7 +114,8 @@ pu_err pu_cpu_open(int threads, pu_isa isa, pu_backend **out, pu_error *e) {
                            .clear = cpu_clear,
                            .copy = cpu_copy,
                            .sync = cpu_sync,
-                           .close = cpu_close};
+                           .close = cpu_close,
+                           .work_bytes = cpu_work_bytes};
   cpu->isa = isa;
   pu_err err = open_threads(cpu, threads, e);
   if (err != PU_OK) {

@@ -10,5 +10,7 @@
 typedef float (*pu_loss_row_fn)(float *logits, int64_t n, int32_t target, float scale, pu_dtype type);
 
 pu_err pu_cpu_linear_cross_entropy(pu_cpu *cpu, const pu_linear_cross_entropy_args *a, pu_loss_row_fn row, pu_error *e);
+/* The work memory that it takes. */
+size_t pu_loss_work_bytes(const pu_work_shape *s);
 
 #endif

@@ -149,31 +149,50 @@ static int64_t list_live(const pu_linear_cross_entropy_args *a, int32_t *live, p
 }
 
 /* Work memory: the list of live rows, a chunk's logits, and a chunk's rows of x and dx. */
-static pu_err take_work(pu_cpu *cpu, loss_job *job, int64_t rows, int32_t **live, pu_error *e) {
+typedef struct loss_work {
+  int64_t rows; /* of a chunk */
+  size_t list, logits, matrix, bytes;
+} loss_work;
+
+static size_t lines(int64_t n, size_t size) {
+  return ((size_t)n * size + 63) / 64 * 64;
+}
+
+static loss_work plan_work(int64_t n, int64_t width, int64_t vocab, pu_dtype dtype) {
+  loss_work w = {.rows = PU_MIN(n, PU_MIN(PU_MAX(CHUNK_BYTES / (vocab * 4), MIN_ROWS), MAX_ROWS))};
+  w.list = lines(n, sizeof(int32_t));
+  w.logits = lines(w.rows * vocab, sizeof(float));
+  w.matrix = lines(w.rows * width, pu_dtype_size(dtype));
+  w.bytes = w.list + w.logits + 2 * w.matrix;
+  return w;
+}
+
+size_t pu_loss_work_bytes(const pu_work_shape *s) {
+  return plan_work(s->tokens, s->hidden, s->vocab, s->dtype).bytes;
+}
+
+static pu_err take_work(pu_cpu *cpu, loss_job *job, const loss_work *w, int32_t **live, pu_error *e) {
   const pu_linear_cross_entropy_args *a = job->a;
-  size_t list = ((size_t)a->x->shape[0] * sizeof(int32_t) + 63) / 64 * 64;
-  size_t logits = ((size_t)(rows * a->w->shape[0]) * sizeof(float) + 63) / 64 * 64;
-  size_t matrix = ((size_t)(rows * a->x->shape[1]) * pu_dtype_size(a->x->dtype) + 63) / 64 * 64;
   void *work;
-  PU_TRY(pu_cpu_work(cpu, list + logits + 2 * matrix, &work, e));
+  PU_TRY(pu_cpu_work(cpu, w->bytes, &work, e));
   char *at = work;
   *live = work;
   job->live = work;
-  job->logits = (float *)(at + list);
-  job->x = job->dx = (pu_tensor){.dtype = a->x->dtype, .ndim = 2, .shape = {rows, a->x->shape[1]}};
+  job->logits = (float *)(at + w->list);
+  job->x = job->dx = (pu_tensor){.dtype = a->x->dtype, .ndim = 2, .shape = {w->rows, a->x->shape[1]}};
   job->x.stride[0] = job->dx.stride[0] = a->x->shape[1];
-  job->x.data = at + list + logits;
-  job->dx.data = at + list + logits + matrix;
+  job->x.data = at + w->list + w->logits;
+  job->dx.data = at + w->list + w->logits + w->matrix;
   return PU_OK;
 }
 
 pu_err pu_cpu_linear_cross_entropy(pu_cpu *cpu, const pu_linear_cross_entropy_args *a, pu_loss_row_fn row,
                                    pu_error *e) {
-  int64_t vocab = a->w->shape[0], n = a->x->shape[0];
-  int64_t rows = PU_MIN(PU_MAX(CHUNK_BYTES / (vocab * 4), MIN_ROWS), MAX_ROWS);
+  int64_t n = a->x->shape[0];
   loss_job job = {.a = a, .row = row};
+  loss_work w = plan_work(n, a->x->shape[1], a->w->shape[0], a->x->dtype);
   int32_t *live;
-  PU_TRY(take_work(cpu, &job, PU_MIN(rows, n), &live, e));
+  PU_TRY(take_work(cpu, &job, &w, &live, e));
   int64_t count = list_live(a, live, e);
   if (count < 0) return PU_ERR_SHAPE;
   job.gathered = count < n;
@@ -182,7 +201,7 @@ pu_err pu_cpu_linear_cross_entropy(pu_cpu *cpu, const pu_linear_cross_entropy_ar
     if (a->dx) job.dx.stride[0] = a->dx->stride[0];
   }
   if (job.gathered) pu_pool_run(cpu->pool, n, 64, dead_rows, (void *)(uintptr_t)a);
-  for (; job.first < count; job.first += rows) chunk(cpu, &job, PU_MIN(rows, count - job.first));
+  for (; job.first < count; job.first += w.rows) chunk(cpu, &job, PU_MIN(w.rows, count - job.first));
   if (count == 0 && a->dx && a->w->grad && pu_grad_beta(a->w) == 0)
     return cpu->base.clear(&cpu->base, a->w->grad->data, pu_tensor_bytes(a->w->grad), e);
   return PU_OK;

@@ -83,11 +83,19 @@ static pu_tensor matrix(pu_dtype type, int64_t rows, int64_t cols, char **memory
   return t;
 }
 
+static size_t work_bytes(int64_t slots, int64_t width, int64_t inner, pu_dtype dtype, bool backward) {
+  size_t row = (size_t)(width + (backward ? width + 3 * inner : 0)) * pu_dtype_size(dtype) + sizeof(int32_t);
+  return (size_t)slots * row + 5 * 64; /* each of the five ends on a cache line */
+}
+
+size_t pu_ref_moe_work_bytes(const pu_work_shape *s) {
+  return s->experts_used ? work_bytes(s->tokens * s->experts_used, s->hidden, s->ffn, s->dtype, true) : 0;
+}
+
 static pu_err take_work(pu_cpu *cpu, const pu_moe_mlp_args *a, bool backward, moe_work *w, pu_error *e) {
   int64_t slots = a->order->shape[0], width = a->x->shape[1], inner = a->down->shape[2];
-  size_t size = pu_dtype_size(a->x->dtype), row = (size_t)(width + (backward ? width + 3 * inner : 0)) * size + 4;
   void *work;
-  PU_TRY(pu_cpu_work(cpu, (size_t)slots * row + 5 * 64, &work, e));
+  PU_TRY(pu_cpu_work(cpu, work_bytes(slots, width, inner, a->x->dtype, backward), &work, e));
   char *at = work;
   w->place = work;
   at += ((size_t)slots * 4 + 63) / 64 * 64;

@@ -15,4 +15,7 @@
 #undef PU_REF_BACK_0
 #undef PU_REF_BACK_1
 
+/* The work memory that moe_mlp takes in backward. */
+size_t pu_ref_moe_work_bytes(const pu_work_shape *s);
+
 #endif

@@ -1,0 +1,133 @@
+/* What the CPU backend says it will take for itself, against what it takes. */
+#include "src/compute/cpu/cpu.h"
+#include "tests/test.h"
+
+#include <stdlib.h>
+
+enum { MEMORY = 96 << 20, MAX_SEQS = 64 };
+
+typedef struct run {
+  pu_ctx c;
+  pu_error e;
+  void *memory;
+} run;
+
+static void open_run(run *r, pu_isa isa, int threads) {
+  *r = (run){0};
+  assert_ok(pu_cpu_open(threads, isa, &r->c.be, &r->e), &r->e);
+  assert_ok(r->c.be->alloc(r->c.be, MEMORY, &r->memory, &r->e), &r->e);
+  assert_ok(pu_arena_wrap(r->memory, MEMORY, &r->c.mem, &r->e), &r->e);
+  assert_ok(pu_arena_create(1 << 20, &r->c.host, &r->e), &r->e);
+  assert_ok(pu_tape_create(r->c.host, &r->c.tape, &r->e), &r->e);
+  r->c.err = &r->e;
+}
+
+static void close_run(run *r) {
+  pu_arena_free(r->c.mem);
+  pu_arena_free(r->c.host);
+  r->c.be->free(r->c.be, r->memory);
+  r->c.be->close(r->c.be);
+}
+
+/* A parameter or an input that wants a gradient, all of it zero. */
+static pu_tensor *zeros(run *r, pu_dtype dtype, pu_dtype grad, int ndim, const int64_t *shape) {
+  pu_tensor *t = pu_tensor_new(&r->c, dtype, ndim, shape, true);
+  if (!t) fail_msg("%s", r->e.msg);
+  t->grad = pu_tensor_new(&r->c, grad, ndim, shape, false);
+  assert_non_null(t->grad);
+  memset(t->data, 0, pu_tensor_bytes(t));
+  return t;
+}
+
+static pu_tensor *ints(run *r, int64_t n, int64_t k) {
+  pu_tensor *t = pu_tensor_new(&r->c, PU_I32, k ? 2 : 1, (int64_t[]){n, k}, false);
+  assert_non_null(t);
+  memset(t->data, 0, pu_tensor_bytes(t));
+  return t;
+}
+
+static void back(run *r) {
+  assert_ok(pu_backward(&r->c), &r->e);
+  pu_tape_reset(r->c.tape);
+}
+
+/* One operation after another, each alone: what matters is the memory that each asks for. */
+static void run_attention(run *r, const pu_work_shape *s, int docs) {
+  int32_t cu[MAX_SEQS + 1] = {0};
+  pu_seqs seqs = {.n = docs, .tokens = (int32_t)s->tokens, .cu = cu};
+  for (int i = 1; i <= docs; i++) {
+    cu[i] = i == docs ? (int32_t)s->tokens : PU_MIN(cu[i - 1] + (int32_t)s->max_len, (int32_t)s->tokens - docs + i);
+    seqs.max_len = PU_MAX(seqs.max_len, cu[i] - cu[i - 1]);
+  }
+  assert_true(seqs.max_len <= s->max_len);
+  int64_t width = (int64_t)(s->heads + 2 * s->kv_heads) * s->head_dim;
+  pu_tensor *qkv = zeros(r, s->dtype, s->dtype, 2, (int64_t[]){s->tokens, width});
+  pu_tensor *out = pu_attention(&r->c, qkv, &seqs, s->heads, s->kv_heads, s->head_dim, 0, 1);
+  assert_non_null(out);
+  out->grad = pu_tensor_new(&r->c, s->dtype, 2, out->shape, false);
+  memset(out->grad->data, 0, pu_tensor_bytes(out));
+  out->grad_set = true;
+  back(r);
+}
+
+static void run_loss(run *r, const pu_work_shape *s) {
+  pu_tensor *x = zeros(r, s->dtype, s->dtype, 2, (int64_t[]){s->tokens, s->hidden});
+  pu_tensor *w = zeros(r, s->dtype, PU_F32, 2, (int64_t[]){s->vocab, s->hidden});
+  assert_non_null(pu_linear_cross_entropy(&r->c, x, w, ints(r, s->tokens, 0), 1));
+  back(r);
+}
+
+static void run_experts(run *r, const pu_work_shape *s) {
+  if (!s->experts_used) return;
+  pu_tensor *x = zeros(r, s->dtype, s->dtype, 2, (int64_t[]){s->tokens, s->hidden});
+  pu_tensor *weight = zeros(r, PU_F32, PU_F32, 2, (int64_t[]){s->tokens, s->experts_used});
+  pu_tensor *gate_up = zeros(r, s->dtype, PU_F32, 3, (int64_t[]){2, 2 * s->ffn, s->hidden});
+  pu_tensor *down = zeros(r, s->dtype, PU_F32, 3, (int64_t[]){2, s->hidden, s->ffn});
+  pu_tensor *y = pu_moe_mlp(&r->c, x, ints(r, s->tokens, s->experts_used), weight, gate_up, down);
+  if (!y) fail_msg("%s", r->e.msg);
+  y->grad = pu_tensor_new(&r->c, s->dtype, 2, y->shape, false);
+  memset(y->grad->data, 0, pu_tensor_bytes(y));
+  y->grad_set = true;
+  back(r);
+}
+
+/* slack: how many times too much may be said; the references take no parts, so for them it is only a bound. */
+static void check(const pu_work_shape *s, int docs, double slack) {
+  for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++)
+    for (int threads = 1; threads <= 2; threads++) {
+      run r;
+      open_run(&r, isa, threads);
+      const pu_cpu *cpu = (const pu_cpu *)r.c.be;
+      run_attention(&r, s, docs);
+      run_loss(&r, s);
+      run_experts(&r, s);
+      size_t own = (size_t)threads * cpu->scratch_bytes, said = r.c.be->work_bytes(r.c.be, s);
+      assert_true(said > own);
+      if (cpu->work_bytes > said - own || (isa > PU_ISA_REF && (double)(said - own) > slack * (double)cpu->work_bytes))
+        fail_msg("%s, %d threads, %d documents: %zu bytes taken, %zu said", pu_isa_name(isa), threads, docs,
+                 cpu->work_bytes, said - own);
+      close_run(&r);
+    }
+}
+
+#define SIZES(T, len, C, F, V, K, H, G, D)                                                                             \
+  .tokens = T, .max_len = len, .hidden = C, .ffn = F, .vocab = V, .experts_used = K, .heads = H, .kv_heads = G,        \
+  .head_dim = D
+
+static void said_is_taken(void **state) {
+  static const pu_work_shape loss = {.dtype = PU_BF16, SIZES(64, 64, 32, 64, 20000, 0, 2, 1, 32)};
+  static const pu_work_shape rows = {.dtype = PU_F32, SIZES(512, 64, 64, 64, 7, 0, 16, 16, 72)};
+  static const pu_work_shape parts = {.dtype = PU_BF16, SIZES(500, 500, 64, 64, 50, 0, 6, 3, 40)};
+  static const pu_work_shape experts = {.dtype = PU_F32, SIZES(96, 32, 64, 512, 50, 2, 2, 2, 8)};
+  (void)state;
+  check(&loss, 1, 1.1);
+  check(&experts, 3, 1.1);
+  check(&rows, 8, 8);
+  check(&rows, 16, 8); /* documents of 32 tokens */
+  for (int docs = 1; docs <= 9; docs += 4) check(&parts, docs, 8);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(said_is_taken)};
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}

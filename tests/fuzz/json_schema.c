@@ -1,0 +1,6 @@
+/* Any bytes as JSON schemas. */
+#include "tests/fuzz/grammar.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  return fuzz_grammar(PU_GRAMMAR_JSON_SCHEMA, data, size);
+}
