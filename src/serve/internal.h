@@ -97,6 +97,8 @@ struct pu_job {
   bool posted; /* a visit of the loop's thread is under way */
   pu_err err;  /* of the whole job */
   pu_error why;
+  int refusal; /* while it is prepared: the status and code to refuse it with, where an error has its own */
+  const char *code;
   pu_http_request *http; /* the loop's; NULL: answered or gone */
   pu_job *next;          /* in a list of the engine's thread */
 };

@@ -113,6 +113,8 @@ static pu_err check_model(pu_job *j, pu_error *e) {
   const char *name = j->sv->o.model_name;
   if (!j->ask.model || strcmp(j->ask.model, name) == 0) return PU_OK;
   j->ask.param = "model";
+  j->refusal = 404;
+  j->code = "model_not_found";
   return pu_fail(e, PU_ERR_USAGE, "the model '%.100s' is not here; this server has '%.100s'", j->ask.model, name);
 }
 
@@ -121,10 +123,13 @@ static pu_err check_lengths(pu_job *j, pu_error *e) {
   for (size_t i = 0; i < j->n_prompts; i++) {
     size_t n = j->prompts[i].n;
     if (n == 0) return pu_fail(e, PU_ERR_USAGE, "an empty prompt gives the model nothing to go on from");
-    if ((int64_t)n >= j->sv->context)
+    if ((int64_t)n >= j->sv->context) {
+      j->refusal = 400;
+      j->code = "context_length_exceeded";
       return pu_fail(e, PU_ERR_USAGE,
                      "the prompt has %zu tokens; the context of %lld has to hold it and at least one of the answer", n,
                      (long long)j->sv->context);
+    }
     j->prompt_tokens += (int64_t)n;
   }
   return PU_OK;
@@ -422,9 +427,8 @@ void pu_job_submit(pu_server *sv, pu_http_request *r, pu_ask *ask, const pu_answ
   j->http = r;
   pu_err err = prepare(j, &e);
   if (err) {
-    bool other = j->ask.param && strcmp(j->ask.param, "model") == 0;
-    if (other)
-      pu_reply_error(sv, r, 404, e.msg, "model", "model_not_found");
+    if (j->refusal)
+      pu_reply_error(sv, r, j->refusal, e.msg, j->ask.param, j->code);
     else
       pu_reply_failure(sv, r, &e, j->ask.param);
     pu_job_unref(j);

@@ -400,6 +400,7 @@ static void large_bodies_are_refused(void **state) {
   strcpy(body + at + N, "\"}");
   json_t *v = tiny_post(b, "/v1/completions", 400, body);
   assert_string_equal(tiny_str(v, "error/param"), "prompt");
+  assert_string_equal(tiny_str(v, "error/code"), "context_length_exceeded");
   json_decref(v);
   free(body);
 }
