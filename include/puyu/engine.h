@@ -45,6 +45,10 @@ typedef struct pu_engine_options {
   int32_t kv_block;       /* tokens a cache block holds; 0: 32 */
   pu_kv_type kv_type;
   bool no_prefix_cache;
+  int guess;              /* tokens of an answer guessed ahead in each step, at most 15; 0: none. The text stays the same:
+                             see src/engine/guess.c */
+  pu_engine *draft;       /* guesses: an engine over a smaller model with the same vocabulary. Becomes this one's, which
+                             frees it (unless opening fails). NULL: guesses are what followed the last ids before */
   void (*progress)(void *arg, double done, double total); /* while weights are read */
   void *progress_arg;
 } pu_engine_options;
@@ -222,6 +226,7 @@ typedef struct pu_engine_stats {
   int64_t prefill_tokens, decode_tokens;
   double overhead_seconds; /* of both: choosing who runs and laying out their tokens; not sampling */
   int64_t steps, preemptions;
+  int64_t guesses, guesses_right;
   int64_t prefix_tokens_hit, prefix_tokens_asked; /* prompt tokens found in the prefix cache, of those looked for */
   int running, waiting;                           /* sessions now */
   int32_t kv_blocks, kv_blocks_used, kv_blocks_cached; /* all; held by sessions; held by the prefix cache alone */

@@ -4,7 +4,7 @@ static void show(void *bar, double done, double total) {
   pu_progress_set(bar, total > 0 ? 100 * done / total : 0, NULL);
 }
 
-pu_err pu_cli_choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out, pu_error *e) {
+static pu_err choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out, pu_error *e) {
   *out = wanted == PU_CLI_F32 ? PU_F32 : PU_BF16;
   if (wanted != PU_CLI_AUTO) return PU_OK;
   pu_safetensors *files;
@@ -20,21 +20,28 @@ pu_err pu_cli_choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out
   return PU_OK;
 }
 
-pu_err pu_cli_open_engine_with(const char *model, pu_cli_dtype dtype, pu_engine_options *o, pu_engine **out,
-                               pu_error *e) {
-  PU_TRY(pu_cli_choose_dtype(model, dtype, &o->dtype, e));
-  pu_progress *bar = pu_progress_open("reading weights", "%", 100);
-  o->progress = show;
-  o->progress_arg = bar;
-  pu_err err = pu_engine_open(model, o, out, e);
+static pu_err open_one(const char *model, pu_engine_options *eo, pu_cli_dtype dtype, const char *what, pu_engine **out,
+                       pu_error *e) {
+  PU_TRY(choose_dtype(model, dtype, &eo->dtype, e));
+  pu_progress *bar = pu_progress_open(what, "%", 100);
+  eo->progress = show;
+  eo->progress_arg = bar;
+  pu_err err = pu_engine_open(model, eo, out, e);
   pu_progress_close(bar);
   return err;
 }
 
-pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, int64_t batch, pu_engine **out,
-                          pu_error *e) {
-  pu_engine_options o = {.threads = (int)threads, .max_batch = (int)batch};
-  return pu_cli_open_engine_with(model, dtype, &o, out, e);
+pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_engine **out, pu_error *e) {
+  enum { GUESS = 3 }; /* with a draft */
+  pu_engine_options eo = {.threads = (int)o->threads, .max_batch = (int)o->batch, .guess = (int)o->guess};
+  if (o->draft) {
+    pu_engine_options draft = {.threads = eo.threads, .max_batch = eo.max_batch, .no_prefix_cache = true};
+    if (!eo.guess) eo.guess = GUESS;
+    PU_TRY(open_one(o->draft, &draft, o->dtype, "reading the draft", &eo.draft, e));
+  }
+  pu_err err = open_one(model, &eo, o->dtype, "reading weights", out, e);
+  if (err) pu_engine_free(eo.draft);
+  return err;
 }
 
 pu_err pu_cli_encode_prompt(const pu_tokenizer *t, pu_str text, pu_ids *out, pu_error *e) {

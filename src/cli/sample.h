@@ -13,14 +13,27 @@ typedef enum pu_cli_dtype { PU_CLI_AUTO, PU_CLI_F32, PU_CLI_BF16 } pu_cli_dtype;
     .choices = "auto|f32|bf16", .help = "type to compute in; auto: f32 for weights in f32, else bf16"                  \
   }
 
-pu_err pu_cli_choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out, pu_error *e) PU_MUST_USE;
+/* Guessing ahead, for the commands that answer. */
+#define PU_CLI_GUESS_ROWS(holder, in_guess, in_draft)                                                                  \
+  {.key = "guess",                                                                                                     \
+   .type = PU_OPT_INT,                                                                                                 \
+   .offset = offsetof(holder, in_guess),                                                                               \
+   .max = 15,                                                                                                          \
+   .meta = "N",                                                                                                        \
+   .help = "tokens guessed ahead, from what stood there before; the text stays the same, 3 often makes it faster"},    \
+  {                                                                                                                    \
+    .key = "draft", .type = PU_OPT_STR, .offset = offsetof(holder, in_draft), .meta = "MODEL",                         \
+    .help = "a smaller model with the same tokenizer that does the guessing (3 tokens, or --guess)"                    \
+  }
 
-/* An engine over a model directory, with a progress bar while its weights are read. batch: sessions at a time. */
-pu_err pu_cli_open_engine(const char *model, pu_cli_dtype dtype, int64_t threads, int64_t batch, pu_engine **out,
-                          pu_error *e) PU_MUST_USE;
-/* The same with more options; dtype and progress are filled in. */
-pu_err pu_cli_open_engine_with(const char *model, pu_cli_dtype dtype, pu_engine_options *o, pu_engine **out,
-                               pu_error *e) PU_MUST_USE;
+typedef struct pu_cli_engine_options {
+  pu_cli_dtype dtype;
+  int64_t threads, batch, guess; /* batch: sessions at a time */
+  const char *draft;             /* NULL: none */
+} pu_cli_engine_options;
+
+/* An engine over a model directory, with a progress bar while its weights are read. */
+pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_engine **out, pu_error *e) PU_MUST_USE;
 
 /* The ids of a text to go on from: bos in front where the tokenizer says that the model was trained so. */
 pu_err pu_cli_encode_prompt(const pu_tokenizer *t, pu_str text, pu_ids *out, pu_error *e) PU_MUST_USE;

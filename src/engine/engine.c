@@ -28,12 +28,12 @@ static pu_err make_cache(pu_engine *en, pu_dtype dtype, pu_error *e) {
 
 /* Work space of one step: the activations of as many tokens as a step takes, and a row of logits for each session. */
 static pu_err make_work_space(pu_engine *en, const pu_engine_options *o, pu_error *e) {
-  size_t bytes = pu_plan_step_bytes(en->m, o), batch = (size_t)o->max_batch;
+  size_t bytes = pu_plan_step_bytes(en->m, o), batch = (size_t)o->max_batch, rows = batch * (1 + (size_t)o->guess);
   PU_TRY(en->be->alloc(en->be, bytes, &en->work_memory, e));
   PU_TRY(pu_arena_wrap(en->work_memory, bytes, &en->mem, e));
-  size_t logits = batch * (size_t)en->m->hp.vocab * sizeof(float);
+  size_t logits = rows * (size_t)en->m->hp.vocab * sizeof(float);
   size_t table = batch * (size_t)pu_blocks_for(en, en->plan.context) * sizeof(int32_t);
-  size_t tokens = ((size_t)o->prefill_chunk + batch) * 8192;
+  size_t tokens = ((size_t)o->prefill_chunk + rows) * 8192;
   PU_TRY(pu_arena_create(2 * logits + table + tokens + ((size_t)64 << 20), &en->host, e));
   en->shares = calloc(batch, sizeof *en->shares);
   return en->shares ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for a batch of %d", o->max_batch);
@@ -64,12 +64,18 @@ static pu_err set_up(pu_engine *en, const char *dir, const pu_engine_options *o,
   en->be = en->m->be;
   en->chunk = o->prefill_chunk;
   en->max_batch = o->max_batch;
+  en->guess = o->guess;
+  if (o->draft && o->draft->m->hp.vocab != en->m->hp.vocab)
+    return pu_fail(e, PU_ERR_USAGE, "the draft model has %lld tokens, the model %lld: they need the same vocabulary",
+                   (long long)o->draft->m->hp.vocab, (long long)en->m->hp.vocab);
   en->shares_prefixes = !o->no_prefix_cache;
   en->memory_bound = en->plan.context < o->context;
   choose_chat(en, dir);
   if (!pu_sampler_init(&en->sampler, en->m->hp.vocab)) return pu_fail(e, PU_ERR_NOMEM, "no memory for the sampler");
   PU_TRY(make_cache(en, pu_plan_kv_dtype(o, en->m->dtype), e));
-  return make_work_space(en, o, e);
+  PU_TRY(make_work_space(en, o, e));
+  en->draft = o->draft;
+  return PU_OK;
 }
 
 static pu_err engine_new(pu_engine **out, pu_error *e) {
@@ -134,6 +140,7 @@ pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_option
 void pu_engine_free(pu_engine *en) {
   if (!en) return;
   while (en->first) pu_session_close(en->first);
+  pu_engine_free(en->draft);
   pu_sampler_deinit(&en->sampler);
   pu_arena_free(en->mem);
   if (en->work_memory) en->be->free(en->be, en->work_memory);

@@ -14,6 +14,7 @@ enum { /* what options are when they are not given, and may be at most */
        PU_PREFILL_CHUNK = 512,
        PU_MAX_CHUNK = 1 << 20,
        PU_MOST_LOGPROBS = 20,
+       PU_MOST_GUESS = 15,
 };
 
 /* ---- blocks.c, prefix.c: blocks of the cache, and the tree of what is in them ---- */
@@ -105,6 +106,7 @@ typedef struct pu_share {
   int32_t tokens;
   int32_t rope_len; /* the length that decides the angles */
   bool makes;       /* its next token comes out of this step */
+  int guesses;      /* of its tokens: the last ones, see guess.c */
 } pu_share;
 
 struct pu_engine {
@@ -117,6 +119,8 @@ struct pu_engine {
   int64_t chunk;
   int max_batch;
   bool shares_prefixes; /* it has a prefix cache */
+  int guess;            /* tokens of an answer guessed ahead at most */
+  pu_engine *draft;     /* who guesses; NULL: what stood there before */
   bool memory_bound;    /* the context is less than it was to be */
   pu_engine_plan plan;
   pu_sampler sampler;
@@ -160,6 +164,9 @@ struct pu_session {
   int32_t n_known; /* full blocks that are in the tree: the first ones */
   uint64_t salt;
   pu_kept prompt;
+  int32_t guess[PU_MOST_GUESS]; /* what may follow the last of ids */
+  int n_guess;
+  pu_session *draft; /* in en->draft */
 
   bool started;
   pu_finish finish;
@@ -228,6 +235,11 @@ void pu_session_remember(pu_session *s, bool tail);
 void pu_session_uncache(pu_session *s, int64_t n);
 /* Gives all blocks back; the tree may keep them. */
 void pu_session_drop(pu_session *s);
+
+/* ---- guess.c ---- */
+
+/* Guesses for those that answer, before their shares are chosen. */
+pu_err pu_guess(pu_engine *en, pu_error *e) PU_MUST_USE;
 
 /* ---- schedule.c ---- */
 

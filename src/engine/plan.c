@@ -23,6 +23,8 @@ pu_err pu_plan_options(const pu_hparams *hp, pu_engine_options *o, pu_error *e) 
   PU_TRY(choose("sessions of a batch", PU_MAX_BATCH, PU_MOST_BATCH, &batch, e));
   PU_TRY(choose("the prefill chunk", PU_PREFILL_CHUNK, PU_MAX_CHUNK, &o->prefill_chunk, e));
   PU_TRY(choose("tokens of a cache block", PU_KV_BLOCK, PU_MAX_KV_BLOCK, &block, e));
+  if (o->guess < 0 || o->guess > PU_MOST_GUESS)
+    return pu_fail(e, PU_ERR_USAGE, "tokens guessed ahead: %d; it must be from 0 to %d", o->guess, PU_MOST_GUESS);
   o->max_batch = (int)batch;
   o->kv_block = (int32_t)block;
   if (o->kv_type == PU_KV_SAME || o->kv_type == PU_KV_BF16) return PU_OK;
@@ -39,12 +41,16 @@ size_t pu_plan_block_bytes(const pu_hparams *hp, int32_t size, pu_dtype dtype) {
   return 2 * (size_t)(hp->kv_heads * hp->head_dim) * (size_t)size * pu_dtype_size(dtype);
 }
 
+static int64_t most_rows(const pu_engine_options *o) {
+  return (int64_t)o->max_batch * (1 + o->guess);
+}
+
 static size_t logits_bytes(const pu_hparams *hp, const pu_engine_options *o) {
-  return (size_t)o->max_batch * (size_t)hp->vocab * sizeof(float);
+  return (size_t)most_rows(o) * (size_t)hp->vocab * sizeof(float);
 }
 
 size_t pu_plan_step_bytes(const pu_model *m, const pu_engine_options *o) {
-  int64_t tokens = o->prefill_chunk + o->max_batch;
+  int64_t tokens = o->prefill_chunk + most_rows(o);
   return pu_model_activation_bytes(m, tokens, tokens, false, false) + 2 * logits_bytes(&m->hp, o) + ((size_t)1 << 20);
 }
 

@@ -218,12 +218,17 @@ pu_err pu_schedule(pu_engine *en, int32_t *n, pu_error *e) {
   int64_t budget = en->chunk;
   *n = 0;
   PU_TRY(let_all_in(en, e));
+  PU_TRY(pu_guess(en, e));
   for (pu_session *s = en->q_first; s; s = s->q_next) {
     if (s->state != PU_SESSION_RUNNING) continue;
     pu_share share;
     size_share(s, &share);
     bool answering = s->started && pu_session_pending(s) == 1;
-    if (!answering && share.tokens > budget) continue; /* not less of it: see above */
+    if (!answering && share.tokens > budget) continue;                              /* not less of it: see above */
+    if (answering && make_room(s, lacking(s, s->cached + 1 + s->n_guess), false)) { /* nobody gives way to guesses */
+      share.guesses = s->n_guess;
+      share.tokens += s->n_guess;
+    }
     if (!make_room(s, lacking(s, s->cached + share.tokens), true)) {
       preempt(s);
       continue;

@@ -26,6 +26,7 @@ pu_err pu_session_open(pu_engine *en, pu_session **out, pu_error *e) {
 
 void pu_session_close(pu_session *s) {
   if (!s) return;
+  pu_session_close(s->draft);
   s->ids.n = 0; /* no work any more */
   pu_schedule_update(s);
   pu_session_drop(s);

@@ -4,7 +4,7 @@
 #include "src/engine/internal.h"
 
 typedef struct batch {
-  int32_t n, tokens, n_makes; /* of en->shares; their tokens; those that make one */
+  int32_t n, tokens, n_rows; /* of en->shares; their tokens; rows whose logits are wanted */
   pu_seqs seqs;
   int32_t *ids, *len, *rope_len, *table, *rows;
   int32_t table_stride;
@@ -18,7 +18,7 @@ static void measure(const pu_engine *en, batch *b) {
   for (int32_t i = 0; i < b->n; i++) {
     const pu_share *sh = &en->shares[i];
     b->tokens += sh->tokens;
-    b->n_makes += sh->makes;
+    b->n_rows += sh->makes ? 1 + sh->guesses : 0;
     b->table_stride = PU_MAX(b->table_stride, sh->s->n_blocks);
     b->seqs.max_len = PU_MAX(b->seqs.max_len, sh->tokens);
   }
@@ -32,21 +32,23 @@ static pu_err lay_out(pu_engine *en, batch *b, pu_error *e) {
   b->len = take(en, n, sizeof *b->len);
   b->rope_len = take(en, n, sizeof *b->rope_len);
   b->table = take(en, n * (size_t)b->table_stride, sizeof *b->table);
-  b->rows = take(en, n, sizeof *b->rows);
+  b->rows = take(en, (size_t)b->n_rows, sizeof *b->rows);
   if (!cu || !positions || !b->ids || !b->len || !b->rope_len || !b->table || !b->rows)
     return pu_fail(e, PU_ERR_NOMEM, "no memory for a step of %d tokens", b->tokens);
-  int32_t at = 0, makes = 0;
+  int32_t at = 0, rows = 0;
   cu[0] = 0;
   for (int32_t i = 0; i < b->n; i++) {
     const pu_share *sh = &en->shares[i];
     const pu_session *s = sh->s;
-    memcpy(b->ids + at, s->ids.v + s->cached, (size_t)sh->tokens * sizeof *b->ids);
+    int32_t given = sh->tokens - sh->guesses;
+    memcpy(b->ids + at, s->ids.v + s->cached, (size_t)given * sizeof *b->ids);
+    memcpy(b->ids + at + given, s->guess, (size_t)sh->guesses * sizeof *b->ids);
     for (int32_t j = 0; j < sh->tokens; j++, at++) positions[at] = (int32_t)s->cached + j;
     cu[i + 1] = at;
     b->len[i] = (int32_t)s->cached + sh->tokens;
     b->rope_len[i] = sh->rope_len;
     memcpy(b->table + (size_t)i * (size_t)b->table_stride, s->blocks, (size_t)s->n_blocks * sizeof *s->blocks);
-    if (sh->makes) b->rows[makes++] = at - 1;
+    for (int k = sh->guesses; k >= 0 && sh->makes; k--) b->rows[rows++] = at - 1 - k;
   }
   b->seqs.n = b->n;
   b->seqs.tokens = b->tokens;
@@ -76,7 +78,7 @@ static pu_err logits_of(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const int32
   pu_tensor *t = pu_model_logits(en->m, c, hidden, rows, n);
   if (c->status) return c->status;
   *out = take(en, pu_tensor_bytes(t), 1);
-  if (!*out) return pu_fail(e, PU_ERR_NOMEM, "no memory for the logits of %d sessions", n);
+  if (!*out) return pu_fail(e, PU_ERR_NOMEM, "no memory for %d rows of logits", n);
   return en->be->download(en->be, *out, t->data, pu_tensor_bytes(t), e);
 }
 
@@ -119,28 +121,44 @@ static pu_err score_prompts(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const b
 
 /* ---- the step ---- */
 
+/* The tokens that a session's logits give: one, and one more for each guess that was right. */
+static pu_err answer(pu_engine *en, const pu_share *sh, float *logits, pu_error *e) {
+  pu_session *s = sh->s;
+  for (int k = 0;; k++) {
+    if (s->finish != PU_FINISH_NONE) return PU_OK; /* also where a listener of another session has cancelled it */
+    PU_TRY(pu_answer_next(s, logits + (int64_t)k * en->m->hp.vocab, e));
+    bool right = k < sh->guesses && (int64_t)s->ids.n > s->cached && s->ids.v[s->ids.n - 1] == s->guess[k];
+    if (!right || s->finish != PU_FINISH_NONE) return PU_OK;
+    en->stats.guesses_right++;
+    s->plain += s->plain == s->cached;
+    s->cached++;
+  }
+}
+
 static pu_err hand_out(pu_engine *en, const batch *b, float *logits, pu_error *e) {
   for (int32_t i = 0; i < b->n; i++) {
     const pu_share *sh = &en->shares[i];
     pu_session *s = sh->s;
-    if (s->plain == s->cached && !pu_schedule_scaled(en, sh->rope_len)) s->plain += sh->tokens;
-    s->cached += sh->tokens;
+    int32_t given = sh->tokens - sh->guesses;
+    if (s->plain == s->cached && !pu_schedule_scaled(en, sh->rope_len)) s->plain += given;
+    s->cached += given;
     s->last_step = en->stats.steps;
-    pu_session_remember(s, false);
-    bool goes_on = s->finish == PU_FINISH_NONE; /* or a listener of another session has cancelled it */
-    pu_err err = sh->makes && goes_on ? pu_answer_next(s, logits, e) : PU_OK;
-    if (sh->makes) logits += en->m->hp.vocab;
+    pu_err err = sh->makes ? answer(en, sh, logits, e) : PU_OK;
+    if (sh->makes) logits += (int64_t)(1 + sh->guesses) * en->m->hp.vocab;
+    en->stats.guesses += sh->guesses;
     if (err) s->finish = PU_FINISH_CANCEL;
+    pu_session_remember(s, false);
     pu_schedule_update(s);
     if (err) return err;
   }
   return PU_OK;
 }
 
-static void count(pu_engine *en, const batch *b, double seconds) {
-  bool prompts = b->tokens > b->n_makes;
+/* Guesses that were wrong are no tokens. */
+static void count(pu_engine *en, const batch *b, int64_t wrong, double seconds) {
+  bool prompts = b->tokens > b->n_rows;
   *(prompts ? &en->stats.prefill_seconds : &en->stats.decode_seconds) += seconds;
-  *(prompts ? &en->stats.prefill_tokens : &en->stats.decode_tokens) += b->tokens;
+  *(prompts ? &en->stats.prefill_tokens : &en->stats.decode_tokens) += b->tokens - wrong;
 }
 
 static pu_err run(pu_engine *en, batch *b, pu_error *e) {
@@ -151,7 +169,7 @@ static pu_err run(pu_engine *en, batch *b, pu_error *e) {
   for (int32_t i = 0; i < b->n; i++) /* a device computes meanwhile */
     if (en->shares[i].makes) pu_constrain_prepare(en->shares[i].s);
   PU_TRY(score_prompts(en, &c, hidden, b, e));
-  if (b->n_makes) PU_TRY(logits_of(en, &c, hidden, b->rows, b->n_makes, &logits, e));
+  if (b->n_rows) PU_TRY(logits_of(en, &c, hidden, b->rows, b->n_rows, &logits, e));
   return hand_out(en, b, logits, e);
 }
 
@@ -166,8 +184,9 @@ pu_err pu_engine_step(pu_engine *en, bool *more, pu_error *e) {
     measure(en, &b);
     PU_TRY(lay_out(en, &b, e));
     en->stats.overhead_seconds += pu_now() - begin;
+    int64_t wrong = en->stats.guesses - en->stats.guesses_right;
     PU_TRY(run(en, &b, e));
-    count(en, &b, pu_now() - begin);
+    count(en, &b, en->stats.guesses - en->stats.guesses_right - wrong, pu_now() - begin);
   }
   en->stats.steps++;
   *more = en->q_first != NULL;

@@ -117,6 +117,46 @@ static void an_open_turn_is_sent(void **state) {
   assert_ok(pu_remove_tree(dir, &e), &e);
 }
 
+/* A model with random weights says what it must. */
+static void the_answer_fits(void **state) {
+  (void)state;
+  static const struct {
+    const char *flags;
+    int status;
+    const char *says; /* NULL: one of the two colours, in an object */
+  } cases[] = {{"--regex 'x{3}(one|two)?!'", 0, "xxx"},
+               {"--grammar g.gbnf", 0, "two two one.\n"},
+               {"--json-schema s.json", 0, NULL},
+               {"--json-schema s.json --regex x", 2, ""},
+               {"--grammar s.json", 1, ""},
+               {"--json-schema none.json", 1, ""}};
+  char dir[] = "/tmp/puyu-form-XXXXXX", line[1024];
+  pu_error e;
+  assert_non_null(mkdtemp(dir));
+  snprintf(line, sizeof line,
+           "cd %s && echo one two one two user assistant >t.txt && P=" PU_PROGRAM
+           " && $P tokenizer train --out m --vocab-size 264 t.txt && $P init --shape puyu-2m --vocab 264 --out m && "
+           "echo 'root ::= (w \" \"){2} \"one.\"\nw ::= \"two\"' >g.gbnf && "
+           "echo '{\"type\":\"object\",\"properties\":{\"c\":{\"enum\":[\"red\",\"blue\"]}},\"required\":[\"c\"]}' "
+           ">s.json",
+           dir);
+  assert_int_equal(shell(line), 0);
+  for (size_t i = 0; i < PU_COUNT(cases); i++) {
+    snprintf(line, sizeof line, "cd %s && " PU_PROGRAM " generate m --prompt one --temperature 1 --threads 1 %s", dir,
+             cases[i].flags);
+    assert_int_equal(shell(line), cases[i].status);
+    if (cases[i].says && strncmp(out, cases[i].says, strlen(cases[i].says)) != 0)
+      fail_msg("%s: %s", cases[i].flags, out);
+    if (cases[i].says) continue;
+    json_t *j;
+    assert_ok(pu_json_parse("answer", pu_str_c(out), &j, &e), &e);
+    const char *colour = json_string_value(json_object_get(j, "c"));
+    assert_true(colour && (strcmp(colour, "red") == 0 || strcmp(colour, "blue") == 0));
+    json_decref(j);
+  }
+  assert_ok(pu_remove_tree(dir, &e), &e);
+}
+
 static void the_benchmarks_run(void **state) {
   (void)state;
   static const char *const kinds[] = {"prefill", "decode"};
@@ -135,8 +175,8 @@ static void the_benchmarks_run(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(ids_on_a_line), cmocka_unit_test(json_says_it_all),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(ids_on_a_line),          cmocka_unit_test(json_says_it_all),
                                      cmocka_unit_test(mistakes_have_statuses), cmocka_unit_test(an_open_turn_is_sent),
-                                     cmocka_unit_test(the_benchmarks_run)};
+                                     cmocka_unit_test(the_answer_fits),        cmocka_unit_test(the_benchmarks_run)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,4 +1,4 @@
-/* puyu ppl and generate --prompts, from outside, against the engine asked one thing at a time. */
+/* puyu ppl, generate --prompts and guesses, from outside, against the engine asked one thing at a time. */
 #include "puyu/engine.h"
 #include "tests/test.h"
 
@@ -169,8 +169,24 @@ static void many_prompts_are_answered_in_order(void **state) {
   pu_engine_free(en);
 }
 
+static void guesses_leave_the_text(void **state) {
+  (void)state;
+  char want[sizeof out];
+  static const char line[] = PU_PROGRAM " generate m --prompt 'one two one' --max-tokens 40 --threads 1 --dtype f32"
+                                        " --temperature 0.5 --output ids 2>/dev/null";
+  assert_int_equal(shell("%s", line), 0);
+  strcpy(want, out);
+  assert_int_equal(shell("%s --guess 3", line), 0);
+  assert_string_equal(out, want);
+  assert_int_equal(shell("%s --draft m", line), 0);
+  assert_string_equal(out, want);
+  assert_int_equal(
+      shell(PU_PROGRAM " init --shape puyu-2m --vocab 300 --out other --threads 1 && %s --draft other", line), 2);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(ppl_is_what_the_engine_says),
-                                     cmocka_unit_test(many_prompts_are_answered_in_order)};
+                                     cmocka_unit_test(many_prompts_are_answered_in_order),
+                                     cmocka_unit_test(guesses_leave_the_text)};
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -267,6 +267,7 @@ static void answers_survive_any_schedule(void **state) {
                {{.max_batch = 8, .kv_block = 5, .prefill_chunk = 7}, 30},
                {{.max_batch = 3, .kv_block = 32}, 6},
                {{.max_batch = 6, .kv_block = 8, .no_prefix_cache = true}, 14},
+               {{.max_batch = 5, .kv_block = 8, .guess = 3}, 16},
                {{.max_batch = 12, .kv_block = 16}, 60}};
   bench b = open_model(plain_rope, CONTEXT);
   pu_engine_stats sum = {0};

@@ -13,7 +13,8 @@ typedef struct options {
   const char *system;
   pu_cli_sampling sampling;
   int dtype;
-  int64_t threads;
+  int64_t threads, guess;
+  const char *draft;
 } options;
 
 #define AT(field) offsetof(options, field)
@@ -24,6 +25,7 @@ static const pu_option rows[] = {
      .meta = "TEXT",
      .help = "what the model is told before the first turn"},
     PU_SAMPLING_ROWS(options, sampling, "0.8", "0.9", "0"),
+    PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
     {.key = "threads",
      .type = PU_OPT_INT,
@@ -254,7 +256,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "%s: no tokenizer (tokenizer.json or tokenizer.model) in this folder: copy the model's own into it",
                    args[0]);
-  PU_TRY(pu_cli_open_engine(args[0], (pu_cli_dtype)o->dtype, o->threads, 1, &en, e));
+  pu_cli_engine_options eo = {(pu_cli_dtype)o->dtype, o->threads, 1, o->guess, o->draft};
+  PU_TRY(pu_cli_open_engine(args[0], &eo, &en, e));
   pu_buf_init(&c.line, MOST_TURN_BYTES);
   pu_buf_init(&c.turn, MOST_TURN_BYTES);
   pu_err err = pu_conversation_open(en, &c.talk, e);

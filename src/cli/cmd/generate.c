@@ -13,7 +13,8 @@ typedef struct options {
   pu_cli_sampling sampling;
   pu_cli_structure structure;
   int dtype, output;
-  int64_t threads, samples, batch;
+  int64_t threads, samples, batch, guess;
+  const char *draft;
   bool chat, ignore_eos;
 } options;
 
@@ -70,6 +71,7 @@ static const pu_option rows[] = {
      .type = PU_OPT_BOOL,
      .offset = AT(ignore_eos),
      .help = "go on after the model's end-of-text token"},
+    PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
     {.key = "threads",
      .type = PU_OPT_INT,
@@ -253,7 +255,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   const options *o = opts;
   PU_TRY(check(o, e));
   pu_engine *en;
-  PU_TRY(pu_cli_open_engine(args[0], (pu_cli_dtype)o->dtype, o->threads, o->prompts ? o->batch : 1, &en, e));
+  pu_cli_engine_options eo = {(pu_cli_dtype)o->dtype, o->threads, o->prompts ? o->batch : 1, o->guess, o->draft};
+  PU_TRY(pu_cli_open_engine(args[0], &eo, &en, e));
   pu_grammar *grammar;
   pu_err err = pu_cli_structure_compile(&o->structure, en, &grammar, e);
   if (!err) err = o->prompts ? generate_all(cli, en, o, grammar, e) : generate_one(cli, en, o, grammar, e);

@@ -11,7 +11,7 @@
 enum { BLANKS_MAX = 32, REFS_MAX = 64, KEY_CHARS_MAX = 128, PROPERTIES_MAX = 4096 };
 
 typedef struct job {
-  json_t *schema;
+  json_t *schema, *base; /* base: what #/… means in it */
   const char *path;
   int32_t rule;
 } job;
@@ -25,6 +25,7 @@ typedef struct compiler {
   int32_t n_jobs;
   int32_t blank, escape, string, value, object, array; /* rules that all share */
   const char *path;                                    /* of the schema being compiled */
+  json_t *base;                                        /* of it: the root, or the nearest schema with an $id */
   pu_error *e;
 } compiler;
 
@@ -112,7 +113,8 @@ static int32_t rule_for(compiler *c, json_t *schema, const char *fmt, ...) {
   va_end(ap);
   char *copy = pu_arena_strdup(c->g->a, path);
   if (!copy || json_object_set_new(c->rules, key, json_integer(r))) c->g->failed = true;
-  c->jobs[c->n_jobs++] = (job){schema, copy, r};
+  json_t *base = json_object_get(schema, "$id") ? schema : c->base;
+  c->jobs[c->n_jobs++] = (job){schema, base, copy, r};
   return r;
 }
 
@@ -149,7 +151,7 @@ static pu_err resolve(compiler *c, const json_t *ref, json_t **out) {
   if (!text || text[0] != '#' || (text[1] && text[1] != '/'))
     return refuse(c, PU_ERR_UNSUPPORTED, "'$ref': only references inside the schema (#/…) are followed, not '%.80s'",
                   text ? text : "");
-  json_t *at = c->root;
+  json_t *at = c->base;
   char step[256];
   for (const char *p = text + 1; *p && at;) {
     size_t n = strcspn(++p, "/");
@@ -841,10 +843,12 @@ static void make_json(compiler *c) {
 }
 
 static pu_err compile_all(compiler *c) {
+  c->base = c->root;
   rule_for(c, c->root, "#");
   make_json(c);
   for (int32_t i = 0; i < c->n_jobs && !c->g->failed; i++) {
     c->path = c->jobs[i].path;
+    c->base = c->jobs[i].base;
     PU_TRY(compile(c, c->jobs[i].schema, &c->g->v[c->jobs[i].rule]));
   }
   return PU_OK;
