@@ -141,6 +141,9 @@ double pu_rng_normal(pu_rng *r);              /* mean 0, deviation 1 */
  * dst holds at least 32 bytes; returns the length. */
 int pu_format_double(char *dst, double v);
 int pu_format_float(char *dst, float v);
+/* For people, 16 bytes with the NUL; both return dst. 1234567: "1.23M". 3725 seconds: "1:02:05", 65: "1:05". */
+const char *pu_short_number(char dst[16], double v);
+const char *pu_short_time(char dst[16], double seconds);
 
 double pu_now(void); /* seconds on the monotonic clock */
 
@@ -166,6 +169,12 @@ pu_err pu_dir_list(pu_arena *a, const char *path, char ***names, size_t *n, pu_e
 pu_err pu_file_read(const char *path, size_t max, pu_buf *out, pu_error *e) PU_MUST_USE;
 /* Writes path.tmp, fsyncs, renames over path, fsyncs the folder: the old file or the new, never half of one. */
 pu_err pu_file_write(const char *path, const void *data, size_t len, pu_error *e) PU_MUST_USE;
+/* The same in pieces, for what is too large to be held. end takes over the writer: with PU_OK the file gets its name,
+ * with any other err (which it gives back) nothing is left behind. */
+typedef struct pu_writer pu_writer;
+pu_err pu_writer_begin(const char *path, pu_writer **out, pu_error *e) PU_MUST_USE;
+pu_err pu_writer_put(pu_writer *w, const void *data, size_t len, pu_error *e) PU_MUST_USE;
+pu_err pu_writer_end(pu_writer *w, pu_err err, pu_error *e) PU_MUST_USE;
 pu_err pu_fsync_dir(const char *dir, pu_error *e) PU_MUST_USE;
 
 /* A file mapped read-only. A file of no bytes maps to data NULL, len 0. */
@@ -239,7 +248,7 @@ typedef enum pu_option_type {
   PU_OPT_FLOATS, /* pu_floats: [a, b] in YAML, a,b on the command line */
   PU_OPT_STRS,   /* pu_strs: a list; on the command line the flag repeats */
   PU_OPT_LIST,   /* pu_list: a YAML list of mappings, each read by `sub` into sub_size bytes; no flag */
-  PU_OPT_GROUP   /* a heading: starts a section in --help; no value */
+  PU_OPT_GROUP   /* a heading, `help` where it has one: starts a section in --help; no value */
 } pu_option_type;
 
 typedef struct pu_floats {
@@ -271,6 +280,10 @@ typedef struct pu_option {
   char letter;         /* -n; 0 for none */
   bool required;       /* a text or list that is absent, or a number that is 0 where 0 is out of range, is missing */
 } pu_option;
+
+/* PU_ROW(options, max_tokens, "max-tokens", INT, .max = 4096, .meta = "N", .help = "…") is the row of that member. */
+#define PU_ROW(holder, member, name, kind, ...)                                                                        \
+  { .key = (name), .type = PU_OPT_##kind, .offset = offsetof(holder, member), __VA_ARGS__ }
 
 /* Fills out with the defaults. */
 pu_err pu_options_default(const pu_option *table, void *out, pu_arena *a, pu_error *e) PU_MUST_USE;
@@ -304,7 +317,7 @@ void pu_log_set_level(pu_log_level level);
 void pu_log(pu_log_level level, const char *fmt, ...) PU_PRINTF(2, 3);
 
 /* A live line on a terminal (redrawn at most ten times a second), a plain line every ten seconds elsewhere, nothing
- * before the first two seconds have passed. total 0: unknown. */
+ * before the first two seconds have passed. total 0: unknown. A unit of "%" is a share of the whole and no amount. */
 typedef struct pu_progress pu_progress;
 pu_progress *pu_progress_open(const char *label, const char *unit, double total); /* never NULL-unsafe: NULL is quiet */
 void pu_progress_set(pu_progress *p, double done, const char *note);              /* note: "loss 2.31" or NULL */

@@ -117,12 +117,17 @@ pu_err pu_cpu_open(int threads, pu_isa isa, pu_backend **out, pu_error *e) PU_MU
 pu_pool *pu_cpu_pool(pu_backend *cpu); /* its threads, for work between operations */
 pu_isa pu_cpu_isa(const pu_backend *cpu);
 
-/* What the processor can do at most, measured now on all of the backend's threads in some hundredths of a second: what
- * benchmarks set their figures beside. 0 where the instruction set has no such unit. */
+/* What the processor can do at most, measured now on all of the backend's threads: what benchmarks set their figures
+ * beside.
+ * unit_flops: operations a second of the unit for products of this type: a bare loop of TDPBF16PS (PU_BF16), or of fused
+ * multiply-adds (PU_F32), on registers; some 20 ms. 0 where the instruction set has no such unit.
+ * read_rate: bytes a second of reading this memory, 64-byte aligned, from end to end, `passes` times. */
+double pu_cpu_unit_flops(pu_backend *cpu, pu_dtype dtype);
+double pu_cpu_read_rate(pu_backend *cpu, const void *memory, size_t bytes, int passes);
+/* All of it in about 0.1 s. */
 typedef struct pu_cpu_limits {
-  double bf16_flops; /* a bare loop of TDPBF16PS, a second */
-  double f32_flops;  /* a bare loop of fused multiply-adds */
-  double read_bytes; /* a second, from memory: 256 MiB in a row */
+  double bf16_flops, f32_flops; /* pu_cpu_unit_flops */
+  double read_bytes;            /* pu_cpu_read_rate, of 256 MiB */
 } pu_cpu_limits;
 pu_err pu_cpu_measure(pu_backend *cpu, pu_cpu_limits *out, pu_error *e) PU_MUST_USE;
 /* "cpu", or a plug-in found beside the executable ("cuda" -> libpuyu-cuda.so). Close with be->close(be). */

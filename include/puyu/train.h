@@ -67,9 +67,6 @@ typedef struct pu_train_hooks {
                    double temperature, pu_buf *out, pu_error *e);
   /* After every step; false stops the run as SIGTERM would, with a checkpoint. */
   bool (*step)(void *arg, int64_t step, double loss);
-  /* FLOP/s of the machine's matrix unit in bf16, MFU's denominator; 0: unknown. Without it (and in f32) MFU is held
-   * against our own matrix product, measured at the start. */
-  double (*matrix_flops)(void *arg, pu_backend *be);
 } pu_train_hooks;
 
 typedef struct pu_train_result {

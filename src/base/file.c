@@ -188,23 +188,52 @@ static pu_err sync_parent(char *path, pu_error *e) {
   return pu_fsync_dir(path, e);
 }
 
+/* ---- files in pieces ---- */
+
+struct pu_writer {
+  int fd;
+  char path[PATH_MAX], tmp[PATH_MAX];
+};
+
+pu_err pu_writer_begin(const char *path, pu_writer **out, pu_error *e) {
+  pu_writer *w = *out = malloc(sizeof *w);
+  if (!w) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to write it", path);
+  int n = snprintf(w->tmp, sizeof w->tmp, "%s.tmp", path);
+  pu_err err = PU_OK;
+  if (n < 0 || (size_t)n >= sizeof w->tmp) err = pu_fail(e, PU_ERR_USAGE, "%.80s…: the name is too long", path);
+  if (err == PU_OK) {
+    strcpy(w->path, path);
+    w->fd = open(w->tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    if (w->fd < 0) err = io_error(e, path, "create"); /* errors name the file that was asked for */
+  }
+  if (err == PU_OK) return PU_OK;
+  free(w);
+  *out = NULL;
+  return err;
+}
+
+pu_err pu_writer_put(pu_writer *w, const void *data, size_t len, pu_error *e) {
+  return write_all(w->fd, w->path, data, len, e);
+}
+
+pu_err pu_writer_end(pu_writer *w, pu_err err, pu_error *e) {
+  if (err == PU_OK && fsync(w->fd) != 0) err = io_error(e, w->path, "sync");
+  if (close(w->fd) != 0 && err == PU_OK) err = io_error(e, w->path, "write");
+  if (err == PU_OK && rename(w->tmp, w->path) != 0) err = io_error(e, w->path, "rename the new file over it");
+  if (err == PU_OK)
+    err = sync_parent(w->tmp, e);
+  else
+    unlink(w->tmp);
+  free(w);
+  return err;
+}
+
 pu_err pu_file_write(const char *path, const void *data, size_t len, pu_error *e) {
   struct stat st;
   if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) return write_in_place(path, data, len, e);
-  char tmp[PATH_MAX];
-  int n = snprintf(tmp, sizeof tmp, "%s.tmp", path);
-  if (n < 0 || (size_t)n >= sizeof tmp) return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name is too long", path);
-  int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0) return io_error(e, path, "create"); /* errors name the file that was asked for */
-  pu_err err = write_all(fd, path, data, len, e);
-  if (err == PU_OK && fsync(fd) != 0) err = io_error(e, path, "sync");
-  if (close(fd) != 0 && err == PU_OK) err = io_error(e, path, "write");
-  if (err == PU_OK && rename(tmp, path) != 0) err = io_error(e, path, "rename the new file over it");
-  if (err != PU_OK) {
-    unlink(tmp);
-    return err;
-  }
-  return sync_parent(tmp, e);
+  pu_writer *w;
+  PU_TRY(pu_writer_begin(path, &w, e));
+  return pu_writer_end(w, pu_writer_put(w, data, len, e), e);
 }
 
 /* ---- maps ---- */

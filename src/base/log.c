@@ -141,38 +141,23 @@ pu_progress *pu_progress_open(const char *label, const char *unit, double total)
   return p;
 }
 
-/* 1234567 -> 1.23M */
-static void short_number(char dst[16], double v) {
-  static const char suffix[] = " kMGTP";
-  int k = 0;
-  while (v >= 999.5 && suffix[k + 1]) v /= 1000, k++;
-  int decimals = k == 0 || v >= 99.95 ? 0 : v >= 9.995 ? 1 : 2;
-  snprintf(dst, 16, "%.*f%.*s", decimals, v, k > 0, suffix + k);
-}
-
-static void short_time(char dst[32], double seconds) {
-  long s = seconds < 3.6e8 ? (long)(seconds + 0.5) : 360000000;
-  if (s >= 3600)
-    snprintf(dst, 32, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
-  else
-    snprintf(dst, 32, "%ld:%02ld", s / 60, s % 60);
-}
-
 static void describe(const pu_progress *p, const char *note, char *line, size_t size) {
-  char done[16], total[16], rate[16], left[32];
+  char done[16], total[16], rate[16], left[16];
   double elapsed = PU_MAX(pu_now() - p->started, 1e-9), per_second = p->done / elapsed;
-  short_number(done, p->done);
-  short_number(rate, per_second);
+  pu_short_number(done, p->done);
+  pu_short_number(rate, per_second);
   const char *sep = note && *note ? ", " : "";
   if (!note) note = "";
   if (p->total <= 0) {
     snprintf(line, size, "%s: %s %s, %s/s%s%s", p->label, done, p->unit, rate, sep, note);
     return;
   }
-  short_number(total, p->total);
-  short_time(left, per_second > 0 ? PU_MAX(p->total - p->done, 0) / per_second : 3.6e8);
-  snprintf(line, size, "%s: %3.0f%%, %s of %s %s, %s/s, %s left%s%s", p->label, 100 * PU_MIN(p->done / p->total, 1.0),
-           done, total, p->unit, rate, per_second > 0 ? left : "?", sep, note);
+  pu_short_number(total, p->total);
+  pu_short_time(left, per_second > 0 ? PU_MAX(p->total - p->done, 0) / per_second : 3.6e8);
+  char amount[80] = "";
+  if (strcmp(p->unit, "%") != 0) snprintf(amount, sizeof amount, " %s of %s %s, %s/s,", done, total, p->unit, rate);
+  snprintf(line, size, "%s: %3.0f%%,%s %s left%s%s", p->label, 100 * PU_MIN(p->done / p->total, 1.0), amount,
+           per_second > 0 ? left : "?", sep, note);
 }
 
 void pu_progress_set(pu_progress *p, double done, const char *note) {
@@ -195,12 +180,15 @@ void pu_progress_close(pu_progress *p) {
   if (!p) return;
   if (p->terminal) pu_live_line(NULL);
   if (p->spoke) {
-    char done[16], rate[16], took[32];
+    char done[16], rate[16], took[16];
     double elapsed = pu_now() - p->started;
-    short_number(done, p->done);
-    short_number(rate, p->done / elapsed);
-    short_time(took, elapsed);
-    pu_log(PU_LOG_INFO, "%s: %s %s in %s (%s/s)", p->label, done, p->unit, took, rate);
+    pu_short_number(done, p->done);
+    pu_short_number(rate, p->done / elapsed);
+    pu_short_time(took, elapsed);
+    if (strcmp(p->unit, "%") == 0)
+      pu_log(PU_LOG_INFO, "%s: %s %% in %s", p->label, done, took);
+    else
+      pu_log(PU_LOG_INFO, "%s: %s %s in %s (%s/s)", p->label, done, p->unit, took, rate);
   }
   free(p);
 }

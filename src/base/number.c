@@ -111,6 +111,24 @@ int pu_format_float(char *dst, float v) {
   return tidy_exponent(dst);
 }
 
+const char *pu_short_number(char dst[16], double v) {
+  static const char suffix[] = " kMGTP";
+  int k = 0;
+  while (v >= 999.5 && suffix[k + 1]) v /= 1000, k++;
+  int decimals = k == 0 || v >= 99.95 ? 0 : v >= 9.995 ? 1 : 2;
+  snprintf(dst, 16, "%.*f%.*s", decimals, v, k > 0, suffix + k);
+  return dst;
+}
+
+const char *pu_short_time(char dst[16], double seconds) {
+  long s = seconds < 3.6e8 ? (long)(seconds + 0.5) : 360000000;
+  if (s >= 3600)
+    snprintf(dst, 16, "%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+  else
+    snprintf(dst, 16, "%ld:%02ld", s / 60, s % 60);
+  return dst;
+}
+
 double pu_now(void) {
   struct timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);

@@ -17,7 +17,7 @@ static const pu_option common_rows[] = {
 };
 
 typedef struct parser {
-  const pu_option *table;
+  const pu_option *table, *config;
   void *out;
   common common;
   bool *given; /* by row: the first flag of a list replaces its default, later ones are appended */
@@ -55,6 +55,10 @@ static void look_up(parser *p, flag *f, const char *key, char letter) {
 static pu_err unknown_flag(parser *p, const flag *f, const char *key) {
   const char *near = key ? pu_options_nearest(p->table, key) : NULL;
   if (near) return pu_fail(p->e, PU_ERR_USAGE, "unknown flag '%s'; did you mean '--%s'?", f->shown, near);
+  near = key && p->config ? pu_options_nearest(p->config, key) : NULL;
+  if (near)
+    return pu_fail(p->e, PU_ERR_USAGE, "unknown flag '%s'; a key of the configuration is given as %s=VALUE", f->shown,
+                   near);
   return pu_fail(p->e, PU_ERR_USAGE, "unknown flag '%s'; --help lists the flags", f->shown);
 }
 
@@ -141,7 +145,7 @@ pu_err pu_cli_parse(const pu_command *c, int n, char **words, pu_arena *a, pu_cl
   while (table[rows].key) rows++;
   *out = (pu_cli_line){.options = pu_arena_zalloc(a, PU_MAX(c->options_size, 1)),
                        .args = pu_arena_alloc(a, ((size_t)n + 1) * sizeof *out->args)};
-  parser p = {.table = table, .out = out->options, .n = n, .words = words, .arena = a, .e = e};
+  parser p = {.table = table, .config = c->config, .out = out->options, .n = n, .words = words, .arena = a, .e = e};
   p.given = pu_arena_zalloc(a, rows + 1);
   if (!out->options || !out->args || !p.given) return pu_fail(e, PU_ERR_NOMEM, "no memory for %d arguments", n);
   PU_TRY(pu_options_default(table, out->options, a, e));

@@ -1,8 +1,9 @@
 #include "src/cli/bench_engine.h"
 
 #include <stdlib.h>
+#include <sys/resource.h>
 
-#include "src/cli/limits.h"
+#include "src/cli/sample.h"
 
 static pu_err open_sessions(pu_bench_engine *b, pu_error *e) {
   b->sessions = calloc((size_t)b->batch, sizeof *b->sessions);
@@ -16,23 +17,18 @@ static size_t matrix_bytes(const pu_model *m, size_t all) {
   return m->outer[PU_SLOT_OUTPUT] == embed ? all : all - pu_tensor_bytes(embed);
 }
 
-static void show(void *bar, double done, double total) {
-  pu_progress_set(bar, total > 0 ? 100 * done / total : 0, NULL);
-}
-
 static pu_err open_all(const pu_bench_options *o, int64_t length, pu_bench_engine *b, pu_error *e) {
-  const pu_shape *shape = pu_shape_find(o->shape);
-  if (!shape)
-    return pu_fail(e, PU_ERR_USAGE, "--shape: there is no shape '%.60s'; puyu init --help lists them", o->shape);
+  const pu_shape *shape;
+  PU_TRY(pu_cli_shape(o->shape, &shape, e));
   PU_TRY(pu_backend_open("cpu", (int)o->threads, &b->be, e));
   pu_model_options mo = {.dtype = o->dtype ? PU_F32 : PU_BF16, .tile = true};
   pu_progress *bar = pu_progress_open("random weights", "%", 100);
-  mo.progress = show;
+  mo.progress = pu_cli_show_share;
   mo.progress_arg = bar;
   pu_err err = pu_model_random(pu_arch_find(shape->arch), &shape->hp, 1, b->be, &mo, &b->m, e);
   pu_progress_close(bar);
   if (err) return err;
-  pu_engine_options eo = {.context = length, .max_batch = (int)o->batch};
+  pu_engine_options eo = {.context = length, .max_batch = (int)o->batch, .no_prefix_cache = true}; /* rounds repeat */
   PU_TRY(pu_engine_over(b->m, NULL, &eo, &b->en, e));
   b->matrix_bytes = matrix_bytes(b->m, pu_engine_get_stats(b->en).weight_bytes);
   return open_sessions(b, e);
@@ -68,6 +64,12 @@ pu_err pu_bench_engine_start(pu_bench_engine *b, int64_t seq, int64_t tokens, pu
   return PU_OK;
 }
 
+/* The most memory this process has had resident; 0: unknown. */
+static size_t peak_resident(void) {
+  struct rusage r;
+  return getrusage(RUSAGE_SELF, &r) == 0 ? (size_t)r.ru_maxrss * 1024 : 0;
+}
+
 static void print_mark(FILE *out, double got, double mark, double scale, const char *unit) {
   if (mark > 0) fprintf(out, "  (mark %.0f%s: %s)", mark * scale, unit, got >= mark ? "reached" : "missed");
   fputc('\n', out);
@@ -75,7 +77,7 @@ static void print_mark(FILE *out, double got, double mark, double scale, const c
 
 void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_engine *b, const pu_bench_result *r) {
   pu_engine_stats s = pu_engine_get_stats(b->en);
-  size_t planned = s.weight_bytes + s.cache_bytes + s.work_bytes, peak = pu_peak_resident();
+  size_t planned = s.weight_bytes + s.cache_bytes + s.work_bytes, peak = peak_resident();
   double ratio = r->limit > 0 ? r->rate / r->limit : 0;
   double overhead = s.overhead_seconds / PU_MAX(s.prefill_seconds + s.decode_seconds, 1e-9);
   int threads = pu_pool_size(pu_cpu_pool(b->be));

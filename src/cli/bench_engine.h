@@ -4,6 +4,7 @@
 
 #include "puyu/engine.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 
 typedef struct pu_bench_options {
   const char *shape;
@@ -12,52 +13,11 @@ typedef struct pu_bench_options {
   bool json;
 } pu_bench_options;
 
-#define PU_BENCH_ROWS(seq_default, seq_help)                                                                           \
-  {.key = "shape",                                                                                                     \
-   .type = PU_OPT_STR,                                                                                                 \
-   .offset = offsetof(pu_bench_options, shape),                                                                        \
-   .dflt = "internlm2-1.8b",                                                                                           \
-   .meta = "NAME",                                                                                                     \
-   .help = "named shape"},                                                                                             \
-      {.key = "threads",                                                                                               \
-       .type = PU_OPT_INT,                                                                                             \
-       .offset = offsetof(pu_bench_options, threads),                                                                  \
-       .max = 64,                                                                                                      \
-       .meta = "N",                                                                                                    \
-       .help = "threads; 0: all processors"},                                                                          \
-      {.key = "batch",                                                                                                 \
-       .type = PU_OPT_INT,                                                                                             \
-       .offset = offsetof(pu_bench_options, batch),                                                                    \
-       .dflt = "1",                                                                                                    \
-       .min = 1,                                                                                                       \
-       .max = 1024,                                                                                                    \
-       .meta = "N",                                                                                                    \
-       .help = "sequences at once"},                                                                                   \
-      {.key = "seq",                                                                                                   \
-       .type = PU_OPT_INT,                                                                                             \
-       .offset = offsetof(pu_bench_options, seq),                                                                      \
-       .dflt = (seq_default),                                                                                          \
-       .min = 1,                                                                                                       \
-       .max = 1 << 20,                                                                                                 \
-       .meta = "N",                                                                                                    \
-       .help = (seq_help)},                                                                                            \
-      {.key = "dtype",                                                                                                 \
-       .type = PU_OPT_ENUM,                                                                                            \
-       .offset = offsetof(pu_bench_options, dtype),                                                                    \
-       .dflt = "bf16",                                                                                                 \
-       .choices = "bf16|f32",                                                                                          \
-       .help = "type of weights and cache"},                                                                           \
-      {.key = "rounds",                                                                                                \
-       .type = PU_OPT_INT,                                                                                             \
-       .offset = offsetof(pu_bench_options, rounds),                                                                   \
-       .dflt = "3",                                                                                                    \
-       .min = 1,                                                                                                       \
-       .max = 1000,                                                                                                    \
-       .meta = "N",                                                                                                    \
-       .help = "how often it is measured; the best counts"},                                                           \
-  {                                                                                                                    \
-    .key = "json", .type = PU_OPT_BOOL, .offset = offsetof(pu_bench_options, json), .help = "one JSON object"          \
-  }
+#define PU_BENCH_ROWS(usual_seq)                                                                                       \
+  PU_ROW_SHAPE(pu_bench_options, "internlm2-1.8b"), PU_ROW_BATCH(pu_bench_options, "1"),                               \
+      PU_ROW_SEQ(pu_bench_options, 1, usual_seq, "tokens of each prompt"),                                             \
+      PU_ROW_DTYPE(pu_bench_options, "bf16|f32", "bf16", "type of weights and cache"),                                 \
+      PU_ROW_ROUNDS(pu_bench_options, "3"), PU_ROW_THREADS(pu_bench_options, 64), PU_ROW_JSON(pu_bench_options)
 
 typedef struct pu_bench_engine {
   pu_backend *be;

@@ -35,35 +35,37 @@ static const pu_command *match(int n, char **words, int *used) {
   return n > 0 ? pu_cli_find(words[0]) : NULL;
 }
 
-static const char *nearest_command(const char *words) {
-  const char *found = NULL;
-  size_t best = PU_MAX((size_t)2, strlen(words) / 3) + 1;
+/* The command, or the first word of some, that begins with these words or is nearest to them; false: none is near. */
+static bool nearest_command(const char *words, char found[64]) {
+  size_t n = strlen(words), best = PU_MAX((size_t)2, n / 3) + 1, worst = best;
   for (size_t i = 0; pu_command_all[i]; i++) {
     const char *name = pu_command_all[i]->name;
-    size_t d = pu_edit_distance(words, name);
-    if (d < best && d < strlen(name)) {
+    size_t lengths[] = {strcspn(name, " "), strlen(name)};
+    for (size_t k = 0; k < PU_COUNT(lengths); k++) {
+      char known[64];
+      snprintf(known, sizeof known, "%.*s", (int)lengths[k], name);
+      size_t d = strncmp(words, known, n) == 0 ? 1 : pu_edit_distance(words, known);
+      if (d >= best || d >= lengths[k]) continue;
       best = d;
-      found = name;
+      memcpy(found, known, sizeof known);
     }
   }
-  return found;
+  return best < worst;
 }
 
 static int unknown_command(int n, char **words) {
-  char name[128];
+  char name[128], both[128], near[64];
   bool group = pu_cli_is_group(words[0]);
   bool two = n > 1 && words[1][0] != '-';
-  snprintf(name, sizeof name, "%.60s%s%.60s", words[0], group && two ? " " : "", group && two ? words[1] : "");
-  const char *near = nearest_command(name);
-  if (!near && two) { /* "dta synth" */
-    char both[128];
-    snprintf(both, sizeof both, "%.60s %.60s", words[0], words[1]);
-    near = nearest_command(both);
-  }
-  if (near)
-    fprintf(stderr, "puyu: unknown command '%s'; did you mean '%s'?\n", name, near);
+  snprintf(both, sizeof both, "%.60s%s%.60s", words[0], two ? " " : "", two ? words[1] : "");
+  snprintf(name, sizeof name, "%.120s", group ? both : words[0]);
+  bool alone = group && !two;                                                        /* flags at most follow */
+  bool known = !alone && nearest_command(both, near) && (!two || strchr(near, ' ')); /* "dta synth" */
+  if (known || (!group && nearest_command(name, near)))
+    fprintf(stderr, "puyu: unknown command '%s'; did you mean '%s'?\n", known ? both : name, near);
   else
-    fprintf(stderr, "puyu: unknown command '%s'; `puyu --help` lists them\n", name);
+    fprintf(stderr, "puyu: unknown command '%s'; `puyu %s%s--help` lists them\n", name, group ? words[0] : "",
+            group ? " " : "");
   return 2;
 }
 

@@ -21,7 +21,7 @@ typedef struct pu_cli {
 
 typedef struct pu_command {
   const char *name;         /* "train", "data synth" */
-  const char *summary;      /* one line, no full stop */
+  const char *summary;      /* one line that begins small, no full stop */
   const char *usage;        /* what follows the name: "MODEL [PROMPT] [options]" */
   const char *details;      /* for --help and the man page: paragraphs with an empty line between; NULL for none */
   const pu_option *options; /* ends with a row without a key; NULL for none. Keys are flags: "max-tokens" */

@@ -14,6 +14,7 @@ pu_err pu_conversation_open(pu_engine *en, pu_conversation *out, pu_error *e) {
 }
 
 static void take_out(pu_conversation *c, size_t at, size_t n) {
+  if (!n) return; /* and perhaps no memory */
   for (size_t i = at; i < at + n; i++) free((char *)(uintptr_t)c->m[i].content.ptr);
   memmove(c->m + at, c->m + at + n, (c->n - at - n) * sizeof *c->m);
   c->n -= n;

@@ -28,7 +28,7 @@ void pu_cli_describe(const pu_option *row, char *dst, size_t size) {
   bool number = row->type == PU_OPT_INT || row->type == PU_OPT_FLOAT || row->type == PU_OPT_FLOATS;
   pu_format_double(min, row->min);
   pu_format_double(max, row->max);
-  bool at_least = row->max < row->min || row->max >= 9.2e18;
+  bool at_least = row->max < row->min || row->max >= 1e9; /* such a maximum is no news to anybody */
   if (number && (row->min != 0 || row->max != 0))
     n = (size_t)(at_least ? snprintf(extra, sizeof extra, "at least %s", min)
                           : snprintf(extra, sizeof extra, "%s..%s", min, max));
@@ -84,8 +84,9 @@ static void put_option(FILE *out, const pu_option *row, bool flags) {
 static void put_table(FILE *out, const pu_option *table, const char *heading, bool flags) {
   if (table->key && table->type != PU_OPT_GROUP) fprintf(out, "\n%s:\n", heading);
   for (const pu_option *row = table; row->key; row++) {
+    const char *title = row->help ? row->help : row->key;
     if (row->type == PU_OPT_GROUP)
-      fprintf(out, "\n%s:\n", row->key);
+      fprintf(out, "\n%c%s:\n", toupper((unsigned char)title[0]), title + 1);
     else if (!flags || row->type != PU_OPT_LIST)
       put_option(out, row, flags);
   }
@@ -151,5 +152,5 @@ void pu_cli_print_overview(FILE *out, const char *group) {
     snprintf(summary, sizeof summary, "%c%s", toupper((unsigned char)c->summary[0]), c->summary + 1);
     put_entry(out, c->name, summary);
   }
-  fprintf(out, "\n`puyu COMMAND --help` tells more about one.\n");
+  fprintf(out, "\n`puyu COMMAND --help` tells more about one.%s\n", group ? "" : " `puyu demo` runs the whole chain.");
 }

@@ -1,6 +1,6 @@
 #include "src/cli/sample.h"
 
-static void show(void *bar, double done, double total) {
+void pu_cli_show_share(void *bar, double done, double total) {
   pu_progress_set(bar, total > 0 ? 100 * done / total : 0, NULL);
 }
 
@@ -20,14 +20,23 @@ static pu_err choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out
   return PU_OK;
 }
 
+static void log_plan(const pu_engine *en) {
+  pu_engine_plan p = pu_engine_get_plan(en);
+  char weights[24], work[24], cache[24];
+  pu_log(PU_LOG_DEBUG, "memory plan: weights %s, work %s, cache %s: %d blocks of %d tokens, contexts of %lld",
+         pu_bytes_text(p.weights, weights), pu_bytes_text(p.work, work), pu_bytes_text(p.cache, cache),
+         (int)p.kv_blocks, (int)p.kv_block, (long long)p.context);
+}
+
 static pu_err open_one(const char *model, pu_engine_options *eo, pu_cli_dtype dtype, const char *what, pu_engine **out,
                        pu_error *e) {
   PU_TRY(choose_dtype(model, dtype, &eo->dtype, e));
   pu_progress *bar = pu_progress_open(what, "%", 100);
-  eo->progress = show;
+  eo->progress = pu_cli_show_share;
   eo->progress_arg = bar;
   pu_err err = pu_engine_open(model, eo, out, e);
   pu_progress_close(bar);
+  if (!err) log_plan(*out);
   return err;
 }
 

@@ -3,28 +3,24 @@
 #define PUYU_SAMPLE_H
 
 #include "puyu/engine.h"
+#include "src/cli/rows.h"
 
 /* The type to compute in, by --dtype. AUTO: f32 where most of the weights in the files are f32, so that what was
  * written exactly is computed exactly; else bf16. */
 typedef enum pu_cli_dtype { PU_CLI_AUTO, PU_CLI_F32, PU_CLI_BF16 } pu_cli_dtype;
 #define PU_CLI_DTYPE_ROW(holder, member)                                                                               \
-  {                                                                                                                    \
-    .key = "dtype", .type = PU_OPT_ENUM, .offset = offsetof(holder, member), .dflt = "auto",                           \
-    .choices = "auto|f32|bf16", .help = "type to compute in; auto: f32 for weights in f32, else bf16"                  \
-  }
+  PU_ROW(holder, member, "dtype", ENUM, .dflt = "auto", .choices = "auto|f32|bf16",                                    \
+         .help = "type to compute in; auto: f32 for weights in f32, else bf16")
+
+/* A callback of whatever reports (done, total): sets a bar whose unit is "%". */
+void pu_cli_show_share(void *bar, double done, double total);
 
 /* Guessing ahead, for the commands that answer. */
 #define PU_CLI_GUESS_ROWS(holder, in_guess, in_draft)                                                                  \
-  {.key = "guess",                                                                                                     \
-   .type = PU_OPT_INT,                                                                                                 \
-   .offset = offsetof(holder, in_guess),                                                                               \
-   .max = 15,                                                                                                          \
-   .meta = "N",                                                                                                        \
-   .help = "tokens guessed ahead, from what stood there before; the text stays the same, 3 often makes it faster"},    \
-  {                                                                                                                    \
-    .key = "draft", .type = PU_OPT_STR, .offset = offsetof(holder, in_draft), .meta = "MODEL",                         \
-    .help = "a smaller model with the same tokenizer that does the guessing (3 tokens, or --guess)"                    \
-  }
+  PU_ROW(holder, in_guess, "guess", INT, .dflt = "0", .max = 15, .meta = "N",                                          \
+         .help = "tokens guessed ahead; the text stays the same, 3 often makes it faster"),                            \
+      PU_ROW(holder, in_draft, "draft", STR, .meta = "MODEL",                                                          \
+             .help = "a smaller model with the same tokenizer that does the guessing, of 3 tokens or --guess")
 
 typedef struct pu_cli_engine_options {
   pu_cli_dtype dtype;

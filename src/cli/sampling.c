@@ -6,6 +6,8 @@ pu_sampling pu_cli_sampling_get(const pu_cli_sampling *o) {
   s.top_k = o->top_k;
   s.top_p = o->top_p;
   s.min_p = o->min_p;
+  s.typical_p = o->typical_p;
+  s.min_tokens = o->min_tokens;
   s.repetition_penalty = o->repetition;
   s.presence_penalty = o->presence;
   s.frequency_penalty = o->frequency;

@@ -307,7 +307,7 @@ static pu_err json_document(const pu_corpus *c, const json_t *object, pu_documen
   const json_t *text = c->key ? json_object_get(object, c->key) : json_object_get(object, "content");
   if (!text && !c->key) text = json_object_get(object, "text");
   if (!json_is_string(text))
-    return pu_fail(e, PU_ERR_FORMAT, "%s: no string under \"%s\"; name the key (--key in data tokenize)", c->id.data,
+    return pu_fail(e, PU_ERR_FORMAT, "%s: no string under \"%s\"; name the key with --key", c->id.data,
                    c->key ? c->key : "content\" or \"text");
   out->text = pu_str_of(json_string_value(text), json_string_length(text));
   const json_t *id = json_object_get(object, "id");

@@ -152,6 +152,7 @@ static bool worth_waiting(const pu_session *s) {
   if (!s->en->shares_prefixes || s->prompt.top >= 0 || pu_schedule_scaled(s->en, (int64_t)s->ids.n)) return false;
   for (const pu_session *r = s->en->q_first; r != s; r = r->q_next) {
     if (r->state != PU_SESSION_RUNNING || r->salt != s->salt || pu_session_pending(r) <= 1) continue;
+    if (pu_schedule_scaled(s->en, (int64_t)r->ids.n)) continue;
     int64_t n = PU_MIN(last, (int64_t)r->ids.n - 1), begin = PU_MAX((int64_t)r->n_known * size, s->cached), at = 0;
     if (begin + size > n) continue;
     while (at < n && r->ids.v[at] == s->ids.v[at]) at++;

@@ -2,12 +2,8 @@
  * file only when all of it is on the disk. */
 #include "src/model/safetensors.h"
 
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 enum { PIECE = 4 << 20 };
 
@@ -56,69 +52,29 @@ static pu_err build_header(pu_buf *b, const pu_st_source *tensors, size_t n, con
   return PU_OK;
 }
 
-static pu_err write_all(int fd, const char *path, const void *data, size_t len, pu_error *e) {
-  const char *p = data;
-  while (len > 0) {
-    ssize_t n = write(fd, p, PU_MIN(len, (size_t)1 << 30));
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return pu_fail(e, PU_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
-    p += n;
-    len -= (size_t)n;
-  }
-  return PU_OK;
-}
-
-static pu_err write_tensor(int fd, const char *path, const pu_st_source *t, void *piece, pu_error *e) {
+static pu_err write_tensor(pu_writer *w, const pu_st_source *t, void *piece, pu_error *e) {
   size_t bytes;
   PU_TRY(source_bytes(t, &bytes, e));
-  if (t->data) return write_all(fd, path, t->data, bytes, e);
+  if (t->data) return pu_writer_put(w, t->data, bytes, e);
   for (size_t at = 0; at < bytes; at += PIECE) {
     size_t len = PU_MIN(bytes - at, (size_t)PIECE);
     PU_TRY(t->read(t->arg, at, piece, len, e));
-    PU_TRY(write_all(fd, path, piece, len, e));
+    PU_TRY(pu_writer_put(w, piece, len, e));
   }
   return PU_OK;
 }
 
-static pu_err write_body(int fd, const char *path, const pu_buf *header, const pu_st_source *tensors, size_t n,
-                         pu_error *e) {
+static pu_err write_body(pu_writer *w, const pu_buf *header, const pu_st_source *tensors, size_t n, pu_error *e) {
   uint8_t len[8];
   for (int i = 0; i < 8; i++) len[i] = (uint8_t)((uint64_t)header->len >> (8 * i));
-  PU_TRY(write_all(fd, path, len, sizeof len, e));
-  PU_TRY(write_all(fd, path, header->data, header->len, e));
+  PU_TRY(pu_writer_put(w, len, sizeof len, e));
+  PU_TRY(pu_writer_put(w, header->data, header->len, e));
   void *piece = malloc(PIECE);
-  if (!piece) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to write it", path);
+  if (!piece) return pu_fail(e, PU_ERR_NOMEM, "no memory to write %zu tensors", n);
   pu_err err = PU_OK;
-  for (size_t i = 0; i < n && err == PU_OK; i++) err = write_tensor(fd, path, &tensors[i], piece, e);
+  for (size_t i = 0; i < n && err == PU_OK; i++) err = write_tensor(w, &tensors[i], piece, e);
   free(piece);
-  if (err == PU_OK && fsync(fd) != 0) err = pu_fail(e, PU_ERR_IO, "%s: cannot sync: %s", path, strerror(errno));
   return err;
-}
-
-static pu_err sync_parent(const char *path, pu_error *e) {
-  const char *slash = strrchr(path, '/');
-  if (!slash) return pu_fsync_dir(".", e);
-  char dir[PATH_MAX];
-  int n = slash == path ? 1 : (int)(slash - path);
-  snprintf(dir, sizeof dir, "%.*s", n, path);
-  return pu_fsync_dir(dir, e);
-}
-
-static pu_err write_file(const char *path, const pu_buf *header, const pu_st_source *tensors, size_t n, pu_error *e) {
-  char tmp[PATH_MAX];
-  int len = snprintf(tmp, sizeof tmp, "%s.tmp", path);
-  if (len < 0 || (size_t)len >= sizeof tmp) return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name is too long", path);
-  int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-  if (fd < 0) return pu_fail(e, PU_ERR_IO, "%s: cannot make the file: %s", path, strerror(errno));
-  pu_err err = write_body(fd, path, header, tensors, n, e);
-  if (close(fd) != 0 && err == PU_OK) err = pu_fail(e, PU_ERR_IO, "%s: cannot write: %s", path, strerror(errno));
-  if (err == PU_OK && rename(tmp, path) != 0)
-    err = pu_fail(e, PU_ERR_IO, "%s: cannot put the new file in its place: %s", path, strerror(errno));
-  if (err != PU_OK) {
-    unlink(tmp);
-    return err;
-  }
-  return sync_parent(path, e);
 }
 
 pu_err pu_safetensors_write(const char *path, const pu_st_source *tensors, size_t n, const char *const *meta_pairs,
@@ -126,7 +82,9 @@ pu_err pu_safetensors_write(const char *path, const pu_st_source *tensors, size_
   pu_buf header;
   pu_buf_init(&header, PU_ST_MAX_HEADER);
   pu_err err = build_header(&header, tensors, n, meta_pairs, e);
-  if (err == PU_OK) err = write_file(path, &header, tensors, n, e);
+  pu_writer *w = NULL;
+  if (err == PU_OK) err = pu_writer_begin(path, &w, e);
+  if (w) err = pu_writer_end(w, write_body(w, &header, tensors, n, e), e);
   pu_buf_deinit(&header);
   return err;
 }

@@ -53,7 +53,8 @@ static bool pb_next(pu_str *s, pb_field *f) {
 }
 
 static pu_err broken(pu_error *e, const char *where) {
-  return pu_fail(e, PU_ERR_FORMAT, "tokenizer.model: %s is malformed or cut short; fetch the file again", where);
+  return pu_fail(e, PU_ERR_FORMAT, "tokenizer.model: %s is malformed or cut short: is this a whole tokenizer.model?",
+                 where);
 }
 
 /* ---- the messages ------------------------------------------------------------------------------------------------ */

@@ -4,24 +4,6 @@
 
 static const double PLAIN_SECONDS = 5; /* between plain lines, where log.every does not say otherwise */
 
-static void time_text(double seconds, char text[32]) {
-  int64_t s = (int64_t)(seconds + 0.5);
-  if (s >= 3600)
-    snprintf(text, 32, "%lld:%02d:%02d", (long long)(s / 3600), (int)(s / 60 % 60), (int)(s % 60));
-  else
-    snprintf(text, 32, "%d:%02d", (int)(s / 60), (int)(s % 60));
-}
-
-static const char *rate_text(double v, char text[32]) {
-  if (v >= 1e6)
-    snprintf(text, 32, "%.2fM", v / 1e6);
-  else if (v >= 1e4)
-    snprintf(text, 32, "%.1fk", v / 1e3);
-  else
-    snprintf(text, 32, "%.0f", v);
-  return text;
-}
-
 static bool due(pu_train_live *l, const pu_train_config *cfg, int64_t step, double now) {
   if (pu_is_terminal()) return true; /* pu_live_line itself draws at most ten times a second */
   if (step == 1 || step == cfg->train.steps) return true;
@@ -31,13 +13,13 @@ static bool due(pu_train_live *l, const pu_train_config *cfg, int64_t step, doub
 
 /* A run by the clock has no planned number of steps, and the clock says what is left. */
 static void progress(const pu_train_live *l, const pu_train_config *cfg, const pu_train_state *s, char steps[64],
-                     char left[32]) {
+                     char left[16]) {
   double budget = 60 * cfg->train.minutes;
   if (budget > 0)
     snprintf(steps, 64, "step %lld", (long long)s->step);
   else
     snprintf(steps, 64, "step %lld/%lld", (long long)s->step, (long long)cfg->train.steps);
-  time_text(budget > 0 ? fmax(budget - s->seconds, 0) : l->mean_step * (double)(cfg->train.steps - s->step), left);
+  pu_short_time(left, budget > 0 ? fmax(budget - s->seconds, 0) : l->mean_step * (double)(cfg->train.steps - s->step));
 }
 
 void pu_train_live_step(pu_train_live *l, const pu_train_config *cfg, const pu_train_state *s, double loss,
@@ -46,11 +28,11 @@ void pu_train_live_step(pu_train_live *l, const pu_train_config *cfg, const pu_t
   double now = pu_now();
   if (!due(l, cfg, s->step, now)) return;
   l->drawn = now;
-  char line[200], steps[64], rate[32], left[32], share[32] = "";
+  char line[200], steps[64], rate[16], left[16], share[32] = "";
   if (mfu >= 0) snprintf(share, sizeof share, "  MFU %.0f %%", 100 * mfu);
   progress(l, cfg, s, steps, left);
   snprintf(line, sizeof line, "%s  loss %.4f  %s tok/s%s  %s left", steps, loss,
-           rate_text((double)tokens / seconds, rate), share, left);
+           pu_short_number(rate, (double)tokens / seconds), share, left);
   if (pu_is_terminal())
     pu_live_line(line);
   else

@@ -295,11 +295,11 @@ static void announce(const pu_train_loop *l) {
   if (l->saved_step >= 0) pu_log(PU_LOG_INFO, "resuming after step %lld (%s)", (long long)l->saved_step, l->from);
 }
 
-/* The unit's own rate where someone can tell it; never less than what a product was seen to reach. */
+/* What MFU is held against: in bf16 the matrix unit's own rate where it can be told, and never less than what a product
+ * was seen to reach. */
 static pu_err find_peak(pu_train_loop *l) {
-  double unit = 0;
-  if (l->model->dtype == PU_BF16 && l->hooks && l->hooks->matrix_flops)
-    unit = l->hooks->matrix_flops(l->hooks->arg, l->be);
+  bool tells = l->model->dtype == PU_BF16 && strcmp(l->be->name, "cpu") == 0;
+  double unit = tells ? pu_cpu_unit_flops(l->be, PU_BF16) : 0;
   PU_TRY(pu_train_peak_measure(&l->ctx, l->model->dtype, &l->peak_flops));
   l->peak_flops = PU_MAX(l->peak_flops, unit);
   return PU_OK;

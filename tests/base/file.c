@@ -137,6 +137,21 @@ static void files_are_written_whole(void **state) {
   assert_int_equal(pu_map_open(in_dir("none"), &m, &e), PU_ERR_IO);
 }
 
+static void half_a_file_is_none(void **state) {
+  (void)state;
+  pu_buf b;
+  pu_buf_init(&b, 64);
+  assert_ok(pu_file_write(in_dir("f"), "old", 3, &e), &e);
+  pu_writer *w;
+  assert_ok(pu_writer_begin(in_dir("f"), &w, &e), &e);
+  assert_ok(pu_writer_put(w, "half", 4, &e), &e);
+  assert_int_equal(pu_writer_end(w, PU_ERR_FORMAT, &e), PU_ERR_FORMAT);
+  assert_false(pu_path_exists(in_dir("f.tmp")));
+  assert_ok(pu_file_read(in_dir("f"), 64, &b, &e), &e);
+  assert_string_equal(b.data, "old");
+  pu_buf_deinit(&b);
+}
+
 static void a_relative_path_has_a_folder_too(void **state) {
   (void)state;
   int here = open(".", O_RDONLY | O_DIRECTORY);
@@ -195,6 +210,7 @@ int main(void) {
       T(folders_are_made_listed_and_removed),
       T(files_are_read_up_to_a_limit),
       T(files_are_written_whole),
+      T(half_a_file_is_none),
       T(a_relative_path_has_a_folder_too),
       T(locks_hold_between_processes),
   };

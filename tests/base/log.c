@@ -86,11 +86,14 @@ static void progress(void) {
   pu_progress_set(quick, 5, NULL);
   pu_progress_close(quick);
   pu_progress *p = pu_progress_open("reading", "docs", 4000);
+  pu_progress *share = pu_progress_open("weights", "%", 100);
   pu_progress_set(p, 1, NULL);
   usleep(2050000);
   pu_progress_set(p, 1000, "loss 2.31");
   pu_progress_set(p, 2000, NULL); /* too soon */
   pu_progress_close(p);
+  pu_progress_set(share, 50, NULL);
+  pu_progress_close(share);
   pu_progress_set(NULL, 1, NULL);
   pu_progress_close(NULL);
 }
@@ -100,6 +103,7 @@ static void progress_is_quiet_for_two_seconds(void **state) {
   watch(progress, 0);
   assert_memory_equal(seen, "reading:  25%, 1.00k of 4.00k docs, ", 36);
   assert_non_null(strstr(seen, " left, loss 2.31\nreading: 2.00k docs in 0:02 ("));
+  assert_non_null(strstr(seen, "\nweights:  50%, 0:02 left\nweights: 50 % in 0:02\n"));
   assert_null(strstr(seen, "quick"));
 }
 

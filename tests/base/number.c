@@ -138,6 +138,27 @@ static void floats_come_back_to_the_bit(void **state) {
   }
 }
 
+static void people_read_short_texts(void **state) {
+  (void)state;
+  static const struct {
+    double v;
+    const char *number, *time;
+  } cases[] = {{0, "0", "0:00"},
+               {65, "65", "1:05"},
+               {999.4, "999", "16:39"},
+               {999.5, "1.00k", "16:40"},
+               {3725, "3.73k", "1:02:05"},
+               {99951, "100k", "27:45:51"},
+               {1e6, "1.00M", "277:46:40"},
+               {1e300, NULL, "100000:00:00"}};
+  char text[16];
+  for (size_t i = 0; i < PU_COUNT(cases); i++) {
+    assert_ptr_equal(pu_short_number(text, cases[i].v), text);
+    if (cases[i].number) assert_string_equal(text, cases[i].number);
+    assert_string_equal(pu_short_time(text, cases[i].v), cases[i].time);
+  }
+}
+
 static void the_clock_moves_forward(void **state) {
   (void)state;
   double a = pu_now(), b = pu_now();
@@ -152,6 +173,7 @@ int main(void) {
       cmocka_unit_test(draws_have_their_moments),
       cmocka_unit_test(floats_are_shortest),
       cmocka_unit_test(floats_come_back_to_the_bit),
+      cmocka_unit_test(people_read_short_texts),
       cmocka_unit_test(the_clock_moves_forward),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

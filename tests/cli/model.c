@@ -107,7 +107,7 @@ static void wrong_tokens_are_refused(void **state) {
 
 static void init_makes_what_inspect_says(void **state) {
   (void)state;
-  assert_int_equal(puyu("init --shape puyu-2m --out m --vocab 300 --dtype bf16 --threads 1"), 0);
+  assert_int_equal(puyu("init --shape puyu-2m --out m --vocab-size 300 --dtype bf16 --threads 1"), 0);
   assert_int_equal(puyu("inspect m"), 0);
   says("family         internlm2");
   says("vocabulary     300");
@@ -178,8 +178,8 @@ static void failed_writes_leave_no_model(void **state) {
   (void)state;
   snprintf(path, sizeof path, "%s/full/model.safetensors.tmp", folder);
   assert_ok(pu_mkdirs(path, &e), &e);
-  assert_int_equal(puyu("init --shape puyu-2m --out full --vocab 300 --threads 1"), 1);
-  says("full/model.safetensors: cannot make the file");
+  assert_int_equal(puyu("init --shape puyu-2m --out full --vocab-size 300 --threads 1"), 1);
+  says("full/model.safetensors: cannot create");
   assert_false(exists("full/config.json"));
   assert_int_equal(puyu("convert " MINI "/internlm2-tiny full"), 1);
   assert_false(exists("full/config.json"));

@@ -123,7 +123,7 @@ static void test_made_before(void **state) {
 static void test_bench(void **state) {
   (void)state;
   char out[2000];
-  assert_int_equal(run("bench tokenizer --model %s --file %s/text --threads 2 --runs 1 --json", out, sizeof out), 0);
+  assert_int_equal(run("bench tokenizer --model %s --file %s/text --threads 2 --rounds 1 --json", out, sizeof out), 0);
   json_t *o = NULL;
   if (pu_json_parse("bench", pu_str_c(out), &o, &err) != PU_OK) fail_msg("%s", out);
   assert_int_equal(json_integer_value(json_object_get(o, "bytes")), 13);
@@ -133,7 +133,7 @@ static void test_bench(void **state) {
   assert_true(json_number_value(json_object_get(o, "limit")) > 0);
   assert_true(json_number_value(json_object_get(o, "ratio")) > 0);
   json_decref(o);
-  expect_word("bench tokenizer --file %s/text --runs 1", 0, "MiB/s"); /* with a tokenizer of its own */
+  expect_word("bench tokenizer --file %s/text --rounds 1", 0, "MiB/s"); /* with a tokenizer of its own */
 }
 
 int main(void) {

@@ -115,15 +115,15 @@ static void check(const pu_work_shape *s, int docs, double slack) {
   .head_dim = D
 
 static void said_is_taken(void **state) {
-  static const pu_work_shape loss = {.dtype = PU_BF16, SIZES(64, 64, 32, 64, 20000, 0, 2, 1, 32)};
-  static const pu_work_shape rows = {.dtype = PU_F32, SIZES(512, 64, 64, 64, 7, 0, 16, 16, 72)};
-  static const pu_work_shape parts = {.dtype = PU_BF16, SIZES(500, 500, 64, 64, 50, 0, 6, 3, 40)};
-  static const pu_work_shape experts = {.dtype = PU_F32, SIZES(96, 32, 64, 512, 50, 2, 2, 2, 8)};
+  static const pu_work_shape loss = {.dtype = PU_BF16, SIZES(32, 32, 32, 64, 20000, 0, 2, 1, 8)};
+  static const pu_work_shape rows = {.dtype = PU_F32, SIZES(256, 64, 16, 16, 7, 0, 16, 16, 8)};
+  static const pu_work_shape parts = {.dtype = PU_BF16, SIZES(300, 300, 16, 16, 50, 0, 2, 1, 8)};
+  static const pu_work_shape experts = {.dtype = PU_F32, SIZES(96, 32, 32, 256, 50, 2, 2, 2, 8)};
   (void)state;
   check(&loss, 1, 1.1);
   check(&experts, 3, 1.1);
-  check(&rows, 8, 8);
-  check(&rows, 16, 8); /* documents of 32 tokens */
+  check(&rows, 4, 8);
+  check(&rows, 8, 8); /* documents of 32 tokens */
   for (int docs = 1; docs <= 9; docs += 4) check(&parts, docs, 8);
 }
 

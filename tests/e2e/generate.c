@@ -103,7 +103,7 @@ static void an_open_turn_is_sent(void **state) {
   assert_non_null(mkdtemp(dir));
   snprintf(line, sizeof line,
            "cd %s && echo one two one two user assistant >t.txt && P=" PU_PROGRAM
-           " && $P tokenizer train --out m --vocab-size 264 t.txt && $P init --shape puyu-2m --vocab 264 --out m",
+           " && $P tokenizer train --out m --vocab-size 264 t.txt && $P init --shape puyu-2m --vocab-size 264 --out m",
            dir);
   assert_int_equal(shell(line), 0);
   for (size_t i = 0; i < PU_COUNT(turns); i++) {

@@ -40,7 +40,7 @@ static int set_up(void **state) {
   (void)state;
   if (!mkdtemp(folder)) return -1;
   if (shell("printf '%s' >t.txt && " PU_PROGRAM " tokenizer train --out m --vocab-size 280 t.txt && " PU_PROGRAM
-            " init --shape puyu-2m --vocab 280 --out m --threads 1",
+            " init --shape puyu-2m --vocab-size 280 --out m --threads 1",
             text) == 0)
     return 0;
   print_message("%s", out);
@@ -181,7 +181,7 @@ static void guesses_leave_the_text(void **state) {
   assert_int_equal(shell("%s --draft m", line), 0);
   assert_string_equal(out, want);
   assert_int_equal(
-      shell(PU_PROGRAM " init --shape puyu-2m --vocab 300 --out other --threads 1 && %s --draft other", line), 2);
+      shell(PU_PROGRAM " init --shape puyu-2m --vocab-size 300 --out other --threads 1 && %s --draft other", line), 2);
 }
 
 int main(void) {

@@ -1,16 +1,11 @@
 #include "src/cli/bench_engine.h"
-#include "src/cli/limits.h"
 
-static const pu_option rows[] = {PU_BENCH_ROWS("128", "tokens of each prompt"),
-                                 {.key = "tokens",
-                                  .type = PU_OPT_INT,
-                                  .offset = offsetof(pu_bench_options, tokens),
-                                  .dflt = "24",
-                                  .min = 1,
-                                  .max = 1 << 20,
-                                  .meta = "N",
-                                  .help = "tokens generated for each sequence and round"},
-                                 {0}};
+static const pu_option rows[] = {
+    PU_BENCH_ROWS("128"),
+    PU_ROW(pu_bench_options, tokens, "tokens", INT, .dflt = "24", .min = 1, .max = 1 << 20, .meta = "N",
+           .help = "tokens generated for each sequence and round"),
+    {0},
+};
 
 enum { LIMIT_PASSES = 6 };
 
@@ -38,7 +33,7 @@ static pu_err measure(pu_bench_engine *b, const pu_bench_options *o, double *bes
     for (; more; steps++) PU_TRY(pu_engine_step(b->en, &more, e));
     double seconds = (pu_now() - begin) / (double)steps;
     if (*best == 0 || seconds < *best) *best = seconds;
-    *limit = PU_MAX(*limit, pu_limit_read_bytes(b->be, b->m->weights_memory, b->matrix_bytes, LIMIT_PASSES));
+    *limit = PU_MAX(*limit, pu_cpu_read_rate(b->be, b->m->weights_memory, b->matrix_bytes, LIMIT_PASSES));
   }
   return PU_OK;
 }
@@ -67,7 +62,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_bench_decode = {
     .name = "bench decode",
-    .summary = "Measure how fast tokens are made",
+    .summary = "measure how fast tokens are made",
     .usage = "[options]",
     .details =
         "Random weights of a named shape; no files are needed. A token takes as long as the weights and the cache "

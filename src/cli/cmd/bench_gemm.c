@@ -1,6 +1,6 @@
 /* How fast matrix products are, beside OpenBLAS, oneDNN and what the processor can do at most. */
-#include "puyu/model.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 
 #include <dlfcn.h>
 #include <math.h>
@@ -8,52 +8,19 @@
 
 typedef struct options {
   pu_strs shapes;
-  int64_t threads, runs, batch, seq;
+  int64_t threads, rounds, batch, seq;
   bool json;
 } options;
 
 static const pu_option rows[] = {
-    {.key = "shape",
-     .type = PU_OPT_STRS,
-     .offset = offsetof(options, shapes),
-     .meta = "NxMxK|NAME",
-     .help = "tokens x outputs x inputs, or a model's named shape: each of its products; may be given again "
-             "(2048x2048x2048 and a training shape when absent)",
-     .letter = 's'},
-    {.key = "threads",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, threads),
-     .dflt = "0",
-     .min = 0,
-     .max = 64,
-     .meta = "N",
-     .help = "threads; 0: all processors",
-     .letter = 't'},
-    {.key = "runs",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, runs),
-     .dflt = "10",
-     .min = 1,
-     .max = 10000,
-     .meta = "N",
-     .help = "how often each is run, in turn with the others; the fastest counts"},
-    {.key = "batch",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, batch),
-     .dflt = "1",
-     .min = 1,
-     .max = 1024,
-     .meta = "N",
-     .help = "sequences, with a named shape"},
-    {.key = "seq",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, seq),
-     .dflt = "1024",
-     .min = 1,
-     .max = 1 << 20,
-     .meta = "N",
-     .help = "tokens of a sequence, with a named shape"},
-    {.key = "json", .type = PU_OPT_BOOL, .offset = offsetof(options, json), .help = "print one JSON object"},
+    PU_ROW(options, shapes, "shape", STRS, .meta = "NxMxK|NAME", .letter = 's',
+           .help = "tokens x outputs x inputs, or the name of a model's sizes: each of its products; without it, "
+                   "2048x2048x2048 and 8192x1536x512"),
+    PU_ROW_BATCH(options, "1"),
+    PU_ROW_SEQ(options, 1, "1024", "tokens of a sequence; with --batch, the rows of a named shape's products"),
+    PU_ROW_ROUNDS(options, "10"),
+    PU_ROW_THREADS(options, 64),
+    PU_ROW_JSON(options),
     {0},
 };
 
@@ -286,7 +253,7 @@ static pu_err parse_shape(const char *text, shape *s, pu_error *e) {
   for (int i = 0; i < 3; i++) ok = ok && v[i] > 0 && v[i] <= 1 << 20;
   if (!ok)
     return pu_fail(e, PU_ERR_USAGE,
-                   "--shape: \"%s\" is neither NxMxK, three sizes from 1 to 1048576, nor a shape that puyu init --help "
+                   "--shape: '%s' is neither NxMxK, three sizes from 1 to 1048576, nor a shape that puyu init --help "
                    "names",
                    text);
   *s = (shape){v[0], v[1], v[2]};
@@ -300,7 +267,7 @@ static pu_err bench_shape(const pu_cli *cli, const options *o, pu_backend *be, o
   pu_ctx c = {.be = be, .err = e};
   pu_err err = pu_arena_create((size_t)(elements * 12) + (16 << 20), &c.mem, e);
   if (err == PU_OK) err = pu_arena_create(16 << 20, &c.host, e);
-  if (err == PU_OK) err = measure(&c, other, &s, o->runs, &r);
+  if (err == PU_OK) err = measure(&c, other, &s, o->rounds, &r);
   if (err == PU_OK && o->json && json_array_append_new(list, to_json(&s, &r)))
     err = pu_fail(e, PU_ERR_NOMEM, "bench gemm: no memory for the report");
   if (err == PU_OK && !o->json) report_text(cli->out, &s, &r);
@@ -347,7 +314,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_err err = list ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "bench gemm: no memory for the report");
   if (err == PU_OK && !o->json)
     fprintf(cli->out, "%s, %d thread%s; the best of %d runs in turn\n", pu_isa_name(pu_cpu_isa(be)), threads,
-            threads == 1 ? "" : "s", (int)o->runs);
+            threads == 1 ? "" : "s", (int)o->rounds);
   for (size_t i = 0; err == PU_OK && i < shapes.n; i++) err = bench_text(cli, o, be, &other, shapes.v[i], list, e);
   if (err == PU_OK && o->json) {
     json_t *all = json_pack("{s:s,s:i,s:O}", "isa", pu_isa_name(pu_cpu_isa(be)), "threads", threads, "products", list);
@@ -363,7 +330,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
 const pu_command pu_command_bench_gemm = {
     .name = "bench gemm",
     .summary = "measure matrix products beside OpenBLAS and oneDNN",
-    .usage = "[options]",
+    .usage = "[--shape NxMxK|NAME]... [options]",
     .details = "Runs y = x w^T in bf16 and f32, OpenBLAS's and oneDNN's where they are installed, decoding and "
                "prefill with a tiled weight, and the bare loops that show what the processor can do at most. All "
                "take turns on the same threads; of each the fastest run counts.",

@@ -1,9 +1,11 @@
 #include "src/cli/bench_engine.h"
-#include "src/cli/limits.h"
 
 #include <string.h>
 
-static const pu_option rows[] = {PU_BENCH_ROWS("512", "tokens of each prompt"), {0}};
+static const pu_option rows[] = {
+    PU_BENCH_ROWS("512"),
+    {0},
+};
 
 /* Products of all blocks, attention's own 2 T^2 H D a layer (causal: half of the square), one row of logits. */
 static double flops(const pu_hparams *hp, double batch, double T) {
@@ -22,7 +24,7 @@ static pu_err measure(pu_bench_engine *b, const pu_bench_options *o, double *bes
     for (bool more = true; more;) PU_TRY(pu_engine_step(b->en, &more, e));
     double seconds = pu_now() - begin;
     if (round && (*best == 0 || seconds < *best)) *best = seconds;
-    if (!o->dtype) *limit = PU_MAX(*limit, pu_limit_bf16_flops(b->be));
+    if (!o->dtype) *limit = PU_MAX(*limit, pu_cpu_unit_flops(b->be, PU_BF16));
   }
   return PU_OK;
 }
@@ -53,7 +55,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_bench_prefill = {
     .name = "bench prefill",
-    .summary = "Measure how fast prompts are read",
+    .summary = "measure how fast prompts are read",
     .usage = "[options]",
     .details = "Random weights of a named shape; no files are needed. The time is that from a prompt to its first "
                "token. It is held against what the matrix unit does in a bare loop, measured in the same run.",

@@ -1,46 +1,25 @@
 /* How fast a tokenizer encodes. */
 #include "puyu/data.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct options {
-  const char *model, *file;
-  int64_t threads, runs;
+  const char *tokenizer, *file;
+  int64_t threads, rounds;
   bool json;
 } options;
 
 static const pu_option rows[] = {
-    {.key = "model",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, model),
-     .meta = "PATH",
-     .help = "tokenizer.model, tokenizer.json, or a directory with one of them (else one is trained on the text)",
-     .letter = 'm'},
-    {.key = "file",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, file),
-     .meta = "FILE",
-     .help = "the text to encode (else some is made by rules)",
-     .letter = 'f'},
-    {.key = "threads",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, threads),
-     .dflt = "1",
-     .min = 1,
-     .max = 1024,
-     .meta = "N",
-     .help = "threads, each with an encoder of its own"},
-    {.key = "runs",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, runs),
-     .dflt = "3",
-     .min = 1,
-     .max = 100,
-     .meta = "N",
-     .help = "how often; the fastest counts"},
-    {.key = "json", .type = PU_OPT_BOOL, .offset = offsetof(options, json), .help = "print one JSON object"},
+    PU_ROW_TOKENIZER(options, "model", 'm', false, "; without it, one is trained on the text"),
+    PU_ROW(options, file, "file", STR, .meta = "FILE", .letter = 'f',
+           .help = "the text to encode; without it, some is made by rules"),
+    PU_ROW_ROUNDS(options, "3"),
+    PU_ROW(options, threads, "threads", INT, .dflt = "1", .min = 1, .max = 1024, .meta = "N",
+           .help = "threads, each with an encoder of its own"),
+    PU_ROW_JSON(options),
     {0},
 };
 
@@ -146,11 +125,11 @@ static void report(const pu_cli *cli, const options *o, const result *r) {
           o->threads == 1 ? "" : "s");
   fprintf(cli->out, "limit  %.1f MiB/s (one look at every character, same run)\nratio  %.1f %%\n", limit,
           100 * rate / limit);
-  if (o->model && o->threads == 1) fprintf(cli->out, "mark   %.0f MiB/s, for InternLM2's tokenizer\n", MARK);
+  if (o->tokenizer && o->threads == 1) fprintf(cli->out, "mark   %.0f MiB/s, for InternLM2's tokenizer\n", MARK);
 }
 
 static pu_err measure(const options *o, bench *b, pu_pool *pool, result *r, pu_error *e) {
-  for (int64_t i = 0; i < o->runs; i++) {
+  for (int64_t i = 0; i < o->rounds; i++) {
     double seconds = 0, look_seconds = time_look(b, pool);
     PU_TRY(one_run(b, pool, &seconds, &r->tokens, e));
     if (i == 0 || seconds < r->seconds) r->seconds = seconds;
@@ -215,7 +194,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_err err = o->file ? pu_map_open(o->file, &file, e) : make_text(&made, e);
   const pu_str text = o->file ? pu_str_of((const char *)file.data, file.len) : pu_str_of(made.data, made.len);
   if (err == PU_OK && text.len == 0) err = pu_fail(e, PU_ERR_USAGE, "%s: there is no text in it", o->file);
-  if (err == PU_OK) err = o->model ? pu_tokenizer_load(o->model, &t, e) : train(text, &t, e);
+  if (err == PU_OK) err = o->tokenizer ? pu_tokenizer_load(o->tokenizer, &t, e) : train(text, &t, e);
   if (err == PU_OK) err = pu_pool_create((int)o->threads, &pool, e);
   if (err == PU_OK) err = bench_text(cli, o, text, t, pool, e);
   pu_pool_free(pool);

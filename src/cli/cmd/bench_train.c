@@ -1,62 +1,26 @@
 #include "puyu/train.h"
 
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 
 typedef struct options {
   const char *shape;
   int64_t seq, batch, threads, rounds;
-  int precision;
+  int dtype;
   bool recompute, profile, json;
 } options;
 
-#define AT(field) offsetof(options, field)
 static const pu_option rows[] = {
-    {.key = "shape",
-     .type = PU_OPT_STR,
-     .offset = AT(shape),
-     .dflt = "puyu-25m",
-     .meta = "NAME",
-     .help = "named shape"},
-    {.key = "seq",
-     .type = PU_OPT_INT,
-     .offset = AT(seq),
-     .dflt = "1024",
-     .min = 2,
-     .max = 1 << 20,
-     .meta = "N",
-     .help = "tokens of a sequence"},
-    {.key = "batch",
-     .type = PU_OPT_INT,
-     .offset = AT(batch),
-     .dflt = "8",
-     .min = 1,
-     .max = 4096,
-     .meta = "N",
-     .help = "sequences computed at once"},
-    {.key = "precision",
-     .type = PU_OPT_ENUM,
-     .offset = AT(precision),
-     .dflt = "bf16",
-     .choices = "bf16|f32",
-     .help = "compute type"},
-    {.key = "threads",
-     .type = PU_OPT_INT,
-     .offset = AT(threads),
-     .dflt = "0",
-     .max = 64,
-     .meta = "N",
-     .help = "threads; 0: all processors"},
-    {.key = "rounds",
-     .type = PU_OPT_INT,
-     .offset = AT(rounds),
-     .dflt = "4",
-     .min = 1,
-     .max = 1000,
-     .meta = "N",
-     .help = "steps measured; the best counts"},
-    {.key = "recompute", .type = PU_OPT_BOOL, .offset = AT(recompute), .help = "keep only each block's input"},
-    {.key = "profile", .type = PU_OPT_BOOL, .offset = AT(profile), .help = "time of each kind of operation"},
-    {.key = "json", .type = PU_OPT_BOOL, .offset = AT(json), .help = "one JSON object"},
+    PU_ROW_SHAPE(options, "puyu-25m"),
+    PU_ROW_BATCH(options, "8"),
+    PU_ROW_SEQ(options, 2, "1024", "tokens of a sequence"),
+    PU_ROW_DTYPE(options, "bf16|f32", "bf16", "type to compute in"),
+    PU_ROW(options, recompute, "recompute", BOOL,
+           .help = "keep only each block's input and compute the rest again in the backward pass"),
+    PU_ROW(options, profile, "profile", BOOL, .help = "print the time of each kind of operation too"),
+    PU_ROW_ROUNDS(options, "4"),
+    PU_ROW_THREADS(options, 64),
+    PU_ROW_JSON(options),
     {0},
 };
 
@@ -68,11 +32,11 @@ static const char *const op_names[PU_OP_COUNT] = {
 
 static void print_json(FILE *out, const options *o, const pu_train_bench_result *r) {
   fprintf(out,
-          "{\"bench\": \"train\", \"shape\": \"%s\", \"seq\": %lld, \"batch\": %lld, \"precision\": \"%s\", "
+          "{\"bench\": \"train\", \"shape\": \"%s\", \"seq\": %lld, \"batch\": %lld, \"dtype\": \"%s\", "
           "\"step_seconds\": %.6g, \"tok_per_s\": %.6g, \"flops\": %.6g, \"gemm_flops\": %.6g, \"ratio\": %.4g, "
           "\"optim_seconds\": %.6g, \"planned_bytes\": %zu, \"peak_bytes\": %zu",
-          o->shape, (long long)o->seq, (long long)o->batch, o->precision ? "f32" : "bf16", r->step_seconds,
-          r->tok_per_s, r->flops, r->gemm_flops, r->ratio, r->optim_seconds, r->planned_bytes, r->peak_bytes);
+          o->shape, (long long)o->seq, (long long)o->batch, o->dtype ? "f32" : "bf16", r->step_seconds, r->tok_per_s,
+          r->flops, r->gemm_flops, r->ratio, r->optim_seconds, r->planned_bytes, r->peak_bytes);
   for (int op = 0, n = 0; o->profile && op < PU_OP_COUNT; op++)
     if (r->op_seconds[op][0] > 0)
       fprintf(out, "%s\"%s\": [%.6g, %.6g]", n++ ? ", " : ", \"ops\": {", op_names[op], r->op_seconds[op][0],
@@ -96,7 +60,7 @@ static void print_profile(FILE *out, const pu_train_bench_result *r) {
 static void print_text(FILE *out, const options *o, const pu_train_bench_result *r) {
   const double mib = 1024 * 1024;
   fprintf(out, "training step, %s, %lld x %lld tokens, %s\n", o->shape, (long long)o->batch, (long long)o->seq,
-          o->precision ? "f32" : "bf16");
+          o->dtype ? "f32" : "bf16");
   fprintf(out, "  step           %10.1f ms   (of which norm and update %.1f ms)\n", 1e3 * r->step_seconds,
           1e3 * r->optim_seconds);
   fprintf(out, "  tokens/s       %10.0f\n", r->tok_per_s);
@@ -116,10 +80,12 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                               .seq_len = o->seq,
                               .batch = o->batch,
                               .rounds = o->rounds,
-                              .dtype = o->precision ? PU_F32 : PU_BF16,
+                              .dtype = o->dtype ? PU_F32 : PU_BF16,
                               .threads = (int)o->threads,
                               .recompute = o->recompute,
                               .profile = o->profile};
+  const pu_shape *shape;
+  PU_TRY(pu_cli_shape(o->shape, &shape, e));
   pu_train_bench_result r;
   PU_TRY(pu_train_bench(&b, &r, e));
   if (o->json) {
@@ -133,7 +99,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_bench_train = {
     .name = "bench train",
-    .summary = "Measure a training step against the machine's matrix products",
+    .summary = "measure a training step against the machine's matrix products",
     .usage = "[--shape NAME] [--seq N] [--batch N] [options]",
     .details =
         "Random weights and tokens. The step is forward, backward, gradient norm and AdamW update; its FLOPs are "

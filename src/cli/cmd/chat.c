@@ -17,22 +17,12 @@ typedef struct options {
   const char *draft;
 } options;
 
-#define AT(field) offsetof(options, field)
 static const pu_option rows[] = {
-    {.key = "system",
-     .type = PU_OPT_STR,
-     .offset = AT(system),
-     .meta = "TEXT",
-     .help = "what the model is told before the first turn"},
+    PU_ROW(options, system, "system", STR, .meta = "TEXT", .help = "what the model is told before the first turn"),
     PU_SAMPLING_ROWS(options, sampling, "0.8", "0.9", "0"),
     PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
-    {.key = "threads",
-     .type = PU_OPT_INT,
-     .offset = AT(threads),
-     .max = 64,
-     .meta = "N",
-     .help = "threads; 0: all processors"},
+    PU_ROW_THREADS(options, 64),
     {0},
 };
 
@@ -275,7 +265,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_chat = {
     .name = "chat",
-    .summary = "Talk to a model",
+    .summary = "talk to a model",
     .usage = "MODEL [--system TEXT] [options]",
     .details =
         "MODEL is a Hugging Face directory whose tokenizer has the markers of a chat template. Each line is a turn; "

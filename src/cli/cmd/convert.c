@@ -151,7 +151,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_convert = {
     .name = "convert",
-    .summary = "Write a model in another type or another family's layout",
+    .summary = "write a model in another type or another family's layout",
     .usage = "SRC DST [options]",
     .details =
         "InternLM2 becomes a Llama model with --arch llama: the same function of the same tokens, which any "

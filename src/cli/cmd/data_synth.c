@@ -4,80 +4,32 @@
 
 #include "puyu/data.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 
 typedef struct options {
   const char *out;
   int64_t seed, documents, questions;
-  double megabytes, valid;
+  double megabytes, valid_fraction;
   const char *kinds;
   pu_floats within;
   bool force;
 } options;
 
 static const pu_option rows[] = {
-    {.key = "out",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, out),
-     .meta = "DIR",
-     .help = "where the files go",
-     .letter = 'o',
-     .required = true},
-    {.key = "seed",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, seed),
-     .dflt = "1",
-     .min = 0,
-     .max = 9e15,
-     .meta = "N",
-     .help = "another seed, other documents"},
-    {.key = "documents",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, documents),
-     .dflt = "0",
-     .min = 0,
-     .max = 1e12,
-     .meta = "N",
-     .help = "how many; 0: by size"},
-    {.key = "megabytes",
-     .type = PU_OPT_FLOAT,
-     .offset = offsetof(options, megabytes),
-     .dflt = "16",
-     .min = 0.001,
-     .max = 1e6,
-     .meta = "N",
-     .help = "size of the text"},
-    {.key = "kinds",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, kinds),
-     .dflt = "stories:1,arithmetic:3,facts:1",
-     .meta = "LIST",
-     .help = "kinds, each with its share of the text after a colon (1 without)"},
-    {.key = "within",
-     .type = PU_OPT_FLOATS,
-     .offset = offsetof(options, within),
-     .dflt = "100,1000",
-     .meta = "LIST",
-     .help = "ranges of operands and results: 100, 1000 or both"},
-    {.key = "questions",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, questions),
-     .dflt = "250",
-     .min = 0,
-     .max = 20000,
-     .meta = "N",
-     .help = "held-out questions, for each range and operation"},
-    {.key = "valid",
-     .type = PU_OPT_FLOAT,
-     .offset = offsetof(options, valid),
-     .dflt = "0.01",
-     .min = 0,
-     .max = 0.5,
-     .meta = "SHARE",
-     .help = "share of documents kept for validation"},
-    {.key = "force",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, force),
-     .help = "replace files that are there already"},
+    PU_ROW_OUT(options, "DIR", "where the files go"),
+    PU_ROW_SEED(options, "another seed, other documents"),
+    PU_ROW(options, megabytes, "megabytes", FLOAT, .dflt = "16", .min = 0.001, .max = 1e6, .meta = "N",
+           .help = "size of the text, where --documents does not say how many"),
+    PU_ROW(options, documents, "documents", INT, .dflt = "0", .max = 1e12, .meta = "N",
+           .help = "how many documents; 0: as many as --megabytes asks for"),
+    PU_ROW(options, kinds, "kinds", STR, .dflt = "stories:1,arithmetic:3,facts:1", .meta = "LIST",
+           .help = "kinds of documents, each with its share of the text after a colon; no number: 1"),
+    PU_ROW(options, within, "within", FLOATS, .dflt = "100,1000", .meta = "LIST",
+           .help = "sums whose numbers and results are at most 100, at most 1000, or some of both"),
+    PU_ROW(options, questions, "questions", INT, .dflt = "250", .max = 20000, .meta = "N",
+           .help = "held-out questions, for each range and operation"),
+    PU_ROW_VALID(options, "0.01", 0.5, "share of the documents that goes to valid.jsonl"),
+    PU_ROW_FORCE(options, "replace files that are there already"),
     {0},
 };
 
@@ -159,7 +111,7 @@ static pu_err options_read(const options *in, pu_synth_options *o, pu_error *e) 
                           .documents = in->documents,
                           .bytes = (int64_t)(in->megabytes * 1e6),
                           .questions = in->questions,
-                          .valid_fraction = in->valid};
+                          .valid_fraction = in->valid_fraction};
   for (size_t i = 0; i < in->within.n; i++) {
     if (in->within.v[i] != 100 && in->within.v[i] != 1000)
       return pu_fail(e, PU_ERR_USAGE, "--within: 100, 1000 or 100,1000");

@@ -3,84 +3,32 @@
 
 #include "puyu/data.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 
 typedef struct options {
   const char *tokenizer, *out, *key;
   int split;
-  double valid;
+  double valid_fraction;
   int64_t threads, shard_tokens;
   bool bos, eos, internevo, force, json;
 } options;
 
 static const pu_option rows[] = {
-    {.key = "tokenizer",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, tokenizer),
-     .meta = "DIR",
-     .help = "a tokenizer, or a folder that holds one",
-     .letter = 't',
-     .required = true},
-    {.key = "out",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, out),
-     .meta = "DIR",
-     .help = "where the shards go",
-     .letter = 'o',
-     .required = true},
-    {.key = "key",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, key),
-     .meta = "NAME",
-     .help = "the text's key in JSON Lines (content, else text)"},
-    {.key = "split",
-     .type = PU_OPT_ENUM,
-     .offset = offsetof(options, split),
-     .dflt = "file",
-     .choices = "file|blank|line",
-     .help = "what a document is in plain text: the file, lines up to a blank one, a line"},
-    {.key = "valid-fraction",
-     .type = PU_OPT_FLOAT,
-     .offset = offsetof(options, valid),
-     .dflt = "0",
-     .min = 0,
-     .max = 0.9,
-     .meta = "SHARE",
-     .help = "share of documents that goes to DIR/valid, the rest to DIR/train"},
-    {.key = "threads",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, threads),
-     .dflt = "0",
-     .min = 0,
-     .max = 1024,
-     .meta = "N",
-     .help = "0: one for each processor; the shards are the same"},
-    {.key = "shard-tokens",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, shard_tokens),
-     .dflt = "0",
-     .min = 0,
-     .max = 1e15,
-     .meta = "N",
-     .help = "tokens in one file; 0: 268435456"},
-    {.key = "bos",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, bos),
-     .dflt = "true",
-     .help = "the tokenizer's first token before each document"},
-    {.key = "eos",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, eos),
-     .dflt = "true",
-     .help = "the tokenizer's last token after each document"},
-    {.key = "internevo",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, internevo),
-     .help = "write InternEvo's .bin and .bin.meta instead of .pub"},
-    {.key = "force",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, force),
-     .help = "write into a folder that holds shards already, over those of the same name"},
-    {.key = "json", .type = PU_OPT_BOOL, .offset = offsetof(options, json), .help = "print the figures as JSON"},
+    PU_ROW_TOKENIZER(options, "tokenizer", 't', true, ""),
+    PU_ROW_OUT(options, "DIR", "where the shards go"),
+    PU_ROW_KEY(options),
+    PU_ROW(options, split, "split", ENUM, .dflt = "file", .choices = "file|blank|line",
+           .help = "what a document is in plain text: the whole file, the lines up to a blank one, or each line"),
+    PU_ROW_VALID(options, "0", 0.9,
+                 "share of the documents that goes to DIR/valid, the rest to DIR/train; 0: all to DIR"),
+    PU_ROW(options, shard_tokens, "shard-tokens", INT, .dflt = "268435456", .min = 1, .max = 1e15, .meta = "N",
+           .help = "tokens in one file at most"),
+    PU_ROW(options, bos, "bos", BOOL, .dflt = "true", .help = "begin each document with the token that begins a text"),
+    PU_ROW(options, eos, "eos", BOOL, .dflt = "true", .help = "end each document with the token that ends a text"),
+    PU_ROW(options, internevo, "internevo", BOOL, .help = "write InternEvo's .bin and .bin.meta instead of .pub"),
+    PU_ROW_FORCE(options, "write into a folder that holds shards already, over those of the same name"),
+    PU_ROW_THREADS(options, 1024),
+    PU_ROW_JSON(options),
     {0},
 };
 
@@ -144,7 +92,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
     bar = pu_progress_open("tokenize", "MB", pu_corpus_bytes(corpus) / 1e6);
     const pu_tokenize_options o = {.tokenizer = tokenizer,
                                    .pool = pool,
-                                   .valid_fraction = in->valid,
+                                   .valid_fraction = in->valid_fraction,
                                    .bos = in->bos,
                                    .eos = in->eos,
                                    .internevo = in->internevo,
@@ -164,9 +112,10 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
 const pu_command pu_command_data_tokenize = {
     .name = "data tokenize",
     .summary = "turn documents into token shards",
-    .usage = "--tokenizer DIR --out DIR FILE... [options]",
+    .usage = "--tokenizer PATH --out DIR FILE... [options]",
     .details = "A FILE is text, JSON Lines (.jsonl, .json), either with .gz or .zst, or a folder\n"
-               "of such files. Special tokens written in the text stay plain text.\n",
+               "of such files. Special tokens written in the text stay plain text.\n"
+               "The shards are the same whatever the number of threads.\n",
     .options = rows,
     .options_size = sizeof(options),
     .min_args = 1,

@@ -8,72 +8,31 @@
 #include "puyu/data.h"
 #include "puyu/train.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 #include "src/cli/sample.h"
 #include "src/cli/sums.h"
 
 typedef struct options {
   const char *text, *out, *shape;
-  int64_t vocab, megabytes, threads, seed;
+  int64_t vocab_size, megabytes, threads, seed;
   double minutes;
 } options;
 
 static const pu_option rows[] = {
-    {.key = "text",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, text),
-     .meta = "PATH",
-     .help = "your own text: a .txt or .jsonl file (also .gz, .zst) or a folder of them; none: made by rules"},
-    {.key = "out",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, out),
-     .dflt = "demo",
-     .meta = "DIR",
-     .help = "where everything is written; what an earlier demo left there is replaced"},
-    {.key = "minutes",
-     .type = PU_OPT_FLOAT,
-     .offset = offsetof(options, minutes),
-     .dflt = "8",
-     .min = 0.05,
-     .max = 1e4,
-     .meta = "M",
-     .help = "time for pretraining; the rest takes one to two minutes more"},
-    {.key = "shape",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, shape),
-     .dflt = "puyu-2m",
-     .meta = "NAME",
-     .help = "the model's shape"},
-    {.key = "vocab",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, vocab),
-     .dflt = "2048",
-     .min = 300,
-     .max = 200000,
-     .meta = "N",
-     .help = "tokens of the tokenizer"},
-    {.key = "megabytes",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, megabytes),
-     .dflt = "24",
-     .min = 1,
-     .max = 4096,
-     .meta = "N",
-     .help = "size of the corpus made by rules"},
-    {.key = "threads",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, threads),
-     .min = 0,
-     .max = 64,
-     .meta = "N",
-     .help = "0: all processors"},
-    {.key = "seed",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, seed),
-     .dflt = "1",
-     .min = 0,
-     .max = 1e15,
-     .meta = "N",
-     .help = "of corpus, weights and sample order"},
+    PU_ROW(options, text, "text", STR, .meta = "PATH",
+           .help = "your own text: a .txt or .jsonl file (also .gz, .zst) or a folder of them; without it, text made "
+                   "by rules"),
+    PU_ROW(options, out, "out", STR, .dflt = "demo", .meta = "DIR", .letter = 'o',
+           .help = "where everything is written; what an earlier demo left there is replaced"),
+    PU_ROW(options, minutes, "minutes", FLOAT, .dflt = "8", .min = 0.05, .max = 1e4, .meta = "M",
+           .help = "time for pretraining; the rest takes one to two minutes more"),
+    PU_ROW_SHAPE(options, "puyu-2m"),
+    PU_ROW(options, vocab_size, "vocab-size", INT, .dflt = "2048", .min = 300, .max = 200000, .meta = "N",
+           .help = "pieces of the tokenizer"),
+    PU_ROW(options, megabytes, "megabytes", INT, .dflt = "24", .min = 1, .max = 4096, .meta = "N",
+           .help = "size of the text made by rules"),
+    PU_ROW_SEED(options, "of text, weights and sample order"),
+    PU_ROW_THREADS(options, 64),
     {0},
 };
 
@@ -181,7 +140,7 @@ static pu_err count_words(demo *d, pu_bpe_trainer *t, pu_error *e) {
 static pu_err train_tokenizer(demo *d, pu_error *e) {
   heading(d, 2, "training a tokenizer");
   pu_progress *bar = pu_progress_open("merges", "%", 100);
-  pu_bpe_options o = {.vocab_size = (int32_t)d->o->vocab,
+  pu_bpe_options o = {.vocab_size = (int32_t)d->o->vocab_size,
                       .min_count = 2,
                       .split_cjk = true,
                       .progress = show_phase,
@@ -417,8 +376,8 @@ static pu_err check_text(const options *o, pu_error *e) {
 
 static pu_err check_options(const options *o, pu_error *e) {
   if (!o->out[0]) return pu_fail(e, PU_ERR_USAGE, "--out is empty: name a folder");
-  if (!pu_shape_find(o->shape))
-    return pu_fail(e, PU_ERR_USAGE, "--shape %s: no such shape; `puyu init --help` names them", o->shape);
+  const pu_shape *shape;
+  PU_TRY(pu_cli_shape(o->shape, &shape, e));
   return check_text(o, e);
 }
 
@@ -455,7 +414,7 @@ static pu_err run(const pu_cli *cli, const void *opt, int n_args, const char **a
 
 const pu_command pu_command_demo = {
     .name = "demo",
-    .summary = "Make a corpus, train a tokenizer and a small model on it, and let it answer",
+    .summary = "make a corpus, train a tokenizer and a small model on it, and let it answer",
     .usage = "[options]",
     .details = "Runs the whole chain in one go: a corpus made by rules (or your own text), a tokenizer,\n"
                "token shards, pretraining of a small InternLM2-type model, and answers. Ends with a\n"

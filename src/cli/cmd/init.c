@@ -1,82 +1,35 @@
 /* A model with random weights, from a named shape. */
-#include "puyu/model.h"
 #include "src/cli/cli.h"
+#include "src/cli/sample.h"
 
 typedef struct options {
   const char *shape, *out;
   int dtype;
-  int64_t seed, vocab, threads;
+  int64_t seed, vocab_size, threads;
   bool force;
 } options;
 
 static const pu_option rows[] = {
-    {.key = "shape",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, shape),
-     .meta = "NAME",
-     .help = "which sizes: one of the shapes above",
-     .letter = 's',
-     .required = true},
-    {.key = "out",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, out),
-     .meta = "DIR",
-     .help = "where the model goes",
-     .letter = 'o',
-     .required = true},
-    {.key = "seed",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, seed),
-     .dflt = "1",
-     .min = 0,
-     .max = 9e18,
-     .meta = "N",
-     .help = "the same seed gives the same weights"},
-    {.key = "dtype",
-     .type = PU_OPT_ENUM,
-     .offset = offsetof(options, dtype),
-     .dflt = "f32",
-     .choices = "f32|bf16|f16",
-     .help = "type of the weights in the file"},
-    {.key = "vocab",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, vocab),
-     .dflt = "0",
-     .min = 0,
-     .max = 1 << 24,
-     .meta = "N",
-     .help = "vocabulary; 0: the shape's own"},
-    {.key = "threads",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, threads),
-     .dflt = "0",
-     .min = 0,
-     .max = 64,
-     .meta = "N",
-     .help = "0: one for each processor; the weights are the same"},
-    {.key = "force", .type = PU_OPT_BOOL, .offset = offsetof(options, force), .help = "write over a model in DIR"},
+    PU_ROW(options, shape, "shape", STR, .meta = "NAME", .letter = 's', .required = true,
+           .help = "sizes of the model: puyu-2m or another of the shapes that --help lists"),
+    PU_ROW_OUT(options, "DIR", "where the model goes"),
+    PU_ROW_SEED(options, "the same seed gives the same weights"),
+    PU_ROW_DTYPE(options, "f32|bf16|f16", "f32", "type of the weights in the file"),
+    PU_ROW(options, vocab_size, "vocab-size", INT, .dflt = "0", .max = 1 << 24, .meta = "N",
+           .help = "pieces of the vocabulary; 0: the shape's own"),
+    PU_ROW_FORCE(options, "write over a model in DIR"),
+    PU_ROW_THREADS(options, 64),
     {0},
 };
-
-static pu_err unknown_shape(const char *name, pu_error *e) {
-  char known[400] = "";
-  for (size_t i = 0, at = 0; pu_shape_at(i) && at < sizeof known; i++)
-    at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", pu_shape_at(i)->name);
-  return pu_fail(e, PU_ERR_USAGE, "--shape %s: no such shape; there are %s", name, known);
-}
-
-static void show(void *arg, double done, double total) {
-  (void)total;
-  pu_progress_set(arg, done, NULL);
-}
 
 static pu_err make(const options *o, const pu_shape *shape, pu_backend *be, const pu_cli *cli, pu_error *e) {
   static const pu_dtype types[] = {PU_F32, PU_BF16, PU_F16};
   pu_hparams hp = shape->hp;
-  if (o->vocab) hp.vocab = o->vocab;
-  pu_progress *bar = pu_progress_open("init", "parameters", (double)pu_hparams_count(&hp, false));
+  if (o->vocab_size) hp.vocab = o->vocab_size;
+  pu_progress *bar = pu_progress_open("random weights", "%", 100);
   pu_dtype type = types[o->dtype];
-  pu_model_options mo = {.dtype = type == PU_BF16 ? PU_BF16 : PU_F32, .progress = show, .progress_arg = bar};
+  pu_model_options mo = {
+      .dtype = type == PU_BF16 ? PU_BF16 : PU_F32, .progress = pu_cli_show_share, .progress_arg = bar};
   pu_model *m;
   pu_err err = pu_model_random(pu_arch_find(shape->arch), &hp, (uint64_t)o->seed, be, &mo, &m, e);
   pu_progress_close(bar);
@@ -92,8 +45,8 @@ static pu_err make(const options *o, const pu_shape *shape, pu_backend *be, cons
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   const options *o = opts;
   (void)n_args, (void)args;
-  const pu_shape *shape = pu_shape_find(o->shape);
-  if (!shape) return unknown_shape(o->shape, e);
+  const pu_shape *shape;
+  PU_TRY(pu_cli_shape(o->shape, &shape, e));
   const char *config = pu_path_join(cli->arena, o->out, "config.json");
   if (config && !o->force && pu_path_exists(config))
     return pu_fail(e, PU_ERR_USAGE, "%s: there is a model already: take another folder, or --force", o->out);
@@ -106,7 +59,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_init = {
     .name = "init",
-    .summary = "Make a model with random weights",
+    .summary = "make a model with random weights",
     .usage = "--shape NAME --out DIR [options]",
     .details = "Shapes: puyu-2m, puyu-25m, puyu-120m (InternLM2's architecture), internlm2-1.8b, internlm2-7b, "
                "internlm2-20b, internlm-7b, internlm3-8b.\n"

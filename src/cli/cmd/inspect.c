@@ -10,11 +10,7 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
-    {.key = "tensors",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, tensors),
-     .dflt = "true",
-     .help = "list every tensor"},
+    PU_ROW(options, tensors, "tensors", BOOL, .dflt = "true", .help = "list every tensor"),
     {0},
 };
 
@@ -151,7 +147,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_inspect = {
     .name = "inspect",
-    .summary = "Say what a model is: family, sizes, memory, tensors",
+    .summary = "say what a model is: family, sizes, memory, tensors",
     .usage = "MODEL [options]",
     .details = "MODEL is a Hugging Face directory (config.json alone will do) or one safetensors file.",
     .options = rows,

@@ -2,8 +2,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "puyu/model.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 
 typedef struct options {
   const char *ids, *out, *key, *device;
@@ -12,45 +12,15 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
-    {.key = "ids",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, ids),
-     .meta = "FILE",
-     .help = "safetensors file that holds the tokens, integers [B, T]",
-     .required = true},
-    {.key = "out",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, out),
-     .meta = "FILE",
-     .help = "safetensors file for `logits`, f32 [B, T, V]",
-     .letter = 'o',
-     .required = true},
-    {.key = "key",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, key),
-     .dflt = "input_ids",
-     .meta = "NAME",
-     .help = "the tokens' name in FILE"},
-    {.key = "dtype",
-     .type = PU_OPT_ENUM,
-     .offset = offsetof(options, dtype),
-     .dflt = "f32",
-     .choices = "f32|bf16",
-     .help = "compute type"},
-    {.key = "device",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, device),
-     .dflt = "cpu",
-     .meta = "NAME",
-     .help = "cpu or cuda"},
-    {.key = "threads",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, threads),
-     .dflt = "0",
-     .min = 0,
-     .max = 64,
-     .meta = "N",
-     .help = "0: one for each processor"},
+    PU_ROW(options, ids, "ids", STR, .meta = "FILE", .required = true,
+           .help = "safetensors file that holds the tokens, integers [B, T]"),
+    PU_ROW_OUT(options, "FILE", "safetensors file for `logits`, f32 [B, T, V]"),
+    PU_ROW(options, key, "key", STR, .dflt = "input_ids", .meta = "NAME",
+           .help = "name of the tokens' tensor in the --ids file"),
+    PU_ROW_DTYPE(options, "f32|bf16", "f32", "type to compute in"),
+    PU_ROW(options, device, "device", STR, .dflt = "cpu", .meta = "NAME",
+           .help = "where to compute: cpu, or a plug-in such as cuda"),
+    PU_ROW_THREADS(options, 64),
     {0},
 };
 
@@ -211,7 +181,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_logits = {
     .name = "logits",
-    .summary = "Write the logits a model gives for tokens",
+    .summary = "write the logits a model gives for tokens",
     .usage = "MODEL --ids FILE --out FILE [options]",
     .details = "Each row of the tokens is a sequence of its own. All of its logits are written, in f32 whatever the "
                "compute type.",

@@ -8,11 +8,8 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
-    {.key = "into",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, into),
-     .meta = "DIR",
-     .help = "write every page into that folder, as puyu.1, puyu-train.1 and so on"},
+    PU_ROW(options, into, "into", STR, .meta = "DIR",
+           .help = "write every page into that folder, as puyu.1, puyu-train.1 and so on"),
     {0},
 };
 
@@ -81,7 +78,7 @@ static void put_row(pu_buf *b, const pu_option *row, bool flags) {
 static void put_table(pu_buf *b, const pu_option *table, bool flags) {
   for (const pu_option *row = table; row->key; row++) {
     if (row->type == PU_OPT_GROUP)
-      put_request(b, "SS", row->key);
+      put_request(b, "SS", row->help ? row->help : row->key);
     else if (!flags || row->type != PU_OPT_LIST)
       put_row(b, row, flags);
   }

@@ -5,6 +5,7 @@
 #include "puyu/model.h"
 #include "puyu/text.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 
 typedef struct options {
   int64_t context, stride, batch, max_tokens, threads;
@@ -14,45 +15,18 @@ typedef struct options {
 
 enum { MOST_TEXT = 1 << 30, DEFAULT_CONTEXT = 2048 };
 
-#define AT(field) offsetof(options, field)
 static const pu_option rows[] = {
-    {.key = "context",
-     .type = PU_OPT_INT,
-     .offset = AT(context),
-     .max = 1 << 20,
-     .meta = "N",
-     .help = "tokens of a window; 0: as many as the model was trained for, at most 2048"},
-    {.key = "stride",
-     .type = PU_OPT_INT,
-     .offset = AT(stride),
-     .max = 1 << 20,
-     .meta = "N",
-     .help = "tokens from one window to the next, of which each counts the last so many; 0: half a window"},
-    {.key = "batch",
-     .type = PU_OPT_INT,
-     .offset = AT(batch),
-     .max = 1024,
-     .meta = "N",
-     .help = "windows at a time; 0: as many as make 4096 tokens"},
-    {.key = "max-tokens",
-     .type = PU_OPT_INT,
-     .offset = AT(max_tokens),
-     .max = 1e12,
-     .meta = "N",
-     .help = "only the first N tokens of the text; 0: all"},
-    {.key = "dtype",
-     .type = PU_OPT_ENUM,
-     .offset = AT(dtype),
-     .dflt = "bf16",
-     .choices = "bf16|f32",
-     .help = "type to compute in"},
-    {.key = "threads",
-     .type = PU_OPT_INT,
-     .offset = AT(threads),
-     .max = 64,
-     .meta = "N",
-     .help = "threads; 0: all processors"},
-    {.key = "json", .type = PU_OPT_BOOL, .offset = AT(json), .help = "one JSON object"},
+    PU_ROW(options, context, "context", INT, .dflt = "0", .max = 1 << 20, .meta = "N",
+           .help = "tokens of a window; 0: as many as the model was trained for, at most 2048"),
+    PU_ROW(options, stride, "stride", INT, .dflt = "0", .max = 1 << 20, .meta = "N",
+           .help = "tokens from one window to the next; 0: half a window"),
+    PU_ROW(options, batch, "batch", INT, .dflt = "0", .max = 1024, .meta = "N",
+           .help = "windows at a time; 0: as many as make 4096 tokens"),
+    PU_ROW(options, max_tokens, "max-tokens", INT, .dflt = "0", .max = 1e12, .meta = "N",
+           .help = "only the first N tokens of the text; 0: all"),
+    PU_ROW_DTYPE(options, "bf16|f32", "bf16", "type to compute in"),
+    PU_ROW_THREADS(options, 64),
+    PU_ROW_JSON(options),
     {0},
 };
 
@@ -237,7 +211,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_ppl = {
     .name = "ppl",
-    .summary = "Measure how well a model predicts a text",
+    .summary = "measure how well a model predicts a text",
     .usage = "MODEL FILE [options]",
     .details =
         "MODEL is a Hugging Face directory with a tokenizer, FILE a text. The text is read in windows that overlap; "

@@ -7,11 +7,7 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
-    {.key = "out",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, out),
-     .meta = "FILE",
-     .help = "where to write the page; RUN/report.html unless given"},
+    PU_ROW(options, out, "out", STR, .meta = "FILE", .help = "where to write the page; RUN/report.html unless given"),
     {0},
 };
 
@@ -25,7 +21,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_report = {
     .name = "report",
-    .summary = "Write the HTML report of a training run",
+    .summary = "write the HTML report of a training run",
     .usage = "RUN [--out FILE]",
     .details = "One self-contained page: curves of loss, validation loss, learning rate, gradient norm and throughput, "
                "samples, configuration, machine. The run may still be going on.",

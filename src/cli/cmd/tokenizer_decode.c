@@ -1,28 +1,20 @@
 /* Ids to text, line by line. */
 #include "puyu/text.h"
-#include "src/cli/cli.h"
+#include "src/cli/lines.h"
+#include "src/cli/rows.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
 typedef struct options {
-  const char *model;
+  const char *tokenizer;
   bool skip_special;
 } options;
 
 static const pu_option rows[] = {
-    {.key = "model",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, model),
-     .meta = "PATH",
-     .help = "tokenizer.model, tokenizer.json, or a directory with one of them",
-     .letter = 'm',
-     .required = true},
-    {.key = "skip-special",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, skip_special),
-     .help = "special tokens give no text"},
+    PU_ROW_TOKENIZER(options, "model", 'm', true, ""),
+    PU_ROW(options, skip_special, "skip-special", BOOL, .help = "leave special tokens out of the text"),
     {0},
 };
 
@@ -50,51 +42,35 @@ static pu_err read_ids(const char *s, pu_ids *ids, pu_error *e) {
   }
 }
 
-static pu_err decode_line(const char *line, const pu_tokenizer *t, unsigned flags, pu_ids *ids, pu_buf *text,
-                          pu_error *e) {
-  ids->n = 0;
-  pu_buf_clear(text);
-  PU_TRY(read_ids(line, ids, e));
-  pu_err err = pu_decode(t, ids->v, ids->n, flags, text, e);
-  return err == PU_ERR_USAGE ? PU_ERR_FORMAT : err; /* what is wrong stands in a file, not on the command line */
-}
-
-static pu_err decode_lines(const pu_cli *cli, FILE *in, const char *name, const pu_tokenizer *t, unsigned flags,
-                           pu_error *e) {
-  char *line = NULL;
-  size_t cap = 0, number = 0;
-  pu_ids ids = {0};
+typedef struct job {
+  FILE *out;
+  pu_tokenizer *tokenizer;
+  unsigned flags;
+  pu_ids ids;
   pu_buf text;
-  pu_buf_init(&text, PU_BUF_MAX);
-  pu_err err = PU_OK;
-  while (err == PU_OK && !ferror(cli->out) && getline(&line, &cap, in) >= 0) {
-    number++;
-    err = decode_line(line, t, flags, &ids, &text, e);
-    if (err != PU_OK) {
-      err = pu_fail_in(e, err, "%s: line %zu", name, number);
-      break;
-    }
-    if (text.len > 0) fwrite(text.data, 1, text.len, cli->out);
-    fputc('\n', cli->out);
-  }
-  if (err == PU_OK && ferror(in)) err = pu_fail(e, PU_ERR_IO, "%s: cannot read: %s", name, strerror(errno));
-  free(line);
-  pu_ids_deinit(&ids);
-  pu_buf_deinit(&text);
+} job;
+
+static pu_err decode_line(void *arg, pu_str line, pu_error *e) {
+  job *j = arg;
+  j->ids.n = 0;
+  pu_buf_clear(&j->text);
+  PU_TRY(read_ids(line.ptr, &j->ids, e));
+  pu_err err = pu_decode(j->tokenizer, j->ids.v, j->ids.n, j->flags, &j->text, e);
+  if (err == PU_ERR_USAGE) return PU_ERR_FORMAT; /* what is wrong stands in a file, not on the command line */
+  if (err == PU_OK && j->text.len > 0) fwrite(j->text.data, 1, j->text.len, j->out);
+  if (err == PU_OK) fputc('\n', j->out);
   return err;
 }
 
 static pu_err run(const pu_cli *cli, const void *given, int n_args, const char **args, pu_error *e) {
   const options *o = given;
-  pu_tokenizer *t = NULL;
-  FILE *in = n_args > 0 ? fopen(args[0], "rb") : cli->in;
-  if (!in) return pu_fail(e, PU_ERR_IO, "%s: %s", args[0], strerror(errno));
-  pu_err err = pu_tokenizer_load(o->model, &t, e);
-  if (err == PU_OK)
-    err = decode_lines(cli, in, n_args > 0 ? args[0] : "standard input", t,
-                       o->skip_special ? PU_DECODE_SKIP_SPECIAL : 0, e);
-  pu_tokenizer_free(t);
-  if (in != cli->in) fclose(in);
+  job j = {.out = cli->out, .flags = o->skip_special ? PU_DECODE_SKIP_SPECIAL : 0};
+  pu_buf_init(&j.text, PU_BUF_MAX);
+  pu_err err = pu_tokenizer_load(o->tokenizer, &j.tokenizer, e);
+  if (err == PU_OK) err = pu_cli_each_line(cli, n_args > 0 ? args[0] : NULL, decode_line, &j, e);
+  pu_tokenizer_free(j.tokenizer);
+  pu_ids_deinit(&j.ids);
+  pu_buf_deinit(&j.text);
   return err;
 }
 

@@ -1,84 +1,62 @@
 /* Text to ids, line by line. */
 #include "puyu/text.h"
-#include "src/cli/cli.h"
-
-#include <errno.h>
-#include <stdlib.h>
-#include <string.h>
+#include "src/cli/lines.h"
+#include "src/cli/rows.h"
 
 typedef struct options {
-  const char *model;
+  const char *tokenizer;
   bool bos, special;
 } options;
 
 static const pu_option rows[] = {
-    {.key = "model",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, model),
-     .meta = "PATH",
-     .help = "tokenizer.model, tokenizer.json, or a directory with one of them",
-     .letter = 'm',
-     .required = true},
-    {.key = "bos",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, bos),
-     .help = "begin each line with the token that begins a text"},
-    {.key = "special",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, special),
-     .help = "special tokens written in the text become their ids"},
+    PU_ROW_TOKENIZER(options, "model", 'm', true, ""),
+    PU_ROW(options, bos, "bos", BOOL, .help = "begin each line with the token that begins a text"),
+    PU_ROW(options, special, "special", BOOL, .help = "special tokens written in the text become their ids"),
     {0},
 };
 
-static pu_err print_ids(FILE *out, const pu_ids *ids, pu_buf *line, pu_error *e) {
-  pu_buf_clear(line);
-  for (size_t i = 0; i < ids->n; i++) {
+typedef struct job {
+  FILE *out;
+  pu_encoder *encoder;
+  unsigned flags;
+  pu_ids ids;
+  pu_buf text;
+} job;
+
+static pu_err print_ids(job *j, pu_error *e) {
+  pu_buf_clear(&j->text);
+  for (size_t i = 0; i < j->ids.n; i++) {
     /* By hand: printf would take longer than the tokenizer. */
     char digits[12];
     int n = 0;
-    for (uint32_t v = (uint32_t)ids->v[i]; v > 0 || n == 0; v /= 10) digits[n++] = (char)('0' + v % 10);
-    if (i > 0) pu_buf_putc(line, ' ');
-    while (n > 0) pu_buf_putc(line, digits[--n]);
+    for (uint32_t v = (uint32_t)j->ids.v[i]; v > 0 || n == 0; v /= 10) digits[n++] = (char)('0' + v % 10);
+    if (i > 0) pu_buf_putc(&j->text, ' ');
+    while (n > 0) pu_buf_putc(&j->text, digits[--n]);
   }
-  if (!pu_buf_putc(line, '\n') || line->failed) return pu_fail(e, PU_ERR_NOMEM, "no memory for a line of ids");
-  fwrite(line->data, 1, line->len, out);
+  if (!pu_buf_putc(&j->text, '\n') || j->text.failed) return pu_fail(e, PU_ERR_NOMEM, "no memory for its ids");
+  fwrite(j->text.data, 1, j->text.len, j->out);
   return PU_OK;
 }
 
-static pu_err encode_lines(const pu_cli *cli, FILE *in, const char *name, pu_encoder *enc, unsigned flags,
-                           pu_error *e) {
-  char *text = NULL;
-  size_t cap = 0;
-  pu_ids ids = {0};
-  pu_buf line;
-  pu_buf_init(&line, PU_BUF_MAX);
-  pu_err err = PU_OK;
-  for (ssize_t n; err == PU_OK && !ferror(cli->out) && (n = getline(&text, &cap, in)) >= 0;) {
-    if (n > 0 && text[n - 1] == '\n') n--;
-    ids.n = 0;
-    err = pu_encoder_encode(enc, pu_str_of(text, (size_t)n), flags, &ids, e);
-    if (err == PU_OK) err = print_ids(cli->out, &ids, &line, e);
-  }
-  if (err == PU_OK && ferror(in)) err = pu_fail(e, PU_ERR_IO, "%s: cannot read: %s", name, strerror(errno));
-  free(text);
-  pu_ids_deinit(&ids);
-  pu_buf_deinit(&line);
-  return err;
+static pu_err encode_line(void *arg, pu_str line, pu_error *e) {
+  job *j = arg;
+  j->ids.n = 0;
+  PU_TRY(pu_encoder_encode(j->encoder, line, j->flags, &j->ids, e));
+  return print_ids(j, e);
 }
 
 static pu_err run(const pu_cli *cli, const void *given, int n_args, const char **args, pu_error *e) {
   const options *o = given;
   pu_tokenizer *t = NULL;
-  pu_encoder *enc = NULL;
-  FILE *in = n_args > 0 ? fopen(args[0], "rb") : cli->in;
-  if (!in) return pu_fail(e, PU_ERR_IO, "%s: %s", args[0], strerror(errno));
-  unsigned flags = (o->bos ? PU_ENCODE_BOS : 0) | (o->special ? PU_ENCODE_SPECIAL : 0);
-  pu_err err = pu_tokenizer_load(o->model, &t, e);
-  if (err == PU_OK) err = pu_encoder_create(t, &enc, e);
-  if (err == PU_OK) err = encode_lines(cli, in, n_args > 0 ? args[0] : "standard input", enc, flags, e);
-  pu_encoder_free(enc);
+  job j = {.out = cli->out, .flags = (o->bos ? PU_ENCODE_BOS : 0) | (o->special ? PU_ENCODE_SPECIAL : 0)};
+  pu_buf_init(&j.text, PU_BUF_MAX);
+  pu_err err = pu_tokenizer_load(o->tokenizer, &t, e);
+  if (err == PU_OK) err = pu_encoder_create(t, &j.encoder, e);
+  if (err == PU_OK) err = pu_cli_each_line(cli, n_args > 0 ? args[0] : NULL, encode_line, &j, e);
+  pu_encoder_free(j.encoder);
   pu_tokenizer_free(t);
-  if (in != cli->in) fclose(in);
+  pu_ids_deinit(&j.ids);
+  pu_buf_deinit(&j.text);
   return err;
 }
 

@@ -1,6 +1,7 @@
 /* Training a tokenizer. */
 #include "puyu/data.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 
 typedef struct options {
   const char *out, *key;
@@ -10,47 +11,15 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
-    {.key = "vocab-size",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, vocab_size),
-     .dflt = "16384",
-     .min = 264,
-     .max = 1048576,
-     .meta = "N",
-     .help = "pieces, with the 256 bytes and the special tokens"},
-    {.key = "out",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, out),
-     .meta = "DIR",
-     .help = "where tokenizer.json and tokenizer_config.json go",
-     .letter = 'o',
-     .required = true},
-    {.key = "key",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, key),
-     .meta = "NAME",
-     .help = "the text's key in JSON Lines (content, else text)"},
-    {.key = "min-count",
-     .type = PU_OPT_INT,
-     .offset = offsetof(options, min_count),
-     .dflt = "2",
-     .min = 1,
-     .max = 1e9,
-     .meta = "N",
-     .help = "pairs rarer than this make no piece"},
-    {.key = "megabytes",
-     .type = PU_OPT_FLOAT,
-     .offset = offsetof(options, megabytes),
-     .dflt = "0",
-     .min = 0,
-     .max = 1e6,
-     .meta = "N",
-     .help = "read this much text at most; 0: all"},
-    {.key = "split-cjk",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, split_cjk),
-     .dflt = "true",
-     .help = "at most four Chinese characters a piece"},
+    PU_ROW_OUT(options, "DIR", "where tokenizer.json and tokenizer_config.json go"),
+    PU_ROW(options, vocab_size, "vocab-size", INT, .dflt = "16384", .min = 264, .max = 1048576, .meta = "N",
+           .help = "pieces, counted with the 256 bytes and the special tokens"),
+    PU_ROW_KEY(options),
+    PU_ROW(options, min_count, "min-count", INT, .dflt = "2", .min = 1, .max = 1e9, .meta = "N",
+           .help = "pairs rarer than this make no piece"),
+    PU_ROW(options, megabytes, "megabytes", FLOAT, .dflt = "0", .max = 1e6, .meta = "N",
+           .help = "read this much text at most; 0: all"),
+    PU_ROW(options, split_cjk, "split-cjk", BOOL, .dflt = "true", .help = "at most four Chinese characters a piece"),
     {0},
 };
 

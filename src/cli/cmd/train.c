@@ -1,22 +1,17 @@
 #include "puyu/train.h"
 
 #include "src/cli/cli.h"
-#include "src/cli/limits.h"
 #include "src/cli/sample.h"
 
 #include <math.h>
-#include <string.h>
 
 typedef struct options {
   const char *report;
 } options;
 
 static const pu_option rows[] = {
-    {.key = "report",
-     .type = PU_OPT_STR,
-     .offset = offsetof(options, report),
-     .meta = "FILE",
-     .help = "write the report of the run there when it ends (see puyu report)"},
+    PU_ROW(options, report, "report", STR, .meta = "FILE",
+           .help = "write the report of the run there when it ends (see puyu report)"),
     {0},
 };
 
@@ -33,18 +28,13 @@ static void print_result(FILE *out, const pu_train_config *cfg, const pu_train_r
   fprintf(out, "checkpoint  %s\n", r->checkpoint);
 }
 
-static double matrix_flops(void *arg, pu_backend *be) {
-  (void)arg;
-  return strcmp(be->name, "cpu") == 0 ? pu_limit_bf16_flops(be) : 0;
-}
-
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   const options *o = opts;
   pu_train_config cfg = {0};
   pu_train_result result;
   PU_TRY(pu_cli_read_config(pu_train_options, &cfg, args[0], n_args - 1, args + 1, cli->arena, e));
   pu_signals_catch();
-  pu_train_hooks hooks = {.sample = pu_cli_sample_hook, .matrix_flops = matrix_flops};
+  pu_train_hooks hooks = {.sample = pu_cli_sample_hook};
   pu_err err = pu_train_run(&cfg, &hooks, &result, e);
   if (err == PU_OK) print_result(cli->out, &cfg, &result);
   if (err == PU_OK && o->report) err = pu_report_write(cfg.run, o->report, NULL, e);
@@ -53,7 +43,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_train = {
     .name = "train",
-    .summary = "Train a model",
+    .summary = "train a model",
     .usage = "CONFIG.yaml [key=value …] [options]",
     .details =
         "Writes RUN/metrics.jsonl and a checkpoint RUN/step-NNNNNN/ at intervals, at the end, and when the "

@@ -2,11 +2,13 @@
 #include "src/compute/cpu/limits.h"
 #include "src/compute/cpu/cpu.h"
 
-enum { READ_BYTES = 256 << 20, READ_CHUNK = 1 << 20, AHEAD = 4096, ROUNDS = 1 << 14, REPEATS = 3 };
+/* A run is about 5 ms of a unit, or one pass through the memory: short enough that some are not disturbed, long enough
+ * that waking the threads does not count. The best of REPEATS stands. */
+enum { READ_BYTES = 256 << 20, PIECE = 1 << 18, ROUNDS = 1 << 16, REPEATS = 4, MOST_THREADS = 64 };
 
 typedef struct bare {
   double (*loop)(int64_t rounds);
-  double done[64]; /* operations, by chunk */
+  double done[MOST_THREADS]; /* operations, by thread */
 } bare;
 
 static void run_bare(void *arg, int64_t begin, int64_t end, int worker) {
@@ -15,14 +17,15 @@ static void run_bare(void *arg, int64_t begin, int64_t end, int worker) {
   for (int64_t i = begin; i < end; i++) b->done[i] = b->loop(ROUNDS);
 }
 
-/* One chunk a thread; the best of a few. */
-static double bare_rate(pu_pool *pool, double (*loop)(int64_t rounds)) {
+double pu_cpu_unit_flops(pu_backend *be, pu_dtype dtype) {
+  static double (*const f32[PU_ISA_COUNT])(int64_t) = {NULL, pu_bare_avx2, pu_bare_avx512, pu_bare_avx512};
+  static double (*const bf16[PU_ISA_COUNT])(int64_t) = {[PU_ISA_AMX] = pu_bare_amx};
+  bare b = {.loop = (dtype == PU_BF16 ? bf16 : f32)[pu_cpu_isa(be)]};
+  int threads = PU_MIN(pu_pool_size(pu_cpu_pool(be)), MOST_THREADS);
   double best = 0;
-  int threads = PU_MIN(pu_pool_size(pool), 64);
-  for (int i = 0; loop && i < REPEATS; i++) {
-    bare b = {.loop = loop};
+  for (int i = 0; b.loop && i < REPEATS; i++) {
     double begin = pu_now(), done = 0;
-    pu_pool_run(pool, threads, 1, run_bare, &b);
+    pu_pool_run(pu_cpu_pool(be), threads, 1, run_bare, &b);
     double seconds = pu_now() - begin;
     for (int t = 0; t < threads; t++) done += b.done[t];
     best = PU_MAX(best, done / seconds);
@@ -32,39 +35,38 @@ static double bare_rate(pu_pool *pool, double (*loop)(int64_t rounds)) {
 
 typedef struct reading {
   const char *memory;
-  _Alignas(64) uint64_t sum[64]; /* by worker: so that the compiler may not skip the reading */
+  uint64_t (*read)(const void *memory, size_t len);
+  _Alignas(64) uint64_t sum[MOST_THREADS]; /* by worker: kept, so that no compiler leaves the reading out */
 } reading;
 
-static void read_chunks(void *arg, int64_t begin, int64_t end, int worker) {
-  reading *r = arg;
-  uint64_t sum[8] = {0};
-  for (const char *line = r->memory + begin * READ_CHUNK; line < r->memory + end * READ_CHUNK; line += 64) {
-    __builtin_prefetch(line + AHEAD);
-    for (int i = 0; i < 8; i++) sum[i] ^= ((const uint64_t *)line)[i];
-  }
-  for (int i = 0; i < 8; i++) r->sum[worker & 63] ^= sum[i];
+static uint64_t read_plain(const void *memory, size_t len) {
+  const uint64_t *p = memory;
+  uint64_t sum[4] = {0};
+  for (size_t i = 0; i < len / 8; i += 4)
+    for (size_t k = 0; k < 4; k++) sum[k] += p[i + k];
+  return sum[0] + sum[1] + sum[2] + sum[3];
 }
 
-static pu_err read_rate(pu_backend *be, double *out, pu_error *e) {
-  void *memory;
-  PU_TRY(be->alloc(be, READ_BYTES + AHEAD, &memory, e));
-  pu_err err = be->clear(be, memory, READ_BYTES, e); /* pages that were never written are all the same one */
-  reading r = {.memory = memory};
-  *out = 0;
-  for (int i = 0; err == PU_OK && i < REPEATS; i++) {
-    double begin = pu_now();
-    pu_pool_run(pu_cpu_pool(be), READ_BYTES / READ_CHUNK, 1, read_chunks, &r);
-    *out = PU_MAX(*out, READ_BYTES / (pu_now() - begin));
-  }
-  be->free(be, memory);
-  return err;
+static void read_pieces(void *arg, int64_t begin, int64_t end, int worker) {
+  reading *r = arg;
+  for (int64_t i = begin; i < end; i++) r->sum[worker % MOST_THREADS] += r->read(r->memory + i * PIECE, PIECE);
+}
+
+double pu_cpu_read_rate(pu_backend *be, const void *memory, size_t bytes, int passes) {
+  reading r = {.memory = memory, .read = pu_cpu_isa(be) >= PU_ISA_AVX512 ? pu_bare_read_avx512 : read_plain};
+  int64_t pieces = (int64_t)(bytes / PIECE);
+  double begin = pu_now();
+  for (int i = 0; i < passes; i++) pu_pool_run(pu_cpu_pool(be), pieces, 1, read_pieces, &r);
+  return (double)passes * (double)pieces * PIECE / (pu_now() - begin);
 }
 
 pu_err pu_cpu_measure(pu_backend *be, pu_cpu_limits *out, pu_error *e) {
-  static double (*const f32[PU_ISA_COUNT])(int64_t) = {NULL, pu_bare_avx2, pu_bare_avx512, pu_bare_avx512};
-  static double (*const bf16[PU_ISA_COUNT])(int64_t) = {[PU_ISA_AMX] = pu_bare_amx};
-  pu_isa isa = pu_cpu_isa(be);
-  out->bf16_flops = bare_rate(pu_cpu_pool(be), bf16[isa]);
-  out->f32_flops = bare_rate(pu_cpu_pool(be), f32[isa]);
-  return read_rate(be, &out->read_bytes, e);
+  void *memory;
+  PU_TRY(be->alloc(be, READ_BYTES, &memory, e));
+  pu_err err = be->clear(be, memory, READ_BYTES, e); /* pages that were never written are all the same one */
+  *out = (pu_cpu_limits){.bf16_flops = pu_cpu_unit_flops(be, PU_BF16), .f32_flops = pu_cpu_unit_flops(be, PU_F32)};
+  for (int i = 0; err == PU_OK && i < REPEATS; i++)
+    out->read_bytes = PU_MAX(out->read_bytes, pu_cpu_read_rate(be, memory, READ_BYTES, 1));
+  be->free(be, memory);
+  return err;
 }
