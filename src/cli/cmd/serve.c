@@ -3,113 +3,51 @@
 
 #include "puyu/serve.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 #include "src/cli/sample.h"
 
 typedef struct options {
-  const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name;
-  int64_t port, threads, context, max_batch, queue, drain;
+  const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name, *draft;
+  int64_t port, threads, context, max_batch, queue, drain, guess;
   int dtype;
   double memory;
   bool insecure, prefix_cache;
 } options;
 
-#define AT(field) offsetof(options, field)
 static const pu_option rows[] = {
     {.key = "address", .type = PU_OPT_GROUP, .help = "where it listens"},
-    {.key = "host",
-     .type = PU_OPT_STR,
-     .offset = AT(host),
-     .dflt = "127.0.0.1",
-     .meta = "ADDRESS",
-     .help = "address or name to listen on; others than this machine's own loop need a key"},
-    {.key = "port",
-     .type = PU_OPT_INT,
-     .offset = AT(port),
-     .dflt = "23333",
-     .max = 65535,
-     .meta = "N",
-     .help = "port to listen on; 0: any free one"},
-    {.key = "unix",
-     .type = PU_OPT_STR,
-     .offset = AT(unix_path),
-     .meta = "PATH",
-     .help = "listen on a Unix socket instead"},
-    {.key = "tls-cert",
-     .type = PU_OPT_STR,
-     .offset = AT(tls_cert),
-     .meta = "FILE",
-     .help = "speak HTTPS with this certificate chain (PEM)"},
-    {.key = "tls-key", .type = PU_OPT_STR, .offset = AT(tls_key), .meta = "FILE", .help = "its private key (PEM)"},
+    PU_ROW(options, host, "host", STR, .dflt = "127.0.0.1", .meta = "ADDRESS",
+           .help = "address or name to listen on; others than this machine's own loop need a key"),
+    PU_ROW(options, port, "port", INT, .dflt = "23333", .max = 65535, .meta = "N",
+           .help = "port to listen on; 0: any free one"),
+    PU_ROW(options, unix_path, "unix", STR, .meta = "PATH", .help = "listen on a Unix socket instead"),
+    PU_ROW(options, tls_cert, "tls-cert", STR, .meta = "FILE", .help = "speak HTTPS with this certificate chain (PEM)"),
+    PU_ROW(options, tls_key, "tls-key", STR, .meta = "FILE", .help = "its private key (PEM)"),
     {.key = "access", .type = PU_OPT_GROUP, .help = "who may ask"},
-    {.key = "api-key-file",
-     .type = PU_OPT_STR,
-     .offset = AT(api_key_file),
-     .meta = "FILE",
-     .help = "requests need one of these keys, one a line; also those in the variable PUYU_API_KEYS, between commas"},
-    {.key = "insecure",
-     .type = PU_OPT_BOOL,
-     .offset = AT(insecure),
-     .help = "let anybody in, also from other machines"},
-    {.key = "cors",
-     .type = PU_OPT_STR,
-     .offset = AT(cors),
-     .meta = "ORIGIN",
-     .help = "pages of this origin may ask, such as https://example.org; *: all pages"},
+    PU_ROW(options, api_key_file, "api-key-file", STR, .meta = "FILE",
+           .help = "requests need one of these keys, one a line; also those in PUYU_API_KEYS, between commas"),
+    PU_ROW(options, insecure, "insecure", BOOL, .help = "let anybody in, also from other machines"),
+    PU_ROW(options, cors, "cors", STR, .meta = "ORIGIN",
+           .help = "pages of this origin may ask, such as https://example.org; *: all pages"),
     {.key = "model", .type = PU_OPT_GROUP, .help = "the model and its room"},
-    {.key = "name",
-     .type = PU_OPT_STR,
-     .offset = AT(name),
-     .meta = "NAME",
-     .help = "what requests call the model; its folder's name where it is not given"},
+    PU_ROW(options, name, "name", STR, .meta = "NAME",
+           .help = "what requests call the model; its folder's name where it is not given"),
     PU_CLI_DTYPE_ROW(options, dtype),
-    {.key = "context",
-     .type = PU_OPT_INT,
-     .offset = AT(context),
-     .max = 1 << 24,
-     .meta = "N",
-     .help = "tokens of one request and its answer; 0: what the model was trained for, at most 32768"},
-    {.key = "max-batch",
-     .type = PU_OPT_INT,
-     .offset = AT(max_batch),
-     .dflt = "16",
-     .min = 1,
-     .max = 4096,
-     .meta = "N",
-     .help = "answers that are computed together; more take turns"},
-    {.key = "memory",
-     .type = PU_OPT_FLOAT,
-     .offset = AT(memory),
-     .max = 1e6,
-     .meta = "GIB",
-     .help = "GiB for weights, work and cache together; 0: nine tenths of what is free"},
-    {.key = "prefix-cache",
-     .type = PU_OPT_BOOL,
-     .offset = AT(prefix_cache),
-     .dflt = "true",
-     .help = "keep what was computed of prompts for those that begin alike"},
-    {.key = "threads",
-     .type = PU_OPT_INT,
-     .offset = AT(threads),
-     .max = 64,
-     .meta = "N",
-     .help = "threads; 0: all processors"},
+    PU_ROW(options, context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",
+           .help = "tokens of one request and its answer; 0: what the model was trained for, at most 32768"),
+    PU_ROW(options, max_batch, "max-batch", INT, .dflt = "16", .min = 1, .max = 4096, .meta = "N",
+           .help = "answers that are computed together; more take turns"),
+    PU_ROW(options, memory, "memory", FLOAT, .dflt = "0", .max = 1e6, .meta = "GIB",
+           .help = "GiB for weights, work and cache together; 0: nine tenths of what is free"),
+    PU_ROW(options, prefix_cache, "prefix-cache", BOOL, .dflt = "true",
+           .help = "keep what was computed of prompts for those that begin alike"),
+    PU_CLI_GUESS_ROWS(options, guess, draft),
+    PU_ROW_THREADS(options, 64),
     {.key = "load", .type = PU_OPT_GROUP, .help = "much to do"},
-    {.key = "queue",
-     .type = PU_OPT_INT,
-     .offset = AT(queue),
-     .dflt = "256",
-     .min = 1,
-     .max = 1e6,
-     .meta = "N",
-     .help = "requests that wait; more are told to come back later (status 429)"},
-    {.key = "drain",
-     .type = PU_OPT_INT,
-     .offset = AT(drain),
-     .dflt = "30",
-     .min = 1,
-     .max = 86400,
-     .meta = "SECONDS",
-     .help = "what running answers get to end when the server is stopped"},
+    PU_ROW(options, queue, "queue", INT, .dflt = "256", .min = 1, .max = 1e6, .meta = "N",
+           .help = "requests that wait; more are told to come back later (status 429)"),
+    PU_ROW(options, drain, "drain", INT, .dflt = "30", .min = 1, .max = 86400, .meta = "SECONDS",
+           .help = "what running answers get to end when the server is stopped"),
     {0},
 };
 
@@ -151,17 +89,6 @@ static pu_err serve(const pu_cli *cli, const options *o, const pu_server_options
   return err;
 }
 
-/* What will be taken, said before it is. */
-static pu_err show_plan(const char *model, const pu_engine_options *eo, pu_error *e) {
-  char weights[24], work[24], cache[24], budget[24];
-  pu_engine_plan p;
-  PU_TRY(pu_engine_make_plan(model, eo, &p, e));
-  pu_log(PU_LOG_INFO, "memory: %s weights, %s work, %s cache of %lld tokens; %s may be taken",
-         pu_bytes_text(p.weights, weights), pu_bytes_text(p.work, work), pu_bytes_text(p.cache, cache),
-         (long long)p.kv_block * p.kv_blocks, pu_bytes_text(p.budget, budget));
-  return PU_OK;
-}
-
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   (void)n_args;
   const options *o = opts;
@@ -181,15 +108,17 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                           .max_queue = (int)o->queue,
                           .drain_seconds = (double)o->drain};
   PU_TRY(pu_server_check(&so, e)); /* before minutes of reading weights */
-  pu_engine_options eo = {.threads = (int)o->threads,
-                          .context = o->context,
-                          .max_batch = (int)o->max_batch,
-                          .memory = (size_t)(o->memory * 1024 * 1024 * 1024),
-                          .no_prefix_cache = !o->prefix_cache};
+  pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
+                              .threads = o->threads,
+                              .batch = o->max_batch,
+                              .guess = o->guess,
+                              .draft = o->draft,
+                              .context = o->context,
+                              .memory = (size_t)(o->memory * 1024 * 1024 * 1024),
+                              .no_prefix_cache = !o->prefix_cache,
+                              .says_plan = true};
   pu_engine *en;
-  PU_TRY(pu_cli_choose_dtype(args[0], (pu_cli_dtype)o->dtype, &eo.dtype, e));
-  PU_TRY(show_plan(args[0], &eo, e));
-  PU_TRY(pu_cli_open_engine_with(args[0], (pu_cli_dtype)o->dtype, &eo, &en, e));
+  PU_TRY(pu_cli_open_engine(args[0], &eo, &en, e));
   pu_err err = serve(cli, o, &so, en, e);
   pu_engine_free(en);
   return err;
@@ -197,7 +126,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_serve = {
     .name = "serve",
-    .summary = "Answer over HTTP, as OpenAI's API does",
+    .summary = "answer over HTTP, as OpenAI's API does",
     .usage = "MODEL [options]",
     .details =
         "MODEL is a Hugging Face directory. Prints the address on standard output when it listens, and answers until "
