@@ -33,9 +33,26 @@ static pu_err open_one(const char *model, pu_engine_options *eo, pu_cli_dtype dt
   return err;
 }
 
+static pu_err say_plan(const char *model, pu_cli_dtype dtype, pu_engine_options *eo, pu_error *e) {
+  char weights[24], work[24], cache[24], budget[24];
+  pu_engine_plan p;
+  PU_TRY(choose_dtype(model, dtype, &eo->dtype, e));
+  PU_TRY(pu_engine_make_plan(model, eo, &p, e));
+  pu_log(PU_LOG_INFO, "memory: %s weights, %s work, %s cache of %lld tokens; %s may be taken",
+         pu_bytes_text(p.weights, weights), pu_bytes_text(p.work, work), pu_bytes_text(p.cache, cache),
+         (long long)p.kv_block * p.kv_blocks, pu_bytes_text(p.budget, budget));
+  return PU_OK;
+}
+
 pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_engine **out, pu_error *e) {
   enum { GUESS = 3 }; /* with a draft */
-  pu_engine_options eo = {.threads = (int)o->threads, .max_batch = (int)o->batch, .guess = (int)o->guess};
+  pu_engine_options eo = {.threads = (int)o->threads,
+                          .max_batch = (int)o->batch,
+                          .guess = (int)o->guess,
+                          .context = o->context,
+                          .memory = o->memory,
+                          .no_prefix_cache = o->no_prefix_cache};
+  if (o->says_plan) PU_TRY(say_plan(model, o->dtype, &eo, e));
   if (o->draft) {
     pu_engine_options draft = {.threads = eo.threads, .max_batch = eo.max_batch, .no_prefix_cache = true};
     if (!eo.guess) eo.guess = GUESS;

@@ -24,8 +24,11 @@ void pu_cli_show_share(void *bar, double done, double total);
 
 typedef struct pu_cli_engine_options {
   pu_cli_dtype dtype;
-  int64_t threads, batch, guess; /* batch: sessions at a time */
-  const char *draft;             /* NULL: none */
+  int64_t threads, batch, guess;   /* batch: sessions at a time */
+  const char *draft;               /* NULL: none */
+  int64_t context;                 /* 0: the model's */
+  size_t memory;                   /* bytes; 0: what is free */
+  bool no_prefix_cache, says_plan; /* says_plan: what will be taken is said before it is */
 } pu_cli_engine_options;
 
 /* An engine over a model directory, with a progress bar while its weights are read. */

@@ -246,7 +246,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "%s: no tokenizer (tokenizer.json or tokenizer.model) in this folder: copy the model's own into it",
                    args[0]);
-  pu_cli_engine_options eo = {(pu_cli_dtype)o->dtype, o->threads, 1, o->guess, o->draft};
+  pu_cli_engine_options eo = {
+      .dtype = (pu_cli_dtype)o->dtype, .threads = o->threads, .batch = 1, .guess = o->guess, .draft = o->draft};
   PU_TRY(pu_cli_open_engine(args[0], &eo, &en, e));
   pu_buf_init(&c.line, MOST_TURN_BYTES);
   pu_buf_init(&c.turn, MOST_TURN_BYTES);

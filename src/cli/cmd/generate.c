@@ -218,7 +218,11 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   const options *o = opts;
   PU_TRY(check(o, e));
   pu_engine *en;
-  pu_cli_engine_options eo = {(pu_cli_dtype)o->dtype, o->threads, o->prompts ? o->batch : 1, o->guess, o->draft};
+  pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
+                              .threads = o->threads,
+                              .batch = o->prompts ? o->batch : 1,
+                              .guess = o->guess,
+                              .draft = o->draft};
   PU_TRY(pu_cli_open_engine(args[0], &eo, &en, e));
   pu_grammar *grammar;
   pu_err err = pu_cli_structure_compile(&o->structure, en, &grammar, e);

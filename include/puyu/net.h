@@ -1,0 +1,74 @@
+/* net: an HTTP/1.1 server over libevent (RFC 9110, 9112), with optional TLS and Unix sockets.
+ *
+ * One thread runs the loop (pu_http_run) and everything about requests happens on it: the handler is called there, and
+ * the pu_http_* functions of a request may be called only there. Other threads bring their results by pu_http_post.
+ *
+ * A request lives from the handler's call until it is answered (pu_http_reply, pu_http_end) or its client is gone
+ * (on_gone is called); after that its pointer is dead. It may be answered in the handler or any time later.
+ *
+ * Bounds: sizes of head and body, time to send them, connections, bytes waiting for a client that does not read. A
+ * client that closes its connection while it waits is noticed at once: reading stays on. One that only closed its
+ * sending half still gets its answer; it is told from the other by sending something (a comment, or status 102). */
+#ifndef PUYU_NET_H
+#define PUYU_NET_H
+
+#include "puyu/base.h"
+
+typedef struct pu_http_server pu_http_server;
+typedef struct pu_http_request pu_http_request;
+
+typedef struct pu_http_options {
+  const char *host;               /* name or address; NULL: 127.0.0.1 */
+  int port;                       /* 0: any free one, see pu_http_url */
+  const char *unix_path;          /* a Unix socket instead of host and port; a stale one is replaced; mode 0600 */
+  const char *tls_cert, *tls_key; /* PEM files, both or none: TLS 1.2 and later */
+  size_t max_body;                /* bytes; 0: 16 MiB */
+  size_t max_unread;              /* bytes waiting for a client that does not read before it is dropped; 0: 4 MiB */
+  int max_connections;            /* more wait to be accepted; 0: 1024 */
+  double idle_seconds;            /* between requests; 0: 75 */
+  double request_seconds;         /* from the first byte of a request to its last; 0: 60 */
+  double stall_seconds;           /* without a byte taken by a client that has some to read; 0: 30 */
+  double comment_seconds;         /* between keep-alive comments on a silent event stream; 0: 10 */
+  void (*handler)(void *arg, pu_http_request *r);
+  void (*tick)(void *arg); /* four times a second on the loop's thread; or NULL */
+  void *arg;               /* of both */
+} pu_http_options;
+
+/* Listens; connections are accepted when the loop runs. Strings of the options are not kept. SIGPIPE is ignored from
+ * here on in the whole process, unless it has a handler. */
+pu_err pu_http_open(const pu_http_options *o, pu_http_server **out, pu_error *e) PU_MUST_USE;
+/* Drops what is open, calls what was posted and not yet called. The loop must not run. */
+void pu_http_free(pu_http_server *s);
+const char *pu_http_url(const pu_http_server *s); /* "http://127.0.0.1:23333", "unix:/run/puyu.sock" */
+int pu_http_port(const pu_http_server *s);        /* 0: a Unix socket */
+/* The loop, until a drain is over. */
+pu_err pu_http_run(pu_http_server *s, pu_error *e) PU_MUST_USE;
+/* Accepts nothing more, closes idle connections, lets running requests end for at most so many seconds. */
+void pu_http_drain(pu_http_server *s, double seconds);
+bool pu_http_draining(const pu_http_server *s);
+/* From any thread: fn(arg) soon, on the loop's thread, in the order of the calls. False: no memory. */
+bool pu_http_post(pu_http_server *s, void (*fn)(void *arg), void *arg);
+
+/* ---- a request -------------------------------------------------------------------------------------------------- */
+
+const char *pu_http_method(const pu_http_request *r); /* "GET" */
+const char *pu_http_path(const pu_http_request *r);   /* percent-decoded, without the query */
+const char *pu_http_query(const pu_http_request *r);  /* as sent, "" where there is none */
+/* The value of a header, any case; NULL: absent. Of several of one name the first. */
+const char *pu_http_header(const pu_http_request *r, const char *name);
+pu_str pu_http_body(const pu_http_request *r);
+/* Called once if the client goes away before the request is answered; the pointer is dead when it returns. */
+void pu_http_on_gone(pu_http_request *r, void (*fn)(void *arg), void *arg);
+
+/* ---- its answer ------------------------------------------------------------------------------------------------- */
+
+/* Before reply or begin: one more header. Values with line ends are left out. */
+void pu_http_add_header(pu_http_request *r, const char *name, const char *value);
+void pu_http_reply(pu_http_request *r, int status, const char *content_type, pu_str body);
+/* A body of unknown length: begin, write …, end. "text/event-stream" gets keep-alive comments. */
+void pu_http_begin(pu_http_request *r, int status, const char *content_type);
+/* False: the client was dropped (it reads too slowly); on_gone was called and the request is dead. */
+bool pu_http_write(pu_http_request *r, pu_str data);
+void pu_http_end(pu_http_request *r);
+
+#endif

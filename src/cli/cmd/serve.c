@@ -1,0 +1,141 @@
+#include <stdlib.h>
+#include <string.h>
+
+#include "puyu/serve.h"
+#include "src/cli/cli.h"
+#include "src/cli/rows.h"
+#include "src/cli/sample.h"
+
+typedef struct options {
+  const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name, *draft;
+  int64_t port, threads, context, max_batch, queue, drain, guess;
+  int dtype;
+  double memory;
+  bool insecure, prefix_cache;
+} options;
+
+static const pu_option rows[] = {
+    {.key = "address", .type = PU_OPT_GROUP, .help = "where it listens"},
+    PU_ROW(options, host, "host", STR, .dflt = "127.0.0.1", .meta = "ADDRESS",
+           .help = "address or name to listen on; others than this machine's own loop need a key"),
+    PU_ROW(options, port, "port", INT, .dflt = "23333", .max = 65535, .meta = "N",
+           .help = "port to listen on; 0: any free one"),
+    PU_ROW(options, unix_path, "unix", STR, .meta = "PATH", .help = "listen on a Unix socket instead"),
+    PU_ROW(options, tls_cert, "tls-cert", STR, .meta = "FILE", .help = "speak HTTPS with this certificate chain (PEM)"),
+    PU_ROW(options, tls_key, "tls-key", STR, .meta = "FILE", .help = "its private key (PEM)"),
+    {.key = "access", .type = PU_OPT_GROUP, .help = "who may ask"},
+    PU_ROW(options, api_key_file, "api-key-file", STR, .meta = "FILE",
+           .help = "requests need one of these keys, one a line; also those in PUYU_API_KEYS, between commas"),
+    PU_ROW(options, insecure, "insecure", BOOL, .help = "let anybody in, also from other machines"),
+    PU_ROW(options, cors, "cors", STR, .meta = "ORIGIN",
+           .help = "pages of this origin may ask, such as https://example.org; *: all pages"),
+    {.key = "model", .type = PU_OPT_GROUP, .help = "the model and its room"},
+    PU_ROW(options, name, "name", STR, .meta = "NAME",
+           .help = "what requests call the model; its folder's name where it is not given"),
+    PU_CLI_DTYPE_ROW(options, dtype),
+    PU_ROW(options, context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",
+           .help = "tokens of one request and its answer; 0: what the model was trained for, at most 32768"),
+    PU_ROW(options, max_batch, "max-batch", INT, .dflt = "16", .min = 1, .max = 4096, .meta = "N",
+           .help = "answers that are computed together; more take turns"),
+    PU_ROW(options, memory, "memory", FLOAT, .dflt = "0", .max = 1e6, .meta = "GIB",
+           .help = "GiB for weights, work and cache together; 0: nine tenths of what is free"),
+    PU_ROW(options, prefix_cache, "prefix-cache", BOOL, .dflt = "true",
+           .help = "keep what was computed of prompts for those that begin alike"),
+    PU_CLI_GUESS_ROWS(options, guess, draft),
+    PU_ROW_THREADS(options, 64),
+    {.key = "load", .type = PU_OPT_GROUP, .help = "much to do"},
+    PU_ROW(options, queue, "queue", INT, .dflt = "256", .min = 1, .max = 1e6, .meta = "N",
+           .help = "requests that wait; more are told to come back later (status 429)"),
+    PU_ROW(options, drain, "drain", INT, .dflt = "30", .min = 1, .max = 86400, .meta = "SECONDS",
+           .help = "what running answers get to end when the server is stopped"),
+    {0},
+};
+
+/* /models/internlm2-1.8b/ is called internlm2-1.8b. */
+static const char *model_name(pu_arena *a, const options *o, const char *dir) {
+  if (o->name) return o->name;
+  char *full = realpath(dir, NULL);
+  const char *slash = full ? strrchr(full, '/') : NULL;
+  const char *name = pu_arena_strdup(a, slash && slash[1] ? slash + 1 : "puyu");
+  free(full);
+  return name;
+}
+
+static pu_err read_keys(pu_arena *a, const options *o, pu_strs *keys, pu_error *e) {
+  const char *given = getenv("PUYU_API_KEYS");
+  if (o->api_key_file) PU_TRY(pu_server_read_keys(o->api_key_file, a, keys, e));
+  if (!given || !*given) return PU_OK;
+  char *text = pu_arena_strdup(a, given);
+  size_t most = keys->n + 1;
+  for (const char *p = given; *p; p++) most += *p == ',';
+  const char **all = pu_arena_zalloc(a, most * sizeof *all);
+  if (!text || !all) return pu_fail(e, PU_ERR_NOMEM, "PUYU_API_KEYS: no memory for the keys");
+  if (keys->n) memcpy(all, keys->v, keys->n * sizeof *all);
+  for (char *save, *key = strtok_r(text, ", ", &save); key; key = strtok_r(NULL, ", ", &save)) all[keys->n++] = key;
+  keys->v = all;
+  return PU_OK;
+}
+
+static pu_err serve(const pu_cli *cli, const options *o, const pu_server_options *so, pu_engine *en, pu_error *e) {
+  pu_server *sv;
+  PU_TRY(pu_server_open(en, so, &sv, e));
+  pu_signals_catch();
+  fprintf(cli->out, "%s\n", pu_server_url(sv));
+  fflush(cli->out);
+  pu_log(PU_LOG_INFO, "%s: ready; %d answers at a time, of at most %lld tokens with their prompt", so->model_name,
+         (int)o->max_batch, (long long)pu_engine_context(en));
+  pu_err err = pu_server_run(sv, e);
+  pu_server_free(sv);
+  return err;
+}
+
+static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
+  (void)n_args;
+  const options *o = opts;
+  pu_strs keys = {0};
+  PU_TRY(read_keys(cli->arena, o, &keys, e));
+  pu_server_options so = {.host = o->host,
+                          .port = (int)o->port,
+                          .unix_path = o->unix_path,
+                          .tls_cert = o->tls_cert,
+                          .tls_key = o->tls_key,
+                          .model_name = model_name(cli->arena, o, args[0]),
+                          .api_keys = keys.v,
+                          .n_api_keys = keys.n,
+                          .cors_origin = o->cors,
+                          .insecure = o->insecure,
+                          .max_sessions = (int)o->max_batch,
+                          .max_queue = (int)o->queue,
+                          .drain_seconds = (double)o->drain};
+  PU_TRY(pu_server_check(&so, e)); /* before minutes of reading weights */
+  pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
+                              .threads = o->threads,
+                              .batch = o->max_batch,
+                              .guess = o->guess,
+                              .draft = o->draft,
+                              .context = o->context,
+                              .memory = (size_t)(o->memory * 1024 * 1024 * 1024),
+                              .no_prefix_cache = !o->prefix_cache,
+                              .says_plan = true};
+  pu_engine *en;
+  PU_TRY(pu_cli_open_engine(args[0], &eo, &en, e));
+  pu_err err = serve(cli, o, &so, en, e);
+  pu_engine_free(en);
+  return err;
+}
+
+const pu_command pu_command_serve = {
+    .name = "serve",
+    .summary = "answer over HTTP, as OpenAI's API does",
+    .usage = "MODEL [options]",
+    .details =
+        "MODEL is a Hugging Face directory. Prints the address on standard output when it listens, and answers until "
+        "SIGINT or SIGTERM; running answers may then end.\n\n"
+        "Routes: /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /apply_template, /health, "
+        "/metrics. docs/serving.md shows each with curl.",
+    .options = rows,
+    .options_size = sizeof(options),
+    .min_args = 1,
+    .max_args = 1,
+    .run = run,
+};
