@@ -24,6 +24,15 @@
 #include "puyu/model.h"
 #include "puyu/text.h"
 
+/* ---- tokenizers of models: what needs both text and model ------------------------------------------------------------ */
+
+/* Whatever holds a tokenizer: what pu_tokenizer_load takes, or a GGUF file. NULL where a model has none. */
+pu_err pu_engine_load_tokenizer(const char *path, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
+/* The keys of a GGUF file that hold t, for a model of so many ids; t NULL: those that say that there is none. */
+pu_err pu_engine_put_tokenizer(pu_gguf_keys *k, const pu_tokenizer *t, int64_t vocab, pu_error *e) PU_MUST_USE;
+
+/* ---- engines --------------------------------------------------------------------------------------------------------- */
+
 typedef struct pu_engine pu_engine;
 typedef struct pu_session pu_session;
 
@@ -53,7 +62,7 @@ typedef struct pu_engine_options {
   void *progress_arg;
 } pu_engine_options;
 
-/* What is taken, computed from config.json and the options before anything is: bytes. The cache gets what the budget
+/* What is taken, computed from the model's sizes and the options before anything is: bytes. The cache gets what the budget
  * leaves, up to max_batch whole contexts; where that is less than one context, the context shrinks to it. */
 typedef struct pu_engine_plan {
   size_t weights, work, cache, budget;
@@ -61,11 +70,12 @@ typedef struct pu_engine_plan {
   int64_t context;             /* tokens of one session */
 } pu_engine_plan;
 /* For pu_engine_open with the same options. PU_ERR_NOMEM where not even a small cache fits beside the weights. */
-pu_err pu_engine_make_plan(const char *model_dir, const pu_engine_options *o, pu_engine_plan *out, pu_error *e)
+pu_err pu_engine_make_plan(const char *model, const pu_engine_options *o, pu_engine_plan *out, pu_error *e)
     PU_MUST_USE;
 
-/* model_dir: a Hugging Face directory. Its tokenizer is loaded when there is one (a model without one works on ids). */
-pu_err pu_engine_open(const char *model_dir, const pu_engine_options *o, pu_engine **out, pu_error *e) PU_MUST_USE;
+/* model: a Hugging Face directory or a GGUF file. Its tokenizer is loaded when there is one (a model without one works
+ * on ids). */
+pu_err pu_engine_open(const char *model, const pu_engine_options *o, pu_engine **out, pu_error *e) PU_MUST_USE;
 /* Over a model (and tokenizer, may be NULL) owned by the caller, e.g. in the middle of training. device, dtype and
  * threads of the options do not count. Where memory is 0 the weights are there already and count for nothing. Changed
  * weights need a new engine: the cache holds what the old ones made. */
@@ -76,16 +86,16 @@ const pu_tokenizer *pu_engine_tokenizer(const pu_engine *en); /* NULL: none */
 const pu_model *pu_engine_model(const pu_engine *en);
 int64_t pu_engine_context(const pu_engine *en); /* tokens a session may hold */
 pu_engine_plan pu_engine_get_plan(const pu_engine *en);
-/* The chat template of the model; NULL where none fits. */
+/* The chat template of the model (pu_chat_open); NULL where none fits. Lives as long as the engine. */
 const pu_chat_template *pu_engine_chat(const pu_engine *en);
 
 /* ---- structured output: grammars that an answer must fit ---------------------------------------------------------- */
 
 /* The tokens of a tokenizer by their bytes: what a grammar is matched with. Made once a tokenizer (tens of
  * milliseconds), then only read, by any number of grammars and threads. The tokenizer may go. */
-typedef struct pu_vocab pu_vocab;
-pu_err pu_vocab_create(const pu_tokenizer *t, pu_vocab **out, pu_error *e) PU_MUST_USE;
-void pu_vocab_free(pu_vocab *v);
+typedef struct pu_grammar_vocab pu_grammar_vocab;
+pu_err pu_grammar_vocab_create(const pu_tokenizer *t, pu_grammar_vocab **out, pu_error *e) PU_MUST_USE;
+void pu_grammar_vocab_free(pu_grammar_vocab *v);
 
 typedef enum pu_grammar_kind {
   PU_GRAMMAR_JSON,        /* any JSON object; no source */
@@ -98,8 +108,8 @@ typedef enum pu_grammar_kind {
  * 1 MiB or nested more than 200 deep, what would be ignored although it changes the meaning, and what no finite text
  * fits. Whatever a state accepted can go on to an end, if each single byte is a token of the vocabulary. */
 typedef struct pu_grammar pu_grammar;
-pu_err pu_grammar_compile(pu_grammar_kind kind, pu_str source, const pu_vocab *v, pu_grammar **out, pu_error *e)
-    PU_MUST_USE;
+pu_err pu_grammar_compile(pu_grammar_kind kind, pu_str source, const pu_grammar_vocab *v, pu_grammar **out,
+                          pu_error *e) PU_MUST_USE;
 void pu_grammar_free(pu_grammar *g);
 int32_t pu_grammar_vocabulary(const pu_grammar *g); /* tokens of its vocabulary */
 
@@ -130,8 +140,8 @@ typedef struct pu_ids_view {
 } pu_ids_view;
 
 /* How the next token is chosen, in this order: logit bias; grammar; penalties; what may not come (bad words, endings
- * before min_tokens); temperature; top-k; typical; top-p; min-p; draw. Begin with pu_sampling_default(). What pointers point to
- * is copied by pu_session_start. */
+ * before min_tokens); temperature; top-k; typical; top-p; min-p; draw. Begin with pu_sampling_default(). What pointers
+ * point to is copied by pu_session_start, but for the grammar. */
 typedef struct pu_sampling {
   double temperature;        /* 0: greedy (ties: lowest id) */
   int64_t top_k;             /* 0: off */

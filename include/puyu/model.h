@@ -54,6 +54,73 @@ typedef struct pu_st_source {
 pu_err pu_safetensors_write(const char *path, const pu_st_source *tensors, size_t n, const char *const *meta_pairs,
                             pu_error *e) PU_MUST_USE;
 
+/* ---- GGUF --------------------------------------------------------------------------------------------------------------- */
+
+/* llama.cpp's one-file format: metadata, then tensors, many of them quantised in blocks
+ * (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Versions 2 and 3, little-endian. Checked before anything
+ * is read: counts, lengths, offsets; nothing is handed out that is not inside the file. Views live until close. */
+typedef struct pu_gguf pu_gguf;
+
+/* How the values of a key are stored: the format's own numbers. */
+typedef enum pu_gguf_kind {
+  PU_GGUF_U8, PU_GGUF_I8, PU_GGUF_U16, PU_GGUF_I16, PU_GGUF_U32, PU_GGUF_I32, PU_GGUF_F32, PU_GGUF_BOOL, PU_GGUF_STR,
+  PU_GGUF_ARRAY, PU_GGUF_U64, PU_GGUF_I64, PU_GGUF_F64, PU_GGUF_KIND_COUNT
+} pu_gguf_kind;
+
+typedef struct pu_gguf_meta {
+  const char *key;
+  pu_gguf_kind kind; /* of the values: never PU_GGUF_ARRAY */
+  bool array;
+  size_t count; /* 1, or the length of the array */
+  pu_str bytes; /* in the file, unaligned: numbers one after the other; a string's text; strings with their lengths */
+} pu_gguf_meta;
+
+typedef struct pu_gguf_type pu_gguf_type; /* of a tensor's blocks */
+const pu_gguf_type *pu_gguf_type_named(const char *name); /* "q4_0", "bf16"; NULL: unknown */
+const char *pu_gguf_type_name(const pu_gguf_type *t);
+bool pu_gguf_writable(const pu_gguf_type *t);
+
+typedef struct pu_gguf_tensor {
+  const char *name;
+  const pu_gguf_type *type;
+  int ndim;
+  int64_t shape[PU_MAX_DIMS]; /* rows first, as everywhere here: the reverse of the file's order */
+  const void *data;
+  size_t bytes;
+} pu_gguf_tensor;
+
+bool pu_gguf_is(const char *path); /* a file that begins like one, or is named FILE.gguf */
+pu_err pu_gguf_open(const char *path, pu_gguf **out, pu_error *e) PU_MUST_USE;
+pu_err pu_gguf_parse(pu_str bytes, pu_gguf **out, pu_error *e) PU_MUST_USE; /* bytes outlive it */
+void pu_gguf_close(pu_gguf *g);
+size_t pu_gguf_count(const pu_gguf *g);
+const pu_gguf_tensor *pu_gguf_at(const pu_gguf *g, size_t i); /* sorted by name */
+const pu_gguf_tensor *pu_gguf_find(const pu_gguf *g, const char *name);
+size_t pu_gguf_meta_count(const pu_gguf *g);
+const pu_gguf_meta *pu_gguf_meta_at(const pu_gguf *g, size_t i); /* in the file's order */
+const pu_gguf_meta *pu_gguf_meta_find(const pu_gguf *g, const char *key);
+/* Value i as a number; false where the key has none such (m NULL, another kind, no item i). */
+bool pu_gguf_int(const pu_gguf_meta *m, size_t i, int64_t *out); /* integers and booleans */
+bool pu_gguf_num(const pu_gguf_meta *m, size_t i, double *out);  /* these and floats */
+/* The text, or the first text of an array; `*at` 0 at first: a string lies behind the one before. False: no more. */
+bool pu_gguf_str(const pu_gguf_meta *m, size_t *at, pu_str *out);
+
+/* Keys on their way into a file. */
+typedef struct pu_gguf_keys {
+  pu_buf bytes;
+  uint64_t n;
+} pu_gguf_keys;
+void pu_gguf_keys_init(pu_gguf_keys *k);
+void pu_gguf_keys_deinit(pu_gguf_keys *k);
+void pu_gguf_put_str(pu_gguf_keys *k, const char *key, pu_str value);
+void pu_gguf_put_u32(pu_gguf_keys *k, const char *key, uint32_t value);
+void pu_gguf_put_f32(pu_gguf_keys *k, const char *key, float value);
+void pu_gguf_put_bool(pu_gguf_keys *k, const char *key, bool value);
+void pu_gguf_put_strs(pu_gguf_keys *k, const char *key, const pu_str *v, size_t n);
+void pu_gguf_put_f32s(pu_gguf_keys *k, const char *key, const float *v, size_t n);
+void pu_gguf_put_u8s(pu_gguf_keys *k, const char *key, pu_str bytes);
+void pu_gguf_put_i32s(pu_gguf_keys *k, const char *key, const int32_t *v, size_t n);
+
 /* ---- hyper-parameters -------------------------------------------------------------------------------------------------- */
 
 typedef enum pu_rope_kind { PU_ROPE_NONE, PU_ROPE_LINEAR, PU_ROPE_DYNAMIC, PU_ROPE_LLAMA3 } pu_rope_kind;
@@ -89,9 +156,12 @@ typedef enum pu_slot {
   PU_SLOT_COUNT
 } pu_slot;
 
-/* Which rows: all, one of q/k/v, gate or up, or InternLM2's interleaving of the three by KV group. */
+/* Which rows: all, one of q/k/v, gate or up, or InternLM2's interleaving of the three by KV group. PAIRS: the rows of
+ * each head go 0, D/2, 1, D/2 + 1, …, so that those which RoPE turns together are neighbours (Meta's own Llama files,
+ * and llama.cpp's). */
 typedef enum pu_part {
-  PU_PART_ALL, PU_PART_Q, PU_PART_K, PU_PART_V, PU_PART_QKV_GROUPED, PU_PART_GATE, PU_PART_UP
+  PU_PART_ALL, PU_PART_Q, PU_PART_K, PU_PART_V, PU_PART_Q_PAIRS, PU_PART_K_PAIRS, PU_PART_QKV_GROUPED, PU_PART_GATE,
+  PU_PART_UP
 } pu_part;
 
 /* One row of a family's tensor list. %d in the name is the layer; a second %d the expert. */
@@ -133,6 +203,12 @@ pu_err pu_config_parse(pu_str text, const char *where, const pu_arch **arch, pu_
 pu_err pu_config_check(const char *where, const pu_arch *arch, const pu_hparams *hp, pu_error *e) PU_MUST_USE;
 pu_err pu_config_write(const char *path, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype, pu_error *e)
     PU_MUST_USE;
+
+/* Of whatever pu_model_load reads: config.json of a directory (its weights may be missing), or a GGUF file's metadata. */
+pu_err pu_model_describe(const char *path, const pu_arch **arch, pu_hparams *hp, pu_error *e) PU_MUST_USE;
+
+/* Are most of its weights f32, so that computing in less would lose some of them? */
+pu_err pu_model_mostly_f32(const char *path, bool *out, pu_error *e) PU_MUST_USE;
 
 int64_t pu_hparams_count(const pu_hparams *hp, bool without_embedding); /* parameters */
 /* Training FLOPs of one token at sequence length T: 6 (parameters without the input embedding; of experts only those
@@ -178,8 +254,9 @@ typedef struct pu_model_options {
   void *progress_arg;
 } pu_model_options;
 
-/* From a Hugging Face directory. Missing, surplus or misshapen tensors are named. */
-pu_err pu_model_load(const char *dir, pu_backend *be, const pu_model_options *o, pu_model **out, pu_error *e)
+/* From a Hugging Face directory or a GGUF file, whose quantised weights become the compute type. Missing, surplus or
+ * misshapen tensors are named. */
+pu_err pu_model_load(const char *path, pu_backend *be, const pu_model_options *o, pu_model **out, pu_error *e)
     PU_MUST_USE;
 /* Random weights: normal, deviation 0.02 (and 0.02 / sqrt(2 layers) for wo and down), norms 1; each value a function
  * of (seed, parameter name, index). */
@@ -189,6 +266,11 @@ void pu_model_free(pu_model *m);
 /* Writes config.json and safetensors (sharded above shard_bytes; 0: 5 GB) in the family's own names and layout, from the
  * masters where there are some. Other files (tokenizer, generation_config.json) are the caller's to copy. */
 pu_err pu_model_save(const pu_model *m, const char *dir, pu_dtype dtype, size_t shard_bytes, pu_error *e) PU_MUST_USE;
+/* Writes one GGUF file, atomically, under llama.cpp's names: matrices in the given type (a row that is no multiple of its
+ * block: f16), in a q4_0 file the output matrix as q8_0, vectors and routers in f32. `more`: keys besides the
+ * model's own (a tokenizer's), or NULL. */
+pu_err pu_model_save_gguf(const pu_model *m, const char *path, const pu_gguf_type *type, const pu_gguf_keys *more,
+                          pu_error *e) PU_MUST_USE;
 /* The family's file tensors of one parameter, gathered from data laid out like that parameter in memory (weights,
  * gradients, optimiser moments): how checkpoints and tests get values under the file's names. Calls fn for each. */
 typedef pu_err (*pu_param_part_fn)(void *arg, const char *file_name, int ndim, const int64_t *shape, const float *data,

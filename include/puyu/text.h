@@ -9,6 +9,8 @@
 #ifndef PUYU_TEXT_H
 #define PUYU_TEXT_H
 
+#include <time.h>
+
 #include "puyu/base.h"
 
 /* ---- ids: growable, with a hard maximum ------------------------------------------------------------------------- */
@@ -36,6 +38,32 @@ pu_err pu_tokenizer_parse_json(pu_str bytes, pu_tokenizer **out, pu_error *e) PU
 void pu_tokenizer_free(pu_tokenizer *t);
 /* Writes the tokenizer's own files (as they were read) into dir, beside a model's weights. */
 pu_err pu_tokenizer_save(const pu_tokenizer *t, const char *dir, pu_error *e) PU_MUST_USE;
+
+/* One of the files it was read from ("tokenizer_config.json"), or would be saved as; ptr NULL: there is none. */
+pu_str pu_tokenizer_file(const pu_tokenizer *t, const char *name);
+
+/* A tokenizer as lists: how formats that keep a model in one file hold it. All views. */
+typedef struct pu_vocab {
+  bool byte_level; /* byte-level BPE by merges; else a SentencePiece BPE by scores */
+  size_t n;
+  const pu_str *pieces;
+  const int32_t *types; /* SentencePiece's: 1 ordinary, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte; NULL: 1 */
+  int32_t bos, eos;     /* -1: none */
+  bool adds_bos;
+  pu_str chat_template; /* Jinja; empty: none */
+  /* byte-level */
+  const pu_str *merges; /* "a b", by rank */
+  size_t n_merges;
+  const char *pre; /* llama.cpp's name for how text is cut into words; NULL: not said, or none of its own */
+  pu_str json;     /* tokenizer.json itself, where the format keeps it beside the lists: then it is what counts */
+  /* SentencePiece */
+  const float *scores;
+  bool dummy_prefix, remove_extra_spaces;
+  pu_str charsmap; /* the normaliser's table; empty: none */
+} pu_vocab;
+pu_err pu_tokenizer_from_vocab(const pu_vocab *v, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
+/* At least `size` pieces: unused ones fill up, as an embedding has rows for. Lists lie in a, texts in t. */
+pu_err pu_tokenizer_to_vocab(const pu_tokenizer *t, size_t size, pu_arena *a, pu_vocab *out, pu_error *e) PU_MUST_USE;
 
 int32_t pu_tokenizer_size(const pu_tokenizer *t);            /* ids are [0, size) */
 int32_t pu_tokenizer_bos(const pu_tokenizer *t);             /* -1: none */
@@ -107,6 +135,35 @@ pu_err pu_bpe_trainer_finish(pu_bpe_trainer *t, pu_buf *json, pu_error *e) PU_MU
 pu_err pu_bpe_trainer_save(pu_bpe_trainer *t, const char *dir, pu_error *e) PU_MUST_USE;
 int32_t pu_bpe_trainer_size(const pu_bpe_trainer *t); /* what was learned, special tokens included: after finish */
 
+/* ---- Jinja: the part of it that chat templates use ----------------------------------------------------------------- */
+
+/* A template, parsed once and rendered any number of times, by any number of threads. It gives the bytes that Jinja gives
+ * with the settings of Hugging Face transformers: trim_blocks and lstrip_blocks, loop controls, the generation tag,
+ * raise_exception, strftime_now, and tojson by the rules of Python's json. Not there: import, include, extends, block,
+ * and whatever changes a list or a dictionary (transformers' sandbox forbids that too).
+ * Caps: a source of 1 MiB, trees 200 deep. */
+typedef struct pu_jinja pu_jinja;
+/* name begins every error, "name:line: …", parsing or rendering. */
+pu_err pu_jinja_parse(const char *name, pu_str source, pu_jinja **out, pu_error *e) PU_MUST_USE;
+void pu_jinja_free(pu_jinja *t);
+
+typedef struct pu_jinja_input {
+  const json_t *input;   /* variables by name: messages, tools, …: nothing in them may become a special token */
+  const json_t *trusted; /* the same for what the model brings: bos_token, eos_token, …; or NULL */
+  const struct tm *now;  /* for strftime_now; NULL: the clock */
+  size_t max_steps;      /* of work, about a byte or an item each; 0: 2^27 */
+  size_t max_output;     /* bytes; 0: 64 MiB */
+  size_t max_memory;     /* bytes of values in between; 0: 512 MiB */
+  int max_depth;         /* of nested expressions, blocks, calls and values; 0: 400 */
+} pu_jinja_input;
+
+/* Appends the text to `text` and, where `origin` is given, a byte for each of its bytes: 1 where it came from `input`,
+ * whichever way it went through the template, 0 where the template or `trusted` wrote it.
+ * PU_ERR_USAGE: the template called raise_exception, whose message is the error's. PU_ERR_FORMAT: the template cannot
+ * do this (an undefined value was used, say). PU_ERR_NOMEM: a bound was reached. A failed call appends nothing. */
+pu_err pu_jinja_render(const pu_jinja *t, const pu_jinja_input *in, pu_buf *text, pu_buf *origin, pu_error *e)
+    PU_MUST_USE;
+
 /* ---- chat ------------------------------------------------------------------------------------------------------------ */
 
 typedef struct pu_message {
@@ -115,13 +172,28 @@ typedef struct pu_message {
   pu_str content;
 } pu_message;
 
-/* A template is a description, one const table row each: what stands before and after each role's content. Names:
- * "internlm", "internlm2" (also InternLM2.5, InternLM3 and puyu's own models), "chatml", "llama3". */
+/* A template is one of puyu's own, a const table row each: what stands before and after each role's content; or one that
+ * a model brings as Jinja. Own names: "internlm", "internlm2" (also InternLM2.5, InternLM3 and puyu's own models),
+ * "chatml", "llama3". Templates do not change: any number of threads may use one. */
 typedef struct pu_chat_template pu_chat_template;
 const pu_chat_template *pu_chat_find(const char *name); /* NULL: unknown */
 const char *const *pu_chat_names(void);                 /* NULL-ended */
-/* The template that fits a tokenizer (by its special tokens) and a model type ("internlm2", "llama", …; may be NULL). */
+/* The own template that fits a tokenizer (by its special tokens) and a model type ("internlm2", "llama", …; may be
+ * NULL). */
 const pu_chat_template *pu_chat_guess(const pu_tokenizer *t, const char *model_type);
+/* From a template's source. special: an object of the special tokens it knows by name (bos_token, …), or NULL. */
+pu_err pu_chat_parse(const char *name, pu_str source, const json_t *special, pu_chat_template **out, pu_error *e)
+    PU_MUST_USE;
+/* The template in a model's directory: chat_template.jinja, chat_template.json, or chat_template of
+ * tokenizer_config.json. *out NULL: there is none. */
+pu_err pu_chat_load(const char *dir, pu_chat_template **out, pu_error *e) PU_MUST_USE;
+/* What a model is to be talked to with: its own template, except where puyu's is the one its family was trained with
+ * (InternLM's); else what fits its tokenizer; else NULL. path: the model's directory, or its one file, whose template
+ * the tokenizer knows; or NULL. Free it either way. */
+pu_err pu_chat_open(const char *path, const pu_tokenizer *t, const char *model_type, const pu_chat_template **out,
+                    pu_error *e) PU_MUST_USE;
+void pu_chat_free(const pu_chat_template *c); /* NULL and puyu's own are fine */
+const char *pu_chat_name(const pu_chat_template *c);
 
 /* Renders to text (for people) or straight to ids (for models): markers by id, contents without special tokens.
  * generate: ends with the opening of an assistant's turn. Errors: a marker the tokenizer lacks. */
@@ -129,6 +201,35 @@ pu_err pu_chat_text(const pu_chat_template *c, const pu_message *m, size_t n, bo
     PU_MUST_USE;
 pu_err pu_chat_ids(const pu_chat_template *c, const pu_tokenizer *t, const pu_message *m, size_t n, bool generate,
                    pu_ids *out, pu_error *e) PU_MUST_USE;
+
+/* The same for a conversation as OpenAI's API has it, tools and all. Everything is borrowed. */
+typedef struct pu_chat {
+  const json_t *messages;  /* [{"role", "content", "name", "tool_calls", "tool_call_id"}, …]; a content is a string, null,
+                              or parts [{"type": "text", "text"}] */
+  const json_t *tools;     /* [{"type": "function", "function": {"name", "description", "parameters"}}, …], and for
+                              InternLM2 {"type": "code_interpreter"}; or NULL */
+  const json_t *documents; /* for templates that know them; or NULL */
+  const json_t *options;   /* more variables for a Jinja template, {"enable_thinking": false}; or NULL */
+  bool generate;
+} pu_chat;
+/* Ids of a Jinja template's text: a special token comes from it only where the template wrote each of its bytes, however
+ * it cut, joined or quoted what the messages say (see pu_jinja_render). Between special tokens the text is encoded as a
+ * whole, so where no message holds a special token's text the ids are those of encoding all of it at once. A Jinja
+ * template writes the begin-of-text token itself; none is added. */
+pu_err pu_chat_render_text(const pu_chat_template *c, const pu_chat *chat, pu_buf *out, pu_error *e) PU_MUST_USE;
+pu_err pu_chat_render_ids(const pu_chat_template *c, const pu_tokenizer *t, const pu_chat *chat, pu_ids *out,
+                          pu_error *e) PU_MUST_USE;
+
+/* An answer as a message: {"role": "assistant", "content", "tool_calls"}. Calls are found in the form the template
+ * teaches: InternLM2's <|action_start|><|plugin|>, <tool_call>{json}</tool_call>, Llama 3's bare JSON. They look as
+ * OpenAI's do: {"id", "type": "function", "function": {"name", "arguments": "json"}}; InternLM2's code is
+ * {"id", "type": "code_interpreter", "code_interpreter": {"input"}}. What is no well-formed call stays content. The text
+ * is one with its special tokens (pu_decode without PU_DECODE_SKIP_SPECIAL). The caller owns *message. */
+pu_err pu_chat_answer(const pu_chat_template *c, pu_str text, json_t **message, pu_error *e) PU_MUST_USE;
+/* From ids; a stop token at the end does not count, and other special tokens give no content. */
+pu_err pu_chat_answer_ids(const pu_chat_template *c, const pu_tokenizer *t, const int32_t *ids, size_t n,
+                          json_t **message, pu_error *e) PU_MUST_USE;
+
 /* Ids at which an answer ends (end-of-turn, eos): at most max written, returns how many. */
 size_t pu_chat_stop_ids(const pu_chat_template *c, const pu_tokenizer *t, int32_t *out, size_t max);
 

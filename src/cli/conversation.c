@@ -9,7 +9,8 @@ pu_err pu_conversation_open(pu_engine *en, pu_conversation *out, pu_error *e) {
   *out = (pu_conversation){.en = en};
   if (!pu_engine_chat(en))
     return pu_fail(e, PU_ERR_UNSUPPORTED,
-                   "the model's tokenizer has the markers of no chat template; puyu generate continues plain text");
+                   "the model brings no chat template, and its tokenizer has the markers of none that puyu knows; puyu "
+                   "generate continues plain text");
   return pu_session_open(en, &out->session, e);
 }
 

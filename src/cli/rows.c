@@ -8,3 +8,9 @@ pu_err pu_cli_shape(const char *name, const pu_shape **out, pu_error *e) {
     at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", pu_shape_at(i)->name);
   return pu_fail(e, PU_ERR_USAGE, "--shape %.60s: no such shape; there are %s", name, known);
 }
+
+pu_err pu_cli_tokenizer(const char *path, pu_tokenizer **out, pu_error *e) {
+  if (!pu_gguf_is(path)) return pu_tokenizer_load(path, out, e);
+  PU_TRY(pu_engine_load_tokenizer(path, out, e));
+  return *out ? PU_OK : pu_fail(e, PU_ERR_UNSUPPORTED, "%s: holds no tokenizer", path);
+}

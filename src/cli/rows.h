@@ -3,7 +3,7 @@
 #ifndef PUYU_CLI_ROWS_H
 #define PUYU_CLI_ROWS_H
 
-#include "puyu/model.h"
+#include "puyu/engine.h"
 
 #define PU_ROW_OUT(holder, stands, says)                                                                               \
   PU_ROW(holder, out, "out", STR, .meta = (stands), .letter = 'o', .required = true, .help = (says))
@@ -30,7 +30,9 @@ pu_err pu_cli_shape(const char *name, const pu_shape **out, pu_error *e) PU_MUST
 /* name: "tokenizer", or "model" where a tokenizer is what the command works on. */
 #define PU_ROW_TOKENIZER(holder, name, first, needed, otherwise)                                                       \
   PU_ROW(holder, tokenizer, name, STR, .meta = "PATH", .letter = (first), .required = (needed),                        \
-         .help = "tokenizer.json, tokenizer.model, or a folder that holds one" otherwise)
+         .help = "tokenizer.json, tokenizer.model, a folder that holds one, or a GGUF file" otherwise)
+/* From any of these. */
+pu_err pu_cli_tokenizer(const char *path, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
 #define PU_ROW_KEY(holder)                                                                                             \
   PU_ROW(holder, key, "key", STR, .meta = "NAME",                                                                      \
          .help = "where the text stands in an object of JSON Lines; without it, under content or text")

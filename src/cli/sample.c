@@ -7,16 +7,9 @@ void pu_cli_show_share(void *bar, double done, double total) {
 static pu_err choose_dtype(const char *model, pu_cli_dtype wanted, pu_dtype *out, pu_error *e) {
   *out = wanted == PU_CLI_F32 ? PU_F32 : PU_BF16;
   if (wanted != PU_CLI_AUTO) return PU_OK;
-  pu_safetensors *files;
-  PU_TRY(pu_safetensors_open(model, &files, e));
-  size_t all = 0, f32 = 0;
-  for (size_t i = 0; i < pu_safetensors_count(files); i++) {
-    const pu_st_tensor *t = pu_safetensors_at(files, i);
-    all += t->bytes;
-    f32 += t->dtype == PU_F32 ? t->bytes : 0;
-  }
-  pu_safetensors_close(files);
-  if (f32 > all / 2) *out = PU_F32;
+  bool f32;
+  PU_TRY(pu_model_mostly_f32(model, &f32, e));
+  if (f32) *out = PU_F32;
   return PU_OK;
 }
 

@@ -15,7 +15,7 @@ typedef struct pu_constraint {
 pu_err pu_engine_grammar(pu_engine *en, pu_grammar_kind kind, pu_str source, pu_grammar **out, pu_error *e) {
   *out = NULL;
   if (!en->t) return pu_fail(e, PU_ERR_USAGE, "a grammar needs a tokenizer, and the model has none");
-  if (!en->vocab) PU_TRY(pu_vocab_create(en->t, &en->vocab, e));
+  if (!en->vocab) PU_TRY(pu_grammar_vocab_create(en->t, &en->vocab, e));
   return pu_grammar_compile(kind, source, en->vocab, out, e);
 }
 

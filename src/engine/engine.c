@@ -49,8 +49,18 @@ static size_t weight_bytes(const pu_model *m) {
   return sum;
 }
 
-/* o: filled in; the plan is made. */
-static pu_err set_up(pu_engine *en, const pu_engine_options *o, pu_error *e) {
+/* A template that cannot be read keeps nobody from continuing plain text. */
+static void choose_chat(pu_engine *en, const char *path) {
+  pu_error why;
+  const char *type = en->m->arch->name;
+  if (!en->t || pu_chat_open(path, en->t, type, &en->chat, &why) == PU_OK) return;
+  en->chat = pu_chat_guess(en->t, type);
+  pu_log(PU_LOG_WARN, "%s; %s%s", why.msg, en->chat ? "chats go by puyu's own template " : "there is no other template",
+         en->chat ? pu_chat_name(en->chat) : "");
+}
+
+/* path: where the model came from, or NULL; o: filled in; the plan is made. */
+static pu_err set_up(pu_engine *en, const char *path, const pu_engine_options *o, pu_error *e) {
   en->be = en->m->be;
   en->chunk = o->prefill_chunk;
   en->max_batch = o->max_batch;
@@ -60,7 +70,7 @@ static pu_err set_up(pu_engine *en, const pu_engine_options *o, pu_error *e) {
                    (long long)o->draft->m->hp.vocab, (long long)en->m->hp.vocab);
   en->shares_prefixes = !o->no_prefix_cache;
   en->memory_bound = en->plan.context < o->context;
-  en->chat = en->t ? pu_chat_guess(en->t, en->m->arch->name) : NULL;
+  choose_chat(en, path);
   if (!pu_sampler_init(&en->sampler, en->m->hp.vocab)) return pu_fail(e, PU_ERR_NOMEM, "no memory for the sampler");
   PU_TRY(make_cache(en, pu_plan_kv_dtype(o, en->m->dtype), e));
   PU_TRY(make_work_space(en, o, e));
@@ -81,40 +91,39 @@ static pu_err ready(pu_engine *en, pu_err err, pu_engine **out) {
   return err;
 }
 
-static pu_err load_tokenizer(pu_engine *en, const char *dir, pu_error *e) {
-  if (!pu_tokenizer_in(dir)) return PU_OK;
-  PU_TRY(pu_tokenizer_load(dir, &en->own_tokenizer, e));
+static pu_err load_tokenizer(pu_engine *en, const char *model, pu_error *e) {
+  PU_TRY(pu_engine_load_tokenizer(model, &en->own_tokenizer, e));
   en->t = en->own_tokenizer;
-  if (pu_tokenizer_size(en->t) > en->m->hp.vocab)
+  if (en->t && pu_tokenizer_size(en->t) > en->m->hp.vocab)
     return pu_fail(e, PU_ERR_FORMAT,
-                   "%s: the tokenizer has %d pieces, the model only %lld: they do not belong together", dir,
+                   "%s: the tokenizer has %d pieces, the model only %lld: they do not belong together", model,
                    pu_tokenizer_size(en->t), (long long)en->m->hp.vocab);
   return PU_OK;
 }
 
-static pu_err open_all(pu_engine *en, const char *dir, pu_engine_options *o, pu_error *e) {
-  PU_TRY(pu_engine_make_plan(dir, o, &en->plan, e)); /* before anything is taken */
+static pu_err open_all(pu_engine *en, const char *model, pu_engine_options *o, pu_error *e) {
+  PU_TRY(pu_engine_make_plan(model, o, &en->plan, e)); /* before anything is taken */
   PU_TRY(pu_backend_open(o->device ? o->device : "cpu", o->threads, &en->be, e));
   pu_model_options mo = {.dtype = o->dtype, .tile = true, .progress = o->progress, .progress_arg = o->progress_arg};
-  PU_TRY(pu_model_load(dir, en->be, &mo, &en->m, e));
-  PU_TRY(load_tokenizer(en, dir, e));
+  PU_TRY(pu_model_load(model, en->be, &mo, &en->m, e));
+  PU_TRY(load_tokenizer(en, model, e));
   PU_TRY(pu_plan_options(&en->m->hp, o, e));
-  return set_up(en, o, e);
+  return set_up(en, model, o, e);
 }
 
-pu_err pu_engine_open(const char *model_dir, const pu_engine_options *o, pu_engine **out, pu_error *e) {
+pu_err pu_engine_open(const char *model, const pu_engine_options *o, pu_engine **out, pu_error *e) {
   *out = NULL;
   pu_engine *en;
   pu_engine_options filled = *o;
   PU_TRY(engine_new(&en, e));
   en->owns_model = true;
-  return ready(en, open_all(en, model_dir, &filled, e), out);
+  return ready(en, open_all(en, model, &filled, e), out);
 }
 
 static pu_err set_up_over(pu_engine *en, pu_engine_options *o, pu_error *e) {
   PU_TRY(pu_plan_options(&en->m->hp, o, e));
   PU_TRY(pu_plan_make(en->m, o, weight_bytes(en->m), o->memory > 0, &en->plan, e));
-  return set_up(en, o, e);
+  return set_up(en, NULL, o, e);
 }
 
 pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_options *o, pu_engine **out, pu_error *e) {
@@ -139,7 +148,8 @@ void pu_engine_free(pu_engine *en) {
   pu_cache_deinit(&en->cache);
   free(en->shares);
   if (en->kv_memory) en->be->free(en->be, en->kv_memory);
-  pu_vocab_free(en->vocab);
+  pu_chat_free(en->chat);
+  pu_grammar_vocab_free(en->vocab);
   pu_tokenizer_free(en->own_tokenizer);
   if (en->owns_model) {
     pu_model_free(en->m);

@@ -124,7 +124,7 @@ struct pu_engine {
   bool memory_bound;    /* the context is less than it was to be */
   pu_engine_plan plan;
   pu_sampler sampler;
-  pu_vocab *vocab; /* of grammars; NULL: not yet asked for */
+  pu_grammar_vocab *vocab; /* of grammars; NULL: not yet asked for */
 
   pu_arena *mem, *host; /* of one step */
   void *work_memory;    /* under mem */

@@ -91,21 +91,11 @@ pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weight
   return PU_OK;
 }
 
-static pu_err plan_of_config(const char *path, pu_engine_options *o, pu_engine_plan *out, pu_error *e) {
+pu_err pu_engine_make_plan(const char *model, const pu_engine_options *o, pu_engine_plan *out, pu_error *e) {
   pu_model shape = {.dtype = o->dtype};
-  PU_TRY(pu_config_read(path, &shape.arch, &shape.hp, e));
-  PU_TRY(pu_plan_options(&shape.hp, o, e));
-  pu_model_options mo = {.dtype = o->dtype, .tile = true};
-  return pu_plan_make(&shape, o, pu_model_weight_bytes(shape.arch, &shape.hp, &mo), true, out, e);
-}
-
-pu_err pu_engine_make_plan(const char *model_dir, const pu_engine_options *o, pu_engine_plan *out, pu_error *e) {
-  pu_arena *a;
   pu_engine_options filled = *o;
-  PU_TRY(pu_arena_create(1 << 16, &a, e));
-  const char *path = pu_path_join(a, model_dir, "config.json");
-  pu_err err =
-      path ? plan_of_config(path, &filled, out, e) : pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", model_dir);
-  pu_arena_free(a);
-  return err;
+  PU_TRY(pu_model_describe(model, &shape.arch, &shape.hp, e));
+  PU_TRY(pu_plan_options(&shape.hp, &filled, e));
+  pu_model_options mo = {.dtype = o->dtype, .tile = true};
+  return pu_plan_make(&shape, &filled, pu_model_weight_bytes(shape.arch, &shape.hp, &mo), true, out, e);
 }

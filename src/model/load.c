@@ -1,4 +1,5 @@
-/* From a Hugging Face directory into memory: the family's rules say which tensor of the file fills which rows. */
+/* From a source into memory: its rules say which of its tensors fills which rows. */
+#include "src/model/source.h"
 #include "src/model/weights.h"
 
 #include <math.h>
@@ -8,12 +9,11 @@
 enum { MAX_NAME = 256 };
 
 typedef struct loader {
-  const char *dir;
-  const pu_arch *arch;
-  const pu_safetensors *files;
-  bool *used; /* by index in files */
+  pu_source from;
+  bool *used; /* by index in from.tensors */
   pu_filler fill;
-  float *row; /* one row of the output matrix, where it is normalised */
+  void *room; /* values on their way: PU_SOURCE_PIECE of 4 bytes */
+  float *row; /* one row of the output matrix, where it is normalised, twice */
 } loader;
 
 /* ---- finding and checking one tensor ---- */
@@ -31,42 +31,60 @@ static pu_err missing(const loader *l, const char *name, const pu_mapping *map, 
   char *suffix = strstr(other, ".weight");
   if (suffix) {
     snprintf(suffix, sizeof other - (size_t)(suffix - other), ".qweight");
-    if (pu_safetensors_find(l->files, other))
+    if (pu_source_find(&l->from, other))
       return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: '%s' is quantised: quantised checkpoints cannot be loaded here",
-                     l->dir, other);
+                     l->from.where, other);
   }
   shape_text(map->shape, map->ndim, want, sizeof want);
-  return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%s' %s is missing: family %s needs it", l->dir, name, want,
-                 l->arch->name);
+  return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%s' %s is missing: family %s needs it", l->from.where, name, want,
+                 l->from.arch->name);
 }
 
-static pu_err find_tensor(loader *l, const char *name, const pu_mapping *map, const pu_st_tensor **out, pu_error *e) {
-  const pu_st_tensor *t = pu_safetensors_find(l->files, name);
+static pu_err find_tensor(loader *l, const char *name, const pu_mapping *map, const pu_source_tensor **out,
+                          pu_error *e) {
+  const pu_source_tensor *t = pu_source_find(&l->from, name);
   if (!t) return missing(l, name, map, e);
   if (t->ndim != map->ndim || memcmp(t->shape, map->shape, (size_t)t->ndim * sizeof *t->shape) != 0) {
     char got[100], want[100];
     shape_text(t->shape, t->ndim, got, sizeof got);
     shape_text(map->shape, map->ndim, want, sizeof want);
-    return pu_fail(e, PU_ERR_SHAPE, "%s: tensor '%s' is %s, but config.json makes it %s", l->dir, name, got, want);
+    return pu_fail(e, PU_ERR_SHAPE, "%s: tensor '%s' is %s, but %s makes it %s", l->from.where, name, got,
+                   l->from.config, want);
   }
-  if (t->dtype != PU_F32 && t->dtype != PU_BF16 && t->dtype != PU_F16)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: tensor '%s' is of type %s; weights are read from f32, bf16 and f16",
-                   l->dir, name, t->type);
-  l->used[t - pu_safetensors_at(l->files, 0)] = true;
+  if (t->dtype == PU_DTYPE_COUNT)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: tensor '%s' is of type %s; weights are read from %s", l->from.where,
+                   name, t->type, l->from.types);
+  l->used[t - l->from.tensors] = true;
   *out = t;
   return PU_OK;
 }
 
 /* ---- filling one parameter ---- */
 
+/* n values from element `at` of the file's tensor become the parameter's from `mem` on. */
+static pu_err put_run(loader *l, const pu_param *p, const pu_source_tensor *t, const pu_run *run, pu_error *e) {
+  if (run->file % t->block || run->n % t->block)
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   "%s: tensor '%s' of type %s cannot be reordered: its blocks reach across rows", l->from.where,
+                   t->name, t->type);
+  for (int64_t i = 0; i < run->n; i += PU_SOURCE_PIECE) {
+    int64_t n = PU_MIN(run->n - i, (int64_t)PU_SOURCE_PIECE);
+    const void *values = pu_source_values(&l->from, t, run->file + i, n, l->room);
+    PU_TRY(pu_filler_put(&l->fill, p, run->mem + i, values, t->dtype, n, e));
+  }
+  return PU_OK;
+}
+
 /* Older InternLM2 checkpoints use the rows of the output matrix at length 1; here they are so from the start. */
-static pu_err put_normalised(loader *l, const pu_param *p, const pu_st_tensor *t, pu_error *e) {
+static pu_err put_normalised(loader *l, const pu_param *p, const pu_source_tensor *t, pu_error *e) {
   int64_t width = t->shape[1];
-  size_t row_bytes = (size_t)width * pu_dtype_size(t->dtype);
-  void *raw = l->row + width;
   for (int64_t r = 0; r < t->shape[0]; r++) {
-    memcpy(raw, (const char *)t->data + (size_t)r * row_bytes, row_bytes);
-    pu_convert(l->row, PU_F32, raw, t->dtype, width);
+    void *raw = l->row + width;
+    for (int64_t i = 0; i < width; i += PU_SOURCE_PIECE) {
+      int64_t n = PU_MIN(width - i, (int64_t)PU_SOURCE_PIECE);
+      memcpy(raw, pu_source_values(&l->from, t, r * width + i, n, l->room), (size_t)n * pu_dtype_size(t->dtype));
+      pu_convert(l->row + i, PU_F32, raw, t->dtype, n);
+    }
     double sum = 0;
     for (int64_t i = 0; i < width; i++) sum += (double)l->row[i] * (double)l->row[i];
     float scale = (float)(1.0 / fmax(sqrt(sum), 1e-12)); /* as torch.nn.functional.normalize */
@@ -76,16 +94,13 @@ static pu_err put_normalised(loader *l, const pu_param *p, const pu_st_tensor *t
   return PU_OK;
 }
 
-static pu_err put_tensor(loader *l, const pu_param *p, const pu_mapping *map, const pu_st_tensor *t, pu_error *e) {
+static pu_err put_tensor(loader *l, const pu_param *p, const pu_mapping *map, const pu_source_tensor *t, pu_error *e) {
   if (p->slot == PU_SLOT_OUTPUT && l->fill.m->hp.norm_head) return put_normalised(l, p, t, e);
-  size_t size = pu_dtype_size(t->dtype);
-  for (int s = 0; s < map->n_seq; s++)
-    for (int64_t i = 0; i < map->seq[s].count; i++) {
-      int64_t file = map->seq[s].first.file + i * map->seq[s].file_step;
-      int64_t mem = map->seq[s].first.mem + i * map->seq[s].mem_step;
-      PU_TRY(pu_filler_put(&l->fill, p, mem, (const char *)t->data + (size_t)file * size, t->dtype, map->seq[s].first.n,
-                           e));
-    }
+  int64_t runs = pu_mapping_runs(map);
+  for (int64_t i = 0; i < runs; i++) {
+    pu_run run = pu_mapping_run(map, i);
+    PU_TRY(put_run(l, p, t, &run, e));
+  }
   return PU_OK;
 }
 
@@ -96,7 +111,7 @@ static pu_err load_rule(loader *l, const pu_param *p, const pu_tensor_rule *rule
   for (int64_t expert = 0; expert < n; expert++) {
     char name[MAX_NAME];
     pu_mapping map;
-    const pu_st_tensor *t = NULL;
+    const pu_source_tensor *t = NULL;
     pu_mapping_of(hp, rule, one_by_one ? expert : -1, &map);
     pu_rule_name(rule, p->layer, expert, name, sizeof name);
     PU_TRY(find_tensor(l, name, &map, &t, e));
@@ -111,19 +126,20 @@ static const pu_tensor_rule *first_rule(const pu_tensor_rule *rules, pu_slot slo
   return NULL;
 }
 
-/* The family's own names, or the other ones where the file has those. */
+/* The source's own names, or the other ones where the file has those. */
 static const pu_tensor_rule *rules_for(const loader *l, const pu_param *p) {
-  const pu_tensor_rule *other = first_rule(l->arch->also_read, p->slot);
+  const pu_tensor_rule *other = first_rule(l->from.also_read, p->slot);
   char name[MAX_NAME];
-  if (!other) return l->arch->tensors;
+  if (!other) return l->from.rules;
   pu_rule_name(other, p->layer, 0, name, sizeof name);
-  return pu_safetensors_find(l->files, name) ? l->arch->also_read : l->arch->tensors;
+  return pu_source_find(&l->from, name) ? l->from.also_read : l->from.rules;
 }
 
 static pu_err load_param(loader *l, const pu_param *p, pu_error *e) {
   const pu_tensor_rule *rules = rules_for(l, p);
   if (!first_rule(rules, p->slot))
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: the family %s has no tensor for '%s'", l->dir, l->arch->name, p->name);
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: the family %s has no tensor for '%s'", l->from.where, l->from.arch->name,
+                   p->name);
   for (; rules->name; rules++)
     if (rules->slot == p->slot) PU_TRY(load_rule(l, p, rules, e));
   return pu_filler_finish(&l->fill, p, e);
@@ -136,62 +152,51 @@ static bool ends_with(const char *s, const char *end) {
   return n >= k && strcmp(s + n - k, end) == 0;
 }
 
-/* Tables that older files hold though they follow from config.json, and the second copy of a tied embedding. */
+/* What the source calls needless, and the second copy of a tied embedding. */
 static bool may_be_ignored(const loader *l, const char *name) {
-  const pu_tensor_rule *output = first_rule(l->arch->tensors, PU_SLOT_OUTPUT);
-  return ends_with(name, ".inv_freq") || ends_with(name, ".masked_bias") ||
-         (l->fill.m->hp.tied && output && strcmp(name, output->name) == 0);
+  for (const char *const *end = l->from.ignored; *end; end++)
+    if (ends_with(name, *end)) return true;
+  const pu_tensor_rule *output = first_rule(l->from.rules, PU_SLOT_OUTPUT);
+  return l->fill.m->hp.tied && output && strcmp(name, output->name) == 0;
 }
 
 static pu_err check_surplus(const loader *l, pu_error *e) {
-  for (size_t i = 0; i < pu_safetensors_count(l->files); i++) {
-    const char *name = pu_safetensors_at(l->files, i)->name;
+  for (size_t i = 0; i < l->from.n; i++) {
+    const char *name = l->from.tensors[i].name;
     if (!l->used[i] && !may_be_ignored(l, name))
-      return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.150s' belongs to nothing in family %s: does config.json fit it?",
-                     l->dir, name, l->arch->name);
+      return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.150s' belongs to nothing in family %s: does %s fit it?",
+                     l->from.where, name, l->from.arch->name, l->from.config);
   }
   return PU_OK;
 }
 
 static pu_err load_all(loader *l, pu_model *m, const pu_model_options *o, pu_error *e) {
   PU_TRY(pu_filler_init(&l->fill, m, o, e));
-  l->used = calloc(pu_safetensors_count(l->files) + 1, sizeof *l->used);
-  l->row = m->hp.norm_head ? malloc((size_t)m->hp.hidden * 2 * sizeof *l->row) : NULL;
-  if (!l->used || (m->hp.norm_head && !l->row)) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to load it", l->dir);
+  size_t width = m->hp.norm_head ? (size_t)m->hp.hidden : 1;
+  l->used = calloc(l->from.n + 1, sizeof *l->used);
+  l->room = malloc((size_t)PU_SOURCE_PIECE * 4);
+  l->row = malloc(width * 2 * sizeof *l->row);
+  if (!l->used || !l->room || !l->row) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to load it", l->from.where);
   for (size_t i = 0; i < m->n_params; i++) PU_TRY(load_param(l, &m->params[i], e));
   PU_TRY(check_surplus(l, e));
   m->hp.norm_head = false; /* done once and for all above */
   return PU_OK;
 }
 
-static pu_err load_from(const char *dir, pu_arena *a, pu_safetensors **files, const pu_arch **arch, pu_hparams *hp,
-                        pu_error *e) {
-  const char *config = pu_path_join(a, dir, "config.json");
-  if (!config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dir);
-  if (!pu_path_is_dir(dir)) return pu_fail(e, PU_ERR_IO, "%s: not a model directory", dir);
-  PU_TRY(pu_config_read(config, arch, hp, e));
-  return pu_safetensors_open(dir, files, e);
-}
-
-pu_err pu_model_load(const char *dir, pu_backend *be, const pu_model_options *o, pu_model **out, pu_error *e) {
-  pu_arena *a;
-  pu_hparams hp;
-  pu_safetensors *files = NULL;
+pu_err pu_model_load(const char *path, pu_backend *be, const pu_model_options *o, pu_model **out, pu_error *e) {
+  loader l = {0};
   pu_model *m = NULL;
-  loader l = {.dir = dir};
   *out = NULL;
-  PU_TRY(pu_arena_create(1 << 16, &a, e));
-  pu_err err = load_from(dir, a, &files, &l.arch, &hp, e);
-  l.files = files;
-  if (err == PU_OK) err = pu_model_new(l.arch, &hp, be, o, &m, e);
+  PU_TRY(pu_source_open(path, &l.from, e));
+  pu_err err = pu_model_new(l.from.arch, &l.from.hp, be, o, &m, e);
   if (err == PU_OK) {
     err = load_all(&l, m, o, e);
     pu_filler_deinit(&l.fill);
   }
   free(l.used);
+  free(l.room);
   free(l.row);
-  pu_safetensors_close(files);
-  pu_arena_free(a);
+  pu_source_close(&l.from);
   if (err == PU_OK)
     *out = m;
   else

@@ -1,5 +1,5 @@
 /* The angles of rotary position embedding (Su et al. 2021) and its scalings for sequences longer than trained on. */
-#include "puyu/model.h"
+#include "src/model/rope.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,6 +28,11 @@ static double frequency_of(const pu_rope_params *r, int64_t head_dim, int64_t le
   double frequency = pow(base, -2.0 * (double)i / (double)head_dim);
   if (r->kind == PU_ROPE_LINEAR) return frequency / r->factor;
   return r->kind == PU_ROPE_LLAMA3 ? llama3_frequency(r, frequency) : frequency;
+}
+
+double pu_rope_llama3_divisor(const pu_rope_params *r, int64_t head_dim, int64_t i) {
+  double frequency = pow(r->base, -2.0 * (double)i / (double)head_dim);
+  return frequency / llama3_frequency(r, frequency);
 }
 
 /* Pairs of one frequency for all tokens of one sequence. */

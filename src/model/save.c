@@ -12,46 +12,77 @@ enum { MAX_NAME = 256 };
 
 /* ---- one file tensor's values from memory ---- */
 
-typedef struct origin {
-  const pu_model *m;
-  const pu_tensor *from;
-  pu_mapping map;
-  pu_dtype dtype; /* in the file */
-} origin;
-
-/* n elements from memory element `mem` on, in the file's type. */
-static pu_err read_run(const origin *o, int64_t mem, int64_t n, uint8_t *dst, pu_error *e) {
+/* n elements from memory element `mem` on, as `type`. */
+static pu_err read_run(const pu_outgoing *o, int64_t mem, int64_t n, pu_dtype type, uint8_t *dst, pu_error *e) {
   pu_backend *be = o->m->be;
-  size_t from_size = pu_dtype_size(o->from->dtype), to_size = pu_dtype_size(o->dtype);
+  size_t from_size = pu_dtype_size(o->from->dtype), to_size = pu_dtype_size(type);
   const uint8_t *src = (const uint8_t *)o->from->data + (size_t)mem * from_size;
-  if (o->from->dtype == o->dtype) return be->download(be, dst, src, (size_t)n * to_size, e);
+  if (o->from->dtype == type) return be->download(be, dst, src, (size_t)n * to_size, e);
   uint32_t raw[1024], out[1024];
   for (int64_t i = 0; i < n; i += 1024) {
     int64_t k = PU_MIN(n - i, 1024);
     PU_TRY(be->download(be, raw, src + (size_t)i * from_size, (size_t)k * from_size, e));
-    pu_convert(out, o->dtype, raw, o->from->dtype, k);
+    pu_convert(out, type, raw, o->from->dtype, k);
     memcpy(dst + (size_t)i * to_size, out, (size_t)k * to_size);
   }
   return PU_OK;
 }
 
-/* pu_st_source.read: any piece of the file's tensor, from the runs that it overlaps. */
-static pu_err read_piece(void *arg, size_t offset, void *buf, size_t len, pu_error *e) {
-  const origin *o = arg;
-  size_t size = pu_dtype_size(o->dtype);
-  int64_t begin = (int64_t)(offset / size), end = (int64_t)((offset + len) / size);
-  for (int s = 0; s < o->map.n_seq; s++)
-    for (int64_t i = 0; i < o->map.seq[s].count; i++) {
-      int64_t file = o->map.seq[s].first.file + i * o->map.seq[s].file_step;
-      int64_t mem = o->map.seq[s].first.mem + i * o->map.seq[s].mem_step;
-      int64_t from = PU_MAX(begin, file), to = PU_MIN(end, file + o->map.seq[s].first.n);
-      if (from < to)
-        PU_TRY(read_run(o, mem + from - file, to - from, (uint8_t *)buf + (size_t)(from - begin) * size, e));
-    }
+pu_err pu_outgoing_read(const pu_outgoing *o, int64_t at, int64_t n, pu_dtype type, void *out, pu_error *e) {
+  size_t size = pu_dtype_size(type);
+  int64_t runs = pu_mapping_runs(&o->map);
+  for (int64_t i = 0; i < runs; i++) {
+    pu_run r = pu_mapping_run(&o->map, i);
+    int64_t from = PU_MAX(at, r.file), to = PU_MIN(at + n, r.file + r.n);
+    if (from < to)
+      PU_TRY(read_run(o, r.mem + from - r.file, to - from, type, (uint8_t *)out + (size_t)(from - at) * size, e));
+  }
   return PU_OK;
 }
 
 /* ---- the list of tensors ---- */
+
+size_t pu_outgoing_count(const pu_model *m, const pu_tensor_rule *rules) {
+  size_t n = 0;
+  for (size_t i = 0; i < m->n_params; i++)
+    for (const pu_tensor_rule *r = rules; r->name; r++)
+      if (r->slot == m->params[i].slot) n += (size_t)pu_rule_experts(&m->hp, r);
+  return n;
+}
+
+static pu_err fill_outgoing(const pu_model *m, const pu_param *p, const pu_tensor_rule *rule, int64_t expert,
+                            pu_arena *a, pu_outgoing *o, pu_error *e) {
+  char name[MAX_NAME];
+  pu_rule_name(rule, p->layer, expert, name, sizeof name);
+  *o = (pu_outgoing){.m = m, .slot = p->slot, .from = p->master ? p->master : p->w};
+  o->name = pu_arena_strdup(a, name);
+  pu_mapping_of(&m->hp, rule, pu_rule_places(rule) > 1 ? expert : -1, &o->map);
+  return o->name ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for the list of tensors");
+}
+
+pu_err pu_outgoing_list(const pu_model *m, const pu_tensor_rule *rules, const char *where, pu_arena *a,
+                        pu_outgoing **out, pu_error *e) {
+  pu_outgoing *o = *out = pu_arena_alloc(a, (pu_outgoing_count(m, rules) + 1) * sizeof **out);
+  if (!o) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the list of tensors", where);
+  for (size_t i = 0; i < m->n_params; i++) {
+    const pu_param *p = &m->params[i];
+    const pu_outgoing *first = o;
+    if (p->w->layout != PU_LAYOUT_PLAIN)
+      return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: a model with tiled weights cannot be saved", where);
+    for (const pu_tensor_rule *r = rules; r->name; r++)
+      for (int64_t x = 0; r->slot == p->slot && x < pu_rule_experts(&m->hp, r); x++)
+        PU_TRY(fill_outgoing(m, p, r, x, a, o++, e));
+    if (o == first)
+      return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: the family %s has no tensor for '%s'", where, m->arch->name, p->name);
+  }
+  return PU_OK;
+}
+
+size_t pu_outgoing_list_bytes(const pu_model *m, const pu_tensor_rule *rules) {
+  return pu_outgoing_count(m, rules) * (sizeof(pu_outgoing) + MAX_NAME) + 4096;
+}
+
+/* ---- as safetensors ---- */
 
 typedef struct saver {
   const pu_model *m;
@@ -62,37 +93,31 @@ typedef struct saver {
   size_t n;
 } saver;
 
-static size_t count_tensors(const pu_model *m) {
-  size_t n = 0;
-  for (size_t i = 0; i < m->n_params; i++)
-    for (const pu_tensor_rule *r = m->arch->tensors; r->name; r++)
-      if (r->slot == m->params[i].slot) n += (size_t)pu_rule_experts(&m->hp, r);
-  return n;
+typedef struct typed {
+  const pu_outgoing *o;
+  pu_dtype dtype;
+} typed;
+
+static pu_err read_piece(void *arg, size_t offset, void *buf, size_t len, pu_error *e) {
+  const typed *t = arg;
+  int64_t size = (int64_t)pu_dtype_size(t->dtype);
+  return pu_outgoing_read(t->o, (int64_t)offset / size, (int64_t)len / size, t->dtype, buf, e);
 }
 
-static pu_err add_tensor(saver *s, const pu_param *p, const pu_tensor_rule *rule, int64_t expert, pu_error *e) {
-  char name[MAX_NAME];
-  origin *o = pu_arena_alloc(s->a, sizeof *o);
-  pu_rule_name(rule, p->layer, expert, name, sizeof name);
-  const char *kept = pu_arena_strdup(s->a, name);
-  if (!o || !kept) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the list of tensors", s->dir);
-  *o = (origin){.m = s->m, .from = p->master ? p->master : p->w, .dtype = s->dtype};
-  pu_mapping_of(&s->m->hp, rule, pu_rule_places(rule) > 1 ? expert : -1, &o->map);
-  pu_st_source *t = &s->sources[s->n++];
-  *t = (pu_st_source){.name = kept, .dtype = s->dtype, .ndim = o->map.ndim, .read = read_piece, .arg = o};
-  memcpy(t->shape, o->map.shape, sizeof t->shape);
-  return PU_OK;
-}
-
-static pu_err add_param(saver *s, const pu_param *p, pu_error *e) {
-  size_t before = s->n;
-  if (p->w->layout != PU_LAYOUT_PLAIN)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: a model with tiled weights cannot be saved", s->dir);
-  for (const pu_tensor_rule *r = s->m->arch->tensors; r->name; r++)
-    for (int64_t x = 0; r->slot == p->slot && x < pu_rule_experts(&s->m->hp, r); x++) PU_TRY(add_tensor(s, p, r, x, e));
-  if (s->n == before)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: the family %s has no tensor for '%s'", s->dir, s->m->arch->name,
-                   p->name);
+static pu_err list_sources(saver *s, pu_error *e) {
+  pu_outgoing *o;
+  size_t n = pu_outgoing_count(s->m, s->m->arch->tensors);
+  PU_TRY(pu_outgoing_list(s->m, s->m->arch->tensors, s->dir, s->a, &o, e));
+  s->sources = pu_arena_alloc(s->a, n * sizeof *s->sources);
+  typed *args = pu_arena_alloc(s->a, n * sizeof *args);
+  if (!s->sources || !args) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the list of tensors", s->dir);
+  for (; s->n < n; s->n++, o++) {
+    pu_st_source *t = &s->sources[s->n];
+    args[s->n] = (typed){o, s->dtype};
+    *t =
+        (pu_st_source){.name = o->name, .dtype = s->dtype, .ndim = o->map.ndim, .read = read_piece, .arg = &args[s->n]};
+    memcpy(t->shape, o->map.shape, sizeof t->shape);
+  }
   return PU_OK;
 }
 
@@ -180,9 +205,8 @@ static pu_err write_files(const saver *s, size_t limit, pu_error *e) {
 static pu_err save_into(saver *s, size_t limit, pu_error *e) {
   const char *config = pu_path_join(s->a, s->dir, "config.json");
   PU_TRY(pu_config_check(s->dir, s->m->arch, &s->m->hp, e));
-  s->sources = pu_arena_alloc(s->a, count_tensors(s->m) * sizeof *s->sources);
-  if (!s->sources || !config) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the list of tensors", s->dir);
-  for (size_t i = 0; i < s->m->n_params; i++) PU_TRY(add_param(s, &s->m->params[i], e));
+  if (!config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", s->dir);
+  PU_TRY(list_sources(s, e));
   bool was_there = pu_path_exists(s->dir);
   PU_TRY(pu_mkdirs(s->dir, e));
   pu_err err = write_files(s, limit ? limit : (size_t)5000000000, e);
@@ -197,8 +221,8 @@ pu_err pu_model_save(const pu_model *m, const char *dir, pu_dtype dtype, size_t 
   if (dtype != PU_F32 && dtype != PU_BF16 && dtype != PU_F16)
     return pu_fail(e, PU_ERR_USAGE, "weights are written as f32, bf16 or f16, not %s", pu_dtype_name(dtype));
   saver s = {.m = m, .dir = dir, .dtype = dtype};
-  size_t per = sizeof(pu_st_source) + sizeof(origin) + MAX_NAME + 256;
-  PU_TRY(pu_arena_create((1 << 16) + count_tensors(m) * per, &s.a, e));
+  size_t list = pu_outgoing_count(m, m->arch->tensors) * (sizeof(pu_st_source) + sizeof(typed));
+  PU_TRY(pu_arena_create((1 << 16) + list + pu_outgoing_list_bytes(m, m->arch->tensors), &s.a, e));
   pu_err err = save_into(&s, shard_bytes, e);
   pu_arena_free(s.a);
   return err;
@@ -209,15 +233,16 @@ pu_err pu_model_save(const pu_model *m, const char *dir, pu_dtype dtype, size_t 
 /* The values of one file tensor, in the file's order; a view into data where they lie together, else `*made`. */
 static const float *gather(const pu_mapping *map, const float *data, float **made) {
   *made = NULL;
-  if (map->n_seq == 1 && map->seq[0].count == 1) return data + map->seq[0].first.mem;
+  int64_t runs = pu_mapping_runs(map);
+  if (runs == 1) return data + map->seq[0].first.mem;
   int64_t n = 1;
   for (int i = 0; i < map->ndim; i++) n *= map->shape[i];
   float *out = *made = malloc((size_t)n * sizeof *out);
   if (!out) return NULL;
-  for (int s = 0; s < map->n_seq; s++)
-    for (int64_t i = 0; i < map->seq[s].count; i++)
-      memcpy(out + map->seq[s].first.file + i * map->seq[s].file_step,
-             data + map->seq[s].first.mem + i * map->seq[s].mem_step, (size_t)map->seq[s].first.n * sizeof *out);
+  for (int64_t i = 0; i < runs; i++) {
+    pu_run r = pu_mapping_run(map, i);
+    memcpy(out + r.file, data + r.mem, (size_t)r.n * sizeof *out);
+  }
   return out;
 }
 

@@ -97,11 +97,30 @@ int pu_slot_shape(const pu_hparams *hp, pu_slot slot, int64_t *shape) {
 
 /* ---- where a file's tensor lies in its slot ---- */
 
-/* One contiguous stretch of `rows` rows from memory row `mem` on. */
-static void map_rows(pu_mapping *m, int64_t mem, int64_t rows, int64_t cols) {
+int64_t pu_mapping_runs(const pu_mapping *m) {
+  int64_t n = 0;
+  for (int s = 0; s < m->n_seq; s++) n += m->seq[s].count * m->seq[s].groups;
+  return n;
+}
+
+pu_run pu_mapping_run(const pu_mapping *m, int64_t i) {
+  int s = 0;
+  for (; i >= m->seq[s].count * m->seq[s].groups; s++) i -= m->seq[s].count * m->seq[s].groups;
+  int64_t step = i % m->seq[s].count, group = i / m->seq[s].count;
+  pu_run r = m->seq[s].first;
+  r.file += step * m->seq[s].file_step + group * m->seq[s].file_group;
+  r.mem += step * m->seq[s].mem_step + group * m->seq[s].mem_group;
+  return r;
+}
+
+/* `count` stretches of `rows` rows from memory row `mem` on, each `mem_step` rows behind the one before. */
+static void map_rows(pu_mapping *m, int64_t mem, int64_t rows, int64_t cols, int64_t count, int64_t mem_step) {
   m->n_seq = 1;
   m->seq[0].first = (pu_run){0, mem * cols, rows * cols};
-  m->seq[0].count = 1;
+  m->seq[0].count = count;
+  m->seq[0].file_step = rows * cols;
+  m->seq[0].mem_step = mem_step * cols;
+  m->seq[0].groups = 1;
 }
 
 /* InternLM2: for each key/value group [heads / kv_heads queries, k, v]. */
@@ -116,6 +135,21 @@ static void map_grouped(const pu_hparams *hp, pu_mapping *m, int64_t cols) {
     m->seq[i].file_step = (per + 2) * head;
     m->seq[i].mem_step = first[i].n;
     m->seq[i].count = hp->kv_heads;
+    m->seq[i].groups = 1;
+  }
+}
+
+/* In each head the file's even rows are the first half, its odd ones the second. */
+static void map_pairs(const pu_hparams *hp, pu_mapping *m, int64_t mem, int64_t rows, int64_t cols) {
+  int64_t half = hp->head_dim / 2;
+  m->n_seq = 2;
+  for (int i = 0; i < 2; i++) {
+    m->seq[i].first = (pu_run){i * cols, (mem + i * half) * cols, cols};
+    m->seq[i].count = half;
+    m->seq[i].file_step = 2 * cols;
+    m->seq[i].mem_step = cols;
+    m->seq[i].groups = rows / hp->head_dim;
+    m->seq[i].file_group = m->seq[i].mem_group = hp->head_dim * cols;
   }
 }
 
@@ -123,13 +157,9 @@ static void map_grouped(const pu_hparams *hp, pu_mapping *m, int64_t cols) {
 static void part_rows(const pu_hparams *hp, pu_part part, int64_t all, int64_t *before, int64_t *rows) {
   int64_t q = hp->heads * hp->head_dim, kv = hp->kv_heads * hp->head_dim;
   const int64_t table[][2] = {
-      [PU_PART_ALL] = {0, all},
-      [PU_PART_Q] = {0, q},
-      [PU_PART_K] = {q, kv},
-      [PU_PART_V] = {q + kv, kv},
-      [PU_PART_QKV_GROUPED] = {0, all},
-      [PU_PART_GATE] = {0, hp->ffn},
-      [PU_PART_UP] = {hp->ffn, hp->ffn},
+      [PU_PART_ALL] = {0, all},         [PU_PART_Q] = {0, q},          [PU_PART_K] = {q, kv},
+      [PU_PART_V] = {q + kv, kv},       [PU_PART_Q_PAIRS] = {0, q},    [PU_PART_K_PAIRS] = {q, kv},
+      [PU_PART_QKV_GROUPED] = {0, all}, [PU_PART_GATE] = {0, hp->ffn}, [PU_PART_UP] = {hp->ffn, hp->ffn},
   };
   *before = table[part][0];
   *rows = table[part][1];
@@ -138,18 +168,19 @@ static void part_rows(const pu_hparams *hp, pu_part part, int64_t all, int64_t *
 void pu_mapping_of(const pu_hparams *hp, const pu_tensor_rule *rule, int64_t expert, pu_mapping *out) {
   int64_t shape[PU_MAX_DIMS];
   int ndim = pu_slot_shape(hp, rule->slot, shape);
-  bool one_expert = expert >= 0 && ndim == 3;
+  bool one_expert = expert >= 0 && ndim == 3, all_experts = expert < 0 && ndim == 3;
   *out = (pu_mapping){.ndim = one_expert ? 2 : ndim};
   memcpy(out->shape, shape + one_expert, (size_t)out->ndim * sizeof *shape);
-  int64_t cols = 1, before, rows;
-  for (int i = 1; i < out->ndim; i++) cols *= out->shape[i];
-  part_rows(hp, rule->part, out->shape[0], &before, &rows);
-  int64_t all = out->shape[0];
-  out->shape[0] = rows;
+  int64_t *rows_of_one = &out->shape[all_experts], cols = 1, before, rows, all = *rows_of_one;
+  for (int i = 1 + all_experts; i < out->ndim; i++) cols *= out->shape[i];
+  part_rows(hp, rule->part, all, &before, &rows);
+  *rows_of_one = rows;
   if (rule->part == PU_PART_QKV_GROUPED)
     map_grouped(hp, out, cols);
+  else if (rule->part == PU_PART_Q_PAIRS || rule->part == PU_PART_K_PAIRS)
+    map_pairs(hp, out, before, rows, cols);
   else
-    map_rows(out, (one_expert ? expert * all : 0) + before, rows, cols);
+    map_rows(out, (one_expert ? expert * all : 0) + before, rows, cols, all_experts ? shape[0] : 1, all);
 }
 
 /* ---- names ---- */

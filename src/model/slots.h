@@ -15,17 +15,21 @@ typedef struct pu_run {
   int64_t file, mem, n; /* first element in the file's tensor, in the slot; how many */
 } pu_run;
 
-/* How a file's tensor maps onto its slot: equal steps. Run i begins at first.file + i file_step, and so on. Parts that
- * are contiguous have one run; the grouped qkv has three maps' worth of them, so a part holds up to three sequences. */
+/* How a file's tensor maps onto its slot: sequences of equal steps, in groups of equal steps. What is contiguous has
+ * one run; InternLM2's grouped qkv has one sequence for each of q, k and v; heads in pairs have two, and a group a
+ * head. */
 typedef struct pu_mapping {
   int ndim;
   int64_t shape[PU_MAX_DIMS]; /* of the file's tensor */
   struct {
     pu_run first;
-    int64_t file_step, mem_step, count;
+    int64_t count, file_step, mem_step;
+    int64_t groups, file_group, mem_group;
   } seq[3];
   int n_seq;
 } pu_mapping;
+int64_t pu_mapping_runs(const pu_mapping *m);
+pu_run pu_mapping_run(const pu_mapping *m, int64_t i);
 /* expert: which, where the rule's name has a second %d; -1: the rule covers all experts. */
 void pu_mapping_of(const pu_hparams *hp, const pu_tensor_rule *rule, int64_t expert, pu_mapping *out);
 

@@ -29,4 +29,23 @@ pu_err pu_filler_put(pu_filler *f, const pu_param *p, int64_t at, const void *sr
 /* All of p's values are there: tiles it where that is wanted, and tells the progress. */
 pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) PU_MUST_USE;
 
+/* ---- out again (save.c) ---- */
+
+/* One tensor of a model on its way into a file, under the name and with the rows that a list of rules gives it. */
+typedef struct pu_outgoing {
+  const char *name;
+  const pu_model *m;
+  pu_slot slot;
+  const pu_tensor *from;
+  pu_mapping map; /* its shape is the tensor's */
+} pu_outgoing;
+
+size_t pu_outgoing_count(const pu_model *m, const pu_tensor_rule *rules);
+size_t pu_outgoing_list_bytes(const pu_model *m, const pu_tensor_rule *rules); /* what the list takes of an arena */
+/* All of them, in a's memory. */
+pu_err pu_outgoing_list(const pu_model *m, const pu_tensor_rule *rules, const char *where, pu_arena *a,
+                        pu_outgoing **out, pu_error *e) PU_MUST_USE;
+/* Values [at, at + n) as f32, bf16 or f16. */
+pu_err pu_outgoing_read(const pu_outgoing *o, int64_t at, int64_t n, pu_dtype type, void *out, pu_error *e) PU_MUST_USE;
+
 #endif

@@ -1,8 +1,9 @@
-/* Chat templates: one row each of `templates`. A turn is its role's opening, the content, its role's closing; each is a
- * few parts. Markers enter by id; everything between two markers is one text, encoded together, as the reference
- * tokenizers do, and under TEXT_ENCODE_GUARD, so that no content can write a marker. */
+/* puyu's own chat templates: one row each of `templates`. A turn is its role's opening, the content, its role's
+ * closing; each is a few parts. Markers enter by id; everything between two markers is one text, encoded together, as
+ * the reference tokenizers do, and under TEXT_ENCODE_GUARD, so that no content can write a marker. */
 #include <string.h>
 
+#include "src/text/chat.h"
 #include "src/text/encoder.h"
 #include "src/text/unicode.h"
 
@@ -32,20 +33,11 @@ typedef struct turn {
   part open[6], close[4];
 } turn;
 
-typedef struct role_row {
+typedef struct chat_role {
   const char *role;
   const char *shown; /* what PART_ROLE writes */
   const turn *turn;
 } role_row;
-
-struct pu_chat_template {
-  const char *name;
-  const char *begin;      /* a marker in front of everything, or NULL */
-  bool begins_if_trained; /* else: bos in front where the tokenizer adds one */
-  bool trim;              /* contents lose the white space at both ends */
-  const char *const *stops;
-  const role_row *roles; /* NULL-ended */
-};
 
 static const turn v1_system = {{TEXT("<|System|>:")}, {TEXT("\n")}};
 static const turn v1_user = {{TEXT("<|User|>:")}, {TEXT("\n")}};
@@ -74,15 +66,20 @@ static const char *const im_stops[] = {"<|im_end|>", NULL};
 static const char *const llama3_stops[] = {"<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", NULL};
 
 static const pu_chat_template templates[] = {
-    {"internlm", "<s>", false, false, v1_stops, v1_roles},
-    {"internlm2", "<s>", false, false, im_stops, internlm2_roles},
-    {"chatml", NULL, true, false, im_stops, chatml_roles},
-    {"llama3", "<|begin_of_text|>", false, true, llama3_stops, llama3_roles},
+    {.name = "internlm", .begin = "<s>", .stops = v1_stops, .roles = v1_roles},
+    {.name = "internlm2", .calls = CHAT_CALLS_INTERNLM2, .begin = "<s>", .stops = im_stops, .roles = internlm2_roles},
+    {.name = "chatml", .calls = CHAT_CALLS_TAGS, .begins_if_trained = true, .stops = im_stops, .roles = chatml_roles},
+    {.name = "llama3",
+     .calls = CHAT_CALLS_LLAMA3,
+     .begin = "<|begin_of_text|>",
+     .trim = true,
+     .stops = llama3_stops,
+     .roles = llama3_roles},
 };
 static const char *const names[] = {"internlm", "internlm2", "chatml", "llama3", NULL};
 
 /* Names that are markers where the tokenizer has them; any other name is text. */
-static const char *const marker_names[] = {"<|plugin|>", "<|interpreter|>"};
+static const char *const marker_names[] = {CHAT_PLUGIN, CHAT_INTERPRETER};
 
 const pu_chat_template *pu_chat_find(const char *name) {
   for (size_t i = 0; name && i < PU_COUNT(templates); i++) {
@@ -212,37 +209,55 @@ static pu_err put_begin(sink *s, pu_error *e) {
   return id >= 0 ? put_id(s, id, e) : PU_OK;
 }
 
-static pu_err render(sink *s, const pu_message *m, size_t n, bool generate, pu_error *e) {
+/* The calls of an answer, after its content. */
+static pu_err put_calls(sink *s, const json_t *calls, pu_error *e) {
+  size_t i;
+  const json_t *call;
+  if (!(s->c->calls & CHAT_CALLS_INTERNLM2) && json_array_size(calls) > 0)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "chat template \"%s\" has no form for tool calls", s->c->name);
+  json_array_foreach(calls, i, call) {
+    bool is_code;
+    pu_buf text;
+    pu_buf_init(&text, PU_BUF_MAX);
+    pu_err err = chat_call_text(call, &is_code, &text, e);
+    if (!err) err = put_mark(s, CHAT_ACTION_START, e);
+    if (!err) err = put_mark(s, is_code ? CHAT_INTERPRETER : CHAT_PLUGIN, e);
+    if (!err) pu_buf_append(s->text, text.data ? text.data : "", text.len);
+    if (!err) err = put_mark(s, CHAT_ACTION_END, e);
+    pu_buf_deinit(&text);
+    if (err) return err;
+  }
+  return PU_OK;
+}
+
+static pu_err render(sink *s, const chat_turn *turns, size_t n, bool generate, pu_error *e) {
   PU_TRY(put_begin(s, e));
   for (size_t i = 0; i < n; i++) {
-    const role_row *row = find_role(s->c, m[i].role);
+    const pu_message *m = &turns[i].m;
+    const role_row *row = find_role(s->c, m->role);
     if (!row) {
       return pu_fail(e, PU_ERR_USAGE, "message %zu: chat template \"%s\" has no role \"%.40s\"", i + 1, s->c->name,
-                     m[i].role ? m[i].role : "");
+                     m->role ? m->role : "");
     }
-    pu_str content = s->c->trim ? trimmed(m[i].content) : m[i].content;
-    PU_TRY(put_parts(s, row->turn->open, row, &m[i], e));
+    pu_str content = s->c->trim ? trimmed(m->content) : m->content;
+    PU_TRY(put_parts(s, row->turn->open, row, m, e));
     if (content.len > 0) pu_buf_append(s->text, content.ptr, content.len);
-    PU_TRY(put_parts(s, row->turn->close, row, &m[i], e));
+    PU_TRY(put_calls(s, turns[i].calls, e));
+    PU_TRY(put_parts(s, row->turn->close, row, m, e));
   }
   const role_row *assistant = find_role(s->c, "assistant");
   if (generate) PU_TRY(put_parts(s, assistant->turn->open, assistant, NULL, e));
   return flush(s, e);
 }
 
-pu_err pu_chat_text(const pu_chat_template *c, const pu_message *m, size_t n, bool generate, pu_buf *out, pu_error *e) {
-  sink s = {.text = out, .c = c};
-  return render(&s, m, n, generate, e);
-}
-
-pu_err pu_chat_ids(const pu_chat_template *c, const pu_tokenizer *t, const pu_message *m, size_t n, bool generate,
-                   pu_ids *out, pu_error *e) {
+static pu_err render_ids(const pu_chat_template *c, const pu_tokenizer *t, const chat_turn *turns, size_t n,
+                         bool generate, pu_ids *out, pu_error *e) {
   pu_ids ids = {0};
   pu_buf text;
   pu_buf_init(&text, PU_BUF_MAX);
   sink s = {.t = t, .text = &text, .ids = &ids, .c = c};
   pu_err err = text_encoder_bare(t, &s.enc, e);
-  if (err == PU_OK) err = render(&s, m, n, generate, e);
+  if (err == PU_OK) err = render(&s, turns, n, generate, e);
   if (err == PU_OK && !text_reserve_ids(out, ids.n)) err = pu_fail(e, PU_ERR_NOMEM, "no memory to render a chat");
   if (err == PU_OK && ids.n > 0) {
     memcpy(out->v + out->n, ids.v, ids.n * sizeof *ids.v);
@@ -254,9 +269,16 @@ pu_err pu_chat_ids(const pu_chat_template *c, const pu_tokenizer *t, const pu_me
   return err;
 }
 
+pu_err chat_render_own(const pu_chat_template *c, const pu_tokenizer *t, const chat_turn *turns, size_t n,
+                       bool generate, pu_buf *text, pu_ids *ids, pu_error *e) {
+  if (t) return render_ids(c, t, turns, n, generate, ids, e);
+  sink s = {.text = text, .c = c};
+  return render(&s, turns, n, generate, e);
+}
+
 size_t pu_chat_stop_ids(const pu_chat_template *c, const pu_tokenizer *t, int32_t *out, size_t max) {
-  size_t n = 0;
-  for (const char *const *s = c->stops; *s && n < max; s++) {
+  size_t n = c->jinja ? chat_stops_of(c, t, out, max) : 0;
+  for (const char *const *s = c->stops; s && *s && n < max; s++) {
     int32_t id = pu_tokenizer_find(t, pu_str_c(*s));
     if (id >= 0) out[n++] = id;
   }

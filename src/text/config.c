@@ -82,7 +82,7 @@ static pu_err apply_map(pu_tokenizer *t, const json_t *o, pu_error *e) {
   return PU_OK;
 }
 
-static pu_err keep_file(pu_tokenizer *t, const char *name, pu_str bytes, pu_error *e) {
+pu_err text_keep_file(pu_tokenizer *t, const char *name, pu_str bytes, pu_error *e) {
   text_file *file = pu_arena_alloc(t->arena, sizeof *file);
   if (!file) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to keep it", name);
   *file = (text_file){name, text_keep(t, bytes), t->files};
@@ -106,9 +106,9 @@ static pu_err read_one(pu_tokenizer *t, const char *path, const char *name,
   pu_buf_init(&b, CONFIG_MAX + 1);
   pu_err err = pu_file_read(path, CONFIG_MAX, &b, e);
   pu_str bytes = pu_str_of(b.data ? b.data : "", b.len);
-  if (err == PU_OK) err = parse_lax(path, bytes, &o, e);
-  if (err == PU_OK) err = apply(t, o, e);
-  if (err == PU_OK) err = keep_file(t, name, bytes, e);
+  if (err == PU_OK && apply) err = parse_lax(path, bytes, &o, e);
+  if (err == PU_OK && apply) err = apply(t, o, e);
+  if (err == PU_OK) err = text_keep_file(t, name, bytes, e);
   json_decref(o);
   pu_buf_deinit(&b);
   return err;
@@ -117,8 +117,9 @@ static pu_err read_one(pu_tokenizer *t, const char *path, const char *name,
 pu_err text_read_config(pu_tokenizer *t, const char *dir, pu_error *e) {
   static const struct {
     const char *name;
-    pu_err (*apply)(pu_tokenizer *, const json_t *, pu_error *);
+    pu_err (*apply)(pu_tokenizer *, const json_t *, pu_error *); /* NULL: only kept */
   } files[] = {{"added_tokens.json", apply_added},
+               {"chat_template.jinja", NULL},
                {"tokenizer_config.json", text_apply_config},
                {"special_tokens_map.json", apply_map}};
   pu_arena *a;

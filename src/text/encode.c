@@ -105,6 +105,19 @@ static size_t spaces_after(const uint8_t *p, size_t n, size_t i) {
   return i;
 }
 
+/* Did the template write all of p[0..len)? Text that was changed on its way here has no marks, and counts as input. */
+static bool unmarked(const pu_encoder *enc, const uint8_t *p, size_t len) {
+  uintptr_t at = (uintptr_t)p, begin = (uintptr_t)enc->marked_text;
+  return at >= begin && at - begin <= enc->n_marks && len <= enc->n_marks - (at - begin) &&
+         !memchr(enc->marks + (at - begin), 1, len);
+}
+
+static bool may_match(const pu_encoder *enc, const text_added *a, const uint8_t *p, size_t len) {
+  bool guarded = (enc->flags & TEXT_ENCODE_GUARD) && enc->t->pieces[a->id].guarded;
+  if (enc->marks && (a->special || guarded)) return unmarked(enc, p, len);
+  return !guarded && (!a->special || (enc->flags & PU_ENCODE_SPECIAL));
+}
+
 pu_err text_split_added(pu_encoder *enc, const text_trie *trie, const uint8_t *p, size_t n, bool first,
                         encode_part_fn fn, pu_ids *out, pu_error *e) {
   const pu_tokenizer *t = enc->t;
@@ -115,9 +128,8 @@ pu_err text_split_added(pu_encoder *enc, const text_trie *trie, const uint8_t *p
     int32_t k = -1;
     len = text_trie_longest(trie, p + i, n - i, &k);
     const text_added *a = len > 0 ? &t->added[k] : NULL;
-    if (!a || (a->special && !specials) || ((enc->flags & TEXT_ENCODE_GUARD) && t->pieces[a->id].guarded) ||
-        (a->single_word && !stands_alone(p, n, i, i + len))) {
-      i += a ? len : 1;
+    if (!a || !may_match(enc, a, p + i, len) || (a->single_word && !stands_alone(p, n, i, i + len))) {
+      i += a && !enc->marks ? len : 1; /* what input begins may end where a marker of the template's begins */
       continue;
     }
     size_t begin = a->lstrip ? spaces_before(p, i, done) : i;
@@ -145,8 +157,16 @@ static pu_err encode(pu_encoder *enc, pu_str text, pu_ids *out, pu_error *e) {
 }
 
 pu_err pu_encoder_encode(pu_encoder *enc, pu_str text, unsigned flags, pu_ids *out, pu_error *e) {
+  return text_encode_marked(enc, text, NULL, flags, out, e);
+}
+
+pu_err text_encode_marked(pu_encoder *enc, pu_str text, const uint8_t *marks, unsigned flags, pu_ids *out,
+                          pu_error *e) {
   size_t before = out->n;
-  enc->flags = flags;
+  enc->flags = marks ? flags | PU_ENCODE_SPECIAL | TEXT_ENCODE_GUARD : flags;
+  enc->marks = marks;
+  enc->marked_text = (const uint8_t *)text.ptr;
+  enc->n_marks = text.len;
   enc->n_waiting = 0;
   pu_err err = encode(enc, text, out, e);
   if (err != PU_OK) out->n = before;

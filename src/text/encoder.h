@@ -55,6 +55,9 @@ struct pu_encoder {
   int32_t (*halves)[2]; /* what each unused piece was last made of; NULL: the model has none */
   int32_t *stack;       /* TEXT_PIECE_MAX: halves still to be written */
   unsigned flags;
+  /* text_encode_marked: a byte for each of `marked_text`, 1 where no special token may come from. NULL: no marks. */
+  const uint8_t *marks, *marked_text;
+  size_t n_marks;
   const uint8_t *readable; /* end of the memory that may be read around the words */
   bool after_unk;          /* SentencePiece: unknown characters in a row are one id */
 };
@@ -74,6 +77,10 @@ typedef pu_err (*encode_part_fn)(pu_encoder *enc, const uint8_t *p, size_t n, bo
 /* Cuts p at the added tokens in `trie` and gives what is between to fn. */
 pu_err text_split_added(pu_encoder *enc, const text_trie *trie, const uint8_t *p, size_t n, bool first,
                         encode_part_fn fn, pu_ids *out, pu_error *e) PU_MUST_USE;
+/* Special tokens come from where a text was written by the template, and from nowhere else: all of their bytes must
+ * have mark 0. Between them the text is encoded as a whole, whoever wrote it. */
+pu_err text_encode_marked(pu_encoder *enc, pu_str text, const uint8_t *marks, unsigned flags, pu_ids *out,
+                          pu_error *e) PU_MUST_USE;
 pu_err text_encoder_bare(const pu_tokenizer *t, pu_encoder **out, pu_error *e) PU_MUST_USE; /* without a cache */
 bool text_reserve_syms(pu_encoder *enc, size_t n);
 bool text_reserve_ids(pu_ids *out, size_t more);

@@ -149,6 +149,12 @@ static const struct {
   scan_fn scan;
 } known[] = {{split_pattern_gpt2, scan_gpt2}, {split_pattern_llama3, scan_llama3}, {split_pattern_qwen2, scan_qwen2}};
 
+const char *text_splitter_pattern(const text_splitter *s) {
+  for (size_t i = 0; i < PU_COUNT(known); i++)
+    if (s->scan == known[i].scan) return known[i].pattern;
+  return NULL;
+}
+
 /* ---- making splitters -------------------------------------------------------------------------------------------- */
 
 static pu_err new_splitter(text_splitter like, text_splitter **out, pu_error *e) {

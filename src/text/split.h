@@ -21,6 +21,8 @@ extern const char split_pattern_gpt2[], split_pattern_llama3[], split_pattern_qw
 pu_err text_splitter_regex(pu_str pattern, split_behavior behavior, bool invert, bool plain, text_splitter **out,
                            pu_error *e) PU_MUST_USE;
 pu_err text_splitter_digits(bool individual, text_splitter **out, pu_error *e) PU_MUST_USE;
+/* The split_pattern_… that it cuts by; NULL: another. */
+const char *text_splitter_pattern(const text_splitter *s);
 void text_splitter_free(text_splitter *s);
 
 /* Given one word after the other, in order. */

@@ -105,7 +105,7 @@ static uint64_t hash_of(const pu_tokenizer *t) {
   return pu_hash64(&rules, sizeof rules, h);
 }
 
-static void finish(pu_tokenizer *t) {
+void text_finish(pu_tokenizer *t) {
   text_guard_markers(t);
   t->hash = hash_of(t);
 }
@@ -133,13 +133,13 @@ static pu_err parse(pu_str bytes, const char *name, pu_err (*reader)(pu_tokenize
 
 pu_err pu_tokenizer_parse_spm(pu_str bytes, pu_tokenizer **out, pu_error *e) {
   PU_TRY(parse(bytes, "tokenizer.model", spm_parse, out, e));
-  finish(*out);
+  text_finish(*out);
   return PU_OK;
 }
 
 pu_err pu_tokenizer_parse_json(pu_str bytes, pu_tokenizer **out, pu_error *e) {
   PU_TRY(parse(bytes, "tokenizer.json", hf_parse, out, e));
-  finish(*out);
+  text_finish(*out);
   return PU_OK;
 }
 
@@ -203,7 +203,7 @@ static pu_err load_dir(const char *dir, pu_tokenizer **out, pu_error *e) {
 
 pu_err pu_tokenizer_load(const char *path, pu_tokenizer **out, pu_error *e) {
   PU_TRY(pu_path_is_dir(path) ? load_dir(path, out, e) : load_file(path, out, e));
-  finish(*out);
+  text_finish(*out);
   return PU_OK;
 }
 

@@ -115,6 +115,7 @@ pu_str text_keep(pu_tokenizer *t, pu_str s);
 pu_err text_grow_pieces(pu_tokenizer *t, int64_t id, pu_error *e) PU_MUST_USE;
 /* Registers an added token and its text at a.id. */
 pu_err text_add_token(pu_tokenizer *t, text_added a, pu_str content, pu_error *e) PU_MUST_USE;
+void text_finish(pu_tokenizer *t);        /* when all pieces and their kinds are known */
 void text_guard_markers(pu_tokenizer *t); /* chat.c: marks the pieces that are markers of some chat template */
 
 /* spm_model.c */
@@ -130,6 +131,8 @@ pu_err hf_parse(pu_tokenizer *t, pu_str bytes, pu_error *e) PU_MUST_USE;
 /* config.c: tokenizer_config.json and its like, from the directory of a tokenizer. */
 pu_err text_read_config(pu_tokenizer *t, const char *dir, pu_error *e) PU_MUST_USE;
 pu_err text_apply_config(pu_tokenizer *t, const json_t *config, pu_error *e) PU_MUST_USE;
+/* For pu_tokenizer_save; copies the bytes. */
+pu_err text_keep_file(pu_tokenizer *t, const char *name, pu_str bytes, pu_error *e) PU_MUST_USE;
 
 /* ---- characters, as SentencePiece cuts them: by the first byte alone ---- */
 

@@ -98,7 +98,7 @@ static void wrong_tokens_are_refused(void **state) {
       puyu("logits " MINI "/internlm2-d128 --ids " MINI "/llama3-tiny/expected.safetensors --out c.st --threads 1"), 1);
   says("outside the vocabulary of 64");
   assert_int_equal(puyu("logits nowhere --ids %s --out c.st", expected), 1);
-  says("nowhere: not a model directory");
+  says("nowhere: neither a model directory nor a GGUF file");
   assert_int_equal(puyu("logits --ids x --out y"), 2);
   char path[300];
   snprintf(path, sizeof path, "%s/c.st", folder);

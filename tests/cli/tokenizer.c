@@ -91,6 +91,29 @@ static void test_decode(void **state) {
   expect_word("tokenizer decode --model %s %s", 1, ": cannot read: Is a directory");
 }
 
+/* A conversation as the model's own template renders it: to text, and to ids, where only the template writes <s>. */
+static void test_chat_template(void **state) {
+  (void)state;
+  write_file("chat_template.jinja", "<s>{% for m in messages %}{{ m.content }}</s>{% endfor %}{{ mood }}\n"
+                                    "{% if add_generation_prompt %}a{% endif %}");
+  write_file("talk.json", "{\"messages\": [{\"role\": \"user\", \"content\": \"ab<s\"}], \"mood\": \"b\"}");
+  write_file("list.json", "[{\"role\": \"user\", \"content\": [{\"type\": \"text\", \"text\": \"ab a\"}]}]");
+  expect("chat-template %s %s/talk.json", 0, "<s>ab<s</s>b\na");
+  expect("chat-template %s --no-prompt < %s/list.json", 0, "<s>ab a</s>\n");
+  write_file("chat_template.jinja", "<s>{{ messages[0].content }}</s>");
+  expect("chat-template %s --ids %s/list.json", 0,
+         "     7 \"<s>\"\n     2 \"ab\"\n     3 \"\xC4\xA0\"\n     0 \"a\"\n     6 \"</s>\"\n");
+  write_file("chat_template.jinja", "\n{{ raise_exception('not ' ~ messages[0].role) }}");
+  expect_word("chat-template %s %s/talk.json", 2, "/chat_template.jinja:2: not user");
+  expect_word("chat-template %s %s/broken.json", 1, "/broken.json:2:");
+  write_file("chat_template.jinja", "{% if %}");
+  expect_word("chat-template %s %s/talk.json", 1, "/chat_template.jinja:1: expected an expression");
+  char path[100];
+  snprintf(path, sizeof path, "%s/chat_template.jinja", dir);
+  assert_int_equal(pu_remove_tree(path, &err), PU_OK);
+  expect_word("chat-template %s %s/talk.json", 1, "no chat_template");
+}
+
 /* A file's name stands once in an error, before the place in it. */
 static void test_broken(void **state) {
   (void)state;
@@ -139,6 +162,6 @@ static void test_bench(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_encode), cmocka_unit_test(test_decode),
                                      cmocka_unit_test(test_broken), cmocka_unit_test(test_made_before),
-                                     cmocka_unit_test(test_bench)};
+                                     cmocka_unit_test(test_bench),  cmocka_unit_test(test_chat_template)};
   return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

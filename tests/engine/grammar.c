@@ -20,7 +20,7 @@ static const char *const pieces[] = {
     "],",   "\",\n",  "ééé",  "a\"}", "1,2",    "1]",  ", ",    ",",    "gree",     "n\"",   "\"red\"", "<x>"};
 
 static pu_tokenizer *tokenizer;
-static pu_vocab *vocab;
+static pu_grammar_vocab *vocab;
 
 static int make_vocabulary(void **state) {
   (void)state;
@@ -33,14 +33,14 @@ static int make_vocabulary(void **state) {
   spm_piece(&b, pu_str_c("\xE2\x96\x81{"), -201, NORMAL);
   spm_end(&b, (spm_settings){.byte_fallback = true});
   assert_ok(pu_tokenizer_parse_spm(pu_str_of(b.data, b.len), &tokenizer, &e), &e);
-  assert_ok(pu_vocab_create(tokenizer, &vocab, &e), &e);
+  assert_ok(pu_grammar_vocab_create(tokenizer, &vocab, &e), &e);
   pu_buf_deinit(&b);
   return 0;
 }
 
 static int free_vocabulary(void **state) {
   (void)state;
-  pu_vocab_free(vocab);
+  pu_grammar_vocab_free(vocab);
   pu_tokenizer_free(tokenizer);
   return 0;
 }
@@ -756,21 +756,21 @@ static void answers_end(void **state) {
   assert_int_equal(n, 30);
   /* another tokenizer's grammar */
   pu_tokenizer *small;
-  pu_vocab *v;
+  pu_grammar_vocab *v;
   pu_grammar *other;
   pu_buf b;
   pu_buf_init(&b, 1 << 20);
   spm_begin(&b, true);
   spm_end(&b, (spm_settings){.byte_fallback = true});
   assert_ok(pu_tokenizer_parse_spm(pu_str_of(b.data, b.len), &small, &e), &e);
-  assert_ok(pu_vocab_create(small, &v, &e), &e);
+  assert_ok(pu_grammar_vocab_create(small, &v, &e), &e);
   assert_ok(pu_grammar_compile(RE, pu_str_c("a"), v, &other, &e), &e);
   pu_sampling how = pu_sampling_default();
   how.grammar = other;
   assert_int_equal(pu_session_start(s, &how, NULL, NULL, &e), PU_ERR_USAGE);
   pu_session_close(s);
   pu_grammar_free(other);
-  pu_vocab_free(v);
+  pu_grammar_vocab_free(v);
   pu_tokenizer_free(small);
   pu_buf_deinit(&b);
   pu_grammar_free(g);

@@ -21,8 +21,8 @@ static const char *const fuzz_pieces[] = {"{\"", "\":",  "\": \"", "\",", "\"}",
 enum { FUZZ_IDS = 3 + 256 + PU_COUNT(fuzz_pieces), FUZZ_WORDS = (FUZZ_IDS + 63) / 64, FUZZ_STEPS = 12 };
 
 /* All bytes, and pieces that lie across the boundaries of JSON. */
-static inline const pu_vocab *fuzz_vocab(void) {
-  static pu_vocab *v;
+static inline const pu_grammar_vocab *fuzz_vocab(void) {
+  static pu_grammar_vocab *v;
   if (v) return v;
   pu_buf b;
   pu_tokenizer *t;
@@ -32,7 +32,7 @@ static inline const pu_vocab *fuzz_vocab(void) {
   for (size_t i = 0; i < PU_COUNT(fuzz_pieces); i++) spm_piece(&b, pu_str_c(fuzz_pieces[i]), -(float)i, NORMAL);
   spm_end(&b, (spm_settings){.byte_fallback = true});
   must(pu_tokenizer_parse_spm(pu_str_of(b.data, b.len), &t, &e) == PU_OK);
-  must(pu_vocab_create(t, &v, &e) == PU_OK);
+  must(pu_grammar_vocab_create(t, &v, &e) == PU_OK);
   pu_tokenizer_free(t);
   pu_buf_deinit(&b);
   return v;

@@ -37,6 +37,17 @@ void *__wrap_aligned_alloc(size_t align, size_t n) {
   return fails() ? NULL : __real_aligned_alloc(align, n);
 }
 
+/* The same chat by a template of Jinja's. */
+static pu_err use_jinja(const pu_tokenizer *t, const pu_message *m, pu_ids *ids, pu_error *e) {
+  static const char source[] =
+      "{% for m in messages %}<|im_start|>{{ m.role ~ m|tojson }}{{ '%s' % m.content|upper }}<|im_end|>{% endfor %}";
+  pu_chat_template *c;
+  pu_err err = pu_chat_parse("test", pu_str_c(source), NULL, &c, e);
+  if (err == PU_OK) err = pu_chat_ids(c, t, m, 1, true, ids, e);
+  pu_chat_free(c);
+  return err;
+}
+
 typedef pu_err (*parse_fn)(pu_str bytes, pu_tokenizer **out, pu_error *e);
 
 /* Loads, encodes plainly and with a cache, renders a chat, decodes. */
@@ -59,6 +70,7 @@ static pu_err use(parse_fn parse, pu_str model, pu_error *e) {
   }
   const pu_message m = {"user", NULL, pu_str_c("ab")};
   if (err == PU_OK) err = pu_chat_ids(pu_chat_find("chatml"), t, &m, 1, true, &ids, e);
+  if (err == PU_OK) err = use_jinja(t, &m, &ids, e);
   if (err == PU_OK) err = pu_decode(t, ids.v, ids.n, 0, &b, e);
   pu_buf_deinit(&b);
   pu_ids_deinit(&ids);

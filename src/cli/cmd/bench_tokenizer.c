@@ -194,7 +194,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_err err = o->file ? pu_map_open(o->file, &file, e) : make_text(&made, e);
   const pu_str text = o->file ? pu_str_of((const char *)file.data, file.len) : pu_str_of(made.data, made.len);
   if (err == PU_OK && text.len == 0) err = pu_fail(e, PU_ERR_USAGE, "%s: there is no text in it", o->file);
-  if (err == PU_OK) err = o->tokenizer ? pu_tokenizer_load(o->tokenizer, &t, e) : train(text, &t, e);
+  if (err == PU_OK) err = o->tokenizer ? pu_cli_tokenizer(o->tokenizer, &t, e) : train(text, &t, e);
   if (err == PU_OK) err = pu_pool_create((int)o->threads, &pool, e);
   if (err == PU_OK) err = bench_text(cli, o, text, t, pool, e);
   pu_pool_free(pool);

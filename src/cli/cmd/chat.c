@@ -267,11 +267,12 @@ const pu_command pu_command_chat = {
     .name = "chat",
     .summary = "talk to a model",
     .usage = "MODEL [--system TEXT] [options]",
-    .details =
-        "MODEL is a Hugging Face directory whose tokenizer has the markers of a chat template. Each line is a turn; "
-        "several lines make one where each but the last ends with a backslash, or between triple quotes. /help "
-        "lists the commands: reset, system, undo, save, quit. Ctrl-C stops an answer, Ctrl-D ends the talk. "
-        "Standard input may be a pipe: then nothing but the answers is printed.",
+    .details = "MODEL is a Hugging Face directory with a chat template, or whose tokenizer has the markers of one that "
+               "puyu knows "
+               "(puyu chat-template shows what the model reads). Each line is a turn; "
+               "several lines make one where each but the last ends with a backslash, or between triple quotes. /help "
+               "lists the commands: reset, system, undo, save, quit. Ctrl-C stops an answer, Ctrl-D ends the talk. "
+               "Standard input may be a pipe: then nothing but the answers is printed.",
     .options = rows,
     .options_size = sizeof(options),
     .min_args = 1,

@@ -1,7 +1,8 @@
-/* A model directory into another: type of the weights, family's layout. */
+/* A model into another form: type of the weights, family's layout, a directory or a GGUF file. */
+#include <string.h>
 #include <sys/stat.h>
 
-#include "puyu/model.h"
+#include "puyu/engine.h"
 #include "src/cli/cli.h"
 
 typedef struct options {
@@ -21,8 +22,8 @@ static const pu_option rows[] = {
      .type = PU_OPT_ENUM,
      .offset = offsetof(options, dtype),
      .dflt = "same",
-     .choices = "same|f32|bf16|f16",
-     .help = "type of the weights in the file"},
+     .choices = "same|f32|bf16|f16|q8_0|q4_0",
+     .help = "type of the weights in the file; q8_0 and q4_0 in GGUF files only"},
     {.key = "shard-mb",
      .type = PU_OPT_INT,
      .offset = offsetof(options, shard_mb),
@@ -58,18 +59,36 @@ static pu_err copy_companion(const char *from_dir, const char *to_dir, const cha
 }
 
 /* The widest type among the file's weights: writing it loses nothing. */
-static pu_err type_in_file(const char *dir, pu_dtype *out, pu_error *e) {
+static pu_dtype widest(bool f32, bool bf16, bool f16) {
+  return f32 || (bf16 && f16) ? PU_F32 : f16 ? PU_F16 : PU_BF16;
+}
+
+static pu_err type_in_dir(const char *dir, pu_dtype *out, pu_error *e) {
   pu_safetensors *s;
   PU_TRY(pu_safetensors_open(dir, &s, e));
-  bool bf16 = false, f16 = false, f32 = false;
-  for (size_t i = 0; i < pu_safetensors_count(s); i++) {
-    pu_dtype t = pu_safetensors_at(s, i)->dtype;
-    bf16 |= t == PU_BF16;
-    f16 |= t == PU_F16;
-    f32 |= t == PU_F32;
-  }
+  bool seen[PU_DTYPE_COUNT + 1] = {0};
+  for (size_t i = 0; i < pu_safetensors_count(s); i++) seen[pu_safetensors_at(s, i)->dtype] = true;
   pu_safetensors_close(s);
-  *out = f32 || (bf16 && f16) ? PU_F32 : f16 ? PU_F16 : PU_BF16;
+  *out = widest(seen[PU_F32], seen[PU_BF16], seen[PU_F16]);
+  return PU_OK;
+}
+
+/* Vectors are f32 in all GGUF files: only what has rows tells. PU_DTYPE_COUNT: some of it is quantised. */
+static pu_err type_in_gguf(const char *file, pu_dtype *out, pu_error *e) {
+  pu_gguf *g;
+  PU_TRY(pu_gguf_open(file, &g, e));
+  bool seen[PU_DTYPE_COUNT] = {0}, quantised = false;
+  for (size_t i = 0; i < pu_gguf_count(g); i++) {
+    const pu_gguf_tensor *t = pu_gguf_at(g, i);
+    pu_dtype dtype;
+    if (t->ndim < 2) continue;
+    if (pu_dtype_parse(pu_gguf_type_name(t->type), &dtype))
+      seen[dtype] = true;
+    else
+      quantised = true;
+  }
+  pu_gguf_close(g);
+  *out = quantised ? PU_DTYPE_COUNT : widest(seen[PU_F32], seen[PU_BF16], seen[PU_F16]);
   return PU_OK;
 }
 
@@ -78,25 +97,74 @@ static void show(void *arg, double done, double total) {
   pu_progress_set(arg, done, NULL);
 }
 
-static pu_err convert(const options *o, const pu_arch *arch, const char *src, const char *dst, pu_error *e) {
-  static const pu_dtype types[] = {PU_F32, PU_F32, PU_BF16, PU_F16};
+/* What is to be done, once the options make sense. */
+typedef struct job {
+  const char *src, *dst, *type; /* "f16" */
+  const pu_arch *arch;          /* NULL: the model's own */
+  pu_dtype read;                /* what the weights are read as: bf16 at half the memory, where nothing is lost */
+  bool from_gguf, to_gguf;
+  size_t shard_bytes;
+} job;
+
+static pu_err save_gguf(const job *j, const pu_model *m, pu_error *e) {
+  pu_tokenizer *t;
+  pu_gguf_keys keys;
+  PU_TRY(pu_engine_load_tokenizer(j->src, &t, e));
+  pu_gguf_keys_init(&keys);
+  pu_err err = pu_engine_put_tokenizer(&keys, t, m->hp.vocab, e);
+  if (err == PU_OK) err = pu_model_save_gguf(m, j->dst, pu_gguf_type_named(j->type), &keys, e);
+  pu_gguf_keys_deinit(&keys);
+  pu_tokenizer_free(t);
+  return err;
+}
+
+static pu_err save_dir(const job *j, const pu_model *m, pu_error *e) {
+  pu_dtype dtype = PU_F32;
+  pu_tokenizer *t = NULL;
+  (void)pu_dtype_parse(j->type, &dtype);
+  if (j->from_gguf) PU_TRY(pu_engine_load_tokenizer(j->src, &t, e)); /* before anything is written */
+  pu_err err = pu_model_save(m, j->dst, dtype, j->shard_bytes, e);
+  if (err == PU_OK && t) err = pu_tokenizer_save(t, j->dst, e);
+  pu_tokenizer_free(t);
+  return err;
+}
+
+static pu_err convert(const job *j, pu_error *e) {
   pu_backend *be;
   pu_model *m;
-  pu_dtype in_file;
-  PU_TRY(type_in_file(src, &in_file, e));
   PU_TRY(pu_backend_open("cpu", 0, &be, e));
   pu_progress *bar = pu_progress_open("read", "parameters", 0);
-  /* bf16 stays what it is, at half the memory; all else fits in f32. */
-  pu_model_options mo = {.dtype = in_file == PU_BF16 ? PU_BF16 : PU_F32, .progress = show, .progress_arg = bar};
-  pu_err err = pu_model_load(src, be, &mo, &m, e);
+  pu_model_options mo = {.dtype = j->read, .progress = show, .progress_arg = bar};
+  pu_err err = pu_model_load(j->src, be, &mo, &m, e);
   pu_progress_close(bar);
   if (err == PU_OK) {
-    if (arch) m->arch = arch;
-    err = pu_model_save(m, dst, o->dtype ? types[o->dtype] : in_file, (size_t)o->shard_mb * 1000000, e);
+    if (j->arch) m->arch = j->arch;
+    err = j->to_gguf ? save_gguf(j, m, e) : save_dir(j, m, e);
     pu_model_free(m);
   }
   be->close(be);
   return err;
+}
+
+static bool is_gguf_name(const char *path) {
+  size_t n = strlen(path);
+  return n > 5 && strcmp(path + n - 5, ".gguf") == 0;
+}
+
+/* Types to read and to write. */
+static pu_err choose_types(const options *o, job *j, pu_error *e) {
+  static const char *const types[] = {NULL, "f32", "bf16", "f16", "q8_0", "q4_0"};
+  pu_dtype in_file, unused;
+  PU_TRY(j->from_gguf ? type_in_gguf(j->src, &in_file, e) : type_in_dir(j->src, &in_file, e));
+  j->type = types[o->dtype];
+  if (!j->type && in_file == PU_DTYPE_COUNT)
+    return pu_fail(e, PU_ERR_USAGE, "%s: its weights are quantised: say with --dtype what they are to become", j->src);
+  if (!j->type) j->type = pu_dtype_name(in_file);
+  if (!j->to_gguf && !pu_dtype_parse(j->type, &unused))
+    return pu_fail(e, PU_ERR_USAGE, "--dtype %s: only GGUF files hold such blocks: name DST with .gguf at its end",
+                   j->type);
+  j->read = in_file == PU_BF16 ? PU_BF16 : PU_F32;
+  return PU_OK;
 }
 
 static bool same_folder(const char *a, const char *b) {
@@ -120,32 +188,45 @@ static pu_err check_no_run(const pu_cli *cli, const char *dst, pu_error *e) {
 }
 
 /* Before the weights are read, which may take minutes. */
-static pu_err check_family(const pu_cli *cli, const char *src, const pu_arch *arch, pu_error *e) {
+static pu_err check_family(const job *j, pu_error *e) {
   const pu_arch *own;
   pu_hparams hp;
-  const char *config = pu_path_join(cli->arena, src, "config.json");
-  if (!config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", src);
-  if (!pu_path_is_dir(src)) return pu_fail(e, PU_ERR_IO, "%s: not a model directory", src);
-  PU_TRY(pu_config_read(config, &own, &hp, e));
+  PU_TRY(pu_model_describe(j->src, &own, &hp, e));
   hp.norm_head = false; /* reading the weights does it once and for all */
-  return pu_config_check(src, arch ? arch : own, &hp, e);
+  return pu_config_check(j->src, j->arch ? j->arch : own, &hp, e);
+}
+
+static pu_err check_place(const pu_cli *cli, const options *o, const job *j, pu_error *e) {
+  const char *config = j->to_gguf ? j->dst : pu_path_join(cli->arena, j->dst, "config.json");
+  if (!config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", j->dst);
+  /* The original would be lost; and where it is a checkpoint, its optimiser's state would no longer fit. */
+  if (same_folder(j->src, j->dst))
+    return pu_fail(e, PU_ERR_USAGE, "%s: SRC and DST are the same %s: take another for DST", j->dst,
+                   j->to_gguf ? "file" : "folder");
+  if (!j->to_gguf) PU_TRY(check_no_run(cli, j->dst, e));
+  if (j->to_gguf && pu_path_is_dir(j->dst)) return pu_fail(e, PU_ERR_USAGE, "%s: is a folder", j->dst);
+  if (!o->force && pu_path_exists(config))
+    return pu_fail(e, PU_ERR_USAGE, "%s: there is a model already: take another %s, or --force", j->dst,
+                   j->to_gguf ? "name" : "folder");
+  return PU_OK;
 }
 
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   const options *o = opts;
-  const char *src = args[0], *dst = args[1], *config = pu_path_join(cli->arena, dst, "config.json");
-  const pu_arch *arch = o->arch ? pu_arch_find(o->arch) : NULL;
+  job j = {.src = args[0],
+           .dst = args[1],
+           .arch = o->arch ? pu_arch_find(o->arch) : NULL,
+           .from_gguf = pu_gguf_is(args[0]),
+           .to_gguf = is_gguf_name(args[1]),
+           .shard_bytes = (size_t)o->shard_mb * 1000000};
   (void)n_args;
-  if (o->arch && !arch) return pu_fail(e, PU_ERR_USAGE, "--arch %s: no such family", o->arch);
-  /* The original would be lost; and where it is a checkpoint, its optimiser's state would no longer fit. */
-  if (same_folder(src, dst))
-    return pu_fail(e, PU_ERR_USAGE, "%s: SRC and DST are the same folder: take another for DST", dst);
-  PU_TRY(check_no_run(cli, dst, e));
-  if (config && !o->force && pu_path_exists(config))
-    return pu_fail(e, PU_ERR_USAGE, "%s: there is a model already: take another folder, or --force", dst);
-  PU_TRY(check_family(cli, src, arch, e));
-  PU_TRY(convert(o, arch, src, dst, e));
-  for (size_t i = 0; i < PU_COUNT(companions); i++) PU_TRY(copy_companion(src, dst, companions[i], cli->arena, e));
+  if (o->arch && !j.arch) return pu_fail(e, PU_ERR_USAGE, "--arch %s: no such family", o->arch);
+  PU_TRY(check_place(cli, o, &j, e));
+  PU_TRY(check_family(&j, e));
+  PU_TRY(choose_types(o, &j, e));
+  PU_TRY(convert(&j, e));
+  for (size_t i = 0; i < PU_COUNT(companions) && !j.from_gguf && !j.to_gguf; i++)
+    PU_TRY(copy_companion(j.src, j.dst, companions[i], cli->arena, e));
   return PU_OK;
 }
 
@@ -154,9 +235,10 @@ const pu_command pu_command_convert = {
     .summary = "write a model in another type or another family's layout",
     .usage = "SRC DST [options]",
     .details =
+        "SRC and DST are Hugging Face directories, or GGUF files, as llama.cpp has them: FILE.gguf.\n\n"
         "InternLM2 becomes a Llama model with --arch llama: the same function of the same tokens, which any "
         "program that knows Llama can read. A family that lacks something the model has says so. The tokenizer's "
-        "files are copied as they are.",
+        "files are copied as they are; into a GGUF file goes what they say, and out of one come files that say it.",
     .options = rows,
     .options_size = sizeof(options),
     .min_args = 2,

@@ -85,7 +85,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_tokenize_result result;
   pu_signals_catch(); /* so that nothing half-made stays */
   pu_err err = check_out(cli, in, e);
-  if (err == PU_OK) err = pu_tokenizer_load(in->tokenizer, &tokenizer, e);
+  if (err == PU_OK) err = pu_cli_tokenizer(in->tokenizer, &tokenizer, e);
   if (err == PU_OK) err = pu_pool_create((int)in->threads, &pool, e);
   if (err == PU_OK) err = pu_corpus_open(args, (size_t)n_args, (pu_split)in->split, in->key, &corpus, e);
   if (err == PU_OK) {

@@ -70,7 +70,8 @@ static pu_err read_stream(FILE *in, pu_buf *out, pu_error *e) {
 
 static pu_err encode_chat(const pu_engine *en, pu_str text, pu_ids *out, pu_error *e) {
   if (!pu_engine_chat(en))
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "--chat: the model's tokenizer has no chat template's markers; leave it out");
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   "--chat: the model brings no chat template, and its tokenizer has no markers of one; leave it out");
   pu_message m = {.role = "user", .content = text};
   return pu_chat_ids(pu_engine_chat(en), pu_engine_tokenizer(en), &m, 1, true, out, e);
 }

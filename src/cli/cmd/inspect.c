@@ -104,15 +104,107 @@ static void print_files(FILE *out, const pu_safetensors *s) {
   line(out, "in files", "%zu tensors%s", pu_safetensors_count(s), text);
 }
 
-static void print_tensors(FILE *out, const pu_safetensors *s) {
+static void print_tensor_head(FILE *out) {
   fprintf(out, "\n%-60s %-7s %s\n", "tensor", "type", "shape");
+}
+
+static void print_tensor(FILE *out, const char *name, const char *type, int ndim, const int64_t *shape) {
+  fprintf(out, "%-60s %-7s [", name, type);
+  for (int d = 0; d < ndim; d++) fprintf(out, "%s%lld", d ? ", " : "", (long long)shape[d]);
+  fputs("]\n", out);
+}
+
+static void print_tensors(FILE *out, const pu_safetensors *s) {
+  print_tensor_head(out);
   for (size_t i = 0; i < pu_safetensors_count(s); i++) {
     const pu_st_tensor *t = pu_safetensors_at(s, i);
     /* What puyu can load goes by puyu's names, the rest by the file's. */
-    fprintf(out, "%-60s %-7s [", t->name, t->dtype < PU_DTYPE_COUNT ? pu_dtype_name(t->dtype) : t->type);
-    for (int d = 0; d < t->ndim; d++) fprintf(out, "%s%lld", d ? ", " : "", (long long)t->shape[d]);
-    fputs("]\n", out);
+    print_tensor(out, t->name, t->dtype < PU_DTYPE_COUNT ? pu_dtype_name(t->dtype) : t->type, t->ndim, t->shape);
   }
+}
+
+/* ---- GGUF ---- */
+
+static void print_text(FILE *out, pu_str text) {
+  enum { SHOWN = 60 };
+  pu_buf b; /* as JSON: no control character reaches the terminal */
+  pu_buf_init(&b, 1 << 16);
+  pu_buf_json_str(&b, pu_str_of(text.ptr, PU_MIN(text.len, (size_t)SHOWN)));
+  fprintf(out, "%s%s", b.data ? b.data : "", text.len > SHOWN ? "…" : "");
+  pu_buf_deinit(&b);
+}
+
+static void print_number(FILE *out, const pu_gguf_meta *m, size_t i) {
+  char number[32] = "";
+  int64_t whole;
+  double v;
+  if (m->kind == PU_GGUF_BOOL && pu_gguf_int(m, i, &whole))
+    snprintf(number, sizeof number, "%s", whole ? "true" : "false");
+  else if (pu_gguf_int(m, i, &whole))
+    snprintf(number, sizeof number, "%lld", (long long)whole);
+  else if (pu_gguf_num(m, i, &v))
+    m->kind == PU_GGUF_F32 ? pu_format_float(number, (float)v) : pu_format_double(number, v);
+  fputs(number, out);
+}
+
+/* Of an array, its length and its first values. */
+static void print_value(FILE *out, const pu_gguf_meta *m) {
+  enum { ITEMS = 6 };
+  size_t at = 0, n = PU_MIN(m->count, (size_t)ITEMS);
+  pu_str text;
+  if (m->array) fprintf(out, "%zu: [", m->count);
+  for (size_t i = 0; i < n; i++) {
+    if (i) fputs(", ", out);
+    if (m->kind != PU_GGUF_STR)
+      print_number(out, m, i);
+    else if (pu_gguf_str(m, &at, &text))
+      print_text(out, text);
+  }
+  fprintf(out, "%s%s\n", n < m->count ? ", …" : "", m->array ? "]" : "");
+}
+
+static void print_gguf_files(FILE *out, const pu_gguf *g) {
+  char text[300] = "", size[32];
+  const pu_gguf_type *seen[16];
+  size_t n = 0;
+  for (size_t i = 0; i < pu_gguf_count(g); i++) {
+    const pu_gguf_type *type = pu_gguf_at(g, i)->type;
+    size_t k = 0, at = strlen(text);
+    double bytes = 0;
+    while (k < n && seen[k] != type) k++;
+    if (k < n || n == PU_COUNT(seen)) continue;
+    seen[n++] = type;
+    for (size_t t = i; t < pu_gguf_count(g); t++)
+      if (pu_gguf_at(g, t)->type == type) bytes += (double)pu_gguf_at(g, t)->bytes;
+    snprintf(text + at, sizeof text - at, ", %s of %s", size_text(bytes, size, sizeof size), pu_gguf_type_name(type));
+  }
+  line(out, "in file", "%zu tensors%s", pu_gguf_count(g), text);
+}
+
+static pu_err inspect_gguf(const pu_cli *cli, const char *path, bool tensors, pu_error *e) {
+  const pu_arch *arch;
+  pu_hparams hp;
+  pu_gguf *g;
+  pu_error why;
+  PU_TRY(pu_gguf_open(path, &g, e));
+  if (pu_model_describe(path, &arch, &hp, &why) == PU_OK)
+    print_config(cli->out, arch, &hp);
+  else
+    line(cli->out, "family", "none that can be loaded: %s", why.msg);
+  print_gguf_files(cli->out, g);
+  fprintf(cli->out, "\n%-48s %s\n", "key", "value");
+  for (size_t i = 0; i < pu_gguf_meta_count(g); i++) {
+    const pu_gguf_meta *m = pu_gguf_meta_at(g, i);
+    fprintf(cli->out, "%-48s ", m->key);
+    print_value(cli->out, m);
+  }
+  if (tensors) print_tensor_head(cli->out);
+  for (size_t i = 0; tensors && i < pu_gguf_count(g); i++) {
+    const pu_gguf_tensor *t = pu_gguf_at(g, i);
+    print_tensor(cli->out, t->name, pu_gguf_type_name(t->type), t->ndim, t->shape);
+  }
+  pu_gguf_close(g);
+  return PU_OK;
 }
 
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
@@ -120,6 +212,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   const pu_arch *arch;
   pu_hparams hp;
   (void)n_args;
+  if (pu_gguf_is(args[0])) return inspect_gguf(cli, args[0], o->tensors, e);
   bool dir = pu_path_is_dir(args[0]);
   if (dir) {
     const char *config = pu_path_join(cli->arena, args[0], "config.json");
@@ -149,7 +242,8 @@ const pu_command pu_command_inspect = {
     .name = "inspect",
     .summary = "say what a model is: family, sizes, memory, tensors",
     .usage = "MODEL [options]",
-    .details = "MODEL is a Hugging Face directory (config.json alone will do) or one safetensors file.",
+    .details = "MODEL is a Hugging Face directory (config.json alone will do), one safetensors file, or a GGUF file, "
+               "whose keys are listed too.",
     .options = rows,
     .options_size = sizeof(options),
     .min_args = 1,

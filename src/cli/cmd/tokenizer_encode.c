@@ -50,7 +50,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_tokenizer *t = NULL;
   job j = {.out = cli->out, .flags = (o->bos ? PU_ENCODE_BOS : 0) | (o->special ? PU_ENCODE_SPECIAL : 0)};
   pu_buf_init(&j.text, PU_BUF_MAX);
-  pu_err err = pu_tokenizer_load(o->tokenizer, &t, e);
+  pu_err err = pu_cli_tokenizer(o->tokenizer, &t, e);
   if (err == PU_OK) err = pu_encoder_create(t, &j.encoder, e);
   if (err == PU_OK) err = pu_cli_each_line(cli, n_args > 0 ? args[0] : NULL, encode_line, &j, e);
   pu_encoder_free(j.encoder);

@@ -36,7 +36,8 @@ static pu_err compile(pu_grammar *x, pu_grammar_kind kind, pu_str source, pu_err
   return err ? err : g_cache_create(&x->m, x->vocab, &x->cache, e);
 }
 
-pu_err pu_grammar_compile(pu_grammar_kind kind, pu_str source, const pu_vocab *v, pu_grammar **out, pu_error *e) {
+pu_err pu_grammar_compile(pu_grammar_kind kind, pu_str source, const pu_grammar_vocab *v, pu_grammar **out,
+                          pu_error *e) {
   *out = NULL;
   pu_grammar *x = calloc(1, sizeof *x);
   if (!x) return pu_fail(e, PU_ERR_NOMEM, "no memory for a grammar");
@@ -123,7 +124,7 @@ static bool advance(pu_grammar_state *s, const uint8_t *bytes, size_t n) {
 }
 
 bool pu_grammar_accept(pu_grammar_state *s, int32_t id) {
-  const pu_vocab *v = s->g->vocab;
+  const pu_grammar_vocab *v = s->g->vocab;
   if (id < 0 || id >= v->size) return false;
   return advance(s, v->bytes + v->at[id], v->at[id + 1] - v->at[id]);
 }

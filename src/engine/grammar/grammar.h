@@ -195,7 +195,7 @@ typedef struct g_trie_node {
   uint8_t byte, depth, deepest; /* deepest: of the tokens in the subtree */
 } g_trie_node;
 
-struct pu_vocab {
+struct pu_grammar_vocab {
   int32_t size;       /* ids are [0, size) */
   g_trie_node *nodes; /* [n_nodes + 1]; node 0 is the root */
   int32_t n_nodes;
@@ -209,12 +209,12 @@ struct pu_vocab {
  * ---------------------------------------------------------------------------------------------------------- */
 
 typedef struct g_cache g_cache;
-pu_err g_cache_create(const g_automaton *m, const pu_vocab *v, g_cache **out, pu_error *e) PU_MUST_USE;
+pu_err g_cache_create(const g_automaton *m, const pu_grammar_vocab *v, g_cache **out, pu_error *e) PU_MUST_USE;
 void g_cache_free(g_cache *c);
 
 struct pu_grammar {
   g_automaton m;
-  const pu_vocab *vocab;
+  const pu_grammar_vocab *vocab;
   g_cache *cache; /* with its own lock: the only part that changes */
 };
 

@@ -38,7 +38,7 @@ typedef struct node_mask {
 
 struct g_cache {
   const g_automaton *m;
-  const pu_vocab *v;
+  const pu_grammar_vocab *v;
   pthread_mutex_t lock;
   g_work work;
   g_frames frames;
@@ -154,7 +154,7 @@ static int32_t set_of_node(g_cache *c, int32_t node) {
 
 /* ---- walks ---- */
 
-static void take_tokens(const pu_vocab *v, int32_t at, uint64_t *bits) {
+static void take_tokens(const pu_grammar_vocab *v, int32_t at, uint64_t *bits) {
   for (int32_t i = v->nodes[at].tokens; i < v->nodes[at + 1].tokens; i++)
     bits[v->ids[i] / 64] |= (uint64_t)1 << (v->ids[i] % 64);
 }
@@ -165,7 +165,7 @@ typedef void (*on_leave)(g_cache *c, int32_t at, void *arg);
 /* Goes through the subtree below `root` from a set; only tokens of more than `over` bytes count. Nodes are in preorder,
  * so that the walk is one pass that skips. */
 static void walk(g_cache *c, int32_t root, int32_t start, int32_t over, uint64_t *bits, on_leave leave, void *arg) {
-  const pu_vocab *v = c->v;
+  const pu_grammar_vocab *v = c->v;
   int32_t sets[G_TOKEN_MAX + 1];
   int32_t end = v->nodes[root].end;
   sets[v->nodes[root].depth] = start;
@@ -240,7 +240,7 @@ static void or_mask(const g_cache *c, const node_mask *k, uint64_t *bits) {
 
 /* Begins a mask with another's answers for tokens of up to so many bytes. */
 static void begin_like(g_cache *c, const node_mask *k, int32_t bytes) {
-  const pu_vocab *v = c->v;
+  const pu_grammar_vocab *v = c->v;
   or_mask(c, k, c->bits);
   for (int32_t i = 1; i < v->n_nodes;) {
     const g_trie_node *x = &v->nodes[i];
@@ -356,7 +356,7 @@ static bool mask_by_nodes(g_cache *c, const pu_grammar_state *s, uint64_t *bits)
 /* ---- the plain way, for odd grammars and great depth ---- */
 
 /* The same walk with the session's own configurations: slow, but with nothing to remember and every limit exact. */
-static bool mask_plainly(const pu_vocab *v, pu_grammar_state *s, uint64_t *bits) {
+static bool mask_plainly(const pu_grammar_vocab *v, pu_grammar_state *s, uint64_t *bits) {
   const g_automaton *m = &s->g->m;
   size_t depths = (size_t)v->longest + 1;
   g_configs *at = calloc(depths, sizeof *at);
@@ -402,7 +402,7 @@ pu_err g_cache_mask(g_cache *c, pu_grammar_state *s, uint64_t *bits, pu_error *e
   return pu_fail(e, PU_ERR_UNSUPPORTED, "the grammar leaves too many ways open at once");
 }
 
-pu_err g_cache_create(const g_automaton *m, const pu_vocab *v, g_cache **out, pu_error *e) {
+pu_err g_cache_create(const g_automaton *m, const pu_grammar_vocab *v, g_cache **out, pu_error *e) {
   *out = NULL;
   g_cache *c = calloc(1, sizeof *c);
   if (!c) return pu_fail(e, PU_ERR_NOMEM, "no memory for the masks of a grammar");

@@ -4,7 +4,7 @@
 
 #include "src/engine/grammar/grammar.h"
 
-static pu_str bytes_of(const pu_vocab *v, int32_t id) {
+static pu_str bytes_of(const pu_grammar_vocab *v, int32_t id) {
   return pu_str_of((const char *)v->bytes + v->at[id], v->at[id + 1] - v->at[id]);
 }
 
@@ -18,7 +18,7 @@ static int by_bytes(const void *a, const void *b, void *vocab) {
 }
 
 /* Special tokens have no bytes, nor do those that are too long: no text is made of them. */
-static pu_err read_bytes(pu_vocab *v, const pu_tokenizer *t, pu_buf *b, pu_error *e) {
+static pu_err read_bytes(pu_grammar_vocab *v, const pu_tokenizer *t, pu_buf *b, pu_error *e) {
   for (int32_t id = 0; id < v->size; id++) {
     size_t from = b->len;
     v->at[id] = (uint32_t)from;
@@ -37,7 +37,7 @@ static size_t shared(pu_str a, pu_str b) {
 }
 
 /* Ends the nodes of the path below `depth`. */
-static void leave(pu_vocab *v, const int32_t *path, size_t *at, size_t depth) {
+static void leave(pu_grammar_vocab *v, const int32_t *path, size_t *at, size_t depth) {
   for (; *at > depth; --*at) {
     g_trie_node *x = &v->nodes[path[*at]], *above = &v->nodes[path[*at - 1]];
     x->end = v->n_nodes;
@@ -47,7 +47,7 @@ static void leave(pu_vocab *v, const int32_t *path, size_t *at, size_t depth) {
 
 /* Tokens come in the order of their bytes, nodes in preorder: every node that is left is ended by the one that comes.
  */
-static void make_nodes(pu_vocab *v, int32_t n) {
+static void make_nodes(pu_grammar_vocab *v, int32_t n) {
   int32_t path[G_TOKEN_MAX + 1] = {0};
   size_t depth = 0;
   v->nodes[0] = (g_trie_node){0};
@@ -69,7 +69,7 @@ static void make_nodes(pu_vocab *v, int32_t n) {
   v->nodes[v->n_nodes] = (g_trie_node){.tokens = n};
 }
 
-static pu_err fill(pu_vocab *v, const pu_tokenizer *t, pu_buf *b, pu_error *e) {
+static pu_err fill(pu_grammar_vocab *v, const pu_tokenizer *t, pu_buf *b, pu_error *e) {
   v->at = malloc(((size_t)v->size + 1) * sizeof *v->at);
   v->ids = malloc(((size_t)v->size + 1) * sizeof *v->ids);
   if (!v->at || !v->ids) return pu_fail(e, PU_ERR_NOMEM, "no memory for the vocabulary of grammars");
@@ -89,9 +89,9 @@ static pu_err fill(pu_vocab *v, const pu_tokenizer *t, pu_buf *b, pu_error *e) {
   return PU_OK;
 }
 
-pu_err pu_vocab_create(const pu_tokenizer *t, pu_vocab **out, pu_error *e) {
+pu_err pu_grammar_vocab_create(const pu_tokenizer *t, pu_grammar_vocab **out, pu_error *e) {
   *out = NULL;
-  pu_vocab *v = calloc(1, sizeof *v);
+  pu_grammar_vocab *v = calloc(1, sizeof *v);
   if (!v) return pu_fail(e, PU_ERR_NOMEM, "no memory for the vocabulary of grammars");
   v->size = pu_tokenizer_size(t);
   pu_buf b;
@@ -99,13 +99,13 @@ pu_err pu_vocab_create(const pu_tokenizer *t, pu_vocab **out, pu_error *e) {
   pu_err err = fill(v, t, &b, e);
   pu_buf_deinit(&b);
   if (err)
-    pu_vocab_free(v);
+    pu_grammar_vocab_free(v);
   else
     *out = v;
   return err;
 }
 
-void pu_vocab_free(pu_vocab *v) {
+void pu_grammar_vocab_free(pu_grammar_vocab *v) {
   if (!v) return;
   free(v->nodes);
   free(v->ids);

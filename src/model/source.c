@@ -1,0 +1,122 @@
+/* The sources of weights, and the first of them: a Hugging Face directory. */
+#include "src/model/source.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- a Hugging Face directory ---- */
+
+static pu_err read_config(const char *dir, const pu_arch **arch, pu_hparams *hp, pu_error *e) {
+  pu_arena *a;
+  PU_TRY(pu_arena_create(1 << 16, &a, e));
+  const char *config = pu_path_join(a, dir, "config.json");
+  pu_err err = config ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dir);
+  if (err == PU_OK && !pu_path_is_dir(dir))
+    err = pu_fail(e, PU_ERR_IO, "%s: neither a model directory nor a GGUF file", dir);
+  if (err == PU_OK) err = pu_config_read(config, arch, hp, e);
+  pu_arena_free(a);
+  return err;
+}
+
+static void close_dir(pu_source *s) {
+  pu_safetensors_close(s->own);
+}
+
+/* Tables that older files hold though they follow from config.json. */
+static const char *const ignored_in_dirs[] = {".inv_freq", ".masked_bias", NULL};
+
+pu_err pu_source_open_dir(const char *path, pu_source *s, pu_error *e) {
+  pu_safetensors *files;
+  s->config = "config.json";
+  s->types = "f32, bf16 and f16";
+  PU_TRY(read_config(path, &s->arch, &s->hp, e));
+  PU_TRY(pu_safetensors_open(path, &files, e));
+  s->own = files;
+  s->close = close_dir;
+  s->rules = s->arch->tensors;
+  s->also_read = s->arch->also_read;
+  s->ignored = ignored_in_dirs;
+  s->tensors = calloc(pu_safetensors_count(files) + 1, sizeof *s->tensors);
+  if (!s->tensors) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the list of its tensors", path);
+  for (; s->n < pu_safetensors_count(files); s->n++) {
+    const pu_st_tensor *t = pu_safetensors_at(files, s->n);
+    bool is_float = t->dtype == PU_F32 || t->dtype == PU_BF16 || t->dtype == PU_F16;
+    pu_source_tensor *out = &s->tensors[s->n];
+    *out = (pu_source_tensor){.name = t->name,
+                              .type = is_float ? pu_dtype_name(t->dtype) : t->type,
+                              .dtype = is_float ? t->dtype : PU_DTYPE_COUNT,
+                              .ndim = t->ndim,
+                              .block = 1,
+                              .data = t->data};
+    memcpy(out->shape, t->shape, sizeof out->shape);
+  }
+  return PU_OK;
+}
+
+/* ---- all of them ---- */
+
+static bool any(const char *path) {
+  (void)path;
+  return true;
+}
+
+/* The first that fits. */
+static const struct {
+  bool (*fits)(const char *path);
+  pu_err (*open)(const char *path, pu_source *s, pu_error *e);
+  pu_err (*describe)(const char *path, const pu_arch **arch, pu_hparams *hp, pu_error *e);
+} formats[] = {{pu_gguf_is, pu_source_open_gguf, pu_describe_gguf}, {any, pu_source_open_dir, read_config}};
+
+static size_t format_of(const char *path) {
+  size_t i = 0;
+  while (!formats[i].fits(path)) i++;
+  return i;
+}
+
+pu_err pu_model_describe(const char *path, const pu_arch **arch, pu_hparams *hp, pu_error *e) {
+  return formats[format_of(path)].describe(path, arch, hp, e);
+}
+
+pu_err pu_model_mostly_f32(const char *path, bool *out, pu_error *e) {
+  pu_source s;
+  double all = 0, f32 = 0;
+  PU_TRY(pu_source_open(path, &s, e));
+  for (size_t i = 0; i < s.n; i++) {
+    const pu_source_tensor *t = &s.tensors[i];
+    double values = 1;
+    for (int d = 0; d < t->ndim; d++) values *= (double)t->shape[d];
+    all += values;
+    f32 += t->dtype == PU_F32 && !t->coding ? values : 0;
+  }
+  pu_source_close(&s);
+  *out = f32 > all / 2;
+  return PU_OK;
+}
+
+pu_err pu_source_open(const char *path, pu_source *out, pu_error *e) {
+  *out = (pu_source){.where = path};
+  pu_err err = formats[format_of(path)].open(path, out, e);
+  if (err != PU_OK) pu_source_close(out);
+  return err;
+}
+
+void pu_source_close(pu_source *s) {
+  if (s->close) s->close(s);
+  free(s->tensors);
+  *s = (pu_source){0};
+}
+
+static int by_name(const void *a, const void *b) {
+  return strcmp(((const pu_source_tensor *)a)->name, ((const pu_source_tensor *)b)->name);
+}
+
+const pu_source_tensor *pu_source_find(const pu_source *s, const char *name) {
+  pu_source_tensor key = {.name = name};
+  return s->n ? bsearch(&key, s->tensors, s->n, sizeof key, by_name) : NULL;
+}
+
+const void *pu_source_values(const pu_source *s, const pu_source_tensor *t, int64_t at, int64_t n, void *room) {
+  if (!t->coding) return (const char *)t->data + (size_t)at * pu_dtype_size(t->dtype);
+  s->values(t, at, n, room);
+  return room;
+}
