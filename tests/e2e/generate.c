@@ -133,13 +133,14 @@ static void the_answer_fits(void **state) {
   char dir[] = "/tmp/puyu-form-XXXXXX", line[1024];
   pu_error e;
   assert_non_null(mkdtemp(dir));
-  snprintf(line, sizeof line,
-           "cd %s && echo one two one two user assistant >t.txt && P=" PU_PROGRAM
-           " && $P tokenizer train --out m --vocab-size 264 t.txt && $P init --shape puyu-2m --vocab 264 --out m && "
-           "echo 'root ::= (w \" \"){2} \"one.\"\nw ::= \"two\"' >g.gbnf && "
-           "echo '{\"type\":\"object\",\"properties\":{\"c\":{\"enum\":[\"red\",\"blue\"]}},\"required\":[\"c\"]}' "
-           ">s.json",
-           dir);
+  snprintf(
+      line, sizeof line,
+      "cd %s && echo one two one two user assistant >t.txt && P=" PU_PROGRAM
+      " && $P tokenizer train --out m --vocab-size 264 t.txt && $P init --shape puyu-2m --vocab-size 264 --out m && "
+      "echo 'root ::= (w \" \"){2} \"one.\"\nw ::= \"two\"' >g.gbnf && "
+      "echo '{\"type\":\"object\",\"properties\":{\"c\":{\"enum\":[\"red\",\"blue\"]}},\"required\":[\"c\"]}' "
+      ">s.json",
+      dir);
   assert_int_equal(shell(line), 0);
   for (size_t i = 0; i < PU_COUNT(cases); i++) {
     snprintf(line, sizeof line, "cd %s && " PU_PROGRAM " generate m --prompt one --temperature 1 --threads 1 %s", dir,
