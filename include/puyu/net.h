@@ -84,6 +84,7 @@ typedef struct pu_http_ask {
   const char *url;            /* http or https */
   const char *unix_path;      /* a Unix socket instead of the host's address; NULL: none */
   const char *const *headers; /* "Name: value", NULL-ended; NULL: none */
+  const char *ca_file;        /* certificates (PEM) to trust with https; NULL: the system's */
   pu_str body;                /* sent by POST; ptr NULL: nothing is sent, by GET */
   double seconds;             /* in all; 0: any time */
   /* A piece of the answer's body, as it comes. False ends the exchange (PU_ERR_STOPPED). */

@@ -187,6 +187,7 @@ static pu_err send_one(load *l, const pu_load_request *what, pu_error *e) {
   put_body(&body, l, what);
   pu_http_ask ask = {.url = l->url,
                      .unix_path = l->o->unix_path,
+                     .ca_file = l->o->ca_file,
                      .headers = l->headers,
                      .body = pu_str_of(body.data, body.len),
                      .seconds = l->o->seconds,
@@ -299,6 +300,7 @@ static pu_err get_page(const pu_load_options *o, const char *url, const char *co
   PU_TRY(pu_http_client_open(&c, e));
   pu_http_ask ask = {.url = url,
                      .unix_path = o->unix_path,
+                     .ca_file = o->ca_file,
                      .headers = headers,
                      .seconds = SECONDS,
                      .on_data = on_page_data,

@@ -42,6 +42,7 @@ pu_err pu_load_trace(const char *path, size_t n, uint64_t seed, const pu_tokeniz
 typedef struct pu_load_options {
   const char *url;       /* "http://127.0.0.1:23333", with or without /v1 */
   const char *unix_path; /* NULL: by the address */
+  const char *ca_file;   /* certificates to trust with https; NULL: the system's */
   const char *api_key;   /* NULL: none */
   const char *model;     /* NULL: the first that the server names */
   bool chat;             /* /v1/chat/completions, else /v1/completions */

@@ -102,6 +102,7 @@ static bool set_up(pu_http_call *call) {
               curl_easy_setopt(h, CURLOPT_PROTOCOLS_STR, "http,https") == CURLE_OK &&
               curl_easy_setopt(h, CURLOPT_NOPROXY, "*") == CURLE_OK &&
               curl_easy_setopt(h, CURLOPT_UNIX_SOCKET_PATH, ask->unix_path) == CURLE_OK && set_headers(call);
+  if (good && ask->ca_file) good = curl_easy_setopt(h, CURLOPT_CAINFO, ask->ca_file) == CURLE_OK;
   if (good && ask->body.ptr)
     good = curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)ask->body.len) == CURLE_OK &&
            curl_easy_setopt(h, CURLOPT_COPYPOSTFIELDS, ask->body.ptr) == CURLE_OK;

@@ -9,7 +9,7 @@
 #include "src/cli/sample.h"
 
 typedef struct options {
-  const char *url, *unix_path, *model, *name, *tokenizer, *trace, *rate, *input_len, *output_len;
+  const char *url, *unix_path, *ca_cert, *model, *name, *tokenizer, *trace, *rate, *input_len, *output_len;
   int64_t requests, concurrency, seed, timeout, threads, context, max_batch;
   int dtype;
   double memory;
@@ -21,6 +21,8 @@ static const pu_option rows[] = {
     PU_ROW(options, url, "url", STR, .meta = "URL",
            .help = "a server that speaks OpenAI's API, with or without /v1 at the end"),
     PU_ROW(options, unix_path, "unix", STR, .meta = "PATH", .help = "by this Unix socket; --url is http://localhost"),
+    PU_ROW(options, ca_cert, "ca-cert", STR, .meta = "FILE",
+           .help = "trust these certificates (PEM) with https, not the system's"),
     PU_ROW(options, model, "model", STR, .meta = "MODEL",
            .help = "instead: a model of one's own, served from inside this command"),
     PU_ROW(options, name, "name", STR, .meta = "NAME",
@@ -262,6 +264,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   pu_load_lengths lengths = {0};
   pu_load_options lo = {.url = o->url,
                         .unix_path = o->unix_path,
+                        .ca_file = o->ca_cert,
                         .api_key = o->model ? NULL : getenv("PUYU_API_KEY"),
                         .model = o->name,
                         .chat = o->chat,
