@@ -166,7 +166,9 @@ static void failures_are_told(void **state) {
   pu_error e;
   pu_load_result r;
   tiny_open(&b, (pu_server_options){.model_name = "tiny", .api_keys = keys, .n_api_keys = 1});
-  pu_load_options o = {.url = pu_server_url(b.sv), .model = "tiny", .rate = INFINITY};
+  char url[100];
+  snprintf(url, sizeof url, "%s", pu_server_url(b.sv));
+  pu_load_options o = {.url = url, .model = "tiny", .rate = INFINITY};
   static char long_text[8 * TINY_CONTEXT];
   memset(long_text, '7', sizeof long_text - 1);
   pu_load_request requests[] = {{pu_str_c("one"), 1, 2}, {pu_str_c(long_text), 1, 2}, {pu_str_c("two"), 1, 2}};

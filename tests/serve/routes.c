@@ -549,6 +549,18 @@ static void keys_open(void **state) {
   tiny_close(&b);
 }
 
+/* The engine's thread shows itself once a second at the least: to one that wants to see it sooner it looks stuck. */
+static void the_watchdog_barks(void **state) {
+  (void)state;
+  tiny b;
+  tiny_open(&b, (pu_server_options){.stuck_seconds = 1e-6});
+  usleep(10000);
+  json_t *v = tiny_json(ask_once(b.port, "GET", "/health", "", NULL), 503);
+  assert_string_equal(tiny_str(v, "status"), "stuck");
+  json_decref(v);
+  tiny_close(&b);
+}
+
 static void key_files_are_read(void **state) {
   (void)state;
   char path[64];
@@ -599,8 +611,8 @@ int main(void) {
       cmocka_unit_test(calls_are_made),           cmocka_unit_test(calls_are_streamed),
       cmocka_unit_test(the_small_routes),         cmocka_unit_test(mistakes_are_told),
       cmocka_unit_test(large_bodies_are_refused), cmocka_unit_test(pages_of_others_are_kept_out)};
-  const struct CMUnitTest others[] = {cmocka_unit_test(keys_open), cmocka_unit_test(key_files_are_read),
-                                      cmocka_unit_test(open_doors_are_refused)};
+  const struct CMUnitTest others[] = {cmocka_unit_test(keys_open), cmocka_unit_test(the_watchdog_barks),
+                                      cmocka_unit_test(key_files_are_read), cmocka_unit_test(open_doors_are_refused)};
   int failed = cmocka_run_group_tests(tests, open_server, close_server);
   return failed + cmocka_run_group_tests(others, NULL, NULL);
 }
