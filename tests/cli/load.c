@@ -148,7 +148,7 @@ static void figures_agree(void **state) {
     if (!chat) assert_int_equal(r.input_tokens, asked + N); /* each with its bos */
     assert_int_equal(r.first.n, N);
     assert_int_equal(r.whole.n, N);
-    assert_true(r.gap.n > 0 && r.gap.n <= (size_t)(wanted - N));
+    assert_true(r.gap.n <= (size_t)(wanted - N)); /* fewer where tokens came together */
     /* An answer's gaps lie between its first text and its end. */
     assert_true(sum_of(&r.gap) <= sum_of(&r.whole) - sum_of(&r.first) + 1e-6);
     assert_true(r.first.v[0] > 0 && r.seconds >= r.whole.v[N - 1]);
@@ -156,6 +156,58 @@ static void figures_agree(void **state) {
     pu_load_result_deinit(&r);
   }
   tiny_close(&b);
+}
+
+/* Another server: it does not count tokens, and has its own ways to fail. */
+static void other_server(void *arg, pu_http_request *r) {
+#define TEXT(s) "data: {\"choices\":[{\"text\":\"" s "\"}]}\n\n"
+  static const char *const answers[] = {
+      TEXT("a") TEXT("b") ": hm\n\n" TEXT("") TEXT("c") "data: {\"choices\":[]}\n\ndata: [DONE]\n\n", TEXT("a"),
+      TEXT("a") "data: {\"error\":{\"message\":\"no luck\"}}\n\n", "data: nonsense\n\n"};
+#undef TEXT
+  size_t *n = arg;
+  pu_http_reply(r, 200, "text/event-stream", pu_str_c(answers[(*n)++ % PU_COUNT(answers)]));
+}
+
+static void *run_other(void *arg) {
+  pu_error e;
+  return pu_http_run(arg, &e) ? arg : NULL;
+}
+
+static void drain_other(void *arg) {
+  pu_http_drain(arg, 0.1);
+}
+
+static void other_servers_are_measured(void **state) {
+  (void)state;
+  pu_http_server *s;
+  pthread_t thread;
+  pu_error e;
+  pu_load_result r;
+  size_t n = 0;
+  const pu_http_options ho = {.handler = other_server, .arg = &n};
+  pu_load_request requests[] = {
+      {pu_str_c("x"), 7, 4}, {pu_str_c("x"), 7, 4}, {pu_str_c("x"), 7, 4}, {pu_str_c("x"), 7, 4}};
+  const pu_load_plan plan = {requests, PU_COUNT(requests)};
+  assert_ok(pu_http_open(&ho, &s, &e), &e);
+  pthread_create(&thread, NULL, run_other, s);
+  const pu_load_options o = {.url = pu_http_url(s), .model = "x", .concurrency = 1, .rate = INFINITY};
+  assert_ok(pu_load_run(&o, &plan, &r, &e), &e);
+  assert_int_equal(r.completed, 1);
+  assert_false(r.counted);
+  assert_int_equal(r.input_tokens, 7);
+  assert_int_equal(r.output_tokens, 3);
+  assert_int_equal(r.short_answers, 1);
+  assert_int_equal(r.gap.n, 2);
+  assert_int_equal(r.each.n, 1);
+  assert_true(fabs(pu_load_mean(&r.each) - pu_load_mean(&r.gap)) < 1e-9);
+  assert_int_equal(r.failed, 3);
+  static const char *const why[] = {"the stream ended early", "status 200: no luck", "status 200: nonsense"};
+  for (size_t i = 0; i < PU_COUNT(why); i++) assert_string_equal(r.reasons[i].text, why[i]);
+  pu_load_result_deinit(&r);
+  assert_true(pu_http_post(s, drain_other, s));
+  pthread_join(thread, NULL);
+  pu_http_free(s);
 }
 
 static void failures_are_told(void **state) {
@@ -196,6 +248,7 @@ static void failures_are_told(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(lengths_are_drawn), cmocka_unit_test(prompts_have_their_lengths),
                                      cmocka_unit_test(traces_are_read),   cmocka_unit_test(percentiles_lie_between),
-                                     cmocka_unit_test(figures_agree),     cmocka_unit_test(failures_are_told)};
+                                     cmocka_unit_test(figures_agree),     cmocka_unit_test(other_servers_are_measured),
+                                     cmocka_unit_test(failures_are_told)};
   return cmocka_run_group_tests(tests, open_arena, close_arena);
 }

@@ -122,7 +122,7 @@ static void every_cut_says_the_same(void **state) {
       unsigned flags = (w->form == 'o' ? PU_CHAT_READ_ONE_CALL : 0) | (whole ? PU_CHAT_READ_WHOLE : 0);
       const char *wanted = whole && w->whole ? w->whole : w->told;
       for (size_t a = 0; a <= len; a++) {
-        for (size_t b = a; b <= len; b++) {
+        for (size_t b = a; b <= len; b += len > 80 ? 3 : 1) { /* of long ones, every third */
           pu_chat_reader *r = open_reader(c, flags, &told);
           feed(r, w->text, a);
           feed(r, w->text + a, b - a);
