@@ -19,7 +19,7 @@ enum { SANITIZED = 1 }; /* freed memory is kept for a while: resident memory say
 enum { SANITIZED = PU_TSAN };
 #endif
 
-enum { QUESTIONS = 28, MOST_CHOICES = 3, MOST_SAMPLES = 100000, MOST_WHY = 5 };
+enum { QUESTIONS = 28, MOST_CHOICES = 3, MOST_SAMPLES = 100000, MOST_WHY = 5, PATIENCE = 300 /* seconds */ };
 
 typedef struct soak {
   char dir[64], url[100];
@@ -248,7 +248,7 @@ static void start(soak *s, exchange *x, pu_buf *body) {
   snprintf(url, sizeof url, "%s/v1/%s", s->url, chat ? "chat/completions" : "completions");
   const pu_http_ask ask = {.url = url,
                            .body = pu_str_of(body->data ? body->data : "", body->len),
-                           .seconds = 120,
+                           .seconds = PATIENCE,
                            .on_data = on_data,
                            .on_end = on_end,
                            .arg = x};
@@ -268,6 +268,14 @@ static void choose(soak *s, exchange *x) {
 
 /* ---- strange manners, on sockets of their own ---- */
 
+/* Answers wait behind those of all the others. */
+static client open_client(const soak *s, int rcvbuf) {
+  client c = client_open_with(s->port, rcvbuf);
+  struct timeval patience = {.tv_sec = PATIENCE};
+  setsockopt(c.fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
+  return c;
+}
+
 static void ask_raw(client *c, const soak *s, int question, bool stream) {
   pu_buf body;
   (void)s;
@@ -279,7 +287,7 @@ static void ask_raw(client *c, const soak *s, int question, bool stream) {
 
 /* Three requests at once, whose answers come in their order. */
 static bool sends_ahead(soak *s) {
-  client c = client_open(s->port);
+  client c = open_client(s, 0);
   bool good = true;
   for (int i = 0; i < 3; i++) ask_raw(&c, s, i * 2, false);
   for (int i = 0; i < 3 && good; i++) {
@@ -298,7 +306,7 @@ static bool sends_ahead(soak *s) {
 }
 
 static bool half_closes(soak *s) {
-  client c = client_open(s->port);
+  client c = open_client(s, 0);
   ask_raw(&c, s, 4, true);
   shutdown(c.fd, SHUT_WR);
   answer a = client_answer(&c);
@@ -309,7 +317,7 @@ static bool half_closes(soak *s) {
 }
 
 static bool does_not_read(soak *s) {
-  client c = client_open_with(s->port, 2048);
+  client c = open_client(s, 2048);
   ask_raw(&c, s, 6, true);
   usleep(300000);
   client_close(&c);
@@ -317,7 +325,7 @@ static bool does_not_read(soak *s) {
 }
 
 static bool sends_garbage(soak *s) {
-  client c = client_open(s->port);
+  client c = open_client(s, 0);
   client_puts(&c, "\x16\x03\x01 this is no HTTP\r\n\r\n");
   answer a = client_answer(&c);
   bool good = a.status == 400;
