@@ -26,8 +26,8 @@ static const pu_option rows[] = {
     {0},
 };
 
-static const pu_demo_stage *const stages[] = {&pu_demo_corpus, &pu_demo_tokenizer, &pu_demo_shards, &pu_demo_pretrain,
-                                              &pu_demo_answer};
+static const pu_demo_stage *const stages[] = {&pu_demo_corpus,   &pu_demo_tokenizer, &pu_demo_shards,
+                                              &pu_demo_pretrain, &pu_demo_answer,    &pu_demo_serve};
 
 /* ---- the table and the report ---- */
 

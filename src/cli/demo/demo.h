@@ -28,7 +28,9 @@ typedef struct pu_demo {
   int64_t vocab;
   pu_train_result trained;
   int64_t parameters;
-  pu_buf samples; /* HTML */
+  const char *served; /* the model that is served */
+  double served_rate; /* tokens a second, through HTTP */
+  pu_buf samples;     /* HTML */
 } pu_demo;
 
 /* The table at the end, on the terminal and in the report. */
@@ -46,6 +48,7 @@ typedef struct pu_demo_stage {
   void (*rows)(const pu_demo *d, pu_demo_table *t); /* its rows of the table */
 } pu_demo_stage;
 
-extern const pu_demo_stage pu_demo_corpus, pu_demo_tokenizer, pu_demo_shards, pu_demo_pretrain, pu_demo_answer;
+extern const pu_demo_stage pu_demo_corpus, pu_demo_tokenizer, pu_demo_shards, pu_demo_pretrain, pu_demo_answer,
+    pu_demo_serve;
 
 #endif
