@@ -60,6 +60,9 @@ function showComposer() {
   frame.send.title = busy ? t('stop') : t('send');
   frame.send.setAttribute('aria-label', frame.send.title);
   frame.send.disabled = !busy && !frame.input.value.trim();
+  // For those who hear the page: words that come piece by piece are not read out, their end is.
+  if (busy !== frame.busy) frame.status.textContent = frame.busy ? t('done') : '';
+  frame.busy = busy;
 }
 
 app.show = () => {
@@ -124,19 +127,20 @@ function makeFrame(text) {
   input.addEventListener('input', showComposer);
   const button = h('button', { type: 'button', class: 'send', onclick: () => app.runs.has(app.current.id) ? stop(app.current) : send() });
   const scroller = h('div', { class: 'scroller', onscroll: scrolled }, turns);
+  const status = h('div', { class: 'unseen', role: 'status' });
   const jump = iconButton('down', t('toBottom'), () => app.follow(true), { hidden: true });
   jump.classList.add('jump');
   const main = h('main', {},
     h('header', { class: 'top' }, iconButton('menu', t('menu'), () => toggleSide()), h('div', { class: 'models' }, models),
       iconButton('sliders', t('settings'), openSettings)),
-    scroller,
+    scroller, status,
     h('div', { class: 'foot' }, jump, h('div', { class: 'hello' }, h('h1', {}, t('hello'))),
       h('div', { class: 'composer' }, input, button), h('p', { class: 'hint keys' }, t('helloHint'))));
   document.body.replaceChildren(side.element, h('div', { class: 'scrim', onclick: () => toggleSide(false) }), main);
   watch.disconnect();
   watch.observe(turns);
   watch.observe(scroller);
-  return { side, models, turns, input, send: button, scroller, jump, pending: null };
+  return { side, models, turns, input, send: button, scroller, jump, status, busy: false, pending: null };
 }
 
 // Again in another language: everything that was drawn has words in it.

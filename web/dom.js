@@ -55,7 +55,7 @@ export function iconButton(name, label, onclick, props = {}) {
 // Pages that did not come over HTTPS or from this machine itself have no clipboard; the old way works there.
 export async function copyText(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const area = h('textarea', { class: 'offscreen', value: text });
+  const area = h('textarea', { class: 'unseen', value: text });
   (document.querySelector('dialog[open]') ?? document.body).append(area);
   area.select();
   document.execCommand('copy');

@@ -12,7 +12,8 @@ const { Lexer, marked } = self.marked, purify = self.DOMPurify; // index.html lo
 // Debian 12's DOMPurify (2.4.1, +deb12u1) reads a variable that it declares in another function, and ends there. With
 // this one its check of the outermost element passes, which is inert; its checks of every element inside are not touched.
 self.shadowNode ??= Object.freeze({});
-const MOST_HIGHLIGHTED = 40000; // characters; beyond that colours are not worth the wait
+// Characters of code that get colours: when it is whole, and again and again while it grows.
+const MOST_HIGHLIGHTED = 40000, MOST_HIGHLIGHTED_OPEN = 4000;
 const tags = ['p', 'br', 'hr', 'h1', 'h2', 'h3', 'h4', 'h5', 'h6', 'em', 'strong', 'del', 'code', 'pre', 'blockquote', 'ul', 'ol',
   'li', 'table', 'thead', 'tbody', 'tr', 'th', 'td', 'a', 'img', 'input', 'span', 'sub', 'sup', 'kbd', 'u', 'mark', 'b', 'i', 's',
   'details', 'summary'];
@@ -148,12 +149,12 @@ function frameTable(table) {
 
 // What a text's elements get beyond Markdown. Formulas and colours come when the result is called, with the elements in
 // the page.
-function finish(fragment) {
+function finish(fragment, open) {
   const all = selector => [...fragment.querySelectorAll(selector)];
   all('pre').forEach(frameCode);
   all('table').forEach(frameTable);
   const formulas = all('.math');
-  const codes = all('pre > code').filter(c => c.className !== 'language-' && c.textContent.length < MOST_HIGHLIGHTED);
+  const codes = all('pre > code').filter(c => c.className !== 'language-' && c.textContent.length < (open ? MOST_HIGHLIGHTED_OPEN : MOST_HIGHLIGHTED));
   return () => {
     whenLoaded('katex', self.katex, formulas, typeset);
     whenLoaded('highlight', self.hljs, codes, highlight);
@@ -188,7 +189,7 @@ export class MarkdownView {
     this.open = [];
     this.append(tokens.slice(0, kept));
     this.rest = this.rest.slice(tokens.slice(0, kept).reduce((n, token) => n + token.raw.length, 0));
-    if (!final) this.open = this.append(tokens.slice(kept));
+    if (!final) this.open = this.append(tokens.slice(kept), true);
     // A link may be used before the line that says where it leads.
     else if (Object.keys(this.links).length) this.again(text);
   }
@@ -204,10 +205,10 @@ export class MarkdownView {
     return lexer.lex(text.endsWith('\n') ? text : text + '\n'); // without it, marked takes an open fence for words
   }
 
-  append(tokens) {
+  append(tokens, open) {
     if (!tokens.length) return [];
     const fragment = sanitize(marked.parser(Object.assign(tokens, { links: this.links })));
-    const colour = finish(fragment), nodes = [...fragment.childNodes];
+    const colour = finish(fragment, open), nodes = [...fragment.childNodes];
     this.root.append(fragment);
     colour();
     return nodes;

@@ -12,6 +12,12 @@ export function toggleSide(on) {
   document.body.classList.toggle(name, isPhone() ? on : on === undefined ? undefined : !on);
 }
 
+// On to the conversation. A phone's keyboard would hide half of it, so that there it waits for a touch.
+function leaveSide() {
+  if (isPhone()) toggleSide(false);
+  else document.querySelector('.composer textarea').focus();
+}
+
 const jsonLines = convs => convs.map(c => exportLine(c) + '\n').join('');
 const fileName = text => text.replace(/[^\p{L}\p{N}]+/gu, '-').replace(/^-|-$/g, '').slice(0, 40) || 'chat';
 
@@ -78,7 +84,7 @@ function openMenu(conv, row, button) {
 function rowOf(conv) {
   const row = h('li', { class: conv === app.current ? 'row current' : 'row' });
   const more = iconButton('more', t('more'), () => openMenu(conv, row, more), { 'aria-haspopup': 'menu' });
-  const go = () => { open(conv); if (isPhone()) toggleSide(false); };
+  const go = () => { open(conv); leaveSide(); };
   row.append(h('button', { type: 'button', class: 'title', onclick: go, 'aria-current': conv === app.current ? 'page' : null,
     title: conv.title }, app.runs.has(conv.id) && h('span', { class: 'dot' }), conv.title || t('newChat')), more);
   return row;
@@ -102,7 +108,7 @@ export function makeSidebar() {
   const search = h('input', { type: 'search', placeholder: t('search'), 'aria-label': t('search'), oninput: () => show() });
   const file = h('input', { type: 'file', accept: '.jsonl,.json,application/jsonl', hidden: true,
     onchange: async () => { await importFile(file.files[0]); file.value = ''; } });
-  const begin = () => { open(); if (isPhone()) toggleSide(false); document.querySelector('.composer textarea').focus(); };
+  const begin = () => { open(); leaveSide(); };
   const show = () => list.replaceChildren(...listOf(search.value.trim().toLowerCase()));
   const element = h('nav', { class: 'side', 'aria-label': t('chats') },
     h('button', { type: 'button', class: 'new', onclick: begin }, icon('plus'), t('newChat')), search, list,
