@@ -63,7 +63,7 @@ export function askKey(refused) {
 
 // As the server's bounds are (docs/serving.md).
 const numbers = [
-  ['temperature', 0, 2, 0.1, '1'], ['max_tokens', 1, 1e7, 1, ''], ['top_p', 0, 1, 0.05, '1'], ['top_k', 0, 1e6, 1, '0'],
+  ['temperature', 0, 2, 0.1, '1'], ['max_tokens', 1, 1e7, 1, ''], ['top_p', 0.01, 1, 0.05, '1'], ['top_k', 0, 1e6, 1, '0'],
   ['min_p', 0, 1, 0.01, '0'], ['seed', 0, 2 ** 53 - 1, 1, ''], ['presence_penalty', -2, 2, 0.1, '0'],
   ['frequency_penalty', -2, 2, 0.1, '0'], ['repetition_penalty', 0.01, 100, 0.05, '1']];
 

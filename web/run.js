@@ -50,6 +50,7 @@ function paint(run) {
     const before = performance.now();
     run.painting = false;
     if (!run.node.live) return;
+    run.node.stats = measure(run);
     app.views.get(run.node.id)?.update();
     run.cost = performance.now() - before;
     if (before - run.saved < SAVE_EVERY) return;

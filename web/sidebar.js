@@ -66,9 +66,9 @@ function removeWithUndo(conv) {
 }
 
 function openMenu(conv, row, button) {
-  const item = (name, label, work) => h('button', { type: 'button', role: 'menuitem', onclick: () => { menu.hidePopover(); work(); } },
+  const item = (name, label, work) => h('button', { type: 'button', onclick: () => { menu.hidePopover(); work(); } },
     icon(name), label);
-  const menu = h('div', { class: 'menu', popover: 'auto', role: 'menu' },
+  const menu = h('div', { class: 'menu', popover: 'auto' },
     item('edit', t('rename'), () => rename(conv, row)),
     item('download', t('exportOne'), () => download(`${fileName(conv.title)}.jsonl`, 'application/jsonl', jsonLines([conv]))),
     item('trash', t('remove'), () => removeWithUndo(conv)));
@@ -83,7 +83,7 @@ function openMenu(conv, row, button) {
 
 function rowOf(conv) {
   const row = h('li', { class: conv === app.current ? 'row current' : 'row' });
-  const more = iconButton('more', t('more'), () => openMenu(conv, row, more), { 'aria-haspopup': 'menu' });
+  const more = iconButton('more', t('more'), () => openMenu(conv, row, more));
   const go = () => { open(conv); leaveSide(); };
   row.append(h('button', { type: 'button', class: 'title', onclick: go, 'aria-current': conv === app.current ? 'page' : null,
     title: conv.title }, app.runs.has(conv.id) && h('span', { class: 'dot' }), conv.title || t('newChat')), more);

@@ -83,12 +83,14 @@ export function exportLine(conv) {
 const textOf = content => typeof content === 'string' ? content
   : Array.isArray(content) ? content.filter(p => p?.type === 'text').map(p => String(p.text)).join('') : '';
 
+const asText = value => typeof value === 'string' ? value : JSON.stringify(value);
+
 function nodeOf(m) {
   const content = textOf(m.content);
   if (m.role === 'tool') return { role: 'tool', call: String(m.tool_call_id ?? ''), name: String(m.name ?? 'tool'), content };
   if (m.role !== 'assistant') return { role: 'user', content };
   const calls = (Array.isArray(m.tool_calls) ? m.tool_calls : []).map(c => ({
-    id: String(c?.id ?? newId()), name: String(c?.function?.name ?? ''), arguments: String(c?.function?.arguments ?? '{}') }));
+    id: String(c?.id ?? newId()), name: String(c?.function?.name ?? ''), arguments: asText(c?.function?.arguments ?? '{}') }));
   return calls.length ? { role: 'assistant', content, calls } : { role: 'assistant', content };
 }
 
@@ -99,7 +101,7 @@ export function importLine(line, settings) {
   const conv = newConversation({ ...settings, system: '', tools: Array.isArray(value.tools) ? JSON.stringify(value.tools, null, 2) : '' });
   let parent = null;
   for (const m of value.messages) {
-    if (m?.role === 'system') conv.settings.system = textOf(m.content);
+    if (m?.role === 'system' || m?.role === 'developer') conv.settings.system = textOf(m.content);
     else if (m) parent = addNode(conv, parent, nodeOf(m));
   }
   conv.title = typeof value.title === 'string' ? value.title : titleOf(conv);

@@ -105,12 +105,13 @@ function assistantView(conv, node) {
     element.classList.toggle('live', Boolean(node.live));
     element.classList.toggle('empty', !node.content && !node.calls);
     element.setAttribute('aria-busy', String(Boolean(node.live)));
+    if (node.live) refresh();
   };
   const refresh = () => {
     const busy = app.runs.has(conv.id);
-    actions.replaceChildren(...(node.live ? [] : [versions(conv, node),
+    actions.replaceChildren(...(node.live ? [tell(node.stats)] : [versions(conv, node),
       node.content && copyButton(t('copy'), () => splitThink(node.content).text),
-      iconButton('retry', t('retry'), () => retry(conv, node), { disabled: busy }), tell(node.stats)].filter(Boolean)));
+      iconButton('retry', t('retry'), () => retry(conv, node), { disabled: busy }), tell(node.stats)]).filter(Boolean));
   };
   update();
   return { element, update, refresh };

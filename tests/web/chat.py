@@ -97,6 +97,7 @@ class Page(unittest.TestCase):
         self.ask("hello there, this is a longer question", wait=False)
         b.until(LAST + "?.querySelector(':scope > .md')?.innerText.startsWith('answer')")
         self.assertTrue(b.js("return Boolean(document.querySelector('.composer .icon-stop'))"))
+        b.until(LAST + ".querySelector('.stats')?.innerText.startsWith('≈ ')")
         b.until(IDLE)
         self.assertEqual(self.texts(".assistant > .md"), ["answer 1 to: hello there, this is a longer question"])
         self.assertRegex(self.texts(".stats")[0], r"^8 tokens · \d+\.\d tokens/s · first after \d+\.\d\d s · prompt 11$")
