@@ -62,7 +62,7 @@ class Browser:
     def cdp(self, command, **params):
         return self.call("POST", "/goog/cdp/execute", {"cmd": command, "params": params})
 
-    def until(self, code, *args, seconds=10):
+    def until(self, code, *args, seconds=30):
         """Waits until the expression is true, and gives its value."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

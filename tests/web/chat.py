@@ -95,9 +95,8 @@ class Page(unittest.TestCase):
         b = self.b
         self.fake.pause = 0.15
         self.ask("hello there, this is a longer question", wait=False)
-        b.until(LAST + "?.querySelector(':scope > .md')?.innerText.startsWith('answer')")
-        self.assertTrue(b.js("return Boolean(document.querySelector('.composer .icon-stop'))"))
-        b.until(LAST + ".querySelector('.stats')?.innerText.startsWith('≈ ')")
+        b.until("document.querySelector('.composer .icon-stop') && document.querySelector('.stats')?.innerText.startsWith('≈ ') && "
+                + LAST + ".querySelector(':scope > .md').innerText.startsWith('answer')")
         b.until(IDLE)
         self.assertEqual(self.texts(".assistant > .md"), ["answer 1 to: hello there, this is a longer question"])
         self.assertRegex(self.texts(".stats")[0], r"^8 tokens · \d+\.\d tokens/s · first after \d+\.\d\d s · prompt 11$")
@@ -433,9 +432,9 @@ class RealServer(unittest.TestCase):
             self.assertEqual(b.js("return [sessionStorage['puyu.key'], localStorage['puyu.key'] ?? null]"), ["right", None])
             b.type(INPUT, "the quick fox")
             b.press("enter")
-            b.until(LAST + "?.innerText.length > 3", seconds=20)
+            b.until(LAST + "?.innerText.length > 3")
             b.press("escape")
-            b.until(IDLE, seconds=20)
+            b.until(IDLE)
             b.gather()
             self.assertEqual([p for p in b.problems if "401" not in p], [])
             self.assertEqual([r for r in b.requests if not r.startswith((url, "data:", "chrome"))], [])
