@@ -159,6 +159,7 @@ struct pu_server {
 };
 
 /* Replies that every route uses; the request is dead after them. code may be NULL. */
+void pu_reply(pu_server *sv, pu_http_request *r, int status, const char *type, pu_str body);
 void pu_reply_json(pu_server *sv, pu_http_request *r, int status, pu_buf *body); /* deinits body; failed: status 500 */
 void pu_reply_error(pu_server *sv, pu_http_request *r, int status, const char *message, const char *param,
                     const char *code);

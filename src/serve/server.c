@@ -33,7 +33,7 @@ static void add_cors(const pu_server *sv, pu_http_request *r) {
   if (strcmp(sv->o.cors_origin, "*") != 0) pu_http_add_header(r, "Vary", "Origin");
 }
 
-static void reply(pu_server *sv, pu_http_request *r, int status, const char *type, pu_str body) {
+void pu_reply(pu_server *sv, pu_http_request *r, int status, const char *type, pu_str body) {
   pu_metrics_status(&sv->metrics, status);
   add_cors(sv, r);
   pu_http_reply(r, status, type, body);
@@ -44,7 +44,7 @@ void pu_reply_error(pu_server *sv, pu_http_request *r, int status, const char *m
   pu_buf b;
   pu_buf_init(&b, 1 << 14);
   pu_put_error(&b, status, message, param, code);
-  reply(sv, r, status, "application/json", pu_str_of(b.data ? b.data : "", b.len));
+  pu_reply(sv, r, status, "application/json", pu_str_of(b.data ? b.data : "", b.len));
   pu_buf_deinit(&b);
 }
 
@@ -52,12 +52,12 @@ void pu_reply_json(pu_server *sv, pu_http_request *r, int status, pu_buf *body) 
   if (body->failed)
     pu_reply_error(sv, r, 500, "no memory for the answer", NULL, NULL);
   else
-    reply(sv, r, status, "application/json", pu_str_of(body->data, body->len));
+    pu_reply(sv, r, status, "application/json", pu_str_of(body->data, body->len));
   pu_buf_deinit(body);
 }
 
 void pu_reply_text(pu_server *sv, pu_http_request *r, const char *type, pu_buf *body) {
-  reply(sv, r, 200, type, pu_str_of(body->data ? body->data : "", body->len));
+  pu_reply(sv, r, 200, type, pu_str_of(body->data ? body->data : "", body->len));
   pu_buf_deinit(body);
 }
 
@@ -113,7 +113,7 @@ static void preflight(pu_server *sv, pu_http_request *r) {
   pu_http_add_header(r, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
   pu_http_add_header(r, "Access-Control-Allow-Headers", "Authorization, Content-Type");
   pu_http_add_header(r, "Access-Control-Max-Age", "86400");
-  reply(sv, r, 204, NULL, pu_str_c(""));
+  pu_reply(sv, r, 204, NULL, pu_str_c(""));
 }
 
 /* ---- routes ---- */

@@ -131,7 +131,8 @@ const pu_command pu_command_serve = {
     .details =
         "MODEL is a Hugging Face directory. Prints the address on standard output when it listens, and answers until "
         "SIGINT or SIGTERM; running answers may then end.\n\n"
-        "Routes: /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, /apply_template, /health, "
+        "A chat page is at /. Routes: /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, "
+        "/apply_template, /health, "
         "/metrics. docs/serving.md shows each with curl.",
     .options = rows,
     .options_size = sizeof(options),
