@@ -10,7 +10,7 @@ enum {
   FORWARD_ROWS = 64,   /* of an item of work: u of so many lies behind the products' scratch */
   BACKWARD_ROWS = 1024 /* of which u and du are kept at a time */
 };
-_Static_assert((size_t)FORWARD_ROWS * PU_LORA_MAX_RANK * 4 <= (size_t)16 << 20, "u has to fit into a worker's scratch");
+_Static_assert((size_t)FORWARD_ROWS *PU_LORA_MAX_RANK * 4 <= (size_t)16 << 20, "u has to fit into a worker's scratch");
 
 static void *at(const pu_tensor *t, int64_t row, int64_t col) {
   return (char *)pu_row(t, row) + (size_t)col * pu_dtype_size(t->dtype);
