@@ -187,10 +187,10 @@ static pu_err make_one(void *arg, const found *f, pu_error *e) {
 
 static pu_err make_memory(pu_adapter *a, const sizes *s, pu_error *e) {
   size_t layers = (size_t)a->m->hp.layers, each = sizeof(pu_adapted) + 2 * (sizeof(pu_param) + 3 * MAX_NAME + 512);
-  a->bytes = s->bytes + 64;
+  a->bytes = s->bytes;
   PU_TRY(pu_arena_create((1 << 16) + s->n * each + layers * PU_SLOT_COUNT * sizeof(size_t), &a->host, e));
-  PU_TRY(a->m->be->alloc(a->m->be, a->bytes, &a->memory, e));
-  PU_TRY(pu_arena_wrap(a->memory, a->bytes, &a->weights, e));
+  PU_TRY(a->m->be->alloc(a->m->be, a->bytes + 64, &a->memory, e));
+  PU_TRY(pu_arena_wrap(a->memory, a->bytes + 64, &a->weights, e));
   a->v = pu_arena_zalloc(a->host, s->n * sizeof *a->v);
   a->params = pu_arena_zalloc(a->host, 2 * s->n * sizeof *a->params);
   a->first = pu_arena_zalloc(a->host, (layers * PU_SLOT_COUNT + 1) * sizeof *a->first);
