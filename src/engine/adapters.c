@@ -6,11 +6,18 @@
 
 /* ---- the list ---- */
 
+static pu_err twice(const char *dir, const char *name, pu_error *e) {
+  return pu_fail(e, PU_ERR_USAGE, "%s: there is an adapter '%s' already: take another name", dir, name);
+}
+
 pu_err pu_adapters_measure(const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype, const pu_engine_options *o,
                            size_t *out, pu_error *e) {
   *out = 0;
   for (int i = 0; i < o->n_adapters; i++) {
     size_t bytes;
+    for (int k = 0; k < i; k++)
+      if (strcmp(o->adapters[k].name, o->adapters[i].name) == 0)
+        return twice(o->adapters[i].dir, o->adapters[i].name, e);
     PU_TRY(pu_adapter_measure(o->adapters[i].dir, arch, hp, dtype, &bytes, e));
     *out += bytes;
   }
@@ -33,7 +40,7 @@ static pu_err load_one(pu_engine *en, const char *name, const char *dir, pu_erro
   pu_beside **at = find(en, name);
   if (!*name || strlen(name) > PU_MOST_ADAPTER_NAME)
     return pu_fail(e, PU_ERR_USAGE, "%s: an adapter's name has 1 to %d bytes", dir, PU_MOST_ADAPTER_NAME);
-  if (*at) return pu_fail(e, PU_ERR_USAGE, "%s: there is an adapter '%s' already", dir, name);
+  if (*at) return twice(dir, name, e);
   pu_beside *b = calloc(1, sizeof *b);
   if (b) b->name = strdup(name);
   pu_err err = b && b->name ? pu_adapter_load(dir, en->m, false, &b->a, e)

@@ -263,10 +263,45 @@ static void planned(void **state) {
   pu_model_free(m);
 }
 
+/* The greedy continuation that transformers and PEFT give. */
+static void peft_says_the_same(void **state) {
+  static const char dir[] = PU_SHARED "/fixtures/hf/llama-lora",
+                    adapter[] = PU_SHARED "/fixtures/hf/llama-lora/adapter";
+  enum { GIVEN = 8, MADE = 32 };
+  pu_safetensors *s;
+  pu_engine *en;
+  pu_session *x;
+  pu_error e;
+  (void)state;
+  if (!pu_path_is_dir(dir)) {
+    print_message("skipped: there is no %s\n", dir);
+    return;
+  }
+  const pu_engine_adapter one = {"one", adapter};
+  pu_engine_options o = {.dtype = PU_F32, .max_batch = 1, .adapters = &one, .n_adapters = 1};
+  assert_ok(pu_engine_open(dir, &o, &en, &e), &e);
+  assert_ok(pu_safetensors_open(PU_SHARED "/fixtures/hf/llama-lora/expected.safetensors", &s, &e), &e);
+  int32_t ids[GIVEN + MADE];
+  memcpy(ids, pu_safetensors_find(s, "greedy_ids")->data, sizeof ids);
+  assert_ok(pu_session_open(en, &x, &e), &e);
+  assert_ok(pu_session_adapter(x, "one", &e), &e);
+  assert_ok(pu_session_append(x, ids, GIVEN, &e), &e);
+  pu_sampling how = pu_sampling_default();
+  how.max_tokens = MADE;
+  how.ignore_eos = true;
+  assert_ok(pu_session_generate(x, &how, NULL, NULL, &e), &e);
+  size_t n;
+  const int32_t *made = pu_session_answer(x, &n);
+  assert_int_equal(n, MADE);
+  assert_memory_equal(made, ids + GIVEN, MADE * sizeof *ids);
+  pu_safetensors_close(s);
+  pu_engine_free(en);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(same_as_alone),     cmocka_unit_test(same_as_merged), cmocka_unit_test(prefixes_are_told_apart),
-      cmocka_unit_test(added_and_removed), cmocka_unit_test(planned),
+      cmocka_unit_test(added_and_removed), cmocka_unit_test(planned),        cmocka_unit_test(peft_says_the_same),
   };
   return cmocka_run_group_tests(tests, open_bench, close_bench);
 }
