@@ -6,9 +6,10 @@
 #include "src/model/slots.h"
 
 enum {
-  PU_ADAPTER_MAX_CONFIG = 1 << 20,  /* bytes of adapter_config.json */
-  PU_ADAPTER_MAX_PATTERN = 4096,    /* bytes of a regular expression in it */
-  PU_ADAPTER_MAX_PATTERNS = 1 << 14 /* entries of a list or table in it */
+  PU_ADAPTER_MAX_CONFIG = 1 << 20,   /* bytes of adapter_config.json */
+  PU_ADAPTER_MAX_PATTERN = 4096,     /* bytes of a regular expression in it */
+  PU_ADAPTER_MAX_PATTERNS = 1 << 14, /* entries of a list or table in it */
+  PU_ADAPTER_MAX_REGEXES = 64        /* of a table, those that are more than plain names */
 };
 #define PU_ADAPTER_CONFIG "adapter_config.json"
 

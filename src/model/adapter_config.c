@@ -77,10 +77,17 @@ static pu_err check_names(const json_t *json, const char *key, bool text_too, co
                         text_too ? " or a regular expression" : "");
 }
 
+/* A name, in which a dot is all that an expression would read otherwise. */
+static bool is_plain(const char *name) {
+  static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.";
+  return !name[strspn(name, plain)];
+}
+
 static pu_err check_table(const json_t *json, const char *key, bool whole, double most, const char *where,
                           pu_error *e) {
   json_t *v = json_object_get(json, key), *item;
   const char *name;
+  int regexes = 0;
   if (is_off(v)) return PU_OK;
   if (!json_is_object(v) || json_object_size(v) > PU_ADAPTER_MAX_PATTERNS)
     return pu_fail(e, PU_ERR_FORMAT, "%s: '%s' should map names to numbers", where, key);
@@ -89,8 +96,11 @@ static pu_err check_table(const json_t *json, const char *key, bool whole, doubl
     if (!json_is_number(item) || !(x > 0 && x <= most) || (whole && !json_is_integer(item)))
       return pu_fail(e, PU_ERR_FORMAT, "%s: '%s' of '%.80s' should be a number above 0 and at most %g", where, key,
                      name, most);
+    regexes += !is_plain(name);
   }
-  return PU_OK;
+  if (regexes <= PU_ADAPTER_MAX_REGEXES) return PU_OK;
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: '%s' has %d regular expressions; %d can be told", where, key, regexes,
+                 PU_ADAPTER_MAX_REGEXES);
 }
 
 static pu_err check_layers(const json_t *json, const char *where, pu_error *e) {
@@ -212,8 +222,7 @@ static bool ends_in(const char *module, const char *name, bool any) {
 /* Keys of rank_pattern and alpha_pattern are regular expressions that a name may end in. Nearly all are plain names,
  * and there may be one for each matrix. */
 static pu_err match_key(const char *key, const char *module, const char *where, bool *out, pu_error *e) {
-  static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.";
-  if (key[strspn(key, plain)]) return match_regex("(?:.*\\.)?", key, module, where, out, e);
+  if (!is_plain(key)) return match_regex("(?:.*\\.)?", key, module, where, out, e);
   *out = ends_in(module, key, true);
   return PU_OK;
 }
