@@ -132,7 +132,7 @@ static void said_is_taken(void **state) {
   static const pu_work_shape rows = {.dtype = PU_F32, SIZES(256, 64, 16, 16, 7, 0, 16, 16, 8)};
   static const pu_work_shape parts = {.dtype = PU_BF16, SIZES(300, 300, 16, 16, 50, 0, 2, 1, 8)};
   static const pu_work_shape experts = {.dtype = PU_F32, SIZES(96, 32, 32, 256, 50, 2, 2, 2, 8)};
-  static const pu_work_shape adapter = {.dtype = PU_F32, .rank = 200, SIZES(1500, 25, 16, 16, 7, 0, 2, 2, 8)};
+  static const pu_work_shape adapter = {.dtype = PU_F32, .rank = 1000, SIZES(1500, 25, 16, 16, 7, 0, 2, 2, 8)};
   (void)state;
   check(&adapter, 60, 1.1);
   check(&loss, 1, 1.1);
