@@ -227,6 +227,51 @@ static void peft_computes_the_same(void **state) {
   pu_model_free(m);
 }
 
+/* A GGUF file of the base holds heads in pairs; the adapter is still the directory's. */
+static void base_may_be_a_gguf_file(void **state) {
+  char dir[300], path[300];
+  pu_error e;
+  pu_model *m = plain("llama3-tiny", *state), *other;
+  pu_adapter *a = new_adapter(m, 0, 4, 2);
+  snprintf(path, sizeof path, "%s/base.gguf", folder);
+  assert_ok(pu_model_save_gguf(m, path, pu_gguf_type_named("f32"), NULL, &e), &e);
+  assert_ok(pu_model_load(path, *state, &(pu_model_options){.dtype = PU_F32}, &other, &e), &e);
+  pu_adapter *b = load(save(a, "gguf", dir), other);
+  input in;
+  make_input(&in, m, 0, 1);
+  float *x = logits(m, &in, &(pu_adapter_rows){a, 0, LEN}, 1),
+        *y = logits(other, &in, &(pu_adapter_rows){b, 0, LEN}, 1);
+  assert_true(distance(y, x, (size_t)(LEN * m->hp.vocab)) < 1e-5);
+  free(x), free(y);
+  pu_adapter_free(a);
+  pu_adapter_free(b);
+  pu_model_free(m);
+  pu_model_free(other);
+}
+
+/* Trained beside a base in bf16: what is written are the f32 masters, and they are what is read back. */
+static void masters_come_back(void **state) {
+  char dir[300];
+  pu_error e;
+  size_t n, k;
+  pu_model *m = load_base("internlm2-tiny", *state, &(pu_model_options){.dtype = PU_BF16});
+  pu_adapter *a = new_adapter(m, 1, 5, 3), *b;
+  assert_ok(pu_adapter_load(save(a, "masters", dir), m, true, &b, &e), &e);
+  pu_param *p = pu_adapter_params(a, &n), *q = pu_adapter_params(b, &k);
+  assert_int_equal(n, k);
+  for (size_t i = 0; i < n; i++) {
+    assert_string_equal(p[i].name, q[i].name);
+    assert_int_equal(q[i].w->dtype, PU_BF16);
+    assert_memory_equal(p[i].master->data, q[i].master->data, pu_tensor_bytes(p[i].master));
+    const float *v = q[i].master->data;
+    for (int64_t x = 0; x < pu_tensor_count(q[i].w); x++)
+      assert_int_equal(((uint16_t *)q[i].w->data)[x], pu_f32_to_bf16(v[x]));
+  }
+  pu_adapter_free(a);
+  pu_adapter_free(b);
+  pu_model_free(m);
+}
+
 /* ---- in a batch ---- */
 
 /* Two adapters of different ranks and none: a sequence's logits are the same bits as alone. */
@@ -435,6 +480,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(beside_is_merged),
       cmocka_unit_test(peft_computes_the_same),
+      cmocka_unit_test(base_may_be_a_gguf_file),
+      cmocka_unit_test(masters_come_back),
       cmocka_unit_test(rows_are_independent),
       cmocka_unit_test(gradients_match_differences),
       cmocka_unit_test(patterns_choose_as_in_peft),
