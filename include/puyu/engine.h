@@ -199,9 +199,9 @@ typedef enum pu_session_state {
 } pu_session_state;
 
 pu_err pu_session_open(pu_engine *en, pu_session **out, pu_error *e) PU_MUST_USE;
-/* A new session with the same tokens (and adapter), not yet started. Cache blocks are shared, and copied when one of the two writes:
- * n answers to one question, the options of a test, beams. Best done when the prompt is processed; forks of a prompt
- * that is not, wait for its blocks (where there is a prefix cache). */
+/* A new session with the same tokens (and adapter), not yet started. Cache blocks are shared, and copied when one of
+ * the two writes: n answers to one question, the options of a test, beams. Best done when the prompt is processed;
+ * forks of a prompt that is not, wait for its blocks (where there is a prefix cache). */
 pu_err pu_session_fork(const pu_session *s, pu_session **out, pu_error *e) PU_MUST_USE;
 void pu_session_close(pu_session *s); /* NULL is fine; gives its cache blocks back */
 /* Sessions with different salts share nothing in the prefix cache (tenants). Only before the first append. */

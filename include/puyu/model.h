@@ -317,7 +317,7 @@ size_t pu_adapter_bytes(const pu_adapter *a); /* of the backend's memory */
 pu_param *pu_adapter_params(pu_adapter *a, size_t *n);
 /* Writes the directory, from the masters where there are some; the configuration last. dtype: f32, bf16 or f16. */
 pu_err pu_adapter_save(const pu_adapter *a, const char *dir, pu_dtype dtype, pu_error *e) PU_MUST_USE;
-/* Adds scale B A to the model's matrices, in f32, rounded once to their type. Not where they are tiled. */
+/* Adds scale B A to the model's matrices, in f32, rounded once to their type. Of a model without tiles and masters. */
 pu_err pu_model_merge(pu_model *m, const char *adapter_dir, pu_error *e) PU_MUST_USE;
 
 /* Rows of a forward pass that one adapter changes. */

@@ -70,7 +70,7 @@ static pu_err set_up(pu_engine *en, const char *path, bool counted, const pu_eng
                    (long long)o->draft->m->hp.vocab, (long long)en->m->hp.vocab);
   en->shares_prefixes = !o->no_prefix_cache;
   en->memory_bound = en->plan.context < o->context;
-  size_t taken = en->plan.work + en->plan.cache + (counted ? en->plan.weights : 0);
+  size_t taken = en->plan.work + en->plan.cache + en->plan.weights - (counted ? 0 : weight_bytes(en->m));
   en->spare = en->plan.budget > taken ? en->plan.budget - taken : 0;
   choose_chat(en, path);
   if (!pu_sampler_init(&en->sampler, en->m->hp.vocab)) return pu_fail(e, PU_ERR_NOMEM, "no memory for the sampler");

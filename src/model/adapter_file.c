@@ -262,7 +262,7 @@ static pu_err merge_one(pu_model *m, const pu_adapted *t, pu_error *e) {
   const pu_tensor *w = m->layers[t->layer].slot[t->slot];
   size_t n = (size_t)(t->map.shape[0] * t->map.shape[1]);
   if (w->layout != PU_LAYOUT_PLAIN)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "an adapter cannot be merged into weights that are tiled");
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "an adapter cannot be merged into weights that are laid out for inference");
   merging g = {.t = t,
                .a = malloc(pu_tensor_bytes(t->a)),
                .b = malloc(pu_tensor_bytes(t->b)),
