@@ -279,6 +279,55 @@ pu_err pu_param_parts(const pu_model *m, const pu_param *p, const float *host_da
                       pu_error *e) PU_MUST_USE;
 size_t pu_model_weight_bytes(const pu_arch *arch, const pu_hparams *hp, const pu_model_options *o);
 
+/* ---- weights in few bits ----------------------------------------------------------------------------------------------- */
+
+/* A matrix in few bits on the host: w[m][k] = (q[m][k] - zero[m][g]) * scale[m][g] with g = g_idx ? g_idx[k] : k / group.
+ * Scales are values that f16 holds, since that is what files and kernels keep. */
+typedef struct pu_qmatrix {
+  int bits;           /* 4 or 8 */
+  int64_t rows, cols; /* M outputs, K inputs */
+  int64_t group;      /* inputs that share a scale; cols: one for a row */
+  uint8_t *q;         /* [rows, cols], one value a byte */
+  float *scale;       /* [rows, groups] */
+  uint8_t *zero;      /* [rows, groups]; NULL: symmetric, 2^(bits-1) everywhere */
+  int32_t *g_idx;     /* [cols] group of each input (act-order); NULL: k / group */
+} pu_qmatrix;
+
+static inline int64_t pu_qmatrix_groups(const pu_qmatrix *q) {
+  return (q->cols + q->group - 1) / q->group;
+}
+
+/* Makes room for the given sizes, cleared; group 0: cols. The caller frees it, also after an error. A g_idx is the caller's
+ * to fill in (from malloc; freed with the rest). */
+pu_err pu_qmatrix_init(pu_qmatrix *q, int bits, int64_t rows, int64_t cols, int64_t group, bool symmetric,
+                       pu_error *e) PU_MUST_USE;
+void pu_qmatrix_deinit(pu_qmatrix *q); /* of all zeros: fine */
+/* Scale and zero of one group that cover all of w[0 .. n): from the least to the greatest value (0 between them), or,
+ * symmetric, as far below 0 as above. The scale is rounded to f16. */
+void pu_quant_range(const float *w, int64_t n, int bits, bool symmetric, float *scale, uint8_t *zero);
+/* w to the nearest value of its group: clamp(round(w / scale) + zero, 0, 2^bits - 1). */
+static inline uint8_t pu_quant_round(float w, float scale, int zero, int bits) {
+  float v = scale != 0 ? __builtin_rintf(w / scale) + (float)zero : (float)zero, most = (float)((1 << bits) - 1);
+  return (uint8_t)(!(v > 0) ? 0 : v > most ? most : v);
+}
+/* Row m from f32 by rounding to nearest: ranges, then values. */
+void pu_qmatrix_round(pu_qmatrix *q, int64_t m, const float *w);
+/* Row m as f32 [cols]. */
+void pu_qmatrix_to_f32(const pu_qmatrix *q, int64_t m, float *w);
+
+/* What such weights are called in a Hugging Face directory (docs/quantisation.md says how they lie there). */
+typedef enum pu_quant_format {
+  PU_QUANT_AWQ,  /* AWQ's `gemm` layout: 4 bits, no g_idx */
+  PU_QUANT_GPTQ, /* GPTQ's: 4 or 8 bits, with or without g_idx */
+  PU_QUANT_INT8  /* compressed-tensors' int8: 8 bits, symmetric, one scale a row; activations are rounded as they come */
+} pu_quant_format;
+
+/* pu_model_save, with some matrices in few bits and a quantization_config beside. q: [m->n_params]; q[i] stands for
+ * m->params[i], its rows in memory's order (those of all experts one after the other), or has bits 0: that parameter is
+ * written as it is. All have the same bits, group and symmetry. */
+pu_err pu_model_save_quantised(const pu_model *m, const char *dir, pu_dtype dtype, pu_quant_format format,
+                               const pu_qmatrix *q, size_t shard_bytes, pu_error *e) PU_MUST_USE;
+
 /* ---- forward ----------------------------------------------------------------------------------------------------------- */
 
 typedef struct pu_forward {
