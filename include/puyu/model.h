@@ -245,10 +245,17 @@ typedef struct pu_model {
   size_t n_params;
 } pu_model;
 
+/* Layers [from, to), and what belongs to no layer where `outer` says so. */
+typedef struct pu_model_part {
+  int64_t from, to;
+  bool outer;
+} pu_model_part;
+
 typedef struct pu_model_options {
   pu_dtype dtype;   /* compute type */
   bool train;       /* f32 masters, and gradients (w->grad, f32) with their memory */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED */
+  const pu_model_part *part; /* NULL: the whole model; else the rest has no memory: for work that goes layer by layer */
   /* May be NULL; called while weights are read. */
   void (*progress)(void *arg, double done, double total);
   void *progress_arg;
@@ -330,6 +337,14 @@ pu_err pu_model_save_quantised(const pu_model *m, const char *dir, pu_dtype dtyp
 
 /* ---- forward ----------------------------------------------------------------------------------------------------------- */
 
+/* Told of what goes into a block's matrices, before each of them is applied: how weights in few bits are calibrated. x: their
+ * input [N, K]. idx: i32 [N, k], the experts of each token, with PU_SLOT_EXPERTS_GATE_UP; of their `down` nothing is told.
+ * An observer that fails leaves its error in c->status. */
+typedef struct pu_observer {
+  void (*see)(void *arg, pu_ctx *c, int64_t layer, pu_slot slot, const pu_tensor *x, const pu_tensor *idx);
+  void *arg;
+} pu_observer;
+
 typedef struct pu_forward {
   const pu_tensor *ids;   /* i32 [N] */
   const pu_seqs *seqs;
@@ -337,10 +352,14 @@ typedef struct pu_forward {
   /* Which length decides dynamic RoPE scaling, per sequence; NULL: each sequence's own (kv: its length in the cache). */
   const int32_t *rope_len;
   bool recompute;         /* with a tape: keep only each block's input */
+  const pu_observer *observer; /* NULL: none */
 } pu_forward;
 
 /* The last norm's output [N, C], from which logits or loss are taken. NULL: c->status says why. */
 pu_tensor *pu_model_forward(pu_model *m, pu_ctx *c, const pu_forward *f);
+/* One block alone, from a residual state to the next, which is in c->mem; `in` stays as it is. f->ids does not count. For
+ * models of which a part is there. */
+pu_state pu_model_block(pu_model *m, pu_ctx *c, const pu_forward *f, int64_t layer, pu_state in);
 /* Logits f32 [n, V] of the given rows of hidden (rows NULL: all). */
 pu_tensor *pu_model_logits(pu_model *m, pu_ctx *c, pu_tensor *hidden, const int32_t *rows, int64_t n);
 /* Next-token losses f32 [N]; with a tape ready for pu_backward. targets: i32 [N], -1: not counted. */

@@ -12,11 +12,17 @@ typedef struct block {
   int64_t layer;
 } block;
 
+static void see(pu_ctx *c, const block *b, pu_slot slot, const pu_tensor *x, const pu_tensor *idx) {
+  const pu_observer *o = b->f->observer;
+  if (o && x && !c->status) o->see(o->arg, c, b->layer, slot, x, idx);
+}
+
 static pu_tensor *attention(pu_ctx *c, const block *b, pu_tensor *x) {
   const pu_hparams *hp = &b->m->hp;
   pu_tensor *const *w = b->m->layers[b->layer].slot;
   int heads = (int)hp->heads, kv_heads = (int)hp->kv_heads, head_dim = (int)hp->head_dim, window = (int)hp->window;
   float scale = 1.0f / sqrtf((float)head_dim);
+  see(c, b, PU_SLOT_QKV, x, NULL);
   pu_tensor *qkv = pu_linear(c, x, w[PU_SLOT_QKV], w[PU_SLOT_QKV_BIAS], false);
   if (hp->qk_norm)
     qkv = pu_qk_norm(c, qkv, w[PU_SLOT_Q_NORM], w[PU_SLOT_K_NORM], heads, kv_heads, head_dim, (float)hp->norm_eps);
@@ -24,13 +30,16 @@ static pu_tensor *attention(pu_ctx *c, const block *b, pu_tensor *x) {
   pu_tensor *out =
       b->f->kv ? pu_attention_paged(c, qkv, b->f->seqs, &b->f->kv[b->layer], heads, kv_heads, head_dim, window, scale)
                : pu_attention(c, qkv, b->f->seqs, heads, kv_heads, head_dim, window, scale);
+  see(c, b, PU_SLOT_WO, out, NULL);
   return pu_linear(c, out, w[PU_SLOT_WO], w[PU_SLOT_WO_BIAS], false);
 }
 
 static pu_tensor *mlp(pu_ctx *c, const block *b, pu_tensor *x) {
   pu_tensor *const *w = b->m->layers[b->layer].slot;
-  pu_tensor *gate_up = pu_linear(c, x, w[PU_SLOT_GATE_UP], w[PU_SLOT_GATE_UP_BIAS], false);
-  return pu_linear(c, pu_swiglu(c, gate_up), w[PU_SLOT_DOWN], w[PU_SLOT_DOWN_BIAS], false);
+  see(c, b, PU_SLOT_GATE_UP, x, NULL);
+  pu_tensor *act = pu_swiglu(c, pu_linear(c, x, w[PU_SLOT_GATE_UP], w[PU_SLOT_GATE_UP_BIAS], false));
+  see(c, b, PU_SLOT_DOWN, act, NULL);
+  return pu_linear(c, act, w[PU_SLOT_DOWN], w[PU_SLOT_DOWN_BIAS], false);
 }
 
 /* The router reads the norm of h in f32, whatever the compute type: see dtype_of in model.c. */
@@ -41,6 +50,7 @@ static pu_tensor *experts(pu_ctx *c, const block *b, pu_tensor *h, pu_tensor *x)
     exact = pu_rmsnorm_add(c, h, NULL, w[PU_SLOT_MLP_NORM], (float)b->m->hp.norm_eps, PU_F32, &h);
   pu_tensor *logits = pu_linear(c, exact, w[PU_SLOT_ROUTER], NULL, true);
   pu_tensor *idx = pu_moe_route(c, logits, (int)b->m->hp.experts_used, &weight);
+  see(c, b, PU_SLOT_EXPERTS_GATE_UP, x, idx);
   return pu_moe_mlp(c, x, idx, weight, w[PU_SLOT_EXPERTS_GATE_UP], w[PU_SLOT_EXPERTS_DOWN]);
 }
 
@@ -104,6 +114,17 @@ pu_tensor *pu_model_forward(pu_model *m, pu_ctx *c, const pu_forward *f) {
     s = pu_segment(c, run_block, &blocks[l], s, f->recompute);
   }
   return pu_rmsnorm_add(c, s.h, s.x, m->outer[PU_SLOT_OUT_NORM], (float)m->hp.norm_eps, m->dtype, &h);
+}
+
+pu_state pu_model_block(pu_model *m, pu_ctx *c, const pu_forward *f, int64_t layer, pu_state in) {
+  const pu_state none = {NULL, NULL};
+  if (c->status || !in.h) return none;
+  if (in.h->ndim != 2 || in.h->shape[0] != f->seqs->tokens || layer < 0 || layer >= m->hp.layers) {
+    fail(c, PU_ERR_SHAPE, "the sequences do not cover the residual state, or there is no such layer");
+    return none;
+  }
+  block b = {m, f, angles(m, c, f), layer};
+  return b.cs ? run_block(c, &b, in) : none;
 }
 
 /* The given rows of hidden, taken as an embedding takes rows of its table. */

@@ -178,7 +178,7 @@ static pu_err load_all(loader *l, pu_model *m, const pu_model_options *o, pu_err
   l->row = malloc(width * 2 * sizeof *l->row);
   if (!l->used || !l->room || !l->row) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to load it", l->from.where);
   for (size_t i = 0; i < m->n_params; i++) PU_TRY(load_param(l, &m->params[i], e));
-  PU_TRY(check_surplus(l, e));
+  if (!o->part) PU_TRY(check_surplus(l, e));
   m->hp.norm_head = false; /* done once and for all above */
   return PU_OK;
 }

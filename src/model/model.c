@@ -38,16 +38,21 @@ static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu
   return bytes;
 }
 
+static pu_model_part part_of(const pu_hparams *hp, const pu_model_options *o) {
+  return o->part ? *o->part : (pu_model_part){0, hp->layers, true};
+}
+
 size_t pu_model_weight_bytes(const pu_arch *arch, const pu_hparams *hp, const pu_model_options *o) {
   (void)arch; /* in memory all families look the same */
   size_t total = 0;
   int64_t shape[PU_MAX_DIMS];
+  pu_model_part part = part_of(hp, o);
   for (int s = 0; s < PU_SLOT_COUNT; s++) {
     int ndim = pu_slot_shape(hp, (pu_slot)s, shape);
-    size_t times = pu_slot_is_outer((pu_slot)s) ? 1 : (size_t)hp->layers;
+    size_t times = pu_slot_is_outer((pu_slot)s) ? part.outer : (size_t)(part.to - part.from);
     if (ndim) total += times * param_bytes((pu_slot)s, shape, ndim, o);
   }
-  if (hp->tied && o->tile) total += aligned(pu_tiled_bytes(o->dtype, hp->vocab, hp->hidden));
+  if (hp->tied && o->tile && part.outer) total += aligned(pu_tiled_bytes(o->dtype, hp->vocab, hp->hidden));
   return total;
 }
 
@@ -93,11 +98,13 @@ static bool make_param(pu_model *m, const pu_model_options *o, pu_slot slot, int
 }
 
 static bool make_params(pu_model *m, const pu_model_options *o) {
-  bool ok = make_param(m, o, PU_SLOT_EMBED, -1);
-  for (int l = 0; l < m->hp.layers && ok; l++)
+  pu_model_part part = part_of(&m->hp, o);
+  bool ok = !part.outer || make_param(m, o, PU_SLOT_EMBED, -1);
+  for (int l = (int)part.from; l < part.to && ok; l++)
     for (int s = 0; s < PU_SLOT_COUNT && ok; s++)
       if (!pu_slot_is_outer((pu_slot)s)) ok = make_param(m, o, (pu_slot)s, l);
-  ok = ok && make_param(m, o, PU_SLOT_OUT_NORM, -1) && make_param(m, o, PU_SLOT_OUTPUT, -1);
+  if (!part.outer || !ok) return ok;
+  ok = make_param(m, o, PU_SLOT_OUT_NORM, -1) && make_param(m, o, PU_SLOT_OUTPUT, -1);
   if (ok && m->hp.tied) m->outer[PU_SLOT_OUTPUT] = m->outer[PU_SLOT_EMBED];
   return ok;
 }
