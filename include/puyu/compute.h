@@ -47,8 +47,8 @@ void pu_convert(void *dst, pu_dtype to, const void *src, pu_dtype from, int64_t 
 enum { PU_MAX_DIMS = 4 };
 
 /* How a weight lies in memory. PLAIN is by strides. TILED is what the CPU's inference kernels read: tiles of 16 rows by
- * 64 bytes, one after the other (see src/compute/cpu/gemm.h); only `linear` without a tape takes it. PACKED is a weight
- * in few bits: `linear` and `moe_mlp` without a tape take it; dtype is the compute type that it stands for. */
+ * 64 bytes, one after the other (see src/compute/cpu/gemm.h); only `linear` and `linear_cross_entropy` without
+ * a tape take it. PACKED is a weight in few bits, for these two and `moe_mlp`, without a tape; dtype is the compute type that it stands for. */
 typedef enum pu_layout { PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED } pu_layout;
 
 /* What a PACKED matrix [M, K] holds: w[m][k] = (q - zero) * scale, with a scale (and a zero) for each row and group of
@@ -318,7 +318,8 @@ typedef struct pu_moe_mlp_args {
 pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight, pu_tensor *gate_up, pu_tensor *down);
 
 /* Next-token cross-entropy without the batch's logits: in chunks of rows, logits = x w^T; loss[n] = logsumexp -
- * logits[target] (0 where target < 0). x: [N, C]; w: [V, C]; targets: i32 [N]; loss: f32 [N].
+ * logits[target] (0 where target < 0). x: [N, C]; w: [V, C], without a tape of any layout; targets: i32 [N];
+ * loss: f32 [N].
  * With a tape the forward also leaves dx = grad_scale * d(sum of loss)/dx in `dx` and adds to w->grad at once;
  * backward only hands dx on. */
 typedef struct pu_linear_cross_entropy_args {
@@ -367,6 +368,9 @@ typedef struct pu_pack_weight_args {
 } pu_pack_weight_args;
 pu_err pu_pack_weight(pu_ctx *c, const pu_pack_weight_args *a) PU_MUST_USE;
 size_t pu_packed_bytes(const pu_packing *p, int64_t rows, int64_t cols);
+size_t pu_weight_bytes(const pu_tensor *w); /* whatever its layout */
+/* What `linear` with a PACKED weight of so many columns takes for itself. */
+size_t pu_packed_work_bytes(int64_t tokens, int64_t cols, pu_dtype dtype);
 static inline int64_t pu_packed_groups(const pu_packing *p, int64_t cols) {
   return (cols + p->group - 1) / p->group;
 }

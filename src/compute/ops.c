@@ -232,10 +232,12 @@ pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight
 
 pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale) {
   if (c->status || !x || !w || !targets) return NULL;
-  if (!fits(x, 2, -1) || !fits(w, 2, x->shape[1]) || w->layout != PU_LAYOUT_PLAIN || x->dtype != w->dtype ||
-      targets->dtype != PU_I32 || targets->shape[0] != x->shape[0])
+  if (!fits(x, 2, -1) || !fits(w, 2, x->shape[1]) || x->dtype != w->dtype || targets->dtype != PU_I32 ||
+      targets->shape[0] != x->shape[0])
     return misfit(c, "linear_cross_entropy");
   bool grad = pu_tape_recording(c) && (has_grad(x) || has_grad(w));
+  if (grad && w->layout != PU_LAYOUT_PLAIN)
+    return pu_ctx_fail(c, PU_ERR_UNSUPPORTED, "linear_cross_entropy: a tiled or packed weight has no backward");
   pu_tensor *loss = new1(c, PU_F32, x->shape[0], false);
   pu_tensor *dx = grad ? new2(c, x->dtype, x->shape[0], x->shape[1], false) : NULL;
   if (c->status) return NULL;

@@ -59,7 +59,6 @@ static inline int64_t pu_packed_tokens(int64_t tokens) {
 /* y = x w^T + b, of all tokens; work: pu_packed_work_bytes, 64-byte aligned. Rows of y may be strided. */
 void pu_cpu_linear_packed(pu_cpu *cpu, const pu_tensor *x, const pu_tensor *w, const pu_tensor *b, pu_tensor *y,
                           void *work);
-size_t pu_packed_work_bytes(int64_t tokens, int64_t cols, pu_dtype dtype);
 /* Matrix i of a packed [E, M, K]. */
 pu_tensor pu_packed_matrix(const pu_tensor *w, int64_t i);
 
