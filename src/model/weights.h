@@ -74,6 +74,7 @@ typedef struct pu_outgoing {
   const char *name;
   const pu_model *m;
   pu_slot slot;
+  size_t param; /* of m->params */
   const pu_tensor *from;
   pu_mapping map; /* its shape is the tensor's */
 } pu_outgoing;
@@ -85,5 +86,18 @@ pu_err pu_outgoing_list(const pu_model *m, const pu_tensor_rule *rules, const ch
                         pu_outgoing **out, pu_error *e) PU_MUST_USE;
 /* Values [at, at + n) as f32, bf16 or f16. */
 pu_err pu_outgoing_read(const pu_outgoing *o, int64_t at, int64_t n, pu_dtype type, void *out, pu_error *e) PU_MUST_USE;
+
+/* ---- in few bits (quant_write.c) ---- */
+
+enum { PU_QUANT_PARTS = 4 }; /* tensors of a matrix, at most */
+/* Do the matrices go together, and with the format? */
+pu_err pu_quant_check(const pu_model *m, const char *where, pu_quant_format f, const pu_qmatrix *q,
+                      pu_error *e) PU_MUST_USE;
+/* The tensors that o becomes, at out[*n]. What they need is taken of the arena: 4 bytes a row, and PU_QUANT_LIST. */
+enum { PU_QUANT_LIST = 2048 };
+pu_err pu_quant_sources(const pu_outgoing *o, pu_quant_format f, const pu_qmatrix *q, pu_arena *a, pu_st_source *out,
+                        size_t *n, pu_error *e) PU_MUST_USE;
+/* A new reference; NULL: no memory. */
+json_t *pu_quant_config(const pu_outgoing *o, size_t n, pu_quant_format f, const pu_qmatrix *q);
 
 #endif
