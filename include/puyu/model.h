@@ -251,18 +251,27 @@ typedef struct pu_model_part {
   bool outer;
 } pu_model_part;
 
+/* How matrices are kept for inference; vectors, routers and the input embedding stay as they are. */
+typedef enum pu_quant {
+  PU_QUANT_FILE, /* in few bits where the file has them so (GPTQ, AWQ, int8; GGUF's q8_0, q4_0, q4_1), else not */
+  PU_QUANT_NONE, /* in the compute type, whatever the file has */
+  PU_QUANT_Q8,   /* as the file has them in few bits, the others rounded: to 8 bits, symmetric, in groups of 128 */
+  PU_QUANT_Q4    /* likewise to 4 bits with zeros, in groups of 64; the output matrix to 8 */
+} pu_quant;
+
 typedef struct pu_model_options {
   pu_dtype dtype;   /* compute type */
   bool train;       /* f32 masters, and gradients (w->grad, f32) with their memory */
-  bool tile;        /* inference: matrices in PU_LAYOUT_TILED */
+  bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */
+  pu_quant quant;
   const pu_model_part *part; /* NULL: the whole model; else the rest has no memory: for work that goes layer by layer */
   /* May be NULL; called while weights are read. */
   void (*progress)(void *arg, double done, double total);
   void *progress_arg;
 } pu_model_options;
 
-/* From a Hugging Face directory or a GGUF file, whose quantised weights become the compute type. Missing, surplus or
- * misshapen tensors are named. */
+/* From a Hugging Face directory or a GGUF file. Weights in few bits become the compute type where `quant` does not keep
+ * them. Missing, surplus or misshapen tensors are named. */
 pu_err pu_model_load(const char *path, pu_backend *be, const pu_model_options *o, pu_model **out, pu_error *e)
     PU_MUST_USE;
 /* Random weights: normal, deviation 0.02 (and 0.02 / sqrt(2 layers) for wo and down), norms 1; each value a function
@@ -284,7 +293,10 @@ typedef pu_err (*pu_param_part_fn)(void *arg, const char *file_name, int ndim, c
                                    pu_error *e);
 pu_err pu_param_parts(const pu_model *m, const pu_param *p, const float *host_data, pu_param_part_fn fn, void *arg,
                       pu_error *e) PU_MUST_USE;
+/* What the weights take: of a model made with pu_model_random (from a file none of whose matrices is in few bits, too),
+ * or loaded from this path, whose tensors must all be there. */
 size_t pu_model_weight_bytes(const pu_arch *arch, const pu_hparams *hp, const pu_model_options *o);
+pu_err pu_model_load_bytes(const char *path, const pu_model_options *o, size_t *out, pu_error *e) PU_MUST_USE;
 
 /* ---- weights in few bits ----------------------------------------------------------------------------------------------- */
 
@@ -314,7 +326,8 @@ void pu_qmatrix_deinit(pu_qmatrix *q); /* of all zeros: fine */
 void pu_quant_range(const float *w, int64_t n, int bits, bool symmetric, float *scale, uint8_t *zero);
 /* w to the nearest value of its group: clamp(round(w / scale) + zero, 0, 2^bits - 1). */
 static inline uint8_t pu_quant_round(float w, float scale, int zero, int bits) {
-  float v = scale != 0 ? __builtin_rintf(w / scale) + (float)zero : (float)zero, most = (float)((1 << bits) - 1);
+  const float whole = 0x1.8p23f; /* what is added to it loses its fraction; what is too large for that is clamped anyway */
+  float v = (scale != 0 ? (w / scale + whole) - whole : 0) + (float)zero, most = (float)((1 << bits) - 1);
   return (uint8_t)(!(v > 0) ? 0 : v > most ? most : v);
 }
 /* Row m from f32 by rounding to nearest: ranges, then values. */
