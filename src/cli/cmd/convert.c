@@ -1,9 +1,9 @@
 /* A model into another form: type of the weights, family's layout, a directory or a GGUF file. */
 #include <string.h>
-#include <sys/stat.h>
 
 #include "puyu/engine.h"
 #include "src/cli/cli.h"
+#include "src/cli/model_dir.h"
 
 typedef struct options {
   const char *arch;
@@ -38,25 +38,6 @@ static const pu_option rows[] = {
      .help = "write over a model in DST (never over a training run)"},
     {0},
 };
-
-/* What belongs to a model besides config.json and weights. */
-static const char *const companions[] = {
-    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json",      "merges.txt",     "chat_template.jinja",   "chat_template.json",      "generation_config.json",
-};
-
-static pu_err copy_companion(const char *from_dir, const char *to_dir, const char *name, pu_arena *a, pu_error *e) {
-  enum { MAX_COMPANION = 256 << 20 };
-  const char *from = pu_path_join(a, from_dir, name), *to = pu_path_join(a, to_dir, name);
-  pu_buf b;
-  if (!from || !to) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", name);
-  if (!pu_path_exists(from)) return PU_OK;
-  pu_buf_init(&b, MAX_COMPANION + 1);
-  pu_err err = pu_file_read(from, MAX_COMPANION, &b, e);
-  if (err == PU_OK) err = pu_file_write(to, b.data, b.len, e);
-  pu_buf_deinit(&b);
-  return err;
-}
 
 /* The widest type among the file's weights: writing it loses nothing. */
 static pu_dtype widest(bool f32, bool bf16, bool f16) {
@@ -167,26 +148,6 @@ static pu_err choose_types(const options *o, job *j, pu_error *e) {
   return PU_OK;
 }
 
-static bool same_folder(const char *a, const char *b) {
-  struct stat x, y;
-  return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
-/* What only a run or its checkpoint holds. Other weights beneath an optimiser's state would bend the run silently. */
-static pu_err check_no_run(const pu_cli *cli, const char *dst, pu_error *e) {
-  static const char *const of_a_run[] = {"optimizer.safetensors", "metrics.jsonl"};
-  for (size_t i = 0; i < PU_COUNT(of_a_run); i++) {
-    const char *path = pu_path_join(cli->arena, dst, of_a_run[i]);
-    if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
-    if (pu_path_exists(path))
-      return pu_fail(e, PU_ERR_USAGE,
-                     "%s: belongs to a training run, which a conversion would spoil (it holds %s): "
-                     "take another folder",
-                     dst, of_a_run[i]);
-  }
-  return PU_OK;
-}
-
 /* Before the weights are read, which may take minutes. */
 static pu_err check_family(const job *j, pu_error *e) {
   const pu_arch *own;
@@ -200,10 +161,10 @@ static pu_err check_place(const pu_cli *cli, const options *o, const job *j, pu_
   const char *config = j->to_gguf ? j->dst : pu_path_join(cli->arena, j->dst, "config.json");
   if (!config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", j->dst);
   /* The original would be lost; and where it is a checkpoint, its optimiser's state would no longer fit. */
-  if (same_folder(j->src, j->dst))
+  if (pu_cli_same_place(j->src, j->dst))
     return pu_fail(e, PU_ERR_USAGE, "%s: SRC and DST are the same %s: take another for DST", j->dst,
                    j->to_gguf ? "file" : "folder");
-  if (!j->to_gguf) PU_TRY(check_no_run(cli, j->dst, e));
+  if (!j->to_gguf) PU_TRY(pu_cli_check_no_run(j->dst, "a conversion", cli->arena, e));
   if (j->to_gguf && pu_path_is_dir(j->dst)) return pu_fail(e, PU_ERR_USAGE, "%s: is a folder", j->dst);
   if (!o->force && pu_path_exists(config))
     return pu_fail(e, PU_ERR_USAGE, "%s: there is a model already: take another %s, or --force", j->dst,
@@ -225,9 +186,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   PU_TRY(check_family(&j, e));
   PU_TRY(choose_types(o, &j, e));
   PU_TRY(convert(&j, e));
-  for (size_t i = 0; i < PU_COUNT(companions) && !j.from_gguf && !j.to_gguf; i++)
-    PU_TRY(copy_companion(j.src, j.dst, companions[i], cli->arena, e));
-  return PU_OK;
+  return j.from_gguf || j.to_gguf ? PU_OK : pu_cli_copy_companions(j.src, j.dst, cli->arena, e);
 }
 
 const pu_command pu_command_convert = {
