@@ -520,6 +520,120 @@ static void scores_are_the_losses(void **state) {
   free(t);
 }
 
+/* ---- a trained model ---- */
+
+enum { STORIES = 64, STORY = 256, HELD_OUT = 16, WIDER = 192 };
+
+/* The rows and columns that are not there are zeros: the same function, with an inner size that divides into groups. */
+static void widen(const pu_model *from, const char *dir) {
+  pu_hparams hp = from->hp;
+  pu_model *to;
+  pu_error e;
+  int64_t ffn = hp.ffn, width = hp.hidden;
+  hp.ffn = WIDER;
+  assert_ok(pu_model_random(from->arch, &hp, 1, be, &(pu_model_options){.dtype = PU_F32}, &to, &e), &e);
+  for (size_t i = 0; i < to->n_params; i++) {
+    float *w = to->params[i].w->data;
+    const float *old = from->params[i].w->data;
+    memset(w, 0, pu_tensor_bytes(to->params[i].w));
+    if (to->params[i].slot == PU_SLOT_GATE_UP)
+      for (int half = 0; half < 2; half++)
+        memcpy(w + half * WIDER * width, old + half * ffn * width, (size_t)(ffn * width) * sizeof *w);
+    else if (to->params[i].slot == PU_SLOT_DOWN)
+      for (int64_t r = 0; r < width; r++) memcpy(w + r * WIDER, old + r * ffn, (size_t)ffn * sizeof *w);
+    else
+      memcpy(w, old, pu_tensor_bytes(to->params[i].w));
+  }
+  assert_ok(pu_model_save(to, dir, PU_F32, 0, &e), &e);
+  pu_model_free(to);
+}
+
+/* Stories that the model itself tells. */
+static void tell_stories(pu_engine *en, int32_t (*ids)[STORY], pu_ids_view *texts) {
+  pu_session *s[STORIES];
+  pu_sampling how = pu_sampling_default();
+  pu_error e;
+  const int32_t bos = 1;
+  how.temperature = 1;
+  how.max_tokens = STORY - 1;
+  how.ignore_eos = true;
+  for (int i = 0; i < STORIES; i++) {
+    how.seed = (uint64_t)i;
+    assert_ok(pu_session_open(en, &s[i], &e), &e);
+    assert_ok(pu_session_append(s[i], &bos, 1, &e), &e);
+    assert_ok(pu_session_start(s[i], &how, NULL, NULL, &e), &e);
+  }
+  for (bool more = true; more;) assert_ok(pu_engine_step(en, &more, &e), &e);
+  for (int i = 0; i < STORIES; i++) {
+    size_t n;
+    const int32_t *answer = pu_session_answer(s[i], &n);
+    ids[i][0] = bos;
+    memcpy(ids[i] + 1, answer, n * sizeof *answer);
+    texts[i] = (pu_ids_view){ids[i], n + 1};
+    pu_session_close(s[i]);
+  }
+}
+
+static double perplexity(const char *dir, const pu_ids_view *texts) {
+  pu_engine *en;
+  pu_engine_score score;
+  pu_error e;
+  pu_engine_options o = {.dtype = PU_F32, .context = STORY, .no_prefix_cache = true};
+  assert_ok(pu_engine_open(dir, &o, &en, &e), &e);
+  assert_ok(pu_engine_score_texts(en, texts, HELD_OUT, &score, &e), &e);
+  pu_engine_free(en);
+  return exp(score.nats);
+}
+
+static void stories_stay_stories(void **state) {
+  (void)state;
+  const char *dir = PU_SHARED "/models/stories260K";
+  static const struct {
+    const char *method;
+    int bits;
+    double most;
+  } runs[] = {{"rtn", 4, 1.2},  {"awq", 4, 1.15},  {"gptq", 4, 1.1},
+              {"rtn", 8, 1.01}, {"gptq", 8, 1.01}, {"w8a8", 8, 1.01}};
+  static int32_t ids[STORIES][STORY];
+  pu_ids_view texts[STORIES];
+  pu_engine *en;
+  pu_error e;
+  double after[PU_COUNT(runs)];
+  char src[100], dst[100];
+  if (!pu_path_exists(dir)) {
+    print_message("skipped: there is no %s\n", dir);
+    return;
+  }
+  pu_engine_options o = {.dtype = PU_F32, .context = STORY, .max_batch = STORIES};
+  assert_ok(pu_engine_open(dir, &o, &en, &e), &e);
+  tell_stories(en, ids, texts);
+  pu_engine_free(en);
+  pu_model *m;
+  snprintf(src, sizeof src, "%s/wide", folder);
+  assert_ok(pu_model_load(dir, be, &(pu_model_options){.dtype = PU_F32}, &m, &e), &e);
+  widen(m, src);
+  pu_model_free(m);
+  double before = perplexity(src, texts);
+  print_message("stories260K: perplexity %.4f\n", before);
+  assert_true(fabs(perplexity(dir, texts) / before - 1) < 1e-5);
+  for (size_t i = 0; i < PU_COUNT(runs); i++) {
+    pu_quantize_report report;
+    pu_quantize_options q = {.method = runs[i].method,
+                             .bits = runs[i].bits,
+                             .group = 64,
+                             .calib = texts + HELD_OUT,
+                             .n_calib = STORIES - HELD_OUT,
+                             .threads = 2};
+    snprintf(dst, sizeof dst, "%s/stories-%zu", folder, i);
+    assert_ok(pu_quantize(src, dst, &q, &report, &e), &e);
+    after[i] = perplexity(dst, texts);
+    print_message("  %-4s %d bits, %.2f a weight: %.4f, error %.2e\n", runs[i].method, runs[i].bits, report.bits,
+                  after[i], report.error);
+    assert_true(after[i] < runs[i].most * before);
+  }
+  assert_true(after[1] < after[0] && after[2] < after[0]);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(inputs_are_remembered),
                                      cmocka_unit_test(gptq_beats_rounding),
@@ -528,6 +642,7 @@ int main(void) {
                                      cmocka_unit_test(folding_leaves_the_logits),
                                      cmocka_unit_test(a_layer_sees_its_inputs),
                                      cmocka_unit_test(models_of_every_kind),
-                                     cmocka_unit_test(scores_are_the_losses)};
+                                     cmocka_unit_test(scores_are_the_losses),
+                                     cmocka_unit_test(stories_stay_stories)};
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }
