@@ -78,7 +78,7 @@ static void each_method_makes_a_model(void **state) {
     assert_true(number(j, "bits_a_weight") < (strstr(runs[i], "8") ? 8.6 : 4.6));
     assert_true(number(j, "bytes_after") < 0.6 * number(j, "bytes_before"));
     assert_true(exists("q/tokenizer.json") && exists("q/config.json") && !exists("q/part"));
-    assert_true(!exists("q.tmp") && !exists("q.old"));
+    assert_true(!exists("q.quantize-tmp") && !exists("q.quantize-old"));
     json_decref(j);
     json_decref(file);
     assert_int_equal(shell("puyu generate q --prompt a --max-tokens 4 --threads 1"), 0);
@@ -124,7 +124,7 @@ static void what_cannot_be_done_says_so(void **state) {
     int status = shell("puyu quantize %s", cases[i].args);
     says(cases[i].text);
     if (status != cases[i].status) fail_msg("%s: status %d, %s", cases[i].args, status, out);
-    assert_true(!exists("x") && !exists("x.tmp"));
+    assert_true(!exists("x") && !exists("x.quantize-tmp"));
   }
 }
 

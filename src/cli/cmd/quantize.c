@@ -17,6 +17,10 @@ typedef struct options {
 } options;
 
 enum { PIECE = 512, MOST_TEXT = 1 << 24, MOST_HELD_OUT = 1 << 14, REPORT_BYTES = 1 << 16 };
+/* What is no one else's name may be removed when it is found. */
+#define MADE ".quantize-tmp"
+#define OLD  ".quantize-old"
+
 static const char *const methods[] = {"rtn", "awq", "gptq", "w8a8"};
 enum { RTN, AWQ, GPTQ, W8A8 };
 
@@ -190,7 +194,7 @@ static pu_err check_place(const job *j, const pu_cli *cli, pu_error *e) {
 }
 
 static pu_err move_into_place(const job *j, pu_arena *a, pu_error *e) {
-  const char *old = pu_arena_printf(a, "%s.old", j->dst);
+  const char *old = pu_arena_printf(a, "%s" OLD, j->dst);
   bool was = pu_path_exists(j->dst);
   if (!old) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", j->dst);
   if (was) PU_TRY(pu_remove_tree(old, e));
@@ -238,7 +242,7 @@ static pu_err prepare(job *j, const pu_cli *cli, pu_error *e) {
 
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   const options *o = opts;
-  job j = {.o = o, .src = args[0], .dst = args[1], .made = pu_arena_printf(cli->arena, "%s.tmp", args[1])};
+  job j = {.o = o, .src = args[0], .dst = args[1], .made = pu_arena_printf(cli->arena, "%s" MADE, args[1])};
   (void)n_args;
   j.how = (pu_quantize_options){.method = methods[o->method],
                                 .bits = o->bits             ? (int)o->bits
