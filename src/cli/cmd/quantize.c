@@ -101,19 +101,37 @@ static pu_err read_text(job *j, pu_error *e) {
   return err ? err : divide(j, e);
 }
 
+/* Of the texts held out, a few at a time, so that there is something to see and to stop. */
+static pu_err score(pu_engine *en, job *j, double *out, pu_error *e) {
+  enum { AT_ONCE = 8 };
+  pu_progress *bar = pu_progress_open("perplexity", "pieces", (double)j->n_held_out);
+  pu_err err = PU_OK;
+  double nats = 0;
+  j->measured = 0;
+  for (size_t at = 0; at < j->n_held_out && !err; at += AT_ONCE) {
+    pu_engine_score some = {0};
+    size_t n = PU_MIN((size_t)AT_ONCE, j->n_held_out - at);
+    err = pu_signals_stop() ? pu_fail(e, PU_ERR_STOPPED, "stopped by a signal")
+                            : pu_engine_score_texts(en, j->held_out + at, n, &some, e);
+    nats += some.nats * (double)some.tokens;
+    j->measured += some.tokens;
+    pu_progress_set(bar, (double)(at + n), NULL);
+  }
+  pu_progress_close(bar);
+  *out = exp(nats / (double)PU_MAX(j->measured, 1));
+  return err;
+}
+
 static pu_err perplexity(job *j, const char *model, double *out, pu_error *e) {
   pu_cli_engine_options eo = {.threads = j->o->threads, .batch = 4, .context = PIECE, .no_prefix_cache = true};
   pu_engine *en;
-  pu_engine_score score;
   bool f32;
   if (!j->n_held_out) return PU_OK;
   PU_TRY(pu_model_mostly_f32(j->src, &f32, e)); /* one type for both */
   eo.dtype = f32 ? PU_CLI_F32 : PU_CLI_BF16;
   PU_TRY(pu_cli_open_engine(model, &eo, &en, e));
-  pu_err err = pu_engine_score_texts(en, j->held_out, j->n_held_out, &score, e);
+  pu_err err = score(en, j, out, e);
   pu_engine_free(en);
-  *out = err ? 0 : exp(score.nats);
-  j->measured = err ? 0 : score.tokens;
   return err;
 }
 
