@@ -48,13 +48,14 @@ enum { PU_MAX_DIMS = 4 };
 
 /* How a weight lies in memory. PLAIN is by strides. TILED is what the CPU's inference kernels read: tiles of 16 rows by
  * 64 bytes, one after the other (see src/compute/cpu/gemm.h); only `linear` and `linear_cross_entropy` without
- * a tape take it. PACKED is a weight in few bits, for these two and `moe_mlp`, without a tape; dtype is the compute type that it stands for. */
+ * a tape take it. PACKED is a weight in few bits, for these two and `moe_mlp`, without a tape; dtype is the compute type
+ * that it stands for. */
 typedef enum pu_layout { PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED } pu_layout;
 
 /* What a PACKED matrix [M, K] holds: w[m][k] = (q - zero) * scale, with a scale (and a zero) for each row and group of
  * inputs. With M' = M rounded up to 16, K' = K rounded up to the group, G = K' / group, there follow one another, each
  * from a multiple of 64 bytes:
- *   q      u8 [M'/16, K'/4, 16, 4]: sixteen rows side by side, four inputs of each; of 4 bits [M'/16, K'/8, 16, 4], where
+ *   q      u8 [M'/16, K'/4, 16, 4]: sixteen rows side by side, four inputs of each; of 4 bits [M'/16, K'/8, 16, 4]:
  *          the low halves of a line of 64 bytes are one such line and the high halves the next;
  *   scale  f16 [M'/16, G, 16];
  *   zero   f16 [M'/16, G, 16], where there are zeros; else it is 2^(bits-1) everywhere;

@@ -163,6 +163,8 @@ typedef struct pu_sampling {
   const int32_t *stop_ids;   /* ids that end the answer besides the model's eos */
   size_t n_stop_ids;
   bool ignore_eos;
+  const int32_t *spoken_ids; /* special tokens that give text, their own (marks of tool calls); others give none */
+  size_t n_spoken_ids;
   const pu_grammar *grammar; /* what the answer must fit, for the engine's tokenizer; NULL: off. It must outlive the
                                 answer; endings come only where the text may end */
   int top_logprobs;          /* -1: none kept; 0: of the chosen token; n <= 20: of the n most probable too */

@@ -21,7 +21,7 @@ typedef struct pu_bench_options {
       PU_ROW(pu_bench_options, quant, "quant", ENUM, .dflt = "none", .choices = "none|q8|q4|bf16|f32",                 \
              .help = "bits of the matrices: 8 or 4; bf16 and f32 set --dtype"),                                        \
       PU_ROW(pu_bench_options, gguf, "gguf", STR, .meta = "FILE",                                                      \
-             .help = "a model instead of random weights: a GGUF file, or a directory; its matrices stay in few bits, "  \
+             .help = "a model instead of random weights: a GGUF file, or a directory; its matrices stay in few bits, " \
                      "and with --quant q8 or q4 the others become so"),                                                \
       PU_ROW_ROUNDS(pu_bench_options, "3"), PU_ROW_THREADS(pu_bench_options, 64), PU_ROW_JSON(pu_bench_options)
 

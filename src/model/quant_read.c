@@ -108,17 +108,6 @@ static pu_err read_method(const json_t *o, pu_quant_files *f, pu_error *e) {
                  "%s: quant_method '%.40s' is not supported: awq, gptq and compressed-tensors are", f->config, name);
 }
 
-/* *quantised: is there a quantization_config? */
-static pu_err read_config(pu_quant_files *f, bool *quantised, pu_error *e) {
-  json_t *config;
-  PU_TRY(pu_json_read(f->config, MAX_CONFIG, &config, e));
-  const json_t *o = json_object_get(config, "quantization_config");
-  *quantised = o && !json_is_null(o);
-  pu_err err = *quantised ? read_method(o, f, e) : PU_OK;
-  json_decref(config);
-  return err;
-}
-
 /* ---- values ---- */
 
 static uint32_t word_at(const pu_st_tensor *t, int64_t i) {
@@ -271,7 +260,6 @@ static const pu_st_tensor *part(const pu_safetensors *files, const char *stem, c
 
 static pu_err show(pu_quant_files *f, const pu_safetensors *files, const char *stem, coding *c, pu_source_tensor *out,
                    pu_error *e) {
-  c->groups = c->how == INT8 ? 1 : 0;
   c->group = c->how == INT8 || f->group < 0 ? PU_MAX(c->cols, 1) : f->group;
   c->groups = (c->cols + c->group - 1) / c->group;
   PU_TRY(check_parts(f, c, e));
@@ -361,21 +349,38 @@ static size_t list_bytes(const pu_safetensors *files) {
   return bytes;
 }
 
-pu_err pu_quant_files_open(const char *dir, const pu_safetensors *files, pu_source *s, pu_quant_files **out,
-                           pu_error *e) {
+pu_err pu_quant_files_show(const json_t *config, const char *where, const pu_safetensors *files, pu_source *s,
+                           pu_quant_files **out, pu_error *e) {
+  const json_t *o = json_object_get(config, "quantization_config");
   pu_arena *a;
-  bool quantised;
-  PU_TRY(pu_arena_create(list_bytes(files), &a, e));
+  *out = NULL;
+  if (!o || json_is_null(o)) return PU_OK;
+  PU_TRY(pu_arena_create(list_bytes(files) + strlen(where), &a, e));
   pu_quant_files *f = *out = pu_arena_zalloc(a, sizeof *f);
   if (!f) {
     pu_arena_free(a);
-    return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its description", dir);
+    return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its description", where);
   }
   f->a = a;
-  f->config = pu_path_join(a, dir, "config.json");
-  if (!f->config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dir);
-  PU_TRY(read_config(f, &quantised, e));
-  return quantised ? show_all(f, files, s, e) : PU_OK;
+  f->config = pu_arena_strdup(a, where);
+  if (!f->config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", where);
+  PU_TRY(read_method(o, f, e));
+  return show_all(f, files, s, e);
+}
+
+pu_err pu_quant_files_open(const char *dir, const pu_safetensors *files, pu_source *s, pu_quant_files **out,
+                           pu_error *e) {
+  pu_arena *a;
+  json_t *config = NULL;
+  *out = NULL;
+  PU_TRY(pu_arena_create(1 << 16, &a, e));
+  const char *path = pu_path_join(a, dir, "config.json");
+  pu_err err =
+      path ? pu_json_read(path, MAX_CONFIG, &config, e) : pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dir);
+  if (err == PU_OK) err = pu_quant_files_show(config, path, files, s, out, e);
+  json_decref(config);
+  pu_arena_free(a);
+  return err;
 }
 
 void pu_quant_files_close(pu_quant_files *f) {

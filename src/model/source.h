@@ -59,6 +59,8 @@ pu_err pu_source_open_gguf(const char *path, pu_source *s, pu_error *e) PU_MUST_
 typedef struct pu_quant_files pu_quant_files;
 pu_err pu_quant_files_open(const char *dir, const pu_safetensors *files, pu_source *s, pu_quant_files **out,
                            pu_error *e) PU_MUST_USE;
+pu_err pu_quant_files_show(const json_t *config, const char *where, const pu_safetensors *files, pu_source *s,
+                           pu_quant_files **out, pu_error *e) PU_MUST_USE;
 void pu_quant_files_close(pu_quant_files *f);
 /* Family and hyper-parameters alone. */
 pu_err pu_describe_gguf(const char *path, const pu_arch **arch, pu_hparams *hp, pu_error *e) PU_MUST_USE;

@@ -58,10 +58,11 @@ typedef struct pu_choice {
   int64_t tokens; /* of the answer */
   pu_finish finish;
   bool done;
-  pu_ids ids; /* of the answer, when it is done and may hold tool calls */
   /* The loop's thread: */
-  bool opened, closed; /* what a stream has said of it */
-  size_t offset;       /* characters whose tokens were told with log-probabilities */
+  bool opened, closed, called; /* what a stream has said of it; called: a tool call */
+  size_t offset;               /* characters whose tokens were told with log-probabilities */
+  pu_chat_reader *reader;      /* of a stream that may hold tool calls; made for its first text */
+  pu_buf *events;              /* where it writes, while it is fed */
 } pu_choice;
 
 /* How a kind of answer is written: a route's own. Each appends the members that say it, `"text":…` for instance. */
@@ -70,8 +71,9 @@ typedef struct pu_answer_style {
   void (*opening)(pu_buf *b); /* the first piece of a stream; or NULL */
   void (*piece)(pu_buf *b, pu_str text);
   void (*whole)(pu_buf *b, pu_str text);
-  /* An answer that may hold tool calls, from a whole message of the API. */
-  void (*message)(pu_buf *b, const json_t *message, bool stream);
+  /* Tool calls: a piece of one in a stream, and a whole message of the API that has some. */
+  void (*call)(pu_buf *b, const pu_chat_piece *p, const char *id);
+  void (*message)(pu_buf *b, const json_t *message);
   /* The value of "logprobs". offset: characters before the first note's; moved on. */
   void (*logprobs)(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset);
 } pu_answer_style;

@@ -244,7 +244,8 @@ void pu_cpu_linear_packed(pu_cpu *cpu, const pu_tensor *x, const pu_tensor *w, c
                           .xg = (const pu_x_group *)((char *)work + most * row)};
   for (; j.first < x->shape[0]; j.first += PU_PACKED_TOKENS) {
     j.job.tokens = PU_MIN(x->shape[0] - j.first, PU_PACKED_TOKENS);
-    pu_pool_run(cpu->pool, pu_packed_tokens(j.job.tokens), PU_MAX(32768 / l.k, 1), prepare_rows, &j);
+    int64_t rows = j.job.tokens > PU_PACKED_FEW ? pu_packed_tokens(j.job.tokens) : j.job.tokens;
+    pu_pool_run(cpu->pool, rows, PU_MAX(32768 / l.k, 1), prepare_rows, &j);
     pu_pool_run(cpu->pool, l.blocks, grain_of(&j), run_blocks, &j);
   }
 }

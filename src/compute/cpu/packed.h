@@ -15,7 +15,7 @@
 
 #include "src/compute/cpu/cpu.h"
 
-enum { PU_PACKED_ROWS = 16, PU_PACKED_LINE = 64, PU_PACKED_MAX_GROUP = 128, PU_PACKED_TOKENS = 512 };
+enum { PU_PACKED_ROWS = 16, PU_PACKED_LINE = 64, PU_PACKED_MAX_GROUP = 128, PU_PACKED_TOKENS = 512, PU_PACKED_FEW = 8 };
 
 typedef struct pu_x_group {
   float scale, sum; /* of xq: an integer */
@@ -28,9 +28,10 @@ typedef struct pu_packed_job {
   const uint8_t *q;             /* the first block's; the others follow, and so with scale and zero */
   const uint16_t *scale, *zero; /* zero NULL: 2^(bits-1) */
   int64_t tokens;
-  const void *x;        /* [tokens rounded up to 32][x_row] i8, or f32 for exact */
+  /* i8 [tokens][x_row], or f32 for exact; with more than PU_PACKED_FEW tokens zeros follow, up to a multiple of 32. */
+  const void *x;
   int64_t x_row;        /* elements */
-  const pu_x_group *xg; /* [tokens rounded up to 32][groups] */
+  const pu_x_group *xg; /* [likewise][groups] */
   float *acc;           /* [blocks][tokens rounded up to 32][16]; 64-byte aligned */
 } pu_packed_job;
 

@@ -7,7 +7,7 @@
 #include <immintrin.h>
 #include <string.h>
 
-enum { LINE = PU_PACKED_LINE, ROWS = PU_PACKED_ROWS, TOKENS = 32, DEPTH = 1024, FEW_TOKENS = 8, CACHED = 512 << 10 };
+enum { LINE = PU_PACKED_LINE, ROWS = PU_PACKED_ROWS, TOKENS = 32, DEPTH = 1024, CACHED = 512 << 10 };
 
 /* x: 16 tokens of `step` inputs; weights: step / 4 lines; sums: 16 by 16. Static: gcc 12 does not know that
  * _tile_loadconfig reads it all. */
@@ -101,7 +101,7 @@ static void some_blocks(const pu_packed_job *j, int64_t block, int64_t blocks, c
 }
 
 static void integer(const pu_packed_job *j, char *room) {
-  if (j->tokens <= FEW_TOKENS) {
+  if (j->tokens <= PU_PACKED_FEW) {
     pu_packed_integer_avx512(j, room);
     return;
   }

@@ -4,7 +4,7 @@
 
 #include <immintrin.h>
 
-enum { LINE = PU_PACKED_LINE, ROWS = PU_PACKED_ROWS, AHEAD = 32 * LINE };
+enum { LINE = PU_PACKED_LINE, ROWS = PU_PACKED_ROWS, AHEAD = 128 * LINE };
 
 static inline __attribute__((always_inline)) __m512 zeros_of(const pu_packed_job *j, int64_t group) {
   if (!j->zero) return _mm512_set1_ps((float)(1 << (j->bits - 1)));
@@ -34,26 +34,16 @@ static inline __attribute__((always_inline)) __m512i four_of(const int8_t *x) {
 /* Sums of integers may be added in any order: with few tokens each has several, so that none waits for itself. */
 #define CHAINS(R) ((R) >= 4 ? 1 : 4 / (R))
 
-/* The sums of one group: R tokens, CHAINS each. Two lines a step; with four bits they are one in memory. */
+/* The sums of one group: R tokens, CHAINS each. Four lines a step; with four bits they are two in memory. */
 #define GROUP_SUMS(R, four_bits)                                                                                       \
-  for (int l = 0; l < lines; l += 2) {                                                                                 \
-    __m512i w[2];                                                                                                      \
-    if (four_bits) {                                                                                                   \
-      __m512i both = _mm512_loadu_si512(q);                                                                            \
-      _mm_prefetch((const char *)q + AHEAD, _MM_HINT_T0);                                                              \
-      w[0] = low_halves(both);                                                                                         \
-      w[1] = high_halves(both);                                                                                        \
-      q += LINE;                                                                                                       \
-    } else {                                                                                                           \
-      w[0] = _mm512_loadu_si512(q);                                                                                    \
-      w[1] = _mm512_loadu_si512(q + LINE);                                                                             \
-      _mm_prefetch((const char *)q + AHEAD, _MM_HINT_T0);                                                              \
-      _mm_prefetch((const char *)q + AHEAD + LINE, _MM_HINT_T0);                                                       \
-      q += 2 * LINE;                                                                                                   \
-    }                                                                                                                  \
-    _Pragma("GCC unroll 2") for (int h = 0; h < 2; h++) _Pragma("GCC unroll 8") for (int t = 0; t < (R); t++) {        \
-      int c = CHAINS(R) == 4 ? (l + h) % 4 : h % CHAINS(R);                                                            \
-      sum[t][c] = _mm512_dpbusd_epi32(sum[t][c], w[h], four_of(x + t * x_row + (l + h) * 4));                          \
+  for (int l = 0; l < lines; l += 4, q += ((four_bits) ? 2 : 4) * LINE) {                                              \
+    _Pragma("GCC unroll 4") for (int s = 0; s < 4; s++) {                                                              \
+      const uint8_t *line = q + ((four_bits) ? s / 2 : s) * LINE;                                                      \
+      __m512i w = _mm512_loadu_si512(line);                                                                            \
+      if (!(four_bits) || s % 2 == 0) _mm_prefetch((const char *)line + AHEAD, _MM_HINT_T0);                           \
+      if (four_bits) w = s % 2 ? high_halves(w) : low_halves(w);                                                       \
+      _Pragma("GCC unroll 8") for (int t = 0; t < (R); t++) sum[t][s % CHAINS(R)] =                                    \
+          _mm512_dpbusd_epi32(sum[t][s % CHAINS(R)], w, four_of(x + t * x_row + (l + s) * 4));                         \
     }                                                                                                                  \
   }
 

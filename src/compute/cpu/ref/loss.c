@@ -186,8 +186,7 @@ size_t pu_loss_work_bytes(const pu_work_shape *s) {
 static pu_err take_work(pu_cpu *cpu, loss_job *job, const loss_work *w, int32_t **live, pu_error *e) {
   const pu_linear_cross_entropy_args *a = job->a;
   void *work;
-  size_t packed =
-      a->w->layout == PU_LAYOUT_PACKED ? pu_packed_work_bytes(w->rows, a->w->shape[1], a->x->dtype) : 0;
+  size_t packed = a->w->layout == PU_LAYOUT_PACKED ? pu_packed_work_bytes(w->rows, a->w->shape[1], a->x->dtype) : 0;
   PU_TRY(pu_cpu_work(cpu, w->bytes + packed, &work, e));
   char *at = work;
   job->packed = at + w->bytes;
