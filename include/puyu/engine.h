@@ -53,6 +53,7 @@ typedef struct pu_engine_adapter {
 typedef struct pu_engine_options {
   const char *device;     /* "cpu"; NULL: cpu */
   pu_dtype dtype;         /* compute type: PU_BF16 or PU_F32 */
+  pu_quant quant;         /* how the model's matrices are kept: PU_QUANT_FILE is 0 */
   int threads;            /* 0: all */
   int64_t context;        /* tokens of one session; 0: the model's max_position (times the factor of dynamic RoPE), at
                              most 32768. Less where the cache cannot hold as many: see pu_engine_plan */
@@ -270,5 +271,49 @@ pu_engine_stats pu_engine_get_stats(const pu_engine *en);
  * generated. Exposed for tests. */
 int32_t pu_sample_token(float *logits, int64_t vocab, const pu_sampling *o, const int32_t *history, size_t n_history,
                   size_t n_answer, pu_rng *rng);
+
+/* Nats (negative natural log-probabilities) of texts, each token but a text's first told by those before it: the mean, whose
+ * exponential is the perplexity, and over how many tokens. Each text fits the engine's context. */
+typedef struct pu_engine_score {
+  double nats;
+  int64_t tokens;
+} pu_engine_score;
+pu_err pu_engine_score_texts(pu_engine *en, const pu_ids_view *texts, size_t n, pu_engine_score *out,
+                             pu_error *e) PU_MUST_USE;
+
+/* ---- making weights of few bits --------------------------------------------------------------------------------------- */
+
+/* How: "rtn" rounds to nearest; "awq" scales the weights that meet large inputs up first, and searches each group's range
+ * (Lin et al. 2023; 4 bits); "gptq" lets the weights not yet rounded make up for the error of those that are (Frantar et al.
+ * 2022); "w8a8" makes int8 of the weights, a scale a row, for activations in int8 (Xiao et al. 2022). Quantised are the
+ * matrices of attention and MLPs (those of all experts); embedding, output, norms, biases and routers stay. */
+typedef struct pu_quantize_options {
+  const char *method;
+  int bits;                 /* 4 or 8 */
+  int64_t group;            /* inputs that share a scale: 32, 64 or 128; w8a8: does not count */
+  bool symmetric;           /* no zero points */
+  const pu_ids_view *calib; /* texts that the model's inputs are taken from; none for rtn */
+  size_t n_calib;
+  int threads; /* 0: all */
+  void (*progress)(void *arg, double done, double total);
+  void *progress_arg;
+} pu_quantize_options;
+
+typedef struct pu_quantize_report {
+  size_t bytes_before, bytes_after; /* of all tensors */
+  int64_t weights;                  /* quantised ones */
+  double bits;                      /* what each of them takes, with its share of scales and zeros */
+  double error; /* |y' - y|^2 of the quantised matrices' results over |y|^2 of the right ones, on a sample of their inputs,
+                   summed over all of them; 0 where nothing was calibrated */
+} pu_quantize_report;
+
+/* From the Hugging Face directory src into a new one, dir: config.json with its quantization_config, and safetensors, one
+ * file a layer. Other files (tokenizer, generation_config.json) are the caller's to copy. Layer by layer: what is held is one
+ * layer (in f32, its matrices' statistics, for gptq their Hessians [K, K]) and the residual state of the calibration texts,
+ * 4 bytes times tokens times the hidden size. On failure dir is removed. Runs on a cpu of its own. */
+pu_err pu_quantize(const char *src, const char *dir, const pu_quantize_options *o, pu_quantize_report *out,
+                   pu_error *e) PU_MUST_USE;
+/* Do options and model fit each other? What pu_quantize asks first, for callers who have other work to do before it. */
+pu_err pu_quantize_check(const char *src, const pu_quantize_options *o, pu_error *e) PU_MUST_USE;
 
 #endif

@@ -24,6 +24,11 @@ static pu_err copy_companion(const char *from_dir, const char *to_dir, const cha
   return err;
 }
 
+pu_err pu_cli_copy_companions(const char *from_dir, const char *to_dir, pu_arena *a, pu_error *e) {
+  for (size_t i = 0; i < PU_COUNT(companions); i++) PU_TRY(copy_companion(from_dir, to_dir, companions[i], a, e));
+  return PU_OK;
+}
+
 pu_err pu_cli_save_dir(const pu_model *m, const char *src, const char *dst, pu_dtype dtype, size_t shard_bytes,
                        pu_arena *a, pu_error *e) {
   bool from_gguf = pu_gguf_is(src);
@@ -32,9 +37,7 @@ pu_err pu_cli_save_dir(const pu_model *m, const char *src, const char *dst, pu_d
   pu_err err = pu_model_save(m, dst, dtype, shard_bytes, e);
   if (err == PU_OK && t) err = pu_tokenizer_save(t, dst, e);
   pu_tokenizer_free(t);
-  for (size_t i = 0; i < PU_COUNT(companions) && !from_gguf && err == PU_OK; i++)
-    err = copy_companion(src, dst, companions[i], a, e);
-  return err;
+  return err || from_gguf ? err : pu_cli_copy_companions(src, dst, a, e);
 }
 
 /* ---- types ---- */
@@ -79,13 +82,13 @@ pu_err pu_cli_type_of(const char *model, pu_dtype *out, pu_error *e) {
 
 /* ---- where it may go ---- */
 
-static bool same_folder(const char *a, const char *b) {
+bool pu_cli_same_place(const char *a, const char *b) {
   struct stat x, y;
   return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
 /* What only a run or its checkpoint holds. Other weights beneath an optimiser's state would bend the run silently. */
-static pu_err check_no_run(pu_arena *a, const char *dst, pu_error *e) {
+pu_err pu_cli_check_no_run(const char *dst, pu_arena *a, pu_error *e) {
   static const char *const of_a_run[] = {"optimizer.safetensors", "metrics.jsonl"};
   for (size_t i = 0; i < PU_COUNT(of_a_run); i++) {
     const char *path = pu_path_join(a, dst, of_a_run[i]);
@@ -103,10 +106,10 @@ pu_err pu_cli_check_place(const char *src, const char *dst, bool gguf, bool forc
   const char *config = gguf ? dst : pu_path_join(a, dst, "config.json");
   if (!config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
   /* The original would be lost; and where it is a checkpoint, its optimiser's state would no longer fit. */
-  if (same_folder(src, dst))
+  if (pu_cli_same_place(src, dst))
     return pu_fail(e, PU_ERR_USAGE, "%s: SRC and DST are the same %s: take another for DST", src,
                    gguf ? "file" : "folder");
-  if (!gguf) PU_TRY(check_no_run(a, dst, e));
+  if (!gguf) PU_TRY(pu_cli_check_no_run(dst, a, e));
   if (gguf && pu_path_is_dir(dst)) return pu_fail(e, PU_ERR_USAGE, "%s: is a folder", dst);
   if (!force && pu_path_exists(config))
     return pu_fail(e, PU_ERR_USAGE, "%s: there is a model already: take another %s, or --force", dst,

@@ -126,7 +126,8 @@ pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y
     return misfit(c, "linear");
   bool grad = has_grad(x) || has_grad(w) || has_grad(b);
   if (w->layout != PU_LAYOUT_PLAIN && pu_tape_recording(c) && grad)
-    return pu_ctx_fail(c, PU_ERR_UNSUPPORTED, "linear: a tiled weight has no backward; train with the plain one");
+    return pu_ctx_fail(c, PU_ERR_UNSUPPORTED,
+                       "linear: a tiled or packed weight has no backward; train with the plain one");
   pu_tensor *y = new2(c, y_f32 ? PU_F32 : x->dtype, x->shape[0], w->shape[0], grad);
   if (!y) return NULL;
   pu_linear_args a = {x, w, b, y};
@@ -177,6 +178,18 @@ pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w) {
   if (!out->data) return pu_ctx_fail(c, PU_ERR_NOMEM, "%zu bytes for a weight do not fit", bytes);
   pu_tile_weight_args a = {w, out};
   return run(c, PU_OP_tile_weight, &a) ? out : NULL;
+}
+
+pu_err pu_pack_weight(pu_ctx *c, const pu_pack_weight_args *a) {
+  pu_pack_weight_args args = *a;
+  const pu_packing *p = &a->out->packing;
+  bool ok = a->out->layout == PU_LAYOUT_PACKED && (a->out->ndim == 2 || a->out->ndim == 3) &&
+            is_compute(a->out->dtype) && a->out->shape[a->out->ndim - 1] <= 1 << 18 && (p->bits == 4 || p->bits == 8) &&
+            (p->group == 32 || p->group == 64 || p->group == 128) && p->zeros == (a->zero != NULL) &&
+            p->ordered == (a->order != NULL);
+  if (c->status == PU_OK && !ok) misfit(c, "pack_weight");
+  run(c, PU_OP_pack_weight, &args);
+  return c->status;
 }
 
 /* ---- attention ------------------------------------------------------------------------------------------------- */
@@ -236,6 +249,8 @@ pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight
             gate_up->dtype == x->dtype && down->dtype == x->dtype;
   if (!ok) return misfit(c, "moe_mlp");
   bool grad = has_grad(x) || has_grad(weight) || has_grad(gate_up) || has_grad(down);
+  if ((gate_up->layout != PU_LAYOUT_PLAIN || down->layout != PU_LAYOUT_PLAIN) && pu_tape_recording(c) && grad)
+    return pu_ctx_fail(c, PU_ERR_UNSUPPORTED, "moe_mlp: a packed weight has no backward; train with the plain one");
   int64_t n = x->shape[0], width = x->shape[1], slots = n * idx->shape[1], inner = down->shape[2];
   pu_moe_mlp_args a = {.x = x, .idx = idx, .weight = weight, .gate_up = gate_up, .down = down};
   a.y = new2(c, x->dtype, n, width, grad);
@@ -252,10 +267,12 @@ pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight
 
 pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale) {
   if (c->status || !x || !w || !targets) return NULL;
-  if (!fits(x, 2, -1) || !fits(w, 2, x->shape[1]) || w->layout != PU_LAYOUT_PLAIN || x->dtype != w->dtype ||
-      targets->dtype != PU_I32 || targets->shape[0] != x->shape[0])
+  if (!fits(x, 2, -1) || !fits(w, 2, x->shape[1]) || x->dtype != w->dtype || targets->dtype != PU_I32 ||
+      targets->shape[0] != x->shape[0])
     return misfit(c, "linear_cross_entropy");
   bool grad = pu_tape_recording(c) && (has_grad(x) || has_grad(w));
+  if (grad && w->layout != PU_LAYOUT_PLAIN)
+    return pu_ctx_fail(c, PU_ERR_UNSUPPORTED, "linear_cross_entropy: a tiled or packed weight has no backward");
   pu_tensor *loss = new1(c, PU_F32, x->shape[0], false);
   pu_tensor *dx = grad ? new2(c, x->dtype, x->shape[0], x->shape[1], false) : NULL;
   if (c->status) return NULL;

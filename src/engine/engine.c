@@ -41,11 +41,7 @@ static pu_err make_work_space(pu_engine *en, const pu_engine_options *o, pu_erro
 
 static size_t weight_bytes(const pu_model *m) {
   size_t sum = 0;
-  for (size_t i = 0; i < m->n_params; i++) {
-    const pu_tensor *w = m->params[i].w;
-    bool tiled = w->layout == PU_LAYOUT_TILED;
-    sum += tiled ? pu_tiled_bytes(w->dtype, w->shape[0], w->shape[1]) : pu_tensor_bytes(w);
-  }
+  for (size_t i = 0; i < m->n_params; i++) sum += pu_weight_bytes(m->params[i].w);
   return sum;
 }
 
@@ -107,7 +103,8 @@ static pu_err load_tokenizer(pu_engine *en, const char *model, pu_error *e) {
 static pu_err open_all(pu_engine *en, const char *model, pu_engine_options *o, pu_error *e) {
   PU_TRY(pu_engine_make_plan(model, o, &en->plan, e)); /* before anything is taken */
   PU_TRY(pu_backend_open(o->device ? o->device : "cpu", o->threads, &en->be, e));
-  pu_model_options mo = {.dtype = o->dtype, .tile = true, .progress = o->progress, .progress_arg = o->progress_arg};
+  pu_model_options mo = {
+      .dtype = o->dtype, .tile = true, .quant = o->quant, .progress = o->progress, .progress_arg = o->progress_arg};
   PU_TRY(pu_model_load(model, en->be, &mo, &en->m, e));
   PU_TRY(load_tokenizer(en, model, e));
   PU_TRY(pu_plan_options(&en->m->hp, o, e));

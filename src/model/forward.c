@@ -12,6 +12,11 @@ typedef struct block {
   int64_t layer;
 } block;
 
+static void see(pu_ctx *c, const block *b, pu_slot slot, const pu_tensor *x, const pu_tensor *idx) {
+  const pu_observer *o = b->f->observer;
+  if (o && x && !c->status) o->see(o->arg, c, b->layer, slot, x, idx);
+}
+
 static void *fail(pu_ctx *c, pu_err code, const char *what) {
   if (c->status == PU_OK) c->status = pu_fail(c->err, code, "%s", what);
   return NULL;
@@ -34,6 +39,7 @@ static pu_tensor *adapt(pu_ctx *c, const block *b, pu_slot slot, pu_tensor *x, p
 
 static pu_tensor *linear(pu_ctx *c, const block *b, pu_tensor *x, pu_slot weight, pu_slot bias) {
   pu_tensor *const *w = b->m->layers[b->layer].slot;
+  see(c, b, weight, x, NULL);
   return adapt(c, b, weight, x, pu_linear(c, x, w[weight], w[bias], false));
 }
 
@@ -65,6 +71,7 @@ static pu_tensor *experts(pu_ctx *c, const block *b, pu_tensor *h, pu_tensor *x)
     exact = pu_rmsnorm_add(c, h, NULL, w[PU_SLOT_MLP_NORM], (float)b->m->hp.norm_eps, PU_F32, &h);
   pu_tensor *logits = pu_linear(c, exact, w[PU_SLOT_ROUTER], NULL, true);
   pu_tensor *idx = pu_moe_route(c, logits, (int)b->m->hp.experts_used, &weight);
+  see(c, b, PU_SLOT_EXPERTS_GATE_UP, x, idx);
   return pu_moe_mlp(c, x, idx, weight, w[PU_SLOT_EXPERTS_GATE_UP], w[PU_SLOT_EXPERTS_DOWN]);
 }
 
@@ -126,6 +133,17 @@ pu_tensor *pu_model_forward(pu_model *m, pu_ctx *c, const pu_forward *f) {
     s = pu_segment(c, run_block, &blocks[l], s, f->recompute);
   }
   return pu_rmsnorm_add(c, s.h, s.x, m->outer[PU_SLOT_OUT_NORM], (float)m->hp.norm_eps, m->dtype, &h);
+}
+
+pu_state pu_model_block(pu_model *m, pu_ctx *c, const pu_forward *f, int64_t layer, pu_state in) {
+  const pu_state none = {NULL, NULL};
+  if (c->status || !in.h) return none;
+  if (in.h->ndim != 2 || in.h->shape[0] != f->seqs->tokens || layer < 0 || layer >= m->hp.layers) {
+    fail(c, PU_ERR_SHAPE, "the sequences do not cover the residual state, or there is no such layer");
+    return none;
+  }
+  block b = {m, f, angles(m, c, f), layer};
+  return b.cs ? run_block(c, &b, in) : none;
 }
 
 /* The given rows of hidden, taken as an embedding takes rows of its table. */

@@ -6,13 +6,14 @@
 
 #include "src/cli/cli.h"
 #include "src/cli/conversation.h"
+#include "src/cli/rows.h"
 #include "src/cli/sample.h"
 #include "src/cli/sampling.h"
 
 typedef struct options {
   const char *system;
   pu_cli_sampling sampling;
-  int dtype;
+  int dtype, quant;
   int64_t threads, guess;
   const char *draft, *adapter;
 } options;
@@ -23,6 +24,7 @@ static const pu_option rows[] = {
     PU_CLI_ADAPTER_ROW(options),
     PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
+    PU_ROW_QUANT(options, PU_QUANT_SAYS),
     PU_ROW_THREADS(options, 64),
     {0},
 };
@@ -248,6 +250,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                    "%s: no tokenizer (tokenizer.json or tokenizer.model) in this folder: copy the model's own into it",
                    args[0]);
   pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
+                              .quant = o->quant,
                               .threads = o->threads,
                               .batch = 1,
                               .guess = o->guess,

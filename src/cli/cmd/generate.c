@@ -4,6 +4,7 @@
 
 #include "src/cli/batch.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 #include "src/cli/sample.h"
 #include "src/cli/sampling.h"
 #include "src/cli/structure.h"
@@ -12,7 +13,7 @@ typedef struct options {
   const char *prompt, *prompt_file, *ids, *prompts;
   pu_cli_sampling sampling;
   pu_cli_structure structure;
-  int dtype, output;
+  int dtype, quant, output;
   int64_t threads, samples, batch, guess;
   const char *draft, *adapter;
   bool chat, ignore_eos;
@@ -41,6 +42,7 @@ static const pu_option rows[] = {
     PU_CLI_ADAPTER_ROW(options),
     PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
+    PU_ROW_QUANT(options, PU_QUANT_SAYS),
     PU_ROW_THREADS(options, 64),
     {0},
 };
@@ -220,6 +222,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   PU_TRY(check(o, e));
   pu_engine *en;
   pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
+                              .quant = o->quant,
                               .threads = o->threads,
                               .batch = o->prompts ? o->batch : 1,
                               .guess = o->guess,

@@ -10,7 +10,7 @@
 
 typedef struct options {
   int64_t context, stride, batch, max_tokens, threads;
-  int dtype;
+  int dtype, quant;
   const char *adapter;
   bool json;
 } options;
@@ -28,6 +28,7 @@ static const pu_option rows[] = {
            .help = "only the first N tokens of the text; 0: all"),
     PU_CLI_ADAPTER_ROW(options),
     PU_ROW_DTYPE(options, "bf16|f32", "bf16", "type to compute in"),
+    PU_ROW_QUANT(options, PU_QUANT_SAYS),
     PU_ROW_THREADS(options, 64),
     PU_ROW_JSON(options),
     {0},
@@ -198,7 +199,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   const options *o = opts;
   pu_backend *be = NULL;
   measure x = {0};
-  pu_model_options mo = {.dtype = o->dtype ? PU_F32 : PU_BF16};
+  pu_model_options mo = {.dtype = o->dtype ? PU_F32 : PU_BF16, .tile = true, .quant = (pu_quant)o->quant};
   pu_err err = read_text(o, args[0], args[1], &x, e);
   if (!err) err = pu_backend_open("cpu", (int)o->threads, &be, e);
   if (!err) err = pu_model_load(args[0], be, &mo, &x.m, e);

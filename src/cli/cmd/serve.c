@@ -9,7 +9,7 @@
 typedef struct options {
   const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name, *draft;
   int64_t port, threads, context, max_batch, queue, drain, guess;
-  int dtype;
+  int dtype, quant;
   double memory;
   bool insecure, prefix_cache;
   pu_strs adapters;
@@ -36,6 +36,7 @@ static const pu_option rows[] = {
     PU_ROW(options, adapters, "adapter", STRS, .meta = "NAME=DIR",
            .help = "a LoRA adapter (a PEFT directory) beside the model, which requests choose as model NAME"),
     PU_CLI_DTYPE_ROW(options, dtype),
+    PU_ROW_QUANT(options, PU_QUANT_SAYS),
     PU_ROW(options, context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",
            .help = "tokens of one request and its answer; 0: what the model was trained for, at most 32768"),
     PU_ROW(options, max_batch, "max-batch", INT, .dflt = "16", .min = 1, .max = 4096, .meta = "N",
@@ -131,6 +132,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                           .drain_seconds = (double)o->drain};
   PU_TRY(pu_server_check(&so, e)); /* before minutes of reading weights */
   pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
+                              .quant = o->quant,
                               .threads = o->threads,
                               .batch = o->max_batch,
                               .guess = o->guess,
