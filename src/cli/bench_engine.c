@@ -28,7 +28,10 @@ static pu_err open_all(const pu_bench_options *o, int64_t length, pu_bench_engin
   pu_err err = pu_model_random(pu_arch_find(shape->arch), &shape->hp, 1, b->be, &mo, &b->m, e);
   pu_progress_close(bar);
   if (err) return err;
-  pu_engine_options eo = {.context = length, .max_batch = (int)o->batch, .no_prefix_cache = true}; /* rounds repeat */
+  pu_engine_options eo = {.context = length,
+                          .max_batch = (int)o->batch,
+                          .kv_type = (pu_kv_type)o->kv_dtype,
+                          .no_prefix_cache = true}; /* rounds repeat */
   PU_TRY(pu_engine_over(b->m, NULL, &eo, &b->en, e));
   b->matrix_bytes = matrix_bytes(b->m, pu_engine_get_stats(b->en).weight_bytes);
   return open_sessions(b, e);

@@ -9,14 +9,14 @@
 typedef struct pu_bench_options {
   const char *shape;
   int64_t threads, batch, seq, tokens, rounds;
-  int dtype;
+  int dtype, kv_dtype;
   bool json;
 } pu_bench_options;
 
 #define PU_BENCH_ROWS(usual_seq)                                                                                       \
   PU_ROW_SHAPE(pu_bench_options, "internlm2-1.8b"), PU_ROW_BATCH(pu_bench_options, "1"),                               \
       PU_ROW_SEQ(pu_bench_options, 1, usual_seq, "tokens of each prompt"),                                             \
-      PU_ROW_DTYPE(pu_bench_options, "bf16|f32", "bf16", "type of weights and cache"),                                 \
+      PU_ROW_DTYPE(pu_bench_options, "bf16|f32", "bf16", "type to compute in"), PU_ROW_KV_DTYPE(pu_bench_options),     \
       PU_ROW_ROUNDS(pu_bench_options, "3"), PU_ROW_THREADS(pu_bench_options, 64), PU_ROW_JSON(pu_bench_options)
 
 typedef struct pu_bench_engine {

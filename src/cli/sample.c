@@ -49,6 +49,7 @@ pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_
   pu_engine_options eo = {.threads = (int)o->threads,
                           .max_batch = (int)o->batch,
                           .guess = (int)o->guess,
+                          .kv_type = o->kv_type,
                           .context = o->context,
                           .memory = o->memory,
                           .no_prefix_cache = o->no_prefix_cache};

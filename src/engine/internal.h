@@ -194,9 +194,7 @@ pu_err pu_plan_options(const pu_hparams *hp, pu_engine_options *o, pu_error *e) 
 /* From options so filled in. m: only its description counts. weights: bytes, of the budget where `counted`. */
 pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weights, bool counted, pu_engine_plan *out,
                     pu_error *e) PU_MUST_USE;
-size_t pu_plan_step_bytes(const pu_model *m, const pu_engine_options *o);       /* the device's memory for one step */
-size_t pu_plan_block_bytes(const pu_hparams *hp, int32_t size, pu_dtype dtype); /* of one layer, keys and values */
-pu_dtype pu_plan_kv_dtype(const pu_engine_options *o, pu_dtype compute);
+size_t pu_plan_step_bytes(const pu_model *m, const pu_engine_options *o); /* the device's memory for one step */
 
 /* ---- stream.c: text as it becomes certain ---- */
 

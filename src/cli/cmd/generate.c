@@ -12,8 +12,8 @@ typedef struct options {
   const char *prompt, *prompt_file, *ids, *prompts;
   pu_cli_sampling sampling;
   pu_cli_structure structure;
-  int dtype, output;
-  int64_t threads, samples, batch, guess;
+  int dtype, kv_dtype, output;
+  int64_t threads, samples, batch, guess, context;
   const char *draft;
   bool chat, ignore_eos;
 } options;
@@ -40,6 +40,8 @@ static const pu_option rows[] = {
     PU_ROW(options, ignore_eos, "ignore-eos", BOOL, .help = "go on after the model's end-of-text token"),
     PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
+    PU_ROW_KV_DTYPE(options),
+    PU_ROW_CONTEXT(options),
     PU_ROW_THREADS(options, 64),
     {0},
 };
@@ -219,6 +221,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   PU_TRY(check(o, e));
   pu_engine *en;
   pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
+                              .kv_type = (pu_kv_type)o->kv_dtype,
+                              .context = o->context,
                               .threads = o->threads,
                               .batch = o->prompts ? o->batch : 1,
                               .guess = o->guess,

@@ -9,7 +9,7 @@
 typedef struct options {
   const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name, *draft;
   int64_t port, threads, context, max_batch, queue, drain, guess;
-  int dtype;
+  int dtype, kv_dtype;
   double memory;
   bool insecure, prefix_cache;
 } options;
@@ -33,8 +33,8 @@ static const pu_option rows[] = {
     PU_ROW(options, name, "name", STR, .meta = "NAME",
            .help = "what requests call the model; its folder's name where it is not given"),
     PU_CLI_DTYPE_ROW(options, dtype),
-    PU_ROW(options, context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",
-           .help = "tokens of one request and its answer; 0: what the model was trained for, at most 32768"),
+    PU_ROW_KV_DTYPE(options),
+    PU_ROW_CONTEXT(options),
     PU_ROW(options, max_batch, "max-batch", INT, .dflt = "16", .min = 1, .max = 4096, .meta = "N",
            .help = "answers that are computed together; more take turns"),
     PU_ROW(options, memory, "memory", FLOAT, .dflt = "0", .max = 1e6, .meta = "GIB",
@@ -109,6 +109,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                           .drain_seconds = (double)o->drain};
   PU_TRY(pu_server_check(&so, e)); /* before minutes of reading weights */
   pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
+                              .kv_type = (pu_kv_type)o->kv_dtype,
                               .threads = o->threads,
                               .batch = o->max_batch,
                               .guess = o->guess,
