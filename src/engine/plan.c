@@ -3,10 +3,11 @@
 
 /* ---- options ---- */
 
-/* As far as the model was trained, or as dynamic scaling of its positions stretches that. */
+/* As far as the model was trained, or as scaling of its positions stretches that; yarn's max_position may count it. */
 static int64_t default_context(const pu_hparams *hp) {
   double most = hp->max_position > 0 ? (double)hp->max_position : PU_DEFAULT_CONTEXT;
   if (hp->rope.kind == PU_ROPE_DYNAMIC && hp->rope.factor > 1) most *= hp->rope.factor;
+  if (hp->rope.kind == PU_ROPE_YARN) most = PU_MAX(most, hp->rope.factor * (double)hp->rope.original_max);
   return (int64_t)PU_MIN(most, (double)PU_DEFAULT_CONTEXT);
 }
 
