@@ -17,7 +17,7 @@ static size_t matrix_bytes(const pu_model *m, size_t all) {
   return m->outer[PU_SLOT_OUTPUT] == embed ? all : all - pu_tensor_bytes(embed);
 }
 
-static pu_err open_all(const pu_bench_options *o, int64_t length, pu_bench_engine *b, pu_error *e) {
+static pu_err open_all(const pu_bench_options *o, int64_t length, bool shares, pu_bench_engine *b, pu_error *e) {
   const pu_shape *shape;
   PU_TRY(pu_cli_shape(o->shape, &shape, e));
   PU_TRY(pu_backend_open("cpu", (int)o->threads, &b->be, e));
@@ -25,21 +25,23 @@ static pu_err open_all(const pu_bench_options *o, int64_t length, pu_bench_engin
   pu_progress *bar = pu_progress_open("random weights", "%", 100);
   mo.progress = pu_cli_show_share;
   mo.progress_arg = bar;
-  pu_err err = pu_model_random(pu_arch_find(shape->arch), &shape->hp, 1, b->be, &mo, &b->m, e);
+  pu_hparams hp = shape->hp;
+  hp.window = o->window;
+  pu_err err = pu_model_random(pu_arch_find(shape->arch), &hp, 1, b->be, &mo, &b->m, e);
   pu_progress_close(bar);
   if (err) return err;
   pu_engine_options eo = {.context = length,
                           .max_batch = (int)o->batch,
                           .kv_type = (pu_kv_type)o->kv_dtype,
-                          .no_prefix_cache = true}; /* rounds repeat */
+                          .no_prefix_cache = !shares}; /* rounds repeat */
   PU_TRY(pu_engine_over(b->m, NULL, &eo, &b->en, e));
   b->matrix_bytes = matrix_bytes(b->m, pu_engine_get_stats(b->en).weight_bytes);
   return open_sessions(b, e);
 }
 
-pu_err pu_bench_engine_open(const pu_bench_options *o, int64_t length, pu_bench_engine *b, pu_error *e) {
+pu_err pu_bench_engine_open(const pu_bench_options *o, int64_t length, bool shares, pu_bench_engine *b, pu_error *e) {
   *b = (pu_bench_engine){.batch = o->batch};
-  pu_err err = open_all(o, length, b, e);
+  pu_err err = open_all(o, length, shares, b, e);
   if (err) pu_bench_engine_close(b);
   return err;
 }

@@ -8,7 +8,7 @@
 
 typedef struct pu_bench_options {
   const char *shape;
-  int64_t threads, batch, seq, tokens, rounds;
+  int64_t threads, batch, seq, tokens, rounds, window;
   int dtype, kv_dtype;
   bool json;
 } pu_bench_options;
@@ -28,8 +28,9 @@ typedef struct pu_bench_engine {
   size_t matrix_bytes; /* weights a step reads: all but the input embedding, of which it reads a few rows */
 } pu_bench_engine;
 
-/* length: tokens each session may hold. */
-pu_err pu_bench_engine_open(const pu_bench_options *o, int64_t length, pu_bench_engine *b, pu_error *e) PU_MUST_USE;
+/* length: tokens each session may hold; shares: with a prefix cache. */
+pu_err pu_bench_engine_open(const pu_bench_options *o, int64_t length, bool shares, pu_bench_engine *b,
+                            pu_error *e) PU_MUST_USE;
 void pu_bench_engine_close(pu_bench_engine *b);
 /* Starts all sessions anew: a prompt of seq random ids each, and an answer of `tokens`. */
 pu_err pu_bench_engine_start(pu_bench_engine *b, int64_t seq, int64_t tokens, pu_error *e) PU_MUST_USE;

@@ -63,10 +63,21 @@ typedef struct pu_sampler {
   float *copy;                     /* [vocab]: see pu_sampler_copy */
 } pu_sampler;
 
+/* The different ids among the first `upto` of a sequence, kept up to date while it grows, so that a step does not read
+ * all of it. */
+typedef struct pu_seen {
+  uint8_t *there; /* [vocab] */
+  int32_t *ids;   /* [n], room for vocab */
+  size_t n, upto;
+} pu_seen;
+bool pu_seen_update(pu_seen *s, int64_t vocab, const int32_t *ids, size_t n); /* false: no memory */
+void pu_seen_deinit(pu_seen *s);
+
 /* A session's ids, of which the last n_answer were generated; and ids that must not come now. */
 typedef struct pu_history {
   const int32_t *ids;
   size_t n, n_answer;
+  const pu_seen *seen; /* of ids; for a repetition penalty */
   const int32_t *never;
   size_t n_never;
 } pu_history;
@@ -166,7 +177,8 @@ struct pu_session {
   pu_kept prompt;
   int32_t guess[PU_MOST_GUESS]; /* what may follow the last of ids */
   int n_guess;
-  pu_session *draft; /* in en->draft */
+  pu_session *draft;    /* in en->draft */
+  int64_t draft_agrees; /* the first so many of its ids are this one's */
 
   bool started;
   pu_finish finish;
@@ -176,6 +188,7 @@ struct pu_session {
   int32_t *endings; /* ids that end the answer; in `options` */
   size_t n_endings;
   pu_rng rng;
+  pu_seen seen; /* where the answer has a repetition penalty */
   pu_stream stream;
   pu_kept kept;
   struct pu_constraint *constraint; /* NULL: none */

@@ -12,6 +12,7 @@ enum { LIMIT_PASSES = 6 };
 /* What a step reads: every matrix once, and the cache of each sequence, of this length on average. */
 static double step_bytes(const pu_bench_engine *b, pu_kv_type type, double length) {
   const pu_hparams *hp = &b->m->hp;
+  if (hp->window) length = PU_MIN(length, (double)hp->window);
   const pu_kv_format f = pu_kv_format_of(type, b->m->dtype, hp->head_dim);
   double token = (double)hp->layers * (double)pu_kv_token_bytes(f, hp->kv_heads, hp->head_dim);
   return (double)b->matrix_bytes + (double)b->batch * length * token;
@@ -43,7 +44,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   (void)n_args, (void)args;
   const pu_bench_options *o = opts;
   pu_bench_engine b;
-  PU_TRY(pu_bench_engine_open(o, o->seq + o->tokens + 1, &b, e));
+  PU_TRY(pu_bench_engine_open(o, o->seq + o->tokens + 1, false, &b, e));
   double seconds, limit;
   pu_err err = measure(&b, o, &seconds, &limit, e);
   if (!err) {
