@@ -25,6 +25,9 @@
 /* The enumeration's order is that of pu_quant. */
 #define PU_ROW_QUANT(holder, says)                                                                                     \
   PU_ROW(holder, quant, "quant", ENUM, .dflt = "file", .choices = "file|none|q8|q4", .help = (says))
+#define PU_ROW_WEIGHTS_CACHE(holder)                                                                                   \
+  PU_ROW(holder, weights_cache, "weights-cache", STR, .meta = "DIR",                                                   \
+         .help = "keep weights in few bits here as they lie in memory: the next start maps them")
 #define PU_QUANT_SAYS                                                                                                  \
   "bits of the matrices: as the file has them (file), those of the compute type (none), or what the file does not "    \
   "have "                                                                                                              \

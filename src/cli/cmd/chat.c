@@ -15,7 +15,7 @@ typedef struct options {
   pu_cli_sampling sampling;
   int dtype, quant;
   int64_t threads, guess;
-  const char *draft;
+  const char *draft, *weights_cache;
 } options;
 
 static const pu_option rows[] = {
@@ -24,6 +24,7 @@ static const pu_option rows[] = {
     PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
     PU_ROW_QUANT(options, PU_QUANT_SAYS),
+    PU_ROW_WEIGHTS_CACHE(options),
     PU_ROW_THREADS(options, 64),
     {0},
 };
@@ -250,6 +251,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                    args[0]);
   pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
                               .quant = o->quant,
+                              .weights_cache = o->weights_cache,
                               .threads = o->threads,
                               .batch = 1,
                               .guess = o->guess,

@@ -15,7 +15,7 @@ typedef struct options {
   pu_cli_structure structure;
   int dtype, quant, output;
   int64_t threads, samples, batch, guess;
-  const char *draft;
+  const char *draft, *weights_cache;
   bool chat, ignore_eos;
 } options;
 
@@ -42,6 +42,7 @@ static const pu_option rows[] = {
     PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
     PU_ROW_QUANT(options, PU_QUANT_SAYS),
+    PU_ROW_WEIGHTS_CACHE(options),
     PU_ROW_THREADS(options, 64),
     {0},
 };
@@ -222,6 +223,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   pu_engine *en;
   pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
                               .quant = o->quant,
+                              .weights_cache = o->weights_cache,
                               .threads = o->threads,
                               .batch = o->prompts ? o->batch : 1,
                               .guess = o->guess,

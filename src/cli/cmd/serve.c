@@ -7,7 +7,7 @@
 #include "src/cli/sample.h"
 
 typedef struct options {
-  const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name, *draft;
+  const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name, *draft, *weights_cache;
   int64_t port, threads, context, max_batch, queue, drain, guess;
   int dtype, quant;
   double memory;
@@ -34,6 +34,7 @@ static const pu_option rows[] = {
            .help = "what requests call the model; its folder's name where it is not given"),
     PU_CLI_DTYPE_ROW(options, dtype),
     PU_ROW_QUANT(options, PU_QUANT_SAYS),
+    PU_ROW_WEIGHTS_CACHE(options),
     PU_ROW(options, context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",
            .help = "tokens of one request and its answer; 0: what the model was trained for, at most 32768"),
     PU_ROW(options, max_batch, "max-batch", INT, .dflt = "16", .min = 1, .max = 4096, .meta = "N",
@@ -111,6 +112,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   PU_TRY(pu_server_check(&so, e)); /* before minutes of reading weights */
   pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
                               .quant = o->quant,
+                              .weights_cache = o->weights_cache,
                               .threads = o->threads,
                               .batch = o->max_batch,
                               .guess = o->guess,
