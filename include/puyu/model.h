@@ -246,6 +246,12 @@ typedef struct pu_model {
   size_t n_params;
 } pu_model;
 
+/* Layers [from, to), and what belongs to no layer where `outer` says so. */
+typedef struct pu_model_part {
+  int64_t from, to;
+  bool outer;
+} pu_model_part;
+
 /* How matrices are kept for inference; vectors, routers and the input embedding stay as they are. */
 typedef enum pu_quant {
   PU_QUANT_FILE, /* in few bits where the file has them so (GPTQ, AWQ, int8; GGUF's q8_0, q4_0, q4_1), else not */
@@ -262,6 +268,7 @@ typedef struct pu_model_options {
   /* A folder, or NULL: on the CPU, weights in few bits are kept there in a file as they lie in memory, and mapped from it
    * when the same model is loaded again. A file that cannot be written is logged. */
   const char *cache;
+  const pu_model_part *part; /* NULL: the whole model; else the rest has no memory: for work that goes layer by layer */
   /* May be NULL; called while weights are read. */
   void (*progress)(void *arg, double done, double total);
   void *progress_arg;
@@ -345,7 +352,62 @@ typedef enum pu_quant_format {
 pu_err pu_model_save_quantised(const pu_model *m, const char *dir, pu_dtype dtype, pu_quant_format format,
                                const pu_qmatrix *q, size_t shard_bytes, pu_error *e) PU_MUST_USE;
 
+/* ---- adapters --------------------------------------------------------------------------------------------------------- */
+
+/* A LoRA adapter (Hu et al. 2021) of one model: for some of its matrices W, in attention and in dense MLPs, two small
+ * ones, so that W acts as W + scale B A. The model's weights stay as they are: any number of adapters may lie beside
+ * them, and pu_model_forward takes for each row the one that is asked for.
+ *
+ * Files are PEFT's: a directory with adapter_config.json (peft_type LORA; r, lora_alpha, target_modules, exclude_modules,
+ * layers_to_transform, rank_pattern, alpha_pattern, use_rslora) and adapter_model.safetensors (f32, bf16, f16), under
+ * the family's own names of matrices. What changes the sum above (DoRA, biases, modules_to_save, starts that change the
+ * base such as PiSSA) is refused, by name. Checked: each matrix that is targeted has both halves, of the shapes that the
+ * model and the rank give, and no tensor is left over.
+ *
+ * Lifetimes: the model outlives its adapters. Threads: as the model. */
+typedef struct pu_adapter pu_adapter;
+
+/* Values have the model's compute type. train: with f32 masters and gradients, as pu_model_options.train. */
+pu_err pu_adapter_load(const char *dir, const pu_model *m, bool train, pu_adapter **out, pu_error *e) PU_MUST_USE;
+/* What loading it (train: false) takes of the backend's memory, from adapter_config.json alone. */
+pu_err pu_adapter_measure(const char *dir, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype, size_t *bytes,
+                          pu_error *e) PU_MUST_USE;
+
+typedef struct pu_adapter_shape {
+  int64_t rank;  /* 1..PU_LORA_MAX_RANK */
+  double alpha;  /* the factor is alpha / rank; rslora: alpha / sqrt(rank) */
+  bool rslora;
+  pu_strs targets; /* matrices by the ends of their names in the family's files: "q_proj", "wqkv" */
+} pu_adapter_shape;
+/* A new one to train: A uniform in +-1 / sqrt(columns), each value a function of (seed, name, index); B 0, so that it
+ * changes nothing yet. */
+pu_err pu_adapter_create(const pu_model *m, const pu_adapter_shape *s, uint64_t seed, pu_adapter **out,
+                         pu_error *e) PU_MUST_USE;
+void pu_adapter_free(pu_adapter *a);
+size_t pu_adapter_bytes(const pu_adapter *a); /* of the backend's memory */
+/* Its parameters, for an optimiser: named as in the file ("model.layers.0.self_attn.q_proj.lora_A.weight"); B's rows lie
+ * as the model has them in memory. */
+pu_param *pu_adapter_params(pu_adapter *a, size_t *n);
+/* Writes the directory, from the masters where there are some; the configuration last. dtype: f32, bf16 or f16. */
+pu_err pu_adapter_save(const pu_adapter *a, const char *dir, pu_dtype dtype, pu_error *e) PU_MUST_USE;
+/* Adds scale B A to the model's matrices, in f32, rounded once to their type. Of a model without tiles and masters. */
+pu_err pu_model_merge(pu_model *m, const char *adapter_dir, pu_error *e) PU_MUST_USE;
+
+/* Rows of a forward pass that one adapter changes. */
+typedef struct pu_adapter_rows {
+  const pu_adapter *adapter;
+  int32_t row, rows;
+} pu_adapter_rows;
+
 /* ---- forward ----------------------------------------------------------------------------------------------------------- */
+
+/* Told of what goes into a block's matrices, before each of them is applied: how weights in few bits are calibrated. x: their
+ * input [N, K]. idx: i32 [N, k], the experts of each token, with PU_SLOT_EXPERTS_GATE_UP; of their `down` nothing is told.
+ * An observer that fails leaves its error in c->status. */
+typedef struct pu_observer {
+  void (*see)(void *arg, pu_ctx *c, int64_t layer, pu_slot slot, const pu_tensor *x, const pu_tensor *idx);
+  void *arg;
+} pu_observer;
 
 typedef struct pu_forward {
   const pu_tensor *ids;   /* i32 [N] */
@@ -354,10 +416,16 @@ typedef struct pu_forward {
   /* Which length decides dynamic RoPE scaling, per sequence; NULL: each sequence's own (kv: its length in the cache). */
   const int32_t *rope_len;
   bool recompute;         /* with a tape: keep only each block's input */
+  const pu_adapter_rows *adapters; /* no row twice; the others use the plain weights. Must live until backward */
+  int n_adapters;
+  const pu_observer *observer; /* NULL: none */
 } pu_forward;
 
 /* The last norm's output [N, C], from which logits or loss are taken. NULL: c->status says why. */
 pu_tensor *pu_model_forward(pu_model *m, pu_ctx *c, const pu_forward *f);
+/* One block alone, from a residual state to the next, which is in c->mem; `in` stays as it is. f->ids does not count. For
+ * models of which a part is there. */
+pu_state pu_model_block(pu_model *m, pu_ctx *c, const pu_forward *f, int64_t layer, pu_state in);
 /* Logits f32 [n, V] of the given rows of hidden (rows NULL: all). */
 pu_tensor *pu_model_logits(pu_model *m, pu_ctx *c, pu_tensor *hidden, const int32_t *rows, int64_t n);
 /* Next-token losses f32 [N]; with a tape ready for pu_backward. targets: i32 [N], -1: not counted. */

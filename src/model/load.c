@@ -299,7 +299,7 @@ static pu_err load_all(loader *l, pu_model *m, const pu_model_options *o, pu_err
   l->row = malloc(width * 2 * sizeof *l->row);
   if (!l->used || !l->room || !l->row) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to load it", l->from.where);
   for (size_t i = 0; i < m->n_params; i++) PU_TRY(load_param(l, &m->params[i], e));
-  PU_TRY(check_surplus(l, e));
+  if (!o->part) PU_TRY(check_surplus(l, e));
   m->hp.norm_head = false; /* done once and for all above */
   return PU_OK;
 }
@@ -314,7 +314,7 @@ static bool any_packed(const pu_forms *f, const pu_hparams *hp) {
 static pu_err fill(loader *l, const char *path, const pu_model_options *o, pu_model *m, pu_error *e) {
   pu_weights_cache cache;
   pu_error why;
-  bool cached = o->cache && strcmp(m->be->name, "cpu") == 0 && any_packed(&l->forms, &m->hp) &&
+  bool cached = o->cache && !o->part && strcmp(m->be->name, "cpu") == 0 && any_packed(&l->forms, &m->hp) &&
                 pu_weights_cache_find(o->cache, path, m, &l->forms, &cache);
   if (cached && pu_weights_cache_read(&cache, m)) {
     m->hp.norm_head = false;

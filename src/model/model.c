@@ -44,17 +44,23 @@ static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu
   return bytes;
 }
 
+static pu_model_part part_of(const pu_hparams *hp, const pu_model_options *o) {
+  return o->part ? *o->part : (pu_model_part){0, hp->layers, true};
+}
+
 size_t pu_model_bytes(const pu_hparams *hp, const pu_model_options *o, const pu_forms *forms) {
   size_t total = 0;
   int64_t shape[PU_MAX_DIMS];
+  pu_model_part part = part_of(hp, o);
   for (int s = 0; s < PU_SLOT_COUNT; s++) {
     pu_slot slot = (pu_slot)s;
     int ndim = pu_slot_shape(hp, slot, shape);
     bool outer = pu_slot_is_outer(slot);
-    for (int layer = outer ? -1 : 0; ndim && layer < (outer ? 0 : hp->layers); layer++)
+    int from = outer ? -1 : (int)part.from, to = !outer ? (int)part.to : part.outer ? 0 : -1;
+    for (int layer = from; ndim && layer < to; layer++)
       total += param_bytes(slot, shape, ndim, o, packing_of(forms, slot, layer));
   }
-  if (hp->tied && o->tile)
+  if (hp->tied && o->tile && part.outer)
     total += param_bytes(PU_SLOT_OUTPUT, (int64_t[PU_MAX_DIMS]){hp->vocab, hp->hidden}, 2, o,
                          packing_of(forms, PU_SLOT_OUTPUT, -1));
   return total;
@@ -122,11 +128,13 @@ static bool make_param(pu_model *m, const pu_model_options *o, const pu_forms *f
 }
 
 static bool make_params(pu_model *m, const pu_model_options *o, const pu_forms *forms) {
-  bool ok = make_param(m, o, forms, PU_SLOT_EMBED, -1);
-  for (int l = 0; l < m->hp.layers && ok; l++)
+  pu_model_part part = part_of(&m->hp, o);
+  bool ok = !part.outer || make_param(m, o, forms, PU_SLOT_EMBED, -1);
+  for (int l = (int)part.from; l < part.to && ok; l++)
     for (int s = 0; s < PU_SLOT_COUNT && ok; s++)
       if (!pu_slot_is_outer((pu_slot)s)) ok = make_param(m, o, forms, (pu_slot)s, l);
-  ok = ok && make_param(m, o, forms, PU_SLOT_OUT_NORM, -1) && make_param(m, o, forms, PU_SLOT_OUTPUT, -1);
+  if (!part.outer || !ok) return ok;
+  ok = make_param(m, o, forms, PU_SLOT_OUT_NORM, -1) && make_param(m, o, forms, PU_SLOT_OUTPUT, -1);
   if (!ok || !m->hp.tied) return ok;
   /* The embedding is read by rows and stays plain; as output matrix it is read like the others, and so is a copy. */
   pu_packing packing = packing_of(forms, PU_SLOT_OUTPUT, -1);
