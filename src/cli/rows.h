@@ -35,6 +35,9 @@
 #define PU_ROW_CONTEXT(holder)                                                                                         \
   PU_ROW(holder, context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",                                    \
          .help = "tokens of a prompt and its answer together; 0: what the model was trained for, at most 32768")
+#define PU_ROW_WEIGHTS_CACHE(holder)                                                                                   \
+  PU_ROW(holder, weights_cache, "weights-cache", STR, .meta = "DIR",                                                   \
+         .help = "keep weights in few bits here as they lie in memory: the next start maps them")
 /* The shape of that name; an unknown one is an error that lists all. */
 pu_err pu_cli_shape(const char *name, const pu_shape **out, pu_error *e) PU_MUST_USE;
 

@@ -15,7 +15,7 @@ typedef struct options {
   pu_cli_structure structure;
   int dtype, quant, kv_dtype, output;
   int64_t threads, samples, batch, guess, context;
-  const char *draft, *adapter;
+  const char *draft, *adapter, *weights_cache;
   bool chat, ignore_eos;
 } options;
 
@@ -43,6 +43,7 @@ static const pu_option rows[] = {
     PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
     PU_ROW_QUANT(options),
+    PU_ROW_WEIGHTS_CACHE(options),
     PU_ROW_KV_DTYPE(options),
     PU_ROW_CONTEXT(options),
     PU_ROW_THREADS(options, 64),
@@ -227,6 +228,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                               .quant = o->quant,
                               .kv_type = (pu_kv_type)o->kv_dtype,
                               .context = o->context,
+                              .weights_cache = o->weights_cache,
                               .threads = o->threads,
                               .batch = o->prompts ? o->batch : 1,
                               .guess = o->guess,

@@ -7,7 +7,7 @@
 #include "src/cli/sample.h"
 
 typedef struct options {
-  const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name, *draft;
+  const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name, *draft, *weights_cache;
   int64_t port, threads, context, max_batch, queue, drain, guess;
   int dtype, quant, kv_dtype;
   double memory;
@@ -37,6 +37,7 @@ static const pu_option rows[] = {
            .help = "a LoRA adapter (a PEFT directory) beside the model, which requests choose as model NAME"),
     PU_CLI_DTYPE_ROW(options, dtype),
     PU_ROW_QUANT(options),
+    PU_ROW_WEIGHTS_CACHE(options),
     PU_ROW_KV_DTYPE(options),
     PU_ROW_CONTEXT(options),
     PU_ROW(options, max_batch, "max-batch", INT, .dflt = "16", .min = 1, .max = 4096, .meta = "N",
@@ -134,6 +135,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
                               .quant = o->quant,
                               .kv_type = (pu_kv_type)o->kv_dtype,
+                              .weights_cache = o->weights_cache,
                               .threads = o->threads,
                               .batch = o->max_batch,
                               .guess = o->guess,
