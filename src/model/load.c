@@ -251,10 +251,23 @@ static bool may_be_ignored(const loader *l, const char *name) {
   return l->fill.m->hp.tied && output && strcmp(name, output->name) == 0;
 }
 
+/* Old GPTQ files have a bias of zeros beside every matrix: it adds nothing. */
+static bool is_zero_bias(const loader *l, const pu_source_tensor *t) {
+  if (!ends_with(t->name, ".bias") || t->ndim != 1 || t->dtype == PU_DTYPE_COUNT) return false;
+  for (int64_t i = 0; i < t->shape[0]; i++) {
+    float v;
+    uint32_t raw;
+    memcpy(&raw, pu_source_values(&l->from, t, i, 1, l->room), pu_dtype_size(t->dtype));
+    pu_convert(&v, PU_F32, &raw, t->dtype, 1);
+    if (v != 0) return false;
+  }
+  return true;
+}
+
 static pu_err check_surplus(const loader *l, pu_error *e) {
   for (size_t i = 0; i < l->from.n; i++) {
     const char *name = l->from.tensors[i].name;
-    if (!l->used[i] && !may_be_ignored(l, name))
+    if (!l->used[i] && !may_be_ignored(l, name) && !is_zero_bias(l, &l->from.tensors[i]))
       return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.150s' belongs to nothing in family %s: does %s fit it?",
                      l->from.where, name, l->from.arch->name, l->from.config);
   }

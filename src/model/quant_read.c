@@ -368,6 +368,18 @@ pu_err pu_quant_files_show(const json_t *config, const char *where, const pu_saf
   return show_all(f, files, s, e);
 }
 
+/* The first GPTQ files had a file of their own beside a config.json that knows nothing. */
+static pu_err add_older_config(pu_arena *a, const char *dir, json_t *config, pu_error *e) {
+  json_t *older;
+  const char *path = pu_path_join(a, dir, "quantize_config.json");
+  if (!path || json_object_get(config, "quantization_config") || !pu_path_exists(path)) return PU_OK;
+  PU_TRY(pu_json_read(path, MAX_CONFIG, &older, e));
+  if (json_is_object(older) && !json_object_get(older, "quant_method"))
+    json_object_set_new(older, "quant_method", json_string("gptq"));
+  if (json_object_set_new(config, "quantization_config", older) == 0) return PU_OK;
+  return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its configuration", dir);
+}
+
 pu_err pu_quant_files_open(const char *dir, const pu_safetensors *files, pu_source *s, pu_quant_files **out,
                            pu_error *e) {
   pu_arena *a;
@@ -377,6 +389,7 @@ pu_err pu_quant_files_open(const char *dir, const pu_safetensors *files, pu_sour
   const char *path = pu_path_join(a, dir, "config.json");
   pu_err err =
       path ? pu_json_read(path, MAX_CONFIG, &config, e) : pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dir);
+  if (err == PU_OK) err = add_older_config(a, dir, config, e);
   if (err == PU_OK) err = pu_quant_files_show(config, path, files, s, out, e);
   json_decref(config);
   pu_arena_free(a);

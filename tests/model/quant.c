@@ -245,6 +245,73 @@ static void gguf_stays_in_few_bits(void **state) {
   }
 }
 
+static void check_refused(pu_backend *be, const char *dir, const char *says) {
+  pu_model *m;
+  pu_error e;
+  pu_model_options o = {.dtype = PU_F32, .tile = true};
+  if (pu_model_load(dir, be, &o, &m, &e) == PU_OK) fail_msg("%s was loaded: %s", dir, says);
+  if (!strstr(e.msg, says) || strchr(e.msg, '\n')) fail_msg("'%s' does not say '%s'", e.msg, says);
+}
+
+/* The directory's tensors and one more, a vector of n values. */
+static void add_vector(const char *dir, const char *name, const float *values, int64_t n) {
+  char path[500];
+  pu_error e;
+  pu_safetensors *st;
+  snprintf(path, sizeof path, "%s/model.safetensors", dir);
+  assert_ok(pu_safetensors_open(path, &st, &e), &e);
+  size_t count = pu_safetensors_count(st);
+  pu_st_source *all = calloc(count + 1, sizeof *all);
+  for (size_t i = 0; i < count; i++) {
+    const pu_st_tensor *t = pu_safetensors_at(st, i);
+    all[i] = (pu_st_source){.name = t->name, .dtype = t->dtype, .ndim = t->ndim, .data = t->data};
+    memcpy(all[i].shape, t->shape, sizeof t->shape);
+  }
+  all[count] = (pu_st_source){.name = name, .dtype = PU_F32, .ndim = 1, .shape = {n}, .data = values};
+  assert_ok(pu_safetensors_write(path, all, count + 1, NULL, &e), &e);
+  pu_safetensors_close(st);
+  free(all);
+}
+
+/* Files as they were first: settings in a file of their own, and biases of zeros that no family has. */
+static void older_files_are_read(void **state) {
+  static const way w = {"", PU_QUANT_GPTQ, 4, false, false};
+  char dir[400], config[500];
+  pu_model *m;
+  pu_error e;
+  pu_buf text;
+  json_t *j;
+  snprintf(dir, sizeof dir, "%s/older", folder);
+  snprintf(config, sizeof config, "%s/config.json", dir);
+  write_as(*state, PU_FIXTURES "/hf-mini/llama3-tiny", &w, dir, &m);
+  pu_model_free(m);
+  assert_ok(pu_json_read(config, 1 << 20, &j, &e), &e);
+  char *quantisation = json_dumps(json_object_get(j, "quantization_config"), 0);
+  json_object_del(j, "quantization_config");
+  char *rest = json_dumps(j, 0);
+  assert_ok(pu_file_write(config, rest, strlen(rest), &e), &e);
+  snprintf(config, sizeof config, "%s/quantize_config.json", dir);
+  pu_buf_init(&text, 1 << 16);
+  const char *method = strstr(quantisation, "\"quant_method\": \"gptq\", ");
+  pu_buf_puts(&text, "{");
+  pu_buf_puts(&text, method ? method + strlen("\"quant_method\": \"gptq\", ") : quantisation + 1);
+  assert_ok(pu_file_write(config, text.data, text.len, &e), &e);
+  assert_ok(pu_model_load(dir, *state, &(pu_model_options){.dtype = PU_F32, .tile = true}, &m, &e), &e);
+  assert_int_equal(packed_matrices(m), 4 * (size_t)m->hp.layers);
+  pu_model_free(m);
+  float bias[5] = {0};
+  add_vector(dir, "model.layers.0.self_attn.o_proj.bias", bias, 5);
+  assert_ok(pu_model_load(dir, *state, &(pu_model_options){.dtype = PU_F32, .tile = true}, &m, &e), &e);
+  pu_model_free(m);
+  bias[4] = 1;
+  add_vector(dir, "model.layers.1.self_attn.o_proj.bias", bias, 5);
+  check_refused(*state, dir, "o_proj.bias' belongs to nothing");
+  pu_buf_deinit(&text);
+  free(rest);
+  free(quantisation);
+  json_decref(j);
+}
+
 /* ---- what is refused ---- */
 
 typedef struct edit {
@@ -282,14 +349,6 @@ static void set_first(const char *path, const char *name, int32_t value) {
   pu_safetensors_close(st);
   assert_ok(pu_file_write(path, bytes.data, bytes.len, &e), &e);
   pu_buf_deinit(&bytes);
-}
-
-static void check_refused(pu_backend *be, const char *dir, const char *says) {
-  pu_model *m;
-  pu_error e;
-  pu_model_options o = {.dtype = PU_F32, .tile = true};
-  if (pu_model_load(dir, be, &o, &m, &e) == PU_OK) fail_msg("%s was loaded: %s", dir, says);
-  if (!strstr(e.msg, says) || strchr(e.msg, '\n')) fail_msg("'%s' does not say '%s'", e.msg, says);
 }
 
 static void lies_are_refused(void **state) {
@@ -393,6 +452,7 @@ int main(void) {
                                      cmocka_unit_test(checkpoints_come_back_as_they_went),
                                      cmocka_unit_test(models_are_rounded_on_load),
                                      cmocka_unit_test(gguf_stays_in_few_bits),
+                                     cmocka_unit_test(older_files_are_read),
                                      cmocka_unit_test(lies_are_refused),
                                      cmocka_unit_test(what_does_not_go_together_is_not_written),
                                      cmocka_unit_test(others_checkpoints_give_their_logits)};
