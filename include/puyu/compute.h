@@ -102,6 +102,7 @@ typedef struct pu_work_shape {
   int64_t hidden, ffn, vocab;
   int64_t experts_used; /* of a token; 0: the model has no experts */
   int heads, kv_heads, head_dim;
+  int64_t rank; /* the largest of the adapters that are trained; 0: none are */
 } pu_work_shape;
 
 typedef struct pu_backend pu_backend;
@@ -246,6 +247,27 @@ typedef struct pu_linear_args {
   pu_tensor *x, *w, *b, *y;
 } pu_linear_args;
 pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y_f32);
+
+/* What one adapter adds to some rows of one product (LoRA, Hu et al. 2021): of rows [row, row + rows) and columns
+ * [from, from + M) of y. a: [r, K]; b: [M, r]; both of x's type. Where a or b has grad, it has its memory too, as a
+ * model's parameters do. */
+typedef struct pu_lora_part {
+  pu_tensor *a, *b;
+  int64_t row, rows, from;
+  float scale;
+} pu_lora_part;
+
+enum { PU_LORA_MAX_RANK = 1 << 12 };
+
+/* In place, for each part: y += scale (x a^T) b^T. x: [N, K]; y: [N, *], of x's type. Parts do not overlap in y; what
+ * belongs to none stays as it is. A row's result depends on its own part alone. x a^T is rounded to x's type.
+ * Backward hands y's gradient on as it is. */
+typedef struct pu_lora_args {
+  pu_tensor *x, *y;
+  const pu_lora_part *parts;
+  int n;
+} pu_lora_args;
+pu_tensor *pu_lora(pu_ctx *c, pu_tensor *x, pu_tensor *y, const pu_lora_part *parts, int n); /* = y */
 
 /* RMS norm of each head of q and k (Qwen3). qkv: [N, (H + 2G) D], rows [q heads, k heads, v heads]; wq, wk: f32 [D].
  * out: same shape, v copied; rstd: f32 [N, H + G]. */

@@ -12,6 +12,9 @@
  *           waits again, and later computes its tokens anew and goes on where it was. So the oldest always gets on, and
  *           no session ends another one. A step takes prefill_chunk prompt tokens at most, however long a prompt is:
  *           this bounds how long the others wait for their next token.
+ * Adapters. Any number of LoRA adapters (PEFT directories, see puyu/model.h) may lie beside the weights; each session
+ *           says which one it goes by. A step computes for all of them at once: the base's products are made for the
+ *           whole batch, and each adapter adds its own to the rows of its sessions.
  * Prefix cache. Full blocks are shared by all sessions that begin with the same ids, also after the one that computed
  *           them is closed, until their room is needed (least recently used first). A match may end inside a block.
  *
@@ -42,6 +45,11 @@ typedef enum pu_kv_type {
   PU_KV_BF16
 } pu_kv_type;
 
+/* A PEFT directory, and what sessions call it: 1 to 128 bytes. */
+typedef struct pu_engine_adapter {
+  const char *name, *dir;
+} pu_engine_adapter;
+
 typedef struct pu_engine_options {
   const char *device;     /* "cpu"; NULL: cpu */
   pu_dtype dtype;         /* compute type: PU_BF16 or PU_F32 */
@@ -59,6 +67,8 @@ typedef struct pu_engine_options {
                              see src/engine/guess.c */
   pu_engine *draft;       /* guesses: an engine over a smaller model with the same vocabulary. Becomes this one's, which
                              frees it (unless opening fails). NULL: guesses are what followed the last ids before */
+  const pu_engine_adapter *adapters; /* loaded at once and planned for, as a part of the weights */
+  int n_adapters;
   void (*progress)(void *arg, double done, double total); /* while weights are read */
   void *progress_arg;
 } pu_engine_options;
@@ -89,6 +99,13 @@ int64_t pu_engine_context(const pu_engine *en); /* tokens a session may hold */
 pu_engine_plan pu_engine_get_plan(const pu_engine *en);
 /* The chat template of the model (pu_chat_open); NULL where none fits. Lives as long as the engine. */
 const pu_chat_template *pu_engine_chat(const pu_engine *en);
+
+/* One adapter more, from what the plan left of the budget: PU_ERR_NOMEM where it does not fit. Names are unique. */
+pu_err pu_engine_add_adapter(pu_engine *en, const char *name, const char *dir, pu_error *e) PU_MUST_USE;
+/* PU_ERR_USAGE while a session goes by it. */
+pu_err pu_engine_remove_adapter(pu_engine *en, const char *name, pu_error *e) PU_MUST_USE;
+/* Their names in the order they came; NULL past the last. Lives until that one is removed. */
+const char *pu_engine_adapter_at(const pu_engine *en, size_t i);
 
 /* ---- structured output: grammars that an answer must fit ---------------------------------------------------------- */
 
@@ -185,13 +202,16 @@ typedef enum pu_session_state {
 } pu_session_state;
 
 pu_err pu_session_open(pu_engine *en, pu_session **out, pu_error *e) PU_MUST_USE;
-/* A new session with the same tokens, not yet started. Cache blocks are shared, and copied when one of the two writes:
- * n answers to one question, the options of a test, beams. Best done when the prompt is processed; forks of a prompt
- * that is not, wait for its blocks (where there is a prefix cache). */
+/* A new session with the same tokens (and adapter), not yet started. Cache blocks are shared, and copied when one of
+ * the two writes: n answers to one question, the options of a test, beams. Best done when the prompt is processed;
+ * forks of a prompt that is not, wait for its blocks (where there is a prefix cache). */
 pu_err pu_session_fork(const pu_session *s, pu_session **out, pu_error *e) PU_MUST_USE;
 void pu_session_close(pu_session *s); /* NULL is fine; gives its cache blocks back */
-/* Sessions with different salts share nothing in the prefix cache (adapters, tenants). Only before the first append. */
+/* Sessions with different salts share nothing in the prefix cache (tenants). Only before the first append. */
 pu_err pu_session_salt(pu_session *s, uint64_t salt, pu_error *e) PU_MUST_USE;
+/* From now on the session goes by this adapter of the engine; NULL: by the weights alone. Shares nothing in the prefix
+ * cache with sessions that go by another. Only before the first append. */
+pu_err pu_session_adapter(pu_session *s, const char *name, pu_error *e) PU_MUST_USE;
 /* Keeps log-probabilities of prompt tokens, too, with the `top` (0..20) most probable beside: see pu_session_prompt.
  * Only before the first append; such a session takes nothing from the prefix cache. */
 pu_err pu_session_score(pu_session *s, int top, pu_error *e) PU_MUST_USE;

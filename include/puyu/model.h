@@ -348,6 +348,53 @@ typedef enum pu_quant_format {
 pu_err pu_model_save_quantised(const pu_model *m, const char *dir, pu_dtype dtype, pu_quant_format format,
                                const pu_qmatrix *q, size_t shard_bytes, pu_error *e) PU_MUST_USE;
 
+/* ---- adapters --------------------------------------------------------------------------------------------------------- */
+
+/* A LoRA adapter (Hu et al. 2021) of one model: for some of its matrices W, in attention and in dense MLPs, two small
+ * ones, so that W acts as W + scale B A. The model's weights stay as they are: any number of adapters may lie beside
+ * them, and pu_model_forward takes for each row the one that is asked for.
+ *
+ * Files are PEFT's: a directory with adapter_config.json (peft_type LORA; r, lora_alpha, target_modules, exclude_modules,
+ * layers_to_transform, rank_pattern, alpha_pattern, use_rslora) and adapter_model.safetensors (f32, bf16, f16), under
+ * the family's own names of matrices. What changes the sum above (DoRA, biases, modules_to_save, starts that change the
+ * base such as PiSSA) is refused, by name. Checked: each matrix that is targeted has both halves, of the shapes that the
+ * model and the rank give, and no tensor is left over.
+ *
+ * Lifetimes: the model outlives its adapters. Threads: as the model. */
+typedef struct pu_adapter pu_adapter;
+
+/* Values have the model's compute type. train: with f32 masters and gradients, as pu_model_options.train. */
+pu_err pu_adapter_load(const char *dir, const pu_model *m, bool train, pu_adapter **out, pu_error *e) PU_MUST_USE;
+/* What loading it (train: false) takes of the backend's memory, from adapter_config.json alone. */
+pu_err pu_adapter_measure(const char *dir, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype, size_t *bytes,
+                          pu_error *e) PU_MUST_USE;
+
+typedef struct pu_adapter_shape {
+  int64_t rank;  /* 1..PU_LORA_MAX_RANK */
+  double alpha;  /* the factor is alpha / rank; rslora: alpha / sqrt(rank) */
+  bool rslora;
+  pu_strs targets; /* matrices by the ends of their names in the family's files: "q_proj", "wqkv" */
+} pu_adapter_shape;
+/* A new one to train: A uniform in +-1 / sqrt(columns), each value a function of (seed, name, index); B 0, so that it
+ * changes nothing yet. */
+pu_err pu_adapter_create(const pu_model *m, const pu_adapter_shape *s, uint64_t seed, pu_adapter **out,
+                         pu_error *e) PU_MUST_USE;
+void pu_adapter_free(pu_adapter *a);
+size_t pu_adapter_bytes(const pu_adapter *a); /* of the backend's memory */
+/* Its parameters, for an optimiser: named as in the file ("model.layers.0.self_attn.q_proj.lora_A.weight"); B's rows lie
+ * as the model has them in memory. */
+pu_param *pu_adapter_params(pu_adapter *a, size_t *n);
+/* Writes the directory, from the masters where there are some; the configuration last. dtype: f32, bf16 or f16. */
+pu_err pu_adapter_save(const pu_adapter *a, const char *dir, pu_dtype dtype, pu_error *e) PU_MUST_USE;
+/* Adds scale B A to the model's matrices, in f32, rounded once to their type. Of a model without tiles and masters. */
+pu_err pu_model_merge(pu_model *m, const char *adapter_dir, pu_error *e) PU_MUST_USE;
+
+/* Rows of a forward pass that one adapter changes. */
+typedef struct pu_adapter_rows {
+  const pu_adapter *adapter;
+  int32_t row, rows;
+} pu_adapter_rows;
+
 /* ---- forward ----------------------------------------------------------------------------------------------------------- */
 
 /* Told of what goes into a block's matrices, before each of them is applied: how weights in few bits are calibrated. x: their
@@ -365,6 +412,8 @@ typedef struct pu_forward {
   /* Which length decides dynamic RoPE scaling, per sequence; NULL: each sequence's own (kv: its length in the cache). */
   const int32_t *rope_len;
   bool recompute;         /* with a tape: keep only each block's input */
+  const pu_adapter_rows *adapters; /* no row twice; the others use the plain weights. Must live until backward */
+  int n_adapters;
   const pu_observer *observer; /* NULL: none */
 } pu_forward;
 

@@ -1,6 +1,8 @@
 /* The operations as a model calls them: check shapes, take memory for the outputs, run, record. */
 #include "src/compute/context.h"
 
+#include <string.h>
+
 /* ---- helpers --------------------------------------------------------------------------------------------------- */
 
 static bool has_grad(const pu_tensor *t) {
@@ -130,6 +132,39 @@ pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y
   if (!y) return NULL;
   pu_linear_args a = {x, w, b, y};
   return run_and_record(c, RECORD(linear, &a, LIST(x, w, b), LIST(y)), sizeof a) ? y : NULL;
+}
+
+static bool fits_lora(const pu_tensor *x, const pu_tensor *y, const pu_lora_part *p) {
+  return p->a && p->b && fits(p->a, 2, x->shape[1]) && fits(p->b, 2, p->a->shape[0]) && p->a->dtype == x->dtype &&
+         p->b->dtype == x->dtype && p->a->layout == PU_LAYOUT_PLAIN && p->b->layout == PU_LAYOUT_PLAIN && p->row >= 0 &&
+         p->rows > 0 && p->row + p->rows <= x->shape[0] && p->from >= 0 && p->from + p->b->shape[0] <= y->shape[1] &&
+         p->a->shape[0] <= PU_LORA_MAX_RANK;
+}
+
+/* The parts must live as long as the record. */
+static bool record_lora(pu_ctx *c, const pu_lora_args *a) {
+  bool grad = has_grad(a->x);
+  for (int i = 0; i < a->n; i++) grad |= has_grad(a->parts[i].a) || has_grad(a->parts[i].b);
+  if (!pu_tape_recording(c) || !grad) return true;
+  size_t bytes = (size_t)a->n * sizeof *a->parts;
+  pu_lora_args kept = *a;
+  pu_lora_part *parts = pu_arena_alloc(c->host, bytes);
+  if (!parts) return pu_ctx_fail(c, PU_ERR_NOMEM, "no memory for the tape");
+  kept.parts = memcpy(parts, a->parts, bytes);
+  /* The product that y came from has perhaps nothing to learn. */
+  if (!a->y->grad) a->y->grad = pu_tensor_over(c, a->y->dtype, 2, a->y->shape, NULL);
+  pu_record r = {.op = PU_OP_lora, .args = &kept, .n_in = has_grad(a->x), .n_out = 1, .in = {a->x}, .out = {a->y}};
+  if (!c->status) pu_tape_add(c, &r, sizeof kept);
+  return c->status == PU_OK;
+}
+
+pu_tensor *pu_lora(pu_ctx *c, pu_tensor *x, pu_tensor *y, const pu_lora_part *parts, int n) {
+  if (c->status || !x || !y || n == 0) return c->status || !x ? NULL : y;
+  bool ok = fits(x, 2, -1) && fits(y, 2, -1) && y->dtype == x->dtype && y->shape[0] == x->shape[0];
+  for (int i = 0; i < n && ok; i++) ok = fits_lora(x, y, &parts[i]);
+  if (!ok) return misfit(c, "lora");
+  pu_lora_args a = {x, y, parts, n};
+  return run(c, PU_OP_lora, &a) && record_lora(c, &a) ? y : NULL;
 }
 
 pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w) {

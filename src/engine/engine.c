@@ -55,8 +55,8 @@ static void choose_chat(pu_engine *en, const char *path) {
          en->chat ? pu_chat_name(en->chat) : "");
 }
 
-/* path: where the model came from, or NULL; o: filled in; the plan is made. */
-static pu_err set_up(pu_engine *en, const char *path, const pu_engine_options *o, pu_error *e) {
+/* path: where the model came from, or NULL; o: filled in; the plan is made, with the weights counted or not. */
+static pu_err set_up(pu_engine *en, const char *path, bool counted, const pu_engine_options *o, pu_error *e) {
   en->be = en->m->be;
   en->chunk = o->prefill_chunk;
   en->max_batch = o->max_batch;
@@ -66,10 +66,13 @@ static pu_err set_up(pu_engine *en, const char *path, const pu_engine_options *o
                    (long long)o->draft->m->hp.vocab, (long long)en->m->hp.vocab);
   en->shares_prefixes = !o->no_prefix_cache;
   en->memory_bound = en->plan.context < o->context;
+  size_t taken = en->plan.work + en->plan.cache + en->plan.weights - (counted ? 0 : weight_bytes(en->m));
+  en->spare = en->plan.budget > taken ? en->plan.budget - taken : 0;
   choose_chat(en, path);
   if (!pu_sampler_init(&en->sampler, en->m->hp.vocab)) return pu_fail(e, PU_ERR_NOMEM, "no memory for the sampler");
   PU_TRY(make_cache(en, pu_plan_kv_dtype(o, en->m->dtype), e));
   PU_TRY(make_work_space(en, o, e));
+  PU_TRY(pu_adapters_load(en, o, e));
   en->draft = o->draft;
   return PU_OK;
 }
@@ -105,7 +108,7 @@ static pu_err open_all(pu_engine *en, const char *model, pu_engine_options *o, p
   PU_TRY(pu_model_load(model, en->be, &mo, &en->m, e));
   PU_TRY(load_tokenizer(en, model, e));
   PU_TRY(pu_plan_options(&en->m->hp, o, e));
-  return set_up(en, model, o, e);
+  return set_up(en, model, true, o, e);
 }
 
 pu_err pu_engine_open(const char *model, const pu_engine_options *o, pu_engine **out, pu_error *e) {
@@ -120,7 +123,7 @@ pu_err pu_engine_open(const char *model, const pu_engine_options *o, pu_engine *
 static pu_err set_up_over(pu_engine *en, pu_engine_options *o, pu_error *e) {
   PU_TRY(pu_plan_options(&en->m->hp, o, e));
   PU_TRY(pu_plan_make(en->m, o, weight_bytes(en->m), o->memory > 0, &en->plan, e));
-  return set_up(en, NULL, o, e);
+  return set_up(en, NULL, o->memory > 0, o, e);
 }
 
 pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_options *o, pu_engine **out, pu_error *e) {
@@ -136,6 +139,7 @@ pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_option
 void pu_engine_free(pu_engine *en) {
   if (!en) return;
   while (en->first) pu_session_close(en->first);
+  pu_adapters_free(en);
   pu_engine_free(en->draft);
   pu_sampler_deinit(&en->sampler);
   pu_arena_free(en->mem);

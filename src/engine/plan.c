@@ -82,8 +82,10 @@ pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weight
   size_t anew = pu_plan_block_bytes(hp, o->kv_block, m->dtype);
   size_t block = layer * (size_t)hp->layers, step = pu_plan_step_bytes(m, o) + logits_bytes(hp, o);
   size_t whole = (size_t)((o->context + o->kv_block - 1) / o->kv_block), blocks = whole * (size_t)o->max_batch;
-  *out = (pu_engine_plan){.weights = weights, .budget = find_budget(o), .kv_block = o->kv_block};
-  size_t fixed = step + (counted ? weights : 0), room = out->budget > fixed ? out->budget - fixed : 0;
+  size_t adapters;
+  PU_TRY(pu_adapters_measure(m->arch, hp, m->dtype, o, &adapters, e));
+  *out = (pu_engine_plan){.weights = weights + adapters, .budget = find_budget(o), .kv_block = o->kv_block};
+  size_t fixed = step + adapters + (counted ? weights : 0), room = out->budget > fixed ? out->budget - fixed : 0;
   blocks = PU_MIN(PU_MIN(blocks, room / (block + anew)), (size_t)INT32_MAX / (size_t)o->kv_block);
   size_t least = PU_MIN(whole, (size_t)(64 / o->kv_block + 1));
   if (blocks < least) return too_little(out, step + least * (block + anew), counted, e);

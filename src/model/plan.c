@@ -21,6 +21,7 @@ static void written(pu_tensor *t) {
 DRY_BACKWARD(embedding, a->w)
 DRY_BACKWARD(rmsnorm_add, a->res, a->x, a->w)
 DRY_BACKWARD(linear, a->x, a->w, a->b)
+DRY_BACKWARD(lora, a->x)
 DRY_BACKWARD(qk_norm, a->qkv, a->wq, a->wk)
 DRY_BACKWARD(rope, a->qkv)
 DRY_BACKWARD(attention, a->qkv)
@@ -83,6 +84,7 @@ static pu_backend dry_backend(void) {
   BACKWARD(embedding);
   BACKWARD(rmsnorm_add);
   BACKWARD(linear);
+  BACKWARD(lora);
   BACKWARD(qk_norm);
   BACKWARD(rope);
   BACKWARD(attention);

@@ -201,15 +201,17 @@ static void ten_megabytes_are_looked_at(void **state) {
   try_large(CHAT, "", "[", "", NULL);
   try_large(CHAT, "", "{\"a\":", "", NULL);
   try_large(CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":\"", "0123456789abcdef", "\"}]}", "messages");
-  try_large(CHAT, "{\"messages\":[1", ",1", "]}", "messages");
-  try_large(CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[1", ",1", "]}]}", "messages");
-  try_large(CHAT, HELLO "\"stop\":[\"a\"", ",\"a\"", "]}", "stop");
+  try_large(CHAT, "{\"messages\":[1", ",1", "]}", NULL);
+  try_large(CHAT, "{\"messages\":[{}", ",{\"role\":\"user\",\"content\":\"0123456789\"}", "]}", "messages");
+  try_large(CHAT, "{\"messages\":[{\"role\":\"user\",\"content\":[1", ",[]", "]}]}", NULL);
+  try_large(CHAT, HELLO "\"stop\":[\"a\"", ",\"0123456789abcdef\"", "]}", "stop");
   try_large(CHAT, HELLO "\"stop\":\"", "stopstopstop", "\u00ff\\u0000\"}", "stop");
-  try_large(CHAT, HELLO "\"tools\":[1", ",1", "]}", "tools");
+  try_large(CHAT, HELLO "\"tools\":[1", ",{\"type\":\"function of a kind\"}", "]}", "tools");
   try_large(CHAT, HELLO "\"guided_regex\":\"", "(a|b)", "\"}", "guided_regex");
-  try_large(TEXT, "{\"prompt\":[1", ",1", "]}", "prompt");
-  try_large(TEXT, "{\"prompt\":[\"a\"", ",\"a\"", "]}", "prompt");
-  try_large("/detokenize", "{\"tokens\":[999999", ",1", "]}", "tokens");
+  try_large(TEXT, "{\"prompt\":[1", ",1", "]}", NULL);
+  try_large(TEXT, "{\"prompt\":[1", ",          1", "]}", "prompt");
+  try_large(TEXT, "{\"prompt\":[\"a\"", ",\"0123456789abcdef\"", "]}", "prompt");
+  try_large("/detokenize", "{\"tokens\":[999999", ",          1", "]}", "tokens");
 }
 
 /* More than is taken: the connection ends with the refusal. */

@@ -377,15 +377,76 @@ static void the_small_routes(void **state) {
   json_decref(v);
   assert_true(tiny_metric(b, "puyu_time_to_first_token_seconds_count") > 0);
   assert_true(tiny_metric(b, "puyu_answer_tokens_total") > 0);
-  client c = client_open(b->port);
   answer a;
+  client c = client_open(b->port);
   client_ask(&c, "HEAD", "/nothing", "", NULL);
-  assert_true(client_head(&c, &a)); /* and no body */
+  assert_true(client_head(&c, &a)); /* no body follows, whatever its length says */
   assert_int_equal(a.status, 404);
   answer_free(&a);
   client_close(&c);
-  json_decref(tiny_json(ask_once(b->port, "GET", "/", "", NULL), 404));
+  json_decref(tiny_json(ask_once(b->port, "GET", "/web", "", NULL), 404));
+  json_decref(tiny_json(ask_once(b->port, "GET", "/web/../keys", "", NULL), 404));
+  json_decref(tiny_json(ask_once(b->port, "POST", "/", "", "{}"), 405));
   json_decref(tiny_json(ask_once(b->port, "GET", CHAT, "", NULL), 405));
+}
+
+/* The value of a header of an answer, cut off at its line's end. */
+static const char *header_of(const answer *a, const char *name, char *out, size_t size) {
+  char wanted[100];
+  snprintf(wanted, sizeof wanted, "\r\n%s: ", name);
+  const char *at = strcasestr(a->head.data, wanted);
+  if (!at) return NULL;
+  at += strlen(wanted);
+  snprintf(out, size, "%.*s", (int)strcspn(at, "\r"), at);
+  return out;
+}
+
+/* The head of an answer to GET /web/style.css, on a connection that goes on. */
+static int head_with(client *c, const char *method, const char *more, char *encoding, size_t size) {
+  answer a;
+  client_ask(c, method, "/web/style.css", more, NULL);
+  assert_true(client_head(c, &a));
+  if (!header_of(&a, "Content-Encoding", encoding, size)) *encoding = 0;
+  int status = a.status;
+  answer_free(&a);
+  return status;
+}
+
+/* The page: the same bytes with gzip and without, and none for a browser that has them. */
+static void the_page_is_handed_out(void **state) {
+  tiny *b = *state;
+  char type[100], policy[500], etag[100], more[300], encoding[100];
+  answer a = ask_once(b->port, "GET", "/", "", NULL);
+  assert_int_equal(a.status, 200);
+  assert_string_equal(header_of(&a, "Content-Type", type, sizeof type), "text/html; charset=utf-8");
+  assert_non_null(header_of(&a, "Content-Security-Policy", policy, sizeof policy));
+  assert_non_null(strstr(policy, "default-src 'none'; script-src 'self'; style-src 'self';"));
+  assert_null(strstr(policy, "unsafe"));
+  assert_non_null(strstr(a.head.data, "X-Content-Type-Options: nosniff\r\n"));
+  assert_non_null(strstr(a.body.data, "src=\"web/app.js\""));
+  answer_free(&a);
+  a = ask_once(b->port, "GET", "/web/style.css", "", NULL);
+  answer packed = ask_once(b->port, "GET", "/web/style.css", "Accept-Encoding: br, GZIP;q=0.5\r\n", NULL);
+  assert_true(a.whole && packed.whole && packed.body.len < a.body.len);
+  assert_memory_equal(packed.body.data, "\x1f\x8b", 2);
+  assert_non_null(strstr(a.body.data, "color-scheme"));
+  assert_non_null(header_of(&a, "ETag", etag, sizeof etag));
+  answer_free(&packed);
+  answer_free(&a);
+  client c = client_open(b->port); /* an answer without a body says so by its status: the next one begins after it */
+  static const char *const lists[] = {"%s", "\"other\", W/%s", "*"};
+  for (size_t i = 0; i < PU_COUNT(lists); i++) {
+    char list[150];
+    snprintf(list, sizeof list, lists[i], etag);
+    snprintf(more, sizeof more, "If-None-Match: %s\r\n", list);
+    assert_int_equal(head_with(&c, "GET", more, encoding, sizeof encoding), 304);
+  }
+  assert_int_equal(head_with(&c, "HEAD", "Accept-Encoding: gzip\r\n", encoding, sizeof encoding), 200);
+  assert_string_equal(encoding, "gzip");
+  assert_int_equal(head_with(&c, "HEAD", "Accept-Encoding: br, gzip;q=0\r\n", encoding, sizeof encoding), 200);
+  assert_string_equal(encoding, "");
+  assert_int_equal(head_with(&c, "HEAD", "If-None-Match: \"other\"\r\n", encoding, sizeof encoding), 200);
+  client_close(&c);
 }
 
 static void mistakes_are_told(void **state) {
@@ -490,6 +551,8 @@ static void large_bodies_are_refused(void **state) {
   char *body = malloc(N + 100);
   memset(body, '[', N);
   body[N] = 0;
+  json_decref(tiny_post(b, CHAT, 413, body));
+  body[N / 4] = 0;
   json_decref(tiny_post(b, CHAT, 400, body));
   int at = sprintf(body, "{\"prompt\":\"");
   memset(body + at, 'a', N);
@@ -540,6 +603,9 @@ static void keys_open(void **state) {
   json_decref(tiny_json(ask_once(b.port, "GET", "/v1/models", "Authorization: Bearer first-key\r\n", NULL), 200));
   json_decref(tiny_json(ask_once(b.port, "GET", "/v1/models", "authorization: bearer second\r\n", NULL), 200));
   json_decref(tiny_get(&b, "/health"));
+  answer page = ask_once(b.port, "GET", "/", "", NULL); /* it asks for the key itself */
+  assert_int_equal(page.status, 200);
+  answer_free(&page);
   answer a = ask_once(b.port, "OPTIONS", CHAT, "Origin: https://page.example\r\n", NULL);
   assert_int_equal(a.status, 204);
   assert_non_null(strstr(a.head.data, "Access-Control-Allow-Origin: https://page.example\r\n"));
@@ -604,13 +670,19 @@ static void open_doors_are_refused(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(a_chat_is_answered),       cmocka_unit_test(a_stream_says_the_same),
-      cmocka_unit_test(a_text_goes_on),           cmocka_unit_test(log_probabilities_are_told),
-      cmocka_unit_test(a_bias_decides),           cmocka_unit_test(answers_keep_to_their_form),
-      cmocka_unit_test(calls_are_made),           cmocka_unit_test(calls_are_streamed),
-      cmocka_unit_test(the_small_routes),         cmocka_unit_test(mistakes_are_told),
-      cmocka_unit_test(large_bodies_are_refused), cmocka_unit_test(pages_of_others_are_kept_out)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(a_chat_is_answered),
+                                     cmocka_unit_test(a_stream_says_the_same),
+                                     cmocka_unit_test(a_text_goes_on),
+                                     cmocka_unit_test(log_probabilities_are_told),
+                                     cmocka_unit_test(a_bias_decides),
+                                     cmocka_unit_test(answers_keep_to_their_form),
+                                     cmocka_unit_test(calls_are_made),
+                                     cmocka_unit_test(calls_are_streamed),
+                                     cmocka_unit_test(the_small_routes),
+                                     cmocka_unit_test(the_page_is_handed_out),
+                                     cmocka_unit_test(mistakes_are_told),
+                                     cmocka_unit_test(large_bodies_are_refused),
+                                     cmocka_unit_test(pages_of_others_are_kept_out)};
   const struct CMUnitTest others[] = {cmocka_unit_test(keys_open), cmocka_unit_test(the_watchdog_barks),
                                       cmocka_unit_test(key_files_are_read), cmocka_unit_test(open_doors_are_refused)};
   int failed = cmocka_run_group_tests(tests, open_server, close_server);

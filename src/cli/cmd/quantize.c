@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include "src/cli/cli.h"
-#include "src/cli/model_dir.h"
 #include "src/cli/pieces.h"
 #include "src/cli/sample.h"
+#include "src/cli/saving.h"
 
 typedef struct options {
   int method;
@@ -208,7 +208,7 @@ static pu_err check_place(const job *j, const pu_cli *cli, pu_error *e) {
   if (!pu_path_exists(j->dst)) return PU_OK;
   if (!j->o->force) return pu_fail(e, PU_ERR_USAGE, "%s: is there already: take another folder, or --force", j->dst);
   if (!pu_path_exists(config)) return pu_fail(e, PU_ERR_USAGE, "%s: is no model: --force replaces only those", j->dst);
-  return pu_cli_check_no_run(j->dst, "this", cli->arena, e);
+  return pu_cli_check_no_run(j->dst, cli->arena, e);
 }
 
 static pu_err move_into_place(const job *j, pu_arena *a, pu_error *e) {
