@@ -1,4 +1,4 @@
-# The two helpers every module is built with.
+# The helpers that modules are built with.
 
 # puyu_module(NAME USES lower modules… LIBS outside libraries…)
 # A static library puyu_NAME of every .c below src/NAME. Files under an isa/ folder are compiled for the instruction
@@ -49,6 +49,43 @@ ${externs}extern const ${type} *const ${type}_all[];
 const ${type} *const ${type}_all[] = {
 ${rows}    0};
 " @ONLY)
+  target_sources(puyu_${module} PRIVATE ${out})
+endfunction()
+
+# puyu_web(MODULE): the chat page, every file of web/ and the libraries it uses from the distribution's packages, as a
+# table in the program (cmake/embed.c). The names are what the page asks for below /web/.
+function(puyu_web module)
+  file(GLOB own CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/web/*.html ${CMAKE_SOURCE_DIR}/web/*.css
+       ${CMAKE_SOURCE_DIR}/web/*.js ${CMAKE_SOURCE_DIR}/web/*.svg)
+  set(js /usr/share/javascript)
+  set(libraries marked.js=${js}/marked/marked.umd.min.js purify.js=/usr/share/nodejs/dompurify/dist/purify.min.js
+      highlight.js=${js}/highlight.js/highlight.min.js katex.js=${js}/katex/katex.min.js
+      katex.css=${js}/katex/katex.min.css)
+  file(GLOB fonts ${js}/katex/fonts/*.woff2)
+  set(rows ${libraries})
+  foreach(file ${own})
+    get_filename_component(name ${file} NAME)
+    list(APPEND rows ${name}=${file})
+  endforeach()
+  foreach(file ${fonts})
+    get_filename_component(name ${file} NAME)
+    list(APPEND rows fonts/${name}=${file})
+  endforeach()
+  set(paths ${rows})
+  list(TRANSFORM paths REPLACE "^[^=]*=" "")
+  foreach(path ${paths})
+    if(NOT EXISTS ${path})
+      message(FATAL_ERROR "${path}, which the chat page needs, is missing: scripts/install-deps installs it")
+    endif()
+  endforeach()
+  if(NOT fonts)
+    message(FATAL_ERROR "KaTeX's fonts, which the chat page needs, are missing: scripts/install-deps installs them")
+  endif()
+  add_executable(puyu_embed ${CMAKE_SOURCE_DIR}/cmake/embed.c)
+  target_link_libraries(puyu_embed PRIVATE PkgConfig::ZLIB PkgConfig::XXHASH)
+  set(out ${CMAKE_BINARY_DIR}/generated/pu_web_files.c)
+  add_custom_command(OUTPUT ${out} COMMAND puyu_embed ${out} ${rows} DEPENDS puyu_embed ${paths} VERBATIM
+                     COMMENT "Putting the chat page into ${out}")
   target_sources(puyu_${module} PRIVATE ${out})
 endfunction()
 

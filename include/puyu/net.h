@@ -1,4 +1,5 @@
-/* net: an HTTP/1.1 server over libevent (RFC 9110, 9112), with optional TLS and Unix sockets.
+/* net: an HTTP/1.1 server over libevent (RFC 9110, 9112), with optional TLS and Unix sockets; and, at the end, a client
+ * over libcurl.
  *
  * One thread runs the loop (pu_http_run) and everything about requests happens on it: the handler is called there, and
  * the pu_http_* functions of a request may be called only there. Other threads bring their results by pu_http_post.
@@ -70,5 +71,47 @@ void pu_http_begin(pu_http_request *r, int status, const char *content_type);
 /* False: the client was dropped (it reads too slowly); on_gone was called and the request is dead. */
 bool pu_http_write(pu_http_request *r, pu_str data);
 void pu_http_end(pu_http_request *r);
+
+/* ---- a client --------------------------------------------------------------------------------------------------- */
+
+/* Many exchanges at once on one thread: start any number, then wait; what comes is told by the exchanges' own functions,
+ * from inside of wait. Connections are kept and used again. */
+typedef struct pu_http_client pu_http_client;
+typedef struct pu_http_call pu_http_call;
+
+/* What is asked, and who hears of it. Strings and the body are copied. */
+typedef struct pu_http_ask {
+  const char *url;            /* http or https */
+  const char *unix_path;      /* a Unix socket instead of the host's address; NULL: none */
+  const char *const *headers; /* "Name: value", NULL-ended; NULL: none */
+  const char *ca_file;        /* certificates (PEM) to trust with https; NULL: the system's */
+  pu_str body;                /* sent by POST; ptr NULL: nothing is sent, by GET */
+  double seconds;             /* in all; 0: any time */
+  /* A piece of the answer's body, as it comes. False ends the exchange (PU_ERR_STOPPED). */
+  bool (*on_data)(void *arg, int status, pu_str piece);
+  /* Once, whatever happened: err PU_OK where a whole answer came, of any status; else why says what went wrong. */
+  void (*on_end)(void *arg, int status, pu_err err, const char *why);
+  void *arg;
+} pu_http_ask;
+
+pu_err pu_http_client_open(pu_http_client **out, pu_error *e) PU_MUST_USE;
+void pu_http_client_free(pu_http_client *c); /* drops what runs; NULL is fine */
+/* out: to drop it by; dead when on_end is called. NULL: not wanted. Also from inside of on_end, not of on_data. */
+pu_err pu_http_client_start(pu_http_client *c, const pu_http_ask *ask, pu_http_call **out, pu_error *e) PU_MUST_USE;
+/* Until something came or can be sent, at most so many seconds. */
+pu_err pu_http_client_wait(pu_http_client *c, double seconds, pu_error *e) PU_MUST_USE;
+/* Closes its connection; on_end is told PU_ERR_STOPPED. Not from inside of on_data. */
+void pu_http_client_drop(pu_http_call *call);
+size_t pu_http_client_running(const pu_http_client *c);
+
+/* An event stream (the HTML standard, 9.2) in pieces: on_event is told the data of each event; names, ids and comments
+ * are passed over. Make with pu_events_init; max: bytes of one event. False: on_event said so, or an event is larger. */
+typedef struct pu_events {
+  pu_buf line, data;
+  bool after_cr;
+} pu_events;
+void pu_events_init(pu_events *ev, size_t max);
+void pu_events_deinit(pu_events *ev);
+bool pu_events_feed(pu_events *ev, pu_str piece, bool (*on_event)(void *arg, pu_str data), void *arg);
 
 #endif

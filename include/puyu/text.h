@@ -220,15 +220,40 @@ pu_err pu_chat_render_text(const pu_chat_template *c, const pu_chat *chat, pu_bu
 pu_err pu_chat_render_ids(const pu_chat_template *c, const pu_tokenizer *t, const pu_chat *chat, pu_ids *out,
                           pu_error *e) PU_MUST_USE;
 
-/* An answer as a message: {"role": "assistant", "content", "tool_calls"}. Calls are found in the form the template
- * teaches: InternLM2's <|action_start|><|plugin|>, <tool_call>{json}</tool_call>, Llama 3's bare JSON. They look as
- * OpenAI's do: {"id", "type": "function", "function": {"name", "arguments": "json"}}; InternLM2's code is
- * {"id", "type": "code_interpreter", "code_interpreter": {"input"}}. What is no well-formed call stays content. The text
- * is one with its special tokens (pu_decode without PU_DECODE_SKIP_SPECIAL). The caller owns *message. */
-pu_err pu_chat_answer(const pu_chat_template *c, pu_str text, json_t **message, pu_error *e) PU_MUST_USE;
-/* From ids; a stop token at the end does not count, and other special tokens give no content. */
-pu_err pu_chat_answer_ids(const pu_chat_template *c, const pu_tokenizer *t, const int32_t *ids, size_t n,
-                          json_t **message, pu_error *e) PU_MUST_USE;
+/* Calls in an answer, in the form the template teaches: InternLM2's <|action_start|><|plugin|>, <tool_call>{json}
+ * </tool_call>, Llama 3's bare JSON. The answer's text has its special tokens in it, those of pu_chat_call_ids. */
+enum {
+  PU_CHAT_READ_WHOLE = 1,   /* a call is told when it has ended, if it is well-formed; else it stays content */
+  PU_CHAT_READ_ONE_CALL = 2 /* the answer is one call and nothing else, as bare JSON */
+};
+
+/* Reads an answer while it is made. Content is told as soon as it can be no part of a call; a call once its marker, its
+ * name and the beginning of its arguments are there; then its arguments as they come, in the words of the answer. What
+ * breaks off or goes wrong after that cannot be taken back (without PU_CHAT_READ_WHOLE). InternLM2's code is told when it
+ * has ended. White space before the first content after a call, and after the last where there are calls, is none. */
+typedef struct pu_chat_piece {
+  pu_str content;   /* a piece of content; or ptr NULL, and: */
+  size_t call;      /* which call, from 0 */
+  const char *name; /* not NULL: this begins a call of that function */
+  pu_str arguments; /* a piece of its arguments, or all of the code; may be empty */
+  bool is_code;     /* a call of InternLM2's interpreter, whole */
+} pu_chat_piece;
+typedef struct pu_chat_reader pu_chat_reader;
+/* on_piece: what it is given lives as long as the call. The template must outlive the reader. */
+pu_err pu_chat_reader_create(const pu_chat_template *c, unsigned flags,
+                             void (*on_piece)(void *arg, const pu_chat_piece *p), void *arg, pu_chat_reader **out,
+                             pu_error *e) PU_MUST_USE;
+pu_err pu_chat_reader_feed(pu_chat_reader *r, pu_str text, pu_error *e) PU_MUST_USE;
+pu_err pu_chat_reader_finish(pu_chat_reader *r, pu_error *e) PU_MUST_USE; /* once: what was held back */
+void pu_chat_reader_free(pu_chat_reader *r); /* NULL is fine */
+
+/* A whole answer as a message: {"role": "assistant", "content", "tool_calls"}; calls look as OpenAI's do: {"id", "type":
+ * "function", "function": {"name", "arguments": "json"}}, InternLM2's code {"id", "type": "code_interpreter",
+ * "code_interpreter": {"input"}}. The caller owns *message. */
+pu_err pu_chat_answer(const pu_chat_template *c, unsigned flags, pu_str text, json_t **message, pu_error *e)
+    PU_MUST_USE;
+/* Ids of the special tokens that mark calls: at most max written, returns how many. */
+size_t pu_chat_call_ids(const pu_chat_template *c, const pu_tokenizer *t, int32_t *out, size_t max);
 
 /* Ids at which an answer ends (end-of-turn, eos): at most max written, returns how many. */
 size_t pu_chat_stop_ids(const pu_chat_template *c, const pu_tokenizer *t, int32_t *out, size_t max);

@@ -49,6 +49,7 @@ static void pack_options(packer *p, const pu_sampling *o, pu_sampling *to) {
   }
   to->stop = stop;
   to->bad_words = bad;
+  to->spoken_ids = pack(p, o->spoken_ids, o->n_spoken_ids, sizeof *o->spoken_ids);
   to->logit_bias = pack(p, o->logit_bias, o->n_logit_bias, sizeof *o->logit_bias);
 }
 

@@ -5,7 +5,7 @@
 #include "src/engine/internal.h"
 
 void pu_stream_init(pu_stream *s, const pu_tokenizer *t, bool continues) {
-  *s = (pu_stream){.decoder = {.t = t, .flags = PU_DECODE_SKIP_SPECIAL, .started = continues}};
+  *s = (pu_stream){.decoder = {.t = t, .started = continues}};
   pu_buf_init(&s->text, PU_BUF_MAX);
 }
 
@@ -34,9 +34,16 @@ static void look_for_stop(pu_stream *s, const pu_sampling *how, size_t from) {
   s->text.data[cut] = 0;
 }
 
+static unsigned decode_flags(const pu_sampling *how, int32_t id) {
+  for (size_t i = 0; i < how->n_spoken_ids; i++)
+    if (how->spoken_ids[i] == id) return 0;
+  return PU_DECODE_SKIP_SPECIAL;
+}
+
 pu_err pu_stream_push(pu_stream *s, int32_t id, const pu_sampling *how, pu_error *e) {
   if (!s->decoder.t || s->stopped) return PU_OK;
   size_t from = s->text.len;
+  s->decoder.flags = decode_flags(how, id);
   PU_TRY(pu_decoder_push(&s->decoder, id, &s->text, e));
   if (s->text.len > from) look_for_stop(s, how, from);
   return PU_OK;

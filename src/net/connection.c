@@ -166,9 +166,10 @@ void pu_http_reply(pu_http_request *r, int status, const char *content_type, pu_
   struct evbuffer *out = output(r->c);
   r->keep_alive &= !r->c->s->draining;
   put_head(r, status, content_type);
-  if (status != 204) evbuffer_add_printf(out, "Content-Length: %zu\r\n", body.len);
+  bool bare = status == 204 || status == 304; /* no body, and its length would be another answer's */
+  if (!bare) evbuffer_add_printf(out, "Content-Length: %zu\r\n", body.len);
   evbuffer_add(out, "\r\n", 2);
-  if (strcmp(r->head.method, "HEAD") != 0 && body.len && status != 204) evbuffer_add(out, body.ptr, body.len);
+  if (strcmp(r->head.method, "HEAD") != 0 && body.len && !bare) evbuffer_add(out, body.ptr, body.len);
   request_done(r->c);
 }
 

@@ -431,9 +431,26 @@ static pu_err read_prompts(pu_ask *a, pu_error *e) {
 
 /* ---- bodies ---- */
 
+/* At least as many as there are values in it. */
+static size_t count_values(pu_str s) {
+  size_t n = 1;
+  bool in_string = false;
+  for (size_t i = 0; i < s.len; i++) {
+    char c = s.ptr[i];
+    if (c == '"') in_string = !in_string;
+    if (in_string && c == '\\')
+      i++;
+    else if (!in_string)
+      n += c == ',' || c == '[' || c == '{';
+  }
+  return n;
+}
+
 static pu_err begin(pu_str body, pu_ask *a, pu_error *e) {
   *a = (pu_ask){.n = 1, .how = pu_sampling_default()};
   a->how.temperature = 1;
+  if (count_values(body) > PU_ASK_MAX_VALUES)
+    return pu_fail(e, PU_ERR_NOMEM, "the request's body holds more than %d values", (int)PU_ASK_MAX_VALUES);
   if (pu_json_parse("the request's body", body, &a->body, e)) return PU_ERR_USAGE;
   if (!json_is_object(a->body)) return pu_fail(e, PU_ERR_USAGE, "the request's body must be a JSON object");
   /* Lists of ids and of messages take at most this from their bytes of JSON. */

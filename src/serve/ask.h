@@ -10,6 +10,7 @@ enum {
   PU_ASK_MAX_BIAS = 1024,
   PU_ASK_MAX_MESSAGES = 1 << 14,
   PU_ASK_MAX_TOOLS = 1 << 10,
+  PU_ASK_MAX_VALUES = 1 << 20, /* of JSON in a body: in memory each is many times what it is as text */
 };
 
 typedef struct pu_ask_prompt {

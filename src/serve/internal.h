@@ -58,10 +58,11 @@ typedef struct pu_choice {
   int64_t tokens; /* of the answer */
   pu_finish finish;
   bool done;
-  pu_ids ids; /* of the answer, when it is done and may hold tool calls */
   /* The loop's thread: */
-  bool opened, closed; /* what a stream has said of it */
-  size_t offset;       /* characters whose tokens were told with log-probabilities */
+  bool opened, closed, called; /* what a stream has said of it; called: a tool call */
+  size_t offset;               /* characters whose tokens were told with log-probabilities */
+  pu_chat_reader *reader;      /* of a stream that may hold tool calls; made for its first text */
+  pu_buf *events;              /* where it writes, while it is fed */
 } pu_choice;
 
 /* How a kind of answer is written: a route's own. Each appends the members that say it, `"text":…` for instance. */
@@ -70,8 +71,9 @@ typedef struct pu_answer_style {
   void (*opening)(pu_buf *b); /* the first piece of a stream; or NULL */
   void (*piece)(pu_buf *b, pu_str text);
   void (*whole)(pu_buf *b, pu_str text);
-  /* An answer that may hold tool calls, from a whole message of the API. */
-  void (*message)(pu_buf *b, const json_t *message, bool stream);
+  /* Tool calls: a piece of one in a stream, and a whole message of the API that has some. */
+  void (*call)(pu_buf *b, const pu_chat_piece *p, const char *id);
+  void (*message)(pu_buf *b, const json_t *message);
   /* The value of "logprobs". offset: characters before the first note's; moved on. */
   void (*logprobs)(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset);
 } pu_answer_style;
@@ -86,6 +88,7 @@ struct pu_job {
   atomic_bool cancelled; /* by the loop's thread */
   pu_ask ask;
   const pu_answer_style *style;
+  const char *adapter; /* of the server's; NULL: the base alone */
   char id[48];
   pu_grammar *grammar; /* or NULL */
   int64_t created, prompt_tokens;
@@ -146,6 +149,7 @@ struct pu_server {
   pu_server_options o; /* strings are in the arena */
   pu_arena *arena;
   pu_engine *en;
+  pu_strs adapters; /* their names; in the arena */
   const pu_tokenizer *t;
   const pu_chat_template *chat;
   pu_grammar_vocab *pieces; /* for grammars; made when the first comes, by the loop's thread */
@@ -157,6 +161,7 @@ struct pu_server {
 };
 
 /* Replies that every route uses; the request is dead after them. code may be NULL. */
+void pu_reply(pu_server *sv, pu_http_request *r, int status, const char *type, pu_str body);
 void pu_reply_json(pu_server *sv, pu_http_request *r, int status, pu_buf *body); /* deinits body; failed: status 500 */
 void pu_reply_error(pu_server *sv, pu_http_request *r, int status, const char *message, const char *param,
                     const char *code);
@@ -165,8 +170,10 @@ void pu_reply_text(pu_server *sv, pu_http_request *r, const char *type, pu_buf *
 void pu_reply_failure(pu_server *sv, pu_http_request *r, const pu_error *e, const char *param);
 /* Appends {"error":{…}}. */
 void pu_put_error(pu_buf *b, int status, const char *message, const char *param, const char *code);
-/* Appends the model as /v1/models says it. */
-void pu_put_model(pu_buf *b, const pu_server *sv);
+/* The model, or an adapter, that requests call so. False: there is none. *adapter NULL: the model itself. */
+bool pu_find_model(const pu_server *sv, const char *name, const char **adapter);
+/* Appends the model (adapter NULL), or an adapter, as /v1/models says it. */
+void pu_put_model(pu_buf *b, const pu_server *sv, const char *adapter);
 /* Begins a stream, counted as the replies are. */
 void pu_begin_events(pu_server *sv, pu_http_request *r);
 

@@ -63,7 +63,7 @@ void pu_job_unref(pu_job *j) {
   for (size_t i = 0; i < j->n_choices; i++) {
     pu_buf_deinit(&j->choices[i].text);
     pu_buf_deinit(&j->choices[i].notes);
-    pu_ids_deinit(&j->choices[i].ids);
+    pu_chat_reader_free(j->choices[i].reader);
   }
   free(j->choices);
   pu_ask_free_prompts(j->prompts, j->n_prompts);
@@ -109,13 +109,25 @@ static pu_err add_stop_ids(pu_job *j, pu_error *e) {
   return PU_OK;
 }
 
+/* An answer that may hold calls says their marks, by which they are found. */
+static pu_err add_spoken_ids(pu_job *j, pu_error *e) {
+  enum { MOST = 8 };
+  if (!j->ask.tools || j->ask.must_call) return PU_OK;
+  int32_t *ids = pu_arena_alloc(j->ask.arena, MOST * sizeof *ids);
+  if (!ids) return pu_fail(e, PU_ERR_NOMEM, "the request is too large");
+  j->ask.how.n_spoken_ids = pu_chat_call_ids(j->sv->chat, j->sv->t, ids, MOST);
+  j->ask.how.spoken_ids = ids;
+  return PU_OK;
+}
+
 static pu_err check_model(pu_job *j, pu_error *e) {
-  const char *name = j->sv->o.model_name;
-  if (!j->ask.model || strcmp(j->ask.model, name) == 0) return PU_OK;
+  const char *name = j->sv->o.model_name, *more = j->sv->adapters.n ? " and its adapters: see /v1/models" : "";
+  if (!j->ask.model || pu_find_model(j->sv, j->ask.model, &j->adapter)) return PU_OK;
   j->ask.param = "model";
   j->refusal = 404;
   j->code = "model_not_found";
-  return pu_fail(e, PU_ERR_USAGE, "the model '%.100s' is not here; this server has '%.100s'", j->ask.model, name);
+  return pu_fail(e, PU_ERR_USAGE, "the model '%.100s' is not here; this server has '%.100s'%s", j->ask.model, name,
+                 more);
 }
 
 static pu_err check_lengths(pu_job *j, pu_error *e) {
@@ -199,6 +211,7 @@ static pu_err prepare(pu_job *j, pu_error *e) {
   PU_TRY(check_lengths(j, e));
   j->ask.param = NULL;
   PU_TRY(add_stop_ids(j, e));
+  PU_TRY(add_spoken_ids(j, e));
   PU_TRY(compile_form(j, e));
   return make_choices(j, e);
 }
@@ -208,7 +221,7 @@ static pu_err prepare(pu_job *j, pu_error *e) {
 static void put_head(pu_buf *b, const pu_job *j, const char *object) {
   pu_buf_printf(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", j->id, object,
                 (long long)j->created);
-  pu_buf_json_str(b, pu_str_c(j->sv->o.model_name));
+  pu_buf_json_str(b, pu_str_c(j->adapter ? j->adapter : j->sv->o.model_name));
   pu_buf_puts(b, ",\"choices\":[");
 }
 
@@ -219,37 +232,34 @@ static void put_usage(pu_buf *b, const pu_job *j) {
                 (long long)j->prompt_tokens, (long long)answers, (long long)(j->prompt_tokens + answers));
 }
 
-/* The one call that an answer was held to, {"name", "arguments"}, as a message; NULL: it was cut off before its end. */
-static json_t *forced_call(const pu_choice *c) {
-  json_t *said = json_loadb(c->text.data ? c->text.data : "", c->text.len, JSON_ALLOW_NUL, NULL);
-  const char *name = json_string_value(json_object_get(said, "name"));
-  char *arguments = name ? json_dumps(json_object_get(said, "arguments"), JSON_COMPACT) : NULL, id[40];
-  snprintf(id, sizeof id, "call_%016llx", (unsigned long long)random_bits());
-  json_t *m = arguments ? json_pack("{ss s[{ss ss s{ss ss}}]}", "content", "", "tool_calls", "id", id, "type",
-                                    "function", "function", "name", name, "arguments", arguments)
-                        : NULL;
-  free(arguments);
-  json_decref(said);
-  return m;
+/* Unlike those of any other call, so that results find theirs in a conversation of many answers. */
+static void put_call_id(char id[48], const pu_choice *c, size_t call) {
+  const char *job = strchr(c->job->id, '-') + 1;
+  snprintf(id, 48, "call_%s%02x%02zx", job, (unsigned)c->index, call);
 }
 
-/* The message of an answer that may hold tool calls; NULL: it is plain text. The caller owns it. */
+/* The message of an answer that holds tool calls; NULL: it is plain text. The caller owns it. */
 static json_t *read_calls(const pu_job *j, const pu_choice *c) {
+  pu_str text = pu_str_of(c->text.data ? c->text.data : "", c->text.len);
+  unsigned flags = j->ask.must_call ? PU_CHAT_READ_ONE_CALL : PU_CHAT_READ_WHOLE;
   pu_error e;
-  json_t *m = NULL, *calls;
-  if (j->ask.must_call) return c->done ? forced_call(c) : NULL;
-  if (!j->ask.tools || !c->done || pu_chat_answer_ids(j->sv->chat, j->sv->t, c->ids.v, c->ids.n, &m, &e)) return NULL;
-  calls = json_object_get(m, "tool_calls");
-  if (json_array_size(calls) == 0) {
-    json_decref(m);
-    return NULL;
-  }
+  json_t *m = NULL;
+  if (!j->ask.tools || pu_chat_answer(j->sv->chat, flags, text, &m, &e)) return NULL;
+  json_t *calls = json_object_get(m, "tool_calls");
   while (j->ask.one_call && json_array_size(calls) > 1) json_array_remove(calls, json_array_size(calls) - 1);
-  return m;
+  for (size_t i = 0; i < json_array_size(calls); i++) {
+    char id[48];
+    put_call_id(id, c, i);
+    json_object_set_new(json_array_get(calls, i), "id", json_string(id));
+  }
+  if (json_array_size(calls) > 0) return m;
+  json_decref(m);
+  return NULL;
 }
 
-static const char *finish_word(pu_finish finish) {
-  return finish == PU_FINISH_STOP ? "\"stop\"" : finish == PU_FINISH_NONE ? "null" : "\"length\"";
+static const char *finish_word(pu_finish finish, bool called) {
+  if (finish == PU_FINISH_NONE) return "null";
+  return finish != PU_FINISH_STOP ? "\"length\"" : called ? "\"tool_calls\"" : "\"stop\"";
 }
 
 /* Log-probabilities and the end of a choice. */
@@ -262,43 +272,69 @@ static void put_choice_end(pu_buf *b, const pu_job *j, const pu_buf *notes, size
   pu_buf_printf(b, ",\"finish_reason\":%s}", finish);
 }
 
-/* What an event of a stream says: text, or the opening (neither), or a message with calls. */
+/* What an event of a stream says: text, or a piece of a call, or the opening (neither). */
 typedef struct piece {
   const pu_str *text;
-  const json_t *message;
-  const pu_buf *notes; /* NULL: none in it */
+  const pu_chat_piece *call;
   const char *finish;
 } piece;
 
+/* Log-probabilities that are there go with it. */
 static void put_event(pu_buf *b, const pu_job *j, pu_choice *c, piece p) {
+  char id[48];
   pu_buf_puts(b, "data: ");
   put_head(b, j, j->style->chunk_object);
   pu_buf_printf(b, "{\"index\":%d,", c->index);
-  if (p.message)
-    j->style->message(b, p.message, true);
-  else if (p.text)
+  if (p.call) {
+    put_call_id(id, c, p.call->call);
+    j->style->call(b, p.call, id);
+  } else if (p.text) {
     j->style->piece(b, *p.text);
-  else
+  } else {
     j->style->opening(b);
-  put_choice_end(b, j, p.notes, &c->offset, p.finish);
+  }
+  bool opens = !p.call && !p.text;
+  put_choice_end(b, j, opens ? NULL : &c->notes, &c->offset, p.finish);
+  if (!opens) pu_buf_clear(&c->notes);
   pu_buf_puts(b, j->ask.include_usage ? "],\"usage\":null}\n\n" : "]}\n\n");
 }
 
-/* Under the job's lock: what a choice has to say is moved into b. Where tools may be called nothing is said before the
- * end: what begins like text may turn out to be a call. */
+/* From the reader of calls. */
+static void put_piece(void *arg, const pu_chat_piece *p) {
+  pu_choice *c = arg;
+  const pu_job *j = c->job;
+  if (p->content.ptr) {
+    put_event(c->events, j, c, (piece){.text = &p->content, .finish = "null"});
+  } else if (p->call == 0 || !j->ask.one_call) {
+    put_event(c->events, j, c, (piece){.call = p, .finish = "null"});
+    c->called = true;
+  }
+}
+
+/* Text that may hold calls: what is certain of it is said. */
+static pu_err read_news(pu_buf *b, pu_job *j, pu_choice *c, pu_str text, pu_error *e) {
+  unsigned flags = j->ask.must_call ? PU_CHAT_READ_ONE_CALL : 0;
+  if (!c->reader) PU_TRY(pu_chat_reader_create(j->sv->chat, flags, put_piece, c, &c->reader, e));
+  c->events = b;
+  PU_TRY(pu_chat_reader_feed(c->reader, text, e));
+  return c->done ? pu_chat_reader_finish(c->reader, e) : PU_OK;
+}
+
+/* Under the job's lock: what a choice has to say is moved into b. */
 static void take_news(pu_buf *b, pu_job *j, pu_choice *c) {
   if (!c->opened && j->style->opening) put_event(b, j, c, (piece){.finish = "null"});
   c->opened = true;
-  if (c->closed || (j->ask.tools && !c->done)) return;
+  if (c->closed) return;
   pu_str text = pu_str_of(c->text.data ? c->text.data : "", c->text.len), none = {"", 0};
-  json_t *m = read_calls(j, c);
-  if (m || text.len || c->notes.len)
-    put_event(b, j, c, (piece){.text = &text, .message = m, .notes = &c->notes, .finish = "null"});
-  if (c->done) put_event(b, j, c, (piece){.text = &none, .finish = m ? "\"tool_calls\"" : finish_word(c->finish)});
+  if (j->ask.tools) {
+    pu_err err = read_news(b, j, c, text, &j->why);
+    if (err) j->err = err;
+  } else if (text.len || c->notes.len) {
+    put_event(b, j, c, (piece){.text = &text, .finish = "null"});
+  }
+  if (c->done) put_event(b, j, c, (piece){.text = &none, .finish = finish_word(c->finish, c->called)});
   c->closed = c->done;
   pu_buf_clear(&c->text);
-  pu_buf_clear(&c->notes);
-  json_decref(m);
 }
 
 static void put_end(pu_buf *b, const pu_job *j) {
@@ -358,10 +394,10 @@ static void reply_whole(pu_job *j) {
       pu_buf_printf(&b, "%s{\"index\":%d,", i ? "," : "", c->index);
       json_t *m = read_calls(j, c);
       if (m)
-        j->style->message(&b, m, false);
+        j->style->message(&b, m);
       else
         j->style->whole(&b, pu_str_of(c->text.data ? c->text.data : "", c->text.len));
-      put_choice_end(&b, j, &c->notes, &c->offset, m ? "\"tool_calls\"" : finish_word(c->finish));
+      put_choice_end(&b, j, &c->notes, &c->offset, finish_word(c->finish, m != NULL));
       json_decref(m);
     }
     pu_buf_puts(&b, "],");

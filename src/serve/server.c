@@ -33,7 +33,7 @@ static void add_cors(const pu_server *sv, pu_http_request *r) {
   if (strcmp(sv->o.cors_origin, "*") != 0) pu_http_add_header(r, "Vary", "Origin");
 }
 
-static void reply(pu_server *sv, pu_http_request *r, int status, const char *type, pu_str body) {
+void pu_reply(pu_server *sv, pu_http_request *r, int status, const char *type, pu_str body) {
   pu_metrics_status(&sv->metrics, status);
   add_cors(sv, r);
   pu_http_reply(r, status, type, body);
@@ -44,7 +44,7 @@ void pu_reply_error(pu_server *sv, pu_http_request *r, int status, const char *m
   pu_buf b;
   pu_buf_init(&b, 1 << 14);
   pu_put_error(&b, status, message, param, code);
-  reply(sv, r, status, "application/json", pu_str_of(b.data ? b.data : "", b.len));
+  pu_reply(sv, r, status, "application/json", pu_str_of(b.data ? b.data : "", b.len));
   pu_buf_deinit(&b);
 }
 
@@ -52,12 +52,12 @@ void pu_reply_json(pu_server *sv, pu_http_request *r, int status, pu_buf *body) 
   if (body->failed)
     pu_reply_error(sv, r, 500, "no memory for the answer", NULL, NULL);
   else
-    reply(sv, r, status, "application/json", pu_str_of(body->data, body->len));
+    pu_reply(sv, r, status, "application/json", pu_str_of(body->data, body->len));
   pu_buf_deinit(body);
 }
 
 void pu_reply_text(pu_server *sv, pu_http_request *r, const char *type, pu_buf *body) {
-  reply(sv, r, 200, type, pu_str_of(body->data ? body->data : "", body->len));
+  pu_reply(sv, r, 200, type, pu_str_of(body->data ? body->data : "", body->len));
   pu_buf_deinit(body);
 }
 
@@ -68,11 +68,22 @@ void pu_reply_failure(pu_server *sv, pu_http_request *r, const pu_error *e, cons
   pu_reply_error(sv, r, s, e->msg, s < 500 ? param : NULL, NULL);
 }
 
-void pu_put_model(pu_buf *b, const pu_server *sv) {
+bool pu_find_model(const pu_server *sv, const char *name, const char **adapter) {
+  *adapter = NULL;
+  if (strcmp(name, sv->o.model_name) == 0) return true;
+  for (size_t i = 0; i < sv->adapters.n && !*adapter; i++)
+    if (strcmp(name, sv->adapters.v[i]) == 0) *adapter = sv->adapters.v[i];
+  return *adapter != NULL;
+}
+
+void pu_put_model(pu_buf *b, const pu_server *sv, const char *adapter) {
   pu_buf_puts(b, "{\"id\":");
-  pu_buf_json_str(b, pu_str_c(sv->o.model_name));
-  pu_buf_printf(b, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"puyu\",\"max_model_len\":%lld}",
+  pu_buf_json_str(b, pu_str_c(adapter ? adapter : sv->o.model_name));
+  pu_buf_printf(b, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"puyu\",\"max_model_len\":%lld",
                 (long long)sv->started, (long long)sv->context);
+  if (adapter) pu_buf_puts(b, ",\"parent\":");
+  if (adapter) pu_buf_json_str(b, pu_str_c(sv->o.model_name));
+  pu_buf_putc(b, '}');
 }
 
 void pu_begin_events(pu_server *sv, pu_http_request *r) {
@@ -113,7 +124,7 @@ static void preflight(pu_server *sv, pu_http_request *r) {
   pu_http_add_header(r, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
   pu_http_add_header(r, "Access-Control-Allow-Headers", "Authorization, Content-Type");
   pu_http_add_header(r, "Access-Control-Max-Age", "86400");
-  reply(sv, r, 204, NULL, pu_str_c(""));
+  pu_reply(sv, r, 204, NULL, pu_str_c(""));
 }
 
 /* ---- routes ---- */
@@ -201,11 +212,28 @@ static pu_err copy_options(pu_server *sv, const pu_server_options *o, pu_error *
   return good ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for the server's options");
 }
 
+static pu_err name_adapters(pu_server *sv, pu_error *e) {
+  size_t n = 0;
+  while (pu_engine_adapter_at(sv->en, n)) n++;
+  sv->adapters.v = pu_arena_zalloc(sv->arena, (n + 1) * sizeof *sv->adapters.v);
+  for (size_t i = 0; i < n && sv->adapters.v; i++) {
+    const char *name = pu_engine_adapter_at(sv->en, i);
+    if (strcmp(name, sv->o.model_name) == 0)
+      return pu_fail(e, PU_ERR_USAGE, "the model and an adapter are both called '%s': requests could not choose", name);
+    sv->adapters.v[i] = pu_arena_strdup(sv->arena, name);
+    if (!sv->adapters.v[i]) sv->adapters.v = NULL;
+  }
+  if (!sv->adapters.v) return pu_fail(e, PU_ERR_NOMEM, "no memory for the names of %zu adapters", n);
+  sv->adapters.n = n;
+  return PU_OK;
+}
+
 static pu_err set_up(pu_server *sv, pu_engine *en, const pu_server_options *o, pu_error *e) {
   PU_TRY(pu_server_check(o, e));
   PU_TRY(pu_arena_create((size_t)4 << 20, &sv->arena, e));
   PU_TRY(copy_options(sv, o, e));
   sv->en = en;
+  PU_TRY(name_adapters(sv, e));
   sv->t = pu_engine_tokenizer(en);
   sv->chat = pu_engine_chat(en);
   sv->context = pu_engine_context(en);

@@ -93,6 +93,7 @@ static pu_err open_session(pu_server *sv, pu_choice *c, pu_error *e) {
     PU_TRY(pu_session_open(sv->en, &c->s, e));
   sv->worker.sessions++;
   if (c != first && !scores) return PU_OK;
+  PU_TRY(pu_session_adapter(c->s, j->adapter, e));
   if (scores) PU_TRY(pu_session_score(c->s, j->ask.how.top_logprobs, e));
   return pu_session_append(c->s, j->prompts[c->prompt].v, j->prompts[c->prompt].n, e);
 }
@@ -178,12 +179,6 @@ static void take_all_notes(pu_choice *c, bool no_answer) {
   if (of_answer) c->noted = n;
 }
 
-/* Under the job's lock: what calls are read from. */
-static void take_ids(pu_choice *c, const int32_t *ids, size_t n) {
-  for (size_t i = 0; i < n; i++)
-    if (!pu_ids_push(&c->ids, ids[i])) return;
-}
-
 static void end_choice(pu_server *sv, pu_choice *c, double now) {
   pu_job *j = c->job;
   if (c->tokens > 1)
@@ -199,7 +194,7 @@ static bool look_after(pu_server *sv, pu_job *j, double now) {
     pu_choice *c = &j->choices[i];
     if (!c->s) continue;
     size_t n;
-    const int32_t *ids = pu_session_answer(c->s, &n);
+    (void)pu_session_answer(c->s, &n);
     pu_finish finish = pu_session_finish(c->s);
     bool grew = (int64_t)n > c->tokens;
     count_tokens(sv, c, (int64_t)n, now);
@@ -208,7 +203,6 @@ static bool look_after(pu_server *sv, pu_job *j, double now) {
     c->tokens = j->ask.no_answer ? 0 : (int64_t)n;
     c->finish = finish;
     c->done = finish != PU_FINISH_NONE;
-    if (c->done && j->ask.tools) take_ids(c, ids, n);
     pthread_mutex_unlock(&j->lock);
     news |= grew || finish;
     all &= finish != PU_FINISH_NONE;

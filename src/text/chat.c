@@ -81,6 +81,16 @@ static const char *const names[] = {"internlm", "internlm2", "chatml", "llama3",
 /* Names that are markers where the tokenizer has them; any other name is text. */
 static const char *const marker_names[] = {CHAT_PLUGIN, CHAT_INTERPRETER};
 
+/* Models fine-tuned before InternLM2's markers had names (InternLM-XComposer2 among them) use the places of the
+ * vocabulary that these were given later. */
+static int32_t find_marker(const pu_tokenizer *t, const char *marker) {
+  static const char *const old[][2] = {{"<|im_start|>", "[UNUSED_TOKEN_146]"}, {"<|im_end|>", "[UNUSED_TOKEN_145]"}};
+  int32_t id = pu_tokenizer_find(t, pu_str_c(marker));
+  for (size_t i = 0; id < 0 && i < PU_COUNT(old); i++)
+    if (strcmp(marker, old[i][0]) == 0) id = pu_tokenizer_find(t, pu_str_c(old[i][1]));
+  return id;
+}
+
 const pu_chat_template *pu_chat_find(const char *name) {
   for (size_t i = 0; name && i < PU_COUNT(templates); i++) {
     if (strcmp(templates[i].name, name) == 0) return &templates[i];
@@ -102,13 +112,13 @@ const pu_chat_template *pu_chat_guess(const pu_tokenizer *t, const char *model_t
               {"<eoa>", NULL, "internlm"}};
   for (size_t i = 0; i < PU_COUNT(rows); i++) {
     bool fits = !rows[i].type || (model_type && strncmp(model_type, rows[i].type, strlen(rows[i].type)) == 0);
-    if (fits && pu_tokenizer_find(t, pu_str_c(rows[i].marker)) >= 0) return pu_chat_find(rows[i].name);
+    if (fits && find_marker(t, rows[i].marker) >= 0) return pu_chat_find(rows[i].name);
   }
   return NULL;
 }
 
 static void guard(pu_tokenizer *t, const char *marker) {
-  int32_t id = pu_tokenizer_find(t, pu_str_c(marker));
+  int32_t id = find_marker(t, marker);
   if (id >= 0) t->pieces[id].guarded = true;
 }
 
@@ -154,7 +164,7 @@ static pu_err put_mark(sink *s, const char *mark, pu_error *e) {
     pu_buf_puts(s->text, mark);
     return PU_OK;
   }
-  int32_t id = pu_tokenizer_find(s->t, pu_str_c(mark));
+  int32_t id = find_marker(s->t, mark);
   if (id < 0) {
     return pu_fail(e, PU_ERR_UNSUPPORTED, "the tokenizer has no %s, which chat template \"%s\" needs; choose another",
                    mark, s->c->name);
@@ -279,7 +289,7 @@ pu_err chat_render_own(const pu_chat_template *c, const pu_tokenizer *t, const c
 size_t pu_chat_stop_ids(const pu_chat_template *c, const pu_tokenizer *t, int32_t *out, size_t max) {
   size_t n = c->jinja ? chat_stops_of(c, t, out, max) : 0;
   for (const char *const *s = c->stops; s && *s && n < max; s++) {
-    int32_t id = pu_tokenizer_find(t, pu_str_c(*s));
+    int32_t id = find_marker(t, *s);
     if (id >= 0) out[n++] = id;
   }
   int32_t eos = pu_tokenizer_eos(t);

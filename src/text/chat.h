@@ -1,5 +1,6 @@
 /* Inside of chat templates: chat.c has puyu's own and how they are rendered; chat_load.c those that models bring, and
- * the calls that take either; chat_calls.c tools: what a conversation says of them, and calls found in an answer. */
+ * the calls that take either; chat_calls.c tools: what a conversation says of them; chat_scan.c a call's JSON as it
+ * comes, chat_reader.c calls found in an answer. */
 #ifndef PUYU_TEXT_CHAT_H
 #define PUYU_TEXT_CHAT_H
 

@@ -98,6 +98,13 @@ static void the_program_speaks(void **state) {
       {"completion fish", 2, "puyu completion: 'fish': only bash is known\n"},
       {"data synth --out /dev/null --documents 1", 1,
        "puyu data synth: /dev/null: cannot make the folder: File exists\n"},
+      {"bench serve", 2, "puyu bench serve: give either --url or --model\n"},
+      {"bench serve --url http://x --model y", 2, "puyu bench serve: give either --url or --model\n"},
+      {"bench serve --url http://x --rate 0", 2,
+       "puyu bench serve: --rate: '0' is neither inf nor a number of requests a second\n"},
+      {"bench serve --url http://x --input-len 9:3", 2,
+       "puyu bench serve: --input-len: '9:3' is neither a number nor a range A:B of numbers from 1\n"},
+      {"bench serve --url http://127.0.0.1:1", 1, "puyu bench serve: http://127.0.0.1:1/v1/models: …"},
       {"completion bash >/dev/full", 1, "puyu: cannot write standard output: No space left on device\n"},
       {"version >/dev/full", 1, "puyu: cannot write standard output: No space left on device\n"},
       {"completion bash | sleep 0.01", 0, ""}, /* a reader that went away is no reason for a message */

@@ -1,6 +1,7 @@
 /* A server over real sockets: keep-alive, pipelines, bodies of all sizes, clients that are slow, gone or half gone. */
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 
 #include "puyu/net.h"
 #include "tests/net/client.h"
@@ -385,6 +386,9 @@ static void a_unix_socket_serves(void **state) {
   open_bench(&b, (pu_http_options){.unix_path = path});
   pu_http_options same = {.unix_path = path};
   assert_int_equal(pu_http_open(&same, &second, &e), PU_ERR_USAGE); /* somebody is there */
+  struct stat st;
+  assert_int_equal(stat(path, &st), 0);
+  assert_int_equal(st.st_mode & 0777, 0600); /* its owner's alone */
   client c = client_open_unix(path);
   client_ask(&c, "POST", "/echo", "", "hello");
   expect(client_answer(&c), 200, "hello");

@@ -191,6 +191,118 @@ static void answers_keep_to_their_form(void **state) {
   json_decref(v);
 }
 
+enum { MOST_CALLS = 4 };
+
+/* What a stream's pieces make together. */
+typedef struct streamed {
+  pu_buf content, arguments[MOST_CALLS];
+  char names[MOST_CALLS][40], ids[MOST_CALLS][60], finish[20];
+  size_t n_calls;
+} streamed;
+
+static void take_call(streamed *s, const json_t *call) {
+  size_t i = (size_t)tiny_int(call, "index");
+  const json_t *function = tiny_at(call, "function");
+  const char *name = json_string_value(json_object_get(function, "name"));
+  assert_true(i < MOST_CALLS && i <= s->n_calls);
+  assert_true((i == s->n_calls) == (name != NULL)); /* its beginning names it, and nothing after */
+  if (name) {
+    s->n_calls++;
+    snprintf(s->names[i], sizeof s->names[i], "%s", name);
+    snprintf(s->ids[i], sizeof s->ids[i], "%s", tiny_str(call, "id"));
+    assert_string_equal(tiny_str(call, "type"), "function");
+    pu_buf_init(&s->arguments[i], 1 << 16);
+  }
+  pu_buf_puts(&s->arguments[i], tiny_str(function, "arguments"));
+}
+
+static streamed stream_of(const tiny *b, const char *body) {
+  client c = client_open(b->port);
+  streamed s = {0};
+  answer a;
+  pu_buf data;
+  pu_buf_init(&data, 1 << 20);
+  pu_buf_init(&s.content, 1 << 20);
+  pu_buf_puts(&s.content, "");
+  client_ask(&c, "POST", CHAT, "", body);
+  assert_true(client_head(&c, &a));
+  assert_int_equal(a.status, 200);
+  while (tiny_event(&c, &data) && strcmp(data.data, "[DONE]") != 0) {
+    json_t *event = json_loads(data.data, JSON_ALLOW_NUL, NULL);
+    const json_t *delta = tiny_at(event, "choices/0/delta");
+    const char *text = json_string_value(json_object_get(delta, "content"));
+    const char *finish = json_string_value(tiny_at(event, "choices/0/finish_reason"));
+    assert_string_equal(s.finish, "");
+    if (text) pu_buf_puts(&s.content, text);
+    for (size_t i = 0; i < json_array_size(json_object_get(delta, "tool_calls")); i++)
+      take_call(&s, json_array_get(json_object_get(delta, "tool_calls"), i));
+    if (finish) snprintf(s.finish, sizeof s.finish, "%s", finish);
+    json_decref(event);
+  }
+  assert_string_equal(data.data, "[DONE]");
+  answer_free(&a);
+  pu_buf_deinit(&data);
+  client_close(&c);
+  return s;
+}
+
+static void streamed_free(streamed *s) {
+  pu_buf_deinit(&s->content);
+  for (size_t i = 0; i < s->n_calls; i++) pu_buf_deinit(&s->arguments[i]);
+}
+
+/* What a trained model writes by itself, a random one is held to: two calls between words. */
+static void calls_are_streamed(void **state) {
+  tiny *b = *state;
+#define ONE_CALL(name)                                                                                                 \
+  "<\\\\|action_start\\\\|><\\\\|plugin\\\\|>\\n\\\\{\\\"name\\\": \\\"" name "\\\", \\\"parameters\\\": "             \
+  "\\\\{\\\"days\\\": [1-9]{9}\\\\}\\\\}<\\\\|action_end\\\\|>"
+#define BODY                                                                                                           \
+  "{" HELLO "," WEATHER                                                                                                \
+  ",\"seed\":4,\"guided_regex\":\"Let me see\\\\. " ONE_CALL("weather") "\\n" ONE_CALL("clock") "\""
+  json_t *v = tiny_post(b, CHAT, 200, BODY "}");
+  assert_string_equal(tiny_str(v, "choices/0/finish_reason"), "tool_calls");
+  assert_string_equal(tiny_str(v, "choices/0/message/content"), "Let me see.");
+  assert_int_equal(json_array_size(tiny_at(v, "choices/0/message/tool_calls")), 2);
+  streamed said = stream_of(b, BODY ",\"stream\":true}");
+  assert_string_equal(said.content.data, "Let me see.");
+  assert_int_equal(said.n_calls, 2);
+  assert_string_equal(said.finish, "tool_calls");
+  assert_string_not_equal(said.ids[0], said.ids[1]);
+  for (int i = 0; i < 2; i++) {
+    char path[100];
+    snprintf(path, sizeof path, "choices/0/message/tool_calls/%d/function", i);
+    assert_string_equal(said.names[i], tiny_str(tiny_at(v, path), "name"));
+    assert_string_equal(said.arguments[i].data, tiny_str(tiny_at(v, path), "arguments"));
+    assert_string_equal(said.names[i], i ? "clock" : "weather");
+  }
+  streamed_free(&said);
+  json_decref(v);
+  /* One call only; and one that is cut off in the middle of its arguments. */
+  said = stream_of(b, BODY ",\"stream\":true,\"parallel_tool_calls\":false}");
+  assert_int_equal(said.n_calls, 1);
+  streamed_free(&said);
+  v = tiny_post(b, CHAT, 200, BODY ",\"parallel_tool_calls\":false}");
+  assert_int_equal(json_array_size(tiny_at(v, "choices/0/message/tool_calls")), 1);
+  json_decref(v);
+  said = stream_of(b, BODY ",\"stream\":true,\"max_tokens\":60}");
+  assert_string_equal(said.finish, "length");
+  streamed_free(&said);
+#undef BODY
+#undef ONE_CALL
+  /* Marks that have a token of their own are said where there are tools, and only there. */
+  int32_t mark = pu_tokenizer_find(b->t, pu_str_c("<|action_start|>"));
+  for (int tools = 0; tools < 2; tools++) {
+    char body[2000];
+    snprintf(body, sizeof body, "{" HELLO "%s" GREEDY ",\"logit_bias\":{\"%d\":100},\"stream\":true}",
+             tools ? "," WEATHER : "", (int)mark);
+    said = stream_of(b, body);
+    assert_string_equal(said.finish, "length");
+    assert_int_equal(said.content.len, tools ? 12 * strlen("<|action_start|>") : 0);
+    streamed_free(&said);
+  }
+}
+
 static void calls_are_made(void **state) {
   tiny *b = *state;
   /* What the model is told of the tools. */
@@ -210,32 +322,12 @@ static void calls_are_made(void **state) {
   assert_true(tiny_int(arguments, "days") >= 1 && tiny_int(arguments, "days") <= 9);
   json_decref(arguments);
   json_decref(tiny_post(b, CHAT, 200, "{" HELLO "," WEATHER ",\"max_tokens\":40,\"tool_choice\":\"required\"}"));
-  /* Streamed: the role, the call, the end. */
-  client c = client_open(b->port);
-  answer a;
-  pu_buf data;
-  int calls = 0, ends = 0;
-  pu_buf_init(&data, 1 << 20);
-  client_ask(&c, "POST", CHAT, "", CALL ",\"stream\":true}");
-  assert_true(client_head(&c, &a));
-  while (tiny_event(&c, &data) && strcmp(data.data, "[DONE]") != 0) {
-    json_t *event = json_loads(data.data, 0, NULL);
-    const json_t *delta = tiny_at(event, "choices/0/delta"), *list = json_object_get(delta, "tool_calls");
-    if (list) {
-      assert_int_equal(tiny_int(list, "0/index"), 0);
-      assert_string_equal(tiny_str(list, "0/function/arguments"),
-                          tiny_str(v, "choices/0/message/tool_calls/0/function/arguments"));
-      calls++;
-    }
-    const char *finish = json_string_value(tiny_at(event, "choices/0/finish_reason"));
-    ends += finish && strcmp(finish, "tool_calls") == 0;
-    json_decref(event);
-  }
-  assert_int_equal(calls, 1);
-  assert_int_equal(ends, 1);
-  answer_free(&a);
-  pu_buf_deinit(&data);
-  client_close(&c);
+  streamed said = stream_of(b, CALL ",\"stream\":true}");
+  assert_int_equal(said.n_calls, 1);
+  assert_string_equal(said.names[0], "weather");
+  assert_string_equal(said.arguments[0].data, tiny_str(v, "choices/0/message/tool_calls/0/function/arguments"));
+  assert_string_equal(said.finish, "tool_calls");
+  streamed_free(&said);
   json_decref(v);
   /* The call and its result go back into the conversation. */
   v = tiny_post(b, CHAT, 200,
@@ -285,11 +377,76 @@ static void the_small_routes(void **state) {
   json_decref(v);
   assert_true(tiny_metric(b, "puyu_time_to_first_token_seconds_count") > 0);
   assert_true(tiny_metric(b, "puyu_answer_tokens_total") > 0);
-  answer a = ask_once(b->port, "HEAD", "/nothing", "", NULL);
+  answer a;
+  client c = client_open(b->port);
+  client_ask(&c, "HEAD", "/nothing", "", NULL);
+  assert_true(client_head(&c, &a)); /* no body follows, whatever its length says */
   assert_int_equal(a.status, 404);
   answer_free(&a);
-  json_decref(tiny_json(ask_once(b->port, "GET", "/", "", NULL), 404));
+  client_close(&c);
+  json_decref(tiny_json(ask_once(b->port, "GET", "/web", "", NULL), 404));
+  json_decref(tiny_json(ask_once(b->port, "GET", "/web/../keys", "", NULL), 404));
+  json_decref(tiny_json(ask_once(b->port, "POST", "/", "", "{}"), 405));
   json_decref(tiny_json(ask_once(b->port, "GET", CHAT, "", NULL), 405));
+}
+
+/* The value of a header of an answer, cut off at its line's end. */
+static const char *header_of(const answer *a, const char *name, char *out, size_t size) {
+  char wanted[100];
+  snprintf(wanted, sizeof wanted, "\r\n%s: ", name);
+  const char *at = strcasestr(a->head.data, wanted);
+  if (!at) return NULL;
+  at += strlen(wanted);
+  snprintf(out, size, "%.*s", (int)strcspn(at, "\r"), at);
+  return out;
+}
+
+/* The head of an answer to GET /web/style.css, on a connection that goes on. */
+static int head_with(client *c, const char *method, const char *more, char *encoding, size_t size) {
+  answer a;
+  client_ask(c, method, "/web/style.css", more, NULL);
+  assert_true(client_head(c, &a));
+  if (!header_of(&a, "Content-Encoding", encoding, size)) *encoding = 0;
+  int status = a.status;
+  answer_free(&a);
+  return status;
+}
+
+/* The page: the same bytes with gzip and without, and none for a browser that has them. */
+static void the_page_is_handed_out(void **state) {
+  tiny *b = *state;
+  char type[100], policy[500], etag[100], more[300], encoding[100];
+  answer a = ask_once(b->port, "GET", "/", "", NULL);
+  assert_int_equal(a.status, 200);
+  assert_string_equal(header_of(&a, "Content-Type", type, sizeof type), "text/html; charset=utf-8");
+  assert_non_null(header_of(&a, "Content-Security-Policy", policy, sizeof policy));
+  assert_non_null(strstr(policy, "default-src 'none'; script-src 'self'; style-src 'self';"));
+  assert_null(strstr(policy, "unsafe"));
+  assert_non_null(strstr(a.head.data, "X-Content-Type-Options: nosniff\r\n"));
+  assert_non_null(strstr(a.body.data, "src=\"web/app.js\""));
+  answer_free(&a);
+  a = ask_once(b->port, "GET", "/web/style.css", "", NULL);
+  answer packed = ask_once(b->port, "GET", "/web/style.css", "Accept-Encoding: br, GZIP;q=0.5\r\n", NULL);
+  assert_true(a.whole && packed.whole && packed.body.len < a.body.len);
+  assert_memory_equal(packed.body.data, "\x1f\x8b", 2);
+  assert_non_null(strstr(a.body.data, "color-scheme"));
+  assert_non_null(header_of(&a, "ETag", etag, sizeof etag));
+  answer_free(&packed);
+  answer_free(&a);
+  client c = client_open(b->port); /* an answer without a body says so by its status: the next one begins after it */
+  static const char *const lists[] = {"%s", "\"other\", W/%s", "*"};
+  for (size_t i = 0; i < PU_COUNT(lists); i++) {
+    char list[150];
+    snprintf(list, sizeof list, lists[i], etag);
+    snprintf(more, sizeof more, "If-None-Match: %s\r\n", list);
+    assert_int_equal(head_with(&c, "GET", more, encoding, sizeof encoding), 304);
+  }
+  assert_int_equal(head_with(&c, "HEAD", "Accept-Encoding: gzip\r\n", encoding, sizeof encoding), 200);
+  assert_string_equal(encoding, "gzip");
+  assert_int_equal(head_with(&c, "HEAD", "Accept-Encoding: br, gzip;q=0\r\n", encoding, sizeof encoding), 200);
+  assert_string_equal(encoding, "");
+  assert_int_equal(head_with(&c, "HEAD", "If-None-Match: \"other\"\r\n", encoding, sizeof encoding), 200);
+  client_close(&c);
 }
 
 static void mistakes_are_told(void **state) {
@@ -394,6 +551,8 @@ static void large_bodies_are_refused(void **state) {
   char *body = malloc(N + 100);
   memset(body, '[', N);
   body[N] = 0;
+  json_decref(tiny_post(b, CHAT, 413, body));
+  body[N / 4] = 0;
   json_decref(tiny_post(b, CHAT, 400, body));
   int at = sprintf(body, "{\"prompt\":\"");
   memset(body + at, 'a', N);
@@ -444,12 +603,27 @@ static void keys_open(void **state) {
   json_decref(tiny_json(ask_once(b.port, "GET", "/v1/models", "Authorization: Bearer first-key\r\n", NULL), 200));
   json_decref(tiny_json(ask_once(b.port, "GET", "/v1/models", "authorization: bearer second\r\n", NULL), 200));
   json_decref(tiny_get(&b, "/health"));
+  answer page = ask_once(b.port, "GET", "/", "", NULL); /* it asks for the key itself */
+  assert_int_equal(page.status, 200);
+  answer_free(&page);
   answer a = ask_once(b.port, "OPTIONS", CHAT, "Origin: https://page.example\r\n", NULL);
   assert_int_equal(a.status, 204);
   assert_non_null(strstr(a.head.data, "Access-Control-Allow-Origin: https://page.example\r\n"));
   assert_non_null(strstr(a.head.data, "Access-Control-Allow-Headers: Authorization, Content-Type\r\n"));
   answer_free(&a);
   json_decref(tiny_json(ask_once(b.port, "GET", "/health", "Origin: https://other.example\r\n", NULL), 403));
+  tiny_close(&b);
+}
+
+/* The engine's thread shows itself once a second at the least: to one that wants to see it sooner it looks stuck. */
+static void the_watchdog_barks(void **state) {
+  (void)state;
+  tiny b;
+  tiny_open(&b, (pu_server_options){.stuck_seconds = 1e-6});
+  usleep(10000);
+  json_t *v = tiny_json(ask_once(b.port, "GET", "/health", "", NULL), 503);
+  assert_string_equal(tiny_str(v, "status"), "stuck");
+  json_decref(v);
   tiny_close(&b);
 }
 
@@ -503,12 +677,14 @@ int main(void) {
                                      cmocka_unit_test(a_bias_decides),
                                      cmocka_unit_test(answers_keep_to_their_form),
                                      cmocka_unit_test(calls_are_made),
+                                     cmocka_unit_test(calls_are_streamed),
                                      cmocka_unit_test(the_small_routes),
+                                     cmocka_unit_test(the_page_is_handed_out),
                                      cmocka_unit_test(mistakes_are_told),
                                      cmocka_unit_test(large_bodies_are_refused),
                                      cmocka_unit_test(pages_of_others_are_kept_out)};
-  const struct CMUnitTest others[] = {cmocka_unit_test(keys_open), cmocka_unit_test(key_files_are_read),
-                                      cmocka_unit_test(open_doors_are_refused)};
+  const struct CMUnitTest others[] = {cmocka_unit_test(keys_open), cmocka_unit_test(the_watchdog_barks),
+                                      cmocka_unit_test(key_files_are_read), cmocka_unit_test(open_doors_are_refused)};
   int failed = cmocka_run_group_tests(tests, open_server, close_server);
   return failed + cmocka_run_group_tests(others, NULL, NULL);
 }

@@ -277,7 +277,7 @@ static void templates_get_objects(void **state) {
 
 static void expect_answer(const pu_chat_template *c, const char *text, const char *want) {
   json_t *got, *as = json(want);
-  assert_ok(pu_chat_answer(c, pu_str_c(text), &got, &err), &err);
+  assert_ok(pu_chat_answer(c, PU_CHAT_READ_WHOLE, pu_str_c(text), &got, &err), &err);
   if (!json_equal(got, as)) {
     char *shown = json_dumps(got, 0);
     fail_msg("%s\ngave %s\nwant %s", text, shown, want);
@@ -311,19 +311,12 @@ static void answers(void **state) {
   expect_answer(llama, "{\"name\": \"f\", \"parameters\": {\"a\": 2}}",
                 SAID("") ", \"tool_calls\": [" CALL("0", "{\\\"a\\\": 2}") "]}");
   expect_answer(llama, "{\"name\": \"f\"}", SAID("{\\\"name\\\": \\\"f\\\"}") "}");
-  /* From ids: the stop token and other markers say nothing. */
-  pu_ids ids = {0};
-  json_t *got, *want = json(SAID("ok") ", \"tool_calls\": [" CALL("0", "{}") "]}");
-  assert_ok(pu_encode(t,
-                      pu_str_c("ok<|action_start|><|plugin|>{\"name\": \"f\", \"parameters\": {}}<|action_end|>"
-                               "<|im_end|>"),
-                      PU_ENCODE_SPECIAL, &ids, &err),
-            &err);
-  assert_ok(pu_chat_answer_ids(c, t, ids.v, ids.n, &got, &err), &err);
-  assert_true(json_equal(got, want));
-  json_decref(got);
-  json_decref(want);
-  pu_ids_deinit(&ids);
+  /* The marks that have ids of their own. */
+  int32_t ids[8];
+  assert_int_equal(pu_chat_call_ids(c, t, ids, PU_COUNT(ids)), 4);
+  assert_int_equal(ids[0], pu_tokenizer_find(t, pu_str_c("<|action_start|>")));
+  assert_int_equal(pu_chat_call_ids(c, t, ids, 2), 2);
+  assert_int_equal(pu_chat_call_ids(tags, t, ids, PU_COUNT(ids)), 0);
   pu_chat_free(tags);
 }
 

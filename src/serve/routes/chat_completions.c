@@ -28,23 +28,32 @@ static void put_value(pu_buf *b, const json_t *v) {
   free(text);
 }
 
-/* In a stream each call says its index, so that its pieces (here: one) can be put together. */
-static void message(pu_buf *b, const json_t *m, bool stream) {
+/* A call begins with its id and name, and goes on by its index. */
+static void call(pu_buf *b, const pu_chat_piece *p, const char *id) {
+  pu_buf_printf(b, "\"delta\":{\"tool_calls\":[{\"index\":%zu,", p->call);
+  if (p->name) pu_buf_printf(b, "\"id\":\"%s\",\"type\":\"%s\",", id, p->is_code ? "code_interpreter" : "function");
+  if (p->is_code) {
+    pu_buf_puts(b, "\"code_interpreter\":{\"input\":");
+  } else {
+    pu_buf_puts(b, "\"function\":{");
+    if (p->name) pu_buf_puts(b, "\"name\":");
+    if (p->name) pu_buf_json_str(b, pu_str_c(p->name));
+    pu_buf_puts(b, p->name ? ",\"arguments\":" : "\"arguments\":");
+  }
+  pu_buf_json_str(b, p->arguments);
+  pu_buf_puts(b, "}}]}");
+}
+
+static void message(pu_buf *b, const json_t *m) {
   const json_t *content = json_object_get(m, "content"), *calls = json_object_get(m, "tool_calls");
-  pu_buf_puts(b, stream ? "\"delta\":{\"content\":" : "\"message\":{\"role\":\"assistant\",\"content\":");
+  pu_buf_puts(b, "\"message\":{\"role\":\"assistant\",\"content\":");
   if (json_string_length(content))
     put_value(b, content);
   else
     pu_buf_puts(b, "null");
-  pu_buf_puts(b, stream ? ",\"tool_calls\":[" : ",\"refusal\":null,\"tool_calls\":[");
-  for (size_t i = 0; i < json_array_size(calls); i++) {
-    json_t *call = json_copy(json_array_get(calls, i));
-    if (stream) json_object_set_new(call, "index", json_integer((json_int_t)i));
-    if (i) pu_buf_putc(b, ',');
-    put_value(b, call);
-    json_decref(call);
-  }
-  pu_buf_puts(b, "]}");
+  pu_buf_puts(b, ",\"refusal\":null,\"tool_calls\":");
+  put_value(b, calls);
+  pu_buf_putc(b, '}');
 }
 
 static const pu_answer_style style = {.id_prefix = "chatcmpl",
@@ -53,6 +62,7 @@ static const pu_answer_style style = {.id_prefix = "chatcmpl",
                                       .opening = opening,
                                       .piece = piece,
                                       .whole = whole,
+                                      .call = call,
                                       .message = message,
                                       .logprobs = pu_put_chat_logprobs};
 
