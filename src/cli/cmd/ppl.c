@@ -9,7 +9,7 @@
 
 typedef struct options {
   int64_t context, stride, batch, max_tokens, threads;
-  int dtype, kv_dtype, quant;
+  int dtype, quant, kv_dtype;
   const char *adapter;
   bool json;
 } options;
@@ -27,7 +27,7 @@ static const pu_option rows[] = {
            .help = "only the first N tokens of the text; 0: all"),
     PU_CLI_ADAPTER_ROW(options),
     PU_ROW_DTYPE(options, "bf16|f32", "bf16", "type to compute in"),
-    PU_ROW_QUANT(options, PU_QUANT_SAYS),
+    PU_ROW_QUANT(options),
     PU_ROW_KV_DTYPE(options),
     PU_ROW_THREADS(options, 64),
     PU_ROW_JSON(options),
@@ -252,9 +252,9 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   pu_arena_free(x.mem);
   pu_arena_free(x.host);
   if (x.memory) be->free(be, x.memory);
+  pu_adapter_free(x.adapter);
   if (x.kv_memory) be->free(be, x.kv_memory);
   free(x.kv);
-  pu_adapter_free(x.adapter);
   pu_model_free(x.m);
   if (be) be->close(be);
   pu_ids_deinit(&x.ids);
