@@ -23,6 +23,8 @@ typedef struct pu_bench_options {
       PU_ROW(pu_bench_options, gguf, "gguf", STR, .meta = "FILE",                                                      \
              .help = "a model instead of random weights: a GGUF file, or a directory; its matrices stay in few bits, " \
                      "and with --quant q8 or q4 the others become so"),                                                \
+      PU_ROW(pu_bench_options, window, "window", INT, .dflt = "0", .max = 1 << 24, .meta = "N",                        \
+             .help = "tokens that attention sees, as in models with a sliding window; 0: all"),                        \
       PU_ROW_ROUNDS(pu_bench_options, "3"), PU_ROW_THREADS(pu_bench_options, 64), PU_ROW_JSON(pu_bench_options)
 
 typedef struct pu_bench_engine {
