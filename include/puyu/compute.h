@@ -47,12 +47,31 @@ void pu_convert(void *dst, pu_dtype to, const void *src, pu_dtype from, int64_t 
 enum { PU_MAX_DIMS = 4 };
 
 /* How a weight lies in memory. PLAIN is by strides. TILED is what the CPU's inference kernels read: tiles of 16 rows by
- * 64 bytes, one after the other (see src/compute/cpu/gemm.h); only `linear` without a tape takes it. */
-typedef enum pu_layout { PU_LAYOUT_PLAIN, PU_LAYOUT_TILED } pu_layout;
+ * 64 bytes, one after the other (see src/compute/cpu/gemm.h); only `linear` and `linear_cross_entropy` without
+ * a tape take it. PACKED is a weight in few bits, for these two and `moe_mlp`, without a tape; dtype is the compute type
+ * that it stands for. */
+typedef enum pu_layout { PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED } pu_layout;
+
+/* What a PACKED matrix [M, K] holds: w[m][k] = (q - zero) * scale, with a scale (and a zero) for each row and group of
+ * inputs. With M' = M rounded up to 16, K' = K rounded up to the group, G = K' / group, there follow one another, each
+ * from a multiple of 64 bytes:
+ *   q      u8 [M'/16, K'/4, 16, 4]: sixteen rows side by side, four inputs of each; of 4 bits [M'/16, K'/8, 16, 4]:
+ *          the low halves of a line of 64 bytes are one such line and the high halves the next;
+ *   scale  f16 [M'/16, G, 16];
+ *   zero   f16 [M'/16, G, 16], where there are zeros; else it is 2^(bits-1) everywhere;
+ *   order  i32 [K'], where there is an order: the input that stands at each place, -1: none.
+ * An [E, M, K] tensor is E of these. */
+typedef struct pu_packing {
+  int bits;     /* 4 or 8; 0: not packed */
+  int group;    /* inputs that share a scale: 32, 64 or 128 */
+  bool zeros;   /* each group has its own zero */
+  bool ordered; /* the inputs of a group do not lie side by side (act-order) */
+} pu_packing;
 
 typedef struct pu_tensor {
   pu_dtype dtype;
   pu_layout layout;
+  pu_packing packing; /* of a PACKED one */
   int ndim;
   int64_t shape[PU_MAX_DIMS];
   int64_t stride[PU_MAX_DIMS]; /* in elements; the last is 1 in every tensor the operations take */
@@ -83,6 +102,7 @@ typedef struct pu_work_shape {
   int64_t hidden, ffn, vocab;
   int64_t experts_used; /* of a token; 0: the model has no experts */
   int heads, kv_heads, head_dim;
+  int64_t rank; /* the largest of the adapters that are trained; 0: none are */
 } pu_work_shape;
 
 typedef struct pu_backend pu_backend;
@@ -217,11 +237,37 @@ typedef struct pu_rmsnorm_add_args {
 pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w, float eps, pu_dtype out,
                           pu_tensor **h);
 
-/* y = x w^T + b. x: [N, K]; w: [M, K]; b: [M] or NULL; y: [N, M], dtype as x, or f32 when y_f32. */
+/* y = x w^T + b. x: [N, K]; w: [M, K]; b: [M] or NULL; y: [N, M], dtype as x, or f32 when y_f32.
+ * With a PACKED w of type f32 the products are those of the weights that the few bits stand for, in f32. Of type bf16, x
+ * is rounded to int8 by token and group, x[k] = sx q[k] with sx = max|x| / 127 over the group, products are summed in
+ * int32 within the group, and the groups' sums, times both scales, in f32: y differs from the product with x itself by
+ * sum over g of sx/2 * sum over k in g of |w[k]| at most. Both give the same to the bit on every instruction set, and for
+ * a token whichever others there are. */
 typedef struct pu_linear_args {
   pu_tensor *x, *w, *b, *y;
 } pu_linear_args;
 pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y_f32);
+
+/* What one adapter adds to some rows of one product (LoRA, Hu et al. 2021): of rows [row, row + rows) and columns
+ * [from, from + M) of y. a: [r, K]; b: [M, r]; both of x's type. Where a or b has grad, it has its memory too, as a
+ * model's parameters do. */
+typedef struct pu_lora_part {
+  pu_tensor *a, *b;
+  int64_t row, rows, from;
+  float scale;
+} pu_lora_part;
+
+enum { PU_LORA_MAX_RANK = 1 << 12 };
+
+/* In place, for each part: y += scale (x a^T) b^T. x: [N, K]; y: [N, *], of x's type. Parts do not overlap in y; what
+ * belongs to none stays as it is. A row's result depends on its own part alone. x a^T is rounded to x's type.
+ * Backward hands y's gradient on as it is. */
+typedef struct pu_lora_args {
+  pu_tensor *x, *y;
+  const pu_lora_part *parts;
+  int n;
+} pu_lora_args;
+pu_tensor *pu_lora(pu_ctx *c, pu_tensor *x, pu_tensor *y, const pu_lora_part *parts, int n); /* = y */
 
 /* RMS norm of each head of q and k (Qwen3). qkv: [N, (H + 2G) D], rows [q heads, k heads, v heads]; wq, wk: f32 [D].
  * out: same shape, v copied; rstd: f32 [N, H + G]. */
@@ -295,7 +341,8 @@ typedef struct pu_moe_mlp_args {
 pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight, pu_tensor *gate_up, pu_tensor *down);
 
 /* Next-token cross-entropy without the batch's logits: in chunks of rows, logits = x w^T; loss[n] = logsumexp -
- * logits[target] (0 where target < 0). x: [N, C]; w: [V, C]; targets: i32 [N]; loss: f32 [N].
+ * logits[target] (0 where target < 0). x: [N, C]; w: [V, C], without a tape of any layout; targets: i32 [N];
+ * loss: f32 [N].
  * With a tape the forward also leaves dx = grad_scale * d(sum of loss)/dx in `dx` and adds to w->grad at once;
  * backward only hands dx on. */
 typedef struct pu_linear_cross_entropy_args {
@@ -331,5 +378,24 @@ typedef struct pu_tile_weight_args {
 } pu_tile_weight_args;
 pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w);
 size_t pu_tiled_bytes(pu_dtype dtype, int64_t rows, int64_t cols);
+
+/* Packs a matrix [M, K], or matrices [E, M, K], in few bits into out, whose shape, packing and memory (E times
+ * pu_packed_bytes) are set. The rest is host memory. q: [E, M, K], a value a byte; scale, zero: [E, M, G] (zero NULL where
+ * the packing has none), rounded to f16; order: [K'] the inputs that lie in place 0, 1, … (as in the packing), NULL: as
+ * they come. */
+typedef struct pu_pack_weight_args {
+  const uint8_t *q;
+  const float *scale, *zero;
+  const int32_t *order;
+  pu_tensor *out;
+} pu_pack_weight_args;
+pu_err pu_pack_weight(pu_ctx *c, const pu_pack_weight_args *a) PU_MUST_USE;
+size_t pu_packed_bytes(const pu_packing *p, int64_t rows, int64_t cols);
+size_t pu_weight_bytes(const pu_tensor *w); /* whatever its layout */
+/* What `linear` with a PACKED weight of so many columns takes for itself. */
+size_t pu_packed_work_bytes(int64_t tokens, int64_t cols, pu_dtype dtype);
+static inline int64_t pu_packed_groups(const pu_packing *p, int64_t cols) {
+  return (cols + p->group - 1) / p->group;
+}
 
 #endif

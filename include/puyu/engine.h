@@ -12,6 +12,9 @@
  *           waits again, and later computes its tokens anew and goes on where it was. So the oldest always gets on, and
  *           no session ends another one. A step takes prefill_chunk prompt tokens at most, however long a prompt is:
  *           this bounds how long the others wait for their next token.
+ * Adapters. Any number of LoRA adapters (PEFT directories, see puyu/model.h) may lie beside the weights; each session
+ *           says which one it goes by. A step computes for all of them at once: the base's products are made for the
+ *           whole batch, and each adapter adds its own to the rows of its sessions.
  * Prefix cache. Full blocks are shared by all sessions that begin with the same ids, also after the one that computed
  *           them is closed, until their room is needed (least recently used first). A match may end inside a block.
  *
@@ -42,9 +45,15 @@ typedef enum pu_kv_type {
   PU_KV_BF16
 } pu_kv_type;
 
+/* A PEFT directory, and what sessions call it: 1 to 128 bytes. */
+typedef struct pu_engine_adapter {
+  const char *name, *dir;
+} pu_engine_adapter;
+
 typedef struct pu_engine_options {
   const char *device;     /* "cpu"; NULL: cpu */
   pu_dtype dtype;         /* compute type: PU_BF16 or PU_F32 */
+  pu_quant quant;         /* how the model's matrices are kept: PU_QUANT_FILE is 0 */
   int threads;            /* 0: all */
   int64_t context;        /* tokens of one session; 0: the model's max_position (times the factor of dynamic RoPE), at
                              most 32768. Less where the cache cannot hold as many: see pu_engine_plan */
@@ -58,6 +67,8 @@ typedef struct pu_engine_options {
                              see src/engine/guess.c */
   pu_engine *draft;       /* guesses: an engine over a smaller model with the same vocabulary. Becomes this one's, which
                              frees it (unless opening fails). NULL: guesses are what followed the last ids before */
+  const pu_engine_adapter *adapters; /* loaded at once and planned for, as a part of the weights */
+  int n_adapters;
   void (*progress)(void *arg, double done, double total); /* while weights are read */
   void *progress_arg;
 } pu_engine_options;
@@ -88,6 +99,13 @@ int64_t pu_engine_context(const pu_engine *en); /* tokens a session may hold */
 pu_engine_plan pu_engine_get_plan(const pu_engine *en);
 /* The chat template of the model (pu_chat_open); NULL where none fits. Lives as long as the engine. */
 const pu_chat_template *pu_engine_chat(const pu_engine *en);
+
+/* One adapter more, from what the plan left of the budget: PU_ERR_NOMEM where it does not fit. Names are unique. */
+pu_err pu_engine_add_adapter(pu_engine *en, const char *name, const char *dir, pu_error *e) PU_MUST_USE;
+/* PU_ERR_USAGE while a session goes by it. */
+pu_err pu_engine_remove_adapter(pu_engine *en, const char *name, pu_error *e) PU_MUST_USE;
+/* Their names in the order they came; NULL past the last. Lives until that one is removed. */
+const char *pu_engine_adapter_at(const pu_engine *en, size_t i);
 
 /* ---- structured output: grammars that an answer must fit ---------------------------------------------------------- */
 
@@ -184,13 +202,16 @@ typedef enum pu_session_state {
 } pu_session_state;
 
 pu_err pu_session_open(pu_engine *en, pu_session **out, pu_error *e) PU_MUST_USE;
-/* A new session with the same tokens, not yet started. Cache blocks are shared, and copied when one of the two writes:
- * n answers to one question, the options of a test, beams. Best done when the prompt is processed; forks of a prompt
- * that is not, wait for its blocks (where there is a prefix cache). */
+/* A new session with the same tokens (and adapter), not yet started. Cache blocks are shared, and copied when one of
+ * the two writes: n answers to one question, the options of a test, beams. Best done when the prompt is processed;
+ * forks of a prompt that is not, wait for its blocks (where there is a prefix cache). */
 pu_err pu_session_fork(const pu_session *s, pu_session **out, pu_error *e) PU_MUST_USE;
 void pu_session_close(pu_session *s); /* NULL is fine; gives its cache blocks back */
-/* Sessions with different salts share nothing in the prefix cache (adapters, tenants). Only before the first append. */
+/* Sessions with different salts share nothing in the prefix cache (tenants). Only before the first append. */
 pu_err pu_session_salt(pu_session *s, uint64_t salt, pu_error *e) PU_MUST_USE;
+/* From now on the session goes by this adapter of the engine; NULL: by the weights alone. Shares nothing in the prefix
+ * cache with sessions that go by another. Only before the first append. */
+pu_err pu_session_adapter(pu_session *s, const char *name, pu_error *e) PU_MUST_USE;
 /* Keeps log-probabilities of prompt tokens, too, with the `top` (0..20) most probable beside: see pu_session_prompt.
  * Only before the first append; such a session takes nothing from the prefix cache. */
 pu_err pu_session_score(pu_session *s, int top, pu_error *e) PU_MUST_USE;
@@ -250,5 +271,49 @@ pu_engine_stats pu_engine_get_stats(const pu_engine *en);
  * generated. Exposed for tests. */
 int32_t pu_sample_token(float *logits, int64_t vocab, const pu_sampling *o, const int32_t *history, size_t n_history,
                   size_t n_answer, pu_rng *rng);
+
+/* Nats (negative natural log-probabilities) of texts, each token but a text's first told by those before it: the mean, whose
+ * exponential is the perplexity, and over how many tokens. Each text fits the engine's context. */
+typedef struct pu_engine_score {
+  double nats;
+  int64_t tokens;
+} pu_engine_score;
+pu_err pu_engine_score_texts(pu_engine *en, const pu_ids_view *texts, size_t n, pu_engine_score *out,
+                             pu_error *e) PU_MUST_USE;
+
+/* ---- making weights of few bits --------------------------------------------------------------------------------------- */
+
+/* How: "rtn" rounds to nearest; "awq" scales the weights that meet large inputs up first, and searches each group's range
+ * (Lin et al. 2023; 4 bits); "gptq" lets the weights not yet rounded make up for the error of those that are (Frantar et al.
+ * 2022); "w8a8" makes int8 of the weights, a scale a row, for activations in int8 (Xiao et al. 2022). Quantised are the
+ * matrices of attention and MLPs (those of all experts); embedding, output, norms, biases and routers stay. */
+typedef struct pu_quantize_options {
+  const char *method;
+  int bits;                 /* 4 or 8 */
+  int64_t group;            /* inputs that share a scale: 32, 64 or 128; w8a8: does not count */
+  bool symmetric;           /* no zero points */
+  const pu_ids_view *calib; /* texts that the model's inputs are taken from; none for rtn */
+  size_t n_calib;
+  int threads; /* 0: all */
+  void (*progress)(void *arg, double done, double total);
+  void *progress_arg;
+} pu_quantize_options;
+
+typedef struct pu_quantize_report {
+  size_t bytes_before, bytes_after; /* of all tensors */
+  int64_t weights;                  /* quantised ones */
+  double bits;                      /* what each of them takes, with its share of scales and zeros */
+  double error; /* |y' - y|^2 of the quantised matrices' results over |y|^2 of the right ones, on a sample of their inputs,
+                   summed over all of them; 0 where nothing was calibrated */
+} pu_quantize_report;
+
+/* From the Hugging Face directory src into a new one, dir: config.json with its quantization_config, and safetensors, one
+ * file a layer. Other files (tokenizer, generation_config.json) are the caller's to copy. Layer by layer: what is held is one
+ * layer (in f32, its matrices' statistics, for gptq their Hessians [K, K]) and the residual state of the calibration texts,
+ * 4 bytes times tokens times the hidden size. On failure dir is removed. Runs on a cpu of its own. */
+pu_err pu_quantize(const char *src, const char *dir, const pu_quantize_options *o, pu_quantize_report *out,
+                   pu_error *e) PU_MUST_USE;
+/* Do options and model fit each other? What pu_quantize asks first, for callers who have other work to do before it. */
+pu_err pu_quantize_check(const char *src, const pu_quantize_options *o, pu_error *e) PU_MUST_USE;
 
 #endif

@@ -245,17 +245,33 @@ typedef struct pu_model {
   size_t n_params;
 } pu_model;
 
+/* Layers [from, to), and what belongs to no layer where `outer` says so. */
+typedef struct pu_model_part {
+  int64_t from, to;
+  bool outer;
+} pu_model_part;
+
+/* How matrices are kept for inference; vectors, routers and the input embedding stay as they are. */
+typedef enum pu_quant {
+  PU_QUANT_FILE, /* in few bits where the file has them so (GPTQ, AWQ, int8; GGUF's q8_0, q4_0, q4_1), else not */
+  PU_QUANT_NONE, /* in the compute type, whatever the file has */
+  PU_QUANT_Q8,   /* as the file has them in few bits, the others rounded: to 8 bits, symmetric, in groups of 128 */
+  PU_QUANT_Q4    /* likewise to 4 bits with zeros, in groups of 64; the output matrix to 8 */
+} pu_quant;
+
 typedef struct pu_model_options {
   pu_dtype dtype;   /* compute type */
   bool train;       /* f32 masters, and gradients (w->grad, f32) with their memory */
-  bool tile;        /* inference: matrices in PU_LAYOUT_TILED */
+  bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */
+  pu_quant quant;
+  const pu_model_part *part; /* NULL: the whole model; else the rest has no memory: for work that goes layer by layer */
   /* May be NULL; called while weights are read. */
   void (*progress)(void *arg, double done, double total);
   void *progress_arg;
 } pu_model_options;
 
-/* From a Hugging Face directory or a GGUF file, whose quantised weights become the compute type. Missing, surplus or
- * misshapen tensors are named. */
+/* From a Hugging Face directory or a GGUF file. Weights in few bits become the compute type where `quant` does not keep
+ * them. Missing, surplus or misshapen tensors are named. */
 pu_err pu_model_load(const char *path, pu_backend *be, const pu_model_options *o, pu_model **out, pu_error *e)
     PU_MUST_USE;
 /* Random weights: normal, deviation 0.02 (and 0.02 / sqrt(2 layers) for wo and down), norms 1; each value a function
@@ -277,9 +293,117 @@ typedef pu_err (*pu_param_part_fn)(void *arg, const char *file_name, int ndim, c
                                    pu_error *e);
 pu_err pu_param_parts(const pu_model *m, const pu_param *p, const float *host_data, pu_param_part_fn fn, void *arg,
                       pu_error *e) PU_MUST_USE;
+/* What the weights take: of a model made with pu_model_random (from a file none of whose matrices is in few bits, too),
+ * or loaded from this path, whose tensors must all be there. */
 size_t pu_model_weight_bytes(const pu_arch *arch, const pu_hparams *hp, const pu_model_options *o);
+pu_err pu_model_load_bytes(const char *path, const pu_model_options *o, size_t *out, pu_error *e) PU_MUST_USE;
+
+/* ---- weights in few bits ----------------------------------------------------------------------------------------------- */
+
+/* A matrix in few bits on the host: w[m][k] = (q[m][k] - zero[m][g]) * scale[m][g] with g = g_idx ? g_idx[k] : k / group.
+ * Scales are values that f16 holds, since that is what files and kernels keep. */
+typedef struct pu_qmatrix {
+  int bits;           /* 4 or 8 */
+  int64_t rows, cols; /* M outputs, K inputs */
+  int64_t group;      /* inputs that share a scale; cols: one for a row */
+  uint8_t *q;         /* [rows, cols], one value a byte */
+  float *scale;       /* [rows, groups] */
+  uint8_t *zero;      /* [rows, groups]; NULL: symmetric, 2^(bits-1) everywhere */
+  int32_t *g_idx;     /* [cols] group of each input (act-order); NULL: k / group */
+} pu_qmatrix;
+
+static inline int64_t pu_qmatrix_groups(const pu_qmatrix *q) {
+  return (q->cols + q->group - 1) / q->group;
+}
+
+/* Makes room for the given sizes, cleared; group 0: cols. The caller frees it, also after an error. A g_idx is the caller's
+ * to fill in (from malloc; freed with the rest). */
+pu_err pu_qmatrix_init(pu_qmatrix *q, int bits, int64_t rows, int64_t cols, int64_t group, bool symmetric,
+                       pu_error *e) PU_MUST_USE;
+void pu_qmatrix_deinit(pu_qmatrix *q); /* of all zeros: fine */
+/* Scale and zero of one group that cover all of w[0 .. n): from the least to the greatest value (0 between them), or,
+ * symmetric, as far below 0 as above. The scale is rounded to f16. */
+void pu_quant_range(const float *w, int64_t n, int bits, bool symmetric, float *scale, uint8_t *zero);
+/* w to the nearest value of its group: clamp(round(w / scale) + zero, 0, 2^bits - 1). */
+static inline uint8_t pu_quant_round(float w, float scale, int zero, int bits) {
+  const float whole = 0x1.8p23f; /* what is added to it loses its fraction; what is too large for that is clamped anyway */
+  float v = (scale != 0 ? (w / scale + whole) - whole : 0) + (float)zero, most = (float)((1 << bits) - 1);
+  return (uint8_t)(!(v > 0) ? 0 : v > most ? most : v);
+}
+/* Row m from f32 by rounding to nearest: ranges, then values. */
+void pu_qmatrix_round(pu_qmatrix *q, int64_t m, const float *w);
+/* Row m as f32 [cols]. */
+void pu_qmatrix_to_f32(const pu_qmatrix *q, int64_t m, float *w);
+
+/* What such weights are called in a Hugging Face directory (docs/quantisation.md says how they lie there). */
+typedef enum pu_quant_format {
+  PU_QUANT_AWQ,  /* AWQ's `gemm` layout: 4 bits, no g_idx */
+  PU_QUANT_GPTQ, /* GPTQ's: 4 or 8 bits, with or without g_idx */
+  PU_QUANT_INT8  /* compressed-tensors' int8: 8 bits, symmetric, one scale a row; activations are rounded as they come */
+} pu_quant_format;
+
+/* pu_model_save, with some matrices in few bits and a quantization_config beside. q: [m->n_params]; q[i] stands for
+ * m->params[i], its rows in memory's order (those of all experts one after the other), or has bits 0: that parameter is
+ * written as it is. All have the same bits, group and symmetry. */
+pu_err pu_model_save_quantised(const pu_model *m, const char *dir, pu_dtype dtype, pu_quant_format format,
+                               const pu_qmatrix *q, size_t shard_bytes, pu_error *e) PU_MUST_USE;
+
+/* ---- adapters --------------------------------------------------------------------------------------------------------- */
+
+/* A LoRA adapter (Hu et al. 2021) of one model: for some of its matrices W, in attention and in dense MLPs, two small
+ * ones, so that W acts as W + scale B A. The model's weights stay as they are: any number of adapters may lie beside
+ * them, and pu_model_forward takes for each row the one that is asked for.
+ *
+ * Files are PEFT's: a directory with adapter_config.json (peft_type LORA; r, lora_alpha, target_modules, exclude_modules,
+ * layers_to_transform, rank_pattern, alpha_pattern, use_rslora) and adapter_model.safetensors (f32, bf16, f16), under
+ * the family's own names of matrices. What changes the sum above (DoRA, biases, modules_to_save, starts that change the
+ * base such as PiSSA) is refused, by name. Checked: each matrix that is targeted has both halves, of the shapes that the
+ * model and the rank give, and no tensor is left over.
+ *
+ * Lifetimes: the model outlives its adapters. Threads: as the model. */
+typedef struct pu_adapter pu_adapter;
+
+/* Values have the model's compute type. train: with f32 masters and gradients, as pu_model_options.train. */
+pu_err pu_adapter_load(const char *dir, const pu_model *m, bool train, pu_adapter **out, pu_error *e) PU_MUST_USE;
+/* What loading it (train: false) takes of the backend's memory, from adapter_config.json alone. */
+pu_err pu_adapter_measure(const char *dir, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype, size_t *bytes,
+                          pu_error *e) PU_MUST_USE;
+
+typedef struct pu_adapter_shape {
+  int64_t rank;  /* 1..PU_LORA_MAX_RANK */
+  double alpha;  /* the factor is alpha / rank; rslora: alpha / sqrt(rank) */
+  bool rslora;
+  pu_strs targets; /* matrices by the ends of their names in the family's files: "q_proj", "wqkv" */
+} pu_adapter_shape;
+/* A new one to train: A uniform in +-1 / sqrt(columns), each value a function of (seed, name, index); B 0, so that it
+ * changes nothing yet. */
+pu_err pu_adapter_create(const pu_model *m, const pu_adapter_shape *s, uint64_t seed, pu_adapter **out,
+                         pu_error *e) PU_MUST_USE;
+void pu_adapter_free(pu_adapter *a);
+size_t pu_adapter_bytes(const pu_adapter *a); /* of the backend's memory */
+/* Its parameters, for an optimiser: named as in the file ("model.layers.0.self_attn.q_proj.lora_A.weight"); B's rows lie
+ * as the model has them in memory. */
+pu_param *pu_adapter_params(pu_adapter *a, size_t *n);
+/* Writes the directory, from the masters where there are some; the configuration last. dtype: f32, bf16 or f16. */
+pu_err pu_adapter_save(const pu_adapter *a, const char *dir, pu_dtype dtype, pu_error *e) PU_MUST_USE;
+/* Adds scale B A to the model's matrices, in f32, rounded once to their type. Of a model without tiles and masters. */
+pu_err pu_model_merge(pu_model *m, const char *adapter_dir, pu_error *e) PU_MUST_USE;
+
+/* Rows of a forward pass that one adapter changes. */
+typedef struct pu_adapter_rows {
+  const pu_adapter *adapter;
+  int32_t row, rows;
+} pu_adapter_rows;
 
 /* ---- forward ----------------------------------------------------------------------------------------------------------- */
+
+/* Told of what goes into a block's matrices, before each of them is applied: how weights in few bits are calibrated. x: their
+ * input [N, K]. idx: i32 [N, k], the experts of each token, with PU_SLOT_EXPERTS_GATE_UP; of their `down` nothing is told.
+ * An observer that fails leaves its error in c->status. */
+typedef struct pu_observer {
+  void (*see)(void *arg, pu_ctx *c, int64_t layer, pu_slot slot, const pu_tensor *x, const pu_tensor *idx);
+  void *arg;
+} pu_observer;
 
 typedef struct pu_forward {
   const pu_tensor *ids;   /* i32 [N] */
@@ -288,10 +412,16 @@ typedef struct pu_forward {
   /* Which length decides dynamic RoPE scaling, per sequence; NULL: each sequence's own (kv: its length in the cache). */
   const int32_t *rope_len;
   bool recompute;         /* with a tape: keep only each block's input */
+  const pu_adapter_rows *adapters; /* no row twice; the others use the plain weights. Must live until backward */
+  int n_adapters;
+  const pu_observer *observer; /* NULL: none */
 } pu_forward;
 
 /* The last norm's output [N, C], from which logits or loss are taken. NULL: c->status says why. */
 pu_tensor *pu_model_forward(pu_model *m, pu_ctx *c, const pu_forward *f);
+/* One block alone, from a residual state to the next, which is in c->mem; `in` stays as it is. f->ids does not count. For
+ * models of which a part is there. */
+pu_state pu_model_block(pu_model *m, pu_ctx *c, const pu_forward *f, int64_t layer, pu_state in);
 /* Logits f32 [n, V] of the given rows of hidden (rows NULL: all). */
 pu_tensor *pu_model_logits(pu_model *m, pu_ctx *c, pu_tensor *hidden, const int32_t *rows, int64_t n);
 /* Next-token losses f32 [N]; with a tape ready for pu_backward. targets: i32 [N], -1: not counted. */

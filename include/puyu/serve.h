@@ -5,6 +5,8 @@
  * text comes back through a buffer of its own. The engine never waits for a client; a client that does not read is
  * dropped (puyu/net.h), and the sessions of one that goes away are closed before the next step.
  *
+ * Adapters that the engine has when the server is opened are models of their own to requests, called by their names.
+ *
  * Routes are one file each in src/serve/routes. */
 #ifndef PUYU_SERVE_H
 #define PUYU_SERVE_H

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/cli/sample.h"
+
 /* A prompt in the window, and its answers. */
 typedef struct request {
   int64_t line;
@@ -43,7 +45,7 @@ static bool next_line(run *r, pu_str *out) {
 /* The first answer's session gets the prompt, the others are its forks and share its blocks. */
 static pu_err begin(run *r, request *q, pu_str prompt, pu_error *e) {
   pu_ids ids = {0};
-  pu_err err = pu_session_open(r->en, &q->s[0], e);
+  pu_err err = pu_cli_open_session(r->en, &q->s[0], e);
   if (!err) err = r->b->encode(r->b->arg, prompt, &ids, e);
   if (!err) err = pu_session_append(q->s[0], ids.v, ids.n, e);
   for (int64_t i = 1; i < r->b->samples && !err; i++) err = pu_session_fork(q->s[0], &q->s[i], e);

@@ -12,25 +12,45 @@ static pu_err open_sessions(pu_bench_engine *b, pu_error *e) {
   return PU_OK;
 }
 
-static size_t matrix_bytes(const pu_model *m, size_t all) {
-  const pu_tensor *embed = m->outer[PU_SLOT_EMBED];
-  return m->outer[PU_SLOT_OUTPUT] == embed ? all : all - pu_tensor_bytes(embed);
+/* A tied output matrix in another layout is a copy, and no parameter of its own. */
+static size_t matrix_bytes(const pu_model *m) {
+  const pu_tensor *embed = m->outer[PU_SLOT_EMBED], *output = m->outer[PU_SLOT_OUTPUT];
+  size_t bytes = m->hp.tied ? pu_weight_bytes(output) : 0;
+  for (size_t i = 0; i < m->n_params; i++) bytes += m->params[i].w == embed ? 0 : pu_weight_bytes(m->params[i].w);
+  return bytes;
+}
+
+/* --quant says all of it in one word; --dtype is the type of activations where matrices are in few bits. */
+static void choose_types(const pu_bench_options *o, pu_bench_engine *b) {
+  enum { NONE, Q8, Q4, BF16, F32 };
+  bool f32 = o->quant == F32 || (o->quant != BF16 && o->dtype);
+  b->dtype = f32 ? PU_F32 : PU_BF16;
+  b->quant = o->quant == Q8                ? PU_QUANT_Q8
+             : o->quant == Q4              ? PU_QUANT_Q4
+             : o->quant == NONE && o->gguf ? PU_QUANT_FILE
+                                           : PU_QUANT_NONE;
+}
+
+static pu_err make_model(const pu_bench_options *o, const pu_model_options *mo, pu_bench_engine *b, pu_error *e) {
+  const pu_shape *shape;
+  if (o->gguf) return pu_model_load(o->gguf, b->be, mo, &b->m, e);
+  PU_TRY(pu_cli_shape(o->shape, &shape, e));
+  return pu_model_random(pu_arch_find(shape->arch), &shape->hp, 1, b->be, mo, &b->m, e);
 }
 
 static pu_err open_all(const pu_bench_options *o, int64_t length, pu_bench_engine *b, pu_error *e) {
-  const pu_shape *shape;
-  PU_TRY(pu_cli_shape(o->shape, &shape, e));
+  choose_types(o, b);
   PU_TRY(pu_backend_open("cpu", (int)o->threads, &b->be, e));
-  pu_model_options mo = {.dtype = o->dtype ? PU_F32 : PU_BF16, .tile = true};
-  pu_progress *bar = pu_progress_open("random weights", "%", 100);
+  pu_model_options mo = {.dtype = b->dtype, .tile = true, .quant = b->quant};
+  pu_progress *bar = pu_progress_open(o->gguf ? "reading weights" : "random weights", "%", 100);
   mo.progress = pu_cli_show_share;
   mo.progress_arg = bar;
-  pu_err err = pu_model_random(pu_arch_find(shape->arch), &shape->hp, 1, b->be, &mo, &b->m, e);
+  pu_err err = make_model(o, &mo, b, e);
   pu_progress_close(bar);
   if (err) return err;
   pu_engine_options eo = {.context = length, .max_batch = (int)o->batch, .no_prefix_cache = true}; /* rounds repeat */
   PU_TRY(pu_engine_over(b->m, NULL, &eo, &b->en, e));
-  b->matrix_bytes = matrix_bytes(b->m, pu_engine_get_stats(b->en).weight_bytes);
+  b->matrix_bytes = matrix_bytes(b->m);
   return open_sessions(b, e);
 }
 
@@ -75,25 +95,44 @@ static void print_mark(FILE *out, double got, double mark, double scale, const c
   fputc('\n', out);
 }
 
+static const char *const quant_names[] = {"file", "none", "q8", "q4"}; /* pu_quant */
+
+static void print_json(FILE *out, const pu_bench_options *o, const pu_bench_engine *b, const pu_bench_result *r,
+                       size_t planned, size_t peak) {
+  pu_engine_stats s = pu_engine_get_stats(b->en);
+  pu_buf text;
+  pu_buf_init(&text, 1 << 16);
+  pu_buf_printf(&text, "{\"bench\": \"%s\", ", r->what);
+  pu_buf_puts(&text, o->gguf ? "\"file\": " : "\"shape\": ");
+  pu_buf_json_str(&text, pu_str_c(o->gguf ? o->gguf : o->shape));
+  pu_buf_printf(&text, ", \"dtype\": \"%s\", \"quant\": \"%s\", \"isa\": \"%s\", \"threads\": %d",
+                pu_dtype_name(b->dtype), quant_names[b->quant], pu_isa_name(pu_cpu_isa(b->be)),
+                pu_pool_size(pu_cpu_pool(b->be)));
+  pu_buf_printf(&text, ", \"batch\": %lld, \"seq\": %lld, \"tok_per_s\": %.6g, \"rate\": %.6g", (long long)o->batch,
+                (long long)o->seq, r->tok_per_s, r->rate);
+  if (r->limit > 0)
+    pu_buf_printf(&text, ", \"limit\": %.6g, \"ratio\": %.4g", r->limit, r->rate / r->limit);
+  else
+    pu_buf_puts(&text, ", \"limit\": null, \"ratio\": null");
+  pu_buf_printf(&text, ", \"overhead\": %.4g, \"planned_bytes\": %zu, \"peak_bytes\": %zu}\n",
+                s.overhead_seconds / PU_MAX(s.prefill_seconds + s.decode_seconds, 1e-9), planned, peak);
+  if (!text.failed) fputs(text.data, out);
+  pu_buf_deinit(&text);
+}
+
 void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_engine *b, const pu_bench_result *r) {
   pu_engine_stats s = pu_engine_get_stats(b->en);
   size_t planned = s.weight_bytes + s.cache_bytes + s.work_bytes, peak = peak_resident();
   double ratio = r->limit > 0 ? r->rate / r->limit : 0;
   double overhead = s.overhead_seconds / PU_MAX(s.prefill_seconds + s.decode_seconds, 1e-9);
   int threads = pu_pool_size(pu_cpu_pool(b->be));
-  const char *isa = pu_isa_name(pu_cpu_isa(b->be)), *dtype = pu_dtype_name(b->m->dtype);
+  const char *isa = pu_isa_name(pu_cpu_isa(b->be)), *dtype = pu_dtype_name(b->dtype), *quant = quant_names[b->quant];
+  const char *model = o->gguf ? o->gguf : o->shape;
   if (o->json) {
-    char limit[64] = "\"limit\": null, \"ratio\": null";
-    if (r->limit > 0) snprintf(limit, sizeof limit, "\"limit\": %.6g, \"ratio\": %.4g", r->limit, ratio);
-    fprintf(out,
-            "{\"bench\": \"%s\", \"shape\": \"%s\", \"dtype\": \"%s\", \"isa\": \"%s\", \"threads\": %d, "
-            "\"batch\": %lld, \"seq\": %lld, \"tok_per_s\": %.6g, \"rate\": %.6g, %s, \"overhead\": %.4g, "
-            "\"planned_bytes\": %zu, \"peak_bytes\": %zu}\n",
-            r->what, o->shape, dtype, isa, threads, (long long)o->batch, (long long)o->seq, r->tok_per_s, r->rate,
-            limit, overhead, planned, peak);
+    print_json(out, o, b, r, planned, peak);
     return;
   }
-  fprintf(out, "model      %s, %s, %s, %d threads\n", o->shape, dtype, isa, threads);
+  fprintf(out, "model      %s, %s, weights %s, %s, %d threads\n", model, dtype, quant, isa, threads);
   fprintf(out, "sequences  %lld of %lld tokens\n", (long long)o->batch, (long long)o->seq);
   fprintf(out, "%-9s  %.1f tokens/s", r->what, r->tok_per_s);
   print_mark(out, r->tok_per_s, r->mark, 1, " tokens/s");

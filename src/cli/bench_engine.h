@@ -1,4 +1,5 @@
-/* What `bench prefill` and `bench decode` share: an engine over random weights of a named shape, and the report. */
+/* What `bench prefill` and `bench decode` share: an engine over random weights of a named shape, or
+ * over a file, and the report. */
 #ifndef PUYU_BENCH_ENGINE_H
 #define PUYU_BENCH_ENGINE_H
 
@@ -7,16 +8,21 @@
 #include "src/cli/rows.h"
 
 typedef struct pu_bench_options {
-  const char *shape;
+  const char *shape, *gguf;
   int64_t threads, batch, seq, tokens, rounds;
-  int dtype;
+  int dtype, quant;
   bool json;
 } pu_bench_options;
 
 #define PU_BENCH_ROWS(usual_seq)                                                                                       \
   PU_ROW_SHAPE(pu_bench_options, "internlm2-1.8b"), PU_ROW_BATCH(pu_bench_options, "1"),                               \
       PU_ROW_SEQ(pu_bench_options, 1, usual_seq, "tokens of each prompt"),                                             \
-      PU_ROW_DTYPE(pu_bench_options, "bf16|f32", "bf16", "type of weights and cache"),                                 \
+      PU_ROW_DTYPE(pu_bench_options, "bf16|f32", "bf16", "type of weights, activations and cache"),                    \
+      PU_ROW(pu_bench_options, quant, "quant", ENUM, .dflt = "none", .choices = "none|q8|q4|bf16|f32",                 \
+             .help = "bits of the matrices: 8 or 4; bf16 and f32 set --dtype"),                                        \
+      PU_ROW(pu_bench_options, gguf, "gguf", STR, .meta = "FILE",                                                      \
+             .help = "a model instead of random weights: a GGUF file, or a directory; its matrices stay in few bits, " \
+                     "and with --quant q8 or q4 the others become so"),                                                \
       PU_ROW_ROUNDS(pu_bench_options, "3"), PU_ROW_THREADS(pu_bench_options, 64), PU_ROW_JSON(pu_bench_options)
 
 typedef struct pu_bench_engine {
@@ -25,6 +31,8 @@ typedef struct pu_bench_engine {
   pu_engine *en;
   pu_session **sessions; /* [batch] */
   int64_t batch;
+  pu_dtype dtype;
+  pu_quant quant;
   size_t matrix_bytes; /* weights a step reads: all but the input embedding, of which it reads a few rows */
 } pu_bench_engine;
 

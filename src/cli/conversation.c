@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/cli/sample.h"
+
 static const char SYSTEM[] = "system", USER[] = "user", ASSISTANT[] = "assistant";
 
 pu_err pu_conversation_open(pu_engine *en, pu_conversation *out, pu_error *e) {
@@ -11,7 +13,7 @@ pu_err pu_conversation_open(pu_engine *en, pu_conversation *out, pu_error *e) {
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "the model brings no chat template, and its tokenizer has the markers of none that puyu knows; puyu "
                    "generate continues plain text");
-  return pu_session_open(en, &out->session, e);
+  return pu_cli_open_session(en, &out->session, e);
 }
 
 static void take_out(pu_conversation *c, size_t at, size_t n) {

@@ -22,6 +22,13 @@
          .help = "sizes of the model; `puyu init --help` lists the names")
 #define PU_ROW_DTYPE(holder, list, usual, says)                                                                        \
   PU_ROW(holder, dtype, "dtype", ENUM, .dflt = (usual), .choices = (list), .help = (says))
+/* The enumeration's order is that of pu_quant. */
+#define PU_ROW_QUANT(holder, says)                                                                                     \
+  PU_ROW(holder, quant, "quant", ENUM, .dflt = "file", .choices = "file|none|q8|q4", .help = (says))
+#define PU_QUANT_SAYS                                                                                                  \
+  "bits of the matrices: as the file has them (file), those of the compute type (none), or what the file does not "    \
+  "have "                                                                                                              \
+  "in few bits rounded to 8 or 4"
 /* The shape of that name; an unknown one is an error that lists all. */
 pu_err pu_cli_shape(const char *name, const pu_shape **out, pu_error *e) PU_MUST_USE;
 

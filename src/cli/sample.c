@@ -46,21 +46,31 @@ static pu_err say_plan(const char *model, pu_cli_dtype dtype, pu_engine_options 
 
 pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_engine **out, pu_error *e) {
   enum { GUESS = 3 }; /* with a draft */
-  pu_engine_options eo = {.threads = (int)o->threads,
+  const pu_engine_adapter one = {"adapter", o->adapter};
+  pu_engine_options eo = {.quant = (pu_quant)o->quant,
+                          .threads = (int)o->threads,
                           .max_batch = (int)o->batch,
                           .guess = (int)o->guess,
                           .context = o->context,
                           .memory = o->memory,
+                          .adapters = o->adapter ? &one : o->adapters,
+                          .n_adapters = o->adapter ? 1 : o->n_adapters,
                           .no_prefix_cache = o->no_prefix_cache};
   if (o->says_plan) PU_TRY(say_plan(model, o->dtype, &eo, e));
   if (o->draft) {
-    pu_engine_options draft = {.threads = eo.threads, .max_batch = eo.max_batch, .no_prefix_cache = true};
+    pu_engine_options draft = {
+        .quant = eo.quant, .threads = eo.threads, .max_batch = eo.max_batch, .no_prefix_cache = true};
     if (!eo.guess) eo.guess = GUESS;
     PU_TRY(open_one(o->draft, &draft, o->dtype, "reading the draft", &eo.draft, e));
   }
   pu_err err = open_one(model, &eo, o->dtype, "reading weights", out, e);
   if (err) pu_engine_free(eo.draft);
   return err;
+}
+
+pu_err pu_cli_open_session(pu_engine *en, pu_session **out, pu_error *e) {
+  PU_TRY(pu_session_open(en, out, e));
+  return pu_session_adapter(*out, pu_engine_adapter_at(en, 0), e);
 }
 
 pu_err pu_cli_encode_prompt(const pu_tokenizer *t, pu_str text, pu_ids *out, pu_error *e) {

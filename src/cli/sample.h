@@ -22,10 +22,19 @@ void pu_cli_show_share(void *bar, double done, double total);
       PU_ROW(holder, in_draft, "draft", STR, .meta = "MODEL",                                                          \
              .help = "a smaller model with the same tokenizer that does the guessing, of 3 tokens or --guess")
 
+/* A LoRA adapter, for the commands that use one. */
+#define PU_CLI_ADAPTER_ROW(holder)                                                                                     \
+  PU_ROW(holder, adapter, "adapter", STR, .meta = "DIR",                                                               \
+         .help = "a LoRA adapter of the model: a directory as PEFT writes it")
+
 typedef struct pu_cli_engine_options {
   pu_cli_dtype dtype;
-  int64_t threads, batch, guess;   /* batch: sessions at a time */
-  const char *draft;               /* NULL: none */
+  int quant;                         /* of pu_quant; the draft's, too */
+  int64_t threads, batch, guess;     /* batch: sessions at a time */
+  const char *draft;                 /* NULL: none */
+  const char *adapter;               /* a directory: for pu_cli_open_session; NULL: none */
+  const pu_engine_adapter *adapters; /* instead of it */
+  int n_adapters;
   int64_t context;                 /* 0: the model's */
   size_t memory;                   /* bytes; 0: what is free */
   bool no_prefix_cache, says_plan; /* says_plan: what will be taken is said before it is */
@@ -33,6 +42,9 @@ typedef struct pu_cli_engine_options {
 
 /* An engine over a model directory, with a progress bar while its weights are read. */
 pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_engine **out, pu_error *e) PU_MUST_USE;
+
+/* A session by --adapter, where it was given. */
+pu_err pu_cli_open_session(pu_engine *en, pu_session **out, pu_error *e) PU_MUST_USE;
 
 /* The ids of a text to go on from: bos in front where the tokenizer says that the model was trained so. */
 pu_err pu_cli_encode_prompt(const pu_tokenizer *t, pu_str text, pu_ids *out, pu_error *e) PU_MUST_USE;

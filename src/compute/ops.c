@@ -1,6 +1,8 @@
 /* The operations as a model calls them: check shapes, take memory for the outputs, run, record. */
 #include "src/compute/context.h"
 
+#include <string.h>
+
 /* ---- helpers --------------------------------------------------------------------------------------------------- */
 
 static bool has_grad(const pu_tensor *t) {
@@ -124,11 +126,45 @@ pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y
     return misfit(c, "linear");
   bool grad = has_grad(x) || has_grad(w) || has_grad(b);
   if (w->layout != PU_LAYOUT_PLAIN && pu_tape_recording(c) && grad)
-    return pu_ctx_fail(c, PU_ERR_UNSUPPORTED, "linear: a tiled weight has no backward; train with the plain one");
+    return pu_ctx_fail(c, PU_ERR_UNSUPPORTED,
+                       "linear: a tiled or packed weight has no backward; train with the plain one");
   pu_tensor *y = new2(c, y_f32 ? PU_F32 : x->dtype, x->shape[0], w->shape[0], grad);
   if (!y) return NULL;
   pu_linear_args a = {x, w, b, y};
   return run_and_record(c, RECORD(linear, &a, LIST(x, w, b), LIST(y)), sizeof a) ? y : NULL;
+}
+
+static bool fits_lora(const pu_tensor *x, const pu_tensor *y, const pu_lora_part *p) {
+  return p->a && p->b && fits(p->a, 2, x->shape[1]) && fits(p->b, 2, p->a->shape[0]) && p->a->dtype == x->dtype &&
+         p->b->dtype == x->dtype && p->a->layout == PU_LAYOUT_PLAIN && p->b->layout == PU_LAYOUT_PLAIN && p->row >= 0 &&
+         p->rows > 0 && p->row + p->rows <= x->shape[0] && p->from >= 0 && p->from + p->b->shape[0] <= y->shape[1] &&
+         p->a->shape[0] <= PU_LORA_MAX_RANK;
+}
+
+/* The parts must live as long as the record. */
+static bool record_lora(pu_ctx *c, const pu_lora_args *a) {
+  bool grad = has_grad(a->x);
+  for (int i = 0; i < a->n; i++) grad |= has_grad(a->parts[i].a) || has_grad(a->parts[i].b);
+  if (!pu_tape_recording(c) || !grad) return true;
+  size_t bytes = (size_t)a->n * sizeof *a->parts;
+  pu_lora_args kept = *a;
+  pu_lora_part *parts = pu_arena_alloc(c->host, bytes);
+  if (!parts) return pu_ctx_fail(c, PU_ERR_NOMEM, "no memory for the tape");
+  kept.parts = memcpy(parts, a->parts, bytes);
+  /* The product that y came from has perhaps nothing to learn. */
+  if (!a->y->grad) a->y->grad = pu_tensor_over(c, a->y->dtype, 2, a->y->shape, NULL);
+  pu_record r = {.op = PU_OP_lora, .args = &kept, .n_in = has_grad(a->x), .n_out = 1, .in = {a->x}, .out = {a->y}};
+  if (!c->status) pu_tape_add(c, &r, sizeof kept);
+  return c->status == PU_OK;
+}
+
+pu_tensor *pu_lora(pu_ctx *c, pu_tensor *x, pu_tensor *y, const pu_lora_part *parts, int n) {
+  if (c->status || !x || !y || n == 0) return c->status || !x ? NULL : y;
+  bool ok = fits(x, 2, -1) && fits(y, 2, -1) && y->dtype == x->dtype && y->shape[0] == x->shape[0];
+  for (int i = 0; i < n && ok; i++) ok = fits_lora(x, y, &parts[i]);
+  if (!ok) return misfit(c, "lora");
+  pu_lora_args a = {x, y, parts, n};
+  return run(c, PU_OP_lora, &a) && record_lora(c, &a) ? y : NULL;
 }
 
 pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w) {
@@ -142,6 +178,18 @@ pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w) {
   if (!out->data) return pu_ctx_fail(c, PU_ERR_NOMEM, "%zu bytes for a weight do not fit", bytes);
   pu_tile_weight_args a = {w, out};
   return run(c, PU_OP_tile_weight, &a) ? out : NULL;
+}
+
+pu_err pu_pack_weight(pu_ctx *c, const pu_pack_weight_args *a) {
+  pu_pack_weight_args args = *a;
+  const pu_packing *p = &a->out->packing;
+  bool ok = a->out->layout == PU_LAYOUT_PACKED && (a->out->ndim == 2 || a->out->ndim == 3) &&
+            is_compute(a->out->dtype) && a->out->shape[a->out->ndim - 1] <= 1 << 18 && (p->bits == 4 || p->bits == 8) &&
+            (p->group == 32 || p->group == 64 || p->group == 128) && p->zeros == (a->zero != NULL) &&
+            p->ordered == (a->order != NULL);
+  if (c->status == PU_OK && !ok) misfit(c, "pack_weight");
+  run(c, PU_OP_pack_weight, &args);
+  return c->status;
 }
 
 /* ---- attention ------------------------------------------------------------------------------------------------- */
@@ -201,6 +249,8 @@ pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight
             gate_up->dtype == x->dtype && down->dtype == x->dtype;
   if (!ok) return misfit(c, "moe_mlp");
   bool grad = has_grad(x) || has_grad(weight) || has_grad(gate_up) || has_grad(down);
+  if ((gate_up->layout != PU_LAYOUT_PLAIN || down->layout != PU_LAYOUT_PLAIN) && pu_tape_recording(c) && grad)
+    return pu_ctx_fail(c, PU_ERR_UNSUPPORTED, "moe_mlp: a packed weight has no backward; train with the plain one");
   int64_t n = x->shape[0], width = x->shape[1], slots = n * idx->shape[1], inner = down->shape[2];
   pu_moe_mlp_args a = {.x = x, .idx = idx, .weight = weight, .gate_up = gate_up, .down = down};
   a.y = new2(c, x->dtype, n, width, grad);
@@ -217,10 +267,12 @@ pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight
 
 pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale) {
   if (c->status || !x || !w || !targets) return NULL;
-  if (!fits(x, 2, -1) || !fits(w, 2, x->shape[1]) || w->layout != PU_LAYOUT_PLAIN || x->dtype != w->dtype ||
-      targets->dtype != PU_I32 || targets->shape[0] != x->shape[0])
+  if (!fits(x, 2, -1) || !fits(w, 2, x->shape[1]) || x->dtype != w->dtype || targets->dtype != PU_I32 ||
+      targets->shape[0] != x->shape[0])
     return misfit(c, "linear_cross_entropy");
   bool grad = pu_tape_recording(c) && (has_grad(x) || has_grad(w));
+  if (grad && w->layout != PU_LAYOUT_PLAIN)
+    return pu_ctx_fail(c, PU_ERR_UNSUPPORTED, "linear_cross_entropy: a tiled or packed weight has no backward");
   pu_tensor *loss = new1(c, PU_F32, x->shape[0], false);
   pu_tensor *dx = grad ? new2(c, x->dtype, x->shape[0], x->shape[1], false) : NULL;
   if (c->status) return NULL;

@@ -13,6 +13,14 @@ size_t pu_tensor_bytes(const pu_tensor *t) {
   return (size_t)pu_tensor_count(t) * pu_dtype_size(t->dtype);
 }
 
+size_t pu_weight_bytes(const pu_tensor *w) {
+  int64_t cols = w->shape[w->ndim - 1], rows = w->ndim > 1 ? w->shape[w->ndim - 2] : 1;
+  if (w->layout == PU_LAYOUT_TILED) return pu_tiled_bytes(w->dtype, rows, cols);
+  if (w->layout == PU_LAYOUT_PACKED)
+    return (size_t)(w->ndim == 3 ? w->shape[0] : 1) * pu_packed_bytes(&w->packing, rows, cols);
+  return pu_tensor_bytes(w);
+}
+
 bool pu_tensor_contiguous(const pu_tensor *t) {
   int64_t step = 1;
   for (int i = t->ndim - 1; i >= 0; i--) {

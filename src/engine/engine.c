@@ -41,11 +41,7 @@ static pu_err make_work_space(pu_engine *en, const pu_engine_options *o, pu_erro
 
 static size_t weight_bytes(const pu_model *m) {
   size_t sum = 0;
-  for (size_t i = 0; i < m->n_params; i++) {
-    const pu_tensor *w = m->params[i].w;
-    bool tiled = w->layout == PU_LAYOUT_TILED;
-    sum += tiled ? pu_tiled_bytes(w->dtype, w->shape[0], w->shape[1]) : pu_tensor_bytes(w);
-  }
+  for (size_t i = 0; i < m->n_params; i++) sum += pu_weight_bytes(m->params[i].w);
   return sum;
 }
 
@@ -59,8 +55,8 @@ static void choose_chat(pu_engine *en, const char *path) {
          en->chat ? pu_chat_name(en->chat) : "");
 }
 
-/* path: where the model came from, or NULL; o: filled in; the plan is made. */
-static pu_err set_up(pu_engine *en, const char *path, const pu_engine_options *o, pu_error *e) {
+/* path: where the model came from, or NULL; o: filled in; the plan is made, with the weights counted or not. */
+static pu_err set_up(pu_engine *en, const char *path, bool counted, const pu_engine_options *o, pu_error *e) {
   en->be = en->m->be;
   en->chunk = o->prefill_chunk;
   en->max_batch = o->max_batch;
@@ -70,10 +66,13 @@ static pu_err set_up(pu_engine *en, const char *path, const pu_engine_options *o
                    (long long)o->draft->m->hp.vocab, (long long)en->m->hp.vocab);
   en->shares_prefixes = !o->no_prefix_cache;
   en->memory_bound = en->plan.context < o->context;
+  size_t taken = en->plan.work + en->plan.cache + en->plan.weights - (counted ? 0 : weight_bytes(en->m));
+  en->spare = en->plan.budget > taken ? en->plan.budget - taken : 0;
   choose_chat(en, path);
   if (!pu_sampler_init(&en->sampler, en->m->hp.vocab)) return pu_fail(e, PU_ERR_NOMEM, "no memory for the sampler");
   PU_TRY(make_cache(en, pu_plan_kv_dtype(o, en->m->dtype), e));
   PU_TRY(make_work_space(en, o, e));
+  PU_TRY(pu_adapters_load(en, o, e));
   en->draft = o->draft;
   return PU_OK;
 }
@@ -104,11 +103,12 @@ static pu_err load_tokenizer(pu_engine *en, const char *model, pu_error *e) {
 static pu_err open_all(pu_engine *en, const char *model, pu_engine_options *o, pu_error *e) {
   PU_TRY(pu_engine_make_plan(model, o, &en->plan, e)); /* before anything is taken */
   PU_TRY(pu_backend_open(o->device ? o->device : "cpu", o->threads, &en->be, e));
-  pu_model_options mo = {.dtype = o->dtype, .tile = true, .progress = o->progress, .progress_arg = o->progress_arg};
+  pu_model_options mo = {
+      .dtype = o->dtype, .tile = true, .quant = o->quant, .progress = o->progress, .progress_arg = o->progress_arg};
   PU_TRY(pu_model_load(model, en->be, &mo, &en->m, e));
   PU_TRY(load_tokenizer(en, model, e));
   PU_TRY(pu_plan_options(&en->m->hp, o, e));
-  return set_up(en, model, o, e);
+  return set_up(en, model, true, o, e);
 }
 
 pu_err pu_engine_open(const char *model, const pu_engine_options *o, pu_engine **out, pu_error *e) {
@@ -123,7 +123,7 @@ pu_err pu_engine_open(const char *model, const pu_engine_options *o, pu_engine *
 static pu_err set_up_over(pu_engine *en, pu_engine_options *o, pu_error *e) {
   PU_TRY(pu_plan_options(&en->m->hp, o, e));
   PU_TRY(pu_plan_make(en->m, o, weight_bytes(en->m), o->memory > 0, &en->plan, e));
-  return set_up(en, NULL, o, e);
+  return set_up(en, NULL, o->memory > 0, o, e);
 }
 
 pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_options *o, pu_engine **out, pu_error *e) {
@@ -139,6 +139,7 @@ pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_option
 void pu_engine_free(pu_engine *en) {
   if (!en) return;
   while (en->first) pu_session_close(en->first);
+  pu_adapters_free(en);
   pu_engine_free(en->draft);
   pu_sampler_deinit(&en->sampler);
   pu_arena_free(en->mem);

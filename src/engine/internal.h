@@ -15,6 +15,7 @@ enum { /* what options are when they are not given, and may be at most */
        PU_MAX_CHUNK = 1 << 20,
        PU_MOST_LOGPROBS = 20,
        PU_MOST_GUESS = 15,
+       PU_MOST_ADAPTER_NAME = 128,
 };
 
 /* ---- blocks.c, prefix.c: blocks of the cache, and the tree of what is in them ---- */
@@ -98,6 +99,28 @@ const pu_token_info *pu_kept_get(const pu_kept *k, size_t *n); /* NULL where non
 /* One token more. logits NULL: nothing is known of it. */
 pu_err pu_kept_add(pu_kept *k, pu_sampler *s, const float *logits, int32_t id, pu_error *e) PU_MUST_USE;
 
+/* ---- adapters.c ---- */
+
+/* An adapter beside the weights, in the engine's list. */
+typedef struct pu_beside {
+  struct pu_beside *next;
+  char *name;
+  pu_adapter *a;
+  uint64_t serial; /* no other one of this engine had it: what prefixes are told apart by */
+  int32_t shares;  /* of a step: see adapters.c */
+} pu_beside;
+
+/* Bytes that the options' adapters take. */
+pu_err pu_adapters_measure(const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype, const pu_engine_options *o,
+                           size_t *out, pu_error *e) PU_MUST_USE;
+pu_err pu_adapters_load(pu_engine *en, const pu_engine_options *o, pu_error *e) PU_MUST_USE;
+void pu_adapters_free(pu_engine *en);
+/* Brings the n shares of a step into an order in which each adapter's are together, and those of one adapter stay in
+ * theirs. */
+pu_err pu_adapters_group(pu_engine *en, int32_t n, pu_error *e) PU_MUST_USE;
+/* The rows of each adapter in that order; cu: where the shares' rows begin. rows: room for n. How many there are. */
+int pu_adapters_rows(const pu_engine *en, int32_t n, const int32_t *cu, pu_adapter_rows *rows);
+
 /* ---- engine ---- */
 
 /* One session's share of a step. */
@@ -123,6 +146,9 @@ struct pu_engine {
   pu_engine *draft;     /* who guesses; NULL: what stood there before */
   bool memory_bound;    /* the context is less than it was to be */
   pu_engine_plan plan;
+  size_t spare; /* bytes of the budget that the plan has left */
+  pu_beside *adapters;
+  uint64_t last_serial;
   pu_sampler sampler;
   pu_grammar_vocab *vocab; /* of grammars; NULL: not yet asked for */
 
@@ -161,8 +187,10 @@ struct pu_session {
   int64_t plain;   /* of those, so many with angles that any other session would give them: see schedule.c */
   int32_t *blocks; /* [blocks of a context] */
   int32_t n_blocks;
-  int32_t n_known; /* full blocks that are in the tree: the first ones */
-  uint64_t salt;
+  int32_t n_known;    /* full blocks that are in the tree: the first ones */
+  pu_beside *adapter; /* NULL: the weights alone */
+  uint64_t salt;      /* of its prefixes: made of own_salt and the adapter */
+  uint64_t own_salt;
   pu_kept prompt;
   int32_t guess[PU_MOST_GUESS]; /* what may follow the last of ids */
   int n_guess;
@@ -191,7 +219,8 @@ static inline int32_t pu_blocks_for(const pu_engine *en, int64_t tokens) {
 
 /* Checks the options that are numbers, and fills in those that are 0. */
 pu_err pu_plan_options(const pu_hparams *hp, pu_engine_options *o, pu_error *e) PU_MUST_USE;
-/* From options so filled in. m: only its description counts. weights: bytes, of the budget where `counted`. */
+/* From options so filled in. m: only its description counts. weights: bytes, of the budget where `counted`; the
+ * adapters always are. */
 pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weights, bool counted, pu_engine_plan *out,
                     pu_error *e) PU_MUST_USE;
 size_t pu_plan_step_bytes(const pu_model *m, const pu_engine_options *o);       /* the device's memory for one step */

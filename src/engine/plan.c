@@ -51,7 +51,10 @@ static size_t logits_bytes(const pu_hparams *hp, const pu_engine_options *o) {
 
 size_t pu_plan_step_bytes(const pu_model *m, const pu_engine_options *o) {
   int64_t tokens = o->prefill_chunk + most_rows(o);
-  return pu_model_activation_bytes(m, tokens, tokens, false, false) + 2 * logits_bytes(&m->hp, o) + ((size_t)1 << 20);
+  int64_t widest = PU_MAX(PU_MAX(m->hp.hidden, m->hp.ffn), m->hp.heads * m->hp.head_dim);
+  size_t packed = o->quant == PU_QUANT_NONE ? 0 : pu_packed_work_bytes(tokens, widest, m->dtype);
+  return pu_model_activation_bytes(m, tokens, tokens, false, false) + 2 * logits_bytes(&m->hp, o) + packed +
+         ((size_t)1 << 20);
 }
 
 /* ---- the plan ---- */
@@ -79,8 +82,10 @@ pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weight
   size_t anew = pu_plan_block_bytes(hp, o->kv_block, m->dtype);
   size_t block = layer * (size_t)hp->layers, step = pu_plan_step_bytes(m, o) + logits_bytes(hp, o);
   size_t whole = (size_t)((o->context + o->kv_block - 1) / o->kv_block), blocks = whole * (size_t)o->max_batch;
-  *out = (pu_engine_plan){.weights = weights, .budget = find_budget(o), .kv_block = o->kv_block};
-  size_t fixed = step + (counted ? weights : 0), room = out->budget > fixed ? out->budget - fixed : 0;
+  size_t adapters;
+  PU_TRY(pu_adapters_measure(m->arch, hp, m->dtype, o, &adapters, e));
+  *out = (pu_engine_plan){.weights = weights + adapters, .budget = find_budget(o), .kv_block = o->kv_block};
+  size_t fixed = step + adapters + (counted ? weights : 0), room = out->budget > fixed ? out->budget - fixed : 0;
   blocks = PU_MIN(PU_MIN(blocks, room / (block + anew)), (size_t)INT32_MAX / (size_t)o->kv_block);
   size_t least = PU_MIN(whole, (size_t)(64 / o->kv_block + 1));
   if (blocks < least) return too_little(out, step + least * (block + anew), counted, e);
@@ -96,6 +101,8 @@ pu_err pu_engine_make_plan(const char *model, const pu_engine_options *o, pu_eng
   pu_engine_options filled = *o;
   PU_TRY(pu_model_describe(model, &shape.arch, &shape.hp, e));
   PU_TRY(pu_plan_options(&shape.hp, &filled, e));
-  pu_model_options mo = {.dtype = o->dtype, .tile = true};
-  return pu_plan_make(&shape, &filled, pu_model_weight_bytes(shape.arch, &shape.hp, &mo), true, out, e);
+  pu_model_options mo = {.dtype = o->dtype, .tile = true, .quant = o->quant};
+  size_t weights;
+  PU_TRY(pu_model_load_bytes(model, &mo, &weights, e));
+  return pu_plan_make(&shape, &filled, weights, true, out, e);
 }

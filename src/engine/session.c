@@ -119,7 +119,9 @@ pu_err pu_session_rewind(pu_session *s, int64_t n, pu_error *e) {
 pu_err pu_session_fork(const pu_session *s, pu_session **out, pu_error *e) {
   pu_session *t;
   PU_TRY(pu_session_open(s->en, &t, e));
+  t->adapter = s->adapter;
   t->salt = s->salt;
+  t->own_salt = s->own_salt;
   pu_err err = pu_session_append(t, s->ids.v, s->ids.n, e);
   if (err) {
     pu_session_close(t);
@@ -142,9 +144,25 @@ static pu_err check_empty(const pu_session *s, pu_error *e) {
   return pu_fail(e, PU_ERR_USAGE, "the session has %zu tokens already: this is to be said before the first", s->ids.n);
 }
 
+/* The same ids have other keys and values with another adapter. */
+static void mix_salt(pu_session *s) {
+  s->salt = s->adapter ? pu_hash64(&s->adapter->serial, sizeof s->adapter->serial, s->own_salt) : s->own_salt;
+}
+
 pu_err pu_session_salt(pu_session *s, uint64_t salt, pu_error *e) {
   PU_TRY(check_empty(s, e));
-  s->salt = salt;
+  s->own_salt = salt;
+  mix_salt(s);
+  return PU_OK;
+}
+
+pu_err pu_session_adapter(pu_session *s, const char *name, pu_error *e) {
+  pu_beside *b = s->en->adapters;
+  PU_TRY(check_empty(s, e));
+  while (name && b && strcmp(b->name, name) != 0) b = b->next;
+  if (name && !b) return pu_fail(e, PU_ERR_USAGE, "the engine has no adapter '%.128s'", name);
+  s->adapter = name ? b : NULL;
+  mix_salt(s);
   return PU_OK;
 }
 

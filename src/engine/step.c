@@ -8,6 +8,8 @@ typedef struct batch {
   pu_seqs seqs;
   int32_t *ids, *len, *rope_len, *table, *rows;
   int32_t table_stride;
+  pu_adapter_rows *adapters;
+  int n_adapters;
 } batch;
 
 static void *take(pu_engine *en, size_t n, size_t size) {
@@ -33,7 +35,8 @@ static pu_err lay_out(pu_engine *en, batch *b, pu_error *e) {
   b->rope_len = take(en, n, sizeof *b->rope_len);
   b->table = take(en, n * (size_t)b->table_stride, sizeof *b->table);
   b->rows = take(en, (size_t)b->n_rows, sizeof *b->rows);
-  if (!cu || !positions || !b->ids || !b->len || !b->rope_len || !b->table || !b->rows)
+  b->adapters = take(en, n, sizeof *b->adapters);
+  if (!b->adapters || !cu || !positions || !b->ids || !b->len || !b->rope_len || !b->table || !b->rows)
     return pu_fail(e, PU_ERR_NOMEM, "no memory for a step of %d tokens", b->tokens);
   int32_t at = 0, rows = 0;
   cu[0] = 0;
@@ -54,6 +57,7 @@ static pu_err lay_out(pu_engine *en, batch *b, pu_error *e) {
   b->seqs.tokens = b->tokens;
   b->seqs.cu = cu;
   b->seqs.positions = positions;
+  b->n_adapters = pu_adapters_rows(en, b->n, cu, b->adapters);
   return PU_OK;
 }
 
@@ -68,7 +72,12 @@ static pu_tensor *forward(pu_engine *en, pu_ctx *c, const batch *b) {
   pu_tensor *ids = pu_tensor_new(c, PU_I32, 1, &n, false);
   if (!ids) return NULL;
   c->status = en->be->upload(en->be, ids->data, b->ids, (size_t)n * sizeof *b->ids, c->err);
-  pu_forward f = {.ids = ids, .seqs = &b->seqs, .kv = en->kv, .rope_len = b->rope_len};
+  pu_forward f = {.ids = ids,
+                  .seqs = &b->seqs,
+                  .kv = en->kv,
+                  .rope_len = b->rope_len,
+                  .adapters = b->adapters,
+                  .n_adapters = b->n_adapters};
   return pu_model_forward(en->m, c, &f);
 }
 
@@ -181,6 +190,7 @@ pu_err pu_engine_step(pu_engine *en, bool *more, pu_error *e) {
   batch b = {0};
   PU_TRY(pu_schedule(en, &b.n, e));
   if (b.n) {
+    PU_TRY(pu_adapters_group(en, b.n, e));
     measure(en, &b);
     PU_TRY(lay_out(en, &b, e));
     en->stats.overhead_seconds += pu_now() - begin;

@@ -52,6 +52,10 @@ pu_err pu_arch_write_qwen_window(const pu_hparams *hp, json_t *config, pu_error 
 /* json_object_set_new with an error. Takes over value. */
 pu_err pu_arch_set(json_t *config, const char *key, json_t *value, pu_error *e) PU_MUST_USE;
 
+/* pu_config_write, with a `quantization_config` (NULL: none). */
+pu_err pu_config_write_with(const char *path, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype,
+                            json_t *quantisation, pu_error *e) PU_MUST_USE;
+
 /* Are the sizes ones that a model can have? */
 pu_err pu_hparams_check(const pu_hparams *hp, const char *where, pu_error *e) PU_MUST_USE;
 /* Which member differs; NULL: none. */

@@ -333,12 +333,13 @@ static pu_err check_text(const char *text, const char *where, const pu_arch *arc
 /* ---- writing ---- */
 
 /* *text: malloc'ed. */
-static pu_err make_text(const char *where, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype, char **text,
-                        pu_error *e) {
+static pu_err make_text(const char *where, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype,
+                        json_t *quantisation, char **text, pu_error *e) {
   *text = NULL;
   PU_TRY(check_parts(where, arch, hp, e));
   json_t *config = json_object();
   pu_err err = write_all(arch, hp, dtype, config, e);
+  if (err == PU_OK && quantisation) err = pu_arch_set(config, "quantization_config", json_incref(quantisation), e);
   /* 15 digits keep 1e-05 readable; 17 keep every double. */
   for (int digits = 15; err == PU_OK && digits <= 17; digits += 2) {
     free(*text);
@@ -353,14 +354,19 @@ static pu_err make_text(const char *where, const pu_arch *arch, const pu_hparams
 
 pu_err pu_config_check(const char *where, const pu_arch *arch, const pu_hparams *hp, pu_error *e) {
   char *text;
-  pu_err err = make_text(where, arch, hp, PU_F32, &text, e);
+  pu_err err = make_text(where, arch, hp, PU_F32, NULL, &text, e);
   free(text);
   return err;
 }
 
 pu_err pu_config_write(const char *path, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype, pu_error *e) {
+  return pu_config_write_with(path, arch, hp, dtype, NULL, e);
+}
+
+pu_err pu_config_write_with(const char *path, const pu_arch *arch, const pu_hparams *hp, pu_dtype dtype,
+                            json_t *quantisation, pu_error *e) {
   char *text;
-  pu_err err = make_text(path, arch, hp, dtype, &text, e);
+  pu_err err = make_text(path, arch, hp, dtype, quantisation, &text, e);
   if (err == PU_OK) err = pu_file_write(path, text, strlen(text), e);
   free(text);
   return err;

@@ -1,5 +1,5 @@
 /* The one forward pass: the blocks of any family, from its hyper-parameters and the slots it has. */
-#include "puyu/model.h"
+#include "src/model/adapter.h"
 
 #include <math.h>
 #include <string.h>
@@ -12,25 +12,55 @@ typedef struct block {
   int64_t layer;
 } block;
 
+static void see(pu_ctx *c, const block *b, pu_slot slot, const pu_tensor *x, const pu_tensor *idx) {
+  const pu_observer *o = b->f->observer;
+  if (o && x && !c->status) o->see(o->arg, c, b->layer, slot, x, idx);
+}
+
+static void *fail(pu_ctx *c, pu_err code, const char *what) {
+  if (c->status == PU_OK) c->status = pu_fail(c->err, code, "%s", what);
+  return NULL;
+}
+
+/* Adds what the rows' adapters have for this slot. */
+static pu_tensor *adapt(pu_ctx *c, const block *b, pu_slot slot, pu_tensor *x, pu_tensor *y) {
+  const pu_forward *f = b->f;
+  int n = 0, at = 0;
+  for (int i = 0; i < f->n_adapters; i++) n += pu_adapter_parts(f->adapters[i].adapter, b->layer, slot, 0, 0, NULL);
+  if (!n || !y) return y;
+  pu_lora_part *parts = pu_arena_alloc(c->host, (size_t)n * sizeof *parts);
+  if (!parts) return fail(c, PU_ERR_NOMEM, "no host memory for the adapters of a forward pass");
+  for (int i = 0; i < f->n_adapters; i++) {
+    const pu_adapter_rows *r = &f->adapters[i];
+    at += pu_adapter_parts(r->adapter, b->layer, slot, r->row, r->rows, parts + at);
+  }
+  return pu_lora(c, x, y, parts, n);
+}
+
+static pu_tensor *linear(pu_ctx *c, const block *b, pu_tensor *x, pu_slot weight, pu_slot bias) {
+  pu_tensor *const *w = b->m->layers[b->layer].slot;
+  see(c, b, weight, x, NULL);
+  return adapt(c, b, weight, x, pu_linear(c, x, w[weight], w[bias], false));
+}
+
 static pu_tensor *attention(pu_ctx *c, const block *b, pu_tensor *x) {
   const pu_hparams *hp = &b->m->hp;
   pu_tensor *const *w = b->m->layers[b->layer].slot;
   int heads = (int)hp->heads, kv_heads = (int)hp->kv_heads, head_dim = (int)hp->head_dim, window = (int)hp->window;
   float scale = 1.0f / sqrtf((float)head_dim);
-  pu_tensor *qkv = pu_linear(c, x, w[PU_SLOT_QKV], w[PU_SLOT_QKV_BIAS], false);
+  pu_tensor *qkv = linear(c, b, x, PU_SLOT_QKV, PU_SLOT_QKV_BIAS);
   if (hp->qk_norm)
     qkv = pu_qk_norm(c, qkv, w[PU_SLOT_Q_NORM], w[PU_SLOT_K_NORM], heads, kv_heads, head_dim, (float)hp->norm_eps);
   qkv = pu_rope(c, qkv, b->cs, heads, kv_heads, head_dim);
   pu_tensor *out =
       b->f->kv ? pu_attention_paged(c, qkv, b->f->seqs, &b->f->kv[b->layer], heads, kv_heads, head_dim, window, scale)
                : pu_attention(c, qkv, b->f->seqs, heads, kv_heads, head_dim, window, scale);
-  return pu_linear(c, out, w[PU_SLOT_WO], w[PU_SLOT_WO_BIAS], false);
+  return linear(c, b, out, PU_SLOT_WO, PU_SLOT_WO_BIAS);
 }
 
 static pu_tensor *mlp(pu_ctx *c, const block *b, pu_tensor *x) {
-  pu_tensor *const *w = b->m->layers[b->layer].slot;
-  pu_tensor *gate_up = pu_linear(c, x, w[PU_SLOT_GATE_UP], w[PU_SLOT_GATE_UP_BIAS], false);
-  return pu_linear(c, pu_swiglu(c, gate_up), w[PU_SLOT_DOWN], w[PU_SLOT_DOWN_BIAS], false);
+  pu_tensor *gate_up = linear(c, b, x, PU_SLOT_GATE_UP, PU_SLOT_GATE_UP_BIAS);
+  return linear(c, b, pu_swiglu(c, gate_up), PU_SLOT_DOWN, PU_SLOT_DOWN_BIAS);
 }
 
 /* The router reads the norm of h in f32, whatever the compute type: see dtype_of in model.c. */
@@ -41,6 +71,7 @@ static pu_tensor *experts(pu_ctx *c, const block *b, pu_tensor *h, pu_tensor *x)
     exact = pu_rmsnorm_add(c, h, NULL, w[PU_SLOT_MLP_NORM], (float)b->m->hp.norm_eps, PU_F32, &h);
   pu_tensor *logits = pu_linear(c, exact, w[PU_SLOT_ROUTER], NULL, true);
   pu_tensor *idx = pu_moe_route(c, logits, (int)b->m->hp.experts_used, &weight);
+  see(c, b, PU_SLOT_EXPERTS_GATE_UP, x, idx);
   return pu_moe_mlp(c, x, idx, weight, w[PU_SLOT_EXPERTS_GATE_UP], w[PU_SLOT_EXPERTS_DOWN]);
 }
 
@@ -63,11 +94,6 @@ static pu_err keep_first(pu_ctx *c, pu_err err) {
   return c->status;
 }
 
-static void *fail(pu_ctx *c, pu_err code, const char *what) {
-  if (c->status == PU_OK) c->status = pu_fail(c->err, code, "%s", what);
-  return NULL;
-}
-
 /* The tokens' angles, worked out here and sent to the device. */
 static pu_tensor *angles(const pu_model *m, pu_ctx *c, const pu_forward *f) {
   const int64_t shape[] = {f->seqs->tokens, m->hp.head_dim};
@@ -83,8 +109,11 @@ static pu_tensor *angles(const pu_model *m, pu_ctx *c, const pu_forward *f) {
   return err == PU_OK ? cs : NULL;
 }
 
-static bool fits(const pu_forward *f, pu_ctx *c) {
+static bool fits(const pu_model *m, const pu_forward *f, pu_ctx *c) {
   if (c->status) return false;
+  for (int i = 0; i < f->n_adapters; i++)
+    if (f->adapters[i].adapter->m != m || f->adapters[i].adapter->dtype != m->dtype)
+      fail(c, PU_ERR_USAGE, "an adapter belongs to another model than the one that is to run with it");
   if (f->ids->ndim != 1 || f->ids->shape[0] != f->seqs->tokens || f->seqs->n < 1 || f->seqs->tokens < 1)
     fail(c, PU_ERR_SHAPE, "the sequences do not cover the tokens of a forward pass");
   if (f->kv && c->tape) fail(c, PU_ERR_USAGE, "a pass over a key/value cache cannot be recorded for backward");
@@ -92,7 +121,7 @@ static bool fits(const pu_forward *f, pu_ctx *c) {
 }
 
 pu_tensor *pu_model_forward(pu_model *m, pu_ctx *c, const pu_forward *f) {
-  if (!fits(f, c)) return NULL;
+  if (!fits(m, f, c)) return NULL;
   block *blocks = pu_arena_alloc(c->host, (size_t)m->hp.layers * sizeof *blocks);
   pu_forward *kept = pu_arena_alloc(c->host, sizeof *kept);
   if (!blocks || !kept) return fail(c, PU_ERR_NOMEM, "no host memory for the blocks of a forward pass");
@@ -104,6 +133,17 @@ pu_tensor *pu_model_forward(pu_model *m, pu_ctx *c, const pu_forward *f) {
     s = pu_segment(c, run_block, &blocks[l], s, f->recompute);
   }
   return pu_rmsnorm_add(c, s.h, s.x, m->outer[PU_SLOT_OUT_NORM], (float)m->hp.norm_eps, m->dtype, &h);
+}
+
+pu_state pu_model_block(pu_model *m, pu_ctx *c, const pu_forward *f, int64_t layer, pu_state in) {
+  const pu_state none = {NULL, NULL};
+  if (c->status || !in.h) return none;
+  if (in.h->ndim != 2 || in.h->shape[0] != f->seqs->tokens || layer < 0 || layer >= m->hp.layers) {
+    fail(c, PU_ERR_SHAPE, "the sequences do not cover the residual state, or there is no such layer");
+    return none;
+  }
+  block b = {m, f, angles(m, c, f), layer};
+  return b.cs ? run_block(c, &b, in) : none;
 }
 
 /* The given rows of hidden, taken as an embedding takes rows of its table. */

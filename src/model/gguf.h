@@ -26,6 +26,9 @@ struct pu_gguf_type {
   pu_dtype plain; /* PU_DTYPE_COUNT: none */
   void (*to_f32)(const uint8_t *block, float *out);
   void (*from_f32)(const float *in, uint8_t *block);
+  /* The same in few bits: 32 values, (q - zero) * scale. NULL: not of that kind. */
+  void (*codes)(const uint8_t *block, uint8_t *q, float *scale, float *zero);
+  pu_packing few;
   uint32_t file_type; /* `general.file_type` of a file that is mostly of this type */
 };
 const pu_gguf_type *pu_gguf_type_of(uint32_t id);          /* NULL: unknown */

@@ -61,6 +61,38 @@ static void q8_0_to_f32(const uint8_t *b, float *out) {
   for (int j = 0; j < 32; j++) out[j] = (float)(int8_t)b[2 + j] * d;
 }
 
+/* ---- the same in few bits ---- */
+
+static void q8_0_codes(const uint8_t *b, uint8_t *q, float *scale, float *zero) {
+  (void)zero;
+  *scale = half_at(b);
+  for (int j = 0; j < 32; j++) q[j] = b[2 + j] ^ 0x80;
+}
+
+static void nibbles(const uint8_t *b, uint8_t *q) {
+  for (int j = 0; j < 16; j++) {
+    q[j] = b[j] & 15;
+    q[j + 16] = b[j] >> 4;
+  }
+}
+
+static void q4_0_codes(const uint8_t *b, uint8_t *q, float *scale, float *zero) {
+  (void)zero;
+  *scale = half_at(b);
+  nibbles(b + 2, q);
+}
+
+/* q d + m = (q - zero) d with zero = -m / d, rounded to f16. Where a zero of that size cannot be had, the values are as
+ * good as equal: 1 times m. */
+static void q4_1_codes(const uint8_t *b, uint8_t *q, float *scale, float *zero) {
+  float d = half_at(b), m = half_at(b + 2);
+  bool equal = !(fabsf(m) <= 2048 * fabsf(d)) || d == 0;
+  *scale = equal ? m : d;
+  *zero = equal ? 0 : -m / d;
+  nibbles(b + 4, q);
+  if (equal) memset(q, 1, 32);
+}
+
 /* ---- 256 values: eight groups of 32, each with a 6-bit scale and minimum, packed in 12 bytes ---- */
 
 /* Groups 0..3 have their six bits in the low ends of bytes 0..3 (scales) and 4..7 (minima); groups 4..7 have four bits
@@ -142,18 +174,19 @@ static void q4_0_from_f32(const float *in, uint8_t *b) {
 
 /* ---- the table ---- */
 
-#define PLAIN(dtype) .plain = dtype
-#define SIZE_ONLY    .plain = PU_DTYPE_COUNT
-#define BLOCKS(to)   .plain = PU_DTYPE_COUNT, .to_f32 = to
+#define PLAIN(dtype)          .plain = dtype
+#define SIZE_ONLY             .plain = PU_DTYPE_COUNT
+#define BLOCKS(to)            .plain = PU_DTYPE_COUNT, .to_f32 = to
+#define FEW(fn, n, has_zeros) .codes = fn, .few = {.bits = n, .group = 32, .zeros = has_zeros}
 
 static const pu_gguf_type types[] = {
     {0, "f32", 1, 4, PLAIN(PU_F32), .file_type = 0},
     {1, "f16", 1, 2, PLAIN(PU_F16), .file_type = 1},
-    {2, "q4_0", 32, 18, BLOCKS(q4_0_to_f32), .from_f32 = q4_0_from_f32, .file_type = 2},
-    {3, "q4_1", 32, 20, BLOCKS(q4_1_to_f32)},
+    {2, "q4_0", 32, 18, BLOCKS(q4_0_to_f32), .from_f32 = q4_0_from_f32, FEW(q4_0_codes, 4, false), .file_type = 2},
+    {3, "q4_1", 32, 20, BLOCKS(q4_1_to_f32), FEW(q4_1_codes, 4, true)},
     {6, "q5_0", 32, 22, BLOCKS(q5_0_to_f32)},
     {7, "q5_1", 32, 24, BLOCKS(q5_1_to_f32)},
-    {8, "q8_0", 32, 34, BLOCKS(q8_0_to_f32), .from_f32 = q8_0_from_f32, .file_type = 7},
+    {8, "q8_0", 32, 34, BLOCKS(q8_0_to_f32), .from_f32 = q8_0_from_f32, FEW(q8_0_codes, 8, false), .file_type = 7},
     {9, "q8_1", 32, 36, SIZE_ONLY},
     {10, "q2_K", 256, 84, SIZE_ONLY},
     {11, "q3_K", 256, 110, SIZE_ONLY},

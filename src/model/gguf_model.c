@@ -259,6 +259,14 @@ static void values(const pu_source_tensor *t, int64_t at, int64_t n, void *out) 
   pu_gguf_to_f32(type, (const char *)t->data + (size_t)(at / type->block) * type->bytes, n, out);
 }
 
+static void codes(const pu_source_tensor *t, int64_t row, int64_t n, uint8_t *q, float *scale, float *zero) {
+  const pu_gguf_type *type = t->coding;
+  int64_t blocks = t->shape[t->ndim - 1] / type->block;
+  const uint8_t *from = (const uint8_t *)t->data + (size_t)(row * blocks) * type->bytes;
+  for (int64_t i = 0; i < n * blocks; i++, from += type->bytes)
+    type->codes(from, q + i * type->block, scale + i, zero ? zero + i : NULL);
+}
+
 static void close_file(pu_source *s) {
   pu_gguf_close(s->own);
 }
@@ -273,6 +281,7 @@ pu_err pu_source_open_gguf(const char *path, pu_source *s, pu_error *e) {
   s->own = g;
   s->close = close_file;
   s->values = values;
+  s->codes = codes;
   s->ignored = ignored;
   s->config = "the file's metadata";
   s->types = "f32, bf16, f16, q4_0, q4_1, q5_0, q5_1, q8_0, q4_K, q5_K and q6_K";
@@ -293,6 +302,7 @@ pu_err pu_source_open_gguf(const char *path, pu_source *s, pu_error *e) {
                               .block = t->type->block,
                               .data = t->data,
                               .coding = t->type->to_f32 ? t->type : NULL};
+    if (t->ndim > 1 && t->shape[t->ndim - 1] % t->type->block == 0) out->few = t->type->few;
     memcpy(out->shape, t->shape, sizeof out->shape);
   }
   return PU_OK;

@@ -10,11 +10,19 @@ enum { MAX_NAME = 256 };
 
 typedef struct loader {
   pu_source from;
+  pu_forms forms;
   bool *used; /* by index in from.tensors */
   pu_filler fill;
   void *room; /* values on their way: PU_SOURCE_PIECE of 4 bytes */
   float *row; /* one row of the output matrix, where it is normalised, twice */
+  struct {    /* CODE_ROWS of a matrix in few bits, as they come; for as many columns as the widest has */
+    uint8_t *q;
+    float *scale, *zero;
+    int32_t *order;
+  } code;
 } loader;
+
+enum { CODE_ROWS = 64 };
 
 /* ---- finding and checking one tensor ---- */
 
@@ -32,8 +40,9 @@ static pu_err missing(const loader *l, const char *name, const pu_mapping *map, 
   if (suffix) {
     snprintf(suffix, sizeof other - (size_t)(suffix - other), ".qweight");
     if (pu_source_find(&l->from, other))
-      return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: '%s' is quantised: quantised checkpoints cannot be loaded here",
-                     l->from.where, other);
+      return pu_fail(e, PU_ERR_UNSUPPORTED,
+                     "%s: '%s' is quantised, but config.json has no quantization_config that says how", l->from.where,
+                     other);
   }
   shape_text(map->shape, map->ndim, want, sizeof want);
   return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%s' %s is missing: family %s needs it", l->from.where, name, want,
@@ -94,12 +103,36 @@ static pu_err put_normalised(loader *l, const pu_param *p, const pu_source_tenso
   return PU_OK;
 }
 
+/* Rows of the file's own few bits. Those of a run lie together in the file and in memory. */
+static void put_codes(loader *l, const pu_param *p, const pu_source_tensor *t, const pu_run *run) {
+  int64_t cols = t->shape[t->ndim - 1], rows = run->n / cols;
+  for (int64_t i = 0; i < rows; i += CODE_ROWS) {
+    int64_t n = PU_MIN(rows - i, (int64_t)CODE_ROWS);
+    float *zero = t->few.zeros ? l->code.zero : NULL;
+    l->from.codes(t, run->file / cols + i, n, l->code.q, l->code.scale, zero);
+    pu_filler_put_codes(&l->fill, p, run->mem / cols + i, n, l->code.q, l->code.scale, zero);
+  }
+}
+
+/* Inputs by group, those of one in the order that they have: a place for each, and none for what is missing of the
+ * last. */
+static void put_order(loader *l, const pu_param *p, const pu_source_tensor *t) {
+  int64_t cols = t->shape[t->ndim - 1], places = pu_packed_groups(&t->few, cols) * t->few.group, at = 0;
+  for (int64_t g = 0; at < cols; g++)
+    for (int64_t k = 0; k < cols; k++)
+      if (t->g_idx[k] == g) l->code.order[at++] = (int32_t)k;
+  while (at < places) l->code.order[at++] = -1;
+  pu_filler_set_order(&l->fill, p, l->code.order);
+}
+
 static pu_err put_tensor(loader *l, const pu_param *p, const pu_mapping *map, const pu_source_tensor *t, pu_error *e) {
   if (p->slot == PU_SLOT_OUTPUT && l->fill.m->hp.norm_head) return put_normalised(l, p, t, e);
   int64_t runs = pu_mapping_runs(map);
+  if (l->fill.coded && t->few.ordered) put_order(l, p, t);
   for (int64_t i = 0; i < runs; i++) {
     pu_run run = pu_mapping_run(map, i);
-    PU_TRY(put_run(l, p, t, &run, e));
+    if (l->fill.coded) put_codes(l, p, t, &run);
+    if (p->w->layout != PU_LAYOUT_PACKED || !l->fill.coded) PU_TRY(put_run(l, p, t, &run, e));
   }
   return PU_OK;
 }
@@ -127,22 +160,80 @@ static const pu_tensor_rule *first_rule(const pu_tensor_rule *rules, pu_slot slo
 }
 
 /* The source's own names, or the other ones where the file has those. */
-static const pu_tensor_rule *rules_for(const loader *l, const pu_param *p) {
-  const pu_tensor_rule *other = first_rule(l->from.also_read, p->slot);
+static const pu_tensor_rule *rules_for(const pu_source *from, pu_slot slot, int layer) {
+  const pu_tensor_rule *other = first_rule(from->also_read, slot);
   char name[MAX_NAME];
-  if (!other) return l->from.rules;
-  pu_rule_name(other, p->layer, 0, name, sizeof name);
-  return pu_source_find(&l->from, name) ? l->from.also_read : l->from.rules;
+  if (!other) return from->rules;
+  pu_rule_name(other, layer, 0, name, sizeof name);
+  return pu_source_find(from, name) ? from->also_read : from->rules;
 }
 
 static pu_err load_param(loader *l, const pu_param *p, pu_error *e) {
-  const pu_tensor_rule *rules = rules_for(l, p);
+  const pu_tensor_rule *rules = rules_for(&l->from, p->slot, p->layer);
+  pu_slot made = p->slot == PU_SLOT_EMBED && l->fill.m->hp.tied ? PU_SLOT_OUTPUT : p->slot;
   if (!first_rule(rules, p->slot))
     return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: the family %s has no tensor for '%s'", l->from.where, l->from.arch->name,
                    p->name);
+  pu_filler_begin(&l->fill, p, pu_form_of(&l->forms, made, p->layer)->as_file);
   for (; rules->name; rules++)
     if (rules->slot == p->slot) PU_TRY(load_rule(l, p, rules, e));
   return pu_filler_finish(&l->fill, p, e);
+}
+
+/* ---- in what form ---- */
+
+static bool alike(const pu_source_tensor *a, const pu_source_tensor *b) {
+  size_t cols = (size_t)a->shape[a->ndim - 1];
+  if (a->few.bits != b->few.bits || a->few.group != b->few.group || a->few.ordered != b->few.ordered ||
+      a->shape[a->ndim - 1] != b->shape[b->ndim - 1])
+    return false;
+  return !a->few.ordered || memcmp(a->g_idx, b->g_idx, cols * sizeof *a->g_idx) == 0;
+}
+
+/* The tensors of one parameter can be kept as they are where all have the same bits and groups, and take the inputs in
+ * the same order, for they become one matrix. */
+static bool keeps(const pu_source *from, pu_slot slot, int layer, pu_packing *out) {
+  const pu_source_tensor *first = NULL;
+  *out = (pu_packing){0};
+  for (const pu_tensor_rule *r = rules_for(from, slot, layer); r->name; r++)
+    for (int64_t x = 0; r->slot == slot && x < pu_rule_experts(&from->hp, r); x++) {
+      char name[MAX_NAME];
+      pu_rule_name(r, layer, x, name, sizeof name);
+      const pu_source_tensor *t = pu_source_find(from, name);
+      if (!t || !t->few.bits || (first && !alike(t, first))) return false;
+      if (!first) *out = t->few;
+      out->zeros |= t->few.zeros;
+      first = t;
+    }
+  return first != NULL;
+}
+
+static pu_err choose_forms(const pu_source *from, const pu_model_options *o, pu_forms *forms, pu_error *e) {
+  const pu_hparams *hp = &from->hp;
+  PU_TRY(pu_forms_init(forms, hp, o, e));
+  for (int layer = -1; o->tile && o->quant != PU_QUANT_NONE && layer < hp->layers; layer++)
+    for (int s = 0; s < PU_SLOT_COUNT; s++) {
+      int64_t shape[PU_MAX_DIMS];
+      pu_packing packing;
+      pu_slot slot = s == PU_SLOT_OUTPUT && hp->tied ? PU_SLOT_EMBED : (pu_slot)s;
+      bool normalised = s == PU_SLOT_OUTPUT && hp->norm_head;
+      if (!pu_slot_is_packable((pu_slot)s) || pu_slot_is_outer((pu_slot)s) != (layer < 0) || normalised ||
+          !pu_slot_shape(hp, slot, shape) || !keeps(from, slot, layer, &packing))
+        continue;
+      *pu_form_of(forms, (pu_slot)s, layer) = (pu_form){packing, true};
+    }
+  return PU_OK;
+}
+
+pu_err pu_model_load_bytes(const char *path, const pu_model_options *o, size_t *out, pu_error *e) {
+  pu_source from;
+  pu_forms forms = {0};
+  PU_TRY(pu_source_open(path, &from, e));
+  pu_err err = choose_forms(&from, o, &forms, e);
+  if (err == PU_OK) *out = pu_model_bytes(&from.hp, o, &forms);
+  pu_forms_deinit(&forms);
+  pu_source_close(&from);
+  return err;
 }
 
 /* ---- the whole ---- */
@@ -160,25 +251,55 @@ static bool may_be_ignored(const loader *l, const char *name) {
   return l->fill.m->hp.tied && output && strcmp(name, output->name) == 0;
 }
 
+/* Old GPTQ files have a bias of zeros beside every matrix: it adds nothing. */
+static bool is_zero_bias(const loader *l, const pu_source_tensor *t) {
+  if (!ends_with(t->name, ".bias") || t->ndim != 1 || t->dtype == PU_DTYPE_COUNT) return false;
+  for (int64_t i = 0; i < t->shape[0]; i++) {
+    float v;
+    uint32_t raw;
+    memcpy(&raw, pu_source_values(&l->from, t, i, 1, l->room), pu_dtype_size(t->dtype));
+    pu_convert(&v, PU_F32, &raw, t->dtype, 1);
+    if (v != 0) return false;
+  }
+  return true;
+}
+
 static pu_err check_surplus(const loader *l, pu_error *e) {
   for (size_t i = 0; i < l->from.n; i++) {
     const char *name = l->from.tensors[i].name;
-    if (!l->used[i] && !may_be_ignored(l, name))
+    if (!l->used[i] && !may_be_ignored(l, name) && !is_zero_bias(l, &l->from.tensors[i]))
       return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.150s' belongs to nothing in family %s: does %s fit it?",
                      l->from.where, name, l->from.arch->name, l->from.config);
   }
   return PU_OK;
 }
 
+static pu_err make_code_room(loader *l, pu_error *e) {
+  int64_t cols = 0;
+  for (size_t i = 0; i < l->from.n; i++) {
+    const pu_source_tensor *t = &l->from.tensors[i];
+    if (t->few.bits) cols = PU_MAX(cols, t->shape[t->ndim - 1] + 128);
+  }
+  if (!cols) return PU_OK;
+  size_t scales = (size_t)CODE_ROWS * (size_t)(cols / 32) * sizeof(float);
+  l->code.q = malloc((size_t)CODE_ROWS * (size_t)cols);
+  l->code.scale = malloc(scales);
+  l->code.zero = malloc(scales);
+  l->code.order = malloc((size_t)cols * sizeof *l->code.order);
+  if (l->code.q && l->code.scale && l->code.zero && l->code.order) return PU_OK;
+  return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to load it", l->from.where);
+}
+
 static pu_err load_all(loader *l, pu_model *m, const pu_model_options *o, pu_error *e) {
   PU_TRY(pu_filler_init(&l->fill, m, o, e));
+  PU_TRY(make_code_room(l, e));
   size_t width = m->hp.norm_head ? (size_t)m->hp.hidden : 1;
   l->used = calloc(l->from.n + 1, sizeof *l->used);
   l->room = malloc((size_t)PU_SOURCE_PIECE * 4);
   l->row = malloc(width * 2 * sizeof *l->row);
   if (!l->used || !l->room || !l->row) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to load it", l->from.where);
   for (size_t i = 0; i < m->n_params; i++) PU_TRY(load_param(l, &m->params[i], e));
-  PU_TRY(check_surplus(l, e));
+  if (!o->part) PU_TRY(check_surplus(l, e));
   m->hp.norm_head = false; /* done once and for all above */
   return PU_OK;
 }
@@ -188,7 +309,8 @@ pu_err pu_model_load(const char *path, pu_backend *be, const pu_model_options *o
   pu_model *m = NULL;
   *out = NULL;
   PU_TRY(pu_source_open(path, &l.from, e));
-  pu_err err = pu_model_new(l.from.arch, &l.from.hp, be, o, &m, e);
+  pu_err err = choose_forms(&l.from, o, &l.forms, e);
+  if (err == PU_OK) err = pu_model_new(l.from.arch, &l.from.hp, be, o, &l.forms, &m, e);
   if (err == PU_OK) {
     err = load_all(&l, m, o, e);
     pu_filler_deinit(&l.fill);
@@ -196,6 +318,11 @@ pu_err pu_model_load(const char *path, pu_backend *be, const pu_model_options *o
   free(l.used);
   free(l.room);
   free(l.row);
+  free(l.code.q);
+  free(l.code.scale);
+  free(l.code.zero);
+  free(l.code.order);
+  pu_forms_deinit(&l.forms);
   pu_source_close(&l.from);
   if (err == PU_OK)
     *out = m;

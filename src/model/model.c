@@ -17,8 +17,12 @@ static int64_t product(const int64_t *shape, int ndim) {
   return n;
 }
 
-static bool is_tiled(pu_slot slot, int ndim, const pu_model_options *o) {
-  return o->tile && ndim == 2 && pu_slot_is_matrix(slot);
+static bool is_tiled(pu_slot slot, int ndim, const pu_model_options *o, const pu_packing *p) {
+  return o->tile && ndim == 2 && pu_slot_is_matrix(slot) && !p->bits;
+}
+
+static pu_packing packing_of(const pu_forms *f, pu_slot slot, int layer) {
+  return f ? pu_form_of(f, slot, layer)->packing : (pu_packing){0};
 }
 
 /* Vectors are small and every rounding in them would be felt by all tokens; the router, rounded, would send tokens to
@@ -29,26 +33,46 @@ static pu_dtype dtype_of(pu_slot slot, const pu_model_options *o) {
 }
 
 /* What one parameter takes of the weights' memory: the weight, and in training its f32 master and gradient. */
-static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o) {
+static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o, pu_packing p) {
   size_t n = (size_t)product(shape, ndim);
-  pu_dtype dtype = dtype_of(slot, o);
-  size_t bytes = is_tiled(slot, ndim, o) ? pu_tiled_bytes(dtype, shape[0], shape[1]) : n * pu_dtype_size(dtype);
-  bytes = aligned(bytes);
+  pu_tensor w = {.dtype = dtype_of(slot, o), .ndim = ndim, .packing = p};
+  pu_dtype dtype = w.dtype;
+  memcpy(w.shape, shape, sizeof w.shape);
+  w.layout = p.bits ? PU_LAYOUT_PACKED : is_tiled(slot, ndim, o, &p) ? PU_LAYOUT_TILED : PU_LAYOUT_PLAIN;
+  size_t bytes = aligned(pu_weight_bytes(&w));
   if (o->train) bytes += aligned(n * 4) * (dtype == PU_F32 ? 1 : 2);
   return bytes;
 }
 
-size_t pu_model_weight_bytes(const pu_arch *arch, const pu_hparams *hp, const pu_model_options *o) {
-  (void)arch; /* in memory all families look the same */
+static pu_model_part part_of(const pu_hparams *hp, const pu_model_options *o) {
+  return o->part ? *o->part : (pu_model_part){0, hp->layers, true};
+}
+
+size_t pu_model_bytes(const pu_hparams *hp, const pu_model_options *o, const pu_forms *forms) {
   size_t total = 0;
   int64_t shape[PU_MAX_DIMS];
+  pu_model_part part = part_of(hp, o);
   for (int s = 0; s < PU_SLOT_COUNT; s++) {
-    int ndim = pu_slot_shape(hp, (pu_slot)s, shape);
-    size_t times = pu_slot_is_outer((pu_slot)s) ? 1 : (size_t)hp->layers;
-    if (ndim) total += times * param_bytes((pu_slot)s, shape, ndim, o);
+    pu_slot slot = (pu_slot)s;
+    int ndim = pu_slot_shape(hp, slot, shape);
+    bool outer = pu_slot_is_outer(slot);
+    int from = outer ? -1 : (int)part.from, to = !outer ? (int)part.to : part.outer ? 0 : -1;
+    for (int layer = from; ndim && layer < to; layer++)
+      total += param_bytes(slot, shape, ndim, o, packing_of(forms, slot, layer));
   }
-  if (hp->tied && o->tile) total += aligned(pu_tiled_bytes(o->dtype, hp->vocab, hp->hidden));
+  if (hp->tied && o->tile && part.outer)
+    total += param_bytes(PU_SLOT_OUTPUT, (int64_t[PU_MAX_DIMS]){hp->vocab, hp->hidden}, 2, o,
+                         packing_of(forms, PU_SLOT_OUTPUT, -1));
   return total;
+}
+
+size_t pu_model_weight_bytes(const pu_arch *arch, const pu_hparams *hp, const pu_model_options *o) {
+  pu_forms forms;
+  (void)arch; /* in memory all families look the same */
+  if (pu_forms_init(&forms, hp, o, NULL) != PU_OK) return SIZE_MAX;
+  size_t bytes = pu_model_bytes(hp, o, &forms);
+  pu_forms_deinit(&forms);
+  return bytes;
 }
 
 /* ---- making the tensors ---- */
@@ -72,16 +96,27 @@ static pu_tensor *placed(pu_model *m, pu_dtype dtype, int ndim, const int64_t *s
   return data ? header(m, dtype, ndim, shape, data) : NULL;
 }
 
-static bool make_param(pu_model *m, const pu_model_options *o, pu_slot slot, int layer) {
+static pu_tensor *make_weight(pu_model *m, const pu_model_options *o, pu_slot slot, const int64_t *shape, int ndim,
+                              pu_packing packing) {
+  pu_dtype dtype = dtype_of(slot, o);
+  /* A tiled or packed weight gets its memory when it is that. */
+  if (!packing.bits && !is_tiled(slot, ndim, o, &packing)) return placed(m, dtype, ndim, shape);
+  pu_tensor *w = header(m, dtype, ndim, shape, NULL);
+  if (!w || !packing.bits) return w;
+  w->layout = PU_LAYOUT_PACKED;
+  w->packing = packing;
+  return w;
+}
+
+static bool make_param(pu_model *m, const pu_model_options *o, const pu_forms *forms, pu_slot slot, int layer) {
   int64_t shape[PU_MAX_DIMS];
   int ndim = pu_slot_shape(&m->hp, slot, shape);
   if (!ndim) return true;
   pu_param *p = &m->params[m->n_params++];
   *p = (pu_param){.slot = slot, .layer = layer, .decay = pu_slot_is_matrix(slot)};
   p->name = layer < 0 ? pu_slot_name(slot) : pu_arena_printf(m->host, "layers.%d.%s", layer, pu_slot_name(slot));
-  /* A tiled weight gets its memory when it is tiled. */
   pu_dtype dtype = dtype_of(slot, o);
-  p->w = is_tiled(slot, ndim, o) ? header(m, dtype, ndim, shape, NULL) : placed(m, dtype, ndim, shape);
+  p->w = make_weight(m, o, slot, shape, ndim, packing_of(forms, slot, layer));
   if (!p->w || !p->name) return false;
   if (o->train) {
     p->master = dtype == PU_F32 ? p->w : placed(m, PU_F32, ndim, shape);
@@ -92,18 +127,27 @@ static bool make_param(pu_model *m, const pu_model_options *o, pu_slot slot, int
   return true;
 }
 
-static bool make_params(pu_model *m, const pu_model_options *o) {
-  bool ok = make_param(m, o, PU_SLOT_EMBED, -1);
-  for (int l = 0; l < m->hp.layers && ok; l++)
+static bool make_params(pu_model *m, const pu_model_options *o, const pu_forms *forms) {
+  pu_model_part part = part_of(&m->hp, o);
+  bool ok = !part.outer || make_param(m, o, forms, PU_SLOT_EMBED, -1);
+  for (int l = (int)part.from; l < part.to && ok; l++)
     for (int s = 0; s < PU_SLOT_COUNT && ok; s++)
-      if (!pu_slot_is_outer((pu_slot)s)) ok = make_param(m, o, (pu_slot)s, l);
-  ok = ok && make_param(m, o, PU_SLOT_OUT_NORM, -1) && make_param(m, o, PU_SLOT_OUTPUT, -1);
-  if (ok && m->hp.tied) m->outer[PU_SLOT_OUTPUT] = m->outer[PU_SLOT_EMBED];
-  return ok;
+      if (!pu_slot_is_outer((pu_slot)s)) ok = make_param(m, o, forms, (pu_slot)s, l);
+  if (!part.outer || !ok) return ok;
+  ok = make_param(m, o, forms, PU_SLOT_OUT_NORM, -1) && make_param(m, o, forms, PU_SLOT_OUTPUT, -1);
+  if (!ok || !m->hp.tied) return ok;
+  /* The embedding is read by rows and stays plain; as output matrix it is read like the others, and so is a copy. */
+  pu_packing packing = packing_of(forms, PU_SLOT_OUTPUT, -1);
+  if (!packing.bits) {
+    m->outer[PU_SLOT_OUTPUT] = m->outer[PU_SLOT_EMBED]; /* tiled by pu_filler_finish */
+    return true;
+  }
+  m->outer[PU_SLOT_OUTPUT] = make_weight(m, o, PU_SLOT_OUTPUT, m->outer[PU_SLOT_EMBED]->shape, 2, packing);
+  return m->outer[PU_SLOT_OUTPUT] != NULL;
 }
 
-static pu_err make_memory(pu_model *m, const pu_model_options *o, pu_error *e) {
-  size_t n = (size_t)m->hp.layers * PU_SLOT_COUNT + 3, bytes = pu_model_weight_bytes(m->arch, &m->hp, o) + 64;
+static pu_err make_memory(pu_model *m, const pu_model_options *o, const pu_forms *forms, pu_error *e) {
+  size_t n = (size_t)m->hp.layers * PU_SLOT_COUNT + 3, bytes = pu_model_bytes(&m->hp, o, forms) + 64;
   void *memory;
   PU_TRY(pu_arena_create((1 << 20) + n * 2048, &m->host, e));
   PU_TRY(m->be->alloc(m->be, bytes, &memory, e));
@@ -115,13 +159,13 @@ static pu_err make_memory(pu_model *m, const pu_model_options *o, pu_error *e) {
   m->weights_memory = memory;
   m->layers = pu_arena_zalloc(m->host, (size_t)m->hp.layers * sizeof *m->layers);
   m->params = pu_arena_zalloc(m->host, n * sizeof *m->params);
-  if (!m->layers || !m->params || !make_params(m, o))
+  if (!m->layers || !m->params || !make_params(m, o, forms))
     return pu_fail(e, PU_ERR_NOMEM, "the model's weights do not fit in the %zu bytes planned for them", bytes);
   return PU_OK;
 }
 
 pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, const pu_model_options *o,
-                    pu_model **out, pu_error *e) {
+                    const pu_forms *forms, pu_model **out, pu_error *e) {
   *out = NULL;
   if (o->dtype != PU_F32 && o->dtype != PU_BF16)
     return pu_fail(e, PU_ERR_USAGE, "a model computes in f32 or bf16, not %s", pu_dtype_name(o->dtype));
@@ -132,7 +176,7 @@ pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, c
   m->hp = *hp;
   m->dtype = o->dtype;
   m->be = be;
-  pu_err err = make_memory(m, o, e);
+  pu_err err = make_memory(m, o, forms, e);
   if (err == PU_OK)
     *out = m;
   else
@@ -150,28 +194,60 @@ void pu_model_free(pu_model *m) {
 
 /* ---- filling ---- */
 
-static size_t largest_tiled(const pu_model *m, const pu_model_options *o) {
+static size_t largest_tiled(const pu_model *m) {
   size_t bytes = 0;
   for (size_t i = 0; i < m->n_params; i++) {
     const pu_tensor *w = m->params[i].w;
-    if (is_tiled(m->params[i].slot, w->ndim, o)) bytes = PU_MAX(bytes, pu_tensor_bytes(w));
+    if (!w->data && w->layout == PU_LAYOUT_PLAIN) bytes = PU_MAX(bytes, pu_tensor_bytes(w));
   }
   return bytes;
 }
 
+typedef struct packer_sizes {
+  size_t values, scales;
+  int64_t cols;
+} packer_sizes;
+
+static void count_packed(const pu_tensor *w, packer_sizes *s) {
+  if (!w || w->layout != PU_LAYOUT_PACKED) return;
+  int64_t cols = w->shape[w->ndim - 1], values = pu_tensor_count(w);
+  s->values = PU_MAX(s->values, (size_t)values);
+  s->scales = PU_MAX(s->scales, (size_t)(values / cols * pu_packed_groups(&w->packing, cols)));
+  s->cols = PU_MAX(s->cols, cols);
+}
+
 pu_err pu_filler_init(pu_filler *f, pu_model *m, const pu_model_options *o, pu_error *e) {
+  packer_sizes packed = {0};
   *f = (pu_filler){.m = m, .tile = o->tile, .progress = o->progress, .progress_arg = o->progress_arg};
-  for (size_t i = 0; i < m->n_params; i++) f->total += (double)pu_tensor_count(m->params[i].w);
+  for (size_t i = 0; i < m->n_params; i++) {
+    f->total += (double)pu_tensor_count(m->params[i].w);
+    count_packed(m->params[i].w, &packed);
+  }
+  count_packed(m->outer[PU_SLOT_OUTPUT], &packed);
   f->room = malloc(2 * (size_t)PU_FILL_PIECE * 4);
   f->plain = pu_arena_zalloc(m->host, sizeof *f->plain);
   if (!f->room || !f->plain) return pu_fail(e, PU_ERR_NOMEM, "no memory to fill the weights");
-  size_t bytes = largest_tiled(m, o);
+  if (packed.values) PU_TRY(pu_packer_create(m->be, packed.values, packed.scales, packed.cols, &f->packer, e));
+  size_t bytes = largest_tiled(m);
   return bytes ? m->be->alloc(m->be, bytes, &f->plain->data, e) : PU_OK;
 }
 
 void pu_filler_deinit(pu_filler *f) {
   if (f->plain && f->plain->data) f->m->be->free(f->m->be, f->plain->data);
+  pu_packer_free(f->packer);
   free(f->room);
+}
+
+/* What is packed out of this parameter's values: itself, or the output matrix of a tied embedding. */
+static pu_tensor *packed_of(const pu_filler *f, const pu_param *p) {
+  pu_tensor *w = p->slot == PU_SLOT_EMBED && f->m->hp.tied ? f->m->outer[PU_SLOT_OUTPUT] : p->w;
+  return w->layout == PU_LAYOUT_PACKED ? w : NULL;
+}
+
+void pu_filler_begin(pu_filler *f, const pu_param *p, bool coded) {
+  const pu_tensor *w = packed_of(f, p);
+  f->coded = coded;
+  if (w) pu_packer_begin(f->packer, w);
 }
 
 static pu_err put_piece(pu_filler *f, const pu_tensor *to, int64_t at, const void *src, pu_dtype type, int64_t n,
@@ -193,6 +269,8 @@ static pu_err put_piece(pu_filler *f, const pu_tensor *to, int64_t at, const voi
 
 pu_err pu_filler_put(pu_filler *f, const pu_param *p, int64_t at, const void *src, pu_dtype type, int64_t n,
                      pu_error *e) {
+  if (packed_of(f, p) && !f->coded) pu_packer_round(f->packer, at, src, type, n);
+  if (p->w->layout == PU_LAYOUT_PACKED) return PU_OK;
   pu_tensor plain = *p->w;
   if (!plain.data) plain.data = f->plain->data;
   PU_TRY(put_piece(f, &plain, at, src, type, n, e));
@@ -209,13 +287,16 @@ static pu_tensor *tiled(pu_filler *f, const pu_tensor *plain, pu_err *err, pu_er
 
 pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) {
   pu_err err = PU_OK;
-  if (!p->w->data) {
+  pu_tensor *packed = packed_of(f, p);
+  if (packed) {
+    pu_ctx c = {.be = f->m->be, .mem = f->m->weights, .host = f->m->host, .err = e};
+    err = pu_packer_end(f->packer, &c, packed, e);
+  } else if (!p->w->data) {
     pu_tensor plain = *p->w;
     plain.data = f->plain->data;
     const pu_tensor *t = tiled(f, &plain, &err, e);
     if (t) *p->w = *t;
   } else if (f->tile && p->slot == PU_SLOT_EMBED && f->m->hp.tied) {
-    /* The embedding is read by rows and stays plain; as output matrix it is read like the others. */
     f->m->outer[PU_SLOT_OUTPUT] = tiled(f, p->w, &err, e);
   }
   f->done += (double)pu_tensor_count(p->w);
@@ -282,6 +363,7 @@ static pu_err fill_random(pu_filler *f, uint64_t seed, float *values, pu_error *
   for (size_t i = 0; i < m->n_params; i++) {
     const pu_param *p = &m->params[i];
     int64_t count = pu_tensor_count(p->w);
+    pu_filler_begin(f, p, false);
     draw d = {.seed = seed, .stream = pu_hash64(p->name, strlen(p->name), 0), .out = values};
     for (d.at = 0; d.at < count; d.at += d.n) {
       d.n = PU_MIN(count - d.at, (int64_t)PU_FILL_PIECE);
@@ -296,8 +378,12 @@ static pu_err fill_random(pu_filler *f, uint64_t seed, float *values, pu_error *
 pu_err pu_model_random(const pu_arch *arch, const pu_hparams *hp, uint64_t seed, pu_backend *be,
                        const pu_model_options *o, pu_model **out, pu_error *e) {
   pu_model *m;
+  pu_forms forms;
   *out = NULL;
-  PU_TRY(pu_model_new(arch, hp, be, o, &m, e));
+  PU_TRY(pu_forms_init(&forms, hp, o, e));
+  pu_err made = pu_model_new(arch, hp, be, o, &forms, &m, e);
+  pu_forms_deinit(&forms);
+  if (made) return made;
   pu_filler f;
   float *values = malloc(((size_t)PU_FILL_PIECE + 1) * sizeof *values);
   pu_err err = pu_filler_init(&f, m, o, e);

@@ -1,4 +1,5 @@
 /* From memory into a Hugging Face directory: the rules of loading, walked the other way. */
+#include "src/model/arch.h"
 #include "src/model/weights.h"
 
 #include <stdlib.h>
@@ -54,7 +55,7 @@ static pu_err fill_outgoing(const pu_model *m, const pu_param *p, const pu_tenso
                             pu_arena *a, pu_outgoing *o, pu_error *e) {
   char name[MAX_NAME];
   pu_rule_name(rule, p->layer, expert, name, sizeof name);
-  *o = (pu_outgoing){.m = m, .slot = p->slot, .from = p->master ? p->master : p->w};
+  *o = (pu_outgoing){.m = m, .slot = p->slot, .param = (size_t)(p - m->params), .from = p->master ? p->master : p->w};
   o->name = pu_arena_strdup(a, name);
   pu_mapping_of(&m->hp, rule, pu_rule_places(rule) > 1 ? expert : -1, &o->map);
   return o->name ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for the list of tensors");
@@ -68,7 +69,8 @@ pu_err pu_outgoing_list(const pu_model *m, const pu_tensor_rule *rules, const ch
     const pu_param *p = &m->params[i];
     const pu_outgoing *first = o;
     if (p->w->layout != PU_LAYOUT_PLAIN)
-      return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: a model with tiled weights cannot be saved", where);
+      return pu_fail(e, PU_ERR_UNSUPPORTED,
+                     "%s: a model made for inference alone, its weights tiled or packed, cannot be saved", where);
     for (const pu_tensor_rule *r = rules; r->name; r++)
       for (int64_t x = 0; r->slot == p->slot && x < pu_rule_experts(&m->hp, r); x++)
         PU_TRY(fill_outgoing(m, p, r, x, a, o++, e));
@@ -88,6 +90,9 @@ typedef struct saver {
   const pu_model *m;
   const char *dir;
   pu_dtype dtype;
+  pu_quant_format format;
+  const pu_qmatrix *q; /* of each parameter; NULL: none is in few bits */
+  json_t *quantisation;
   pu_arena *a;
   pu_st_source *sources;
   size_t n;
@@ -108,14 +113,19 @@ static pu_err list_sources(saver *s, pu_error *e) {
   pu_outgoing *o;
   size_t n = pu_outgoing_count(s->m, s->m->arch->tensors);
   PU_TRY(pu_outgoing_list(s->m, s->m->arch->tensors, s->dir, s->a, &o, e));
-  s->sources = pu_arena_alloc(s->a, n * sizeof *s->sources);
+  if (s->q) s->quantisation = pu_quant_config(o, n, s->format, s->q);
+  if (s->q && !s->quantisation) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its configuration", s->dir);
+  s->sources = pu_arena_alloc(s->a, n * (s->q ? PU_QUANT_PARTS : 1) * sizeof *s->sources);
   typed *args = pu_arena_alloc(s->a, n * sizeof *args);
   if (!s->sources || !args) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the list of tensors", s->dir);
-  for (; s->n < n; s->n++, o++) {
-    pu_st_source *t = &s->sources[s->n];
-    args[s->n] = (typed){o, s->dtype};
-    *t =
-        (pu_st_source){.name = o->name, .dtype = s->dtype, .ndim = o->map.ndim, .read = read_piece, .arg = &args[s->n]};
+  for (size_t i = 0; i < n; i++, o++) {
+    if (s->q && s->q[o->param].bits) {
+      PU_TRY(pu_quant_sources(o, s->format, &s->q[o->param], s->a, s->sources, &s->n, e));
+      continue;
+    }
+    pu_st_source *t = &s->sources[s->n++];
+    args[i] = (typed){o, s->dtype};
+    *t = (pu_st_source){.name = o->name, .dtype = s->dtype, .ndim = o->map.ndim, .read = read_piece, .arg = &args[i]};
     memcpy(t->shape, o->map.shape, sizeof t->shape);
   }
   return PU_OK;
@@ -211,21 +221,40 @@ static pu_err save_into(saver *s, size_t limit, pu_error *e) {
   PU_TRY(pu_mkdirs(s->dir, e));
   pu_err err = write_files(s, limit ? limit : (size_t)5000000000, e);
   /* The configuration last: it is what makes the folder a model, and a full disk must not leave it without weights. */
-  if (err == PU_OK) err = pu_config_write(config, s->m->arch, &s->m->hp, s->dtype, e);
+  if (err == PU_OK) err = pu_config_write_with(config, s->m->arch, &s->m->hp, s->dtype, s->quantisation, e);
   if (err != PU_OK && !was_there && pu_remove_tree(s->dir, NULL) != PU_OK)
     pu_log(PU_LOG_WARN, "%s: what was written so far cannot be removed", s->dir);
   return err;
 }
 
-pu_err pu_model_save(const pu_model *m, const char *dir, pu_dtype dtype, size_t shard_bytes, pu_error *e) {
+/* Names, and rows of matrices in few bits. */
+static size_t quant_list_bytes(const saver *s) {
+  size_t bytes = 0;
+  for (size_t i = 0; s->q && i < s->m->n_params; i++) bytes += (size_t)s->q[i].rows * sizeof(int32_t) + 64;
+  return bytes + (s->q ? pu_outgoing_count(s->m, s->m->arch->tensors) * PU_QUANT_LIST : 0);
+}
+
+static pu_err save(saver *s, size_t shard_bytes, pu_error *e) {
+  const pu_model *m = s->m;
+  pu_dtype dtype = s->dtype;
   if (dtype != PU_F32 && dtype != PU_BF16 && dtype != PU_F16)
     return pu_fail(e, PU_ERR_USAGE, "weights are written as f32, bf16 or f16, not %s", pu_dtype_name(dtype));
-  saver s = {.m = m, .dir = dir, .dtype = dtype};
-  size_t list = pu_outgoing_count(m, m->arch->tensors) * (sizeof(pu_st_source) + sizeof(typed));
-  PU_TRY(pu_arena_create((1 << 16) + list + pu_outgoing_list_bytes(m, m->arch->tensors), &s.a, e));
-  pu_err err = save_into(&s, shard_bytes, e);
-  pu_arena_free(s.a);
+  size_t list = pu_outgoing_count(m, m->arch->tensors) * (sizeof(pu_st_source) + sizeof(typed)) + quant_list_bytes(s);
+  PU_TRY(pu_arena_create((1 << 16) + list + pu_outgoing_list_bytes(m, m->arch->tensors), &s->a, e));
+  pu_err err = save_into(s, shard_bytes, e);
+  pu_arena_free(s->a);
+  json_decref(s->quantisation);
   return err;
+}
+
+pu_err pu_model_save(const pu_model *m, const char *dir, pu_dtype dtype, size_t shard_bytes, pu_error *e) {
+  return save(&(saver){.m = m, .dir = dir, .dtype = dtype}, shard_bytes, e);
+}
+
+pu_err pu_model_save_quantised(const pu_model *m, const char *dir, pu_dtype dtype, pu_quant_format format,
+                               const pu_qmatrix *q, size_t shard_bytes, pu_error *e) {
+  PU_TRY(pu_quant_check(m, dir, format, q, e));
+  return save(&(saver){.m = m, .dir = dir, .dtype = dtype, .format = format, .q = q}, shard_bytes, e);
 }
 
 /* ---- parts of a parameter ---- */

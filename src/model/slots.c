@@ -41,6 +41,10 @@ bool pu_slot_is_matrix(pu_slot slot) {
   return slots[slot].matrix;
 }
 
+bool pu_slot_is_packable(pu_slot slot) {
+  return slots[slot].matrix && slot != PU_SLOT_ROUTER;
+}
+
 static int64_t dim(const pu_hparams *hp, char letter) {
   switch (letter) {
   case 'V':

@@ -7,6 +7,7 @@
 const char *pu_slot_name(pu_slot slot); /* "qkv" */
 bool pu_slot_is_outer(pu_slot slot);    /* once in the model, not once a layer */
 bool pu_slot_is_matrix(pu_slot slot);   /* what weight decay applies to (the embedding aside) */
+bool pu_slot_is_packable(pu_slot slot); /* may be kept in few bits: matrices but the experts' router */
 /* Dimensions of the slot, 0 where the model has none. The output of a tied model is its embedding: 0. */
 int pu_slot_shape(const pu_hparams *hp, pu_slot slot, int64_t *shape);
 

@@ -18,21 +18,31 @@ static pu_err read_config(const char *dir, const pu_arch **arch, pu_hparams *hp,
   return err;
 }
 
+typedef struct dir_files {
+  pu_safetensors *files;
+  pu_quant_files *quant;
+} dir_files;
+
 static void close_dir(pu_source *s) {
-  pu_safetensors_close(s->own);
+  dir_files *own = s->own;
+  pu_quant_files_close(own->quant);
+  pu_safetensors_close(own->files);
+  free(own);
 }
 
 /* Tables that older files hold though they follow from config.json. */
 static const char *const ignored_in_dirs[] = {".inv_freq", ".masked_bias", NULL};
 
 pu_err pu_source_open_dir(const char *path, pu_source *s, pu_error *e) {
-  pu_safetensors *files;
+  const pu_safetensors *files;
   s->config = "config.json";
   s->types = "f32, bf16 and f16";
   PU_TRY(read_config(path, &s->arch, &s->hp, e));
-  PU_TRY(pu_safetensors_open(path, &files, e));
-  s->own = files;
+  dir_files *own = s->own = calloc(1, sizeof *own);
+  if (!own) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to open it", path);
   s->close = close_dir;
+  PU_TRY(pu_safetensors_open(path, &own->files, e));
+  files = own->files;
   s->rules = s->arch->tensors;
   s->also_read = s->arch->also_read;
   s->ignored = ignored_in_dirs;
@@ -50,7 +60,7 @@ pu_err pu_source_open_dir(const char *path, pu_source *s, pu_error *e) {
                               .data = t->data};
     memcpy(out->shape, t->shape, sizeof out->shape);
   }
-  return PU_OK;
+  return pu_quant_files_open(path, files, s, &own->quant, e);
 }
 
 /* ---- all of them ---- */

@@ -14,9 +14,12 @@ typedef struct pu_source_tensor {
   pu_dtype dtype;   /* of the values that come out: f32, bf16, f16; PU_DTYPE_COUNT: they cannot be had */
   int ndim;
   int64_t shape[PU_MAX_DIMS];
-  int64_t block;      /* values come in multiples of so many; divides PU_SOURCE_PIECE */
-  const void *data;   /* in the file, unaligned perhaps */
-  const void *coding; /* the source's own word for how they lie there; NULL: plainly, as dtype */
+  int64_t block;        /* values come in multiples of so many; divides PU_SOURCE_PIECE */
+  const void *data;     /* in the file, unaligned perhaps */
+  const void *coding;   /* the source's own word for how they lie there; NULL: plainly, as dtype */
+  pu_packing few;       /* a matrix whose values are had in few bits, too; bits 0: it is none. ordered: by g_idx */
+  const int32_t *g_idx; /* [columns] group of each, as many columns in one as in the other; NULL: one after the other */
+  int64_t file_group;   /* columns in one of those */
 } pu_source_tensor;
 
 enum { PU_SOURCE_PIECE = 1 << 16 }; /* the most values read at once */
@@ -34,6 +37,9 @@ struct pu_source {
   size_t n;
   /* Values [at, at + n) of a tensor with a coding, both multiples of its block. */
   void (*values)(const pu_source_tensor *t, int64_t at, int64_t n, void *out);
+  /* Rows [row, row + n) of a matrix with `few`, all its leading dimensions counted as rows: q [n, K], scale and zero
+   * [n, G] for groups of few.group; zero NULL where there are none. */
+  void (*codes)(const pu_source_tensor *t, int64_t row, int64_t n, uint8_t *q, float *scale, float *zero);
   void (*close)(pu_source *s); /* what the opener made besides; `tensors` is freed by pu_source_close */
   void *own;
 };
@@ -48,6 +54,14 @@ const void *pu_source_values(const pu_source *s, const pu_source_tensor *t, int6
 
 pu_err pu_source_open_dir(const char *path, pu_source *s, pu_error *e) PU_MUST_USE;  /* source.c */
 pu_err pu_source_open_gguf(const char *path, pu_source *s, pu_error *e) PU_MUST_USE; /* gguf_model.c */
+/* Matrices of a directory that are spread over several tensors, as its quantization_config says, become one each in s's
+ * list. *out keeps what they need; NULL is fine to close (quant_read.c). */
+typedef struct pu_quant_files pu_quant_files;
+pu_err pu_quant_files_open(const char *dir, const pu_safetensors *files, pu_source *s, pu_quant_files **out,
+                           pu_error *e) PU_MUST_USE;
+pu_err pu_quant_files_show(const json_t *config, const char *where, const pu_safetensors *files, pu_source *s,
+                           pu_quant_files **out, pu_error *e) PU_MUST_USE;
+void pu_quant_files_close(pu_quant_files *f);
 /* Family and hyper-parameters alone. */
 pu_err pu_describe_gguf(const char *path, const pu_arch **arch, pu_hparams *hp, pu_error *e) PU_MUST_USE;
 

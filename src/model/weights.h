@@ -4,16 +4,33 @@
 
 #include "src/model/slots.h"
 
-/* Headers, names and memory for all parameters; nothing is filled. */
+/* In what form each parameter is kept. */
+typedef struct pu_form {
+  pu_packing packing; /* bits 0: not in few bits */
+  bool as_file;       /* the file's own values, not rounded here */
+} pu_form;
+typedef struct pu_forms {
+  pu_form
+      *of; /* [layers + 1][PU_SLOT_COUNT], outer ones first; that of a tied output is of its copy of the embedding */
+} pu_forms;
+pu_err pu_forms_init(pu_forms *f, const pu_hparams *hp, const pu_model_options *o, pu_error *e) PU_MUST_USE;
+void pu_forms_deinit(pu_forms *f);
+static inline pu_form *pu_form_of(const pu_forms *f, pu_slot slot, int layer) {
+  return &f->of[(layer + 1) * PU_SLOT_COUNT + (int)slot];
+}
+
+/* Headers, names and memory for all parameters; nothing is filled. forms NULL: none in few bits. */
 pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, const pu_model_options *o,
-                    pu_model **out, pu_error *e) PU_MUST_USE;
+                    const pu_forms *forms, pu_model **out, pu_error *e) PU_MUST_USE;
+size_t pu_model_bytes(const pu_hparams *hp, const pu_model_options *o, const pu_forms *forms);
 
 /* Values on their way into one parameter after the other. */
 typedef struct pu_filler {
   pu_model *m;
-  bool tile;
-  pu_tensor *plain; /* where a matrix that is to be tiled lies first; its data is NULL without tiling */
-  void *room;       /* host memory for PU_FILL_PIECE values of 4 bytes, twice */
+  bool tile, coded;
+  pu_tensor *plain;         /* where a matrix that is to be tiled lies first; its data is NULL without tiling */
+  void *room;               /* host memory for PU_FILL_PIECE values of 4 bytes, twice */
+  struct pu_packer *packer; /* where a matrix that is to be packed lies first; NULL: none is */
   double done, total;
   void (*progress)(void *arg, double done, double total);
   void *progress_arg;
@@ -23,11 +40,32 @@ enum { PU_FILL_PIECE = 1 << 18 };
 
 pu_err pu_filler_init(pu_filler *f, pu_model *m, const pu_model_options *o, pu_error *e) PU_MUST_USE;
 void pu_filler_deinit(pu_filler *f);
-/* n values of `type` at src (unaligned perhaps) become the parameter's values from `at` on. */
+/* Before the first of a parameter's values. coded: a packed weight made of them comes by pu_filler_put_codes, not by
+ * rounding them. */
+void pu_filler_begin(pu_filler *f, const pu_param *p, bool coded);
+/* n values of `type` at src (unaligned perhaps) become the parameter's values from `at` on; of one that
+ * is rounded to few bits, whole rows in the end. */
 pu_err pu_filler_put(pu_filler *f, const pu_param *p, int64_t at, const void *src, pu_dtype type, int64_t n,
                      pu_error *e) PU_MUST_USE;
-/* All of p's values are there: tiles it where that is wanted, and tells the progress. */
+/* Rows [row, row + n) of a PACKED parameter as a source's `codes` gives them; order: as in pu_pack_weight. */
+void pu_filler_put_codes(pu_filler *f, const pu_param *p, int64_t row, int64_t n, const uint8_t *q, const float *scale,
+                         const float *zero);
+void pu_filler_set_order(pu_filler *f, const pu_param *p, const int32_t *order);
+/* All of p's values are there: tiles or packs it where that is wanted, and tells the progress. */
 pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) PU_MUST_USE;
+
+/* ---- matrices on their way into few bits (pack.c): one at a time ---- */
+
+typedef struct pu_packer pu_packer;
+/* For the largest of these many values and groups' scales; rows of `cols` values at most. */
+pu_err pu_packer_create(pu_backend *be, size_t values, size_t scales, int64_t cols, pu_packer **out,
+                        pu_error *e) PU_MUST_USE;
+void pu_packer_free(pu_packer *k);
+/* A tensor begins: its shape and packing. */
+void pu_packer_begin(pu_packer *k, const pu_tensor *w);
+/* Values from element `at` on, in stretches of whole rows. */
+void pu_packer_round(pu_packer *k, int64_t at, const void *src, pu_dtype type, int64_t n);
+pu_err pu_packer_end(pu_packer *k, pu_ctx *c, pu_tensor *w, pu_error *e) PU_MUST_USE;
 
 /* ---- out again (save.c) ---- */
 
@@ -36,6 +74,7 @@ typedef struct pu_outgoing {
   const char *name;
   const pu_model *m;
   pu_slot slot;
+  size_t param; /* of m->params */
   const pu_tensor *from;
   pu_mapping map; /* its shape is the tensor's */
 } pu_outgoing;
@@ -47,5 +86,18 @@ pu_err pu_outgoing_list(const pu_model *m, const pu_tensor_rule *rules, const ch
                         pu_outgoing **out, pu_error *e) PU_MUST_USE;
 /* Values [at, at + n) as f32, bf16 or f16. */
 pu_err pu_outgoing_read(const pu_outgoing *o, int64_t at, int64_t n, pu_dtype type, void *out, pu_error *e) PU_MUST_USE;
+
+/* ---- in few bits (quant_write.c) ---- */
+
+enum { PU_QUANT_PARTS = 4 }; /* tensors of a matrix, at most */
+/* Do the matrices go together, and with the format? */
+pu_err pu_quant_check(const pu_model *m, const char *where, pu_quant_format f, const pu_qmatrix *q,
+                      pu_error *e) PU_MUST_USE;
+/* The tensors that o becomes, at out[*n]. What they need is taken of the arena: 4 bytes a row, and PU_QUANT_LIST. */
+enum { PU_QUANT_LIST = 2048 };
+pu_err pu_quant_sources(const pu_outgoing *o, pu_quant_format f, const pu_qmatrix *q, pu_arena *a, pu_st_source *out,
+                        size_t *n, pu_error *e) PU_MUST_USE;
+/* A new reference; NULL: no memory. */
+json_t *pu_quant_config(const pu_outgoing *o, size_t n, pu_quant_format f, const pu_qmatrix *q);
 
 #endif

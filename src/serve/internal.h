@@ -88,6 +88,7 @@ struct pu_job {
   atomic_bool cancelled; /* by the loop's thread */
   pu_ask ask;
   const pu_answer_style *style;
+  const char *adapter; /* of the server's; NULL: the base alone */
   char id[48];
   pu_grammar *grammar; /* or NULL */
   int64_t created, prompt_tokens;
@@ -148,6 +149,7 @@ struct pu_server {
   pu_server_options o; /* strings are in the arena */
   pu_arena *arena;
   pu_engine *en;
+  pu_strs adapters; /* their names; in the arena */
   const pu_tokenizer *t;
   const pu_chat_template *chat;
   pu_grammar_vocab *pieces; /* for grammars; made when the first comes, by the loop's thread */
@@ -168,8 +170,10 @@ void pu_reply_text(pu_server *sv, pu_http_request *r, const char *type, pu_buf *
 void pu_reply_failure(pu_server *sv, pu_http_request *r, const pu_error *e, const char *param);
 /* Appends {"error":{…}}. */
 void pu_put_error(pu_buf *b, int status, const char *message, const char *param, const char *code);
-/* Appends the model as /v1/models says it. */
-void pu_put_model(pu_buf *b, const pu_server *sv);
+/* The model, or an adapter, that requests call so. False: there is none. *adapter NULL: the model itself. */
+bool pu_find_model(const pu_server *sv, const char *name, const char **adapter);
+/* Appends the model (adapter NULL), or an adapter, as /v1/models says it. */
+void pu_put_model(pu_buf *b, const pu_server *sv, const char *adapter);
 /* Begins a stream, counted as the replies are. */
 void pu_begin_events(pu_server *sv, pu_http_request *r);
 

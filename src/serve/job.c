@@ -121,12 +121,13 @@ static pu_err add_spoken_ids(pu_job *j, pu_error *e) {
 }
 
 static pu_err check_model(pu_job *j, pu_error *e) {
-  const char *name = j->sv->o.model_name;
-  if (!j->ask.model || strcmp(j->ask.model, name) == 0) return PU_OK;
+  const char *name = j->sv->o.model_name, *more = j->sv->adapters.n ? " and its adapters: see /v1/models" : "";
+  if (!j->ask.model || pu_find_model(j->sv, j->ask.model, &j->adapter)) return PU_OK;
   j->ask.param = "model";
   j->refusal = 404;
   j->code = "model_not_found";
-  return pu_fail(e, PU_ERR_USAGE, "the model '%.100s' is not here; this server has '%.100s'", j->ask.model, name);
+  return pu_fail(e, PU_ERR_USAGE, "the model '%.100s' is not here; this server has '%.100s'%s", j->ask.model, name,
+                 more);
 }
 
 static pu_err check_lengths(pu_job *j, pu_error *e) {
@@ -220,7 +221,7 @@ static pu_err prepare(pu_job *j, pu_error *e) {
 static void put_head(pu_buf *b, const pu_job *j, const char *object) {
   pu_buf_printf(b, "{\"id\":\"%s\",\"object\":\"%s\",\"created\":%lld,\"model\":", j->id, object,
                 (long long)j->created);
-  pu_buf_json_str(b, pu_str_c(j->sv->o.model_name));
+  pu_buf_json_str(b, pu_str_c(j->adapter ? j->adapter : j->sv->o.model_name));
   pu_buf_puts(b, ",\"choices\":[");
 }
 

@@ -68,11 +68,22 @@ void pu_reply_failure(pu_server *sv, pu_http_request *r, const pu_error *e, cons
   pu_reply_error(sv, r, s, e->msg, s < 500 ? param : NULL, NULL);
 }
 
-void pu_put_model(pu_buf *b, const pu_server *sv) {
+bool pu_find_model(const pu_server *sv, const char *name, const char **adapter) {
+  *adapter = NULL;
+  if (strcmp(name, sv->o.model_name) == 0) return true;
+  for (size_t i = 0; i < sv->adapters.n && !*adapter; i++)
+    if (strcmp(name, sv->adapters.v[i]) == 0) *adapter = sv->adapters.v[i];
+  return *adapter != NULL;
+}
+
+void pu_put_model(pu_buf *b, const pu_server *sv, const char *adapter) {
   pu_buf_puts(b, "{\"id\":");
-  pu_buf_json_str(b, pu_str_c(sv->o.model_name));
-  pu_buf_printf(b, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"puyu\",\"max_model_len\":%lld}",
+  pu_buf_json_str(b, pu_str_c(adapter ? adapter : sv->o.model_name));
+  pu_buf_printf(b, ",\"object\":\"model\",\"created\":%lld,\"owned_by\":\"puyu\",\"max_model_len\":%lld",
                 (long long)sv->started, (long long)sv->context);
+  if (adapter) pu_buf_puts(b, ",\"parent\":");
+  if (adapter) pu_buf_json_str(b, pu_str_c(sv->o.model_name));
+  pu_buf_putc(b, '}');
 }
 
 void pu_begin_events(pu_server *sv, pu_http_request *r) {
@@ -201,11 +212,28 @@ static pu_err copy_options(pu_server *sv, const pu_server_options *o, pu_error *
   return good ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for the server's options");
 }
 
+static pu_err name_adapters(pu_server *sv, pu_error *e) {
+  size_t n = 0;
+  while (pu_engine_adapter_at(sv->en, n)) n++;
+  sv->adapters.v = pu_arena_zalloc(sv->arena, (n + 1) * sizeof *sv->adapters.v);
+  for (size_t i = 0; i < n && sv->adapters.v; i++) {
+    const char *name = pu_engine_adapter_at(sv->en, i);
+    if (strcmp(name, sv->o.model_name) == 0)
+      return pu_fail(e, PU_ERR_USAGE, "the model and an adapter are both called '%s': requests could not choose", name);
+    sv->adapters.v[i] = pu_arena_strdup(sv->arena, name);
+    if (!sv->adapters.v[i]) sv->adapters.v = NULL;
+  }
+  if (!sv->adapters.v) return pu_fail(e, PU_ERR_NOMEM, "no memory for the names of %zu adapters", n);
+  sv->adapters.n = n;
+  return PU_OK;
+}
+
 static pu_err set_up(pu_server *sv, pu_engine *en, const pu_server_options *o, pu_error *e) {
   PU_TRY(pu_server_check(o, e));
   PU_TRY(pu_arena_create((size_t)4 << 20, &sv->arena, e));
   PU_TRY(copy_options(sv, o, e));
   sv->en = en;
+  PU_TRY(name_adapters(sv, e));
   sv->t = pu_engine_tokenizer(en);
   sv->chat = pu_engine_chat(en);
   sv->context = pu_engine_context(en);

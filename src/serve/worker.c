@@ -93,6 +93,7 @@ static pu_err open_session(pu_server *sv, pu_choice *c, pu_error *e) {
     PU_TRY(pu_session_open(sv->en, &c->s, e));
   sv->worker.sessions++;
   if (c != first && !scores) return PU_OK;
+  PU_TRY(pu_session_adapter(c->s, j->adapter, e));
   if (scores) PU_TRY(pu_session_score(c->s, j->ask.how.top_logprobs, e));
   return pu_session_append(c->s, j->prompts[c->prompt].v, j->prompts[c->prompt].n, e);
 }

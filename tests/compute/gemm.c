@@ -44,7 +44,6 @@ static void *random_values(pu_rng *r, pu_dtype type, int64_t n) {
     float v = (float)pu_rng_normal(r);
     if (type == PU_F32) ((float *)out)[i] = v;
     if (type == PU_BF16) ((uint16_t *)out)[i] = pu_f32_to_bf16(v);
-    if (type == PU_I8) ((int8_t *)out)[i] = (int8_t)pick(r, -128, 127);
   }
   return out;
 }
@@ -277,46 +276,6 @@ static void test_tiled(void **state) {
   }
 }
 
-/* ---- int8: exact ---- */
-
-static void check_i8(pu_rng *r, pu_cpu *const cpu[2], int64_t m, int64_t n, int64_t k) {
-  pu_gemm_i8 g = {.m = m, .n = n, .k = k, .a_row = k + pick(r, 0, 3), .b_row = k + pick(r, 0, 3), .c_row = n + 1};
-  int8_t *a = random_values(r, PU_I8, m * g.a_row), *b = random_values(r, PU_I8, n * g.b_row);
-  if (m && k) memset(a, 0x80, (size_t)k); /* the most negative values: where shortcuts overflow */
-  if (n && k) memset(b, 0x80, (size_t)k);
-  size_t bytes = (size_t)(m * g.c_row) * 4;
-  g.a = a, g.b = b;
-  for (int way = 0; way < 2; way++) {
-    g.c = malloc(bytes + 4);
-    assert_non_null(g.c);
-    memset(g.c, 0x5a, bytes);
-    pu_cpu_gemm_i8(cpu[way], &g);
-    for (int64_t i = 0; i < m; i++) {
-      assert_int_equal(g.c[i * g.c_row + n], 0x5a5a5a5a);
-      for (int64_t j = 0; j < n; j++) {
-        int32_t sum = 0;
-        for (int64_t x = 0; x < k; x++) sum += a[i * g.a_row + x] * b[j * g.b_row + x];
-        assert_int_equal(g.c[i * g.c_row + j], sum);
-      }
-    }
-    free(g.c);
-  }
-  free(a), free(b);
-}
-
-static void test_i8(void **state) {
-  (void)state;
-  for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++) {
-    pu_cpu *cpu[2] = {open_cpu(1, isa), open_cpu(2, isa)};
-    pu_rng r;
-    pu_rng_seed(&r, 5);
-    for (int i = 0; i < (PU_TSAN ? 6 : 40); i++)
-      check_i8(&r, cpu, pick_size(&r, 60), pick_size(&r, 60), pick_size(&r, 300));
-    check_i8(&r, cpu, 70, 90, 2200);
-    close_cpu(cpu[0]), close_cpu(cpu[1]);
-  }
-}
-
 static void test_isa_names(void **state) {
   (void)state;
   for (int isa = 0; isa < PU_ISA_COUNT; isa++) assert_true(strlen(pu_isa_name((pu_isa)isa)) > 2);
@@ -331,7 +290,6 @@ static void test_isa_names(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_many_blocks),
-                                     cmocka_unit_test(test_tiled), cmocka_unit_test(test_i8),
-                                     cmocka_unit_test(test_isa_names)};
+                                     cmocka_unit_test(test_tiled), cmocka_unit_test(test_isa_names)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -246,6 +246,24 @@ static void run_linear_tiled(env *t) {
   result(t, pu_linear(&t->c, x, must(t, pu_tile_weight(&t->c, w)), b, below(t, 2)));
 }
 
+/* Two adapters: of the first rows, of the last ones; those between go without, or by the first one again. */
+static void run_lora(env *t) {
+  int64_t n = 1 + size(t, 150), k = size(t, 140), m = size(t, 140), from[2], rows[2], rank[2];
+  pu_tensor *x = leaf2(t, t->type, t->type, n, k, 1), *w = leaf2(t, t->type, PU_F32, m, k, 0.2), *a[2], *b[2];
+  for (int i = 0; i < 2; i++) {
+    rank[i] = size(t, 40);
+    from[i] = below(t, m);
+    rows[i] = 1 + below(t, m - from[i]);
+    a[i] = leaf2(t, t->type, PU_F32, rank[i], k, 0.2);
+    b[i] = leaf2(t, t->type, PU_F32, rows[i], rank[i], 0.5);
+  }
+  int64_t first = 1 + below(t, n - 1), last = first + below(t, n - first);
+  pu_lora_part parts[3] = {{a[0], b[0], 0, first, from[0], 0.7f}, {a[1], b[1], last, n - last, from[1], 2.0f}};
+  int used = 2;
+  if (last > first && below(t, 2)) parts[used++] = (pu_lora_part){a[0], b[0], first, last - first, from[0], 1.3f};
+  result(t, pu_lora(&t->c, x, pu_linear(&t->c, x, w, NULL, false), parts, used));
+}
+
 typedef struct heads {
   int q, kv, dim;
 } heads;
@@ -405,6 +423,7 @@ static const op_case cases[] = {
     {"rmsnorm_add", run_rmsnorm, true},
     {"linear", run_linear, true},
     {"linear tiled", run_linear_tiled, false},
+    {"lora", run_lora, true},
     {"qk_norm", run_qk_norm, true},
     {"rope", run_rope, true},
     {"attention", run_attention, true},

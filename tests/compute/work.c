@@ -91,6 +91,18 @@ static void run_experts(run *r, const pu_work_shape *s) {
   back(r);
 }
 
+static void run_lora(run *r, const pu_work_shape *s) {
+  if (!s->rank) return;
+  pu_tensor *x = zeros(r, s->dtype, s->dtype, 2, (int64_t[]){s->tokens, s->hidden});
+  pu_tensor *a = zeros(r, s->dtype, PU_F32, 2, (int64_t[]){s->rank, s->hidden});
+  pu_tensor *b = zeros(r, s->dtype, PU_F32, 2, (int64_t[]){s->hidden, s->rank});
+  pu_tensor *y = zeros(r, s->dtype, s->dtype, 2, (int64_t[]){s->tokens, s->hidden});
+  if (!pu_lora(&r->c, x, y, &(pu_lora_part){a, b, 0, s->tokens, 0, 1}, 1)) fail_msg("%s", r->e.msg);
+  memset(y->grad->data, 0, pu_tensor_bytes(y));
+  y->grad_set = true;
+  back(r);
+}
+
 /* slack: how many times too much may be said; the references take no parts, so for them it is only a bound. */
 static void check(const pu_work_shape *s, int docs, double slack) {
   for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++)
@@ -101,6 +113,7 @@ static void check(const pu_work_shape *s, int docs, double slack) {
       run_attention(&r, s, docs);
       run_loss(&r, s);
       run_experts(&r, s);
+      run_lora(&r, s);
       size_t own = (size_t)threads * cpu->scratch_bytes, said = r.c.be->work_bytes(r.c.be, s);
       assert_true(said > own);
       if (cpu->work_bytes > said - own || (isa > PU_ISA_REF && (double)(said - own) > slack * (double)cpu->work_bytes))
@@ -119,7 +132,9 @@ static void said_is_taken(void **state) {
   static const pu_work_shape rows = {.dtype = PU_F32, SIZES(256, 64, 16, 16, 7, 0, 16, 16, 8)};
   static const pu_work_shape parts = {.dtype = PU_BF16, SIZES(300, 300, 16, 16, 50, 0, 2, 1, 8)};
   static const pu_work_shape experts = {.dtype = PU_F32, SIZES(96, 32, 32, 256, 50, 2, 2, 2, 8)};
+  static const pu_work_shape adapter = {.dtype = PU_F32, .rank = 1000, SIZES(1500, 25, 16, 16, 7, 0, 2, 2, 8)};
   (void)state;
+  check(&adapter, 60, 1.1);
   check(&loss, 1, 1.1);
   check(&experts, 3, 1.1);
   check(&rows, 4, 8);

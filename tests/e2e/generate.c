@@ -50,6 +50,32 @@ static void ids_on_a_line(void **state) {
   assert_string_equal(at, "\n");
 }
 
+/* As many ids whatever the bits; those of the exact weights only where none are rounded. */
+static void in_few_bits(void **state) {
+  (void)state;
+  static const char *const quants[] = {"none", "file", "q8", "q4"};
+  int32_t want[TOTAL];
+  char line[1024], flags[100];
+  expected(want);
+  for (size_t i = 0; i < PU_COUNT(quants); i++) {
+    snprintf(flags, sizeof flags, "--ignore-eos --max-tokens 32 --output ids --quant %s", quants[i]);
+    prompt_line(line, sizeof line, want, flags);
+    assert_int_equal(shell(line), 0);
+    char *at = out;
+    for (int k = GIVEN; k < TOTAL; k++) {
+      long id = strtol(at, &at, 10);
+      if (i < 2) assert_int_equal(id, want[k]);
+    }
+    assert_string_equal(at, "\n");
+  }
+  assert_int_equal(shell(PU_PROGRAM " bench decode --shape puyu-2m --quant q4 --tokens 2 --rounds 1 --json"), 0);
+  assert_non_null(strstr(out, "\"shape\": \"puyu-2m\", \"dtype\": \"bf16\", \"quant\": \"q4\""));
+  assert_int_equal(shell("d=$(mktemp -d) && " PU_PROGRAM " convert " MODEL " $d/m.gguf --dtype q8_0 && " PU_PROGRAM
+                         " bench prefill --gguf $d/m.gguf --seq 16 --rounds 1 --json; r=$?; rm -r $d; exit $r"),
+                   0);
+  assert_non_null(strstr(out, "\"quant\": \"file\""));
+}
+
 static void json_says_it_all(void **state) {
   (void)state;
   int32_t want[TOTAL];
@@ -78,6 +104,7 @@ static void mistakes_have_statuses(void **state) {
   } cases[] = {{"generate " MODEL, 2},
                {"generate " MODEL " --ids 1,2,three", 2},
                {"generate " MODEL " --ids 1 --prompt x", 2},
+               {"generate " MODEL " --ids 1 --quant q3", 2},
                {"generate " MODEL " --prompt x", 2}, /* no tokenizer */
                {"generate " MODEL " --ids 1,2", 2},  /* no text without one */
                {"generate " MODEL " --ids 1,99999 --output ids", 2},
@@ -176,8 +203,9 @@ static void the_benchmarks_run(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(ids_on_a_line),          cmocka_unit_test(json_says_it_all),
-                                     cmocka_unit_test(mistakes_have_statuses), cmocka_unit_test(an_open_turn_is_sent),
-                                     cmocka_unit_test(the_answer_fits),        cmocka_unit_test(the_benchmarks_run)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(ids_on_a_line),        cmocka_unit_test(in_few_bits),
+                                     cmocka_unit_test(json_says_it_all),     cmocka_unit_test(mistakes_have_statuses),
+                                     cmocka_unit_test(an_open_turn_is_sent), cmocka_unit_test(the_answer_fits),
+                                     cmocka_unit_test(the_benchmarks_run)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

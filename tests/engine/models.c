@@ -71,6 +71,74 @@ static void small_checkpoints(void **state) {
   check_folder(PU_FIXTURES "/hf-mini");
 }
 
+/* ---- in few bits ---- */
+
+/* Is the answer what the whole of it, without a cache, gives? */
+static void check_without_cache(const pu_engine *en, const int32_t *ids, int32_t n) {
+  enum { ROOM = 64 << 20 };
+  pu_model *m = (pu_model *)(uintptr_t)pu_engine_model(en);
+  pu_error e;
+  pu_arena *mem, *host;
+  int32_t cu[2] = {0, n}, positions[MOST];
+  for (int32_t i = 0; i < n; i++) positions[i] = i;
+  assert_ok(pu_arena_create(ROOM, &mem, &e), &e);
+  assert_ok(pu_arena_create(ROOM, &host, &e), &e);
+  pu_ctx c = {.be = m->be, .mem = mem, .host = host, .err = &e};
+  pu_seqs seqs = {.n = 1, .tokens = n, .max_len = n, .cu = cu, .positions = positions};
+  pu_tensor t = {.dtype = PU_I32, .ndim = 1, .shape = {n}, .stride = {1}, .data = (void *)(uintptr_t)ids};
+  pu_forward f = {.ids = &t, .seqs = &seqs};
+  const pu_tensor *y = pu_model_logits(m, &c, pu_model_forward(m, &c, &f), NULL, 0);
+  if (!y) fail_msg("%s", e.msg);
+  for (int32_t i = GIVEN - 1; i + 1 < n; i++) {
+    const float *row = (const float *)y->data + i * m->hp.vocab;
+    int32_t best = 0;
+    for (int32_t v = 1; v < m->hp.vocab; v++) best = row[v] > row[best] ? v : best;
+    if (best != ids[i + 1]) fail_msg("token %d is %d, and without a cache %d", (int)i + 1, (int)ids[i + 1], (int)best);
+  }
+  pu_arena_free(mem);
+  pu_arena_free(host);
+}
+
+/* Answers one after the other and together: the same ids, since no product depends on the batch. */
+static void answer_in_few_bits(const char *dir, const int32_t *given, const pu_engine_options *o) {
+  enum { SESSIONS = 3 };
+  pu_engine *en;
+  pu_session *s[SESSIONS];
+  pu_error e;
+  int32_t all[MOST];
+  bool more = true;
+  pu_sampling how = pu_sampling_default();
+  how.max_tokens = 16;
+  how.ignore_eos = true;
+  assert_ok(pu_engine_open(dir, o, &en, &e), &e);
+  for (int i = 0; i < SESSIONS; i++) {
+    assert_ok(pu_session_open(en, &s[i], &e), &e);
+    assert_ok(pu_session_append(s[i], given, (size_t)(GIVEN - i), &e), &e);
+    if (i > 0) assert_ok(pu_session_start(s[i], &how, NULL, NULL, &e), &e);
+  }
+  assert_ok(pu_session_generate(s[0], &how, NULL, NULL, &e), &e);
+  while (more) assert_ok(pu_engine_step(en, &more, &e), &e);
+  size_t n;
+  const int32_t *ids = pu_session_answer(s[0], &n);
+  assert_int_equal(n, 16);
+  memcpy(all, given, GIVEN * sizeof *all);
+  memcpy(all + GIVEN, ids, n * sizeof *all);
+  check_without_cache(en, all, GIVEN + 16);
+  pu_engine_free(en);
+}
+
+static void checkpoints_in_few_bits(void **state) {
+  (void)state;
+  for (size_t i = 0; i < PU_COUNT(names); i++)
+    for (pu_quant quant = PU_QUANT_Q8; quant <= PU_QUANT_Q4; quant++) {
+      char dir[500];
+      int32_t want[MOST];
+      snprintf(dir, sizeof dir, PU_FIXTURES "/hf-mini/%s", names[i]);
+      read_expected(dir, want);
+      answer_in_few_bits(dir, want, &(pu_engine_options){.dtype = PU_F32, .quant = quant, .threads = 2});
+    }
+}
+
 static bool missing(const char *path) {
   if (pu_path_exists(path)) return false;
   print_message("skipped: there is no %s\n", path);
@@ -146,7 +214,7 @@ static void a_story_to_the_letter(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(small_checkpoints), cmocka_unit_test(larger_checkpoints),
-                                     cmocka_unit_test(a_story_to_the_letter)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(small_checkpoints), cmocka_unit_test(checkpoints_in_few_bits),
+                                     cmocka_unit_test(larger_checkpoints), cmocka_unit_test(a_story_to_the_letter)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

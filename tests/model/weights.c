@@ -116,6 +116,55 @@ static void half_precision_goes_there_and_back(void **state) {
     }
 }
 
+/* A model read part by part has in each what the whole has there, and gives the same hidden states block by block; each
+ * part is saved as its own tensors. */
+static void parts_are_of_the_whole(void **state) {
+  enum { TOKENS = 9 };
+  for (size_t i = 0; i < PU_COUNT(names); i++) {
+    char from[300], to[300];
+    pu_error e;
+    pu_arena *mem, *host;
+    int32_t ids[TOKENS], positions[TOKENS], cu[] = {0, TOKENS};
+    const int64_t n = TOKENS;
+    size_t bytes = 0;
+    fixture(from, sizeof from, names[i]);
+    in_folder(to, sizeof to, "part");
+    assert_ok(pu_arena_create(1 << 26, &mem, &e), &e);
+    assert_ok(pu_arena_create(1 << 26, &host, &e), &e);
+    for (int t = 0; t < TOKENS; t++) positions[t] = t, ids[t] = 3 + 5 * t;
+    pu_model *whole = load(from, *state, PU_F32, false);
+    pu_ctx c = {.be = *state, .mem = mem, .host = host, .err = &e};
+    pu_seqs seqs = {.n = 1, .tokens = TOKENS, .max_len = TOKENS, .cu = cu, .positions = positions};
+    pu_forward f = {.ids = pu_tensor_over(&c, PU_I32, 1, &n, ids), .seqs = &seqs};
+    const pu_tensor *want = pu_model_forward(whole, &c, &f);
+    pu_state s = {NULL, NULL};
+    for (int64_t l = -1; l <= whole->hp.layers; l++) {
+      pu_model_part part = {PU_MAX(l, 0), l < 0 ? 0 : PU_MIN(l + 1, whole->hp.layers), l < 0 || l == whole->hp.layers};
+      pu_model_options o = {.dtype = PU_F32, .part = &part};
+      pu_model *m;
+      assert_ok(pu_model_load(from, *state, &o, &m, &e), &e);
+      if (l < whole->hp.layers) bytes += pu_model_weight_bytes(m->arch, &m->hp, &o);
+      for (size_t k = 0, at = 0; k < m->n_params; k++, at++) {
+        while (strcmp(whole->params[at].name, m->params[k].name) != 0) at++;
+        assert_memory_equal(whole->params[at].w->data, m->params[k].w->data, pu_tensor_bytes(m->params[k].w));
+      }
+      pu_tensor *h;
+      float eps = (float)m->hp.norm_eps;
+      if (l < 0) s.h = pu_embedding(&c, f.ids, m->outer[PU_SLOT_EMBED], PU_F32);
+      if (l >= 0 && !part.outer) s = pu_model_block(m, &c, &f, l, s);
+      if (l >= 0 && part.outer) s.x = pu_rmsnorm_add(&c, s.h, s.x, m->outer[PU_SLOT_OUT_NORM], eps, PU_F32, &h);
+      assert_ok(c.status, &e);
+      assert_ok(pu_model_save(m, to, PU_F32, 0, &e), &e);
+      pu_model_free(m);
+    }
+    assert_int_equal(bytes, pu_model_weight_bytes(whole->arch, &whole->hp, &(pu_model_options){.dtype = PU_F32}));
+    assert_memory_equal(s.x->data, want->data, pu_tensor_bytes(want));
+    pu_model_free(whole);
+    pu_arena_free(mem);
+    pu_arena_free(host);
+  }
+}
+
 /* ---- other layouts ---- */
 
 static void same_parameters(const pu_model *a, const pu_model *b) {
@@ -376,6 +425,7 @@ int main(void) {
       cmocka_unit_test(saved_is_what_was_loaded),
       cmocka_unit_test(the_older_form_goes),
       cmocka_unit_test(half_precision_goes_there_and_back),
+      cmocka_unit_test(parts_are_of_the_whole),
       cmocka_unit_test(families_exchange_layouts),
       cmocka_unit_test(fused_experts_are_read),
       cmocka_unit_test(norm_head_is_normalised),

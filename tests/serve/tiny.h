@@ -44,7 +44,7 @@ static inline void *tiny_run(void *arg) {
   return pu_server_run(b->sv, &e) ? b : NULL;
 }
 
-static inline void tiny_open(tiny *b, pu_server_options o) {
+static inline void tiny_make_engine(tiny *b) {
   memset(b, 0, sizeof *b);
   b->t = tiny_tokenizer();
   const pu_hparams hp = {.vocab = pu_tokenizer_size(b->t),
@@ -64,11 +64,19 @@ static inline void tiny_open(tiny *b, pu_server_options o) {
   pu_model_options mo = {.dtype = PU_F32};
   assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 3, b->be, &mo, &b->m, &b->e), &b->e);
   pu_engine_options eo = {.max_batch = 8, .kv_block = 8};
-  if (!o.max_sessions) o.max_sessions = 8;
   assert_ok(pu_engine_over(b->m, b->t, &eo, &b->en, &b->e), &b->e);
+}
+
+static inline void tiny_serve(tiny *b, pu_server_options o) {
+  if (!o.max_sessions) o.max_sessions = 8;
   assert_ok(pu_server_open(b->en, &o, &b->sv, &b->e), &b->e);
   b->port = pu_server_port(b->sv);
   pthread_create(&b->thread, NULL, tiny_run, b);
+}
+
+static inline void tiny_open(tiny *b, pu_server_options o) {
+  tiny_make_engine(b);
+  tiny_serve(b, o);
 }
 
 static inline void tiny_close(tiny *b) {

@@ -50,7 +50,9 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                          .tok_per_s = (double)o->batch / seconds,
                          .rate = step_bytes(&b, (double)o->seq + (double)o->tokens / 2) / seconds,
                          .limit = limit,
-                         .ratio_mark = o->batch == 1 ? 0.85 : 0,
+                         .ratio_mark = o->batch > 1               ? 0
+                                       : b.quant == PU_QUANT_NONE ? 0.85
+                                                                  : 0.95,
                          .unit = "GB/s",
                          .limit_is = "reading the weights, nothing else",
                          .scale = 1e9};
@@ -65,7 +67,7 @@ const pu_command pu_command_bench_decode = {
     .summary = "measure how fast tokens are made",
     .usage = "[options]",
     .details =
-        "Random weights of a named shape; no files are needed. A token takes as long as the weights and the cache "
+        "Random weights of a named shape, or a file's. A token takes as long as the weights and the cache "
         "take to be read, so the figure is held against the rate at which the same threads read memory, measured "
         "beside it.",
     .options = rows,

@@ -6,22 +6,25 @@
 
 #include "src/cli/cli.h"
 #include "src/cli/conversation.h"
+#include "src/cli/rows.h"
 #include "src/cli/sample.h"
 #include "src/cli/sampling.h"
 
 typedef struct options {
   const char *system;
   pu_cli_sampling sampling;
-  int dtype;
+  int dtype, quant;
   int64_t threads, guess;
-  const char *draft;
+  const char *draft, *adapter;
 } options;
 
 static const pu_option rows[] = {
     PU_ROW(options, system, "system", STR, .meta = "TEXT", .help = "what the model is told before the first turn"),
     PU_SAMPLING_ROWS(options, sampling, "0.8", "0.9", "0"),
+    PU_CLI_ADAPTER_ROW(options),
     PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
+    PU_ROW_QUANT(options, PU_QUANT_SAYS),
     PU_ROW_THREADS(options, 64),
     {0},
 };
@@ -246,8 +249,13 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "%s: no tokenizer (tokenizer.json or tokenizer.model) in this folder: copy the model's own into it",
                    args[0]);
-  pu_cli_engine_options eo = {
-      .dtype = (pu_cli_dtype)o->dtype, .threads = o->threads, .batch = 1, .guess = o->guess, .draft = o->draft};
+  pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
+                              .quant = o->quant,
+                              .threads = o->threads,
+                              .batch = 1,
+                              .guess = o->guess,
+                              .draft = o->draft,
+                              .adapter = o->adapter};
   PU_TRY(pu_cli_open_engine(args[0], &eo, &en, e));
   pu_buf_init(&c.line, MOST_TURN_BYTES);
   pu_buf_init(&c.turn, MOST_TURN_BYTES);

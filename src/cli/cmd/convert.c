@@ -1,9 +1,8 @@
 /* A model into another form: type of the weights, family's layout, a directory or a GGUF file. */
 #include <string.h>
-#include <sys/stat.h>
 
-#include "puyu/engine.h"
 #include "src/cli/cli.h"
+#include "src/cli/saving.h"
 
 typedef struct options {
   const char *arch;
@@ -39,59 +38,6 @@ static const pu_option rows[] = {
     {0},
 };
 
-/* What belongs to a model besides config.json and weights. */
-static const char *const companions[] = {
-    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json",      "merges.txt",     "chat_template.jinja",   "chat_template.json",      "generation_config.json",
-};
-
-static pu_err copy_companion(const char *from_dir, const char *to_dir, const char *name, pu_arena *a, pu_error *e) {
-  enum { MAX_COMPANION = 256 << 20 };
-  const char *from = pu_path_join(a, from_dir, name), *to = pu_path_join(a, to_dir, name);
-  pu_buf b;
-  if (!from || !to) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", name);
-  if (!pu_path_exists(from)) return PU_OK;
-  pu_buf_init(&b, MAX_COMPANION + 1);
-  pu_err err = pu_file_read(from, MAX_COMPANION, &b, e);
-  if (err == PU_OK) err = pu_file_write(to, b.data, b.len, e);
-  pu_buf_deinit(&b);
-  return err;
-}
-
-/* The widest type among the file's weights: writing it loses nothing. */
-static pu_dtype widest(bool f32, bool bf16, bool f16) {
-  return f32 || (bf16 && f16) ? PU_F32 : f16 ? PU_F16 : PU_BF16;
-}
-
-static pu_err type_in_dir(const char *dir, pu_dtype *out, pu_error *e) {
-  pu_safetensors *s;
-  PU_TRY(pu_safetensors_open(dir, &s, e));
-  bool seen[PU_DTYPE_COUNT + 1] = {0};
-  for (size_t i = 0; i < pu_safetensors_count(s); i++) seen[pu_safetensors_at(s, i)->dtype] = true;
-  pu_safetensors_close(s);
-  *out = widest(seen[PU_F32], seen[PU_BF16], seen[PU_F16]);
-  return PU_OK;
-}
-
-/* Vectors are f32 in all GGUF files: only what has rows tells. PU_DTYPE_COUNT: some of it is quantised. */
-static pu_err type_in_gguf(const char *file, pu_dtype *out, pu_error *e) {
-  pu_gguf *g;
-  PU_TRY(pu_gguf_open(file, &g, e));
-  bool seen[PU_DTYPE_COUNT] = {0}, quantised = false;
-  for (size_t i = 0; i < pu_gguf_count(g); i++) {
-    const pu_gguf_tensor *t = pu_gguf_at(g, i);
-    pu_dtype dtype;
-    if (t->ndim < 2) continue;
-    if (pu_dtype_parse(pu_gguf_type_name(t->type), &dtype))
-      seen[dtype] = true;
-    else
-      quantised = true;
-  }
-  pu_gguf_close(g);
-  *out = quantised ? PU_DTYPE_COUNT : widest(seen[PU_F32], seen[PU_BF16], seen[PU_F16]);
-  return PU_OK;
-}
-
 static void show(void *arg, double done, double total) {
   (void)total;
   pu_progress_set(arg, done, NULL);
@@ -102,7 +48,7 @@ typedef struct job {
   const char *src, *dst, *type; /* "f16" */
   const pu_arch *arch;          /* NULL: the model's own */
   pu_dtype read;                /* what the weights are read as: bf16 at half the memory, where nothing is lost */
-  bool from_gguf, to_gguf;
+  bool to_gguf;
   size_t shard_bytes;
 } job;
 
@@ -118,18 +64,13 @@ static pu_err save_gguf(const job *j, const pu_model *m, pu_error *e) {
   return err;
 }
 
-static pu_err save_dir(const job *j, const pu_model *m, pu_error *e) {
+static pu_err save_dir(const job *j, const pu_model *m, pu_arena *a, pu_error *e) {
   pu_dtype dtype = PU_F32;
-  pu_tokenizer *t = NULL;
   (void)pu_dtype_parse(j->type, &dtype);
-  if (j->from_gguf) PU_TRY(pu_engine_load_tokenizer(j->src, &t, e)); /* before anything is written */
-  pu_err err = pu_model_save(m, j->dst, dtype, j->shard_bytes, e);
-  if (err == PU_OK && t) err = pu_tokenizer_save(t, j->dst, e);
-  pu_tokenizer_free(t);
-  return err;
+  return pu_cli_save_dir(m, j->src, j->dst, dtype, j->shard_bytes, a, e);
 }
 
-static pu_err convert(const job *j, pu_error *e) {
+static pu_err convert(const job *j, pu_arena *a, pu_error *e) {
   pu_backend *be;
   pu_model *m;
   PU_TRY(pu_backend_open("cpu", 0, &be, e));
@@ -139,7 +80,7 @@ static pu_err convert(const job *j, pu_error *e) {
   pu_progress_close(bar);
   if (err == PU_OK) {
     if (j->arch) m->arch = j->arch;
-    err = j->to_gguf ? save_gguf(j, m, e) : save_dir(j, m, e);
+    err = j->to_gguf ? save_gguf(j, m, e) : save_dir(j, m, a, e);
     pu_model_free(m);
   }
   be->close(be);
@@ -155,7 +96,7 @@ static bool is_gguf_name(const char *path) {
 static pu_err choose_types(const options *o, job *j, pu_error *e) {
   static const char *const types[] = {NULL, "f32", "bf16", "f16", "q8_0", "q4_0"};
   pu_dtype in_file, unused;
-  PU_TRY(j->from_gguf ? type_in_gguf(j->src, &in_file, e) : type_in_dir(j->src, &in_file, e));
+  PU_TRY(pu_cli_type_of(j->src, &in_file, e));
   j->type = types[o->dtype];
   if (!j->type && in_file == PU_DTYPE_COUNT)
     return pu_fail(e, PU_ERR_USAGE, "%s: its weights are quantised: say with --dtype what they are to become", j->src);
@@ -164,26 +105,6 @@ static pu_err choose_types(const options *o, job *j, pu_error *e) {
     return pu_fail(e, PU_ERR_USAGE, "--dtype %s: only GGUF files hold such blocks: name DST with .gguf at its end",
                    j->type);
   j->read = in_file == PU_BF16 ? PU_BF16 : PU_F32;
-  return PU_OK;
-}
-
-static bool same_folder(const char *a, const char *b) {
-  struct stat x, y;
-  return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
-/* What only a run or its checkpoint holds. Other weights beneath an optimiser's state would bend the run silently. */
-static pu_err check_no_run(const pu_cli *cli, const char *dst, pu_error *e) {
-  static const char *const of_a_run[] = {"optimizer.safetensors", "metrics.jsonl"};
-  for (size_t i = 0; i < PU_COUNT(of_a_run); i++) {
-    const char *path = pu_path_join(cli->arena, dst, of_a_run[i]);
-    if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
-    if (pu_path_exists(path))
-      return pu_fail(e, PU_ERR_USAGE,
-                     "%s: belongs to a training run, which a conversion would spoil (it holds %s): "
-                     "take another folder",
-                     dst, of_a_run[i]);
-  }
   return PU_OK;
 }
 
@@ -196,38 +117,19 @@ static pu_err check_family(const job *j, pu_error *e) {
   return pu_config_check(j->src, j->arch ? j->arch : own, &hp, e);
 }
 
-static pu_err check_place(const pu_cli *cli, const options *o, const job *j, pu_error *e) {
-  const char *config = j->to_gguf ? j->dst : pu_path_join(cli->arena, j->dst, "config.json");
-  if (!config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", j->dst);
-  /* The original would be lost; and where it is a checkpoint, its optimiser's state would no longer fit. */
-  if (same_folder(j->src, j->dst))
-    return pu_fail(e, PU_ERR_USAGE, "%s: SRC and DST are the same %s: take another for DST", j->dst,
-                   j->to_gguf ? "file" : "folder");
-  if (!j->to_gguf) PU_TRY(check_no_run(cli, j->dst, e));
-  if (j->to_gguf && pu_path_is_dir(j->dst)) return pu_fail(e, PU_ERR_USAGE, "%s: is a folder", j->dst);
-  if (!o->force && pu_path_exists(config))
-    return pu_fail(e, PU_ERR_USAGE, "%s: there is a model already: take another %s, or --force", j->dst,
-                   j->to_gguf ? "name" : "folder");
-  return PU_OK;
-}
-
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   const options *o = opts;
   job j = {.src = args[0],
            .dst = args[1],
            .arch = o->arch ? pu_arch_find(o->arch) : NULL,
-           .from_gguf = pu_gguf_is(args[0]),
            .to_gguf = is_gguf_name(args[1]),
            .shard_bytes = (size_t)o->shard_mb * 1000000};
   (void)n_args;
   if (o->arch && !j.arch) return pu_fail(e, PU_ERR_USAGE, "--arch %s: no such family", o->arch);
-  PU_TRY(check_place(cli, o, &j, e));
+  PU_TRY(pu_cli_check_place(j.src, j.dst, j.to_gguf, o->force, cli->arena, e));
   PU_TRY(check_family(&j, e));
   PU_TRY(choose_types(o, &j, e));
-  PU_TRY(convert(&j, e));
-  for (size_t i = 0; i < PU_COUNT(companions) && !j.from_gguf && !j.to_gguf; i++)
-    PU_TRY(copy_companion(j.src, j.dst, companions[i], cli->arena, e));
-  return PU_OK;
+  return convert(&j, cli->arena, e);
 }
 
 const pu_command pu_command_convert = {

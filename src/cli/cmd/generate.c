@@ -4,6 +4,7 @@
 
 #include "src/cli/batch.h"
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 #include "src/cli/sample.h"
 #include "src/cli/sampling.h"
 #include "src/cli/structure.h"
@@ -12,9 +13,9 @@ typedef struct options {
   const char *prompt, *prompt_file, *ids, *prompts;
   pu_cli_sampling sampling;
   pu_cli_structure structure;
-  int dtype, output;
+  int dtype, quant, output;
   int64_t threads, samples, batch, guess;
-  const char *draft;
+  const char *draft, *adapter;
   bool chat, ignore_eos;
 } options;
 
@@ -38,8 +39,10 @@ static const pu_option rows[] = {
     PU_SAMPLING_ROWS(options, sampling, "0", "1", "256"),
     PU_STRUCTURE_ROWS(options, structure),
     PU_ROW(options, ignore_eos, "ignore-eos", BOOL, .help = "go on after the model's end-of-text token"),
+    PU_CLI_ADAPTER_ROW(options),
     PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
+    PU_ROW_QUANT(options, PU_QUANT_SAYS),
     PU_ROW_THREADS(options, 64),
     {0},
 };
@@ -154,7 +157,7 @@ static pu_err generate(const pu_cli *cli, pu_engine *en, const options *o, const
   pu_session *s;
   int32_t stop_ids[8];
   pu_sampling how = sampling_of(en, o, grammar, stop_ids);
-  PU_TRY(pu_session_open(en, &s, e));
+  PU_TRY(pu_cli_open_session(en, &s, e));
   PU_TRY(pu_session_append(s, prompt->v, prompt->n, e));
   PU_TRY(pu_session_generate(s, &how, o->output == OUTPUT_TEXT ? print_text : NULL, cli->out, e));
   pu_engine_stats st = pu_engine_get_stats(en);
@@ -219,10 +222,12 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   PU_TRY(check(o, e));
   pu_engine *en;
   pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
+                              .quant = o->quant,
                               .threads = o->threads,
                               .batch = o->prompts ? o->batch : 1,
                               .guess = o->guess,
-                              .draft = o->draft};
+                              .draft = o->draft,
+                              .adapter = o->adapter};
   PU_TRY(pu_cli_open_engine(args[0], &eo, &en, e));
   pu_grammar *grammar;
   pu_err err = pu_cli_structure_compile(&o->structure, en, &grammar, e);

@@ -65,6 +65,10 @@ static void print_memory(FILE *out, const pu_arch *arch, const pu_hparams *hp) {
                  8.0 * (double)pu_hparams_count(hp, false);
   line(out, "weights", "%s in bf16, %s in f32; with optimiser for training in bf16 %s", size_text(bf16, a, sizeof a),
        size_text(f32, b, sizeof b), size_text(train, c, sizeof c));
+  pu_model_options q8 = {.dtype = PU_BF16, .tile = true, .quant = PU_QUANT_Q8}, q4 = q8;
+  q4.quant = PU_QUANT_Q4;
+  line(out, "", "%s with --quant q8, %s with q4", size_text((double)pu_model_weight_bytes(arch, hp, &q8), a, sizeof a),
+       size_text((double)pu_model_weight_bytes(arch, hp, &q4), b, sizeof b));
   double cache = 2.0 * 2.0 * (double)(hp->layers * hp->kv_heads * hp->head_dim);
   line(out, "cache", "%s a token in bf16, %s at %lld tokens", size_text(cache, a, sizeof a),
        size_text(cache * (double)hp->max_position, b, sizeof b), (long long)hp->max_position);

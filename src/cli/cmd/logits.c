@@ -4,9 +4,10 @@
 
 #include "src/cli/cli.h"
 #include "src/cli/rows.h"
+#include "src/cli/sample.h"
 
 typedef struct options {
-  const char *ids, *out, *key, *device;
+  const char *ids, *out, *key, *device, *adapter;
   int dtype;
   int64_t threads;
 } options;
@@ -17,6 +18,7 @@ static const pu_option rows[] = {
     PU_ROW_OUT(options, "FILE", "safetensors file for `logits`, f32 [B, T, V]"),
     PU_ROW(options, key, "key", STR, .dflt = "input_ids", .meta = "NAME",
            .help = "name of the tokens' tensor in the --ids file"),
+    PU_CLI_ADAPTER_ROW(options),
     PU_ROW_DTYPE(options, "f32|bf16", "f32", "type to compute in"),
     PU_ROW(options, device, "device", STR, .dflt = "cpu", .meta = "NAME",
            .help = "where to compute: cpu, or a plug-in such as cuda"),
@@ -65,6 +67,7 @@ static pu_err read_tokens(const options *o, const pu_safetensors *file, int64_t 
 
 typedef struct stream {
   pu_model *m;
+  pu_adapter_rows adapter; /* of all rows of a sequence; none: its adapter is NULL */
   tokens t;
   pu_ctx c;
   pu_seqs seqs;
@@ -83,7 +86,7 @@ static pu_err run_sequence(stream *s, int64_t row, pu_error *e) {
   pu_tensor *ids = pu_tensor_new(&s->c, PU_I32, 1, &s->t.len, false);
   if (!ids) return s->c.status;
   PU_TRY(s->m->be->upload(s->m->be, ids->data, s->t.ids + row * s->t.len, pu_tensor_bytes(ids), e));
-  pu_forward f = {.ids = ids, .seqs = &s->seqs};
+  pu_forward f = {.ids = ids, .seqs = &s->seqs, .adapters = &s->adapter, .n_adapters = s->adapter.adapter ? 1 : 0};
   s->hidden = pu_model_forward(s->m, &s->c, &f);
   s->row = row;
   s->mark = pu_arena_mark(s->c.mem);
@@ -129,9 +132,10 @@ static pu_err stream_seqs(stream *s, pu_arena *a, pu_error *e) {
   return PU_OK;
 }
 
-static pu_err write_logits(const pu_cli *cli, const options *o, pu_model *m, const tokens *t, pu_error *e) {
+static pu_err write_logits(const pu_cli *cli, const options *o, pu_model *m, const pu_adapter *adapter, const tokens *t,
+                           pu_error *e) {
   enum { CHUNK_BYTES = 64 << 20, MOST_ROWS = 4096 };
-  stream s = {.m = m, .t = *t, .row = -1, .c = {.be = m->be, .err = e}};
+  stream s = {.m = m, .adapter = {adapter, 0, (int32_t)t->len}, .t = *t, .row = -1, .c = {.be = m->be, .err = e}};
   int64_t rows_max = CHUNK_BYTES / (m->hp.vocab * 4);
   s.chunk_max = PU_MAX(1, PU_MIN(PU_MIN(rows_max, MOST_ROWS), t->len));
   size_t chunk_bytes = (size_t)(s.chunk_max * m->hp.vocab) * 4;
@@ -164,6 +168,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   const options *o = opts;
   pu_backend *be = NULL;
   pu_model *m = NULL;
+  pu_adapter *adapter = NULL;
   pu_safetensors *file = NULL;
   tokens t;
   (void)n_args;
@@ -171,9 +176,11 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   pu_err err = pu_safetensors_open(o->ids, &file, e);
   if (err == PU_OK) err = pu_backend_open(o->device, (int)o->threads, &be, e);
   if (err == PU_OK) err = pu_model_load(args[0], be, &mo, &m, e);
+  if (err == PU_OK && o->adapter) err = pu_adapter_load(o->adapter, m, false, &adapter, e);
   if (err == PU_OK) err = read_tokens(o, file, m->hp.vocab, cli->arena, &t, e);
-  if (err == PU_OK) err = write_logits(cli, o, m, &t, e);
+  if (err == PU_OK) err = write_logits(cli, o, m, adapter, &t, e);
   pu_safetensors_close(file);
+  pu_adapter_free(adapter);
   pu_model_free(m);
   if (be) be->close(be);
   return err;

@@ -6,10 +6,12 @@
 #include "puyu/text.h"
 #include "src/cli/cli.h"
 #include "src/cli/rows.h"
+#include "src/cli/sample.h"
 
 typedef struct options {
   int64_t context, stride, batch, max_tokens, threads;
-  int dtype;
+  int dtype, quant;
+  const char *adapter;
   bool json;
 } options;
 
@@ -24,7 +26,9 @@ static const pu_option rows[] = {
            .help = "windows at a time; 0: as many as make 4096 tokens"),
     PU_ROW(options, max_tokens, "max-tokens", INT, .dflt = "0", .max = 1e12, .meta = "N",
            .help = "only the first N tokens of the text; 0: all"),
+    PU_CLI_ADAPTER_ROW(options),
     PU_ROW_DTYPE(options, "bf16|f32", "bf16", "type to compute in"),
+    PU_ROW_QUANT(options, PU_QUANT_SAYS),
     PU_ROW_THREADS(options, 64),
     PU_ROW_JSON(options),
     {0},
@@ -32,6 +36,7 @@ static const pu_option rows[] = {
 
 typedef struct measure {
   pu_model *m;
+  pu_adapter *adapter; /* or NULL */
   int64_t context, stride, batch;
   pu_ids ids;
   size_t bytes; /* of the text that ids stand for */
@@ -124,7 +129,8 @@ static pu_err run_windows(measure *x, int64_t first, int64_t n, pu_error *e) {
   pu_tensor *on_device = to_device(&c, ids, seqs.tokens),
             *wanted = c.status ? NULL : to_device(&c, targets, seqs.tokens);
   if (c.status) return c.status;
-  pu_forward f = {.ids = on_device, .seqs = &seqs};
+  pu_adapter_rows all = {x->adapter, 0, seqs.tokens};
+  pu_forward f = {.ids = on_device, .seqs = &seqs, .adapters = &all, .n_adapters = x->adapter ? 1 : 0};
   pu_tensor *loss = pu_model_loss(x->m, &c, pu_model_forward(x->m, &c, &f), wanted, 1);
   if (c.status) return c.status;
   float *nats = pu_arena_alloc(x->host, pu_tensor_bytes(loss));
@@ -193,16 +199,18 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   const options *o = opts;
   pu_backend *be = NULL;
   measure x = {0};
-  pu_model_options mo = {.dtype = o->dtype ? PU_F32 : PU_BF16};
+  pu_model_options mo = {.dtype = o->dtype ? PU_F32 : PU_BF16, .tile = true, .quant = (pu_quant)o->quant};
   pu_err err = read_text(o, args[0], args[1], &x, e);
   if (!err) err = pu_backend_open("cpu", (int)o->threads, &be, e);
   if (!err) err = pu_model_load(args[0], be, &mo, &x.m, e);
+  if (!err && o->adapter) err = pu_adapter_load(o->adapter, x.m, false, &x.adapter, e);
   if (!err) err = settle(o, &x, e);
   if (!err) err = run_all(&x, e);
   if (!err) print(cli->out, o, &x);
   pu_arena_free(x.mem);
   pu_arena_free(x.host);
   if (x.memory) be->free(be, x.memory);
+  pu_adapter_free(x.adapter);
   pu_model_free(x.m);
   if (be) be->close(be);
   pu_ids_deinit(&x.ids);

@@ -9,9 +9,10 @@
 typedef struct options {
   const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name, *draft;
   int64_t port, threads, context, max_batch, queue, drain, guess;
-  int dtype;
+  int dtype, quant;
   double memory;
   bool insecure, prefix_cache;
+  pu_strs adapters;
 } options;
 
 static const pu_option rows[] = {
@@ -32,7 +33,10 @@ static const pu_option rows[] = {
     {.key = "model", .type = PU_OPT_GROUP, .help = "the model and its room"},
     PU_ROW(options, name, "name", STR, .meta = "NAME",
            .help = "what requests call the model; its folder's name where it is not given"),
+    PU_ROW(options, adapters, "adapter", STRS, .meta = "NAME=DIR",
+           .help = "a LoRA adapter (a PEFT directory) beside the model, which requests choose as model NAME"),
     PU_CLI_DTYPE_ROW(options, dtype),
+    PU_ROW_QUANT(options, PU_QUANT_SAYS),
     PU_ROW(options, context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",
            .help = "tokens of one request and its answer; 0: what the model was trained for, at most 32768"),
     PU_ROW(options, max_batch, "max-batch", INT, .dflt = "16", .min = 1, .max = 4096, .meta = "N",
@@ -76,6 +80,22 @@ static pu_err read_keys(pu_arena *a, const options *o, pu_strs *keys, pu_error *
   return PU_OK;
 }
 
+/* "NAME=DIR" */
+static pu_err read_adapters(pu_arena *a, const options *o, const char *model, pu_engine_adapter **out, pu_error *e) {
+  *out = pu_arena_zalloc(a, (o->adapters.n + 1) * sizeof **out);
+  for (size_t i = 0; i < o->adapters.n && *out; i++) {
+    const char *text = o->adapters.v[i], *is = strchr(text, '=');
+    if (!is || is == text || !is[1])
+      return pu_fail(e, PU_ERR_USAGE, "--adapter %s: give it a name: --adapter NAME=DIR", text);
+    const char *name = pu_arena_strndup(a, text, (size_t)(is - text));
+    if (!name) return pu_fail(e, PU_ERR_NOMEM, "no memory for the names of adapters");
+    if (strcmp(name, model) == 0)
+      return pu_fail(e, PU_ERR_USAGE, "the model and an adapter are both called '%s': see --name", name);
+    (*out)[i] = (pu_engine_adapter){name, is + 1};
+  }
+  return *out ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for the names of adapters");
+}
+
 static pu_err serve(const pu_cli *cli, const options *o, const pu_server_options *so, pu_engine *en, pu_error *e) {
   pu_server *sv;
   PU_TRY(pu_server_open(en, so, &sv, e));
@@ -93,13 +113,16 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   (void)n_args;
   const options *o = opts;
   pu_strs keys = {0};
+  pu_engine_adapter *adapters;
+  const char *name = model_name(cli->arena, o, args[0]);
   PU_TRY(read_keys(cli->arena, o, &keys, e));
+  PU_TRY(read_adapters(cli->arena, o, name, &adapters, e));
   pu_server_options so = {.host = o->host,
                           .port = (int)o->port,
                           .unix_path = o->unix_path,
                           .tls_cert = o->tls_cert,
                           .tls_key = o->tls_key,
-                          .model_name = model_name(cli->arena, o, args[0]),
+                          .model_name = name,
                           .api_keys = keys.v,
                           .n_api_keys = keys.n,
                           .cors_origin = o->cors,
@@ -109,10 +132,13 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                           .drain_seconds = (double)o->drain};
   PU_TRY(pu_server_check(&so, e)); /* before minutes of reading weights */
   pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
+                              .quant = o->quant,
                               .threads = o->threads,
                               .batch = o->max_batch,
                               .guess = o->guess,
                               .draft = o->draft,
+                              .adapters = adapters,
+                              .n_adapters = (int)o->adapters.n,
                               .context = o->context,
                               .memory = (size_t)(o->memory * 1024 * 1024 * 1024),
                               .no_prefix_cache = !o->prefix_cache,

@@ -19,8 +19,7 @@ const pu_gemm_kernel *pu_gemm_kernel_for(pu_isa isa, pu_dtype type) {
   static const pu_gemm_kernel *const f32[PU_ISA_COUNT] = {NULL, &pu_gemm_avx2, &pu_gemm_avx512, &pu_gemm_avx512};
   static const pu_gemm_kernel *const bf16[PU_ISA_COUNT] = {NULL, &pu_gemm_avx2_bf16, &pu_gemm_avx512_bf16,
                                                            &pu_gemm_amx};
-  static const pu_gemm_kernel *const i8[PU_ISA_COUNT] = {[PU_ISA_AMX] = &pu_gemm_amx_i8};
-  return type == PU_F32 ? f32[isa] : type == PU_BF16 ? bf16[isa] : type == PU_I8 ? i8[isa] : NULL;
+  return type == PU_F32 ? f32[isa] : type == PU_BF16 ? bf16[isa] : NULL;
 }
 
 static int64_t ceil_div(int64_t a, int64_t b) {

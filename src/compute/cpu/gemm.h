@@ -34,14 +34,4 @@ void pu_cpu_gemm_one(pu_cpu *cpu, const pu_gemm *g, int worker);
 void pu_cpu_linear_tiled(pu_cpu *cpu, const pu_tensor *x, const pu_tensor *w, const pu_tensor *b, pu_tensor *y);
 void pu_cpu_tile_weight(pu_cpu *cpu, const pu_tensor *w, pu_tensor *out);
 
-/* int8: C i32 [m, n] = A u8 or i8 [m, k] times B i8 [n, k] transposed, both rows contiguous: the product quantised
- * weights use. AMX int8 or AVX-512 VNNI where present. */
-typedef struct pu_gemm_i8 {
-  int64_t m, n, k;
-  const int8_t *a, *b;
-  int32_t *c;
-  int64_t a_row, b_row, c_row;
-} pu_gemm_i8;
-void pu_cpu_gemm_i8(pu_cpu *cpu, const pu_gemm_i8 *g);
-
 #endif

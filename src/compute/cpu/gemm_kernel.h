@@ -24,7 +24,7 @@ typedef struct pu_panel {
 
 /* A finished tile of sums on its way into C: C = alpha acc + beta C + bias. */
 typedef struct pu_gemm_tile {
-  const float *acc; /* as micro left it: [mr][ld], or four 16 x 16 tiles (AMX); int32 for int8 products */
+  const float *acc; /* as micro left it: [mr][ld], or four 16 x 16 tiles (AMX) */
   int ld, rows, cols;
   void *c; /* element (i, j) at i * c_row + j, or, transposed, at j * c_row + i */
   pu_dtype type;
@@ -81,8 +81,7 @@ typedef struct pu_gemm_kernel {
   bool tiles_as_a;                             /* weight tiles are A panels as they lie; else they are packed as B */
 } pu_gemm_kernel;
 
-extern const pu_gemm_kernel pu_gemm_avx2, pu_gemm_avx2_bf16, pu_gemm_avx512, pu_gemm_avx512_bf16, pu_gemm_amx,
-    pu_gemm_amx_i8;
+extern const pu_gemm_kernel pu_gemm_avx2, pu_gemm_avx2_bf16, pu_gemm_avx512, pu_gemm_avx512_bf16, pu_gemm_amx;
 
 /* NULL for the reference. */
 const pu_gemm_kernel *pu_gemm_kernel_for(pu_isa isa, pu_dtype type);
@@ -110,9 +109,6 @@ void pu_gemm_run(pu_cpu *cpu, pu_gemm_job *job);
 /* The reference: plain loops. */
 void pu_gemm_reference(const pu_gemm *g);
 void pu_linear_tiled_reference(const pu_tensor *x, const pu_tensor *w, const pu_tensor *b, pu_tensor *y);
-/* Rows [begin, end) of an int8 product. */
-void pu_gemm_i8_avx2(const pu_gemm_i8 *g, int64_t begin, int64_t end);
-void pu_gemm_i8_avx512(const pu_gemm_i8 *g, int64_t begin, int64_t end);
 /* A stream_pack: x as rows of k_tiles lines of 64 bytes, zeros at the end. Rows lie a little more than a multiple of
  * 4 KiB apart, so that the same places of several rows do not fight for the same lines of L1. */
 static inline int64_t pu_stream_row_bytes(int64_t k_tiles) {

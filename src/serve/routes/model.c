@@ -4,14 +4,15 @@
 #include "src/serve/internal.h"
 
 static void handle(pu_server *sv, pu_http_request *r) {
-  if (strcmp(pu_http_path(r) + strlen("/v1/models/"), sv->o.model_name) != 0) {
+  const char *adapter;
+  if (!pu_find_model(sv, pu_http_path(r) + strlen("/v1/models/"), &adapter)) {
     pu_reply_error(sv, r, 404, "this server has no such model; GET /v1/models says which it has", "model",
                    "model_not_found");
     return;
   }
   pu_buf b;
   pu_buf_init(&b, 1 << 16);
-  pu_put_model(&b, sv);
+  pu_put_model(&b, sv, adapter);
   pu_reply_json(sv, r, 200, &b);
 }
 

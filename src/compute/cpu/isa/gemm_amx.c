@@ -1,17 +1,17 @@
-/* Matrix product in bf16 and int8 with AMX. A tile register holds 16 rows of 64 bytes; one instruction multiplies a
- * tile of A (16 rows, 32 k of bf16 or 64 of int8) by a tile of B (16 columns, the same k) into 16 x 16 sums, in 16
+/* Matrix product in bf16 with AMX. A tile register holds 16 rows of 64 bytes; one instruction multiplies a
+ * tile of A (16 rows, 32 k) by a tile of B (16 columns, the same k) into 16 x 16 sums, in 16
  * cycles. Micro tile 32 x 32: registers 0-3 are the sums, 4-5 two tiles of A, 6-7 two of B, so that four loads feed
  * four products.
  *
  * A is packed as [2][k / unit] tiles, each row-major: what a tiled weight is already. B as [k / unit][2] tiles whose
- * line i holds k = 2 i, 2 i + 1 of 16 columns (4 i … 4 i + 3 for int8): the 32-bit unit of both formats.
+ * line i holds k = 2 i, 2 i + 1 of 16 columns: units of 32 bits.
  * The A panel (32 KiB at kc = 512) stays in L1; B comes from L2 by the streaming load, which leaves L1 to A. */
 #include "src/compute/cpu/isa/gemm_avx512.h"
 
 #include <string.h>
 
 enum { MR = 32, NR = 32, LINE = PU_TILE_ROW_BYTES, TILE = PU_TILE_BYTES };
-enum { BF16_UNIT = 32, BF16_KC = 512, I8_UNIT = 64, I8_KC = 1024 };
+enum { BF16_UNIT = 32, BF16_KC = 512 };
 
 /* All eight registers at their full size. In static memory: gcc 12 does not know that _tile_loadconfig reads it all. */
 static void begin(void) {
@@ -38,40 +38,37 @@ static inline __attribute__((always_inline)) void fetch_sums(const float *acc, i
 }
 
 /* The sums are kept as four tiles of 1 KiB, one after the other: stores of whole lines in a row are the cheapest. */
-#define MICRO(name, product, unit)                                                                                     \
-  static void name(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add,          \
-                   const pu_fetch *fetch) {                                                                            \
-    const char *a = a_panel, *b = b_panel;                                                                             \
-    if (add) {                                                                                                         \
-      _tile_loadd(0, acc, LINE);                                                                                       \
-      _tile_loadd(1, acc + 256, LINE);                                                                                 \
-      _tile_loadd(2, acc + 512, LINE);                                                                                 \
-      _tile_loadd(3, acc + 768, LINE);                                                                                 \
-    } else {                                                                                                           \
-      _tile_zero(0);                                                                                                   \
-      _tile_zero(1);                                                                                                   \
-      _tile_zero(2);                                                                                                   \
-      _tile_zero(3);                                                                                                   \
-    }                                                                                                                  \
-    for (int64_t i = 0; i * (unit) < k; i++, a += TILE, b += 2 * TILE) {                                               \
-      pu_fetch_step(fetch, i);                                                                                         \
-      if (add) fetch_sums(acc + MR * NR, i);                                                                           \
-      _tile_stream_loadd(6, b, LINE);                                                                                  \
-      _tile_loadd(4, a, LINE);                                                                                         \
-      product(0, 4, 6);                                                                                                \
-      _tile_stream_loadd(7, b + TILE, LINE);                                                                           \
-      product(1, 4, 7);                                                                                                \
-      _tile_loadd(5, a + a_next, LINE);                                                                                \
-      product(2, 5, 6);                                                                                                \
-      product(3, 5, 7);                                                                                                \
-    }                                                                                                                  \
-    _tile_stored(0, acc, LINE);                                                                                        \
-    _tile_stored(1, acc + 256, LINE);                                                                                  \
-    _tile_stored(2, acc + 512, LINE);                                                                                  \
-    _tile_stored(3, acc + 768, LINE);                                                                                  \
+static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add,
+                  const pu_fetch *fetch) {
+  const char *a = a_panel, *b = b_panel;
+  if (add) {
+    _tile_loadd(0, acc, LINE);
+    _tile_loadd(1, acc + 256, LINE);
+    _tile_loadd(2, acc + 512, LINE);
+    _tile_loadd(3, acc + 768, LINE);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
   }
-MICRO(micro_bf16, _tile_dpbf16ps, BF16_UNIT)
-MICRO(micro_i8, _tile_dpbssd, I8_UNIT)
+  for (int64_t i = 0; i * BF16_UNIT < k; i++, a += TILE, b += 2 * TILE) {
+    pu_fetch_step(fetch, i);
+    if (add) fetch_sums(acc + MR * NR, i);
+    _tile_stream_loadd(6, b, LINE);
+    _tile_loadd(4, a, LINE);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_stream_loadd(7, b + TILE, LINE);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, a + a_next, LINE);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, acc, LINE);
+  _tile_stored(1, acc + 256, LINE);
+  _tile_stored(2, acc + 512, LINE);
+  _tile_stored(3, acc + 768, LINE);
+}
 
 /* ---- packing ---- */
 
@@ -80,12 +77,12 @@ static __mmask64 mask_bytes(int64_t n) {
 }
 
 static int64_t lines_of(const pu_panel *p, int64_t *k_bytes) {
-  *k_bytes = p->k * (p->type == PU_I8 ? 1 : 2);
+  *k_bytes = p->k * 2;
   return (*k_bytes + LINE - 1) / LINE;
 }
 
 static const char *row_of(const pu_panel *p, int64_t r) {
-  return (const char *)p->data + r * p->r_step * (p->type == PU_I8 ? 1 : 2);
+  return (const char *)p->data + r * p->r_step * 2;
 }
 
 /* A, k next to k: rows are copied by lines of 64 bytes. */
@@ -213,13 +210,6 @@ static void store_float(const pu_gemm_tile *t) {
     if (quarter(t, i / 2, i % 2, &part)) pu_gemm_store_avx512(&part);
 }
 
-static void store_i32(const pu_gemm_tile *t) {
-  pu_gemm_tile part;
-  for (int i = 0; i < 4; i++)
-    for (int r = 0; quarter(t, i / 2, i % 2, &part) && r < part.rows; r++)
-      memcpy((int32_t *)part.c + r * part.c_row, part.acc + r * 16, (size_t)part.cols * sizeof(int32_t));
-}
-
 /* ---- decode: each weight tile is loaded once, and meets up to four tiles of 16 tokens ---- */
 
 enum { STREAM_ROWS = 64, AHEAD = 16 * TILE };
@@ -303,7 +293,7 @@ const pu_gemm_kernel pu_gemm_amx = {.mr = MR,
                                     .bytes = 2,
                                     .pack_a = pack_a,
                                     .pack_b = pack_b,
-                                    .micro = micro_bf16,
+                                    .micro = micro,
                                     .store = store_float,
                                     .begin = begin,
                                     .end = end,
@@ -312,15 +302,3 @@ const pu_gemm_kernel pu_gemm_amx = {.mr = MR,
                                     .stream = stream,
                                     .stream_store = pu_gemm_store_avx512,
                                     .tiles_as_a = true};
-
-const pu_gemm_kernel pu_gemm_amx_i8 = {.mr = MR,
-                                       .nr = NR,
-                                       .kc = I8_KC,
-                                       .k_unit = I8_UNIT,
-                                       .bytes = 1,
-                                       .pack_a = pack_a,
-                                       .pack_b = pack_b,
-                                       .micro = micro_i8,
-                                       .store = store_i32,
-                                       .begin = begin,
-                                       .end = end};

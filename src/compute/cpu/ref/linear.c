@@ -1,12 +1,18 @@
 /* linear: y = x w^T + b. dx = dy w; dw = dy^T x; db = column sums of dy. The products are the GEMM's. */
 #include "src/compute/cpu/gemm.h"
+#include "src/compute/cpu/packed.h"
 #include "src/compute/cpu/ref/ref.h"
 #include "src/compute/cpu/rows.h"
 
 pu_err pu_ref_linear(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_args *a = args;
   pu_cpu *cpu = (pu_cpu *)be;
-  (void)e;
+  if (a->w->layout == PU_LAYOUT_PACKED) {
+    void *work;
+    PU_TRY(pu_cpu_work(cpu, pu_packed_work_bytes(a->x->shape[0], a->x->shape[1], a->x->dtype), &work, e));
+    pu_cpu_linear_packed(cpu, a->x, a->w, a->b, a->y, work);
+    return PU_OK;
+  }
   if (a->w->layout == PU_LAYOUT_TILED) {
     pu_cpu_linear_tiled(cpu, a->x, a->w, a->b, a->y);
     return PU_OK;

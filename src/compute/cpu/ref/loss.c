@@ -5,6 +5,7 @@
 
 #include "src/compute/cpu/gemm.h"
 #include "src/compute/cpu/loss.h"
+#include "src/compute/cpu/packed.h"
 #include "src/compute/cpu/ref/ref.h"
 #include "src/compute/cpu/rows.h"
 
@@ -21,6 +22,7 @@ typedef struct loss_job {
   int64_t first;       /* of them: the first of the chunk */
   bool gathered;       /* some rows have none */
   pu_tensor x, dx;     /* the chunk's rows: of a->x and a->dx themselves, or gathered */
+  void *packed;        /* what products with a packed w take */
 } loss_job;
 
 /* What a row without a target (a prompt's, a padding's) gives: nothing. */
@@ -64,6 +66,16 @@ static void loss_rows(void *arg, int64_t begin, int64_t end, int worker) {
 
 static void chunk_logits(pu_cpu *cpu, const loss_job *job, int64_t rows) {
   const pu_tensor *w = job->a->w;
+  if (w->layout != PU_LAYOUT_PLAIN) {
+    pu_tensor x = job->x, y = {.dtype = PU_F32, .ndim = 2, .shape = {rows, w->shape[0]}, .stride = {w->shape[0], 1}};
+    x.shape[0] = rows;
+    y.data = job->logits;
+    if (w->layout == PU_LAYOUT_PACKED)
+      pu_cpu_linear_packed(cpu, &x, w, NULL, &y, job->packed);
+    else
+      pu_cpu_linear_tiled(cpu, &x, w, NULL, &y);
+    return;
+  }
   pu_gemm g = {.m = rows,
                .n = w->shape[0],
                .k = w->shape[1],
@@ -174,13 +186,17 @@ size_t pu_loss_work_bytes(const pu_work_shape *s) {
 static pu_err take_work(pu_cpu *cpu, loss_job *job, const loss_work *w, int32_t **live, pu_error *e) {
   const pu_linear_cross_entropy_args *a = job->a;
   void *work;
-  PU_TRY(pu_cpu_work(cpu, w->bytes, &work, e));
+  size_t packed = a->w->layout == PU_LAYOUT_PACKED ? pu_packed_work_bytes(w->rows, a->w->shape[1], a->x->dtype) : 0;
+  PU_TRY(pu_cpu_work(cpu, w->bytes + packed, &work, e));
   char *at = work;
+  job->packed = at + w->bytes;
   *live = work;
   job->live = work;
   job->logits = (float *)(at + w->list);
   job->x = job->dx = (pu_tensor){.dtype = a->x->dtype, .ndim = 2, .shape = {w->rows, a->x->shape[1]}};
+  job->x.shape[1] = job->dx.shape[1] = a->x->shape[1];
   job->x.stride[0] = job->dx.stride[0] = a->x->shape[1];
+  job->x.stride[1] = job->dx.stride[1] = 1;
   job->x.data = at + w->list + w->logits;
   job->dx.data = at + w->list + w->logits + w->matrix;
   return PU_OK;

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "src/compute/cpu/gemm.h"
+#include "src/compute/cpu/packed.h"
 #include "src/compute/cpu/ref/ref.h"
 #include "src/compute/cpu/rows.h"
 
@@ -69,6 +70,7 @@ typedef struct moe_work {
   pu_tensor dout; /* [S, C] gradient of out; later, that of x's rows */
   pu_tensor dact; /* [S, F] */
   pu_tensor dgu;  /* [S, 2F] */
+  void *packed;   /* what products with packed weights take */
 } moe_work;
 
 typedef struct moe_job {
@@ -88,6 +90,11 @@ static size_t work_bytes(int64_t slots, int64_t width, int64_t inner, pu_dtype d
   return (size_t)slots * row + 5 * 64; /* each of the five ends on a cache line */
 }
 
+static size_t packed_bytes(const pu_moe_mlp_args *a) {
+  if (a->gate_up->layout != PU_LAYOUT_PACKED && a->down->layout != PU_LAYOUT_PACKED) return 0;
+  return pu_packed_work_bytes(a->order->shape[0], PU_MAX(a->x->shape[1], a->down->shape[2]), a->x->dtype);
+}
+
 size_t pu_ref_moe_work_bytes(const pu_work_shape *s) {
   return s->experts_used ? work_bytes(s->tokens * s->experts_used, s->hidden, s->ffn, s->dtype, true) : 0;
 }
@@ -95,11 +102,13 @@ size_t pu_ref_moe_work_bytes(const pu_work_shape *s) {
 static pu_err take_work(pu_cpu *cpu, const pu_moe_mlp_args *a, bool backward, moe_work *w, pu_error *e) {
   int64_t slots = a->order->shape[0], width = a->x->shape[1], inner = a->down->shape[2];
   void *work;
-  PU_TRY(pu_cpu_work(cpu, work_bytes(slots, width, inner, a->x->dtype, backward), &work, e));
+  size_t bytes = work_bytes(slots, width, inner, a->x->dtype, backward);
+  PU_TRY(pu_cpu_work(cpu, bytes + packed_bytes(a), &work, e));
   char *at = work;
   w->place = work;
   at += ((size_t)slots * 4 + 63) / 64 * 64;
   w->x = matrix(a->x->dtype, slots, width, &at);
+  w->packed = at;
   if (!backward) return PU_OK;
   w->dout = matrix(a->x->dtype, slots, width, &at);
   w->dact = matrix(a->x->dtype, slots, inner, &at);
@@ -206,10 +215,28 @@ static void weight_product(pu_cpu *cpu, const pu_tensor *a, const pu_tensor *b, 
   pu_cpu_gemm(cpu, &g);
 }
 
-static void experts_product(pu_cpu *cpu, const pu_moe_mlp_args *a, const pu_tensor *in, const pu_tensor *w,
-                            bool transposed, const pu_tensor *out) {
-  const int32_t *offsets = a->offsets->data;
+static pu_tensor rows_of(const pu_tensor *t, int64_t i0, int64_t i1) {
+  pu_tensor part = *t;
+  part.data = pu_row(t, i0);
+  part.shape[0] = i1 - i0;
+  return part;
+}
+
+static void packed_product(pu_cpu *cpu, const pu_tensor *in, const pu_tensor *w, const pu_tensor *out, int64_t i0,
+                           int64_t i1, void *work) {
+  pu_tensor x = rows_of(in, i0, i1), y = rows_of(out, i0, i1);
+  pu_cpu_linear_packed(cpu, &x, w, NULL, &y, work);
+}
+
+static void experts_product(pu_cpu *cpu, const moe_job *job, const pu_tensor *in, const pu_tensor *w, bool transposed,
+                            const pu_tensor *out) {
+  const int32_t *offsets = job->a->offsets->data;
   for (int64_t x = 0; x < w->shape[0]; x++) {
+    if (w->layout == PU_LAYOUT_PACKED) {
+      pu_tensor packed = pu_packed_matrix(w, x);
+      packed_product(cpu, in, &packed, out, offsets[x], offsets[x + 1], job->w.packed);
+      continue;
+    }
     pu_tensor m = expert_of(w, x);
     rows_product(cpu, in, &m, transposed, out, offsets[x], offsets[x + 1]);
   }
@@ -233,9 +260,9 @@ pu_err pu_ref_moe_mlp(pu_backend *be, void *args, pu_error *e) {
   PU_TRY(sort_slots(a, e));
   PU_TRY(take_work(cpu, a, false, &job.w, e));
   pu_pool_run(cpu->pool, a->order->shape[0], 64, gather_rows, &job);
-  experts_product(cpu, a, &job.w.x, a->gate_up, true, a->gu);
+  experts_product(cpu, &job, &job.w.x, a->gate_up, true, a->gu);
   PU_TRY(be->forward[PU_OP_swiglu](be, &(pu_swiglu_args){a->gu, a->act}, e));
-  experts_product(cpu, a, a->act, a->down, true, a->out);
+  experts_product(cpu, &job, a->act, a->down, true, a->out);
   pu_pool_run(cpu->pool, a->y->shape[0], 16, combine_rows, &job);
   return PU_OK;
 }
@@ -288,7 +315,7 @@ pu_err pu_ref_moe_mlp_back(pu_backend *be, void *args, pu_error *e) {
   if (a->weight->grad) job.beta_weight = pu_grad_beta(a->weight);
   pu_pool_run(cpu->pool, slots, 64, gather_rows, &job);
   pu_pool_run(cpu->pool, slots, 16, combine_rows_back, &job);
-  experts_product(cpu, a, &job.w.dout, a->down, false, &job.w.dact);
+  experts_product(cpu, &job, &job.w.dout, a->down, false, &job.w.dact);
   experts_weights_back(cpu, a, &job.w.dout, a->act, a->down);
   pu_tensor gu = *a->gu, act = *a->act;
   gu.grad = &job.w.dgu;
@@ -298,7 +325,7 @@ pu_err pu_ref_moe_mlp_back(pu_backend *be, void *args, pu_error *e) {
   experts_weights_back(cpu, a, &job.w.dgu, &job.w.x, a->gate_up);
   if (!a->x->grad) return PU_OK;
   job.beta_x = pu_grad_beta(a->x);
-  experts_product(cpu, a, &job.w.dgu, a->gate_up, false, &job.w.dout);
+  experts_product(cpu, &job, &job.w.dgu, a->gate_up, false, &job.w.dout);
   pu_pool_run(cpu->pool, a->x->shape[0], 16, gather_rows_back, &job);
   return PU_OK;
 }

@@ -15,7 +15,8 @@
 #undef PU_REF_BACK_0
 #undef PU_REF_BACK_1
 
-/* The work memory that moe_mlp takes in backward. */
+/* The work memory that moe_mlp and lora take in backward. */
 size_t pu_ref_moe_work_bytes(const pu_work_shape *s);
+size_t pu_ref_lora_work_bytes(const pu_work_shape *s);
 
 #endif

@@ -1,0 +1,303 @@
+/* A model's weights in few bits, and what that costs in perplexity. */
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/cli/cli.h"
+#include "src/cli/pieces.h"
+#include "src/cli/sample.h"
+#include "src/cli/saving.h"
+
+typedef struct options {
+  int method;
+  int64_t bits, group, calib_tokens, seed, threads;
+  const char *calib, *key;
+  bool sym, force, json;
+} options;
+
+enum { PIECE = 512, MOST_TEXT = 1 << 24, MOST_HELD_OUT = 1 << 14, REPORT_BYTES = 1 << 16 };
+/* What is no one else's name may be removed when it is found. */
+#define MADE ".quantize-tmp"
+#define OLD  ".quantize-old"
+
+static const char *const methods[] = {"rtn", "awq", "gptq", "w8a8"};
+enum { RTN, AWQ, GPTQ, W8A8 };
+
+static const pu_option rows[] = {
+    PU_ROW(options, method, "method", ENUM, .dflt = "awq", .choices = "rtn|awq|gptq|w8a8",
+           .help =
+               "rtn: round; awq: scale what meets large inputs first; gptq: make up for errors; w8a8: int8 for both"),
+    PU_ROW(options, bits, "bits", INT, .dflt = "0", .max = 8, .meta = "4|8",
+           .help = "bits of a weight; 0: 4, and 8 for w8a8"),
+    PU_ROW(options, group, "group", INT, .dflt = "128", .min = 1, .max = 128, .meta = "32|64|128",
+           .help = "weights of a row that share a scale; w8a8 has one for the whole row"),
+    PU_ROW(options, sym, "sym", BOOL, .help = "without zero points: as far below 0 as above"),
+    PU_ROW(options, calib, "calib", STR, .meta = "FILE",
+           .help = "text or JSON Lines to calibrate on; its last tenth is kept to measure perplexity by"),
+    PU_ROW(options, calib_tokens, "calib-tokens", INT, .dflt = "65536", .min = 512, .max = 1 << 23, .meta = "N",
+           .help = "calibrate on so many tokens, at most"),
+    PU_ROW_KEY(options),
+    PU_ROW_SEED(options, "which pieces of the text are taken"),
+    PU_ROW_THREADS(options, 64),
+    PU_ROW_FORCE(options, "replace a model in DST, with all that is in the folder (never a training run)"),
+    PU_ROW_JSON(options),
+    {0},
+};
+
+typedef struct job {
+  const options *o;
+  const char *src, *dst, *made; /* made: where it is written before it becomes dst */
+  pu_quantize_options how;
+  pu_pieces text;
+  const pu_ids_view *held_out;
+  size_t n_held_out;
+  pu_quantize_report report;
+  double before, after; /* perplexity; 0: not measured */
+  int64_t measured;     /* tokens */
+  double seconds;
+} job;
+
+/* ---- the text ---- */
+
+/* The last tenth is held out, from its end at most MOST_HELD_OUT tokens; of the rest pieces are taken in an order that
+ * the seed shuffles. */
+static pu_err divide(job *j, pu_error *e) {
+  pu_pieces *t = &j->text;
+  size_t held = PU_MAX(t->n / 10, 1), rest = t->n - held, take = 0;
+  int64_t tokens = 0;
+  pu_rng rng;
+  if (t->n < 2)
+    return pu_fail(e, PU_ERR_USAGE, "%s: too short a text, of %zu tokens: it takes %d at least", j->o->calib, t->ids.n,
+                   2 * PIECE);
+  for (size_t n = 0; j->n_held_out < held && n < MOST_HELD_OUT; j->n_held_out++) n += t->v[t->n - 1 - j->n_held_out].n;
+  j->held_out = t->v + t->n - j->n_held_out;
+  if (j->o->method == RTN) return PU_OK;
+  pu_rng_seed(&rng, (uint64_t)j->o->seed);
+  for (; take < rest && tokens < j->o->calib_tokens; take++) {
+    size_t other = take + (size_t)pu_rng_below(&rng, rest - take);
+    pu_ids_view keep = t->v[take];
+    t->v[take] = t->v[other];
+    t->v[other] = keep;
+    tokens += (int64_t)t->v[take].n;
+  }
+  if (tokens > j->o->calib_tokens) tokens -= (int64_t)t->v[--take].n;
+  j->how.calib = t->v;
+  j->how.n_calib = take;
+  if (tokens + PIECE < j->o->calib_tokens)
+    pu_log(PU_LOG_WARN, "%s: only %lld tokens to calibrate on, where %lld were asked for", j->o->calib,
+           (long long)tokens, (long long)j->o->calib_tokens);
+  return PU_OK;
+}
+
+static pu_err read_text(job *j, pu_error *e) {
+  pu_tokenizer *t;
+  if (!j->o->calib) return PU_OK;
+  if (!pu_tokenizer_in(j->src))
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: no tokenizer to read %s with", j->src, j->o->calib);
+  PU_TRY(pu_tokenizer_load(j->src, &t, e));
+  pu_err err = pu_pieces_read(j->o->calib, j->o->key, t, PIECE, MOST_TEXT, &j->text, e);
+  pu_tokenizer_free(t);
+  return err ? err : divide(j, e);
+}
+
+/* Of the texts held out, a few at a time, so that there is something to see and to stop. */
+static pu_err score(pu_engine *en, job *j, double *out, pu_error *e) {
+  enum { AT_ONCE = 8 };
+  pu_progress *bar = pu_progress_open("perplexity", "pieces", (double)j->n_held_out);
+  pu_err err = PU_OK;
+  double nats = 0;
+  j->measured = 0;
+  for (size_t at = 0; at < j->n_held_out && !err; at += AT_ONCE) {
+    pu_engine_score some = {0};
+    size_t n = PU_MIN((size_t)AT_ONCE, j->n_held_out - at);
+    err = pu_signals_stop() ? pu_fail(e, PU_ERR_STOPPED, "stopped by a signal")
+                            : pu_engine_score_texts(en, j->held_out + at, n, &some, e);
+    nats += some.nats * (double)some.tokens;
+    j->measured += some.tokens;
+    pu_progress_set(bar, (double)(at + n), NULL);
+  }
+  pu_progress_close(bar);
+  *out = exp(nats / (double)PU_MAX(j->measured, 1));
+  return err;
+}
+
+static pu_err perplexity(job *j, const char *model, double *out, pu_error *e) {
+  pu_cli_engine_options eo = {.threads = j->o->threads, .batch = 4, .context = PIECE, .no_prefix_cache = true};
+  pu_engine *en;
+  bool f32;
+  if (!j->n_held_out) return PU_OK;
+  PU_TRY(pu_model_mostly_f32(j->src, &f32, e)); /* one type for both */
+  eo.dtype = f32 ? PU_CLI_F32 : PU_CLI_BF16;
+  PU_TRY(pu_cli_open_engine(model, &eo, &en, e));
+  pu_err err = score(en, j, out, e);
+  pu_engine_free(en);
+  return err;
+}
+
+/* ---- the result ---- */
+
+static pu_err report_json(const job *j, pu_buf *b, pu_error *e) {
+  const pu_quantize_options *h = &j->how;
+  int64_t tokens = 0;
+  char seconds[32], bits[32], error[32], before[32], after[32];
+  for (size_t i = 0; i < h->n_calib; i++) tokens += (int64_t)h->calib[i].n;
+  pu_format_double(seconds, j->seconds);
+  pu_format_double(bits, j->report.bits);
+  pu_format_double(error, h->n_calib ? j->report.error : NAN);
+  pu_format_double(before, j->n_held_out ? j->before : NAN);
+  pu_format_double(after, j->n_held_out ? j->after : NAN);
+  pu_buf_printf(b,
+                "{\"method\": \"%s\", \"bits\": %d, \"group\": %lld, \"symmetric\": %s, \"seed\": %lld, "
+                "\"calib_tokens\": %lld, \"bytes_before\": %zu, \"bytes_after\": %zu, \"weights\": %lld, "
+                "\"bits_a_weight\": %s, \"output_error\": %s, \"held_out_tokens\": %lld, \"perplexity_before\": %s, "
+                "\"perplexity_after\": %s, \"seconds\": %s}\n",
+                h->method, h->bits, (long long)(j->o->method == W8A8 ? 0 : h->group),
+                h->symmetric || j->o->method == W8A8 ? "true" : "false", (long long)j->o->seed, (long long)tokens,
+                j->report.bytes_before, j->report.bytes_after, (long long)j->report.weights, bits, error,
+                (long long)j->measured, before, after, seconds);
+  return b->failed ? pu_fail(e, PU_ERR_NOMEM, "no memory for the report") : PU_OK;
+}
+
+static void print(FILE *out, const job *j) {
+  char before[24], after[24], weights[16], time[16];
+  double was = (double)j->report.bytes_before, is = (double)j->report.bytes_after;
+  fprintf(out, "%-12s %12s %12s\n", "", "before", "after");
+  fprintf(out, "%-12s %12s %12s   x %.2f\n", "size", pu_bytes_text(j->report.bytes_before, before),
+          pu_bytes_text(j->report.bytes_after, after), is / PU_MAX(was, 1));
+  if (j->n_held_out)
+    fprintf(out, "%-12s %12.4f %12.4f   %+.2f %%, over %lld tokens\n", "perplexity", j->before, j->after,
+            100 * (j->after / j->before - 1), (long long)j->measured);
+  fprintf(out, "%-12s %12s %12.2f   of %s weights\n", "bits each", "", j->report.bits,
+          pu_short_number(weights, (double)j->report.weights));
+  if (j->how.n_calib)
+    fprintf(out, "%-12s %12s %12.2e   of the size of the matrices' results, squared\n", "error", "", j->report.error);
+  fprintf(out, "%-12s %12s %12s\n", "time", "", pu_short_time(time, j->seconds));
+}
+
+/* The report's place is beside the weights. */
+static pu_err put_report(const job *j, const pu_cli *cli, pu_error *e) {
+  pu_buf b;
+  const char *path = pu_path_join(cli->arena, j->made, "quantize_report.json");
+  if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", j->made);
+  pu_buf_init(&b, REPORT_BYTES);
+  pu_err err = report_json(j, &b, e);
+  if (!err) err = pu_file_write(path, b.data, b.len, e);
+  if (!err && j->o->json) fwrite(b.data, 1, b.len, cli->out);
+  if (!err && !j->o->json) print(cli->out, j);
+  pu_buf_deinit(&b);
+  return err;
+}
+
+/* ---- places ---- */
+
+static bool is_gguf_name(const char *path) {
+  size_t n = strlen(path);
+  return n > 5 && strcmp(path + n - 5, ".gguf") == 0;
+}
+
+static pu_err check_place(const job *j, const pu_cli *cli, pu_error *e) {
+  const char *config = pu_path_join(cli->arena, j->dst, "config.json");
+  if (!config || !j->made) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", j->dst);
+  if (is_gguf_name(j->dst))
+    return pu_fail(e, PU_ERR_USAGE,
+                   "%s: this writes Hugging Face directories; `puyu convert --dtype q4_0` (or q8_0) writes GGUF files",
+                   j->dst);
+  if (pu_cli_same_place(j->src, j->dst))
+    return pu_fail(e, PU_ERR_USAGE, "%s: SRC and DST are the same folder: take another for DST", j->dst);
+  if (!pu_path_exists(j->dst)) return PU_OK;
+  if (!j->o->force) return pu_fail(e, PU_ERR_USAGE, "%s: is there already: take another folder, or --force", j->dst);
+  if (!pu_path_exists(config)) return pu_fail(e, PU_ERR_USAGE, "%s: is no model: --force replaces only those", j->dst);
+  return pu_cli_check_no_run(j->dst, cli->arena, e);
+}
+
+static pu_err move_into_place(const job *j, pu_arena *a, pu_error *e) {
+  const char *old = pu_arena_printf(a, "%s" OLD, j->dst);
+  bool was = pu_path_exists(j->dst);
+  if (!old) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", j->dst);
+  if (was) PU_TRY(pu_remove_tree(old, e));
+  if (was && rename(j->dst, old) != 0)
+    return pu_fail(e, PU_ERR_IO, "%s: cannot be replaced: %s", j->dst, strerror(errno));
+  if (rename(j->made, j->dst) != 0) {
+    pu_err err = pu_fail(e, PU_ERR_IO, "%s: cannot become %s: %s", j->made, j->dst, strerror(errno));
+    if (was && rename(old, j->dst) != 0) pu_log(PU_LOG_ERROR, "%s: what was there is now %s", j->dst, old);
+    return err;
+  }
+  return was ? pu_remove_tree(old, e) : PU_OK;
+}
+
+/* ---- the whole ---- */
+
+static pu_err make(job *j, const pu_cli *cli, pu_error *e) {
+  double begin = pu_now();
+  pu_progress *bar = pu_progress_open("quantising", "%", 100);
+  j->how.progress = pu_cli_show_share;
+  j->how.progress_arg = bar;
+  pu_err err = pu_quantize(j->src, j->made, &j->how, &j->report, e);
+  pu_progress_close(bar);
+  PU_TRY(err);
+  j->seconds = pu_now() - begin;
+  PU_TRY(pu_cli_copy_companions(j->src, j->made, cli->arena, e));
+  PU_TRY(perplexity(j, j->made, &j->after, e));
+  PU_TRY(put_report(j, cli, e));
+  return move_into_place(j, cli->arena, e);
+}
+
+/* Options and shapes before the text, the text before anything that takes long. */
+static pu_err prepare(job *j, const pu_cli *cli, pu_error *e) {
+  const options *o = j->o;
+  pu_ids_view some = {0};
+  PU_TRY(check_place(j, cli, e));
+  if (o->method != RTN && !o->calib)
+    return pu_fail(e, PU_ERR_USAGE, "--method %s needs a text to calibrate on: --calib FILE", methods[o->method]);
+  pu_quantize_options how = j->how;
+  how.calib = &some;
+  how.n_calib = 1;
+  PU_TRY(pu_quantize_check(j->src, &how, e));
+  PU_TRY(read_text(j, e));
+  return pu_remove_tree(j->made, e);
+}
+
+static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
+  const options *o = opts;
+  job j = {.o = o, .src = args[0], .dst = args[1], .made = pu_arena_printf(cli->arena, "%s" MADE, args[1])};
+  (void)n_args;
+  j.how = (pu_quantize_options){.method = methods[o->method],
+                                .bits = o->bits             ? (int)o->bits
+                                        : o->method == W8A8 ? 8
+                                                            : 4,
+                                .group = o->group,
+                                .symmetric = o->sym,
+                                .threads = (int)o->threads};
+  pu_signals_catch();
+  pu_err err = prepare(&j, cli, e);
+  if (!err) err = perplexity(&j, j.src, &j.before, e);
+  if (!err) {
+    err = make(&j, cli, e);
+    if (err && pu_remove_tree(j.made, NULL) != PU_OK)
+      pu_log(PU_LOG_WARN, "%s: what was written so far cannot be removed", j.made);
+  }
+  pu_pieces_deinit(&j.text);
+  return err;
+}
+
+const pu_command pu_command_quantize = {
+    .name = "quantize",
+    .summary = "write a model with weights of 4 or 8 bits",
+    .usage = "SRC DST [options]",
+    .details =
+        "SRC is a Hugging Face directory, DST a new one in the layout that Hugging Face, vLLM and puyu itself read: "
+        "AWQ's, "
+        "GPTQ's (rtn too), or compressed-tensors' int8 (w8a8). The matrices of attention and MLPs are quantised; "
+        "embedding, output, norms, biases and routers stay as they are.\n\n"
+        "Layer by layer, each calibrated on what the quantised layers before it make of the text; memory is that of "
+        "one "
+        "layer and of the calibration's states. The last tenth of the text is not calibrated on: perplexity on it, "
+        "before "
+        "and after, is printed, and written with the rest of the report to DST/quantize_report.json.",
+    .options = rows,
+    .options_size = sizeof(options),
+    .min_args = 2,
+    .max_args = 2,
+    .run = run,
+};

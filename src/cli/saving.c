@@ -1,0 +1,118 @@
+#include "src/cli/saving.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+/* ---- the tokenizer's files ---- */
+
+/* What belongs to a model besides config.json and weights. */
+static const char *const companions[] = {
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json",      "merges.txt",     "chat_template.jinja",   "chat_template.json",      "generation_config.json",
+};
+
+static pu_err copy_companion(const char *from_dir, const char *to_dir, const char *name, pu_arena *a, pu_error *e) {
+  enum { MAX_COMPANION = 256 << 20 };
+  const char *from = pu_path_join(a, from_dir, name), *to = pu_path_join(a, to_dir, name);
+  pu_buf b;
+  if (!from || !to) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", name);
+  if (!pu_path_exists(from)) return PU_OK;
+  pu_buf_init(&b, MAX_COMPANION + 1);
+  pu_err err = pu_file_read(from, MAX_COMPANION, &b, e);
+  if (err == PU_OK) err = pu_file_write(to, b.data, b.len, e);
+  pu_buf_deinit(&b);
+  return err;
+}
+
+pu_err pu_cli_copy_companions(const char *from_dir, const char *to_dir, pu_arena *a, pu_error *e) {
+  for (size_t i = 0; i < PU_COUNT(companions); i++) PU_TRY(copy_companion(from_dir, to_dir, companions[i], a, e));
+  return PU_OK;
+}
+
+pu_err pu_cli_save_dir(const pu_model *m, const char *src, const char *dst, pu_dtype dtype, size_t shard_bytes,
+                       pu_arena *a, pu_error *e) {
+  bool from_gguf = pu_gguf_is(src);
+  pu_tokenizer *t = NULL;
+  if (from_gguf) PU_TRY(pu_engine_load_tokenizer(src, &t, e)); /* before anything is written */
+  pu_err err = pu_model_save(m, dst, dtype, shard_bytes, e);
+  if (err == PU_OK && t) err = pu_tokenizer_save(t, dst, e);
+  pu_tokenizer_free(t);
+  return err || from_gguf ? err : pu_cli_copy_companions(src, dst, a, e);
+}
+
+/* ---- types ---- */
+
+/* The widest type among the file's weights: writing it loses nothing. */
+static pu_dtype widest(bool f32, bool bf16, bool f16) {
+  return f32 || (bf16 && f16) ? PU_F32 : f16 ? PU_F16 : PU_BF16;
+}
+
+static pu_err type_in_dir(const char *dir, pu_dtype *out, pu_error *e) {
+  pu_safetensors *s;
+  PU_TRY(pu_safetensors_open(dir, &s, e));
+  bool seen[PU_DTYPE_COUNT + 1] = {0};
+  for (size_t i = 0; i < pu_safetensors_count(s); i++) seen[pu_safetensors_at(s, i)->dtype] = true;
+  pu_safetensors_close(s);
+  *out = widest(seen[PU_F32], seen[PU_BF16], seen[PU_F16]);
+  return PU_OK;
+}
+
+/* Vectors are f32 in all GGUF files: only what has rows tells. PU_DTYPE_COUNT: some of it is quantised. */
+static pu_err type_in_gguf(const char *file, pu_dtype *out, pu_error *e) {
+  pu_gguf *g;
+  PU_TRY(pu_gguf_open(file, &g, e));
+  bool seen[PU_DTYPE_COUNT] = {0}, quantised = false;
+  for (size_t i = 0; i < pu_gguf_count(g); i++) {
+    const pu_gguf_tensor *t = pu_gguf_at(g, i);
+    pu_dtype dtype;
+    if (t->ndim < 2) continue;
+    if (pu_dtype_parse(pu_gguf_type_name(t->type), &dtype))
+      seen[dtype] = true;
+    else
+      quantised = true;
+  }
+  pu_gguf_close(g);
+  *out = quantised ? PU_DTYPE_COUNT : widest(seen[PU_F32], seen[PU_BF16], seen[PU_F16]);
+  return PU_OK;
+}
+
+pu_err pu_cli_type_of(const char *model, pu_dtype *out, pu_error *e) {
+  return pu_gguf_is(model) ? type_in_gguf(model, out, e) : type_in_dir(model, out, e);
+}
+
+/* ---- where it may go ---- */
+
+bool pu_cli_same_place(const char *a, const char *b) {
+  struct stat x, y;
+  return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+/* What only a run or its checkpoint holds. Other weights beneath an optimiser's state would bend the run silently. */
+pu_err pu_cli_check_no_run(const char *dst, pu_arena *a, pu_error *e) {
+  static const char *const of_a_run[] = {"optimizer.safetensors", "metrics.jsonl"};
+  for (size_t i = 0; i < PU_COUNT(of_a_run); i++) {
+    const char *path = pu_path_join(a, dst, of_a_run[i]);
+    if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
+    if (pu_path_exists(path))
+      return pu_fail(e, PU_ERR_USAGE,
+                     "%s: belongs to a training run, which other weights would spoil (it holds %s): "
+                     "take another folder",
+                     dst, of_a_run[i]);
+  }
+  return PU_OK;
+}
+
+pu_err pu_cli_check_place(const char *src, const char *dst, bool gguf, bool force, pu_arena *a, pu_error *e) {
+  const char *config = gguf ? dst : pu_path_join(a, dst, "config.json");
+  if (!config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
+  /* The original would be lost; and where it is a checkpoint, its optimiser's state would no longer fit. */
+  if (pu_cli_same_place(src, dst))
+    return pu_fail(e, PU_ERR_USAGE, "%s: SRC and DST are the same %s: take another for DST", src,
+                   gguf ? "file" : "folder");
+  if (!gguf) PU_TRY(pu_cli_check_no_run(dst, a, e));
+  if (gguf && pu_path_is_dir(dst)) return pu_fail(e, PU_ERR_USAGE, "%s: is a folder", dst);
+  if (!force && pu_path_exists(config))
+    return pu_fail(e, PU_ERR_USAGE, "%s: there is a model already: take another %s, or --force", dst,
+                   gguf ? "name" : "folder");
+  return PU_OK;
+}

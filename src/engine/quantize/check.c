@@ -1,0 +1,73 @@
+/* Can this model be quantised so? Asked before anything is read. */
+#include <string.h>
+
+#include "src/engine/quantize/quantize.h"
+
+const pu_quantizer *pu_quantizer_find(const char *name) {
+  for (const pu_quantizer *const *q = pu_quantizer_all; *q; q++)
+    if (strcmp((*q)->name, name) == 0) return *q;
+  return NULL;
+}
+
+static pu_err check_numbers(const pu_quantizer *m, const pu_quantize_options *o, pu_error *e) {
+  if (o->bits != 4 && o->bits != 8) return pu_fail(e, PU_ERR_USAGE, "%d bits: weights get 4 or 8", o->bits);
+  if (m->bits && o->bits != m->bits)
+    return pu_fail(e, PU_ERR_USAGE, "the method %s has %d bits, not %d", m->name, m->bits, o->bits);
+  if (!m->a_row && o->group != 32 && o->group != 64 && o->group != PU_QUANT_MAX_GROUP)
+    return pu_fail(e, PU_ERR_USAGE, "groups of %lld: they have 32, 64 or 128 weights", (long long)o->group);
+  if (m->needs && o->n_calib == 0)
+    return pu_fail(e, PU_ERR_USAGE, "the method %s needs texts to calibrate on", m->name);
+  return PU_OK;
+}
+
+/* Inputs in whole groups; of both sides as many as fill words of 32 bits, for those are what the files hold. */
+static pu_err check_shapes(const char *src, const pu_hparams *hp, const pu_quantizer *m, const pu_quantize_options *o,
+                           pu_error *e) {
+  const struct {
+    const char *what;
+    int64_t n;
+    bool inputs;
+  } sizes[] = {{"hidden size", hp->hidden, true},
+               {"size of all heads", hp->heads * hp->head_dim, true},
+               {"MLP's inner size", hp->ffn, true},
+               {"size of all key/value heads", hp->kv_heads * hp->head_dim, false}};
+  int64_t word = m->a_row ? 1 : 32 / o->bits;
+  for (size_t i = 0; i < PU_COUNT(sizes); i++) {
+    if (sizes[i].inputs && !m->a_row && sizes[i].n % o->group)
+      return pu_fail(e, PU_ERR_UNSUPPORTED,
+                     "%s: the %s, %lld, does not divide into groups of %lld: take smaller ones, or w8a8, which has a "
+                     "scale for each row",
+                     src, sizes[i].what, (long long)sizes[i].n, (long long)o->group);
+    if (sizes[i].n % word)
+      return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: the %s, %lld, is no multiple of %lld, as files of %d bits need it",
+                     src, sizes[i].what, (long long)sizes[i].n, (long long)word, o->bits);
+  }
+  return PU_OK;
+}
+
+static pu_err check_source(const char *src, pu_error *e) {
+  enum { MAX_CONFIG = 16 << 20 };
+  pu_arena *a;
+  json_t *config = NULL;
+  if (pu_gguf_is(src))
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: a GGUF file; `puyu convert` makes a directory of it first", src);
+  PU_TRY(pu_arena_create(1 << 16, &a, e));
+  const char *path = pu_path_join(a, src, "config.json");
+  pu_err err = path ? pu_json_read(path, MAX_CONFIG, &config, e) : pu_fail(e, PU_ERR_NOMEM, "%s: too long a name", src);
+  if (!err && json_is_object(json_object_get(config, "quantization_config")))
+    err = pu_fail(e, PU_ERR_UNSUPPORTED, "%s: its weights are quantised already: take the model it was made from", src);
+  json_decref(config);
+  pu_arena_free(a);
+  return err;
+}
+
+pu_err pu_quantize_check(const char *src, const pu_quantize_options *o, pu_error *e) {
+  const pu_quantizer *m = pu_quantizer_find(o->method);
+  const pu_arch *arch;
+  pu_hparams hp;
+  if (!m) return pu_fail(e, PU_ERR_USAGE, "%s: no such method; there are rtn, awq, gptq and w8a8", o->method);
+  PU_TRY(check_numbers(m, o, e));
+  PU_TRY(check_source(src, e));
+  PU_TRY(pu_model_describe(src, &arch, &hp, e));
+  return check_shapes(src, &hp, m, o, e);
+}

@@ -1,0 +1,460 @@
+/* Matrices in few bits: rounding; checkpoints written in each layout and read back to the bit, whatever the order of a
+ * family's rows; what they compute against the same weights in floats; and what is refused. Two checkpoints of
+ * PU_SHARED against what Hugging Face transformers computed. */
+#include "tests/test.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "puyu/model.h"
+
+static const char *const names[] = {"internlm1-tiny", "internlm2-d128", "internlm2-tiny", "internlm3-tiny",
+                                    "llama3-tiny",    "mixtral-tiny",   "qwen2-tiny",     "qwen3-tiny"};
+
+static char folder[] = "/tmp/puyu-quant-XXXXXX";
+
+static int make_folder(void **state) {
+  return mkdtemp(folder) && pu_cpu_open(2, pu_isa_best(), (pu_backend **)state, NULL) == PU_OK ? 0 : -1;
+}
+
+static int remove_folder(void **state) {
+  pu_error e;
+  pu_backend *be = *state;
+  be->close(be);
+  return pu_remove_tree(folder, &e) == PU_OK ? 0 : -1;
+}
+
+/* ---- rounding ---- */
+
+static void fill_order(int32_t *g_idx, int64_t cols, int64_t group) {
+  for (int64_t k = 0; k < cols; k++) g_idx[(k * 7) % cols] = (int32_t)(k / group); /* cols: no multiple of 7 */
+}
+
+static void values_are_rounded_to_the_nearest(void **state) {
+  (void)state;
+  enum { COLS = 100, ROWS = 5 };
+  pu_rng r;
+  pu_error e;
+  pu_rng_seed(&r, 1);
+  for (int way = 0; way < 8; way++) {
+    pu_qmatrix q;
+    float w[COLS], back[COLS];
+    int bits = way & 1 ? 8 : 4;
+    assert_ok(pu_qmatrix_init(&q, bits, ROWS, COLS, 32, way & 2, &e), &e);
+    if (way & 4) fill_order(q.g_idx = malloc(COLS * sizeof *q.g_idx), COLS, 32);
+    for (int64_t m = 0; m < ROWS; m++) {
+      for (int i = 0; i < COLS; i++) w[i] = m == 2 ? 0 : 0.3f + (float)pu_rng_normal(&r);
+      pu_qmatrix_round(&q, m, w);
+      pu_qmatrix_to_f32(&q, m, back);
+      for (int k = 0; k < COLS; k++) {
+        float scale = q.scale[m * 4 + (q.g_idx ? q.g_idx[k] : k / 32)];
+        assert_true(q.q[m * COLS + k] < 1 << bits);
+        assert_true(scale == pu_f16_to_f32(pu_f32_to_f16(scale)));
+        /* Half a step; at the ends of the range f16's rounding of the step, 2^bits times, and half a step of zero more.
+         */
+        assert_true(fabsf(w[k] - back[k]) <= scale * (1.01f + (float)(1 << bits) * 0x1p-11f));
+      }
+    }
+    pu_qmatrix_deinit(&q);
+  }
+  pu_qmatrix q;
+  assert_int_equal(pu_qmatrix_init(&q, 3, 4, 4, 0, true, &e), PU_ERR_USAGE);
+  assert_non_null(strstr(e.msg, "3 bits"));
+}
+
+/* ---- a model and its logits ---- */
+
+typedef struct shown {
+  pu_model *m;
+  float *logits; /* [tokens, V] */
+  int64_t n;
+} shown;
+
+static void run_model(pu_backend *be, pu_model *m, const int32_t *ids, int32_t n, shown *out) {
+  enum { ROOM = 64 << 20 };
+  pu_error e;
+  pu_arena *mem, *host;
+  int32_t cu[2] = {0, n}, positions[64];
+  assert_true(n <= 64);
+  for (int32_t i = 0; i < n; i++) positions[i] = i;
+  assert_ok(pu_arena_create(ROOM, &mem, &e), &e);
+  assert_ok(pu_arena_create(ROOM, &host, &e), &e);
+  pu_ctx c = {.be = be, .mem = mem, .host = host, .err = &e};
+  pu_seqs seqs = {.n = 1, .tokens = n, .max_len = n, .cu = cu, .positions = positions};
+  pu_tensor t = {.dtype = PU_I32, .ndim = 1, .shape = {n}, .stride = {1}, .data = (void *)(uintptr_t)ids};
+  pu_forward f = {.ids = &t, .seqs = &seqs};
+  pu_tensor *y = pu_model_logits(m, &c, pu_model_forward(m, &c, &f), NULL, 0);
+  if (!y) fail_msg("%s", e.msg);
+  out->n = pu_tensor_count(y);
+  out->logits = malloc((size_t)out->n * sizeof *out->logits);
+  memcpy(out->logits, y->data, (size_t)out->n * sizeof *out->logits);
+  pu_arena_free(mem);
+  pu_arena_free(host);
+}
+
+static shown show(pu_backend *be, const char *dir, pu_model_options o) {
+  shown s = {0};
+  pu_error e;
+  int32_t ids[20];
+  assert_ok(pu_model_load(dir, be, &o, &s.m, &e), &e);
+  for (int i = 0; i < 20; i++) ids[i] = (int32_t)((3 + 5 * i) % s.m->hp.vocab);
+  run_model(be, s.m, ids, 20, &s);
+  return s;
+}
+
+static void hide(shown *s) {
+  pu_model_free(s->m);
+  free(s->logits);
+}
+
+static double far(const shown *a, const shown *b) {
+  double diff = 0, norm = 0;
+  assert_int_equal(a->n, b->n);
+  for (int64_t i = 0; i < a->n; i++) {
+    diff += ((double)a->logits[i] - b->logits[i]) * ((double)a->logits[i] - b->logits[i]);
+    norm += (double)b->logits[i] * b->logits[i];
+  }
+  return sqrt(diff / norm);
+}
+
+static size_t packed_matrices(const pu_model *m) {
+  size_t n = 0;
+  for (size_t i = 0; i < m->n_params; i++) n += m->params[i].w->layout == PU_LAYOUT_PACKED;
+  return n;
+}
+
+/* ---- there and back ---- */
+
+typedef struct way {
+  const char *name;
+  pu_quant_format format;
+  int bits;
+  bool symmetric, ordered;
+} way;
+
+static const way ways[] = {
+    {"awq", PU_QUANT_AWQ, 4, false, false},         {"awq-sym", PU_QUANT_AWQ, 4, true, false},
+    {"gptq4", PU_QUANT_GPTQ, 4, false, false},      {"gptq4-sym", PU_QUANT_GPTQ, 4, true, true},
+    {"gptq4-order", PU_QUANT_GPTQ, 4, false, true}, {"gptq8-order", PU_QUANT_GPTQ, 8, true, true},
+    {"int8", PU_QUANT_INT8, 8, true, false}};
+
+/* Rounds what can be in few bits, in memory, too. Rows of a layer's matrices, and not the output's, as such files have
+ * it. */
+static pu_qmatrix *quantise(pu_model *m, const way *w) {
+  pu_error e;
+  pu_qmatrix *q = calloc(m->n_params, sizeof *q);
+  for (size_t i = 0; i < m->n_params; i++) {
+    const pu_param *p = &m->params[i];
+    int64_t cols = p->w->shape[p->w->ndim - 1], rows = pu_tensor_count(p->w) / cols;
+    if (!p->decay || p->layer < 0 || p->slot == PU_SLOT_ROUTER) continue;
+    assert_ok(pu_qmatrix_init(&q[i], w->bits, rows, cols, w->format == PU_QUANT_INT8 ? 0 : 32, w->symmetric, &e), &e);
+    if (w->ordered) fill_order(q[i].g_idx = malloc((size_t)cols * sizeof(int32_t)), cols, 32);
+    for (int64_t r = 0; r < rows; r++) {
+      pu_qmatrix_round(&q[i], r, (float *)p->w->data + r * cols);
+      pu_qmatrix_to_f32(&q[i], r, (float *)p->w->data + r * cols);
+    }
+  }
+  return q;
+}
+
+static void drop_all(pu_qmatrix *q, size_t n) {
+  for (size_t i = 0; i < n; i++) pu_qmatrix_deinit(&q[i]);
+  free(q);
+}
+
+static void write_as(pu_backend *be, const char *from, const way *w, const char *dir, pu_model **m) {
+  pu_error e;
+  assert_ok(pu_model_load(from, be, &(pu_model_options){.dtype = PU_F32}, m, &e), &e);
+  pu_qmatrix *q = quantise(*m, w);
+  assert_ok(pu_model_save_quantised(*m, dir, PU_F32, w->format, q, 0, &e), &e);
+  drop_all(q, (*m)->n_params);
+}
+
+static void check_way(pu_backend *be, const char *name, const way *w) {
+  char from[300], dir[400];
+  pu_model *m;
+  snprintf(from, sizeof from, PU_FIXTURES "/hf-mini/%s", name);
+  snprintf(dir, sizeof dir, "%s/%s-%s", folder, name, w->name);
+  write_as(be, from, w, dir, &m);
+  shown plain = show(be, dir, (pu_model_options){.dtype = PU_F32, .tile = true, .quant = PU_QUANT_NONE});
+  hide(&plain);
+  plain = show(be, dir, (pu_model_options){.dtype = PU_F32});
+  assert_int_equal(plain.m->n_params, m->n_params);
+  for (size_t i = 0; i < m->n_params; i++)
+    if (memcmp(m->params[i].w->data, plain.m->params[i].w->data, pu_tensor_bytes(m->params[i].w)) != 0)
+      fail_msg("%s: %s came back otherwise", dir, m->params[i].name);
+  shown packed = show(be, dir, (pu_model_options){.dtype = PU_F32, .tile = true});
+  if (!(far(&packed, &plain) < 1e-5)) fail_msg("%s: packed f32 is off by %g", dir, far(&packed, &plain));
+  size_t matrices = packed_matrices(packed.m), layers = (size_t)m->hp.layers;
+  if (matrices != 4 * layers) fail_msg("%s: %zu matrices are packed", dir, matrices);
+  shown small = show(be, dir, (pu_model_options){.dtype = PU_BF16, .tile = true});
+  if (!(far(&small, &plain) < 5e-2)) fail_msg("%s: packed bf16 is off by %g", dir, far(&small, &plain));
+  size_t planned;
+  pu_error e;
+  assert_ok(pu_model_load_bytes(dir, &(pu_model_options){.dtype = PU_BF16, .tile = true}, &planned, &e), &e);
+  assert_in_range(planned, pu_arena_mark(small.m->weights), pu_arena_mark(small.m->weights) + 4096);
+  hide(&packed), hide(&plain), hide(&small);
+  pu_model_free(m);
+}
+
+static void checkpoints_come_back_as_they_went(void **state) {
+  for (size_t i = 0; i < PU_COUNT(names); i++)
+    for (size_t w = 0; w < PU_COUNT(ways); w++) check_way(*state, names[i], &ways[w]);
+}
+
+/* Rounded on load: how far depends on the bits; the tied output, too, which has no tensor. */
+static void models_are_rounded_on_load(void **state) {
+  for (size_t i = 0; i < PU_COUNT(names); i++) {
+    char dir[300];
+    snprintf(dir, sizeof dir, PU_FIXTURES "/hf-mini/%s", names[i]);
+    shown plain = show(*state, dir, (pu_model_options){.dtype = PU_F32, .tile = true});
+    for (pu_quant quant = PU_QUANT_Q8; quant <= PU_QUANT_Q4; quant++) {
+      pu_model_options o = {.dtype = PU_BF16, .tile = true, .quant = quant};
+      shown s = show(*state, dir, o);
+      double off = far(&s, &plain);
+      if (!(off < (quant == PU_QUANT_Q8 ? 5e-2 : 0.5))) fail_msg("%s in %d: off by %g", dir, (int)quant, off);
+      assert_int_equal(packed_matrices(s.m), 4 * (size_t)s.m->hp.layers + !s.m->hp.tied);
+      assert_int_equal(s.m->outer[PU_SLOT_OUTPUT]->layout, PU_LAYOUT_PACKED);
+      size_t planned = pu_model_weight_bytes(s.m->arch, &s.m->hp, &o), used = pu_arena_mark(s.m->weights);
+      assert_in_range(planned, used, used + 4096);
+      hide(&s);
+    }
+    hide(&plain);
+  }
+}
+
+/* q8_0, q4_0 and q4_1 stay as they are; a q4_0 file's embedding does not, and its output has 8 bits. */
+static void gguf_stays_in_few_bits(void **state) {
+  static const char *const types[] = {"q8_0", "q4_0"};
+  for (size_t i = 0; i < PU_COUNT(types); i++) {
+    char path[400];
+    pu_model *m;
+    pu_error e;
+    snprintf(path, sizeof path, "%s/model-%s.gguf", folder, types[i]);
+    assert_ok(
+        pu_model_load(PU_FIXTURES "/hf-mini/internlm2-d128", *state, &(pu_model_options){.dtype = PU_F32}, &m, &e), &e);
+    assert_ok(pu_model_save_gguf(m, path, pu_gguf_type_named(types[i]), NULL, &e), &e);
+    shown plain = show(*state, path, (pu_model_options){.dtype = PU_F32, .tile = true, .quant = PU_QUANT_NONE});
+    shown packed = show(*state, path, (pu_model_options){.dtype = PU_F32, .tile = true});
+    assert_int_equal(packed_matrices(plain.m), 0);
+    assert_true(packed_matrices(packed.m) > 4);
+    assert_true(far(&packed, &plain) < 1e-5);
+    hide(&plain), hide(&packed);
+    pu_model_free(m);
+  }
+}
+
+static void check_refused(pu_backend *be, const char *dir, const char *says) {
+  pu_model *m;
+  pu_error e;
+  pu_model_options o = {.dtype = PU_F32, .tile = true};
+  if (pu_model_load(dir, be, &o, &m, &e) == PU_OK) fail_msg("%s was loaded: %s", dir, says);
+  if (!strstr(e.msg, says) || strchr(e.msg, '\n')) fail_msg("'%s' does not say '%s'", e.msg, says);
+}
+
+/* The directory's tensors and one more, a vector of n values. */
+static void add_vector(const char *dir, const char *name, const float *values, int64_t n) {
+  char path[500];
+  pu_error e;
+  pu_safetensors *st;
+  snprintf(path, sizeof path, "%s/model.safetensors", dir);
+  assert_ok(pu_safetensors_open(path, &st, &e), &e);
+  size_t count = pu_safetensors_count(st);
+  pu_st_source *all = calloc(count + 1, sizeof *all);
+  for (size_t i = 0; i < count; i++) {
+    const pu_st_tensor *t = pu_safetensors_at(st, i);
+    all[i] = (pu_st_source){.name = t->name, .dtype = t->dtype, .ndim = t->ndim, .data = t->data};
+    memcpy(all[i].shape, t->shape, sizeof t->shape);
+  }
+  all[count] = (pu_st_source){.name = name, .dtype = PU_F32, .ndim = 1, .shape = {n}, .data = values};
+  assert_ok(pu_safetensors_write(path, all, count + 1, NULL, &e), &e);
+  pu_safetensors_close(st);
+  free(all);
+}
+
+/* Files as they were first: settings in a file of their own, and biases of zeros that no family has. */
+static void older_files_are_read(void **state) {
+  static const way w = {"", PU_QUANT_GPTQ, 4, false, false};
+  char dir[400], config[500];
+  pu_model *m;
+  pu_error e;
+  pu_buf text;
+  json_t *j;
+  snprintf(dir, sizeof dir, "%s/older", folder);
+  snprintf(config, sizeof config, "%s/config.json", dir);
+  write_as(*state, PU_FIXTURES "/hf-mini/llama3-tiny", &w, dir, &m);
+  pu_model_free(m);
+  assert_ok(pu_json_read(config, 1 << 20, &j, &e), &e);
+  char *quantisation = json_dumps(json_object_get(j, "quantization_config"), 0);
+  json_object_del(j, "quantization_config");
+  char *rest = json_dumps(j, 0);
+  assert_ok(pu_file_write(config, rest, strlen(rest), &e), &e);
+  snprintf(config, sizeof config, "%s/quantize_config.json", dir);
+  pu_buf_init(&text, 1 << 16);
+  const char *method = strstr(quantisation, "\"quant_method\": \"gptq\", ");
+  pu_buf_puts(&text, "{");
+  pu_buf_puts(&text, method ? method + strlen("\"quant_method\": \"gptq\", ") : quantisation + 1);
+  assert_ok(pu_file_write(config, text.data, text.len, &e), &e);
+  assert_ok(pu_model_load(dir, *state, &(pu_model_options){.dtype = PU_F32, .tile = true}, &m, &e), &e);
+  assert_int_equal(packed_matrices(m), 4 * (size_t)m->hp.layers);
+  pu_model_free(m);
+  float bias[5] = {0};
+  add_vector(dir, "model.layers.0.self_attn.o_proj.bias", bias, 5);
+  assert_ok(pu_model_load(dir, *state, &(pu_model_options){.dtype = PU_F32, .tile = true}, &m, &e), &e);
+  pu_model_free(m);
+  bias[4] = 1;
+  add_vector(dir, "model.layers.1.self_attn.o_proj.bias", bias, 5);
+  check_refused(*state, dir, "o_proj.bias' belongs to nothing");
+  pu_buf_deinit(&text);
+  free(rest);
+  free(quantisation);
+  json_decref(j);
+}
+
+/* ---- what is refused ---- */
+
+typedef struct edit {
+  const char *file, *from, *to, *says;
+} edit;
+
+static void replace_in(const char *path, const char *from, const char *to) {
+  pu_buf text, out;
+  pu_error e;
+  pu_buf_init(&text, 1 << 24);
+  pu_buf_init(&out, 1 << 24);
+  assert_ok(pu_file_read(path, 1 << 24, &text, &e), &e);
+  const char *at = memmem(text.data, text.len, from, strlen(from));
+  if (!at) fail_msg("%s has no %s", path, from);
+  size_t before = (size_t)(at - text.data);
+  pu_buf_append(&out, text.data, before);
+  pu_buf_puts(&out, to);
+  pu_buf_append(&out, at + strlen(from), text.len - before - strlen(from));
+  assert_ok(pu_file_write(path, out.data, out.len, &e), &e);
+  pu_buf_deinit(&text);
+  pu_buf_deinit(&out);
+}
+
+/* The first i32 of a tensor. */
+static void set_first(const char *path, const char *name, int32_t value) {
+  pu_buf bytes;
+  pu_error e;
+  pu_safetensors *st;
+  pu_buf_init(&bytes, 1 << 24);
+  assert_ok(pu_file_read(path, 1 << 24, &bytes, &e), &e);
+  assert_ok(pu_safetensors_parse(pu_str_of(bytes.data, bytes.len), &st, &e), &e);
+  const pu_st_tensor *t = pu_safetensors_find(st, name);
+  assert_non_null(t);
+  memcpy(bytes.data + ((const char *)t->data - bytes.data), &value, sizeof value);
+  pu_safetensors_close(st);
+  assert_ok(pu_file_write(path, bytes.data, bytes.len, &e), &e);
+  pu_buf_deinit(&bytes);
+}
+
+static void lies_are_refused(void **state) {
+  static const edit edits[] = {
+      {"config.json", "\"bits\": 4", "\"bits\": 3", "3 bits are not supported"},
+      {"config.json", "\"bits\": 4", "\"bits\": 8", "should be"},
+      {"config.json", "\"group_size\": 32", "\"group_size\": 16", "should be floats [2, 32]"},
+      {"config.json", "\"group_size\": 32", "\"group_size\": 0", "'group_size' should be positive"},
+      {"config.json", "\"gptq\"", "\"bitsandbytes\"", "quant_method 'bitsandbytes' is not supported"},
+      {"config.json", "\"checkpoint_format\": \"gptq\"", "\"checkpoint_format\": \"marlin\"",
+       "'marlin' is not supported"},
+      {"config.json", "\"quantization_config\"", "\"other\"", "no quantization_config"},
+      {"config.json", "\"quantization_config\": {", "\"quantization_config\": 1, \"x\": {", "is no object"},
+      {"model.safetensors", "layers.0.attention.wo.qzeros", "layers.0.attention.wo.qzerot", "has no qzeros"},
+      {"model.safetensors", "layers.0.attention.wo.scales", "layers.0.attention.wo.scalet", "has no scales"},
+  };
+  static const way w = {"", PU_QUANT_GPTQ, 4, false, false};
+  char dir[400], file[600];
+  pu_model *m;
+  for (size_t i = 0; i <= PU_COUNT(edits) + 1; i++) {
+    snprintf(dir, sizeof dir, "%s/refused-%zu", folder, i);
+    write_as(*state, PU_FIXTURES "/hf-mini/internlm2-tiny", &w, dir, &m);
+    pu_model_free(m);
+    snprintf(file, sizeof file, "%s/%s", dir, i < PU_COUNT(edits) ? edits[i].file : "model.safetensors");
+    if (i < PU_COUNT(edits)) {
+      replace_in(file, edits[i].from, edits[i].to);
+      check_refused(*state, dir, edits[i].says);
+    } else {
+      bool outside = i == PU_COUNT(edits);
+      set_first(file, "model.layers.0.feed_forward.w2.g_idx", outside ? -7 : 1);
+      check_refused(*state, dir, outside ? "is in group -7" : "group 0 has 31 inputs instead of 32");
+    }
+  }
+}
+
+static void what_does_not_go_together_is_not_written(void **state) {
+  static const way w = {"", PU_QUANT_GPTQ, 8, true, true};
+  char dir[400];
+  pu_model *m;
+  pu_error e;
+  assert_ok(pu_model_load(PU_FIXTURES "/hf-mini/internlm2-tiny", *state, &(pu_model_options){.dtype = PU_F32}, &m, &e),
+            &e);
+  pu_qmatrix *q = quantise(m, &w);
+  snprintf(dir, sizeof dir, "%s/unwritten", folder);
+  assert_int_equal(pu_model_save_quantised(m, dir, PU_F32, PU_QUANT_AWQ, q, 0, &e), PU_ERR_USAGE);
+  assert_non_null(strstr(e.msg, "4 bits"));
+  assert_int_equal(pu_model_save_quantised(m, dir, PU_F32, PU_QUANT_INT8, q, 0, &e), PU_ERR_USAGE);
+  size_t some = 0;
+  while (!q[some].bits) some++;
+  q[some].bits = 4;
+  assert_int_equal(pu_model_save_quantised(m, dir, PU_F32, PU_QUANT_GPTQ, q, 0, &e), PU_ERR_USAGE);
+  assert_non_null(strstr(e.msg, "differs"));
+  assert_false(pu_path_exists(dir));
+  drop_all(q, m->n_params);
+  pu_model_free(m);
+}
+
+/* ---- what others made ---- */
+
+static void check_shared(const char *name, pu_isa isa) {
+  char dir[300], path[400];
+  pu_backend *be;
+  pu_safetensors *st;
+  pu_error e;
+  shown got[2] = {0};
+  snprintf(dir, sizeof dir, PU_SHARED "/fixtures/hf/%s", name);
+  if (!pu_path_is_dir(dir)) {
+    print_message("skipped: there is no %s\n", dir);
+    return;
+  }
+  snprintf(path, sizeof path, "%s/expected.safetensors", dir);
+  assert_ok(pu_safetensors_open(path, &st, &e), &e);
+  const pu_st_tensor *ids = pu_safetensors_find(st, "input_ids"), *logits = pu_safetensors_find(st, "logits");
+  shown want = {.logits = (float *)(uintptr_t)logits->data, .n = logits->shape[1] * logits->shape[2]};
+  assert_ok(pu_cpu_open(1, isa, &be, &e), &e);
+  for (int i = 0; i < 2; i++) {
+    pu_model_options o = {.dtype = i ? PU_BF16 : PU_F32, .tile = true};
+    assert_ok(pu_model_load(dir, be, &o, &got[i].m, &e), &e);
+    assert_int_equal(packed_matrices(got[i].m), 4 * (size_t)got[i].m->hp.layers);
+    run_model(be, got[i].m, ids->data, (int32_t)ids->shape[1], &got[i]);
+  }
+  print_message("%s %s: f32 %.1e, bf16 with int8 %.1e\n", name, pu_isa_name(isa), far(&got[0], &want),
+                far(&got[1], &want));
+  assert_true(far(&got[0], &want) < 1e-3);
+  assert_true(far(&got[1], &want) < 3e-2);
+  for (int i = 0; i < 2; i++) hide(&got[i]);
+  be->close(be);
+  pu_safetensors_close(st);
+}
+
+static void others_checkpoints_give_their_logits(void **state) {
+  (void)state;
+  for (pu_isa isa = 0; isa <= pu_isa_best(); isa++) {
+    check_shared("llama-awq", isa);
+    check_shared("llama-gptq", isa);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(values_are_rounded_to_the_nearest),
+                                     cmocka_unit_test(checkpoints_come_back_as_they_went),
+                                     cmocka_unit_test(models_are_rounded_on_load),
+                                     cmocka_unit_test(gguf_stays_in_few_bits),
+                                     cmocka_unit_test(older_files_are_read),
+                                     cmocka_unit_test(lies_are_refused),
+                                     cmocka_unit_test(what_does_not_go_together_is_not_written),
+                                     cmocka_unit_test(others_checkpoints_give_their_logits)};
+  return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
