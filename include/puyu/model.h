@@ -123,14 +123,18 @@ void pu_gguf_put_i32s(pu_gguf_keys *k, const char *key, const int32_t *v, size_t
 
 /* ---- hyper-parameters -------------------------------------------------------------------------------------------------- */
 
-typedef enum pu_rope_kind { PU_ROPE_NONE, PU_ROPE_LINEAR, PU_ROPE_DYNAMIC, PU_ROPE_LLAMA3 } pu_rope_kind;
+typedef enum pu_rope_kind { PU_ROPE_NONE, PU_ROPE_LINEAR, PU_ROPE_DYNAMIC, PU_ROPE_LLAMA3, PU_ROPE_YARN } pu_rope_kind;
 
 /* Rotary position embedding with its scaling for long sequences. */
 typedef struct pu_rope_params {
   pu_rope_kind kind;
   double base, factor;
   double low_freq, high_freq;  /* llama3 */
-  int64_t original_max;        /* llama3: original_max_position_embeddings; dynamic: max_position */
+  double beta_fast, beta_slow; /* yarn: turns within original_max; above the one a frequency stays, below the other it is
+                                  divided */
+  double attention_factor;     /* yarn: of cosines and sines; of scores, so, its square */
+  bool exact_range;            /* yarn: the frequencies between are not counted in whole numbers (truncate: false) */
+  int64_t original_max;        /* llama3, yarn: original_max_position_embeddings; dynamic: max_position */
 } pu_rope_params;
 
 typedef struct pu_hparams {

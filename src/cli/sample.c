@@ -51,6 +51,7 @@ pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_
                           .threads = (int)o->threads,
                           .max_batch = (int)o->batch,
                           .guess = (int)o->guess,
+                          .kv_type = o->kv_type,
                           .context = o->context,
                           .memory = o->memory,
                           .adapters = o->adapter ? &one : o->adapters,
