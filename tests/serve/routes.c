@@ -670,14 +670,19 @@ static void open_doors_are_refused(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {
-      cmocka_unit_test(a_chat_is_answered),       cmocka_unit_test(a_stream_says_the_same),
-      cmocka_unit_test(a_text_goes_on),           cmocka_unit_test(log_probabilities_are_told),
-      cmocka_unit_test(a_bias_decides),           cmocka_unit_test(answers_keep_to_their_form),
-      cmocka_unit_test(calls_are_made),           cmocka_unit_test(calls_are_streamed),
-      cmocka_unit_test(the_small_routes),         cmocka_unit_test(the_page_is_handed_out),
-      cmocka_unit_test(mistakes_are_told),        cmocka_unit_test(large_bodies_are_refused),
-      cmocka_unit_test(pages_of_others_are_kept_out)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(a_chat_is_answered),
+                                     cmocka_unit_test(a_stream_says_the_same),
+                                     cmocka_unit_test(a_text_goes_on),
+                                     cmocka_unit_test(log_probabilities_are_told),
+                                     cmocka_unit_test(a_bias_decides),
+                                     cmocka_unit_test(answers_keep_to_their_form),
+                                     cmocka_unit_test(calls_are_made),
+                                     cmocka_unit_test(calls_are_streamed),
+                                     cmocka_unit_test(the_small_routes),
+                                     cmocka_unit_test(the_page_is_handed_out),
+                                     cmocka_unit_test(mistakes_are_told),
+                                     cmocka_unit_test(large_bodies_are_refused),
+                                     cmocka_unit_test(pages_of_others_are_kept_out)};
   const struct CMUnitTest others[] = {cmocka_unit_test(keys_open), cmocka_unit_test(the_watchdog_barks),
                                       cmocka_unit_test(key_files_are_read), cmocka_unit_test(open_doors_are_refused)};
   int failed = cmocka_run_group_tests(tests, open_server, close_server);
