@@ -107,8 +107,12 @@ static pu_err load_tokenizer(pu_engine *en, const char *model, pu_error *e) {
 static pu_err open_all(pu_engine *en, const char *model, pu_engine_options *o, pu_error *e) {
   PU_TRY(pu_engine_make_plan(model, o, &en->plan, e)); /* before anything is taken */
   PU_TRY(pu_backend_open(o->device ? o->device : "cpu", o->threads, &en->be, e));
-  pu_model_options mo = {
-      .dtype = o->dtype, .tile = true, .quant = o->quant, .progress = o->progress, .progress_arg = o->progress_arg};
+  pu_model_options mo = {.dtype = o->dtype,
+                         .tile = true,
+                         .quant = o->quant,
+                         .cache = o->cache,
+                         .progress = o->progress,
+                         .progress_arg = o->progress_arg};
   PU_TRY(pu_model_load(model, en->be, &mo, &en->m, e));
   PU_TRY(load_tokenizer(en, model, e));
   PU_TRY(pu_plan_options(&en->m->hp, o, e));
