@@ -26,7 +26,7 @@ static const pu_option rows[] = {
     PU_ROW(options, chunk, "prefill-chunk", INT, .dflt = "0", .max = 1 << 20, .meta = "N",
            .help = "tokens read in a step at most; 0: 512"),
     PU_ROW_DTYPE(options, "bf16|f32", "bf16", "type to compute in"),
-    PU_ROW_KV_DTYPE(options),
+    PU_ROW_KV_DTYPE(options, kv_dtype),
     PU_ROW_THREADS(options, 64),
     PU_ROW_JSON(options),
     {0},
