@@ -206,15 +206,25 @@ typedef struct pu_seqs {
   const int32_t *positions; /* [N] position of each token in its sequence, for RoPE */
 } pu_seqs;
 
-/* A paged key/value cache of one layer: blocks of `block` tokens, [blocks, G, block, D], bf16 or f32. Sequence s's
- * token t lies in block table[s * table_stride + t / block], slot t % block. */
+/* A paged key/value cache of one layer: blocks of `block` tokens, [blocks, G, block, pu_kv_row(bits, D)]. Sequence s's
+ * token t lies in block table[s * table_stride + t / block], slot t % block.
+ *
+ * bits 0: bf16 or f32 as they are. bits 8 or 4: u8, asymmetric, each head of each token for itself: a row is its D values
+ * q (of 4 bits: value 2i in the low half of byte i, 2i + 1 in the high one; D even), then scale and low as f16, and
+ * stands for q scale + low, low being the row's minimum and scale its range over 2^bits - 1. */
 typedef struct pu_kv {
   pu_tensor *k, *v;
+  int k_bits, v_bits;
   int32_t block;
   const int32_t *table;
   int32_t table_stride;
   const int32_t *len; /* [n] tokens of each sequence in the cache, the new ones (of this call) included */
 } pu_kv;
+enum { PU_KV_PAIR_BYTES = 4 };                 /* scale and low, at the end of a row in few bits */
+int64_t pu_kv_row(int bits, int64_t head_dim); /* elements of a row: bytes, where bits are not 0 */
+/* A row in few bits from n values, and back. What f16 cannot hold is cut to what it can; a NaN counts as the minimum. */
+void pu_kv_pack(void *row, int bits, const float *x, int64_t n);
+void pu_kv_unpack(float *x, const void *row, int bits, int64_t n);
 
 /* ---- operations ---------------------------------------------------------------------------------------------------------
  * Each pu_NAME() takes its outputs' memory from c->mem, runs, and records. The _args structs are what backends see; rows

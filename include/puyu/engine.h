@@ -39,11 +39,27 @@ pu_err pu_engine_put_tokenizer(pu_gguf_keys *k, const pu_tokenizer *t, int64_t v
 typedef struct pu_engine pu_engine;
 typedef struct pu_session pu_session;
 
-/* Type of keys and values in the cache. */
+/* Type of keys and values in the cache. Those in few bits are asymmetric, each head of each token for itself: see pu_kv.
+ * Keys of heads below PU_KV_SMALL_HEAD values are kept one step finer, bf16 with int8 and 8 bits with int4: see
+ * docs/engine.md. */
 typedef enum pu_kv_type {
   PU_KV_SAME, /* the compute type */
-  PU_KV_BF16
+  PU_KV_BF16,
+  PU_KV_INT8, /* D + 4 bytes a row of D values */
+  PU_KV_INT4  /* D / 2 + 4 */
 } pu_kv_type;
+enum { PU_KV_SMALL_HEAD = 32 };
+/* What that means for the tensors and the bits of pu_kv. */
+typedef struct pu_kv_format {
+  pu_dtype k_type, v_type;
+  int k_bits, v_bits;
+} pu_kv_format;
+pu_kv_format pu_kv_format_of(pu_kv_type type, pu_dtype compute, int64_t head_dim);
+/* Bytes of a token in one layer, keys and values. */
+size_t pu_kv_token_bytes(pu_kv_format f, int64_t kv_heads, int64_t head_dim);
+/* The cache of one layer over `memory` of blocks * block tokens; table and len are the caller's to set. */
+pu_err pu_kv_over(pu_ctx *c, pu_kv_format f, const pu_hparams *hp, int64_t blocks, int32_t block, void *memory,
+                  pu_kv *out) PU_MUST_USE;
 
 /* A PEFT directory, and what sessions call it: 1 to 128 bytes. */
 typedef struct pu_engine_adapter {
@@ -54,6 +70,7 @@ typedef struct pu_engine_options {
   const char *device;     /* "cpu"; NULL: cpu */
   pu_dtype dtype;         /* compute type: PU_BF16 or PU_F32 */
   pu_quant quant;         /* how the model's matrices are kept: PU_QUANT_FILE is 0 */
+  const char *cache;      /* a folder that keeps weights in few bits for the next time: pu_model_options. NULL: none */
   int threads;            /* 0: all */
   int64_t context;        /* tokens of one session; 0: the model's max_position (times the factor of dynamic RoPE), at
                              most 32768. Less where the cache cannot hold as many: see pu_engine_plan */

@@ -123,14 +123,18 @@ void pu_gguf_put_i32s(pu_gguf_keys *k, const char *key, const int32_t *v, size_t
 
 /* ---- hyper-parameters -------------------------------------------------------------------------------------------------- */
 
-typedef enum pu_rope_kind { PU_ROPE_NONE, PU_ROPE_LINEAR, PU_ROPE_DYNAMIC, PU_ROPE_LLAMA3 } pu_rope_kind;
+typedef enum pu_rope_kind { PU_ROPE_NONE, PU_ROPE_LINEAR, PU_ROPE_DYNAMIC, PU_ROPE_LLAMA3, PU_ROPE_YARN } pu_rope_kind;
 
 /* Rotary position embedding with its scaling for long sequences. */
 typedef struct pu_rope_params {
   pu_rope_kind kind;
   double base, factor;
   double low_freq, high_freq;  /* llama3 */
-  int64_t original_max;        /* llama3: original_max_position_embeddings; dynamic: max_position */
+  double beta_fast, beta_slow; /* yarn: turns within original_max; above the one a frequency stays, below the other it is
+                                  divided */
+  double attention_factor;     /* yarn: of cosines and sines; of scores, so, its square */
+  bool exact_range;            /* yarn: the frequencies between are not counted in whole numbers (truncate: false) */
+  int64_t original_max;        /* llama3, yarn: original_max_position_embeddings; dynamic: max_position */
 } pu_rope_params;
 
 typedef struct pu_hparams {
@@ -239,6 +243,7 @@ typedef struct pu_model {
   pu_arena *host;    /* headers, names */
   pu_arena *weights; /* tensor data, in the backend's memory: wraps weights_memory */
   void *weights_memory;
+  pu_map weights_map; /* where they are a file's (pu_model_options.cache); data NULL: none */
   pu_tensor *outer[PU_SLOT_COUNT]; /* embed, out_norm, output (== embed when tied) */
   pu_layer *layers;
   pu_param *params;
@@ -264,6 +269,9 @@ typedef struct pu_model_options {
   bool train;       /* f32 masters, and gradients (w->grad, f32) with their memory */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */
   pu_quant quant;
+  /* A folder, or NULL: on the CPU, weights in few bits are kept there in a file as they lie in memory, and mapped from it
+   * when the same model is loaded again. A file that cannot be written is logged. */
+  const char *cache;
   const pu_model_part *part; /* NULL: the whole model; else the rest has no memory: for work that goes layer by layer */
   /* May be NULL; called while weights are read. */
   void (*progress)(void *arg, double done, double total);

@@ -35,10 +35,12 @@ static pu_err make_model(const pu_bench_options *o, const pu_model_options *mo, 
   const pu_shape *shape;
   if (o->gguf) return pu_model_load(o->gguf, b->be, mo, &b->m, e);
   PU_TRY(pu_cli_shape(o->shape, &shape, e));
-  return pu_model_random(pu_arch_find(shape->arch), &shape->hp, 1, b->be, mo, &b->m, e);
+  pu_hparams hp = shape->hp;
+  hp.window = o->window;
+  return pu_model_random(pu_arch_find(shape->arch), &hp, 1, b->be, mo, &b->m, e);
 }
 
-static pu_err open_all(const pu_bench_options *o, int64_t length, pu_bench_engine *b, pu_error *e) {
+static pu_err open_all(const pu_bench_options *o, int64_t length, bool shares, pu_bench_engine *b, pu_error *e) {
   choose_types(o, b);
   PU_TRY(pu_backend_open("cpu", (int)o->threads, &b->be, e));
   pu_model_options mo = {.dtype = b->dtype, .tile = true, .quant = b->quant};
@@ -48,15 +50,18 @@ static pu_err open_all(const pu_bench_options *o, int64_t length, pu_bench_engin
   pu_err err = make_model(o, &mo, b, e);
   pu_progress_close(bar);
   if (err) return err;
-  pu_engine_options eo = {.context = length, .max_batch = (int)o->batch, .no_prefix_cache = true}; /* rounds repeat */
+  pu_engine_options eo = {.context = length,
+                          .max_batch = (int)o->batch,
+                          .kv_type = (pu_kv_type)o->kv_dtype,
+                          .no_prefix_cache = !shares}; /* rounds repeat */
   PU_TRY(pu_engine_over(b->m, NULL, &eo, &b->en, e));
   b->matrix_bytes = matrix_bytes(b->m);
   return open_sessions(b, e);
 }
 
-pu_err pu_bench_engine_open(const pu_bench_options *o, int64_t length, pu_bench_engine *b, pu_error *e) {
+pu_err pu_bench_engine_open(const pu_bench_options *o, int64_t length, bool shares, pu_bench_engine *b, pu_error *e) {
   *b = (pu_bench_engine){.batch = o->batch};
-  pu_err err = open_all(o, length, b, e);
+  pu_err err = open_all(o, length, shares, b, e);
   if (err) pu_bench_engine_close(b);
   return err;
 }

@@ -9,20 +9,22 @@
 
 typedef struct pu_bench_options {
   const char *shape, *gguf;
-  int64_t threads, batch, seq, tokens, rounds;
-  int dtype, quant;
+  int64_t threads, batch, seq, tokens, rounds, window;
+  int dtype, quant, kv_dtype;
   bool json;
 } pu_bench_options;
 
 #define PU_BENCH_ROWS(usual_seq)                                                                                       \
   PU_ROW_SHAPE(pu_bench_options, "internlm2-1.8b"), PU_ROW_BATCH(pu_bench_options, "1"),                               \
       PU_ROW_SEQ(pu_bench_options, 1, usual_seq, "tokens of each prompt"),                                             \
-      PU_ROW_DTYPE(pu_bench_options, "bf16|f32", "bf16", "type of weights, activations and cache"),                    \
+      PU_ROW_DTYPE(pu_bench_options, "bf16|f32", "bf16", "type to compute in"), PU_ROW_KV_DTYPE(pu_bench_options),     \
       PU_ROW(pu_bench_options, quant, "quant", ENUM, .dflt = "none", .choices = "none|q8|q4|bf16|f32",                 \
              .help = "bits of the matrices: 8 or 4; bf16 and f32 set --dtype"),                                        \
       PU_ROW(pu_bench_options, gguf, "gguf", STR, .meta = "FILE",                                                      \
              .help = "a model instead of random weights: a GGUF file, or a directory; its matrices stay in few bits, " \
                      "and with --quant q8 or q4 the others become so"),                                                \
+      PU_ROW(pu_bench_options, window, "window", INT, .dflt = "0", .max = 1 << 24, .meta = "N",                        \
+             .help = "tokens that attention sees, as in models with a sliding window; 0: all"),                        \
       PU_ROW_ROUNDS(pu_bench_options, "3"), PU_ROW_THREADS(pu_bench_options, 64), PU_ROW_JSON(pu_bench_options)
 
 typedef struct pu_bench_engine {
@@ -36,8 +38,9 @@ typedef struct pu_bench_engine {
   size_t matrix_bytes; /* weights a step reads: all but the input embedding, of which it reads a few rows */
 } pu_bench_engine;
 
-/* length: tokens each session may hold. */
-pu_err pu_bench_engine_open(const pu_bench_options *o, int64_t length, pu_bench_engine *b, pu_error *e) PU_MUST_USE;
+/* length: tokens each session may hold; shares: with a prefix cache. */
+pu_err pu_bench_engine_open(const pu_bench_options *o, int64_t length, bool shares, pu_bench_engine *b,
+                            pu_error *e) PU_MUST_USE;
 void pu_bench_engine_close(pu_bench_engine *b);
 /* Starts all sessions anew: a prompt of seq random ids each, and an answer of `tokens`. */
 pu_err pu_bench_engine_start(pu_bench_engine *b, int64_t seq, int64_t tokens, pu_error *e) PU_MUST_USE;

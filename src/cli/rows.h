@@ -22,13 +22,22 @@
          .help = "sizes of the model; `puyu init --help` lists the names")
 #define PU_ROW_DTYPE(holder, list, usual, says)                                                                        \
   PU_ROW(holder, dtype, "dtype", ENUM, .dflt = (usual), .choices = (list), .help = (says))
-/* The enumeration's order is that of pu_quant. */
-#define PU_ROW_QUANT(holder, says)                                                                                     \
-  PU_ROW(holder, quant, "quant", ENUM, .dflt = "file", .choices = "file|none|q8|q4", .help = (says))
-#define PU_QUANT_SAYS                                                                                                  \
-  "bits of the matrices: as the file has them (file), those of the compute type (none), or what the file does not "    \
-  "have "                                                                                                              \
-  "in few bits rounded to 8 or 4"
+/* Its number is a pu_quant. */
+#define PU_ROW_QUANT(holder)                                                                                           \
+  PU_ROW(holder, quant, "quant", ENUM, .dflt = "file", .choices = "file|none|q8|q4",                                   \
+         .help = "bits of the matrices: as the file has them (file), those of the compute type (none), or 8 or 4 for " \
+                 "what the file does not have in few bits")
+/* Its number is a pu_kv_type. */
+#define PU_ROW_KV_DTYPE(holder)                                                                                        \
+  PU_ROW(holder, kv_dtype, "kv-dtype", ENUM, .dflt = "auto", .choices = "auto|bf16|int8|int4",                         \
+         .help = "type of keys and values in the cache; auto: the type to compute in. int8 takes half of what bf16 "   \
+                 "does, int4 a quarter")
+#define PU_ROW_CONTEXT(holder)                                                                                         \
+  PU_ROW(holder, context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",                                    \
+         .help = "tokens of a prompt and its answer together; 0: what the model was trained for, at most 32768")
+#define PU_ROW_WEIGHTS_CACHE(holder)                                                                                   \
+  PU_ROW(holder, weights_cache, "weights-cache", STR, .meta = "DIR",                                                   \
+         .help = "keep weights in few bits here as they lie in memory: the next start maps them")
 /* The shape of that name; an unknown one is an error that lists all. */
 pu_err pu_cli_shape(const char *name, const pu_shape **out, pu_error *e) PU_MUST_USE;
 

@@ -48,9 +48,11 @@ pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_
   enum { GUESS = 3 }; /* with a draft */
   const pu_engine_adapter one = {"adapter", o->adapter};
   pu_engine_options eo = {.quant = (pu_quant)o->quant,
+                          .cache = o->weights_cache,
                           .threads = (int)o->threads,
                           .max_batch = (int)o->batch,
                           .guess = (int)o->guess,
+                          .kv_type = o->kv_type,
                           .context = o->context,
                           .memory = o->memory,
                           .adapters = o->adapter ? &one : o->adapters,
@@ -58,8 +60,11 @@ pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_
                           .no_prefix_cache = o->no_prefix_cache};
   if (o->says_plan) PU_TRY(say_plan(model, o->dtype, &eo, e));
   if (o->draft) {
-    pu_engine_options draft = {
-        .quant = eo.quant, .threads = eo.threads, .max_batch = eo.max_batch, .no_prefix_cache = true};
+    pu_engine_options draft = {.quant = eo.quant,
+                               .cache = eo.cache,
+                               .threads = eo.threads,
+                               .max_batch = eo.max_batch,
+                               .no_prefix_cache = true};
     if (!eo.guess) eo.guess = GUESS;
     PU_TRY(open_one(o->draft, &draft, o->dtype, "reading the draft", &eo.draft, e));
   }

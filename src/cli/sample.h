@@ -29,7 +29,9 @@ void pu_cli_show_share(void *bar, double done, double total);
 
 typedef struct pu_cli_engine_options {
   pu_cli_dtype dtype;
-  int quant;                         /* of pu_quant; the draft's, too */
+  int quant;                 /* of pu_quant; the draft's, too */
+  const char *weights_cache; /* NULL: none */
+  pu_kv_type kv_type;
   int64_t threads, batch, guess;     /* batch: sessions at a time */
   const char *draft;                 /* NULL: none */
   const char *adapter;               /* a directory: for pu_cli_open_session; NULL: none */

@@ -205,11 +205,17 @@ pu_tensor *pu_attention(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, int head
   return run_and_record(c, RECORD(attention, &a, LIST(qkv), LIST(out)), sizeof a) ? out : NULL;
 }
 
+static bool fits_cache(const pu_kv *kv, const pu_tensor *t, int bits, int kv_heads, int head_dim) {
+  bool type = bits ? t->dtype == PU_U8 && head_dim * bits % 8 == 0 : is_compute(t->dtype);
+  return type && t->ndim == 4 && pu_tensor_contiguous(t) && t->shape[1] == kv_heads && t->shape[2] == kv->block &&
+         t->shape[3] == pu_kv_row(bits, head_dim);
+}
+
 pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, const pu_kv *kv, int heads, int kv_heads,
                               int head_dim, int window, float scale) {
   if (c->status || !qkv) return NULL;
-  if (!fits_heads(qkv, heads, kv_heads, head_dim) || seqs->tokens != qkv->shape[0] || !fits(kv->k, 4, head_dim) ||
-      kv->k->shape[1] != kv_heads || kv->k->shape[2] != kv->block)
+  if (!fits_heads(qkv, heads, kv_heads, head_dim) || seqs->tokens != qkv->shape[0] ||
+      !fits_cache(kv, kv->k, kv->k_bits, kv_heads, head_dim) || !fits_cache(kv, kv->v, kv->v_bits, kv_heads, head_dim))
     return misfit(c, "attention_paged");
   pu_tensor *out = new2(c, qkv->dtype, qkv->shape[0], (int64_t)heads * head_dim, false);
   if (!out) return NULL;

@@ -18,6 +18,7 @@ void pu_answer_forget(pu_session *s) {
   pu_stream_deinit(&s->stream);
   pu_stream_init(&s->stream, s->en->t, false);
   pu_kept_deinit(&s->kept);
+  pu_seen_deinit(&s->seen);
   pu_constrain_end(s);
 }
 
@@ -191,7 +192,9 @@ pu_err pu_answer_next(pu_session *s, float *logits, pu_error *e) {
   pu_engine *en = s->en;
   size_t made = s->ids.n - s->answer_at;
   bool early = (int64_t)made < s->how.min_tokens;
-  pu_history h = {s->ids.v, s->ids.n, made, s->endings, early ? s->n_endings : 0};
+  pu_history h = {s->ids.v, s->ids.n, made, &s->seen, s->endings, early ? s->n_endings : 0};
+  if (s->how.repetition_penalty != 1 && !pu_seen_update(&s->seen, en->m->hp.vocab, s->ids.v, s->ids.n))
+    return pu_fail(e, PU_ERR_NOMEM, "no memory for the tokens that were seen");
   only_pieces(en, logits);
   pu_sampler_bias(logits, en->m->hp.vocab, &s->how);
   const float *before = s->kept.top >= 0 ? pu_sampler_copy(&en->sampler, logits) : NULL;

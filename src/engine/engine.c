@@ -4,25 +4,29 @@
 
 #include "src/engine/internal.h"
 
-/* [blocks, G, block, D] for k and v of each layer, from one allocation. The cpu's is address space until it is used. */
-static pu_err make_cache(pu_engine *en, pu_dtype dtype, pu_error *e) {
+pu_err pu_kv_over(pu_ctx *c, pu_kv_format f, const pu_hparams *hp, int64_t blocks, int32_t block, void *memory,
+                  pu_kv *out) {
+  const int64_t k[] = {blocks, hp->kv_heads, block, pu_kv_row(f.k_bits, hp->head_dim)};
+  const int64_t v[] = {blocks, hp->kv_heads, block, pu_kv_row(f.v_bits, hp->head_dim)};
+  *out = (pu_kv){.k_bits = f.k_bits, .v_bits = f.v_bits, .block = block};
+  out->k = pu_tensor_over(c, f.k_type, 4, k, memory);
+  if (out->k) out->v = pu_tensor_over(c, f.v_type, 4, v, (char *)memory + pu_tensor_bytes(out->k));
+  return c->status;
+}
+
+/* All layers' from one allocation. The cpu's is address space until it is used. */
+static pu_err make_cache(pu_engine *en, pu_kv_format f, pu_error *e) {
   const pu_hparams *hp = &en->m->hp;
   const pu_engine_plan *p = &en->plan;
-  int64_t shape[] = {p->kv_blocks, hp->kv_heads, p->kv_block, hp->head_dim};
-  size_t one = p->cache / (size_t)hp->layers / 2;
+  size_t layer = p->cache / (size_t)hp->layers;
   PU_TRY(en->be->alloc(en->be, p->cache, &en->kv_memory, e));
   PU_TRY(pu_arena_create((size_t)hp->layers * (sizeof *en->kv + 4 * sizeof(pu_tensor)) + 4096, &en->kv_headers, e));
   en->kv = pu_arena_zalloc(en->kv_headers, (size_t)hp->layers * sizeof *en->kv);
   if (!en->kv || !pu_cache_init(&en->cache, p->kv_blocks, p->kv_block))
     return pu_fail(e, PU_ERR_NOMEM, "no memory for the cache's tables");
   pu_ctx c = {.be = en->be, .host = en->kv_headers, .err = e};
-  char *at = en->kv_memory;
-  for (int64_t l = 0; l < hp->layers; l++, at += 2 * one) {
-    en->kv[l] = (pu_kv){.k = pu_tensor_over(&c, dtype, 4, shape, at),
-                        .v = pu_tensor_over(&c, dtype, 4, shape, at + one),
-                        .block = p->kv_block};
-    if (!en->kv[l].k || !en->kv[l].v) return c.status;
-  }
+  for (int64_t l = 0; l < hp->layers; l++)
+    PU_TRY(pu_kv_over(&c, f, hp, p->kv_blocks, p->kv_block, (char *)en->kv_memory + (size_t)l * layer, &en->kv[l]));
   return PU_OK;
 }
 
@@ -70,7 +74,7 @@ static pu_err set_up(pu_engine *en, const char *path, bool counted, const pu_eng
   en->spare = en->plan.budget > taken ? en->plan.budget - taken : 0;
   choose_chat(en, path);
   if (!pu_sampler_init(&en->sampler, en->m->hp.vocab)) return pu_fail(e, PU_ERR_NOMEM, "no memory for the sampler");
-  PU_TRY(make_cache(en, pu_plan_kv_dtype(o, en->m->dtype), e));
+  PU_TRY(make_cache(en, pu_kv_format_of(o->kv_type, en->m->dtype, en->m->hp.head_dim), e));
   PU_TRY(make_work_space(en, o, e));
   PU_TRY(pu_adapters_load(en, o, e));
   en->draft = o->draft;
@@ -103,8 +107,12 @@ static pu_err load_tokenizer(pu_engine *en, const char *model, pu_error *e) {
 static pu_err open_all(pu_engine *en, const char *model, pu_engine_options *o, pu_error *e) {
   PU_TRY(pu_engine_make_plan(model, o, &en->plan, e)); /* before anything is taken */
   PU_TRY(pu_backend_open(o->device ? o->device : "cpu", o->threads, &en->be, e));
-  pu_model_options mo = {
-      .dtype = o->dtype, .tile = true, .quant = o->quant, .progress = o->progress, .progress_arg = o->progress_arg};
+  pu_model_options mo = {.dtype = o->dtype,
+                         .tile = true,
+                         .quant = o->quant,
+                         .cache = o->cache,
+                         .progress = o->progress,
+                         .progress_arg = o->progress_arg};
   PU_TRY(pu_model_load(model, en->be, &mo, &en->m, e));
   PU_TRY(load_tokenizer(en, model, e));
   PU_TRY(pu_plan_options(&en->m->hp, o, e));

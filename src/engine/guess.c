@@ -11,7 +11,11 @@
 
 #include "src/engine/internal.h"
 
-enum { LONGEST = 3, SHORTEST = 2 }; /* ids that must have stood there before */
+enum {
+  LONGEST = 3, /* ids that must have stood there before */
+  SHORTEST = 2,
+  LOOK_BACK = 1 << 15 /* how far back: a step must not read a whole long context */
+};
 
 static bool may_guess(const pu_session *s) {
   return s->state == PU_SESSION_RUNNING && s->started && pu_session_pending(s) == 1 &&
@@ -32,7 +36,7 @@ static void look_up(pu_session *s) {
   int64_t n = (int64_t)s->ids.n;
   int most = room_for(s);
   for (int64_t len = LONGEST; len >= SHORTEST && !s->n_guess && most; len--)
-    for (int64_t at = n - len - 1; at >= 0; at--) { /* the latest first */
+    for (int64_t at = n - len - 1; at >= PU_MAX(n - LOOK_BACK, 0); at--) { /* the latest first */
       if (memcmp(ids + at, ids + n - len, (size_t)len * sizeof *ids) != 0) continue;
       for (int64_t i = at + len; i < n && s->n_guess < most; i++) s->guess[s->n_guess++] = ids[i];
       break;
@@ -49,10 +53,11 @@ static pu_err ask(pu_session *s, pu_error *e) {
   if (how.max_tokens < 1 || (int64_t)s->ids.n >= pu_engine_context(s->en->draft)) return PU_OK;
   if (!s->draft) PU_TRY(pu_session_open(s->en->draft, &s->draft, e));
   pu_session *d = s->draft;
-  size_t same = 0, n = PU_MIN(d->ids.n, s->ids.n);
+  size_t n = PU_MIN(d->ids.n, s->ids.n), same = PU_MIN((size_t)s->draft_agrees, n);
   while (same < n && d->ids.v[same] == s->ids.v[same]) same++;
   PU_TRY(pu_session_rewind(d, (int64_t)same, e));
   PU_TRY(pu_session_append(d, s->ids.v + same, s->ids.n - same, e));
+  s->draft_agrees = (int64_t)s->ids.n;
   return pu_session_start(d, &how, NULL, NULL, e);
 }
 

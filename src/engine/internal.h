@@ -64,10 +64,21 @@ typedef struct pu_sampler {
   float *copy;                     /* [vocab]: see pu_sampler_copy */
 } pu_sampler;
 
+/* The different ids among the first `upto` of a sequence, kept up to date while it grows, so that a step does not read
+ * all of it. */
+typedef struct pu_seen {
+  uint8_t *there; /* [vocab] */
+  int32_t *ids;   /* [n], room for vocab */
+  size_t n, upto;
+} pu_seen;
+bool pu_seen_update(pu_seen *s, int64_t vocab, const int32_t *ids, size_t n); /* false: no memory */
+void pu_seen_deinit(pu_seen *s);
+
 /* A session's ids, of which the last n_answer were generated; and ids that must not come now. */
 typedef struct pu_history {
   const int32_t *ids;
   size_t n, n_answer;
+  const pu_seen *seen; /* of ids; for a repetition penalty */
   const int32_t *never;
   size_t n_never;
 } pu_history;
@@ -194,7 +205,8 @@ struct pu_session {
   pu_kept prompt;
   int32_t guess[PU_MOST_GUESS]; /* what may follow the last of ids */
   int n_guess;
-  pu_session *draft; /* in en->draft */
+  pu_session *draft;    /* in en->draft */
+  int64_t draft_agrees; /* the first so many of its ids are this one's */
 
   bool started;
   pu_finish finish;
@@ -204,6 +216,7 @@ struct pu_session {
   int32_t *endings; /* ids that end the answer; in `options` */
   size_t n_endings;
   pu_rng rng;
+  pu_seen seen; /* where the answer has a repetition penalty */
   pu_stream stream;
   pu_kept kept;
   struct pu_constraint *constraint; /* NULL: none */
@@ -223,9 +236,7 @@ pu_err pu_plan_options(const pu_hparams *hp, pu_engine_options *o, pu_error *e) 
  * adapters always are. */
 pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weights, bool counted, pu_engine_plan *out,
                     pu_error *e) PU_MUST_USE;
-size_t pu_plan_step_bytes(const pu_model *m, const pu_engine_options *o);       /* the device's memory for one step */
-size_t pu_plan_block_bytes(const pu_hparams *hp, int32_t size, pu_dtype dtype); /* of one layer, keys and values */
-pu_dtype pu_plan_kv_dtype(const pu_engine_options *o, pu_dtype compute);
+size_t pu_plan_step_bytes(const pu_model *m, const pu_engine_options *o); /* the device's memory for one step */
 
 /* ---- stream.c: text as it becomes certain ---- */
 

@@ -3,10 +3,11 @@
 
 /* ---- options ---- */
 
-/* As far as the model was trained, or as dynamic scaling of its positions stretches that. */
+/* As far as the model was trained, or as scaling of its positions stretches that; yarn's max_position may count it. */
 static int64_t default_context(const pu_hparams *hp) {
   double most = hp->max_position > 0 ? (double)hp->max_position : PU_DEFAULT_CONTEXT;
   if (hp->rope.kind == PU_ROPE_DYNAMIC && hp->rope.factor > 1) most *= hp->rope.factor;
+  if (hp->rope.kind == PU_ROPE_YARN) most = PU_MAX(most, hp->rope.factor * (double)hp->rope.original_max);
   return (int64_t)PU_MIN(most, (double)PU_DEFAULT_CONTEXT);
 }
 
@@ -27,18 +28,40 @@ pu_err pu_plan_options(const pu_hparams *hp, pu_engine_options *o, pu_error *e) 
     return pu_fail(e, PU_ERR_USAGE, "tokens guessed ahead: %d; it must be from 0 to %d", o->guess, PU_MOST_GUESS);
   o->max_batch = (int)batch;
   o->kv_block = (int32_t)block;
-  if (o->kv_type == PU_KV_SAME || o->kv_type == PU_KV_BF16) return PU_OK;
+  if (o->kv_type >= PU_KV_SAME && o->kv_type <= PU_KV_INT4) return PU_OK;
   return pu_fail(e, PU_ERR_USAGE, "the cache's type: there is no type %d", (int)o->kv_type);
 }
 
 /* ---- sizes ---- */
 
-pu_dtype pu_plan_kv_dtype(const pu_engine_options *o, pu_dtype compute) {
-  return o->kv_type == PU_KV_BF16 ? PU_BF16 : compute;
+static pu_kv_format in_bits(int k_bits, int v_bits) {
+  return (pu_kv_format){.k_type = PU_U8, .v_type = PU_U8, .k_bits = k_bits, .v_bits = v_bits};
 }
 
-size_t pu_plan_block_bytes(const pu_hparams *hp, int32_t size, pu_dtype dtype) {
-  return 2 * (size_t)(hp->kv_heads * hp->head_dim) * (size_t)size * pu_dtype_size(dtype);
+pu_kv_format pu_kv_format_of(pu_kv_type type, pu_dtype compute, int64_t head_dim) {
+  const bool small = head_dim < PU_KV_SMALL_HEAD;
+  switch (type) {
+  case PU_KV_BF16:
+    return (pu_kv_format){.k_type = PU_BF16, .v_type = PU_BF16};
+  case PU_KV_INT8:
+    return small ? (pu_kv_format){.k_type = PU_BF16, .v_type = PU_U8, .v_bits = 8} : in_bits(8, 8);
+  case PU_KV_INT4:
+    return in_bits(small ? 8 : 4, 4);
+  default:
+    return (pu_kv_format){.k_type = compute, .v_type = compute};
+  }
+}
+
+size_t pu_kv_token_bytes(pu_kv_format f, int64_t kv_heads, int64_t head_dim) {
+  size_t k = (size_t)pu_kv_row(f.k_bits, head_dim) * pu_dtype_size(f.k_type);
+  size_t v = (size_t)pu_kv_row(f.v_bits, head_dim) * pu_dtype_size(f.v_type);
+  return (size_t)kv_heads * (k + v);
+}
+
+/* Of one layer. */
+static size_t block_bytes(const pu_hparams *hp, const pu_engine_options *o, pu_kv_type type, pu_dtype compute) {
+  pu_kv_format f = pu_kv_format_of(type, compute, hp->head_dim);
+  return (size_t)o->kv_block * pu_kv_token_bytes(f, hp->kv_heads, hp->head_dim);
 }
 
 static int64_t most_rows(const pu_engine_options *o) {
@@ -78,8 +101,8 @@ static pu_err too_little(const pu_engine_plan *p, size_t least, bool counted, pu
 pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weights, bool counted, pu_engine_plan *out,
                     pu_error *e) {
   const pu_hparams *hp = &m->hp;
-  size_t layer = pu_plan_block_bytes(hp, o->kv_block, pu_plan_kv_dtype(o, m->dtype));
-  size_t anew = pu_plan_block_bytes(hp, o->kv_block, m->dtype);
+  size_t layer = block_bytes(hp, o, o->kv_type, m->dtype);
+  size_t anew = block_bytes(hp, o, PU_KV_SAME, m->dtype);
   size_t block = layer * (size_t)hp->layers, step = pu_plan_step_bytes(m, o) + logits_bytes(hp, o);
   size_t whole = (size_t)((o->context + o->kv_block - 1) / o->kv_block), blocks = whole * (size_t)o->max_batch;
   size_t adapters;

@@ -35,9 +35,28 @@ void pu_sampler_deinit(pu_sampler *s) {
 
 /* ---- penalties ---- */
 
+bool pu_seen_update(pu_seen *s, int64_t vocab, const int32_t *ids, size_t n) {
+  if (!s->there) s->there = calloc((size_t)vocab, 1);
+  if (!s->ids) s->ids = malloc((size_t)vocab * sizeof *s->ids);
+  if (!s->there || !s->ids) return false;
+  for (; s->upto < n; s->upto++) {
+    int32_t id = ids[s->upto];
+    if (id < 0 || id >= vocab || s->there[id]) continue;
+    s->there[id] = 1;
+    s->ids[s->n++] = id;
+  }
+  return true;
+}
+
+void pu_seen_deinit(pu_seen *s) {
+  free(s->there);
+  free(s->ids);
+  *s = (pu_seen){0};
+}
+
 /* True the first time an id of the vocabulary is asked for. */
 static bool is_new(pu_sampler *s, int32_t id) {
-  if (id < 0 || id >= s->vocab || s->seen[id]) return false;
+  if (s->seen[id]) return false;
   s->seen[id] = 1;
   return true;
 }
@@ -50,11 +69,10 @@ static void forget(pu_sampler *s, const int32_t *ids, size_t n) {
 /* Repetition: once for each id that was seen (Keskar et al. 2019). Presence once, frequency as often as it was
  * generated. */
 static void penalise(pu_sampler *s, float *logits, const pu_sampling *o, const pu_history *h) {
-  if (o->repetition_penalty != 1) {
-    float r = (float)o->repetition_penalty;
-    for (size_t i = 0; i < h->n; i++)
-      if (is_new(s, h->ids[i])) logits[h->ids[i]] *= logits[h->ids[i]] > 0 ? 1 / r : r;
-    forget(s, h->ids, h->n);
+  const float r = (float)o->repetition_penalty;
+  for (size_t i = 0; r != 1 && i < h->seen->n; i++) {
+    float *x = &logits[h->seen->ids[i]];
+    *x *= *x > 0 ? 1 / r : r;
   }
   if (o->presence_penalty == 0 && o->frequency_penalty == 0) return;
   const int32_t *answer = h->ids + (h->n - h->n_answer);
@@ -307,10 +325,17 @@ int32_t pu_sampler_next(pu_sampler *s, float *logits, const pu_sampling *o, cons
 int32_t pu_sample_token(float *logits, int64_t vocab, const pu_sampling *o, const int32_t *history, size_t n_history,
                         size_t n_answer, pu_rng *rng) {
   pu_sampler s;
-  if (!pu_sampler_init(&s, vocab)) return argmax(logits, vocab); /* without memory the text is merely less varied */
-  pu_history h = {history, n_history, n_answer, o->stop_ids, (int64_t)n_answer < o->min_tokens ? o->n_stop_ids : 0};
+  pu_seen seen = {0};
+  if (!pu_sampler_init(&s, vocab) || !pu_seen_update(&seen, vocab, history, n_history)) {
+    pu_sampler_deinit(&s);
+    pu_seen_deinit(&seen);
+    return argmax(logits, vocab); /* without memory the text is merely less varied */
+  }
+  size_t n_never = (int64_t)n_answer < o->min_tokens ? o->n_stop_ids : 0;
+  pu_history h = {history, n_history, n_answer, &seen, o->stop_ids, n_never};
   pu_sampler_bias(logits, vocab, o);
   int32_t id = pu_sampler_next(&s, logits, o, &h, rng);
   pu_sampler_deinit(&s);
+  pu_seen_deinit(&seen);
   return id;
 }

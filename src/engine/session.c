@@ -109,6 +109,7 @@ pu_err pu_session_rewind(pu_session *s, int64_t n, pu_error *e) {
   s->ids.n = (size_t)n;
   pu_session_uncache(s, PU_MAX(n - 1, 0)); /* the last token is computed again, for its logits */
   s->prompt.n = PU_MIN(s->prompt.n, (size_t)n);
+  s->draft_agrees = PU_MIN(s->draft_agrees, n);
   pu_answer_forget(s);
   s->answer_at = s->ids.n;
   give_back(s, pu_blocks_for(s->en, s->cached));

@@ -1,5 +1,6 @@
 /* config.json to hyper-parameters and back. The keys that all families share are here; the rest is the family's. */
 #include "src/model/arch.h"
+#include "src/model/rope.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -46,8 +47,11 @@ static pu_err read_sizes(const json_t *config, const char *where, pu_hparams *hp
 static const struct {
   const char *name;
   pu_rope_kind kind;
-} rope_kinds[] = {
-    {"default", PU_ROPE_NONE}, {"linear", PU_ROPE_LINEAR}, {"dynamic", PU_ROPE_DYNAMIC}, {"llama3", PU_ROPE_LLAMA3}};
+} rope_kinds[] = {{"default", PU_ROPE_NONE},
+                  {"linear", PU_ROPE_LINEAR},
+                  {"dynamic", PU_ROPE_DYNAMIC},
+                  {"llama3", PU_ROPE_LLAMA3},
+                  {"yarn", PU_ROPE_YARN}};
 
 static pu_err rope_kind(const char *type, const char *where, pu_rope_kind *out, pu_error *e) {
   for (size_t i = 0; i < PU_COUNT(rope_kinds); i++)
@@ -55,8 +59,8 @@ static pu_err rope_kind(const char *type, const char *where, pu_rope_kind *out, 
       *out = rope_kinds[i].kind;
       return PU_OK;
     }
-  return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: RoPE scaling '%.40s' is not supported (linear, dynamic and llama3 are)",
-                 where, type);
+  return pu_fail(e, PU_ERR_UNSUPPORTED,
+                 "%s: RoPE scaling '%.40s' is not supported (linear, dynamic, llama3 and yarn are)", where, type);
 }
 
 /* Some newer families give each kind of layer its own parameters; one set for all layers is what is read here. */
@@ -78,6 +82,27 @@ static pu_err refuse_partial(const json_t *o, const char *where, pu_error *e) {
   return PU_OK;
 }
 
+/* As transformers reads them: a factor that is missing is that of the lengths; mscale counts only beside
+ * mscale_all_dim; betas that are missing, null or 0 are the paper's. */
+static pu_err read_yarn(const json_t *scaling, const char *where, int64_t max_position, pu_rope_params *r,
+                        pu_error *e) {
+  double mscale, all_dim, factor = (double)max_position / (double)r->original_max;
+  bool truncate;
+  PU_TRY(pu_json_num_or(scaling, "factor", factor, &r->factor, where, e));
+  PU_TRY(pu_json_num_or(scaling, "beta_fast", 0, &r->beta_fast, where, e));
+  PU_TRY(pu_json_num_or(scaling, "beta_slow", 0, &r->beta_slow, where, e));
+  if (r->beta_fast == 0) r->beta_fast = 32;
+  if (r->beta_slow == 0) r->beta_slow = 1;
+  PU_TRY(pu_json_bool_or(scaling, "truncate", true, &truncate, where, e));
+  r->exact_range = !truncate;
+  PU_TRY(pu_json_num_or(scaling, "mscale", 0, &mscale, where, e));
+  PU_TRY(pu_json_num_or(scaling, "mscale_all_dim", 0, &all_dim, where, e));
+  double usual = pu_rope_yarn_attention(r->factor, 1);
+  if (mscale != 0 && all_dim != 0)
+    usual = pu_rope_yarn_attention(r->factor, mscale) / pu_rope_yarn_attention(r->factor, all_dim);
+  return pu_json_num_or(scaling, "attention_factor", usual, &r->attention_factor, where, e);
+}
+
 static pu_err read_scaling(const json_t *scaling, const char *where, int64_t max_position, pu_rope_params *r,
                            pu_error *e) {
   const char *type;
@@ -87,9 +112,10 @@ static pu_err read_scaling(const json_t *scaling, const char *where, int64_t max
   PU_TRY(pu_json_str_or(scaling, "rope_type", type, &type, where, e));
   PU_TRY(rope_kind(type, where, &r->kind, e));
   PU_TRY(pu_json_num_or(scaling, "factor", 1.0, &r->factor, where, e));
-  if (r->kind == PU_ROPE_DYNAMIC || r->kind == PU_ROPE_LLAMA3)
+  if (r->kind == PU_ROPE_DYNAMIC || r->kind == PU_ROPE_LLAMA3 || r->kind == PU_ROPE_YARN)
     PU_TRY(pu_json_int_or(scaling, "original_max_position_embeddings", 1, (int64_t)1 << 40, max_position,
                           &r->original_max, where, e));
+  if (r->kind == PU_ROPE_YARN) return read_yarn(scaling, where, max_position, r, e);
   if (r->kind != PU_ROPE_LLAMA3) return PU_OK;
   PU_TRY(pu_json_num_or(scaling, "low_freq_factor", 1.0, &r->low_freq, where, e));
   return pu_json_num_or(scaling, "high_freq_factor", 4.0, &r->high_freq, where, e);
@@ -115,6 +141,14 @@ static json_t *number(double v) {
   return v == floor(v) && fabs(v) < 1e15 ? json_integer((json_int_t)v) : json_real(v);
 }
 
+static pu_err write_yarn(const pu_rope_params *r, json_t *scaling, pu_error *e) {
+  PU_TRY(pu_arch_set(scaling, "beta_fast", json_real(r->beta_fast), e));
+  PU_TRY(pu_arch_set(scaling, "beta_slow", json_real(r->beta_slow), e));
+  if (r->attention_factor != pu_rope_yarn_attention(r->factor, 1))
+    PU_TRY(pu_arch_set(scaling, "attention_factor", json_real(r->attention_factor), e));
+  return r->exact_range ? pu_arch_set(scaling, "truncate", json_false(), e) : PU_OK;
+}
+
 /* In the older way, which every reader knows. InternLM2's own reader wants `type` and exactly these two keys. */
 static pu_err write_rope(const pu_hparams *hp, json_t *config, pu_error *e) {
   const pu_rope_params *r = &hp->rope;
@@ -122,12 +156,14 @@ static pu_err write_rope(const pu_hparams *hp, json_t *config, pu_error *e) {
   if (r->kind == PU_ROPE_NONE) return pu_arch_set(config, "rope_scaling", json_null(), e);
   json_t *scaling = json_object();
   PU_TRY(pu_arch_set(config, "rope_scaling", scaling, e));
-  const char *key = r->kind == PU_ROPE_LLAMA3 ? "rope_type" : "type";
+  const bool newer = r->kind == PU_ROPE_LLAMA3 || r->kind == PU_ROPE_YARN;
+  const char *key = newer ? "rope_type" : "type";
   for (size_t i = 0; i < PU_COUNT(rope_kinds); i++)
     if (rope_kinds[i].kind == r->kind) PU_TRY(pu_arch_set(scaling, key, json_string(rope_kinds[i].name), e));
   PU_TRY(pu_arch_set(scaling, "factor", json_real(r->factor), e));
-  if (r->original_max && (r->kind == PU_ROPE_LLAMA3 || r->original_max != hp->max_position))
+  if (r->original_max && (newer || r->original_max != hp->max_position))
     PU_TRY(pu_arch_set(scaling, "original_max_position_embeddings", json_integer(r->original_max), e));
+  if (r->kind == PU_ROPE_YARN) return write_yarn(r, scaling, e);
   if (r->kind != PU_ROPE_LLAMA3) return PU_OK;
   PU_TRY(pu_arch_set(scaling, "low_freq_factor", json_real(r->low_freq), e));
   return pu_arch_set(scaling, "high_freq_factor", json_real(r->high_freq), e);

@@ -158,6 +158,22 @@ static pu_err read_dynamic(const reader *r, pu_hparams *hp, pu_error *e) {
   return number_of(r, factor, &hp->rope.factor, e);
 }
 
+/* llama.cpp multiplies attn_factor with the paper's own factor; the last key is ours. */
+static pu_err read_yarn(const reader *r, pu_hparams *hp, pu_error *e) {
+  pu_rope_params *p = &hp->rope;
+  double attention, more;
+  p->kind = PU_ROPE_YARN;
+  PU_TRY(
+      read_int(r, "rope.scaling.original_context_length", 1, (int64_t)1 << 40, hp->max_position, &p->original_max, e));
+  PU_TRY(read_num(r, "rope.scaling.yarn_beta_fast", 32, &p->beta_fast, e));
+  PU_TRY(read_num(r, "rope.scaling.yarn_beta_slow", 1, &p->beta_slow, e));
+  PU_TRY(read_num(r, "rope.scaling.attn_factor", 1, &attention, e));
+  PU_TRY(read_num(r, "rope.scaling.yarn_attn_factor", 1, &more, e));
+  p->attention_factor = attention * more * pu_rope_yarn_attention(p->factor, 1);
+  p->exact_range = pu_gguf_meta_find(r->g, PU_GGUF_YARN_EXACT) != NULL;
+  return PU_OK;
+}
+
 static pu_err read_rope(const reader *r, pu_hparams *hp, pu_error *e) {
   char name[KEY];
   pu_str type = pu_str_c("none");
@@ -168,9 +184,10 @@ static pu_err read_rope(const reader *r, pu_hparams *hp, pu_error *e) {
   PU_TRY(read_num(r, "rope.scaling.factor", hp->rope.factor, &hp->rope.factor, e));
   if (find(r, "rope.scaling.type", name)) (void)has_text(r->g, name, &type);
   bool linear = pu_str_eq(type, pu_str_c("linear")), none = pu_str_eq(type, pu_str_c("none"));
+  if (pu_str_eq(type, pu_str_c("yarn"))) return read_yarn(r, hp, e);
   if (!linear && !none)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: '%s' is '%.*s'; linear is supported, and llama3 by its tensor", r->where,
-                   name, (int)PU_MIN(type.len, 40), type.ptr);
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: '%s' is '%.*s'; linear and yarn are supported, and llama3 by its tensor",
+                   r->where, name, (int)PU_MIN(type.len, 40), type.ptr);
   hp->rope.kind = hp->rope.factor != 1 ? PU_ROPE_LINEAR : PU_ROPE_NONE; /* llama.cpp takes a bare factor for linear */
   if (divisors) return read_divisors(r, divisors, hp, e);
   return read_dynamic(r, hp, e);

@@ -21,5 +21,6 @@ const pu_gguf_arch *pu_gguf_arch_for(const pu_arch *arch, const pu_hparams *hp);
 #define PU_GGUF_FAMILY         "puyu.family"
 #define PU_GGUF_DYNAMIC_FACTOR "puyu.rope.dynamic.factor"
 #define PU_GGUF_DYNAMIC_MAX    "puyu.rope.dynamic.original_context_length"
+#define PU_GGUF_YARN_EXACT     "puyu.rope.yarn.exact_range"
 
 #endif

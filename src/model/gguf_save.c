@@ -29,6 +29,17 @@ static void put_f32(keys *k, const char *key, double v) {
   pu_gguf_put_f32(&k->all, full(k, key, name), (float)v);
 }
 
+static void put_yarn(keys *k, const pu_rope_params *r) {
+  char name[200];
+  pu_gguf_put_str(&k->all, full(k, "rope.scaling.type", name), pu_str_c("yarn"));
+  put_f32(k, "rope.scaling.factor", r->factor);
+  put_u32(k, "rope.scaling.original_context_length", r->original_max);
+  put_f32(k, "rope.scaling.yarn_beta_fast", r->beta_fast);
+  put_f32(k, "rope.scaling.yarn_beta_slow", r->beta_slow);
+  put_f32(k, "rope.scaling.attn_factor", r->attention_factor / pu_rope_yarn_attention(r->factor, 1));
+  if (r->exact_range) pu_gguf_put_u32(&k->all, PU_GGUF_YARN_EXACT, 1);
+}
+
 static void put_rope(keys *k, const pu_hparams *hp) {
   char name[200];
   const pu_rope_params *r = &hp->rope;
@@ -38,6 +49,7 @@ static void put_rope(keys *k, const pu_hparams *hp) {
     pu_gguf_put_str(&k->all, full(k, "rope.scaling.type", name), pu_str_c("linear"));
     put_f32(k, "rope.scaling.factor", r->factor);
   }
+  if (r->kind == PU_ROPE_YARN) put_yarn(k, r);
   if (r->kind == PU_ROPE_LLAMA3) put_u32(k, "rope.scaling.original_context_length", r->original_max);
   if (r->kind == PU_ROPE_DYNAMIC) {
     pu_gguf_put_f32(&k->all, PU_GGUF_DYNAMIC_FACTOR, (float)r->factor);

@@ -16,6 +16,10 @@ static pu_err check_rope(const pu_rope_params *r, const char *where, pu_error *e
   if (!positive(r->factor)) return pu_fail(e, PU_ERR_FORMAT, "%s: the RoPE factor must be above 0", where);
   if (r->kind == PU_ROPE_LLAMA3 && !(positive(r->low_freq) && positive(r->high_freq) && r->high_freq > r->low_freq))
     return pu_fail(e, PU_ERR_FORMAT, "%s: llama3 RoPE needs 0 < low_freq_factor < high_freq_factor", where);
+  if (r->kind == PU_ROPE_YARN && !(positive(r->beta_slow) && positive(r->beta_fast) && r->beta_fast > r->beta_slow))
+    return pu_fail(e, PU_ERR_FORMAT, "%s: YaRN needs 0 < beta_slow < beta_fast", where);
+  if (r->kind == PU_ROPE_YARN && !positive(r->attention_factor))
+    return pu_fail(e, PU_ERR_FORMAT, "%s: YaRN's attention_factor must be above 0", where);
   return PU_OK;
 }
 
@@ -74,6 +78,10 @@ const char *pu_hparams_differ(const pu_hparams *a, const pu_hparams *b) {
   DIFFER(rope.factor);
   DIFFER(rope.low_freq);
   DIFFER(rope.high_freq);
+  DIFFER(rope.beta_fast);
+  DIFFER(rope.beta_slow);
+  DIFFER(rope.attention_factor);
+  DIFFER(rope.exact_range);
   DIFFER(rope.original_max);
   DIFFER(bos);
   DIFFER(n_eos);

@@ -23,11 +23,42 @@ static double llama3_frequency(const pu_rope_params *r, double frequency) {
   return frequency * (smooth + (1 - smooth) / r->factor);
 }
 
+/* YaRN (Peng et al. 2023): as llama3's, but blended along the frequencies' numbers, between that which turns beta_fast
+ * times within the original length and that which turns beta_slow times. */
+static double yarn_number(const pu_rope_params *r, int64_t head_dim, double turns) {
+  return (double)head_dim * log((double)r->original_max / (2 * M_PI * turns)) / (2 * log(r->base));
+}
+
+static double yarn_frequency(const pu_rope_params *r, int64_t head_dim, int64_t i, double frequency) {
+  double low = yarn_number(r, head_dim, r->beta_fast), high = yarn_number(r, head_dim, r->beta_slow);
+  if (!r->exact_range) {
+    low = floor(low);
+    high = ceil(high);
+  }
+  low = fmax(low, 0);
+  high = fmin(high, (double)head_dim - 1);
+  if (low == high) high += 0.001;
+  double divided = fmin(fmax(((double)i - low) / (high - low), 0), 1);
+  return frequency * (1 - divided) + frequency / r->factor * divided;
+}
+
+double pu_rope_yarn_attention(double factor, double mscale) {
+  return factor <= 1 ? 1 : 0.1 * mscale * log(factor) + 1;
+}
+
 static double frequency_of(const pu_rope_params *r, int64_t head_dim, int64_t len, int64_t i) {
   double base = r->kind == PU_ROPE_DYNAMIC ? dynamic_base(r, head_dim, len) : r->base;
   double frequency = pow(base, -2.0 * (double)i / (double)head_dim);
-  if (r->kind == PU_ROPE_LINEAR) return frequency / r->factor;
-  return r->kind == PU_ROPE_LLAMA3 ? llama3_frequency(r, frequency) : frequency;
+  switch (r->kind) {
+  case PU_ROPE_LINEAR:
+    return frequency / r->factor;
+  case PU_ROPE_LLAMA3:
+    return llama3_frequency(r, frequency);
+  case PU_ROPE_YARN:
+    return yarn_frequency(r, head_dim, i, frequency);
+  default:
+    return frequency;
+  }
 }
 
 double pu_rope_llama3_divisor(const pu_rope_params *r, int64_t head_dim, int64_t i) {
@@ -35,18 +66,20 @@ double pu_rope_llama3_divisor(const pu_rope_params *r, int64_t head_dim, int64_t
   return frequency / llama3_frequency(r, frequency);
 }
 
-/* Pairs of one frequency for all tokens of one sequence. */
-static void fill_column(const pu_seqs *seqs, int32_t s, double frequency, int64_t head_dim, int64_t i, float *cs) {
+/* Pairs of one frequency for all tokens of one sequence, times `scale`. */
+static void fill_column(const pu_seqs *seqs, int32_t s, double frequency, double scale, int64_t head_dim, int64_t i,
+                        float *cs) {
   for (int32_t t = seqs->cu[s]; t < seqs->cu[s + 1]; t++) {
     double sine, cosine;
     sincos((double)seqs->positions[t] * frequency, &sine, &cosine);
-    cs[t * head_dim + i] = (float)cosine;
-    cs[t * head_dim + head_dim / 2 + i] = (float)sine;
+    cs[t * head_dim + i] = (float)(scale * cosine);
+    cs[t * head_dim + head_dim / 2 + i] = (float)(scale * sine);
   }
 }
 
 void pu_rope_angles(const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs, const int32_t *rope_len,
                     float *cs) {
+  const double scale = r->kind == PU_ROPE_YARN ? r->attention_factor : 1;
   for (int32_t s = 0; s < seqs->n; s++) {
     int32_t begin = seqs->cu[s], len = seqs->cu[s + 1] - begin;
     if (r->kind == PU_ROPE_DYNAMIC && rope_len) len = rope_len[s];
@@ -59,6 +92,7 @@ void pu_rope_angles(const pu_rope_params *r, int64_t head_dim, const pu_seqs *se
       memcpy(cs + begin * head_dim, cs + seqs->cu[s - 1] * head_dim, (size_t)(rows * head_dim) * sizeof *cs);
       continue;
     }
-    for (int64_t i = 0; i < head_dim / 2; i++) fill_column(seqs, s, frequency_of(r, head_dim, len, i), head_dim, i, cs);
+    for (int64_t i = 0; i < head_dim / 2; i++)
+      fill_column(seqs, s, frequency_of(r, head_dim, len, i), scale, head_dim, i, cs);
   }
 }

@@ -1,4 +1,4 @@
-/* Inside model: what GGUF files say of RoPE otherwise than config.json. */
+/* Inside model: what configurations and GGUF files need of RoPE. */
 #ifndef PUYU_MODEL_ROPE_H
 #define PUYU_MODEL_ROPE_H
 
@@ -6,5 +6,9 @@
 
 /* By how much llama3 scaling divides frequency i of head_dim / 2. */
 double pu_rope_llama3_divisor(const pu_rope_params *r, int64_t head_dim, int64_t i);
+
+/* yarn's own factor of cosines and sines for a model stretched by `factor`; mscale 1 but where a config names another.
+ */
+double pu_rope_yarn_attention(double factor, double mscale);
 
 #endif

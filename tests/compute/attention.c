@@ -11,9 +11,9 @@ enum { MAX_SEQS = 12 };
 
 typedef struct shape {
   int heads, kv_heads, head_dim, window, n;
-  int len[MAX_SEQS];     /* new tokens */
-  int context[MAX_SEQS]; /* paged: tokens already in the cache */
-  int block;
+  int len[MAX_SEQS];         /* new tokens */
+  int context[MAX_SEQS];     /* paged: tokens already in the cache */
+  int block, k_bits, v_bits; /* of the cache; bits 0: kv_dtype */
   pu_dtype dtype, kv_dtype;
   int pad; /* elements between rows of qkv */
 } shape;
@@ -253,6 +253,17 @@ typedef struct paged {
   pu_tensor *out, *k, *v;
 } paged;
 
+/* A row of the cache with random values. */
+static void fill_cached(pu_tensor *t, int64_t row, int bits, int head_dim, pu_rng *r) {
+  float x[256];
+  char *to = (char *)t->data + (size_t)(row * t->stride[0]) * pu_dtype_size(t->dtype);
+  for (int i = 0; i < head_dim; i++) x[i] = (float)pu_rng_normal(r);
+  if (bits)
+    pu_kv_pack(to, bits, x, head_dim);
+  else
+    pu_convert(to, t->dtype, x, PU_F32, head_dim);
+}
+
 /* Runs sequences [first, first + n) of the shape; every sequence's inputs depend on its own number only. */
 static paged run_paged(const shape *s, pu_isa isa, int threads, uint64_t seed, int first, int n) {
   enum { MAX_BLOCKS = 600 };
@@ -269,10 +280,12 @@ static paged run_paged(const shape *s, pu_isa isa, int threads, uint64_t seed, i
   }
   for (int i = 0, next = used; i < n; i++) /* blocks from the last to the first */
     for (int b = 0; b * s->block < len[i]; b++) table[i * MAX_BLOCKS + b] = --next;
-  const int64_t width = (s->heads + 2 * s->kv_heads) * s->head_dim, row = s->head_dim;
+  const int64_t width = (s->heads + 2 * s->kv_heads) * s->head_dim, keys = pu_kv_row(s->k_bits, s->head_dim);
+  const int64_t values = pu_kv_row(s->v_bits, s->head_dim);
+  const pu_dtype k_type = s->k_bits ? PU_U8 : s->kv_dtype, v_type = s->v_bits ? PU_U8 : s->kv_dtype;
   paged p = {matrix(s->dtype, seqs.tokens, s->heads * s->head_dim, s->heads * s->head_dim),
-             matrix(s->kv_dtype, (int64_t)used * s->kv_heads * s->block, row, row),
-             matrix(s->kv_dtype, (int64_t)used * s->kv_heads * s->block, row, row)};
+             matrix(k_type, (int64_t)used * s->kv_heads * s->block, keys, keys),
+             matrix(v_type, (int64_t)used * s->kv_heads * s->block, values, values)};
   pu_tensor *qkv = matrix(s->dtype, seqs.tokens, width, width + s->pad);
   for (int i = 0; i < n; i++) {
     pu_rng r;
@@ -283,14 +296,18 @@ static paged run_paged(const shape *s, pu_isa isa, int threads, uint64_t seed, i
     fill(&rows, &r, 1.0f);
     for (int t = 0; t < s->context[first + i]; t++)
       for (int g = 0; g < 2 * s->kv_heads; g++) {
-        pu_tensor one = g % 2 ? *p.v : *p.k;
         int64_t slot = ((int64_t)table[i * MAX_BLOCKS + t / s->block] * s->kv_heads + g / 2) * s->block + t % s->block;
-        one.data = (char *)one.data + (size_t)(slot * row) * pu_dtype_size(s->kv_dtype);
-        one.shape[0] = 1;
-        fill(&one, &r, 1.0f);
+        fill_cached(g % 2 ? p.v : p.k, slot, g % 2 ? s->v_bits : s->k_bits, s->head_dim, &r);
       }
   }
-  pu_kv kv = {.k = p.k, .v = p.v, .block = s->block, .table = table, .table_stride = MAX_BLOCKS, .len = len};
+  pu_kv kv = {.k = p.k,
+              .v = p.v,
+              .k_bits = s->k_bits,
+              .v_bits = s->v_bits,
+              .block = s->block,
+              .table = table,
+              .table_stride = MAX_BLOCKS,
+              .len = len};
   pu_attention_paged_args a = {.qkv = qkv,
                                .out = p.out,
                                .seqs = &seqs,
@@ -341,13 +358,15 @@ static void check_paged(const shape *s, uint64_t seed) {
 
 static void test_paged_random(void **state) {
   (void)state;
-  static const int blocks[] = {16, 32, 64, 5};
+  static const int blocks[] = {16, 32, 64, 5}, bits[][2] = {{0, 0}, {8, 8}, {4, 4}, {8, 4}, {0, 8}};
   pu_rng r;
   pu_rng_seed(&r, 11);
-  for (int i = 0; i < (PU_TSAN ? 3 : 24); i++) {
+  for (int i = 0; i < (PU_TSAN ? 5 : 40); i++) {
     shape s = random_shape(&r, PU_TSAN ? 70 : 140);
+    s.k_bits = bits[i / 2 % 5][0];
+    s.v_bits = bits[i / 2 % 5][1];
     s.dtype = i % 2 ? PU_BF16 : PU_F32;
-    s.kv_dtype = i % 4 >= 2 ? PU_BF16 : s.dtype;
+    s.kv_dtype = i % 20 >= 10 ? PU_BF16 : s.dtype;
     s.block = blocks[below(&r, (int)PU_COUNT(blocks))];
     for (int j = 0; j < s.n; j++) {
       if (below(&r, 2)) s.len[j] = 1 + below(&r, 5);
@@ -372,17 +391,70 @@ static void test_paged_long(void **state) {
        .window = 600},
   };
   for (size_t i = 0; i < PU_COUNT(shapes); i += PU_TSAN ? 2 : 1)
-    for (int type = PU_TSAN; type < 2; type++) {
-      shape s = shapes[i];
-      s.dtype = s.kv_dtype = type ? PU_BF16 : PU_F32;
-      check_paged(&s, 500 + i);
+    for (int type = PU_TSAN; type < 2; type++)
+      for (int bits = 0; bits <= 8; bits += 4) {
+        shape s = shapes[i];
+        s.dtype = s.kv_dtype = type ? PU_BF16 : PU_F32;
+        s.k_bits = s.v_bits = bits;
+        check_paged(&s, 500 + i);
+      }
+}
+
+/* ---- rows in few bits --------------------------------------------------------------------------- */
+
+/* Each value comes back within half a step, and what f16's rounding of scale and low adds to that. */
+static void test_few_bits(void **state) {
+  (void)state;
+  pu_rng r;
+  pu_rng_seed(&r, 3);
+  for (int i = 0; i < 400; i++) {
+    float x[64], y[64], low = INFINITY, high = -INFINITY;
+    uint8_t row[64 + PU_KV_PAIR_BYTES + 1];
+    const int n = 2 + 2 * below(&r, 32), bits = i % 2 ? 8 : 4;
+    const float size = exp2f((float)below(&r, 20) - 8), centre = (float)below(&r, 5) * size;
+    for (int j = 0; j < n; j++) {
+      x[j] = centre + size * (float)pu_rng_normal(&r);
+      low = fminf(low, x[j]);
+      high = fmaxf(high, x[j]);
+    }
+    const int64_t bytes = pu_kv_row(bits, n);
+    row[bytes] = 77;
+    pu_kv_pack(row, bits, x, n);
+    pu_kv_unpack(y, row, bits, n);
+    assert_int_equal(row[bytes], 77);
+    const float step = (high - low) / (float)((1 << bits) - 1);
+    const float bound = step / 2 + (fmaxf(fabsf(low), fabsf(high)) + high - low) / 1024;
+    for (int j = 0; j < n; j++) assert_float_equal(x[j], y[j], bound);
+  }
+}
+
+/* One value many times, numbers that f16 does not have, and some that are none. */
+static void test_few_bits_extremes(void **state) {
+  (void)state;
+  const struct {
+    float x[4], y[4];
+  } cases[] = {{{3, 3, 3, 3}, {3, 3, 3, 3}},
+               {{0, 0, 0, 0}, {0, 0, 0, 0}},
+               {{1e9f, 0, -1e9f, INFINITY}, {65504, 0, -65504, 65504}},
+               {{-INFINITY, -INFINITY, -INFINITY, -INFINITY}, {-65504, -65504, -65504, -65504}},
+               {{NAN, 1, 2, 16}, {1, 1, 2, 16}}};
+  for (size_t i = 0; i < PU_COUNT(cases); i++)
+    for (int bits = 4; bits <= 8; bits += 4) {
+      uint8_t row[8];
+      float y[4];
+      pu_kv_pack(row, bits, cases[i].x, 4);
+      pu_kv_unpack(y, row, bits, 4);
+      const float step = (cases[i].y[0] - cases[i].y[2]) / (float)((1 << bits) - 1);
+      for (int j = 0; j < 4; j++) assert_float_equal(y[j], cases[i].y[j], 0.01f + fabsf(step) * 0.51f);
     }
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_training_random), cmocka_unit_test(test_training_long), cmocka_unit_test(test_large_scores),
-      cmocka_unit_test(test_paged_random),    cmocka_unit_test(test_paged_long),
+      cmocka_unit_test(test_training_random),   cmocka_unit_test(test_training_long),
+      cmocka_unit_test(test_large_scores),      cmocka_unit_test(test_paged_random),
+      cmocka_unit_test(test_paged_long),        cmocka_unit_test(test_few_bits),
+      cmocka_unit_test(test_few_bits_extremes),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -338,7 +338,12 @@ static void run_attention_paged(env *t) {
   for (int32_t i = 0; i < blocks; i++) table[i] = blocks - 1 - i;
   for (int32_t i = 0; i < s->n; i++) len[i] = s->cu[i + 1] - s->cu[i] + (int32_t)below(t, 120);
   int64_t shape[] = {blocks, h.kv, block, h.dim};
-  *kv = (pu_kv){filled(t, t->type, 4, shape, 1, false), filled(t, t->type, 4, shape, 1, false), block, table, per, len};
+  *kv = (pu_kv){.k = filled(t, t->type, 4, shape, 1, false),
+                .v = filled(t, t->type, 4, shape, 1, false),
+                .block = block,
+                .table = table,
+                .table_stride = per,
+                .len = len};
   pu_tensor *qkv = qkv_leaf(t, s->tokens, h);
   result(t, pu_attention_paged(&t->c, qkv, s, kv, h.q, h.kv, h.dim, some_window(t), 1 / sqrtf((float)h.dim)));
   result(t, kv->k);

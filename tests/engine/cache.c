@@ -160,7 +160,9 @@ static void a_plan_is_kept(void **state) {
   static const pu_engine_options cases[] = {
       {.dtype = PU_F32, .threads = 1, .context = 64, .max_batch = 3, .prefill_chunk = 48},
       {.dtype = PU_BF16, .threads = 1, .context = 200, .prefill_chunk = 64},
-      {.dtype = PU_F32, .threads = 1, .prefill_chunk = 64, .kv_type = PU_KV_BF16, .kv_block = 8}};
+      {.dtype = PU_F32, .threads = 1, .prefill_chunk = 64, .kv_type = PU_KV_BF16, .kv_block = 8},
+      {.dtype = PU_F32, .threads = 1, .prefill_chunk = 64, .kv_type = PU_KV_INT8},
+      {.dtype = PU_BF16, .threads = 1, .context = 70, .kv_type = PU_KV_INT4, .kv_block = 7}};
   for (size_t i = 0; i < PU_COUNT(cases); i++) {
     pu_engine_options o = cases[i];
     pu_engine_plan plan;
@@ -186,7 +188,11 @@ static void a_plan_is_kept(void **state) {
     assert_true(pu_arena_peak(en->m->weights) > plan.weights / 10 * 9);
     size_t keys = pu_tensor_bytes(en->kv[0].k) + pu_tensor_bytes(en->kv[0].v);
     assert_int_equal(plan.cache, keys * (size_t)en->m->hp.layers);
-    assert_int_equal(en->kv[0].k->dtype, o.kv_type == PU_KV_BF16 ? PU_BF16 : o.dtype);
+    pu_kv_format f = pu_kv_format_of(o.kv_type, o.dtype, en->m->hp.head_dim);
+    assert_int_equal(en->kv[0].k->dtype, f.k_type);
+    assert_int_equal(en->kv[0].v->dtype, f.v_type);
+    assert_int_equal(en->kv[0].k_bits, f.k_bits);
+    assert_int_equal(en->kv[0].v_bits, f.v_bits);
     assert_int_equal(plan.kv_blocks, o.max_batch * ((plan.context + plan.kv_block - 1) / plan.kv_block));
     pu_engine_free(en);
   }

@@ -50,7 +50,13 @@ static void wrong_configs_are_refused(void **state) {
       {LLAMA(",\"eos_token_id\":\"2\""), PU_ERR_FORMAT, "'eos_token_id'"},
       {LLAMA(",\"eos_token_id\":[1,2,3,4,5,6,7,8,9]"), PU_ERR_UNSUPPORTED, "at most 8"},
       {LLAMA(",\"rope_scaling\":[1]"), PU_ERR_FORMAT, "'rope_scaling'"},
-      {LLAMA(",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4}"), PU_ERR_UNSUPPORTED, "'yarn'"},
+      {LLAMA(",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"beta_fast\":1,\"beta_slow\":2}"), PU_ERR_FORMAT,
+       "beta_slow < beta_fast"},
+      {LLAMA(",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"attention_factor\":0}"), PU_ERR_FORMAT,
+       "attention_factor"},
+      {LLAMA(",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"truncate\":1}"), PU_ERR_FORMAT, "'truncate'"},
+      {LLAMA(",\"rope_scaling\":{\"type\":\"yarn\",\"original_max_position_embeddings\":0}"), PU_ERR_FORMAT,
+       "'original_max_position_embeddings'"},
       {LLAMA(",\"rope_parameters\":{\"rope_type\":\"longrope\"}"), PU_ERR_UNSUPPORTED, "'longrope'"},
       {LLAMA(",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"default\"}}"), PU_ERR_UNSUPPORTED,
        "full_attention"},
@@ -119,6 +125,25 @@ static void keys_mean_what_they_say(void **state) {
   assert_true(hp.qk_norm && !hp.qkv_bias);
 }
 
+/* Missing keys, in both forms. The factors were computed beside: 0.1 m ln(s) + 1. */
+static void yarn_keys_mean_what_they_say(void **state) {
+  (void)state;
+  pu_rope_params r = good(LLAMA(",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":4,\"beta_fast\":null}")).rope;
+  assert_true(r.kind == PU_ROPE_YARN && r.factor == 4 && r.original_max == 2048 && !r.exact_range);
+  assert_true(r.beta_fast == 32 && r.beta_slow == 1 && fabs(r.attention_factor - 1.138629436111989) < 1e-15);
+  r = good(LLAMA(",\"rope_parameters\":{\"rope_type\":\"yarn\",\"rope_theta\":150000,\"factor\":32,\"beta_fast\":16,"
+                 "\"beta_slow\":2,\"original_max_position_embeddings\":256,\"truncate\":false}"))
+          .rope;
+  assert_true(r.base == 150000 && r.beta_fast == 16 && r.beta_slow == 2 && r.original_max == 256 && r.exact_range);
+  assert_true(fabs(r.attention_factor - 1.3465735902799727) < 1e-15);
+  r = good(LLAMA(",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":40,\"mscale\":0.707,\"mscale_all_dim\":1}")).rope;
+  assert_true(fabs(r.attention_factor - 0.9210423553163399) < 1e-15);
+  r = good(LLAMA(",\"rope_scaling\":{\"type\":\"yarn\",\"factor\":40,\"mscale\":0.707,\"attention_factor\":1.5}")).rope;
+  assert_true(r.attention_factor == 1.5);
+  r = good(LLAMA(",\"rope_scaling\":{\"type\":\"yarn\",\"original_max_position_embeddings\":256}")).rope;
+  assert_true(r.factor == 8); /* 2048 / 256 */
+}
+
 /* ---- there and back ---- */
 
 static void check_round_trip(const pu_arch *arch, const pu_hparams *hp) {
@@ -144,6 +169,9 @@ static void every_family_goes_there_and_back(void **state) {
       ",\"rope_scaling\":{\"type\":\"linear\",\"factor\":4},\"bos_token_id\":null,\"eos_token_id\":null",
       (",\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":1,\"high_freq_factor\":4,"
        "\"original_max_position_embeddings\":64}"),
+      ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":3.7,\"original_max_position_embeddings\":99}",
+      (",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":99,\"mscale\":0.7,"
+       "\"mscale_all_dim\":1.1,\"beta_fast\":20,\"beta_slow\":1.5,\"truncate\":false}"),
       ",\"bias\":true,\"qkv_bias\":true,\"attention_bias\":true,\"mlp_bias\":true",
       ",\"use_sliding_window\":true,\"sliding_window\":8,\"max_window_layers\":0",
   };
@@ -286,12 +314,73 @@ static void angles_follow_the_scaling(void **state) {
   assert_memory_equal(cs + D, other + 2 * D, D * sizeof *cs);
 }
 
+/* Frequencies computed beside, in Python, from the paper's formula: Qwen2.5's long contexts, and gpt-oss's, whose range
+ * is not cut to whole numbers. */
+static void yarn_has_the_papers_frequencies(void **state) {
+  (void)state;
+  static const struct {
+    pu_rope_params r;
+    int64_t dim;
+    struct {
+      int i;
+      double frequency;
+    } want[8];
+  } cases[] = {{{.kind = PU_ROPE_YARN,
+                 .base = 1e6,
+                 .factor = 4,
+                 .original_max = 32768,
+                 .beta_fast = 32,
+                 .beta_slow = 1,
+                 .attention_factor = 1.138629436111989},
+                128,
+                {{0, 1},
+                 {20, 0.01333521432163324},
+                 {23, 0.006978305848598663},
+                 {24, 0.005375321490790102},
+                 {30, 0.0010643609812470017},
+                 {39, 6.490394320837028e-05},
+                 {40, 4.445698525097307e-05},
+                 {63, 3.102344401879299e-07}}},
+               {{.kind = PU_ROPE_YARN,
+                 .base = 150000,
+                 .factor = 32,
+                 .original_max = 4096,
+                 .beta_fast = 32,
+                 .beta_slow = 1,
+                 .attention_factor = 1.3465735902799727,
+                 .exact_range = true},
+                64,
+                {{0, 1},
+                 {8, 0.050813274815461475},
+                 {9, 0.03170569618466377},
+                 {13, 0.0038603593171920685},
+                 {17, 0.00012931870124506317},
+                 {18, 3.8308812373753384e-05},
+                 {31, 3.0235114281192144e-07},
+                 {31, 3.0235114281192144e-07}}}};
+  for (size_t k = 0; k < PU_COUNT(cases); k++) {
+    const int32_t cu[] = {0, 2}, positions[] = {1, 130000};
+    const pu_seqs seqs = {.n = 1, .tokens = 2, .max_len = 2, .cu = cu, .positions = positions};
+    const int64_t D = cases[k].dim;
+    const double a = cases[k].r.attention_factor;
+    float cs[2 * 128];
+    pu_rope_angles(&cases[k].r, D, &seqs, NULL, cs);
+    for (size_t w = 0; w < PU_COUNT(cases[k].want); w++)
+      for (int t = 0; t < 2; t++) {
+        const double angle = positions[t] * cases[k].want[w].frequency;
+        assert_float_equal(cs[t * D + cases[k].want[w].i], a * cos(angle), 2e-7);
+        assert_float_equal(cs[t * D + D / 2 + cases[k].want[w].i], a * sin(angle), 2e-7);
+      }
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(wrong_configs_are_refused),        cmocka_unit_test(keys_mean_what_they_say),
       cmocka_unit_test(every_family_goes_there_and_back), cmocka_unit_test(families_say_what_they_cannot),
       cmocka_unit_test(shapes_have_their_sizes),          cmocka_unit_test(flops_are_counted),
       cmocka_unit_test(published_configs_read),           cmocka_unit_test(angles_follow_the_scaling),
+      cmocka_unit_test(yarn_keys_mean_what_they_say),     cmocka_unit_test(yarn_has_the_papers_frequencies),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -370,6 +370,35 @@ static void models_come_out_as_they_went_in(void **state) {
   }
 }
 
+/* llama.cpp's keys, whose factor of attention is to be multiplied with the paper's own. */
+static void yarn_comes_out_as_it_went_in(void **state) {
+  pu_error e;
+  pu_gguf *g;
+  pu_model *m = load(PU_FIXTURES "/hf-mini/llama3-tiny", *state);
+  for (int exact = 0; exact < 2; exact++) {
+    m->hp.rope = (pu_rope_params){.kind = PU_ROPE_YARN,
+                                  .base = 1e6,
+                                  .factor = 4,
+                                  .original_max = 77,
+                                  .beta_fast = exact ? 32 : 20,
+                                  .beta_slow = exact ? 1 : 2,
+                                  .attention_factor = exact ? 1.138629436111989 : 1.5,
+                                  .exact_range = exact};
+    assert_ok(pu_model_save_gguf(m, in_folder("yarn.gguf"), pu_gguf_type_named("f32"), NULL, &e), &e);
+    assert_ok(pu_gguf_open(in_folder("yarn.gguf"), &g, &e), &e);
+    assert_non_null(pu_gguf_meta_find(g, "llama.rope.scaling.attn_factor"));
+    assert_non_null(pu_gguf_meta_find(g, "llama.rope.scaling.original_context_length"));
+    assert_null(pu_gguf_find(g, "rope_freqs.weight"));
+    pu_gguf_close(g);
+    pu_model *again = load(in_folder("yarn.gguf"), *state);
+    assert_float_equal(again->hp.rope.attention_factor, m->hp.rope.attention_factor, 1e-6);
+    again->hp.rope.attention_factor = m->hp.rope.attention_factor;
+    same_models(m, again);
+    pu_model_free(again);
+  }
+  pu_model_free(m);
+}
+
 /* llama.cpp's converter: rows of a head [2][D/2] become [D/2][2] in Llama-like architectures, and stay in Qwen's. */
 static void rows_of_heads_lie_as_llama_cpp_wants_them(void **state) {
   static const struct {
@@ -583,6 +612,7 @@ int main(void) {
       cmocka_unit_test(lies_are_refused),
       cmocka_unit_test(alignment_is_the_files_own),
       cmocka_unit_test(models_come_out_as_they_went_in),
+      cmocka_unit_test(yarn_comes_out_as_it_went_in),
       cmocka_unit_test(rows_of_heads_lie_as_llama_cpp_wants_them),
       cmocka_unit_test(quantised_models_are_near),
       cmocka_unit_test(experts_may_stand_one_by_one),

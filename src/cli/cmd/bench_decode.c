@@ -10,9 +10,11 @@ static const pu_option rows[] = {
 enum { LIMIT_PASSES = 6 };
 
 /* What a step reads: every matrix once, and the cache of each sequence, of this length on average. */
-static double step_bytes(const pu_bench_engine *b, double length) {
+static double step_bytes(const pu_bench_engine *b, pu_kv_type type, double length) {
   const pu_hparams *hp = &b->m->hp;
-  double token = 2.0 * (double)(hp->layers * hp->kv_heads * hp->head_dim) * (double)pu_dtype_size(b->m->dtype);
+  if (hp->window) length = PU_MIN(length, (double)hp->window);
+  const pu_kv_format f = pu_kv_format_of(type, b->m->dtype, hp->head_dim);
+  double token = (double)hp->layers * (double)pu_kv_token_bytes(f, hp->kv_heads, hp->head_dim);
   return (double)b->matrix_bytes + (double)b->batch * length * token;
 }
 
@@ -42,13 +44,14 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   (void)n_args, (void)args;
   const pu_bench_options *o = opts;
   pu_bench_engine b;
-  PU_TRY(pu_bench_engine_open(o, o->seq + o->tokens + 1, &b, e));
+  PU_TRY(pu_bench_engine_open(o, o->seq + o->tokens + 1, false, &b, e));
   double seconds, limit;
   pu_err err = measure(&b, o, &seconds, &limit, e);
   if (!err) {
     pu_bench_result r = {.what = "decode",
                          .tok_per_s = (double)o->batch / seconds,
-                         .rate = step_bytes(&b, (double)o->seq + (double)o->tokens / 2) / seconds,
+                         .rate =
+                             step_bytes(&b, (pu_kv_type)o->kv_dtype, (double)o->seq + (double)o->tokens / 2) / seconds,
                          .limit = limit,
                          .ratio_mark = o->batch > 1               ? 0
                                        : b.quant == PU_QUANT_NONE ? 0.85

@@ -34,7 +34,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   (void)n_args, (void)args;
   const pu_bench_options *o = opts;
   pu_bench_engine b;
-  PU_TRY(pu_bench_engine_open(o, o->seq + 1, &b, e));
+  PU_TRY(pu_bench_engine_open(o, o->seq + 1, false, &b, e));
   double seconds, limit;
   pu_err err = measure(&b, o, &seconds, &limit, e);
   if (!err) {

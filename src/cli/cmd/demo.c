@@ -26,8 +26,8 @@ static const pu_option rows[] = {
     {0},
 };
 
-static const pu_demo_stage *const stages[] = {&pu_demo_corpus,   &pu_demo_tokenizer, &pu_demo_shards,
-                                              &pu_demo_pretrain, &pu_demo_answer,    &pu_demo_serve};
+static const pu_demo_stage *const stages[] = {&pu_demo_corpus, &pu_demo_tokenizer, &pu_demo_shards, &pu_demo_pretrain,
+                                              &pu_demo_answer, &pu_demo_quantise,  &pu_demo_serve};
 
 /* ---- the table and the report ---- */
 
@@ -113,8 +113,9 @@ static pu_err prepare(pu_demo *d, int *lock, pu_error *e) {
   d->tokenizer = pu_path_join(d->a, out, "tokenizer");
   d->shards = pu_path_join(d->a, out, "shards");
   d->run = pu_path_join(d->a, out, "run");
+  d->quantised = pu_path_join(d->a, out, "model-4bit");
   d->report = pu_path_join(d->a, out, "report.html");
-  if (!d->corpus || !d->tokenizer || !d->shards || !d->run || !d->report)
+  if (!d->corpus || !d->tokenizer || !d->shards || !d->run || !d->quantised || !d->report)
     return pu_fail(e, PU_ERR_NOMEM, "no memory for the paths");
   PU_TRY(check_options(d->o, e));
   PU_TRY(claim(d, lock, e));
@@ -147,9 +148,10 @@ const pu_command pu_command_demo = {
     .summary = "make a corpus, train a tokenizer and a small model on it, and let it answer",
     .usage = "[options]",
     .details = "Runs the whole chain in one go: a corpus made by rules (or your own text), a tokenizer,\n"
-               "token shards, pretraining of a small InternLM2-type model, and answers. Ends with a\n"
-               "table and a self-contained page, OUT/report.html. Every stage is also a command of its\n"
-               "own: data synth, tokenizer train, data tokenize, train, generate, report.",
+               "token shards, pretraining of a small InternLM2-type model, answers, the same model in\n"
+               "4 bits, and a server that curl asks. Ends with a table and a self-contained page,\n"
+               "OUT/report.html. Every stage is also a command of its own: data synth, tokenizer\n"
+               "train, data tokenize, train, generate, quantize, serve, report.",
     .options = rows,
     .options_size = sizeof(options),
     .run = run,

@@ -13,9 +13,9 @@ typedef struct options {
   const char *prompt, *prompt_file, *ids, *prompts;
   pu_cli_sampling sampling;
   pu_cli_structure structure;
-  int dtype, quant, output;
-  int64_t threads, samples, batch, guess;
-  const char *draft, *adapter;
+  int dtype, quant, kv_dtype, output;
+  int64_t threads, samples, batch, guess, context;
+  const char *draft, *adapter, *weights_cache;
   bool chat, ignore_eos;
 } options;
 
@@ -42,7 +42,10 @@ static const pu_option rows[] = {
     PU_CLI_ADAPTER_ROW(options),
     PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_CLI_DTYPE_ROW(options, dtype),
-    PU_ROW_QUANT(options, PU_QUANT_SAYS),
+    PU_ROW_QUANT(options),
+    PU_ROW_WEIGHTS_CACHE(options),
+    PU_ROW_KV_DTYPE(options),
+    PU_ROW_CONTEXT(options),
     PU_ROW_THREADS(options, 64),
     {0},
 };
@@ -223,6 +226,9 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   pu_engine *en;
   pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
                               .quant = o->quant,
+                              .kv_type = (pu_kv_type)o->kv_dtype,
+                              .context = o->context,
+                              .weights_cache = o->weights_cache,
                               .threads = o->threads,
                               .batch = o->prompts ? o->batch : 1,
                               .guess = o->guess,

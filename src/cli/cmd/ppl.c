@@ -2,15 +2,14 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "puyu/model.h"
-#include "puyu/text.h"
+#include "puyu/engine.h"
 #include "src/cli/cli.h"
 #include "src/cli/rows.h"
 #include "src/cli/sample.h"
 
 typedef struct options {
   int64_t context, stride, batch, max_tokens, threads;
-  int dtype, quant;
+  int dtype, quant, kv_dtype;
   const char *adapter;
   bool json;
 } options;
@@ -28,7 +27,8 @@ static const pu_option rows[] = {
            .help = "only the first N tokens of the text; 0: all"),
     PU_CLI_ADAPTER_ROW(options),
     PU_ROW_DTYPE(options, "bf16|f32", "bf16", "type to compute in"),
-    PU_ROW_QUANT(options, PU_QUANT_SAYS),
+    PU_ROW_QUANT(options),
+    PU_ROW_KV_DTYPE(options),
     PU_ROW_THREADS(options, 64),
     PU_ROW_JSON(options),
     {0},
@@ -41,7 +41,11 @@ typedef struct measure {
   pu_ids ids;
   size_t bytes; /* of the text that ids stand for */
   pu_arena *mem, *host;
+  size_t host_mark; /* of host, what all windows use lies before it */
   void *memory;
+  pu_kv_type kv_type;
+  pu_kv *kv;           /* [layers]; NULL: attention without a cache */
+  void *kv_memory;     /* a block of the cache for each window of a batch */
   double sum, squares; /* of nats */
   int64_t counted;
 } measure;
@@ -119,11 +123,46 @@ static pu_tensor *to_device(pu_ctx *c, const int32_t *v, int64_t n) {
   return t;
 }
 
+/* ---- the cache ---- */
+
+/* One for all layers: each block holds a window, and each layer writes it before it reads it. */
+static pu_err make_cache(measure *x, pu_error *e) {
+  const pu_hparams *hp = &x->m->hp;
+  const pu_kv_format f = pu_kv_format_of(x->kv_type, x->m->dtype, hp->head_dim);
+  pu_ctx c = {.be = x->m->be, .host = x->host, .err = e};
+  size_t tokens = (size_t)(x->batch * x->context);
+  PU_TRY(c.be->alloc(c.be, tokens * pu_kv_token_bytes(f, hp->kv_heads, hp->head_dim), &x->kv_memory, e));
+  x->kv = calloc((size_t)hp->layers, sizeof *x->kv);
+  if (!x->kv) return pu_fail(e, PU_ERR_NOMEM, "no memory for the cache's tables");
+  for (int64_t l = 0; l < hp->layers; l++) {
+    PU_TRY(pu_kv_over(&c, f, hp, x->batch, (int32_t)x->context, x->kv_memory, &x->kv[l]));
+    x->kv[l].table_stride = 1;
+  }
+  return PU_OK;
+}
+
+/* Window i lies in block i, all of it new. */
+static pu_err use_cache(measure *x, const pu_seqs *seqs, pu_forward *f, pu_error *e) {
+  int32_t *table = pu_arena_alloc(x->host, (size_t)seqs->n * sizeof *table);
+  int32_t *len = pu_arena_alloc(x->host, (size_t)seqs->n * sizeof *len);
+  if (!table || !len) return pu_fail(e, PU_ERR_NOMEM, "no memory for the cache's tables");
+  for (int32_t i = 0; i < seqs->n; i++) {
+    table[i] = i;
+    len[i] = seqs->cu[i + 1] - seqs->cu[i];
+  }
+  for (int64_t l = 0; l < x->m->hp.layers; l++) {
+    x->kv[l].table = table;
+    x->kv[l].len = len;
+  }
+  f->kv = x->kv;
+  return PU_OK;
+}
+
 static pu_err run_windows(measure *x, int64_t first, int64_t n, pu_error *e) {
   pu_seqs seqs;
   int32_t *ids, *targets;
   pu_arena_reset(x->mem);
-  pu_arena_reset(x->host);
+  pu_arena_release(x->host, x->host_mark);
   PU_TRY(lay_out(x, first, n, &seqs, &ids, &targets, e));
   pu_ctx c = {.be = x->m->be, .mem = x->mem, .host = x->host, .err = e};
   pu_tensor *on_device = to_device(&c, ids, seqs.tokens),
@@ -131,6 +170,7 @@ static pu_err run_windows(measure *x, int64_t first, int64_t n, pu_error *e) {
   if (c.status) return c.status;
   pu_adapter_rows all = {x->adapter, 0, seqs.tokens};
   pu_forward f = {.ids = on_device, .seqs = &seqs, .adapters = &all, .n_adapters = x->adapter ? 1 : 0};
+  if (x->kv) PU_TRY(use_cache(x, &seqs, &f, e));
   pu_tensor *loss = pu_model_loss(x->m, &c, pu_model_forward(x->m, &c, &f), wanted, 1);
   if (c.status) return c.status;
   float *nats = pu_arena_alloc(x->host, pu_tensor_bytes(loss));
@@ -151,6 +191,8 @@ static pu_err run_all(measure *x, pu_error *e) {
   PU_TRY(x->m->be->alloc(x->m->be, bytes, &x->memory, e));
   PU_TRY(pu_arena_wrap(x->memory, bytes, &x->mem, e));
   PU_TRY(pu_arena_create(((size_t)64 << 20) + (size_t)tokens * 8192, &x->host, e));
+  if (x->kv_type != PU_KV_SAME) PU_TRY(make_cache(x, e));
+  x->host_mark = pu_arena_mark(x->host);
   pu_progress *bar = pu_progress_open("perplexity", "windows", (double)n);
   pu_err err = PU_OK;
   for (int64_t w = 0; w < n && !err; w += x->batch) {
@@ -198,7 +240,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   (void)n_args;
   const options *o = opts;
   pu_backend *be = NULL;
-  measure x = {0};
+  measure x = {.kv_type = (pu_kv_type)o->kv_dtype};
   pu_model_options mo = {.dtype = o->dtype ? PU_F32 : PU_BF16, .tile = true, .quant = (pu_quant)o->quant};
   pu_err err = read_text(o, args[0], args[1], &x, e);
   if (!err) err = pu_backend_open("cpu", (int)o->threads, &be, e);
@@ -211,6 +253,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   pu_arena_free(x.host);
   if (x.memory) be->free(be, x.memory);
   pu_adapter_free(x.adapter);
+  if (x.kv_memory) be->free(be, x.kv_memory);
+  free(x.kv);
   pu_model_free(x.m);
   if (be) be->close(be);
   pu_ids_deinit(&x.ids);
@@ -225,7 +269,9 @@ const pu_command pu_command_ppl = {
         "MODEL is a Hugging Face directory with a tokenizer, FILE a text. The text is read in windows that overlap; "
         "each of its tokens but the first is predicted once, from the window's tokens before it. Prints the mean "
         "negative log-probability of a token in nats, the bits a byte of text takes, and the perplexity. The standard "
-        "errors take tokens as independent.",
+        "errors take tokens as independent. With --kv-dtype, keys and values go through a cache of that type, as they "
+        "do "
+        "when text is generated.",
     .options = rows,
     .options_size = sizeof(options),
     .min_args = 2,

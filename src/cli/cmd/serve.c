@@ -7,9 +7,9 @@
 #include "src/cli/sample.h"
 
 typedef struct options {
-  const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name, *draft;
+  const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name, *draft, *weights_cache;
   int64_t port, threads, context, max_batch, queue, drain, guess;
-  int dtype, quant;
+  int dtype, quant, kv_dtype;
   double memory;
   bool insecure, prefix_cache;
   pu_strs adapters;
@@ -36,9 +36,10 @@ static const pu_option rows[] = {
     PU_ROW(options, adapters, "adapter", STRS, .meta = "NAME=DIR",
            .help = "a LoRA adapter (a PEFT directory) beside the model, which requests choose as model NAME"),
     PU_CLI_DTYPE_ROW(options, dtype),
-    PU_ROW_QUANT(options, PU_QUANT_SAYS),
-    PU_ROW(options, context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",
-           .help = "tokens of one request and its answer; 0: what the model was trained for, at most 32768"),
+    PU_ROW_QUANT(options),
+    PU_ROW_WEIGHTS_CACHE(options),
+    PU_ROW_KV_DTYPE(options),
+    PU_ROW_CONTEXT(options),
     PU_ROW(options, max_batch, "max-batch", INT, .dflt = "16", .min = 1, .max = 4096, .meta = "N",
            .help = "answers that are computed together; more take turns"),
     PU_ROW(options, memory, "memory", FLOAT, .dflt = "0", .max = 1e6, .meta = "GIB",
@@ -133,6 +134,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   PU_TRY(pu_server_check(&so, e)); /* before minutes of reading weights */
   pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
                               .quant = o->quant,
+                              .kv_type = (pu_kv_type)o->kv_dtype,
+                              .weights_cache = o->weights_cache,
                               .threads = o->threads,
                               .batch = o->max_batch,
                               .guess = o->guess,

@@ -16,18 +16,24 @@ typedef struct pu_demo_options {
 
 enum { PU_DEMO_SEQ_LEN = 256 };
 
+typedef struct pu_demo_quantised {
+  int64_t bytes_before, bytes_after; /* of all tensors */
+  double perplexity_before, perplexity_after;
+} pu_demo_quantised;
+
 /* What stages hand on. Paths live in the command's arena. */
 typedef struct pu_demo {
   const pu_demo_options *o;
   const pu_cli *cli;
   pu_arena *a;
-  char *corpus, *tokenizer, *shards, *run, *report;
+  char *corpus, *tokenizer, *shards, *run, *quantised, *report;
   pu_sum_list sums; /* held out of the corpus */
   uint64_t documents, corpus_bytes;
   pu_tokenize_result tokens;
   int64_t vocab;
   pu_train_result trained;
   int64_t parameters;
+  pu_demo_quantised quantising;
   const char *served; /* the model that is served */
   double served_rate; /* tokens a second, through HTTP */
   pu_buf samples;     /* HTML */
@@ -49,6 +55,6 @@ typedef struct pu_demo_stage {
 } pu_demo_stage;
 
 extern const pu_demo_stage pu_demo_corpus, pu_demo_tokenizer, pu_demo_shards, pu_demo_pretrain, pu_demo_answer,
-    pu_demo_serve;
+    pu_demo_quantise, pu_demo_serve;
 
 #endif

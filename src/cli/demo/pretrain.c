@@ -60,7 +60,6 @@ static pu_err pretrain(pu_demo *d, pu_error *e) {
   pu_train_config cfg;
   PU_TRY(configure(d, &cfg, e));
   pu_err err = pu_train_run(&cfg, NULL, &d->trained, e);
-  d->served = d->trained.checkpoint;
   if (err == PU_ERR_STOPPED && d->trained.checkpoint[0])
     return pu_fail(e, err, "stopped; the model so far is %s, and another demo begins anew", d->trained.checkpoint);
   return err;

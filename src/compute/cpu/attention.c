@@ -97,24 +97,34 @@ static const span *span_of_row(const job *j, int64_t i) {
 
 /* ---- packing ------------------------------------------------------------------------------------ */
 
-static const void *cache_row(const job *j, const pu_tensor *t, int32_t seq, int64_t key, int head) {
+/* Of keys or values in the cache; 0: as they are. */
+static int bits_of(const pu_kv *kv, const pu_tensor *t) {
+  return t == kv->v ? kv->v_bits : kv->k_bits;
+}
+static int64_t cache_row_bytes(const job *j, const pu_tensor *t) {
+  return pu_kv_row(bits_of(j->kv, t), j->head_dim) * (int64_t)pu_dtype_size(t->dtype);
+}
+
+static void *cache_row(const job *j, const pu_tensor *t, int32_t seq, int64_t key, int head) {
   const pu_kv *kv = j->kv;
   int64_t block = kv->table[(int64_t)seq * kv->table_stride + key / kv->block];
   int64_t row = (block * j->kv_heads + head) * kv->block + key % kv->block;
-  return (const char *)t->data + row * j->head_dim * (int64_t)pu_dtype_size(t->dtype);
+  return (char *)t->data + row * cache_row_bytes(j, t);
 }
 
-/* 32 keys (or values) of a key head, from key `at` of the span on; those beyond its end are zeros. */
-static pu_attention_rows rows_of(const job *j, const span *s, int64_t at, int head, bool values) {
-  pu_attention_rows r = {.dtype = j->qkv->dtype, .head_dim = j->head_dim};
-  int64_t keys = s->pos + s->tokens;
-  if (j->kv) r.dtype = j->kv->k->dtype;
+/* 32 keys (or values) of a key head, from key `at` of the span on; those beyond its end are zeros. Rows in few bits are
+ * widened into the worker's scratch, where they last until its next. */
+static pu_attention_rows rows_of(const job *j, const span *s, int64_t at, int head, bool values, int worker) {
+  const pu_tensor *t = !j->kv ? j->qkv : values ? j->kv->v : j->kv->k;
+  const int bits = j->kv ? bits_of(j->kv, t) : 0;
+  const int64_t keys = s->pos + s->tokens, col = (int64_t)(j->heads + head + (values ? j->kv_heads : 0)) * j->head_dim;
+  pu_attention_rows r = {.dtype = bits ? j->kernel->tile : t->dtype, .head_dim = j->head_dim};
   for (int i = 0; i < ROWS && at + i < keys; i++) {
-    if (j->kv)
-      r.row[i] = cache_row(j, values ? j->kv->v : j->kv->k, s->seq, s->first_key + at + i, head);
-    else
-      r.row[i] =
-          element(j->qkv, s->row + at + i, (int64_t)(j->heads + head + (values ? j->kv_heads : 0)) * j->head_dim);
+    r.row[i] = j->kv ? cache_row(j, t, s->seq, s->first_key + at + i, head) : element(j->qkv, s->row + at + i, col);
+    if (!bits) continue;
+    void *wide = (float *)j->cpu->scratch[worker] + i * PU_ATTENTION_MAX_DIM;
+    j->kernel->widen(r.row[i], bits, j->head_dim, wide);
+    r.row[i] = wide;
   }
   return r;
 }
@@ -126,19 +136,18 @@ static char *packed(const job *j, char *base, int head, int64_t i) {
 
 static void pack_groups(void *arg, int64_t begin, int64_t end, int worker) {
   const job *j = arg;
-  (void)worker;
   for (int64_t group = begin; group < end; group++) {
     const span *s = span_of_row(j, group * ROWS);
     for (int head = 0; head < j->kv_heads; head++) {
       int64_t i = group * ROWS;
-      pu_attention_rows k = rows_of(j, s, i - s->keys_at, head, false), v = rows_of(j, s, i - s->keys_at, head, true);
-      j->kernel->pack_rows(&k, packed(j, j->keys, head, i));
-      if (j->backward) {
-        j->kernel->pack_cols(&k, packed(j, j->keys_t, head, i));
-        j->kernel->pack_rows(&v, packed(j, j->values, head, i));
-      } else {
-        j->kernel->pack_cols(&v, packed(j, j->values, head, i));
-      }
+      pu_attention_rows r = rows_of(j, s, i - s->keys_at, head, false, worker);
+      j->kernel->pack_rows(&r, packed(j, j->keys, head, i));
+      if (j->backward) j->kernel->pack_cols(&r, packed(j, j->keys_t, head, i));
+      r = rows_of(j, s, i - s->keys_at, head, true, worker);
+      if (j->backward)
+        j->kernel->pack_rows(&r, packed(j, j->values, head, i));
+      else
+        j->kernel->pack_cols(&r, packed(j, j->values, head, i));
     }
   }
 }
@@ -398,21 +407,32 @@ typedef struct paged {
   int64_t n;
 } paged;
 
+static void write_row(const job *j, const pu_tensor *to, int32_t seq, int64_t key, int head, const void *from) {
+  void *row = cache_row(j, to, seq, key, head);
+  const int bits = bits_of(j->kv, to);
+  float x[PU_ATTENTION_MAX_DIM];
+  if (!bits) {
+    pu_convert(row, to->dtype, from, j->qkv->dtype, j->head_dim);
+    return;
+  }
+  pu_convert(x, PU_F32, from, j->qkv->dtype, j->head_dim);
+  pu_kv_pack(row, bits, x, j->head_dim);
+}
+
+/* Tokens [begin, end) of all sequences. */
 static void write_rows(void *arg, int64_t begin, int64_t end, int worker) {
   const paged *p = arg;
   const job *j = &p->j;
+  const int32_t *cu = p->seqs->cu;
   (void)worker;
-  for (int64_t s = begin; s < end; s++) {
-    const int64_t tokens = p->seqs->cu[s + 1] - p->seqs->cu[s];
-    for (int64_t i = 0; i < tokens; i++)
-      for (int head = 0; head < j->kv_heads; head++)
-        for (int v = 0; v < 2; v++) {
-          const pu_tensor *t = v ? j->kv->v : j->kv->k;
-          void *dst = (void *)cache_row(j, t, (int32_t)s, j->kv->len[s] - tokens + i, head);
-          pu_convert(dst, t->dtype,
-                     element(j->qkv, p->seqs->cu[s] + i, (int64_t)(j->heads + head + v * j->kv_heads) * j->head_dim),
-                     j->qkv->dtype, j->head_dim);
-        }
+  int32_t s = 0;
+  for (int64_t row = begin; row < end; row++) {
+    while (cu[s + 1] <= row) s++;
+    const int64_t key = j->kv->len[s] - (cu[s + 1] - row);
+    for (int head = 0; head < j->kv_heads; head++)
+      for (int v = 0; v < 2; v++)
+        write_row(j, v ? j->kv->v : j->kv->k, s, key, head,
+                  element(j->qkv, row, (int64_t)(j->heads + head + v * j->kv_heads) * j->head_dim));
   }
 }
 
@@ -465,19 +485,23 @@ static void decode_items(void *arg, int64_t begin, int64_t end, int worker) {
     const single *s = &p->singles[t];
     const int64_t splits = (p->singles[t + 1].items_at - s->items_at) / j->kv_heads, i = item - s->items_at;
     const int64_t head = i / splits, split = s->first_split + i % splits;
-    const int64_t head_bytes = kv->block * j->head_dim * (int64_t)pu_dtype_size(kv->k->dtype);
+    const int64_t k_row = cache_row_bytes(j, kv->k), v_row = cache_row_bytes(j, kv->v);
     pu_attention_decode d = {.heads = j->share,
                              .head_dim = j->head_dim,
                              .first = PU_MAX(split * PU_ATTENTION_SPLIT, first_seen(j, s->len - 1)),
                              .last = PU_MIN((split + 1) * PU_ATTENTION_SPLIT, s->len),
                              .scale = j->scale,
                              .q_dtype = j->qkv->dtype,
-                             .kv_dtype = kv->k->dtype,
+                             .k_bits = kv->k_bits ? kv->k_bits : 8 * (int)pu_dtype_size(kv->k->dtype),
+                             .v_bits = kv->v_bits ? kv->v_bits : 8 * (int)pu_dtype_size(kv->v->dtype),
                              .q = element(j->qkv, s->row, head * j->share * j->head_dim),
                              .q_stride = j->head_dim,
-                             .k = (const char *)kv->k->data + head * head_bytes,
-                             .v = (const char *)kv->v->data + head * head_bytes,
-                             .block_bytes = head_bytes * j->kv_heads,
+                             .k = (const char *)kv->k->data + head * kv->block * k_row,
+                             .v = (const char *)kv->v->data + head * kv->block * v_row,
+                             .k_row = k_row,
+                             .v_row = v_row,
+                             .k_block = kv->block * k_row * j->kv_heads,
+                             .v_block = kv->block * v_row * j->kv_heads,
                              .block = kv->block,
                              .table = kv->table + (int64_t)s->seq * kv->table_stride,
                              .part = j->split + (size_t)item * split_floats(j)};
@@ -526,12 +550,18 @@ static void paged_bounds(const job *j, const pu_seqs *seqs, int64_t *rows, int64
   }
 }
 
+/* bf16 tiles where the new rows are bf16, and those of the cache are too or are widened anyway. */
+static const pu_attention_kernel *paged_kernel(const pu_cpu *cpu, const pu_attention_paged_args *a) {
+  bool same = a->kv->k_bits || a->qkv->dtype == a->kv->k->dtype;
+  return choose_kernel(cpu, same ? a->qkv->dtype : PU_F32);
+}
+
 static pu_err attention_paged(pu_backend *be, void *args, pu_error *e) {
   const pu_attention_paged_args *a = args;
   pu_cpu *cpu = (pu_cpu *)be;
   paged p = {.seqs = a->seqs,
              .j = {.cpu = cpu,
-                   .kernel = choose_kernel(cpu, a->qkv->dtype == a->kv->k->dtype ? a->qkv->dtype : PU_F32),
+                   .kernel = paged_kernel(cpu, a),
                    .heads = a->heads,
                    .kv_heads = a->kv_heads,
                    .share = a->heads / a->kv_heads,
@@ -559,7 +589,7 @@ static pu_err attention_paged(pu_backend *be, void *args, pu_error *e) {
   j->rows = 0;
   paged_spans(&p);
   j->head_bytes = rows ? j->head_bytes / (size_t)rows * (size_t)j->rows : 0;
-  pu_pool_run(cpu->pool, a->seqs->n, 1, write_rows, &p);
+  pu_pool_run(cpu->pool, a->seqs->tokens, 16, write_rows, &p);
   if (j->n > 0) job_forward(j);
   if (p.n > 0) {
     pu_pool_run(cpu->pool, p.singles[p.n].items_at, 1, decode_items, &p);

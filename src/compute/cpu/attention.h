@@ -51,12 +51,14 @@ typedef struct pu_attention_decode {
   int heads, head_dim;
   int64_t first, last; /* key positions [first, last) */
   float scale;
-  pu_dtype q_dtype, kv_dtype;
-  const void *q; /* heads rows of head_dim, q_stride elements apart */
+  pu_dtype q_dtype;
+  int k_bits, v_bits; /* of a value in the cache: 32 (f32), 16 (bf16), 8 or 4 (see pu_kv) */
+  const void *q;      /* heads rows of head_dim, q_stride elements apart */
   int64_t q_stride;
-  const char *k, *v;   /* this head's part of cache block 0 */
-  int64_t block_bytes; /* from one cache block to the next */
-  int32_t block;       /* tokens in a cache block */
+  const char *k, *v;        /* this head's part of cache block 0 */
+  int64_t k_row, v_row;     /* bytes from one token to the next inside a block */
+  int64_t k_block, v_block; /* and from one block to the next */
+  int32_t block;            /* tokens in a cache block */
   const int32_t *table;
   float *part; /* per head: maximum (base 2), sum, then head_dim unnormalised outputs */
 } pu_attention_decode;
@@ -77,6 +79,8 @@ typedef struct pu_attention_kernel {
   /* 32 rows of C tiles [2][tile of D], times scale, to rows of dtype; NULL rows are skipped. */
   void (*unpack)(const float *tiles, float scale, pu_dtype dtype, int head_dim, bool add, void *const *row);
   void (*decode)(const pu_attention_decode *d);
+  /* A row in 8 or 4 bits (see pu_kv) as values of the tiles' type. */
+  void (*widen)(const void *row, int bits, int head_dim, void *out);
 } pu_attention_kernel;
 
 extern const pu_attention_kernel pu_attention_avx2; /* f32 tiles, as the next; bf16 is widened */

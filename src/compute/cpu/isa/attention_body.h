@@ -492,47 +492,65 @@ typedef struct decode_work {
   float o[SHARE][PU_ATTENTION_MAX_DIM];
   float s[SHARE][PU_ATTENTION_SPLIT + 16];
   float dot[SHARE][TILE_FLOATS];
+  float q_sum[SHARE], mid[SHARE];                            /* few bits: the sum of q, and of p mid of the values */
   const char *k[PU_ATTENTION_SPLIT], *v[PU_ATTENTION_SPLIT]; /* the rows */
-  int n, row_bytes, ahead;                                   /* how many, how long, how many to prefetch ahead */
+  int n, k_bytes, v_bytes, ahead;                            /* how many, how long, how many to prefetch ahead */
 } decode_work;
 
 static void find_rows(const pu_attention_decode *d, decode_work *w) {
   w->n = (int)(d->last - d->first);
-  w->row_bytes = d->head_dim * (int)pu_dtype_size(d->kv_dtype);
-  w->ahead = AHEAD_BYTES / w->row_bytes;
+  w->k_bytes = (int)d->k_row;
+  w->v_bytes = (int)d->v_row;
+  w->ahead = AHEAD_BYTES / w->k_bytes;
   int64_t block = d->first / d->block;
   int slot = (int)(d->first % d->block);
   for (int i = 0; i < w->n; block++, slot = 0) {
-    const int64_t at = d->table[block] * d->block_bytes;
+    const char *k = d->k + d->table[block] * d->k_block, *v = d->v + d->table[block] * d->v_block;
     for (; slot < d->block && i < w->n; slot++, i++) {
-      w->k[i] = d->k + at + (int64_t)slot * w->row_bytes;
-      w->v[i] = d->v + at + (int64_t)slot * w->row_bytes;
+      w->k[i] = k + (int64_t)slot * w->k_bytes;
+      w->v[i] = v + (int64_t)slot * w->v_bytes;
     }
   }
 }
 
-static inline void prefetch_row(const decode_work *w, const char *row) {
-  for (int i = 0; i < w->row_bytes; i += 64) prefetch_near(row + i);
+static inline void prefetch_row(const char *row, int bytes) {
+  for (int i = 0; i < bytes; i += 64) prefetch_near(row + i);
 }
 
-/* The next two are made for each type and for 4, 2 or 1 heads (h and the ones after it), all constants once inlined. */
+/* The next ones are made for each width of values in the cache and for 4, 2 or 1 heads (h and the ones after it), all
+ * constants once inlined. Values u of 8 and 4 bits are multiplied as they are, but for the middle of their range; scale
+ * and middle of a row come in once for all of it: q . (u scale + mid) = scale (q . u) + mid sum(q), and the sum of
+ * p (u scale + mid) is that of (p scale) u and that of p mid. */
 #define EACH_TIME static inline __attribute__((always_inline))
 
+/* Scale and middle of up to 16 rows; zeros for the rest. */
+static inline void load_pairs(const char *const *row, int n, int head_dim, const int bits, v16 *scale, v16 *mid) {
+  const int pair_at = head_dim * bits / 8;
+  uint16_t x[2][16] = {{0}};
+  for (int i = 0; i < n; i++) {
+    memcpy(&x[0][i], row[i] + pair_at, 2);
+    memcpy(&x[1][i], row[i] + pair_at + 2, 2);
+  }
+  *scale = v_load_f16(x[0]);
+  *mid = v_fma(*scale, v_set1((float)(1 << (bits - 1))), v_load_f16(x[1]));
+}
+
 /* Partial products by lane of the keys [at, at + n), n <= 16. */
-EACH_TIME void decode_dots(decode_work *w, int head_dim, int at, int n, int h, const int heads, const pu_dtype type) {
-  const int size = type == PU_F32 ? 4 : 2, whole = head_dim / 16 * 16;
+EACH_TIME void decode_dots(decode_work *w, int head_dim, int at, int n, int h, const int heads, const int bits) {
+  const int whole = head_dim / 16 * 16;
   for (int i = 0; i < n; i++) {
     const char *row = w->k[at + i];
     const int next = at + i + w->ahead; /* beyond the keys come the values */
-    if (h == 0) prefetch_row(w, next < w->n ? w->k[next] : w->v[PU_MIN(next - w->n, w->n - 1)]);
+    if (h == 0 && next < w->n) prefetch_row(w->k[next], w->k_bytes);
+    if (h == 0 && next >= w->n) prefetch_row(w->v[PU_MIN(next - w->n, w->n - 1)], w->v_bytes);
     v16 sum[4];
     for (int j = 0; j < heads; j++) sum[j] = v_set1(0.0f);
     for (int c = 0; c < whole; c += 16) {
-      const v16 k = v_load16(row + c * size, type);
+      const v16 k = v_load16(row + c * bits / 8, bits);
       for (int j = 0; j < heads; j++) sum[j] = v_fma(k, v_load(w->q[h + j] + c), sum[j]);
     }
     if (whole < head_dim) {
-      const v16 k = v_load_row(row + whole * size, type, head_dim - whole);
+      const v16 k = v_load_tail(row + whole * bits / 8, bits, head_dim - whole);
       for (int j = 0; j < heads; j++) sum[j] = v_fma(k, v_load(w->q[h + j] + whole), sum[j]);
     }
     for (int j = 0; j < heads; j++) v_store(w->dot[h + j] + 16 * i, sum[j]);
@@ -540,16 +558,15 @@ EACH_TIME void decode_dots(decode_work *w, int head_dim, int at, int n, int h, c
 }
 
 /* o += p v for 4 keys from `at` on; beyond the last key p is 0 and row that key's again. */
-EACH_TIME void decode_values(decode_work *w, int head_dim, int at, int h, const int heads, const pu_dtype type) {
-  const int size = type == PU_F32 ? 4 : 2;
+EACH_TIME void decode_values(decode_work *w, int head_dim, int at, int h, const int heads, const int bits) {
   const char *row[4];
   for (int i = 0; i < 4; i++) row[i] = w->v[PU_MIN(at + i, w->n - 1)];
   for (int c = 0; c < head_dim; c += 16) {
     v16 v[4];
     if (c + 16 <= head_dim)
-      for (int i = 0; i < 4; i++) v[i] = v_load16(row[i] + c * size, type);
+      for (int i = 0; i < 4; i++) v[i] = v_load16(row[i] + c * bits / 8, bits);
     else
-      for (int i = 0; i < 4; i++) v[i] = v_load_row(row[i] + c * size, type, head_dim - c);
+      for (int i = 0; i < 4; i++) v[i] = v_load_tail(row[i] + c * bits / 8, bits, head_dim - c);
     for (int j = h; j < h + heads; j++) {
       const float *p = w->s[j] + at;
       v16 even = v_fma(v[0], v_set1(p[0]), v_load(w->o[j] + c)), odd = v_mul(v[1], v_set1(p[1]));
@@ -561,29 +578,44 @@ EACH_TIME void decode_values(decode_work *w, int head_dim, int at, int h, const 
 }
 
 /* Scores of the keys [at, at + n), n <= 16: the lanes of 16 keys are summed by a transpose. */
-EACH_TIME void decode_scores(decode_work *w, int head_dim, int heads, int at, int n, const pu_dtype type) {
+EACH_TIME void decode_scores(decode_work *w, int head_dim, int heads, int at, int n, const int bits) {
   int h = 0;
-  for (; h + 4 <= heads; h += 4) decode_dots(w, head_dim, at, n, h, 4, type);
-  for (; h + 2 <= heads; h += 2) decode_dots(w, head_dim, at, n, h, 2, type);
-  for (; h < heads; h++) decode_dots(w, head_dim, at, n, h, 1, type);
+  v16 scale, mid;
+  if (bits <= 8) load_pairs(w->k + at, n, head_dim, bits, &scale, &mid);
+  for (; h + 4 <= heads; h += 4) decode_dots(w, head_dim, at, n, h, 4, bits);
+  for (; h + 2 <= heads; h += 2) decode_dots(w, head_dim, at, n, h, 2, bits);
+  for (; h < heads; h++) decode_dots(w, head_dim, at, n, h, 1, bits);
   for (h = 0; h < heads; h++) {
     v16 x[16];
     for (int i = 0; i < 16; i++) x[i] = v_load(w->dot[h] + 16 * i);
     v_transpose(x);
     for (int half = 8; half > 0; half /= 2)
       for (int i = 0; i < half; i++) x[i] = v_add(x[i], x[i + half]);
+    if (bits <= 8) x[0] = v_fma(x[0], scale, v_mul(mid, v_set1(w->q_sum[h])));
     v_store(w->s[h] + at, x[0]);
     for (int i = n; i < 16; i++) w->s[h][at + i] = NOTHING;
   }
 }
 
-EACH_TIME void decode_outputs(decode_work *w, int head_dim, int heads, const pu_dtype type) {
+/* The weights of the values [at, at + 16) of few bits, times their scales. */
+static inline void scale_weights(decode_work *w, int heads, int at, int head_dim, const int bits) {
+  v16 scale, mid;
+  load_pairs(w->v + at, PU_MIN(16, w->n - at), head_dim, bits, &scale, &mid);
+  for (int h = 0; h < heads; h++) {
+    const v16 p = v_load(w->s[h] + at);
+    w->mid[h] += v_sum(v_mul(p, mid));
+    v_store(w->s[h] + at, v_mul(p, scale));
+  }
+}
+
+EACH_TIME void decode_outputs(decode_work *w, int head_dim, int heads, const int bits) {
   for (int at = 0; at < w->n; at += 4) {
-    for (int i = at + w->ahead; i < at + w->ahead + 4; i++) prefetch_row(w, w->v[PU_MIN(i, w->n - 1)]);
+    if (bits <= 8 && at % 16 == 0) scale_weights(w, heads, at, head_dim, bits);
+    for (int i = at + w->ahead; i < at + w->ahead + 4; i++) prefetch_row(w->v[PU_MIN(i, w->n - 1)], w->v_bytes);
     int h = 0;
-    for (; h + 4 <= heads; h += 4) decode_values(w, head_dim, at, h, 4, type);
-    for (; h + 2 <= heads; h += 2) decode_values(w, head_dim, at, h, 2, type);
-    for (; h < heads; h++) decode_values(w, head_dim, at, h, 1, type);
+    for (; h + 4 <= heads; h += 4) decode_values(w, head_dim, at, h, 4, bits);
+    for (; h + 2 <= heads; h += 2) decode_values(w, head_dim, at, h, 2, bits);
+    for (; h < heads; h++) decode_values(w, head_dim, at, h, 1, bits);
   }
 }
 
@@ -600,6 +632,41 @@ static float decode_soften(decode_work *w, int h, float *top) {
   return v_sum(l);
 }
 
+EACH_TIME void decode_all_scores(decode_work *w, int head_dim, int heads, const int bits) {
+  for (int k = 0; k < w->n; k += 16) decode_scores(w, head_dim, heads, k, PU_MIN(16, w->n - k), bits);
+}
+
+#define FOR_BITS(bits, function, ...)                                                                                  \
+  switch (bits) {                                                                                                      \
+  case 32:                                                                                                             \
+    function(__VA_ARGS__, 32);                                                                                         \
+    break;                                                                                                             \
+  case 16:                                                                                                             \
+    function(__VA_ARGS__, 16);                                                                                         \
+    break;                                                                                                             \
+  case 8:                                                                                                              \
+    function(__VA_ARGS__, 8);                                                                                          \
+    break;                                                                                                             \
+  default:                                                                                                             \
+    function(__VA_ARGS__, 4);                                                                                          \
+  }
+
+/* The queries of heads h0 and those after it, times scale log2(e). */
+static void load_queries(const pu_attention_decode *d, decode_work *w, int h0, int heads) {
+  const v16 c = v_set1(d->scale * LOG2E);
+  for (int h = 0; h < heads; h++) {
+    v16 sum = v_set1(0.0f);
+    for (int at = 0; at < PU_ATTENTION_MAX_DIM; at += 16) {
+      const char *q = (const char *)d->q + ((h0 + h) * d->q_stride + at) * (int64_t)pu_dtype_size(d->q_dtype);
+      const v16 x = v_mul(c, v_load_row(q, d->q_dtype, d->head_dim - at));
+      v_store(w->q[h] + at, x);
+      sum = v_add(sum, x);
+    }
+    w->q_sum[h] = v_sum(sum);
+    w->mid[h] = 0.0f;
+  }
+}
+
 static void attention_decode(const pu_attention_decode *d) {
   decode_work w;
   const int stride = 16 + pu_attention_padded_dim(d->head_dim);
@@ -608,25 +675,29 @@ static void attention_decode(const pu_attention_decode *d) {
     const int heads = PU_MIN(SHARE, d->heads - h0);
     memset(w.o, 0, sizeof w.o);
     memset(w.dot, 0, sizeof w.dot);
-    for (int h = 0; h < heads; h++)
-      for (int c = 0; c < PU_ATTENTION_MAX_DIM; c += 16) {
-        const char *q = (const char *)d->q + ((h0 + h) * d->q_stride + c) * (int64_t)pu_dtype_size(d->q_dtype);
-        v_store(w.q[h] + c, v_mul(v_set1(d->scale * LOG2E), v_load_row(q, d->q_dtype, d->head_dim - c)));
-      }
-    if (d->kv_dtype == PU_F32)
-      for (int k = 0; k < w.n; k += 16) decode_scores(&w, d->head_dim, heads, k, PU_MIN(16, w.n - k), PU_F32);
-    else
-      for (int k = 0; k < w.n; k += 16) decode_scores(&w, d->head_dim, heads, k, PU_MIN(16, w.n - k), PU_BF16);
+    load_queries(d, &w, h0, heads);
+    FOR_BITS(d->k_bits, decode_all_scores, &w, d->head_dim, heads)
     for (int h = 0; h < heads; h++) {
       float *part = d->part + (h0 + h) * stride;
       part[1] = decode_soften(&w, h, &part[0]);
     }
-    if (d->kv_dtype == PU_F32)
-      decode_outputs(&w, d->head_dim, heads, PU_F32);
-    else
-      decode_outputs(&w, d->head_dim, heads, PU_BF16);
+    FOR_BITS(d->v_bits, decode_outputs, &w, d->head_dim, heads)
     for (int h = 0; h < heads; h++)
-      memcpy(d->part + (h0 + h) * stride + 16, w.o[h], sizeof(float) * (size_t)(stride - 16));
+      for (int c = 0; c < stride - 16; c += 16)
+        v_store(d->part + (h0 + h) * stride + 16 + c, v_add(v_load(w.o[h] + c), v_set1(w.mid[h])));
+  }
+}
+
+static void widen(const void *row, int bits, int head_dim, void *out) {
+  const pu_dtype type = PU_TILE_BF16 ? PU_BF16 : PU_F32;
+  const char *p = row;
+  uint16_t pair[2];
+  memcpy(pair, p + head_dim * bits / 8, sizeof pair);
+  const float scale = pu_f16_to_f32(pair[0]), mid = pu_f16_to_f32(pair[1]) + scale * (float)(1 << (bits - 1));
+  for (int c = 0; c < head_dim; c += 16) {
+    const int n = head_dim - c;
+    const v16 u = bits == 8 ? v_load_tail(p + c, 8, n) : v_load_tail(p + c / 2, 4, n);
+    v_store_row((char *)out + c * (int64_t)pu_dtype_size(type), type, v_fma(u, v_set1(scale), v_set1(mid)), n);
   }
 }
 
@@ -640,6 +711,7 @@ _Static_assert(sizeof(backward_work) <= PU_ATTENTION_SCRATCH, "raise PU_ATTENTIO
                                     .forward = attention_forward,                                                      \
                                     .backward = attention_backward,                                                    \
                                     .unpack = unpack,                                                                  \
-                                    .decode = attention_decode}
+                                    .decode = attention_decode,                                                        \
+                                    .widen = widen}
 
 #endif

@@ -89,9 +89,27 @@ static inline __m256 v_load_half(const void *p, pu_dtype type) {
   if (type == PU_F32) return _mm256_loadu_ps(p);
   return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128(p)), 16));
 }
-/* Sixteen elements, as f32. */
-static inline v16 v_load16(const void *p, pu_dtype type) {
-  return (v16){v_load_half(p, type), v_load_half((const char *)p + 8 * (type == PU_F32 ? 4 : 2), type)};
+static inline v16 v_from_i8(__m128i bytes) {
+  return (v16){_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+               _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+}
+static inline __m128i v_centre8(__m128i x) {
+  return _mm_xor_si128(x, _mm_set1_epi8(-128));
+}
+static inline __m128i v_centre4(__m128i x) {
+  const __m128i low = _mm_set1_epi8(15);
+  __m128i halves = _mm_unpacklo_epi8(_mm_and_si128(x, low), _mm_and_si128(_mm_srli_epi16(x, 4), low));
+  return _mm_sub_epi8(halves, _mm_set1_epi8(8));
+}
+static inline v16 v_load16(const void *p, const int bits) {
+  if (bits == 8) return v_from_i8(v_centre8(_mm_loadu_si128(p)));
+  if (bits == 4) return v_from_i8(v_centre4(_mm_loadl_epi64(p)));
+  const pu_dtype type = bits == 32 ? PU_F32 : PU_BF16;
+  return (v16){v_load_half(p, type), v_load_half((const char *)p + bits, type)};
+}
+static inline v16 v_load_f16(const uint16_t p[16]) {
+  return (v16){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)),
+               _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 8)))};
 }
 /* n elements from p (n >= 16: sixteen), as f32; zeros for the rest. */
 static inline v16 v_load_row(const void *p, pu_dtype type, int n) {
@@ -99,6 +117,12 @@ static inline v16 v_load_row(const void *p, pu_dtype type, int n) {
   if (n >= 8) r.lo = v_load_half(p, type);
   if (n >= 16) r.hi = v_load_half((const char *)p + 8 * (type == PU_F32 ? 4 : 2), type);
   return r;
+}
+static inline v16 v_load_tail(const void *p, const int bits, int n) {
+  if (n >= 16) return v_load16(p, bits);
+  if (bits == 8) return v_from_i8(v_centre8(_mm_loadl_epi64(p)));
+  if (bits == 4) return v_from_i8(v_centre4(_mm_loadu_si32(p)));
+  return v_load_row(p, bits == 32 ? PU_F32 : PU_BF16, n);
 }
 static inline void v_store_half(void *p, pu_dtype type, __m256 a) {
   if (type == PU_F32) {

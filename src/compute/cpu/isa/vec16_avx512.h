@@ -76,16 +76,42 @@ static inline v16 v_exp2_rough(v16 x) {
   return _mm512_scalef_ps(p, x); /* scalef takes the floor of x itself */
 }
 
-/* Sixteen elements, as f32. */
-static inline v16 v_load16(const void *p, pu_dtype type) {
-  if (type == PU_F32) return _mm512_loadu_ps(p);
+/* Unsigned values of 8 bits, and 8 bytes of two values of 4 bits each (the low half first), less the middle of their
+ * range: sums of what lies around zero lose nothing to each other. */
+static inline v16 v_from_i8(__m128i bytes) {
+  return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
+static inline __m128i v_centre8(__m128i x) {
+  return _mm_xor_si128(x, _mm_set1_epi8(-128));
+}
+static inline __m128i v_centre4(__m128i x) {
+  const __m128i low = _mm_set1_epi8(15);
+  __m128i halves = _mm_unpacklo_epi8(_mm_and_si128(x, low), _mm_and_si128(_mm_srli_epi16(x, 4), low));
+  return _mm_sub_epi8(halves, _mm_set1_epi8(8));
+}
+/* Sixteen values of 32 (f32), 16 (bf16), 8 or 4 bits (less the middle), as f32. */
+static inline v16 v_load16(const void *p, const int bits) {
+  if (bits == 32) return _mm512_loadu_ps(p);
+  if (bits == 8) return v_from_i8(v_centre8(_mm_loadu_si128(p)));
+  if (bits == 4) return v_from_i8(v_centre4(_mm_loadl_epi64(p)));
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p)), 16));
+}
+static inline v16 v_load_f16(const uint16_t p[16]) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)p));
 }
 /* n elements from p (n >= 16: sixteen), as f32; zeros for the rest. */
 static inline v16 v_load_row(const void *p, pu_dtype type, int n) {
   __mmask16 k = n >= 16 ? 0xffff : (__mmask16)((1u << (n > 0 ? n : 0)) - 1);
   if (type == PU_F32) return _mm512_maskz_loadu_ps(k, p);
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(k, p)), 16));
+}
+
+/* n of v_load16's values, 8 or from 16 on; zeros for the rest. */
+static inline v16 v_load_tail(const void *p, const int bits, int n) {
+  if (n >= 16) return v_load16(p, bits);
+  if (bits == 8) return v_from_i8(v_centre8(_mm_loadl_epi64(p)));
+  if (bits == 4) return v_from_i8(v_centre4(_mm_loadu_si32(p)));
+  return v_load_row(p, bits == 32 ? PU_F32 : PU_BF16, n);
 }
 
 static inline __m256i v_round_bf16(v16 a) { /* to nearest even; NaN stays NaN */

@@ -22,6 +22,10 @@ static pu_err too_long(pu_error *e, int64_t len) {
                  (long long)len);
 }
 
+static pu_err too_large(pu_error *e, int head_dim) {
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "attention: heads of %d are too large", head_dim);
+}
+
 /* Turns scores[0..n) into exp(score - max) and returns the log of their sum; *sum is that sum. */
 static float exponentiate(float *scores, int64_t n, double *sum) {
   float max = -INFINITY;
@@ -122,8 +126,7 @@ pu_err pu_ref_attention_back(pu_backend *be, void *args, pu_error *e) {
   attention_job job = {.cpu = (pu_cpu *)be, .a = args};
   const pu_attention_args *a = args;
   void *work;
-  if (a->head_dim > MAX_HEAD_DIM)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "attention: heads of %d are too large", a->head_dim);
+  if (a->head_dim > MAX_HEAD_DIM) return too_large(e, a->head_dim);
   PU_TRY(pu_cpu_work(job.cpu, (size_t)(a->kv_heads * a->qkv->shape[0] * 2 * a->head_dim) * sizeof(float), &work, e));
   job.dkv = work;
   job.beta = pu_grad_beta(a->qkv);
@@ -138,39 +141,63 @@ typedef struct paged_job {
   const pu_attention_paged_args *a;
 } paged_job;
 
-/* Where in k or v position t of sequence s and head g begins, in elements. */
-static int64_t slot_of(const pu_attention_paged_args *a, int32_t s, int64_t t, int64_t g) {
+static int bits_of(const pu_kv *kv, const pu_tensor *x) {
+  return x == kv->v ? kv->v_bits : kv->k_bits;
+}
+
+/* The row of k or v, of position t of sequence s and head g. */
+static void *row_of(const pu_attention_paged_args *a, const pu_tensor *x, int32_t s, int64_t t, int64_t g) {
   const pu_kv *kv = a->kv;
   int64_t block = kv->table[(int64_t)s * kv->table_stride + t / kv->block];
-  return ((block * a->kv_heads + g) * kv->block + t % kv->block) * a->head_dim;
+  int64_t row = (block * a->kv_heads + g) * kv->block + t % kv->block;
+  return (char *)x->data + row * pu_kv_row(bits_of(kv, x), a->head_dim) * (int64_t)pu_dtype_size(x->dtype);
+}
+
+static void store_row(const pu_attention_paged_args *a, const pu_tensor *to, int32_t s, int64_t t, int64_t g, int64_t n,
+                      int64_t col) {
+  float x[MAX_HEAD_DIM];
+  const int bits = bits_of(a->kv, to);
+  pu_read_piece(a->qkv, n, col, a->head_dim, x);
+  if (bits)
+    pu_kv_pack(row_of(a, to, s, t, g), bits, x, a->head_dim);
+  else
+    pu_convert(row_of(a, to, s, t, g), to->dtype, x, PU_F32, a->head_dim);
 }
 
 static void store_token(const pu_attention_paged_args *a, int32_t s, int64_t n, int64_t t) {
   for (int64_t g = 0; g < a->kv_heads; g++) {
-    int64_t k0 = (a->heads + g) * a->head_dim, v0 = k0 + (int64_t)a->kv_heads * a->head_dim, slot = slot_of(a, s, t, g);
-    for (int64_t i = 0; i < a->head_dim; i++) {
-      pu_set1(a->kv->k, slot + i, pu_get(a->qkv, n, k0 + i));
-      pu_set1(a->kv->v, slot + i, pu_get(a->qkv, n, v0 + i));
-    }
+    int64_t k0 = (a->heads + g) * a->head_dim, v0 = k0 + (int64_t)a->kv_heads * a->head_dim;
+    store_row(a, a->kv->k, s, t, g, n, k0);
+    store_row(a, a->kv->v, s, t, g, n, v0);
   }
 }
 
-static float dot_cached(const pu_attention_paged_args *a, int64_t n, int64_t q0, int64_t slot) {
-  double sum = 0;
-  for (int64_t i = 0; i < a->head_dim; i++) sum += (double)pu_get(a->qkv, n, q0 + i) * pu_get1(a->kv->k, slot + i);
-  return (float)sum;
+static void load_row(const pu_attention_paged_args *a, const pu_tensor *x, int32_t s, int64_t t, int64_t g,
+                     float *out) {
+  const int bits = bits_of(a->kv, x);
+  if (bits)
+    pu_kv_unpack(out, row_of(a, x, s, t, g), bits, a->head_dim);
+  else
+    pu_convert(out, PU_F32, row_of(a, x, s, t, g), x->dtype, a->head_dim);
 }
 
 static void attend_cached(const pu_attention_paged_args *a, int64_t head, int32_t s, int64_t n, int64_t t, float *p) {
   int64_t g = head / (a->heads / a->kv_heads), q0 = head * a->head_dim, t0 = first_seen(t, a->window);
-  double sum;
-  for (int64_t j = t0; j <= t; j++) p[j - t0] = a->scale * dot_cached(a, n, q0, slot_of(a, s, j, g));
-  exponentiate(p, t - t0 + 1, &sum);
-  for (int64_t i = 0; i < a->head_dim; i++) {
-    double o = 0;
-    for (int64_t j = t0; j <= t; j++) o += (double)p[j - t0] * pu_get1(a->kv->v, slot_of(a, s, j, g) + i);
-    pu_set(a->out, n, q0 + i, (float)(o / sum));
+  double sum, out[MAX_HEAD_DIM] = {0};
+  float q[MAX_HEAD_DIM], x[MAX_HEAD_DIM];
+  pu_read_piece(a->qkv, n, q0, a->head_dim, q);
+  for (int64_t j = t0; j <= t; j++) {
+    double dot = 0;
+    load_row(a, a->kv->k, s, j, g, x);
+    for (int64_t i = 0; i < a->head_dim; i++) dot += (double)q[i] * x[i];
+    p[j - t0] = a->scale * (float)dot;
   }
+  exponentiate(p, t - t0 + 1, &sum);
+  for (int64_t j = t0; j <= t; j++) {
+    load_row(a, a->kv->v, s, j, g, x);
+    for (int64_t i = 0; i < a->head_dim; i++) out[i] += (double)p[j - t0] * x[i];
+  }
+  for (int64_t i = 0; i < a->head_dim; i++) pu_set(a->out, n, q0 + i, (float)(out[i] / sum));
 }
 
 /* The position in the cache of the first new token of sequence s. */
@@ -190,6 +217,7 @@ static void attend_cached_heads(void *arg, int64_t begin, int64_t end, int worke
 pu_err pu_ref_attention_paged(pu_backend *be, void *args, pu_error *e) {
   paged_job job = {(pu_cpu *)be, args};
   const pu_seqs *seqs = job.a->seqs;
+  if (job.a->head_dim > MAX_HEAD_DIM) return too_large(e, job.a->head_dim);
   for (int32_t s = 0; s < seqs->n; s++) {
     if (!fits_scratch(job.cpu, job.a->kv->len[s])) return too_long(e, job.a->kv->len[s]);
     for (int64_t n = seqs->cu[s]; n < seqs->cu[s + 1]; n++)
