@@ -83,20 +83,32 @@ static const uint8_t *unpacked(const pu_packed_job *j, int64_t block, int64_t bl
   return (const uint8_t *)room;
 }
 
+/* A pair of blocks against 32 tokens, depth groups from g0 on. A group's sums are scaled while the next one's products
+ * run: what was just stored from tile registers has to leave the store buffer before vector code can load it. */
+static void one_pair(const pu_packed_job *j, int64_t block, bool both, const uint8_t *w0, const uint8_t *w1,
+                     int64_t token, int64_t g0, int64_t depth) {
+  _Alignas(64) int32_t sums[2][4 * 256];
+  const int8_t *x = (const int8_t *)j->x + token * j->x_row + g0 * j->group;
+  for (int64_t g = 0; g <= depth; g++) {
+    if (g < depth) {
+      int64_t at = (g0 + g) * j->group * ROWS;
+      group_sums(x + g * j->group, j->x_row, w0 + at, w1 + at, j->group, sums[g & 1]);
+    }
+    if (g == 0) continue;
+    add_scaled(j, block, g0 + g - 1, token, sums[(g - 1) & 1]);
+    if (both) add_scaled(j, block + 1, g0 + g - 1, token, sums[(g - 1) & 1] + 256);
+  }
+}
+
 /* Blocks [block, block + blocks), whose weights lie at w, a byte each. Of an odd number the last is its own pair. */
 static void some_blocks(const pu_packed_job *j, int64_t block, int64_t blocks, const uint8_t *w) {
-  _Alignas(64) int32_t sums[4 * 256];
   int64_t bytes = j->groups * j->group * ROWS, depth = DEPTH / j->group;
   for (int64_t token = 0; token < j->tokens; token += TOKENS)
     for (int64_t g0 = 0; g0 < j->groups; g0 += depth)
       for (int64_t b = 0; b < blocks; b += 2) {
-        const uint8_t *w0 = w + b * bytes, *w1 = b + 1 < blocks ? w0 + bytes : w0;
-        for (int64_t g = g0; g < PU_MIN(g0 + depth, j->groups); g++) {
-          const int8_t *x = (const int8_t *)j->x + token * j->x_row + g * j->group;
-          group_sums(x, j->x_row, w0 + g * j->group * ROWS, w1 + g * j->group * ROWS, j->group, sums);
-          add_scaled(j, block + b, g, token, sums);
-          if (b + 1 < blocks) add_scaled(j, block + b + 1, g, token, sums + 256);
-        }
+        const bool both = b + 1 < blocks;
+        const uint8_t *w0 = w + b * bytes;
+        one_pair(j, block + b, both, w0, both ? w0 + bytes : w0, token, g0, PU_MIN(depth, j->groups - g0));
       }
 }
 
