@@ -16,11 +16,11 @@
 #include <stdint.h>
 #include <stdio.h>
 
-#define PU_MUST_USE     __attribute__((warn_unused_result))
-#define PU_PRINTF(f, a) __attribute__((format(printf, f, a)))
-#define PU_COUNT(array) (sizeof(array) / sizeof((array)[0]))
-#define PU_MIN(a, b)    ((a) < (b) ? (a) : (b))
-#define PU_MAX(a, b)    ((a) > (b) ? (a) : (b))
+#define PU_MUST_USE      __attribute__((warn_unused_result))
+#define PU_PRINTF(f, a)  __attribute__((format(printf, f, a)))
+#define PU_COUNT(array)  (sizeof(array) / sizeof((array)[0]))
+#define PU_MIN(a, b)     ((a) < (b) ? (a) : (b))
+#define PU_MAX(a, b)     ((a) > (b) ? (a) : (b))
 
 /* ---- errors ------------------------------------------------------------------------------------------------- */
 
@@ -76,16 +76,16 @@ typedef struct pu_arena pu_arena;
 pu_err pu_arena_create(size_t max_bytes, pu_arena **out, pu_error *e) PU_MUST_USE;
 /* Over memory owned by someone else (a device's, say: the arena never reads or writes it). */
 pu_err pu_arena_wrap(void *memory, size_t bytes, pu_arena **out, pu_error *e) PU_MUST_USE;
-void pu_arena_free(pu_arena *a);                   /* NULL is fine */
-void *pu_arena_alloc(pu_arena *a, size_t bytes);   /* 64-byte aligned, not cleared; NULL when the maximum is spent */
-void *pu_arena_zalloc(pu_arena *a, size_t bytes);  /* cleared; host memory only */
-char *pu_arena_strdup(pu_arena *a, const char *s); /* NULL when spent */
+void pu_arena_free(pu_arena *a);                      /* NULL is fine */
+void *pu_arena_alloc(pu_arena *a, size_t bytes);      /* 64-byte aligned, not cleared; NULL when the maximum is spent */
+void *pu_arena_zalloc(pu_arena *a, size_t bytes);     /* cleared; host memory only */
+char *pu_arena_strdup(pu_arena *a, const char *s);    /* NULL when spent */
 char *pu_arena_strndup(pu_arena *a, const char *s, size_t len);
 char *pu_arena_printf(pu_arena *a, const char *fmt, ...) PU_PRINTF(2, 3);
-size_t pu_arena_mark(const pu_arena *a);         /* how much is in use: give it to release */
-void pu_arena_release(pu_arena *a, size_t mark); /* back to that point */
+size_t pu_arena_mark(const pu_arena *a);              /* how much is in use: give it to release */
+void pu_arena_release(pu_arena *a, size_t mark);      /* back to that point */
 void pu_arena_reset(pu_arena *a);
-size_t pu_arena_peak(const pu_arena *a); /* the most that was ever in use */
+size_t pu_arena_peak(const pu_arena *a);              /* the most that was ever in use */
 size_t pu_arena_max(const pu_arena *a);
 
 /* ---- bytes --------------------------------------------------------------------------------------------------- */
@@ -112,7 +112,7 @@ typedef struct pu_buf {
 #define PU_BUF_MAX ((size_t)1 << 32)
 void pu_buf_init(pu_buf *b, size_t max); /* allocates nothing yet */
 void pu_buf_deinit(pu_buf *b);
-void pu_buf_clear(pu_buf *b); /* keeps the memory */
+void pu_buf_clear(pu_buf *b);            /* keeps the memory */
 bool pu_buf_reserve(pu_buf *b, size_t more);
 bool pu_buf_append(pu_buf *b, const void *data, size_t len);
 bool pu_buf_puts(pu_buf *b, const char *s);
@@ -228,10 +228,10 @@ pu_err pu_json_int(const json_t *o, const char *key, int64_t min, int64_t max, i
                    pu_error *e) PU_MUST_USE;
 pu_err pu_json_int_or(const json_t *o, const char *key, int64_t min, int64_t max, int64_t dflt, int64_t *out,
                       const char *where, pu_error *e) PU_MUST_USE;
-pu_err pu_json_num_or(const json_t *o, const char *key, double dflt, double *out, const char *where,
-                      pu_error *e) PU_MUST_USE;
-pu_err pu_json_bool_or(const json_t *o, const char *key, bool dflt, bool *out, const char *where,
-                       pu_error *e) PU_MUST_USE;
+pu_err pu_json_num_or(const json_t *o, const char *key, double dflt, double *out, const char *where, pu_error *e)
+    PU_MUST_USE;
+pu_err pu_json_bool_or(const json_t *o, const char *key, bool dflt, bool *out, const char *where, pu_error *e)
+    PU_MUST_USE;
 /* The string lives as long as the object. */
 pu_err pu_json_str_or(const json_t *o, const char *key, const char *dflt, const char **out, const char *where,
                       pu_error *e) PU_MUST_USE;
@@ -241,8 +241,7 @@ bool pu_buf_json_str(pu_buf *b, pu_str s);
 /* Appends text as HTML: the five special characters as entities; invalid UTF-8 and control characters as U+FFFD. */
 bool pu_buf_html(pu_buf *b, pu_str text);
 
-/* ---- options: one table describes each option once ----------------------------------------------------------------
- */
+/* ---- options: one table describes each option once ---------------------------------------------------------------- */
 
 typedef enum pu_option_type {
   PU_OPT_BOOL,   /* bool */
@@ -272,7 +271,7 @@ typedef struct pu_list {
 /* A row: where the value goes, what it may be, and how it is called in YAML and on the command line. A table ends with
  * a row whose key is NULL. The same rows make --help, the man page, completion, YAML checking and key=value. */
 typedef struct pu_option {
-  const char *key; /* "optim.lr": dotted YAML key; also --optim.lr. For commands: "max-tokens" = --max-tokens */
+  const char *key;     /* "optim.lr": dotted YAML key; also --optim.lr. For commands: "max-tokens" = --max-tokens */
   pu_option_type type;
   size_t offset;       /* offsetof into the caller's struct */
   const char *dflt;    /* text, parsed like input; NULL: zero, false or NULL */
@@ -282,8 +281,8 @@ typedef struct pu_option {
   const char *help;    /* one line */
   const struct pu_option *sub;
   size_t sub_size;
-  char letter;   /* -n; 0 for none */
-  bool required; /* a text or list that is absent, or a number that is 0 where 0 is out of range, is missing */
+  char letter;         /* -n; 0 for none */
+  bool required;       /* a text or list that is absent, or a number that is 0 where 0 is out of range, is missing */
 } pu_option;
 
 /* PU_ROW(options, max_tokens, "max-tokens", INT, .max = 4096, .meta = "N", .help = "…") is the row of that member. */
@@ -303,8 +302,8 @@ pu_err pu_options_set_text(const pu_option *table, void *out, const char *key, c
 /* Reads YAML (nested mappings become dotted keys). Anchors' expansion, depth (32) and size (1 MiB) are limited; errors
  * name file and line. */
 pu_err pu_options_read_yaml(const pu_option *table, void *out, const char *path, pu_arena *a, pu_error *e) PU_MUST_USE;
-pu_err pu_options_parse_yaml(const pu_option *table, void *out, const char *name, pu_str text, pu_arena *a,
-                             pu_error *e) PU_MUST_USE;
+pu_err pu_options_parse_yaml(const pu_option *table, void *out, const char *name, pu_str text, pu_arena *a, pu_error *e)
+    PU_MUST_USE;
 /* Writes the values back as YAML that reads to the same values (the run's resolved configuration). */
 pu_err pu_options_write_yaml(const pu_option *table, const void *in, pu_buf *out, pu_error *e) PU_MUST_USE;
 /* After defaults, file and overrides: are the required ones set? */
@@ -320,12 +319,13 @@ typedef enum pu_log_level { PU_LOG_DEBUG, PU_LOG_INFO, PU_LOG_WARN, PU_LOG_ERROR
 void pu_log_set_level(pu_log_level level);
 /* One line on standard error; a live progress line is cleared first and drawn again after. Any thread. */
 void pu_log(pu_log_level level, const char *fmt, ...) PU_PRINTF(2, 3);
-/* What a model made of a prompt, on one line: LABEL PROMPT│TEXT. Line ends are shown as ↵, control characters as
- * spaces; more than 200 bytes of the text are cut at a character. */
+/* What a model made of a prompt, on one line: LABEL PROMPT│TEXT. Line ends are shown as ↵, control characters as spaces;
+ * more than 200 bytes of the text are cut at a character. */
 void pu_log_sample(const char *label, const char *prompt, pu_str text);
 
 /* A live line on a terminal (redrawn at most ten times a second), a plain line every ten seconds elsewhere, nothing
- * before the first two seconds have passed. total 0: unknown. A unit of "%" is a share of the whole and no amount. */
+ * before the first two seconds have passed and at all where the log says warnings only. total 0: unknown. A unit of "%"
+ * is a share of the whole and no amount. */
 typedef struct pu_progress pu_progress;
 pu_progress *pu_progress_open(const char *label, const char *unit, double total); /* never NULL-unsafe: NULL is quiet */
 void pu_progress_set(pu_progress *p, double done, const char *note);              /* note: "loss 2.31" or NULL */

@@ -139,7 +139,7 @@ pu_isa pu_cpu_isa(const pu_backend *cpu);
 
 /* What the processor can do at most, measured now on all of the backend's threads: what benchmarks set their figures
  * beside.
- * unit_flops: operations a second of the unit for products of this type: a bare loop of TDPBF16PS (PU_BF16), or of fused
+ * unit_flops: operations a second of the unit for products of this type: a bare loop of bf16 products, or of fused
  * multiply-adds (PU_F32), on registers; some 20 ms. 0 where the instruction set has no such unit.
  * read_rate: bytes a second of reading this memory, 64-byte aligned, from end to end, `passes` times. */
 double pu_cpu_unit_flops(pu_backend *cpu, pu_dtype dtype);

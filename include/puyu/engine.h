@@ -2,20 +2,21 @@
  *
  * A pu_engine owns a model (or borrows one that is being trained), its cache and a scheduler. A pu_session is one
  * sequence in it: a prompt that grows. pu_engine_step runs one forward pass over sessions that have something to do
- * (new prompt tokens, or the next token to make); pu_session_generate steps until its own answer is done. What a
- * session produces depends on its own ids, options and seed only, not on the others in the batch (to the rounding of
- * sums: see src/engine/README.md).
+ * (new prompt tokens, or the next token to make); pu_session_generate steps until its own answer is done. What a session
+ * produces depends on its own ids, options and seed only, not on the others in the batch (to the rounding of sums: see
+ * src/engine/README.md).
  *
- * Scheduling. Any number of sessions may be open. Those with work wait in the order they came; max_batch of them run at
- * a time, as far as the cache has room. Where a growing answer finds no free block, blocks are taken from what only the
- * prefix cache holds, then from sessions at rest, then from the running session that came last: it waits again, and
- * later computes its tokens anew and goes on where it was. So the oldest always gets on, and no session ends another
- * one. A step takes prefill_chunk prompt tokens at most, however long a prompt is: this bounds how long the others wait
- * for their next token. Adapters. Any number of LoRA adapters (PEFT directories, see puyu/model.h) may lie beside the
- * weights; each session says which one it goes by. A step computes for all of them at once: the base's products are
- * made for the whole batch, and each adapter adds its own to the rows of its sessions. Prefix cache. Full blocks are
- * shared by all sessions that begin with the same ids, also after the one that computed them is closed, until their
- * room is needed (least recently used first). A match may end inside a block.
+ * Scheduling. Any number of sessions may be open. Those with work wait in the order they came; max_batch of them run at a
+ *           time, as far as the cache has room. Where a growing answer finds no free block, blocks are taken from what
+ *           only the prefix cache holds, then from sessions at rest, then from the running session that came last: it
+ *           waits again, and later computes its tokens anew and goes on where it was. So the oldest always gets on, and
+ *           no session ends another one. A step takes prefill_chunk prompt tokens at most, however long a prompt is:
+ *           this bounds how long the others wait for their next token.
+ * Adapters. Any number of LoRA adapters (PEFT directories, see puyu/model.h) may lie beside the weights; each session
+ *           says which one it goes by. A step computes for all of them at once: the base's products are made for the
+ *           whole batch, and each adapter adds its own to the rows of its sessions.
+ * Prefix cache. Full blocks are shared by all sessions that begin with the same ids, also after the one that computed
+ *           them is closed, until their room is needed (least recently used first). A match may end inside a block.
  *
  * Lifetimes: engine outlives its sessions; a session's ids and text live until it is closed.
  * Threads: one thread drives an engine and its sessions. on_text may call pu_session_cancel; it must not open, close,
@@ -26,25 +27,23 @@
 #include "puyu/model.h"
 #include "puyu/text.h"
 
-/* ---- tokenizers of models: what needs both text and model
- * ------------------------------------------------------------ */
+/* ---- tokenizers of models: what needs both text and model ------------------------------------------------------------ */
 
 /* Whatever holds a tokenizer: what pu_tokenizer_load takes, or a GGUF file. NULL where a model has none. */
 pu_err pu_engine_load_tokenizer(const char *path, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
-/* The tokenizer of a model, which is to be used with it: one with more pieces than the model has is an error. NULL
- * where there is none. */
+/* The tokenizer of a model, which is to be used with it: one with more pieces than the model has is an error. NULL where
+ * there is none. */
 pu_err pu_engine_tokenizer_of(const char *model, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
 /* The keys of a GGUF file that hold t, for a model of so many ids; t NULL: those that say that there is none. */
 pu_err pu_engine_put_tokenizer(pu_gguf_keys *k, const pu_tokenizer *t, int64_t vocab, pu_error *e) PU_MUST_USE;
 
-/* ---- engines
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- engines --------------------------------------------------------------------------------------------------------- */
 
 typedef struct pu_engine pu_engine;
 typedef struct pu_session pu_session;
 
-/* Type of keys and values in the cache. Those in few bits are asymmetric, each head of each token for itself: see
- * pu_kv. Keys of heads below PU_KV_SMALL_HEAD values are kept one step finer, bf16 with int8 and 8 bits with int4: see
+/* Type of keys and values in the cache. Those in few bits are asymmetric, each head of each token for itself: see pu_kv.
+ * Keys of heads below PU_KV_SMALL_HEAD values are kept one step finer, bf16 with int8 and 8 bits with int4: see
  * docs/engine.md. */
 typedef enum pu_kv_type {
   PU_KV_SAME, /* the compute type */
@@ -71,37 +70,39 @@ typedef struct pu_engine_adapter {
 } pu_engine_adapter;
 
 typedef struct pu_engine_options {
-  const char *device;    /* "cpu"; NULL: cpu */
-  pu_dtype dtype;        /* compute type: PU_BF16 or PU_F32 */
-  pu_quant quant;        /* how the model's matrices are kept: PU_QUANT_FILE is 0 */
-  int threads;           /* 0: all */
-  int64_t context;       /* tokens of one session; 0: the model's max_position (times the factor of dynamic RoPE), at
-                            most 32768. Less where the cache cannot hold as many: see pu_engine_plan */
-  int max_batch;         /* sessions a step computes for at most; others wait their turn. 0: 16 */
-  size_t memory;         /* bytes for weights, work and cache together; 0: what the machine has free, less a tenth */
-  int64_t prefill_chunk; /* prompt tokens a step takes at most; 0: 512 */
-  int32_t kv_block;      /* tokens a cache block holds; 0: 32 */
+  const char *device;     /* "cpu"; NULL: cpu */
+  pu_dtype dtype;         /* compute type: PU_BF16 or PU_F32 */
+  pu_quant quant;         /* how the model's matrices are kept: PU_QUANT_FILE is 0 */
+  const char *cache;      /* a folder that keeps weights in few bits for the next time: pu_model_options. NULL: none */
+  int threads;            /* 0: all */
+  int64_t context;        /* tokens of one session; 0: the model's max_position (times the factor of dynamic RoPE), at
+                             most 32768. Less where the cache cannot hold as many: see pu_engine_plan */
+  int max_batch;          /* sessions a step computes for at most; others wait their turn. 0: 16 */
+  size_t memory;          /* bytes for weights, work and cache together; 0: what the machine has free, less a tenth */
+  int64_t prefill_chunk;  /* prompt tokens a step takes at most; 0: 512 */
+  int32_t kv_block;       /* tokens a cache block holds; 0: 32 */
   pu_kv_type kv_type;
   bool no_prefix_cache;
-  int guess;        /* tokens of an answer guessed ahead in each step, at most 15; 0: none. The text stays the same:
-                       see src/engine/guess.c */
-  pu_engine *draft; /* guesses: an engine over a smaller model with the same vocabulary. Becomes this one's, which
-                       frees it (unless opening fails). NULL: guesses are what followed the last ids before */
+  int guess;              /* tokens of an answer guessed ahead in each step, at most 15; 0: none. The text stays the same:
+                             see src/engine/guess.c */
+  pu_engine *draft;       /* guesses: an engine over a smaller model with the same vocabulary. Becomes this one's, which
+                             frees it (unless opening fails). NULL: guesses are what followed the last ids before */
   const pu_engine_adapter *adapters; /* loaded at once and planned for, as a part of the weights */
   int n_adapters;
   void (*progress)(void *arg, double done, double total); /* while weights are read */
   void *progress_arg;
 } pu_engine_options;
 
-/* What is taken, computed from the model's sizes and the options before anything is: bytes. The cache gets what the
- * budget leaves, up to max_batch whole contexts; where that is less than one context, the context shrinks to it. */
+/* What is taken, computed from the model's sizes and the options before anything is: bytes. The cache gets what the budget
+ * leaves, up to max_batch whole contexts; where that is less than one context, the context shrinks to it. */
 typedef struct pu_engine_plan {
   size_t weights, work, cache, budget;
   int32_t kv_block, kv_blocks; /* tokens a block; blocks */
   int64_t context;             /* tokens of one session */
 } pu_engine_plan;
 /* For pu_engine_open with the same options. PU_ERR_NOMEM where not even a small cache fits beside the weights. */
-pu_err pu_engine_make_plan(const char *model, const pu_engine_options *o, pu_engine_plan *out, pu_error *e) PU_MUST_USE;
+pu_err pu_engine_make_plan(const char *model, const pu_engine_options *o, pu_engine_plan *out, pu_error *e)
+    PU_MUST_USE;
 
 /* model: a Hugging Face directory or a GGUF file. Its tokenizer is loaded when there is one (a model without one works
  * on ids). */
@@ -109,8 +110,8 @@ pu_err pu_engine_open(const char *model, const pu_engine_options *o, pu_engine *
 /* Over a model (and tokenizer, may be NULL) owned by the caller, e.g. in the middle of training. device, dtype and
  * threads of the options do not count. Where memory is 0 the weights are there already and count for nothing. Changed
  * weights need a new engine: the cache holds what the old ones made. */
-pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_options *o, pu_engine **out,
-                      pu_error *e) PU_MUST_USE;
+pu_err pu_engine_over(pu_model *m, const pu_tokenizer *t, const pu_engine_options *o, pu_engine **out, pu_error *e)
+    PU_MUST_USE;
 void pu_engine_free(pu_engine *en);
 const pu_tokenizer *pu_engine_tokenizer(const pu_engine *en); /* NULL: none */
 const pu_model *pu_engine_model(const pu_engine *en);
@@ -126,8 +127,7 @@ pu_err pu_engine_remove_adapter(pu_engine *en, const char *name, pu_error *e) PU
 /* Their names in the order they came; NULL past the last. Lives until that one is removed. */
 const char *pu_engine_adapter_at(const pu_engine *en, size_t i);
 
-/* ---- structured output: grammars that an answer must fit ----------------------------------------------------------
- */
+/* ---- structured output: grammars that an answer must fit ---------------------------------------------------------- */
 
 /* The tokens of a tokenizer by their bytes: what a grammar is matched with. Made once a tokenizer (tens of
  * milliseconds), then only read, by any number of grammars and threads. The tokenizer may go. */
@@ -193,11 +193,11 @@ typedef struct pu_sampling {
   const pu_ids_view *bad_words; /* sequences whose last id never follows the ids before it */
   size_t n_bad_words;
   uint64_t seed;
-  int64_t min_tokens;      /* no ending before so many, by id or by stop string */
-  int64_t max_tokens;      /* of the answer; 0: to the end of the context */
-  const char *const *stop; /* strings that end the answer (themselves left out), matched on bytes across tokens */
+  int64_t min_tokens;        /* no ending before so many, by id or by stop string */
+  int64_t max_tokens;        /* of the answer; 0: to the end of the context */
+  const char *const *stop;   /* strings that end the answer (themselves left out), matched on bytes across tokens */
   size_t n_stop;
-  const int32_t *stop_ids; /* ids that end the answer besides the model's eos */
+  const int32_t *stop_ids;   /* ids that end the answer besides the model's eos */
   size_t n_stop_ids;
   bool ignore_eos;
   const int32_t *spoken_ids; /* special tokens that give text, their own (marks of tool calls); others give none */
@@ -237,21 +237,20 @@ pu_err pu_session_adapter(pu_session *s, const char *name, pu_error *e) PU_MUST_
 pu_err pu_session_score(pu_session *s, int top, pu_error *e) PU_MUST_USE;
 /* Adds prompt tokens (checked against vocabulary and context). They are processed by the next steps. */
 pu_err pu_session_append(pu_session *s, const int32_t *ids, size_t n, pu_error *e) PU_MUST_USE;
-/* Begins an answer; tokens come with the engine's steps. on_text (may be NULL) gets text as soon as it is certain:
- * whole UTF-8 characters that cannot be part of a stop string; return false to cancel. */
+/* Begins an answer; tokens come with the engine's steps. on_text (may be NULL) gets text as soon as it is certain: whole
+ * UTF-8 characters that cannot be part of a stop string; return false to cancel. */
 typedef bool (*pu_on_text)(void *arg, pu_str text);
 pu_err pu_session_start(pu_session *s, const pu_sampling *o, pu_on_text on_text, void *arg, pu_error *e) PU_MUST_USE;
 /* Ends an answer from outside (a client went away): PU_FINISH_CANCEL. What was made stays. */
 void pu_session_cancel(pu_session *s);
 pu_finish pu_session_finish(const pu_session *s);
 pu_session_state pu_session_get_state(const pu_session *s);
-const int32_t *pu_session_answer(const pu_session *s,
-                                 size_t *n);    /* ids of the current answer, without the ending one */
-pu_str pu_session_text(const pu_session *s);    /* its text so far */
-int64_t pu_session_length(const pu_session *s); /* tokens in the session */
+const int32_t *pu_session_answer(const pu_session *s, size_t *n); /* ids of the current answer, without the ending one */
+pu_str pu_session_text(const pu_session *s);                      /* its text so far */
+int64_t pu_session_length(const pu_session *s);                   /* tokens in the session */
 
-/* A token as it was chosen (or, in a prompt, given). Log-probabilities are natural ones, of the model's own
- * distribution after logit bias, before penalties and temperature. */
+/* A token as it was chosen (or, in a prompt, given). Log-probabilities are natural ones, of the model's own distribution
+ * after logit bias, before penalties and temperature. */
 typedef struct pu_token_info {
   int32_t id;
   float logprob; /* NAN for the first token of a session: nothing tells of it */
@@ -259,8 +258,8 @@ typedef struct pu_token_info {
   const int32_t *top_ids;
   const float *top_logprobs;
 } pu_token_info;
-/* Of the answer's tokens, of which *n are there; NULL where top_logprobs was -1. Lives until the next call on the
- * session or step. */
+/* Of the answer's tokens, of which *n are there; NULL where top_logprobs was -1. Lives until the next call on the session
+ * or step. */
 const pu_token_info *pu_session_tokens(const pu_session *s, size_t *n);
 /* Of the prompt's tokens processed so far: after pu_session_score, else NULL. */
 const pu_token_info *pu_session_prompt(const pu_session *s, size_t *n);
@@ -291,10 +290,10 @@ pu_engine_stats pu_engine_get_stats(const pu_engine *en);
 /* Chooses one id from logits [V] (changed in place). history: the session's ids, of which the last n_answer were
  * generated. Exposed for tests. */
 int32_t pu_sample_token(float *logits, int64_t vocab, const pu_sampling *o, const int32_t *history, size_t n_history,
-                        size_t n_answer, pu_rng *rng);
+                  size_t n_answer, pu_rng *rng);
 
-/* Nats (negative natural log-probabilities) of texts, each token but a text's first told by those before it: the mean,
- * whose exponential is the perplexity, and over how many tokens. Each text fits the engine's context. */
+/* Nats (negative natural log-probabilities) of texts, each token but a text's first told by those before it: the mean, whose
+ * exponential is the perplexity, and over how many tokens. Each text fits the engine's context. */
 typedef struct pu_engine_score {
   double nats;
   int64_t tokens;
@@ -302,14 +301,12 @@ typedef struct pu_engine_score {
 pu_err pu_engine_score_texts(pu_engine *en, const pu_ids_view *texts, size_t n, pu_engine_score *out,
                              pu_error *e) PU_MUST_USE;
 
-/* ---- making weights of few bits
- * --------------------------------------------------------------------------------------- */
+/* ---- making weights of few bits --------------------------------------------------------------------------------------- */
 
-/* How: "rtn" rounds to nearest; "awq" scales the weights that meet large inputs up first, and searches each group's
- * range (Lin et al. 2023; 4 bits); "gptq" lets the weights not yet rounded make up for the error of those that are
- * (Frantar et al. 2022); "w8a8" makes int8 of the weights, a scale a row, for activations in int8 (Xiao et al. 2022).
- * Quantised are the matrices of attention and MLPs (those of all experts); embedding, output, norms, biases and routers
- * stay. */
+/* How: "rtn" rounds to nearest; "awq" scales the weights that meet large inputs up first, and searches each group's range
+ * (Lin et al. 2023; 4 bits); "gptq" lets the weights not yet rounded make up for the error of those that are (Frantar et al.
+ * 2022); "w8a8" makes int8 of the weights, a scale a row, for activations in int8 (Xiao et al. 2022). Quantised are the
+ * matrices of attention and MLPs (those of all experts); embedding, output, norms, biases and routers stay. */
 typedef struct pu_quantize_options {
   const char *method;
   int bits;                 /* 4 or 8 */
@@ -326,15 +323,14 @@ typedef struct pu_quantize_report {
   size_t bytes_before, bytes_after; /* of all tensors */
   int64_t weights;                  /* quantised ones */
   double bits;                      /* what each of them takes, with its share of scales and zeros */
-  double error; /* |y' - y|^2 of the quantised matrices' results over |y|^2 of the right ones, on a sample of their
-                   inputs, summed over all of them; 0 where nothing was calibrated */
+  double error; /* |y' - y|^2 of the quantised matrices' results over |y|^2 of the right ones, on a sample of their inputs,
+                   summed over all of them; 0 where nothing was calibrated */
 } pu_quantize_report;
 
-/* From the Hugging Face directory src into a new one, dir: config.json with its quantization_config, and safetensors,
- * one file a layer. Other files (tokenizer, generation_config.json) are the caller's to copy. Layer by layer: what is
- * held is one layer (in f32, its matrices' statistics, for gptq their Hessians [K, K]) and the residual state of the
- * calibration texts, 4 bytes times tokens times the hidden size. On failure dir is removed. Runs on a cpu of its own.
- */
+/* From the Hugging Face directory src into a new one, dir: config.json with its quantization_config, and safetensors, one
+ * file a layer. Other files (tokenizer, generation_config.json) are the caller's to copy. Layer by layer: what is held is one
+ * layer (in f32, its matrices' statistics, for gptq their Hessians [K, K]) and the residual state of the calibration texts,
+ * 4 bytes times tokens times the hidden size. On failure dir is removed. Runs on a cpu of its own. */
 pu_err pu_quantize(const char *src, const char *dir, const pu_quantize_options *o, pu_quantize_report *out,
                    pu_error *e) PU_MUST_USE;
 /* Do options and model fit each other? What pu_quantize asks first, for callers who have other work to do before it. */

@@ -243,6 +243,7 @@ typedef struct pu_model {
   pu_arena *host;    /* headers, names */
   pu_arena *weights; /* tensor data, in the backend's memory: wraps weights_memory */
   void *weights_memory;
+  pu_map weights_map; /* where they are a file's (pu_model_options.cache); data NULL: none */
   pu_tensor *outer[PU_SLOT_COUNT]; /* embed, out_norm, output (== embed when tied) */
   pu_layer *layers;
   pu_param *params;
@@ -268,6 +269,9 @@ typedef struct pu_model_options {
   bool train;       /* f32 masters, and gradients (w->grad, f32) with their memory */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */
   pu_quant quant;
+  /* A folder, or NULL: on the CPU, weights in few bits are kept there in a file as they lie in memory, and mapped from it
+   * when the same model is loaded again. A file that cannot be written is logged. */
+  const char *cache;
   const pu_model_part *part; /* NULL: the whole model; else the rest has no memory: for work that goes layer by layer */
   /* May be NULL; called while weights are read. */
   void (*progress)(void *arg, double done, double total);

@@ -23,18 +23,15 @@
 #define PU_ROW_DTYPE(holder, list, usual, says)                                                                        \
   PU_ROW(holder, dtype, "dtype", ENUM, .dflt = (usual), .choices = (list), .help = (says))
 /* Its number is a pu_quant. */
-#define PU_ROW_QUANT(holder)                                                                                           \
-  PU_ROW(holder, quant, "quant", ENUM, .dflt = "file", .choices = "file|none|q8|q4",                                   \
+#define PU_ROW_QUANT(holder, member)                                                                                   \
+  PU_ROW(holder, member, "quant", ENUM, .dflt = "file", .choices = "file|none|q8|q4",                                  \
          .help = "bits of the matrices: as the file has them (file), those of the compute type (none), or 8 or 4 for " \
                  "what the file does not have in few bits")
 /* Its number is a pu_kv_type. */
-#define PU_ROW_KV_DTYPE(holder)                                                                                        \
-  PU_ROW(holder, kv_dtype, "kv-dtype", ENUM, .dflt = "auto", .choices = "auto|bf16|int8|int4",                         \
+#define PU_ROW_KV_DTYPE(holder, member)                                                                                \
+  PU_ROW(holder, member, "kv-dtype", ENUM, .dflt = "auto", .choices = "auto|bf16|int8|int4",                           \
          .help = "type of keys and values in the cache; auto: the type to compute in. int8 takes half of what bf16 "   \
                  "does, int4 a quarter")
-#define PU_ROW_CONTEXT(holder)                                                                                         \
-  PU_ROW(holder, context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",                                    \
-         .help = "tokens of a prompt and its answer together; 0: what the model was trained for, at most 32768")
 /* The shape of that name; an unknown one is an error that lists all. */
 pu_err pu_cli_shape(const char *name, const pu_shape **out, pu_error *e) PU_MUST_USE;
 

@@ -46,25 +46,30 @@ static pu_err say_plan(const char *model, pu_cli_dtype dtype, pu_engine_options 
 
 pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_engine **out, pu_error *e) {
   enum { GUESS = 3 }; /* with a draft */
+  const pu_cli_dtype dtype = (pu_cli_dtype)o->model.dtype;
   const pu_engine_adapter one = {"adapter", o->adapter};
-  pu_engine_options eo = {.quant = (pu_quant)o->quant,
+  pu_engine_options eo = {.quant = (pu_quant)o->model.quant,
+                          .cache = o->model.weights_cache,
                           .threads = (int)o->threads,
                           .max_batch = (int)o->batch,
-                          .guess = (int)o->guess,
-                          .kv_type = o->kv_type,
-                          .context = o->context,
+                          .guess = (int)o->model.guess,
+                          .kv_type = (pu_kv_type)o->model.kv_dtype,
+                          .context = o->model.context,
                           .memory = o->memory,
                           .adapters = o->adapter ? &one : o->adapters,
                           .n_adapters = o->adapter ? 1 : o->n_adapters,
                           .no_prefix_cache = o->no_prefix_cache};
-  if (o->says_plan) PU_TRY(say_plan(model, o->dtype, &eo, e));
-  if (o->draft) {
-    pu_engine_options draft = {
-        .quant = eo.quant, .threads = eo.threads, .max_batch = eo.max_batch, .no_prefix_cache = true};
+  if (o->says_plan) PU_TRY(say_plan(model, dtype, &eo, e));
+  if (o->model.draft) {
+    pu_engine_options draft = {.quant = eo.quant,
+                               .cache = eo.cache,
+                               .threads = eo.threads,
+                               .max_batch = eo.max_batch,
+                               .no_prefix_cache = true};
     if (!eo.guess) eo.guess = GUESS;
-    PU_TRY(open_one(o->draft, &draft, o->dtype, "reading the draft", &eo.draft, e));
+    PU_TRY(open_one(o->model.draft, &draft, dtype, "reading the draft", &eo.draft, e));
   }
-  pu_err err = open_one(model, &eo, o->dtype, "reading weights", out, e);
+  pu_err err = open_one(model, &eo, dtype, "reading weights", out, e);
   if (err) pu_engine_free(eo.draft);
   return err;
 }

@@ -15,11 +15,21 @@ typedef enum pu_cli_dtype { PU_CLI_AUTO, PU_CLI_F32, PU_CLI_BF16 } pu_cli_dtype;
 /* A callback of whatever reports (done, total): sets a bar whose unit is "%". */
 void pu_cli_show_share(void *bar, double done, double total);
 
-/* Guessing ahead, for the commands that answer. */
-#define PU_CLI_GUESS_ROWS(holder, in_guess, in_draft)                                                                  \
-  PU_ROW(holder, in_guess, "guess", INT, .dflt = "0", .max = 15, .meta = "N",                                          \
-         .help = "tokens guessed ahead; the text stays the same, 3 often makes it faster"),                            \
-      PU_ROW(holder, in_draft, "draft", STR, .meta = "MODEL",                                                          \
+/* How a model is read and run: for the commands that let it answer. */
+typedef struct pu_cli_model {
+  int dtype, quant, kv_dtype; /* of pu_cli_dtype, pu_quant, pu_kv_type; the draft has the first two, too */
+  int64_t context, guess;
+  const char *weights_cache, *draft; /* NULL: none */
+} pu_cli_model;
+#define PU_CLI_MODEL_ROWS(holder, in)                                                                                  \
+  PU_CLI_DTYPE_ROW(holder, in.dtype), PU_ROW_QUANT(holder, in.quant), PU_ROW_KV_DTYPE(holder, in.kv_dtype),            \
+      PU_ROW(holder, in.weights_cache, "weights-cache", STR, .meta = "DIR",                                            \
+             .help = "keep weights in few bits here as they lie in memory: the next start maps them"),                 \
+      PU_ROW(holder, in.context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",                             \
+             .help = "tokens of a prompt and its answer together; 0: what the model was trained for, at most 32768"),  \
+      PU_ROW(holder, in.guess, "guess", INT, .dflt = "0", .max = 15, .meta = "N",                                      \
+             .help = "tokens guessed ahead; the text stays the same, 3 often makes it faster"),                        \
+      PU_ROW(holder, in.draft, "draft", STR, .meta = "MODEL",                                                          \
              .help = "a smaller model with the same tokenizer that does the guessing, of 3 tokens or --guess")
 
 /* A LoRA adapter, for the commands that use one. */
@@ -28,15 +38,11 @@ void pu_cli_show_share(void *bar, double done, double total);
          .help = "a LoRA adapter of the model: a directory as PEFT writes it")
 
 typedef struct pu_cli_engine_options {
-  pu_cli_dtype dtype;
-  int quant; /* of pu_quant; the draft's, too */
-  pu_kv_type kv_type;
-  int64_t threads, batch, guess;     /* batch: sessions at a time */
-  const char *draft;                 /* NULL: none */
+  pu_cli_model model;
+  int64_t threads, batch;            /* batch: sessions at a time */
   const char *adapter;               /* a directory: for pu_cli_open_session; NULL: none */
   const pu_engine_adapter *adapters; /* instead of it */
   int n_adapters;
-  int64_t context;                 /* 0: the model's */
   size_t memory;                   /* bytes; 0: what is free */
   bool no_prefix_cache, says_plan; /* says_plan: what will be taken is said before it is */
 } pu_cli_engine_options;

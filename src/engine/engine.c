@@ -99,8 +99,12 @@ static pu_err open_all(pu_engine *en, const char *model, pu_engine_options *o, p
   PU_TRY(pu_engine_tokenizer_of(model, &en->own_tokenizer, e));
   en->t = en->own_tokenizer;
   PU_TRY(pu_backend_open(o->device ? o->device : "cpu", o->threads, &en->be, e));
-  pu_model_options mo = {
-      .dtype = o->dtype, .tile = true, .quant = o->quant, .progress = o->progress, .progress_arg = o->progress_arg};
+  pu_model_options mo = {.dtype = o->dtype,
+                         .tile = true,
+                         .quant = o->quant,
+                         .cache = o->cache,
+                         .progress = o->progress,
+                         .progress_arg = o->progress_arg};
   PU_TRY(pu_model_load(model, en->be, &mo, &en->m, e));
   PU_TRY(pu_plan_options(&en->m->hp, o, e));
   return set_up(en, model, true, o, e);

@@ -304,6 +304,30 @@ static pu_err load_all(loader *l, pu_model *m, const pu_model_options *o, pu_err
   return PU_OK;
 }
 
+static bool any_packed(const pu_forms *f, const pu_hparams *hp) {
+  for (int64_t i = 0; i < (hp->layers + 1) * PU_SLOT_COUNT; i++)
+    if (f->of[i].packing.bits) return true;
+  return false;
+}
+
+/* From the cache where it has them, else from the files, and then into the cache. */
+static pu_err fill(loader *l, const char *path, const pu_model_options *o, pu_model *m, pu_error *e) {
+  pu_weights_cache cache;
+  pu_error why;
+  bool cached = o->cache && !o->part && strcmp(m->be->name, "cpu") == 0 && any_packed(&l->forms, &m->hp) &&
+                pu_weights_cache_find(o->cache, path, m, &l->forms, &cache);
+  if (cached && pu_weights_cache_read(&cache, m)) {
+    m->hp.norm_head = false;
+    if (o->progress) o->progress(o->progress_arg, 1, 1);
+    return PU_OK;
+  }
+  pu_err err = load_all(l, m, o, e);
+  pu_filler_deinit(&l->fill);
+  if (err == PU_OK && cached && pu_weights_cache_write(&cache, o->cache, m, &why) != PU_OK)
+    pu_log(PU_LOG_WARN, "%s: the weights are not kept for the next time", why.msg);
+  return err;
+}
+
 pu_err pu_model_load(const char *path, pu_backend *be, const pu_model_options *o, pu_model **out, pu_error *e) {
   loader l = {0};
   pu_model *m = NULL;
@@ -311,10 +335,7 @@ pu_err pu_model_load(const char *path, pu_backend *be, const pu_model_options *o
   PU_TRY(pu_source_open(path, &l.from, e));
   pu_err err = choose_forms(&l.from, o, &l.forms, e);
   if (err == PU_OK) err = pu_model_new(l.from.arch, &l.from.hp, be, o, &l.forms, &m, e);
-  if (err == PU_OK) {
-    err = load_all(&l, m, o, e);
-    pu_filler_deinit(&l.fill);
-  }
+  if (err == PU_OK) err = fill(&l, path, o, m, e);
   free(l.used);
   free(l.room);
   free(l.row);

@@ -187,7 +187,10 @@ pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, c
 void pu_model_free(pu_model *m) {
   if (!m) return;
   pu_arena_free(m->weights);
-  if (m->weights_memory) m->be->free(m->be, m->weights_memory);
+  if (m->weights_map.data)
+    pu_map_close(&m->weights_map);
+  else if (m->weights_memory)
+    m->be->free(m->be, m->weights_memory);
   pu_arena_free(m->host);
   free(m);
 }

@@ -67,6 +67,19 @@ void pu_packer_begin(pu_packer *k, const pu_tensor *w);
 void pu_packer_round(pu_packer *k, int64_t at, const void *src, pu_dtype type, int64_t n);
 pu_err pu_packer_end(pu_packer *k, pu_ctx *c, pu_tensor *w, pu_error *e) PU_MUST_USE;
 
+/* ---- kept in a file for the next time (weights_cache.c) ---- */
+
+typedef struct pu_weights_cache {
+  char path[4200];
+  uint64_t key;
+} pu_weights_cache;
+/* Where the weights of m, from this file or directory in these forms, would be kept; false: the name is too long. */
+bool pu_weights_cache_find(const char *dir, const char *model, const pu_model *m, const pu_forms *forms,
+                           pu_weights_cache *out);
+/* Gives a model that is not filled yet its weights; false: there are none that fit, and nothing is changed. */
+bool pu_weights_cache_read(const pu_weights_cache *c, pu_model *m);
+pu_err pu_weights_cache_write(const pu_weights_cache *c, const char *dir, const pu_model *m, pu_error *e) PU_MUST_USE;
+
 /* ---- out again (save.c) ---- */
 
 /* One tensor of a model on its way into a file, under the name and with the rows that a list of rules gives it. */

@@ -361,7 +361,7 @@ static void test_paged_random(void **state) {
   static const int blocks[] = {16, 32, 64, 5}, bits[][2] = {{0, 0}, {8, 8}, {4, 4}, {8, 4}, {0, 8}};
   pu_rng r;
   pu_rng_seed(&r, 11);
-  for (int i = 0; i < (PU_TSAN ? 5 : 48); i++) {
+  for (int i = 0; i < (PU_TSAN ? 5 : 40); i++) {
     shape s = random_shape(&r, PU_TSAN ? 70 : 140);
     s.k_bits = bits[i / 2 % 5][0];
     s.v_bits = bits[i / 2 % 5][1];

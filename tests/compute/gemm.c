@@ -202,6 +202,49 @@ static void test_many_blocks(void **state) {
   }
 }
 
+/* Rows that begin on lines, which AMX reads where they lie (k 96, 4224) or packs (rows 4 KiB apart), and a C large
+ * enough to be written past the caches. */
+static void test_aligned_rows(void **state) {
+  (void)state;
+  static const int64_t sizes[][3] = {{1060, 2080, 96}, {75, 300, 4224}, {130, 290, 2048}};
+  pu_rng r;
+  pu_rng_seed(&r, 6);
+  for (size_t i = 0; i < PU_COUNT(sizes) && !PU_TSAN; i++) {
+    int64_t m = sizes[i][0], n = sizes[i][1], k = sizes[i][2];
+    void *b = random_values(&r, PU_BF16, n * k), *values = random_values(&r, PU_BF16, m * k);
+    void *a = aligned_alloc(64, (size_t)((m * k * 2 + 63) / 64 * 64));
+    float *plain = malloc(sizeof(float) * (size_t)(m * n)), *c = malloc(sizeof(float) * (size_t)(m * n));
+    assert_true(a && plain && c);
+    memcpy(a, values, (size_t)(m * k) * 2);
+    pu_gemm g = {.m = m,
+                 .n = n,
+                 .k = k,
+                 .a = a,
+                 .b = b,
+                 .c = plain,
+                 .a_row = k,
+                 .a_col = 1,
+                 .b_row = 1,
+                 .b_col = k,
+                 .c_row = n,
+                 .ab_type = PU_BF16,
+                 .c_type = PU_F32,
+                 .alpha = 1.0f};
+    pu_cpu *cpu = open_cpu(1, PU_MIN(pu_isa_best(), PU_ISA_AVX2));
+    pu_cpu_gemm(cpu, &g);
+    close_cpu(cpu);
+    g.c = c;
+    for (pu_isa isa = PU_ISA_AVX2; isa <= pu_isa_best(); isa++) {
+      cpu = open_cpu(2, isa);
+      memset(c, 0xff, sizeof(float) * (size_t)(m * n));
+      pu_cpu_gemm(cpu, &g);
+      assert_true(distance(c, plain, PU_F32, m, n, n) < 1e-5);
+      close_cpu(cpu);
+    }
+    free(a), free(b), free(values), free(plain), free(c);
+  }
+}
+
 /* ---- tiled weights ---- */
 
 static pu_tensor matrix(pu_dtype type, int64_t rows, int64_t cols, int64_t row, void *data) {
@@ -271,6 +314,8 @@ static void test_tiled(void **state) {
       check_linear(&r, cpu, 1, 1000, 2000);
       check_linear(&r, cpu, 5, 517, 1111);
       if (!PU_TSAN) check_linear(&r, cpu, 150, 300, 1111);
+      if (!PU_TSAN) check_linear(&r, cpu, 70, 100, 4200);  /* k takes several depths */
+      if (!PU_TSAN) check_linear(&r, cpu, 1030, 4100, 33); /* a large y */
     }
     close_cpu(cpu[0]), close_cpu(cpu[1]);
   }
@@ -290,6 +335,7 @@ static void test_isa_names(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_many_blocks),
-                                     cmocka_unit_test(test_tiled), cmocka_unit_test(test_isa_names)};
+                                     cmocka_unit_test(test_aligned_rows), cmocka_unit_test(test_tiled),
+                                     cmocka_unit_test(test_isa_names)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

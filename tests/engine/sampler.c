@@ -1,5 +1,5 @@
 /* Choosing tokens: every filter against a plain version, ties, odd logits, seeds, frequencies. */
-#include "puyu/engine.h"
+#include "src/engine/internal.h"
 #include "tests/test.h"
 
 #include <math.h>
@@ -247,8 +247,27 @@ static void odd_logits(void **state) {
   assert_in_range(pu_sample_token(strange, 2, &warm, history, 3, 3, &r), 0, 1);
 }
 
+/* Each different id once, however the sequence came; ids that there are not are left out. */
+static void what_was_seen_is_kept(void **state) {
+  (void)state;
+  enum { V = 40, N = 300 };
+  int32_t ids[N];
+  pu_rng r;
+  pu_rng_seed(&r, 8);
+  for (int i = 0; i < N; i++) ids[i] = (int32_t)pu_rng_below(&r, V + 10) - 5;
+  pu_seen step = {0}, once = {0};
+  for (size_t n = 0; n <= N; n += 1 + n % 7) assert_true(pu_seen_update(&step, V, ids, n));
+  assert_true(pu_seen_update(&step, V, ids, N));
+  assert_true(pu_seen_update(&once, V, ids, N));
+  assert_int_equal(step.n, V);
+  assert_memory_equal(step.ids, once.ids, V * sizeof *once.ids);
+  pu_seen_deinit(&step);
+  pu_seen_deinit(&once);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(equals_the_plain_sampler), cmocka_unit_test(draws_by_probability),
-                                     cmocka_unit_test(a_seed_repeats), cmocka_unit_test(odd_logits)};
+                                     cmocka_unit_test(a_seed_repeats), cmocka_unit_test(odd_logits),
+                                     cmocka_unit_test(what_was_seen_is_kept)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -249,6 +249,49 @@ static void base_may_be_a_gguf_file(void **state) {
   pu_model_free(other);
 }
 
+/* A base in few bits stays in few bits: what an adapter adds to it is what it adds to the base it was made of. */
+static void base_may_be_in_few_bits(void **state) {
+  const pu_hparams hp = {.vocab = 96,
+                         .hidden = 128,
+                         .ffn = 256,
+                         .layers = 2,
+                         .heads = 4,
+                         .kv_heads = 2,
+                         .head_dim = 32,
+                         .max_position = 64,
+                         .norm_eps = 1e-5,
+                         .rope = {.base = 1e4, .factor = 1}};
+  char dir[300];
+  pu_error e;
+  pu_model *m, *packed;
+  const pu_arch *arch = pu_arch_find("internlm2");
+  pu_model_options o = {.dtype = PU_F32};
+  assert_ok(pu_model_random(arch, &hp, 1, *state, &o, &m, &e), &e);
+  o.tile = true;
+  o.quant = PU_QUANT_Q8;
+  assert_ok(pu_model_random(arch, &hp, 1, *state, &o, &packed, &e), &e);
+  assert_int_equal(packed->layers[0].slot[PU_SLOT_QKV]->layout, PU_LAYOUT_PACKED);
+  pu_adapter *a = new_adapter(m, 1, 4, 2);
+  save(a, "bits", dir);
+  pu_adapter_free(a);
+  a = load(dir, m);
+  pu_adapter *b = load(dir, packed);
+  input in;
+  make_input(&in, m, 0, 2);
+  pu_adapter_rows of_a = {a, LEN, LEN}, of_b = {b, LEN, LEN};
+  float *x = logits(m, &in, &of_a, 1), *y = logits(packed, &in, &of_b, 1), *base = logits(m, &in, NULL, 0);
+  size_t n = (size_t)(LEN * m->hp.vocab);
+  double bits = distance(y, x, n), with = distance(y + n, x + n, n), without = distance(base + n, x + n, n);
+  if (!(bits < 0.03 && with < 0.03 && without > 0.3))
+    fail_msg("%g in few bits, %g with it, %g without it", bits, with, without);
+  assert_int_equal(pu_model_merge(packed, dir, &e), PU_ERR_UNSUPPORTED);
+  free(x), free(y), free(base);
+  pu_adapter_free(a);
+  pu_adapter_free(b);
+  pu_model_free(m);
+  pu_model_free(packed);
+}
+
 /* Trained beside a base in bf16: what is written are the f32 masters, and they are what is read back. */
 static void masters_come_back(void **state) {
   char dir[300];
@@ -481,6 +524,7 @@ int main(void) {
       cmocka_unit_test(beside_is_merged),
       cmocka_unit_test(peft_computes_the_same),
       cmocka_unit_test(base_may_be_a_gguf_file),
+      cmocka_unit_test(base_may_be_in_few_bits),
       cmocka_unit_test(masters_come_back),
       cmocka_unit_test(rows_are_independent),
       cmocka_unit_test(gradients_match_differences),

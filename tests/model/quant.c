@@ -3,8 +3,11 @@
  * PU_SHARED against what Hugging Face transformers computed. */
 #include "tests/test.h"
 
+#include <dirent.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "puyu/model.h"
@@ -273,6 +276,88 @@ static void add_vector(const char *dir, const char *name, const float *values, i
   free(all);
 }
 
+/* ---- kept for the next time ---- */
+
+/* Files in a folder, and the name of the last one. */
+static int count_files(const char *dir, char name[300]) {
+  int n = 0;
+  DIR *d = opendir(dir);
+  if (!d) return 0;
+  for (const struct dirent *f; (f = readdir(d));)
+    if (f->d_name[0] != '.') {
+      snprintf(name, 300, "%s", f->d_name);
+      n++;
+    }
+  closedir(d);
+  return n;
+}
+
+static bool is_mapped(const shown *s) {
+  return s->m->weights_map.data != NULL;
+}
+
+static void check_kept(pu_backend *be, const char *model, const char *cache, pu_model_options o) {
+  char name[300], path[900];
+  o.tile = true;
+  shown plain = show(be, model, o);
+  o.cache = cache;
+  for (int round = 0; round < 4; round++) {
+    shown s = show(be, model, o);
+    if (is_mapped(&s) != (round == 1)) fail_msg("%s: round %d is %smapped", model, round, round == 1 ? "not " : "");
+    assert_true(far(&s, &plain) == 0);
+    hide(&s);
+    assert_int_equal(count_files(cache, name), 1);
+    snprintf(path, sizeof path, "%s/%s", cache, name);
+    if (round == 1) { /* half a file is none, and is made whole */
+      struct stat st;
+      assert_int_equal(stat(path, &st), 0);
+      assert_int_equal(truncate(path, st.st_size / 2), 0);
+    }
+    if (round == 2) { /* another model's weights, under this one's name */
+      int fd = open(path, O_WRONLY | O_CLOEXEC);
+      assert_int_equal(pwrite(fd, "12345678", 8, 8), 8);
+      close(fd);
+    }
+  }
+  assert_int_equal(unlink(path), 0);
+  hide(&plain);
+}
+
+static void weights_are_kept_for_the_next_time(void **state) {
+  char dir[400], cache[400], tied[400], name[300];
+  pu_model *m;
+  pu_error e;
+  snprintf(dir, sizeof dir, "%s/kept", folder);
+  snprintf(tied, sizeof tied, "%s/kept-tied", folder);
+  snprintf(cache, sizeof cache, "%s/cache", folder);
+  write_as(*state, PU_FIXTURES "/hf-mini/mixtral-tiny", &ways[2], dir, &m);
+  pu_model_free(m);
+  check_kept(*state, dir, cache, (pu_model_options){.dtype = PU_BF16});
+  check_kept(*state, dir, cache, (pu_model_options){.dtype = PU_F32, .quant = PU_QUANT_Q4});
+  pu_hparams hp = {0};
+  const pu_arch *arch;
+  assert_ok(pu_model_describe(PU_FIXTURES "/hf-mini/llama3-tiny", &arch, &hp, &e), &e);
+  hp.tied = true;
+  assert_ok(pu_model_random(arch, &hp, 1, *state, &(pu_model_options){.dtype = PU_F32}, &m, &e), &e);
+  assert_ok(pu_model_save(m, tied, PU_F32, 0, &e), &e);
+  pu_model_free(m);
+  check_kept(*state, tied, cache, (pu_model_options){.dtype = PU_F32, .quant = PU_QUANT_Q8});
+  /* Other files, other weights; nothing in few bits, nothing kept. */
+  shown s = show(*state, tied, (pu_model_options){.dtype = PU_F32, .tile = true, .cache = cache});
+  assert_int_equal(count_files(cache, name), 0);
+  hide(&s);
+  pu_model_options o = {.dtype = PU_F32, .tile = true, .quant = PU_QUANT_Q8, .cache = cache};
+  s = show(*state, tied, o);
+  hide(&s);
+  assert_ok(pu_model_random(arch, &hp, 2, *state, &(pu_model_options){.dtype = PU_F32}, &m, &e), &e);
+  assert_ok(pu_model_save(m, tied, PU_F32, 0, &e), &e);
+  pu_model_free(m);
+  s = show(*state, tied, o);
+  assert_false(is_mapped(&s));
+  assert_int_equal(count_files(cache, name), 2);
+  hide(&s);
+}
+
 /* Files as they were first: settings in a file of their own, and biases of zeros that no family has. */
 static void older_files_are_read(void **state) {
   static const way w = {"", PU_QUANT_GPTQ, 4, false, false};
@@ -452,6 +537,7 @@ int main(void) {
                                      cmocka_unit_test(checkpoints_come_back_as_they_went),
                                      cmocka_unit_test(models_are_rounded_on_load),
                                      cmocka_unit_test(gguf_stays_in_few_bits),
+                                     cmocka_unit_test(weights_are_kept_for_the_next_time),
                                      cmocka_unit_test(older_files_are_read),
                                      cmocka_unit_test(lies_are_refused),
                                      cmocka_unit_test(what_does_not_go_together_is_not_written),

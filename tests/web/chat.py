@@ -416,6 +416,27 @@ class Page(unittest.TestCase):
 class RealServer(unittest.TestCase):
     """The page and the model both from puyu serve, with a key."""
 
+    def call_a_tool(self, b):
+        """A random model has to call it: the call comes in pieces, and its result is taken back."""
+        tool = {"name": "forecast", "parameters": {"type": "object", "additionalProperties": False, "required": ["days"],
+                                                   "properties": {"days": {"enum": [1, 2, 3]}}}}
+        b.click(".icon-button[title='设置']")
+        b.js("const [tools, choice] = document.querySelectorAll('textarea[name=tools], dialog .body > .field select');"
+             "tools.value = arguments[0]; tools.dispatchEvent(new Event('input'));"
+             "choice.value = 'required'; choice.dispatchEvent(new Event('change'))", json.dumps([{"type": "function", "function": tool}]))
+        b.press("escape")
+        b.click(".new")
+        b.type(INPUT, "the forecast")
+        b.press("enter")
+        b.until(IDLE + " && document.querySelector('.results textarea')")
+        shown = b.js("return [document.querySelector('.call summary').innerText, document.querySelector('.call pre').textContent]")
+        self.assertEqual(shown[0].strip(), "调用 forecast")
+        self.assertIn(json.loads(shown[1]), [{"days": n} for n in (1, 2, 3)])
+        b.type(".results textarea", "rain")
+        b.click(".results .primary")
+        b.until(IDLE + " && document.querySelectorAll('.call').length === 2")
+        self.assertEqual(b.js("return document.querySelectorAll('.note.error').length"), 0)
+
     def test_key_chat_and_stop(self):
         folder = tempfile.mkdtemp(prefix="puyu-web-")
         process, url = serve(make_model(folder), PUYU_API_KEYS="right")
@@ -435,6 +456,7 @@ class RealServer(unittest.TestCase):
             b.until(LAST + "?.innerText.length > 3")
             b.press("escape")
             b.until(IDLE)
+            self.call_a_tool(b)
             b.gather()
             self.assertEqual([p for p in b.problems if "401" not in p], [])
             self.assertEqual([r for r in b.requests if not r.startswith((url, "data:", "chrome"))], [])

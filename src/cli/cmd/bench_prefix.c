@@ -8,7 +8,7 @@ static const pu_option rows[] = {
     PU_ROW(pu_bench_options, tokens, "tail", INT, .dflt = "16", .min = 1, .max = 1 << 16, .meta = "N",
            .help = "tokens of a prompt after those"),
     PU_ROW_DTYPE(pu_bench_options, "bf16|f32", "bf16", "type to compute in"),
-    PU_ROW_KV_DTYPE(pu_bench_options),
+    PU_ROW_KV_DTYPE(pu_bench_options, kv_dtype),
     PU_ROW_ROUNDS(pu_bench_options, "3"),
     PU_ROW_THREADS(pu_bench_options, 64),
     PU_ROW_JSON(pu_bench_options),

@@ -10,8 +10,8 @@
 
 typedef struct options {
   const char *url, *unix_path, *ca_cert, *model, *name, *tokenizer, *trace, *rate, *input_len, *output_len;
-  int64_t requests, concurrency, seed, timeout, threads, context, max_batch;
-  int dtype;
+  int64_t requests, concurrency, seed, timeout, threads, max_batch;
+  pu_cli_model how;
   double memory;
   bool chat, ignore_eos, json;
 } options;
@@ -46,9 +46,7 @@ static const pu_option rows[] = {
            .help = "a request that takes longer has failed; 0: any time"),
     PU_ROW_SEED(options, "the same seed asks the same at the same times"),
     {.key = "own", .type = PU_OPT_GROUP, .help = "with --model, as for serve"},
-    PU_CLI_DTYPE_ROW(options, dtype),
-    PU_ROW(options, context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",
-           .help = "tokens of one request and its answer; 0: what the model was trained for, at most 32768"),
+    PU_CLI_MODEL_ROWS(options, how),
     PU_ROW(options, max_batch, "max-batch", INT, .dflt = "16", .min = 1, .max = 4096, .meta = "N",
            .help = "answers that are computed together"),
     PU_ROW(options, memory, "memory", FLOAT, .dflt = "0", .max = 1e6, .meta = "GIB",
@@ -104,10 +102,9 @@ static void *serve(void *arg) {
 }
 
 static pu_err own_open(const options *o, own_server *own, pu_error *e) {
-  pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
+  pu_cli_engine_options eo = {.model = o->how,
                               .threads = o->threads,
                               .batch = o->max_batch,
-                              .context = o->context,
                               .memory = (size_t)(o->memory * 1024 * 1024 * 1024),
                               .says_plan = true};
   PU_TRY(pu_cli_open_engine(o->model, &eo, &own->en, e));

@@ -13,20 +13,16 @@
 typedef struct options {
   const char *system;
   pu_cli_sampling sampling;
-  int dtype, quant, kv_dtype;
-  int64_t threads, guess, context;
-  const char *draft, *adapter;
+  pu_cli_model model;
+  int64_t threads;
+  const char *adapter;
 } options;
 
 static const pu_option rows[] = {
     PU_ROW(options, system, "system", STR, .meta = "TEXT", .help = "what the model is told before the first turn"),
     PU_SAMPLING_ROWS(options, sampling, "0.8", "0.9", "0"),
     PU_CLI_ADAPTER_ROW(options),
-    PU_CLI_GUESS_ROWS(options, guess, draft),
-    PU_CLI_DTYPE_ROW(options, dtype),
-    PU_ROW_QUANT(options),
-    PU_ROW_KV_DTYPE(options),
-    PU_ROW_CONTEXT(options),
+    PU_CLI_MODEL_ROWS(options, model),
     PU_ROW_THREADS(options, 64),
     {0},
 };
@@ -254,15 +250,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "%s: no tokenizer (tokenizer.json or tokenizer.model) in this folder: copy the model's own into it",
                    args[0]);
-  pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
-                              .quant = o->quant,
-                              .kv_type = (pu_kv_type)o->kv_dtype,
-                              .context = o->context,
-                              .threads = o->threads,
-                              .batch = 1,
-                              .guess = o->guess,
-                              .draft = o->draft,
-                              .adapter = o->adapter};
+  pu_cli_engine_options eo = {.model = o->model, .threads = o->threads, .batch = 1, .adapter = o->adapter};
   PU_TRY(pu_cli_open_engine(args[0], &eo, &en, e));
   pu_buf_init(&c.line, MOST_TURN_BYTES);
   pu_buf_init(&c.turn, MOST_TURN_BYTES);

@@ -14,9 +14,10 @@ typedef struct options {
   const char *prompt, *prompt_file, *ids, *prompts;
   pu_cli_sampling sampling;
   pu_cli_structure structure;
-  int dtype, quant, kv_dtype, output;
-  int64_t threads, samples, batch, guess, context;
-  const char *draft, *adapter;
+  pu_cli_model model;
+  int output;
+  int64_t threads, samples, batch;
+  const char *adapter;
   bool chat, ignore_eos;
 } options;
 
@@ -42,11 +43,7 @@ static const pu_option rows[] = {
     PU_STRUCTURE_ROWS(options, structure),
     PU_ROW(options, ignore_eos, "ignore-eos", BOOL, .help = "go on after the model's end-of-text token"),
     PU_CLI_ADAPTER_ROW(options),
-    PU_CLI_GUESS_ROWS(options, guess, draft),
-    PU_CLI_DTYPE_ROW(options, dtype),
-    PU_ROW_QUANT(options),
-    PU_ROW_KV_DTYPE(options),
-    PU_ROW_CONTEXT(options),
+    PU_CLI_MODEL_ROWS(options, model),
     PU_ROW_THREADS(options, 64),
     {0},
 };
@@ -233,15 +230,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   const options *o = opts;
   PU_TRY(check(o, e));
   pu_engine *en;
-  pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
-                              .quant = o->quant,
-                              .kv_type = (pu_kv_type)o->kv_dtype,
-                              .context = o->context,
-                              .threads = o->threads,
-                              .batch = o->prompts ? o->batch : 1,
-                              .guess = o->guess,
-                              .draft = o->draft,
-                              .adapter = o->adapter};
+  pu_cli_engine_options eo = {
+      .model = o->model, .threads = o->threads, .batch = o->prompts ? o->batch : 1, .adapter = o->adapter};
   PU_TRY(pu_cli_open_engine(args[0], &eo, &en, e));
   pu_grammar *grammar;
   pu_err err = pu_cli_structure_compile(&o->structure, en, &grammar, e);

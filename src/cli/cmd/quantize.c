@@ -122,12 +122,12 @@ static pu_err score(pu_engine *en, job *j, double *out, pu_error *e) {
 }
 
 static pu_err perplexity(job *j, const char *model, double *out, pu_error *e) {
-  pu_cli_engine_options eo = {.threads = j->o->threads, .batch = 4, .context = PIECE, .no_prefix_cache = true};
+  pu_cli_engine_options eo = {.threads = j->o->threads, .batch = 4, .model.context = PIECE, .no_prefix_cache = true};
   pu_engine *en;
   bool f32;
   if (!j->n_held_out) return PU_OK;
   PU_TRY(pu_model_mostly_f32(j->src, &f32, e)); /* one type for both */
-  eo.dtype = f32 ? PU_CLI_F32 : PU_CLI_BF16;
+  eo.model.dtype = f32 ? PU_CLI_F32 : PU_CLI_BF16;
   PU_TRY(pu_cli_open_engine(model, &eo, &en, e));
   pu_err err = score(en, j, out, e);
   pu_engine_free(en);

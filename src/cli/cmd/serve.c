@@ -7,9 +7,9 @@
 #include "src/cli/sample.h"
 
 typedef struct options {
-  const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name, *draft;
-  int64_t port, threads, context, max_batch, queue, drain, guess;
-  int dtype, quant, kv_dtype;
+  const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name;
+  pu_cli_model model;
+  int64_t port, threads, max_batch, queue, drain;
   double memory;
   bool insecure, prefix_cache;
   pu_strs adapters;
@@ -35,17 +35,13 @@ static const pu_option rows[] = {
            .help = "what requests call the model; its folder's name where it is not given"),
     PU_ROW(options, adapters, "adapter", STRS, .meta = "NAME=DIR",
            .help = "a LoRA adapter (a PEFT directory) beside the model, which requests choose as model NAME"),
-    PU_CLI_DTYPE_ROW(options, dtype),
-    PU_ROW_QUANT(options),
-    PU_ROW_KV_DTYPE(options),
-    PU_ROW_CONTEXT(options),
+    PU_CLI_MODEL_ROWS(options, model),
     PU_ROW(options, max_batch, "max-batch", INT, .dflt = "16", .min = 1, .max = 4096, .meta = "N",
            .help = "answers that are computed together; more take turns"),
     PU_ROW(options, memory, "memory", FLOAT, .dflt = "0", .max = 1e6, .meta = "GIB",
            .help = "GiB for weights, work and cache together; 0: nine tenths of what is free"),
     PU_ROW(options, prefix_cache, "prefix-cache", BOOL, .dflt = "true",
            .help = "keep what was computed of prompts for those that begin alike"),
-    PU_CLI_GUESS_ROWS(options, guess, draft),
     PU_ROW_THREADS(options, 64),
     {.key = "load", .type = PU_OPT_GROUP, .help = "much to do"},
     PU_ROW(options, queue, "queue", INT, .dflt = "256", .min = 1, .max = 1e6, .meta = "N",
@@ -128,16 +124,11 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                           .max_queue = (int)o->queue,
                           .drain_seconds = (double)o->drain};
   pu_server *sv;
-  pu_cli_engine_options eo = {.dtype = (pu_cli_dtype)o->dtype,
-                              .quant = o->quant,
-                              .kv_type = (pu_kv_type)o->kv_dtype,
+  pu_cli_engine_options eo = {.model = o->model,
                               .threads = o->threads,
                               .batch = o->max_batch,
-                              .guess = o->guess,
-                              .draft = o->draft,
                               .adapters = adapters,
                               .n_adapters = (int)o->adapters.n,
-                              .context = o->context,
                               .memory = (size_t)(o->memory * 1024 * 1024 * 1024),
                               .no_prefix_cache = !o->prefix_cache,
                               .says_plan = true};

@@ -21,7 +21,7 @@ typedef struct pu_gemm {
 } pu_gemm;
 
 /* The products use the first this many bytes of each working worker's scratch; what lies behind is the caller's. */
-enum { PU_GEMM_SCRATCH = 3 << 20 };
+enum { PU_GEMM_SCRATCH = 4 << 20 };
 
 /* On all threads of the backend. */
 void pu_cpu_gemm(pu_cpu *cpu, const pu_gemm *g);

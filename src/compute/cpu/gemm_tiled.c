@@ -91,8 +91,11 @@ static void linear_stream(pu_cpu *cpu, const pu_gemm_kernel *kn, const pu_tensor
       .kernel = kn, .w = w, .b = b, .y = y, .x = cpu->scratch[0], .k_tiles = k_tiles, .rows = (int)x->shape[0]};
   pu_panel p = {x->data, x->dtype, x->stride[0], 1, s.rows, s.rows, 0, k};
   kn->stream_pack(cpu->scratch[0], &p, k_tiles);
-  enum { CHUNK_BYTES = 1 << 20 }; /* long runs of memory for each thread, yet enough of them to share out */
-  pu_pool_run(cpu->pool, tile_rows_n, PU_MAX(CHUNK_BYTES / (k_tiles * PU_TILE_BYTES + 1), 1), stream_tiles, &s);
+  /* Long runs of memory for each thread, yet enough of them to share out evenly. */
+  enum { CHUNK_BYTES = 1 << 20, CHUNKS_PER_THREAD = 4 };
+  int64_t row_bytes = k_tiles * PU_TILE_BYTES + 1, shares = (int64_t)CHUNKS_PER_THREAD * pu_pool_size(cpu->pool);
+  int64_t grain = PU_MIN(CHUNK_BYTES / row_bytes, tile_rows_n / shares);
+  pu_pool_run(cpu->pool, tile_rows_n, PU_MAX(grain, 1), stream_tiles, &s);
 }
 
 /* ---- many tokens ---- */
@@ -111,7 +114,7 @@ static void linear_blocks(pu_cpu *cpu, const pu_gemm_kernel *kn, const pu_tensor
                          .bias = b ? b->data : NULL,
                          .bias_type = b ? b->dtype : PU_F32},
                    .kernel = kn};
-  if (kn->tiles_as_a) {
+  if (kn->tiles) {
     j.a_tiled = j.c_transposed = true;
     j.g.m = features, j.g.n = tokens;
     j.g.a = w->data;

@@ -19,7 +19,8 @@ static void run_bare(void *arg, int64_t begin, int64_t end, int worker) {
 
 double pu_cpu_unit_flops(pu_backend *be, pu_dtype dtype) {
   static double (*const f32[PU_ISA_COUNT])(int64_t) = {NULL, pu_bare_avx2, pu_bare_avx512, pu_bare_avx512};
-  static double (*const bf16[PU_ISA_COUNT])(int64_t) = {[PU_ISA_AMX] = pu_bare_amx};
+  static double (*const bf16[PU_ISA_COUNT])(int64_t) = {
+      [PU_ISA_AVX512] = pu_bare_bf16_avx512, [PU_ISA_AMX] = pu_bare_amx};
   bare b = {.loop = (dtype == PU_BF16 ? bf16 : f32)[pu_cpu_isa(be)]};
   int threads = PU_MIN(pu_pool_size(pu_cpu_pool(be)), MOST_THREADS);
   double best = 0;

@@ -8,6 +8,7 @@
 /* Each runs `rounds` rounds of some 200 cycles and returns the operations done. */
 double pu_bare_amx(int64_t rounds);
 double pu_bare_avx512(int64_t rounds);
+double pu_bare_bf16_avx512(int64_t rounds);
 double pu_bare_avx2(int64_t rounds);
 
 /* Sum of the bytes as 64-bit words, so that every line is read; len a multiple of 512, memory aligned to 64. */

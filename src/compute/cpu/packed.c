@@ -209,11 +209,13 @@ static void run_blocks(void *arg, int64_t begin, int64_t end, int worker) {
   }
 }
 
-/* Long runs of memory for each thread where there are few tokens, yet enough of them to share out. */
-static int64_t grain_of(const linear_job *j) {
-  enum { RUN_BYTES = 1 << 18, LEAST_WORK = 1 << 18 };
+/* Long runs of memory for each thread where there are few tokens, for each begins with a wait; yet enough of them that
+ * no thread waits long for the last one. */
+static int64_t grain_of(const linear_job *j, int threads) {
+  enum { MOST_BYTES = 1 << 18, LEAST_BYTES = 1 << 16, SHARES = 4, LEAST_WORK = 1 << 18 };
   int64_t bytes = pu_packed_block_bytes(&j->job), work = j->l.k * PU_PACKED_ROWS * j->job.tokens;
-  return PU_MIN(PU_MAX(PU_MAX(RUN_BYTES / bytes, LEAST_WORK / work), 1), MOST_BLOCKS);
+  int64_t run = PU_MIN(PU_MAX(j->l.blocks * bytes / (SHARES * threads), (int64_t)LEAST_BYTES), (int64_t)MOST_BYTES);
+  return PU_MIN(PU_MAX(PU_MAX(run / bytes, LEAST_WORK / work), 1), MOST_BLOCKS);
 }
 
 void pu_cpu_linear_packed(pu_cpu *cpu, const pu_tensor *x, const pu_tensor *w, const pu_tensor *b, pu_tensor *y,
@@ -246,6 +248,6 @@ void pu_cpu_linear_packed(pu_cpu *cpu, const pu_tensor *x, const pu_tensor *w, c
     j.job.tokens = PU_MIN(x->shape[0] - j.first, PU_PACKED_TOKENS);
     int64_t rows = j.job.tokens > PU_PACKED_FEW ? pu_packed_tokens(j.job.tokens) : j.job.tokens;
     pu_pool_run(cpu->pool, rows, PU_MAX(32768 / l.k, 1), prepare_rows, &j);
-    pu_pool_run(cpu->pool, l.blocks, grain_of(&j), run_blocks, &j);
+    pu_pool_run(cpu->pool, l.blocks, grain_of(&j, pu_pool_size(cpu->pool)), run_blocks, &j);
   }
 }

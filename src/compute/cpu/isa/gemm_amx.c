@@ -5,13 +5,14 @@
  *
  * A is packed as [2][k / unit] tiles, each row-major: what a tiled weight is already. B as [k / unit][2] tiles whose
  * line i holds k = 2 i, 2 i + 1 of 16 columns: units of 32 bits.
- * The A panel (32 KiB at kc = 512) stays in L1; B comes from L2 by the streaming load, which leaves L1 to A. */
+ * The A panel (32 KiB at kc = 512) stays in L1; B comes from L2 by the streaming load, which leaves L1 to A. Rows of A
+ * with k next to k are tiles as they lie too, a row's bytes from line to line. */
 #include "src/compute/cpu/isa/gemm_avx512.h"
 
 #include <string.h>
 
 enum { MR = 32, NR = 32, LINE = PU_TILE_ROW_BYTES, TILE = PU_TILE_BYTES };
-enum { BF16_UNIT = 32, BF16_KC = 512 };
+enum { BF16_UNIT = 32, BF16_KC = 512, DEPTHS = 4, MOST_SUMS = 1 << 19 };
 
 /* All eight registers at their full size. In static memory: gcc 12 does not know that _tile_loadconfig reads it all. */
 static void begin(void) {
@@ -27,6 +28,7 @@ static void begin(void) {
 
 static void end(void) {
   _tile_release();
+  _mm_sfence(); /* stores past the caches are seen before the other threads hear that the work is done */
 }
 
 /* ---- micro kernels ---- */
@@ -38,9 +40,10 @@ static inline __attribute__((always_inline)) void fetch_sums(const float *acc, i
 }
 
 /* The sums are kept as four tiles of 1 KiB, one after the other: stores of whole lines in a row are the cheapest. */
-static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add,
+static void micro(const pu_panel_a *panel, const void *b_panel, int64_t k, float *acc, bool add,
                   const pu_fetch *fetch) {
-  const char *a = a_panel, *b = b_panel;
+  const char *a = panel->data, *b = b_panel;
+  const int64_t line = panel->line, k_tile = panel->k_tile, row_tile = panel->row_tile;
   if (add) {
     _tile_loadd(0, acc, LINE);
     _tile_loadd(1, acc + 256, LINE);
@@ -52,15 +55,15 @@ static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int6
     _tile_zero(2);
     _tile_zero(3);
   }
-  for (int64_t i = 0; i * BF16_UNIT < k; i++, a += TILE, b += 2 * TILE) {
+  for (int64_t i = 0; i * BF16_UNIT < k; i++, a += k_tile, b += 2 * TILE) {
     pu_fetch_step(fetch, i);
     if (add) fetch_sums(acc + MR * NR, i);
     _tile_stream_loadd(6, b, LINE);
-    _tile_loadd(4, a, LINE);
+    _tile_loadd(4, a, line);
     _tile_dpbf16ps(0, 4, 6);
     _tile_stream_loadd(7, b + TILE, LINE);
     _tile_dpbf16ps(1, 4, 7);
-    _tile_loadd(5, a + a_next, LINE);
+    _tile_loadd(5, a + row_tile, line);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
@@ -85,27 +88,41 @@ static const char *row_of(const pu_panel *p, int64_t r) {
   return (const char *)p->data + r * p->r_step * 2;
 }
 
+/* Reads rows a line at a time, one row after the other. Tiles take a line of each of sixteen rows, which no prefetcher
+ * foresees; rows in a row it does, and then the tiles come from L2. */
+static void touch_rows(const pu_panel *p, int64_t from, int64_t to) {
+  for (int r = 0; r < p->rows; r++)
+    for (const char *at = row_of(p, r) + from, *end = row_of(p, r) + to; at < end; at += LINE)
+      __asm__ volatile("" ::"r"(*at));
+}
+
+enum { TOUCH_BYTES = 4096 }; /* of a row */
+
+static void touch_next(const pu_panel *p, int64_t t, int64_t k_bytes) {
+  if (t * LINE % TOUCH_BYTES == 0) touch_rows(p, t * LINE, PU_MIN(k_bytes, t * LINE + TOUCH_BYTES));
+}
+
 /* A, k next to k: rows are copied by lines of 64 bytes. */
 static void pack_a_k_adjacent(char *dst, const pu_panel *p) {
   int64_t k_bytes, tiles = lines_of(p, &k_bytes);
-  for (int r = 0; r < p->lanes; r++) {
-    const char *row = row_of(p, r);
-    char *line = dst + r / 16 * tiles * TILE + r % 16 * LINE;
-    for (int64_t t = 0; t < tiles; t++, line += TILE) {
-      __mmask64 have = r < p->rows ? mask_bytes(k_bytes - t * LINE) : 0;
-      _mm512_store_si512(line, _mm512_maskz_loadu_epi8(have, row + t * LINE));
+  for (int64_t t = 0; t < tiles; t++) {
+    touch_next(p, t, k_bytes);
+    __mmask64 have = mask_bytes(k_bytes - t * LINE);
+    for (int r = 0; r < p->lanes; r++) {
+      char *line = dst + (r / 16 * tiles + t) * TILE + r % 16 * LINE;
+      _mm512_store_si512(line,
+                         r < p->rows ? _mm512_maskz_loadu_epi8(have, row_of(p, r) + t * LINE) : _mm512_setzero_si512());
     }
   }
 }
 
-/* One tile of B or of decode's x: 16 columns' lines from line t on, transposed in units of 32 bits. */
+/* One tile of B or of decode's x: 16 columns' lines from line t on, transposed in units of 32 bits. Rows a multiple of
+ * 2 KiB apart share so few sets of L1 that each line had better be read once. */
 static inline void pack_tile(char *tile, const pu_panel *p, int first, int64_t t, int64_t k_bytes) {
   __m512i square[16];
-  if (first + 16 <= p->rows && (t + 1) * LINE <= k_bytes) {
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; i++) /* the same place of the next panel */
-      _mm_prefetch(row_of(p, first + NR + i) + t * LINE, _MM_HINT_T0);
-    pu_load_transposed(row_of(p, first) + t * LINE, row_of(p, 1) - row_of(p, 0), 16, square);
+  int64_t step = row_of(p, 1) - row_of(p, 0);
+  if (first + 16 <= p->rows && (t + 1) * LINE <= k_bytes && step % 2048 != 0) {
+    pu_load_transposed(row_of(p, first) + t * LINE, step, 16, square);
   } else {
     __mmask64 have = mask_bytes(k_bytes - t * LINE);
 #pragma GCC unroll 16
@@ -121,8 +138,10 @@ static inline void pack_tile(char *tile, const pu_panel *p, int first, int64_t t
 /* B, k next to k. */
 static void pack_b_k_adjacent(char *dst, const pu_panel *p) {
   int64_t k_bytes, tiles = lines_of(p, &k_bytes);
-  for (int64_t t = 0; t < tiles; t++)
+  for (int64_t t = 0; t < tiles; t++) {
+    touch_next(p, t, k_bytes);
     for (int half = 0; half < 2; half++) pack_tile(dst + (2 * t + half) * TILE, p, half * 16, t, k_bytes);
+  }
 }
 
 /* bf16 of two neighbouring k, 32 rows each, as pairs. In quarters of the registers: lo holds rows 0-3, 8-11, 16-19,
@@ -204,8 +223,52 @@ static bool quarter(const pu_gemm_tile *t, int i, int j, pu_gemm_tile *part) {
   return part->rows > 0 && part->cols > 0;
 }
 
+/* A line of C, past the caches if it is one and is to go so. */
+static inline void put_line(char *c, __m512i v, bool stream) {
+  if (stream && (uintptr_t)c % LINE == 0)
+    _mm512_stream_si512((void *)c, v);
+  else
+    _mm512_storeu_si512(c, v);
+}
+
+static inline void put_pair(char *c, __m512 lo, __m512 hi, const pu_gemm_tile *t) {
+  if (t->type == PU_F32) {
+    put_line(c, _mm512_castps_si512(lo), t->stream);
+    put_line(c + LINE, _mm512_castps_si512(hi), t->stream);
+  } else {
+    put_line(c, (__m512i)_mm512_cvtne2ps_pbh(hi, lo), t->stream);
+  }
+}
+
+/* A whole tile that is only to be copied: what most products of a model are. Lines of C come from two tiles of sums. */
+static void store_whole(const pu_gemm_tile *t) {
+  const int64_t row = t->c_row * (t->type == PU_F32 ? 4 : 2);
+  char *c = t->c;
+  for (int half = 0; half < 2; half++)
+    if (t->transposed) { /* 16 columns, which are rows of C */
+      __m512i lo[16], hi[16];
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++) {
+        lo[i] = _mm512_load_si512(t->acc + half * 256 + i * 16);
+        hi[i] = _mm512_load_si512(t->acc + 512 + half * 256 + i * 16);
+      }
+      pu_transpose16(lo);
+      pu_transpose16(hi);
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; i++, c += row) put_pair(c, _mm512_castsi512_ps(lo[i]), _mm512_castsi512_ps(hi[i]), t);
+    } else {
+      const float *sums = t->acc + half * 512;
+      for (int i = 0; i < 16; i++, c += row)
+        put_pair(c, _mm512_load_ps(sums + i * 16), _mm512_load_ps(sums + 256 + i * 16), t);
+    }
+}
+
 static void store_float(const pu_gemm_tile *t) {
   pu_gemm_tile part;
+  if (t->rows == MR && t->cols == NR && t->alpha == 1.0f && t->beta == 0.0f && !t->bias) {
+    store_whole(t);
+    return;
+  }
   for (int i = 0; i < 4; i++)
     if (quarter(t, i / 2, i % 2, &part)) pu_gemm_store_avx512(&part);
 }
@@ -289,6 +352,9 @@ static void stream(const void *w, int64_t k_tiles, const void *x, int rows, floa
 const pu_gemm_kernel pu_gemm_amx = {.mr = MR,
                                     .nr = NR,
                                     .kc = BF16_KC,
+                                    .depth = DEPTHS * BF16_KC,
+                                    .most_sums = MOST_SUMS,
+                                    .edge = 128,
                                     .k_unit = BF16_UNIT,
                                     .bytes = 2,
                                     .pack_a = pack_a,
@@ -301,4 +367,4 @@ const pu_gemm_kernel pu_gemm_amx = {.mr = MR,
                                     .stream_pack = stream_pack,
                                     .stream = stream,
                                     .stream_store = pu_gemm_store_avx512,
-                                    .tiles_as_a = true};
+                                    .tiles = true};

@@ -6,10 +6,9 @@
 
 enum { MR = 6, NR = 16, KC = 256 };
 
-static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add,
+static void micro(const pu_panel_a *a_panel, const void *b_panel, int64_t k, float *acc, bool add,
                   const pu_fetch *fetch) {
-  (void)a_next;
-  const float *a = a_panel, *b = b_panel;
+  const float *a = a_panel->data, *b = b_panel;
   __m256 c[MR][2];
 #pragma GCC unroll 6
   for (int i = 0; i < MR; i++) c[i][0] = c[i][1] = _mm256_setzero_ps();
@@ -122,6 +121,9 @@ static void stream_bf16(const void *w, int64_t k_tiles, const void *x, int rows,
 const pu_gemm_kernel pu_gemm_avx2 = {.mr = MR,
                                      .nr = NR,
                                      .kc = KC,
+                                     .depth = KC,
+                                     .most_sums = 1 << 18,
+                                     .edge = 8,
                                      .k_unit = 1,
                                      .bytes = 4,
                                      .pack_a = pack,
@@ -136,6 +138,9 @@ const pu_gemm_kernel pu_gemm_avx2 = {.mr = MR,
 const pu_gemm_kernel pu_gemm_avx2_bf16 = {.mr = MR,
                                           .nr = NR,
                                           .kc = KC,
+                                          .depth = KC,
+                                          .most_sums = 1 << 18,
+                                          .edge = 8,
                                           .k_unit = 1,
                                           .bytes = 4,
                                           .pack_a = pack,

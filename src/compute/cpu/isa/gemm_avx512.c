@@ -1,16 +1,15 @@
 /* Matrix product in f32 with AVX-512. Micro tile 12 x 32: 24 registers of sums, two of B, one of A broadcast.
  * A step of k reads 12 floats of A (from L1: a panel of 12 x 384 is 18 KiB) and two lines of B (from L2), and does 24
- * fused multiply-adds in at least 12 cycles. bf16 operands become f32 while they are packed. */
+ * fused multiply-adds in at least 12 cycles. */
 #include "src/compute/cpu/isa/gemm_avx512.h"
 
 #include <string.h>
 
 enum { MR = 12, NR = 32, KC = 384 };
 
-static void micro(const void *a_panel, int64_t a_next, const void *b_panel, int64_t k, float *acc, bool add,
+static void micro(const pu_panel_a *a_panel, const void *b_panel, int64_t k, float *acc, bool add,
                   const pu_fetch *fetch) {
-  (void)a_next;
-  const float *a = a_panel, *b = b_panel;
+  const float *a = a_panel->data, *b = b_panel;
   __m512 c[MR][2];
 #pragma GCC unroll 12
   for (int i = 0; i < MR; i++) c[i][0] = c[i][1] = _mm512_setzero_ps();
@@ -158,7 +157,7 @@ void pu_gemm_store_avx512(const pu_gemm_tile *t) {
  * L1; over a run, F features times R rows of x are summed at a time, in F R = 16 registers, and between runs the sums
  * (16 lanes each) lie in memory: so the weights pass once, in order, whatever the number of rows. */
 
-enum { STREAM_ROWS = 32, RUN = 16, LANES = 16 };
+enum { STREAM_ROWS = PU_STREAM_ROWS_AVX512, RUN = 16, LANES = 16 };
 
 #define STREAM(name, F, R, bf16)                                                                                       \
   static void name(const char *w, int64_t tiles, const char *x, int64_t x_row, float *sums, int ld) {                  \
@@ -217,7 +216,7 @@ static void stream_f32(const void *w, int64_t k_tiles, const void *x, int rows, 
   stream(parts, w, k_tiles, x, rows, out, ld);
 }
 
-static void stream_bf16(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld) {
+void pu_stream_bf16_avx512(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld) {
   static const stream_part parts[3] = {stream_bf16_1, stream_bf16_2, stream_bf16_4};
   stream(parts, w, k_tiles, x, rows, out, ld);
 }
@@ -225,6 +224,9 @@ static void stream_bf16(const void *w, int64_t k_tiles, const void *x, int rows,
 const pu_gemm_kernel pu_gemm_avx512 = {.mr = MR,
                                        .nr = NR,
                                        .kc = KC,
+                                       .depth = KC,
+                                       .most_sums = 1 << 18,
+                                       .edge = 16,
                                        .k_unit = 1,
                                        .bytes = 4,
                                        .pack_a = pack,
@@ -235,17 +237,3 @@ const pu_gemm_kernel pu_gemm_avx512 = {.mr = MR,
                                        .stream_pack = pu_stream_pack_rows,
                                        .stream = stream_f32,
                                        .stream_store = pu_gemm_store_avx512};
-
-const pu_gemm_kernel pu_gemm_avx512_bf16 = {.mr = MR,
-                                            .nr = NR,
-                                            .kc = KC,
-                                            .k_unit = 1,
-                                            .bytes = 4,
-                                            .pack_a = pack,
-                                            .pack_b = pack,
-                                            .micro = micro,
-                                            .store = pu_gemm_store_avx512,
-                                            .stream_rows = STREAM_ROWS,
-                                            .stream_pack = pu_stream_pack_rows,
-                                            .stream = stream_bf16,
-                                            .stream_store = pu_gemm_store_avx512};

@@ -79,4 +79,8 @@ static inline void pu_store16(void *p, int64_t i, pu_dtype type, __mmask16 m, __
 
 void pu_gemm_store_avx512(const pu_gemm_tile *t);
 
+/* Decode with weights in bf16. */
+enum { PU_STREAM_ROWS_AVX512 = 32 };
+void pu_stream_bf16_avx512(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld);
+
 #endif

@@ -34,13 +34,14 @@ static inline __attribute__((always_inline)) __m512i four_of(const int8_t *x) {
 /* Sums of integers may be added in any order: with few tokens each has several, so that none waits for itself. */
 #define CHAINS(R) ((R) >= 4 ? 1 : 4 / (R))
 
-/* The sums of one group: R tokens, CHAINS each. Four lines a step; with four bits they are two in memory. */
+/* The sums of one group: R tokens, CHAINS each. Four lines a step; with four bits they are two in memory. `ahead`: how
+ * far memory is asked for; 0 where the job's blocks end, for what follows is another thread's. */
 #define GROUP_SUMS(R, four_bits)                                                                                       \
   for (int l = 0; l < lines; l += 4, q += ((four_bits) ? 2 : 4) * LINE) {                                              \
     _Pragma("GCC unroll 4") for (int s = 0; s < 4; s++) {                                                              \
       const uint8_t *line = q + ((four_bits) ? s / 2 : s) * LINE;                                                      \
       __m512i w = _mm512_loadu_si512(line);                                                                            \
-      if (!(four_bits) || s % 2 == 0) _mm_prefetch((const char *)line + AHEAD, _MM_HINT_T0);                           \
+      if (!(four_bits) || s % 2 == 0) _mm_prefetch((const char *)line + ahead, _MM_HINT_T0);                           \
       if (four_bits) w = s % 2 ? high_halves(w) : low_halves(w);                                                       \
       _Pragma("GCC unroll 8") for (int t = 0; t < (R); t++) sum[t][s % CHAINS(R)] =                                    \
           _mm512_dpbusd_epi32(sum[t][s % CHAINS(R)], w, four_of(x + t * x_row + (l + s) * 4));                         \
@@ -51,7 +52,7 @@ static inline __attribute__((always_inline)) __m512i four_of(const int8_t *x) {
   static void name(const pu_packed_job *j, int64_t block, int64_t token) {                                             \
     const int64_t x_row = j->x_row, groups = j->groups;                                                                \
     const int lines = j->group / 4;                                                                                    \
-    const uint8_t *q = j->q + block * pu_packed_block_bytes(j);                                                        \
+    const uint8_t *q = j->q + block * pu_packed_block_bytes(j), *end = j->q + j->blocks * pu_packed_block_bytes(j);    \
     const int8_t *x = (const int8_t *)j->x + token * x_row;                                                            \
     const pu_x_group *xg = j->xg + token * groups;                                                                     \
     __m512 acc[R];                                                                                                     \
@@ -60,6 +61,7 @@ static inline __attribute__((always_inline)) __m512i four_of(const int8_t *x) {
       __m512i sum[R][CHAINS(R)];                                                                                       \
       _Pragma("GCC unroll 8") for (int t = 0; t < (R); t++)                                                            \
           _Pragma("GCC unroll 4") for (int c = 0; c < CHAINS(R); c++) sum[t][c] = _mm512_setzero_si512();              \
+      const int64_t ahead = end - q > AHEAD + PU_PACKED_MAX_GROUP * ROWS ? AHEAD : 0;                                  \
       GROUP_SUMS(R, four_bits)                                                                                         \
       __m512 scale = scales_of(j, block * groups + g), zero = zeros_of(j, block * groups + g);                         \
       _Pragma("GCC unroll 8") for (int t = 0; t < (R); t++) {                                                          \
