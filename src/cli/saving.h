@@ -1,4 +1,4 @@
-/* Writing a model that was read from elsewhere: what `convert`, `merge` and `quantize` share. */
+/* Writing a model as a whole, and where it may go: what `init`, `convert`, `merge` and `quantize` share. */
 #ifndef PUYU_CLI_SAVING_H
 #define PUYU_CLI_SAVING_H
 

@@ -230,6 +230,8 @@ static void help_names_all_shapes(void **state) {
   (void)state;
   assert_int_equal(puyu("init --help"), 0);
   for (size_t i = 0; pu_shape_at(i); i++) says(pu_shape_at(i)->name);
+  assert_int_equal(puyu("convert --help"), 0);
+  for (size_t i = 0; pu_arch_all[i]; i++) says(pu_arch_all[i]->name);
 }
 
 /* Before anything is printed or read. */

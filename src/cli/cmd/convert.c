@@ -138,7 +138,8 @@ const pu_command pu_command_convert = {
     .details =
         "SRC and DST are Hugging Face directories, or GGUF files, as llama.cpp has them: FILE.gguf.\n\n"
         "InternLM2 becomes a Llama model with --arch llama: the same function of the same tokens, which any "
-        "program that knows Llama can read. A family that lacks something the model has says so. The tokenizer's "
+        "program that knows Llama can read. A family that lacks something the model has says so. Families: internlm, "
+        "internlm2, internlm3, llama, mistral, mixtral, qwen2, qwen3.\n\nThe tokenizer's "
         "files are copied as they are; into a GGUF file goes what they say, and out of one come files that say it.",
     .options = rows,
     .options_size = sizeof(options),
