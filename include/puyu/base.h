@@ -209,6 +209,10 @@ void pu_pool_run(pu_pool *p, int64_t n, int64_t grain, pu_pool_fn fn, void *arg)
 /* Set by SIGINT/SIGTERM once pu_signals_catch was called; a second signal ends the process. */
 void pu_signals_catch(void);
 bool pu_signals_stop(void);
+/* pu_signals_catch, and a stop ends writers with PU_ERR_STOPPED, too: for commands whose files are worth nothing unless
+ * they are whole (training is none of them: after a stop it writes its last checkpoint). */
+void pu_signals_catch_writing(void);
+bool pu_signals_stop_writing(void);
 void pu_signals_clear(void); /* forget the signal: chat's Ctrl-C stops an answer, not the program */
 
 /* ---- JSON ---------------------------------------------------------------------------------------------------- */
@@ -315,6 +319,9 @@ typedef enum pu_log_level { PU_LOG_DEBUG, PU_LOG_INFO, PU_LOG_WARN, PU_LOG_ERROR
 void pu_log_set_level(pu_log_level level);
 /* One line on standard error; a live progress line is cleared first and drawn again after. Any thread. */
 void pu_log(pu_log_level level, const char *fmt, ...) PU_PRINTF(2, 3);
+/* What a model made of a prompt, on one line: LABEL PROMPT│TEXT. Line ends are shown as ↵, control characters as spaces;
+ * more than 200 bytes of the text are cut at a character. */
+void pu_log_sample(const char *label, const char *prompt, pu_str text);
 
 /* A live line on a terminal (redrawn at most ten times a second), a plain line every ten seconds elsewhere, nothing
  * before the first two seconds have passed and at all where the log says warnings only. total 0: unknown. A unit of "%"

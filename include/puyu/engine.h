@@ -31,6 +31,9 @@
 
 /* Whatever holds a tokenizer: what pu_tokenizer_load takes, or a GGUF file. NULL where a model has none. */
 pu_err pu_engine_load_tokenizer(const char *path, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
+/* The tokenizer of a model, which is to be used with it: one with more pieces than the model has is an error. NULL where
+ * there is none. */
+pu_err pu_engine_tokenizer_of(const char *model, pu_tokenizer **out, pu_error *e) PU_MUST_USE;
 /* The keys of a GGUF file that hold t, for a model of so many ids; t NULL: those that say that there is none. */
 pu_err pu_engine_put_tokenizer(pu_gguf_keys *k, const pu_tokenizer *t, int64_t vocab, pu_error *e) PU_MUST_USE;
 

@@ -33,11 +33,13 @@ typedef struct pu_server_options {
   size_t max_body;      /* bytes of a request; 0: 16 MiB */
 } pu_server_options;
 
-/* Listens at once, answers when run. The engine is lent: nobody else may use it until pu_server_free. Strings of the
- * options are copied. */
+/* Listens at once, answers when run. The engine is lent: nobody else may use it until pu_server_free. NULL: it comes with
+ * pu_server_lend, so that an address that is taken shows before minutes of reading weights. Strings of the options are
+ * copied. */
 pu_err pu_server_open(pu_engine *en, const pu_server_options *o, pu_server **out, pu_error *e) PU_MUST_USE;
-/* What pu_server_open would refuse of the options, before an engine is made. */
+/* What pu_server_open would refuse of who may ask. */
 pu_err pu_server_check(const pu_server_options *o, pu_error *e) PU_MUST_USE;
+pu_err pu_server_lend(pu_server *sv, pu_engine *en, pu_error *e) PU_MUST_USE;
 void pu_server_free(pu_server *sv);
 const char *pu_server_url(const pu_server *sv);
 int pu_server_port(const pu_server *sv);

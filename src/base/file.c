@@ -14,7 +14,9 @@
 enum { MAX_TREE_DEPTH = 256 }; /* pu_remove_tree holds one descriptor a level */
 
 static pu_err io_error(pu_error *e, const char *path, const char *what) {
-  return pu_fail(e, PU_ERR_IO, "%s: cannot %s: %s", path, what, strerror(errno));
+  bool full = errno == ENOSPC || errno == EDQUOT;
+  return pu_fail(e, PU_ERR_IO, "%s: cannot %s: %s%s", path, what, strerror(errno),
+                 full ? ": make room there, or write to another disk" : "");
 }
 
 /* ---- paths and folders ---- */
@@ -212,13 +214,19 @@ pu_err pu_writer_begin(const char *path, pu_writer **out, pu_error *e) {
   return err;
 }
 
+static pu_err check_stop(pu_error *e) {
+  return pu_signals_stop_writing() ? pu_fail(e, PU_ERR_STOPPED, "stopped; nothing was written") : PU_OK;
+}
+
 pu_err pu_writer_put(pu_writer *w, const void *data, size_t len, pu_error *e) {
+  PU_TRY(check_stop(e));
   return write_all(w->fd, w->path, data, len, e);
 }
 
 pu_err pu_writer_end(pu_writer *w, pu_err err, pu_error *e) {
   if (err == PU_OK && fsync(w->fd) != 0) err = io_error(e, w->path, "sync");
   if (close(w->fd) != 0 && err == PU_OK) err = io_error(e, w->path, "write");
+  if (err == PU_OK) err = check_stop(e);
   if (err == PU_OK && rename(w->tmp, w->path) != 0) err = io_error(e, w->path, "rename the new file over it");
   if (err == PU_OK)
     err = sync_parent(w->tmp, e);

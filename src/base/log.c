@@ -109,6 +109,29 @@ void pu_log(pu_log_level level, const char *fmt, ...) {
   pthread_mutex_unlock(&term.lock);
 }
 
+static void put_shown(pu_buf *b, pu_str s) {
+  for (size_t i = 0; i < s.len; i++) {
+    unsigned char c = (unsigned char)s.ptr[i];
+    if (c == '\n')
+      pu_buf_puts(b, "↵");
+    else
+      pu_buf_putc(b, c < 0x20 || c == 0x7F ? ' ' : (char)c);
+  }
+}
+
+void pu_log_sample(const char *label, const char *prompt, pu_str text) {
+  enum { MOST_SHOWN = 200 };
+  size_t n = PU_MIN(text.len, (size_t)MOST_SHOWN);
+  while (n < text.len && n > 0 && ((unsigned char)text.ptr[n] & 0xC0) == 0x80) n--; /* whole characters */
+  pu_buf line;
+  pu_buf_init(&line, 4000);
+  put_shown(&line, pu_str_c(prompt));
+  pu_buf_puts(&line, "│");
+  put_shown(&line, pu_str_of(text.ptr, n));
+  pu_log(PU_LOG_INFO, "%s %s", label, line.data ? line.data : "");
+  pu_buf_deinit(&line);
+}
+
 /* ---- the live line ---- */
 
 void pu_live_line(const char *line) {
@@ -149,13 +172,14 @@ static void describe(const pu_progress *p, const char *note, char *line, size_t 
   const char *sep = note && *note ? ", " : "";
   if (!note) note = "";
   if (p->total <= 0) {
-    snprintf(line, size, "%s: %s %s, %s/s%s%s", p->label, done, p->unit, rate, sep, note);
+    snprintf(line, size, "%s: %s %s, %s %s/s%s%s", p->label, done, p->unit, rate, p->unit, sep, note);
     return;
   }
   pu_short_number(total, p->total);
   pu_short_time(left, per_second > 0 ? PU_MAX(p->total - p->done, 0) / per_second : 3.6e8);
   char amount[80] = "";
-  if (strcmp(p->unit, "%") != 0) snprintf(amount, sizeof amount, " %s of %s %s, %s/s,", done, total, p->unit, rate);
+  if (strcmp(p->unit, "%") != 0)
+    snprintf(amount, sizeof amount, " %s of %s %s, %s %s/s,", done, total, p->unit, rate, p->unit);
   snprintf(line, size, "%s: %3.0f%%,%s %s left%s%s", p->label, 100 * PU_MIN(p->done / p->total, 1.0), amount,
            per_second > 0 ? left : "?", sep, note);
 }
@@ -188,7 +212,7 @@ void pu_progress_close(pu_progress *p) {
     if (strcmp(p->unit, "%") == 0)
       pu_log(PU_LOG_INFO, "%s: %s %% in %s", p->label, done, took);
     else
-      pu_log(PU_LOG_INFO, "%s: %s %s in %s (%s/s)", p->label, done, p->unit, took, rate);
+      pu_log(PU_LOG_INFO, "%s: %s %s in %s (%s %s/s)", p->label, done, p->unit, took, rate, p->unit);
   }
   free(p);
 }

@@ -4,6 +4,7 @@
 
 /* A signal handler has no other place to speak to. */
 static volatile sig_atomic_t stop_asked;
+static bool writers_stop;
 
 static void on_signal(int sig) {
   if (stop_asked) { /* the second one means it: die of it, so that the shell sees why */
@@ -23,6 +24,15 @@ void pu_signals_catch(void) {
 
 bool pu_signals_stop(void) {
   return stop_asked != 0;
+}
+
+void pu_signals_catch_writing(void) {
+  writers_stop = true;
+  pu_signals_catch();
+}
+
+bool pu_signals_stop_writing(void) {
+  return writers_stop && pu_signals_stop();
 }
 
 void pu_signals_clear(void) {

@@ -1,12 +1,16 @@
 /* The command line. A command is one file in src/cli/cmd/ that defines one descriptor; its option table makes the
  * flags, --help, the man page and the completion. Commands print results to cli->out and return errors: only
- * pu_cli_main turns those into messages and exit statuses (0; 1 failure; 2 PU_ERR_USAGE).
+ * pu_cli_main turns those into messages and exit statuses (0; 1 failure; 2 PU_ERR_USAGE: the command line itself is
+ * wrong. A file that is missing, empty or not what it should be is a failure, also where the command line names it).
  *
  * A file cmd/data_synth.c defines `const pu_command pu_command_data_synth` with the name "data synth"; `puyu data`
  * then lists every command whose name begins with "data ".
  *
  * Signals. SIGPIPE is ignored: a long loop that prints ends when ferror(cli->out) says so. SIGINT and SIGTERM end the
- *          process, unless the command calls pu_signals_catch and then asks pu_signals_stop. */
+ *          process as any program, silently (the shell shows 130 or 143), as long as nothing is lost with it: while
+ *          weights are read, and in commands that only print. From where a command writes files, it catches them with
+ *          pu_signals_catch_writing (or pu_signals_catch, and asks pu_signals_stop): it removes what is half-written,
+ *          says "stopped; nothing was written" and ends with status 1. A second signal ends it at once. */
 #ifndef PUYU_CLI_H
 #define PUYU_CLI_H
 

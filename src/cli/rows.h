@@ -35,6 +35,9 @@
 /* The shape of that name; an unknown one is an error that lists all. */
 pu_err pu_cli_shape(const char *name, const pu_shape **out, pu_error *e) PU_MUST_USE;
 
+/* The family of that name; an unknown one is an error that lists all. */
+pu_err pu_cli_arch(const char *name, const pu_arch **out, pu_error *e) PU_MUST_USE;
+
 /* ---- texts and tokenizers ---- */
 
 /* name: "tokenizer", or "model" where a tokenizer is what the command works on. */

@@ -1,5 +1,7 @@
 #include "src/cli/saving.h"
 
+#include <errno.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -29,15 +31,69 @@ pu_err pu_cli_copy_companions(const char *from_dir, const char *to_dir, pu_arena
   return PU_OK;
 }
 
+/* ---- a directory as a whole ---- */
+
+pu_err pu_cli_stage_begin(pu_cli_stage *s, const char *dst, pu_arena *a, pu_error *e) {
+  *s = (pu_cli_stage){.dst = dst, .made = pu_path_join(a, dst, ".made.tmp"), .was_there = pu_path_exists(dst), .a = a};
+  if (!s->made) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
+  pu_signals_catch_writing();
+  PU_TRY(pu_mkdirs(dst, e));
+  return pu_remove_tree(s->made, e); /* of one that was killed */
+}
+
+static pu_err move_up(const pu_cli_stage *s, const char *name, pu_error *e) {
+  const char *from = pu_path_join(s->a, s->made, name), *to = pu_path_join(s->a, s->dst, name);
+  if (!from || !to) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", s->dst);
+  if (rename(from, to) == 0) return PU_OK;
+  return pu_fail(e, PU_ERR_IO, "%s: cannot be replaced: %s", to, strerror(errno));
+}
+
+/* Weights in one file and in several: a directory with both forms would be ambiguous. */
+static pu_err remove_other_form(const pu_cli_stage *s, pu_error *e) {
+  static const char *const forms[] = {"model.safetensors", "model.safetensors.index.json"};
+  for (size_t i = 0; i < PU_COUNT(forms); i++) {
+    const char *is = pu_path_join(s->a, s->made, forms[i]), *was = pu_path_join(s->a, s->dst, forms[i]);
+    if (!is || !was) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", s->dst);
+    if (!pu_path_exists(is)) PU_TRY(pu_remove_tree(was, e));
+  }
+  return PU_OK;
+}
+
+static pu_err take_places(const pu_cli_stage *s, pu_error *e) {
+  static const char config[] = "config.json"; /* it is what makes the folder a model */
+  char **names;
+  size_t n;
+  PU_TRY(pu_dir_list(s->a, s->made, &names, &n, e));
+  PU_TRY(remove_other_form(s, e));
+  for (size_t i = 0; i < n; i++)
+    if (strcmp(names[i], config) != 0) PU_TRY(move_up(s, names[i], e));
+  PU_TRY(move_up(s, config, e));
+  PU_TRY(pu_remove_tree(s->made, e));
+  return pu_fsync_dir(s->dst, e);
+}
+
+pu_err pu_cli_stage_end(const pu_cli_stage *s, pu_err err, pu_error *e) {
+  if (err == PU_OK) return take_places(s, e);
+  if (pu_remove_tree(s->was_there ? s->made : s->dst, NULL) != PU_OK)
+    pu_log(PU_LOG_WARN, "%s: what was written so far cannot be removed", s->made);
+  return err;
+}
+
 pu_err pu_cli_save_dir(const pu_model *m, const char *src, const char *dst, pu_dtype dtype, size_t shard_bytes,
                        pu_arena *a, pu_error *e) {
   bool from_gguf = pu_gguf_is(src);
   pu_tokenizer *t = NULL;
+  pu_cli_stage s;
   if (from_gguf) PU_TRY(pu_engine_load_tokenizer(src, &t, e)); /* before anything is written */
-  pu_err err = pu_model_save(m, dst, dtype, shard_bytes, e);
-  if (err == PU_OK && t) err = pu_tokenizer_save(t, dst, e);
+  pu_err err = pu_cli_stage_begin(&s, dst, a, e);
+  if (err == PU_OK) {
+    err = pu_model_save(m, s.made, dtype, shard_bytes, e);
+    if (err == PU_OK && t) err = pu_tokenizer_save(t, s.made, e);
+    if (err == PU_OK && !from_gguf) err = pu_cli_copy_companions(src, s.made, a, e);
+    err = pu_cli_stage_end(&s, err, e);
+  }
   pu_tokenizer_free(t);
-  return err || from_gguf ? err : pu_cli_copy_companions(src, dst, a, e);
+  return err;
 }
 
 /* ---- types ---- */
@@ -87,6 +143,24 @@ bool pu_cli_same_place(const char *a, const char *b) {
   return stat(a, &x) == 0 && stat(b, &y) == 0 && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
+/* A running run would find a checkpoint there that it never wrote. */
+static pu_err check_no_checkpoint(const char *dst, pu_arena *a, pu_error *e) {
+  static const char *const of_a_run[] = {"metrics.jsonl", "lock"};
+  size_t end = strlen(dst), at;
+  while (end && dst[end - 1] == '/') end--;
+  for (at = end; at && dst[at - 1] != '/';) at--;
+  const char *run = at ? pu_arena_strndup(a, dst, at) : ".";
+  if (!run) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
+  for (size_t i = 0; i < PU_COUNT(of_a_run) && strncmp(dst + at, "step-", 5) == 0; i++) {
+    const char *path = pu_path_join(a, run, of_a_run[i]);
+    if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
+    if (pu_path_exists(path))
+      return pu_fail(e, PU_ERR_USAGE, "%s: would be a checkpoint of the training run %s: take another folder", dst,
+                     run);
+  }
+  return PU_OK;
+}
+
 /* What only a run or its checkpoint holds. Other weights beneath an optimiser's state would bend the run silently. */
 pu_err pu_cli_check_no_run(const char *dst, pu_arena *a, pu_error *e) {
   static const char *const of_a_run[] = {"optimizer.safetensors", "metrics.jsonl"};
@@ -98,6 +172,18 @@ pu_err pu_cli_check_no_run(const char *dst, pu_arena *a, pu_error *e) {
                      "%s: belongs to a training run, which other weights would spoil (it holds %s): "
                      "take another folder",
                      dst, of_a_run[i]);
+  }
+  return check_no_checkpoint(dst, a, e);
+}
+
+/* Files that belong to no model of DST's yet, and that would be replaced by src's. */
+static pu_err check_companions(const char *src, const char *dst, pu_arena *a, pu_error *e) {
+  bool all = pu_gguf_is(src);
+  for (size_t i = 0; i < PU_COUNT(companions); i++) {
+    const char *from = pu_path_join(a, src, companions[i]), *to = pu_path_join(a, dst, companions[i]);
+    if (!from || !to) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
+    if ((all || pu_path_exists(from)) && pu_path_exists(to))
+      return pu_fail(e, PU_ERR_USAGE, "%s: would be replaced: take another folder, or --force", to);
   }
   return PU_OK;
 }
@@ -114,5 +200,5 @@ pu_err pu_cli_check_place(const char *src, const char *dst, bool gguf, bool forc
   if (!force && pu_path_exists(config))
     return pu_fail(e, PU_ERR_USAGE, "%s: there is a model already: take another %s, or --force", dst,
                    gguf ? "name" : "folder");
-  return PU_OK;
+  return gguf || force ? PU_OK : check_companions(src, dst, a, e);
 }

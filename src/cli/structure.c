@@ -21,5 +21,6 @@ pu_err pu_cli_structure_compile(const pu_cli_structure *o, pu_engine *en, pu_gra
   if (o->json_schema) return compile_file(o->json_schema, PU_GRAMMAR_JSON_SCHEMA, en, out, e);
   if (o->grammar) return compile_file(o->grammar, PU_GRAMMAR_GBNF, en, out, e);
   if (!o->regex) return PU_OK;
-  return pu_engine_grammar(en, PU_GRAMMAR_REGEX, pu_str_c(o->regex), out, e);
+  pu_err err = pu_engine_grammar(en, PU_GRAMMAR_REGEX, pu_str_c(o->regex), out, e);
+  return err == PU_ERR_FORMAT ? pu_fail_in(e, PU_ERR_USAGE, "--regex") : err; /* it stands on the command line */
 }

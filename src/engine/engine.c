@@ -94,18 +94,10 @@ static pu_err ready(pu_engine *en, pu_err err, pu_engine **out) {
   return err;
 }
 
-static pu_err load_tokenizer(pu_engine *en, const char *model, pu_error *e) {
-  PU_TRY(pu_engine_load_tokenizer(model, &en->own_tokenizer, e));
-  en->t = en->own_tokenizer;
-  if (en->t && pu_tokenizer_size(en->t) > en->m->hp.vocab)
-    return pu_fail(e, PU_ERR_FORMAT,
-                   "%s: the tokenizer has %d pieces, the model only %lld: they do not belong together", model,
-                   pu_tokenizer_size(en->t), (long long)en->m->hp.vocab);
-  return PU_OK;
-}
-
 static pu_err open_all(pu_engine *en, const char *model, pu_engine_options *o, pu_error *e) {
   PU_TRY(pu_engine_make_plan(model, o, &en->plan, e)); /* before anything is taken */
+  PU_TRY(pu_engine_tokenizer_of(model, &en->own_tokenizer, e));
+  en->t = en->own_tokenizer;
   PU_TRY(pu_backend_open(o->device ? o->device : "cpu", o->threads, &en->be, e));
   pu_model_options mo = {.dtype = o->dtype,
                          .tile = true,
@@ -114,7 +106,6 @@ static pu_err open_all(pu_engine *en, const char *model, pu_engine_options *o, p
                          .progress = o->progress,
                          .progress_arg = o->progress_arg};
   PU_TRY(pu_model_load(model, en->be, &mo, &en->m, e));
-  PU_TRY(load_tokenizer(en, model, e));
   PU_TRY(pu_plan_options(&en->m->hp, o, e));
   return set_up(en, model, true, o, e);
 }

@@ -85,7 +85,7 @@ static pu_err check_fit(const pu_session *s, size_t n, pu_error *e) {
   return pu_fail(e, PU_ERR_USAGE, "%zu tokens after %zu do not fit into a context of %lld: shorten the prompt%s", n,
                  s->ids.n, (long long)p->context,
                  s->en->memory_bound ? ", or give the engine more memory"
-                                     : ", or open the engine with a larger context");
+                                     : ", or give the engine a larger context (--context)");
 }
 
 pu_err pu_session_append(pu_session *s, const int32_t *ids, size_t n, pu_error *e) {

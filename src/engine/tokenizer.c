@@ -155,6 +155,20 @@ pu_err pu_engine_load_tokenizer(const char *path, pu_tokenizer **out, pu_error *
   return err;
 }
 
+pu_err pu_engine_tokenizer_of(const char *model, pu_tokenizer **out, pu_error *e) {
+  const pu_arch *arch;
+  pu_hparams hp;
+  *out = NULL;
+  PU_TRY(pu_model_describe(model, &arch, &hp, e)); /* first: it knows what is no model */
+  PU_TRY(pu_engine_load_tokenizer(model, out, e));
+  int32_t pieces = *out ? pu_tokenizer_size(*out) : 0;
+  if (pieces <= hp.vocab) return PU_OK;
+  pu_tokenizer_free(*out);
+  *out = NULL;
+  return pu_fail(e, PU_ERR_FORMAT, "%s: the tokenizer has %d pieces, the model only %lld: they do not belong together",
+                 model, (int)pieces, (long long)hp.vocab);
+}
+
 /* ---- writing ---- */
 
 static void put_lists(pu_gguf_keys *k, const pu_vocab *v) {

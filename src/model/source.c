@@ -6,13 +6,38 @@
 
 /* ---- a Hugging Face directory ---- */
 
+/* "step-000061" before "step-1000000"; anything else before both. */
+static bool is_later_step(const char *name, const char *than) {
+  size_t n = strlen(name);
+  if (strncmp(name, "step-", 5) != 0 || n < 11 || strspn(name + 5, "0123456789") != n - 5) return false;
+  return !than || n > strlen(than) || (n == strlen(than) && strcmp(name, than) > 0);
+}
+
+/* Whoever names a run means its newest checkpoint. */
+static pu_err check_no_run(const char *dir, pu_arena *a, pu_error *e) {
+  char **names;
+  size_t n;
+  const char *newest = NULL;
+  PU_TRY(pu_dir_list(a, dir, &names, &n, e));
+  for (size_t i = 0; i < n; i++)
+    if (is_later_step(names[i], newest)) newest = names[i];
+  if (!newest) return PU_OK;
+  return pu_fail(e, PU_ERR_FORMAT, "%s: the folder of a training run, no model: did you mean %s?", dir,
+                 pu_path_join(a, dir, newest));
+}
+
+static pu_err check_is_model(const char *dir, const char *config, pu_arena *a, pu_error *e) {
+  if (!pu_path_exists(dir)) return pu_fail(e, PU_ERR_IO, "%s: there is no such file or folder", dir);
+  if (!pu_path_is_dir(dir)) return pu_fail(e, PU_ERR_FORMAT, "%s: neither a model directory nor a GGUF file", dir);
+  return pu_path_exists(config) ? PU_OK : check_no_run(dir, a, e);
+}
+
 static pu_err read_config(const char *dir, const pu_arch **arch, pu_hparams *hp, pu_error *e) {
   pu_arena *a;
-  PU_TRY(pu_arena_create(1 << 16, &a, e));
+  PU_TRY(pu_arena_create((size_t)64 << 20, &a, e)); /* of address space: folders may hold many names */
   const char *config = pu_path_join(a, dir, "config.json");
   pu_err err = config ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dir);
-  if (err == PU_OK && !pu_path_is_dir(dir))
-    err = pu_fail(e, PU_ERR_IO, "%s: neither a model directory nor a GGUF file", dir);
+  if (err == PU_OK) err = check_is_model(dir, config, a, e);
   if (err == PU_OK) err = pu_config_read(config, arch, hp, e);
   pu_arena_free(a);
   return err;

@@ -96,15 +96,21 @@ static pu_err bind_inet(pu_http_server *s, const char *host, int port, int *fd, 
 /* ---- TLS ---- */
 
 static pu_err tls_failed(pu_error *e, const char *file, const char *what) {
-  char why[256];
-  ERR_error_string_n(ERR_get_error(), why, sizeof why);
+  const char *why = ERR_reason_error_string(ERR_get_error());
   ERR_clear_error();
-  return pu_fail(e, PU_ERR_USAGE, "%s: %s: %s", file, what, why);
+  return pu_fail(e, PU_ERR_FORMAT, "%s: %s%s%s", file, what, why ? ": " : "", why ? why : "");
+}
+
+/* OpenSSL wraps the system's words into numbers. */
+static pu_err check_readable(const char *file, pu_error *e) {
+  return access(file, R_OK) == 0 ? PU_OK : pu_fail(e, PU_ERR_IO, "%s: cannot open: %s", file, strerror(errno));
 }
 
 static pu_err set_up_tls(pu_http_server *s, const pu_http_options *o, pu_error *e) {
   if (!o->tls_cert && !o->tls_key) return PU_OK;
   if (!o->tls_cert || !o->tls_key) return pu_fail(e, PU_ERR_USAGE, "TLS needs both a certificate and a key");
+  PU_TRY(check_readable(o->tls_cert, e));
+  PU_TRY(check_readable(o->tls_key, e));
   s->tls = SSL_CTX_new(TLS_server_method());
   if (!s->tls) return pu_fail(e, PU_ERR_NOMEM, "no memory for TLS");
   SSL_CTX_set_min_proto_version(s->tls, TLS1_2_VERSION);

@@ -234,6 +234,57 @@ static pu_err refuse_unknown(pu_ask *a, pu_error *e) {
   return PU_OK;
 }
 
+/* ---- keys that nobody knows ---- */
+
+/* Clients of other servers send more keys than this one knows, and those are passed over. One that is a known key
+ * misspelt would be passed over too, and its sender would not know. */
+static pu_err refuse_misspelt(pu_ask *a, pu_error *e) {
+  static const char *const others[] = {
+      "model",
+      "messages",
+      "prompt",
+      "tokens",
+      "stop",
+      "stop_token_ids",
+      "seed",
+      "logit_bias",
+      "stream_options",
+      "logprobs",
+      "top_logprobs",
+      "tools",
+      "tool_choice",
+      "parallel_tool_calls",
+      "response_format",
+      "guided_regex",
+      "guided_grammar",
+      "chat_template_kwargs",
+      "echo",
+      "best_of",
+      "functions",
+      "function_call",
+      "audio",
+      "suffix",
+      "prediction",
+  };
+  enum { N_FIELDS = PU_COUNT(generation_fields) - 1, N = N_FIELDS + PU_COUNT(others), MOST_LOOKED_AT = 64 };
+  const char *known[N];
+  for (size_t i = 0; i < N; i++) known[i] = i < N_FIELDS ? generation_fields[i].key : others[i - N_FIELDS];
+  const char *key;
+  json_t *value;
+  size_t looked_at = 0;
+  json_object_foreach(a->body, key, value) {
+    size_t n = strlen(key), near = n < 6 ? 0 : n < 9 ? 1 : 2, i = 0;
+    while (i < N && strcmp(known[i], key) != 0) i++;
+    if (i < N || looked_at++ == MOST_LOOKED_AT) continue;
+    for (i = 0; near && i < N; i++) {
+      if (pu_edit_distance(key, known[i]) > near) continue;
+      a->param = key;
+      return pu_fail(e, PU_ERR_USAGE, "'%s' is no key of a request: did you mean '%s'?", key, known[i]);
+    }
+  }
+  return PU_OK;
+}
+
 /* ---- messages ---- */
 
 static pu_err check_parts(pu_ask *a, const json_t *parts, pu_error *e) {
@@ -455,6 +506,7 @@ static pu_err begin(pu_str body, pu_ask *a, pu_error *e) {
   if (!json_is_object(a->body)) return pu_fail(e, PU_ERR_USAGE, "the request's body must be a JSON object");
   /* Lists of ids and of messages take at most this from their bytes of JSON. */
   PU_TRY(pu_arena_create(body.len * 16 + (1 << 16), &a->arena, e));
+  PU_TRY(refuse_misspelt(a, e));
   const json_t *model = get(a, "model");
   if (model && !json_is_string(model)) return wrong(a, "model", e, "must be a string");
   a->model = json_string_value(model);

@@ -168,6 +168,21 @@ static const pu_route *find_route(const char *method, const char *path, bool *pa
   return NULL;
 }
 
+/* RFC 9110, section 15.5.6: the answer says which methods there are. */
+static void refuse_method(pu_server *sv, pu_http_request *r) {
+  char allowed[64] = "", text[160];
+  size_t at = 0;
+  for (size_t i = 0; pu_route_all[i] && at < sizeof allowed; i++) {
+    const pu_route *known = pu_route_all[i];
+    if (!matches(known->path, pu_http_path(r))) continue;
+    at += (size_t)snprintf(allowed + at, sizeof allowed - at, "%s%s%s", at ? ", " : "", known->method,
+                           strcmp(known->method, "GET") == 0 ? ", HEAD" : "");
+  }
+  snprintf(text, sizeof text, "this path knows no %.20s; it knows %s", pu_http_method(r), allowed);
+  pu_http_add_header(r, "Allow", allowed);
+  pu_reply_error(sv, r, 405, text, NULL, NULL);
+}
+
 static void handle(void *arg, pu_http_request *r) {
   pu_server *sv = arg;
   bool path_known;
@@ -185,9 +200,10 @@ static void handle(void *arg, pu_http_request *r) {
   } else if (!(route && route->open) && !has_key(sv, r)) {
     pu_http_add_header(r, "WWW-Authenticate", "Bearer");
     pu_reply_error(sv, r, 401, "a valid key is needed: Authorization: Bearer KEY", NULL, "invalid_api_key");
+  } else if (!route && path_known) {
+    refuse_method(sv, r);
   } else if (!route) {
-    pu_reply_error(sv, r, path_known ? 405 : 404,
-                   path_known ? "this path knows no such method" : "there is nothing at this path", NULL, NULL);
+    pu_reply_error(sv, r, 404, "there is nothing at this path", NULL, NULL);
   } else {
     route->handle(sv, r);
   }
@@ -254,10 +270,7 @@ static pu_err name_adapters(pu_server *sv, pu_error *e) {
   return PU_OK;
 }
 
-static pu_err set_up(pu_server *sv, pu_engine *en, const pu_server_options *o, pu_error *e) {
-  PU_TRY(pu_server_check(o, e));
-  PU_TRY(pu_arena_create((size_t)4 << 20, &sv->arena, e));
-  PU_TRY(copy_options(sv, o, e));
+pu_err pu_server_lend(pu_server *sv, pu_engine *en, pu_error *e) {
   sv->en = en;
   PU_TRY(name_adapters(sv, e));
   sv->t = pu_engine_tokenizer(en);
@@ -266,6 +279,14 @@ static pu_err set_up(pu_server *sv, pu_engine *en, const pu_server_options *o, p
   sv->vocab = pu_engine_model(en)->hp.vocab;
   sv->started = (int64_t)time(NULL);
   sv->metrics.engine = pu_engine_get_stats(en);
+  return PU_OK;
+}
+
+static pu_err set_up(pu_server *sv, pu_engine *en, const pu_server_options *o, pu_error *e) {
+  PU_TRY(pu_server_check(o, e));
+  PU_TRY(pu_arena_create((size_t)4 << 20, &sv->arena, e));
+  PU_TRY(copy_options(sv, o, e));
+  if (en) PU_TRY(pu_server_lend(sv, en, e));
   pu_http_options h = {.host = o->host,
                        .port = o->port,
                        .unix_path = o->unix_path,
@@ -312,6 +333,7 @@ int pu_server_port(const pu_server *sv) {
 }
 
 pu_err pu_server_run(pu_server *sv, pu_error *e) {
+  if (!sv->en) return pu_fail(e, PU_ERR_INTERNAL, "%s: a server without an engine", pu_server_url(sv));
   PU_TRY(pu_worker_start(sv, e));
   pu_err err = pu_http_run(sv->http, e);
   pu_worker_stop(sv);

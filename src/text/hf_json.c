@@ -374,10 +374,12 @@ static void guess_ends(pu_tokenizer *t, const json_t *root) {
 static pu_err read_root(pu_tokenizer *t, const json_t *root, pu_error *e) {
   const json_t *model = json_object_get(root, "model");
   if (!json_is_object(model)) return pu_fail(e, PU_ERR_FORMAT, WHERE ": there is no model in it");
-  if (json_object_get(model, "type") && !is_type(model, "BPE")) {
-    return pu_fail(e, PU_ERR_UNSUPPORTED, WHERE ": a %.40s model; puyu reads BPE here, Unigram from tokenizer.model",
+  const json_t *type = json_object_get(model, "type");
+  if (type && !json_is_string(type)) return pu_fail(e, PU_ERR_FORMAT, WHERE ": the model's type is no string");
+  if (type && !is_type(model, "BPE"))
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   WHERE ": a model of type '%.40s'; puyu reads BPE here, Unigram from tokenizer.model",
                    type_of(model));
-  }
   const char *inside, *after;
   bool byte_fallback;
   PU_TRY(pu_json_str_or(model, "continuing_subword_prefix", "", &inside, "model", e));

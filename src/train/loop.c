@@ -19,9 +19,9 @@ static pu_err sample_one(pu_train_loop *l, const char *prompt, pu_buf *text, pu_
   pu_train_log_str(&l->samples, "prompt", pu_str_c(prompt));
   pu_train_log_str(&l->samples, "text", pu_str_of(text->data ? text->data : "", text->len));
   PU_TRY(pu_train_log_end(&l->samples, e));
-  size_t shown = PU_MIN(text->len, 200);
-  while (shown < text->len && (text->data[shown] & 0xC0) == 0x80) shown--; /* whole characters */
-  pu_log(PU_LOG_INFO, "step %lld: %s│%.*s", (long long)l->state.step, prompt, (int)shown, text->data ? text->data : "");
+  char label[40];
+  snprintf(label, sizeof label, "step %lld:", (long long)l->state.step);
+  pu_log_sample(label, prompt, pu_str_of(text->data ? text->data : "", text->len));
   return PU_OK;
 }
 

@@ -2,6 +2,7 @@
 #include "tests/test.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -39,6 +40,27 @@ static void paths_join(void **state) {
   assert_string_equal(pu_path_join(arena, "", "b"), "b");
   assert_true(pu_path_exists(dir) && pu_path_is_dir(dir));
   assert_false(pu_path_exists(in_dir("nothing")));
+}
+
+/* What is being written when a stop comes is gone after it, and what was there stays. */
+static void a_stop_ends_writers(void **state) {
+  (void)state;
+  pu_writer *w;
+  assert_ok(pu_file_write(in_dir("kept"), "old", 3, &e), &e);
+  pu_signals_catch_writing();
+  assert_ok(pu_writer_begin(in_dir("kept"), &w, &e), &e);
+  assert_ok(pu_writer_put(w, "new", 3, &e), &e);
+  assert_int_equal(raise(SIGINT), 0);
+  assert_int_equal(pu_writer_put(w, "more", 4, &e), PU_ERR_STOPPED);
+  assert_int_equal(pu_writer_end(w, PU_OK, &e), PU_ERR_STOPPED);
+  assert_string_equal(e.msg, "stopped; nothing was written");
+  assert_false(pu_path_exists(in_dir("kept.tmp")));
+  pu_signals_clear();
+  pu_buf b;
+  pu_buf_init(&b, 100);
+  assert_ok(pu_file_read(in_dir("kept"), 100, &b, &e), &e);
+  assert_string_equal(b.data, "old");
+  pu_buf_deinit(&b);
 }
 
 static void folders_are_made_listed_and_removed(void **state) {
@@ -115,7 +137,8 @@ static void files_are_written_whole(void **state) {
   assert_int_equal(stat("/dev/null", &after), 0);
   assert_true(S_ISCHR(after.st_mode) && before.st_ino == after.st_ino);
   assert_int_equal(pu_file_write("/dev/full", "x", 1, &e), PU_ERR_IO);
-  assert_string_equal(e.msg, "/dev/full: cannot write: No space left on device");
+  assert_string_equal(e.msg,
+                      "/dev/full: cannot write: No space left on device: make room there, or write to another disk");
   /* The temporary name is taken by a folder: the old file stays. */
   assert_ok(pu_mkdirs(in_dir("f.tmp"), &e), &e);
   assert_int_equal(pu_file_write(path, "third", 5, &e), PU_ERR_IO);
@@ -207,6 +230,7 @@ int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
   const struct CMUnitTest tests[] = {
       T(paths_join),
+      T(a_stop_ends_writers),
       T(folders_are_made_listed_and_removed),
       T(files_are_read_up_to_a_limit),
       T(files_are_written_whole),

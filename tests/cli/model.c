@@ -98,11 +98,51 @@ static void wrong_tokens_are_refused(void **state) {
       puyu("logits " MINI "/internlm2-d128 --ids " MINI "/llama3-tiny/expected.safetensors --out c.st --threads 1"), 1);
   says("outside the vocabulary of 64");
   assert_int_equal(puyu("logits nowhere --ids %s --out c.st", expected), 1);
-  says("nowhere: neither a model directory nor a GGUF file");
+  says("nowhere: there is no such file or folder");
   assert_int_equal(puyu("logits --ids x --out y"), 2);
   char path[300];
   snprintf(path, sizeof path, "%s/c.st", folder);
   assert_false(pu_path_exists(path));
+}
+
+/* Ctrl-C while a model is written: neither half of it nor its folder stays; where the folder was there, its files do.
+ */
+static void a_stop_leaves_nothing(void **state) {
+  (void)state;
+  static const char line[] =
+      "init --shape puyu-25m --out big --threads 1 & P=$!; while [ ! -e big/.made.tmp ]; do sleep 0.01; done; "
+      "kill -TERM $P; wait $P";
+  assert_int_equal(puyu("%s", line), 1);
+  says("stopped; nothing was written");
+  assert_false(exists("big"));
+  assert_int_equal(puyu("version; mkdir big; echo {} >big/generation_config.json"), 0);
+  assert_int_equal(puyu("%s", line), 1);
+  assert_true(exists("big/generation_config.json"));
+  assert_false(exists("big/.made.tmp") || exists("big/config.json"));
+}
+
+/* What is named by mistake: a run for its checkpoint, a family that is none, a folder where something else lies. */
+static void mistakes_are_named(void **state) {
+  (void)state;
+  assert_int_equal(puyu("version; mkdir -p run/step-000002 run/step-1000000 run/step-1000003.tmp tokx"), 0);
+  assert_int_equal(puyu("inspect run"), 1);
+  says("run: the folder of a training run, no model: did you mean run/step-1000000?");
+  assert_int_equal(puyu("init --shape puyu-2m --out other --vocab-size 300 --threads 1; echo {} >run/metrics.jsonl; "
+                        "echo 1 >other/merges.txt; echo 2 >tokx/merges.txt"),
+                   0);
+  assert_int_equal(puyu("convert other new --arch foo"), 2);
+  says("there are internlm, internlm2,");
+  assert_int_equal(puyu("convert other tokx"), 2);
+  says("tokx/merges.txt: would be replaced");
+  assert_int_equal(puyu("convert other tokx --force && cmp other/merges.txt tokx/merges.txt"), 0);
+  assert_false(exists("tokx/.made.tmp"));
+  assert_int_equal(puyu("convert other run/step-000005/ --force"), 2);
+  says("would be a checkpoint of the training run run/");
+  assert_int_equal(puyu("init --shape puyu-2m --out run/step-000005"), 2);
+  assert_false(exists("run/step-000005"));
+  assert_int_equal(puyu("serve other --port 0 --tls-cert none.pem --tls-key none.pem"), 1);
+  says("none.pem: cannot open: No such file or directory");
+  assert_int_equal(puyu("serve nowhere --port 0 --tls-cert none.pem"), 2); /* before the model is looked at */
 }
 
 static void init_makes_what_inspect_says(void **state) {
@@ -173,22 +213,25 @@ static void converted_models_compute_the_same(void **state) {
 
 /* A folder in the way of the file stands for a full disk. */
 static void failed_writes_leave_no_model(void **state) {
-  char path[300];
-  pu_error e;
   (void)state;
-  snprintf(path, sizeof path, "%s/full/model.safetensors.tmp", folder);
-  assert_ok(pu_mkdirs(path, &e), &e);
-  assert_int_equal(puyu("init --shape puyu-2m --out full --vocab-size 300 --threads 1"), 1);
-  says("full/model.safetensors: cannot create");
-  assert_false(exists("full/config.json"));
-  assert_int_equal(puyu("convert " MINI "/internlm2-tiny full"), 1);
-  assert_false(exists("full/config.json"));
+  /* A file system that takes a few files of 8 KiB only; the signal for it is ignored, so that write fails. */
+  static const char limit[] = "version; trap '' XFSZ; ulimit -f 16; " PU_PROGRAM;
+  assert_int_equal(puyu("%s init --shape puyu-2m --out full --vocab-size 300 --threads 1", limit), 1);
+  says("model.safetensors: cannot write: File too large");
+  assert_false(exists("full"));
+  assert_int_equal(puyu("version; mkdir full; echo {} >full/merges.txt"), 0);
+  assert_int_equal(puyu("%s convert " MINI "/internlm2-tiny full", limit), 1);
+  says("cannot write");
+  assert_true(exists("full/merges.txt"));
+  assert_false(exists("full/config.json") || exists("full/.made.tmp"));
 }
 
 static void help_names_all_shapes(void **state) {
   (void)state;
   assert_int_equal(puyu("init --help"), 0);
   for (size_t i = 0; pu_shape_at(i); i++) says(pu_shape_at(i)->name);
+  assert_int_equal(puyu("convert --help"), 0);
+  for (size_t i = 0; pu_arch_all[i]; i++) says(pu_arch_all[i]->name);
 }
 
 /* Before anything is printed or read. */
@@ -204,6 +247,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(logits_are_the_expected),
       cmocka_unit_test(wrong_tokens_are_refused),
+      cmocka_unit_test(mistakes_are_named),
+      cmocka_unit_test(a_stop_leaves_nothing),
       cmocka_unit_test(init_makes_what_inspect_says),
       cmocka_unit_test(inspect_lists_all_types),
       cmocka_unit_test(converted_models_compute_the_same),

@@ -138,7 +138,7 @@ static void what_cannot_be_done_says_so(void **state) {
                {"m x --calib t.jsonl --group 64 --bits 5", "5 bits", 2},
                {"m x --calib t.jsonl --group 64 --bits 8", "the method awq has 4 bits", 2},
                {"m x --method gptq --group 64", "--calib FILE", 2},
-               {"m x --calib short.txt --group 64", "too short a text", 2},
+               {"m x --calib short.txt --group 64", "too short a text", 1},
                {"m x --calib nothing.txt --group 64", "nothing.txt", 1},
                {"m x.gguf --method rtn", "puyu convert", 2},
                {"m m --method rtn --force", "the same folder", 2},

@@ -45,7 +45,7 @@ static int remove_dir(void **state) {
 /* Runs `puyu ARGS`, with %s in args for the folder; what it writes goes to out. The exit status. */
 static int run(const char *args, char *out, size_t size) {
   char command[1000], filled[600];
-  snprintf(filled, sizeof filled, args, dir, dir);
+  snprintf(filled, sizeof filled, args, dir, dir, dir);
   snprintf(command, sizeof command, "%s %s 2>&1", PU_PROGRAM, filled);
   FILE *f = popen(command, "r");
   assert_non_null(f);
@@ -140,7 +140,34 @@ static void test_made_before(void **state) {
   expect_word(words, 0, "documents");
   assert_int_equal(run("tokenizer train --vocab-size 4096 --out %s/tok %s/ab.txt", out, sizeof out), 0);
   assert_non_null(strstr(out, " pieces, not 4096: "));
-  expect_word("tokenizer train --out %s/tok %s/empty.txt", 1, "/empty.txt: no text in it");
+  expect_word("tokenizer train --out %s/tok %s/ab.txt", 2, "/tok: there is a tokenizer already: take another folder");
+  expect_word("tokenizer train --force --out %s/tok %s/empty.txt", 1, "/empty.txt: no text in it");
+}
+
+/* A folder that synth made is a corpus: its questions lie beside it. */
+static void test_synth_is_a_corpus(void **state) {
+  (void)state;
+  char path[100];
+  expect_word("data synth --out %s/whole/ --documents 50 --questions 1", 0, "/whole-heldout.jsonl");
+  snprintf(path, sizeof path, "%s/whole-heldout.jsonl", dir);
+  assert_true(pu_path_exists(path));
+  expect_word("data tokenize --tokenizer %s --bos=false --eos=false --out %s/whole-shards --valid-fraction 0"
+              " %s/whole",
+              0, "50 documents");
+}
+
+/* Any bytes have ids; those of a file that are no text are said, once. */
+static void test_bytes(void **state) {
+  (void)state;
+  char want[200];
+  write_file("bytes", "ab\na\xFF\nb\xFE\n");
+  snprintf(want, sizeof want, "warning: %s/bytes:2: no UTF-8; its bytes are taken as they are\n", dir);
+  expect_word("tokenizer encode --model %s %s/bytes", 0, want);
+  char out[2000];
+  run("tokenizer encode --model %s %s/bytes", out, sizeof out);
+  assert_null(strstr(out, "bytes:3"));
+  write_file("type.json", "{\"model\": {\"type\": 5}}");
+  expect_word("tokenizer encode --model %s/type.json %s/text", 1, "the model's type is no string");
 }
 
 static void test_bench(void **state) {
@@ -160,8 +187,13 @@ static void test_bench(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_encode), cmocka_unit_test(test_decode),
-                                     cmocka_unit_test(test_broken), cmocka_unit_test(test_made_before),
-                                     cmocka_unit_test(test_bench),  cmocka_unit_test(test_chat_template)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_encode),
+                                     cmocka_unit_test(test_decode),
+                                     cmocka_unit_test(test_broken),
+                                     cmocka_unit_test(test_made_before),
+                                     cmocka_unit_test(test_synth_is_a_corpus),
+                                     cmocka_unit_test(test_bytes),
+                                     cmocka_unit_test(test_bench),
+                                     cmocka_unit_test(test_chat_template)};
   return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

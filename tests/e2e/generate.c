@@ -163,6 +163,7 @@ static void the_answer_fits(void **state) {
                {"--grammar g.gbnf", 0, "two two one.\n"},
                {"--json-schema s.json", 0, NULL},
                {"--json-schema s.json --regex x", 2, ""},
+               {"--regex '('", 2, ""},
                {"--grammar s.json", 1, ""},
                {"--json-schema none.json", 1, ""}};
   char dir[] = "/tmp/puyu-form-XXXXXX", line[1024];

@@ -126,7 +126,16 @@ static void ppl_is_what_the_engine_says(void **state) {
   for (pu_kv_type type = PU_KV_BF16; type <= PU_KV_INT4; type++) check_ppl(&ids, type, 20, 7);
   assert_int_equal(shell(PU_PROGRAM " ppl m t.txt --context 1"), 2);
   assert_int_equal(shell(PU_PROGRAM " ppl m nothing.txt"), 1);
-  assert_int_equal(shell(": >empty.txt; " PU_PROGRAM " ppl m empty.txt"), 2);
+  assert_int_equal(shell(": >empty.txt; " PU_PROGRAM " ppl m empty.txt"), 1);
+  assert_non_null(strstr(out, "empty.txt: too short a text"));
+  assert_int_equal(shell("printf 'one\\ntwo \\377 one\\n' >b.txt; " PU_PROGRAM " ppl m b.txt --threads 1"), 0);
+  assert_non_null(strstr(out, "warning: b.txt:2: no UTF-8"));
+  assert_int_equal(shell(PU_PROGRAM " init --shape puyu-2m --vocab-size 264 --out small --threads 1 && "
+                                    "cp m/tokenizer* small && " PU_PROGRAM " ppl small t.txt"),
+                   1);
+  assert_non_null(strstr(out, "small: the tokenizer has 280 pieces, the model only 264"));
+  assert_int_equal(shell(PU_PROGRAM " quantize small q --method rtn --group 64 --calib t.txt"), 1);
+  assert_non_null(strstr(out, "the model only 264"));
   pu_ids_deinit(&ids);
 }
 

@@ -138,6 +138,11 @@ static void speaks_tls(void **state) {
   pu_http_free(b.s);
   SSL_CTX_free(ctx);
   pu_http_options wrong = {.tls_cert = cert_path, .tls_key = cert_path, .handler = handler};
+  assert_int_equal(pu_http_open(&wrong, &b.s, &e), PU_ERR_FORMAT);
+  wrong.tls_key = "/nowhere.pem";
+  assert_int_equal(pu_http_open(&wrong, &b.s, &e), PU_ERR_IO);
+  assert_string_equal(e.msg, "/nowhere.pem: cannot open: No such file or directory");
+  wrong.tls_key = NULL;
   assert_int_equal(pu_http_open(&wrong, &b.s, &e), PU_ERR_USAGE);
   unlink(cert_path);
   unlink(key_path);

@@ -243,6 +243,9 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   c.typed = isatty(fileno(cli->in));
   c.asks = c.typed && isatty(fileno(cli->out));
   pu_engine *en;
+  const pu_arch *arch;
+  pu_hparams hp;
+  PU_TRY(pu_model_describe(args[0], &arch, &hp, e));
   if (pu_path_is_dir(args[0]) && !pu_tokenizer_in(args[0])) /* before the weights are read */
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "%s: no tokenizer (tokenizer.json or tokenizer.model) in this folder: copy the model's own into it",

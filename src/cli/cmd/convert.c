@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "src/cli/cli.h"
+#include "src/cli/rows.h"
 #include "src/cli/saving.h"
 
 typedef struct options {
@@ -58,6 +59,7 @@ static pu_err save_gguf(const job *j, const pu_model *m, pu_error *e) {
   PU_TRY(pu_engine_load_tokenizer(j->src, &t, e));
   pu_gguf_keys_init(&keys);
   pu_err err = pu_engine_put_tokenizer(&keys, t, m->hp.vocab, e);
+  pu_signals_catch_writing();
   if (err == PU_OK) err = pu_model_save_gguf(m, j->dst, pu_gguf_type_named(j->type), &keys, e);
   pu_gguf_keys_deinit(&keys);
   pu_tokenizer_free(t);
@@ -119,13 +121,10 @@ static pu_err check_family(const job *j, pu_error *e) {
 
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   const options *o = opts;
-  job j = {.src = args[0],
-           .dst = args[1],
-           .arch = o->arch ? pu_arch_find(o->arch) : NULL,
-           .to_gguf = is_gguf_name(args[1]),
-           .shard_bytes = (size_t)o->shard_mb * 1000000};
+  job j = {
+      .src = args[0], .dst = args[1], .to_gguf = is_gguf_name(args[1]), .shard_bytes = (size_t)o->shard_mb * 1000000};
   (void)n_args;
-  if (o->arch && !j.arch) return pu_fail(e, PU_ERR_USAGE, "--arch %s: no such family", o->arch);
+  if (o->arch) PU_TRY(pu_cli_arch(o->arch, &j.arch, e));
   PU_TRY(pu_cli_check_place(j.src, j.dst, j.to_gguf, o->force, cli->arena, e));
   PU_TRY(check_family(&j, e));
   PU_TRY(choose_types(o, &j, e));
@@ -139,7 +138,8 @@ const pu_command pu_command_convert = {
     .details =
         "SRC and DST are Hugging Face directories, or GGUF files, as llama.cpp has them: FILE.gguf.\n\n"
         "InternLM2 becomes a Llama model with --arch llama: the same function of the same tokens, which any "
-        "program that knows Llama can read. A family that lacks something the model has says so. The tokenizer's "
+        "program that knows Llama can read. A family that lacks something the model has says so. Families: internlm, "
+        "internlm2, internlm3, llama, mistral, mixtral, qwen2, qwen3.\n\nThe tokenizer's "
         "files are copied as they are; into a GGUF file goes what they say, and out of one come files that say it.",
     .options = rows,
     .options_size = sizeof(options),

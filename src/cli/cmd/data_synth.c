@@ -34,7 +34,8 @@ static const pu_option rows[] = {
 };
 
 enum { TRAIN, VALID, HELDOUT, FILES };
-static const char *const names[FILES] = {"train.jsonl", "valid.jsonl", "heldout.jsonl"};
+/* The questions lie beside the folder, which is a corpus: they are no text to train on. */
+static const char *const ends[FILES] = {"/train.jsonl", "/valid.jsonl", "-heldout.jsonl"};
 
 typedef struct job {
   const char *path[FILES];
@@ -122,8 +123,13 @@ static pu_err options_read(const options *in, pu_synth_options *o, pu_error *e) 
 
 static pu_err files_open(job *j, const pu_cli *cli, const options *in, pu_error *e) {
   PU_TRY(pu_mkdirs(in->out, e));
+  size_t len = strlen(in->out);
+  while (len > 1 && in->out[len - 1] == '/') len--;
+  char *whole = in->out[len - 1] == '.' ? realpath(in->out, NULL) : NULL; /* "." has no name to put more behind */
+  char *dir = whole ? pu_arena_strdup(cli->arena, whole) : pu_arena_strndup(cli->arena, in->out, len);
+  free(whole);
   for (int i = 0; i < FILES; i++) {
-    j->path[i] = pu_path_join(cli->arena, in->out, names[i]);
+    j->path[i] = dir ? pu_arena_printf(cli->arena, "%s%s", dir, ends[i]) : NULL;
     if (!j->path[i]) return pu_fail(e, PU_ERR_NOMEM, "no memory");
     if (!in->force && pu_path_exists(j->path[i]))
       return pu_fail(e, PU_ERR_USAGE, "%s: is there already; take another folder, or replace it with --force",
@@ -169,8 +175,9 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   err = files_close(&j, err, e);
   pu_buf_deinit(&j.line);
   if (err != PU_OK) return err;
-  fprintf(cli->out, "%lld documents for training, %lld for validation, %.1f MB; %lld held-out questions\n",
-          (long long)j.count[TRAIN], (long long)j.count[VALID], j.bytes / 1e6, (long long)j.count[HELDOUT]);
+  fprintf(cli->out, "%lld documents for training, %lld for validation, %.1f MB: %s; %lld held-out questions: %s\n",
+          (long long)j.count[TRAIN], (long long)j.count[VALID], j.bytes / 1e6, in->out, (long long)j.count[HELDOUT],
+          j.path[HELDOUT]);
   return PU_OK;
 }
 
@@ -178,10 +185,10 @@ const pu_command pu_command_data_synth = {
     .name = "data synth",
     .summary = "make bilingual text from rules: stories, sums, facts",
     .usage = "--out DIR [options]",
-    .details = "Writes train.jsonl and valid.jsonl, {\"id\", \"content\", \"kind\", \"lang\"} a line, and\n"
-               "heldout.jsonl, {\"prompt\", \"answer\", \"within\", ...}: sums whose operands never appear\n"
-               "in the other two, in any phrasing. A tenth of all pairs is held out, the same\n"
-               "tenth whatever the seed.\n",
+    .details = "Writes DIR/train.jsonl and DIR/valid.jsonl, {\"id\", \"content\", \"kind\", \"lang\"} a line, and\n"
+               "beside the folder, which is a corpus, DIR-heldout.jsonl, {\"prompt\", \"answer\", \"within\",\n"
+               "...}: sums whose operands never appear in the other two, in any phrasing. A tenth of all\n"
+               "pairs is held out, the same tenth whatever the seed.\n",
     .options = rows,
     .options_size = sizeof(options),
     .max_args = 0,

@@ -44,7 +44,7 @@ void pu_demo_row(pu_demo_table *t, const char *label, const char *fmt, ...) {
 }
 
 void pu_demo_sample(pu_demo *d, const char *prompt, pu_str text) {
-  pu_log(PU_LOG_INFO, "  %s|%.*s", prompt, (int)text.len, text.ptr);
+  pu_log_sample(" ", prompt, text);
   pu_buf_puts(&d->samples, "<p class=\"sample\"><b>");
   pu_buf_html(&d->samples, pu_str_c(prompt));
   pu_buf_puts(&d->samples, "</b>");
@@ -91,7 +91,7 @@ static pu_err claim(pu_demo *d, int *lock_fd, pu_error *e) {
 static pu_err check_text(const options *o, pu_error *e) {
   char text[PATH_MAX], out[PATH_MAX];
   if (!o->text) return PU_OK;
-  if (!realpath(o->text, text)) return pu_fail(e, PU_ERR_USAGE, "--text %s: no such file or folder", o->text);
+  if (!realpath(o->text, text)) return pu_fail(e, PU_ERR_IO, "--text %s: no such file or folder", o->text);
   if (!realpath(o->out, out)) return PU_OK; /* it is not there yet */
   size_t len = strlen(out);
   if (strncmp(text, out, len) == 0 && (text[len] == '/' || !text[len]))

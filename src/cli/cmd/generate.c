@@ -4,6 +4,7 @@
 
 #include "src/cli/batch.h"
 #include "src/cli/cli.h"
+#include "src/cli/lines.h"
 #include "src/cli/rows.h"
 #include "src/cli/sample.h"
 #include "src/cli/sampling.h"
@@ -30,7 +31,8 @@ static const pu_option rows[] = {
     PU_ROW(options, prompts, "prompts", STR, .meta = "FILE",
            .help = "a file with a text on each line (-: standard input), answered together; prints JSON lines"),
     PU_ROW(options, samples, "n", INT, .dflt = "1", .min = 1, .max = 1024, .meta = "N",
-           .help = "with --prompts: answers to each text, drawn with seeds of their own", .letter = 'n'),
+           .help = "with --prompts: answers to each text, drawn with seeds of their own (see --temperature)",
+           .letter = 'n'),
     PU_ROW(options, batch, "batch", INT, .dflt = "16", .min = 1, .max = 1024, .meta = "N",
            .help = "with --prompts: answers that are made at a time"),
     PU_ROW(options, chat, "chat", BOOL, .help = "the text is a user's turn of a chat; the answer is generated"),
@@ -86,7 +88,10 @@ static pu_err encode_text(const pu_engine *en, const options *o, pu_str text, pu
 
 static pu_err read_file(const pu_cli *cli, const char *path, pu_buf *out, pu_error *e) {
   pu_buf_init(out, MOST_PROMPT_BYTES);
-  return strcmp(path, "-") == 0 ? read_stream(cli->in, out, e) : pu_file_read(path, MOST_PROMPT_BYTES, out, e);
+  if (strcmp(path, "-") == 0) return read_stream(cli->in, out, e);
+  PU_TRY(pu_file_read(path, MOST_PROMPT_BYTES, out, e));
+  (void)pu_cli_warn_bytes(path, 1, pu_str_of(out->data ? out->data : "", out->len));
+  return PU_OK;
 }
 
 static pu_err read_prompt(const pu_cli *cli, const pu_engine *en, const options *o, pu_ids *out, pu_error *e) {
@@ -157,7 +162,9 @@ static pu_err generate(const pu_cli *cli, pu_engine *en, const options *o, const
   int32_t stop_ids[8];
   pu_sampling how = sampling_of(en, o, grammar, stop_ids);
   PU_TRY(pu_cli_open_session(en, &s, e));
-  PU_TRY(pu_session_append(s, prompt->v, prompt->n, e));
+  pu_err err = pu_session_append(s, prompt->v, prompt->n, e);
+  if (err && o->prompt_file) return pu_fail_in(e, err == PU_ERR_USAGE ? PU_ERR_FORMAT : err, "%s", o->prompt_file);
+  PU_TRY(err);
   PU_TRY(pu_session_generate(s, &how, o->output == OUTPUT_TEXT ? print_text : NULL, cli->out, e));
   pu_engine_stats st = pu_engine_get_stats(en);
   pu_log(PU_LOG_DEBUG, "%lld prompt tokens in %.2f s, %lld more in %.2f s", (long long)st.prefill_tokens,
@@ -211,6 +218,9 @@ static pu_err check(const options *o, pu_error *e) {
         "give the prompt in one way: --prompt TEXT, --prompt-file FILE, --ids 1,2,3, or many with --prompts FILE");
   if (o->samples > 1 && !o->prompts)
     return pu_fail(e, PU_ERR_USAGE, "-n: several answers are made with --prompts FILE");
+  if (o->samples > 1 && o->sampling.temperature == 0)
+    pu_log(PU_LOG_WARN, "-n %lld: at temperature 0 all answers to a text are the same; --temperature 0.8 varies them",
+           (long long)o->samples);
   if (o->ids && o->chat) return pu_fail(e, PU_ERR_USAGE, "--chat needs text; --ids are taken as they are");
   return PU_OK;
 }

@@ -1,6 +1,7 @@
 /* A model with random weights, from a named shape. */
 #include "src/cli/cli.h"
 #include "src/cli/sample.h"
+#include "src/cli/saving.h"
 
 typedef struct options {
   const char *shape, *out;
@@ -17,7 +18,7 @@ static const pu_option rows[] = {
     PU_ROW_DTYPE(options, "f32|bf16|f16", "f32", "type of the weights in the file"),
     PU_ROW(options, vocab_size, "vocab-size", INT, .dflt = "0", .max = 1 << 24, .meta = "N",
            .help = "pieces of the vocabulary; 0: the shape's own"),
-    PU_ROW_FORCE(options, "write over a model in DIR"),
+    PU_ROW_FORCE(options, "write over a model in DIR (never over a training run)"),
     PU_ROW_THREADS(options, 64),
     {0},
 };
@@ -34,7 +35,9 @@ static pu_err make(const options *o, const pu_shape *shape, pu_backend *be, cons
   pu_err err = pu_model_random(pu_arch_find(shape->arch), &hp, (uint64_t)o->seed, be, &mo, &m, e);
   pu_progress_close(bar);
   if (err != PU_OK) return err;
-  err = pu_model_save(m, o->out, type, 0, e);
+  pu_cli_stage s;
+  err = pu_cli_stage_begin(&s, o->out, cli->arena, e);
+  if (err == PU_OK) err = pu_cli_stage_end(&s, pu_model_save(m, s.made, type, 0, e), e);
   if (err == PU_OK)
     fprintf(cli->out, "%s: %s, %lld parameters, %s\n", o->out, shape->name, (long long)pu_hparams_count(&hp, false),
             pu_dtype_name(type));
@@ -47,6 +50,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   (void)n_args, (void)args;
   const pu_shape *shape;
   PU_TRY(pu_cli_shape(o->shape, &shape, e));
+  PU_TRY(pu_cli_check_no_run(o->out, cli->arena, e));
   const char *config = pu_path_join(cli->arena, o->out, "config.json");
   if (config && !o->force && pu_path_exists(config))
     return pu_fail(e, PU_ERR_USAGE, "%s: there is a model already: take another folder, or --force", o->out);

@@ -219,9 +219,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   if (pu_gguf_is(args[0])) return inspect_gguf(cli, args[0], o->tensors, e);
   bool dir = pu_path_is_dir(args[0]);
   if (dir) {
-    const char *config = pu_path_join(cli->arena, args[0], "config.json");
-    if (!config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", args[0]);
-    PU_TRY(pu_config_read(config, &arch, &hp, e));
+    PU_TRY(pu_model_describe(args[0], &arch, &hp, e));
     print_config(cli->out, arch, &hp);
   }
   const char *const files[] = {"model.safetensors", "model.safetensors.index.json"};

@@ -155,6 +155,7 @@ static pu_err write_logits(const pu_cli *cli, const options *o, pu_model *m, con
                       .shape = {t->rows, t->len, m->hp.vocab},
                       .read = read_logits,
                       .arg = &s};
+  pu_signals_catch_writing();
   if (err == PU_OK) err = pu_safetensors_write(o->out, &out, 1, NULL, e);
   pu_progress_close(s.bar);
   free(s.chunk);

@@ -4,6 +4,7 @@
 
 #include "puyu/engine.h"
 #include "src/cli/cli.h"
+#include "src/cli/lines.h"
 #include "src/cli/rows.h"
 #include "src/cli/sample.h"
 
@@ -55,11 +56,12 @@ typedef struct measure {
 static pu_err read_text(const options *o, const char *dir, const char *path, measure *x, pu_error *e) {
   pu_tokenizer *t;
   pu_buf text;
-  if (!pu_tokenizer_in(dir)) return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: no tokenizer to read a text with", dir);
-  PU_TRY(pu_tokenizer_load(dir, &t, e));
+  PU_TRY(pu_engine_tokenizer_of(dir, &t, e));
+  if (!t) return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: no tokenizer to read a text with", dir);
   pu_buf_init(&text, MOST_TEXT);
   pu_err err = pu_file_read(path, MOST_TEXT, &text, e);
   unsigned flags = pu_tokenizer_adds_bos(t) ? PU_ENCODE_BOS : 0;
+  if (!err) (void)pu_cli_warn_bytes(path, 1, pu_str_of(text.data ? text.data : "", text.len));
   if (!err) err = pu_encode(t, pu_str_of(text.data ? text.data : "", text.len), flags, &x->ids, e);
   x->bytes = text.len;
   pu_buf_clear(&text);
@@ -69,7 +71,7 @@ static pu_err read_text(const options *o, const char *dir, const char *path, mea
     x->bytes = text.len;
   }
   if (!err && x->ids.n < 2)
-    err = pu_fail(e, PU_ERR_USAGE, "%s: the text has %zu tokens; two are needed", path, x->ids.n);
+    err = pu_fail(e, PU_ERR_FORMAT, "%s: too short a text: one token of it has to be told by another", path);
   pu_buf_deinit(&text);
   pu_tokenizer_free(t);
   return err;
@@ -211,13 +213,21 @@ static pu_err run_all(measure *x, pu_error *e) {
 static void print(FILE *out, const options *o, const measure *x) {
   double n = (double)x->counted, mean = x->sum / n, variance = n > 1 ? (x->squares - n * mean * mean) / (n - 1) : 0;
   double error = sqrt(PU_MAX(variance, 0) / n), ppl = exp(mean), bits = x->sum / log(2) / (double)PU_MAX(x->bytes, 1);
-  const char *format =
-      o->json ? "{\"tokens\": %lld, \"bytes\": %zu, \"context\": %lld, \"stride\": %lld, \"nats\": %.6f, "
-                "\"nats_error\": %.6f, \"bits_per_byte\": %.6f, \"perplexity\": %.6g, \"perplexity_error\": %.3g}\n"
-              : "tokens         %lld predicted, of %zu bytes, in windows of %lld, %lld apart\n"
-                "nats a token   %.4f +- %.4f\nbits a byte    %.4f\nperplexity     %.4f +- %.2g\n";
-  fprintf(out, format, (long long)x->counted, x->bytes, (long long)x->context, (long long)x->stride, mean, error, bits,
-          ppl, ppl * error);
+  if (o->json) {
+    fprintf(out,
+            "{\"tokens\": %lld, \"bytes\": %zu, \"context\": %lld, \"stride\": %lld, \"nats\": %.6f, "
+            "\"nats_error\": %.6f, \"bits_per_byte\": %.6f, \"perplexity\": %.6g, \"perplexity_error\": %.3g}\n",
+            (long long)x->counted, x->bytes, (long long)x->context, (long long)x->stride, mean, error, bits, ppl,
+            ppl * error);
+    return;
+  }
+  /* As many places as give the error two digits; of whole hundreds, all of them. */
+  double digits = ppl * error > 0 ? 1 - floor(log10(ppl * error)) : 4;
+  int places = (int)PU_MAX(0, PU_MIN(4, digits));
+  fprintf(out, "tokens         %lld predicted, of %zu bytes, in windows of %lld, %lld apart\n", (long long)x->counted,
+          x->bytes, (long long)x->context, (long long)x->stride);
+  fprintf(out, "nats a token   %.4f +- %.4f\nbits a byte    %.4f\n", mean, error, bits);
+  fprintf(out, "perplexity     %.*f +- %.*f\n", places, ppl, places, ppl * error);
 }
 
 static pu_err settle(const options *o, measure *x, pu_error *e) {
@@ -229,10 +239,6 @@ static pu_err settle(const options *o, measure *x, pu_error *e) {
   if (x->stride >= x->context) x->stride = x->context - 1; /* the last token of a window begins the next */
   x->batch = o->batch ? o->batch : PU_MAX(4096 / x->context, 1);
   x->batch = PU_MIN(x->batch, windows(x));
-  for (size_t i = 0; i < x->ids.n; i++)
-    if (x->ids.v[i] >= x->m->hp.vocab)
-      return pu_fail(e, PU_ERR_FORMAT, "the tokenizer gives token %d, the model has %lld: they do not belong together",
-                     (int)x->ids.v[i], (long long)x->m->hp.vocab);
   return PU_OK;
 }
 

@@ -68,7 +68,7 @@ static pu_err divide(job *j, pu_error *e) {
   int64_t tokens = 0;
   pu_rng rng;
   if (t->n < 2)
-    return pu_fail(e, PU_ERR_USAGE, "%s: too short a text, of %zu tokens: it takes %d at least", j->o->calib, t->ids.n,
+    return pu_fail(e, PU_ERR_FORMAT, "%s: too short a text, of %zu tokens: it takes %d at least", j->o->calib, t->ids.n,
                    2 * PIECE);
   for (size_t n = 0; j->n_held_out < held && n < MOST_HELD_OUT; j->n_held_out++) n += t->v[t->n - 1 - j->n_held_out].n;
   j->held_out = t->v + t->n - j->n_held_out;
@@ -93,9 +93,8 @@ static pu_err divide(job *j, pu_error *e) {
 static pu_err read_text(job *j, pu_error *e) {
   pu_tokenizer *t;
   if (!j->o->calib) return PU_OK;
-  if (!pu_tokenizer_in(j->src))
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: no tokenizer to read %s with", j->src, j->o->calib);
-  PU_TRY(pu_tokenizer_load(j->src, &t, e));
+  PU_TRY(pu_engine_tokenizer_of(j->src, &t, e));
+  if (!t) return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: no tokenizer to read %s with", j->src, j->o->calib);
   pu_err err = pu_pieces_read(j->o->calib, j->o->key, t, PIECE, MOST_TEXT, &j->text, e);
   pu_tokenizer_free(t);
   return err ? err : divide(j, e);
@@ -111,7 +110,7 @@ static pu_err score(pu_engine *en, job *j, double *out, pu_error *e) {
   for (size_t at = 0; at < j->n_held_out && !err; at += AT_ONCE) {
     pu_engine_score some = {0};
     size_t n = PU_MIN((size_t)AT_ONCE, j->n_held_out - at);
-    err = pu_signals_stop() ? pu_fail(e, PU_ERR_STOPPED, "stopped by a signal")
+    err = pu_signals_stop() ? pu_fail(e, PU_ERR_STOPPED, "stopped; nothing was written")
                             : pu_engine_score_texts(en, j->held_out + at, n, &some, e);
     nats += some.nats * (double)some.tokens;
     j->measured += some.tokens;
@@ -269,9 +268,9 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                                 .group = o->group,
                                 .symmetric = o->sym,
                                 .threads = (int)o->threads};
-  pu_signals_catch();
   pu_err err = prepare(&j, cli, e);
   if (!err) err = perplexity(&j, j.src, &j.before, e);
+  pu_signals_catch_writing();
   if (!err) {
     err = make(&j, cli, e);
     if (err && pu_remove_tree(j.made, NULL) != PU_OK)

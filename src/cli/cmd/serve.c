@@ -92,17 +92,14 @@ static pu_err read_adapters(pu_arena *a, const options *o, const char *model, pu
   return *out ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for the names of adapters");
 }
 
-static pu_err serve(const pu_cli *cli, const options *o, const pu_server_options *so, pu_engine *en, pu_error *e) {
-  pu_server *sv;
-  PU_TRY(pu_server_open(en, so, &sv, e));
+static pu_err serve(const pu_cli *cli, const options *o, pu_server *sv, const char *name, pu_engine *en, pu_error *e) {
+  PU_TRY(pu_server_lend(sv, en, e));
   pu_signals_catch();
   fprintf(cli->out, "%s\n", pu_server_url(sv));
   fflush(cli->out);
-  pu_log(PU_LOG_INFO, "%s: ready; %d answers at a time, of at most %lld tokens with their prompt", so->model_name,
+  pu_log(PU_LOG_INFO, "%s: ready; %d answers at a time, of at most %lld tokens with their prompt", name,
          (int)o->max_batch, (long long)pu_engine_context(en));
-  pu_err err = pu_server_run(sv, e);
-  pu_server_free(sv);
-  return err;
+  return pu_server_run(sv, e);
 }
 
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
@@ -126,7 +123,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                           .max_sessions = (int)o->max_batch,
                           .max_queue = (int)o->queue,
                           .drain_seconds = (double)o->drain};
-  PU_TRY(pu_server_check(&so, e)); /* before minutes of reading weights */
+  pu_server *sv;
   pu_cli_engine_options eo = {.model = o->model,
                               .threads = o->threads,
                               .batch = o->max_batch,
@@ -135,9 +132,11 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                               .memory = (size_t)(o->memory * 1024 * 1024 * 1024),
                               .no_prefix_cache = !o->prefix_cache,
                               .says_plan = true};
-  pu_engine *en;
-  PU_TRY(pu_cli_open_engine(args[0], &eo, &en, e));
-  pu_err err = serve(cli, o, &so, en, e);
+  pu_engine *en = NULL;
+  PU_TRY(pu_server_open(NULL, &so, &sv, e)); /* before minutes of reading weights */
+  pu_err err = pu_cli_open_engine(args[0], &eo, &en, e);
+  if (!err) err = serve(cli, o, sv, name, en, e);
+  pu_server_free(sv);
   pu_engine_free(en);
   return err;
 }

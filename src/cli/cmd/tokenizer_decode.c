@@ -67,7 +67,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   job j = {.out = cli->out, .flags = o->skip_special ? PU_DECODE_SKIP_SPECIAL : 0};
   pu_buf_init(&j.text, PU_BUF_MAX);
   pu_err err = pu_cli_tokenizer(o->tokenizer, &j.tokenizer, e);
-  if (err == PU_OK) err = pu_cli_each_line(cli, n_args > 0 ? args[0] : NULL, decode_line, &j, e);
+  if (err == PU_OK) err = pu_cli_each_line(cli, n_args > 0 ? args[0] : NULL, false, decode_line, &j, e);
   pu_tokenizer_free(j.tokenizer);
   pu_ids_deinit(&j.ids);
   pu_buf_deinit(&j.text);

@@ -52,7 +52,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_buf_init(&j.text, PU_BUF_MAX);
   pu_err err = pu_cli_tokenizer(o->tokenizer, &t, e);
   if (err == PU_OK) err = pu_encoder_create(t, &j.encoder, e);
-  if (err == PU_OK) err = pu_cli_each_line(cli, n_args > 0 ? args[0] : NULL, encode_line, &j, e);
+  if (err == PU_OK) err = pu_cli_each_line(cli, n_args > 0 ? args[0] : NULL, true, encode_line, &j, e);
   pu_encoder_free(j.encoder);
   pu_tokenizer_free(t);
   pu_ids_deinit(&j.ids);

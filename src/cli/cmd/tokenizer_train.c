@@ -7,7 +7,7 @@ typedef struct options {
   const char *out, *key;
   int64_t vocab_size, min_count;
   double megabytes;
-  bool split_cjk;
+  bool split_cjk, force;
 } options;
 
 static const pu_option rows[] = {
@@ -20,6 +20,7 @@ static const pu_option rows[] = {
     PU_ROW(options, megabytes, "megabytes", FLOAT, .dflt = "0", .max = 1e6, .meta = "N",
            .help = "read this much text at most; 0: all"),
     PU_ROW(options, split_cjk, "split-cjk", BOOL, .dflt = "true", .help = "at most four Chinese characters a piece"),
+    PU_ROW_FORCE(options, "replace a tokenizer in DIR"),
     {0},
 };
 
@@ -51,6 +52,8 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_bpe_trainer *trainer = NULL;
   pu_progress *bar = NULL;
   double bytes = 0, began = pu_now();
+  if (!in->force && pu_tokenizer_in(in->out)) /* shards and models may go by it */
+    return pu_fail(e, PU_ERR_USAGE, "%s: there is a tokenizer already: take another folder, or --force", in->out);
   pu_err err = pu_corpus_open(args, (size_t)n_args, PU_SPLIT_FILE, in->key, &corpus, e);
   pu_bpe_options o = {.vocab_size = (int32_t)in->vocab_size, .min_count = in->min_count, .split_cjk = in->split_cjk};
   if (err == PU_OK) {

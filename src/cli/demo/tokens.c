@@ -16,9 +16,13 @@ static pu_err count_words(pu_demo *d, pu_bpe_trainer *t, pu_error *e) {
   pu_progress *bar = pu_progress_open("counting words", "bytes", pu_corpus_bytes(c));
   pu_document doc;
   bool found;
+  bool any = false;
   pu_err err;
-  while (!(err = pu_corpus_next(c, &doc, &found, e)) && found && !(err = pu_bpe_trainer_add(t, doc.text, e)))
+  while (!(err = pu_corpus_next(c, &doc, &found, e)) && found && !(err = pu_bpe_trainer_add(t, doc.text, e))) {
+    any |= doc.text.len > 0;
     pu_progress_set(bar, pu_corpus_done(c), NULL);
+  }
+  if (!err && !any) err = pu_corpus_fail_empty(c, e);
   pu_progress_close(bar);
   pu_corpus_close(c);
   return err;

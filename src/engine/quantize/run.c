@@ -72,7 +72,7 @@ typedef pu_err (*batch_fn)(walk *w, pu_ctx *c, const batch *b, void *arg, pu_err
 static pu_err each_batch(walk *w, batch_fn fn, void *arg, pu_error *e) {
   batch b = {0};
   while (b.first + b.n < w->o.n_calib) {
-    if (pu_signals_stop()) return pu_fail(e, PU_ERR_STOPPED, "stopped by a signal");
+    if (pu_signals_stop()) return pu_fail(e, PU_ERR_STOPPED, "stopped; nothing was written");
     pu_arena_reset(w->mem);
     pu_arena_reset(w->host);
     PU_TRY(next_batch(w, &b, e));
@@ -142,7 +142,7 @@ static pu_err quantise(walk *w, pu_quant_layer *l, pu_error *e) {
   if (w->method->fold) PU_TRY(w->method->fold(l, e));
   for (size_t i = 0; i < l->n; i++) {
     pu_quant_loss loss;
-    if (pu_signals_stop()) return pu_fail(e, PU_ERR_STOPPED, "stopped by a signal");
+    if (pu_signals_stop()) return pu_fail(e, PU_ERR_STOPPED, "stopped; nothing was written");
     PU_TRY(w->method->quantise(l, &l->v[i], e));
     PU_TRY(pu_quant_measure(w->be, &l->v[i], &loss, e));
     w->loss.error += loss.error;
