@@ -1,5 +1,7 @@
 #include "src/train/history.h"
 
+#include "src/train/metrics.h"
+
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
@@ -51,23 +53,24 @@ static bool add_sample(pu_train_history *h, json_t *line) {
   return json_array_append(h->samples, line) == 0;
 }
 
+typedef struct reader {
+  pu_train_history *h;
+  line_fn fn;
+  const char *path;
+} reader;
+
+static pu_err take_line(void *arg, json_t *line, size_t end, bool *stop, pu_error *e) {
+  const reader *r = arg;
+  (void)end, (void)stop;
+  return r->fn(r->h, line) ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the curves", r->path);
+}
+
 static pu_err each_line(pu_train_history *h, const char *path, line_fn fn, pu_error *e) {
+  reader r = {h, fn, path};
   pu_buf text;
   pu_buf_init(&text, PU_BUF_MAX);
   pu_err err = pu_file_read(path, PU_BUF_MAX, &text, e);
-  int64_t number_of = 0;
-  for (size_t at = 0; err == PU_OK && at < text.len;) {
-    const char *end = memchr(text.data + at, '\n', text.len - at);
-    if (!end) break; /* being written */
-    char where[PATH_MAX + 32];
-    snprintf(where, sizeof where, "%s:%lld", path, (long long)++number_of);
-    json_t *line;
-    err = pu_json_parse(where, pu_str_of(text.data + at, (size_t)(end - text.data) - at), &line, e);
-    if (err != PU_OK) break;
-    if (!fn(h, line)) err = pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the curves", where);
-    json_decref(line);
-    at = (size_t)(end - text.data) + 1;
-  }
+  if (err == PU_OK) err = pu_train_log_each(path, pu_str_of(text.data, text.len), take_line, &r, e);
   pu_buf_deinit(&text);
   return err;
 }

@@ -68,7 +68,6 @@ static pu_err after_step(pu_train_loop *l, bool *stop, pu_error *e) {
   bool can_sample = l->cfg.sample.every > 0 && l->hooks && l->hooks->sample;
   if (l->valid.mix && (last || due(l->cfg.validate.every, step))) PU_TRY(pu_train_loop_validate(l, e));
   if (can_sample && (last || due(l->cfg.sample.every, step))) PU_TRY(sample(l, e));
-  pu_train_live_stopping(&l->live);
   *stop = pu_signals_stop();
   if (l->hooks && l->hooks->step && !l->hooks->step(l->hooks->arg, step, l->loss)) *stop = true;
   if (last || *stop || due(l->cfg.checkpoint.every, step)) PU_TRY(checkpoint(l, e));
@@ -78,11 +77,17 @@ static pu_err after_step(pu_train_loop *l, bool *stop, pu_error *e) {
 static pu_err run_steps(pu_train_loop *l, pu_error *e) {
   bool stop = false;
   while (!stop && l->state.step < l->cfg.train.steps) {
-    PU_TRY(pu_train_loop_step(l, e));
-    PU_TRY(after_step(l, &stop, e));
+    PU_TRY(pu_train_loop_step(l, &stop, e));
+    if (!stop)
+      PU_TRY(after_step(l, &stop, e));
+    else if (l->state.step > 0)
+      PU_TRY(checkpoint(l, e));
   }
   pu_train_live_end();
+  if (stop && pu_signals_stop()) pu_log(PU_LOG_INFO, "stopping when the checkpoint is written; again to end at once");
   PU_TRY(pu_train_saver_wait(l->saver, e));
+  if (stop && l->state.step == 0)
+    return pu_fail(e, PU_ERR_STOPPED, "stopped before the end of the first step: there was nothing to save");
   if (stop && l->state.step < l->cfg.train.steps)
     return pu_fail(e, PU_ERR_STOPPED, "stopped after step %lld, which is saved: the same command goes on from there",
                    (long long)l->state.step);

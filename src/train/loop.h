@@ -12,7 +12,7 @@ typedef struct pu_train_loop {
   pu_train_config cfg; /* resolved */
   const pu_train_hooks *hooks;
   pu_arena *host; /* as long as the run */
-  int lock;
+  pu_claim *claim; /* of its directory */
   const char *from;   /* the model's directory: model.path, or the checkpoint resumed from; NULL: random weights */
   const char *config; /* the resolved configuration as YAML */
 
@@ -62,8 +62,9 @@ static inline bool pu_train_loop_done(const pu_train_loop *l) {
   return l->state.step >= l->cfg.train.steps;
 }
 
-/* One optimiser step: gradients of the whole batch, guards, update, a line of metrics. */
-pu_err pu_train_loop_step(pu_train_loop *l, pu_error *e) PU_MUST_USE;
+/* One optimiser step: gradients of the whole batch, guards, update, a line of metrics. *stopped: a signal to stop was
+ * heard between two of its micro-batches; the step was not made and leaves no trace. */
+pu_err pu_train_loop_step(pu_train_loop *l, bool *stopped, pu_error *e) PU_MUST_USE;
 /* Mean loss over the validation batches. */
 pu_err pu_train_loop_validate(pu_train_loop *l, pu_error *e) PU_MUST_USE;
 /* RUN/run.json: model, data and machine, for the report. */

@@ -106,7 +106,9 @@ static void test_page(void **arg) {
   pu_buf_deinit(&page);
   write_in("metrics.jsonl", "{\"step\":1}\nnonsense\n{\"step\":2}\n");
   assert_int_equal(pu_report_write(dir, NULL, NULL, &e), PU_ERR_FORMAT);
-  assert_non_null(strstr(e.msg, "metrics.jsonl:2"));
+  assert_non_null(strstr(e.msg, "metrics.jsonl:2: not JSON"));
+  write_in("metrics.jsonl", "{\"step\":1}\n{\"step\":2,\"lo\n"); /* torn, and ended by an editor */
+  assert_ok(pu_report_write(dir, NULL, NULL, &e), &e);
 }
 
 static int setup(void **arg) {
