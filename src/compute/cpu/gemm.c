@@ -1,6 +1,7 @@
 /* The matrix product's driver: blocks, threads, packing. The kernels are in isa/gemm_*.c. */
 #include "src/compute/cpu/gemm_kernel.h"
 
+#include <math.h>
 #include <string.h>
 
 /* What one worker's scratch is cut into. A block of C is one item of work. */
@@ -9,7 +10,6 @@ enum {
   B_BYTES = 1 << 20,     /* packed B of a block, one depth of it: half of a 2 MiB L2 */
   SUM_FLOATS = 1 << 19,  /* sums of a block, where k takes several depths; of a row of tiles, where several panels */
   DEEP_N = 512,          /* columns of a block where k takes several depths */
-  LEAST_M = 256,         /* rows of a block below which packing B anew for it is not worth its while */
   SMALL_WORK = 1 << 18,  /* multiplications below which waking a thread costs more than it brings */
   BLOCKS_PER_THREAD = 2, /* so that a thread that lost its processor for a while does not hold up the rest */
   PACK_K = 128,          /* k packed at a time where columns lie next to columns: of all panels in turn, line by line */
@@ -278,7 +278,23 @@ static int64_t choose_depth(const pu_gemm *g, const pu_gemm_kernel *kn) {
   return k <= kn->kc ? k : round_up(ceil_div(k, ceil_div(k, most)), kn->kc);
 }
 
-/* As wide as B's share of the cache allows; then enough blocks for the threads. */
+/* Blocks of C, and the time they take: all threads work block by block in step, and a block costs its products and,
+ * along its edges, packing B and bringing A. */
+typedef struct cut {
+  int64_t m, n; /* rows and columns of a block */
+  double cost;
+} cut;
+
+static cut make_cut(const pu_gemm_job *j, int64_t down, int64_t across, int64_t wanted, int threads) {
+  const pu_gemm_kernel *kn = j->kernel;
+  cut c = {round_up(ceil_div(j->g.m, down), kn->mr), round_up(ceil_div(j->g.n, across), kn->nr), INFINITY};
+  int64_t blocks = ceil_div(j->g.m, c.m) * ceil_div(j->g.n, c.n);
+  double edges = (double)kn->edge * (double)(c.m + c.n);
+  if (blocks >= wanted) c.cost = (double)ceil_div(blocks, threads) * ((double)c.m * (double)c.n + edges);
+  return c;
+}
+
+/* Blocks no larger than B's share of the cache and the room for sums allow, and enough of them for the threads. */
 static void choose_blocks(pu_gemm_job *j, int threads) {
   const pu_gemm *g = &j->g;
   const pu_gemm_kernel *kn = j->kernel;
@@ -292,10 +308,14 @@ static void choose_blocks(pu_gemm_job *j, int threads) {
   int64_t across = ceil_div(g->n, widest), down = ceil_div(g->m, tallest);
   double work = (double)g->m * (double)g->n * (double)PU_MAX(g->k, 1);
   int64_t wanted = threads == 1 ? 1 : (int64_t)PU_MIN(work / SMALL_WORK + 1, threads * BLOCKS_PER_THREAD);
-  if (across * down < wanted) down = PU_MAX(down, PU_MIN(ceil_div(wanted, across), ceil_div(g->m, LEAST_M)));
-  if (across * down < wanted) across = PU_MIN(ceil_div(wanted, down), ceil_div(g->n, kn->nr));
-  j->m_block = round_up(ceil_div(g->m, down), kn->mr);
-  j->n_block = round_up(ceil_div(g->n, across), kn->nr);
+  cut best = make_cut(j, down, across, 0, threads);
+  if (across * down < wanted) best = make_cut(j, ceil_div(g->m, kn->mr), ceil_div(g->n, kn->nr), 0, threads);
+  for (int64_t a = across; a * down <= 2 * wanted; a++)
+    for (int64_t d = down; a * d <= 2 * wanted; d++) {
+      cut c = make_cut(j, d, a, wanted, threads);
+      if (c.cost < best.cost) best = c;
+    }
+  j->m_block = best.m, j->n_block = best.n;
 }
 
 typedef struct run_arg {

@@ -77,6 +77,7 @@ typedef struct pu_gemm_kernel {
   int kc;        /* k of a panel of A: a tile's sums are cut at multiples of it, whatever the threads */
   int depth;     /* k of B packed at once, a multiple of kc */
   int most_sums; /* f32s of a block kept between depths */
+  int edge;      /* what packing a column of B, or bringing a row of A, costs: columns, rows of products */
   int k_unit;    /* packed k is padded with zeros to a multiple */
   int bytes;     /* of a packed element */
   /* Fill a panel. f32 kernels: [k][width]. AMX: tiles of 1 KiB, see isa/gemm_amx.c. */
