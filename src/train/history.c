@@ -30,11 +30,12 @@ static bool add_metrics(pu_train_history *h, json_t *line) {
   const struct {
     pu_train_series *s;
     const char *key;
-  } curves[] = {{&h->loss, "loss"},      {&h->valid, "valid_loss"}, {&h->lr, "lr"},
-                {&h->norm, "grad_norm"}, {&h->rate, "tok_per_s"},   {&h->mfu, "mfu"}};
+    double unit;
+  } curves[] = {{&h->loss, "loss", 1},      {&h->valid, "valid_loss", 1}, {&h->lr, "lr", 1},
+                {&h->norm, "grad_norm", 1}, {&h->rate, "tok_per_s", 1},   {&h->mfu, "mfu", 100}};
   double step = number(line, "step");
   for (size_t i = 0; i < PU_COUNT(curves); i++)
-    if (!pu_train_series_add(curves[i].s, step, number(line, curves[i].key))) return false;
+    if (!pu_train_series_add(curves[i].s, step, curves[i].unit * number(line, curves[i].key))) return false;
   const char *name;
   json_t *loss;
   json_object_foreach(json_object_get(line, "source_loss"), name, loss) {

@@ -1,6 +1,7 @@
 /* What comes when: steps, validation, samples, checkpoints, and the end. */
 #include "src/train/loop.h"
 
+#include "src/train/peak.h"
 #include "src/train/run_dir.h"
 
 #include <math.h>
@@ -61,9 +62,22 @@ void pu_train_loop_follow_clock(pu_train_loop *l) {
   l->cfg.train.steps = l->state.step + (left > 0.5 ? (int64_t)(left + 0.5) : 0);
 }
 
+/* What MFU is held against is measured again after the first second of steps, and after twice the time each time: other
+ * programs come and go. */
+static pu_err measure_again(pu_train_loop *l, pu_error *e) {
+  if (l->peak_flops > 0 && l->seconds >= PU_MAX(l->next_peak, 1)) {
+    l->next_peak = 2 * l->seconds;
+    l->ctx.err = e;
+    PU_TRY(pu_train_peak_raise(&l->ctx, l->model->dtype, &l->peak_flops));
+  }
+  bool tell = l->peak_flops > l->told_flops && (l->next_peak == 2 * l->seconds || pu_train_loop_done(l));
+  return tell ? pu_train_write_facts(l, e) : PU_OK;
+}
+
 static pu_err after_step(pu_train_loop *l, bool *stop, pu_error *e) {
   int64_t step = l->state.step;
   pu_train_loop_follow_clock(l);
+  PU_TRY(measure_again(l, e));
   bool last = step >= l->cfg.train.steps;
   bool can_sample = l->cfg.sample.every > 0 && l->hooks && l->hooks->sample;
   if (l->valid.mix && (last || due(l->cfg.validate.every, step))) PU_TRY(pu_train_loop_validate(l, e));

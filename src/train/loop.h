@@ -8,6 +8,8 @@
 #include "src/train/memory.h"
 #include "src/train/metrics.h"
 
+#include <time.h>
+
 typedef struct pu_train_loop {
   pu_train_config cfg; /* resolved */
   const pu_train_hooks *hooks;
@@ -39,7 +41,10 @@ typedef struct pu_train_loop {
   pu_train_state state;
   pu_train_log metrics, samples;
   pu_train_live live;
-  double peak_flops; /* measured at the start: MFU's denominator */
+  double peak_flops; /* MFU's denominator: the most that the machine was seen to do */
+  double told_flops; /* what run.json says of it */
+  double next_peak;  /* at so many seconds of steps it is measured again */
+  time_t started;
   size_t base_bytes, peak_bytes;
   double loss, tok_per_s, mfu; /* of the last step */
   double seconds;              /* of this process in steps */
@@ -68,6 +73,6 @@ pu_err pu_train_loop_step(pu_train_loop *l, bool *stopped, pu_error *e) PU_MUST_
 /* Mean loss over the validation batches. */
 pu_err pu_train_loop_validate(pu_train_loop *l, pu_error *e) PU_MUST_USE;
 /* RUN/run.json: model, data and machine, for the report. */
-pu_err pu_train_write_facts(const pu_train_loop *l, const char *path, pu_error *e) PU_MUST_USE;
+pu_err pu_train_write_facts(pu_train_loop *l, pu_error *e) PU_MUST_USE;
 
 #endif

@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <time.h>
 
 static const size_t HOST_MAX = (size_t)16 << 30; /* address space, touched only where used */
 enum { CONFIG_MAX = 1 << 20, BF16 = 0 };
@@ -294,10 +295,9 @@ static pu_err cut_logs(const pu_train_loop *l, pu_error *e) {
 static pu_err open_logs(pu_train_loop *l, pu_error *e) {
   PU_TRY(cut_logs(l, e));
   const char *path = pu_path_join(l->host, l->cfg.run, "config.yaml");
-  const char *facts = pu_path_join(l->host, l->cfg.run, "run.json");
-  if (!path || !facts) return pu_fail(e, PU_ERR_NOMEM, "no memory for a name");
+  if (!path) return pu_fail(e, PU_ERR_NOMEM, "no memory for a name");
   PU_TRY(pu_file_write(path, l->config, strlen(l->config), e));
-  PU_TRY(pu_train_write_facts(l, facts, e));
+  PU_TRY(pu_train_write_facts(l, e));
   PU_TRY(pu_train_log_open(&l->metrics, l->cfg.run, "metrics.jsonl", e));
   if (l->cfg.sample.every > 0) return pu_train_log_open(&l->samples, l->cfg.run, "samples.jsonl", e);
   return PU_OK;
@@ -327,21 +327,12 @@ static void announce(const pu_train_loop *l) {
   if (l->saved_step >= 0) pu_log(PU_LOG_INFO, "resuming after step %lld (%s)", (long long)l->saved_step, l->from);
 }
 
-/* What MFU is held against: in bf16 the matrix unit's own rate where it can be told, and never less than what a product
- * was seen to reach. */
-static pu_err find_peak(pu_train_loop *l) {
-  bool tells = l->model->dtype == PU_BF16 && strcmp(l->be->name, "cpu") == 0;
-  double unit = tells ? pu_cpu_unit_flops(l->be, PU_BF16) : 0;
-  PU_TRY(pu_train_peak_measure(&l->ctx, l->model->dtype, &l->peak_flops));
-  l->peak_flops = PU_MAX(l->peak_flops, unit);
-  return PU_OK;
-}
-
 pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu_train_hooks *hooks, pu_error *e) {
   *l = (pu_train_loop){.cfg = *cfg, .hooks = hooks, .metrics = {.fd = -1}, .samples = {.fd = -1}};
   l->loss = NAN;
   const char *was_yaml = NULL;
   l->base_bytes = pu_memory_used();
+  l->started = time(NULL);
   PU_TRY(pu_arena_create(HOST_MAX, &l->host, e));
   PU_TRY(resolve(l, e)); /* before the directory is made: what makes no sense leaves nothing behind */
   PU_TRY(open_run(l, &was_yaml, e));
@@ -360,7 +351,7 @@ pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu
   PU_TRY(open_data(l, e));
   PU_TRY(open_model(l, arch, &hp, e));
   PU_TRY(open_memory(l, e));
-  PU_TRY(find_peak(l));
+  PU_TRY(pu_train_peak_raise(&l->ctx, l->model->dtype, &l->peak_flops));
   PU_TRY(open_logs(l, e));
   announce(l);
   return PU_OK;

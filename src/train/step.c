@@ -181,6 +181,7 @@ pu_err pu_train_loop_step(pu_train_loop *l, bool *stopped, pu_error *e) {
   l->seconds += seconds;
   l->tok_per_s = (double)tokens / seconds;
   double flops = step_flops(&l->model->hp, tokens, l->squares) / seconds;
+  if (l->peak_flops > 0) l->peak_flops = PU_MAX(l->peak_flops, flops);
   l->mfu = l->peak_flops > 0 ? flops / l->peak_flops : NAN;
   l->peak_bytes = PU_MAX(l->peak_bytes, pu_memory_used());
   PU_TRY(write_line(l, norm, lr, tokens, predicted, seconds, why, e));

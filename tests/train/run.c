@@ -87,6 +87,9 @@ static void test_resume(void **arg) {
     assert_int_equal(n, 20);
     assert_int_equal(n_valid, 4);
     assert_true(first[19] < first[0] - 0.2); /* it learns */
+    double mfu[64];
+    assert_int_equal(read_metrics(s, whole, "mfu", mfu, 64), 20);
+    for (int i = 0; i < 20; i++) assert_true(mfu[i] > 0 && mfu[i] <= 1);
     assert_true(fabs(valid[3] - s->result.valid_loss) == 0);
     assert_true(pu_path_is_dir(path_in(s, pu_arena_printf(s->a, "%s/step-000020", broken))));
     assert_true(pu_path_is_dir(path_in(s, pu_arena_printf(s->a, "%s/step-000015", broken))));
