@@ -4,7 +4,7 @@
 
 static const double PLAIN_SECONDS = 5; /* between plain lines, where log.every does not say otherwise */
 /* A step is long after so many seconds: on a terminal; elsewhere, and between plain lines inside it. */
-static const double LONG_SECONDS = 1, LONG_PLAIN_SECONDS = 20;
+static const double LONG_SECONDS = 1, LONG_PLAIN_SECONDS = 10;
 
 static bool due(pu_train_live *l, const pu_train_config *cfg, int64_t step, double now) {
   if (pu_is_terminal()) return true; /* pu_live_line itself draws at most ten times a second */

@@ -98,7 +98,8 @@ static pu_err run_steps(pu_train_loop *l, pu_error *e) {
       PU_TRY(checkpoint(l, e));
   }
   pu_train_live_end();
-  if (stop && pu_signals_stop()) pu_log(PU_LOG_INFO, "stopping when the checkpoint is written; again to end at once");
+  if (stop && pu_signals_stop() && l->state.step > 0)
+    pu_log(PU_LOG_INFO, "stopping when the checkpoint is written; again to end at once");
   PU_TRY(pu_train_saver_wait(l->saver, e));
   if (stop && l->state.step == 0)
     return pu_fail(e, PU_ERR_STOPPED, "stopped before the end of the first step: there was nothing to save");

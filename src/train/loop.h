@@ -13,8 +13,8 @@
 typedef struct pu_train_loop {
   pu_train_config cfg; /* resolved */
   const pu_train_hooks *hooks;
-  pu_arena *host; /* as long as the run */
-  pu_claim *claim; /* of its directory */
+  pu_arena *host;     /* as long as the run */
+  pu_claim *claim;    /* of its directory */
   const char *from;   /* the model's directory: model.path, or the checkpoint resumed from; NULL: random weights */
   const char *config; /* the resolved configuration as YAML */
 

@@ -136,8 +136,7 @@ void pu_train_loop_forget_text(const pu_train_loop *l) {
 static pu_err check_paths(const pu_train_config *cfg, pu_error *e) {
   const pu_train_source *s = cfg->data.sources.items;
   for (size_t i = 0; i < cfg->data.sources.n; i++)
-    if (!pu_path_exists(s[i].path))
-      return pu_fail(e, PU_ERR_IO, "data.sources: %s: no such file or folder", s[i].path);
+    if (!pu_path_exists(s[i].path)) return pu_fail(e, PU_ERR_IO, "data.sources: %s: no such file or folder", s[i].path);
   if (cfg->validate.path && !pu_path_exists(cfg->validate.path))
     return pu_fail(e, PU_ERR_IO, "validate.path: %s: no such file or folder", cfg->validate.path);
   return PU_OK;
@@ -338,7 +337,7 @@ pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu
   PU_TRY(open_run(l, &was_yaml, e));
   if (was_yaml) PU_TRY(compare_config(l, was_yaml, e));
   PU_TRY(keep_config(l, e));
-  pu_train_loop_follow_clock(l);                    /* resumed: by the time it took so far */
+  pu_train_loop_follow_clock(l); /* resumed: by the time it took so far */
   if (pu_train_loop_done(l)) {
     PU_TRY(check_finished(l, e));
     return cut_logs(l, e); /* the rest tells of steps that were made, and stays */

@@ -191,7 +191,7 @@ static void locks_hold_between_processes(void **state) {
   int status;
   assert_int_equal(waitpid(child, &status, 0), child);
   assert_int_equal(status, 0);
-  assert_ok(pu_claim_open(path, "lock", &claim, &e), &e); /* freed by exit */
+  assert_ok(pu_claim_open(path, "lock", &claim, &e), &e);                /* freed by exit */
   assert_int_equal(pu_claim_open(path, "lock", &second, &e), PU_ERR_IO); /* within one process too */
   pu_claim_close(claim);
   assert_true(pu_path_exists(in_dir("claimed/lock"))); /* the child made it */
