@@ -265,7 +265,9 @@ static double check_logits(bench *b, double bound) {
   const pu_st_tensor *t = expect(b, "logits");
   set_input(b);
   double error = rel_error(logits(b, NULL, 0), t->data, t->bytes / 4);
-  if (!(error < bound)) fail_msg("%s: logits are off by %g", b->dir, error);
+  if (!(error < bound))
+    fail_msg("%s: logits in %s are off by %g, %g is the most", b->dir, b->m->dtype == PU_BF16 ? "bf16" : "f32", error,
+             bound);
   return error;
 }
 
