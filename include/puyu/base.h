@@ -320,7 +320,8 @@ void pu_log_set_level(pu_log_level level);
 void pu_log(pu_log_level level, const char *fmt, ...) PU_PRINTF(2, 3);
 
 /* A live line on a terminal (redrawn at most ten times a second), a plain line every ten seconds elsewhere, nothing
- * before the first two seconds have passed. total 0: unknown. A unit of "%" is a share of the whole and no amount. */
+ * before the first two seconds have passed and at all where the log says warnings only. total 0: unknown. A unit of "%"
+ * is a share of the whole and no amount. */
 typedef struct pu_progress pu_progress;
 pu_progress *pu_progress_open(const char *label, const char *unit, double total); /* never NULL-unsafe: NULL is quiet */
 void pu_progress_set(pu_progress *p, double done, const char *note);              /* note: "loss 2.31" or NULL */

@@ -131,7 +131,7 @@ struct pu_progress {
 };
 
 pu_progress *pu_progress_open(const char *label, const char *unit, double total) {
-  pu_progress *p = calloc(1, sizeof *p);
+  pu_progress *p = term.level <= PU_LOG_INFO ? calloc(1, sizeof *p) : NULL;
   if (!p) return NULL;
   snprintf(p->label, sizeof p->label, "%s", label);
   snprintf(p->unit, sizeof p->unit, "%s", unit);

@@ -120,6 +120,28 @@ static bool foreign_page(const pu_server *sv, const pu_http_request *r) {
   return !name || !host || strcasecmp(name + 3, host) != 0;
 }
 
+/* A name without its port and brackets, if it is no longer than a name may be. */
+static bool bare_name(const char *host, char name[256]) {
+  const char *end = host[0] == '[' ? strchr(++host, ']') : strchr(host, ':');
+  size_t n = end ? (size_t)(end - host) : strlen(host);
+  if (n > 255) return false;
+  memcpy(name, host, n);
+  name[n] = 0;
+  return true;
+}
+
+/* Whoever owns a name can let it mean this machine, and its page then asks here as if at home (DNS rebinding). So where
+ * no key is needed, only what nobody else can own is answered to: addresses, localhost, and the name it listens on. */
+static bool foreign_name(const pu_server *sv, const pu_http_request *r) {
+  const char *host = pu_http_header(r, "host");
+  char name[256];
+  struct in6_addr any;
+  if (!host || sv->o.unix_path || sv->o.insecure || sv->o.n_api_keys) return false;
+  if (!bare_name(host, name)) return true;
+  bool address = inet_pton(AF_INET, name, &any) == 1 || inet_pton(AF_INET6, name, &any) == 1;
+  return !address && strcasecmp(name, "localhost") != 0 && !(sv->o.host && strcasecmp(name, sv->o.host) == 0);
+}
+
 static void preflight(pu_server *sv, pu_http_request *r) {
   pu_http_add_header(r, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
   pu_http_add_header(r, "Access-Control-Allow-Headers", "Authorization, Content-Type");
@@ -153,6 +175,10 @@ static void handle(void *arg, pu_http_request *r) {
   const pu_route *route = find_route(method, pu_http_path(r), &path_known);
   if (foreign_page(sv, r)) {
     pu_reply_error(sv, r, 403, "this page's origin may not ask here; the server's --cors names one that may", NULL,
+                   NULL);
+  } else if (foreign_name(sv, r)) {
+    pu_reply_error(sv, r, 403,
+                   "this server answers to its address or to localhost, not to another name, unless it has keys", NULL,
                    NULL);
   } else if (sv->o.cors_origin && strcmp(method, "OPTIONS") == 0) {
     preflight(sv, r);

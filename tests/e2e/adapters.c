@@ -127,7 +127,7 @@ static void logits_are_those_of_merged_weights(void **state) {
 static double nats(const char *model) {
   json_t *j;
   pu_error e;
-  good(shell(PU_PROGRAM " ppl %s t.txt --dtype f32 --json --threads 1", model));
+  good(shell(PU_PROGRAM " ppl %s t.txt --dtype f32 --json --quiet --threads 1", model));
   assert_ok(pu_json_parse("output", pu_str_c(out), &j, &e), &e);
   double v = json_number_value(json_object_get(j, "nats"));
   json_decref(j);

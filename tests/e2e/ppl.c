@@ -89,7 +89,7 @@ static void check_ppl(const pu_ids *ids, pu_kv_type type, size_t context, size_t
   pu_engine *en = engine(type);
   json_t *j;
   pu_error e;
-  assert_int_equal(shell(PU_PROGRAM " ppl m t.txt --dtype f32 --json --threads 1 --context %zu --stride %zu"
+  assert_int_equal(shell(PU_PROGRAM " ppl m t.txt --dtype f32 --json --quiet --threads 1 --context %zu --stride %zu"
                                     " --kv-dtype %s",
                          context, stride, names[type]),
                    0);

@@ -77,7 +77,7 @@ static inline bool client_puts(client *c, const char *text) {
 static inline bool client_ask(client *c, const char *method, const char *path, const char *more, const char *body) {
   pu_buf b;
   pu_buf_init(&b, (size_t)1 << 28);
-  pu_buf_printf(&b, "%s %s HTTP/1.1\r\nHost: test\r\n%s", method, path, more);
+  pu_buf_printf(&b, "%s %s HTTP/1.1\r\nHost: localhost\r\n%s", method, path, more);
   if (body) pu_buf_printf(&b, "Content-Length: %zu\r\n", strlen(body));
   pu_buf_puts(&b, "\r\n");
   if (body) pu_buf_puts(&b, body);

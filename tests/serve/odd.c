@@ -14,7 +14,7 @@ static client talk;
 static void expect_refusal(const char *path, const char *shown, const char *body, size_t len, const char *param) {
   pu_buf all;
   pu_buf_init(&all, 32 << 20);
-  pu_buf_printf(&all, "POST %s HTTP/1.1\r\nHost: test\r\nContent-Length: %zu\r\n\r\n", path, len);
+  pu_buf_printf(&all, "POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %zu\r\n\r\n", path, len);
   if (len) pu_buf_append(&all, body, len);
   assert_true(client_send(&talk, all.data, all.len));
   pu_buf_deinit(&all);
@@ -221,7 +221,7 @@ static void too_much_is_not_taken(void **state) {
   for (size_t i = 0; i < PU_COUNT(lengths); i++) {
     client c = client_open(b->port);
     char head[200];
-    snprintf(head, sizeof head, "POST " CHAT " HTTP/1.1\r\nHost: test\r\nContent-Length: %s\r\n\r\n{", lengths[i]);
+    snprintf(head, sizeof head, "POST " CHAT " HTTP/1.1\r\nHost: localhost\r\nContent-Length: %s\r\n\r\n{", lengths[i]);
     client_puts(&c, head);
     answer a = client_answer(&c);
     assert_true(a.whole && (a.status == 413 || a.status == 400));

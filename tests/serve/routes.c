@@ -568,8 +568,32 @@ static void pages_of_others_are_kept_out(void **state) {
   tiny *b = *state;
   json_decref(tiny_json(ask_once(b->port, "GET", "/v1/models", "Origin: http://evil.example\r\n", NULL), 403));
   json_decref(tiny_json(ask_once(b->port, "GET", "/v1/models", "Origin: null\r\n", NULL), 403));
-  json_decref(tiny_json(ask_once(b->port, "GET", "/v1/models", "Origin: http://test\r\n", NULL), 200)); /* its own */
+  json_decref(
+      tiny_json(ask_once(b->port, "GET", "/v1/models", "Origin: http://localhost\r\n", NULL), 200)); /* its own */
   json_decref(tiny_json(ask_once(b->port, "OPTIONS", CHAT, "", NULL), 405));
+}
+
+static int asked_by_the_name(const tiny *b, const char *name) {
+  client c = client_open(b->port);
+  answer a;
+  pu_buf text;
+  pu_buf_init(&text, 1 << 12);
+  pu_buf_printf(&text, "GET /health HTTP/1.1\r\nHost: %s\r\nConnection: close\r\n\r\n", name);
+  client_puts(&c, text.data);
+  pu_buf_deinit(&text);
+  assert_true(client_head(&c, &a));
+  int status = a.status;
+  answer_free(&a);
+  client_close(&c);
+  return status;
+}
+
+static void names_of_others_are_not_its_own(void **state) {
+  tiny *b = *state;
+  static const char *const own[] = {"localhost", "LOCALHOST:1", "127.0.0.1:80", "10.0.0.7", "[::1]", "[::1]:8"};
+  static const char *const foreign[] = {"evil.example", "evil.example:23333", "localhost.evil.example", "[evil]", "x"};
+  for (size_t i = 0; i < PU_COUNT(own); i++) assert_int_equal(asked_by_the_name(b, own[i]), 200);
+  for (size_t i = 0; i < PU_COUNT(foreign); i++) assert_int_equal(asked_by_the_name(b, foreign[i]), 403);
 }
 
 static int open_server(void **state) {
@@ -682,7 +706,8 @@ int main(void) {
                                      cmocka_unit_test(the_page_is_handed_out),
                                      cmocka_unit_test(mistakes_are_told),
                                      cmocka_unit_test(large_bodies_are_refused),
-                                     cmocka_unit_test(pages_of_others_are_kept_out)};
+                                     cmocka_unit_test(pages_of_others_are_kept_out),
+                                     cmocka_unit_test(names_of_others_are_not_its_own)};
   const struct CMUnitTest others[] = {cmocka_unit_test(keys_open), cmocka_unit_test(the_watchdog_barks),
                                       cmocka_unit_test(key_files_are_read), cmocka_unit_test(open_doors_are_refused)};
   int failed = cmocka_run_group_tests(tests, open_server, close_server);
