@@ -185,9 +185,12 @@ typedef struct pu_map {
 pu_err pu_map_open(const char *path, pu_map *out, pu_error *e) PU_MUST_USE;
 void pu_map_close(pu_map *m);
 
-/* An advisory lock (flock) on a file made for it; PU_ERR_IO names the process that holds it. Freed by close or exit. */
-pu_err pu_lock_open(const char *path, int *fd, pu_error *e) PU_MUST_USE;
-void pu_lock_close(int fd);
+/* A folder that one process at a time works in, made where it is missing: held by an advisory lock (flock) on the file
+ * `lock` in it, until close or exit. PU_ERR_IO names the process that holds it. Close (NULL is fine) takes away again
+ * what open made, folders above too, where nothing else was put into the folder: work that never began leaves no trace. */
+typedef struct pu_claim pu_claim;
+pu_err pu_claim_open(const char *dir, const char *lock, pu_claim **out, pu_error *e) PU_MUST_USE;
+void pu_claim_close(pu_claim *c);
 
 /* ---- threads ------------------------------------------------------------------------------------------------- */
 

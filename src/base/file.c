@@ -272,7 +272,14 @@ void pu_map_close(pu_map *m) {
   *m = (pu_map){0};
 }
 
-/* ---- locks ---- */
+/* ---- claims ---- */
+
+struct pu_claim {
+  char dir[PATH_MAX], lock[PATH_MAX];
+  size_t had;     /* bytes of dir that were there before; the rest are folders made by open */
+  bool made_lock; /* the file, too, was not there */
+  int fd;
+};
 
 static pu_err lock_busy(int fd, const char *path, pu_error *e) {
   char pid[24] = {0};
@@ -282,16 +289,17 @@ static pu_err lock_busy(int fd, const char *path, pu_error *e) {
   return pu_fail(e, PU_ERR_IO, "%s: locked by process %s: wait for it, or end it", path, pid);
 }
 
-pu_err pu_lock_open(const char *path, int *fd, pu_error *e) {
-  *fd = -1;
+static pu_err take_lock(const char *path, int *fd, pu_error *e) {
+  struct stat held, there;
   int f = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
   if (f < 0) return io_error(e, path, "open the lock");
   pu_err err = PU_OK;
-  if (flock(f, LOCK_EX | LOCK_NB) != 0) {
+  if (flock(f, LOCK_EX | LOCK_NB) != 0)
     err = errno == EWOULDBLOCK ? lock_busy(f, path, e) : io_error(e, path, "lock");
-  } else if (ftruncate(f, 0) != 0 || dprintf(f, "%d\n", (int)getpid()) < 0) {
+  else if (fstat(f, &held) != 0 || stat(path, &there) != 0 || held.st_ino != there.st_ino)
+    err = lock_busy(f, path, e); /* its holder has just removed the file */
+  else if (ftruncate(f, 0) != 0 || dprintf(f, "%d\n", (int)getpid()) < 0)
     err = io_error(e, path, "write the lock");
-  }
   if (err != PU_OK)
     close(f);
   else
@@ -299,6 +307,66 @@ pu_err pu_lock_open(const char *path, int *fd, pu_error *e) {
   return err;
 }
 
-void pu_lock_close(int fd) {
-  if (fd >= 0) close(fd);
+/* The path without its last name; empty: there is no more of it. */
+static void cut_name(char *path) {
+  size_t len = strlen(path);
+  while (len > 0 && path[len - 1] != '/') len--;
+  while (len > 0 && path[len - 1] == '/') len--;
+  path[len] = 0;
+}
+
+static size_t bytes_that_exist(const char *path) {
+  char part[PATH_MAX];
+  snprintf(part, sizeof part, "%s", path);
+  while (part[0] && !pu_path_exists(part)) cut_name(part);
+  return strlen(part);
+}
+
+static void remove_made_folders(pu_claim *c) {
+  while (strlen(c->dir) > c->had && rmdir(c->dir) == 0) cut_name(c->dir);
+}
+
+static pu_err claim(pu_claim *c, pu_error *e) {
+  PU_TRY(pu_mkdirs(c->dir, e));
+  c->made_lock = !pu_path_exists(c->lock);
+  return take_lock(c->lock, &c->fd, e);
+}
+
+pu_err pu_claim_open(const char *dir, const char *lock, pu_claim **out, pu_error *e) {
+  size_t len = strlen(dir);
+  *out = NULL;
+  while (len > 1 && dir[len - 1] == '/') len--;
+  if (len + strlen(lock) + 2 > PATH_MAX) return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name is too long", dir);
+  pu_claim *c = calloc(1, sizeof *c);
+  if (!c) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to claim the folder", dir);
+  snprintf(c->dir, sizeof c->dir, "%.*s", (int)len, dir);
+  snprintf(c->lock, sizeof c->lock, "%.*s/%s", (int)len, dir, lock);
+  c->had = bytes_that_exist(c->dir);
+  pu_err err = claim(c, e);
+  if (err != PU_OK) {
+    remove_made_folders(c);
+    free(c);
+    return err;
+  }
+  *out = c;
+  return PU_OK;
+}
+
+/* Names in the folder, up to 2; -1: it cannot be read. */
+static int count_names(const char *dir) {
+  DIR *d = opendir(dir);
+  int n = 0;
+  if (!d) return -1;
+  for (struct dirent *ent; n < 2 && (ent = readdir(d));)
+    n += strcmp(ent->d_name, ".") != 0 && strcmp(ent->d_name, "..") != 0;
+  closedir(d);
+  return n;
+}
+
+void pu_claim_close(pu_claim *c) {
+  if (!c) return;
+  /* While the lock is held: nobody else can have begun. */
+  if (c->made_lock && count_names(c->dir) == 1 && unlink(c->lock) == 0) remove_made_folders(c);
+  close(c->fd);
+  free(c);
 }

@@ -157,7 +157,7 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   const pu_shape *shape = pu_shape_find(b->o->shape);
   if (!shape) return pu_fail(e, PU_ERR_USAGE, "there is no shape '%s': puyu init --help lists them", b->o->shape);
   pu_model_options mo = {.dtype = b->o->dtype, .train = true};
-  PU_TRY(pu_train_plan_check((size_t)pu_hparams_count(&shape->hp, false) * 4 * sizeof(float), false, e));
+  PU_TRY(pu_train_plan_check((size_t)pu_hparams_count(&shape->hp, false) * 4 * sizeof(float), 0, false, e));
   PU_TRY(pu_backend_open("cpu", b->o->threads, &b->be, e));
   PU_TRY(pu_model_random(pu_arch_find(shape->arch), &shape->hp, 1, b->be, &mo, &b->model, e));
   PU_TRY(pu_arena_create((size_t)4 << 30, &b->host, e));
@@ -170,7 +170,7 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   r->planned_bytes = pu_model_weight_bytes(b->model->arch, &b->model->hp, &mo) + b->optim.moment_bytes +
                      b->optim.grad_bytes + activations +
                      pu_train_work_bytes(b->be, b->model, b->o->batch * b->o->seq_len, b->o->seq_len);
-  PU_TRY(pu_train_plan_check(activations, false, e));
+  PU_TRY(pu_train_plan_check(activations, 0, false, e));
   PU_TRY(b->be->alloc(b->be, room, &b->memory, e));
   PU_TRY(pu_arena_wrap(b->memory, room, &b->ctx.mem, e));
   PU_TRY(pu_tape_create(b->step_host, &b->tape, e));

@@ -34,7 +34,7 @@ void pu_train_series_deinit(pu_train_series *s) {
 }
 
 bool pu_train_series_smooth(const pu_train_series *from, pu_train_series *to) {
-  size_t widest = from->n / 80;
+  size_t widest = from->n / PU_TRAIN_SMOOTH_FROM;
   double sum = 0;
   for (size_t i = 0, begin = 0, end = 0; i < from->n; i++) {
     size_t left = PU_MIN(widest, i), right = PU_MIN(left, from->n - 1 - i);

@@ -10,6 +10,8 @@ typedef struct pu_train_series {
 } pu_train_series;
 bool pu_train_series_add(pu_train_series *s, double x, double y); /* points that are not numbers are left out */
 void pu_train_series_deinit(pu_train_series *s);
+/* With fewer points than this the window below holds one: smoothing changes nothing. */
+enum { PU_TRAIN_SMOOTH_FROM = 80 };
 /* Mean over a window around each point, a fortieth of the curve wide: narrower at the steep beginning, and at the end
  * of what came before. */
 bool pu_train_series_smooth(const pu_train_series *from, pu_train_series *to);

@@ -1,6 +1,7 @@
 /* run.json: what the report says about model, data and machine. */
 #include "src/train/loop.h"
 
+#include <limits.h>
 #include <string.h>
 #include <time.h>
 
@@ -19,19 +20,20 @@ static void processor_name(char *name, size_t room) {
   fclose(f);
 }
 
-pu_err pu_train_write_facts(const pu_train_loop *l, const char *path, pu_error *e) {
-  char cpu[128], now[32], peak[32];
-  time_t t = time(NULL);
+pu_err pu_train_write_facts(pu_train_loop *l, pu_error *e) {
+  char cpu[128], started[32], peak[32], path[PATH_MAX];
   struct tm utc;
-  gmtime_r(&t, &utc);
-  strftime(now, sizeof now, "%Y-%m-%d %H:%M UTC", &utc);
+  if (snprintf(path, sizeof path, "%s/run.json", l->cfg.run) >= (int)sizeof path)
+    return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name of the run is too long", l->cfg.run);
+  gmtime_r(&l->started, &utc);
+  strftime(started, sizeof started, "%Y-%m-%d %H:%M UTC", &utc);
   processor_name(cpu, sizeof cpu);
   pu_format_double(peak, l->peak_flops);
   int64_t steps = l->cfg.train.minutes > 0 ? 0 : l->cfg.train.steps; /* a first guess is no fact */
   bool on_cpu = strcmp(l->be->name, "cpu") == 0;
   pu_buf b;
   pu_buf_init(&b, 1 << 20);
-  pu_buf_printf(&b, "{\"started\": \"%s\", \"device\": \"%s\", \"processor\": ", now, l->be->name);
+  pu_buf_printf(&b, "{\"started\": \"%s\", \"device\": \"%s\", \"processor\": ", started, l->be->name);
   pu_buf_json_str(&b, pu_str_c(cpu));
   pu_buf_printf(&b, ", \"threads\": %d, \"isa\": \"%s\", \"matrix_flops\": %s,\n",
                 on_cpu ? pu_pool_size(pu_cpu_pool(l->be)) : 0, on_cpu ? pu_isa_name(pu_cpu_isa(l->be)) : "", peak);
@@ -45,5 +47,6 @@ pu_err pu_train_write_facts(const pu_train_loop *l, const char *path, pu_error *
                 (long long)l->data.seq_len, l->plan.total);
   pu_err err = b.failed ? pu_fail(e, PU_ERR_NOMEM, "%s: no memory", path) : pu_file_write(path, b.data, b.len, e);
   pu_buf_deinit(&b);
+  if (err == PU_OK) l->told_flops = l->peak_flops;
   return err;
 }

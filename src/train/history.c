@@ -1,5 +1,7 @@
 #include "src/train/history.h"
 
+#include "src/train/metrics.h"
+
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
@@ -28,11 +30,12 @@ static bool add_metrics(pu_train_history *h, json_t *line) {
   const struct {
     pu_train_series *s;
     const char *key;
-  } curves[] = {{&h->loss, "loss"},      {&h->valid, "valid_loss"}, {&h->lr, "lr"},
-                {&h->norm, "grad_norm"}, {&h->rate, "tok_per_s"},   {&h->mfu, "mfu"}};
+    double unit;
+  } curves[] = {{&h->loss, "loss", 1},      {&h->valid, "valid_loss", 1}, {&h->lr, "lr", 1},
+                {&h->norm, "grad_norm", 1}, {&h->rate, "tok_per_s", 1},   {&h->mfu, "mfu", 100}};
   double step = number(line, "step");
   for (size_t i = 0; i < PU_COUNT(curves); i++)
-    if (!pu_train_series_add(curves[i].s, step, number(line, curves[i].key))) return false;
+    if (!pu_train_series_add(curves[i].s, step, curves[i].unit * number(line, curves[i].key))) return false;
   const char *name;
   json_t *loss;
   json_object_foreach(json_object_get(line, "source_loss"), name, loss) {
@@ -51,23 +54,24 @@ static bool add_sample(pu_train_history *h, json_t *line) {
   return json_array_append(h->samples, line) == 0;
 }
 
+typedef struct reader {
+  pu_train_history *h;
+  line_fn fn;
+  const char *path;
+} reader;
+
+static pu_err take_line(void *arg, json_t *line, size_t end, bool *stop, pu_error *e) {
+  const reader *r = arg;
+  (void)end, (void)stop;
+  return r->fn(r->h, line) ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the curves", r->path);
+}
+
 static pu_err each_line(pu_train_history *h, const char *path, line_fn fn, pu_error *e) {
+  reader r = {h, fn, path};
   pu_buf text;
   pu_buf_init(&text, PU_BUF_MAX);
   pu_err err = pu_file_read(path, PU_BUF_MAX, &text, e);
-  int64_t number_of = 0;
-  for (size_t at = 0; err == PU_OK && at < text.len;) {
-    const char *end = memchr(text.data + at, '\n', text.len - at);
-    if (!end) break; /* being written */
-    char where[PATH_MAX + 32];
-    snprintf(where, sizeof where, "%s:%lld", path, (long long)++number_of);
-    json_t *line;
-    err = pu_json_parse(where, pu_str_of(text.data + at, (size_t)(end - text.data) - at), &line, e);
-    if (err != PU_OK) break;
-    if (!fn(h, line)) err = pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the curves", where);
-    json_decref(line);
-    at = (size_t)(end - text.data) + 1;
-  }
+  if (err == PU_OK) err = pu_train_log_each(path, pu_str_of(text.data, text.len), take_line, &r, e);
   pu_buf_deinit(&text);
   return err;
 }

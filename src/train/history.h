@@ -7,7 +7,7 @@
 enum { PU_TRAIN_SOURCES = 8 }; /* sources that get a curve of their own */
 
 typedef struct pu_train_history {
-  pu_train_series loss, valid, lr, norm, rate, mfu;
+  pu_train_series loss, valid, lr, norm, rate, mfu; /* mfu: per cent */
   pu_train_series source[PU_TRAIN_SOURCES];
   char *source_name[PU_TRAIN_SOURCES];
   size_t n_sources;

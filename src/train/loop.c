@@ -1,6 +1,7 @@
 /* What comes when: steps, validation, samples, checkpoints, and the end. */
 #include "src/train/loop.h"
 
+#include "src/train/peak.h"
 #include "src/train/run_dir.h"
 
 #include <math.h>
@@ -61,14 +62,26 @@ void pu_train_loop_follow_clock(pu_train_loop *l) {
   l->cfg.train.steps = l->state.step + (left > 0.5 ? (int64_t)(left + 0.5) : 0);
 }
 
+/* What MFU is held against is measured again after the first second of steps, and after twice the time each time: other
+ * programs come and go. */
+static pu_err measure_again(pu_train_loop *l, pu_error *e) {
+  if (l->peak_flops > 0 && l->seconds >= PU_MAX(l->next_peak, 1)) {
+    l->next_peak = 2 * l->seconds;
+    l->ctx.err = e;
+    PU_TRY(pu_train_peak_raise(&l->ctx, l->model->dtype, &l->peak_flops));
+  }
+  bool tell = l->peak_flops > l->told_flops && (l->next_peak == 2 * l->seconds || pu_train_loop_done(l));
+  return tell ? pu_train_write_facts(l, e) : PU_OK;
+}
+
 static pu_err after_step(pu_train_loop *l, bool *stop, pu_error *e) {
   int64_t step = l->state.step;
   pu_train_loop_follow_clock(l);
+  PU_TRY(measure_again(l, e));
   bool last = step >= l->cfg.train.steps;
   bool can_sample = l->cfg.sample.every > 0 && l->hooks && l->hooks->sample;
   if (l->valid.mix && (last || due(l->cfg.validate.every, step))) PU_TRY(pu_train_loop_validate(l, e));
   if (can_sample && (last || due(l->cfg.sample.every, step))) PU_TRY(sample(l, e));
-  pu_train_live_stopping(&l->live);
   *stop = pu_signals_stop();
   if (l->hooks && l->hooks->step && !l->hooks->step(l->hooks->arg, step, l->loss)) *stop = true;
   if (last || *stop || due(l->cfg.checkpoint.every, step)) PU_TRY(checkpoint(l, e));
@@ -78,11 +91,18 @@ static pu_err after_step(pu_train_loop *l, bool *stop, pu_error *e) {
 static pu_err run_steps(pu_train_loop *l, pu_error *e) {
   bool stop = false;
   while (!stop && l->state.step < l->cfg.train.steps) {
-    PU_TRY(pu_train_loop_step(l, e));
-    PU_TRY(after_step(l, &stop, e));
+    PU_TRY(pu_train_loop_step(l, &stop, e));
+    if (!stop)
+      PU_TRY(after_step(l, &stop, e));
+    else if (l->state.step > 0)
+      PU_TRY(checkpoint(l, e));
   }
   pu_train_live_end();
+  if (stop && pu_signals_stop() && l->state.step > 0)
+    pu_log(PU_LOG_INFO, "stopping when the checkpoint is written; again to end at once");
   PU_TRY(pu_train_saver_wait(l->saver, e));
+  if (stop && l->state.step == 0)
+    return pu_fail(e, PU_ERR_STOPPED, "stopped before the end of the first step: there was nothing to save");
   if (stop && l->state.step < l->cfg.train.steps)
     return pu_fail(e, PU_ERR_STOPPED, "stopped after step %lld, which is saved: the same command goes on from there",
                    (long long)l->state.step);

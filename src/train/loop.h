@@ -8,11 +8,13 @@
 #include "src/train/memory.h"
 #include "src/train/metrics.h"
 
+#include <time.h>
+
 typedef struct pu_train_loop {
   pu_train_config cfg; /* resolved */
   const pu_train_hooks *hooks;
-  pu_arena *host; /* as long as the run */
-  int lock;
+  pu_arena *host;     /* as long as the run */
+  pu_claim *claim;    /* of its directory */
   const char *from;   /* the model's directory: model.path, or the checkpoint resumed from; NULL: random weights */
   const char *config; /* the resolved configuration as YAML */
 
@@ -39,7 +41,10 @@ typedef struct pu_train_loop {
   pu_train_state state;
   pu_train_log metrics, samples;
   pu_train_live live;
-  double peak_flops; /* measured at the start: MFU's denominator */
+  double peak_flops; /* MFU's denominator: the most that the machine was seen to do */
+  double told_flops; /* what run.json says of it */
+  double next_peak;  /* at so many seconds of steps it is measured again */
+  time_t started;
   size_t base_bytes, peak_bytes;
   double loss, tok_per_s, mfu; /* of the last step */
   double seconds;              /* of this process in steps */
@@ -62,11 +67,12 @@ static inline bool pu_train_loop_done(const pu_train_loop *l) {
   return l->state.step >= l->cfg.train.steps;
 }
 
-/* One optimiser step: gradients of the whole batch, guards, update, a line of metrics. */
-pu_err pu_train_loop_step(pu_train_loop *l, pu_error *e) PU_MUST_USE;
+/* One optimiser step: gradients of the whole batch, guards, update, a line of metrics. *stopped: a signal to stop was
+ * heard between two of its micro-batches; the step was not made and leaves no trace. */
+pu_err pu_train_loop_step(pu_train_loop *l, bool *stopped, pu_error *e) PU_MUST_USE;
 /* Mean loss over the validation batches. */
 pu_err pu_train_loop_validate(pu_train_loop *l, pu_error *e) PU_MUST_USE;
 /* RUN/run.json: model, data and machine, for the report. */
-pu_err pu_train_write_facts(const pu_train_loop *l, const char *path, pu_error *e) PU_MUST_USE;
+pu_err pu_train_write_facts(pu_train_loop *l, pu_error *e) PU_MUST_USE;
 
 #endif

@@ -34,9 +34,10 @@ size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t toke
   return be->work_bytes ? be->work_bytes(be, &s) : 0;
 }
 
-pu_err pu_train_plan_check(size_t bytes, bool force, pu_error *e) {
+pu_err pu_train_plan_check(size_t bytes, size_t taken, bool force, pu_error *e) {
   size_t available = pu_memory_free();
   char need[24], have[24];
+  if (available > 0) available += PU_MIN(taken, bytes);
   if (available == 0 || bytes <= available || force) return PU_OK;
   return pu_fail(e, PU_ERR_NOMEM,
                  "the run needs %s of memory, and %s are free: lower train.micro_batch or data.seq_len, set "

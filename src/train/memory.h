@@ -17,8 +17,8 @@ typedef struct pu_train_plan {
 void pu_train_plan_sum(pu_train_plan *p);
 /* "weights 96.0 MiB, …" on the log. */
 void pu_train_plan_print(const pu_train_plan *p);
-/* PU_ERR_NOMEM with the mend where bytes do not fit into what is free. */
-pu_err pu_train_plan_check(size_t bytes, bool force, pu_error *e) PU_MUST_USE;
+/* PU_ERR_NOMEM with the mend where bytes do not fit into what is free. taken: how many of them are in use already. */
+pu_err pu_train_plan_check(size_t bytes, size_t taken, bool force, pu_error *e) PU_MUST_USE;
 
 /* What the backend takes for itself for one micro-batch of sequences of seq_len. */
 size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t tokens, int64_t seq_len);

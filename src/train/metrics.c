@@ -73,3 +73,25 @@ pu_err pu_train_log_sync(pu_train_log *l, pu_error *e) {
     return pu_fail(e, PU_ERR_IO, "%s: cannot sync: %s", l->path, strerror(errno));
   return PU_OK;
 }
+
+pu_err pu_train_log_each(const char *path, pu_str text, pu_train_line_fn fn, void *arg, pu_error *e) {
+  bool stop = false;
+  long long number = 0;
+  for (size_t at = 0; at < text.len && !stop;) {
+    const char *newline = memchr(text.ptr + at, '\n', text.len - at);
+    if (!newline) break;
+    size_t end = (size_t)(newline - text.ptr) + 1;
+    json_t *line = NULL;
+    number++;
+    pu_err err = pu_json_parse(path, pu_str_of(text.ptr + at, end - 1 - at), &line, NULL);
+    if (err == PU_ERR_FORMAT && end == text.len) break;
+    if (err == PU_ERR_FORMAT)
+      return pu_fail(e, err, "%s:%lld: not JSON, and other lines follow: mend or remove the line", path, number);
+    if (err != PU_OK) return pu_fail(e, err, "%s:%lld: no memory to read the line", path, number);
+    err = fn(arg, line, end, &stop, e);
+    json_decref(line);
+    PU_TRY(err);
+    at = end;
+  }
+  return PU_OK;
+}

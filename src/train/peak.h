@@ -4,8 +4,9 @@
 
 #include "puyu/compute.h"
 
-/* FLOP/s of this machine's own matrix product in the compute type, at a shape that suits it: the best of a few short
- * bursts with pauses between them, so that a busy moment does not spoil it; 0.1 s in all. */
-pu_err pu_train_peak_measure(pu_ctx *c, pu_dtype dtype, double *flops) PU_MUST_USE;
+/* Raises *flops to what this machine does at its best in the compute type, FLOP/s: its own matrix product at a shape
+ * that suits it and, in bf16 on the CPU, the bare rate of the matrix unit. The best of a few short bursts with pauses
+ * between them, 0.1 s in all. Other programs only ever make it less, so that asking again later can but mend it. */
+pu_err pu_train_peak_raise(pu_ctx *c, pu_dtype dtype, double *flops) PU_MUST_USE;
 
 #endif

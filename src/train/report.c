@@ -30,7 +30,7 @@ static const char style[] =
     "svg{display:block;width:100%;height:auto}svg "
     "text{fill:var(--dim);font-size:13px;font-variant-numeric:tabular-nums}"
     ".grid{stroke:var(--line);fill:none}polyline{fill:none;stroke:currentColor;stroke-width:1.8;stroke-linejoin:round}"
-    ".faint{opacity:.32;stroke-width:1}.dot{fill:currentColor}\n"
+    ".faint{opacity:.45;stroke-width:1}.dot{fill:currentColor}\n"
     ".c0{color:var(--c0)}.c1{color:var(--c1)}.c2{color:var(--c2)}.c3{color:var(--c3)}.c4{color:var(--c4)}"
     ".c5{color:var(--c5)}.c6{color:var(--c6)}.c7{color:var(--c7)}"
     ".wide{grid-column:1/-1}#loss-narrow{display:none}\n"
@@ -88,7 +88,7 @@ static void put_tiles(pu_buf *b, const pu_train_history *h, const pu_train_serie
   tile(b, text, "steps");
   number_tile(b, (double)h->tokens, NULL, "tokens trained on");
   number_tile(b, pu_train_series_median(&h->rate), NULL, "tokens/s, median");
-  number_tile(b, 100 * pu_train_series_median(&h->mfu), "0 %", "MFU, median");
+  number_tile(b, pu_train_series_median(&h->mfu), "0 %", "MFU, median");
   time_tile(b, h->seconds);
   if (h->skipped) number_tile(b, (double)h->skipped, "0", "steps skipped");
   pu_buf_puts(b, "</div>\n");
@@ -97,10 +97,11 @@ static void put_tiles(pu_buf *b, const pu_train_history *h, const pu_train_serie
 /* ---- curves ---- */
 
 static void put_loss(pu_buf *b, const pu_train_history *h, const pu_train_series *smooth) {
-  pu_train_chart c = {.id = "loss", .title = "Loss", .width = 1040, .height = 340, .robust = true, .n = 3};
-  c.curves[0] = (pu_train_curve){.s = &h->loss, .style = "c0 faint", .label = "each step"};
-  c.curves[1] = (pu_train_curve){.s = smooth, .style = "c0", .label = "smoothed"};
-  c.curves[2] = (pu_train_curve){.s = &h->valid, .style = "c1", .label = "validation", .dots = true};
+  pu_train_chart c = {.id = "loss", .title = "Loss", .width = 1040, .height = 340, .robust = true};
+  bool differ = h->loss.n >= PU_TRAIN_SMOOTH_FROM; /* otherwise two curves would lie on each other */
+  c.curves[c.n++] = (pu_train_curve){.s = &h->loss, .style = differ ? "c0 faint" : "c0", .label = "each step"};
+  if (differ) c.curves[c.n++] = (pu_train_curve){.s = smooth, .style = "c0", .label = "smoothed"};
+  c.curves[c.n++] = (pu_train_curve){.s = &h->valid, .style = "c1", .label = "validation", .dots = true};
   pu_buf_puts(b, "<div class=wide>");
   pu_train_chart_svg(&c, b);
   c.id = "loss-narrow";
@@ -143,7 +144,7 @@ static pu_err put_charts(pu_buf *b, const pu_train_history *h, const pu_train_se
   if (h->n_sources)
     err = put_sources(b, h, e);
   else
-    put_curve(b, "mfu", "MFU", &h->mfu, "c4", true);
+    put_curve(b, "mfu", "MFU, %", &h->mfu, "c4", true);
   pu_buf_puts(b, "</div>\n");
   return err;
 }

@@ -1,5 +1,7 @@
 #include "src/train/run_dir.h"
 
+#include "src/train/metrics.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -58,21 +60,20 @@ static bool lock_is_held(const char *path) {
   return held;
 }
 
-pu_err pu_train_dir_open(const char *run, int *lock, pu_error *e) {
-  *lock = -1;
+pu_err pu_train_dir_open(const char *run, pu_claim **claim, pu_error *e) {
+  static const char LOCK[] = "lock";
   char path[PATH_MAX];
-  pu_err err = pu_mkdirs(run, e);
-  if (err == PU_OK && access(run, W_OK | X_OK) != 0)
+  *claim = NULL;
+  PU_TRY(join(path, run, LOCK, e));
+  pu_err err = pu_claim_open(run, LOCK, claim, e);
+  if (pu_path_is_dir(run) && access(run, W_OK | X_OK) != 0)
     err = pu_fail(e, PU_ERR_IO, "%s: the run's directory is read-only: choose another `run`, or make it writable", run);
-  PU_TRY(err);
-  PU_TRY(join(path, run, "lock", e));
-  err = pu_lock_open(path, lock, e);
-  if (err != PU_OK && lock_is_held(path)) return pu_fail_in(e, err, "another training may be running in %s", run);
-  PU_TRY(err);
-  err = each_step(run, remove_temporary, NULL, e);
+  else if (err != PU_OK && lock_is_held(path))
+    err = pu_fail_in(e, err, "another training may be running in %s", run);
+  if (err == PU_OK) err = each_step(run, remove_temporary, NULL, e);
   if (err != PU_OK) {
-    pu_lock_close(*lock);
-    *lock = -1;
+    pu_claim_close(*claim);
+    *claim = NULL;
   }
   return err;
 }
@@ -137,21 +138,19 @@ pu_err pu_train_dir_prune(const char *run, int64_t keep, pu_error *e) {
   return err;
 }
 
-/* How many bytes of the lines in text belong to steps up to `step`. Lines are in order of steps. */
-static size_t cut_at(const char *text, size_t len, int64_t step) {
-  size_t at = 0;
-  while (at < len) {
-    const char *end = memchr(text + at, '\n', len - at);
-    json_t *line = NULL;
-    int64_t s;
-    bool keep = end &&
-                pu_json_parse("metrics", pu_str_of(text + at, (size_t)(end - text) - at), &line, NULL) == PU_OK &&
-                pu_json_int(line, "step", 0, step, &s, "metrics", NULL) == PU_OK;
-    json_decref(line);
-    if (!keep) break;
-    at = (size_t)(end - text) + 1;
-  }
-  return at;
+/* Lines are in order of steps. */
+typedef struct cut {
+  int64_t step;
+  size_t keep; /* bytes of the lines that belong to steps up to that one */
+} cut;
+
+static pu_err keep_line(void *arg, json_t *line, size_t end, bool *stop, pu_error *e) {
+  cut *c = arg;
+  int64_t step;
+  (void)e;
+  *stop = pu_json_int(line, "step", 0, c->step, &step, "metrics", NULL) != PU_OK;
+  if (!*stop) c->keep = end;
+  return PU_OK;
 }
 
 pu_err pu_train_dir_cut(const char *run, const char *name, int64_t step, pu_error *e) {
@@ -161,8 +160,9 @@ pu_err pu_train_dir_cut(const char *run, const char *name, int64_t step, pu_erro
   pu_buf text;
   pu_buf_init(&text, PU_BUF_MAX);
   pu_err err = pu_file_read(path, PU_BUF_MAX, &text, e);
-  size_t keep = err == PU_OK ? cut_at(text.data, text.len, step) : 0;
-  if (err == PU_OK && keep < text.len) err = pu_file_write(path, text.data, keep, e);
+  cut c = {.step = step};
+  if (err == PU_OK) err = pu_train_log_each(path, pu_str_of(text.data, text.len), keep_line, &c, e);
+  if (err == PU_OK && c.keep < text.len) err = pu_file_write(path, text.data, c.keep, e);
   pu_buf_deinit(&text);
   return err;
 }

@@ -7,6 +7,7 @@
 
 #include <math.h>
 #include <string.h>
+#include <time.h>
 
 static const size_t HOST_MAX = (size_t)16 << 30; /* address space, touched only where used */
 enum { CONFIG_MAX = 1 << 20, BF16 = 0 };
@@ -45,7 +46,7 @@ static pu_err damaged(const pu_train_loop *l, pu_err err, pu_error *e) {
 
 static pu_err open_run(pu_train_loop *l, const char **was_yaml, pu_error *e) {
   char path[PATH_MAX];
-  PU_TRY(pu_train_dir_open(l->cfg.run, &l->lock, e));
+  PU_TRY(pu_train_dir_open(l->cfg.run, &l->claim, e));
   PU_TRY(pu_train_dir_newest(l->cfg.run, &l->saved_step, e));
   l->state.valid_loss = NAN;
   l->from = l->cfg.model.path;
@@ -131,11 +132,22 @@ void pu_train_loop_forget_text(const pu_train_loop *l) {
   prune_cache(l, NULL, 0);
 }
 
+/* Is all there, before some of it is tokenised? */
+static pu_err check_paths(const pu_train_config *cfg, pu_error *e) {
+  const pu_train_source *s = cfg->data.sources.items;
+  for (size_t i = 0; i < cfg->data.sources.n; i++)
+    if (!pu_path_exists(s[i].path)) return pu_fail(e, PU_ERR_IO, "data.sources: %s: no such file or folder", s[i].path);
+  if (cfg->validate.path && !pu_path_exists(cfg->validate.path))
+    return pu_fail(e, PU_ERR_IO, "validate.path: %s: no such file or folder", cfg->validate.path);
+  return PU_OK;
+}
+
 static pu_err open_data(pu_train_loop *l, pu_error *e) {
   pu_train_data_options o = {.seq_len = l->cfg.data.seq_len,
                              .seed = (uint64_t)l->cfg.train.seed,
                              .tokenizer = l->tokenizer,
                              .run = l->cfg.run};
+  PU_TRY(check_paths(&l->cfg, e));
   if (!l->data.fixed)
     PU_TRY(pu_train_data_open(l->cfg.data.sources.items, l->cfg.data.sources.n, &o, l->host, &l->data, e));
   if (l->cfg.validate.path) {
@@ -182,18 +194,38 @@ static pu_err check_fit(const pu_train_loop *l, const pu_hparams *hp, pu_error *
   return PU_OK;
 }
 
-static pu_err open_model(pu_train_loop *l, pu_error *e) {
-  const pu_arch *arch;
-  pu_hparams hp;
-  PU_TRY(describe(l, &arch, &hp, e));
-  PU_TRY(check_fit(l, &hp, e));
-  pu_model_options o = {.dtype = l->cfg.train.precision == BF16 ? PU_BF16 : PU_F32, .train = true};
-  size_t params = (size_t)pu_hparams_count(&hp, false);
+/* Before the data, which may be hours of tokenising: can the model be there at all? */
+static pu_err open_device(pu_train_loop *l, const pu_hparams *hp, pu_error *e) {
+  size_t params = (size_t)pu_hparams_count(hp, false);
   /* At least: master, gradient, two moments, and three copies, f32 each. */
-  PU_TRY(pu_train_plan_check(params * 7 * sizeof(float), l->cfg.train.force, e));
-  PU_TRY(pu_backend_open(l->cfg.train.device, (int)l->cfg.train.threads, &l->be, e));
+  PU_TRY(pu_train_plan_check(params * 7 * sizeof(float), 0, l->cfg.train.force, e));
+  return pu_backend_open(l->cfg.train.device, (int)l->cfg.train.threads, &l->be, e);
+}
+
+static pu_model_options model_options(const pu_train_loop *l) {
+  return (pu_model_options){.dtype = l->cfg.train.precision == BF16 ? PU_BF16 : PU_F32, .train = true};
+}
+
+static pu_err open_model(pu_train_loop *l, const pu_arch *arch, const pu_hparams *hp, pu_error *e) {
+  const pu_model_options o = model_options(l);
+  PU_TRY(check_fit(l, hp, e));
   if (l->from) return damaged(l, pu_model_load(l->from, l->be, &o, &l->model, e), e);
-  return pu_model_random(arch, &hp, (uint64_t)l->cfg.model.seed, l->be, &o, &l->model, e);
+  return pu_model_random(arch, hp, (uint64_t)l->cfg.model.seed, l->be, &o, &l->model, e);
+}
+
+/* There is nothing to do for a run that has all its steps, but its last checkpoint is what it was made for: its files
+ * must have what their headers say, and the model all its tensors. Not a value is read. */
+static pu_err check_finished(const pu_train_loop *l, pu_error *e) {
+  const pu_model_options o = model_options(l);
+  const char *path = l->from ? pu_path_join(l->host, l->from, "optimizer.safetensors") : NULL;
+  pu_safetensors *f;
+  size_t bytes;
+  if (l->saved_step < 0) return PU_OK;
+  if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for a name", l->from);
+  PU_TRY(damaged(l, pu_model_load_bytes(l->from, &o, &bytes, e), e));
+  PU_TRY(damaged(l, pu_safetensors_open(path, &f, e), e));
+  pu_safetensors_close(f);
+  return PU_OK;
 }
 
 static void make_plan(pu_train_loop *l) {
@@ -241,7 +273,7 @@ static pu_err open_memory(pu_train_loop *l, pu_error *e) {
   pu_train_plan_print(&l->plan);
   /* What is touched already does not have to be found again. */
   size_t used = pu_memory_used(), taken = used > l->base_bytes ? used - l->base_bytes : 0;
-  PU_TRY(pu_train_plan_check(l->plan.total - PU_MIN(l->plan.total, taken), l->cfg.train.force, e));
+  PU_TRY(pu_train_plan_check(l->plan.total, taken, l->cfg.train.force, e));
   if (l->saved_step >= 0) PU_TRY(damaged(l, pu_train_optim_restore(l->from, &l->optim, e), e));
   PU_TRY(open_step(l, e));
   pu_train_saver_options o = {.run = l->cfg.run,
@@ -262,10 +294,9 @@ static pu_err cut_logs(const pu_train_loop *l, pu_error *e) {
 static pu_err open_logs(pu_train_loop *l, pu_error *e) {
   PU_TRY(cut_logs(l, e));
   const char *path = pu_path_join(l->host, l->cfg.run, "config.yaml");
-  const char *facts = pu_path_join(l->host, l->cfg.run, "run.json");
-  if (!path || !facts) return pu_fail(e, PU_ERR_NOMEM, "no memory for a name");
+  if (!path) return pu_fail(e, PU_ERR_NOMEM, "no memory for a name");
   PU_TRY(pu_file_write(path, l->config, strlen(l->config), e));
-  PU_TRY(pu_train_write_facts(l, facts, e));
+  PU_TRY(pu_train_write_facts(l, e));
   PU_TRY(pu_train_log_open(&l->metrics, l->cfg.run, "metrics.jsonl", e));
   if (l->cfg.sample.every > 0) return pu_train_log_open(&l->samples, l->cfg.run, "samples.jsonl", e);
   return PU_OK;
@@ -295,33 +326,31 @@ static void announce(const pu_train_loop *l) {
   if (l->saved_step >= 0) pu_log(PU_LOG_INFO, "resuming after step %lld (%s)", (long long)l->saved_step, l->from);
 }
 
-/* What MFU is held against: in bf16 the matrix unit's own rate where it can be told, and never less than what a product
- * was seen to reach. */
-static pu_err find_peak(pu_train_loop *l) {
-  bool tells = l->model->dtype == PU_BF16 && strcmp(l->be->name, "cpu") == 0;
-  double unit = tells ? pu_cpu_unit_flops(l->be, PU_BF16) : 0;
-  PU_TRY(pu_train_peak_measure(&l->ctx, l->model->dtype, &l->peak_flops));
-  l->peak_flops = PU_MAX(l->peak_flops, unit);
-  return PU_OK;
-}
-
 pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu_train_hooks *hooks, pu_error *e) {
-  *l = (pu_train_loop){.cfg = *cfg, .hooks = hooks, .lock = -1, .metrics = {.fd = -1}, .samples = {.fd = -1}};
+  *l = (pu_train_loop){.cfg = *cfg, .hooks = hooks, .metrics = {.fd = -1}, .samples = {.fd = -1}};
   l->loss = NAN;
   const char *was_yaml = NULL;
   l->base_bytes = pu_memory_used();
+  l->started = time(NULL);
   PU_TRY(pu_arena_create(HOST_MAX, &l->host, e));
   PU_TRY(resolve(l, e)); /* before the directory is made: what makes no sense leaves nothing behind */
   PU_TRY(open_run(l, &was_yaml, e));
   if (was_yaml) PU_TRY(compare_config(l, was_yaml, e));
   PU_TRY(keep_config(l, e));
-  pu_train_loop_follow_clock(l);                    /* resumed: by the time it took so far */
-  if (pu_train_loop_done(l)) return cut_logs(l, e); /* the rest tells of steps that were made, and stays */
+  pu_train_loop_follow_clock(l); /* resumed: by the time it took so far */
+  if (pu_train_loop_done(l)) {
+    PU_TRY(check_finished(l, e));
+    return cut_logs(l, e); /* the rest tells of steps that were made, and stays */
+  }
+  const pu_arch *arch;
+  pu_hparams hp;
   PU_TRY(open_tokenizer(l, e));
+  PU_TRY(describe(l, &arch, &hp, e));
+  PU_TRY(open_device(l, &hp, e));
   PU_TRY(open_data(l, e));
-  PU_TRY(open_model(l, e));
+  PU_TRY(open_model(l, arch, &hp, e));
   PU_TRY(open_memory(l, e));
-  PU_TRY(find_peak(l));
+  PU_TRY(pu_train_peak_raise(&l->ctx, l->model->dtype, &l->peak_flops));
   PU_TRY(open_logs(l, e));
   announce(l);
   return PU_OK;
@@ -341,6 +370,6 @@ void pu_train_loop_close(pu_train_loop *l) {
   pu_train_data_close(&l->valid);
   pu_train_data_close(&l->data);
   pu_tokenizer_free(l->tokenizer);
-  pu_lock_close(l->lock);
+  pu_claim_close(l->claim);
   pu_arena_free(l->host);
 }

@@ -68,8 +68,9 @@ static double step_flops(const pu_hparams *hp, int64_t tokens, double squares) {
 }
 
 /* Gradients of the whole batch, each token weighted by 1 / (predicted tokens of the whole step): the same whatever the
- * micro-batches. *loss is their mean before the update. */
-static pu_err accumulate(pu_train_loop *l, int64_t batch, double *loss, int64_t *predicted, pu_error *e) {
+ * micro-batches. *loss is their mean before the update. *stop: a signal was heard with micro-batches still to do; they
+ * were left out. */
+static pu_err accumulate(pu_train_loop *l, int64_t batch, double *loss, int64_t *predicted, bool *stop, pu_error *e) {
   int64_t micro = PU_MIN(l->cfg.train.micro_batch, batch);
   pu_train_data_read(&l->data, (uint64_t)l->state.samples, batch, l->cfg.data.cross_document, &l->rows);
   *predicted = pu_train_rows_targets(&l->rows, 0, batch);
@@ -78,11 +79,14 @@ static pu_err accumulate(pu_train_loop *l, int64_t batch, double *loss, int64_t 
   memset(l->source_tokens, 0, l->data.n * sizeof *l->source_tokens);
   l->squares = 0;
   pu_train_optim_begin(&l->optim);
+  pu_train_live_begin(&l->live);
   for (int64_t at = 0; at < batch; at += micro) {
+    *stop = at > 0 && pu_signals_stop();
+    if (*stop) return PU_OK;
+    if (at > 0) pu_train_live_inside(&l->live, &l->cfg, l->state.step + 1, at / micro, (batch + micro - 1) / micro);
     int64_t n = PU_MIN(micro, batch - at);
     PU_TRY(run_rows(l, &l->rows, at, n, scale, l->tape, e));
     l->squares += l->pack.squares;
-    pu_train_live_stopping(&l->live);
     add_losses(l, &l->rows, at, n, l->source_loss, l->source_tokens);
   }
   double sum = 0;
@@ -157,14 +161,16 @@ static pu_err write_line(pu_train_loop *l, double norm, double lr, int64_t step_
   return pu_train_log_end(m, e);
 }
 
-pu_err pu_train_loop_step(pu_train_loop *l, pu_error *e) {
+pu_err pu_train_loop_step(pu_train_loop *l, bool *stopped, pu_error *e) {
   pu_train_state *s = &l->state;
-  double begin = pu_now(), norm = NAN;
+  double begin = pu_now(), norm = NAN, loss = NAN;
   int64_t batch = pu_train_batch(&l->cfg, s->step + 1), tokens = batch * l->data.seq_len, predicted;
   double lr = pu_train_lr(&l->cfg, s->step + 1);
-  PU_TRY(accumulate(l, batch, &l->loss, &predicted, e));
+  PU_TRY(accumulate(l, batch, &loss, &predicted, stopped, e));
+  if (*stopped) return PU_OK;
   PU_TRY(pu_train_optim_norm(&l->optim, &l->ctx, &norm));
   norm = plain_nan(norm);
+  l->loss = loss;
   s->step++;
   s->samples += batch;
   s->tokens += tokens;
@@ -175,6 +181,7 @@ pu_err pu_train_loop_step(pu_train_loop *l, pu_error *e) {
   l->seconds += seconds;
   l->tok_per_s = (double)tokens / seconds;
   double flops = step_flops(&l->model->hp, tokens, l->squares) / seconds;
+  if (l->peak_flops > 0) l->peak_flops = PU_MAX(l->peak_flops, flops);
   l->mfu = l->peak_flops > 0 ? flops / l->peak_flops : NAN;
   l->peak_bytes = PU_MAX(l->peak_bytes, pu_memory_used());
   PU_TRY(write_line(l, norm, lr, tokens, predicted, seconds, why, e));

@@ -188,14 +188,14 @@ static void a_relative_path_has_a_folder_too(void **state) {
 /* A child holds the lock until the pipe closes. */
 static void locks_hold_between_processes(void **state) {
   (void)state;
-  const char *path = in_dir("lock");
+  const char *path = in_dir("claimed");
   int ready[2], done[2];
   assert_int_equal(pipe(ready), 0);
   assert_int_equal(pipe(done), 0);
   pid_t child = fork();
   if (child == 0) {
-    int fd;
-    char c = pu_lock_open(path, &fd, &e) == PU_OK ? 'y' : 'n';
+    pu_claim *own;
+    char c = pu_claim_open(path, "lock", &own, &e) == PU_OK ? 'y' : 'n';
     close(done[1]);
     if (write(ready[1], &c, 1) != 1 || read(done[0], &c, 1) != 0) _exit(1);
     _exit(0);
@@ -203,27 +203,46 @@ static void locks_hold_between_processes(void **state) {
   char c = 0;
   assert_int_equal(read(ready[0], &c, 1), 1);
   assert_int_equal(c, 'y');
-  int fd;
-  assert_int_equal(pu_lock_open(path, &fd, &e), PU_ERR_IO);
-  assert_int_equal(fd, -1);
+  pu_claim *claim, *second;
+  assert_int_equal(pu_claim_open(path, "lock", &claim, &e), PU_ERR_IO);
+  assert_null(claim);
   char want[256];
-  snprintf(want, sizeof want, "%s: locked by process %d: wait for it, or end it", path, (int)child);
+  snprintf(want, sizeof want, "%s/lock: locked by process %d: wait for it, or end it", path, (int)child);
   assert_string_equal(e.msg, want);
   close(done[0]);
   close(done[1]);
   int status;
   assert_int_equal(waitpid(child, &status, 0), child);
   assert_int_equal(status, 0);
-  assert_ok(pu_lock_open(path, &fd, &e), &e); /* freed by exit */
-  int second;
-  assert_int_equal(pu_lock_open(path, &second, &e), PU_ERR_IO); /* within one process too */
-  pu_lock_close(fd);
-  assert_ok(pu_lock_open(path, &fd, &e), &e);
-  pu_lock_close(fd);
-  pu_lock_close(-1);
-  assert_int_equal(pu_lock_open(in_dir("no/lock"), &fd, &e), PU_ERR_IO);
+  assert_ok(pu_claim_open(path, "lock", &claim, &e), &e);                /* freed by exit */
+  assert_int_equal(pu_claim_open(path, "lock", &second, &e), PU_ERR_IO); /* within one process too */
+  pu_claim_close(claim);
+  assert_true(pu_path_exists(in_dir("claimed/lock"))); /* the child made it */
+  assert_ok(pu_file_write(in_dir("plain"), "x", 1, &e), &e);
+  assert_int_equal(pu_claim_open(in_dir("plain"), "lock", &claim, &e), PU_ERR_IO);
   close(ready[0]);
   close(ready[1]);
+}
+
+/* Work that never began takes away what was made for it, and nothing else. */
+static void claims_leave_no_trace(void **state) {
+  (void)state;
+  pu_claim *c;
+  assert_ok(pu_mkdirs(in_dir("above"), &e), &e);
+  assert_ok(pu_claim_open(in_dir("above/a/b//"), "lock", &c, &e), &e);
+  assert_true(pu_path_exists(in_dir("above/a/b/lock")));
+  pu_claim_close(c);
+  assert_true(pu_path_is_dir(in_dir("above")));
+  assert_false(pu_path_exists(in_dir("above/a")));
+  assert_ok(pu_claim_open(in_dir("above"), "lock", &c, &e), &e);
+  pu_claim_close(c);
+  assert_true(pu_path_is_dir(in_dir("above")));
+  assert_false(pu_path_exists(in_dir("above/lock")));
+  assert_ok(pu_claim_open(in_dir("above/a/b"), "lock", &c, &e), &e);
+  assert_ok(pu_file_write(in_dir("above/a/b/work"), "x", 1, &e), &e);
+  pu_claim_close(c);
+  assert_true(pu_path_exists(in_dir("above/a/b/lock")) && pu_path_exists(in_dir("above/a/b/work")));
+  pu_claim_close(NULL);
 }
 
 int main(void) {
@@ -237,6 +256,7 @@ int main(void) {
       T(half_a_file_is_none),
       T(a_relative_path_has_a_folder_too),
       T(locks_hold_between_processes),
+      T(claims_leave_no_trace),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -161,6 +161,24 @@ static void check_round_trip(const pu_arch *arch, const pu_hparams *hp) {
   assert_null(pu_hparams_differ(hp, &got));
 }
 
+/* A family may lack what a config asks for, and then must say so. false: it did. */
+static bool taken(const pu_arch *arch, const char *more, pu_hparams *hp) {
+  char text[1000];
+  const pu_arch *found;
+  pu_error e;
+  snprintf(text, sizeof text, "{\"model_type\":\"%s\"," SIZES "%s}", arch->model_types[0], more);
+  pu_err err = parse(text, &found, hp, &e);
+  if (err == PU_ERR_UNSUPPORTED && *more) {
+    assert_non_null(strstr(e.msg, "config.json: ")); /* where, and what */
+    print_message("%s refuses %s: %s\n", arch->name, more, e.msg);
+    return false;
+  }
+  assert_ok(err, &e);
+  assert_ptr_equal(found, arch);
+  return true;
+}
+
+/* What every family reads it writes so that it reads the same again; the plain config, all must take. */
 static void every_family_goes_there_and_back(void **state) {
   static const char *const more[] = {
       "",
@@ -179,11 +197,8 @@ static void every_family_goes_there_and_back(void **state) {
   size_t families = 0;
   for (; pu_arch_all[families]; families++)
     for (size_t i = 0; i < PU_COUNT(more); i++) {
-      char text[1000];
-      snprintf(text, sizeof text, "{\"model_type\":\"%s\"," SIZES "%s}", pu_arch_all[families]->model_types[0],
-               more[i]);
-      pu_hparams hp = good(text);
-      check_round_trip(pu_arch_all[families], &hp);
+      pu_hparams hp;
+      if (taken(pu_arch_all[families], more[i], &hp)) check_round_trip(pu_arch_all[families], &hp);
     }
   assert_true(families >= 8);
 }

@@ -1,5 +1,6 @@
 /* GGUF: blocks give the values that ggml makes of them, bit by bit, and are written as ggml writes them; files read
  * back; lies are refused; models come out of a file as they went in. */
+#include "tests/model/families.h"
 #include "tests/test.h"
 
 #include <math.h>
@@ -328,10 +329,6 @@ static void alignment_is_the_files_own(void **state) {
 
 /* ---- models ---- */
 
-static const char *const names[] = {"internlm1-tiny", "internlm2-d128", "internlm2-dynamic-ntk",
-                                    "internlm2-tiny", "internlm3-tiny", "llama3-tiny",
-                                    "mixtral-tiny",   "qwen2-tiny",     "qwen3-tiny"};
-
 static pu_model *load(const char *path, pu_backend *be) {
   pu_error e;
   pu_model *m;
@@ -353,12 +350,19 @@ static void same_models(const pu_model *a, const pu_model *b) {
 
 /* In f32 nothing is lost; the directory made from the file is the same model too. */
 static void models_come_out_as_they_went_in(void **state) {
-  for (size_t i = 0; i < PU_COUNT(names); i++) {
+  for (size_t i = 0; i < PU_COUNT(families); i++) {
     char from[300];
     pu_error e;
-    snprintf(from, sizeof from, PU_FIXTURES "/hf-mini/%s", names[i]);
+    snprintf(from, sizeof from, PU_FIXTURES "/hf-mini/%s", families[i]);
     pu_model *m = load(from, *state);
-    assert_ok(pu_model_save_gguf(m, in_folder("m.gguf"), pu_gguf_type_named("f32"), NULL, &e), &e);
+    pu_err err = pu_model_save_gguf(m, in_folder("m.gguf"), pu_gguf_type_named("f32"), NULL, &e);
+    if (err == PU_ERR_UNSUPPORTED) {
+      assert_non_null(strstr(e.msg, "GGUF has no architecture for the family"));
+      print_message("skipped: %s\n", e.msg);
+      pu_model_free(m);
+      continue;
+    }
+    assert_ok(err, &e);
     pu_model *again = load(in_folder("m.gguf"), *state);
     same_models(m, again);
     assert_ok(pu_model_save(again, in_folder("m"), PU_F32, 0, &e), &e);

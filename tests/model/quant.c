@@ -1,6 +1,7 @@
 /* Matrices in few bits: rounding; checkpoints written in each layout and read back to the bit, whatever the order of a
  * family's rows; what they compute against the same weights in floats; and what is refused. Two checkpoints of
  * PU_SHARED against what Hugging Face transformers computed. */
+#include "tests/model/families.h"
 #include "tests/test.h"
 
 #include <dirent.h>
@@ -11,9 +12,6 @@
 #include <unistd.h>
 
 #include "puyu/model.h"
-
-static const char *const names[] = {"internlm1-tiny", "internlm2-d128", "internlm2-tiny", "internlm3-tiny",
-                                    "llama3-tiny",    "mixtral-tiny",   "qwen2-tiny",     "qwen3-tiny"};
 
 static char folder[] = "/tmp/puyu-quant-XXXXXX";
 
@@ -202,15 +200,15 @@ static void check_way(pu_backend *be, const char *name, const way *w) {
 }
 
 static void checkpoints_come_back_as_they_went(void **state) {
-  for (size_t i = 0; i < PU_COUNT(names); i++)
-    for (size_t w = 0; w < PU_COUNT(ways); w++) check_way(*state, names[i], &ways[w]);
+  for (size_t i = 0; i < PU_COUNT(families); i++)
+    for (size_t w = 0; w < PU_COUNT(ways); w++) check_way(*state, families[i], &ways[w]);
 }
 
 /* Rounded on load: how far depends on the bits; the tied output, too, which has no tensor. */
 static void models_are_rounded_on_load(void **state) {
-  for (size_t i = 0; i < PU_COUNT(names); i++) {
+  for (size_t i = 0; i < PU_COUNT(families); i++) {
     char dir[300];
-    snprintf(dir, sizeof dir, PU_FIXTURES "/hf-mini/%s", names[i]);
+    snprintf(dir, sizeof dir, PU_FIXTURES "/hf-mini/%s", families[i]);
     shown plain = show(*state, dir, (pu_model_options){.dtype = PU_F32, .tile = true});
     for (pu_quant quant = PU_QUANT_Q8; quant <= PU_QUANT_Q4; quant++) {
       pu_model_options o = {.dtype = PU_BF16, .tile = true, .quant = quant};

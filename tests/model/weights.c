@@ -1,5 +1,6 @@
 /* Weights in and out: what was loaded is saved bit by bit, in one file or many, in this family's layout or another's;
  * what does not fit is named. */
+#include "tests/model/families.h"
 #include "tests/test.h"
 
 #include <math.h>
@@ -9,10 +10,6 @@
 #include "puyu/model.h"
 
 static char folder[] = "/tmp/puyu-weights-XXXXXX";
-static const char *const names[] = {"internlm1-tiny", "internlm2-d128", "internlm2-dynamic-ntk",
-                                    "internlm2-tiny", "internlm3-tiny", "llama3-tiny",
-                                    "mixtral-tiny",   "qwen2-tiny",     "qwen3-tiny"};
-
 static int make_folder(void **state) {
   return mkdtemp(folder) && pu_cpu_open(2, pu_isa_best(), (pu_backend **)state, NULL) == PU_OK ? 0 : -1;
 }
@@ -60,10 +57,10 @@ static void same_tensors(const char *a_dir, const char *b_dir) {
 /* ---- there and back ---- */
 
 static void saved_is_what_was_loaded(void **state) {
-  for (size_t i = 0; i < PU_COUNT(names); i++) {
+  for (size_t i = 0; i < PU_COUNT(families); i++) {
     char from[300], to[300], shards[300];
     pu_error e;
-    fixture(from, sizeof from, names[i]);
+    fixture(from, sizeof from, families[i]);
     in_folder(to, sizeof to, "one");
     in_folder(shards, sizeof shards, "many");
     /* Training in bf16 saves from the f32 masters. */
@@ -100,10 +97,10 @@ static void the_older_form_goes(void **state) {
 static void half_precision_goes_there_and_back(void **state) {
   static const pu_dtype types[] = {PU_BF16, PU_F16};
   for (size_t t = 0; t < PU_COUNT(types); t++)
-    for (size_t i = 0; i < PU_COUNT(names); i++) {
+    for (size_t i = 0; i < PU_COUNT(families); i++) {
       char from[300], half[300], again[300];
       pu_error e;
-      fixture(from, sizeof from, names[i]);
+      fixture(from, sizeof from, families[i]);
       in_folder(half, sizeof half, "half");
       in_folder(again, sizeof again, "again");
       pu_model *m = load(from, *state, PU_F32, false);
@@ -120,14 +117,14 @@ static void half_precision_goes_there_and_back(void **state) {
  * part is saved as its own tensors. */
 static void parts_are_of_the_whole(void **state) {
   enum { TOKENS = 9 };
-  for (size_t i = 0; i < PU_COUNT(names); i++) {
+  for (size_t i = 0; i < PU_COUNT(families); i++) {
     char from[300], to[300];
     pu_error e;
     pu_arena *mem, *host;
     int32_t ids[TOKENS], positions[TOKENS], cu[] = {0, TOKENS};
     const int64_t n = TOKENS;
     size_t bytes = 0;
-    fixture(from, sizeof from, names[i]);
+    fixture(from, sizeof from, families[i]);
     in_folder(to, sizeof to, "part");
     assert_ok(pu_arena_create(1 << 26, &mem, &e), &e);
     assert_ok(pu_arena_create(1 << 26, &host, &e), &e);

@@ -82,7 +82,7 @@ static void test_page(void **arg) {
   write_in("metrics.jsonl", "");
   assert_ok(pu_report_write(dir, NULL, NULL, &e), &e); /* a run that has just begun */
   write_in("metrics.jsonl",
-           "{\"step\":1,\"loss\":3.5,\"lr\":0.1,\"tokens\":64,\"seconds\":2}\n{\"step\":1,\"valid_loss\":"
+           "{\"step\":1,\"loss\":3.5,\"lr\":0.1,\"mfu\":0.25,\"tokens\":64,\"seconds\":2}\n{\"step\":1,\"valid_loss\":"
            "3.25}\n{\"step\":2,\"loss\":null,\"skipped\":\"NaN\",\"tokens\":128,\"seconds\":2}\n{\"st");
   write_in("samples.jsonl", "{\"step\":1,\"prompt\":\"<script>\",\"text\":\"</div>\"}\n");
   write_in("config.yaml", "run: <b>\n");
@@ -91,6 +91,7 @@ static void test_page(void **arg) {
   assert_int_equal(h.steps, 2);
   assert_int_equal(h.tokens, 128);
   assert_int_equal(h.skipped, 1);
+  assert_true(h.mfu.n == 1 && h.mfu.y[0] == 25); /* per cent, as the report shows it */
   assert_true(h.loss.n == 1 && h.valid.n == 1 && h.seconds == 4);
   pu_train_history_close(&h);
   assert_ok(pu_report_write(dir, NULL, "<p>extra</p>", &e), &e);
@@ -100,13 +101,19 @@ static void test_page(void **arg) {
   pu_buf_init(&page, 1 << 20);
   assert_ok(pu_file_read(path, 1 << 20, &page, &e), &e);
   assert_non_null(strstr(page.data, "<p>extra</p>"));
+  assert_non_null(strstr(page.data, "each step"));
+  assert_null(strstr(page.data, "</i>smoothed")); /* of one step there is nothing to smooth */
+  assert_non_null(strstr(page.data, "<b>25 %</b><span>MFU, median"));
+  assert_non_null(strstr(page.data, "MFU, %"));
   assert_non_null(strstr(page.data, "&lt;script&gt;"));
   assert_null(strstr(page.data, "<script"));
   assert_null(strstr(page.data, "http")); /* nothing from outside */
   pu_buf_deinit(&page);
   write_in("metrics.jsonl", "{\"step\":1}\nnonsense\n{\"step\":2}\n");
   assert_int_equal(pu_report_write(dir, NULL, NULL, &e), PU_ERR_FORMAT);
-  assert_non_null(strstr(e.msg, "metrics.jsonl:2"));
+  assert_non_null(strstr(e.msg, "metrics.jsonl:2: not JSON"));
+  write_in("metrics.jsonl", "{\"step\":1}\n{\"step\":2,\"lo\n"); /* torn, and ended by an editor */
+  assert_ok(pu_report_write(dir, NULL, NULL, &e), &e);
 }
 
 static int setup(void **arg) {

@@ -87,6 +87,9 @@ static void test_resume(void **arg) {
     assert_int_equal(n, 20);
     assert_int_equal(n_valid, 4);
     assert_true(first[19] < first[0] - 0.2); /* it learns */
+    double mfu[64];
+    assert_int_equal(read_metrics(s, whole, "mfu", mfu, 64), 20);
+    for (int i = 0; i < 20; i++) assert_true(mfu[i] > 0 && mfu[i] <= 1);
     assert_true(fabs(valid[3] - s->result.valid_loss) == 0);
     assert_true(pu_path_is_dir(path_in(s, pu_arena_printf(s->a, "%s/step-000020", broken))));
     assert_true(pu_path_is_dir(path_in(s, pu_arena_printf(s->a, "%s/step-000015", broken))));
@@ -94,6 +97,41 @@ static void test_resume(void **arg) {
     assert_ok(run_tiny(s, broken, precisions[p], "threads: 1", NULL), &s->e); /* nothing left to do */
     same_run(s, whole, broken);
   }
+}
+
+/* As a signal in the middle of the step after this one: it is heard between that step's two micro-batches. */
+static bool signal_after(void *arg, int64_t step, double loss) {
+  (void)loss;
+  if (step == *(const int64_t *)arg) raise(SIGTERM);
+  return true;
+}
+
+/* A stop does not wait for the end of a step; what was begun of it leaves no trace. */
+static void test_stop_inside(void **arg) {
+  state *s = *arg;
+  write_shards(s, "a", 1, 0);
+  write_shards(s, "b", 2, 0);
+  assert_ok(run_tiny(s, "whole", "bf16", "seed: 1", NULL), &s->e);
+  pu_signals_catch();
+  raise(SIGTERM);
+  assert_int_equal(run_tiny(s, "broken", "bf16", "seed: 1", NULL), PU_ERR_STOPPED);
+  pu_signals_clear();
+  assert_non_null(strstr(s->e.msg, "before the end of the first step"));
+  assert_false(pu_path_exists(path_in(s, "broken/step-000000")));
+  const int64_t stops[] = {3, 12};
+  for (size_t i = 0; i < PU_COUNT(stops); i++) {
+    pu_train_hooks hooks = {.arg = (void *)(uintptr_t)&stops[i], .step = signal_after};
+    assert_int_equal(run_tiny(s, "broken", "bf16", "seed: 1", &hooks), PU_ERR_STOPPED);
+    pu_signals_clear();
+    assert_int_equal(s->result.steps, stops[i]);
+    assert_true(pu_path_is_dir(path_in(s, pu_arena_printf(s->a, "broken/step-%06d", (int)stops[i]))));
+    double losses[64];
+    assert_int_equal(read_metrics(s, "broken", "loss", losses, 64), stops[i]);
+  }
+  assert_ok(run_tiny(s, "broken", "bf16", "seed: 1", NULL), &s->e);
+  same_run(s, "whole", "broken");
+  signal(SIGTERM, SIG_DFL);
+  signal(SIGINT, SIG_DFL);
 }
 
 static void assert_same_file(state *s, const char *name, const pu_buf *before) {
@@ -289,6 +327,21 @@ static void test_refusals(void **arg) {
           "cannot make the folder");
 }
 
+/* A start that fails leaves nothing that was not there before. */
+static void test_no_trace(void **arg) {
+  state *s = *arg;
+  static const char data[] = "data: {seq_len: 8, sources: [{path: $D/a}]}\n";
+  static const char *const wrong[][2] = {{"model: {shape: internlm2-20b}\n", ""},
+                                         {"model: {shape: puyu-2m}\n", "train: {device: abacus}\n"},
+                                         {"model: {shape: puyu-2m}\n", "validate: {path: nowhere}\n"}};
+  write_shards(s, "a", 1, 0);
+  for (size_t i = 0; i < PU_COUNT(wrong); i++) {
+    assert_int_not_equal(
+        run_yaml(s, pu_arena_printf(s->a, "run: $D/runs/r\n%s%s%s", wrong[i][0], data, wrong[i][1]), NULL), PU_OK);
+    assert_false(pu_path_exists(path_in(s, "runs")));
+  }
+}
+
 /* A disk that fills up inside a checkpoint, played by a limit on the size of files between metrics and weights. */
 static bool fill_disk(void *arg, int64_t step, double loss) {
   (void)loss;
@@ -344,6 +397,8 @@ static void test_damaged(void **arg) {
     assert_int_equal(run_yaml(s, more, NULL), PU_ERR_FORMAT);
     assert_non_null(strstr(s->e.msg, names[i]));
     assert_non_null(strstr(s->e.msg, "/step-000020 to go on from step-000015)"));
+    assert_int_equal(run_tiny(s, "r", "f32", "seed: 1", NULL), PU_ERR_FORMAT); /* though there is nothing to do */
+    assert_non_null(strstr(s->e.msg, names[i]));
     assert_ok(pu_file_write(path, whole.data, whole.len, &s->e), &s->e);
     pu_buf_deinit(&whole);
   }
@@ -354,6 +409,7 @@ static void test_damaged(void **arg) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_resume, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_stop_inside, setup, teardown),
       cmocka_unit_test_setup_teardown(test_facts_stay, setup, teardown),
       cmocka_unit_test(test_squares),
       cmocka_unit_test_setup_teardown(test_companions, setup, teardown),
@@ -363,6 +419,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_ramp, setup, teardown),
       cmocka_unit_test_setup_teardown(test_crossing, setup, teardown),
       cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_no_trace, setup, teardown),
       cmocka_unit_test_setup_teardown(test_disk_full, setup, teardown),
       cmocka_unit_test_setup_teardown(test_damaged, setup, teardown),
   };

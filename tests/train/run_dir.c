@@ -41,7 +41,7 @@ static void assert_text(const char *name, const char *text) {
 
 static void test_checkpoints(void **arg) {
   (void)arg;
-  int lock;
+  pu_claim *lock;
   int64_t step;
   make_dir("step-000010");
   make_dir("step-000200");
@@ -66,16 +66,16 @@ static void test_checkpoints(void **arg) {
   assert_ok(pu_train_dir_prune(dir, 1, &e), &e);
   assert_false(exists("step-000200"));
   assert_true(exists("step-1000000"));
-  int again;
+  pu_claim *again;
   assert_int_equal(pu_train_dir_open(dir, &again, &e), PU_ERR_IO); /* flock: also within one process */
   assert_non_null(strstr(e.msg, "another training may be running"));
-  pu_lock_close(lock);
+  pu_claim_close(lock);
 }
 
 /* A lock that cannot be made is no other training. */
 static void test_no_lock(void **arg) {
   (void)arg;
-  int lock;
+  pu_claim *lock;
   make_dir("lock");
   assert_int_equal(pu_train_dir_open(dir, &lock, &e), PU_ERR_IO);
   assert_non_null(strstr(e.msg, "lock"));
@@ -92,7 +92,7 @@ static void test_newest_of_none(void **arg) {
 static void test_read_only(void **arg) {
   (void)arg;
   if (geteuid() == 0) skip(); /* root may write anywhere */
-  int lock;
+  pu_claim *lock;
   assert_int_equal(chmod(dir, 0555), 0);
   pu_err err = pu_train_dir_open(dir, &lock, &e);
   assert_int_equal(chmod(dir, 0755), 0);
@@ -111,6 +111,13 @@ static void test_cut(void **arg) {
   touch("m", "{\"step\":1,\"loss\":2}\n{\"step\":2,\"lo"); /* killed inside a line */
   assert_ok(pu_train_dir_cut(dir, "m", 9, &e), &e);
   assert_text("m", "{\"step\":1,\"loss\":2}\n");
+  touch("m", "{\"step\":1,\"loss\":2}\n{\"step\":2,\"lo\n"); /* torn, and ended by an editor */
+  assert_ok(pu_train_dir_cut(dir, "m", 9, &e), &e);
+  assert_text("m", "{\"step\":1,\"loss\":2}\n");
+  touch("m", "{\"step\":1,\"loss\":2}\n{\"step\":2,\"lo\n{\"step\":3}\n");
+  assert_int_equal(pu_train_dir_cut(dir, "m", 9, &e), PU_ERR_FORMAT);
+  assert_non_null(strstr(e.msg, "/m:2: not JSON"));
+  assert_text("m", "{\"step\":1,\"loss\":2}\n{\"step\":2,\"lo\n{\"step\":3}\n"); /* nothing is lost */
   assert_ok(pu_train_dir_cut(dir, "m", 0, &e), &e);
   assert_text("m", "");
   assert_ok(pu_train_dir_cut(dir, "missing", 0, &e), &e);

@@ -73,17 +73,17 @@ static pu_err finish(pu_demo *d, double started, pu_error *e) {
 
 /* An earlier demo is replaced, anything else is left alone: the lock file tells which it is, and keeps a second demo
  * away while this one runs. */
-static pu_err claim(pu_demo *d, int *lock_fd, pu_error *e) {
+static pu_err claim(pu_demo *d, pu_claim **held, pu_error *e) {
+  static const char LOCK[] = "demo.lock";
   const char *out = d->o->out;
-  char *lock = pu_path_join(d->a, out, "demo.lock"), **names;
+  char *lock = pu_path_join(d->a, out, LOCK), **names;
   size_t n = 0;
   if (!lock) return pu_fail(e, PU_ERR_NOMEM, "no memory for the paths");
   if (pu_path_is_dir(out)) PU_TRY(pu_dir_list(d->a, out, &names, &n, e));
   if (n && !pu_path_exists(lock))
     return pu_fail(e, PU_ERR_USAGE, "--out %s: what is there was not made by a demo; name an empty or a new folder",
                    out);
-  PU_TRY(pu_mkdirs(out, e));
-  pu_err err = pu_lock_open(lock, lock_fd, e);
+  pu_err err = pu_claim_open(out, LOCK, held, e);
   return err ? pu_fail_in(e, err, "--out %s", out) : PU_OK;
 }
 
@@ -100,14 +100,41 @@ static pu_err check_text(const options *o, pu_error *e) {
   return PU_OK;
 }
 
+/* Bytes of text that the corpus holds, counted up to `most`. */
+static pu_err count_text(const char *path, uint64_t most, uint64_t *bytes, pu_error *e) {
+  pu_corpus *c;
+  pu_document doc;
+  bool found = true;
+  *bytes = 0;
+  PU_TRY(pu_corpus_open((const char *const[]){path}, 1, PU_SPLIT_BLANK, NULL, &c, e));
+  pu_err err = PU_OK;
+  while (*bytes < most && !(err = pu_corpus_next(c, &doc, &found, e)) && found) *bytes += doc.text.len;
+  pu_corpus_close(c);
+  return err;
+}
+
+/* A token is a byte at least: less text than this is less than one step of training, which teaches nothing. */
+static pu_err check_length(const options *o, pu_error *e) {
+  const uint64_t least = (uint64_t)PU_DEMO_SEQ_LEN * PU_DEMO_BATCH;
+  uint64_t bytes;
+  if (!o->text) return PU_OK;
+  PU_TRY(count_text(o->text, least, &bytes, e));
+  if (bytes >= least) return PU_OK;
+  return pu_fail(e, PU_ERR_USAGE,
+                 "--text %s: %llu bytes of text are too few to learn from: %llu are the least, and a megabyte or more "
+                 "is better",
+                 o->text, (unsigned long long)bytes, (unsigned long long)least);
+}
+
 static pu_err check_options(const options *o, pu_error *e) {
   if (!o->out[0]) return pu_fail(e, PU_ERR_USAGE, "--out is empty: name a folder");
   const pu_shape *shape;
   PU_TRY(pu_cli_shape(o->shape, &shape, e));
-  return check_text(o, e);
+  PU_TRY(check_text(o, e));
+  return check_length(o, e);
 }
 
-static pu_err prepare(pu_demo *d, int *lock, pu_error *e) {
+static pu_err prepare(pu_demo *d, pu_claim **held, pu_error *e) {
   const char *out = d->o->out;
   d->corpus = pu_path_join(d->a, out, "corpus.jsonl");
   d->tokenizer = pu_path_join(d->a, out, "tokenizer");
@@ -118,26 +145,25 @@ static pu_err prepare(pu_demo *d, int *lock, pu_error *e) {
   if (!d->corpus || !d->tokenizer || !d->shards || !d->run || !d->quantised || !d->report)
     return pu_fail(e, PU_ERR_NOMEM, "no memory for the paths");
   PU_TRY(check_options(d->o, e));
-  PU_TRY(claim(d, lock, e));
+  PU_TRY(claim(d, held, e));
   PU_TRY(pu_remove_tree(d->shards, e));
-  PU_TRY(pu_remove_tree(d->run, e));
-  return pu_mkdirs(d->tokenizer, e);
+  return pu_remove_tree(d->run, e);
 }
 
 static pu_err run(const pu_cli *cli, const void *opt, int n_args, const char **args, pu_error *e) {
   (void)n_args, (void)args;
   pu_demo d = {.o = opt, .cli = cli, .a = cli->arena, .sums = {.arena = cli->arena}};
   double started = pu_now();
-  int lock = -1; /* demo.lock, as long as the demo runs */
+  pu_claim *held = NULL; /* as long as the demo runs */
   pu_buf_init(&d.samples, PU_BUF_MAX);
   pu_signals_catch();
-  pu_err err = prepare(&d, &lock, e);
+  pu_err err = prepare(&d, &held, e);
   for (size_t i = 0; i < PU_COUNT(stages) && !err; i++) {
     pu_log(PU_LOG_INFO, "[%zu/%zu] %s (%.0f s so far)", i + 1, PU_COUNT(stages), stages[i]->title, pu_now() - started);
     err = stages[i]->run(&d, e);
   }
   if (!err) err = finish(&d, started, e);
-  pu_lock_close(lock);
+  pu_claim_close(held);
   pu_sum_list_deinit(&d.sums);
   pu_buf_deinit(&d.samples);
   return err;

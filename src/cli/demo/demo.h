@@ -14,7 +14,7 @@ typedef struct pu_demo_options {
   double minutes;
 } pu_demo_options;
 
-enum { PU_DEMO_SEQ_LEN = 256 };
+enum { PU_DEMO_SEQ_LEN = 256, PU_DEMO_BATCH = 8 };
 
 typedef struct pu_demo_quantised {
   int64_t bytes_before, bytes_after; /* of all tensors */

@@ -16,8 +16,6 @@ static const char *quoted(pu_arena *a, const char *s) {
   return out ? out : "";
 }
 
-enum { BATCH = 8 };
-
 static pu_err configure(pu_demo *d, pu_train_config *cfg, pu_error *e) {
   PU_TRY(pu_options_default(pu_train_options, cfg, d->a, e));
   const struct {
@@ -31,8 +29,8 @@ static pu_err configure(pu_demo *d, pu_train_config *cfg, pu_error *e) {
       {"data.sources", pu_arena_printf(d->a, "[{type: shards, path: '%s/train'}]", quoted(d->a, d->shards))},
       {"train.steps", "10000"}, /* until the clock knows better */
       {"train.minutes", pu_arena_printf(d->a, "%.6g", d->o->minutes)},
-      {"train.global_batch", pu_arena_printf(d->a, "%d", BATCH)},
-      {"train.micro_batch", pu_arena_printf(d->a, "%d", BATCH)},
+      {"train.global_batch", pu_arena_printf(d->a, "%d", PU_DEMO_BATCH)},
+      {"train.micro_batch", pu_arena_printf(d->a, "%d", PU_DEMO_BATCH)},
       {"train.threads", pu_arena_printf(d->a, "%lld", (long long)d->o->threads)},
       {"train.seed", pu_arena_printf(d->a, "%lld", (long long)d->o->seed)},
       /* Small steps, many of them: chosen on another held-out tenth than the one that is scored. */

@@ -39,6 +39,7 @@ static pu_err train_tokenizer(pu_demo *d, pu_error *e) {
   pu_err err = pu_bpe_trainer_create(&o, &t, e);
   if (!err) {
     err = count_words(d, t, e);
+    if (!err) err = pu_mkdirs(d->tokenizer, e);
     if (!err) err = pu_bpe_trainer_save(t, d->tokenizer, e);
     pu_bpe_trainer_free(t);
   }
