@@ -308,8 +308,9 @@ static pu_err get_page(const pu_load_options *o, const char *url, const char *co
                      .arg = p};
   pu_err err = pu_http_client_start(c, &ask, NULL, e);
   while (!err && !p->ended && !pu_signals_stop()) err = pu_http_client_wait(c, LONGEST_WAIT, e);
+  bool stopped = !p->ended; /* what is dropped now ends, too */
   pu_http_client_free(c);
-  if (!err && !p->ended) err = pu_fail(e, PU_ERR_STOPPED, "%s: it was stopped", url);
+  if (!err && stopped) err = pu_fail(e, PU_ERR_STOPPED, "%s: it was stopped", url);
   if (!err && p->why[0]) err = pu_fail(e, PU_ERR_IO, "%s: %s", url, p->why);
   if (!err && p->status != 200)
     err = pu_fail(e, PU_ERR_IO, "%s: status %d%s", url, p->status,

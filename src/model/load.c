@@ -253,7 +253,7 @@ static bool may_be_ignored(const loader *l, const char *name) {
 
 /* Old GPTQ files have a bias of zeros beside every matrix: it adds nothing. */
 static bool is_zero_bias(const loader *l, const pu_source_tensor *t) {
-  if (!ends_with(t->name, ".bias") || t->ndim != 1 || t->dtype == PU_DTYPE_COUNT) return false;
+  if (!ends_with(t->name, ".bias") || t->ndim != 1 || t->dtype == PU_DTYPE_COUNT || t->coding) return false;
   for (int64_t i = 0; i < t->shape[0]; i++) {
     float v;
     uint32_t raw;

@@ -2,11 +2,13 @@
  * inputs' groups) are shown as the one that the family's rules name. `quantization_config` in config.json says how they
  * lie:
  *
- *   awq   qweight i32 [K, N/8]: the eight halves of a byte in a word are columns 0 2 4 6 1 3 5 7; qzeros i32 [G, N/8],
- * the same way; scales [G, N]. Without qzeros it is symmetric. (AutoAWQ, `gemm`.) gptq  qweight i32 [K bits/32, N], the
- * lowest bits first; qzeros i32 [G, N bits/32], each zero less one, but in `gptq_v2`; scales [G, N]; g_idx i32 [K], the
- * group of each input. (AutoGPTQ, GPTQModel.) compressed-tensors  weight i8 [N, K], weight_scale [N, 1].
- * (llm-compressor, `int-quantized`.)
+ * awq (AutoAWQ, `gemm`): qweight i32 [K, N/8], the eight halves of a byte in a word are columns 0 2 4 6 1 3 5 7; qzeros
+ * i32 [G, N/8], the same way; scales [G, N]. Without qzeros it is symmetric.
+ *
+ * gptq (AutoGPTQ, GPTQModel): qweight i32 [K bits/32, N], the lowest bits first; qzeros i32 [G, N bits/32], each zero
+ * less one, but in `gptq_v2`; scales [G, N]; g_idx i32 [K], the group of each input.
+ *
+ * compressed-tensors (llm-compressor, `int-quantized`): weight i8 [N, K], weight_scale [N, 1].
  *
  * w[n][k] = (q - zero) scale. */
 #include "src/model/source.h"
@@ -302,6 +304,9 @@ static bool is_part(const pu_quant_files *f, const pu_safetensors *files, const 
 static pu_err show_packed(pu_quant_files *f, const pu_safetensors *files, const pu_st_tensor *t, const char *stem,
                           pu_source_tensor *out, pu_error *e) {
   coding *c = pu_arena_zalloc(f->a, sizeof *c);
+  if (t->shape[0] < 1 || t->shape[0] > INT32_MAX / 8 || t->shape[1] < 1 || t->shape[1] > INT32_MAX / 8)
+    return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.150s' [%lld, %lld] is no matrix in few bits", f->config, t->name,
+                   (long long)t->shape[0], (long long)t->shape[1]);
   if (!c) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the list of its tensors", f->config);
   *c = (coding){.how = f->how, .less_one = f->less_one, .bits = (int)f->bits, .q = t};
   c->scales = part(files, stem, f->how == INT8 ? "weight_scale" : "scales");

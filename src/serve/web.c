@@ -48,11 +48,13 @@ static bool inflate_into(const pu_web_file *f, pu_buf *out) {
 }
 
 static void add_headers(pu_http_request *r, const pu_web_file *f) {
+  char etag[64]; /* a weak one: the same for the packed bytes and the plain ones */
+  snprintf(etag, sizeof etag, "W/%s", f->etag);
   pu_http_add_header(r, "Content-Security-Policy", policy);
   pu_http_add_header(r, "X-Content-Type-Options", "nosniff");
   pu_http_add_header(r, "Referrer-Policy", "no-referrer");
   pu_http_add_header(r, "Cache-Control", "no-cache"); /* kept, but asked about: another puyu has other files */
-  pu_http_add_header(r, "ETag", f->etag);
+  pu_http_add_header(r, "ETag", etag);
   pu_http_add_header(r, "Vary", "Accept-Encoding");
 }
 

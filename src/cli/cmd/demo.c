@@ -161,6 +161,7 @@ static pu_err run(const pu_cli *cli, const void *opt, int n_args, const char **a
   for (size_t i = 0; i < PU_COUNT(stages) && !err; i++) {
     pu_log(PU_LOG_INFO, "[%zu/%zu] %s (%.0f s so far)", i + 1, PU_COUNT(stages), stages[i]->title, pu_now() - started);
     err = stages[i]->run(&d, e);
+    if (!err && pu_signals_stop()) err = pu_fail(e, PU_ERR_STOPPED, "stopped by a signal");
   }
   if (!err) err = finish(&d, started, e);
   pu_claim_close(held);

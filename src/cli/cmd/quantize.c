@@ -222,7 +222,17 @@ static pu_err move_into_place(const job *j, pu_arena *a, pu_error *e) {
     if (was && rename(old, j->dst) != 0) pu_log(PU_LOG_ERROR, "%s: what was there is now %s", j->dst, old);
     return err;
   }
+  char *parent = pu_arena_strdup(a, j->dst), *slash = parent ? strrchr(parent, '/') : NULL;
+  if (slash) slash[slash == parent] = 0;
+  PU_TRY(pu_fsync_dir(slash ? parent : ".", e));
   return was ? pu_remove_tree(old, e) : PU_OK;
+}
+
+/* OUT/ is OUT: what is made beside it must not lie in it. */
+static const char *without_slashes(pu_arena *a, const char *path) {
+  size_t n = strlen(path);
+  while (n > 1 && path[n - 1] == '/') n--;
+  return pu_arena_strndup(a, path, n);
 }
 
 /* ---- the whole ---- */
@@ -259,8 +269,10 @@ static pu_err prepare(job *j, const pu_cli *cli, pu_error *e) {
 
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   const options *o = opts;
-  job j = {.o = o, .src = args[0], .dst = args[1], .made = pu_arena_printf(cli->arena, "%s" MADE, args[1])};
+  job j = {.o = o, .src = args[0], .dst = without_slashes(cli->arena, args[1])};
   (void)n_args;
+  if (!j.dst) return pu_fail(e, PU_ERR_NOMEM, "no memory for the name of DST");
+  j.made = pu_arena_printf(cli->arena, "%s" MADE, j.dst);
   j.how = (pu_quantize_options){.method = methods[o->method],
                                 .bits = o->bits             ? (int)o->bits
                                         : o->method == W8A8 ? 8

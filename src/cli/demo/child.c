@@ -18,13 +18,16 @@ pu_err pu_child_start(const char *const *argv, pu_child *c, pu_error *e) {
   posix_spawn_file_actions_adddup2(&files, ends[1], STDOUT_FILENO);
   posix_spawn_file_actions_addclose(&files, ends[0]);
   posix_spawn_file_actions_addclose(&files, ends[1]);
-  int failed = posix_spawnp(&c->pid, argv[0], &files, NULL, (char *const *)(uintptr_t)argv, environ);
+  c->out = fdopen(ends[0], "r");
+  int failed = !c->out ? errno : posix_spawnp(&c->pid, argv[0], &files, NULL, (char *const *)(uintptr_t)argv, environ);
   posix_spawn_file_actions_destroy(&files);
   close(ends[1]);
-  c->out = failed ? NULL : fdopen(ends[0], "r");
-  if (c->out) return PU_OK;
-  close(ends[0]);
-  return pu_fail(e, PU_ERR_IO, "%s: cannot be started: %s", argv[0], strerror(failed ? failed : errno));
+  if (!failed) return PU_OK;
+  if (c->out)
+    fclose(c->out);
+  else
+    close(ends[0]);
+  return pu_fail(e, PU_ERR_IO, "%s: cannot be started: %s", argv[0], strerror(failed));
 }
 
 pu_err pu_child_finish(pu_child *c, const char *name, pu_error *e) {
@@ -32,6 +35,7 @@ pu_err pu_child_finish(pu_child *c, const char *name, pu_error *e) {
   fclose(c->out);
   while (waitpid(c->pid, &status, 0) < 0 && errno == EINTR) {}
   if (WIFEXITED(status) && WEXITSTATUS(status) == 0) return PU_OK;
+  if (pu_signals_stop()) return pu_fail(e, PU_ERR_STOPPED, "stopped by a signal");
   return pu_fail(e, PU_ERR_INTERNAL, "%s ended with %s %d", name, WIFSIGNALED(status) ? "signal" : "status",
                  WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status));
 }

@@ -13,6 +13,7 @@ typedef struct pu_parts {
   size_t n, done; /* parts */
   size_t bytes;   /* of tensors so far */
   pu_buf map;     /* the index's lines */
+  json_t *plain;  /* matrices that are not in few bits, without ".weight" */
 } pu_parts;
 
 /* dir is made; it outlives the parts. */

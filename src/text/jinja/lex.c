@@ -244,7 +244,7 @@ static const char *digits(const lexer *x, const char *p) {
 /* 0x1F, 0o17, 0b11: where it ends, or NULL. */
 static const char *based(const lexer *x) {
   const char *p = x->p + 2;
-  if (x->end - x->p < 3 || *x->p != '0' || !strchr("xXoObB", x->p[1])) return NULL;
+  if (x->end - x->p < 3 || *x->p != '0' || !x->p[1] || !strchr("xXoObB", x->p[1])) return NULL;
   while (p < x->end && (hex_digit(*p) >= 0 || *p == '_')) p++;
   return p > x->p + 2 ? p : NULL;
 }
