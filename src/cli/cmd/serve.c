@@ -146,7 +146,8 @@ const pu_command pu_command_serve = {
     .summary = "answer over HTTP, as OpenAI's API does",
     .usage = "MODEL [options]",
     .details =
-        "MODEL is a Hugging Face directory or a GGUF file. Prints the address on standard output when it listens, and answers until "
+        "MODEL is a Hugging Face directory or a GGUF file. Prints the address on standard output when it listens, and "
+        "answers until "
         "SIGINT or SIGTERM; running answers may then end.\n\n"
         "A chat page is at /. Routes: /v1/chat/completions, /v1/completions, /v1/models, /tokenize, /detokenize, "
         "/apply_template, /health, "
