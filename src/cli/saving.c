@@ -106,10 +106,15 @@ static pu_dtype widest(bool f32, bool bf16, bool f16) {
 static pu_err type_in_dir(const char *dir, pu_dtype *out, pu_error *e) {
   pu_safetensors *s;
   PU_TRY(pu_safetensors_open(dir, &s, e));
-  bool seen[PU_DTYPE_COUNT + 1] = {0};
-  for (size_t i = 0; i < pu_safetensors_count(s); i++) seen[pu_safetensors_at(s, i)->dtype] = true;
+  bool seen[PU_DTYPE_COUNT + 1] = {0}, quantised = false;
+  for (size_t i = 0; i < pu_safetensors_count(s); i++) {
+    const pu_st_tensor *t = pu_safetensors_at(s, i);
+    const char *end = strrchr(t->name, '.');
+    seen[t->dtype] = true;
+    quantised |= end && (strcmp(end, ".qweight") == 0 || strcmp(end, ".weight_scale") == 0);
+  }
   pu_safetensors_close(s);
-  *out = widest(seen[PU_F32], seen[PU_BF16], seen[PU_F16]);
+  *out = quantised ? PU_DTYPE_COUNT : widest(seen[PU_F32], seen[PU_BF16], seen[PU_F16]);
   return PU_OK;
 }
 
@@ -137,6 +142,11 @@ pu_err pu_cli_type_of(const char *model, pu_dtype *out, pu_error *e) {
 }
 
 /* ---- where it may go ---- */
+
+bool pu_cli_is_gguf_name(const char *path) {
+  size_t n = strlen(path);
+  return n > 5 && strcmp(path + n - 5, ".gguf") == 0;
+}
 
 bool pu_cli_same_place(const char *a, const char *b) {
   struct stat x, y;

@@ -8,6 +8,7 @@
  * over another model, or the tokenizer that lies there, with `force`. */
 pu_err pu_cli_check_place(const char *src, const char *dst, bool gguf, bool force, pu_arena *a,
                           pu_error *e) PU_MUST_USE;
+bool pu_cli_is_gguf_name(const char *path);           /* is it to become a GGUF file? */
 bool pu_cli_same_place(const char *a, const char *b); /* one file or folder under two names */
 /* Refuses a folder that holds what only a training run or its checkpoint does, and a checkpoint's name inside a run. */
 pu_err pu_cli_check_no_run(const char *dst, pu_arena *a, pu_error *e) PU_MUST_USE;

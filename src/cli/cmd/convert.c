@@ -89,11 +89,6 @@ static pu_err convert(const job *j, pu_arena *a, pu_error *e) {
   return err;
 }
 
-static bool is_gguf_name(const char *path) {
-  size_t n = strlen(path);
-  return n > 5 && strcmp(path + n - 5, ".gguf") == 0;
-}
-
 /* Types to read and to write. */
 static pu_err choose_types(const options *o, job *j, pu_error *e) {
   static const char *const types[] = {NULL, "f32", "bf16", "f16", "q8_0", "q4_0"};
@@ -121,8 +116,10 @@ static pu_err check_family(const job *j, pu_error *e) {
 
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   const options *o = opts;
-  job j = {
-      .src = args[0], .dst = args[1], .to_gguf = is_gguf_name(args[1]), .shard_bytes = (size_t)o->shard_mb * 1000000};
+  job j = {.src = args[0],
+           .dst = args[1],
+           .to_gguf = pu_cli_is_gguf_name(args[1]),
+           .shard_bytes = (size_t)o->shard_mb * 1000000};
   (void)n_args;
   if (o->arch) PU_TRY(pu_cli_arch(o->arch, &j.arch, e));
   PU_TRY(pu_cli_check_place(j.src, j.dst, j.to_gguf, o->force, cli->arena, e));

@@ -190,15 +190,10 @@ static pu_err put_report(const job *j, const pu_cli *cli, pu_error *e) {
 
 /* ---- places ---- */
 
-static bool is_gguf_name(const char *path) {
-  size_t n = strlen(path);
-  return n > 5 && strcmp(path + n - 5, ".gguf") == 0;
-}
-
 static pu_err check_place(const job *j, const pu_cli *cli, pu_error *e) {
   const char *config = pu_path_join(cli->arena, j->dst, "config.json");
   if (!config || !j->made) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", j->dst);
-  if (is_gguf_name(j->dst))
+  if (pu_cli_is_gguf_name(j->dst))
     return pu_fail(e, PU_ERR_USAGE,
                    "%s: this writes Hugging Face directories; `puyu convert --dtype q4_0` (or q8_0) writes GGUF files",
                    j->dst);

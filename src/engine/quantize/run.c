@@ -2,7 +2,6 @@
  * quantised layer makes of the calibration texts. */
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "src/engine/quantize/parts.h"
 
