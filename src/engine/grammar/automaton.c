@@ -7,6 +7,9 @@
 #include "src/engine/grammar/nfa.h"
 
 enum { POOL_MAX = 1 << 22, EDGES_MAX = 1 << 22, NEVER = INT32_MAX };
+/* Looks at an edge or a state before a grammar is refused, a tenth of a second: nodes of many states are dear long before there
+ * are too many of them. */
+static const int64_t LOOKS_MAX = 1 << 24;
 
 typedef struct made {
   const nfa *a;
@@ -18,6 +21,7 @@ typedef struct made {
   nfa_edge *here; /* the edges that leave a node's states, but the empty ones */
   int32_t n_here, cap_here;
   int32_t end; /* of the rule */
+  int64_t looks;
   bool too_large, no_memory;
 } made;
 
@@ -65,6 +69,7 @@ static int32_t find(const made *d, const int32_t *states, int32_t n, uint32_t *s
 static int32_t node_of(made *d) {
   int32_t n = 0;
   bool accepts = false;
+  d->too_large = (d->looks += d->set.n) > LOOKS_MAX;
   for (int32_t i = 0; i < d->set.n; i++) {
     int32_t s = d->set.v[i];
     accepts |= s == d->end;
@@ -122,6 +127,7 @@ static void byte_edges(made *d, int32_t node) {
   cut[256] = true;
   for (int lo = 0, hi; lo < 256 && !d->too_large && !d->no_memory; lo = hi + 1) {
     for (hi = lo; !cut[hi + 1];) hi++;
+    d->looks += d->n_here;
     nfa_set_clear(&d->set);
     for (int32_t i = 0; i < d->n_here; i++)
       if (d->here[i].rule == NFA_BYTES && d->here[i].lo <= lo && d->here[i].hi >= hi)
@@ -316,9 +322,9 @@ static void find_classes(g_automaton *m, int32_t n_edges) {
 static pu_err failure(const made *d, pu_error *e) {
   if (!d->too_large) return pu_fail(e, PU_ERR_NOMEM, "no memory for the automaton of a grammar");
   return pu_fail(e, PU_ERR_UNSUPPORTED,
-                 "the grammar is too tangled: its automaton has more than %d states; repeat less, or let alternatives "
-                 "differ where they begin",
-                 G_NODES_MAX);
+                 "the grammar is too tangled: its automaton would have more than %d states, or take more than %lld steps "
+                 "to build; repeat less, or let alternatives differ where they begin",
+                 G_NODES_MAX, (long long)LOOKS_MAX);
 }
 
 static pu_err make(made *d, pu_error *e) {
