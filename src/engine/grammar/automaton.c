@@ -7,8 +7,8 @@
 #include "src/engine/grammar/nfa.h"
 
 enum { POOL_MAX = 1 << 22, EDGES_MAX = 1 << 22, NEVER = INT32_MAX };
-/* Looks at an edge or a state before a grammar is refused, a tenth of a second: nodes of many states are dear long before there
- * are too many of them. */
+/* Looks at an edge or a state before a grammar is refused, a tenth of a second: nodes of many states are dear long
+ * before there are too many of them. */
 static const int64_t LOOKS_MAX = 1 << 24;
 
 typedef struct made {
@@ -321,10 +321,11 @@ static void find_classes(g_automaton *m, int32_t n_edges) {
 
 static pu_err failure(const made *d, pu_error *e) {
   if (!d->too_large) return pu_fail(e, PU_ERR_NOMEM, "no memory for the automaton of a grammar");
-  return pu_fail(e, PU_ERR_UNSUPPORTED,
-                 "the grammar is too tangled: its automaton would have more than %d states, or take more than %lld steps "
-                 "to build; repeat less, or let alternatives differ where they begin",
-                 G_NODES_MAX, (long long)LOOKS_MAX);
+  return pu_fail(
+      e, PU_ERR_UNSUPPORTED,
+      "the grammar is too tangled: its automaton would have more than %d states, or take more than %lld steps "
+      "to build; repeat less, or let alternatives differ where they begin",
+      G_NODES_MAX, (long long)LOOKS_MAX);
 }
 
 static pu_err make(made *d, pu_error *e) {
