@@ -1,0 +1,71 @@
+/* Inside data: filters. A filter is one file in filters/ that defines one pu_filter. It measures a document, and may
+ * rewrite it; what a value must be for a document to stay is a pair of bounds, which are data: presets and the user set
+ * them, and they are applied again to the values in a stage's sidecars without reading a text. */
+#ifndef PUYU_DATA_FILTER_H
+#define PUYU_DATA_FILTER_H
+
+#include <math.h>
+
+#include "src/data/doc.h"
+
+/* One value of a document. NAN: it says nothing of this document, and no bound drops it. */
+typedef struct pu_measure {
+  const char *name; /* "mean_word_length"; its full name is FILTER.NAME */
+  double min, max;  /* the published bounds, both allowed; -INFINITY, INFINITY: none */
+  const char *help; /* one line: what it counts, and the source */
+} pu_measure;
+enum { PU_FILTER_MEASURES = 24 };
+
+/* What filters may be told; one table for all of them (options.c), under `filter.` in YAML. */
+typedef struct pu_filter_options {
+  pu_strs domains;   /* files: a domain a line; the documents of these domains go */
+  pu_strs words;     /* files: a word or phrase a line */
+  pu_strs languages; /* kept; empty: all */
+  int width;         /* pu_width: full-width letters */
+  int han;           /* pu_han: traditional and simplified characters */
+  bool nfkc, mask;
+} pu_filter_options;
+typedef enum pu_width { PU_WIDTH_KEEP, PU_WIDTH_HALF } pu_width; /* Ａ１ become A1 */
+typedef enum pu_han { PU_HAN_KEEP, PU_HAN_SIMPLIFIED, PU_HAN_TRADITIONAL } pu_han;
+
+typedef struct pu_filter {
+  const char *name;           /* "gopher_quality" */
+  const char *summary;        /* one line */
+  const pu_measure *measures; /* ends with a name of NULL; at most PU_FILTER_MEASURES */
+  bool rewrites;              /* changes the text */
+  /* What is shared by all threads and read only: tables, word lists. NULL: nothing. */
+  pu_err (*open)(const pu_filter_options *o, void **shared, pu_error *e);
+  void (*close)(void *shared);
+  /* values: [measures], NAN when called. A filter that rewrites leaves the text in d->spare and calls pu_doc_rewritten,
+   * or leaves all as it was. Work space: d->arena. */
+  pu_err (*apply)(const void *shared, pu_doc *d, double *values, pu_error *e);
+} pu_filter;
+extern const pu_filter *const pu_filter_all[];
+const pu_filter *pu_filter_find(const char *name); /* NULL: unknown */
+
+/* A bound that a preset or the user sets: "gopher_quality.words.min=20", "…max=.inf". */
+typedef struct pu_bound {
+  const pu_filter *filter;
+  int measure;
+  double min, max;
+} pu_bound;
+
+/* Which filters run, in their order, with the bounds of each of their measures. */
+typedef struct pu_filter_set {
+  const pu_filter *v[64];
+  pu_bound bounds[64][PU_FILTER_MEASURES];
+  size_t n;
+} pu_filter_set;
+/* Presets ("gopher", "c4", "fineweb", "wanjuan", "web", "books", "code", …) and filters' names, joined; then changes.
+ */
+pu_err pu_filter_set_make(const pu_strs *names, const pu_strs *changes, pu_filter_set *out, pu_error *e) PU_MUST_USE;
+/* The first measure out of its bounds, in order; -1: none. */
+int pu_filter_drops(const pu_filter_set *s, size_t filter, const double *values);
+typedef struct pu_filter_preset {
+  const char *name, *summary;
+  const char *filters; /* "a b c" */
+  const char *changes; /* "filter.measure.max=0.5 …"; NULL: none */
+} pu_filter_preset;
+const pu_filter_preset *pu_filter_presets(void); /* ends with a name of NULL */
+
+#endif

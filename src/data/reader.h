@@ -1,0 +1,100 @@
+/* Inside data: readers, which make documents out of files. A reader is one file in readers/ that defines one pu_reader.
+ *
+ * What is broken is skipped, counted and recorded with file and offset (pu_input_skip), and reading goes on behind it;
+ * a reader returns an error only where nothing more can be read (the operating system said no, memory is spent). Work
+ * and memory are bounded by the bytes read: a document has at most PU_DOC_MAX bytes of text, and what is inside an
+ * archive at most PU_INPUT_RATIO times the archive's size or PU_INPUT_LEAST, whichever is more. */
+#ifndef PUYU_DATA_READER_H
+#define PUYU_DATA_READER_H
+
+#include "src/data/doc.h"
+
+enum { PU_INPUT_DEPTH = 4, PU_INPUT_RATIO = 200 }; /* archives in archives */
+#define PU_INPUT_LEAST ((uint64_t)64 << 20)
+
+/* What was skipped: told once for each. */
+typedef struct pu_skips {
+  void (*skip)(void *arg, const char *path, uint64_t offset, const char *why);
+  void *arg;
+} pu_skips;
+
+typedef struct pu_read_options {
+  const char *source;  /* the documents' source; ids without one of their own are "SOURCE/NAME:NUMBER" */
+  const char *format;  /* a reader's name; NULL or "auto": by the file's name, else by its first bytes */
+  const char *key;     /* of the text in JSON, the column in CSV and Parquet; NULL: "content", else "text" */
+  const char *charset; /* NULL: found out */
+  pu_split split;      /* what a document is in plain text */
+  int html;            /* pu_html_mode */
+  pu_skips skips;
+} pu_read_options;
+
+/* Bytes of a file, of a range of a file, or of a member of an archive, after decompression (.gz, .zst, by magic,
+ * several members or frames one after the other). Buffered. */
+typedef struct pu_input pu_input;
+/* [begin, end) of the file as it lies on disk; end 0: to its end. A range of a plain file of lines begins with the
+ * first line that begins in it and ends with the last that does, whatever bytes that line needs. */
+pu_err pu_input_open(const char *path, uint64_t begin, uint64_t end, const pu_read_options *o, pu_input **out,
+                     pu_error *e) PU_MUST_USE;
+void pu_input_close(pu_input *in);
+const char *pu_input_name(const pu_input *in); /* path, then the members' names: "a.zip/b.html" */
+uint64_t pu_input_at(const pu_input *in);      /* bytes given out so far: where errors are */
+uint64_t pu_input_raw(const pu_input *in);     /* bytes of the file on disk taken so far: progress */
+const pu_read_options *pu_input_options(const pu_input *in);
+/* Looks at the next bytes, at least `want` (at most 1 MiB) where there are as many; they stay. */
+pu_err pu_input_peek(pu_input *in, size_t want, pu_str *out, pu_error *e) PU_MUST_USE;
+void pu_input_take(pu_input *in, size_t n); /* n of those that peek showed are done with */
+/* Up to len bytes; *got 0: the end. */
+pu_err pu_input_read(pu_input *in, void *data, size_t len, size_t *got, pu_error *e) PU_MUST_USE;
+/* The next line without its end (\n or \r\n), in a buffer that lives until the next call; *found false: the end. A line
+ * of more than PU_DOC_MAX is skipped and recorded. */
+pu_err pu_input_line(pu_input *in, pu_str *line, bool *found, pu_error *e) PU_MUST_USE;
+/* The rest, at most max bytes; more: *cut is set and the rest is passed over. */
+pu_err pu_input_rest(pu_input *in, size_t max, pu_buf *out, bool *cut, pu_error *e) PU_MUST_USE;
+void pu_input_skip(pu_input *in, uint64_t offset, const char *why);
+
+typedef struct pu_reader {
+  const char *name;           /* "warc": what a source's format says */
+  const char *endings;        /* ".warc .arc": of file names, without .gz and .zst; lower case */
+  bool lines;                 /* a document is a line: large plain files are cut into ranges */
+  bool (*looks)(pu_str head); /* do the first bytes (up to 64 KiB) look like it? NULL: only by name */
+  size_t state_size;          /* zeroed before open */
+  pu_err (*open)(void *state, pu_input *in, pu_error *e); /* NULL: nothing to open */
+  /* The next document into a cleared `out`. What has no text is passed over. */
+  pu_err (*next)(void *state, pu_input *in, pu_doc *out, bool *found, pu_error *e);
+  void (*close)(void *state); /* NULL: nothing to free. Called once after open, failed or not */
+} pu_reader;
+extern const pu_reader *const pu_reader_all[];
+
+/* The reader of the input, by its options, its name, or its first bytes; text where nothing else fits; NULL: it is
+ * known to hold nothing to read (an image, a program) and is to be passed over and recorded. */
+pu_err pu_reader_find(pu_input *in, const pu_reader **out, pu_error *e) PU_MUST_USE;
+
+/* Documents of one input by whatever reader it takes. */
+typedef struct pu_reading pu_reading;
+pu_err pu_reading_open(pu_input *in, pu_reading **out,
+                       pu_error *e) PU_MUST_USE; /* takes over the input, also when it fails */
+pu_err pu_reading_next(pu_reading *r, pu_doc *out, bool *found, pu_error *e) PU_MUST_USE;
+void pu_reading_close(pu_reading *r);
+const pu_input *pu_reading_input(const pu_reading *r);
+
+/* For readers of archives: a member, read through `read` (up to len bytes; *got 0: its end), as an input of its own
+ * below `parent`. raw: bytes of the archive it takes, against which what comes out of it is held. */
+typedef pu_err (*pu_member_read)(void *arg, void *data, size_t len, size_t *got, pu_error *e);
+pu_err pu_input_member(pu_input *parent, const char *name, pu_member_read read, void *arg, uint64_t raw, pu_input **out,
+                       pu_error *e) PU_MUST_USE;
+
+/* For readers that have a whole text in memory. Sets id (where empty), source, type. */
+pu_err pu_read_text(pu_input *in, pu_doc *out, pu_str bytes, uint64_t number,
+                    pu_error *e) PU_MUST_USE; /* any charset */
+pu_err pu_read_html(pu_input *in, pu_doc *out, pu_str bytes, const char *charset, pu_error *e) PU_MUST_USE;
+
+/* ---- charsets (charset.c) ---- */
+
+/* "UTF-8", "UTF-16LE", "UTF-16BE", "GB18030", "Big5", "Shift_JIS", "EUC-JP", "EUC-KR", "windows-1251", "windows-1252":
+ * what the bytes are in, by their marks, validity and letters' frequencies. hint: what a header or a <meta> says, or
+ * NULL: taken where it fits the bytes. */
+const char *pu_charset_find(pu_str bytes, const char *hint);
+/* Appends bytes as UTF-8; what is none becomes U+FFFD, counted in *bad (may be NULL). */
+pu_err pu_charset_convert(pu_str bytes, const char *charset, pu_buf *out, size_t *bad, pu_error *e) PU_MUST_USE;
+
+#endif
