@@ -131,7 +131,7 @@ typedef struct pu_data_how {
   size_t memory;                                          /* bytes that sorting may take; 0: half of what is free */
   int rank, ranks;                                        /* of several processes over one file system; 0, 1: alone */
   bool force;                                             /* begin anew where another run began */
-  void (*progress)(void *arg, double done, double total); /* units of work, one total a step */
+  void (*progress)(void *arg, const char *step, double done, double total); /* units of work */
   void *progress_arg;
 } pu_data_how;
 
@@ -141,6 +141,23 @@ typedef struct pu_data_result {
 } pu_data_result;
 
 pu_err pu_data_counts(const char *dir, pu_data_result *out, pu_error *e) PU_MUST_USE; /* of a stage that is there */
+bool pu_data_is_stage(const char *dir);
+
+/* One value that a filter gives a document. NAN: it says nothing of it, and no bound drops it. */
+typedef struct pu_measure {
+  const char *name; /* "mean_word_length"; its full name is FILTER.NAME */
+  double min, max;  /* the published bounds, both allowed; -INFINITY, INFINITY: none */
+  const char *help; /* one line: what it counts, and the source */
+} pu_measure;
+typedef struct pu_filter_preset {
+  const char *name, *summary;
+  const char *filters; /* "a b c" */
+  const char *changes; /* "filter.measure.max=0.5 …"; NULL: none */
+} pu_filter_preset;
+const pu_filter_preset *pu_filter_presets(void); /* ends with a name of NULL */
+/* Filter number i of those there are, by name; false: there is none. Its measures end with a name of NULL. */
+bool pu_filter_at(size_t i, const char **name, const char **summary, const pu_measure **measures);
+
 /* Makes stage DIR of `before`, a stage (NULL: of the sources). A run that was killed goes on where it was. */
 pu_err pu_clean_run(const char *dir, const char *before, const pu_clean_options *o, const pu_data_how *how,
                     pu_data_result *out, pu_error *e) PU_MUST_USE;
@@ -149,6 +166,26 @@ pu_err pu_clean_run(const char *dir, const char *before, const pu_clean_options 
 pu_err pu_clean_apply(const char *dir, const char *of, const pu_strs *bounds, const pu_data_how *how,
                       pu_data_result *out, pu_error *e) PU_MUST_USE;
 
+/* A whole run, as YAML describes it (examples/wanjuan.yaml): stages OUT/1-clean, …, shards and OUT/report.html. */
+typedef struct pu_data_config {
+  const char *out;
+  pu_list sources; /* of pu_source */
+  pu_strs filters, bounds;
+  pu_filter_options filter;
+} pu_data_config;
+extern const pu_option pu_data_options[];
+extern const pu_option pu_source_options[]; /* one item of `sources` */
+pu_err pu_data_run(const pu_data_config *cfg, const pu_data_how *how, pu_data_result *out, pu_error *e) PU_MUST_USE;
+
+/* The documents of a stage that are still in (dropped NULL), or those that a rule (a name, or the beginning of one; "" all)
+ * dropped in it: `each` is called for up to n of them, spread over the whole by seed (n 0: all, in order). */
+typedef struct pu_kept {
+  pu_str id, text, source, lang, url, title;
+  const char *rule; /* NULL: it is in */
+  double value;
+} pu_kept;
+pu_err pu_data_each(const char *stage, const char *dropped, int64_t n, uint64_t seed,
+                    pu_err (*each)(void *arg, const pu_kept *d, pu_error *e), void *arg, pu_error *e) PU_MUST_USE;
 /* One self-contained HTML page on stages, the earliest first: the funnel, what each rule dropped with samples, histograms
  * of every measure, shares of sources, languages and kinds. At least one stage. */
 pu_err pu_data_report(const char *title, const char *const *stages, size_t n, const char *path, pu_error *e) PU_MUST_USE;

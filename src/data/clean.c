@@ -211,7 +211,7 @@ static pu_err open_input(clean *c, const char *before, const char ***names, pu_e
 
 static void show(void *arg, double units) {
   const clean *c = arg;
-  if (c->how->progress) c->how->progress(c->how->progress_arg, units, (double)pu_stage_writer_units(c->w));
+  if (c->how->progress) c->how->progress(c->how->progress_arg, "clean", units, (double)pu_stage_writer_units(c->w));
 }
 
 static pu_err run(clean *c, const char *dir, const char *before, pu_error *e) {
