@@ -211,6 +211,9 @@ pu_err pu_config_write(const char *path, const pu_arch *arch, const pu_hparams *
 /* Of whatever pu_model_load reads: config.json of a directory (its weights may be missing), or a GGUF file's metadata. */
 pu_err pu_model_describe(const char *path, const pu_arch **arch, pu_hparams *hp, pu_error *e) PU_MUST_USE;
 
+/* The type that holds all of its weights without loss: f32, bf16 or f16; PU_DTYPE_COUNT: some are quantised. matrices:
+ * vectors do not count, as they never do in GGUF files, where all of them are f32. */
+pu_err pu_model_widest(const char *path, bool matrices, pu_dtype *out, pu_error *e) PU_MUST_USE;
 /* Are most of its weights f32, so that computing in less would lose some of them? */
 pu_err pu_model_mostly_f32(const char *path, bool *out, pu_error *e) PU_MUST_USE;
 

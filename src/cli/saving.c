@@ -96,56 +96,10 @@ pu_err pu_cli_save_dir(const pu_model *m, const char *src, const char *dst, pu_d
   return err;
 }
 
-/* ---- types ---- */
-
-/* The widest type among the file's weights: writing it loses nothing. */
-static pu_dtype widest(bool f32, bool bf16, bool f16) {
-  return f32 || (bf16 && f16) ? PU_F32 : f16 ? PU_F16 : PU_BF16;
-}
-
-static pu_err type_in_dir(const char *dir, pu_dtype *out, pu_error *e) {
-  pu_safetensors *s;
-  PU_TRY(pu_safetensors_open(dir, &s, e));
-  bool seen[PU_DTYPE_COUNT + 1] = {0}, quantised = false;
-  for (size_t i = 0; i < pu_safetensors_count(s); i++) {
-    const pu_st_tensor *t = pu_safetensors_at(s, i);
-    const char *end = strrchr(t->name, '.');
-    seen[t->dtype] = true;
-    quantised |= end && (strcmp(end, ".qweight") == 0 || strcmp(end, ".weight_scale") == 0);
-  }
-  pu_safetensors_close(s);
-  *out = quantised ? PU_DTYPE_COUNT : widest(seen[PU_F32], seen[PU_BF16], seen[PU_F16]);
-  return PU_OK;
-}
-
-/* Vectors are f32 in all GGUF files: only what has rows tells. PU_DTYPE_COUNT: some of it is quantised. */
-static pu_err type_in_gguf(const char *file, pu_dtype *out, pu_error *e) {
-  pu_gguf *g;
-  PU_TRY(pu_gguf_open(file, &g, e));
-  bool seen[PU_DTYPE_COUNT] = {0}, quantised = false;
-  for (size_t i = 0; i < pu_gguf_count(g); i++) {
-    const pu_gguf_tensor *t = pu_gguf_at(g, i);
-    pu_dtype dtype;
-    if (t->ndim < 2) continue;
-    if (pu_dtype_parse(pu_gguf_type_name(t->type), &dtype))
-      seen[dtype] = true;
-    else
-      quantised = true;
-  }
-  pu_gguf_close(g);
-  *out = quantised ? PU_DTYPE_COUNT : widest(seen[PU_F32], seen[PU_BF16], seen[PU_F16]);
-  return PU_OK;
-}
-
-pu_err pu_cli_type_of(const char *model, pu_dtype *out, pu_error *e) {
-  return pu_gguf_is(model) ? type_in_gguf(model, out, e) : type_in_dir(model, out, e);
-}
-
 /* ---- where it may go ---- */
 
 bool pu_cli_is_gguf_name(const char *path) {
-  size_t n = strlen(path);
-  return n > 5 && strcmp(path + n - 5, ".gguf") == 0;
+  return strlen(path) > 5 && pu_ends_with(path, ".gguf");
 }
 
 bool pu_cli_same_place(const char *a, const char *b) {

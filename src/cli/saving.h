@@ -12,8 +12,6 @@ bool pu_cli_is_gguf_name(const char *path);           /* is it to become a GGUF 
 bool pu_cli_same_place(const char *a, const char *b); /* one file or folder under two names */
 /* Refuses a folder that holds what only a training run or its checkpoint does, and a checkpoint's name inside a run. */
 pu_err pu_cli_check_no_run(const char *dst, pu_arena *a, pu_error *e) PU_MUST_USE;
-/* The type that holds all of a model's weights without loss; PU_DTYPE_COUNT: some of them are quantised. */
-pu_err pu_cli_type_of(const char *model, pu_dtype *out, pu_error *e) PU_MUST_USE;
 /* What belongs to a model besides config.json and weights (tokenizer, chat template, generation_config.json), as it is.
  */
 pu_err pu_cli_copy_companions(const char *from_dir, const char *to_dir, pu_arena *a, pu_error *e) PU_MUST_USE;

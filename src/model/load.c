@@ -238,22 +238,17 @@ pu_err pu_model_load_bytes(const char *path, const pu_model_options *o, size_t *
 
 /* ---- the whole ---- */
 
-static bool ends_with(const char *s, const char *end) {
-  size_t n = strlen(s), k = strlen(end);
-  return n >= k && strcmp(s + n - k, end) == 0;
-}
-
 /* What the source calls needless, and the second copy of a tied embedding. */
 static bool may_be_ignored(const loader *l, const char *name) {
   for (const char *const *end = l->from.ignored; *end; end++)
-    if (ends_with(name, *end)) return true;
+    if (pu_ends_with(name, *end)) return true;
   const pu_tensor_rule *output = first_rule(l->from.rules, PU_SLOT_OUTPUT);
   return l->fill.m->hp.tied && output && strcmp(name, output->name) == 0;
 }
 
 /* Old GPTQ files have a bias of zeros beside every matrix: it adds nothing. */
 static bool is_zero_bias(const loader *l, const pu_source_tensor *t) {
-  if (!ends_with(t->name, ".bias") || t->ndim != 1 || t->dtype == PU_DTYPE_COUNT || t->coding) return false;
+  if (!pu_ends_with(t->name, ".bias") || t->ndim != 1 || t->dtype == PU_DTYPE_COUNT || t->coding) return false;
   for (int64_t i = 0; i < t->shape[0]; i++) {
     float v;
     uint32_t raw;

@@ -1,20 +1,20 @@
 /* puyu logits, init, convert and inspect, from outside. */
 #include "src/cli/cli.h"
-#include "tests/test.h"
+#include "tests/shell.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "puyu/model.h"
 
 #define MINI PU_FIXTURES "/hf-mini"
 
-static char folder[] = "/tmp/puyu-model-XXXXXX", out[1 << 16];
+static char folder[] = "/tmp/puyu-model-XXXXXX";
 
 static int make_folder(void **state) {
   (void)state;
+  shell_folder = folder;
   return mkdtemp(folder) ? 0 : -1;
 }
 
@@ -28,29 +28,6 @@ static bool exists(const char *name) {
   char path[300];
   snprintf(path, sizeof path, "%s/%s", folder, name);
   return pu_path_exists(path);
-}
-
-/* Runs puyu in the test's folder; its words, of both kinds, are in `out`. */
-static int puyu(const char *fmt, ...) PU_PRINTF(1, 2);
-static int puyu(const char *fmt, ...) {
-  char args[2000], line[3000];
-  va_list ap;
-  va_start(ap, fmt);
-  vsnprintf(args, sizeof args, fmt, ap);
-  va_end(ap);
-  snprintf(line, sizeof line, "cd %s && { %s %s\n} 2>&1", folder, PU_PROGRAM, args);
-  fflush(NULL);
-  FILE *p = popen(line, "r");
-  assert_non_null(p);
-  size_t n = fread(out, 1, sizeof out - 1, p);
-  out[n] = 0;
-  int status = pclose(p);
-  assert_true(WIFEXITED(status));
-  return WEXITSTATUS(status);
-}
-
-static void says(const char *text) {
-  if (!strstr(out, text)) fail_msg("no \"%s\" in: %s", text, out);
 }
 
 static void check_logits(const char *file, const char *expected, double bound) {

@@ -1,35 +1,12 @@
 /* puyu quantize from outside: a model that the test makes becomes one of few bits, which the engine loads; what cannot
  * be done says so and leaves nothing behind. */
 #include "puyu/model.h"
-#include "tests/test.h"
+#include "tests/shell.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 
-static char folder[] = "/tmp/puyu-quantise-XXXXXX", out[1 << 16];
-
-/* Runs a shell line in the folder; `puyu` is the program; both kinds of its words are in `out`. */
-static int shell(const char *fmt, ...) PU_PRINTF(1, 2);
-static int shell(const char *fmt, ...) {
-  char args[2000], line[3000];
-  va_list ap;
-  va_start(ap, fmt);
-  vsnprintf(args, sizeof args, fmt, ap);
-  va_end(ap);
-  snprintf(line, sizeof line, "cd %s && puyu() { %s \"$@\"; } && { %s\n} 2>&1", folder, PU_PROGRAM, args);
-  fflush(NULL);
-  FILE *p = popen(line, "r");
-  assert_non_null(p);
-  out[fread(out, 1, sizeof out - 1, p)] = 0;
-  int status = pclose(p);
-  assert_true(WIFEXITED(status));
-  return WEXITSTATUS(status);
-}
-
-static void says(const char *text) {
-  if (!strstr(out, text)) fail_msg("no \"%s\" in: %s", text, out);
-}
+static char folder[] = "/tmp/puyu-quantise-XXXXXX";
 
 static bool exists(const char *name) {
   char path[300];
@@ -68,6 +45,7 @@ static bool make_model(int64_t vocab) {
 static int set_up(void **state) {
   (void)state;
   if (!mkdtemp(folder)) return -1;
+  shell_folder = folder;
   if (shell("puyu data synth --out d --documents 300 --seed 1 && cp d/train.jsonl t.jsonl && "
             "puyu tokenizer train --out m --vocab-size 400 t.jsonl") == 0 &&
       make_model(400))

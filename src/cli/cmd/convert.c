@@ -93,7 +93,7 @@ static pu_err convert(const job *j, pu_arena *a, pu_error *e) {
 static pu_err choose_types(const options *o, job *j, pu_error *e) {
   static const char *const types[] = {NULL, "f32", "bf16", "f16", "q8_0", "q4_0"};
   pu_dtype in_file, unused;
-  PU_TRY(pu_cli_type_of(j->src, &in_file, e));
+  PU_TRY(pu_model_widest(j->src, false, &in_file, e));
   j->type = types[o->dtype];
   if (!j->type && in_file == PU_DTYPE_COUNT)
     return pu_fail(e, PU_ERR_USAGE, "%s: its weights are quantised: say with --dtype what they are to become", j->src);

@@ -28,7 +28,7 @@ typedef struct job {
 static pu_err choose_type(const options *o, job *j, pu_error *e) {
   static const pu_dtype types[] = {PU_DTYPE_COUNT, PU_F32, PU_BF16};
   pu_dtype in_file;
-  PU_TRY(pu_cli_type_of(j->base, &in_file, e));
+  PU_TRY(pu_model_widest(j->base, false, &in_file, e));
   j->dtype = o->dtype ? types[o->dtype] : in_file;
   j->read = in_file == PU_BF16 && j->dtype == PU_BF16 ? PU_BF16 : PU_F32;
   if (j->dtype == PU_DTYPE_COUNT)
