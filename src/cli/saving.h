@@ -3,6 +3,7 @@
 #define PUYU_CLI_SAVING_H
 
 #include "puyu/engine.h"
+#include "src/cli/stage.h"
 
 /* May a model read from src be written to dst, a GGUF file or a directory? Not over src itself, nor a training run;
  * over another model, or the tokenizer that lies there, with `force`. */
@@ -15,18 +16,9 @@ pu_err pu_cli_check_no_run(const char *dst, pu_arena *a, pu_error *e) PU_MUST_US
 /* What belongs to a model besides config.json and weights (tokenizer, chat template, generation_config.json), as it is.
  */
 pu_err pu_cli_copy_companions(const char *from_dir, const char *to_dir, pu_arena *a, pu_error *e) PU_MUST_USE;
-/* A directory that is written as a whole: files go to `made`, inside dst, and take their places when all are there, the
- * configuration last. A stop or a full disk leaves dst as it was. From begin on, signals are caught. */
-typedef struct pu_cli_stage {
-  const char *dst, *made;
-  bool was_there;
-  pu_arena *a;
-} pu_cli_stage;
-pu_err pu_cli_stage_begin(pu_cli_stage *s, const char *dst, pu_arena *a, pu_error *e) PU_MUST_USE;
-/* err: of what was written in between; given back. */
-pu_err pu_cli_stage_end(const pu_cli_stage *s, pu_err err, pu_error *e) PU_MUST_USE;
-/* Into a directory, with the files of src's tokenizer: as a whole. */
-pu_err pu_cli_save_dir(const pu_model *m, const char *src, const char *dst, pu_dtype dtype, size_t shard_bytes,
-                       pu_arena *a, pu_error *e) PU_MUST_USE;
+/* Into a directory, with the files of src's tokenizer: as a whole, and in place of a model that is there with `force`.
+ */
+pu_err pu_cli_save_dir(const pu_model *m, const char *src, const char *dst, bool force, pu_dtype dtype,
+                       size_t shard_bytes, pu_arena *a, pu_error *e) PU_MUST_USE;
 
 #endif

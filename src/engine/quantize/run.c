@@ -249,7 +249,7 @@ pu_err pu_quantize(const char *src, const char *dir, const pu_quantize_options *
   PU_TRY(pu_quantize_check(src, o, e));
   if (pu_path_exists(dir)) return pu_fail(e, PU_ERR_USAGE, "%s: is there already", dir);
   walk w = {.src = src, .method = pu_quantizer_find(o->method), .o = *o, .report = out};
-  if (w.method->a_row) {
+  if (w.method->is.a_row) {
     w.o.group = 0;
     w.o.symmetric = true;
   }
