@@ -303,16 +303,23 @@ pu_err pu_engine_score_texts(pu_engine *en, const pu_ids_view *texts, size_t n, 
 
 /* ---- making weights of few bits --------------------------------------------------------------------------------------- */
 
-/* How: "rtn" rounds to nearest; "awq" scales the weights that meet large inputs up first, and searches each group's range
- * (Lin et al. 2023; 4 bits); "gptq" lets the weights not yet rounded make up for the error of those that are (Frantar et al.
- * 2022); "w8a8" makes int8 of the weights, a scale a row, for activations in int8 (Xiao et al. 2022). Quantised are the
- * matrices of attention and MLPs (those of all experts); embedding, output, norms, biases and routers stay. */
+/* A way to do it: one file of src/engine/quantize/methods. Quantised are the matrices of attention and MLPs (those of all
+ * experts); embedding, output, norms, biases and routers stay. */
+typedef struct pu_quantize_method {
+  const char *name, *summary; /* "awq"; one line that begins small */
+  int bits;                   /* the only number of bits it has; 0: 4 and 8 */
+  bool needs_texts;           /* to calibrate on */
+  bool a_row;                 /* one scale a row, symmetric; else by group */
+} pu_quantize_method;
+/* The i-th, by name; NULL past the last. */
+const pu_quantize_method *pu_quantize_method_at(size_t i);
+
 typedef struct pu_quantize_options {
-  const char *method;
+  const char *method; /* its name */
   int bits;                 /* 4 or 8 */
-  int64_t group;            /* inputs that share a scale: 32, 64 or 128; w8a8: does not count */
+  int64_t group;            /* inputs that share a scale: 32, 64 or 128; with a_row it does not count */
   bool symmetric;           /* no zero points */
-  const pu_ids_view *calib; /* texts that the model's inputs are taken from; none for rtn */
+  const pu_ids_view *calib; /* texts that the model's inputs are taken from */
   size_t n_calib;
   int threads; /* 0: all */
   void (*progress)(void *arg, double done, double total);

@@ -37,18 +37,13 @@ static uint64_t hash_file(const char *dir, const char *name) {
   return pu_hash64(parts, sizeof parts, pu_hash64(name, strlen(name), 0));
 }
 
-static bool ends_with(const char *s, const char *end) {
-  size_t n = strlen(s), k = strlen(end);
-  return n >= k && strcmp(s + n - k, end) == 0;
-}
-
 /* A sum, since a directory lists its files in no order. */
 static uint64_t hash_files(const char *model) {
   uint64_t sum = 0;
   DIR *d = opendir(model);
   if (!d) return hash_file(model, "");
   for (const struct dirent *f; (f = readdir(d));)
-    if (ends_with(f->d_name, ".safetensors") || ends_with(f->d_name, ".json")) sum += hash_file(model, f->d_name);
+    if (pu_ends_with(f->d_name, ".safetensors") || pu_ends_with(f->d_name, ".json")) sum += hash_file(model, f->d_name);
   closedir(d);
   return sum;
 }

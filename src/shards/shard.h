@@ -61,9 +61,4 @@ pu_err pu_internevo_read(const char *path, pu_shard_file *f, pu_error *e) PU_MUS
 bool pu_internevo_meta(const int64_t *rows, size_t n, pu_buf *out);
 void pu_shard_file_deinit(pu_shard_file *f);
 
-static inline bool pu_ends_with(const char *s, const char *end) {
-  pu_str a = pu_str_c(s), b = pu_str_c(end);
-  return a.len >= b.len && __builtin_memcmp(a.ptr + a.len - b.len, b.ptr, b.len) == 0;
-}
-
 #endif
