@@ -16,8 +16,15 @@ pu_err pu_kit_rewritten(pu_doc *d, const char *filter, pu_error *e) {
 }
 
 size_t pu_kit_chars(const char *p, size_t len) {
-  size_t n = 0;
-  for (size_t i = 0; i < len; i++) n += ((uint8_t)p[i] & 0xC0) != 0x80;
+  const uint64_t tops = 0x8080808080808080u;
+  size_t n = 0, i = 0;
+  for (; len - i >= 8; i += 8) { /* eight bytes at once: those that are not 10xxxxxx */
+    uint64_t x;
+    memcpy(&x, p + i, 8);
+    uint64_t inner = x & ~(x << 1) & tops;
+    n += 8 - (size_t)(((inner >> 7) * 0x0101010101010101u) >> 56);
+  }
+  for (; i < len; i++) n += ((uint8_t)p[i] & 0xC0) != 0x80;
   return n;
 }
 
@@ -57,27 +64,53 @@ static sort sort_of(uint32_t cp) {
   return lo < PU_COUNT(ranges) && cp >= ranges[lo].lo ? ranges[lo].is : SORT_LETTER;
 }
 
-pu_word_kind pu_word_kind_of(const char *p, size_t len, size_t *chars) {
-  const uint8_t *s = (const uint8_t *)p;
-  bool letter = false, digit = false, symbol = false;
+enum { LETTER = 1, DIGIT = 2, SYMBOL = 4, WIDE = 8 };
+
+static const uint8_t *byte_sorts(void) {
+#define S4  SYMBOL, SYMBOL, SYMBOL, SYMBOL
+#define S16 S4, S4, S4, S4
+#define L13 LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER
+#define W16 WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE
+  static const uint8_t sorts[256] = {S16,   S16,   S16,    DIGIT,  DIGIT, DIGIT,  DIGIT,  DIGIT,  DIGIT,
+                                     DIGIT, DIGIT, DIGIT,  DIGIT,  S4,    SYMBOL, SYMBOL, SYMBOL, L13,
+                                     L13,   S4,    SYMBOL, SYMBOL, L13,   L13,    S4,     SYMBOL, W16,
+                                     W16,   W16,   W16,    W16,    W16,   W16,    W16};
+  return sorts;
+}
+
+static pu_word_kind kind_by(unsigned found) {
+  if (found & LETTER) return PU_WORD_ALPHABETIC;
+  return found & DIGIT ? PU_WORD_NUMBER : found & SYMBOL ? PU_WORD_SYMBOL : PU_WORD_MARK;
+}
+
+static pu_word_kind wide_kind(const char *p, size_t len, size_t *chars) {
+  const uint8_t *sorts = byte_sorts();
+  unsigned found = 0;
   size_t n = 0;
   for (size_t i = 0, step; i < len; i += step, n++) {
-    uint32_t cp = s[i];
+    uint32_t cp = (uint8_t)p[i];
     step = 1;
     if (cp < 0x80) {
-      letter |= (cp | 0x20) - 'a' < 26;
-      digit |= cp - '0' < 10;
-      symbol = true;
+      found |= sorts[cp];
       continue;
     }
     if ((step = pu_utf8_next(pu_str_of(p + i, len - i), &cp)) == 0) step = 1, cp = 0xFFFD;
     sort is = sort_of(cp);
     if (is == SORT_UNSPACED && step == len) return *chars = 1, PU_WORD_UNSPACED;
-    letter |= is == SORT_LETTER || is == SORT_UNSPACED;
-    symbol |= is == SORT_SYMBOL;
+    found |= is == SORT_SYMBOL ? SYMBOL : is == SORT_MARK ? 0 : LETTER;
   }
   *chars = n;
-  return letter ? PU_WORD_ALPHABETIC : digit ? PU_WORD_NUMBER : symbol ? PU_WORD_SYMBOL : PU_WORD_MARK;
+  return kind_by(found);
+}
+
+pu_word_kind pu_word_kind_of(const char *p, size_t len, size_t *chars) {
+  const uint8_t *sorts = byte_sorts();
+  unsigned found = 0;
+  if (len == 3 && (uint8_t)p[0] >= 0xE5 && (uint8_t)p[0] <= 0xE9) return *chars = 1, PU_WORD_UNSPACED; /* Han */
+  for (size_t i = 0; i < len; i++) found |= sorts[(uint8_t)p[i]];
+  if (found & WIDE) return wide_kind(p, len, chars);
+  *chars = len;
+  return kind_by(found);
 }
 
 /* ---- duplicates ---- */

@@ -19,6 +19,13 @@ typedef enum pu_word_kind {
 } pu_word_kind;
 /* Of the word at p, len > 0; *chars gets its code points. */
 pu_word_kind pu_word_kind_of(const char *p, size_t len, size_t *chars);
+/* The same without the count, for most words by their first byte. */
+static inline pu_word_kind pu_word_kind_fast(const char *p, size_t len) {
+  uint8_t c = (uint8_t)p[0];
+  size_t chars;
+  if ((uint8_t)((c | 0x20) - 'a') < 26) return PU_WORD_ALPHABETIC;
+  return c >= 0xE5 && c <= 0xE9 && len == 3 ? PU_WORD_UNSPACED : pu_word_kind_of(p, len, &chars);
+}
 
 /* "No memory for FILTER". */
 pu_err pu_kit_no_memory(const char *filter, pu_error *e);

@@ -11,6 +11,8 @@ enum { HIT = 1u << 31 }; /* of a state in `next`: one or more patterns end there
 #define STATE 0x7FFFFFFFu
 
 struct pu_match {
+  uint8_t begins[8192]; /* a bit for two bytes with which a pattern may begin, both | 0x20: where none does, no state is
+                           asked */
   uint8_t classes[256];
   size_t n_classes;
   uint32_t *next;    /* [states, n_classes] */
@@ -19,6 +21,10 @@ struct pu_match {
   uint32_t *lengths; /* [patterns] */
   size_t n_states;
 };
+
+static unsigned pair_of(uint8_t a, uint8_t b) {
+  return (a | 0x20u) << 8 | b | 0x20u;
+}
 
 static uint8_t folded(char c) {
   return c >= 'A' && c <= 'Z' ? (uint8_t)(c + 32) : (uint8_t)c;
@@ -51,6 +57,14 @@ static void add_pattern(pu_match *m, pu_str p, size_t index) {
     at = *to;
   }
   if (at != 0 && m->pattern[at] == 0) m->pattern[at] = (uint32_t)index + 1;
+}
+
+static void mark_begin(pu_match *m, pu_str p) {
+  for (int b = 0; b < 256 && p.len > 0; b++) {
+    unsigned pair = pair_of((uint8_t)p.ptr[0], p.len > 1 ? (uint8_t)p.ptr[1] : (uint8_t)b);
+    m->begins[pair >> 3] |= (uint8_t)(1 << (pair & 7));
+    if (p.len > 1) break;
+  }
 }
 
 /* Breadth first: what a state lacks it takes from its longest proper suffix, whose row is whole by then. */
@@ -101,6 +115,7 @@ pu_err pu_match_make(const pu_str *patterns, size_t n, pu_match **out, pu_error 
   for (size_t i = 0; i < n && good; i++) {
     m->lengths[i] = (uint32_t)patterns[i].len;
     add_pattern(m, patterns[i], i);
+    mark_begin(m, patterns[i]);
   }
   if (!good || !link_states(m)) {
     pu_match_free(m);
@@ -108,6 +123,11 @@ pu_err pu_match_make(const pu_str *patterns, size_t n, pu_match **out, pu_error 
   }
   *out = m;
   return PU_OK;
+}
+
+static bool begins_at(const pu_match *m, const uint8_t *p) {
+  unsigned pair = pair_of(p[0], p[1]);
+  return m->begins[pair >> 3] >> (pair & 7) & 1;
 }
 
 static bool found(const pu_match *m, uint32_t state, pu_match_at *at) {
@@ -124,6 +144,9 @@ bool pu_match_next(const pu_match *m, pu_str text, pu_match_at *at) {
   uint32_t state = at->state;
   size_t w = m->n_classes;
   for (size_t i = at->i; i < text.len;) {
+    if (state == 0) {
+      while (i + 1 < text.len && !begins_at(m, s + i)) i++;
+    }
     uint32_t to = m->next[state * w + m->classes[s[i++]]];
     state = to & STATE;
     if (!(to & HIT)) continue;

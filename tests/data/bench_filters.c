@@ -51,8 +51,16 @@ static int row(bench *b, const char *name) {
 }
 
 int main(int argc, char **argv) {
-  static const char *const rows[] = {"", "normalise", "gopher_quality", "gopher_repetition", "c4", "c4_fineweb",
-                                     "fineweb", "wanjuan", "mask", "gopher_quality gopher_repetition c4 fineweb"};
+  static const char *const rows[] = {"",
+                                     "normalise",
+                                     "gopher_quality",
+                                     "gopher_repetition",
+                                     "c4",
+                                     "c4_fineweb",
+                                     "fineweb",
+                                     "wanjuan",
+                                     "mask",
+                                     "gopher_quality gopher_repetition c4 fineweb"};
   static bench b;
   pu_error e = {0};
   if (pu_doc_init(&b.doc, &e) != PU_OK) return fprintf(stderr, "%s\n", e.msg);

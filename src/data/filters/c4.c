@@ -103,14 +103,14 @@ static void mark_lines(c4 *c, const pu_match *m) {
 
 /* Does a line that ends before `end` stay? *word: the first word that may be in it; left behind it. */
 static bool words_fit(const c4 *c, size_t end, size_t *word) {
-  size_t words = 0, unspaced = 0, chars;
+  size_t words = 0, unspaced = 0;
   bool fit = true;
   for (; *word < c->v->n_words && c->v->words[*word].at < end; ++*word) {
     pu_span w = c->v->words[*word];
-    pu_word_kind kind = pu_word_kind_of(c->d->text.data + w.at, w.len, &chars);
+    pu_word_kind kind = pu_word_kind_fast(c->d->text.data + w.at, w.len);
     unspaced += kind == PU_WORD_UNSPACED;
     words += kind != PU_WORD_UNSPACED && kind != PU_WORD_MARK;
-    fit = fit && chars <= WORD_MAX;
+    fit = fit && (w.len <= WORD_MAX || pu_kit_chars(c->d->text.data + w.at, w.len) <= WORD_MAX);
   }
   return fit && PU_KIT_UNSPACED_PER_WORD * words + unspaced >= PU_KIT_UNSPACED_PER_WORD * LINE_WORDS;
 }
@@ -187,23 +187,28 @@ static size_t sentence_end(pu_str s, size_t i) {
 /* Can a sentence begin with the character at i? Letters and digits; marks of typography cannot. */
 static bool opens(pu_str s, size_t i) {
   uint8_t c = (uint8_t)s.ptr[i];
-  if (c < 0x80) return (uint8_t)((c | 0x20) - 'a') < 26 || (uint8_t)(c - '0') < 10;
+  if (c < 0xC0) return (uint8_t)((c | 0x20) - 'a') < 26 || (uint8_t)(c - '0') < 10;
   return !((c == 0xE2 || c == 0xE3) && i + 1 < s.len && (uint8_t)s.ptr[i + 1] == 0x80);
 }
 
 static size_t sentences(pu_str s) {
+  static const uint8_t ends[256] = {['.'] = 1, ['!'] = 1, ['?'] = 1, [0xE3] = 1, [0xEF] = 1}; /* first bytes of marks */
   size_t n = 0, step;
   bool open = false; /* words since the last end */
   for (size_t i = 0; i < s.len; i += step) {
-    uint8_t c = (uint8_t)s.ptr[i];
-    step = c == '.' || c == '!' || c == '?' || c == 0xE3 || c == 0xEF ? sentence_end(s, i) : 0;
-    if (step > 0) {
+    step = 1;
+    if (!ends[(uint8_t)s.ptr[i]]) {
+      while (open && i + step < s.len && !ends[(uint8_t)s.ptr[i + step]]) step++;
+      open = open || opens(s, i);
+      continue;
+    }
+    if ((step = sentence_end(s, i)) > 0) {
       n += open;
       open = false;
       continue;
     }
     open = open || opens(s, i);
-    for (step = 1; i + step < s.len && ((uint8_t)s.ptr[i + step] & 0xC0) == 0x80;) step++;
+    step = 1;
   }
   return n + open;
 }
@@ -212,7 +217,8 @@ static size_t sentences(pu_str s) {
 
 static size_t count_curly(pu_str s) {
   size_t n = 0;
-  for (size_t i = 0; i < s.len; i++) n += s.ptr[i] == '{' || s.ptr[i] == '}';
+  for (const char *p = s.ptr, *end = p + s.len; s.len && (p = memchr(p, '{', (size_t)(end - p))); p++) n++;
+  for (const char *p = s.ptr, *end = p + s.len; s.len && (p = memchr(p, '}', (size_t)(end - p))); p++) n++;
   return n;
 }
 

@@ -7,6 +7,8 @@
  * in exactly 12 % of cases, or is short in exactly 67 %, is let through, as in the code.
  *
  * Text without spaces: a short line has 15 characters or fewer, two characters are a word. */
+#include <string.h>
+
 #include "src/data/filter_kit.h"
 
 enum { ENDED_LINES, SHORT_LINES, DUPLICATE_CHARS, LINE_ENDS };
@@ -23,9 +25,9 @@ static const pu_measure measures[] = {
 };
 
 static double words_of(const pu_doc *d, const pu_view *v) {
-  size_t words = 0, unspaced = 0, chars;
+  size_t words = 0, unspaced = 0;
   for (size_t i = 0; i < v->n_words; i++) {
-    pu_word_kind kind = pu_word_kind_of(d->text.data + v->words[i].at, v->words[i].len, &chars);
+    pu_word_kind kind = pu_word_kind_fast(d->text.data + v->words[i].at, v->words[i].len);
     words += kind != PU_WORD_UNSPACED && kind != PU_WORD_MARK;
     unspaced += kind == PU_WORD_UNSPACED;
   }
@@ -43,7 +45,9 @@ static pu_err apply(const void *shared, pu_doc *d, double *values, pu_error *e) 
     ended += pu_kit_line_ends(line, true, true);
     short_ones += pu_kit_chars(line.ptr, line.len) <= (v->unspaced ? SHORT_UNSPACED : SHORT);
   }
-  for (size_t i = 0; i < d->text.len; i++) ends += d->text.data[i] == '\n';
+  for (const char *p = d->text.data, *end = p + d->text.len; d->text.len && (p = memchr(p, '\n', (size_t)(end - p)));
+       p++)
+    ends++;
   PU_TRY(pu_kit_duplicates(d, v->lines, v->n_lines, &lines, e));
   double words = words_of(d, v);
   values[ENDED_LINES] = v->n_lines ? (double)ended / (double)v->n_lines : 0;
