@@ -1,0 +1,160 @@
+/* The quality rules of MassiveText (Rae et al. 2021, "Scaling Language Models: Methods, Analysis & Insights from
+ * Training Gopher", appendix A.1.1): 50 to 100,000 words, of 3 to 10 characters on average, at most 0.1 '#' and 0.1
+ * ellipses a word, at most 90 % of the lines bullets, at most 30 % ending in an ellipsis, at least 80 % of the words
+ * with a letter, at least two of the stop words the, be, to, of, and, that, have, with.
+ *
+ * Where datatrove's code says more than the paper, it is followed: words of symbols alone are not counted as words nor
+ * measured, but are among those of which 80 % must have a letter; "..." and U+2026 both are ellipses; two different
+ * stop words are asked for. Not followed: stop words are found in any case and with punctuation around them, since
+ * words here are runs between spaces; blank lines are no lines.
+ *
+ * Text without spaces: two characters are a word, the mean length of words says nothing (NAN), and the stop words are
+ * common function words of modern and classical Chinese, or of Japanese; of other such scripts they say nothing, nor of
+ * a spaced language that is known not to be English. */
+#include <string.h>
+
+#include "src/data/filter_kit.h"
+
+enum { WORDS, WORD_LENGTH, HASHES, ELLIPSES, BULLETS, ELLIPSIS_LINES, ALPHABETIC, STOP_WORDS };
+enum { STOP_WORDS_COUNTED = 8 };
+
+static const pu_measure measures[] = {
+    [WORDS] = {"words", 50, 100000, "words; two characters are one in text without spaces (Gopher)"},
+    [WORD_LENGTH] = {"mean_word_length", 3, 10, "characters a word; not in text without spaces (Gopher)"},
+    [HASHES] = {"hashes", -INFINITY, 0.1, "'#' a word (Gopher)"},
+    [ELLIPSES] = {"ellipses", -INFINITY, 0.1, "ellipses a word (Gopher)"},
+    [BULLETS] = {"bullet_lines", -INFINITY, 0.9, "share of lines that begin with a bullet (Gopher)"},
+    [ELLIPSIS_LINES] = {"ellipsis_lines", -INFINITY, 0.3, "share of lines that end with an ellipsis (Gopher)"},
+    [ALPHABETIC] = {"alphabetic_words", 0.8, INFINITY, "share of words with a letter (Gopher)"},
+    [STOP_WORDS] = {"stop_words", 2, INFINITY, "different stop words in the text, eight at most (Gopher)"},
+    {0},
+};
+
+/* ---- stop words ---- */
+
+/* Bit of an English stop word, punctuation around it ignored; 0: none. */
+static unsigned english_stop(const char *p, size_t len) {
+  static const char words[STOP_WORDS_COUNTED][5] = {"the", "be", "to", "of", "and", "that", "have", "with"};
+  static const uint8_t first[32] = {['t' & 31] = 1, ['b' & 31] = 1, ['o' & 31] = 1,
+                                    ['a' & 31] = 1, ['h' & 31] = 1, ['w' & 31] = 1};
+  char low[5] = {0};
+  size_t n = 0;
+  while (len > 0 && (uint32_t)((*p | 0x20) - 'a') >= 26) p++, len--;
+  while (len > 0 && (uint32_t)((p[len - 1] | 0x20) - 'a') >= 26) len--;
+  if (len < 2 || len > 4 || !first[*p & 31]) return 0;
+  for (; n < len; n++) low[n] = (char)(p[n] | 0x20);
+  for (unsigned k = 0; k < STOP_WORDS_COUNTED; k++)
+    if (strcmp(low, words[k]) == 0) return 1u << k;
+  return 0;
+}
+
+/* Bit of a Chinese or Japanese one; both forms of a character share it. */
+static uint64_t unspaced_stop(const char *p, size_t len) {
+  static const char words[][10] = {"的", "是", "在", "不", "了", "有", "和", "一",   "这這", "我",   "就",
+                                   "也", "之", "而", "其", "以", "者", "曰", "为為", "于於", "与與", "矣",
+                                   "の", "は", "に", "を", "た", "が", "で", "て",   "と"};
+  if (len != 3) return 0;
+  for (unsigned k = 0; k < PU_COUNT(words); k++)
+    for (const char *w = words[k]; *w; w += 3)
+      if (w[2] == p[2] && memcmp(w, p, 2) == 0) return (uint64_t)1 << k;
+  return 0;
+}
+
+/* ---- one document ---- */
+
+typedef struct counts {
+  size_t words, unspaced, alphabetic, others; /* others: symbols */
+  size_t chars;                               /* of words */
+  size_t east_asian;                          /* of unspaced */
+  uint64_t stops;
+} counts;
+
+static counts count_words(const pu_doc *d, const pu_view *v) {
+  counts c = {0};
+  for (size_t i = 0; i < v->n_words; i++) {
+    const char *p = d->text.data + v->words[i].at;
+    size_t len = v->words[i].len, chars;
+    bool more = __builtin_popcountll(c.stops) < STOP_WORDS_COUNTED;
+    switch (pu_word_kind_of(p, len, &chars)) {
+    case PU_WORD_UNSPACED:
+      c.unspaced++;
+      c.east_asian += (uint8_t)p[0] >= 0xE3;
+      if (more && v->unspaced) c.stops |= unspaced_stop(p, len);
+      break;
+    case PU_WORD_ALPHABETIC:
+      c.alphabetic++;
+      if (more && !v->unspaced) c.stops |= english_stop(p, len); /* fall through */
+    case PU_WORD_NUMBER:
+      c.words++;
+      c.chars += chars;
+      break;
+    case PU_WORD_SYMBOL:
+      c.others++;
+      break;
+    case PU_WORD_MARK:
+      break;
+    }
+  }
+  return c;
+}
+
+static void count_symbols(pu_str s, size_t *hashes, size_t *ellipses) {
+  *hashes = *ellipses = 0;
+  for (const char *p = s.ptr, *end = s.ptr + s.len; (p = memchr(p, '#', (size_t)(end - p))); p++) ++*hashes;
+  for (const char *p = s.ptr, *end = s.ptr + s.len; (p = memmem(p, (size_t)(end - p), "...", 3)); p += 3) ++*ellipses;
+  for (const char *p = s.ptr, *end = s.ptr + s.len; (p = memmem(p, (size_t)(end - p), "…", 3)); p += 3) ++*ellipses;
+}
+
+static bool begins_with_bullet(pu_str line) {
+  static const char bullets[][4] = {"-", "•", "●", "▪", "‣", "◦", "·", "・"};
+  for (size_t i = 0; i < PU_COUNT(bullets); i++)
+    if (line.len >= strlen(bullets[i]) && memcmp(line.ptr, bullets[i], strlen(bullets[i])) == 0) return true;
+  return false;
+}
+
+static bool ends_with_ellipsis(pu_str line) {
+  return line.len >= 3 &&
+         (memcmp(line.ptr + line.len - 3, "...", 3) == 0 || memcmp(line.ptr + line.len - 3, "…", 3) == 0);
+}
+
+static void measure_lines(const pu_doc *d, const pu_view *v, double *values) {
+  size_t bullets = 0, ellipses = 0;
+  for (size_t i = 0; i < v->n_lines; i++) {
+    pu_str line = pu_str_of(d->text.data + v->lines[i].at, v->lines[i].len);
+    bullets += begins_with_bullet(line);
+    ellipses += ends_with_ellipsis(line);
+  }
+  values[BULLETS] = v->n_lines ? (double)bullets / (double)v->n_lines : 0;
+  values[ELLIPSIS_LINES] = v->n_lines ? (double)ellipses / (double)v->n_lines : 0;
+}
+
+/* Is there a list of stop words for this text? */
+static bool has_stops(const pu_doc *d, const pu_view *v, const counts *c) {
+  if (v->unspaced) return 2 * c->east_asian >= c->unspaced;
+  return d->lang.len == 0 || (d->lang.len >= 2 && memcmp(d->lang.ptr, "en", 2) == 0);
+}
+
+static pu_err apply(const void *shared, pu_doc *d, double *values, pu_error *e) {
+  (void)shared;
+  const pu_view *v = pu_doc_view(d);
+  if (!v) return pu_kit_no_memory("gopher_quality", e);
+  counts c = count_words(d, v);
+  double words = (double)c.words + (double)c.unspaced / PU_KIT_UNSPACED_PER_WORD;
+  size_t hashes, ellipses, all = c.words + c.unspaced + c.others;
+  count_symbols(pu_str_of(d->text.data, d->text.len), &hashes, &ellipses);
+  values[WORDS] = words;
+  if (!v->unspaced && c.words > 0) values[WORD_LENGTH] = (double)c.chars / (double)c.words;
+  values[HASHES] = words > 0 ? (double)hashes / words : (double)hashes;
+  values[ELLIPSES] = words > 0 ? (double)ellipses / words : (double)ellipses;
+  values[ALPHABETIC] = all ? (double)(c.alphabetic + c.unspaced) / (double)all : 0;
+  if (has_stops(d, v, &c)) values[STOP_WORDS] = PU_MIN(__builtin_popcountll(c.stops), STOP_WORDS_COUNTED);
+  measure_lines(d, v, values);
+  return PU_OK;
+}
+
+const pu_filter pu_filter_gopher_quality = {
+    .name = "gopher_quality",
+    .summary = "MassiveText's rules for words, symbols and lines",
+    .measures = measures,
+    .apply = apply,
+};

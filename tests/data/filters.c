@@ -1,0 +1,4 @@
+#include "tests/test.h"
+int main(void) {
+  return 0;
+}
