@@ -89,6 +89,70 @@ pu_err pu_corpus_fail_empty(const pu_corpus *c, pu_error *e);
 double pu_corpus_bytes(const pu_corpus *c); /* of all files on disk */
 double pu_corpus_done(const pu_corpus *c);  /* of them read so far */
 
+/* ---- the pipeline: raw files to clean documents, with a record of every decision -----------------------------------
+ */
+
+/* Files that belong together: a name in shares, weights and ids. */
+typedef struct pu_source {
+  const char *name;
+  pu_strs paths;       /* files and folders */
+  const char *format;  /* a reader's name; "auto" */
+  const char *key;     /* of the text in JSON, the column of a table; NULL: found */
+  const char *charset; /* NULL: found */
+  int split;           /* pu_split */
+  int html;            /* auto, article, forum, all */
+  double weight;       /* in the mixture; 0: by its tokens */
+} pu_source;
+
+typedef enum pu_width { PU_WIDTH_KEEP, PU_WIDTH_HALF } pu_width; /* Ａ１ become A1 */
+typedef enum pu_han { PU_HAN_KEEP, PU_HAN_SIMPLIFIED, PU_HAN_TRADITIONAL } pu_han;
+
+/* What filters may be told; one struct for all of them. */
+typedef struct pu_filter_options {
+  pu_strs domains;   /* files: a domain a line; the documents of these domains go */
+  pu_strs words;     /* files: a word or phrase a line */
+  pu_strs languages; /* kept; empty: all */
+  int width, han;    /* pu_width, pu_han: folded by `normalise` */
+  bool nfkc, mask;   /* what `normalise` folds; what `mask` finds is replaced, not only counted */
+} pu_filter_options;
+
+/* Reads the sources and passes their documents through filters: names of filters and presets, in order, and bounds that
+ * differ from the published ones ("gopher_quality.words.min=20"). */
+typedef struct pu_clean_options {
+  const pu_source *sources;
+  size_t n_sources;
+  pu_strs filters, bounds;
+  pu_filter_options filter;
+} pu_clean_options;
+
+/* How a step runs. */
+typedef struct pu_data_how {
+  pu_pool *pool;                                          /* NULL: one thread */
+  size_t memory;                                          /* bytes that sorting may take; 0: half of what is free */
+  int rank, ranks;                                        /* of several processes over one file system; 0, 1: alone */
+  bool force;                                             /* begin anew where another run began */
+  void (*progress)(void *arg, double done, double total); /* units of work, one total a step */
+  void *progress_arg;
+} pu_data_how;
+
+/* What a step did; the same numbers, and more, are in the stage's stage.json. */
+typedef struct pu_data_result {
+  uint64_t documents, dropped, bytes, skipped; /* bytes: of text that came in; skipped: broken records */
+} pu_data_result;
+
+pu_err pu_data_counts(const char *dir, pu_data_result *out, pu_error *e) PU_MUST_USE; /* of a stage that is there */
+/* Makes stage DIR of `before`, a stage (NULL: of the sources). A run that was killed goes on where it was. */
+pu_err pu_clean_run(const char *dir, const char *before, const pu_clean_options *o, const pu_data_how *how,
+                    pu_data_result *out, pu_error *e) PU_MUST_USE;
+/* Applies other bounds to the values in the sidecars of stage OF, which pu_clean_run made, and makes stage DIR in its
+ * place: the same documents, other drops. No text is read; what filters rewrote stays so. */
+pu_err pu_clean_apply(const char *dir, const char *of, const pu_strs *bounds, const pu_data_how *how,
+                      pu_data_result *out, pu_error *e) PU_MUST_USE;
+
+/* One self-contained HTML page on stages, the earliest first: the funnel, what each rule dropped with samples, histograms
+ * of every measure, shares of sources, languages and kinds. At least one stage. */
+pu_err pu_data_report(const char *title, const char *const *stages, size_t n, const char *path, pu_error *e) PU_MUST_USE;
+
 /* ---- text to shards ---------------------------------------------------------------------------------------------- */
 
 typedef struct pu_tokenize_options {

@@ -16,23 +16,11 @@ typedef struct pu_measure {
 } pu_measure;
 enum { PU_FILTER_MEASURES = 24 };
 
-/* What filters may be told; one table for all of them (options.c), under `filter.` in YAML. */
-typedef struct pu_filter_options {
-  pu_strs domains;   /* files: a domain a line; the documents of these domains go */
-  pu_strs words;     /* files: a word or phrase a line */
-  pu_strs languages; /* kept; empty: all */
-  int width;         /* pu_width: full-width letters */
-  int han;           /* pu_han: traditional and simplified characters */
-  bool nfkc, mask;
-} pu_filter_options;
-typedef enum pu_width { PU_WIDTH_KEEP, PU_WIDTH_HALF } pu_width; /* Ａ１ become A1 */
-typedef enum pu_han { PU_HAN_KEEP, PU_HAN_SIMPLIFIED, PU_HAN_TRADITIONAL } pu_han;
-
 typedef struct pu_filter {
   const char *name;           /* "gopher_quality" */
   const char *summary;        /* one line */
   const pu_measure *measures; /* ends with a name of NULL; at most PU_FILTER_MEASURES */
-  bool rewrites;              /* changes the text */
+  bool rewrites;              /* changes the text, or what is known of the document (its language) */
   /* What is shared by all threads and read only: tables, word lists. NULL: nothing. */
   pu_err (*open)(const pu_filter_options *o, void **shared, pu_error *e);
   void (*close)(void *shared);

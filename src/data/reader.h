@@ -39,6 +39,7 @@ void pu_input_close(pu_input *in);
 const char *pu_input_name(const pu_input *in); /* path, then the members' names: "a.zip/b.html" */
 uint64_t pu_input_at(const pu_input *in);      /* bytes given out so far: where errors are */
 uint64_t pu_input_raw(const pu_input *in);     /* bytes of the file on disk taken so far: progress */
+bool pu_input_packed(const pu_input *in);      /* compressed, or inside an archive: no range of it can be read */
 const pu_read_options *pu_input_options(const pu_input *in);
 /* Looks at the next bytes, at least `want` (at most 1 MiB) where there are as many; they stay. */
 pu_err pu_input_peek(pu_input *in, size_t want, pu_str *out, pu_error *e) PU_MUST_USE;

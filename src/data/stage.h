@@ -52,6 +52,7 @@ typedef struct pu_stage_options {
   const char *const *units; /* names; NULL: those of `before` */
   size_t n_units;
   bool docs, force;
+  bool instead; /* takes the place of `before`: has its documents, but not its drops */
   int rank, ranks;
 } pu_stage_options;
 pu_err pu_stage_create(const char *dir, const pu_stage_options *o, pu_stage_writer **out, pu_error *e) PU_MUST_USE;
@@ -73,6 +74,7 @@ pu_err pu_unit_attrs_end(pu_unit_writer *u, pu_error *e) PU_MUST_USE;
  * NULL. */
 pu_err pu_unit_drop(pu_unit_writer *u, uint64_t n, pu_str id, const char *rule, double value, double min, double max,
                     const char *more, pu_error *e) PU_MUST_USE;
+pu_err pu_unit_skip(pu_unit_writer *u, const char *file, uint64_t offset, const char *why, pu_error *e) PU_MUST_USE;
 /* Puts a count or a list into done.json (steals value). */
 pu_err pu_unit_count(pu_unit_writer *u, const char *key, json_t *value, pu_error *e) PU_MUST_USE;
 /* Makes the unit; with any err but PU_OK (which it gives back) nothing of it is left. Frees. */
