@@ -104,7 +104,18 @@ static pu_err begin(pu_dedup *d, const char *dir, pu_error *e) {
   d->w.hash = run_hash(d);
   d->w.dir = strdup(dir);
   if (!d->w.dir) return pu_fail(e, PU_ERR_NOMEM, "dedup: no memory");
-  return pu_mkdirs(dir, e);
+  PU_TRY(pu_mkdirs(dir, e));
+  PU_TRY(work_sign(&d->w, "left", false, e));
+  return work_sign(&d->w, "failed", false, e);
+}
+
+static pu_err passes(pu_dedup *d, pu_error *e) {
+  PU_TRY(dedup_scan(d, e));
+  PU_TRY(dedup_parts(d, e));
+  if (!pu_dedup_cuts(d->o.mode)) PU_TRY(dedup_clusters(d, e));
+  if (d->o.mode == PU_DEDUP_SUBSTRING) PU_TRY(dedup_passages(d, e));
+  d->stats.disk = d->w.disk;
+  return work_sign(&d->w, "left", true, e);
 }
 
 pu_err pu_dedup_find(const pu_dedup_input *in, const char *dir, const pu_dedup_options *o, pu_dedup **out,
@@ -115,17 +126,23 @@ pu_err pu_dedup_find(const pu_dedup_input *in, const char *dir, const pu_dedup_o
   d->o = *o;
   d->in = *in;
   pu_err err = begin(d, dir, e);
-  if (err == PU_OK) err = dedup_scan(d, e);
-  if (err == PU_OK) err = dedup_parts(d, e);
-  if (err == PU_OK && !pu_dedup_cuts(o->mode)) err = dedup_clusters(d, e);
-  if (err == PU_OK && o->mode == PU_DEDUP_SUBSTRING) err = dedup_passages(d, e);
-  if (err != PU_OK) {
-    pu_dedup_free(d);
-    return err;
+  if (err == PU_OK) {
+    err = passes(d, e);
+    pu_error unsaid; /* the first error is the one to tell */
+    if (err != PU_OK && work_sign(&d->w, "failed", true, &unsaid) != PU_OK)
+      pu_log(PU_LOG_WARN, "%s; other ranks wait until they are stopped", unsaid.msg);
   }
-  d->stats.disk = d->w.disk;
-  *out = d;
-  return PU_OK;
+  if (err == PU_OK)
+    *out = d;
+  else
+    pu_dedup_free(d);
+  return err;
+}
+
+pu_err pu_dedup_clear(const pu_dedup *d, pu_error *e) {
+  if (d->w.rank > 0) return PU_OK;
+  PU_TRY(work_await(&d->w, "left", e));
+  return pu_remove_tree(d->w.dir, e);
 }
 
 void pu_dedup_free(pu_dedup *d) {

@@ -86,7 +86,9 @@ typedef struct pu_dedup pu_dedup;
 /* dir: the work folder, made where it is missing; all ranks give the same one. Returns when this rank knows all. */
 pu_err pu_dedup_find(const pu_dedup_input *in, const char *dir, const pu_dedup_options *o, pu_dedup **out,
                      pu_error *e) PU_MUST_USE;
-void pu_dedup_free(pu_dedup *d); /* NULL is fine. The folder stays: pu_remove_tree */
+void pu_dedup_free(pu_dedup *d); /* NULL is fine. The folder stays */
+/* Rank 0 waits until no rank needs the folder any more, and removes it; d can be asked on. */
+pu_err pu_dedup_clear(const pu_dedup *d, pu_error *e) PU_MUST_USE;
 uint64_t pu_dedup_place(const pu_dedup *d,
                         size_t unit); /* of its first document; of unit `units`: how many there are */
 
@@ -110,13 +112,11 @@ pu_dedup_stats pu_dedup_stats_of(const pu_dedup *d);
 
 /* ---- as a step of the pipeline (step.c) ---- */
 
-typedef struct pu_dedup_result {
-  uint64_t documents, dropped, clusters; /* of this rank's units */
-  uint64_t bytes, cut;                   /* of text; of it cut out */
-} pu_dedup_result;
-/* Reads `in`, makes the stage `dir`; works in DIR/work, which is gone at the end. In sidecars: "dedup.cluster" (the id
- * of the one that stays) and "dedup.similarity", or "dedup.cut" (bytes). */
-pu_err pu_dedup_run(const pu_stage *in, const char *dir, const pu_dedup_options *o, pu_dedup_result *out,
-                    pu_error *e) PU_MUST_USE;
+/* Reads `in`, makes the stage `dir` with how's threads, memory and rank, whatever o says of those; works in DIR/work,
+ * which is gone at the end. Drops have the rule "dedup.MODE", the similarity and {"of": the id of the one that stays};
+ * sidecars "dedup.cluster" (that id) and "dedup.similarity", or "dedup.cut" (bytes). A document of which nothing is
+ * left is dropped as it was. */
+pu_err pu_dedup_run(const pu_stage *in, const char *dir, const pu_dedup_options *o, const pu_data_how *how,
+                    pu_data_result *out, pu_error *e) PU_MUST_USE;
 
 #endif

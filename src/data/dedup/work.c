@@ -43,13 +43,42 @@ bool work_map(const work *w, size_t index, const char *kind, pu_map *m, uint64_t
   return false;
 }
 
+/* ---- other ranks ---------------------------------------------------------------------------------------------------
+ */
+
+pu_err work_sign(const work *w, const char *kind, bool there, pu_error *e) {
+  char path[4096];
+  work_path(w, path, (size_t)w->rank, kind);
+  if (there) return pu_file_write(path, "", 0, e);
+  return pu_remove_tree(path, e);
+}
+
+static bool signed_by(const work *w, int rank, const char *kind) {
+  char path[4096];
+  work_path(w, path, (size_t)rank, kind);
+  return pu_path_exists(path);
+}
+
+static pu_err doze(const work *w, pu_error *e) {
+  if (pu_signals_stop() || pu_signals_stop_writing())
+    return pu_fail(e, PU_ERR_STOPPED, "%s: stopped while waiting for other ranks", w->dir);
+  for (int r = 0; r < w->ranks; r++)
+    if (r != w->rank && signed_by(w, r, "failed")) return pu_fail(e, PU_ERR_STOPPED, "%s: rank %d failed", w->dir, r);
+  usleep(POLL_US);
+  return PU_OK;
+}
+
+pu_err work_await(const work *w, const char *kind, pu_error *e) {
+  for (int r = 0; r < w->ranks; r++)
+    while (!signed_by(w, r, kind)) PU_TRY(doze(w, e));
+  return PU_OK;
+}
+
 pu_err work_wait(const work *w, size_t n, const char *kind, pu_map *maps, uint64_t *counts, pu_error *e) {
   for (size_t i = 0; i < n; i++)
     while (!work_map(w, i, kind, &maps[i], &counts[i])) {
-      if (pu_signals_stop() || pu_signals_stop_writing())
-        return pu_fail(e, PU_ERR_STOPPED, "%s: stopped while waiting for other ranks", w->dir);
       if (w->ranks == 1) return pu_fail(e, PU_ERR_IO, "%s/%06zu.%s: cannot be read", w->dir, i, kind);
-      usleep(POLL_US);
+      PU_TRY(doze(w, e));
     }
   return PU_OK;
 }

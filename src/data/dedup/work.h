@@ -19,6 +19,10 @@ void work_path(const work *w, char path[4096], size_t index, const char *kind);
 bool work_map(const work *w, size_t index, const char *kind, pu_map *m, uint64_t *count);
 /* Waits until n files of a kind are there, and maps them; sees to SIGTERM. */
 pu_err work_wait(const work *w, size_t n, const char *kind, pu_map *maps, uint64_t *counts, pu_error *e) PU_MUST_USE;
+/* A sign that this rank sets or takes back: "left", "failed"; await waits until all ranks have set it. A rank that
+ * waits is told of one that failed. */
+pu_err work_sign(const work *w, const char *kind, bool there, pu_error *e) PU_MUST_USE;
+pu_err work_await(const work *w, const char *kind, pu_error *e) PU_MUST_USE;
 /* Runs fn over 0..n, those of this rank whose file of that kind is not there; the error of the first that failed. */
 typedef pu_err (*work_fn)(void *arg, size_t index, pu_error *e);
 pu_err work_each(work *w, size_t n, const char *kind, const char *what, work_fn fn, void *arg, pu_error *e) PU_MUST_USE;
