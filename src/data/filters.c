@@ -160,3 +160,12 @@ int pu_filter_drops(const pu_filter_set *s, size_t filter, const double *values)
   }
   return -1;
 }
+
+bool pu_filter_at(size_t i, const char **name, const char **summary, const pu_measure **measures) {
+  for (size_t k = 0; k <= i; k++)
+    if (!pu_filter_all[k]) return false;
+  *name = pu_filter_all[i]->name;
+  *summary = pu_filter_all[i]->summary;
+  *measures = pu_filter_all[i]->measures;
+  return true;
+}

@@ -196,13 +196,12 @@ static json_t *options_json(const pu_dedup_options *o) {
 
 static void find_progress(void *arg, const char *what, double done, double total) {
   const step *s = arg;
-  (void)what;
-  if (s->how->progress) s->how->progress(s->how->progress_arg, done, total);
+  if (s->how->progress) s->how->progress(s->how->progress_arg, what, done, total);
 }
 
 static void write_progress(void *arg, double done) {
   const step *s = arg;
-  if (s->how->progress) s->how->progress(s->how->progress_arg, done, (double)pu_stage_writer_units(s->w));
+  if (s->how->progress) s->how->progress(s->how->progress_arg, "dedup", done, (double)pu_stage_writer_units(s->w));
 }
 
 static pu_err run(step *s, const char *dir, pu_error *e) {

@@ -26,3 +26,15 @@ pu_err pu_html_extract(pu_str html, pu_html_mode mode, pu_arena *a, pu_buf *out,
   *page = (pu_html_page){0};
   return extract(html, mode, a, out, page, e);
 }
+
+const char *pu_html_charset(pu_str bytes, pu_arena *a) {
+  const size_t look = PU_MIN(bytes.len, (size_t)1024);
+  for (size_t i = 0; i + 8 < look; i++) {
+    if (strncasecmp(bytes.ptr + i, "charset=", 8) != 0) continue;
+    size_t at = i + 8, end;
+    while (at < look && (bytes.ptr[at] == '"' || bytes.ptr[at] == '\'' || bytes.ptr[at] == ' ')) at++;
+    for (end = at; end < look && !strchr("\"' />;\r\n\t", bytes.ptr[end]);) end++;
+    if (end > at && end - at < 40) return pu_arena_strndup(a, bytes.ptr + at, end - at);
+  }
+  return NULL;
+}
