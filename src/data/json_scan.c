@@ -14,6 +14,21 @@ static uint64_t below(uint64_t v, uint8_t n) {
   return (v - 0x0101010101010101u * n) & ~v & 0x8080808080808080u;
 }
 
+/* Over an escape, from its backslash. */
+static pu_scan_result scan_escape(const char **at, const char *end) {
+  const char *p = *at;
+  if (end - p < 2) return PU_SCAN_CUT;
+  if (!memchr("\"\\/bfnrtu", p[1], 9)) return PU_SCAN_WRONG;
+  bool hex = p[1] == 'u';
+  p += 2;
+  for (int i = 0; hex && i < 4; i++, p++) {
+    if (p == end) return PU_SCAN_CUT;
+    if (!((*p >= '0' && *p <= '9') || ((*p | 32) >= 'a' && (*p | 32) <= 'f'))) return PU_SCAN_WRONG;
+  }
+  *at = p;
+  return PU_SCAN_WHOLE;
+}
+
 /* From behind the opening quote to behind the closing one. */
 static pu_scan_result scan_string(const char **at, const char *end, pu_scan_value *out) {
   const char *p = *at;
@@ -37,14 +52,8 @@ static pu_scan_result scan_string(const char **at, const char *end, pu_scan_valu
     if ((uint8_t)*p < 0x20) return PU_SCAN_WRONG;
     if (*p != '\\') continue;
     out->escapes = true;
-    if (end - p < 2) return PU_SCAN_CUT;
-    if (!memchr("\"\\/bfnrtu", p[1], 9)) return PU_SCAN_WRONG;
-    bool hex = p[1] == 'u';
-    p += 2;
-    for (int i = 0; hex && i < 4; i++, p++) {
-      if (p == end) return PU_SCAN_CUT;
-      if (!((*p >= '0' && *p <= '9') || ((*p | 32) >= 'a' && (*p | 32) <= 'f'))) return PU_SCAN_WRONG;
-    }
+    pu_scan_result escape = scan_escape(&p, end);
+    if (escape != PU_SCAN_WHOLE) return escape;
   }
 }
 

@@ -1,5 +1,5 @@
-/* Languages for tests of filters: of a text that begins with "LANG SCORE SHARE " they are those, else unknown. Weak: puyu's
- * own model takes its place in programs that hold it. */
+/* Languages for tests of filters: of a text that begins with "LANG SCORE SHARE " they are those, else unknown. Weak:
+ * puyu's own model takes its place in programs that hold it. */
 #ifndef PUYU_TESTS_LANG_STUB_H
 #define PUYU_TESTS_LANG_STUB_H
 

@@ -108,13 +108,6 @@ static void read_range(const char *path, uint64_t from, uint64_t to, bool fields
   pu_doc_deinit(&d);
 }
 
-static void expect_texts(const char *path, const char *want) {
-  pu_buf_clear(&got);
-  pu_buf_clear(&skipped);
-  read_range(path, 0, 0, false);
-  assert_string_equal(got.data ? got.data : "", want);
-}
-
 static void expect_docs(const char *path, const char *want) {
   pu_buf_clear(&got);
   pu_buf_clear(&skipped);

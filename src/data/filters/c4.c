@@ -139,6 +139,7 @@ static size_t keep_lines(c4 *c) {
     kept++;
     last = paragraph;
   }
+  if (out->data) out->data[out->len] = '\0'; /* it was cut above */
   return kept;
 }
 

@@ -3,17 +3,35 @@
  * Text is counted bottom-up in blocks; a block of running text (long enough, few links, sentences) is good. What its
  * names, tag or links show to be furniture is dropped, unless most of the page's good text would go with it: names are
  * only what an author chose. The main node is then the deepest that still holds nearly all the good text that is left,
- * with those that call themselves the article's body preferred (Kohlschütter et al. 2010 for densities; the walk down the
- * tree is our own). */
+ * with those that call themselves the article's body preferred (Kohlschütter et al. 2010 for densities; the walk down
+ * the tree is our own). */
 #include <string.h>
 
 #include "src/data/html/extract.h"
 
-/* ---- counting -------------------------------------------------------------------------------------------------------- */
+/* ---- counting
+ * -------------------------------------------------------------------------------------------------------- */
 
 typedef struct count {
   uint32_t units, ends;
 } count;
+
+/* Where a reference that begins at i ends: it is one character. */
+static size_t reference_end(pu_str s, size_t i) {
+  size_t to = i + 1;
+  while (to < s.len && to < i + 10 && s.ptr[to] > ' ' && s.ptr[to] != ';') to++;
+  return to < s.len && s.ptr[to] == ';' ? to : i;
+}
+
+/* Does a clause end with the character at i: U+3001, U+3002, U+FF0C, U+FF01, U+FF1F, U+FF1B, U+060C? */
+static bool ends_clause(pu_str s, size_t i) {
+  static const char marks[][4] = {"、", "。", "，", "！", "？", "；", "،"};
+  for (size_t k = 0; k < PU_COUNT(marks); k++) {
+    size_t n = strlen(marks[k]);
+    if (s.len - i >= n && memcmp(s.ptr + i, marks[k], n) == 0) return true;
+  }
+  return false;
+}
 
 static count text_units(pu_str s) {
   count c = {0};
@@ -28,19 +46,11 @@ static count text_units(pu_str s) {
     space = false;
     if (b < 0x80) {
       c.units++;
-      if (b == ',' || b == '.' || b == '!' || b == '?' || b == ';') c.ends++;
-      if (b == '&') { /* a reference is one character */
-        size_t to = i + 1;
-        while (to < s.len && to < i + 10 && s.ptr[to] > ' ' && s.ptr[to] != ';') to++;
-        if (to < s.len && s.ptr[to] == ';') i = to;
-      }
+      c.ends += memchr(",.!?;", b, 5) != NULL;
+      if (b == '&') i = reference_end(s, i);
     } else if (b >= 0xC0) {
       c.units += b >= 0xE0 ? 2 : 1;
-      /* U+3001, U+3002, U+FF0C, U+FF01, U+FF1F, U+FF1B; U+060C */
-      if (i + 2 < s.len && b == 0xE3 && s.ptr[i + 1] == '\x80' && (s.ptr[i + 2] == '\x81' || s.ptr[i + 2] == '\x82'))
-        c.ends++;
-      if (i + 2 < s.len && b == 0xEF && s.ptr[i + 1] == '\xBC' && strchr("\x8C\x81\x9F\x9B", s.ptr[i + 2])) c.ends++;
-      if (i + 1 < s.len && b == 0xD8 && s.ptr[i + 1] == '\x8C') c.ends++;
+      if (b == 0xE3 || b == 0xEF || b == 0xD8) c.ends += ends_clause(s, i);
     }
   }
   return c;
@@ -95,7 +105,8 @@ void html_measure(const html_dom *d, html_stat *stats) {
   stats[0].good += good_units(&d->nodes[0], &stats[0]);
 }
 
-/* ---- furniture ------------------------------------------------------------------------------------------------------- */
+/* ---- furniture
+ * ------------------------------------------------------------------------------------------------------- */
 
 typedef struct chooser {
   html_dom *d;
@@ -131,15 +142,22 @@ static bool furniture_by_tag(const chooser *c, uint32_t i) {
   case HTML_DIALOG_:
   case HTML_SEARCH_:
   case HTML_ASIDE_:
-  case HTML_FOOTER_: return !too_good(c, i, 40);
+  case HTML_FOOTER_:
+    return !too_good(c, i, 40);
   case HTML_BUTTON_:
-  case HTML_LABEL_: return s->text < 200;
-  case HTML_FIGCAPTION_: return true;
-  case HTML_FIGURE_: return !holds(c->d, i, HTML_TABLE_) && !holds(c->d, i, HTML_PRE_) && !holds(c->d, i, HTML_BLOCKQUOTE_) &&
-                            !too_good(c, i, 30);
-  case HTML_FORM_: return s->good < 200 || !too_good(c, i, 20);
-  case HTML_HEADER_: return !c->forum && s->good < 200 && !too_good(c, i, 20);
-  default: return false;
+  case HTML_LABEL_:
+    return s->text < 200;
+  case HTML_FIGCAPTION_:
+    return true;
+  case HTML_FIGURE_:
+    return !holds(c->d, i, HTML_TABLE_) && !holds(c->d, i, HTML_PRE_) && !holds(c->d, i, HTML_BLOCKQUOTE_) &&
+           !too_good(c, i, 30);
+  case HTML_FORM_:
+    return s->good < 200 || !too_good(c, i, 20);
+  case HTML_HEADER_:
+    return !c->forum && s->good < 200 && !too_good(c, i, 20);
+  default:
+    return false;
   }
 }
 
@@ -150,7 +168,8 @@ static bool furniture_by_name(const chooser *c, uint32_t i) {
   if ((h & HTML_IS_HIDDEN) && !has_math(c->d, i) && !too_good(c, i, 50)) return true;
   if (n->tag == HTML_BODY_ || n->tag == HTML_MAIN_ || n->tag == HTML_ARTICLE_) return false;
   if (n->tag == HTML_CODE_ || n->tag == HTML_PRE_ || n->tag == HTML_MATH_) return false;
-  if ((h & (HTML_IS_CHROME | HTML_IS_SOCIAL | HTML_IS_RELATED)) && !too_good(c, i, h & HTML_IS_BODY ? 20 : 35)) return true;
+  if ((h & (HTML_IS_CHROME | HTML_IS_SOCIAL | HTML_IS_RELATED)) && !too_good(c, i, h & HTML_IS_BODY ? 20 : 35))
+    return true;
   if (!c->forum && (h & HTML_IS_COMMENT) && !(h & HTML_IS_BODY) && !too_good(c, i, 80)) return true;
   if (c->forum && (h & HTML_IS_PROFILE) && s->good < 200) return true;
   if ((h & HTML_IS_META) && !(h & HTML_IS_BODY) && s->text < 300 && s->good < 150) return true;
@@ -170,7 +189,8 @@ static void drop_furniture(chooser *c) {
   }
 }
 
-/* ---- the main node --------------------------------------------------------------------------------------------------- */
+/* ---- the main node
+ * --------------------------------------------------------------------------------------------------- */
 
 /* The deepest node below `from` that holds at least `percent` of its good text. */
 static uint32_t walk_down(const chooser *c, uint32_t from, unsigned percent) {
@@ -189,7 +209,8 @@ static uint32_t walk_down(const chooser *c, uint32_t from, unsigned percent) {
   }
 }
 
-/* The best node that calls itself the body, or 0: the one with most good text, the deepest of those that nearly have it. */
+/* The best node that calls itself the body, or 0: the one with most good text, the deepest of those that nearly have
+ * it. */
 static uint32_t named_body(const chooser *c, unsigned hint, html_tag tag, unsigned percent) {
   const html_dom *d = c->d;
   uint32_t best = 0;
@@ -212,7 +233,8 @@ static uint32_t main_node(const chooser *c) {
   return walk_down(c, at, 85);
 }
 
-/* ---- inside the main node -------------------------------------------------------------------------------------------- */
+/* ---- inside the main node
+ * -------------------------------------------------------------------------------------------- */
 
 /* Lists, boxes and lines that are mostly links. */
 static bool link_farm(const chooser *c, uint32_t i) {
@@ -241,8 +263,10 @@ static void drop_last_headings(chooser *c, uint32_t main) {
   for (uint32_t i = c->d->nodes[main].end; i-- > main + 1;) {
     html_node *n = &c->d->nodes[i];
     if (n->tag == HTML_TEXT) continue;
-    if (n->tag >= HTML_H1_ && n->tag <= HTML_H6_) n->flags |= HTML_DROPPED;
-    else if (c->stats[i].own && is_block(n)) return;
+    if (n->tag >= HTML_H1_ && n->tag <= HTML_H6_)
+      n->flags |= HTML_DROPPED;
+    else if (c->stats[i].own && is_block(n))
+      return;
   }
 }
 

@@ -40,8 +40,10 @@ int html_word_find(const html_word *table, size_t n, html_key key) {
   while (lo < hi) {
     size_t mid = (lo + hi) / 2;
     html_key k = key_of_bytes(table[mid].text);
-    if (k.hi < key.hi || (k.hi == key.hi && k.lo <= key.lo)) lo = mid + 1;
-    else hi = mid;
+    if (k.hi < key.hi || (k.hi == key.hi && k.lo <= key.lo))
+      lo = mid + 1;
+    else
+      hi = mid;
   }
   return (int)lo - 1;
 }

@@ -17,16 +17,17 @@ typedef struct writer {
   const html_dom *d;
   const html_stat *stats;
   pu_buf *out;
-  size_t start;   /* where the page's text begins in out */
-  int breaks;     /* line ends that the next text has before it: 0, 1, 2 */
-  bool space;     /* a space before the next text */
-  bool flat;      /* in a table's cell: no line ends */
+  size_t start; /* where the page's text begins in out */
+  int breaks;   /* line ends that the next text has before it: 0, 1, 2 */
+  bool space;   /* a space before the next text */
+  bool flat;    /* in a table's cell: no line ends */
   nest in[NEST];
   unsigned depth;
-  pu_buf text;    /* for what has to be looked at before it is written */
+  pu_buf text; /* for what has to be looked at before it is written */
 } writer;
 
-/* ---- lines ----------------------------------------------------------------------------------------------------------- */
+/* ---- lines
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static void want(writer *w, int breaks) {
   if (w->flat) {
@@ -41,11 +42,16 @@ static void want(writer *w, int breaks) {
 static void prefix(writer *w, bool empty) {
   for (unsigned i = 0; i < w->depth; i++) {
     nest *n = &w->in[i];
-    if (n->quote) pu_buf_puts(w->out, empty ? ">" : "> ");
-    else if (empty) continue;
-    else if (n->started) pu_buf_puts(w->out, n->number ? "   " : "  ");
-    else if (n->number) pu_buf_printf(w->out, "%d. ", n->number);
-    else pu_buf_puts(w->out, "- ");
+    if (n->quote)
+      pu_buf_puts(w->out, empty ? ">" : "> ");
+    else if (empty)
+      continue;
+    else if (n->started)
+      pu_buf_puts(w->out, n->number ? "   " : "  ");
+    else if (n->number)
+      pu_buf_printf(w->out, "%d. ", n->number);
+    else
+      pu_buf_puts(w->out, "- ");
     if (!empty) n->started = true;
   }
 }
@@ -130,13 +136,16 @@ void html_text(const html_dom *d, uint32_t node, pu_buf *out) {
   writer w = {.d = d, .out = out, .start = out->len, .flat = true};
   for (uint32_t i = node; i < d->nodes[node].end; i++) {
     const html_node *n = &d->nodes[i];
-    if (n->tag == HTML_TEXT) put_text(&w, pu_str_of(n->ptr, n->len));
-    else if (html_is(n, HTML_BLOCK) || n->tag == HTML_BR_) w.space = true;
+    if (n->tag == HTML_TEXT)
+      put_text(&w, pu_str_of(n->ptr, n->len));
+    else if (html_is(n, HTML_BLOCK) || n->tag == HTML_BR_)
+      w.space = true;
     if (i > node && html_is(n, HTML_GONE)) i = n->end - 1;
   }
 }
 
-/* ---- code ------------------------------------------------------------------------------------------------------------ */
+/* ---- code
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static bool line_numbers(const html_node *n) {
   pu_str c = html_attr(n, "class");
@@ -157,10 +166,14 @@ static void verbatim(writer *w, uint32_t node, pu_buf *out) {
       if (out->len > start && out->data[out->len - 1] != '\n') pu_buf_putc(out, '\n');
       block_end = 0;
     }
-    if (n->tag == HTML_TEXT) html_decode(out, pu_str_of(n->ptr, n->len));
-    else if (html_is(n, HTML_GONE) || n->tag == HTML_BUTTON_ || line_numbers(n)) i = n->end - 1;
-    else if (n->tag == HTML_BR_) pu_buf_putc(out, '\n');
-    else if (html_is(n, HTML_BLOCK) && n->tag != HTML_TD_) block_end = n->end;
+    if (n->tag == HTML_TEXT)
+      html_decode(out, pu_str_of(n->ptr, n->len));
+    else if (html_is(n, HTML_GONE) || n->tag == HTML_BUTTON_ || line_numbers(n))
+      i = n->end - 1;
+    else if (n->tag == HTML_BR_)
+      pu_buf_putc(out, '\n');
+    else if (html_is(n, HTML_BLOCK) && n->tag != HTML_TD_)
+      block_end = n->end;
   }
 }
 
@@ -225,7 +238,8 @@ static void put_code(writer *w, uint32_t node) {
   if (ticks) pu_buf_putc(w->out, '`');
 }
 
-/* ---- formulas -------------------------------------------------------------------------------------------------------- */
+/* ---- formulas
+ * -------------------------------------------------------------------------------------------------------- */
 
 static bool has_word(pu_str s, const char *word) {
   return s.len && memmem(s.ptr, s.len, word, strlen(word)) != NULL;
@@ -294,7 +308,8 @@ static bool rendered(const html_node *n) {
          html_same(c, "MathJax_SVG") || html_same(c, "MathJax_CHTML") || html_same(c, "mjx-chtml");
 }
 
-/* ---- tables ---------------------------------------------------------------------------------------------------------- */
+/* ---- tables
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static void put_nodes(writer *w, uint32_t from, uint32_t to);
 
@@ -364,7 +379,8 @@ static void put_table(writer *w, uint32_t node) {
   want(w, 2);
 }
 
-/* ---- elements -------------------------------------------------------------------------------------------------------- */
+/* ---- elements
+ * -------------------------------------------------------------------------------------------------------- */
 
 static int item_number(const html_dom *d, uint32_t item) {
   uint32_t list = d->nodes[item].parent;
@@ -397,7 +413,8 @@ static void enter(writer *w, uint32_t i, int *numbers) {
   if (list) numbers[n->depth] = 0;
   bool inner = list && w->depth && !w->in[w->depth - 1].quote;
   want(w, row || inner ? 1 : 2);
-  if (tag == HTML_BLOCKQUOTE_ && !w->flat && w->depth < NEST) w->in[w->depth++] = (nest){.quote = true, .started = true};
+  if (tag == HTML_BLOCKQUOTE_ && !w->flat && w->depth < NEST)
+    w->in[w->depth++] = (nest){.quote = true, .started = true};
   if (tag >= HTML_H1_ && tag <= HTML_H6_ && !w->flat && w->stats[i].text) {
     begin(w);
     for (int k = 0; k <= (int)tag - (int)HTML_H1_; k++) pu_buf_putc(w->out, '#');
@@ -425,23 +442,31 @@ static bool put_whole(writer *w, uint32_t i) {
   switch ((html_tag)n->tag) {
   case HTML_MATH_:
   case HTML_SCRIPT_:
-  case HTML_IMG_: return formula(w, i) || html_is(n, HTML_GONE);
+  case HTML_IMG_:
+    return formula(w, i) || html_is(n, HTML_GONE);
   case HTML_PRE_:
   case HTML_LISTING_:
-  case HTML_XMP_: put_pre(w, i); return true;
-  case HTML_CODE_: put_code(w, i); return true;
+  case HTML_XMP_:
+    put_pre(w, i);
+    return true;
+  case HTML_CODE_:
+    put_code(w, i);
+    return true;
   case HTML_TABLE_:
     if (w->flat || !data_table(w, i)) return false;
     put_table(w, i);
     return true;
-  default: return html_is(n, HTML_GONE) || rendered(n);
+  default:
+    return html_is(n, HTML_GONE) || rendered(n);
   }
 }
 
 /* A line end within a paragraph; two of them end it. */
 static void line_break(writer *w) {
-  if (w->flat) w->space = true;
-  else w->breaks = w->breaks ? 2 : 1;
+  if (w->flat)
+    w->space = true;
+  else
+    w->breaks = w->breaks ? 2 : 1;
 }
 
 /* The nodes [from, to): whole subtrees. */
