@@ -127,10 +127,10 @@ typedef struct pu_clean_options {
 
 /* How a step runs. */
 typedef struct pu_data_how {
-  pu_pool *pool;                                          /* NULL: one thread */
-  size_t memory;                                          /* bytes that sorting may take; 0: half of what is free */
-  int rank, ranks;                                        /* of several processes over one file system; 0, 1: alone */
-  bool force;                                             /* begin anew where another run began */
+  pu_pool *pool;   /* NULL: one thread */
+  size_t memory;   /* bytes that sorting may take; 0: half of what is free */
+  int rank, ranks; /* of several processes over one file system; 0, 1: alone */
+  bool force;      /* begin anew where another run began */
   void (*progress)(void *arg, const char *step, double done, double total); /* units of work */
   void *progress_arg;
 } pu_data_how;
@@ -166,19 +166,51 @@ pu_err pu_clean_run(const char *dir, const char *before, const pu_clean_options 
 pu_err pu_clean_apply(const char *dir, const char *of, const pu_strs *bounds, const pu_data_how *how,
                       pu_data_result *out, pu_error *e) PU_MUST_USE;
 
+typedef enum pu_dedup_mode {
+  PU_DEDUP_EXACT,
+  PU_DEDUP_MINHASH,
+  PU_DEDUP_PARAGRAPH,
+  PU_DEDUP_LINE,
+  PU_DEDUP_SUBSTRING,
+  PU_DEDUP_MODES
+} pu_dedup_mode;
+extern const char *const pu_dedup_mode_names[PU_DEDUP_MODES];
+
+/* Which one of a cluster stays; where several are equal, the first of them. */
+typedef enum pu_dedup_keep { PU_KEEP_FIRST, PU_KEEP_NEWEST, PU_KEEP_LONGEST, PU_KEEP_BEST, PU_KEEPS } pu_dedup_keep;
+extern const char *const pu_dedup_keep_names[PU_KEEPS];
+
+typedef struct pu_dedup_options {
+  int mode, keep;    /* pu_dedup_mode, pu_dedup_keep */
+  const char *score; /* for PU_KEEP_BEST: an attribute of the stage; the largest stays */
+  double threshold;  /* minhash: (0, 1] */
+  int64_t min_bytes; /* paragraph, line, substring; 0: the mode's default */
+} pu_dedup_options;
+#define PU_DEDUP_MODES_TEXT "exact|minhash|paragraph|line|substring"
+#define PU_DEDUP_KEEPS_TEXT "first|newest|longest|best"
+
+/* Makes stage DIR of stage BEFORE, working in DIR/work, which is gone at the end. Drops have the rule "dedup.MODE", the
+ * similarity and {"of": the id of the one that stays}; sidecars "dedup.cluster" (that id) and "dedup.similarity", or
+ * "dedup.cut" (bytes). exact and minhash drop documents; the others cut out what is not the first occurrence, and drop
+ * documents of which nothing is left. */
+pu_err pu_dedup_run(const char *dir, const char *before, const pu_dedup_options *o, const pu_data_how *how,
+                    pu_data_result *out, pu_error *e) PU_MUST_USE;
+
 /* A whole run, as YAML describes it (examples/wanjuan.yaml): stages OUT/1-clean, …, shards and OUT/report.html. */
 typedef struct pu_data_config {
   const char *out;
   pu_list sources; /* of pu_source */
   pu_strs filters, bounds;
   pu_filter_options filter;
+  pu_strs dedup; /* modes, one stage each, in this order */
+  pu_dedup_options dedup_by;
 } pu_data_config;
 extern const pu_option pu_data_options[];
 extern const pu_option pu_source_options[]; /* one item of `sources` */
 pu_err pu_data_run(const pu_data_config *cfg, const pu_data_how *how, pu_data_result *out, pu_error *e) PU_MUST_USE;
 
-/* The documents of a stage that are still in (dropped NULL), or those that a rule (a name, or the beginning of one; "" all)
- * dropped in it: `each` is called for up to n of them, spread over the whole by seed (n 0: all, in order). */
+/* The documents of a stage that are still in (dropped NULL), or those that a rule (a name, or the beginning of one; ""
+ * all) dropped in it: `each` is called for up to n of them, spread over the whole by seed (n 0: all, in order). */
 typedef struct pu_kept {
   pu_str id, text, source, lang, url, title;
   const char *rule; /* NULL: it is in */
@@ -186,9 +218,10 @@ typedef struct pu_kept {
 } pu_kept;
 pu_err pu_data_each(const char *stage, const char *dropped, int64_t n, uint64_t seed,
                     pu_err (*each)(void *arg, const pu_kept *d, pu_error *e), void *arg, pu_error *e) PU_MUST_USE;
-/* One self-contained HTML page on stages, the earliest first: the funnel, what each rule dropped with samples, histograms
- * of every measure, shares of sources, languages and kinds. At least one stage. */
-pu_err pu_data_report(const char *title, const char *const *stages, size_t n, const char *path, pu_error *e) PU_MUST_USE;
+/* One self-contained HTML page on stages, the earliest first: the funnel, what each rule dropped with samples,
+ * histograms of every measure, shares of sources, languages and kinds. At least one stage. */
+pu_err pu_data_report(const char *title, const char *const *stages, size_t n, const char *path,
+                      pu_error *e) PU_MUST_USE;
 
 /* ---- text to shards ---------------------------------------------------------------------------------------------- */
 

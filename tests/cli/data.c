@@ -94,6 +94,21 @@ static void other_bounds(void **state) {
   assert_int_equal(puyu("data report --out r.html one/1-clean again"), 0);
 }
 
+static void what_occurs_again(void **state) {
+  (void)state;
+  assert_int_equal(puyu("data extract b d --out raw"), 0);
+  assert_int_equal(puyu("data dedup raw --mode exact --out unique"), 0);
+  says("10 dropped, 300 left");
+  assert_int_equal(shell("zstdcat unique/*.drops.jsonl.zst"), 0);
+  says("\"rule\": \"dedup.exact\"");
+  says("\"of\": \"b-1\"");
+  assert_int_equal(puyu("data run run.yaml out=deduped filters='[normalise]' dedup.modes='[exact, line]'"), 0);
+  assert_int_equal(puyu("data sample deduped/3-line --all"), 0);
+  assert_non_null(strstr(out, "\"b-1\""));
+  assert_int_equal(puyu("data run run.yaml out=deduped dedup.modes=[nearly]"), 2);
+  says("minhash");
+}
+
 static void wrong_words(void **state) {
   (void)state;
   assert_int_equal(puyu("data filter a --out f --filter nonesuch"), 2);
@@ -123,7 +138,7 @@ static int end(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(whole_run),    cmocka_unit_test(threads_and_processes), cmocka_unit_test(kill_and_go_on),
-      cmocka_unit_test(other_bounds), cmocka_unit_test(wrong_words),
+      cmocka_unit_test(other_bounds), cmocka_unit_test(what_occurs_again),     cmocka_unit_test(wrong_words),
   };
   return cmocka_run_group_tests(tests, begin, end);
 }

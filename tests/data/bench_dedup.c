@@ -112,7 +112,7 @@ static void estimates(void) {
   pu_buf_deinit(&b);
 }
 
-static pu_dedup *find(const texts *t, size_t units, pu_dedup_options o, double *seconds) {
+static pu_dedup *find(const texts *t, size_t units, pu_dedup_how o, double *seconds) {
   char dir[] = "/tmp/puyu-bench-XXXXXX";
   pu_error e = {0};
   text_unit *u = calloc(units, sizeof *u);
@@ -148,7 +148,7 @@ static void planted(size_t pairs, double threshold) {
     add(&t, pu_str_c("a"), pu_str_of(a.data, a.len));
     add(&t, pu_str_c("b"), pu_str_of(b.data, b.len));
   }
-  pu_dedup_options o = {.mode = PU_DEDUP_MINHASH, .threshold = threshold};
+  pu_dedup_how o = {.mode = PU_DEDUP_MINHASH, .threshold = threshold};
   pu_dedup *d = find(&t, 8, o, &seconds);
   size_t above = 0, found = 0, near = 0, near_found = 0, below = 0, wrong = 0, clustered = 0, right = 0;
   for (size_t i = 0; i < pairs; i++) {
@@ -178,7 +178,7 @@ static void planted(size_t pairs, double threshold) {
 
 static void modes(const texts *t) {
   for (int m = 0; m < PU_DEDUP_MODES; m++) {
-    pu_dedup_options o = {.mode = (pu_dedup_mode)m, .threshold = 0.7};
+    pu_dedup_how o = {.mode = (pu_dedup_mode)m, .threshold = 0.7};
     double seconds;
     pu_error e = {0};
     pu_dedup *d = find(t, 8, o, &seconds);

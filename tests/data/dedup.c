@@ -256,7 +256,7 @@ static pu_dedup_input corpus_input(corpus *c) {
   return (pu_dedup_input){UNITS, texts_each, c->units, 0};
 }
 
-static pu_dedup *find(corpus *c, const char *dir, const pu_dedup_options *o) {
+static pu_dedup *find(corpus *c, const char *dir, const pu_dedup_how *o) {
   pu_error e;
   pu_dedup *d;
   pu_dedup_input in = corpus_input(c);
@@ -282,7 +282,7 @@ static void exact_ones(void **state) {
   corpus c = {.n = 0};
   for (size_t i = 0; i < PU_COUNT(texts); i++) put_doc(&c, pu_str_c(texts[i]), "", 0);
   char *dir = scratch();
-  pu_dedup *d = find(&c, dir, &(pu_dedup_options){.mode = PU_DEDUP_EXACT});
+  pu_dedup *d = find(&c, dir, &(pu_dedup_how){.mode = PU_DEDUP_EXACT});
   for (size_t i = 0; i < c.n; i++) assert_kept(d, i, kept[i]);
   pu_dedup_free(d);
   scratch_gone(dir);
@@ -300,7 +300,7 @@ static void who_stays(void **state) {
   put_doc(&c, pu_str_c("one two three four five six seven eight nine ten eleven, twelve!"), "", 0.9);
   for (int k = 0; k < PU_KEEPS; k++) {
     char *dir = scratch();
-    pu_dedup_options o = {.mode = PU_DEDUP_MINHASH, .threshold = 0.7, .keep = (pu_dedup_keep)k, .score = "q.s"};
+    pu_dedup_how o = {.mode = PU_DEDUP_MINHASH, .threshold = 0.7, .keep = (pu_dedup_keep)k, .score = "q.s"};
     pu_dedup *d = find(&c, dir, &o);
     for (size_t i = 0; i < c.n; i++) assert_kept(d, i, kept[k]);
     assert_true(pu_dedup_fate_of(d, 2).similarity == 1);
@@ -329,7 +329,7 @@ static void planted(void **state) {
     put_doc(&c, pu_str_of(b.data, b.len), "", 0);
   }
   char *dir = scratch();
-  pu_dedup *d = find(&c, dir, &(pu_dedup_options){.mode = PU_DEDUP_MINHASH, .threshold = 0.7});
+  pu_dedup *d = find(&c, dir, &(pu_dedup_how){.mode = PU_DEDUP_MINHASH, .threshold = 0.7});
   int above = 0, found = 0;
   for (size_t i = 0; i < 300; i++) {
     bool together = pu_dedup_fate_of(d, 2 * i + 1).clustered;
@@ -369,14 +369,14 @@ static void paragraphs_and_lines(void **state) {
   put_doc(&c, pu_str_c("Beta\n\n  Shared paragraph\nof two lines  \n\n\nGamma\n\nBeta\n"), "", 0);
   put_doc(&c, pu_str_c("Alpha two\nShared paragraph\n"), "", 0);
   char *dir = scratch();
-  pu_dedup *d = find(&c, dir, &(pu_dedup_options){.mode = PU_DEDUP_PARAGRAPH, .min_bytes = 1});
+  pu_dedup *d = find(&c, dir, &(pu_dedup_how){.mode = PU_DEDUP_PARAGRAPH, .min_bytes = 1});
   assert_rewritten(d, &c, 0, "Alpha one\nAlpha two\n\nShared paragraph\nof two lines\n\nOmega\n");
   assert_rewritten(d, &c, 1, "Beta\n\nGamma\n\n");
   assert_rewritten(d, &c, 2, "Alpha two\nShared paragraph\n");
   pu_dedup_free(d);
   scratch_gone(dir);
   dir = scratch();
-  d = find(&c, dir, &(pu_dedup_options){.mode = PU_DEDUP_LINE, .min_bytes = 6});
+  d = find(&c, dir, &(pu_dedup_how){.mode = PU_DEDUP_LINE, .min_bytes = 6});
   assert_rewritten(d, &c, 1, "Beta\n\nGamma\n\nBeta\n");
   assert_rewritten(d, &c, 2, "");
   pu_dedup_free(d);
@@ -426,7 +426,7 @@ static void passages(void **state) {
   }
   char *dir = scratch();
   pu_error e;
-  pu_dedup *d = find(&c, dir, &(pu_dedup_options){.mode = PU_DEDUP_SUBSTRING, .min_bytes = PASSAGE});
+  pu_dedup *d = find(&c, dir, &(pu_dedup_how){.mode = PU_DEDUP_SUBSTRING, .min_bytes = PASSAGE});
   uint64_t all = 0;
   for (size_t i = 0; i < c.n; i++) {
     bool marks[2000] = {false};
@@ -455,7 +455,7 @@ static void passage_borders(void **state) {
   put_doc(&c, pu_str_c("知者乐水仁者乐山知者动仁者静知者乐仁者寿也"), "", 0);
   put_doc(&c, pu_str_c("和者乐水仁者乐山知者动仁者静知者乐仁者寿之"), "", 0);
   char *dir = scratch();
-  pu_dedup *d = find(&c, dir, &(pu_dedup_options){.mode = PU_DEDUP_SUBSTRING, .min_bytes = 40});
+  pu_dedup *d = find(&c, dir, &(pu_dedup_how){.mode = PU_DEDUP_SUBSTRING, .min_bytes = 40});
   assert_rewritten(d, &c, 1, "x blunderingmilestones");
   assert_rewritten(d, &c, 3, "和之");
   pu_dedup_free(d);
@@ -487,7 +487,7 @@ static uint64_t digest(const pu_dedup *d, const corpus *c, pu_dedup_mode mode) {
   return h;
 }
 
-static uint64_t run_ranks(corpus *c, pu_dedup_options o, int ranks, int threads) {
+static uint64_t run_ranks(corpus *c, pu_dedup_how o, int ranks, int threads) {
   char *dir = scratch();
   pu_error e;
   o.ranks = ranks;
@@ -532,7 +532,7 @@ static void ranks_and_threads(void **state) {
     if (i % 4 == 0) put_doc(&c, pu_str_of(b.data, b.len), "", 0);
   }
   for (int m = 0; m < PU_DEDUP_MODES; m++) {
-    pu_dedup_options o = {.mode = (pu_dedup_mode)m, .threshold = 0.7, .keep = PU_KEEP_LONGEST};
+    pu_dedup_how o = {.mode = (pu_dedup_mode)m, .threshold = 0.7, .keep = PU_KEEP_LONGEST};
     uint64_t want = run_ranks(&c, o, 1, 1);
     assert_int_equal(run_ranks(&c, o, 1, 4), want);
     if (PU_TSAN) continue; /* it does not follow processes */
@@ -547,13 +547,13 @@ static void ranks_and_threads(void **state) {
 static void refusals(void **state) {
   (void)state;
   pu_error e;
-  assert_int_equal(pu_dedup_check(&(pu_dedup_options){.mode = PU_DEDUP_MINHASH}, &e), PU_ERR_USAGE);
-  assert_int_equal(pu_dedup_check(&(pu_dedup_options){.mode = PU_DEDUP_MINHASH, .threshold = 1.5}, &e), PU_ERR_USAGE);
-  assert_int_equal(pu_dedup_check(&(pu_dedup_options){.mode = PU_DEDUP_SUBSTRING, .min_bytes = 8}, &e), PU_ERR_USAGE);
-  assert_int_equal(pu_dedup_check(&(pu_dedup_options){.mode = PU_DEDUP_LINE, .min_bytes = -1}, &e), PU_ERR_USAGE);
-  assert_int_equal(pu_dedup_check(&(pu_dedup_options){.keep = PU_KEEP_BEST}, &e), PU_ERR_USAGE);
-  assert_int_equal(pu_dedup_check(&(pu_dedup_options){.rank = 2, .ranks = 2}, &e), PU_ERR_USAGE);
-  assert_int_equal(pu_dedup_check(&(pu_dedup_options){.mode = PU_DEDUP_EXACT}, &e), PU_OK);
+  assert_int_equal(pu_dedup_check(&(pu_dedup_how){.mode = PU_DEDUP_MINHASH}, &e), PU_ERR_USAGE);
+  assert_int_equal(pu_dedup_check(&(pu_dedup_how){.mode = PU_DEDUP_MINHASH, .threshold = 1.5}, &e), PU_ERR_USAGE);
+  assert_int_equal(pu_dedup_check(&(pu_dedup_how){.mode = PU_DEDUP_SUBSTRING, .min_bytes = 8}, &e), PU_ERR_USAGE);
+  assert_int_equal(pu_dedup_check(&(pu_dedup_how){.mode = PU_DEDUP_LINE, .min_bytes = -1}, &e), PU_ERR_USAGE);
+  assert_int_equal(pu_dedup_check(&(pu_dedup_how){.keep = PU_KEEP_BEST}, &e), PU_ERR_USAGE);
+  assert_int_equal(pu_dedup_check(&(pu_dedup_how){.rank = 2, .ranks = 2}, &e), PU_ERR_USAGE);
+  assert_int_equal(pu_dedup_check(&(pu_dedup_how){.mode = PU_DEDUP_EXACT}, &e), PU_OK);
 }
 
 int main(void) {

@@ -16,12 +16,12 @@ bool pu_dedup_cuts(pu_dedup_mode mode) {
   return mode != PU_DEDUP_EXACT && mode != PU_DEDUP_MINHASH;
 }
 
-int64_t pu_dedup_min_bytes(const pu_dedup_options *o) {
+int64_t pu_dedup_min_bytes(const pu_dedup_how *o) {
   if (o->min_bytes > 0) return o->min_bytes;
   return o->mode == PU_DEDUP_SUBSTRING ? DEFAULT_PASSAGE : DEFAULT_ITEM;
 }
 
-pu_err pu_dedup_check(const pu_dedup_options *o, pu_error *e) {
+pu_err pu_dedup_check(const pu_dedup_how *o, pu_error *e) {
   if ((unsigned)o->mode >= PU_DEDUP_MODES || (unsigned)o->keep >= PU_KEEPS)
     return pu_fail(e, PU_ERR_USAGE, "dedup: no such mode, or no such rule of who stays");
   if (o->mode == PU_DEDUP_MINHASH && !(o->threshold > 0 && o->threshold <= 1))
@@ -118,8 +118,7 @@ static pu_err passes(pu_dedup *d, pu_error *e) {
   return work_sign(&d->w, "left", true, e);
 }
 
-pu_err pu_dedup_find(const pu_dedup_input *in, const char *dir, const pu_dedup_options *o, pu_dedup **out,
-                     pu_error *e) {
+pu_err pu_dedup_find(const pu_dedup_input *in, const char *dir, const pu_dedup_how *o, pu_dedup **out, pu_error *e) {
   *out = NULL;
   pu_dedup *d = calloc(1, sizeof *d);
   if (!d) return pu_fail(e, PU_ERR_NOMEM, "dedup: no memory");

@@ -31,21 +31,7 @@
 #include "src/data/dedup/shingle.h"
 #include "src/data/stage.h"
 
-typedef enum pu_dedup_mode {
-  PU_DEDUP_EXACT,
-  PU_DEDUP_MINHASH,
-  PU_DEDUP_PARAGRAPH,
-  PU_DEDUP_LINE,
-  PU_DEDUP_SUBSTRING,
-  PU_DEDUP_MODES
-} pu_dedup_mode;
-extern const char *const pu_dedup_mode_names[PU_DEDUP_MODES];
-
-/* Which one of a cluster stays; where several are equal, the first of them. */
-typedef enum pu_dedup_keep { PU_KEEP_FIRST, PU_KEEP_NEWEST, PU_KEEP_LONGEST, PU_KEEP_BEST, PU_KEEPS } pu_dedup_keep;
-extern const char *const pu_dedup_keep_names[PU_KEEPS];
-
-typedef struct pu_dedup_options {
+typedef struct pu_dedup_how {
   pu_dedup_mode mode;
   pu_dedup_keep keep;
   const char *score; /* for PU_KEEP_BEST: an attribute of the stage, "quality.score"; the largest stays */
@@ -56,11 +42,11 @@ typedef struct pu_dedup_options {
   int rank, ranks;   /* ranks 0: 1 */
   void (*progress)(void *arg, const char *what, double done, double total);
   void *progress_arg;
-} pu_dedup_options;
+} pu_dedup_how;
 enum { PU_DEDUP_PASSAGE = 40 };
-pu_err pu_dedup_check(const pu_dedup_options *o, pu_error *e) PU_MUST_USE;
-int64_t pu_dedup_min_bytes(const pu_dedup_options *o); /* with the default */
-bool pu_dedup_cuts(pu_dedup_mode mode);                /* does it cut passages out, rather than drop documents? */
+pu_err pu_dedup_check(const pu_dedup_how *o, pu_error *e) PU_MUST_USE;
+int64_t pu_dedup_min_bytes(const pu_dedup_how *o); /* with the default */
+bool pu_dedup_cuts(pu_dedup_mode mode);            /* does it cut passages out, rather than drop documents? */
 
 /* ---- documents in ---- */
 
@@ -84,7 +70,7 @@ typedef struct pu_dedup_input {
 
 typedef struct pu_dedup pu_dedup;
 /* dir: the work folder, made where it is missing; all ranks give the same one. Returns when this rank knows all. */
-pu_err pu_dedup_find(const pu_dedup_input *in, const char *dir, const pu_dedup_options *o, pu_dedup **out,
+pu_err pu_dedup_find(const pu_dedup_input *in, const char *dir, const pu_dedup_how *o, pu_dedup **out,
                      pu_error *e) PU_MUST_USE;
 void pu_dedup_free(pu_dedup *d); /* NULL is fine. The folder stays */
 /* Rank 0 waits until no rank needs the folder any more, and removes it; d can be asked on. */
@@ -109,14 +95,5 @@ typedef struct pu_dedup_stats {
   uint64_t disk;                             /* bytes of the work folder's files, this rank's */
 } pu_dedup_stats;
 pu_dedup_stats pu_dedup_stats_of(const pu_dedup *d);
-
-/* ---- as a step of the pipeline (step.c) ---- */
-
-/* Reads `in`, makes the stage `dir` with how's threads, memory and rank, whatever o says of those; works in DIR/work,
- * which is gone at the end. Drops have the rule "dedup.MODE", the similarity and {"of": the id of the one that stays};
- * sidecars "dedup.cluster" (that id) and "dedup.similarity", or "dedup.cut" (bytes). A document of which nothing is
- * left is dropped as it was. */
-pu_err pu_dedup_run(const pu_stage *in, const char *dir, const pu_dedup_options *o, const pu_data_how *how,
-                    pu_data_result *out, pu_error *e) PU_MUST_USE;
 
 #endif

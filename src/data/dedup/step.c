@@ -9,7 +9,7 @@
 
 typedef struct step {
   const pu_stage *in;
-  pu_dedup_options o;
+  pu_dedup_how o;
   pu_dedup *found;
   pu_stage_writer *w;
   char rule[64];
@@ -174,7 +174,7 @@ static pu_err write_unit(void *arg, size_t unit, int worker, pu_error *e) {
 /* ---- all -----------------------------------------------------------------------------------------------------------
  */
 
-static json_t *options_json(const pu_dedup_options *o) {
+static json_t *options_json(const pu_dedup_how *o) {
   json_t *all = json_pack("{s:s}", "mode", pu_dedup_mode_names[o->mode]);
   if (!all || pu_dedup_cuts(o->mode)) {
     json_object_set_new(all, "min_bytes", json_integer(pu_dedup_min_bytes(o)));
@@ -215,9 +215,14 @@ static pu_err run(step *s, const char *dir, pu_error *e) {
   return pu_stage_end(s->w, e);
 }
 
-pu_err pu_dedup_run(const pu_stage *in, const char *dir, const pu_dedup_options *o, const pu_data_how *how,
-                    pu_data_result *out, pu_error *e) {
-  step s = {.in = in, .o = *o, .how = how};
+static pu_err make(const pu_stage *in, const char *dir, const pu_dedup_options *o, const pu_data_how *how,
+                   pu_error *e) {
+  step s = {.in = in, .how = how};
+  s.o.mode = (pu_dedup_mode)o->mode;
+  s.o.keep = (pu_dedup_keep)o->keep;
+  s.o.score = o->score;
+  s.o.threshold = o->threshold;
+  s.o.min_bytes = o->min_bytes;
   s.o.pool = how->pool;
   s.o.memory = how->memory ? how->memory : pu_memory_free() / 2;
   s.o.rank = how->rank;
@@ -225,12 +230,12 @@ pu_err pu_dedup_run(const pu_stage *in, const char *dir, const pu_dedup_options 
   s.o.progress = find_progress;
   s.o.progress_arg = &s;
   PU_TRY(pu_dedup_check(&s.o, e));
-  snprintf(s.rule, sizeof s.rule, "dedup.%s", pu_dedup_mode_names[o->mode]);
-  json_t *options = options_json(o);
+  snprintf(s.rule, sizeof s.rule, "dedup.%s", pu_dedup_mode_names[s.o.mode]);
+  json_t *options = options_json(&s.o);
   pu_stage_options so = {.step = "dedup",
                          .options = options,
                          .before = in,
-                         .docs = pu_dedup_cuts(o->mode),
+                         .docs = pu_dedup_cuts(s.o.mode),
                          .force = how->force,
                          .rank = how->rank,
                          .ranks = how->ranks};
@@ -239,5 +244,14 @@ pu_err pu_dedup_run(const pu_stage *in, const char *dir, const pu_dedup_options 
   pu_dedup_free(s.found);
   pu_stage_writer_free(s.w);
   json_decref(options);
+  return err;
+}
+
+pu_err pu_dedup_run(const char *dir, const char *before, const pu_dedup_options *o, const pu_data_how *how,
+                    pu_data_result *out, pu_error *e) {
+  pu_stage *in;
+  PU_TRY(pu_stage_open(before, &in, e));
+  pu_err err = make(in, dir, o, how, e);
+  pu_stage_close(in);
   return err == PU_OK ? pu_data_counts(dir, out, e) : err;
 }

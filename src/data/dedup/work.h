@@ -8,7 +8,7 @@
 typedef struct work {
   const char *dir;
   uint64_t hash; /* of options and input */
-  const pu_dedup_options *o;
+  const pu_dedup_how *o;
   int rank, ranks, threads;
   _Atomic uint64_t disk; /* bytes written */
 } work;
@@ -95,7 +95,7 @@ typedef struct file_set {
 
 struct pu_dedup {
   work w;
-  pu_dedup_options o;
+  pu_dedup_how o;
   pu_dedup_input in;
   pu_bands bands;
   size_t parts;
