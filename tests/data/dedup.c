@@ -411,7 +411,8 @@ static void passages(void **state) {
     while (n < len) {
       if (c.n > 0 && pu_rng_below(&r, 3) == 0) { /* from an earlier one */
         pu_str s = c.docs[pu_rng_below(&r, c.n)].text;
-        size_t k = PU_MIN(s.len, 30 + pu_rng_below(&r, 200)), at = s.len > k ? pu_rng_below(&r, s.len - k) : 0;
+        size_t want = 30 + pu_rng_below(&r, 200), k = PU_MIN(s.len, want);
+        size_t at = s.len > k ? pu_rng_below(&r, s.len - k) : 0;
         if (s.len) memcpy(text + n, s.ptr + at, k);
         n += k;
       } else if (pu_rng_below(&r, 8) == 0) { /* all the same */
