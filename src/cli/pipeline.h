@@ -30,8 +30,7 @@ typedef struct pu_cli_input {
          .help = "the source's name, in ids and shares (files only, as the next five)"),                               \
       PU_ROW(holder, in.format, "format", STR, .dflt = "auto", .meta = "NAME",                                         \
              .help = "how to read the files; auto: by each file's name and first bytes"),                              \
-      PU_ROW(holder, in.key, "key", STR, .meta = "NAME",                                                               \
-             .help = "where the text stands in JSON objects, or the column of a table"),                               \
+      PU_ROW(holder, in.key, "key", STR, .meta = "NAME", .help = "where the text stands in JSON objects"),             \
       PU_ROW(holder, in.charset, "charset", STR, .meta = "NAME",                                                       \
              .help = "what the bytes of the text are in; found out unless given"),                                     \
       PU_ROW(holder, in.split, "split", ENUM, .dflt = "file", .choices = "file|blank|line",                            \

@@ -6,7 +6,7 @@ const pu_option pu_source_options[] = {
     PU_ROW(pu_source, paths, "paths", STRS, .required = true, .help = "files and folders"),
     PU_ROW(pu_source, format, "format", STR, .dflt = "auto",
            .help = "how to read the files: a reader's name; auto: by each file's name and first bytes"),
-    PU_ROW(pu_source, key, "key", STR, .help = "where the text stands in JSON objects, or the column of a table"),
+    PU_ROW(pu_source, key, "key", STR, .help = "where the text stands in JSON objects"),
     PU_ROW(pu_source, charset, "charset", STR, .help = "what the bytes of its text are in; found out unless given"),
     PU_ROW(pu_source, split, "split", ENUM, .dflt = "file", .choices = "file|blank|line",
            .help = "what a document is in plain text: the file, the lines up to a blank one, or each line"),
