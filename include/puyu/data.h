@@ -92,7 +92,7 @@ double pu_corpus_done(const pu_corpus *c);  /* of them read so far */
 /* ---- the pipeline: raw files to clean documents, with a record of every decision -----------------------------------
  */
 
-/* Files that belong together: a name in shares, weights and ids. */
+/* Files that belong together: a name in shares and ids. */
 typedef struct pu_source {
   const char *name;
   pu_strs paths;       /* files and folders */
@@ -101,7 +101,6 @@ typedef struct pu_source {
   const char *charset; /* NULL: found */
   int split;           /* pu_split */
   int html;            /* auto, article, forum, all */
-  double weight;       /* in the mixture; 0: by its tokens */
 } pu_source;
 
 typedef enum pu_width { PU_WIDTH_KEEP, PU_WIDTH_HALF } pu_width; /* Ａ１ become A1 */

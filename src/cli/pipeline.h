@@ -14,11 +14,13 @@ typedef struct pu_cli_step {
 #define PU_CLI_STEP_ROWS(holder, in)                                                                                   \
   PU_ROW(holder, in.threads, "threads", INT, .dflt = "0", .max = 1024, .meta = "N",                                    \
          .help = "threads to use; 0: one for each processor"),                                                         \
-      PU_ROW(holder, in.memory, "memory", FLOAT, .dflt = "0", .max = 1e6, .meta = "GIB",                               \
-             .help = "most memory that sorting may take; 0: half of what is free"),                                    \
       PU_ROW(holder, in.force, "force", BOOL,                                                                          \
              .help = "begin anew where a run with other options or input began; without it such a folder is refused"), \
       PU_ROW(holder, in.json, "json", BOOL, .help = "print one JSON object, for programs")
+/* For steps that sort. */
+#define PU_CLI_MEMORY_ROW(holder, in)                                                                                  \
+  PU_ROW(holder, in.memory, "memory", FLOAT, .dflt = "0", .max = 1e6, .meta = "GIB",                                   \
+         .help = "most memory that sorting may take; 0: half of what is free")
 
 /* Files and folders as one source, or a stage. */
 typedef struct pu_cli_input {

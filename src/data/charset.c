@@ -203,10 +203,6 @@ void pu_recoder_run(pu_recoder *r, const char *bytes, size_t *len, bool last, ch
   *made = cap - room;
 }
 
-size_t pu_recoder_bad(const pu_recoder *r) {
-  return r->bad;
-}
-
 void pu_recoder_close(pu_recoder *r) {
   if (!r) return;
   iconv_close(r->to_utf8);

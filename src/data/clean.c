@@ -169,9 +169,8 @@ static json_t *source_json(const pu_source *s, const pu_source_file *files, size
   }
   char text[32];
   snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
-  return json_pack("{s:s, s:s?, s:s?, s:s?, s:i, s:i, s:f, s:s, s:I}", "name", s->name, "format", s->format, "key",
-                   s->key, "charset", s->charset, "split", s->split, "html", s->html, "weight", s->weight, "files",
-                   text, "n_files", (json_int_t)n);
+  return json_pack("{s:s, s:s?, s:s?, s:s?, s:i, s:i, s:s, s:I}", "name", s->name, "format", s->format, "key", s->key,
+                   "charset", s->charset, "split", s->split, "html", s->html, "files", text, "n_files", (json_int_t)n);
 }
 
 static json_t *options_json(const clean *c) {

@@ -2,7 +2,7 @@
 #include "puyu/data.h"
 
 const pu_option pu_source_options[] = {
-    PU_ROW(pu_source, name, "name", STR, .required = true, .help = "names its documents in shares, weights and ids"),
+    PU_ROW(pu_source, name, "name", STR, .required = true, .help = "names its documents in shares and ids"),
     PU_ROW(pu_source, paths, "paths", STRS, .required = true, .help = "files and folders"),
     PU_ROW(pu_source, format, "format", STR, .dflt = "auto",
            .help = "how to read the files: a reader's name; auto: by each file's name and first bytes"),
@@ -12,8 +12,6 @@ const pu_option pu_source_options[] = {
            .help = "what a document is in plain text: the file, the lines up to a blank one, or each line"),
     PU_ROW(pu_source, html, "html", ENUM, .dflt = "auto", .choices = "auto|article|forum|all",
            .help = "what is taken of web pages: the main text, the posts, or all that is shown"),
-    PU_ROW(pu_source, weight, "weight", FLOAT, .dflt = "0", .max = 1e9,
-           .help = "share of the mixture, relative; 0 for all: by size"),
     {0},
 };
 

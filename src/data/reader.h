@@ -43,7 +43,6 @@ const char *pu_input_name(const pu_input *in); /* path or NAME, then the members
 bool pu_input_packed(const pu_input *in);      /* is it compressed? Known once a byte was asked for */
 uint64_t pu_input_at(const pu_input *in);      /* bytes given out so far: where errors are */
 uint64_t pu_input_raw(const pu_input *in);     /* bytes of the file on disk taken so far: progress */
-bool pu_input_packed(const pu_input *in);      /* compressed, or inside an archive: no range of it can be read */
 const pu_read_options *pu_input_options(const pu_input *in);
 /* Looks at the next bytes, at least `want` (at most PU_INPUT_PEEK) where there are as many; they stay. */
 #define PU_INPUT_PEEK (PU_DOC_MAX + ((size_t)1 << 20))
@@ -97,7 +96,6 @@ pu_err pu_reading_open(pu_input *in, pu_reading **out,
                        pu_error *e) PU_MUST_USE; /* takes over the input, also when it fails */
 pu_err pu_reading_next(pu_reading *r, pu_doc *out, bool *found, pu_error *e) PU_MUST_USE;
 void pu_reading_close(pu_reading *r);
-const pu_input *pu_reading_input(const pu_reading *r);
 
 /* For readers of archives: a member, read through `read` (up to len bytes; *got 0: its end), as an input of its own
  * below `parent`. */
@@ -131,7 +129,6 @@ pu_err pu_charset_convert(pu_str bytes, const char *charset, pu_buf *out, size_t
 typedef struct pu_recoder pu_recoder;
 pu_err pu_recoder_open(const char *charset, pu_recoder **out, pu_error *e) PU_MUST_USE;
 void pu_recoder_run(pu_recoder *r, const char *bytes, size_t *len, bool last, char *out, size_t cap, size_t *made);
-size_t pu_recoder_bad(const pu_recoder *r);
 void pu_recoder_close(pu_recoder *r);
 /* How many of the bytes are UTF-8, from the first on. */
 size_t pu_utf8_prefix(pu_str bytes);

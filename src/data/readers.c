@@ -188,10 +188,6 @@ void pu_reading_close(pu_reading *r) {
   free(r);
 }
 
-const pu_input *pu_reading_input(const pu_reading *r) {
-  return r->in;
-}
-
 /* ---- pages ------------------------------------------------------------------------------------------------------- */
 
 static void page_fill(pu_doc *out, const pu_html_page *page) {

@@ -109,6 +109,24 @@ static void what_occurs_again(void **state) {
   says("minhash");
 }
 
+/* Files of lines are read in ranges; where a document may cross lines, they are not. */
+static void large_files(void **state) {
+  (void)state;
+  assert_int_equal(
+      shell("mkdir -p big && yes '{\"content\": \"a line that says nothing, many times\"}' | head -n 1500000 "
+            ">big/x.jsonl && ls -l big | grep -q ' [67]' "),
+      0);
+  assert_int_equal(puyu("data extract big --out ranges --threads 2"), 0);
+  says("1500000 documents");
+  assert_int_equal(shell("ls ranges/*.docs.jsonl.zst | wc -l"), 0);
+  says("2");
+  assert_int_equal(shell("mv big/x.jsonl big/x.txt"), 0);
+  assert_int_equal(puyu("data extract big --split blank --out whole"), 0);
+  assert_int_equal(shell("ls whole/*.docs.jsonl.zst | wc -l"), 0);
+  says("1");
+  assert_int_equal(shell("rm -r big ranges whole"), 0);
+}
+
 static void wrong_words(void **state) {
   (void)state;
   assert_int_equal(puyu("data filter a --out f --filter nonesuch"), 2);
@@ -138,7 +156,8 @@ static int end(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(whole_run),    cmocka_unit_test(threads_and_processes), cmocka_unit_test(kill_and_go_on),
-      cmocka_unit_test(other_bounds), cmocka_unit_test(what_occurs_again),     cmocka_unit_test(wrong_words),
+      cmocka_unit_test(other_bounds), cmocka_unit_test(what_occurs_again),     cmocka_unit_test(large_files),
+      cmocka_unit_test(wrong_words),
   };
   return cmocka_run_group_tests(tests, begin, end);
 }

@@ -1,7 +1,6 @@
 /* Filters at their borders: a document on either side of each bound, English and Chinese; what masking and normalising
  * leave of a text; and names, presets and bounds. */
 #include "src/data/filter.h"
-#include "tests/data/lang_stub.h"
 #include "tests/test.h"
 
 static pu_doc doc;

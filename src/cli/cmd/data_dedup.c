@@ -19,6 +19,7 @@ static const pu_option rows[] = {
            .help = "--keep best: the measure whose largest value stays, FILTER.MEASURE"),
     PU_ROW(options, dedup.min_bytes, "min-bytes", INT, .dflt = "0", .max = 1e9, .meta = "N",
            .help = "paragraph, line, substring: shorter ones may occur again; 0: the mode's own"),
+    PU_CLI_MEMORY_ROW(options, step),
     PU_CLI_STEP_ROWS(options, step),
     {0},
 };

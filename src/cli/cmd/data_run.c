@@ -6,6 +6,7 @@ typedef struct options {
 } options;
 
 static const pu_option rows[] = {
+    PU_CLI_MEMORY_ROW(options, step),
     PU_CLI_STEP_ROWS(options, step),
     {0},
 };

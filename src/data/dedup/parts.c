@@ -77,15 +77,14 @@ static pu_err write_once(pu_sorter *s, out_file *f, uint64_t *count, pu_error *e
   }
 }
 
-static pu_err part_find(pu_dedup *d, size_t part, pu_sorter *in, pu_sorter *out, pu_error *e) {
+static pu_err part_find(const pu_dedup *d, size_t part, pu_sorter *in, pu_sorter *out, pu_error *e) {
   for (size_t u = 0; u < d->in.units; u++)
     PU_TRY(keys_sort(&d->keys.maps[u], d->parts, part, d->base[u] << d->shift, in, e));
   group g = {.d = d, .out = out};
   return groups(in, &g, e);
 }
 
-static pu_err part_make(void *arg, size_t part, pu_error *e) {
-  pu_dedup *d = arg;
+pu_err part_sorted(pu_dedup *d, size_t part, const char *kind, part_find_fn find, part_write_fn write, pu_error *e) {
   char in_path[PATH_MAX], out_path[PATH_MAX];
   work_path(&d->w, in_path, part, "in");
   work_path(&d->w, out_path, part, "out");
@@ -93,15 +92,19 @@ static pu_err part_make(void *arg, size_t part, pu_error *e) {
   pu_sorter *in = NULL, *out = NULL;
   pu_err err = pu_sorter_create(in_path, memory, &in, e);
   if (err == PU_OK) err = pu_sorter_create(out_path, memory, &out, e);
-  if (err == PU_OK) err = part_find(d, part, in, out, e);
+  if (err == PU_OK) err = find(d, part, in, out, e);
   pu_sorter_free(in);
   out_file f = {0};
   uint64_t count = 0;
-  if (err == PU_OK) err = out_begin(&d->w, part, "part", &f, e);
-  if (err == PU_OK) err = write_once(out, &f, &count, e);
+  if (err == PU_OK) err = out_begin(&d->w, part, kind, &f, e);
+  if (err == PU_OK) err = write(out, &f, &count, e);
   err = out_end(&f, count, err, e);
   pu_sorter_free(out);
   return err;
+}
+
+static pu_err part_make(void *arg, size_t part, pu_error *e) {
+  return part_sorted(arg, part, "part", part_find, write_once, e);
 }
 
 pu_err dedup_parts(pu_dedup *d, pu_error *e) {

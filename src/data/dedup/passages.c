@@ -1,5 +1,4 @@
 /* Passages that occur again: which ones exactly, and documents without them. */
-#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -81,23 +80,7 @@ static pu_err cuts_write(pu_sorter *s, out_file *f, uint64_t *count, pu_error *e
 }
 
 static pu_err cuts_make(void *arg, size_t part, pu_error *e) {
-  pu_dedup *d = arg;
-  char in_path[PATH_MAX], out_path[PATH_MAX];
-  work_path(&d->w, in_path, part, "in");
-  work_path(&d->w, out_path, part, "out");
-  size_t memory = d->o.memory / (size_t)d->w.threads / 2;
-  pu_sorter *in = NULL, *out = NULL;
-  pu_err err = pu_sorter_create(in_path, memory, &in, e);
-  if (err == PU_OK) err = pu_sorter_create(out_path, memory, &out, e);
-  if (err == PU_OK) err = cuts_find(d, part, in, out, e);
-  pu_sorter_free(in);
-  out_file f = {0};
-  uint64_t count = 0;
-  if (err == PU_OK) err = out_begin(&d->w, part, "cuts", &f, e);
-  if (err == PU_OK) err = cuts_write(out, &f, &count, e);
-  err = out_end(&f, count, err, e);
-  pu_sorter_free(out);
-  return err;
+  return part_sorted(arg, part, "cuts", cuts_find, cuts_write, e);
 }
 
 pu_err dedup_passages(pu_dedup *d, pu_error *e) {

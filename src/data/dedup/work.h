@@ -123,6 +123,13 @@ pu_err found_begin(const pu_dedup *d, uint64_t least, found_iter *it, pu_error *
 bool found_next(found_iter *it, pu_pair *out);
 void found_end(found_iter *it);
 
+/* Makes file `kind` of a part: find reads its keys through one sorter, puts what it finds into the other, and write
+ * takes it from there in order. */
+typedef pu_err (*part_find_fn)(const pu_dedup *d, size_t part, pu_sorter *in, pu_sorter *out, pu_error *e);
+typedef pu_err (*part_write_fn)(pu_sorter *s, out_file *f, uint64_t *count, pu_error *e);
+pu_err part_sorted(pu_dedup *d, size_t part, const char *kind, part_find_fn find, part_write_fn write,
+                   pu_error *e) PU_MUST_USE;
+
 pu_err dedup_scan(pu_dedup *d, pu_error *e) PU_MUST_USE;     /* scan.c: U.about, U.ids, U.keys */
 pu_err dedup_parts(pu_dedup *d, pu_error *e) PU_MUST_USE;    /* parts.c: P.part */
 pu_err dedup_blobs(pu_dedup *d, pu_error *e) PU_MUST_USE;    /* blobs.c: U.blobs */

@@ -38,9 +38,6 @@ void html_choose(html_dom *d, html_stat *stats, pu_html_mode mode, uint32_t *mai
 /* Does the page look like a forum's, or a page of questions and answers? */
 bool html_is_forum(const html_dom *d, const html_stat *stats);
 
-/* Fills what the page says of itself; strings are in the arena. */
-void html_metadata(const html_dom *d, pu_arena *a, pu_html_page *page);
-
 /* Appends a node's text as Markdown, without what is dropped. */
 void html_write(const html_dom *d, const html_stat *stats, uint32_t node, pu_buf *out);
 /* Appends the text of a node and all below it: references decoded, runs of spaces one space, none around it. */
