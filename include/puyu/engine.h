@@ -164,6 +164,9 @@ pu_err pu_grammar_mask(pu_grammar_state *s, uint64_t *bits, pu_error *e) PU_MUST
 /* Takes a token, or text, into account. False: it does not fit, and the state is as it was. */
 bool pu_grammar_accept(pu_grammar_state *s, int32_t id);
 bool pu_grammar_accept_text(pu_grammar_state *s, pu_str text);
+/* What was last refused would perhaps fit, even when the mask has it: the grammar leaves too many ways open at once (a
+ * grammar that reads one text in hundreds of ways), or there was no memory. */
+bool pu_grammar_gave_up(const pu_grammar_state *s);
 bool pu_grammar_may_end(const pu_grammar_state *s);  /* the text so far is whole */
 bool pu_grammar_must_end(const pu_grammar_state *s); /* and nothing can follow it */
 
