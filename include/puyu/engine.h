@@ -73,7 +73,7 @@ typedef struct pu_engine_options {
   const char *device;     /* "cpu"; NULL: cpu */
   pu_dtype dtype;         /* compute type: PU_BF16 or PU_F32 */
   pu_quant quant;         /* how the model's matrices are kept: PU_QUANT_FILE is 0 */
-  const char *cache;      /* a folder that keeps weights in few bits for the next time: pu_model_options. NULL: none */
+  const char *cache;      /* a folder that keeps weights for the next time: pu_model_options. NULL: none */
   int threads;            /* 0: all */
   int64_t context;        /* tokens of one session; 0: the model's max_position (times the factor of dynamic RoPE), at
                              most 32768. Less where the cache cannot hold as many: see pu_engine_plan */

@@ -276,8 +276,8 @@ typedef struct pu_model_options {
   bool train;       /* f32 masters, and gradients (w->grad, f32) with their memory */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */
   pu_quant quant;
-  /* A folder, or NULL: on the CPU, weights in few bits are kept there in a file as they lie in memory, and mapped from it
-   * when the same model is loaded again. A file that cannot be written is logged. */
+  /* A folder, or NULL: with `tile`, on the CPU, weights are kept there in a file as they lie in memory, and mapped from it
+   * when the same model is loaded again. A file that is damaged, or cannot be written, is logged. */
   const char *cache;
   const pu_model_part *part; /* NULL: the whole model; else the rest has no memory: for work that goes layer by layer */
   /* May be NULL; called while weights are read. */

@@ -338,17 +338,11 @@ static pu_err load_all(loader *l, pu_model *m, const pu_model_options *o, pu_err
   return PU_OK;
 }
 
-static bool any_packed(const pu_forms *f, const pu_hparams *hp) {
-  for (int64_t i = 0; i < (hp->layers + 1) * PU_SLOT_COUNT; i++)
-    if (f->of[i].packing.bits) return true;
-  return false;
-}
-
 /* From the cache where it has them, else from the files, and then into the cache. */
 static pu_err fill(loader *l, const char *path, const pu_model_options *o, pu_model *m, pu_error *e) {
   pu_weights_cache cache;
   pu_error why;
-  bool cached = o->cache && !o->part && strcmp(m->be->name, "cpu") == 0 && any_packed(&l->forms, &m->hp) &&
+  bool cached = o->cache && o->tile && !o->part && strcmp(m->be->name, "cpu") == 0 &&
                 pu_weights_cache_find(o->cache, path, m, &l->forms, &cache);
   if (cached && pu_weights_cache_read(&cache, m)) {
     m->hp.norm_head = false;

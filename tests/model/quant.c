@@ -322,6 +322,7 @@ static void check_kept(pu_backend *be, const char *model, const char *cache, pu_
 }
 
 static void weights_are_kept_for_the_next_time(void **state) {
+  pu_log_set_level(PU_LOG_ERROR); /* damage is told of */
   char dir[400], cache[400], tied[400], name[300];
   pu_model *m;
   pu_error e;
@@ -340,10 +341,14 @@ static void weights_are_kept_for_the_next_time(void **state) {
   assert_ok(pu_model_save(m, tied, PU_F32, 0, &e), &e);
   pu_model_free(m);
   check_kept(*state, tied, cache, (pu_model_options){.dtype = PU_F32, .quant = PU_QUANT_Q8});
-  /* Other files, other weights; nothing in few bits, nothing kept. */
-  shown s = show(*state, tied, (pu_model_options){.dtype = PU_F32, .tile = true, .cache = cache});
+  /* Nothing in few bits: tiles. Without tiles, nothing. */
+  check_kept(*state, tied, cache, (pu_model_options){.dtype = PU_BF16, .quant = PU_QUANT_NONE});
+  check_kept(*state, dir, cache, (pu_model_options){.dtype = PU_F32, .quant = PU_QUANT_NONE});
+  check_kept(*state, PU_FIXTURES "/hf-mini/qwen2-tiny", cache, (pu_model_options){.dtype = PU_BF16});
+  shown s = show(*state, tied, (pu_model_options){.dtype = PU_F32, .cache = cache});
   assert_int_equal(count_files(cache, name), 0);
   hide(&s);
+  /* Other files, other weights. */
   pu_model_options o = {.dtype = PU_F32, .tile = true, .quant = PU_QUANT_Q8, .cache = cache};
   s = show(*state, tied, o);
   hide(&s);
@@ -354,6 +359,46 @@ static void weights_are_kept_for_the_next_time(void **state) {
   assert_false(is_mapped(&s));
   assert_int_equal(count_files(cache, name), 2);
   hide(&s);
+  /* And another processor. */
+  for (pu_isa isa = 0; isa < pu_isa_best(); isa++) {
+    pu_backend *be;
+    assert_ok(pu_cpu_open(1, isa, &be, &e), &e);
+    s = show(be, tied, o);
+    assert_false(is_mapped(&s));
+    assert_int_equal(count_files(cache, name), 3 + (int)isa);
+    hide(&s);
+    be->close(be);
+  }
+}
+
+/* Any byte that is another one is found. */
+static void damage_is_found(void **state) {
+  pu_log_set_level(PU_LOG_ERROR);
+  char cache[400], name[300], path[900];
+  struct stat st;
+  snprintf(cache, sizeof cache, "%s/damaged", folder);
+  pu_model_options o = {.dtype = PU_BF16, .tile = true, .cache = cache};
+  const char *model = PU_FIXTURES "/hf-mini/internlm2-tiny";
+  shown plain = show(*state, model, o);
+  assert_int_equal(count_files(cache, name), 1);
+  snprintf(path, sizeof path, "%s/%s", cache, name);
+  assert_int_equal(stat(path, &st), 0);
+  for (off_t at = 0; at < st.st_size; at += at < 400 ? 13 : at < 4096 ? 4096 - at : st.st_size / 9) {
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    char byte;
+    assert_int_equal(pread(fd, &byte, 1, at), 1);
+    byte ^= 0x10;
+    assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+    close(fd);
+    shown s = show(*state, model, o);
+    if (is_mapped(&s)) fail_msg("another byte at %lld was not found", (long long)at);
+    assert_true(far(&s, &plain) == 0);
+    hide(&s);
+  }
+  shown s = show(*state, model, o);
+  assert_true(is_mapped(&s) && far(&s, &plain) == 0);
+  hide(&s);
+  hide(&plain);
 }
 
 /* Files as they were first: settings in a file of their own, and biases of zeros that no family has. */
@@ -631,6 +676,7 @@ int main(void) {
                                      cmocka_unit_test(models_are_rounded_on_load),
                                      cmocka_unit_test(gguf_stays_in_few_bits),
                                      cmocka_unit_test(weights_are_kept_for_the_next_time),
+                                     cmocka_unit_test(damage_is_found),
                                      cmocka_unit_test(older_files_are_read),
                                      cmocka_unit_test(lies_are_refused),
                                      cmocka_unit_test(zeros_are_read_in_both_formats),
