@@ -19,12 +19,16 @@ typedef enum pu_word_kind {
 } pu_word_kind;
 /* Of the word at p, len > 0; *chars gets its code points. */
 pu_word_kind pu_word_kind_of(const char *p, size_t len, size_t *chars);
-/* The same without the count, for most words by their first byte. */
-static inline pu_word_kind pu_word_kind_fast(const char *p, size_t len) {
+/* Is the word one character of the block that most Chinese is in (U+4E00 to U+9FFF)? */
+static inline bool pu_word_is_han(const char *p, size_t len) {
   uint8_t c = (uint8_t)p[0];
+  return len == 3 && ((c >= 0xE5 && c <= 0xE9) || (c == 0xE4 && (uint8_t)p[1] >= 0xB8));
+}
+/* pu_word_kind_of without the count, for most words by their first bytes. */
+static inline pu_word_kind pu_word_kind_fast(const char *p, size_t len) {
   size_t chars;
-  if ((uint8_t)((c | 0x20) - 'a') < 26) return PU_WORD_ALPHABETIC;
-  return c >= 0xE5 && c <= 0xE9 && len == 3 ? PU_WORD_UNSPACED : pu_word_kind_of(p, len, &chars);
+  if ((uint8_t)(((uint8_t)p[0] | 0x20) - 'a') < 26) return PU_WORD_ALPHABETIC;
+  return pu_word_is_han(p, len) ? PU_WORD_UNSPACED : pu_word_kind_of(p, len, &chars);
 }
 
 /* "No memory for FILTER". */
