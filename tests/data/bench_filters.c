@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "src/data/filter.h"
-#include "tests/data/lang_stub.h"
 
 enum { RUNS = 5, DOCS = 64 };
 
