@@ -1,6 +1,6 @@
-/* Traditional and simplified forms of single characters, from the Unicode Han database, version 15.0 (Unihan_Variants.txt,
- * kSimplifiedVariant and kTraditionalVariant, U+3400 to U+9FFF; copyright Unicode, Inc., Unicode licence). Each pair is a
- * character and what it becomes.
+/* Traditional and simplified forms of single characters, from the Unicode Han database, version 15.0
+ * (Unihan_Variants.txt, kSimplifiedVariant and kTraditionalVariant, U+3400 to U+9FFF; copyright Unicode, Inc., Unicode
+ * licence). Each pair is a character and what it becomes.
  *
  * Where the database names several, the one that modern texts use most is taken; where the character itself is the
  * better guess (干 is 干, 乾 or 幹; 著 stays in 著名), it is left out, so it stays. Words are not looked at. */
