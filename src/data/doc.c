@@ -163,20 +163,26 @@ static inline bool is_han(const uint8_t *s, size_t left) {
 }
 
 /* Where the run of ASCII characters at i ends that are no spaces. */
-static inline size_t ascii_run(const uint8_t *s, size_t i, size_t n, size_t *letters) {
-  for (; i < n && s[i] < 0x80; i++) {
-    kind is = kind_of_ascii(s[i]);
-    if (is == SPACE) break;
-    *letters += is == LETTER;
-  }
+static inline size_t ascii_run(const uint8_t *s, size_t i, size_t n) {
+  while (i < n && s[i] < 0x80 && (s[i] > ' ' || kind_of_ascii(s[i]) != SPACE)) i++;
   return i;
+}
+
+static size_t ascii_letters(const uint8_t *s, size_t n) {
+  size_t letters = 0;
+  for (size_t i = 0; i < n;) { /* in pieces whose count a small number holds: so it is made of vectors */
+    uint32_t some = 0;
+    for (size_t end = PU_MIN(n, i + 4096); i < end; i++) some += (uint8_t)((s[i] | 0x20) - 'a') < 26;
+    letters += some;
+  }
+  return letters;
 }
 
 /* Words, and counts of characters. A word ends where the kind of its characters does: one of an unspaced script at
  * once, a run of its marks where they end, any other at a space or such a character. */
 static bool find_words(pu_doc *d) {
   const uint8_t *s = (const uint8_t *)d->text.data;
-  size_t n = d->text.len, begin = 0, letters = 0, han = 0, chars = 0;
+  size_t n = d->text.len, begin = 0, han = 0, chars = 0, letters = ascii_letters(s, n);
   kind open = SPACE; /* of the word that began at `begin`; SPACE: none */
   for (size_t i = 0, step, more; i < n; i += step, chars += more) {
     uint32_t cp = s[i];
@@ -184,7 +190,7 @@ static bool find_words(pu_doc *d) {
     step = more = 1;
     if (cp < 0x80) {
       is = cp > ' ' ? LETTER : kind_of_ascii((uint8_t)cp);
-      if (is != SPACE) step = more = ascii_run(s, i, n, &letters) - i;
+      if (is != SPACE) step = more = ascii_run(s, i, n) - i;
     } else if (is_han(s + i, n - i)) {
       is = UNSPACED;
       step = 3;

@@ -16,13 +16,12 @@ pu_err pu_kit_rewritten(pu_doc *d, const char *filter, pu_error *e) {
 }
 
 size_t pu_kit_chars(const char *p, size_t len) {
-  const uint64_t tops = 0x8080808080808080u;
   size_t n = 0, i = 0;
-  for (; len - i >= 8; i += 8) { /* eight bytes at once: those that are not 10xxxxxx */
+  for (; len - i >= 8; i += 8) { /* as pu_kit_chars_of does it */
     uint64_t x;
     memcpy(&x, p + i, 8);
-    uint64_t inner = x & ~(x << 1) & tops;
-    n += 8 - (size_t)(((inner >> 7) * 0x0101010101010101u) >> 56);
+    x &= ~(x << 1) & 0x8080808080808080u;
+    n += 8 - (size_t)(((x >> 7) * 0x0101010101010101u) >> 56);
   }
   for (; i < len; i++) n += ((uint8_t)p[i] & 0xC0) != 0x80;
   return n;
@@ -119,7 +118,7 @@ pu_err pu_kit_duplicates(pu_doc *d, const pu_span *spans, size_t n, pu_duplicate
   if (!table) return pu_kit_no_memory("lines", e);
   for (size_t i = 0; i < n; i++) {
     const char *p = d->text.data + spans[i].at;
-    size_t len = pu_kit_chars(p, spans[i].len);
+    size_t len = pu_kit_chars_of(d, spans[i]);
     uint64_t h = pu_hash64(p, spans[i].len, 0) | 1;
     size_t at = (h >> 20) & (cap - 1);
     while (table[at] && table[at] != h) at = (at + 1) & (cap - 1);

@@ -6,6 +6,8 @@
 #ifndef PUYU_DATA_FILTER_KIT_H
 #define PUYU_DATA_FILTER_KIT_H
 
+#include <string.h>
+
 #include "src/data/filter.h"
 
 enum { PU_KIT_UNSPACED_PER_WORD = 2 };
@@ -14,8 +16,9 @@ typedef enum pu_word_kind {
   PU_WORD_ALPHABETIC, /* holds a letter */
   PU_WORD_NUMBER,     /* digits and no letter */
   PU_WORD_SYMBOL,     /* neither */
-  PU_WORD_MARK,    /* only marks of typography (“—…, 。，), which English would have in a word's end: no word */
-  PU_WORD_UNSPACED /* one character of a script without spaces */
+  PU_WORD_MARK, /* only marks of typography (“—…, 。，), which English would have in a word's end: no word */
+  PU_WORD_UNSPACED, /* one character of a script without spaces */
+  PU_WORD_KINDS
 } pu_word_kind;
 /* Of the word at p, len > 0; *chars gets its code points. */
 pu_word_kind pu_word_kind_of(const char *p, size_t len, size_t *chars);
@@ -42,6 +45,15 @@ typedef struct pu_duplicates {
 } pu_duplicates;
 pu_err pu_kit_duplicates(pu_doc *d, const pu_span *spans, size_t n, pu_duplicates *out, pu_error *e) PU_MUST_USE;
 size_t pu_kit_chars(const char *p, size_t len); /* code points */
+/* Of a span of the text; for short ones without a call: of eight bytes, those that are not 10xxxxxx. */
+static inline size_t pu_kit_chars_of(const pu_doc *d, pu_span s) {
+  uint64_t x;
+  if (s.len > 8 || s.len == 0 || d->text.len < 8 || s.at > d->text.len - 8)
+    return pu_kit_chars(d->text.data + s.at, s.len);
+  memcpy(&x, d->text.data + s.at, 8);
+  x &= ~(x << 1) & 0x8080808080808080u & ~(uint64_t)0 >> 8 * (8 - s.len);
+  return s.len - (size_t)(((x >> 7) * 0x0101010101010101u) >> 56);
+}
 
 /* Does the line end as a sentence does: . ! ? 。 ！ ？ … and other scripts' marks, then any closing quotes and
  * brackets? ellipsis: "..." and … count. quotes: a quotation mark alone is enough, as in C4's rule. */

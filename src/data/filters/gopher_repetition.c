@@ -16,7 +16,7 @@
 #include "src/data/filter_kit.h"
 
 enum { LINES, LINE_CHARS, PARAGRAPHS, PARAGRAPH_CHARS, TOP_2, NGRAMS_5 = TOP_2 + 3 };
-enum { FIRST = 2, LAST_TOP = 4, LAST = 10, AHEAD = 64 };
+enum { FIRST = 2, LAST_TOP = 4, LAST = 10, AHEAD = 64, SLACK = PU_KIT_UNSPACED_PER_WORD };
 
 static const pu_measure measures[] = {
     [LINES] = {"lines", -INFINITY, 0.30, "share of lines that were there before (Gopher)"},
@@ -63,15 +63,14 @@ static bool begin(grams *g, pu_doc *d, const pu_view *v) {
   size_t n = g->n_words = v->n_words;
   g->prefix = pu_arena_alloc(d->arena, (n + 1) * sizeof *g->prefix);
   g->chars = pu_arena_alloc(d->arena, (n + 1) * sizeof *g->chars);
-  g->at = pu_arena_alloc(d->arena, (n + 1) * sizeof *g->at);
-  g->slot = pu_arena_alloc(d->arena, (n + 1) * sizeof *g->slot);
+  g->at = pu_arena_alloc(d->arena, (n + SLACK) * sizeof *g->at);
+  g->slot = pu_arena_alloc(d->arena, (n + SLACK) * sizeof *g->slot);
   if (!g->prefix || !g->chars || !g->at || !g->slot) return false;
   g->prefix[0] = 0;
   g->chars[0] = 0;
   for (size_t i = 0; i < n; i++) {
     g->prefix[i + 1] = g->prefix[i] * BASE + v->word_hashes[i];
-    g->chars[i + 1] = g->chars[i] + (uint32_t)pu_kit_chars(d->text.data + v->words[i].at, v->words[i].len);
-    g->at[i] = (uint32_t)i;
+    g->chars[i + 1] = g->chars[i] + (uint32_t)pu_kit_chars_of(d, v->words[i]);
   }
   return true;
 }
@@ -82,11 +81,38 @@ static uint64_t gram_hash(const grams *g, size_t at, size_t len, uint64_t power)
   return h ^ h >> 32;
 }
 
+static uint64_t power_of(size_t len) {
+  uint64_t power = 1;
+  for (size_t k = 0; k < len; k++) power *= BASE;
+  return power;
+}
+
+/* Leaves out the places of most n-grams that are there once: four buckets of two bits and more a place ("once",
+ * "again") tell which hashes came twice, in far less memory than the table of all. For the first length, at which all
+ * are in. */
+static bool sift(grams *g, pu_doc *d, size_t len) {
+  size_t cap = 64, kept = 0;
+  uint64_t power = power_of(len);
+  while (cap < 4 * g->n_at) cap *= 2;
+  uint64_t *bits = pu_arena_zalloc(d->arena, cap / 4);
+  if (!bits) return false;
+  for (size_t i = 0; i < g->n_at; i++) {
+    uint64_t h = gram_hash(g, i, len, power) & (cap - 1), *word = &bits[h / 32], once = (uint64_t)1 << 2 * (h % 32);
+    *word |= once | (*word & once) << 1;
+  }
+  for (size_t i = 0; i < g->n_at; i++) {
+    uint64_t h = gram_hash(g, i, len, power) & (cap - 1);
+    g->at[kept] = (uint32_t)i;
+    kept += bits[h / 32] >> 2 * (h % 32) >> 1 & 1;
+  }
+  g->n_at = kept;
+  return true;
+}
+
 /* Counts the n-grams of len words at the places. */
 static bool count(grams *g, pu_doc *d, size_t len) {
   size_t cap = 64;
-  uint64_t power = 1, hashes[AHEAD];
-  for (size_t k = 0; k < len; k++) power *= BASE;
+  uint64_t power = power_of(len), hashes[AHEAD];
   while (cap < g->n_at + g->n_at / 2) cap *= 2;
   if (!(g->table = pu_arena_zalloc(d->arena, cap * sizeof *g->table))) return false;
   for (size_t from = 0; from < g->n_at; from += AHEAD) {
@@ -140,17 +166,17 @@ static double duplicates(const grams *g, size_t len) {
   return (double)chars / (double)g->chars[g->n_words];
 }
 
-/* Keeps the places at which the next length, longer by `step` words, may occur elsewhere. */
-static void narrow(grams *g, size_t len, size_t step) {
-  size_t kept = 0, ahead = 0;
+/* Keeps the places at which the next length, longer by `step` words, may occur elsewhere: where the n-gram and that
+ * which begins step words further on do. The latter's place, if it is among those left, is at most step entries on. */
+static void narrow(grams *g, size_t step) {
+  size_t kept = 0;
+  for (size_t k = g->n_at; k < g->n_at + SLACK; k++) g->at[k] = g->slot[k] = 0;
   for (size_t k = 0; k < g->n_at; k++) {
-    size_t at = g->at[k];
-    if (!g->slot[k]) continue;
-    if (at + len + step > g->n_words) break;
-    if (ahead < k) ahead = k;
-    while (ahead < g->n_at && g->at[ahead] < at + step) ahead++;
-    if (ahead == g->n_at || g->at[ahead] != at + step || !g->slot[ahead]) continue;
-    g->at[kept++] = (uint32_t)at; /* kept <= k < ahead: those to come are not overwritten */
+    uint32_t at = g->at[k], further = at + (uint32_t)step, on = 0;
+    for (size_t j = 1; j <= step; j++) on |= (g->at[k + j] == further) & g->slot[k + j];
+    bool keep = g->slot[k] & on;
+    g->at[kept] = at; /* kept <= k: those to come are not overwritten */
+    kept += keep;
   }
   g->n_at = kept;
 }
@@ -165,9 +191,10 @@ static pu_err measure_grams(pu_doc *d, const pu_view *v, double *values, pu_erro
     double *value = &values[n <= LAST_TOP ? TOP_2 + (n - FIRST) : NGRAMS_5 + (n - LAST_TOP - 1)];
     *value = 0;
     if (g.n_at == 0) continue;
+    if (n == FIRST && !(good = sift(&g, d, n * step))) break;
     if (!(good = count(&g, d, n * step))) break;
     *value = n <= LAST_TOP ? top(&g, n * step) : duplicates(&g, n * step);
-    if (n < LAST) narrow(&g, n * step, step);
+    if (n < LAST) narrow(&g, step);
     pu_arena_release(d->arena, inner);
   }
   pu_arena_release(d->arena, mark);
