@@ -122,23 +122,31 @@ static bool grow(void *v, size_t want, size_t *cap, size_t size) {
   return true;
 }
 
-/* Of a word's bytes: no two words of up to eight bytes share one. Most words are short, and this is inlined. */
-static inline uint64_t hash_of(const char *p, size_t len) {
-  uint64_t a = 0, b = 0;
-  if (len > 16) return pu_hash64(p, len, 0);
+/* Up to eight bytes as a number, NULs behind them. */
+static inline uint64_t number_of(const char *p, size_t len) {
+  uint64_t a = 0;
   if (len >= 8) {
     memcpy(&a, p, 8);
-    memcpy(&b, p + len - 8, 8);
   } else if (len >= 4) {
     uint32_t first, last;
     memcpy(&first, p, 4);
     memcpy(&last, p + len - 4, 4);
-    a = first | (uint64_t)last << 32;
+    a = first | (uint64_t)last << 8 * (len - 4);
   } else {
-    a = (uint8_t)p[0] | (uint32_t)(uint8_t)p[len / 2] << 8 | (uint32_t)(uint8_t)p[len - 1] << 16;
+    for (size_t k = 0; k < len; k++) a |= (uint64_t)(uint8_t)p[k] << 8 * k;
   }
-  b = (b + len) * 0xC2B2AE3D27D4EB4Fu;
-  a = (a * 0x9E3779B185EBCA87u) ^ (b << 31 | b >> 33);
+  return a;
+}
+
+/* Of a word's bytes: those of up to eight bytes, most, share none (where they hold no NUL). Inlined: a call costs more.
+ */
+static inline uint64_t hash_of(const char *p, size_t len) {
+  if (len > 16) return pu_hash64(p, len, 0);
+  uint64_t a = number_of(p, len) * 0x9E3779B185EBCA87u;
+  if (len > 8) {
+    uint64_t b = number_of(p + len - 8, 8) * 0xC2B2AE3D27D4EB4Fu + len * 0x27D4EB2F165667C5u;
+    a ^= b << 31 | b >> 33;
+  }
   a = (a ^ a >> 29) * 0x165667B19E3779F9u;
   return a ^ a >> 32;
 }
