@@ -197,6 +197,7 @@ static void test_mask(void **state) {
       {"sk-aB3dEfGhIjKlMnOpQrStUvWx01 hf_abcdefghijklmnopqrstuvwxyzABCDEFGH", "[KEY] [KEY]"},
       {"eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.dozjgNryP4J3jVmNHl0w5N", "[KEY]"},
       {"-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----\nafter", "[KEY]\nafter"},
+      {"-----BEGIN PRIVATE KEY-----\n-----END 字字字字字字字字字字字字字字字字字字字字字", "[密钥]字字"},
       {"-----BEGIN CERTIFICATE-----\nMIIE\n-----END CERTIFICATE-----", NULL},
       {"-----BEGIN PRIVATE KEY----- is how it begins", NULL},
   };

@@ -480,7 +480,7 @@ static finding find_block(scan *c, size_t i) {
   }
   if (c->key_end == SIZE_MAX || c->key_end - i > 16384) return nothing;
   size_t end = c->key_end + 9;
-  while (end < s.len && s.ptr[end] != '\n' && end - c->key_end < 64) end++;
+  while (end < s.len && s.ptr[end] != '\n' && (end - c->key_end < 64 || (s.ptr[end] & 0xC0) == 0x80)) end++;
   return (finding){SECRET, i, end};
 }
 
