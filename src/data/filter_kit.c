@@ -16,13 +16,12 @@ pu_err pu_kit_rewritten(pu_doc *d, const char *filter, pu_error *e) {
 }
 
 size_t pu_kit_chars(const char *p, size_t len) {
-  const uint64_t tops = 0x8080808080808080u;
   size_t n = 0, i = 0;
-  for (; len - i >= 8; i += 8) { /* eight bytes at once: those that are not 10xxxxxx */
+  for (; len - i >= 8; i += 8) { /* as pu_kit_chars_of does it */
     uint64_t x;
     memcpy(&x, p + i, 8);
-    uint64_t inner = x & ~(x << 1) & tops;
-    n += 8 - (size_t)(((inner >> 7) * 0x0101010101010101u) >> 56);
+    x &= ~(x << 1) & 0x8080808080808080u;
+    n += 8 - (size_t)(((x >> 7) * 0x0101010101010101u) >> 56);
   }
   for (; i < len; i++) n += ((uint8_t)p[i] & 0xC0) != 0x80;
   return n;
@@ -52,7 +51,7 @@ static const range ranges[] = {
 };
 
 static sort sort_of(uint32_t cp) {
-  if (cp >= 0x4E00 && cp <= 0x9FFF) return SORT_UNSPACED;
+  if (cp == 0xFF0C || cp == 0x3001 || cp == 0x3002) return SORT_MARK; /* most of what comes here */
   size_t lo = 0, hi = PU_COUNT(ranges);
   while (lo < hi) {
     size_t mid = (lo + hi) / 2;
@@ -64,53 +63,50 @@ static sort sort_of(uint32_t cp) {
   return lo < PU_COUNT(ranges) && cp >= ranges[lo].lo ? ranges[lo].is : SORT_LETTER;
 }
 
-enum { LETTER = 1, DIGIT = 2, SYMBOL = 4, WIDE = 8 };
+typedef struct found {
+  bool letter, digit, symbol;
+} found;
 
-static const uint8_t *byte_sorts(void) {
-#define S4  SYMBOL, SYMBOL, SYMBOL, SYMBOL
-#define S16 S4, S4, S4, S4
-#define L13 LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER, LETTER
-#define W16 WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE, WIDE
-  static const uint8_t sorts[256] = {S16,   S16,   S16,    DIGIT,  DIGIT, DIGIT,  DIGIT,  DIGIT,  DIGIT,
-                                     DIGIT, DIGIT, DIGIT,  DIGIT,  S4,    SYMBOL, SYMBOL, SYMBOL, L13,
-                                     L13,   S4,    SYMBOL, SYMBOL, L13,   L13,    S4,     SYMBOL, W16,
-                                     W16,   W16,   W16,    W16,    W16,   W16,    W16};
-  return sorts;
+static pu_word_kind kind_by(const found *f) {
+  return f->letter ? PU_WORD_ALPHABETIC : f->digit ? PU_WORD_NUMBER : f->symbol ? PU_WORD_SYMBOL : PU_WORD_MARK;
 }
 
-static pu_word_kind kind_by(unsigned found) {
-  if (found & LETTER) return PU_WORD_ALPHABETIC;
-  return found & DIGIT ? PU_WORD_NUMBER : found & SYMBOL ? PU_WORD_SYMBOL : PU_WORD_MARK;
+static void find_ascii(found *f, uint8_t c) {
+  bool letter = (uint8_t)((c | 0x20) - 'a') < 26, digit = (uint8_t)(c - '0') < 10;
+  f->letter |= letter;
+  f->digit |= digit;
+  f->symbol |= !letter && !digit;
 }
 
 static pu_word_kind wide_kind(const char *p, size_t len, size_t *chars) {
-  const uint8_t *sorts = byte_sorts();
-  unsigned found = 0;
+  found f = {0};
   size_t n = 0;
   for (size_t i = 0, step; i < len; i += step, n++) {
     uint32_t cp = (uint8_t)p[i];
     step = 1;
     if (cp < 0x80) {
-      found |= sorts[cp];
+      find_ascii(&f, (uint8_t)cp);
       continue;
     }
     if ((step = pu_utf8_next(pu_str_of(p + i, len - i), &cp)) == 0) step = 1, cp = 0xFFFD;
     sort is = sort_of(cp);
     if (is == SORT_UNSPACED && step == len) return *chars = 1, PU_WORD_UNSPACED;
-    found |= is == SORT_SYMBOL ? SYMBOL : is == SORT_MARK ? 0 : LETTER;
+    f.letter |= is == SORT_LETTER || is == SORT_UNSPACED;
+    f.symbol |= is == SORT_SYMBOL;
   }
   *chars = n;
-  return kind_by(found);
+  return kind_by(&f);
 }
 
 pu_word_kind pu_word_kind_of(const char *p, size_t len, size_t *chars) {
-  const uint8_t *sorts = byte_sorts();
-  unsigned found = 0;
-  if (len == 3 && (uint8_t)p[0] >= 0xE5 && (uint8_t)p[0] <= 0xE9) return *chars = 1, PU_WORD_UNSPACED; /* Han */
-  for (size_t i = 0; i < len; i++) found |= sorts[(uint8_t)p[i]];
-  if (found & WIDE) return wide_kind(p, len, chars);
+  found f = {0};
+  if (pu_word_is_han(p, len)) return *chars = 1, PU_WORD_UNSPACED;
+  for (size_t i = 0; i < len; i++) {
+    if ((uint8_t)p[i] >= 0x80) return wide_kind(p, len, chars);
+    find_ascii(&f, (uint8_t)p[i]);
+  }
   *chars = len;
-  return kind_by(found);
+  return kind_by(&f);
 }
 
 /* ---- duplicates ---- */
@@ -122,7 +118,7 @@ pu_err pu_kit_duplicates(pu_doc *d, const pu_span *spans, size_t n, pu_duplicate
   if (!table) return pu_kit_no_memory("lines", e);
   for (size_t i = 0; i < n; i++) {
     const char *p = d->text.data + spans[i].at;
-    size_t len = pu_kit_chars(p, spans[i].len);
+    size_t len = pu_kit_chars_of(d, spans[i]);
     uint64_t h = pu_hash64(p, spans[i].len, 0) | 1;
     size_t at = (h >> 20) & (cap - 1);
     while (table[at] && table[at] != h) at = (at + 1) & (cap - 1);

@@ -6,6 +6,8 @@
 #ifndef PUYU_DATA_FILTER_KIT_H
 #define PUYU_DATA_FILTER_KIT_H
 
+#include <string.h>
+
 #include "src/data/filter.h"
 
 enum { PU_KIT_UNSPACED_PER_WORD = 2 };
@@ -14,17 +16,22 @@ typedef enum pu_word_kind {
   PU_WORD_ALPHABETIC, /* holds a letter */
   PU_WORD_NUMBER,     /* digits and no letter */
   PU_WORD_SYMBOL,     /* neither */
-  PU_WORD_MARK,    /* only marks of typography (“—…, 。，), which English would have in a word's end: no word */
-  PU_WORD_UNSPACED /* one character of a script without spaces */
+  PU_WORD_MARK, /* only marks of typography (“—…, 。，), which English would have in a word's end: no word */
+  PU_WORD_UNSPACED, /* one character of a script without spaces */
+  PU_WORD_KINDS
 } pu_word_kind;
 /* Of the word at p, len > 0; *chars gets its code points. */
 pu_word_kind pu_word_kind_of(const char *p, size_t len, size_t *chars);
-/* The same without the count, for most words by their first byte. */
-static inline pu_word_kind pu_word_kind_fast(const char *p, size_t len) {
+/* Is the word one character of the block that most Chinese is in (U+4E00 to U+9FFF)? */
+static inline bool pu_word_is_han(const char *p, size_t len) {
   uint8_t c = (uint8_t)p[0];
+  return len == 3 && ((c >= 0xE5 && c <= 0xE9) || (c == 0xE4 && (uint8_t)p[1] >= 0xB8));
+}
+/* pu_word_kind_of without the count, for most words by their first bytes. */
+static inline pu_word_kind pu_word_kind_fast(const char *p, size_t len) {
   size_t chars;
-  if ((uint8_t)((c | 0x20) - 'a') < 26) return PU_WORD_ALPHABETIC;
-  return c >= 0xE5 && c <= 0xE9 && len == 3 ? PU_WORD_UNSPACED : pu_word_kind_of(p, len, &chars);
+  if ((uint8_t)(((uint8_t)p[0] | 0x20) - 'a') < 26) return PU_WORD_ALPHABETIC;
+  return pu_word_is_han(p, len) ? PU_WORD_UNSPACED : pu_word_kind_of(p, len, &chars);
 }
 
 /* "No memory for FILTER". */
@@ -38,6 +45,15 @@ typedef struct pu_duplicates {
 } pu_duplicates;
 pu_err pu_kit_duplicates(pu_doc *d, const pu_span *spans, size_t n, pu_duplicates *out, pu_error *e) PU_MUST_USE;
 size_t pu_kit_chars(const char *p, size_t len); /* code points */
+/* Of a span of the text; for short ones without a call: of eight bytes, those that are not 10xxxxxx. */
+static inline size_t pu_kit_chars_of(const pu_doc *d, pu_span s) {
+  uint64_t x;
+  if (s.len > 8 || s.len == 0 || d->text.len < 8 || s.at > d->text.len - 8)
+    return pu_kit_chars(d->text.data + s.at, s.len);
+  memcpy(&x, d->text.data + s.at, 8);
+  x &= ~(x << 1) & 0x8080808080808080u & ~(uint64_t)0 >> 8 * (8 - s.len);
+  return s.len - (size_t)(((x >> 7) * 0x0101010101010101u) >> 56);
+}
 
 /* Does the line end as a sentence does: . ! ? 。 ！ ？ … and other scripts' marks, then any closing quotes and
  * brackets? ellipsis: "..." and … count. quotes: a quotation mark alone is enough, as in C4's rule. */

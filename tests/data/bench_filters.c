@@ -1,5 +1,6 @@
 /* Megabytes a second and core of each filter over files, and of those of gopher, c4 and fineweb together:
- * bench_filters FILE… Each file is a document; the best of five runs counts. No test: nothing depends on it. */
+ * bench_filters [-FILTER…] FILE… measures all, or what is named: "-c4", "-c4 fineweb". Each file is a document; the
+ * best of five runs counts. No test: nothing depends on it. */
 #include <stdio.h>
 #include <string.h>
 
@@ -63,13 +64,17 @@ int main(int argc, char **argv) {
   static bench b;
   pu_error e = {0};
   if (pu_doc_init(&b.doc, &e) != PU_OK) return fprintf(stderr, "%s\n", e.msg);
-  for (int i = 1; i < argc && b.n < DOCS; i++, b.n++) {
+  int named = 0;
+  while (named + 1 < argc && argv[named + 1][0] == '-') named++;
+  for (int i = named + 1; i < argc && b.n < DOCS; i++, b.n++) {
     pu_buf_init(&b.texts[b.n], PU_DOC_MAX);
     if (pu_file_read(argv[i], PU_DOC_MAX, &b.texts[b.n], &e) != PU_OK) return fprintf(stderr, "%s\n", e.msg);
     b.bytes += b.texts[b.n].len;
   }
   printf("%zu documents, %.1f MB\n", b.n, (double)b.bytes / 1e6);
-  for (size_t i = 0; i < PU_COUNT(rows); i++)
+  for (int i = 1; i <= named; i++)
+    if (row(&b, argv[i] + 1)) return 1;
+  for (size_t i = 0; i < PU_COUNT(rows) && named == 0; i++)
     if (row(&b, rows[i])) return 1;
   for (size_t i = 0; i < b.n; i++) pu_buf_deinit(&b.texts[i]);
   pu_doc_deinit(&b.doc);

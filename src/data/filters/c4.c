@@ -101,18 +101,21 @@ static void mark_lines(c4 *c, const pu_match *m) {
   }
 }
 
-/* Does a line that ends before `end` stay? *word: the first word that may be in it; left behind it. */
+/* Has a line that ends before `end` three words, and none that is too long? *word: the first word that may be in it;
+ * left behind it. */
 static bool words_fit(const c4 *c, size_t end, size_t *word) {
-  size_t words = 0, unspaced = 0;
+  const char *text = c->d->text.data;
+  size_t i = *word, n = c->v->n_words, halves = 0; /* of a word: a character of an unspaced script is one */
   bool fit = true;
-  for (; *word < c->v->n_words && c->v->words[*word].at < end; ++*word) {
-    pu_span w = c->v->words[*word];
-    pu_word_kind kind = pu_word_kind_fast(c->d->text.data + w.at, w.len);
-    unspaced += kind == PU_WORD_UNSPACED;
-    words += kind != PU_WORD_UNSPACED && kind != PU_WORD_MARK;
-    fit = fit && (w.len <= WORD_MAX || pu_kit_chars(c->d->text.data + w.at, w.len) <= WORD_MAX);
+  for (; i < n && c->v->words[i].at < end; i++) {
+    pu_span w = c->v->words[i];
+    if (w.len > WORD_MAX) fit = fit && pu_kit_chars(text + w.at, w.len) <= WORD_MAX;
+    if (halves >= PU_KIT_UNSPACED_PER_WORD * LINE_WORDS) continue;
+    pu_word_kind kind = pu_word_kind_fast(text + w.at, w.len);
+    halves += kind == PU_WORD_UNSPACED ? 1 : kind == PU_WORD_MARK ? 0 : PU_KIT_UNSPACED_PER_WORD;
   }
-  return fit && PU_KIT_UNSPACED_PER_WORD * words + unspaced >= PU_KIT_UNSPACED_PER_WORD * LINE_WORDS;
+  *word = i;
+  return fit && halves >= PU_KIT_UNSPACED_PER_WORD * LINE_WORDS;
 }
 
 /* The lines that stay, in spare; returns how many. */

@@ -48,61 +48,76 @@ static unsigned english_stop(const char *p, size_t len) {
   return 0;
 }
 
-/* Bit of a Chinese or Japanese one; both forms of a character share it. */
+/* Bit of a Chinese or Japanese one, the only character of its word; both forms of a character share it. */
 static uint64_t unspaced_stop(const char *p, size_t len) {
-  static const char words[][10] = {"的", "是", "在", "不", "了", "有", "和", "一",   "这這", "我",   "就",
-                                   "也", "之", "而", "其", "以", "者", "曰", "为為", "于於", "与與", "矣",
-                                   "の", "は", "に", "を", "た", "が", "で", "て",   "と"};
-  if (len != 3) return 0;
-  for (unsigned k = 0; k < PU_COUNT(words); k++)
-    for (const char *w = words[k]; *w; w += 3)
-      if (w[2] == p[2] && memcmp(w, p, 2) == 0) return (uint64_t)1 << k;
+  static const uint32_t words[] = {U'的', U'是', U'在', U'不', U'了', U'有', U'和', U'一', U'这', U'我', U'就',
+                                   U'也', U'之', U'而', U'其', U'以', U'者', U'曰', U'为', U'于', U'与', U'矣',
+                                   U'の', U'は', U'に', U'を', U'た', U'が', U'で', U'て', U'と'};
+  static const uint32_t traditional[][2] = {{U'這', U'这'}, {U'為', U'为'}, {U'於', U'于'}, {U'與', U'与'}};
+  uint32_t cp = 0;
+  pu_utf8_next(pu_str_of(p, len), &cp);
+  for (size_t k = 0; k < PU_COUNT(traditional); k++)
+    if (cp == traditional[k][0]) cp = traditional[k][1];
+  for (size_t k = 0; k < PU_COUNT(words); k++)
+    if (cp == words[k]) return (uint64_t)1 << k;
   return 0;
 }
 
 /* ---- one document ---- */
 
 typedef struct counts {
-  size_t words, unspaced, alphabetic, others; /* others: symbols */
-  size_t chars;                               /* of words */
-  size_t east_asian;                          /* of unspaced */
+  size_t kinds[PU_WORD_KINDS]; /* words of each */
+  size_t chars;                /* of those with letters or digits; not counted in text without spaces */
+  size_t east_asian;           /* characters of unspaced scripts: Chinese and Japanese ones */
   uint64_t stops;
 } counts;
 
+/* The characters between words are none of words, nor are those of a word that does not count. */
+static size_t no_chars(const pu_doc *d, size_t end_before, pu_span word, pu_word_kind kind) {
+  size_t between = word.at - end_before == 1 ? 1 : pu_kit_chars(d->text.data + end_before, word.at - end_before);
+  bool is_word = kind == PU_WORD_ALPHABETIC || kind == PU_WORD_NUMBER;
+  return between + (is_word ? 0 : pu_kit_chars_of(d, word));
+}
+
 static counts count_words(const pu_doc *d, const pu_view *v) {
-  counts c = {0};
+  counts c = {.chars = v->n_chars};
+  bool more = true; /* stop words are still looked for */
+  size_t end = 0;   /* of the word before */
   for (size_t i = 0; i < v->n_words; i++) {
-    const char *p = d->text.data + v->words[i].at;
-    size_t len = v->words[i].len, chars;
-    bool more = __builtin_popcountll(c.stops) < STOP_WORDS_COUNTED;
-    switch (pu_word_kind_of(p, len, &chars)) {
-    case PU_WORD_UNSPACED:
-      c.unspaced++;
-      c.east_asian += (uint8_t)p[0] >= 0xE3;
-      if (more && v->unspaced) c.stops |= unspaced_stop(p, len);
-      break;
-    case PU_WORD_ALPHABETIC:
-      c.alphabetic++;
-      if (more && !v->unspaced) c.stops |= english_stop(p, len); /* fall through */
-    case PU_WORD_NUMBER:
-      c.words++;
-      c.chars += chars;
-      break;
-    case PU_WORD_SYMBOL:
-      c.others++;
-      break;
-    case PU_WORD_MARK:
-      break;
-    }
+    size_t at = v->words[i].at, len = v->words[i].len;
+    const char *p = d->text.data + at;
+    pu_word_kind kind = pu_word_kind_fast(p, len);
+    c.kinds[kind]++;
+    if (!v->unspaced) c.chars -= no_chars(d, end, v->words[i], kind);
+    end = at + len;
+    c.east_asian += kind == PU_WORD_UNSPACED && (uint8_t)p[0] >= 0xE3;
+    if (!more || kind != (v->unspaced ? PU_WORD_UNSPACED : PU_WORD_ALPHABETIC)) continue;
+    uint64_t stop = v->unspaced ? unspaced_stop(p, len) : english_stop(p, len);
+    if ((c.stops | stop) == c.stops) continue;
+    c.stops |= stop;
+    more = __builtin_popcountll(c.stops) < STOP_WORDS_COUNTED;
   }
+  if (!v->unspaced) c.chars -= pu_kit_chars(d->text.data + end, d->text.len - end);
   return c;
 }
 
+/* How often `what` is there, occurrences that overlap once; found by its first byte, which is rare. */
+static size_t count(pu_str s, const char *what) {
+  size_t n = 0, len = strlen(what);
+  for (size_t i = 0; i < s.len;) {
+    const char *p = memchr(s.ptr + i, what[0], s.len - i);
+    if (!p) break;
+    i = (size_t)(p - s.ptr);
+    bool is = s.len - i >= len && memcmp(p, what, len) == 0;
+    n += is;
+    i += is ? len : 1;
+  }
+  return n;
+}
+
 static void count_symbols(pu_str s, size_t *hashes, size_t *ellipses) {
-  *hashes = *ellipses = 0;
-  for (const char *p = s.ptr, *end = s.ptr + s.len; (p = memchr(p, '#', (size_t)(end - p))); p++) ++*hashes;
-  for (const char *p = s.ptr, *end = s.ptr + s.len; (p = memmem(p, (size_t)(end - p), "...", 3)); p += 3) ++*ellipses;
-  for (const char *p = s.ptr, *end = s.ptr + s.len; (p = memmem(p, (size_t)(end - p), "…", 3)); p += 3) ++*ellipses;
+  *hashes = count(s, "#");
+  *ellipses = count(s, "...") + count(s, "…");
 }
 
 static bool begins_with_bullet(pu_str line) {
@@ -130,7 +145,7 @@ static void measure_lines(const pu_doc *d, const pu_view *v, double *values) {
 
 /* Is there a list of stop words for this text? */
 static bool has_stops(const pu_doc *d, const pu_view *v, const counts *c) {
-  if (v->unspaced) return 2 * c->east_asian >= c->unspaced;
+  if (v->unspaced) return 2 * c->east_asian >= c->kinds[PU_WORD_UNSPACED];
   return d->lang.len == 0 || (d->lang.len >= 2 && memcmp(d->lang.ptr, "en", 2) == 0);
 }
 
@@ -139,14 +154,15 @@ static pu_err apply(const void *shared, pu_doc *d, double *values, pu_error *e) 
   const pu_view *v = pu_doc_view(d);
   if (!v) return pu_kit_no_memory("gopher_quality", e);
   counts c = count_words(d, v);
-  double words = (double)c.words + (double)c.unspaced / PU_KIT_UNSPACED_PER_WORD;
-  size_t hashes, ellipses, all = c.words + c.unspaced + c.others;
+  size_t hashes, ellipses, spaced = c.kinds[PU_WORD_ALPHABETIC] + c.kinds[PU_WORD_NUMBER];
+  size_t unspaced = c.kinds[PU_WORD_UNSPACED], all = spaced + unspaced + c.kinds[PU_WORD_SYMBOL];
+  double words = (double)spaced + (double)unspaced / PU_KIT_UNSPACED_PER_WORD;
   count_symbols(pu_str_of(d->text.data, d->text.len), &hashes, &ellipses);
   values[WORDS] = words;
-  if (!v->unspaced && c.words > 0) values[WORD_LENGTH] = (double)c.chars / (double)c.words;
+  if (!v->unspaced && spaced > 0) values[WORD_LENGTH] = (double)c.chars / (double)spaced;
   values[HASHES] = words > 0 ? (double)hashes / words : (double)hashes;
   values[ELLIPSES] = words > 0 ? (double)ellipses / words : (double)ellipses;
-  values[ALPHABETIC] = all ? (double)(c.alphabetic + c.unspaced) / (double)all : 0;
+  values[ALPHABETIC] = all ? (double)(c.kinds[PU_WORD_ALPHABETIC] + unspaced) / (double)all : 0;
   if (has_stops(d, v, &c)) values[STOP_WORDS] = PU_MIN(__builtin_popcountll(c.stops), STOP_WORDS_COUNTED);
   measure_lines(d, v, values);
   return PU_OK;

@@ -16,7 +16,7 @@
 #include "src/data/filter_kit.h"
 
 enum { LINES, LINE_CHARS, PARAGRAPHS, PARAGRAPH_CHARS, TOP_2, NGRAMS_5 = TOP_2 + 3 };
-enum { FIRST = 2, LAST_TOP = 4, LAST = 10, AHEAD = 16 };
+enum { FIRST = 2, LAST_TOP = 4, LAST = 10, AHEAD = 64, SLACK = PU_KIT_UNSPACED_PER_WORD };
 
 static const pu_measure measures[] = {
     [LINES] = {"lines", -INFINITY, 0.30, "share of lines that were there before (Gopher)"},
@@ -38,62 +38,94 @@ static const pu_measure measures[] = {
 /* An n-gram's hash is a difference of two prefixes: polynomials in BASE over the words' hashes, modulo 2^64. */
 #define BASE 0x9E3779B97F4A7C15u
 
+/* A slot of the table: 36 bits of the n-gram's hash (the slot's place is another part of it), a mark, how often it is
+ * there; 0: free. */
+#define SLOT_TAG   (~(uint64_t)0 << 28)
+#define SLOT_MET   ((uint64_t)1 << 27) /* was met on the way from left to right */
+#define SLOT_COUNT (SLOT_MET - 1)      /* more than a text has words */
+
 typedef struct grams {
   size_t n_words;
   uint64_t *prefix; /* [n_words + 1] */
   uint32_t *chars;  /* [n_words + 1]: characters of the words before */
   uint32_t *at;     /* [n_at]: places, in order, where the n-gram may occur elsewhere */
-  uint32_t *slot;   /* [n_at]: where it is in counts */
-  uint32_t *counts; /* of the table's slots; the top bit: was met on the way from left to right */
+  uint32_t *slot;   /* [n_at]: where it is in the table; then, whether it occurs elsewhere */
+  uint64_t *table;
   size_t n_at;
 } grams;
-#define MET 0x80000000u
+_Static_assert(PU_DOC_MAX <= SLOT_COUNT, "a text has fewer words than a slot counts");
+
+static size_t times(const grams *g, size_t k) {
+  return (size_t)(g->table[g->slot[k]] & SLOT_COUNT);
+}
 
 static bool begin(grams *g, pu_doc *d, const pu_view *v) {
   size_t n = g->n_words = v->n_words;
   g->prefix = pu_arena_alloc(d->arena, (n + 1) * sizeof *g->prefix);
   g->chars = pu_arena_alloc(d->arena, (n + 1) * sizeof *g->chars);
-  g->at = pu_arena_alloc(d->arena, (n + 1) * sizeof *g->at);
-  g->slot = pu_arena_alloc(d->arena, (n + 1) * sizeof *g->slot);
+  g->at = pu_arena_alloc(d->arena, (n + SLACK) * sizeof *g->at);
+  g->slot = pu_arena_alloc(d->arena, (n + SLACK) * sizeof *g->slot);
   if (!g->prefix || !g->chars || !g->at || !g->slot) return false;
   g->prefix[0] = 0;
   g->chars[0] = 0;
   for (size_t i = 0; i < n; i++) {
     g->prefix[i + 1] = g->prefix[i] * BASE + v->word_hashes[i];
-    g->chars[i + 1] = g->chars[i] + (uint32_t)pu_kit_chars(d->text.data + v->words[i].at, v->words[i].len);
-    g->at[i] = (uint32_t)i;
+    g->chars[i + 1] = g->chars[i] + (uint32_t)pu_kit_chars_of(d, v->words[i]);
   }
   return true;
 }
 
 static uint64_t gram_hash(const grams *g, size_t at, size_t len, uint64_t power) {
   uint64_t h = g->prefix[at + len] - g->prefix[at] * power;
-  h ^= h >> 32;
-  h *= 0xD6E8FEB86659FD93u;
-  h ^= h >> 29;
-  return h ? h : 1;
+  h = (h ^ h >> 32) * 0xD6E8FEB86659FD93u;
+  return h ^ h >> 32;
+}
+
+static uint64_t power_of(size_t len) {
+  uint64_t power = 1;
+  for (size_t k = 0; k < len; k++) power *= BASE;
+  return power;
+}
+
+/* Leaves out the places of most n-grams that are there once: four buckets of two bits and more a place ("once",
+ * "again") tell which hashes came twice, in far less memory than the table of all. For the first length, at which all
+ * are in. */
+static bool sift(grams *g, pu_doc *d, size_t len) {
+  size_t cap = 64, kept = 0;
+  uint64_t power = power_of(len);
+  while (cap < 4 * g->n_at) cap *= 2;
+  uint64_t *bits = pu_arena_zalloc(d->arena, cap / 4);
+  if (!bits) return false;
+  for (size_t i = 0; i < g->n_at; i++) {
+    uint64_t h = gram_hash(g, i, len, power) & (cap - 1), *word = &bits[h / 32], once = (uint64_t)1 << 2 * (h % 32);
+    *word |= once | (*word & once) << 1;
+  }
+  for (size_t i = 0; i < g->n_at; i++) {
+    uint64_t h = gram_hash(g, i, len, power) & (cap - 1);
+    g->at[kept] = (uint32_t)i;
+    kept += bits[h / 32] >> 2 * (h % 32) >> 1 & 1;
+  }
+  g->n_at = kept;
+  return true;
 }
 
 /* Counts the n-grams of len words at the places. */
 static bool count(grams *g, pu_doc *d, size_t len) {
   size_t cap = 64;
-  uint64_t power = 1, hashes[AHEAD];
-  for (size_t k = 0; k < len; k++) power *= BASE;
+  uint64_t power = power_of(len), hashes[AHEAD];
   while (cap < g->n_at + g->n_at / 2) cap *= 2;
-  uint64_t *keys = pu_arena_zalloc(d->arena, cap * sizeof *keys);
-  g->counts = pu_arena_zalloc(d->arena, cap * sizeof *g->counts);
-  if (!keys || !g->counts) return false;
+  if (!(g->table = pu_arena_zalloc(d->arena, cap * sizeof *g->table))) return false;
   for (size_t from = 0; from < g->n_at; from += AHEAD) {
     size_t n = PU_MIN((size_t)AHEAD, g->n_at - from);
     for (size_t k = 0; k < n; k++) { /* memory is asked for before it is needed */
       hashes[k] = gram_hash(g, g->at[from + k], len, power);
-      __builtin_prefetch(&keys[hashes[k] & (cap - 1)]);
+      __builtin_prefetch(&g->table[hashes[k] & (cap - 1)]);
     }
     for (size_t k = 0; k < n; k++) {
       size_t i = hashes[k] & (cap - 1);
-      while (keys[i] && keys[i] != hashes[k]) i = (i + 1) & (cap - 1);
-      keys[i] = hashes[k];
-      g->counts[i]++;
+      uint64_t tag = hashes[k] & SLOT_TAG;
+      while (g->table[i] && (g->table[i] & SLOT_TAG) != tag) i = (i + 1) & (cap - 1);
+      g->table[i] = (g->table[i] | tag) + 1;
       g->slot[from + k] = (uint32_t)i;
     }
   }
@@ -105,45 +137,46 @@ static size_t chars_of(const grams *g, size_t at, size_t len) {
 }
 
 static double top(const grams *g, size_t len) {
-  size_t most = 1, longest = 0;
+  size_t most = 2, longest = 0;
   for (size_t k = 0; k < g->n_at; k++) {
-    size_t n = g->counts[g->slot[k]];
-    if (n < most || n < 2) continue;
+    size_t n = times(g, k);
+    g->slot[k] = n > 1;
+    if (n < most) continue;
     size_t chars = chars_of(g, g->at[k], len);
     if (n == most && chars <= longest) continue;
     most = n;
     longest = chars;
   }
-  double all = g->chars[g->n_words];
-  return most < 2 ? 0 : PU_MIN(1.0, (double)most * (double)longest / all);
+  return PU_MIN(1.0, (double)most * (double)longest / (double)g->chars[g->n_words]);
 }
 
 static double duplicates(const grams *g, size_t len) {
   size_t chars = 0, next = 0;
   for (size_t k = 0; k < g->n_at; k++) {
-    uint32_t *n = &g->counts[g->slot[k]];
-    if (g->at[k] < next || (*n & ~MET) < 2) continue;
-    if (*n & MET) {
+    uint64_t *slot = &g->table[g->slot[k]];
+    bool elsewhere = times(g, k) > 1;
+    g->slot[k] = elsewhere;
+    if (g->at[k] < next || !elsewhere) continue;
+    if (*slot & SLOT_MET) {
       chars += chars_of(g, g->at[k], len);
       next = g->at[k] + len;
     }
-    *n |= MET;
+    *slot |= SLOT_MET;
   }
   return (double)chars / (double)g->chars[g->n_words];
 }
 
-/* Keeps the places at which the next length, longer by `step` words, may occur elsewhere. */
-static void narrow(grams *g, size_t len, size_t step) {
-  size_t kept = 0, ahead = 0;
+/* Keeps the places at which the next length, longer by `step` words, may occur elsewhere: where the n-gram and that
+ * which begins step words further on do. The latter's place, if it is among those left, is at most step entries on. */
+static void narrow(grams *g, size_t step) {
+  size_t kept = 0;
+  for (size_t k = g->n_at; k < g->n_at + SLACK; k++) g->at[k] = g->slot[k] = 0;
   for (size_t k = 0; k < g->n_at; k++) {
-    size_t at = g->at[k];
-    if ((g->counts[g->slot[k]] & ~MET) < 2) continue;
-    if (at + len + step > g->n_words) break;
-    if (ahead < k) ahead = k;
-    while (ahead < g->n_at && g->at[ahead] < at + step) ahead++;
-    if (ahead == g->n_at || g->at[ahead] != at + step || (g->counts[g->slot[ahead]] & ~MET) < 2) continue;
-    g->at[kept] = (uint32_t)at; /* kept <= k < ahead: those to come are not overwritten */
-    kept++;
+    uint32_t at = g->at[k], further = at + (uint32_t)step, on = 0;
+    for (size_t j = 1; j <= step; j++) on |= (g->at[k + j] == further) & g->slot[k + j];
+    bool keep = g->slot[k] & on;
+    g->at[kept] = at; /* kept <= k: those to come are not overwritten */
+    kept += keep;
   }
   g->n_at = kept;
 }
@@ -158,9 +191,10 @@ static pu_err measure_grams(pu_doc *d, const pu_view *v, double *values, pu_erro
     double *value = &values[n <= LAST_TOP ? TOP_2 + (n - FIRST) : NGRAMS_5 + (n - LAST_TOP - 1)];
     *value = 0;
     if (g.n_at == 0) continue;
+    if (n == FIRST && !(good = sift(&g, d, n * step))) break;
     if (!(good = count(&g, d, n * step))) break;
     *value = n <= LAST_TOP ? top(&g, n * step) : duplicates(&g, n * step);
-    if (n < LAST) narrow(&g, n * step, step);
+    if (n < LAST) narrow(&g, step);
     pu_arena_release(d->arena, inner);
   }
   pu_arena_release(d->arena, mark);

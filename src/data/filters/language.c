@@ -15,8 +15,24 @@ static const pu_measure measures[] = {
     {0},
 };
 
+/* Does asking for `wanted` ask for lang? "zh" asks for "zh-Hant", too. */
+static bool is_of(const char *lang, const char *wanted) {
+  size_t len = strlen(wanted);
+  return strncmp(wanted, lang, len) == 0 && (lang[len] == '\0' || lang[len] == '-');
+}
+
+static pu_err check(const char *wanted, pu_error *e) {
+  const char *const *known = pu_lang_names();
+  for (size_t i = 0; known[i]; i++)
+    if (is_of(known[i], wanted)) return PU_OK;
+  return pu_fail(e, PU_ERR_USAGE, "filter.languages: '%s' is no language that is known; they are ISO 639 codes",
+                 wanted);
+}
+
 /* The names asked for, each with a NUL at its end. */
 static pu_err open_languages(const pu_filter_options *o, void **shared, pu_error *e) {
+  *shared = NULL;
+  for (size_t i = 0; i < o->languages.n; i++) PU_TRY(check(o->languages.v[i], e));
   pu_buf *wanted = calloc(1, sizeof *wanted);
   *shared = wanted;
   if (!wanted) return pu_fail(e, PU_ERR_NOMEM, "no memory for the languages");
@@ -30,12 +46,9 @@ static void close_languages(void *shared) {
   free(shared);
 }
 
-/* "zh" asks for "zh-Hant", too. */
 static bool is_wanted(const pu_buf *wanted, const char *lang) {
-  for (size_t at = 0, len; at < wanted->len; at += len + 1) {
-    len = strlen(wanted->data + at);
-    if (strncmp(wanted->data + at, lang, len) == 0 && (lang[len] == '\0' || lang[len] == '-')) return true;
-  }
+  for (size_t at = 0; at < wanted->len; at += strlen(wanted->data + at) + 1)
+    if (is_of(lang, wanted->data + at)) return true;
   return false;
 }
 

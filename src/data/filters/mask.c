@@ -43,6 +43,7 @@ typedef struct scan {
   pu_str s;
   size_t done;    /* what is before it was written or belongs to a finding */
   size_t key_end; /* the next "-----END" as far as it was looked for; SIZE_MAX: there is none */
+  size_t run_end; /* of the run of base64url that was last looked at for a token: none begins inside of it */
 } scan;
 
 static const finding nothing = {NONE, 0, 0};
@@ -367,6 +368,8 @@ static finding find_ipv6(const scan *c, size_t colon) {
 
 /* ---- keys ---- */
 
+enum { JWT_PART = 8192 };
+
 typedef enum alphabet { UPPER, ALNUM, WORD, URL } alphabet;
 
 static bool in_alphabet(char c, alphabet a) {
@@ -414,12 +417,14 @@ static bool is_mixed(const char *p, size_t n) {
 }
 
 /* Three parts of base64url, the first two of which are JSON objects: "eyJ". */
-static finding find_jwt(pu_str s, size_t i) {
-  size_t end = i, n = 0;
+static finding find_jwt(scan *c, size_t i) {
+  pu_str s = c->s;
+  size_t end = i;
+  if (i < c->run_end) return nothing;
   for (int part = 0; part < 3; part++) {
-    if (part < 2 && (s.len - end < 3 || !begins(s, end, "eyJ"))) return nothing;
-    n = run_of(s, end, URL, 8192);
-    if (n < 10 || n > 8192) return nothing;
+    size_t n = run_of(s, end, URL, JWT_PART);
+    c->run_end = end + n;
+    if (n < 10 || n > JWT_PART || (part < 2 && !begins(s, end, "eyJ"))) return nothing;
     end += n;
     if (part < 2 && at(s, end++) != '.') return nothing;
   }
@@ -446,9 +451,9 @@ static finding find_iban(pu_str s, size_t i) {
   return end > i ? (finding){CARD, i, end} : nothing;
 }
 
-static finding find_key(const scan *c, size_t i) {
+static finding find_key(scan *c, size_t i) {
   pu_str s = c->s;
-  if (s.ptr[i] == 'e' && begins(s, i, "eyJ")) return find_jwt(s, i);
+  if (s.ptr[i] == 'e' && begins(s, i, "eyJ")) return find_jwt(c, i);
   for (size_t p = 0; p < PU_COUNT(prefixes); p++) {
     const prefix *f = &prefixes[p];
     if (s.ptr[i] != f->text[0] || !begins(s, i, f->text)) continue;

@@ -179,16 +179,17 @@ static bool is_other_space(uint32_t cp) {
   return cp == 0x00A0 || cp == 0x1680 || (cp >= 0x2000 && cp <= 0x200A) || cp == 0x202F || cp == 0x205F || cp == 0x3000;
 }
 
-static size_t last_char(const pu_buf *b) {
-  size_t i = b->len;
-  while (i > 0 && b->len - i < 3 && ((uint8_t)b->data[i - 1] & 0xC0) == 0x80) i--;
+/* Where the character before `end` begins; 0: there is none. */
+static size_t char_before(const pu_buf *b, size_t end) {
+  size_t i = end;
+  while (i > 0 && end - i < 3 && ((uint8_t)b->data[i - 1] & 0xC0) == 0x80) i--;
   return i > 0 ? i - 1 : 0;
 }
 
 /* Joiners mean something in emoji and in Indic and Arabic scripts, nothing after Latin, Chinese or a space. */
 static bool joins(const pu_buf *out) {
   uint32_t cp = 0;
-  size_t at = last_char(out);
+  size_t at = char_before(out, out->len);
   if (out->len == 0 || pu_utf8_next(pu_str_of(out->data + at, out->len - at), &cp) == 0) return false;
   return cp >= 0x0590 && !(cp >= 0x3000 && cp <= 0xD7FF);
 }
@@ -214,16 +215,29 @@ static uint32_t unvoiced(uint32_t cp, bool nfkc) {
 static void put_shape(pu_buf *out, uint32_t cp) {
   utf8proc_int32_t cps[32];
   int boundary = 0;
+  size_t begin = out->len;
   utf8proc_ssize_t n = utf8proc_decompose_char((utf8proc_int32_t)cp, cps, PU_COUNT(cps),
                                                UTF8PROC_STABLE | UTF8PROC_COMPAT | UTF8PROC_DECOMPOSE, &boundary);
   if (n <= 0 || n > (utf8proc_ssize_t)PU_COUNT(cps) || cps[0] == ' ') n = 0;
   if (n == 0) pu_utf8_put(out, cp); /* spacing forms of Arabic marks would become a space and a mark */
   for (utf8proc_ssize_t i = 0; i < n; i++) pu_utf8_put(out, (uint32_t)cps[i]);
+  if (n > 1 && !out->failed) compose(out, begin);
+}
+
+/* Where the character is that marks at the end of out stand on, some marks back at most. */
+static size_t base_of(const pu_buf *out) {
+  size_t at = out->len;
+  for (int k = 0; k < CLUSTER && at > 0; k++) {
+    uint32_t cp = 0;
+    at = char_before(out, at);
+    if (pu_utf8_next(pu_str_of(out->data + at, out->len - at), &cp) == 0 || !is_mark(cp)) break;
+  }
+  return at;
 }
 
 /* A character and the marks behind it, from i on; returns the bytes used. */
 static size_t put_cluster(work *w, pu_str s, size_t i, uint32_t cp, size_t step) {
-  size_t begin = is_mark(cp) && w->out->len > 0 ? last_char(w->out) : w->out->len, at = i;
+  size_t begin = is_mark(unvoiced(cp, w->t->nfkc)) ? base_of(w->out) : w->out->len, at = i;
   for (int k = 0; k < CLUSTER; k++) {
     pu_utf8_put(w->out, unvoiced(cp, w->t->nfkc));
     at += step;
@@ -373,14 +387,16 @@ static void tidy_space(pu_buf *b, bool table, bool markdown) {
       blank++;
       continue;
     }
-    if (markdown && !inside && full == len + 2 && line[len] == ' ' && line[len + 1] == ' ') len += 2;
+    bool broken = markdown && !inside && full == len + 2 && line[len] == ' ' && line[len + 1] == ' ';
     bool indented = len >= 4 && (line[0] == '\t' || memcmp(line, "    ", 4) == 0);
     bool kept = table || inside || fence || indented || line[0] == '|';
     if (out > 0) b->data[out++] = '\n';
     if (out > 0 && blank > 0) b->data[out++] = '\n';
     blank = 0;
     out += collapse(b->data + out, line, len, !kept);
+    for (int k = 0; broken && k < 2; k++) b->data[out++] = ' ';
   }
+  while (out > 0 && b->data[out - 1] == '\n') out--;
   b->len = out;
   if (b->data) b->data[out] = '\0';
 }
