@@ -575,6 +575,10 @@ size_t pu_input_unpacked(pu_input *in, size_t n) {
   return allowed(in, n);
 }
 
+bool pu_input_full(const pu_input *in) {
+  return in->root->full;
+}
+
 void pu_input_seek(pu_input *in, uint64_t offset) {
   if (offset >= in->at && offset - in->at <= in->len - in->begin) {
     pu_input_take(in, (size_t)(offset - in->at));

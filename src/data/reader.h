@@ -69,12 +69,14 @@ bool pu_input_seekable(const pu_input *in, uint64_t *size);
 void pu_input_seek(pu_input *in, uint64_t offset);
 /* For readers that unpack by themselves: counts n bytes; returns how many of them the ratio allows. */
 size_t pu_input_unpacked(pu_input *in, size_t n);
+bool pu_input_full(const pu_input *in); /* nothing more may come out of it: told already */
 
 typedef struct pu_reader {
   const char *name;    /* "warc": what a source's format says */
   const char *endings; /* ".warc .arc": of file names, without .gz and .zst; lower case */
   /* Is a document a line in a file that begins so (up to 64 KiB)? Then it may be read in ranges. NULL: never. */
   bool (*lines)(const pu_read_options *o, pu_str head);
+  bool binary;                /* its files need not be text, also where they do not look like it */
   bool archive;               /* has members, which are read by readers of their own */
   bool (*looks)(pu_str head); /* do the first bytes (up to 64 KiB) look like it? NULL: only by name */
   size_t state_size;          /* zeroed before open */

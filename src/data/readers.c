@@ -110,7 +110,8 @@ pu_err pu_reader_find(pu_input *in, const pu_reader **out, pu_error *e) {
   bool binary = looked && looked->archive;
   if (!binary && ((told && told->archive) || !told)) told = named ? named : looked;
   if (binary) told = named && named->archive ? named : ending_of(name, nothing_endings) ? NULL : looked;
-  if (!binary && is_nothing(head) && !(told && told->looks && told->looks(head))) return PU_OK;
+  if (!binary && !(told && told->binary) && is_nothing(head) && !(told && told->looks && told->looks(head)))
+    return PU_OK;
   if (!binary && !named && !told && ending_of(name, nothing_endings)) return PU_OK;
   *out = told || binary ? told : by_format("text");
   return PU_OK;
@@ -214,6 +215,7 @@ pu_err pu_members_next(pu_members *m, pu_input *in, pu_doc *out, bool *found, pu
   for (;;) {
     bool more = true;
     *found = false;
+    if (!m->now && pu_input_full(in)) return PU_OK;
     if (!m->now) PU_TRY(member_open(m, in, &more, e));
     if (!more) return PU_OK;
     PU_TRY(pu_reading_next(m->now, out, found, e));

@@ -345,6 +345,7 @@ static bool warc_looks(pu_str head) {
 
 const pu_reader pu_reader_warc = {.name = "warc",
                                   .endings = ".warc .arc .wet",
+                                  .binary = true,
                                   .looks = warc_looks,
                                   .state_size = sizeof(warc),
                                   .open = warc_open,
