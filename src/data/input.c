@@ -397,15 +397,17 @@ pu_err pu_input_as_text(pu_input *in, pu_error *e) {
 
 /* ---- what is given out ------------------------------------------------------------------------------------------- */
 
-/* Room for `want` bytes from begin on, and for a chunk behind what is there. */
-static pu_err make_room(pu_input *in, size_t want, pu_error *e) {
-  size_t held = in->len - in->begin, need = PU_MAX(want, held + CHUNK);
+/* Room for a chunk behind what is there. Bytes are moved no more often than as many are taken. */
+static pu_err make_room(pu_input *in, pu_error *e) {
+  size_t held = in->len - in->begin, need = held + CHUNK;
   if (in->cap - in->begin >= need) return PU_OK;
-  if (in->begin > 0) memmove(in->buf, in->buf + in->begin, held);
-  in->begin = 0;
-  in->len = held;
-  if (in->cap >= need) return PU_OK;
-  size_t cap = PU_MAX(need, PU_MIN(2 * in->cap, PU_INPUT_PEEK + CHUNK));
+  if (in->begin > 0 && in->begin >= held) {
+    memcpy(in->buf, in->buf + in->begin, held);
+    in->begin = 0;
+    in->len = held;
+    if (in->cap >= need) return PU_OK;
+  }
+  size_t cap = PU_MAX(in->begin + need, in->cap + in->cap / 2);
   char *grown = realloc(in->buf, cap);
   if (!grown) return nomem(e);
   in->buf = grown;
@@ -415,7 +417,7 @@ static pu_err make_room(pu_input *in, size_t want, pu_error *e) {
 
 static pu_err fill(pu_input *in, pu_error *e) {
   size_t got;
-  PU_TRY(make_room(in, 0, e));
+  PU_TRY(make_room(in, e));
   PU_TRY(text_read(in, in->buf + in->len, in->cap - in->len, &got, e));
   in->len += got;
   in->ended = got == 0;
@@ -569,7 +571,19 @@ bool pu_input_seekable(const pu_input *in, uint64_t *size) {
   return in->fd >= 0 && in->pack == PLAIN && !in->range && !in->recoder && in->end == in->size;
 }
 
+size_t pu_input_unpacked(pu_input *in, size_t n) {
+  return allowed(in, n);
+}
+
+bool pu_input_full(const pu_input *in) {
+  return in->root->full;
+}
+
 void pu_input_seek(pu_input *in, uint64_t offset) {
+  if (offset >= in->at && offset - in->at <= in->len - in->begin) {
+    pu_input_take(in, (size_t)(offset - in->at));
+    return;
+  }
   in->pos = in->at = PU_MIN(offset, in->size);
   in->in_at = in->in_len = 0;
   in->begin = in->len = 0;
@@ -607,4 +621,13 @@ pu_err pu_read_text(pu_input *in, pu_doc *out, pu_str bytes, const char *charset
   PU_TRY(pu_text_append(bytes, &out->text, e));
   pu_buf_clear(&out->spare);
   return PU_OK;
+}
+
+pu_err pu_read_rest(pu_input *in, pu_doc *out, bool *found, pu_error *e) {
+  pu_str s;
+  bool cut;
+  PU_TRY(pu_input_rest(in, PU_DOC_MAX, &s, &cut, e));
+  *found = s.len > 0;
+  if (cut) pu_input_skip(in, PU_DOC_MAX, "more than 64 MiB: the rest");
+  return *found ? pu_read_text(in, out, s, NULL, e) : PU_OK;
 }

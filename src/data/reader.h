@@ -67,12 +67,16 @@ pu_err pu_input_as_text(pu_input *in, pu_error *e) PU_MUST_USE;
 /* For readers of archives: may the input be read from another place? Only a plain file as it lies on disk. */
 bool pu_input_seekable(const pu_input *in, uint64_t *size);
 void pu_input_seek(pu_input *in, uint64_t offset);
+/* For readers that unpack by themselves: counts n bytes; returns how many of them the ratio allows. */
+size_t pu_input_unpacked(pu_input *in, size_t n);
+bool pu_input_full(const pu_input *in); /* nothing more may come out of it: told already */
 
 typedef struct pu_reader {
   const char *name;    /* "warc": what a source's format says */
   const char *endings; /* ".warc .arc": of file names, without .gz and .zst; lower case */
   /* Is a document a line in a file that begins so (up to 64 KiB)? Then it may be read in ranges. NULL: never. */
   bool (*lines)(const pu_read_options *o, pu_str head);
+  bool binary;                /* its files need not be text, also where they do not look like it */
   bool archive;               /* has members, which are read by readers of their own */
   bool (*looks)(pu_str head); /* do the first bytes (up to 64 KiB) look like it? NULL: only by name */
   size_t state_size;          /* zeroed before open */
@@ -103,11 +107,25 @@ typedef pu_err (*pu_member_read)(void *arg, void *data, size_t len, size_t *got,
 pu_err pu_input_member(pu_input *parent, const char *name, pu_member_read read, void *arg, pu_input **out,
                        pu_error *e) PU_MUST_USE;
 int pu_input_depth(const pu_input *in); /* 0: a file; below PU_INPUT_DEPTH it may have members */
+/* All documents of all members, each by the reader that it wants. begin goes on to the next member that is to be read
+ * and gives its name; *more false: there is none. */
+typedef struct pu_members {
+  pu_err (*begin)(void *arg, char **name, bool *more, pu_error *e);
+  pu_member_read read;
+  void *arg;
+  pu_reading *now; /* NULL: between members */
+} pu_members;
+pu_err pu_members_next(pu_members *m, pu_input *in, pu_doc *out, bool *found, pu_error *e) PU_MUST_USE;
+void pu_members_close(pu_members *m);
+/* Is the member one that nobody means (a folder, hidden, or what a system leaves in archives)? */
+bool pu_member_ignored(const char *name);
 
 /* For readers that have a whole text in memory: put it into the document. Set source and, where it is empty, the id.
  * charset: what a header says; NULL: nothing. */
 pu_err pu_doc_place(pu_input *in, pu_doc *out, pu_error *e) PU_MUST_USE; /* source and id alone */
 pu_err pu_read_text(pu_input *in, pu_doc *out, pu_str bytes, const char *charset, pu_error *e) PU_MUST_USE;
+/* The rest of the input as the text of one document; more than PU_DOC_MAX is skipped. */
+pu_err pu_read_rest(pu_input *in, pu_doc *out, bool *found, pu_error *e) PU_MUST_USE;
 /* Appends UTF-8 with lines that end with \n; what is none becomes U+FFFD. */
 pu_err pu_text_append(pu_str bytes, pu_buf *out, pu_error *e) PU_MUST_USE;
 pu_err pu_read_html(pu_input *in, pu_doc *out, pu_str bytes, const char *charset, pu_error *e) PU_MUST_USE;

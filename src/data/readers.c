@@ -110,7 +110,8 @@ pu_err pu_reader_find(pu_input *in, const pu_reader **out, pu_error *e) {
   bool binary = looked && looked->archive;
   if (!binary && ((told && told->archive) || !told)) told = named ? named : looked;
   if (binary) told = named && named->archive ? named : ending_of(name, nothing_endings) ? NULL : looked;
-  if (!binary && is_nothing(head) && !(told && told->looks && told->looks(head))) return PU_OK;
+  if (!binary && !(told && told->binary) && is_nothing(head) && !(told && told->looks && told->looks(head)))
+    return PU_OK;
   if (!binary && !named && !told && ending_of(name, nothing_endings)) return PU_OK;
   *out = told || binary ? told : by_format("text");
   return PU_OK;
@@ -186,6 +187,47 @@ void pu_reading_close(pu_reading *r) {
   free(r->state);
   pu_input_close(r->in);
   free(r);
+}
+
+/* ---- members ----------------------------------------------------------------------------------------------------- */
+
+bool pu_member_ignored(const char *name) {
+  for (const char *part = name;;) {
+    size_t n = strcspn(part, "/");
+    bool here = (n == 1 && *part == '.') || (n == 2 && memcmp(part, "..", 2) == 0);
+    if (*part == '.' && !here) return true;
+    if (part[n] == '\0') return n == 0 || strncmp(name, "__MACOSX/", 9) == 0;
+    part += n + 1;
+  }
+}
+
+static pu_err member_open(pu_members *m, pu_input *in, bool *more, pu_error *e) {
+  char *name = NULL;
+  pu_input *member;
+  PU_TRY(m->begin(m->arg, &name, more, e));
+  if (!*more) return PU_OK;
+  pu_input_set_number(in, pu_input_number(in) + 1);
+  PU_TRY(pu_input_member(in, name, m->read, m->arg, &member, e));
+  return pu_reading_open(member, &m->now, e);
+}
+
+pu_err pu_members_next(pu_members *m, pu_input *in, pu_doc *out, bool *found, pu_error *e) {
+  for (;;) {
+    bool more = true;
+    *found = false;
+    if (!m->now && pu_input_full(in)) return PU_OK;
+    if (!m->now) PU_TRY(member_open(m, in, &more, e));
+    if (!more) return PU_OK;
+    PU_TRY(pu_reading_next(m->now, out, found, e));
+    if (*found) return PU_OK;
+    pu_reading_close(m->now);
+    m->now = NULL;
+  }
+}
+
+void pu_members_close(pu_members *m) {
+  pu_reading_close(m->now);
+  m->now = NULL;
 }
 
 /* ---- pages ------------------------------------------------------------------------------------------------------- */

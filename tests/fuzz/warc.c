@@ -1,0 +1,6 @@
+/* A web archive, read to its end. */
+#include "tests/fuzz/reading.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  return fuzz_read("warc", data, size);
+}
