@@ -386,7 +386,8 @@ static pu_err run(mix *m, const char *dir, pu_error *e) {
   PU_TRY(create(m, dir, e));
   const char *key = json_string_value(json_object_get(pu_stage_about(m->before), "key"));
   m->work.hash = pu_hash64(key, key ? strlen(key) : 0, m->n_buckets ^ m->plan.hash);
-  pu_err err = is_whole(m) && m->how->ranks <= 1 ? PU_OK : all_buckets(m, work, e);
+  /* A run that was killed may have left the work folder behind its last bucket. */
+  pu_err err = is_whole(m) && m->how->ranks <= 1 ? pu_remove_tree(work, e) : all_buckets(m, work, e);
   pu_error unsaid; /* the first error is the one to tell */
   if (err != PU_OK && m->work.dir && pu_work_sign(&m->work, "failed", true, &unsaid) != PU_OK)
     pu_log(PU_LOG_WARN, "%s; other ranks wait until they are stopped", unsaid.msg);
