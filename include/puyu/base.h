@@ -100,6 +100,8 @@ static inline pu_str pu_str_of(const char *ptr, size_t len) {
 }
 pu_str pu_str_c(const char *s); /* view of a NUL-terminated string */
 bool pu_str_eq(pu_str a, pu_str b);
+bool pu_str_ends(pu_str s, const char *end);
+bool pu_ends_with(const char *s, const char *end);
 
 /* Growable bytes with a hard maximum; data always ends with a NUL that len does not count. A buffer whose append failed
  * stays as it was and remembers: check `failed` once after many appends. */

@@ -92,7 +92,7 @@ double pu_corpus_done(const pu_corpus *c);  /* of them read so far */
 /* ---- the pipeline: raw files to clean documents, with a record of every decision -----------------------------------
  */
 
-/* Files that belong together: a name in shares, weights and ids. */
+/* Files that belong together: a name in shares and ids. */
 typedef struct pu_source {
   const char *name;
   pu_strs paths;       /* files and folders */
@@ -101,7 +101,6 @@ typedef struct pu_source {
   const char *charset; /* NULL: found */
   int split;           /* pu_split */
   int html;            /* auto, article, forum, all */
-  double weight;       /* in the mixture; 0: by its tokens */
 } pu_source;
 
 typedef enum pu_width { PU_WIDTH_KEEP, PU_WIDTH_HALF } pu_width; /* Ａ１ become A1 */
@@ -127,11 +126,11 @@ typedef struct pu_clean_options {
 
 /* How a step runs. */
 typedef struct pu_data_how {
-  pu_pool *pool;                                          /* NULL: one thread */
-  size_t memory;                                          /* bytes that sorting may take; 0: half of what is free */
-  int rank, ranks;                                        /* of several processes over one file system; 0, 1: alone */
-  bool force;                                             /* begin anew where another run began */
-  void (*progress)(void *arg, double done, double total); /* units of work, one total a step */
+  pu_pool *pool;   /* NULL: one thread */
+  size_t memory;   /* bytes that sorting may take; 0: half of what is free */
+  int rank, ranks; /* of several processes over one file system; 0, 1: alone */
+  bool force;      /* begin anew where another run began */
+  void (*progress)(void *arg, const char *step, double done, double total); /* units of work */
   void *progress_arg;
 } pu_data_how;
 
@@ -141,6 +140,23 @@ typedef struct pu_data_result {
 } pu_data_result;
 
 pu_err pu_data_counts(const char *dir, pu_data_result *out, pu_error *e) PU_MUST_USE; /* of a stage that is there */
+bool pu_data_is_stage(const char *dir);
+
+/* One value that a filter gives a document. NAN: it says nothing of it, and no bound drops it. */
+typedef struct pu_measure {
+  const char *name; /* "mean_word_length"; its full name is FILTER.NAME */
+  double min, max;  /* the published bounds, both allowed; -INFINITY, INFINITY: none */
+  const char *help; /* one line: what it counts, and the source */
+} pu_measure;
+typedef struct pu_filter_preset {
+  const char *name, *summary;
+  const char *filters; /* "a b c" */
+  const char *changes; /* "filter.measure.max=0.5 …"; NULL: none */
+} pu_filter_preset;
+const pu_filter_preset *pu_filter_presets(void); /* ends with a name of NULL */
+/* Filter number i of those there are, by name; false: there is none. Its measures end with a name of NULL. */
+bool pu_filter_at(size_t i, const char **name, const char **summary, const pu_measure **measures);
+
 /* Makes stage DIR of `before`, a stage (NULL: of the sources). A run that was killed goes on where it was. */
 pu_err pu_clean_run(const char *dir, const char *before, const pu_clean_options *o, const pu_data_how *how,
                     pu_data_result *out, pu_error *e) PU_MUST_USE;
@@ -149,9 +165,62 @@ pu_err pu_clean_run(const char *dir, const char *before, const pu_clean_options 
 pu_err pu_clean_apply(const char *dir, const char *of, const pu_strs *bounds, const pu_data_how *how,
                       pu_data_result *out, pu_error *e) PU_MUST_USE;
 
-/* One self-contained HTML page on stages, the earliest first: the funnel, what each rule dropped with samples, histograms
- * of every measure, shares of sources, languages and kinds. At least one stage. */
-pu_err pu_data_report(const char *title, const char *const *stages, size_t n, const char *path, pu_error *e) PU_MUST_USE;
+typedef enum pu_dedup_mode {
+  PU_DEDUP_EXACT,
+  PU_DEDUP_MINHASH,
+  PU_DEDUP_PARAGRAPH,
+  PU_DEDUP_LINE,
+  PU_DEDUP_SUBSTRING,
+  PU_DEDUP_MODES
+} pu_dedup_mode;
+extern const char *const pu_dedup_mode_names[PU_DEDUP_MODES];
+
+/* Which one of a cluster stays; where several are equal, the first of them. */
+typedef enum pu_dedup_keep { PU_KEEP_FIRST, PU_KEEP_NEWEST, PU_KEEP_LONGEST, PU_KEEP_BEST, PU_KEEPS } pu_dedup_keep;
+extern const char *const pu_dedup_keep_names[PU_KEEPS];
+
+typedef struct pu_dedup_options {
+  int mode, keep;    /* pu_dedup_mode, pu_dedup_keep */
+  const char *score; /* for PU_KEEP_BEST: an attribute of the stage; the largest stays */
+  double threshold;  /* minhash: (0, 1] */
+  int64_t min_bytes; /* paragraph, line, substring; 0: the mode's default */
+} pu_dedup_options;
+#define PU_DEDUP_MODES_TEXT "exact|minhash|paragraph|line|substring"
+#define PU_DEDUP_KEEPS_TEXT "first|newest|longest|best"
+
+/* Makes stage DIR of stage BEFORE, working in DIR/work, which is gone at the end. Drops have the rule "dedup.MODE", the
+ * similarity and {"of": the id of the one that stays}; sidecars "dedup.cluster" (that id) and "dedup.similarity", or
+ * "dedup.cut" (bytes). exact and minhash drop documents; the others cut out what is not the first occurrence, and drop
+ * documents of which nothing is left. */
+pu_err pu_dedup_run(const char *dir, const char *before, const pu_dedup_options *o, const pu_data_how *how,
+                    pu_data_result *out, pu_error *e) PU_MUST_USE;
+
+/* A whole run, as YAML describes it (examples/wanjuan.yaml): stages OUT/1-clean, …, shards and OUT/report.html. */
+typedef struct pu_data_config {
+  const char *out;
+  pu_list sources; /* of pu_source */
+  pu_strs filters, bounds;
+  pu_filter_options filter;
+  pu_strs dedup; /* modes, one stage each, in this order */
+  pu_dedup_options dedup_by;
+} pu_data_config;
+extern const pu_option pu_data_options[];
+extern const pu_option pu_source_options[]; /* one item of `sources` */
+pu_err pu_data_run(const pu_data_config *cfg, const pu_data_how *how, pu_data_result *out, pu_error *e) PU_MUST_USE;
+
+/* The documents of a stage that are still in (dropped NULL), or those that a rule (a name, or the beginning of one; ""
+ * all) dropped in it: `each` is called for up to n of them, spread over the whole by seed (n 0: all, in order). */
+typedef struct pu_kept {
+  pu_str id, text, source, lang, url, title;
+  const char *rule; /* NULL: it is in */
+  double value;
+} pu_kept;
+pu_err pu_data_each(const char *stage, const char *dropped, int64_t n, uint64_t seed,
+                    pu_err (*each)(void *arg, const pu_kept *d, pu_error *e), void *arg, pu_error *e) PU_MUST_USE;
+/* One self-contained HTML page on stages, the earliest first: the funnel, what each rule dropped with samples,
+ * histograms of every measure, shares of sources, languages and kinds. At least one stage. */
+pu_err pu_data_report(const char *title, const char *const *stages, size_t n, const char *path,
+                      pu_error *e) PU_MUST_USE;
 
 /* ---- text to shards ---------------------------------------------------------------------------------------------- */
 

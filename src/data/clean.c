@@ -169,9 +169,8 @@ static json_t *source_json(const pu_source *s, const pu_source_file *files, size
   }
   char text[32];
   snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
-  return json_pack("{s:s, s:s?, s:s?, s:s?, s:i, s:i, s:f, s:s, s:I}", "name", s->name, "format", s->format, "key",
-                   s->key, "charset", s->charset, "split", s->split, "html", s->html, "weight", s->weight, "files",
-                   text, "n_files", (json_int_t)n);
+  return json_pack("{s:s, s:s?, s:s?, s:s?, s:i, s:i, s:s, s:I}", "name", s->name, "format", s->format, "key", s->key,
+                   "charset", s->charset, "split", s->split, "html", s->html, "files", text, "n_files", (json_int_t)n);
 }
 
 static json_t *options_json(const clean *c) {
@@ -211,7 +210,7 @@ static pu_err open_input(clean *c, const char *before, const char ***names, pu_e
 
 static void show(void *arg, double units) {
   const clean *c = arg;
-  if (c->how->progress) c->how->progress(c->how->progress_arg, units, (double)pu_stage_writer_units(c->w));
+  if (c->how->progress) c->how->progress(c->how->progress_arg, "clean", units, (double)pu_stage_writer_units(c->w));
 }
 
 static pu_err run(clean *c, const char *dir, const char *before, pu_error *e) {

@@ -94,7 +94,7 @@ static const range ranges[] = {
 };
 
 static kind kind_of(uint32_t cp) {
-  if (cp >= 0x4E00 && cp <= 0x9FFF) return UNSPACED; /* most of what comes here */
+  if (cp == 0xFF0C || cp == 0x3001 || cp == 0x3002) return UNSPACED_MARK; /* most of what comes here */
   size_t lo = 0, hi = PU_COUNT(ranges);
   while (lo < hi) {
     size_t mid = (lo + hi) / 2;
@@ -106,9 +106,9 @@ static kind kind_of(uint32_t cp) {
   return lo < PU_COUNT(ranges) && cp >= ranges[lo].lo ? ranges[lo].is : LETTER;
 }
 
-static kind kind_of_ascii(uint8_t c) {
+static inline kind kind_of_ascii(uint8_t c) {
   if (c == ' ' || (c >= '\t' && c <= '\r')) return SPACE;
-  return (c | 0x20) >= 'a' && (c | 0x20) <= 'z' ? LETTER : OTHER;
+  return (uint8_t)((c | 0x20) - 'a') < 26 ? LETTER : OTHER;
 }
 
 static bool grow(void *v, size_t want, size_t *cap, size_t size) {
@@ -122,39 +122,93 @@ static bool grow(void *v, size_t want, size_t *cap, size_t size) {
   return true;
 }
 
-static bool add_word(pu_doc *d, size_t at, size_t end) {
-  pu_view *v = &d->view;
-  size_t cap = d->cap_words;
-  if (v->n_words == cap) {
-    if (!grow(&v->word_hashes, cap + 1, &cap, sizeof *v->word_hashes)) return false;
-    cap = d->cap_words;
-    if (!grow(&v->words, cap + 1, &d->cap_words, sizeof *v->words)) return false;
+/* Up to eight bytes as a number, NULs behind them. */
+static inline uint64_t number_of(const char *p, size_t len) {
+  uint64_t a = 0;
+  if (len >= 8) {
+    memcpy(&a, p, 8);
+  } else if (len >= 4) {
+    uint32_t first, last;
+    memcpy(&first, p, 4);
+    memcpy(&last, p + len - 4, 4);
+    a = first | (uint64_t)last << 8 * (len - 4);
+  } else {
+    for (size_t k = 0; k < len; k++) a |= (uint64_t)(uint8_t)p[k] << 8 * k;
   }
-  v->word_hashes[v->n_words] = pu_hash64(d->text.data + at, end - at, 0);
+  return a;
+}
+
+/* Of a word's bytes: those of up to eight bytes, most, share none (where they hold no NUL). Inlined: a call costs more.
+ */
+static inline uint64_t hash_of(const char *p, size_t len) {
+  if (len > 16) return pu_hash64(p, len, 0);
+  uint64_t a = number_of(p, len) * 0x9E3779B185EBCA87u;
+  if (len > 8) {
+    uint64_t b = number_of(p + len - 8, 8) * 0xC2B2AE3D27D4EB4Fu + len * 0x27D4EB2F165667C5u;
+    a ^= b << 31 | b >> 33;
+  }
+  a = (a ^ a >> 29) * 0x165667B19E3779F9u;
+  return a ^ a >> 32;
+}
+
+static bool grow_words(pu_doc *d) {
+  size_t cap = d->cap_words;
+  if (!grow(&d->view.word_hashes, cap + 1, &cap, sizeof *d->view.word_hashes)) return false;
+  return grow(&d->view.words, d->cap_words + 1, &d->cap_words, sizeof *d->view.words);
+}
+
+static inline bool add_word(pu_doc *d, size_t at, size_t end) {
+  pu_view *v = &d->view;
+  if (v->n_words == d->cap_words && !grow_words(d)) return false;
+  v->word_hashes[v->n_words] = hash_of(d->text.data + at, end - at);
   v->words[v->n_words++] = (pu_span){(uint32_t)at, (uint32_t)(end - at)};
   return true;
+}
+
+/* Is the character at s, of which left bytes are there, of the block that most Chinese is in (U+4E00 to U+9FFF)? */
+static inline bool is_han(const uint8_t *s, size_t left) {
+  return left >= 3 && ((s[0] >= 0xE5 && s[0] <= 0xE9) || (s[0] == 0xE4 && s[1] >= 0xB8));
+}
+
+/* Where the run of ASCII characters at i ends that are no spaces. */
+static inline size_t ascii_run(const uint8_t *s, size_t i, size_t n) {
+  while (i < n && s[i] < 0x80 && (s[i] > ' ' || kind_of_ascii(s[i]) != SPACE)) i++;
+  return i;
+}
+
+static size_t ascii_letters(const uint8_t *s, size_t n) {
+  size_t letters = 0;
+  for (size_t i = 0; i < n;) { /* in pieces whose count a small number holds: so it is made of vectors */
+    uint32_t some = 0;
+    for (size_t end = PU_MIN(n, i + 4096); i < end; i++) some += (uint8_t)((s[i] | 0x20) - 'a') < 26;
+    letters += some;
+  }
+  return letters;
 }
 
 /* Words, and counts of characters. A word ends where the kind of its characters does: one of an unspaced script at
  * once, a run of its marks where they end, any other at a space or such a character. */
 static bool find_words(pu_doc *d) {
   const uint8_t *s = (const uint8_t *)d->text.data;
-  size_t n = d->text.len, begin = 0, letters = 0;
-  pu_view *v = &d->view;
+  size_t n = d->text.len, begin = 0, han = 0, chars = 0, letters = ascii_letters(s, n);
   kind open = SPACE; /* of the word that began at `begin`; SPACE: none */
-  for (size_t i = 0, step; i < n; i += step) {
+  for (size_t i = 0, step, more; i < n; i += step, chars += more) {
     uint32_t cp = s[i];
-    kind is = SPACE;
-    step = 1;
-    if (cp < 0x80)
-      is = kind_of_ascii((uint8_t)cp);
-    else if ((step = pu_utf8_next(pu_str_of((const char *)s + i, n - i), &cp)) > 0)
-      is = kind_of(cp);
-    else
-      step = 1;
-    v->n_chars++;
-    letters += is == LETTER || is == UNSPACED;
-    v->n_han += is == UNSPACED;
+    kind is;
+    step = more = 1;
+    if (cp < 0x80) {
+      is = cp > ' ' ? LETTER : kind_of_ascii((uint8_t)cp);
+      if (is != SPACE) step = more = ascii_run(s, i, n) - i;
+    } else if (is_han(s + i, n - i)) {
+      is = UNSPACED;
+      step = 3;
+    } else {
+      step = pu_utf8_next(pu_str_of((const char *)s + i, n - i), &cp);
+      is = step ? kind_of(cp) : SPACE;
+      step += step == 0;
+      letters += is == LETTER;
+    }
+    han += is == UNSPACED;
     if (is == OTHER) is = LETTER;
     if (is == open && is != UNSPACED) continue;
     if (open != SPACE && !add_word(d, begin, i)) return false;
@@ -162,7 +216,9 @@ static bool find_words(pu_doc *d) {
     begin = i;
   }
   if (open != SPACE && !add_word(d, begin, n)) return false;
-  v->unspaced = (double)v->n_han > 0.3 * (double)letters;
+  d->view.n_chars = chars;
+  d->view.n_han = han;
+  d->view.unspaced = (double)han > 0.3 * (double)(letters + han);
   return true;
 }
 

@@ -8,12 +8,6 @@
 
 #include "src/data/doc.h"
 
-/* One value of a document. NAN: it says nothing of this document, and no bound drops it. */
-typedef struct pu_measure {
-  const char *name; /* "mean_word_length"; its full name is FILTER.NAME */
-  double min, max;  /* the published bounds, both allowed; -INFINITY, INFINITY: none */
-  const char *help; /* one line: what it counts, and the source */
-} pu_measure;
 enum { PU_FILTER_MEASURES = 24 };
 
 typedef struct pu_filter {
@@ -49,11 +43,5 @@ typedef struct pu_filter_set {
 pu_err pu_filter_set_make(const pu_strs *names, const pu_strs *changes, pu_filter_set *out, pu_error *e) PU_MUST_USE;
 /* The first measure out of its bounds, in order; -1: none. */
 int pu_filter_drops(const pu_filter_set *s, size_t filter, const double *values);
-typedef struct pu_filter_preset {
-  const char *name, *summary;
-  const char *filters; /* "a b c" */
-  const char *changes; /* "filter.measure.max=0.5 …"; NULL: none */
-} pu_filter_preset;
-const pu_filter_preset *pu_filter_presets(void); /* ends with a name of NULL */
 
 #endif

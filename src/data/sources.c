@@ -63,28 +63,14 @@ static pu_err add(pu_source_units *u, const pu_source *s, pu_source_unit unit, s
   return PU_OK;
 }
 
-/* May a worker begin in the middle of it? */
-static pu_err can_split(const pu_source *s, const char *path, bool *yes, pu_error *e) {
-  const pu_read_options o = pu_source_read(s, (pu_skips){0});
-  const pu_reader *reader;
-  pu_input *in;
-  pu_str head;
-  PU_TRY(pu_input_open(path, 0, 0, &o, &in, e));
-  pu_err err = pu_reader_find(in, &reader, e);
-  if (err == PU_OK) err = pu_input_peek(in, 64, &head, e);
-  /* a compressed file shows more than it took */
-  *yes = err == PU_OK && reader && reader->lines && head.len > 0 && !pu_input_packed(in) && head.ptr[0] != '[';
-  pu_input_close(in);
-  return err;
-}
-
 static pu_err cut(pu_source_units *u, const pu_source *s, size_t source, pu_error *e) {
   const pu_source_file *files = u->files[source];
+  const pu_read_options o = pu_source_read(s, (pu_skips){0});
   size_t n = u->n_files[source], number = 0;
   for (size_t i = 0; i < n;) {
     pu_source_unit unit = {.source = source, .file = i, .n_files = 1, .bytes = files[i].bytes};
     bool split = false;
-    if (files[i].bytes > PU_UNIT_BYTES) PU_TRY(can_split(s, files[i].path, &split, e));
+    if (files[i].bytes > PU_UNIT_BYTES) PU_TRY(pu_file_in_ranges(files[i].path, &o, &split, e));
     if (split) {
       for (uint64_t at = 0; at < files[i].bytes; at += PU_UNIT_BYTES) {
         unit.begin = at;

@@ -21,7 +21,7 @@ static pu_err nomem(pu_error *e) {
   return pu_fail(e, PU_ERR_NOMEM, "stage: no memory");
 }
 
-bool pu_stage_is(const char *dir) {
+bool pu_data_is_stage(const char *dir) {
   char path[4096];
   return (size_t)snprintf(path, sizeof path, "%s/stage.json", dir) < sizeof path && pu_path_exists(path);
 }
@@ -151,7 +151,8 @@ struct pu_records {
 pu_err pu_records_open(const pu_stage *s, size_t unit, const char *kind, pu_records **out, pu_error *e) {
   *out = calloc(1, sizeof **out);
   if (!*out) return nomem(e);
-  pu_err err = lines_open(&(*out)->in, s->dir, s->units[unit], kind, e);
+  const char *dir = strcmp(kind, "docs") == 0 ? s->docs : s->dir;
+  pu_err err = lines_open(&(*out)->in, dir, s->units[unit], kind, e);
   if (err == PU_OK) return PU_OK;
   pu_records_close(*out);
   *out = NULL;

@@ -19,7 +19,6 @@
 typedef struct pu_stage pu_stage;
 pu_err pu_stage_open(const char *dir, pu_stage **out, pu_error *e) PU_MUST_USE;
 void pu_stage_close(pu_stage *s);
-bool pu_stage_is(const char *dir); /* does it hold a stage.json? */
 const char *pu_stage_dir(const pu_stage *s);
 size_t pu_stage_units(const pu_stage *s);
 const char *pu_stage_unit(const pu_stage *s, size_t unit); /* its name */
@@ -31,9 +30,10 @@ pu_err pu_unit_open(const pu_stage *s, size_t unit, pu_unit **out, pu_error *e) 
 /* n: its line in docs, from 0: with the unit's number, the name by which records know it. */
 pu_err pu_unit_next(pu_unit *u, pu_doc *d, uint64_t *n, bool *found, pu_error *e) PU_MUST_USE;
 void pu_unit_close(pu_unit *u);
-/* One line of attrs or drops after the other, as JSON that lives until the next call. */
+/* One line of attrs, drops, skips or docs (all of them, also those that were dropped) after the other, as JSON that
+ * lives until the next call. */
 typedef struct pu_records pu_records;
-pu_err pu_records_open(const pu_stage *s, size_t unit, const char *kind /* "attrs", "drops" */, pu_records **out,
+pu_err pu_records_open(const pu_stage *s, size_t unit, const char *kind /* "attrs", … */, pu_records **out,
                        pu_error *e) PU_MUST_USE;
 pu_err pu_records_next(pu_records *r, const json_t **line, bool *found, pu_error *e) PU_MUST_USE;
 void pu_records_close(pu_records *r);

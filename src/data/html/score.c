@@ -1,0 +1,294 @@
+/* Which node holds the main text, and what in it is none.
+ *
+ * Text is counted bottom-up in blocks; a block of running text (long enough, few links, sentences) is good. What its
+ * names, tag or links show to be furniture is dropped, unless most of the page's good text would go with it: names are
+ * only what an author chose. The main node is then the deepest that still holds nearly all the good text that is left,
+ * with those that call themselves the article's body preferred (Kohlschütter et al. 2010 for densities; the walk down
+ * the tree is our own). */
+#include <string.h>
+
+#include "src/data/html/extract.h"
+
+/* ---- counting
+ * -------------------------------------------------------------------------------------------------------- */
+
+typedef struct count {
+  uint32_t units, ends;
+} count;
+
+/* Where a reference that begins at i ends: it is one character. */
+static size_t reference_end(pu_str s, size_t i) {
+  size_t to = i + 1;
+  while (to < s.len && to < i + 10 && s.ptr[to] > ' ' && s.ptr[to] != ';') to++;
+  return to < s.len && s.ptr[to] == ';' ? to : i;
+}
+
+/* Does a clause end with the character at i: U+3001, U+3002, U+FF0C, U+FF01, U+FF1F, U+FF1B, U+060C? */
+static bool ends_clause(pu_str s, size_t i) {
+  static const char marks[][4] = {"、", "。", "，", "！", "？", "；", "،"};
+  for (size_t k = 0; k < PU_COUNT(marks); k++) {
+    size_t n = strlen(marks[k]);
+    if (s.len - i >= n && memcmp(s.ptr + i, marks[k], n) == 0) return true;
+  }
+  return false;
+}
+
+static count text_units(pu_str s) {
+  count c = {0};
+  bool space = true;
+  for (size_t i = 0; i < s.len; i++) {
+    unsigned char b = (unsigned char)s.ptr[i];
+    if (b <= ' ') {
+      c.units += !space;
+      space = true;
+      continue;
+    }
+    space = false;
+    if (b < 0x80) {
+      c.units++;
+      c.ends += memchr(",.!?;", b, 5) != NULL;
+      if (b == '&') i = reference_end(s, i);
+    } else if (b >= 0xC0) {
+      c.units += b >= 0xE0 ? 2 : 1;
+      if (b == 0xE3 || b == 0xEF || b == 0xD8) c.ends += ends_clause(s, i);
+    }
+  }
+  return c;
+}
+
+static bool is_block(const html_node *n) {
+  return html_is(n, HTML_BLOCK) || n->tag == HTML_OTHER;
+}
+
+/* Units of running text of a block by what stands in it directly. */
+static uint32_t good_units(const html_node *n, const html_stat *s) {
+  uint32_t plain = s->own - s->own_links;
+  if (n->tag == HTML_PRE_) return plain;
+  if (n->tag == HTML_BUTTON_ || (n->tag >= HTML_H1_ && n->tag <= HTML_H6_)) return 0;
+  if (plain < 30 || s->own_links * 2 > s->own) return 0;
+  if (n->tag == HTML_P_ || n->tag == HTML_BLOCKQUOTE_) return s->ends || plain > 80 ? plain : plain / 2;
+  if (plain >= 80 && s->ends >= 1) return plain;
+  return s->ends ? plain / 2 : plain / 4;
+}
+
+void html_measure(const html_dom *d, html_stat *stats) {
+  uint32_t block[HTML_DEPTH + 2]; /* the innermost block at each depth */
+  for (uint32_t i = 0; i < d->n;) {
+    const html_node *n = &d->nodes[i];
+    html_stat *s = &stats[i];
+    *s = (html_stat){.hints = s->hints};
+    if ((n->flags & HTML_DROPPED) || html_is(n, HTML_GONE)) {
+      for (uint32_t k = i + 1; k < n->end; k++) stats[k] = (html_stat){.hints = stats[k].hints};
+      i = n->end;
+      continue;
+    }
+    uint32_t outer = i ? block[n->depth - 1] : 0;
+    block[n->depth] = is_block(n) ? i : outer;
+    if (n->tag == HTML_TEXT) {
+      count c = text_units(pu_str_of(n->ptr, n->len));
+      html_stat *b = &stats[outer];
+      s->text = c.units;
+      b->own += c.units;
+      b->ends = (uint16_t)PU_MIN(b->ends + c.ends, 0xFFFFu);
+      if (n->flags & HTML_LINKED) s->links = c.units, b->own_links += c.units;
+    }
+    i++;
+  }
+  for (uint32_t i = d->n; i-- > 1;) {
+    html_stat *s = &stats[i], *up = &stats[d->nodes[i].parent];
+    if (d->nodes[i].flags & HTML_DROPPED) continue;
+    if (is_block(&d->nodes[i])) s->good += good_units(&d->nodes[i], s);
+    up->text += s->text;
+    up->links += s->links;
+    up->good += s->good;
+  }
+  stats[0].good += good_units(&d->nodes[0], &stats[0]);
+}
+
+/* ---- furniture
+ * ------------------------------------------------------------------------------------------------------- */
+
+typedef struct chooser {
+  html_dom *d;
+  html_stat *stats;
+  bool forum;
+  uint32_t all; /* good units of the page */
+} chooser;
+
+/* Holds the node so large a share of the page's running text that its name must mislead? */
+static bool too_good(const chooser *c, uint32_t i, unsigned percent) {
+  return c->all > 200 && (uint64_t)c->stats[i].good * 100 > (uint64_t)c->all * percent;
+}
+
+static bool has_math(const html_dom *d, uint32_t i) {
+  uint32_t end = PU_MIN(d->nodes[i].end, i + 4);
+  for (uint32_t k = i; k < end; k++)
+    if (d->nodes[k].tag == HTML_MATH_) return true;
+  return false;
+}
+
+static bool holds(const html_dom *d, uint32_t i, html_tag tag) {
+  for (uint32_t k = i + 1; k < d->nodes[i].end; k++)
+    if (d->nodes[k].tag == tag) return true;
+  return false;
+}
+
+static bool furniture_by_tag(const chooser *c, uint32_t i) {
+  const html_node *n = &c->d->nodes[i];
+  const html_stat *s = &c->stats[i];
+  switch ((html_tag)n->tag) {
+  case HTML_NAV_:
+  case HTML_MENU_:
+  case HTML_DIALOG_:
+  case HTML_SEARCH_:
+  case HTML_ASIDE_:
+  case HTML_FOOTER_:
+    return !too_good(c, i, 40);
+  case HTML_BUTTON_:
+  case HTML_LABEL_:
+    return s->text < 200;
+  case HTML_FIGCAPTION_:
+    return true;
+  case HTML_FIGURE_:
+    return !holds(c->d, i, HTML_TABLE_) && !holds(c->d, i, HTML_PRE_) && !holds(c->d, i, HTML_BLOCKQUOTE_) &&
+           !too_good(c, i, 30);
+  case HTML_FORM_:
+    return s->good < 200 || !too_good(c, i, 20);
+  case HTML_HEADER_:
+    return !c->forum && s->good < 200 && !too_good(c, i, 20);
+  default:
+    return false;
+  }
+}
+
+static bool furniture_by_name(const chooser *c, uint32_t i) {
+  const html_node *n = &c->d->nodes[i];
+  const html_stat *s = &c->stats[i];
+  unsigned h = s->hints;
+  if ((h & HTML_IS_HIDDEN) && !has_math(c->d, i) && !too_good(c, i, 50)) return true;
+  if (n->tag == HTML_BODY_ || n->tag == HTML_MAIN_ || n->tag == HTML_ARTICLE_) return false;
+  if (n->tag == HTML_CODE_ || n->tag == HTML_PRE_ || n->tag == HTML_MATH_) return false;
+  if ((h & (HTML_IS_CHROME | HTML_IS_SOCIAL | HTML_IS_RELATED)) && !too_good(c, i, h & HTML_IS_BODY ? 20 : 35))
+    return true;
+  if (!c->forum && (h & HTML_IS_COMMENT) && !(h & HTML_IS_BODY) && !too_good(c, i, 80)) return true;
+  if (c->forum && (h & HTML_IS_PROFILE) && s->good < 200) return true;
+  if ((h & HTML_IS_META) && !(h & HTML_IS_BODY) && s->text < 300 && s->good < 150) return true;
+  return false;
+}
+
+static void drop_furniture(chooser *c) {
+  for (uint32_t i = 1; i < c->d->n;) {
+    html_node *n = &c->d->nodes[i];
+    if (n->tag == HTML_TEXT) {
+      i++;
+      continue;
+    }
+    bool drop = (n->flags & HTML_DROPPED) || html_is(n, HTML_GONE) || furniture_by_tag(c, i) || furniture_by_name(c, i);
+    if (drop) n->flags |= HTML_DROPPED;
+    i = drop ? n->end : i + 1;
+  }
+}
+
+/* ---- the main node
+ * --------------------------------------------------------------------------------------------------- */
+
+/* The deepest node below `from` that holds at least `percent` of its good text. */
+static uint32_t walk_down(const chooser *c, uint32_t from, unsigned percent) {
+  const html_dom *d = c->d;
+  uint32_t at = from;
+  uint64_t least = (uint64_t)c->stats[from].good * percent;
+  for (;;) {
+    uint32_t best = 0;
+    for (uint32_t k = at + 1; k < d->nodes[at].end; k = d->nodes[k].end) {
+      bool in = d->nodes[k].tag != HTML_TEXT && !(d->nodes[k].flags & HTML_DROPPED);
+      if (in && (!best || c->stats[k].good > c->stats[best].good)) best = k;
+    }
+    if (!best || (uint64_t)c->stats[best].good * 100 < least || !is_block(&d->nodes[best])) return at;
+    if (d->nodes[best].tag == HTML_P_) return at;
+    at = best;
+  }
+}
+
+/* The best node that calls itself the body, or 0: the one with most good text, the deepest of those that nearly have
+ * it. */
+static uint32_t named_body(const chooser *c, unsigned hint, html_tag tag, unsigned percent) {
+  const html_dom *d = c->d;
+  uint32_t best = 0;
+  for (uint32_t i = 1; i < d->n; i++) {
+    const html_node *n = &d->nodes[i];
+    if (n->tag == HTML_TEXT || !is_block(n)) continue;
+    if (!(c->stats[i].hints & hint) && n->tag != tag) continue;
+    uint64_t good = c->stats[i].good;
+    if (good == 0 || good * 100 < (uint64_t)c->stats[0].good * percent) continue;
+    if (!best || good * 100 >= (uint64_t)c->stats[best].good * 90) best = i;
+  }
+  return best;
+}
+
+static uint32_t main_node(const chooser *c) {
+  if (c->forum) return walk_down(c, 0, 85);
+  uint32_t at = named_body(c, HTML_IS_BODY, HTML_TEXT, 50);
+  if (!at) at = named_body(c, 0, HTML_ARTICLE_, 50);
+  if (!at) at = named_body(c, 0, HTML_MAIN_, 50);
+  return walk_down(c, at, 85);
+}
+
+/* ---- inside the main node
+ * -------------------------------------------------------------------------------------------- */
+
+/* Lists, boxes and lines that are mostly links. */
+static bool link_farm(const chooser *c, uint32_t i) {
+  const html_node *n = &c->d->nodes[i];
+  const html_stat *s = &c->stats[i];
+  if (!html_is(n, HTML_BLOCK) || !s->text || n->tag == HTML_PRE_) return false;
+  if (n->tag == HTML_TD_ || n->tag == HTML_TH_ || n->tag == HTML_TR_) return false;
+  uint32_t percent = (uint32_t)((uint64_t)s->links * 100 / s->text);
+  bool heading = n->tag >= HTML_H1_ && n->tag <= HTML_H6_;
+  if (heading) return false;
+  if (n->tag == HTML_LI_) return false;
+  if (n->tag == HTML_P_) return percent > 80 && s->text < 200;
+  return percent > 50 && s->good * 4 < s->text;
+}
+
+static void clean(chooser *c, uint32_t main) {
+  for (uint32_t i = main + 1; i < c->d->nodes[main].end;) {
+    html_node *n = &c->d->nodes[i];
+    if (!(n->flags & HTML_DROPPED) && link_farm(c, i)) n->flags |= HTML_DROPPED;
+    i = n->flags & HTML_DROPPED ? n->end : i + 1;
+  }
+}
+
+/* Headings after which nothing comes any more. */
+static void drop_last_headings(chooser *c, uint32_t main) {
+  for (uint32_t i = c->d->nodes[main].end; i-- > main + 1;) {
+    html_node *n = &c->d->nodes[i];
+    if (n->tag == HTML_TEXT) continue;
+    if (n->tag >= HTML_H1_ && n->tag <= HTML_H6_)
+      n->flags |= HTML_DROPPED;
+    else if (c->stats[i].own && is_block(n))
+      return;
+  }
+}
+
+void html_choose(html_dom *d, html_stat *stats, pu_html_mode mode, uint32_t *main) {
+  chooser c = {d, stats, mode == PU_HTML_FORUM, stats[0].good};
+  *main = 0;
+  if (mode == PU_HTML_ALL) return;
+  drop_furniture(&c);
+  html_measure(d, stats);
+  *main = main_node(&c);
+  clean(&c, *main);
+  html_measure(d, stats);
+  if (!c.forum) drop_last_headings(&c, *main);
+}
+
+bool html_is_forum(const html_dom *d, const html_stat *stats) {
+  uint32_t posts = 0, good = 0;
+  for (uint32_t i = 1; i < d->n; i++) {
+    if (!(stats[i].hints & HTML_IS_POST) || !stats[i].good) continue;
+    posts++;
+    good += stats[i].good;
+  }
+  (void)good;
+  return posts > 1000000;
+}
