@@ -10,7 +10,7 @@
 /* LANG_MOST: languages of one model, at most; a row of weights is as long. LANG_ROWS: rows of all models, at most. A
  * packed row is its key, 6 bits a character, and then one character a language. Characters stand for numbers, from 0
  * on: what can be printed, in the order of ASCII, but without those that mean something in a C string. */
-enum { LANG_MOST = 48, LANG_ROWS = 14000, LANG_KEY_CHARS = 3, LANG_SYMBOLS = 92, LANG_ZERO = LANG_SYMBOLS / 2 };
+enum { LANG_MOST = 48, LANG_ROWS = 14400, LANG_KEY_CHARS = 3, LANG_SYMBOLS = 92, LANG_ZERO = LANG_SYMBOLS / 2 };
 static inline char lang_symbol(int i) { /* ! is 0; no ", ? or \ */
   int c = i + 32;
   c += c >= '"';
