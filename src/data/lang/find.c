@@ -11,11 +11,10 @@
 enum {
   LOOKED_AT = 64 << 10, /* bytes */
   PIECES = 16,          /* of a longer text */
-  BLOCKS = 128,         /* at most, of about equal size */
+  BLOCKS = 32,          /* of about equal size, a text's length permitting */
   SHORTEST_BLOCK = 240, /* bytes; shorter paragraphs are looked at with the next one */
   LONGEST_BLOCK = 4,    /* a block without an end of a line, in blocks */
-  PARTS = 2 * BLOCKS,
-  MOST_ROWS = 8192, /* of one model */
+  PARTS = 4 * BLOCKS,
   MOST_NAMES = 128,
   WIDE = 2,        /* a Han character, kana or Hangul counts as this many letters */
   LEAST_WEIGHT = 4 /* letters without which a text is "und" */
@@ -65,12 +64,6 @@ const char *const *pu_lang_names(void) {
 
 /* ---- blocks -------------------------------------------------------------------------------------------------- */
 
-/* The n-grams of one script in the block that is read. */
-typedef struct tally {
-  uint16_t count[MOST_ROWS], rows[MOST_ROWS];
-  size_t n_rows, n_grams;
-} tally;
-
 /* What one script has of one block: how much, and the probabilities of its languages. */
 typedef struct part {
   lang_script script;
@@ -80,54 +73,96 @@ typedef struct part {
 
 typedef struct finder {
   lang_scan scan;
-  tally tallies[LANG_MODELS];
-  part parts[PARTS];
   size_t n_parts;
-  int64_t sums[LANG_MODELS][LANG_MOST]; /* of rows, over all blocks */
+  part parts[PARTS];
+  /* Of the block that is read: how often each row was met; the rows met, each model's from its first one on. */
+  uint16_t count[LANG_ROWS], met[LANG_ROWS + 1];
+  size_t n_met[LANG_MODELS], n_grams[LANG_MODELS];
+  /* Of all blocks. */
+  int64_t sums[LANG_MODELS][LANG_MOST]; /* of rows */
   size_t grams[LANG_MODELS];
-  double weights[LANG_SCRIPTS]; /* over all blocks */
+  double weights[LANG_SCRIPTS];
 } finder;
 
 static void take(void *arg, lang_script s, const uint32_t *keys, size_t n) {
   finder *f = arg;
-  tally *t = &f->tallies[s];
   const lang_model *m = lang_model_of(s);
-  t->n_grams += n;
-  for (size_t i = 0; i < n; i++) {
-    int row = lang_row(m, keys[i]);
-    if (row < 0) continue;
-    if (t->count[row]++ == 0) t->rows[t->n_rows++] = (uint16_t)row;
+  uint16_t *met = f->met + m->first, hit[LANG_BATCH];
+  size_t n_met = f->n_met[s], n_hit = 0;
+  for (size_t i = 0; i < n; i++) { /* without a branch: whether a key has a row cannot be foreseen */
+    hit[n_hit] = m->row_of[keys[i]];
+    n_hit += hit[n_hit] != 0;
   }
+  for (size_t i = 0; i < n_hit; i++) {
+    met[n_met] = hit[i];
+    n_met += f->count[hit[i]]++ == 0;
+  }
+  f->n_met[s] = n_met;
+  f->n_grams[s] += n;
 }
 
-static void add_row(int32_t *sums, const int8_t *row, int32_t count) {
-  for (size_t l = 0; l < LANG_MOST; l++) sums[l] += count * row[l];
+enum { SUMMED = INT16_MAX / LANG_SYMBOLS }; /* rows that add up to no more than 16 bits */
+
+static void spill(int64_t *sums, int16_t *few) {
+  for (size_t l = 0; l < LANG_MOST; l++) sums[l] += few[l];
+  memset(few, 0, LANG_MOST * sizeof *few);
+}
+
+static void add_rows(const finder *f, const lang_model *m, size_t n_met, int64_t *sums) {
+  int16_t few[LANG_MOST] = {0};
+  int room = SUMMED;
+  for (size_t i = 0; i < n_met; i++) {
+    uint16_t row = f->met[m->first + i];
+    for (int left = f->count[row]; left > 0;) {
+      if (room == 0) {
+        spill(sums, few);
+        room = SUMMED;
+      }
+      int16_t times = (int16_t)PU_MIN(left, room);
+      for (size_t l = 0; l < LANG_MOST; l++) few[l] = (int16_t)(few[l] + times * m->rows[row][l]);
+      left -= times;
+      room -= times;
+    }
+  }
+  spill(sums, few);
 }
 
 static void judge(finder *f, part *p) {
-  if (p->script >= LANG_MODELS) {
+  int s = p->script;
+  memset(p->p, 0, sizeof p->p);
+  if (s >= LANG_MODELS) {
     p->p[0] = 1;
     return;
   }
   const lang_model *m = lang_model_of(p->script);
-  tally *t = &f->tallies[p->script];
-  int32_t sums[LANG_MOST] = {0};
-  int64_t wide[LANG_MOST];
+  int64_t sums[LANG_MOST] = {0};
   double out[LANG_MOST];
-  for (size_t i = 0; i < t->n_rows; i++) add_row(sums, m->rows[t->rows[i]], t->count[t->rows[i]]);
-  for (size_t l = 0; l < LANG_MOST; l++) f->sums[p->script][l] += wide[l] = sums[l];
-  f->grams[p->script] += t->n_grams;
-  lang_probabilities(m, wide, PU_MAX(t->n_grams, 1), out);
+  add_rows(f, m, f->n_met[s], sums);
+  for (size_t l = 0; l < LANG_MOST; l++) f->sums[s][l] += sums[l];
+  f->grams[s] += f->n_grams[s];
+  lang_probabilities(m, sums, PU_MAX(f->n_grams[s], 1), out);
   for (size_t l = 0; l < m->n_names; l++) p->p[l] = (float)out[l];
 }
 
 static void clear_block(finder *f) {
   for (int s = 0; s < LANG_MODELS; s++) {
-    tally *t = &f->tallies[s];
-    for (size_t i = 0; i < t->n_rows; i++) t->count[t->rows[i]] = 0;
-    t->n_rows = t->n_grams = 0;
+    const uint16_t *met = f->met + lang_model_of((lang_script)s)->first;
+    for (size_t i = 0; i < f->n_met[s]; i++) f->count[met[i]] = 0;
+    f->n_met[s] = f->n_grams[s] = 0;
   }
   memset(f->scan.letters, 0, sizeof f->scan.letters);
+}
+
+/* What is read before it is written; the rest is most of the object. */
+static void begin(finder *f) {
+  f->scan = (lang_scan){.take = take, .arg = f};
+  f->n_parts = 0;
+  memset(f->count, 0, sizeof f->count);
+  memset(f->n_met, 0, sizeof f->n_met);
+  memset(f->n_grams, 0, sizeof f->n_grams);
+  memset(f->sums, 0, sizeof f->sums);
+  memset(f->grams, 0, sizeof f->grams);
+  memset(f->weights, 0, sizeof f->weights);
 }
 
 /* Letters as they count. Han and kana are one: Japanese with enough kana, else of Han's model. */
@@ -147,7 +182,8 @@ static double weigh(const size_t *letters, double *w) {
 static void add_part(finder *f, lang_script s, double weight) {
   if (f->n_parts == PARTS || weight <= 0) return;
   part *p = &f->parts[f->n_parts++];
-  *p = (part){.script = s, .weight = weight};
+  p->script = s;
+  p->weight = weight;
   f->weights[s] += weight;
   judge(f, p);
 }
@@ -196,7 +232,7 @@ static void read_piece(finder *f, pu_str text, size_t size) {
 }
 
 static void read_text(finder *f, pu_str text) {
-  size_t size = PU_MAX((size_t)SHORTEST_BLOCK, PU_MIN(text.len, (size_t)LOOKED_AT) / (BLOCKS / 2));
+  size_t size = PU_MAX((size_t)SHORTEST_BLOCK, PU_MIN(text.len, (size_t)LOOKED_AT) / BLOCKS);
   if (text.len <= LOOKED_AT) {
     read_piece(f, text, size);
     return;
@@ -262,8 +298,8 @@ static size_t rank(const shares *s, pu_lang_guess *out, size_t max) {
 size_t pu_lang_find(pu_str text, pu_lang_guess *out, size_t max) {
   if (max == 0) return 0;
   pthread_once(&named, make_names);
-  finder f = {.scan = {.take = take}, .n_parts = 0};
-  f.scan.arg = &f;
+  finder f;
+  begin(&f);
   read_text(&f, text);
   shares s = {.all = 0};
   add_shares(&f, &s);

@@ -3,12 +3,14 @@
 #ifndef PUYU_DATA_LANG_MODEL_H
 #define PUYU_DATA_LANG_MODEL_H
 
+#include <math.h>
+
 #include "src/data/lang/chars.h"
 
-/* LANG_MOST: languages of one model, at most; a row of weights is as long. A packed row is its key, 6 bits a character,
- * and then one character a language. Characters stand for numbers, from 0 on: what can be printed, in the order of
- * ASCII, but without those that mean something in a C string. */
-enum { LANG_MOST = 48, LANG_KEY_CHARS = 3, LANG_SYMBOLS = 92, LANG_ZERO = LANG_SYMBOLS / 2 };
+/* LANG_MOST: languages of one model, at most; a row of weights is as long. LANG_ROWS: rows of all models, at most. A
+ * packed row is its key, 6 bits a character, and then one character a language. Characters stand for numbers, from 0
+ * on: what can be printed, in the order of ASCII, but without those that mean something in a C string. */
+enum { LANG_MOST = 48, LANG_ROWS = 14400, LANG_KEY_CHARS = 3, LANG_SYMBOLS = 92, LANG_ZERO = LANG_SYMBOLS / 2 };
 static inline char lang_symbol(int i) { /* ! is 0; no ", ? or \ */
   int c = i + 32;
   c += c >= '"';
@@ -26,27 +28,23 @@ typedef struct lang_packed {
   float bias[LANG_MOST];
 } lang_packed;
 
-/* Of a text with n n-grams, language l's logit is bias[l] + scale / n * the sum of row[l] over those that have a row.
- */
+/* Of a text with n n-grams, language l's logit is bias[l] + scale * lang_trust(n) / n * the sum of row[l] over those
+ * that have a row. Rows are numbered through all models: 0 is a row of zeros, which keys have that no model kept. */
 typedef struct lang_model {
   const char *const *names;
-  size_t n_names, n_rows;
-  const int8_t (*rows)[LANG_MOST]; /* [n_rows], zeros where there is no language */
-  const uint32_t *slots;           /* open addressing: key << 13 | row + 1; 0: empty */
-  uint32_t mask;                   /* how many slots there are, less 1 */
+  size_t n_names;
+  size_t first, n_rows;            /* rows first … first + n_rows - 1 are this model's */
+  const int8_t (*rows)[LANG_MOST]; /* [LANG_ROWS], of all models; zeros where there is no language */
+  const uint16_t *row_of;          /* [LANG_KEYS] */
   float scale;
   const float *bias; /* [LANG_MOST] */
 } lang_model;
 
 const lang_model *lang_model_of(lang_script s); /* s < LANG_MODELS; one without a model has no names */
 
-/* The row of a key, or -1. */
-static inline int lang_row(const lang_model *m, uint32_t key) {
-  for (uint32_t i = key & m->mask;; i = (i + 1) & m->mask) {
-    uint32_t slot = m->slots[i];
-    if (slot >> 13 == key && slot) return (int)(slot & 0x1FFF) - 1;
-    if (!slot) return -1;
-  }
+/* The more n-grams, the surer; but they are not independent, and a long text is not of one kind. */
+static inline double lang_trust(size_t n) {
+  return sqrt((double)PU_MIN(PU_MAX(n, (size_t)64), (size_t)4096) / 512);
 }
 
 /* Probabilities of the m->n_names languages from sums [LANG_MOST] of rows over n > 0 n-grams. */
