@@ -209,6 +209,7 @@ static score rouge_score(pu_str truth, pu_str text) {
   }
   for (size_t i = 0; i < a.n; i++) hits += hit[i] && take(&sorted, taken, a.v[i]);
   score s = {.has_precision = true, .has_recall = true};
+  if (!truth.len && !text.len) s.recall = s.precision = 1; /* as there: the same text */
   if (m && sorted.n) s.recall = (double)hits / (double)m, s.precision = (double)hits / (double)sorted.n;
   free(taken);
   free(hit);

@@ -45,6 +45,8 @@ void html_metadata(const html_dom *d, pu_arena *a, pu_html_page *page);
 void html_write(const html_dom *d, const html_stat *stats, uint32_t node, pu_buf *out);
 /* Appends the text of a node and all below it: references decoded, runs of spaces one space, none around it. */
 void html_text(const html_dom *d, uint32_t node, pu_buf *out);
+/* Is a line one of those that belong to the page and not to its text? */
+bool html_noise(pu_str line);
 /* Appends the formula of a <math> element as TeX, without dollars: its annotation, else from its tree. */
 void html_math(const html_dom *d, uint32_t node, pu_buf *out);
 

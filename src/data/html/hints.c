@@ -28,13 +28,14 @@ enum {
   X("ad", RELATED, false) X("addthis", SOCIAL, false) X("ads", RELATED, false)                                         \
   X("adsbygoogle", RELATED, false) X("adv", RELATED, false) X("advert", RELATED, true)                                 \
   X("advertisement", RELATED, false) X("advertising", RELATED, false) X("advertorial", RELATED, false)                 \
-  X("adverts", RELATED, false) X("alsolike", RELATED, false) X("alsoread", RELATED, false)                             \
-  X("answer", POST, false) X("article", MAIN, false) X("articlebody", BODY, false)                                     \
-  X("articlecontent", BODY, false) X("articletext", BODY, false) X("author", META, false)                              \
-  X("authorbox", META, false) X("authors", META, false) X("avatar", META | PROFILE, false)                             \
-  X("badge", PROFILE, false) X("badges", PROFILE, false) X("banner", RELATED, false) X("bio", META, false)             \
-  X("blog", MAIN, false) X("blogroll", RELATED, false) X("bodycopy", BODY, false) X("bodytext", BODY, false)           \
-  X("breadcrumb", CHROME, true) X("breadcrumbs", CHROME, false) X("byauthor", META, false)                             \
+  X("adverts", RELATED, false) X("alsoin", RELATED, false) X("alsolike", RELATED, false)                               \
+  X("alsoread", RELATED, false) X("answer", POST, false) X("article", MAIN, false)                                     \
+  X("articlebody", BODY, false) X("articlecontent", BODY, false) X("articletext", BODY, false)                         \
+  X("author", META, false) X("authorbox", META, false) X("authors", META, false)                                       \
+  X("avatar", META | PROFILE, false) X("badge", PROFILE, false) X("badges", PROFILE, false)                            \
+  X("banner", RELATED, false) X("bio", META, false) X("blog", MAIN, false) X("blogroll", RELATED, false)               \
+  X("bodycopy", BODY, false) X("bodytext", BODY, false) X("breadcrumb", CHROME, true)                                  \
+  X("breadcrumbs", CHROME, false) X("breaking", RELATED, false) X("byauthor", META, false)                             \
   X("byline", META, false) X("bylines", META, false) X("caption", META, false) X("captions", META, false)              \
   X("carousel", RELATED, false) X("cat", META, false) X("categories", META, false)                                     \
   X("category", META, false) X("comment", COMMENT | POST, true) X("commenting", COMMENT, false)                        \
@@ -48,25 +49,25 @@ enum {
   X("dropdown", CHROME, true) X("edited", META, false) X("editor", META, false) X("emoji", SOCIAL, false)              \
   X("entry", MAIN, false) X("entrycontent", BODY, false) X("entrymeta", META, false)                                   \
   X("fbcomments", COMMENT, false) X("figcaption", META, false) X("flair", PROFILE, false)                              \
-  X("follow", SOCIAL, false) X("footer", CHROME, false) X("gdpr", CHROME, false)                                       \
-  X("hamburger", CHROME, false) X("karma", PROFILE, false) X("keywords", META, false)                                  \
-  X("kicker", META, false) X("lang", CHROME, false) X("languages", CHROME, false)                                      \
-  X("latest", RELATED, false) X("lightbox", CHROME, false) X("like", SOCIAL, false)                                    \
-  X("likes", SOCIAL, false) X("livefyre", COMMENT, false) X("login", CHROME, false) X("main", MAIN, false)             \
-  X("masthead", CHROME, false) X("membership", PROFILE, false) X("menu", CHROME, false)                                \
-  X("menus", CHROME, false) X("message", POST, false) X("meta", META, false) X("modal", CHROME, false)                 \
-  X("morefrom", RELATED, false) X("mostread", RELATED, false) X("nav", CHROME, false)                                  \
-  X("navbar", CHROME, true) X("navigation", CHROME, true) X("news", MAIN, false) X("newsbody", BODY, false)            \
-  X("newscontent", BODY, false) X("newsletter", RELATED, true) X("newsletters", RELATED, false)                        \
-  X("noprint", CHROME, false) X("offcanvas", CHROME, false) X("online", PROFILE, false)                                \
-  X("outbrain", RELATED, true) X("overlay", CHROME, false) X("pagenav", CHROME, false)                                 \
-  X("pager", CHROME, false) X("pagination", CHROME, true) X("paging", CHROME, false)                                   \
-  X("paywall", RELATED, false) X("permalink", META, false) X("pinterest", SOCIAL, false)                               \
-  X("popular", RELATED, false) X("popup", CHROME, false) X("post", MAIN | POST, false)                                 \
-  X("postbody", BODY, false) X("postcontent", BODY, false) X("postdetails", PROFILE, false)                            \
-  X("posted", META, false) X("poster", PROFILE, false) X("postmeta", META, false)                                      \
-  X("postprofile", PROFILE, false) X("posts", POST, false) X("print", META, false)                                     \
-  X("profile", PROFILE, false) X("promo", RELATED, true) X("promos", RELATED, false)                                   \
+  X("follow", SOCIAL, false) X("footer", CHROME, false) X("galleries", RELATED, false)                                 \
+  X("gallery", RELATED, false) X("gdpr", CHROME, false) X("hamburger", CHROME, false)                                  \
+  X("karma", PROFILE, false) X("keywords", META, false) X("kicker", META, false) X("lang", CHROME, false)              \
+  X("languages", CHROME, false) X("latest", RELATED, false) X("lightbox", CHROME, false)                               \
+  X("like", SOCIAL, false) X("likes", SOCIAL, false) X("livefyre", COMMENT, false) X("login", CHROME, false)           \
+  X("main", MAIN, false) X("masthead", CHROME, false) X("membership", PROFILE, false)                                  \
+  X("menu", CHROME, false) X("menus", CHROME, false) X("message", POST, false) X("meta", META, false)                  \
+  X("modal", CHROME, false) X("morefrom", RELATED, false) X("mostread", RELATED, false)                                \
+  X("nav", CHROME, false) X("navbar", CHROME, true) X("navigation", CHROME, true) X("news", MAIN, false)               \
+  X("newsbody", BODY, false) X("newscontent", BODY, false) X("newsletter", RELATED, true)                              \
+  X("newsletters", RELATED, false) X("noprint", CHROME, false) X("offcanvas", CHROME, false)                           \
+  X("online", PROFILE, false) X("outbrain", RELATED, true) X("overlay", CHROME, false)                                 \
+  X("pagenav", CHROME, false) X("pager", CHROME, false) X("pagination", CHROME, true)                                  \
+  X("paging", CHROME, false) X("paywall", RELATED, false) X("permalink", META, false)                                  \
+  X("pinterest", SOCIAL, false) X("popular", RELATED, false) X("popup", CHROME, false)                                 \
+  X("post", MAIN | POST, false) X("postbody", BODY, false) X("postcontent", BODY, false)                               \
+  X("postdetails", PROFILE, false) X("posted", META, false) X("poster", PROFILE, false)                                \
+  X("postmeta", META, false) X("postprofile", PROFILE, false) X("posts", POST, false)                                  \
+  X("print", META, false) X("profile", PROFILE, false) X("promo", RELATED, true) X("promos", RELATED, false)           \
   X("promoted", RELATED, false) X("promotion", RELATED, false) X("pubdate", META, false)                               \
   X("published", META, false) X("question", POST, false) X("rail", CHROME, false) X("rank", PROFILE, false)            \
   X("rating", SOCIAL, false) X("ratings", SOCIAL, false) X("reactions", SOCIAL, false)                                 \
@@ -82,7 +83,8 @@ enum {
   X("sharing", SOCIAL, false) X("sidebar", CHROME, true) X("sidebars", CHROME, false)                                  \
   X("sig", PROFILE, false) X("signature", PROFILE, false) X("signatures", PROFILE, false)                              \
   X("signin", CHROME, false) X("signup", CHROME, false) X("sitemap", CHROME, false) X("skip", CHROME, false)           \
-  X("skiplink", CHROME, false) X("social", SOCIAL, true) X("socialmedia", SOCIAL, true)                                \
+  X("skiplink", CHROME, false) X("slider", RELATED, false) X("slideshow", RELATED, false)                              \
+  X("slideshows", RELATED, false) X("social", SOCIAL, true) X("socialmedia", SOCIAL, true)                             \
   X("socials", SOCIAL, false) X("socialshare", SOCIAL, true) X("source", META, false)                                  \
   X("sponsor", RELATED, true) X("sponsored", RELATED, false) X("sponsors", RELATED, false)                             \
   X("story", MAIN, false) X("storybody", BODY, false) X("storycontent", BODY, false)                                   \

@@ -150,7 +150,9 @@ static bool furniture_by_name(const chooser *c, uint32_t i) {
   if ((h & HTML_IS_HIDDEN) && !has_math(c->d, i) && !too_good(c, i, 50)) return true;
   if (n->tag == HTML_BODY_ || n->tag == HTML_MAIN_ || n->tag == HTML_ARTICLE_) return false;
   if (n->tag == HTML_CODE_ || n->tag == HTML_PRE_ || n->tag == HTML_MATH_) return false;
-  if ((h & (HTML_IS_CHROME | HTML_IS_SOCIAL | HTML_IS_RELATED)) && !too_good(c, i, h & HTML_IS_BODY ? 20 : 35)) return true;
+  if ((h & HTML_IS_SOCIAL) && holds(c->d, i, HTML_BLOCKQUOTE_)) h &= ~(unsigned)HTML_IS_SOCIAL; /* a quoted message */
+  if ((h & HTML_IS_CHROME) && !too_good(c, i, h & HTML_IS_BODY ? 20 : 50)) return true;
+  if ((h & (HTML_IS_SOCIAL | HTML_IS_RELATED)) && !too_good(c, i, h & HTML_IS_BODY ? 20 : 35)) return true;
   if (!c->forum && (h & HTML_IS_COMMENT) && !(h & HTML_IS_BODY) && !too_good(c, i, 80)) return true;
   if (c->forum && (h & HTML_IS_PROFILE) && s->good < 200) return true;
   if ((h & HTML_IS_META) && !(h & HTML_IS_BODY) && s->text < 300 && s->good < 150) return true;
@@ -189,13 +191,18 @@ static uint32_t walk_down(const chooser *c, uint32_t from, unsigned percent) {
   }
 }
 
-/* The best node that calls itself the body, or 0: the one with most good text, the deepest of those that nearly have it. */
+static bool box(const html_node *n) {
+  return n->tag != HTML_TEXT && is_block(n) && n->tag != HTML_P_ && n->tag != HTML_LI_ &&
+         !(n->tag >= HTML_H1_ && n->tag <= HTML_H6_);
+}
+
+/* The best box that calls itself the body, or 0: the one with most good text, the deepest of those that nearly have it. */
 static uint32_t named_body(const chooser *c, unsigned hint, html_tag tag, unsigned percent) {
   const html_dom *d = c->d;
   uint32_t best = 0;
   for (uint32_t i = 1; i < d->n; i++) {
     const html_node *n = &d->nodes[i];
-    if (n->tag == HTML_TEXT || !is_block(n)) continue;
+    if (!box(n)) continue;
     if (!(c->stats[i].hints & hint) && n->tag != tag) continue;
     uint64_t good = c->stats[i].good;
     if (good == 0 || good * 100 < (uint64_t)c->stats[0].good * percent) continue;
@@ -204,12 +211,26 @@ static uint32_t named_body(const chooser *c, unsigned hint, html_tag tag, unsign
   return best;
 }
 
+/* The box around a body that was cut into several, else the body itself. */
+static uint32_t whole_body(const chooser *c, uint32_t at) {
+  if (!at) return 0;
+  const html_dom *d = c->d;
+  uint32_t up = d->nodes[at].parent;
+  for (uint32_t k = up + 1; k < d->nodes[up].end; k = d->nodes[k].end)
+    if (k != at && (c->stats[k].hints & HTML_IS_BODY) && c->stats[k].good) return up;
+  return at;
+}
+
 static uint32_t main_node(const chooser *c) {
   if (c->forum) return walk_down(c, 0, 85);
-  uint32_t at = named_body(c, HTML_IS_BODY, HTML_TEXT, 50);
-  if (!at) at = named_body(c, 0, HTML_ARTICLE_, 50);
+  uint32_t at = whole_body(c, named_body(c, HTML_IS_BODY, HTML_TEXT, 35));
+  if (!at) at = named_body(c, 0, HTML_ARTICLE_, 35);
   if (!at) at = named_body(c, 0, HTML_MAIN_, 50);
-  return walk_down(c, at, 85);
+  uint32_t down = walk_down(c, at, 85);
+  /* Still the whole page: then a loose name is better than none. */
+  if (!down || c->d->nodes[down].tag == HTML_BODY_ || c->d->nodes[down].tag == HTML_HTML_)
+    down = walk_down(c, named_body(c, HTML_IS_MAIN, HTML_TEXT, 35), 85);
+  return down;
 }
 
 /* ---- inside the main node -------------------------------------------------------------------------------------------- */
@@ -223,17 +244,38 @@ static bool link_farm(const chooser *c, uint32_t i) {
   uint32_t percent = (uint32_t)((uint64_t)s->links * 100 / s->text);
   bool heading = n->tag >= HTML_H1_ && n->tag <= HTML_H6_;
   if (heading) return false;
-  if (n->tag == HTML_LI_) return false;
+  if (n->tag == HTML_LI_ || c->d->nodes[n->parent].tag == HTML_LI_) return false;
   if (n->tag == HTML_P_) return percent > 80 && s->text < 200;
   return percent > 50 && s->good * 4 < s->text;
 }
 
+/* A block of one short line that says nothing of the page's matter. */
+static bool noise(const chooser *c, uint32_t i, pu_buf *line) {
+  const html_node *n = &c->d->nodes[i];
+  const html_stat *s = &c->stats[i];
+  if (!is_block(n) || !s->text || s->text > 200 || s->text != s->own || n->tag == HTML_PRE_ || n->tag == HTML_TD_ ||
+      n->tag == HTML_TH_)
+    return false;
+  pu_buf_clear(line);
+  html_text(c->d, i, line);
+  return html_noise(pu_str_of(line->data, line->len));
+}
+
 static void clean(chooser *c, uint32_t main) {
+  pu_buf line;
+  pu_buf_init(&line, 1 << 16);
   for (uint32_t i = main + 1; i < c->d->nodes[main].end;) {
     html_node *n = &c->d->nodes[i];
-    if (!(n->flags & HTML_DROPPED) && link_farm(c, i)) n->flags |= HTML_DROPPED;
+    if (!(n->flags & HTML_DROPPED) && (link_farm(c, i) || noise(c, i, &line))) n->flags |= HTML_DROPPED;
     i = n->flags & HTML_DROPPED ? n->end : i + 1;
   }
+  pu_buf_deinit(&line);
+}
+
+/* A page without running text, of a line or two in plain boxes: it has no main text. */
+static bool nothing(const chooser *c, uint32_t main) {
+  const html_stat *s = &c->stats[main];
+  return s->good < 20 && s->text < 100 && !holds(c->d, main, HTML_P_) && !holds(c->d, main, HTML_MATH_);
 }
 
 /* Headings after which nothing comes any more. */
@@ -255,6 +297,7 @@ void html_choose(html_dom *d, html_stat *stats, pu_html_mode mode, uint32_t *mai
   *main = main_node(&c);
   clean(&c, *main);
   html_measure(d, stats);
+  if (nothing(&c, *main)) d->nodes[*main].flags |= HTML_DROPPED;
   if (!c.forum) drop_last_headings(&c, *main);
 }
 
