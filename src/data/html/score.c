@@ -301,13 +301,45 @@ void html_choose(html_dom *d, html_stat *stats, pu_html_mode mode, uint32_t *mai
   if (!c.forum) drop_last_headings(&c, *main);
 }
 
-bool html_is_forum(const html_dom *d, const html_stat *stats) {
-  uint32_t posts = 0, good = 0;
-  for (uint32_t i = 1; i < d->n; i++) {
-    if (!(stats[i].hints & HTML_IS_POST) || !stats[i].good) continue;
-    posts++;
-    good += stats[i].good;
+/* ---- forums ---------------------------------------------------------------------------------------------------------- */
+
+/* Does a value hold one of the words that forums name themselves by? Of <body>'s class and id, of the software that made
+ * the page, of its kind in schema.org's words. */
+static bool forum_word(pu_str s) {
+  static const char *const marks[] = {"forum", "phpbb",      "vbulletin", "discuz", "xenforo", "discourse",  "mybb",
+                                      "flarum", "viewtopic", "viewthread", "bbs",   "QAPage", "DiscussionForumPosting"};
+  for (size_t k = 0; k < PU_COUNT(marks) && s.len; k++)
+    if (memmem(s.ptr, PU_MIN(s.len, (size_t)400), marks[k], strlen(marks[k]))) return true;
+  return false;
+}
+
+static bool says_forum(const html_node *n) {
+  switch ((html_tag)n->tag) {
+  case HTML_HTML_:
+  case HTML_BODY_: return forum_word(html_attr(n, "class")) || forum_word(html_attr(n, "id")) || forum_word(html_attr(n, "itemtype"));
+  case HTML_META_: {
+    pu_str name = html_attr(n, "name"), property = html_attr(n, "property");
+    bool tells = html_same(name, "generator") || html_same(property, "og:url");
+    return tells && forum_word(html_attr(n, "content"));
   }
-  (void)good;
-  return posts > 1000000;
+  case HTML_LINK_: return html_same(html_attr(n, "rel"), "canonical") && forum_word(html_attr(n, "href"));
+  case HTML_DIV_:
+  case HTML_SECTION_:
+  case HTML_ARTICLE_:
+  case HTML_MAIN_: return forum_word(html_attr(n, "itemtype"));
+  default: return false;
+  }
+}
+
+bool html_is_forum(const html_dom *d, const html_stat *stats) {
+  uint32_t posts = 0, in_posts = 0, end = 0;
+  bool says = false;
+  for (uint32_t i = 1; i < d->n; i++) {
+    if (!says) says = says_forum(&d->nodes[i]);
+    if (i < end || !(stats[i].hints & HTML_IS_POST) || !stats[i].good || !is_block(&d->nodes[i])) continue;
+    posts++;
+    in_posts += stats[i].good;
+    end = d->nodes[i].end;
+  }
+  return says && (posts > 0 || stats[0].good < 2000) && (posts == 0 || in_posts * 3 > stats[0].good);
 }
