@@ -3,12 +3,12 @@
  *   bench_html [--each] [--dump DIR] [--half 0|1] ROOT
  *
  * ROOT holds html-zyte-benchmark, html-magic-html and html-readability; what is missing is left out. Measures:
- *   zyte, readability  words (\w+) in runs of four, as multisets; TP, FP and FN of a page divided by their sum; the means of
- *                      the pages' precision and recall, F1 of these (scrapinghub/article-extraction-benchmark, evaluate.py)
- *   magic              summary-level ROUGE-L (Lin 2004) over sentences; means as above (opendatalab/magic-html, benchmark/).
- *                      There jieba cuts Chinese into words; here each character is one, which scores a little higher
- * Markdown's marks are taken away first, since the truth has none. Each set is cut in two by a hash of the page's name: rules
- * are tuned by looking at half 0 only. */
+ *   zyte, readability  words (\w+) in runs of four, as multisets; TP, FP and FN of a page divided by their sum; the
+ * means of the pages' precision and recall, F1 of these (scrapinghub/article-extraction-benchmark, evaluate.py) magic
+ * summary-level ROUGE-L (Lin 2004) over sentences; means as above (opendatalab/magic-html, benchmark/). There jieba
+ * cuts Chinese into words; here each character is one, which scores a little higher Markdown's marks are taken away
+ * first, since the truth has none. Each set is cut in two by a hash of the page's name: rules are tuned by looking at
+ * half 0 only. */
 #include <dirent.h>
 #include <jansson.h>
 #include <stdlib.h>
@@ -17,7 +17,8 @@
 
 #include "src/data/html/html.h"
 
-/* ---- words ----------------------------------------------------------------------------------------------------------- */
+/* ---- words
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static bool word_cp(uint32_t cp) {
   if (cp < 0x80) return (cp >= '0' && cp <= '9') || (cp >= 'a' && cp <= 'z') || (cp >= 'A' && cp <= 'Z') || cp == '_';
@@ -28,8 +29,9 @@ static bool word_cp(uint32_t cp) {
   if ((cp >= 0x20A0 && cp < 0x2100) || (cp >= 0x2190 && cp < 0x2460) || (cp >= 0x2500 && cp < 0x2776)) return false;
   if (cp >= 0x3000 && cp < 0x3021 && cp != 0x3005) return false;
   if (cp >= 0xFE00 && cp < 0xFE70) return false;
-  if (cp >= 0xFF00 && cp < 0xFFEF) return (cp >= 0xFF10 && cp <= 0xFF19) || (cp >= 0xFF21 && cp <= 0xFF3A) ||
-                                          (cp >= 0xFF41 && cp <= 0xFF5A) || cp >= 0xFF66;
+  if (cp >= 0xFF00 && cp < 0xFFEF)
+    return (cp >= 0xFF10 && cp <= 0xFF19) || (cp >= 0xFF21 && cp <= 0xFF3A) || (cp >= 0xFF41 && cp <= 0xFF5A) ||
+           cp >= 0xFF66;
   if (cp == 0x60C || cp == 0x61B || cp == 0x61F || cp == 0x66A || cp == 0x6D4) return false;
   return cp < 0x1F000 || cp >= 0x20000;
 }
@@ -87,7 +89,8 @@ static void plain(pu_str s, pu_buf *out) {
   }
 }
 
-/* ---- the measures ---------------------------------------------------------------------------------------------------- */
+/* ---- the measures
+ * ---------------------------------------------------------------------------------------------------- */
 
 typedef struct score {
   double precision, recall;
@@ -114,9 +117,12 @@ static score shingle_score(pu_str truth, pu_str text) {
   shingles(text, &b);
   size_t i = 0, k = 0, tp = 0;
   while (i < a.n && k < b.n) {
-    if (a.v[i] == b.v[k]) tp++, i++, k++;
-    else if (a.v[i] < b.v[k]) i++;
-    else k++;
+    if (a.v[i] == b.v[k])
+      tp++, i++, k++;
+    else if (a.v[i] < b.v[k])
+      i++;
+    else
+      k++;
   }
   score s = {.has_precision = b.n > 0, .has_recall = a.n > 0};
   if (b.n) s.precision = (double)tp / (double)b.n;
@@ -156,12 +162,15 @@ static void lcs(const uint64_t *a, size_t n, const uint64_t *b, size_t m, bool *
   uint64_t *t = table->v;
   for (size_t i = 1; i <= n; i++)
     for (size_t k = 1; k <= m; k++)
-      t[i * width + k] = a[i - 1] == b[k - 1] ? t[(i - 1) * width + k - 1] + 1
-                                              : PU_MAX(t[(i - 1) * width + k], t[i * width + k - 1]);
+      t[i * width + k] =
+          a[i - 1] == b[k - 1] ? t[(i - 1) * width + k - 1] + 1 : PU_MAX(t[(i - 1) * width + k], t[i * width + k - 1]);
   for (size_t i = n, k = m; i && k;) {
-    if (a[i - 1] == b[k - 1]) hit[--i] = true, k--;
-    else if (t[(i - 1) * width + k] > t[i * width + k - 1]) i--;
-    else k--;
+    if (a[i - 1] == b[k - 1])
+      hit[--i] = true, k--;
+    else if (t[(i - 1) * width + k] > t[i * width + k - 1])
+      i--;
+    else
+      k--;
   }
 }
 
@@ -176,8 +185,10 @@ static bool take(const tokens *sorted, uint8_t *taken, uint64_t token) {
   size_t lo = 0, hi = sorted->n;
   while (lo < hi) {
     size_t mid = (lo + hi) / 2;
-    if (sorted->v[mid] < token) lo = mid + 1;
-    else hi = mid;
+    if (sorted->v[mid] < token)
+      lo = mid + 1;
+    else
+      hi = mid;
   }
   for (; lo < sorted->n && sorted->v[lo] == token; lo++)
     if (!taken[lo]) {
@@ -220,7 +231,8 @@ static score rouge_score(pu_str truth, pu_str text) {
   return s;
 }
 
-/* ---- pages ----------------------------------------------------------------------------------------------------------- */
+/* ---- pages
+ * ----------------------------------------------------------------------------------------------------------- */
 
 typedef struct sum {
   double precision, recall, seconds, bytes;
@@ -290,8 +302,8 @@ static void page(bench *b, sum sums[2], const char *set, const char *name, pu_ht
   if (r.has_precision) s->precision += r.precision, s->with_precision++;
   if (r.has_recall) s->recall += r.recall, s->with_recall++;
   if (b->each)
-    printf("%s %d %.3f %.3f %.1fms %s %s\n", set, half, r.precision, r.recall, best * 1e3, guessed.forum ? "forum" : "-",
-           name);
+    printf("%s %d %.3f %.3f %.1fms %s %s\n", set, half, r.precision, r.recall, best * 1e3,
+           guessed.forum ? "forum" : "-", name);
 }
 
 static void row(const char *set, const char *half, const sum *s) {
@@ -360,10 +372,14 @@ int main(int argc, char **argv) {
   const char *root = NULL;
   pu_error e;
   for (int i = 1; i < argc; i++) {
-    if (strcmp(argv[i], "--each") == 0) b.each = true;
-    else if (strcmp(argv[i], "--dump") == 0 && i + 1 < argc) b.dump = argv[++i];
-    else if (strcmp(argv[i], "--half") == 0 && i + 1 < argc) b.half = atoi(argv[++i]);
-    else root = argv[i];
+    if (strcmp(argv[i], "--each") == 0)
+      b.each = true;
+    else if (strcmp(argv[i], "--dump") == 0 && i + 1 < argc)
+      b.dump = argv[++i];
+    else if (strcmp(argv[i], "--half") == 0 && i + 1 < argc)
+      b.half = atoi(argv[++i]);
+    else
+      root = argv[i];
   }
   if (!root) {
     fprintf(stderr, "usage: bench_html [--each] [--dump DIR] [--half 0|1] ROOT\n");
@@ -380,8 +396,8 @@ int main(int argc, char **argv) {
            "articleBody", PU_HTML_ARTICLE, false);
   json_set(&b, root, "magic-article", "html-magic-html/article/base.json", "html-magic-html/article/htmls", ".html",
            "content", PU_HTML_ARTICLE, true);
-  json_set(&b, root, "magic-forum", "html-magic-html/forum/base.json", "html-magic-html/forum/htmls", ".html", "content",
-           PU_HTML_FORUM, true);
+  json_set(&b, root, "magic-forum", "html-magic-html/forum/base.json", "html-magic-html/forum/htmls", ".html",
+           "content", PU_HTML_FORUM, true);
   readability_set(&b, root);
   pu_buf_deinit(&b.html);
   pu_buf_deinit(&b.out);

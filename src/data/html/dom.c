@@ -9,11 +9,11 @@ typedef struct reader {
   size_t at;
   html_node *nodes;
   uint32_t n, cap;
-  uint32_t open[HTML_DEPTH]; /* the elements not closed yet, the root first */
-  unsigned depth;            /* how many */
-  unsigned over;             /* open ones that were too deep for the stack */
+  uint32_t open[HTML_DEPTH];       /* the elements not closed yet, the root first */
+  unsigned depth;                  /* how many */
+  unsigned over;                   /* open ones that were too deep for the stack */
   uint32_t counts[HTML_TAG_COUNT]; /* of each tag among the open ones */
-  uint64_t work;             /* steps of the stack that may still be looked at for end tags */
+  uint64_t work;                   /* steps of the stack that may still be looked at for end tags */
   bool linked;
 } reader;
 
@@ -25,7 +25,8 @@ static bool letter(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
-/* ---- attributes ---------------------------------------------------------------------------------------------------- */
+/* ---- attributes ----------------------------------------------------------------------------------------------------
+ */
 
 bool html_attr_next(pu_str s, size_t *at, pu_str *name, pu_str *value) {
   size_t i = *at;
@@ -62,7 +63,8 @@ pu_str html_attr(const html_node *n, const char *want) {
 }
 
 /* Where the tag whose attributes begin at `from` ends: the place of its '>', or the page's end. A quote that is never
- * closed is a plain character; there is one of each kind in a page at most, so that looking for its end costs little. */
+ * closed is a plain character; there is one of each kind in a page at most, so that looking for its end costs little.
+ */
 static size_t tag_end(pu_str page, size_t from) {
   char before = 0;
   for (size_t i = from; i < page.len; i++) {
@@ -77,7 +79,8 @@ static size_t tag_end(pu_str page, size_t from) {
   return page.len;
 }
 
-/* ---- the open elements ----------------------------------------------------------------------------------------------- */
+/* ---- the open elements
+ * ----------------------------------------------------------------------------------------------- */
 
 static html_node *top(reader *r) {
   return &r->nodes[r->open[r->depth - 1]];
@@ -85,8 +88,8 @@ static html_node *top(reader *r) {
 
 static html_node *add(reader *r, html_tag tag, pu_str s) {
   html_node *n = &r->nodes[r->n];
-  *n = (html_node){s.ptr, (uint32_t)s.len, r->depth ? r->open[r->depth - 1] : 0, r->n + 1, (uint8_t)tag, 0,
-                   (uint16_t)r->depth};
+  *n = (html_node){s.ptr, (uint32_t)s.len,   r->depth ? r->open[r->depth - 1] : 0, r->n + 1, (uint8_t)tag,
+                   0,     (uint16_t)r->depth};
   if (tag == HTML_TEXT && r->linked) n->flags |= HTML_LINKED;
   r->n++;
   return n;
@@ -128,8 +131,8 @@ static void close_item(reader *r, html_tag tag, html_tag other) {
       pop_to(r, i);
       return;
     }
-    bool passes = t == HTML_P_ || t == HTML_DIV_ || t == HTML_ADDRESS_ ||
-                  !(html_tag_flags[t] & (HTML_BLOCK | HTML_SCOPE));
+    bool passes =
+        t == HTML_P_ || t == HTML_DIV_ || t == HTML_ADDRESS_ || !(html_tag_flags[t] & (HTML_BLOCK | HTML_SCOPE));
     if (!passes) return;
   }
 }
@@ -150,24 +153,39 @@ static void close_cells(reader *r, bool row, bool body) {
 /* What a start tag closes of itself. */
 static void imply_ends(reader *r, html_tag tag) {
   switch (tag) {
-  case HTML_LI_: close_item(r, HTML_LI_, HTML_LI_); break;
+  case HTML_LI_:
+    close_item(r, HTML_LI_, HTML_LI_);
+    break;
   case HTML_DT_:
-  case HTML_DD_: close_item(r, HTML_DT_, HTML_DD_); break;
+  case HTML_DD_:
+    close_item(r, HTML_DT_, HTML_DD_);
+    break;
   case HTML_TD_:
-  case HTML_TH_: close_cells(r, false, false); return;
-  case HTML_TR_: close_cells(r, true, false); return;
+  case HTML_TH_:
+    close_cells(r, false, false);
+    return;
+  case HTML_TR_:
+    close_cells(r, true, false);
+    return;
   case HTML_TBODY_:
   case HTML_THEAD_:
   case HTML_TFOOT_:
-  case HTML_CAPTION_: close_cells(r, true, true); return;
-  case HTML_OPTION_: close_item(r, HTML_OPTION_, HTML_OPTION_); return;
-  case HTML_BODY_: close_if_open(r, HTML_HEAD_, 0); return;
+  case HTML_CAPTION_:
+    close_cells(r, true, true);
+    return;
+  case HTML_OPTION_:
+    close_item(r, HTML_OPTION_, HTML_OPTION_);
+    return;
+  case HTML_BODY_:
+    close_if_open(r, HTML_HEAD_, 0);
+    return;
   case HTML_A_: {
     unsigned place = find_open(r, HTML_A_, HTML_BLOCK | HTML_SCOPE);
     if (place) pop_to(r, place);
     return;
   }
-  default: break;
+  default:
+    break;
   }
   if (html_tag_flags[tag] & HTML_NO_P) close_if_open(r, HTML_P_, HTML_SCOPE);
   if ((html_tag_flags[tag] & HTML_BLOCK) && r->counts[HTML_HEAD_]) close_if_open(r, HTML_HEAD_, 0);
@@ -202,7 +220,8 @@ static void end_tag(reader *r, html_tag tag) {
   close_if_open(r, tag, stops);
 }
 
-/* ---- reading ------------------------------------------------------------------------------------------------------- */
+/* ---- reading -------------------------------------------------------------------------------------------------------
+ */
 
 /* The text of a raw element, up to its end tag, which is read too. */
 static void raw_text(reader *r, pu_str name) {
@@ -210,8 +229,10 @@ static void raw_text(reader *r, pu_str name) {
   size_t from = r->at, i = from;
   while (i < page.len) {
     const char *lt = memchr(page.ptr + i, '<', page.len - i);
-    if (!lt) i = page.len;
-    else i = (size_t)(lt - page.ptr);
+    if (!lt)
+      i = page.len;
+    else
+      i = (size_t)(lt - page.ptr);
     if (i + 2 + name.len <= page.len && page.ptr[i + 1] == '/' &&
         strncasecmp(page.ptr + i + 2, name.ptr, name.len) == 0 &&
         (i + 2 + name.len == page.len || !letter(page.ptr[i + 2 + name.len])))
@@ -250,7 +271,8 @@ static void skip_comment(reader *r) {
   size_t left = page.len - r->at;
   const char *at = page.ptr + r->at, *end;
   if (left >= 4 && memcmp(at, "<!--", 4) == 0) {
-    if (left > 4 && at[4] == '>') end = at + 4;
+    if (left > 4 && at[4] == '>')
+      end = at + 4;
     else {
       end = memmem(at + 4, left - 4, "-->", 3);
       if (end) end += 2;
@@ -283,9 +305,12 @@ static bool markup(reader *r) {
   size_t to = tag_end(page, i);
   r->at = PU_MIN(to + 1, page.len);
   html_tag tag = html_tag_find(name);
-  if (!ends) start_tag(r, tag, name, pu_str_of(page.ptr + i, to - i));
-  else if (tag == HTML_BR_) start_tag(r, tag, name, (pu_str){page.ptr + i, 0});
-  else end_tag(r, tag);
+  if (!ends)
+    start_tag(r, tag, name, pu_str_of(page.ptr + i, to - i));
+  else if (tag == HTML_BR_)
+    start_tag(r, tag, name, (pu_str){page.ptr + i, 0});
+  else
+    end_tag(r, tag);
   return true;
 }
 

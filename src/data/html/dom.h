@@ -1,10 +1,10 @@
 /* Inside data/html: a page as an array of nodes in the order of the page.
  *
- * A tolerant reader in the spirit of HTML 5 (13.2), not its tree to the letter: end tags that are left out are supplied,
- * what has no start is ignored, raw text (script, style, title, …) is taken as such, but nothing is moved (no foster
- * parents) and no mark is opened twice. Whether a text is linked goes by the last <a href> before it, so that a link which
- * is left open inside a block does not swallow the page. Elements deeper than HTML_DEPTH become siblings there; after
- * HTML_NODES nodes the rest of the page is not read. Time is linear in the page's size. */
+ * A tolerant reader in the spirit of HTML 5 (13.2), not its tree to the letter: end tags that are left out are
+ * supplied, what has no start is ignored, raw text (script, style, title, …) is taken as such, but nothing is moved (no
+ * foster parents) and no mark is opened twice. Whether a text is linked goes by the last <a href> before it, so that a
+ * link which is left open inside a block does not swallow the page. Elements deeper than HTML_DEPTH become siblings
+ * there; after HTML_NODES nodes the rest of the page is not read. Time is linear in the page's size. */
 #ifndef PUYU_DATA_HTML_DOM_H
 #define PUYU_DATA_HTML_DOM_H
 

@@ -1,4 +1,5 @@
-/* The named characters of HTML: all of HTML 4.01's (section 24), and those of HTML 5 that pages use. Sorted by bytes. */
+/* The named characters of HTML: all of HTML 4.01's (section 24), and those of HTML 5 that pages use. Sorted by bytes.
+ */
 #include "src/data/html/entities.h"
 
 #include <string.h>
@@ -107,8 +108,10 @@ static int find(pu_str name) {
     size_t mid = (lo + hi) / 2;
     int c = compare(name, named[mid].name);
     if (c == 0) return (int)mid;
-    if (c < 0) hi = mid;
-    else lo = mid + 1;
+    if (c < 0)
+      hi = mid;
+    else
+      lo = mid + 1;
   }
   return -1;
 }
@@ -163,8 +166,10 @@ void html_decode(pu_buf *b, pu_str s) {
     if (!amp) return;
     uint32_t cp;
     size_t n = html_entity(pu_str_of(amp, s.len - to), &cp);
-    if (n) pu_utf8_put(b, cp);
-    else pu_buf_putc(b, '&');
+    if (n)
+      pu_utf8_put(b, cp);
+    else
+      pu_buf_putc(b, '&');
     i = to + (n ? n : 1);
   }
 }

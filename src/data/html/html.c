@@ -63,8 +63,8 @@ const char *pu_html_charset(pu_str bytes, pu_arena *a) {
     for (size_t k = 5; k + 8 < tag.len; k++) {
       if (!html_same(pu_str_of(tag.ptr + k, 7), "charset")) continue;
       size_t from = k + 7, to;
-      while (from < tag.len && (html_space(tag.ptr[from]) || tag.ptr[from] == '=' || tag.ptr[from] == '"' ||
-                                tag.ptr[from] == '\''))
+      while (from < tag.len &&
+             (html_space(tag.ptr[from]) || tag.ptr[from] == '=' || tag.ptr[from] == '"' || tag.ptr[from] == '\''))
         from++;
       for (to = from; to < tag.len && !html_space(tag.ptr[to]) && !strchr("\"';/>", tag.ptr[to]);) to++;
       if (to > from && to - from < 40) return pu_arena_strndup(a, tag.ptr + from, to - from);

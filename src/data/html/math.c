@@ -24,25 +24,82 @@ static const char *tex_name(uint32_t cp) {
   static const struct {
     uint16_t cp;
     const char *name;
-  } names[] = {{0x00AC, "\\neg"},       {0x00B1, "\\pm"},       {0x00B7, "\\cdot"},     {0x00D7, "\\times"},
-               {0x00F7, "\\div"},       {0x0393, "\\Gamma"},    {0x0394, "\\Delta"},    {0x0398, "\\Theta"},
-               {0x039B, "\\Lambda"},    {0x03A0, "\\Pi"},       {0x03A3, "\\Sigma"},    {0x03A6, "\\Phi"},
-               {0x03A8, "\\Psi"},       {0x03A9, "\\Omega"},    {0x03B1, "\\alpha"},    {0x03B2, "\\beta"},
-               {0x03B3, "\\gamma"},     {0x03B4, "\\delta"},    {0x03B5, "\\epsilon"},  {0x03B6, "\\zeta"},
-               {0x03B7, "\\eta"},       {0x03B8, "\\theta"},    {0x03B9, "\\iota"},     {0x03BA, "\\kappa"},
-               {0x03BB, "\\lambda"},    {0x03BC, "\\mu"},       {0x03BD, "\\nu"},       {0x03BE, "\\xi"},
-               {0x03C0, "\\pi"},        {0x03C1, "\\rho"},      {0x03C3, "\\sigma"},    {0x03C4, "\\tau"},
-               {0x03C5, "\\upsilon"},   {0x03C6, "\\phi"},      {0x03C7, "\\chi"},      {0x03C8, "\\psi"},
-               {0x03C9, "\\omega"},     {0x03D5, "\\phi"},      {0x2026, "\\ldots"},    {0x2032, "'"},
-               {0x2102, "\\mathbb{C}"}, {0x210F, "\\hbar"},     {0x2115, "\\mathbb{N}"}, {0x211D, "\\mathbb{R}"},
-               {0x2124, "\\mathbb{Z}"}, {0x2190, "\\leftarrow"}, {0x2192, "\\to"},      {0x21D2, "\\Rightarrow"},
-               {0x21D4, "\\Leftrightarrow"}, {0x2200, "\\forall"}, {0x2202, "\\partial"}, {0x2203, "\\exists"},
-               {0x2205, "\\emptyset"},  {0x2207, "\\nabla"},    {0x2208, "\\in"},       {0x2209, "\\notin"},
-               {0x220F, "\\prod"},      {0x2211, "\\sum"},      {0x2212, "-"},          {0x221A, "\\sqrt"},
-               {0x221E, "\\infty"},     {0x2227, "\\wedge"},    {0x2228, "\\vee"},      {0x2229, "\\cap"},
-               {0x222A, "\\cup"},       {0x222B, "\\int"},      {0x223C, "\\sim"},      {0x2248, "\\approx"},
-               {0x2260, "\\neq"},       {0x2261, "\\equiv"},    {0x2264, "\\leq"},      {0x2265, "\\geq"},
-               {0x2282, "\\subset"},    {0x2286, "\\subseteq"}, {0x22C5, "\\cdot"},     {0x22EF, "\\cdots"}};
+  } names[] = {{0x00AC, "\\neg"},
+               {0x00B1, "\\pm"},
+               {0x00B7, "\\cdot"},
+               {0x00D7, "\\times"},
+               {0x00F7, "\\div"},
+               {0x0393, "\\Gamma"},
+               {0x0394, "\\Delta"},
+               {0x0398, "\\Theta"},
+               {0x039B, "\\Lambda"},
+               {0x03A0, "\\Pi"},
+               {0x03A3, "\\Sigma"},
+               {0x03A6, "\\Phi"},
+               {0x03A8, "\\Psi"},
+               {0x03A9, "\\Omega"},
+               {0x03B1, "\\alpha"},
+               {0x03B2, "\\beta"},
+               {0x03B3, "\\gamma"},
+               {0x03B4, "\\delta"},
+               {0x03B5, "\\epsilon"},
+               {0x03B6, "\\zeta"},
+               {0x03B7, "\\eta"},
+               {0x03B8, "\\theta"},
+               {0x03B9, "\\iota"},
+               {0x03BA, "\\kappa"},
+               {0x03BB, "\\lambda"},
+               {0x03BC, "\\mu"},
+               {0x03BD, "\\nu"},
+               {0x03BE, "\\xi"},
+               {0x03C0, "\\pi"},
+               {0x03C1, "\\rho"},
+               {0x03C3, "\\sigma"},
+               {0x03C4, "\\tau"},
+               {0x03C5, "\\upsilon"},
+               {0x03C6, "\\phi"},
+               {0x03C7, "\\chi"},
+               {0x03C8, "\\psi"},
+               {0x03C9, "\\omega"},
+               {0x03D5, "\\phi"},
+               {0x2026, "\\ldots"},
+               {0x2032, "'"},
+               {0x2102, "\\mathbb{C}"},
+               {0x210F, "\\hbar"},
+               {0x2115, "\\mathbb{N}"},
+               {0x211D, "\\mathbb{R}"},
+               {0x2124, "\\mathbb{Z}"},
+               {0x2190, "\\leftarrow"},
+               {0x2192, "\\to"},
+               {0x21D2, "\\Rightarrow"},
+               {0x21D4, "\\Leftrightarrow"},
+               {0x2200, "\\forall"},
+               {0x2202, "\\partial"},
+               {0x2203, "\\exists"},
+               {0x2205, "\\emptyset"},
+               {0x2207, "\\nabla"},
+               {0x2208, "\\in"},
+               {0x2209, "\\notin"},
+               {0x220F, "\\prod"},
+               {0x2211, "\\sum"},
+               {0x2212, "-"},
+               {0x221A, "\\sqrt"},
+               {0x221E, "\\infty"},
+               {0x2227, "\\wedge"},
+               {0x2228, "\\vee"},
+               {0x2229, "\\cap"},
+               {0x222A, "\\cup"},
+               {0x222B, "\\int"},
+               {0x223C, "\\sim"},
+               {0x2248, "\\approx"},
+               {0x2260, "\\neq"},
+               {0x2261, "\\equiv"},
+               {0x2264, "\\leq"},
+               {0x2265, "\\geq"},
+               {0x2282, "\\subset"},
+               {0x2286, "\\subseteq"},
+               {0x22C5, "\\cdot"},
+               {0x22EF, "\\cdots"}};
   for (size_t k = 0; k < PU_COUNT(names); k++)
     if (names[k].cp == cp) return names[k].name;
   return NULL;
@@ -83,8 +140,10 @@ static void leaf(maker *m, uint32_t i) {
   html_tag tag = (html_tag)m->d->nodes[i].tag;
   uint32_t cp;
   bool single = s.len && pu_utf8_next(s, &cp) == s.len;
-  if (tag == HTML_MTEXT_ && s.len) pu_buf_printf(m->out, "\\text{%.*s}", (int)s.len, s.ptr);
-  else if (tag == HTML_MI_ && function_name(s)) pu_buf_printf(m->out, "\\%.*s ", (int)s.len, s.ptr);
+  if (tag == HTML_MTEXT_ && s.len)
+    pu_buf_printf(m->out, "\\text{%.*s}", (int)s.len, s.ptr);
+  else if (tag == HTML_MI_ && function_name(s))
+    pu_buf_printf(m->out, "\\%.*s ", (int)s.len, s.ptr);
   else if (tag == HTML_MI_ && s.len && !single) {
     pu_buf_puts(m->out, "\\mathrm{");
     put_text(m->out, s);
@@ -186,26 +245,47 @@ static void node_tex(maker *m, uint32_t i, int depth) {
   case HTML_MI_:
   case HTML_MN_:
   case HTML_MO_:
-  case HTML_MTEXT_: leaf(m, i); break;
-  case HTML_MFRAC_: command(m, i, depth, "\\frac"); break;
+  case HTML_MTEXT_:
+    leaf(m, i);
+    break;
+  case HTML_MFRAC_:
+    command(m, i, depth, "\\frac");
+    break;
   case HTML_MSQRT_:
     pu_buf_puts(m->out, "\\sqrt{");
     all(m, i, depth);
     pu_buf_putc(m->out, '}');
     break;
-  case HTML_MROOT_: root(m, i, depth); break;
+  case HTML_MROOT_:
+    root(m, i, depth);
+    break;
   case HTML_MSUB_:
-  case HTML_MUNDER_: scripts(m, i, depth, "_", NULL); break;
+  case HTML_MUNDER_:
+    scripts(m, i, depth, "_", NULL);
+    break;
   case HTML_MSUP_:
-  case HTML_MOVER_: scripts(m, i, depth, "^", NULL); break;
+  case HTML_MOVER_:
+    scripts(m, i, depth, "^", NULL);
+    break;
   case HTML_MSUBSUP_:
-  case HTML_MUNDEROVER_: scripts(m, i, depth, "_", "^"); break;
-  case HTML_MTABLE_: table(m, i, depth); break;
-  case HTML_MFENCED_: fenced(m, i, depth); break;
-  case HTML_MSPACE_: pu_buf_putc(m->out, ' '); break;
+  case HTML_MUNDEROVER_:
+    scripts(m, i, depth, "_", "^");
+    break;
+  case HTML_MTABLE_:
+    table(m, i, depth);
+    break;
+  case HTML_MFENCED_:
+    fenced(m, i, depth);
+    break;
+  case HTML_MSPACE_:
+    pu_buf_putc(m->out, ' ');
+    break;
   case HTML_MPHANTOM_:
-  case HTML_ANNOTATION_: break;
-  default: all(m, i, depth); break;
+  case HTML_ANNOTATION_:
+    break;
+  default:
+    all(m, i, depth);
+    break;
   }
 }
 

@@ -1,5 +1,5 @@
-/* What a page says of itself: title, author, time, language, address. Its <meta> and <link> elements first, then JSON-LD
- * (schema.org), then microdata and what stands in the page. */
+/* What a page says of itself: title, author, time, language, address. Its <meta> and <link> elements first, then
+ * JSON-LD (schema.org), then microdata and what stands in the page. */
 #include <ctype.h>
 #include <string.h>
 
@@ -7,7 +7,7 @@
 #include "src/data/html/extract.h"
 
 enum {
-  FIELD_MAX = 4096,    /* bytes of a field; longer ones are cut at a character */
+  FIELD_MAX = 4096,     /* bytes of a field; longer ones are cut at a character */
   JSON_LD_MAX = 1 << 18 /* bytes of JSON-LD that are read of a page */
 };
 
@@ -41,8 +41,10 @@ static pu_str of_value(finder *f, pu_str s, bool references) {
   if (s.len > 4 * FIELD_MAX) s.len = 4 * FIELD_MAX;
   while (s.len && ((unsigned char)s.ptr[s.len - 1] & 0xC0) == 0x80 && !pu_utf8_valid(s)) s.len--;
   pu_buf_clear(&f->text);
-  if (references) html_decode(&f->text, s);
-  else pu_buf_append(&f->text, s.ptr, s.len);
+  if (references)
+    html_decode(&f->text, s);
+  else
+    pu_buf_append(&f->text, s.ptr, s.len);
   for (size_t i = 0; i < f->text.len; i++)
     if ((unsigned char)f->text.data[i] < ' ') f->text.data[i] = ' ';
   return pu_utf8_valid(pu_str_of(f->text.data, f->text.len)) ? keep(f) : (pu_str){0};
@@ -56,7 +58,8 @@ static void put(pu_str *field, pu_str value) {
   if (!field->len) *field = value;
 }
 
-/* ---- times ----------------------------------------------------------------------------------------------------------- */
+/* ---- times
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static bool digits(pu_str s, size_t at, size_t n) {
   if (at + n > s.len) return false;
@@ -89,33 +92,55 @@ static size_t clock_len(pu_str s, size_t at) {
   return n;
 }
 
+/* One or two digits at *at, moved behind them; -1: none. */
+static int small_number(pu_str s, size_t *at) {
+  size_t n = digits(s, *at, 2) ? 2 : 1;
+  if (!digits(s, *at, n)) return -1;
+  int v = number(s, *at, n);
+  *at += n;
+  return v;
+}
+
+/* What parts year, month and day at `at`: its length; 0: nothing that does. */
+static size_t parting(pu_str s, size_t at, const char *han) {
+  if (at >= s.len) return 0;
+  if (at + 3 <= s.len && memcmp(s.ptr + at, han, 3) == 0) return 3;
+  return strchr("-/.", s.ptr[at]) && s.ptr[at] ? 1 : 0;
+}
+
+typedef struct date {
+  int year, month, day;
+  size_t end;   /* where it ends */
+  bool clocked; /* a clock's time may follow */
+} date;
+
+/* Is there a date of four digits' year at `at`? */
+static bool date_at(pu_str s, size_t at, date *out) {
+  out->year = number(s, at, 4);
+  at += 4;
+  bool packed = digits(s, at, 4) && !digits(s, at + 4, 1);
+  size_t sign = packed ? 0 : parting(s, at, "年");
+  if (!packed && !sign) return false;
+  out->clocked = sign == 1;
+  at += sign;
+  out->month = small_number(s, &at);
+  size_t second = packed || out->month < 0 ? 0 : parting(s, at, "月");
+  if (second != sign) return false;
+  at += second;
+  out->day = small_number(s, &at);
+  out->end = at;
+  return out->year >= 1970 && out->year <= 2100 && out->month >= 1 && out->month <= 12 && out->day >= 1 &&
+         out->day <= 31;
+}
+
 /* The first date of the shape 2019-04-03, 2019/4/3, 2019.04.03, 20190403 or 2019年4月3日, as ISO 8601. */
 static pu_str iso_time(finder *f, pu_str s) {
   for (size_t i = 0; i + 8 <= s.len; i++) {
-    if (!digits(s, i, 4) || (i && digits(s, i - 1, 1))) continue;
-    int year = number(s, i, 4), month, day;
-    size_t at = i + 4;
-    if (year < 1970 || year > 2100) continue;
-    bool packed = digits(s, at, 4) && !digits(s, at + 4, 1);
-    bool han = !packed && at + 3 < s.len && memcmp(s.ptr + at, "年", 3) == 0;
-    char sign = s.ptr[at];
-    if (!packed && !han && sign != '-' && sign != '/' && sign != '.') continue;
-    at += packed ? 0 : han ? 3 : 1;
-    size_t n = digits(s, at, 2) ? 2 : 1;
-    if (!digits(s, at, n)) continue;
-    month = number(s, at, n);
-    at += n;
-    if (!packed) {
-      if (han ? at + 3 >= s.len || memcmp(s.ptr + at, "月", 3) != 0 : at >= s.len || s.ptr[at] != sign) continue;
-      at += han ? 3 : 1;
-    }
-    n = digits(s, at, 2) ? 2 : 1;
-    if (!digits(s, at, n)) continue;
-    day = number(s, at, n);
-    at += n;
-    if (month < 1 || month > 12 || day < 1 || day > 31) continue;
-    size_t clock = packed || han ? 0 : clock_len(s, at);
-    char *text = pu_arena_printf(f->a, "%04d-%02d-%02d%.*s", year, month, day, (int)clock, s.ptr + at);
+    date d;
+    if (!digits(s, i, 4) || (i && digits(s, i - 1, 1)) || !date_at(s, i, &d)) continue;
+    size_t clock = d.clocked ? clock_len(s, d.end) : 0;
+    char *text =
+        pu_arena_printf(f->a, "%04d-%02d-%02d%.*s", d.year, d.month, d.day, (int)clock, clock ? s.ptr + d.end : "");
     if (!text) return (pu_str){0};
     if (clock) text[10] = 'T';
     return pu_str_c(text);
@@ -123,7 +148,8 @@ static pu_str iso_time(finder *f, pu_str s) {
   return (pu_str){0};
 }
 
-/* ---- the head -------------------------------------------------------------------------------------------------------- */
+/* ---- the head
+ * -------------------------------------------------------------------------------------------------------- */
 
 static bool any_of(pu_str s, const char *const *names) {
   for (; *names; names++)
@@ -133,26 +159,43 @@ static bool any_of(pu_str s, const char *const *names) {
 
 static void of_meta(finder *f, const html_node *n) {
   static const char *const titles[] = {"og:title", "twitter:title", "dc.title", "citation_title", "headline", NULL};
-  static const char *const authors[] = {"author", "article:author", "dc.creator", "byl", "parsely-author", "sailthru.author",
-                                        "citation_author", NULL};
-  static const char *const times[] = {"article:published_time", "datepublished", "date", "pubdate", "publishdate", "dc.date",
-                                      "dc.date.issued", "parsely-pub-date", "sailthru.date", "citation_publication_date",
-                                      "og:published_time", "publish_date", "article.published", "weibo:article:create_at",
-                                      "apub:time", NULL};
+  static const char *const authors[] = {"author",         "article:author",  "dc.creator",      "byl",
+                                        "parsely-author", "sailthru.author", "citation_author", NULL};
+  static const char *const times[] = {"article:published_time",
+                                      "datepublished",
+                                      "date",
+                                      "pubdate",
+                                      "publishdate",
+                                      "dc.date",
+                                      "dc.date.issued",
+                                      "parsely-pub-date",
+                                      "sailthru.date",
+                                      "citation_publication_date",
+                                      "og:published_time",
+                                      "publish_date",
+                                      "article.published",
+                                      "weibo:article:create_at",
+                                      "apub:time",
+                                      NULL};
   pu_str name = html_attr(n, "property"), content = html_attr(n, "content");
   if (!name.len) name = html_attr(n, "name");
   if (!name.len) name = html_attr(n, "itemprop");
   if (!name.len) name = html_attr(n, "http-equiv");
   if (!name.len || !content.len) return;
-  if (any_of(name, titles)) put(&f->page->title, of_value(f, content, true));
-  else if (any_of(name, authors) && !is_url(content)) put(&f->page->author, of_value(f, content, true));
-  else if (any_of(name, times)) put(&f->page->time, iso_time(f, content));
-  else if (html_same(name, "og:url")) put(&f->page->url, of_value(f, content, true));
+  if (any_of(name, titles))
+    put(&f->page->title, of_value(f, content, true));
+  else if (any_of(name, authors) && !is_url(content))
+    put(&f->page->author, of_value(f, content, true));
+  else if (any_of(name, times))
+    put(&f->page->time, iso_time(f, content));
+  else if (html_same(name, "og:url"))
+    put(&f->page->url, of_value(f, content, true));
   else if (html_same(name, "og:locale") || html_same(name, "content-language"))
     put(&f->page->lang, of_value(f, content, true));
 }
 
-/* ---- JSON-LD --------------------------------------------------------------------------------------------------------- */
+/* ---- JSON-LD
+ * --------------------------------------------------------------------------------------------------------- */
 
 static pu_str json_text(finder *f, const json_t *v) {
   if (!json_is_string(v)) return (pu_str){0};
@@ -172,12 +215,11 @@ static bool says_article(const json_t *type) {
 
 static void of_object(finder *f, const json_t *o) {
   if (!json_is_object(o) || !says_article(json_object_get(o, "@type"))) return;
-  const json_t *date = json_object_get(o, "datePublished");
+  const json_t *day = json_object_get(o, "datePublished");
   put(&f->page->title, json_text(f, json_object_get(o, "headline")));
   pu_str author = json_name(f, json_object_get(o, "author"));
   if (!is_url(author)) put(&f->page->author, author);
-  if (json_is_string(date))
-    put(&f->page->time, iso_time(f, pu_str_of(json_string_value(date), json_string_length(date))));
+  if (json_is_string(day)) put(&f->page->time, iso_time(f, pu_str_of(json_string_value(day), json_string_length(day))));
 }
 
 static void of_json(finder *f, uint32_t script) {
@@ -194,7 +236,8 @@ static void of_json(finder *f, uint32_t script) {
   json_decref(all);
 }
 
-/* ---- the page -------------------------------------------------------------------------------------------------------- */
+/* ---- the page
+ * -------------------------------------------------------------------------------------------------------- */
 
 /* A page's <title> without the site's name behind or before the last sign that parts them, where enough is left. */
 static pu_str without_site(pu_str s) {
@@ -203,7 +246,7 @@ static pu_str without_site(pu_str s) {
     size_t n = strlen(parts[k]);
     for (size_t i = s.len > n ? s.len - n : 0; i > 0; i--) {
       if (memcmp(s.ptr + i, parts[k], n) != 0) continue;
-      if (i * 2 >= s.len) return pu_str_of(s.ptr, i);
+      if (i * 3 >= s.len) return pu_str_of(s.ptr, i);
       break;
     }
   }
@@ -218,8 +261,12 @@ static void of_element(finder *f, uint32_t i) {
   const html_node *n = &f->d->nodes[i];
   pu_html_page *p = f->page;
   switch ((html_tag)n->tag) {
-  case HTML_HTML_: put(&p->lang, of_value(f, html_attr(n, "lang"), true)); return;
-  case HTML_META_: of_meta(f, n); return;
+  case HTML_HTML_:
+    put(&p->lang, of_value(f, html_attr(n, "lang"), true));
+    return;
+  case HTML_META_:
+    of_meta(f, n);
+    return;
   case HTML_LINK_:
     if (html_same(html_attr(n, "rel"), "canonical")) put(&p->url, of_value(f, html_attr(n, "href"), true));
     return;
@@ -235,7 +282,8 @@ static void of_element(finder *f, uint32_t i) {
   case HTML_TIME_:
     if (!p->time.len) put(&p->time, iso_time(f, html_attr(n, "datetime")));
     break;
-  default: break;
+  default:
+    break;
   }
   if (html_is(n, HTML_GONE) || (p->author.len && p->time.len)) return;
   pu_str prop = html_attr(n, "itemprop"), rel = html_attr(n, "rel"), content = html_attr(n, "content");
@@ -257,8 +305,8 @@ static void of_lines(finder *f) {
     const html_node *n = &d->nodes[i];
     if (n->tag == HTML_TEXT || n->end - i > 16 || html_is(n, HTML_GONE)) continue;
     pu_str c = html_attr(n, "class");
-    if (!(word_in(c, "date") || word_in(c, "time") || word_in(c, "byline") || word_in(c, "author") || word_in(c, "info") ||
-          word_in(c, "source")))
+    if (!(word_in(c, "date") || word_in(c, "time") || word_in(c, "byline") || word_in(c, "author") ||
+          word_in(c, "info") || word_in(c, "source")))
       continue;
     tries++;
     pu_str line = of_node(f, i);
@@ -275,7 +323,8 @@ static pu_str language(finder *f, pu_str s) {
   while (n < s.len && isalpha((unsigned char)s.ptr[n])) n++;
   if (n < 2 || n > 3 || (n < s.len && s.ptr[n] != '-' && s.ptr[n] != '_')) return (pu_str){0};
   size_t all = n;
-  while (all < s.len && all < 16 && (isalnum((unsigned char)s.ptr[all]) || s.ptr[all] == '-' || s.ptr[all] == '_')) all++;
+  while (all < s.len && all < 16 && (isalnum((unsigned char)s.ptr[all]) || s.ptr[all] == '-' || s.ptr[all] == '_'))
+    all++;
   char *out = pu_arena_strndup(f->a, s.ptr, all);
   if (!out) return (pu_str){0};
   for (size_t i = 0; i < all; i++) out[i] = out[i] == '_' ? '-' : i < n ? (char)tolower((unsigned char)out[i]) : out[i];
@@ -288,7 +337,8 @@ void html_metadata(const html_dom *d, pu_arena *a, pu_html_page *page) {
   for (uint32_t i = 1; i < d->n; i++)
     if (d->nodes[i].tag != HTML_TEXT) of_element(&f, i);
   if (!page->time.len || !page->author.len) of_lines(&f);
-  put(&page->title, without_site(f.head_title.len ? f.head_title : f.h1));
+  bool same = f.h1.len && f.head_title.len && memmem(f.head_title.ptr, f.head_title.len, f.h1.ptr, f.h1.len);
+  put(&page->title, same || !f.head_title.len ? f.h1 : without_site(f.head_title));
   page->lang = language(&f, page->lang);
   pu_buf_deinit(&f.text);
 }

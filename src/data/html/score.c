@@ -3,17 +3,35 @@
  * Text is counted bottom-up in blocks; a block of running text (long enough, few links, sentences) is good. What its
  * names, tag or links show to be furniture is dropped, unless most of the page's good text would go with it: names are
  * only what an author chose. The main node is then the deepest that still holds nearly all the good text that is left,
- * with those that call themselves the article's body preferred (Kohlschütter et al. 2010 for densities; the walk down the
- * tree is our own). */
+ * with those that call themselves the article's body preferred (Kohlschütter et al. 2010 for densities; the walk down
+ * the tree is our own). */
 #include <string.h>
 
 #include "src/data/html/extract.h"
 
-/* ---- counting -------------------------------------------------------------------------------------------------------- */
+/* ---- counting
+ * -------------------------------------------------------------------------------------------------------- */
 
 typedef struct count {
   uint32_t units, ends;
 } count;
+
+/* The end of a reference that begins at i, or i. */
+static size_t reference_end(pu_str s, size_t i) {
+  size_t to = i + 1;
+  while (to < s.len && to < i + 10 && s.ptr[to] > ' ' && s.ptr[to] != ';') to++;
+  return to < s.len && s.ptr[to] == ';' ? to : i;
+}
+
+/* Commas and ends of sentences of three bytes, or two: Chinese and Arabic ones. */
+static bool wide_end(pu_str s, size_t i) {
+  unsigned char b = (unsigned char)s.ptr[i];
+  if (i + 1 >= s.len) return false;
+  if (b == 0xD8) return s.ptr[i + 1] == '\x8C';
+  if (i + 2 >= s.len || !s.ptr[i + 2]) return false;
+  if (b == 0xE3) return s.ptr[i + 1] == '\x80' && strchr("\x81\x82", s.ptr[i + 2]);
+  return b == 0xEF && s.ptr[i + 1] == '\xBC' && strchr("\x8C\x81\x9F\x9B", s.ptr[i + 2]);
+}
 
 static count text_units(pu_str s) {
   count c = {0};
@@ -28,19 +46,11 @@ static count text_units(pu_str s) {
     space = false;
     if (b < 0x80) {
       c.units++;
-      if (b == ',' || b == '.' || b == '!' || b == '?' || b == ';') c.ends++;
-      if (b == '&') { /* a reference is one character */
-        size_t to = i + 1;
-        while (to < s.len && to < i + 10 && s.ptr[to] > ' ' && s.ptr[to] != ';') to++;
-        if (to < s.len && s.ptr[to] == ';') i = to;
-      }
+      c.ends += b == ',' || b == '.' || b == '!' || b == '?' || b == ';';
+      if (b == '&') i = reference_end(s, i);
     } else if (b >= 0xC0) {
       c.units += b >= 0xE0 ? 2 : 1;
-      /* U+3001, U+3002, U+FF0C, U+FF01, U+FF1F, U+FF1B; U+060C */
-      if (i + 2 < s.len && b == 0xE3 && s.ptr[i + 1] == '\x80' && (s.ptr[i + 2] == '\x81' || s.ptr[i + 2] == '\x82'))
-        c.ends++;
-      if (i + 2 < s.len && b == 0xEF && s.ptr[i + 1] == '\xBC' && strchr("\x8C\x81\x9F\x9B", s.ptr[i + 2])) c.ends++;
-      if (i + 1 < s.len && b == 0xD8 && s.ptr[i + 1] == '\x8C') c.ends++;
+      c.ends += wide_end(s, i);
     }
   }
   return c;
@@ -95,7 +105,8 @@ void html_measure(const html_dom *d, html_stat *stats) {
   stats[0].good += good_units(&d->nodes[0], &stats[0]);
 }
 
-/* ---- furniture ------------------------------------------------------------------------------------------------------- */
+/* ---- furniture
+ * ------------------------------------------------------------------------------------------------------- */
 
 typedef struct chooser {
   html_dom *d;
@@ -131,15 +142,22 @@ static bool furniture_by_tag(const chooser *c, uint32_t i) {
   case HTML_DIALOG_:
   case HTML_SEARCH_:
   case HTML_ASIDE_:
-  case HTML_FOOTER_: return !too_good(c, i, 40);
+  case HTML_FOOTER_:
+    return !too_good(c, i, 40);
   case HTML_BUTTON_:
-  case HTML_LABEL_: return s->text < 200;
-  case HTML_FIGCAPTION_: return true;
-  case HTML_FIGURE_: return !holds(c->d, i, HTML_TABLE_) && !holds(c->d, i, HTML_PRE_) && !holds(c->d, i, HTML_BLOCKQUOTE_) &&
-                            !too_good(c, i, 30);
-  case HTML_FORM_: return s->good < 200 || !too_good(c, i, 20);
-  case HTML_HEADER_: return !c->forum && s->good < 200 && !too_good(c, i, 20);
-  default: return false;
+  case HTML_LABEL_:
+    return s->text < 200;
+  case HTML_FIGCAPTION_:
+    return true;
+  case HTML_FIGURE_:
+    return !holds(c->d, i, HTML_TABLE_) && !holds(c->d, i, HTML_PRE_) && !holds(c->d, i, HTML_BLOCKQUOTE_) &&
+           !too_good(c, i, 30);
+  case HTML_FORM_:
+    return s->good < 200 || !too_good(c, i, 20);
+  case HTML_HEADER_:
+    return !c->forum && s->good < 200 && !too_good(c, i, 20);
+  default:
+    return false;
   }
 }
 
@@ -172,7 +190,8 @@ static void drop_furniture(chooser *c) {
   }
 }
 
-/* ---- the main node --------------------------------------------------------------------------------------------------- */
+/* ---- the main node
+ * --------------------------------------------------------------------------------------------------- */
 
 /* The deepest node below `from` that holds at least `percent` of its good text. */
 static uint32_t walk_down(const chooser *c, uint32_t from, unsigned percent) {
@@ -196,7 +215,8 @@ static bool box(const html_node *n) {
          !(n->tag >= HTML_H1_ && n->tag <= HTML_H6_);
 }
 
-/* The best box that calls itself the body, or 0: the one with most good text, the deepest of those that nearly have it. */
+/* The best box that calls itself the body, or 0: the one with most good text, the deepest of those that nearly have it.
+ */
 static uint32_t named_body(const chooser *c, unsigned hint, html_tag tag, unsigned percent) {
   const html_dom *d = c->d;
   uint32_t best = 0;
@@ -233,7 +253,8 @@ static uint32_t main_node(const chooser *c) {
   return down;
 }
 
-/* ---- inside the main node -------------------------------------------------------------------------------------------- */
+/* ---- inside the main node
+ * -------------------------------------------------------------------------------------------- */
 
 /* Lists, boxes and lines that are mostly links. */
 static bool link_farm(const chooser *c, uint32_t i) {
@@ -283,8 +304,10 @@ static void drop_last_headings(chooser *c, uint32_t main) {
   for (uint32_t i = c->d->nodes[main].end; i-- > main + 1;) {
     html_node *n = &c->d->nodes[i];
     if (n->tag == HTML_TEXT) continue;
-    if (n->tag >= HTML_H1_ && n->tag <= HTML_H6_) n->flags |= HTML_DROPPED;
-    else if (c->stats[i].own && is_block(n)) return;
+    if (n->tag >= HTML_H1_ && n->tag <= HTML_H6_)
+      n->flags |= HTML_DROPPED;
+    else if (c->stats[i].own && is_block(n))
+      return;
   }
 }
 
@@ -301,13 +324,30 @@ void html_choose(html_dom *d, html_stat *stats, pu_html_mode mode, uint32_t *mai
   if (!c.forum) drop_last_headings(&c, *main);
 }
 
-/* ---- forums ---------------------------------------------------------------------------------------------------------- */
+/* ---- forums
+ * ---------------------------------------------------------------------------------------------------------- */
 
-/* Does a value hold one of the words that forums name themselves by? Of <body>'s class and id, of the software that made
- * the page, of its kind in schema.org's words. */
+/* Does a value hold one of the words that forums name themselves by? Of <body>'s class and id, of the software that
+ * made the page, of its kind in schema.org's words. */
 static bool forum_word(pu_str s) {
-  static const char *const marks[] = {"forum", "phpbb",      "vbulletin", "discuz", "xenforo", "discourse",  "mybb",
-                                      "flarum", "viewtopic", "viewthread", "bbs",   "QAPage", "DiscussionForumPosting"};
+  static const char *const marks[] = {"forum",
+                                      "phpbb",
+                                      "vbulletin",
+                                      "discuz",
+                                      "xenforo",
+                                      "discourse",
+                                      "mybb",
+                                      "flarum",
+                                      "viewtopic",
+                                      "viewthread",
+                                      "bbs",
+                                      "QAPage",
+                                      "DiscussionForumPosting",
+                                      "/thread",
+                                      "/topic",
+                                      "/question",
+                                      "showthread",
+                                      "-question"};
   for (size_t k = 0; k < PU_COUNT(marks) && s.len; k++)
     if (memmem(s.ptr, PU_MIN(s.len, (size_t)400), marks[k], strlen(marks[k]))) return true;
   return false;
@@ -316,18 +356,22 @@ static bool forum_word(pu_str s) {
 static bool says_forum(const html_node *n) {
   switch ((html_tag)n->tag) {
   case HTML_HTML_:
-  case HTML_BODY_: return forum_word(html_attr(n, "class")) || forum_word(html_attr(n, "id")) || forum_word(html_attr(n, "itemtype"));
+  case HTML_BODY_:
+    return forum_word(html_attr(n, "class")) || forum_word(html_attr(n, "id")) || forum_word(html_attr(n, "itemtype"));
   case HTML_META_: {
     pu_str name = html_attr(n, "name"), property = html_attr(n, "property");
     bool tells = html_same(name, "generator") || html_same(property, "og:url");
     return tells && forum_word(html_attr(n, "content"));
   }
-  case HTML_LINK_: return html_same(html_attr(n, "rel"), "canonical") && forum_word(html_attr(n, "href"));
+  case HTML_LINK_:
+    return html_same(html_attr(n, "rel"), "canonical") && forum_word(html_attr(n, "href"));
   case HTML_DIV_:
   case HTML_SECTION_:
   case HTML_ARTICLE_:
-  case HTML_MAIN_: return forum_word(html_attr(n, "itemtype"));
-  default: return false;
+  case HTML_MAIN_:
+    return forum_word(html_attr(n, "itemtype"));
+  default:
+    return false;
   }
 }
 

@@ -11,7 +11,7 @@ const uint8_t html_tag_flags[HTML_TAG_COUNT] = {
 };
 
 static const html_word names[] = {
-#define HTML_NAME(name, text, flags) {text, HTML_##name##_},
+#define HTML_NAME(name, text, flags) {text, HTML_##name##_, false},
     HTML_TAGS(HTML_NAME)
 #undef HTML_NAME
 };
@@ -40,8 +40,10 @@ int html_word_find(const html_word *table, size_t n, html_key key) {
   while (lo < hi) {
     size_t mid = (lo + hi) / 2;
     html_key k = key_of_bytes(table[mid].text);
-    if (k.hi < key.hi || (k.hi == key.hi && k.lo <= key.lo)) lo = mid + 1;
-    else hi = mid;
+    if (k.hi < key.hi || (k.hi == key.hi && k.lo <= key.lo))
+      lo = mid + 1;
+    else
+      hi = mid;
   }
   return (int)lo - 1;
 }

@@ -9,7 +9,7 @@ enum { NEST = 8 }; /* quotes and list items that are written as such inside each
 
 typedef struct nest {
   bool quote;
-  bool started; /* an item's mark was written */
+  bool started; /* a line of it was written: an item's mark, a quote's first */
   int number;   /* of an ordered item; 0: a dash */
 } nest;
 
@@ -17,16 +17,18 @@ typedef struct writer {
   const html_dom *d;
   const html_stat *stats;
   pu_buf *out;
-  size_t start;   /* where the page's text begins in out */
-  int breaks;     /* line ends that the next text has before it: 0, 1, 2 */
-  bool space;     /* a space before the next text */
-  bool flat;      /* in a table's cell: no line ends */
+  size_t start; /* where the page's text begins in out */
+  int breaks;   /* line ends that the next text has before it: 0, 1, 2 */
+  bool space;   /* a space before the next text */
+  bool flat;    /* no line ends */
+  bool cell;    /* in a table's cell: flat, and bars are escaped */
   nest in[NEST];
   unsigned depth;
-  pu_buf text;    /* for what has to be looked at before it is written */
+  pu_buf text; /* for what has to be looked at before it is written */
 } writer;
 
-/* ---- lines ----------------------------------------------------------------------------------------------------------- */
+/* ---- lines
+ * ----------------------------------------------------------------------------------------------------------- */
 
 static void want(writer *w, int breaks) {
   if (w->flat) {
@@ -41,13 +43,17 @@ static void want(writer *w, int breaks) {
 static void prefix(writer *w, bool empty) {
   for (unsigned i = 0; i < w->depth; i++) {
     nest *n = &w->in[i];
-    if (n->quote) pu_buf_puts(w->out, empty ? ">" : "> ");
-    else if (empty) continue;
-    else if (n->started) pu_buf_puts(w->out, n->number ? "   " : "  ");
-    else if (n->number) pu_buf_printf(w->out, "%d. ", n->number);
-    else pu_buf_puts(w->out, "- ");
-    if (!empty) n->started = true;
+    if (empty && (!n->quote || !n->started)) continue;
+    if (n->quote)
+      pu_buf_puts(w->out, empty ? ">" : "> ");
+    else if (n->started)
+      pu_buf_puts(w->out, n->number ? "   " : "  ");
+    else if (n->number)
+      pu_buf_printf(w->out, "%d. ", n->number);
+    else
+      pu_buf_puts(w->out, "- ");
   }
+  for (unsigned i = 0; i < w->depth && !empty; i++) w->in[i].started = true;
 }
 
 /* Before text: line ends, marks or a space, whatever is due. */
@@ -57,8 +63,7 @@ static void begin(writer *w) {
     if (!first) {
       pu_buf_putc(w->out, '\n');
       if (w->breaks > 1) {
-        bool quoted = w->depth && w->in[0].quote && w->in[0].started;
-        if (quoted) prefix(w, true);
+        prefix(w, true);
         pu_buf_putc(w->out, '\n');
       }
     }
@@ -78,7 +83,7 @@ static bool blank(uint32_t cp) {
 
 static void put_char(writer *w, const char *s, size_t n) {
   if (w->breaks || w->space || w->out->len == w->start) begin(w);
-  if (w->flat && *s == '|') pu_buf_putc(w->out, '\\');
+  if (w->cell && *s == '|') pu_buf_putc(w->out, '\\');
   pu_buf_append(w->out, s, n);
 }
 
@@ -121,7 +126,7 @@ static void put_plain(writer *w, pu_str s) {
   if (!s.len) return;
   begin(w);
   for (size_t i = 0; i < s.len; i++) {
-    if (w->flat && s.ptr[i] == '|') pu_buf_putc(w->out, '\\');
+    if (w->cell && s.ptr[i] == '|') pu_buf_putc(w->out, '\\');
     pu_buf_putc(w->out, s.ptr[i]);
   }
 }
@@ -130,13 +135,16 @@ void html_text(const html_dom *d, uint32_t node, pu_buf *out) {
   writer w = {.d = d, .out = out, .start = out->len, .flat = true};
   for (uint32_t i = node; i < d->nodes[node].end; i++) {
     const html_node *n = &d->nodes[i];
-    if (n->tag == HTML_TEXT) put_text(&w, pu_str_of(n->ptr, n->len));
-    else if (html_is(n, HTML_BLOCK) || n->tag == HTML_BR_) w.space = true;
+    if (n->tag == HTML_TEXT)
+      put_text(&w, pu_str_of(n->ptr, n->len));
+    else if (html_is(n, HTML_BLOCK) || n->tag == HTML_BR_)
+      w.space = true;
     if (i > node && html_is(n, HTML_GONE)) i = n->end - 1;
   }
 }
 
-/* ---- code ------------------------------------------------------------------------------------------------------------ */
+/* ---- code
+ * ------------------------------------------------------------------------------------------------------------ */
 
 static bool line_numbers(const html_node *n) {
   pu_str c = html_attr(n, "class");
@@ -157,10 +165,14 @@ static void verbatim(writer *w, uint32_t node, pu_buf *out) {
       if (out->len > start && out->data[out->len - 1] != '\n') pu_buf_putc(out, '\n');
       block_end = 0;
     }
-    if (n->tag == HTML_TEXT) html_decode(out, pu_str_of(n->ptr, n->len));
-    else if (html_is(n, HTML_GONE) || n->tag == HTML_BUTTON_ || line_numbers(n)) i = n->end - 1;
-    else if (n->tag == HTML_BR_) pu_buf_putc(out, '\n');
-    else if (html_is(n, HTML_BLOCK) && n->tag != HTML_TD_) block_end = n->end;
+    if (n->tag == HTML_TEXT)
+      html_decode(out, pu_str_of(n->ptr, n->len));
+    else if (html_is(n, HTML_GONE) || n->tag == HTML_BUTTON_ || line_numbers(n))
+      i = n->end - 1;
+    else if (n->tag == HTML_BR_)
+      pu_buf_putc(out, '\n');
+    else if (html_is(n, HTML_BLOCK) && n->tag != HTML_TD_)
+      block_end = n->end;
   }
 }
 
@@ -225,17 +237,16 @@ static void put_code(writer *w, uint32_t node) {
   if (ticks) pu_buf_putc(w->out, '`');
 }
 
-/* ---- formulas -------------------------------------------------------------------------------------------------------- */
+/* ---- formulas
+ * -------------------------------------------------------------------------------------------------------- */
 
 static bool has_word(pu_str s, const char *word) {
   return s.len && memmem(s.ptr, s.len, word, strlen(word)) != NULL;
 }
 
 static void put_tex(writer *w, bool display) {
-  if (!w->text.len || memchr(w->text.data, '\n', w->text.len)) {
-    for (size_t i = 0; i < w->text.len; i++)
-      if (w->text.data[i] == '\n') w->text.data[i] = ' ';
-  }
+  for (size_t i = 0; i < w->text.len; i++)
+    if (w->text.data[i] == '\n') w->text.data[i] = ' ';
   if (!w->text.len) return;
   if (display) want(w, 2);
   begin(w);
@@ -294,7 +305,8 @@ static bool rendered(const html_node *n) {
          html_same(c, "MathJax_SVG") || html_same(c, "MathJax_CHTML") || html_same(c, "mjx-chtml");
 }
 
-/* ---- tables ---------------------------------------------------------------------------------------------------------- */
+/* ---- tables
+ * ---------------------------------------------------------------------------------------------------------- */
 
 static void put_nodes(writer *w, uint32_t from, uint32_t to);
 
@@ -322,13 +334,13 @@ static void put_row(writer *w, uint32_t row, bool head) {
   pu_buf_putc(w->out, '|');
   for (uint32_t c = row + 1; c < d->nodes[row].end; c = d->nodes[c].end) {
     if (d->nodes[c].tag != HTML_TD_ && d->nodes[c].tag != HTML_TH_) continue;
-    w->flat = true;
+    w->flat = w->cell = true;
     w->space = true;
     size_t before = w->out->len;
     put_nodes(w, c, d->nodes[c].end);
     if (w->out->len == before) pu_buf_putc(w->out, ' ');
     pu_buf_puts(w->out, " |");
-    w->flat = false;
+    w->flat = w->cell = false;
     w->space = false;
     cells++;
   }
@@ -364,7 +376,8 @@ static void put_table(writer *w, uint32_t node) {
   want(w, 2);
 }
 
-/* ---- elements -------------------------------------------------------------------------------------------------------- */
+/* ---- elements
+ * -------------------------------------------------------------------------------------------------------- */
 
 static int item_number(const html_dom *d, uint32_t item) {
   uint32_t list = d->nodes[item].parent;
@@ -397,7 +410,7 @@ static void enter(writer *w, uint32_t i, int *numbers) {
   if (list) numbers[n->depth] = 0;
   bool inner = list && w->depth && !w->in[w->depth - 1].quote;
   want(w, row || inner ? 1 : 2);
-  if (tag == HTML_BLOCKQUOTE_ && !w->flat && w->depth < NEST) w->in[w->depth++] = (nest){.quote = true, .started = true};
+  if (tag == HTML_BLOCKQUOTE_ && !w->flat && w->depth < NEST) w->in[w->depth++] = (nest){.quote = true};
   if (tag >= HTML_H1_ && tag <= HTML_H6_ && !w->flat && w->stats[i].text) {
     begin(w);
     for (int k = 0; k <= (int)tag - (int)HTML_H1_; k++) pu_buf_putc(w->out, '#');
@@ -425,23 +438,31 @@ static bool put_whole(writer *w, uint32_t i) {
   switch ((html_tag)n->tag) {
   case HTML_MATH_:
   case HTML_SCRIPT_:
-  case HTML_IMG_: return formula(w, i) || html_is(n, HTML_GONE);
+  case HTML_IMG_:
+    return formula(w, i) || html_is(n, HTML_GONE);
   case HTML_PRE_:
   case HTML_LISTING_:
-  case HTML_XMP_: put_pre(w, i); return true;
-  case HTML_CODE_: put_code(w, i); return true;
+  case HTML_XMP_:
+    put_pre(w, i);
+    return true;
+  case HTML_CODE_:
+    put_code(w, i);
+    return true;
   case HTML_TABLE_:
     if (w->flat || !data_table(w, i)) return false;
     put_table(w, i);
     return true;
-  default: return html_is(n, HTML_GONE) || rendered(n);
+  default:
+    return html_is(n, HTML_GONE) || rendered(n);
   }
 }
 
 /* A line end within a paragraph; two of them end it. */
 static void line_break(writer *w) {
-  if (w->flat) w->space = true;
-  else w->breaks = w->breaks ? 2 : 1;
+  if (w->flat)
+    w->space = true;
+  else
+    w->breaks = w->breaks ? 2 : 1;
 }
 
 /* The nodes [from, to): whole subtrees. */
@@ -480,11 +501,15 @@ static void put_nodes(writer *w, uint32_t from, uint32_t to) {
 }
 
 void html_write(const html_dom *d, const html_stat *stats, uint32_t node, pu_buf *out) {
-  writer w = {.d = d, .stats = stats, .out = out, .start = out->len};
+  size_t before = out->len;
   if (out->len) pu_buf_puts(out, "\n\n");
-  w.start = out->len;
+  writer w = {.d = d, .stats = stats, .out = out, .start = out->len};
   pu_buf_init(&w.text, PU_DOC_MAX);
   put_nodes(&w, node, d->nodes[node].end);
   pu_buf_deinit(&w.text);
   if (w.text.failed) out->failed = true;
+  if (out->len == w.start && before) { /* nothing to append */
+    out->len = before;
+    out->data[before] = 0;
+  }
 }
