@@ -33,8 +33,9 @@ typedef struct html_stat {
 
 /* Counts again, without what is dropped. stats[i] is of nodes[i]; hints are left as they are. */
 void html_measure(const html_dom *d, html_stat *stats);
-/* Marks what is boilerplate as dropped; *main is the node whose text is the page's. */
-void html_choose(html_dom *d, html_stat *stats, pu_html_mode mode, uint32_t *main);
+/* Marks what is boilerplate as dropped, a heading that only says the title too; *main is the node whose text is the
+ * page's. */
+void html_choose(html_dom *d, html_stat *stats, pu_html_mode mode, pu_str title, uint32_t *main);
 /* Does the page look like a forum's, or a page of questions and answers? */
 bool html_is_forum(const html_dom *d, const html_stat *stats);
 

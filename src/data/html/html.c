@@ -14,7 +14,7 @@ static pu_err extract(pu_str html, pu_html_mode mode, pu_arena *a, pu_buf *out, 
   if (mode == PU_HTML_AUTO) mode = html_is_forum(&dom, stats) ? PU_HTML_FORUM : PU_HTML_ARTICLE;
   page->forum = mode == PU_HTML_FORUM;
   uint32_t main;
-  html_choose(&dom, stats, mode, &main);
+  html_choose(&dom, stats, mode, page->title, &main);
   size_t before = out->len;
   html_write(&dom, stats, main, out);
   if (!out->failed) return PU_OK;

@@ -282,12 +282,22 @@ static bool noise(const chooser *c, uint32_t i, pu_buf *line) {
   return html_noise(pu_str_of(line->data, line->len));
 }
 
-static void clean(chooser *c, uint32_t main) {
+/* A heading that says the page's title again. */
+static bool is_title(const chooser *c, uint32_t i, pu_str title, pu_buf *line) {
+  const html_node *n = &c->d->nodes[i];
+  if (n->tag < HTML_H1_ || n->tag > HTML_H6_ || !title.len || c->forum) return false;
+  pu_buf_clear(line);
+  html_text(c->d, i, line);
+  return pu_str_eq(pu_str_of(line->data, line->len), title);
+}
+
+static void clean(chooser *c, uint32_t main, pu_str title) {
   pu_buf line;
   pu_buf_init(&line, 1 << 16);
   for (uint32_t i = main + 1; i < c->d->nodes[main].end;) {
     html_node *n = &c->d->nodes[i];
-    if (!(n->flags & HTML_DROPPED) && (link_farm(c, i) || noise(c, i, &line))) n->flags |= HTML_DROPPED;
+    if (!(n->flags & HTML_DROPPED) && (link_farm(c, i) || noise(c, i, &line) || is_title(c, i, title, &line)))
+      n->flags |= HTML_DROPPED;
     i = n->flags & HTML_DROPPED ? n->end : i + 1;
   }
   pu_buf_deinit(&line);
@@ -296,7 +306,13 @@ static void clean(chooser *c, uint32_t main) {
 /* A page without running text, of a line or two in plain boxes: it has no main text. */
 static bool nothing(const chooser *c, uint32_t main) {
   const html_stat *s = &c->stats[main];
-  return s->good < 20 && s->text < 100 && !holds(c->d, main, HTML_P_) && !holds(c->d, main, HTML_MATH_);
+  if (s->good >= 20 || s->text >= 100) return false;
+  for (uint32_t i = main + 1; i < c->d->nodes[main].end;) {
+    const html_node *n = &c->d->nodes[i];
+    if (!(n->flags & HTML_DROPPED) && ((n->tag == HTML_P_ && c->stats[i].text) || n->tag == HTML_MATH_)) return false;
+    i = n->flags & HTML_DROPPED ? n->end : i + 1;
+  }
+  return true;
 }
 
 /* Headings after which nothing comes any more. */
@@ -311,14 +327,14 @@ static void drop_last_headings(chooser *c, uint32_t main) {
   }
 }
 
-void html_choose(html_dom *d, html_stat *stats, pu_html_mode mode, uint32_t *main) {
+void html_choose(html_dom *d, html_stat *stats, pu_html_mode mode, pu_str title, uint32_t *main) {
   chooser c = {d, stats, mode == PU_HTML_FORUM, stats[0].good};
   *main = 0;
   if (mode == PU_HTML_ALL) return;
   drop_furniture(&c);
   html_measure(d, stats);
   *main = main_node(&c);
-  clean(&c, *main);
+  clean(&c, *main, title);
   html_measure(d, stats);
   if (nothing(&c, *main)) d->nodes[*main].flags |= HTML_DROPPED;
   if (!c.forum) drop_last_headings(&c, *main);
