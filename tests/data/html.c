@@ -334,6 +334,28 @@ static void test_page(void **state) {
   assert_string_equal(read_str(f, PU_HTML_ARTICLE, pu_str_c("<div><a href=x>one</a> <a href=y>two</a></div>")), "");
 }
 
+/* Teasers are dropped beside a text, and are the text where there is none. */
+static void test_teasers(void **state) {
+  fixture *f = *state;
+#define TEASER                                                                                                         \
+  "<li><h3><a href=x>The mill is sold</a></h3><p>A few lines on the mill, its miller, and who bought it.</p></li>"
+  is_dropped(f, "<ul>" TEASER TEASER TEASER TEASER "</ul>");
+  read_str(f, PU_HTML_ARTICLE, pu_str_c("<body><ul>" TEASER TEASER TEASER "</ul></body>"));
+  assert_non_null(strstr(f->out.data, "A few lines on the mill"));
+  /* Two are no row of them. */
+  const char *got = article_with(f, "<div>" TEASER TEASER "</div>");
+  assert_non_null(strstr(got, "A few lines on the mill"));
+#undef TEASER
+}
+
+/* A cookie notice that is longer than the text goes all the same. */
+static void test_notice(void **state) {
+  fixture *f = *state;
+  const char *html =
+      "<body><div id=main><p>" LONG_A "</p></div><div id=consent-sdk><p>" LONG_B "</p><p>" LONG_C "</p></div></body>";
+  assert_string_equal(read_str(f, PU_HTML_ARTICLE, pu_str_c(html)), LONG_A);
+}
+
 #define FORUM_PAGE                                                                                                     \
   "<html><body class='forum viewtopic'><div class=nav><a href=/>Board</a></div><div class=topic>"                      \
   "<div class=post><div class=userinfo>ann<br>Posts: 12</div><div class='post-body'><p>" LONG_A "</p></div></div>"     \
@@ -579,6 +601,8 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_dropped, setup, teardown),
       cmocka_unit_test_setup_teardown(test_kept, setup, teardown),
       cmocka_unit_test_setup_teardown(test_page, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_teasers, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_notice, setup, teardown),
       cmocka_unit_test_setup_teardown(test_forum, setup, teardown),
       cmocka_unit_test_setup_teardown(test_metadata, setup, teardown),
       cmocka_unit_test_setup_teardown(test_charset, setup, teardown),

@@ -6,16 +6,17 @@
 
 /* What the names in an element's class, id and role say of it: bits. */
 enum {
-  HTML_IS_CHROME = 1,   /* navigation, menus, sidebars, cookie notices, log-in, search: the page's furniture */
-  HTML_IS_SOCIAL = 2,   /* share bars, ratings */
-  HTML_IS_RELATED = 4,  /* other pages, advertisements, newsletters */
-  HTML_IS_COMMENT = 8,  /* what readers wrote below an article */
-  HTML_IS_META = 16,    /* author, date, tags, captions: about the text */
-  HTML_IS_BODY = 32,    /* the main text, by its own account */
-  HTML_IS_MAIN = 64,    /* something that holds the main text */
-  HTML_IS_POST = 128,   /* one contribution of a forum */
-  HTML_IS_HIDDEN = 256, /* not shown */
-  HTML_IS_PROFILE = 512 /* who wrote a contribution: name, rank, picture, signature */
+  HTML_IS_CHROME = 1,    /* navigation, menus, sidebars, cookie notices, log-in, search: the page's furniture */
+  HTML_IS_SOCIAL = 2,    /* share bars, ratings */
+  HTML_IS_RELATED = 4,   /* other pages, advertisements, newsletters */
+  HTML_IS_COMMENT = 8,   /* what readers wrote below an article */
+  HTML_IS_META = 16,     /* author, date, tags, captions: about the text */
+  HTML_IS_BODY = 32,     /* the main text, by its own account */
+  HTML_IS_MAIN = 64,     /* something that holds the main text */
+  HTML_IS_POST = 128,    /* one contribution of a forum */
+  HTML_IS_HIDDEN = 256,  /* not shown */
+  HTML_IS_PROFILE = 512, /* who wrote a contribution: name, rank, picture, signature */
+  HTML_IS_NOTICE = 1024  /* what a page asks its visitors to accept */
 };
 unsigned html_hints(const html_node *n);
 
@@ -28,7 +29,8 @@ typedef struct html_stat {
   uint32_t own;   /* of a block: units in it and in no block below it */
   uint32_t own_links;
   uint16_t hints;
-  uint16_t ends; /* of a block: how many commas and ends of sentences are in `own` */
+  uint16_t teasers; /* how many boxes right below are teasers, up to 3 */
+  uint16_t ends;    /* of a block: how many commas and ends of sentences are in `own` */
 } html_stat;
 
 /* Counts again, without what is dropped. stats[i] is of nodes[i]; hints are left as they are. */

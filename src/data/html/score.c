@@ -169,6 +169,7 @@ static bool furniture_by_name(const chooser *c, uint32_t i) {
   if (n->tag == HTML_BODY_ || n->tag == HTML_MAIN_ || n->tag == HTML_ARTICLE_) return false;
   if (n->tag == HTML_CODE_ || n->tag == HTML_PRE_ || n->tag == HTML_MATH_) return false;
   if ((h & HTML_IS_SOCIAL) && holds(c->d, i, HTML_BLOCKQUOTE_)) h &= ~(unsigned)HTML_IS_SOCIAL; /* a quoted message */
+  if ((h & HTML_IS_NOTICE) && !too_good(c, i, 90)) return true;
   if ((h & HTML_IS_CHROME) && !too_good(c, i, h & HTML_IS_BODY ? 20 : 50)) return true;
   if ((h & (HTML_IS_SOCIAL | HTML_IS_RELATED)) && !too_good(c, i, h & HTML_IS_BODY ? 20 : 35)) return true;
   if (!c->forum && (h & HTML_IS_COMMENT) && !(h & HTML_IS_BODY) && !too_good(c, i, 80)) return true;
@@ -187,6 +188,57 @@ static void drop_furniture(chooser *c) {
     bool drop = (n->flags & HTML_DROPPED) || html_is(n, HTML_GONE) || furniture_by_tag(c, i) || furniture_by_name(c, i);
     if (drop) n->flags |= HTML_DROPPED;
     i = drop ? n->end : i + 1;
+  }
+}
+
+/* ---- teasers
+ * --------------------------------------------------------------------------------------------------------- */
+
+/* Is a heading one link? Those of teasers are, those within a text hardly ever. */
+static bool linked_heading(const chooser *c, uint32_t i) {
+  const html_node *n = &c->d->nodes[i];
+  const html_stat *s = &c->stats[i];
+  return n->tag >= HTML_H2_ && n->tag <= HTML_H6_ && s->text > 8 && s->links * 10 >= s->text * 9;
+}
+
+static uint32_t next_linked_heading(const chooser *c, uint32_t from) {
+  while (from < c->d->n && !linked_heading(c, from)) from++;
+  return from;
+}
+
+/* The box of a linked heading: the outermost around it without another one (`last` and `next` are those before and
+ * after it), of a few lines at most. */
+static uint32_t teaser_of(const chooser *c, uint32_t heading, uint32_t last, uint32_t next) {
+  const html_dom *d = c->d;
+  uint32_t at = heading;
+  for (;;) {
+    uint32_t up = d->nodes[at].parent;
+    if (!up || up <= last || d->nodes[up].end > next || c->stats[up].good > 500 || d->nodes[up].tag == HTML_BODY_)
+      return at;
+    at = up;
+  }
+}
+
+/* Boxes that tell of other pages: a linked heading and a few lines each, three and more of them beside each other. They
+ * stay where there is little else. */
+static void drop_teasers(chooser *c) {
+  html_dom *d = c->d;
+  enum { COUNT, WEIGH, DROP };
+  uint32_t good = 0;
+  for (int pass = COUNT; pass <= DROP; pass++) {
+    if (pass == DROP && c->stats[0].good < good + 150) return;
+    for (uint32_t last = 0, h = next_linked_heading(c, 1); h < d->n;) {
+      uint32_t next = next_linked_heading(c, h + 1), box = teaser_of(c, h, last, next);
+      html_stat *up = &c->stats[d->nodes[box].parent];
+      if (pass == COUNT)
+        up->teasers = (uint16_t)PU_MIN(up->teasers + 1, 3);
+      else if (pass == WEIGH && up->teasers >= 3)
+        good += c->stats[box].good;
+      else if (up->teasers >= 3)
+        d->nodes[box].flags |= HTML_DROPPED;
+      last = h;
+      h = next;
+    }
   }
 }
 
@@ -333,6 +385,10 @@ void html_choose(html_dom *d, html_stat *stats, pu_html_mode mode, pu_str title,
   if (mode == PU_HTML_ALL) return;
   drop_furniture(&c);
   html_measure(d, stats);
+  if (!c.forum) {
+    drop_teasers(&c);
+    html_measure(d, stats);
+  }
   *main = main_node(&c);
   clean(&c, *main, title);
   html_measure(d, stats);
