@@ -31,7 +31,7 @@ endfunction()
 
 # puyu_descriptors(MODULE FOLDER TYPE HEADER)
 # Every FOLDER/NAME.c defines `const TYPE TYPE_NAME`; this makes the table `const TYPE *const TYPE_all[]`, ended by
-# NULL and sorted by name. A new file is all it takes to add one.
+# NULL and sorted by name. A new file is all it takes to add one. TYPE_names becomes the names in that order, "a|b|c".
 function(puyu_descriptors module folder type header)
   file(GLOB files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*.c)
   set(externs "")
@@ -50,6 +50,10 @@ const ${type} *const ${type}_all[] = {
 ${rows}    0};
 " @ONLY)
   target_sources(puyu_${module} PRIVATE ${out})
+  set(names ${files})
+  list(TRANSFORM names REPLACE "^.*/(.*)\\.c$" "\\1")
+  list(JOIN names "|" names)
+  set(${type}_names "${names}" PARENT_SCOPE)
 endfunction()
 
 # puyu_web(MODULE): the chat page, every file of web/ and the libraries it uses from the distribution's packages, as a

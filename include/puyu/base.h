@@ -100,6 +100,8 @@ static inline pu_str pu_str_of(const char *ptr, size_t len) {
 }
 pu_str pu_str_c(const char *s); /* view of a NUL-terminated string */
 bool pu_str_eq(pu_str a, pu_str b);
+bool pu_str_ends(pu_str s, const char *end);
+bool pu_ends_with(const char *s, const char *end);
 
 /* Growable bytes with a hard maximum; data always ends with a NUL that len does not count. A buffer whose append failed
  * stays as it was and remembers: check `failed` once after many appends. */
@@ -243,6 +245,11 @@ pu_err pu_json_str_or(const json_t *o, const char *key, const char *dflt, const 
 bool pu_buf_json_str(pu_buf *b, pu_str s);
 /* Appends text as HTML: the five special characters as entities; invalid UTF-8 and control characters as U+FFFD. */
 bool pu_buf_html(pu_buf *b, pu_str text);
+/* The frame of a report, one HTML file without scripts or outside resources: its head, style sheet (classes tiles, charts,
+ * sample, sub, bars, …: src/base/page.c) and heading; a figure in a <div class=tiles>, both texts already HTML; its end. */
+void pu_page_begin(pu_buf *b, pu_str title);
+void pu_page_tile(pu_buf *b, const char *value, const char *label);
+void pu_page_end(pu_buf *b, const char *command);
 
 /* ---- options: one table describes each option once ---------------------------------------------------------------- */
 

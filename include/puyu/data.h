@@ -89,6 +89,139 @@ pu_err pu_corpus_fail_empty(const pu_corpus *c, pu_error *e);
 double pu_corpus_bytes(const pu_corpus *c); /* of all files on disk */
 double pu_corpus_done(const pu_corpus *c);  /* of them read so far */
 
+/* ---- the pipeline: raw files to clean documents, with a record of every decision -----------------------------------
+ */
+
+/* Files that belong together: a name in shares and ids. */
+typedef struct pu_source {
+  const char *name;
+  pu_strs paths;       /* files and folders */
+  const char *format;  /* a reader's name; "auto" */
+  const char *key;     /* of the text in JSON, the column of a table; NULL: found */
+  const char *charset; /* NULL: found */
+  int split;           /* pu_split */
+  int html;            /* auto, article, forum, all */
+} pu_source;
+
+typedef enum pu_width { PU_WIDTH_KEEP, PU_WIDTH_HALF } pu_width; /* Ａ１ become A1 */
+typedef enum pu_han { PU_HAN_KEEP, PU_HAN_SIMPLIFIED, PU_HAN_TRADITIONAL } pu_han;
+
+/* What filters may be told; one struct for all of them. */
+typedef struct pu_filter_options {
+  pu_strs domains;   /* files: a domain a line; the documents of these domains go */
+  pu_strs words;     /* files: a word or phrase a line */
+  pu_strs languages; /* kept; empty: all */
+  int width, han;    /* pu_width, pu_han: folded by `normalise` */
+  bool nfkc, mask;   /* what `normalise` folds; what `mask` finds is replaced, not only counted */
+} pu_filter_options;
+
+/* Reads the sources and passes their documents through filters: names of filters and presets, in order, and bounds that
+ * differ from the published ones ("gopher_quality.words.min=20"). */
+typedef struct pu_clean_options {
+  const pu_source *sources;
+  size_t n_sources;
+  pu_strs filters, bounds;
+  pu_filter_options filter;
+} pu_clean_options;
+
+/* How a step runs. */
+typedef struct pu_data_how {
+  pu_pool *pool;   /* NULL: one thread */
+  size_t memory;   /* bytes that sorting may take; 0: half of what is free */
+  int rank, ranks; /* of several processes over one file system; 0, 1: alone */
+  bool force;      /* begin anew where another run began */
+  void (*progress)(void *arg, const char *step, double done, double total); /* units of work */
+  void *progress_arg;
+} pu_data_how;
+
+/* What a step did; the same numbers, and more, are in the stage's stage.json. */
+typedef struct pu_data_result {
+  uint64_t documents, dropped, bytes, skipped; /* bytes: of text that came in; skipped: broken records */
+} pu_data_result;
+
+pu_err pu_data_counts(const char *dir, pu_data_result *out, pu_error *e) PU_MUST_USE; /* of a stage that is there */
+bool pu_data_is_stage(const char *dir);
+
+/* One value that a filter gives a document. NAN: it says nothing of it, and no bound drops it. */
+typedef struct pu_measure {
+  const char *name; /* "mean_word_length"; its full name is FILTER.NAME */
+  double min, max;  /* the published bounds, both allowed; -INFINITY, INFINITY: none */
+  const char *help; /* one line: what it counts, and the source */
+} pu_measure;
+typedef struct pu_filter_preset {
+  const char *name, *summary;
+  const char *filters; /* "a b c" */
+  const char *changes; /* "filter.measure.max=0.5 …"; NULL: none */
+} pu_filter_preset;
+const pu_filter_preset *pu_filter_presets(void); /* ends with a name of NULL */
+/* Filter number i of those there are, by name; false: there is none. Its measures end with a name of NULL. */
+bool pu_filter_at(size_t i, const char **name, const char **summary, const pu_measure **measures);
+
+/* Makes stage DIR of `before`, a stage (NULL: of the sources). A run that was killed goes on where it was. */
+pu_err pu_clean_run(const char *dir, const char *before, const pu_clean_options *o, const pu_data_how *how,
+                    pu_data_result *out, pu_error *e) PU_MUST_USE;
+/* Applies other bounds to the values in the sidecars of stage OF, which pu_clean_run made, and makes stage DIR in its
+ * place: the same documents, other drops. No text is read; what filters rewrote stays so. */
+pu_err pu_clean_apply(const char *dir, const char *of, const pu_strs *bounds, const pu_data_how *how,
+                      pu_data_result *out, pu_error *e) PU_MUST_USE;
+
+typedef enum pu_dedup_mode {
+  PU_DEDUP_EXACT,
+  PU_DEDUP_MINHASH,
+  PU_DEDUP_PARAGRAPH,
+  PU_DEDUP_LINE,
+  PU_DEDUP_SUBSTRING,
+  PU_DEDUP_MODES
+} pu_dedup_mode;
+extern const char *const pu_dedup_mode_names[PU_DEDUP_MODES];
+
+/* Which one of a cluster stays; where several are equal, the first of them. */
+typedef enum pu_dedup_keep { PU_KEEP_FIRST, PU_KEEP_NEWEST, PU_KEEP_LONGEST, PU_KEEP_BEST, PU_KEEPS } pu_dedup_keep;
+extern const char *const pu_dedup_keep_names[PU_KEEPS];
+
+typedef struct pu_dedup_options {
+  int mode, keep;    /* pu_dedup_mode, pu_dedup_keep */
+  const char *score; /* for PU_KEEP_BEST: an attribute of the stage; the largest stays */
+  double threshold;  /* minhash: (0, 1] */
+  int64_t min_bytes; /* paragraph, line, substring; 0: the mode's default */
+} pu_dedup_options;
+#define PU_DEDUP_MODES_TEXT "exact|minhash|paragraph|line|substring"
+#define PU_DEDUP_KEEPS_TEXT "first|newest|longest|best"
+
+/* Makes stage DIR of stage BEFORE, working in DIR/work, which is gone at the end. Drops have the rule "dedup.MODE", the
+ * similarity and {"of": the id of the one that stays}; sidecars "dedup.cluster" (that id) and "dedup.similarity", or
+ * "dedup.cut" (bytes). exact and minhash drop documents; the others cut out what is not the first occurrence, and drop
+ * documents of which nothing is left. */
+pu_err pu_dedup_run(const char *dir, const char *before, const pu_dedup_options *o, const pu_data_how *how,
+                    pu_data_result *out, pu_error *e) PU_MUST_USE;
+
+/* A whole run, as YAML describes it (examples/wanjuan.yaml): stages OUT/1-clean, …, shards and OUT/report.html. */
+typedef struct pu_data_config {
+  const char *out;
+  pu_list sources; /* of pu_source */
+  pu_strs filters, bounds;
+  pu_filter_options filter;
+  pu_strs dedup; /* modes, one stage each, in this order */
+  pu_dedup_options dedup_by;
+} pu_data_config;
+extern const pu_option pu_data_options[];
+extern const pu_option pu_source_options[]; /* one item of `sources` */
+pu_err pu_data_run(const pu_data_config *cfg, const pu_data_how *how, pu_data_result *out, pu_error *e) PU_MUST_USE;
+
+/* The documents of a stage that are still in (dropped NULL), or those that a rule (a name, or the beginning of one; ""
+ * all) dropped in it: `each` is called for up to n of them, spread over the whole by seed (n 0: all, in order). */
+typedef struct pu_kept {
+  pu_str id, text, source, lang, url, title;
+  const char *rule; /* NULL: it is in */
+  double value;
+} pu_kept;
+pu_err pu_data_each(const char *stage, const char *dropped, int64_t n, uint64_t seed,
+                    pu_err (*each)(void *arg, const pu_kept *d, pu_error *e), void *arg, pu_error *e) PU_MUST_USE;
+/* One self-contained HTML page on stages, the earliest first: the funnel, what each rule dropped with samples,
+ * histograms of every measure, shares of sources, languages and kinds. At least one stage. */
+pu_err pu_data_report(const char *title, const char *const *stages, size_t n, const char *path,
+                      pu_error *e) PU_MUST_USE;
+
 /* ---- text to shards ---------------------------------------------------------------------------------------------- */
 
 typedef struct pu_tokenize_options {

@@ -73,7 +73,7 @@ typedef struct pu_engine_options {
   const char *device;     /* "cpu"; NULL: cpu */
   pu_dtype dtype;         /* compute type: PU_BF16 or PU_F32 */
   pu_quant quant;         /* how the model's matrices are kept: PU_QUANT_FILE is 0 */
-  const char *cache;      /* a folder that keeps weights in few bits for the next time: pu_model_options. NULL: none */
+  const char *cache;      /* a folder that keeps weights for the next time: pu_model_options. NULL: none */
   int threads;            /* 0: all */
   int64_t context;        /* tokens of one session; 0: the model's max_position (times the factor of dynamic RoPE), at
                              most 32768. Less where the cache cannot hold as many: see pu_engine_plan */
@@ -164,6 +164,9 @@ pu_err pu_grammar_mask(pu_grammar_state *s, uint64_t *bits, pu_error *e) PU_MUST
 /* Takes a token, or text, into account. False: it does not fit, and the state is as it was. */
 bool pu_grammar_accept(pu_grammar_state *s, int32_t id);
 bool pu_grammar_accept_text(pu_grammar_state *s, pu_str text);
+/* What was last refused would perhaps fit, even when the mask has it: the grammar leaves too many ways open at once (a
+ * grammar that reads one text in hundreds of ways), or there was no memory. */
+bool pu_grammar_gave_up(const pu_grammar_state *s);
 bool pu_grammar_may_end(const pu_grammar_state *s);  /* the text so far is whole */
 bool pu_grammar_must_end(const pu_grammar_state *s); /* and nothing can follow it */
 
@@ -303,16 +306,23 @@ pu_err pu_engine_score_texts(pu_engine *en, const pu_ids_view *texts, size_t n, 
 
 /* ---- making weights of few bits --------------------------------------------------------------------------------------- */
 
-/* How: "rtn" rounds to nearest; "awq" scales the weights that meet large inputs up first, and searches each group's range
- * (Lin et al. 2023; 4 bits); "gptq" lets the weights not yet rounded make up for the error of those that are (Frantar et al.
- * 2022); "w8a8" makes int8 of the weights, a scale a row, for activations in int8 (Xiao et al. 2022). Quantised are the
- * matrices of attention and MLPs (those of all experts); embedding, output, norms, biases and routers stay. */
+/* A way to do it: one file of src/engine/quantize/methods. Quantised are the matrices of attention and MLPs (those of all
+ * experts); embedding, output, norms, biases and routers stay. */
+typedef struct pu_quantize_method {
+  const char *name, *summary; /* "awq"; one line that begins small */
+  int bits;                   /* the only number of bits it has; 0: 4 and 8 */
+  bool needs_texts;           /* to calibrate on */
+  bool a_row;                 /* one scale a row, symmetric; else by group */
+} pu_quantize_method;
+/* The i-th, by name; NULL past the last. */
+const pu_quantize_method *pu_quantize_method_at(size_t i);
+
 typedef struct pu_quantize_options {
-  const char *method;
+  const char *method; /* its name */
   int bits;                 /* 4 or 8 */
-  int64_t group;            /* inputs that share a scale: 32, 64 or 128; w8a8: does not count */
+  int64_t group;            /* inputs that share a scale: 32, 64 or 128; with a_row it does not count */
   bool symmetric;           /* no zero points */
-  const pu_ids_view *calib; /* texts that the model's inputs are taken from; none for rtn */
+  const pu_ids_view *calib; /* texts that the model's inputs are taken from */
   size_t n_calib;
   int threads; /* 0: all */
   void (*progress)(void *arg, double done, double total);

@@ -211,6 +211,13 @@ pu_err pu_config_write(const char *path, const pu_arch *arch, const pu_hparams *
 /* Of whatever pu_model_load reads: config.json of a directory (its weights may be missing), or a GGUF file's metadata. */
 pu_err pu_model_describe(const char *path, const pu_arch **arch, pu_hparams *hp, pu_error *e) PU_MUST_USE;
 
+/* Are all tensors that the family needs in the files, of the right shapes, and no others? What loading the whole model
+ * asks, for work that reads it part by part. */
+pu_err pu_model_check(const char *path, pu_error *e) PU_MUST_USE;
+
+/* The type that holds all of its weights without loss: f32, bf16 or f16; PU_DTYPE_COUNT: some are quantised. matrices:
+ * vectors do not count, as they never do in GGUF files, where all of them are f32. */
+pu_err pu_model_widest(const char *path, bool matrices, pu_dtype *out, pu_error *e) PU_MUST_USE;
 /* Are most of its weights f32, so that computing in less would lose some of them? */
 pu_err pu_model_mostly_f32(const char *path, bool *out, pu_error *e) PU_MUST_USE;
 
@@ -269,8 +276,8 @@ typedef struct pu_model_options {
   bool train;       /* f32 masters, and gradients (w->grad, f32) with their memory */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */
   pu_quant quant;
-  /* A folder, or NULL: on the CPU, weights in few bits are kept there in a file as they lie in memory, and mapped from it
-   * when the same model is loaded again. A file that cannot be written is logged. */
+  /* A folder, or NULL: with `tile`, on the CPU, weights are kept there in a file as they lie in memory, and mapped from it
+   * when the same model is loaded again. A file that is damaged, or cannot be written, is logged. */
   const char *cache;
   const pu_model_part *part; /* NULL: the whole model; else the rest has no memory: for work that goes layer by layer */
   /* May be NULL; called while weights are read. */
@@ -292,9 +299,9 @@ void pu_model_free(pu_model *m);
 pu_err pu_model_save(const pu_model *m, const char *dir, pu_dtype dtype, size_t shard_bytes, pu_error *e) PU_MUST_USE;
 /* Writes one GGUF file, atomically, under llama.cpp's names: matrices in the given type (a row that is no multiple of its
  * block: f16), in a q4_0 file the output matrix as q8_0, vectors and routers in f32. `more`: keys besides the
- * model's own (a tokenizer's), or NULL. */
+ * model's own (a tokenizer's), or NULL. bar: is set to the share that is written, in %; NULL is fine. */
 pu_err pu_model_save_gguf(const pu_model *m, const char *path, const pu_gguf_type *type, const pu_gguf_keys *more,
-                          pu_error *e) PU_MUST_USE;
+                          pu_progress *bar, pu_error *e) PU_MUST_USE;
 /* The family's file tensors of one parameter, gathered from data laid out like that parameter in memory (weights,
  * gradients, optimiser moments): how checkpoints and tests get values under the file's names. Calls fn for each. */
 typedef pu_err (*pu_param_part_fn)(void *arg, const char *file_name, int ndim, const int64_t *shape, const float *data,

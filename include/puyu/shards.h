@@ -2,11 +2,12 @@
  *
  * A .pub file, little-endian, every section 8-byte aligned:
  *   header   64 bytes: magic "PUYUSHD1", version u32 = 1, token width u32 (2 or 4), tokens u64, documents u64,
- *            tokenizer hash u64, flags u32 (1: a loss mask is there), reserved, xxhash64 of the header's first 56 bytes
+ *            tokenizer hash u64, flags u32 (1: a loss mask, 2: domains are there), reserved, xxhash64 of the header's first 56 bytes
  *   tokens   [tokens] u16 or u32
  *   offsets  [documents + 1] u64: where each document begins, in tokens
  *   ids      [documents] u64: hash of the document's id
  *   mask     (flag 1) one bit a token, 1: it is predicted
+ *   domains  (flag 2) [documents] u16: which source each document is of
  *   footer   xxhash64 of each section before it
  * A folder of .pub files is one source, in the order of their names. InternEvo's .bin/.bin.meta pairs are read and
  * written too. Sizes are checked against the file's before anything is used.
@@ -27,6 +28,8 @@ uint64_t pu_shards_tokens(const pu_shards *s);
 uint64_t pu_shards_documents(const pu_shards *s);
 uint64_t pu_shards_tokenizer(const pu_shards *s); /* hash; 0: unknown */
 int32_t pu_shards_max_id(const pu_shards *s);     /* largest id (scanned at first call): does it fit the model? */
+int32_t pu_shards_domain(const pu_shards *s, uint64_t document); /* the source it is of; -1: the file does not say */
+uint64_t pu_shards_document_id(const pu_shards *s, uint64_t document); /* the hash of its id; 0: the file does not say */
 uint64_t pu_shards_document_start(const pu_shards *s, uint64_t document);
 /* Copies tokens [at, at + n) of the source (all files end to end) as i32; mask (may be NULL) gets 0 or 1 each. */
 void pu_shards_read(const pu_shards *s, uint64_t at, int64_t n, int32_t *ids, uint8_t *mask);
@@ -41,6 +44,7 @@ typedef struct pu_shard_writer_options {
   uint64_t tokenizer_hash;
   uint64_t max_tokens;
   bool mask;
+  bool domains;
   const char *name;        /* "shard" */
   bool internevo;          /* .bin/.bin.meta instead */
 } pu_shard_writer_options;
@@ -48,6 +52,10 @@ pu_err pu_shard_writer_open(const char *dir, const pu_shard_writer_options *o, p
     PU_MUST_USE;
 pu_err pu_shard_writer_add(pu_shard_writer *w, const int32_t *ids, size_t n, const uint8_t *mask, uint64_t id_hash,
                            pu_error *e) PU_MUST_USE;
+/* The domain (0 to 65,535) of the documents that are added from now on. */
+void pu_shard_writer_domain(pu_shard_writer *w, uint16_t domain);
+/* Where the document that was added last lies: in file number `file`, from token `token` of it. */
+void pu_shard_writer_place(const pu_shard_writer *w, size_t *file, uint64_t *token);
 pu_err pu_shard_writer_close(pu_shard_writer *w, pu_error *e) PU_MUST_USE; /* finishes; frees in any case */
 void pu_shard_writer_abort(pu_shard_writer *w);                            /* removes what was begun; frees */
 

@@ -229,14 +229,14 @@ enum {
 
 /* Reads an answer while it is made. Content is told as soon as it can be no part of a call; a call once its marker, its
  * name and the beginning of its arguments are there; then its arguments as they come, in the words of the answer. What
- * breaks off or goes wrong after that cannot be taken back (without PU_CHAT_READ_WHOLE). InternLM2's code is told when it
- * has ended. White space before the first content after a call, and after the last where there are calls, is none. */
+ * breaks off or goes wrong after that cannot be taken back (without PU_CHAT_READ_WHOLE). InternLM2's code is told from its
+ * first character on, without the fences around it. White space before the first content after a call, and after the last where there are calls, is none. */
 typedef struct pu_chat_piece {
   pu_str content;   /* a piece of content; or ptr NULL, and: */
   size_t call;      /* which call, from 0 */
   const char *name; /* not NULL: this begins a call of that function */
-  pu_str arguments; /* a piece of its arguments, or all of the code; may be empty */
-  bool is_code;     /* a call of InternLM2's interpreter, whole */
+  pu_str arguments; /* a piece of its arguments, or of the code; may be empty */
+  bool is_code;     /* of a call of InternLM2's interpreter */
 } pu_chat_piece;
 typedef struct pu_chat_reader pu_chat_reader;
 /* on_piece: what it is given lives as long as the call. The template must outlive the reader. */

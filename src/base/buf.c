@@ -11,6 +11,15 @@ bool pu_str_eq(pu_str a, pu_str b) {
   return a.len == b.len && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
 }
 
+bool pu_str_ends(pu_str s, const char *end) {
+  pu_str e = pu_str_c(end);
+  return s.len >= e.len && pu_str_eq(pu_str_of(s.len ? s.ptr + s.len - e.len : "", e.len), e);
+}
+
+bool pu_ends_with(const char *s, const char *end) {
+  return pu_str_ends(pu_str_c(s), end);
+}
+
 void pu_buf_init(pu_buf *b, size_t max) {
   *b = (pu_buf){.max = max};
 }

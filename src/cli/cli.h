@@ -28,6 +28,7 @@ typedef struct pu_command {
   const char *summary;      /* one line that begins small, no full stop */
   const char *usage;        /* what follows the name: "MODEL [PROMPT] [options]" */
   const char *details;      /* for --help and the man page: paragraphs with an empty line between; NULL for none */
+  void (*more)(pu_buf *b);  /* adds paragraphs to details: what only the program knows; NULL for none */
   const pu_option *options; /* ends with a row without a key; NULL for none. Keys are flags: "max-tokens" */
   size_t options_size;      /* of the struct that options fill */
   const pu_option *config;  /* the keys of the YAML file the command reads, for --help and the man page; or NULL */
@@ -52,6 +53,7 @@ const pu_command *pu_cli_find(const char *name);
 bool pu_cli_is_group(const char *word);
 void pu_cli_print_overview(FILE *out, const char *group); /* group NULL: all commands */
 void pu_cli_print_help(FILE *out, const pu_command *c);
+void pu_cli_details(const pu_command *c, pu_buf *b); /* into an initialised buffer */
 /* What stands for the value: "N", "FILE", "f32|bf16"; "" for a flag that takes none. */
 const char *pu_cli_meta(const pu_option *row);
 /* The help line with range and default, "the most tokens (1..4096, default 256)". */

@@ -128,10 +128,20 @@ static void put_paragraphs(FILE *out, const char *text) {
   pu_buf_deinit(&line);
 }
 
+void pu_cli_details(const pu_command *c, pu_buf *b) {
+  if (c->details) pu_buf_puts(b, c->details);
+  if (c->details && c->more) pu_buf_puts(b, "\n\n");
+  if (c->more) c->more(b);
+}
+
 void pu_cli_print_help(FILE *out, const pu_command *c) {
   fprintf(out, "usage: puyu %s%s%s\n\n%c%s.\n", c->name, c->usage && *c->usage ? " " : "", c->usage ? c->usage : "",
           toupper((unsigned char)c->summary[0]), c->summary + 1);
-  if (c->details) put_paragraphs(out, c->details);
+  pu_buf details;
+  pu_buf_init(&details, 1 << 20);
+  pu_cli_details(c, &details);
+  if (details.len) put_paragraphs(out, details.data);
+  pu_buf_deinit(&details);
   if (c->options) put_table(out, c->options, "Options", true);
   if (c->config) {
     fprintf(out, "\nKeys of the configuration file, also given as key=value:\n");

@@ -24,7 +24,7 @@ typedef struct pu_cli_model {
 #define PU_CLI_MODEL_ROWS(holder, in)                                                                                  \
   PU_CLI_DTYPE_ROW(holder, in.dtype), PU_ROW_QUANT(holder, in.quant), PU_ROW_KV_DTYPE(holder, in.kv_dtype),            \
       PU_ROW(holder, in.weights_cache, "weights-cache", STR, .meta = "DIR",                                            \
-             .help = "keep weights in few bits here as they lie in memory: the next start maps them"),                 \
+             .help = "keep weights here as they lie in memory: the next start maps them"),                             \
       PU_ROW(holder, in.context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",                             \
              .help = "tokens of a prompt and its answer together; 0: what the model was trained for, at most 32768"),  \
       PU_ROW(holder, in.guess, "guess", INT, .dflt = "0", .max = 15, .meta = "N",                                      \

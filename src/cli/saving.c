@@ -7,12 +7,6 @@
 
 /* ---- the tokenizer's files ---- */
 
-/* What belongs to a model besides config.json and weights. */
-static const char *const companions[] = {
-    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json",      "merges.txt",     "chat_template.jinja",   "chat_template.json",      "generation_config.json",
-};
-
 static pu_err copy_companion(const char *from_dir, const char *to_dir, const char *name, pu_arena *a, pu_error *e) {
   enum { MAX_COMPANION = 256 << 20 };
   const char *from = pu_path_join(a, from_dir, name), *to = pu_path_join(a, to_dir, name);
@@ -27,65 +21,19 @@ static pu_err copy_companion(const char *from_dir, const char *to_dir, const cha
 }
 
 pu_err pu_cli_copy_companions(const char *from_dir, const char *to_dir, pu_arena *a, pu_error *e) {
-  for (size_t i = 0; i < PU_COUNT(companions); i++) PU_TRY(copy_companion(from_dir, to_dir, companions[i], a, e));
+  for (const char *const *c = pu_cli_companions; *c; c++) PU_TRY(copy_companion(from_dir, to_dir, *c, a, e));
   return PU_OK;
 }
 
 /* ---- a directory as a whole ---- */
 
-pu_err pu_cli_stage_begin(pu_cli_stage *s, const char *dst, pu_arena *a, pu_error *e) {
-  *s = (pu_cli_stage){.dst = dst, .made = pu_path_join(a, dst, ".made.tmp"), .was_there = pu_path_exists(dst), .a = a};
-  if (!s->made) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
-  pu_signals_catch_writing();
-  PU_TRY(pu_mkdirs(dst, e));
-  return pu_remove_tree(s->made, e); /* of one that was killed */
-}
-
-static pu_err move_up(const pu_cli_stage *s, const char *name, pu_error *e) {
-  const char *from = pu_path_join(s->a, s->made, name), *to = pu_path_join(s->a, s->dst, name);
-  if (!from || !to) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", s->dst);
-  if (rename(from, to) == 0) return PU_OK;
-  return pu_fail(e, PU_ERR_IO, "%s: cannot be replaced: %s", to, strerror(errno));
-}
-
-/* Weights in one file and in several: a directory with both forms would be ambiguous. */
-static pu_err remove_other_form(const pu_cli_stage *s, pu_error *e) {
-  static const char *const forms[] = {"model.safetensors", "model.safetensors.index.json"};
-  for (size_t i = 0; i < PU_COUNT(forms); i++) {
-    const char *is = pu_path_join(s->a, s->made, forms[i]), *was = pu_path_join(s->a, s->dst, forms[i]);
-    if (!is || !was) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", s->dst);
-    if (!pu_path_exists(is)) PU_TRY(pu_remove_tree(was, e));
-  }
-  return PU_OK;
-}
-
-static pu_err take_places(const pu_cli_stage *s, pu_error *e) {
-  static const char config[] = "config.json"; /* it is what makes the folder a model */
-  char **names;
-  size_t n;
-  PU_TRY(pu_dir_list(s->a, s->made, &names, &n, e));
-  PU_TRY(remove_other_form(s, e));
-  for (size_t i = 0; i < n; i++)
-    if (strcmp(names[i], config) != 0) PU_TRY(move_up(s, names[i], e));
-  PU_TRY(move_up(s, config, e));
-  PU_TRY(pu_remove_tree(s->made, e));
-  return pu_fsync_dir(s->dst, e);
-}
-
-pu_err pu_cli_stage_end(const pu_cli_stage *s, pu_err err, pu_error *e) {
-  if (err == PU_OK) return take_places(s, e);
-  if (pu_remove_tree(s->was_there ? s->made : s->dst, NULL) != PU_OK)
-    pu_log(PU_LOG_WARN, "%s: what was written so far cannot be removed", s->made);
-  return err;
-}
-
-pu_err pu_cli_save_dir(const pu_model *m, const char *src, const char *dst, pu_dtype dtype, size_t shard_bytes,
-                       pu_arena *a, pu_error *e) {
+pu_err pu_cli_save_dir(const pu_model *m, const char *src, const char *dst, bool force, pu_dtype dtype,
+                       size_t shard_bytes, pu_arena *a, pu_error *e) {
   bool from_gguf = pu_gguf_is(src);
   pu_tokenizer *t = NULL;
   pu_cli_stage s;
   if (from_gguf) PU_TRY(pu_engine_load_tokenizer(src, &t, e)); /* before anything is written */
-  pu_err err = pu_cli_stage_begin(&s, dst, a, e);
+  pu_err err = pu_cli_stage_begin(&s, dst, force, a, e);
   if (err == PU_OK) {
     err = pu_model_save(m, s.made, dtype, shard_bytes, e);
     if (err == PU_OK && t) err = pu_tokenizer_save(t, s.made, e);
@@ -96,56 +44,10 @@ pu_err pu_cli_save_dir(const pu_model *m, const char *src, const char *dst, pu_d
   return err;
 }
 
-/* ---- types ---- */
-
-/* The widest type among the file's weights: writing it loses nothing. */
-static pu_dtype widest(bool f32, bool bf16, bool f16) {
-  return f32 || (bf16 && f16) ? PU_F32 : f16 ? PU_F16 : PU_BF16;
-}
-
-static pu_err type_in_dir(const char *dir, pu_dtype *out, pu_error *e) {
-  pu_safetensors *s;
-  PU_TRY(pu_safetensors_open(dir, &s, e));
-  bool seen[PU_DTYPE_COUNT + 1] = {0}, quantised = false;
-  for (size_t i = 0; i < pu_safetensors_count(s); i++) {
-    const pu_st_tensor *t = pu_safetensors_at(s, i);
-    const char *end = strrchr(t->name, '.');
-    seen[t->dtype] = true;
-    quantised |= end && (strcmp(end, ".qweight") == 0 || strcmp(end, ".weight_scale") == 0);
-  }
-  pu_safetensors_close(s);
-  *out = quantised ? PU_DTYPE_COUNT : widest(seen[PU_F32], seen[PU_BF16], seen[PU_F16]);
-  return PU_OK;
-}
-
-/* Vectors are f32 in all GGUF files: only what has rows tells. PU_DTYPE_COUNT: some of it is quantised. */
-static pu_err type_in_gguf(const char *file, pu_dtype *out, pu_error *e) {
-  pu_gguf *g;
-  PU_TRY(pu_gguf_open(file, &g, e));
-  bool seen[PU_DTYPE_COUNT] = {0}, quantised = false;
-  for (size_t i = 0; i < pu_gguf_count(g); i++) {
-    const pu_gguf_tensor *t = pu_gguf_at(g, i);
-    pu_dtype dtype;
-    if (t->ndim < 2) continue;
-    if (pu_dtype_parse(pu_gguf_type_name(t->type), &dtype))
-      seen[dtype] = true;
-    else
-      quantised = true;
-  }
-  pu_gguf_close(g);
-  *out = quantised ? PU_DTYPE_COUNT : widest(seen[PU_F32], seen[PU_BF16], seen[PU_F16]);
-  return PU_OK;
-}
-
-pu_err pu_cli_type_of(const char *model, pu_dtype *out, pu_error *e) {
-  return pu_gguf_is(model) ? type_in_gguf(model, out, e) : type_in_dir(model, out, e);
-}
-
 /* ---- where it may go ---- */
 
 bool pu_cli_is_gguf_name(const char *path) {
-  size_t n = strlen(path);
-  return n > 5 && strcmp(path + n - 5, ".gguf") == 0;
+  return strlen(path) > 5 && pu_ends_with(path, ".gguf");
 }
 
 bool pu_cli_same_place(const char *a, const char *b) {
@@ -189,8 +91,8 @@ pu_err pu_cli_check_no_run(const char *dst, pu_arena *a, pu_error *e) {
 /* Files that belong to no model of DST's yet, and that would be replaced by src's. */
 static pu_err check_companions(const char *src, const char *dst, pu_arena *a, pu_error *e) {
   bool all = pu_gguf_is(src);
-  for (size_t i = 0; i < PU_COUNT(companions); i++) {
-    const char *from = pu_path_join(a, src, companions[i]), *to = pu_path_join(a, dst, companions[i]);
+  for (const char *const *c = pu_cli_companions; *c; c++) {
+    const char *from = pu_path_join(a, src, *c), *to = pu_path_join(a, dst, *c);
     if (!from || !to) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
     if ((all || pu_path_exists(from)) && pu_path_exists(to))
       return pu_fail(e, PU_ERR_USAGE, "%s: would be replaced: take another folder, or --force", to);
@@ -199,14 +101,15 @@ static pu_err check_companions(const char *src, const char *dst, pu_arena *a, pu
 }
 
 pu_err pu_cli_check_place(const char *src, const char *dst, bool gguf, bool force, pu_arena *a, pu_error *e) {
-  const char *config = gguf ? dst : pu_path_join(a, dst, "config.json");
-  if (!config) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
+  const char *config = gguf ? dst : pu_path_join(a, dst, "config.json"), *parent = pu_cli_parent(dst, a);
+  if (!config || !parent) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", dst);
   /* The original would be lost; and where it is a checkpoint, its optimiser's state would no longer fit. */
   if (pu_cli_same_place(src, dst))
     return pu_fail(e, PU_ERR_USAGE, "%s: SRC and DST are the same %s: take another for DST", src,
                    gguf ? "file" : "folder");
   if (!gguf) PU_TRY(pu_cli_check_no_run(dst, a, e));
   if (gguf && pu_path_is_dir(dst)) return pu_fail(e, PU_ERR_USAGE, "%s: is a folder", dst);
+  if (gguf && !pu_path_is_dir(parent)) return pu_fail(e, PU_ERR_IO, "%s: cannot create: there is no %s", dst, parent);
   if (!force && pu_path_exists(config))
     return pu_fail(e, PU_ERR_USAGE, "%s: there is a model already: take another %s, or --force", dst,
                    gguf ? "name" : "folder");

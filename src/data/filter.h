@@ -8,31 +8,13 @@
 
 #include "src/data/doc.h"
 
-/* One value of a document. NAN: it says nothing of this document, and no bound drops it. */
-typedef struct pu_measure {
-  const char *name; /* "mean_word_length"; its full name is FILTER.NAME */
-  double min, max;  /* the published bounds, both allowed; -INFINITY, INFINITY: none */
-  const char *help; /* one line: what it counts, and the source */
-} pu_measure;
 enum { PU_FILTER_MEASURES = 24 };
-
-/* What filters may be told; one table for all of them (options.c), under `filter.` in YAML. */
-typedef struct pu_filter_options {
-  pu_strs domains;   /* files: a domain a line; the documents of these domains go */
-  pu_strs words;     /* files: a word or phrase a line */
-  pu_strs languages; /* kept; empty: all */
-  int width;         /* pu_width: full-width letters */
-  int han;           /* pu_han: traditional and simplified characters */
-  bool nfkc, mask;
-} pu_filter_options;
-typedef enum pu_width { PU_WIDTH_KEEP, PU_WIDTH_HALF } pu_width; /* Ａ１ become A1 */
-typedef enum pu_han { PU_HAN_KEEP, PU_HAN_SIMPLIFIED, PU_HAN_TRADITIONAL } pu_han;
 
 typedef struct pu_filter {
   const char *name;           /* "gopher_quality" */
   const char *summary;        /* one line */
   const pu_measure *measures; /* ends with a name of NULL; at most PU_FILTER_MEASURES */
-  bool rewrites;              /* changes the text */
+  bool rewrites;              /* changes the text, or what is known of the document (its language) */
   /* What is shared by all threads and read only: tables, word lists. NULL: nothing. */
   pu_err (*open)(const pu_filter_options *o, void **shared, pu_error *e);
   void (*close)(void *shared);
@@ -61,11 +43,5 @@ typedef struct pu_filter_set {
 pu_err pu_filter_set_make(const pu_strs *names, const pu_strs *changes, pu_filter_set *out, pu_error *e) PU_MUST_USE;
 /* The first measure out of its bounds, in order; -1: none. */
 int pu_filter_drops(const pu_filter_set *s, size_t filter, const double *values);
-typedef struct pu_filter_preset {
-  const char *name, *summary;
-  const char *filters; /* "a b c" */
-  const char *changes; /* "filter.measure.max=0.5 …"; NULL: none */
-} pu_filter_preset;
-const pu_filter_preset *pu_filter_presets(void); /* ends with a name of NULL */
 
 #endif

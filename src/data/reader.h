@@ -2,8 +2,9 @@
  *
  * What is broken is skipped, counted and recorded with file and offset (pu_input_skip), and reading goes on behind it;
  * a reader returns an error only where nothing more can be read (the operating system said no, memory is spent). Work
- * and memory are bounded by the bytes read: a document has at most PU_DOC_MAX bytes of text, and what is inside an
- * archive at most PU_INPUT_RATIO times the archive's size or PU_INPUT_LEAST, whichever is more. */
+ * and memory are bounded by the bytes read: a document has at most PU_DOC_MAX bytes of text, and what comes out of
+ * compression and archives, all levels of a file together, is at most PU_INPUT_RATIO times the file's size or
+ * PU_INPUT_LEAST, whichever is more; the rest is skipped. */
 #ifndef PUYU_DATA_READER_H
 #define PUYU_DATA_READER_H
 
@@ -20,6 +21,7 @@ typedef struct pu_skips {
 
 typedef struct pu_read_options {
   const char *source;  /* the documents' source; ids without one of their own are "SOURCE/NAME:NUMBER" */
+  const char *name;    /* NAME of a file in ids and errors; NULL: its path */
   const char *format;  /* a reader's name; NULL or "auto": by the file's name, else by its first bytes */
   const char *key;     /* of the text in JSON, the column in CSV and Parquet; NULL: "content", else "text" */
   const char *charset; /* NULL: found out */
@@ -31,31 +33,47 @@ typedef struct pu_read_options {
 /* Bytes of a file, of a range of a file, or of a member of an archive, after decompression (.gz, .zst, by magic,
  * several members or frames one after the other). Buffered. */
 typedef struct pu_input pu_input;
+/* What o points to is borrowed and lives as long as the input. */
 /* [begin, end) of the file as it lies on disk; end 0: to its end. A range of a plain file of lines begins with the
  * first line that begins in it and ends with the last that does, whatever bytes that line needs. */
 pu_err pu_input_open(const char *path, uint64_t begin, uint64_t end, const pu_read_options *o, pu_input **out,
                      pu_error *e) PU_MUST_USE;
 void pu_input_close(pu_input *in);
-const char *pu_input_name(const pu_input *in); /* path, then the members' names: "a.zip/b.html" */
+const char *pu_input_name(const pu_input *in); /* path or NAME, then the members' names: "a.zip/b.html" */
+bool pu_input_packed(const pu_input *in);      /* is it compressed? Known once a byte was asked for */
 uint64_t pu_input_at(const pu_input *in);      /* bytes given out so far: where errors are */
 uint64_t pu_input_raw(const pu_input *in);     /* bytes of the file on disk taken so far: progress */
 const pu_read_options *pu_input_options(const pu_input *in);
-/* Looks at the next bytes, at least `want` (at most 1 MiB) where there are as many; they stay. */
+/* Looks at the next bytes, at least `want` (at most PU_INPUT_PEEK) where there are as many; they stay. */
+#define PU_INPUT_PEEK (PU_DOC_MAX + ((size_t)1 << 20))
 pu_err pu_input_peek(pu_input *in, size_t want, pu_str *out, pu_error *e) PU_MUST_USE;
 void pu_input_take(pu_input *in, size_t n); /* n of those that peek showed are done with */
 /* Up to len bytes; *got 0: the end. */
 pu_err pu_input_read(pu_input *in, void *data, size_t len, size_t *got, pu_error *e) PU_MUST_USE;
 /* The next line without its end (\n or \r\n), in a buffer that lives until the next call; *found false: the end. A line
- * of more than PU_DOC_MAX is skipped and recorded. */
+ * of more than PU_DOC_MAX is skipped and recorded. Each counts as one of the number below. */
 pu_err pu_input_line(pu_input *in, pu_str *line, bool *found, pu_error *e) PU_MUST_USE;
-/* The rest, at most max bytes; more: *cut is set and the rest is passed over. */
-pu_err pu_input_rest(pu_input *in, size_t max, pu_buf *out, bool *cut, pu_error *e) PU_MUST_USE;
+/* The rest, at most max bytes (up to PU_DOC_MAX), in the input's buffer until the next call; more: *cut is set and the
+ * rest is passed over. */
+pu_err pu_input_rest(pu_input *in, size_t max, pu_str *out, bool *cut, pu_error *e) PU_MUST_USE;
 void pu_input_skip(pu_input *in, uint64_t offset, const char *why);
+/* Which line, item, record or member it is at, from 1: what stands in ids. */
+uint64_t pu_input_number(const pu_input *in);
+void pu_input_set_number(pu_input *in, uint64_t number);
+/* For readers of text, before anything is taken: finds out the charset (by the options, marks and the first bytes) and
+ * makes all that follows UTF-8, without a mark. Where the first bytes are ASCII, the charset stays open, and each
+ * document's own bytes say it (pu_read_text). */
+pu_err pu_input_as_text(pu_input *in, pu_error *e) PU_MUST_USE;
+/* For readers of archives: may the input be read from another place? Only a plain file as it lies on disk. */
+bool pu_input_seekable(const pu_input *in, uint64_t *size);
+void pu_input_seek(pu_input *in, uint64_t offset);
 
 typedef struct pu_reader {
-  const char *name;           /* "warc": what a source's format says */
-  const char *endings;        /* ".warc .arc": of file names, without .gz and .zst; lower case */
-  bool lines;                 /* a document is a line: large plain files are cut into ranges */
+  const char *name;    /* "warc": what a source's format says */
+  const char *endings; /* ".warc .arc": of file names, without .gz and .zst; lower case */
+  /* Is a document a line in a file that begins so (up to 64 KiB)? Then it may be read in ranges. NULL: never. */
+  bool (*lines)(const pu_read_options *o, pu_str head);
+  bool archive;               /* has members, which are read by readers of their own */
   bool (*looks)(pu_str head); /* do the first bytes (up to 64 KiB) look like it? NULL: only by name */
   size_t state_size;          /* zeroed before open */
   pu_err (*open)(void *state, pu_input *in, pu_error *e); /* NULL: nothing to open */
@@ -69,23 +87,29 @@ extern const pu_reader *const pu_reader_all[];
  * known to hold nothing to read (an image, a program) and is to be passed over and recorded. */
 pu_err pu_reader_find(pu_input *in, const pu_reader **out, pu_error *e) PU_MUST_USE;
 
+/* May the file be read in ranges, of which each gives its own documents? */
+pu_err pu_file_in_ranges(const char *path, const pu_read_options *o, bool *out, pu_error *e) PU_MUST_USE;
+
 /* Documents of one input by whatever reader it takes. */
 typedef struct pu_reading pu_reading;
 pu_err pu_reading_open(pu_input *in, pu_reading **out,
                        pu_error *e) PU_MUST_USE; /* takes over the input, also when it fails */
 pu_err pu_reading_next(pu_reading *r, pu_doc *out, bool *found, pu_error *e) PU_MUST_USE;
 void pu_reading_close(pu_reading *r);
-const pu_input *pu_reading_input(const pu_reading *r);
 
 /* For readers of archives: a member, read through `read` (up to len bytes; *got 0: its end), as an input of its own
- * below `parent`. raw: bytes of the archive it takes, against which what comes out of it is held. */
+ * below `parent`. */
 typedef pu_err (*pu_member_read)(void *arg, void *data, size_t len, size_t *got, pu_error *e);
-pu_err pu_input_member(pu_input *parent, const char *name, pu_member_read read, void *arg, uint64_t raw, pu_input **out,
+pu_err pu_input_member(pu_input *parent, const char *name, pu_member_read read, void *arg, pu_input **out,
                        pu_error *e) PU_MUST_USE;
+int pu_input_depth(const pu_input *in); /* 0: a file; below PU_INPUT_DEPTH it may have members */
 
-/* For readers that have a whole text in memory. Sets id (where empty), source, type. */
-pu_err pu_read_text(pu_input *in, pu_doc *out, pu_str bytes, uint64_t number,
-                    pu_error *e) PU_MUST_USE; /* any charset */
+/* For readers that have a whole text in memory: put it into the document. Set source and, where it is empty, the id.
+ * charset: what a header says; NULL: nothing. */
+pu_err pu_doc_place(pu_input *in, pu_doc *out, pu_error *e) PU_MUST_USE; /* source and id alone */
+pu_err pu_read_text(pu_input *in, pu_doc *out, pu_str bytes, const char *charset, pu_error *e) PU_MUST_USE;
+/* Appends UTF-8 with lines that end with \n; what is none becomes U+FFFD. */
+pu_err pu_text_append(pu_str bytes, pu_buf *out, pu_error *e) PU_MUST_USE;
 pu_err pu_read_html(pu_input *in, pu_doc *out, pu_str bytes, const char *charset, pu_error *e) PU_MUST_USE;
 
 /* ---- charsets (charset.c) ---- */
@@ -94,7 +118,19 @@ pu_err pu_read_html(pu_input *in, pu_doc *out, pu_str bytes, const char *charset
  * what the bytes are in, by their marks, validity and letters' frequencies. hint: what a header or a <meta> says, or
  * NULL: taken where it fits the bytes. */
 const char *pu_charset_find(pu_str bytes, const char *hint);
+/* The name above of what a label means ("gb2312": "GB18030"), also of charsets that are only taken by hint; NULL: none
+ * that is known. */
+const char *pu_charset_known(const char *label);
+bool pu_charset_ascii(pu_str bytes);
 /* Appends bytes as UTF-8; what is none becomes U+FFFD, counted in *bad (may be NULL). */
 pu_err pu_charset_convert(pu_str bytes, const char *charset, pu_buf *out, size_t *bad, pu_error *e) PU_MUST_USE;
+/* The same in pieces: takes *len of the bytes, gives *made bytes (cap is at least 8). last: no more will come, so an
+ * unfinished character is none. */
+typedef struct pu_recoder pu_recoder;
+pu_err pu_recoder_open(const char *charset, pu_recoder **out, pu_error *e) PU_MUST_USE;
+void pu_recoder_run(pu_recoder *r, const char *bytes, size_t *len, bool last, char *out, size_t cap, size_t *made);
+void pu_recoder_close(pu_recoder *r);
+/* How many of the bytes are UTF-8, from the first on. */
+size_t pu_utf8_prefix(pu_str bytes);
 
 #endif

@@ -19,7 +19,6 @@
 typedef struct pu_stage pu_stage;
 pu_err pu_stage_open(const char *dir, pu_stage **out, pu_error *e) PU_MUST_USE;
 void pu_stage_close(pu_stage *s);
-bool pu_stage_is(const char *dir); /* does it hold a stage.json? */
 const char *pu_stage_dir(const pu_stage *s);
 size_t pu_stage_units(const pu_stage *s);
 const char *pu_stage_unit(const pu_stage *s, size_t unit); /* its name */
@@ -31,9 +30,10 @@ pu_err pu_unit_open(const pu_stage *s, size_t unit, pu_unit **out, pu_error *e) 
 /* n: its line in docs, from 0: with the unit's number, the name by which records know it. */
 pu_err pu_unit_next(pu_unit *u, pu_doc *d, uint64_t *n, bool *found, pu_error *e) PU_MUST_USE;
 void pu_unit_close(pu_unit *u);
-/* One line of attrs or drops after the other, as JSON that lives until the next call. */
+/* One line of attrs, drops, skips or docs (all of them, also those that were dropped) after the other, as JSON that
+ * lives until the next call. */
 typedef struct pu_records pu_records;
-pu_err pu_records_open(const pu_stage *s, size_t unit, const char *kind /* "attrs", "drops" */, pu_records **out,
+pu_err pu_records_open(const pu_stage *s, size_t unit, const char *kind /* "attrs", … */, pu_records **out,
                        pu_error *e) PU_MUST_USE;
 pu_err pu_records_next(pu_records *r, const json_t **line, bool *found, pu_error *e) PU_MUST_USE;
 void pu_records_close(pu_records *r);
@@ -52,6 +52,7 @@ typedef struct pu_stage_options {
   const char *const *units; /* names; NULL: those of `before` */
   size_t n_units;
   bool docs, force;
+  bool instead; /* takes the place of `before`: has its documents, but not its drops */
   int rank, ranks;
 } pu_stage_options;
 pu_err pu_stage_create(const char *dir, const pu_stage_options *o, pu_stage_writer **out, pu_error *e) PU_MUST_USE;
@@ -73,6 +74,7 @@ pu_err pu_unit_attrs_end(pu_unit_writer *u, pu_error *e) PU_MUST_USE;
  * NULL. */
 pu_err pu_unit_drop(pu_unit_writer *u, uint64_t n, pu_str id, const char *rule, double value, double min, double max,
                     const char *more, pu_error *e) PU_MUST_USE;
+pu_err pu_unit_skip(pu_unit_writer *u, const char *file, uint64_t offset, const char *why, pu_error *e) PU_MUST_USE;
 /* Puts a count or a list into done.json (steals value). */
 pu_err pu_unit_count(pu_unit_writer *u, const char *key, json_t *value, pu_error *e) PU_MUST_USE;
 /* Makes the unit; with any err but PU_OK (which it gives back) nothing of it is left. Frees. */

@@ -84,7 +84,11 @@ bool pu_constrain_take(pu_session *s, int32_t id, bool *whole) {
   *whole = false;
   if (!c) return true;
   c->prepared = false;
-  if (!pu_grammar_accept(c->state, id)) return false;
+  if (!pu_grammar_accept(c->state, id)) {
+    if (pu_grammar_gave_up(c->state))
+      pu_log(PU_LOG_WARN, "an answer ends early: the grammar leaves too many ways open at once");
+    return false;
+  }
   *whole = pu_grammar_must_end(c->state);
   return true;
 }

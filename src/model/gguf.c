@@ -301,11 +301,10 @@ void pu_gguf_close(pu_gguf *g) {
 }
 
 bool pu_gguf_is(const char *path) {
-  size_t n = strlen(path);
   struct stat st;
   bool there = stat(path, &st) == 0;
   if (there && !S_ISREG(st.st_mode)) return false; /* what is read from a pipe is gone */
-  if (n > 5 && strcmp(path + n - 5, ".gguf") == 0) return true;
+  if (strlen(path) > 5 && pu_ends_with(path, ".gguf")) return true;
   int fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return false;
   char magic[4];

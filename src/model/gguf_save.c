@@ -101,10 +101,20 @@ typedef struct saver {
   pu_arena *a;
   pu_gguf_out *tensors;
   size_t n;
+  pu_progress *bar;
+  double done, total; /* values */
 } saver;
 
+typedef struct outgoing {
+  saver *s;
+  const pu_outgoing *o;
+} outgoing;
+
 static pu_err read_outgoing(const void *arg, int64_t at, int64_t n, float *out, pu_error *e) {
-  return pu_outgoing_read(arg, at, n, PU_F32, out, e);
+  const outgoing *t = arg;
+  t->s->done += (double)n;
+  pu_progress_set(t->s->bar, 100 * t->s->done / t->s->total, NULL);
+  return pu_outgoing_read(t->o, at, n, PU_F32, out, e);
 }
 
 /* Rounding the output matrix is felt most in the answers, so four bits are too few there; llama.cpp reads vectors and
@@ -129,11 +139,17 @@ static pu_err list_tensors(saver *s, const pu_tensor_rule *rules, pu_error *e) {
   size_t n = pu_outgoing_count(s->m, rules);
   PU_TRY(pu_outgoing_list(s->m, rules, s->path, s->a, &o, e));
   s->tensors = pu_arena_alloc(s->a, (n + 1) * sizeof *s->tensors);
-  if (!s->tensors) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the list of tensors", s->path);
+  outgoing *args = pu_arena_alloc(s->a, (n + 1) * sizeof *args);
+  if (!s->tensors || !args) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the list of tensors", s->path);
   for (size_t i = 0; i < n; i++, o++) {
     pu_gguf_out *t = &s->tensors[s->n++];
-    *t = (pu_gguf_out){.name = o->name, .type = type_for(s, o), .ndim = o->map.ndim, .read = read_outgoing, .arg = o};
+    *t = (pu_gguf_out){
+        .name = o->name, .type = type_for(s, o), .ndim = o->map.ndim, .read = read_outgoing, .arg = &args[i]};
     memcpy(t->shape, o->map.shape, sizeof t->shape);
+    args[i] = (outgoing){s, o};
+    double values = 1;
+    for (int d = 0; d < t->ndim; d++) values *= (double)t->shape[d];
+    s->total += values;
   }
   if (s->m->hp.rope.kind == PU_ROPE_LLAMA3)
     s->tensors[s->n++] = (pu_gguf_out){.name = PU_GGUF_ROPE_FREQS,
@@ -161,14 +177,14 @@ static pu_err write(saver *s, const pu_gguf_arch *arch, const pu_gguf_keys *more
 }
 
 pu_err pu_model_save_gguf(const pu_model *m, const char *path, const pu_gguf_type *type, const pu_gguf_keys *more,
-                          pu_error *e) {
+                          pu_progress *bar, pu_error *e) {
   const pu_gguf_arch *arch = pu_gguf_arch_for(m->arch, &m->hp);
   if (!pu_gguf_writable(type))
     return pu_fail(e, PU_ERR_USAGE, "GGUF is written with f32, f16, bf16, q8_0 or q4_0, not %s", type->name);
   if (!arch)
     return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: GGUF has no architecture for the family %s", path, m->arch->name);
-  saver s = {.m = m, .path = path, .type = type};
-  size_t list = (pu_outgoing_count(m, arch->rules) + 1) * sizeof *s.tensors;
+  saver s = {.m = m, .path = path, .type = type, .bar = bar};
+  size_t list = (pu_outgoing_count(m, arch->rules) + 1) * (sizeof *s.tensors + sizeof(outgoing));
   PU_TRY(pu_arena_create((1 << 16) + list + pu_outgoing_list_bytes(m, arch->rules), &s.a, e));
   pu_err err = write(&s, arch, more, e);
   pu_arena_free(s.a);

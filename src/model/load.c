@@ -238,22 +238,17 @@ pu_err pu_model_load_bytes(const char *path, const pu_model_options *o, size_t *
 
 /* ---- the whole ---- */
 
-static bool ends_with(const char *s, const char *end) {
-  size_t n = strlen(s), k = strlen(end);
-  return n >= k && strcmp(s + n - k, end) == 0;
-}
-
 /* What the source calls needless, and the second copy of a tied embedding. */
 static bool may_be_ignored(const loader *l, const char *name) {
   for (const char *const *end = l->from.ignored; *end; end++)
-    if (ends_with(name, *end)) return true;
+    if (pu_ends_with(name, *end)) return true;
   const pu_tensor_rule *output = first_rule(l->from.rules, PU_SLOT_OUTPUT);
-  return l->fill.m->hp.tied && output && strcmp(name, output->name) == 0;
+  return l->from.hp.tied && output && strcmp(name, output->name) == 0;
 }
 
 /* Old GPTQ files have a bias of zeros beside every matrix: it adds nothing. */
 static bool is_zero_bias(const loader *l, const pu_source_tensor *t) {
-  if (!ends_with(t->name, ".bias") || t->ndim != 1 || t->dtype == PU_DTYPE_COUNT || t->coding) return false;
+  if (!pu_ends_with(t->name, ".bias") || t->ndim != 1 || t->dtype == PU_DTYPE_COUNT || t->coding) return false;
   for (int64_t i = 0; i < t->shape[0]; i++) {
     float v;
     uint32_t raw;
@@ -272,6 +267,45 @@ static pu_err check_surplus(const loader *l, pu_error *e) {
                      l->from.where, name, l->from.arch->name, l->from.config);
   }
   return PU_OK;
+}
+
+/* Every tensor that the slot is made of. */
+static pu_err find_all(loader *l, pu_slot slot, int layer, pu_error *e) {
+  const pu_tensor_rule *rules = rules_for(&l->from, slot, layer);
+  const pu_hparams *hp = &l->from.hp;
+  for (const pu_tensor_rule *r = rules; r->name; r++)
+    for (int64_t x = 0; r->slot == slot && x < pu_rule_experts(hp, r); x++) {
+      char name[MAX_NAME];
+      pu_mapping map;
+      const pu_source_tensor *t;
+      pu_mapping_of(hp, r, pu_rule_places(r) > 1 ? x : -1, &map);
+      pu_rule_name(r, layer, x, name, sizeof name);
+      PU_TRY(find_tensor(l, name, &map, &t, e));
+    }
+  return PU_OK;
+}
+
+static pu_err check_all(loader *l, pu_error *e) {
+  l->used = calloc(l->from.n + 1, sizeof *l->used);
+  l->room = malloc((size_t)PU_SOURCE_PIECE * 4);
+  if (!l->used || !l->room) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to check it", l->from.where);
+  for (int layer = -1; layer < l->from.hp.layers; layer++)
+    for (int s = 0; s < PU_SLOT_COUNT; s++) {
+      int64_t shape[PU_MAX_DIMS];
+      if (pu_slot_is_outer((pu_slot)s) == (layer < 0) && pu_slot_shape(&l->from.hp, (pu_slot)s, shape))
+        PU_TRY(find_all(l, (pu_slot)s, layer, e));
+    }
+  return check_surplus(l, e);
+}
+
+pu_err pu_model_check(const char *path, pu_error *e) {
+  loader l = {0};
+  PU_TRY(pu_source_open(path, &l.from, e));
+  pu_err err = check_all(&l, e);
+  free(l.used);
+  free(l.room);
+  pu_source_close(&l.from);
+  return err;
 }
 
 static pu_err make_code_room(loader *l, pu_error *e) {
@@ -304,17 +338,11 @@ static pu_err load_all(loader *l, pu_model *m, const pu_model_options *o, pu_err
   return PU_OK;
 }
 
-static bool any_packed(const pu_forms *f, const pu_hparams *hp) {
-  for (int64_t i = 0; i < (hp->layers + 1) * PU_SLOT_COUNT; i++)
-    if (f->of[i].packing.bits) return true;
-  return false;
-}
-
 /* From the cache where it has them, else from the files, and then into the cache. */
 static pu_err fill(loader *l, const char *path, const pu_model_options *o, pu_model *m, pu_error *e) {
   pu_weights_cache cache;
   pu_error why;
-  bool cached = o->cache && !o->part && strcmp(m->be->name, "cpu") == 0 && any_packed(&l->forms, &m->hp) &&
+  bool cached = o->cache && o->tile && !o->part && strcmp(m->be->name, "cpu") == 0 &&
                 pu_weights_cache_find(o->cache, path, m, &l->forms, &cache);
   if (cached && pu_weights_cache_read(&cache, m)) {
     m->hp.norm_head = false;

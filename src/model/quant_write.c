@@ -58,14 +58,16 @@ static int64_t awq_column(int i) {
   return i % 4 * 2 + i / 4;
 }
 
-/* Word w of a tensor [.., N / 8] or, of GPTQ, [.., N bits / 32] whose rows are groups. */
+/* Word w of a tensor [.., N / 8] or, of GPTQ, [.., N bits / 32] whose rows are groups. Where there are no zeros all are
+ * the same: other readers want them all the same. GPTQ's are as they are, which is `gptq_v2`: less one, as the first
+ * format has them, a zero of 0 would wrap. */
 static uint32_t zero_word(const parts *p, int64_t w) {
   int bits = p->q->bits, per = 32 / bits;
   int64_t across = p->rows / per, g = w / across, first = w % across * per;
-  uint32_t out = 0, mask = (1u << bits) - 1;
+  uint32_t out = 0;
   for (int i = 0; i < per; i++) {
     int zero = zero_of(p, first + (p->how == PU_QUANT_AWQ ? awq_column(i) : i), g);
-    out |= ((uint32_t)(p->how == PU_QUANT_AWQ ? zero : zero - 1) & mask) << (i * bits);
+    out |= (uint32_t)zero << (i * bits);
   }
   return out;
 }
@@ -163,7 +165,7 @@ static int parts_of(const parts *p, part out[PU_QUANT_PARTS]) {
   bool awq = p->how == PU_QUANT_AWQ;
   if (!awq) out[n++] = (part){"g_idx", PU_I32, 1, {K, 1}, read_g_idx};
   out[n++] = (part){"qweight", PU_I32, 2, {awq ? K : K / per, awq ? N / per : N}, read_values};
-  if (!awq || q->zero) out[n++] = (part){"qzeros", PU_I32, 2, {G, N / per}, read_zeros};
+  out[n++] = (part){"qzeros", PU_I32, 2, {G, N / per}, read_zeros};
   out[n++] = (part){"scales", PU_F16, 2, {G, N}, read_scales};
   return n;
 }
@@ -241,9 +243,9 @@ json_t *pu_quant_config(const pu_outgoing *o, size_t n, pu_quant_format f, const
   json_int_t group = any->group == any->cols ? -1 : any->group;
   if (f == PU_QUANT_AWQ)
     return json_pack("{s:s, s:i, s:I, s:b, s:s, s:o}", "quant_method", "awq", "bits", 4, "group_size", group,
-                     "zero_point", any->zero != NULL, "version", "gemm", "modules_to_not_convert", modules);
+                     "zero_point", 1, "version", "gemm", "modules_to_not_convert", modules);
   json_decref(modules);
   return json_pack("{s:s, s:i, s:I, s:b, s:b, s:b, s:s}", "quant_method", "gptq", "bits", any->bits, "group_size",
                    group, "desc_act", ordered, "sym", any->zero == NULL, "lm_head", output, "checkpoint_format",
-                   "gptq");
+                   "gptq_v2");
 }

@@ -128,6 +128,23 @@ pu_err pu_model_mostly_f32(const char *path, bool *out, pu_error *e) {
   return PU_OK;
 }
 
+pu_err pu_model_widest(const char *path, bool matrices, pu_dtype *out, pu_error *e) {
+  pu_source s;
+  bool seen[PU_DTYPE_COUNT + 1] = {0}, quantised = false;
+  PU_TRY(pu_source_open(path, &s, e));
+  matrices = matrices || pu_gguf_is(path);
+  for (size_t i = 0; i < s.n; i++) {
+    const pu_source_tensor *t = &s.tensors[i];
+    if (matrices && t->ndim < 2) continue;
+    seen[t->dtype] = true;
+    quantised |= t->coding != NULL;
+  }
+  pu_source_close(&s);
+  bool f32 = seen[PU_F32] || (seen[PU_BF16] && seen[PU_F16]);
+  *out = quantised ? PU_DTYPE_COUNT : f32 ? PU_F32 : seen[PU_F16] ? PU_F16 : PU_BF16;
+  return PU_OK;
+}
+
 pu_err pu_source_open(const char *path, pu_source *out, pu_error *e) {
   *out = (pu_source){.where = path};
   pu_err err = formats[format_of(path)].open(path, out, e);

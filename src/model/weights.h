@@ -76,7 +76,16 @@ typedef struct pu_weights_cache {
 /* Where the weights of m, from this file or directory in these forms, would be kept; false: the name is too long. */
 bool pu_weights_cache_find(const char *dir, const char *model, const pu_model *m, const pu_forms *forms,
                            pu_weights_cache *out);
-/* Gives a model that is not filled yet its weights; false: there are none that fit, and nothing is changed. */
+/* Where the weights of each parameter, and behind them those of a tied output, lie in a file's bytes. */
+typedef struct pu_kept {
+  const void *data; /* NULL: there are none */
+  pu_layout layout;
+} pu_kept;
+/* For a model that is not filled yet; out: [n_params + 1]. All of them lie in the file, and read nothing outside of it.
+ * NULL, or why the file is not used. Its checksum is not looked at. */
+const char *pu_weights_cache_parse(pu_str file, uint64_t key, const pu_model *m, pu_kept *out);
+/* Gives a model that is not filled yet its weights; false: there are none that can be used, which is said where a file
+ * is there, and nothing is changed. */
 bool pu_weights_cache_read(const pu_weights_cache *c, pu_model *m);
 pu_err pu_weights_cache_write(const pu_weights_cache *c, const char *dir, const pu_model *m, pu_error *e) PU_MUST_USE;
 

@@ -173,8 +173,8 @@ static bool take_line(pu_events *ev, bool (*on_event)(void *arg, pu_str data), v
     pu_buf_clear(&ev->data);
     return go_on;
   }
-  if (n >= 5 && memcmp(s, "data:", 5) == 0) {
-    size_t skip = n > 5 && s[5] == ' ' ? 6 : 5;
+  if (n >= 4 && memcmp(s, "data", 4) == 0 && (n == 4 || s[4] == ':')) { /* a name alone has an empty value */
+    size_t skip = n > 5 && s[5] == ' ' ? 6 : PU_MIN(n, (size_t)5);
     pu_buf_append(&ev->data, s + skip, n - skip);
     pu_buf_putc(&ev->data, '\n');
   }

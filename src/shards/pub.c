@@ -11,15 +11,19 @@ static bool padded(size_t n, size_t each, size_t *out) {
 }
 
 bool pu_pub_layout_of(const pu_pub_header *h, pu_pub_layout *out) {
-  *out = (pu_pub_layout){.sections = h->flags & PU_PUB_MASK ? 4 : 3};
+  *out = (pu_pub_layout){0};
   size_t offsets;
   if (pu_add_overflows(h->documents, 1, &offsets)) return false;
   if (!padded(h->tokens, h->width, &out->size[PU_PUB_TOKENS])) return false;
   if (!padded(offsets, sizeof(uint64_t), &out->size[PU_PUB_OFFSETS])) return false;
   if (!padded(h->documents, sizeof(uint64_t), &out->size[PU_PUB_IDS])) return false;
   if (!padded(h->tokens / 8 + (h->tokens % 8 != 0), 1, &out->size[PU_PUB_MASKS])) return false;
+  if (!padded(h->documents, sizeof(uint16_t), &out->size[PU_PUB_DOMAINS])) return false;
   size_t at = sizeof *h;
-  for (int i = 0; i < out->sections; i++) {
+  for (int i = 0; i < PU_PUB_SECTIONS; i++) {
+    if ((i == PU_PUB_MASKS && !(h->flags & PU_PUB_MASK)) || (i == PU_PUB_DOMAINS && !(h->flags & PU_PUB_DOMAIN)))
+      continue;
+    out->sections++;
     out->begin[i] = at;
     if (pu_add_overflows(at, out->size[i], &at)) return false;
   }
@@ -37,7 +41,7 @@ static pu_err check_header(const pu_pub_header *h, const char *name, pu_error *e
     return pu_fail(e, PU_ERR_FORMAT, "%s: the header's checksum is wrong; write the shard again", name);
   if (h->width != 2 && h->width != 4)
     return pu_fail(e, PU_ERR_FORMAT, "%s: token width %u (it is 2 or 4)", name, h->width);
-  if ((h->flags & ~PU_PUB_MASK) != 0 || (h->reserved[0] | h->reserved[1] | h->reserved[2]) != 0)
+  if ((h->flags & ~(PU_PUB_MASK | PU_PUB_DOMAIN)) != 0 || (h->reserved[0] | h->reserved[1] | h->reserved[2]) != 0)
     return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: flags %#x are unknown to this puyu", name, h->flags);
   if (h->documents > h->tokens || (h->tokens > 0 && h->documents == 0))
     return pu_fail(e, PU_ERR_FORMAT, "%s: %llu documents cannot hold %llu tokens", name,
@@ -57,10 +61,11 @@ static pu_err check_offsets(const pu_shard_file *f, const char *name, pu_error *
 }
 
 static pu_err check_hashes(const uint8_t *bytes, const pu_pub_layout *l, const char *name, pu_error *e) {
-  static const char *const section[PU_PUB_SECTIONS] = {"tokens", "offsets", "document ids", "loss mask"};
-  for (int i = 0; i < l->sections; i++) {
+  static const char *const section[PU_PUB_SECTIONS] = {"tokens", "offsets", "document ids", "loss mask", "domains"};
+  for (int i = 0, k = 0; i < PU_PUB_SECTIONS; i++) {
+    if (l->begin[i] == 0) continue;
     uint64_t stored;
-    memcpy(&stored, bytes + l->footer + (size_t)i * sizeof stored, sizeof stored);
+    memcpy(&stored, bytes + l->footer + (size_t)k++ * sizeof stored, sizeof stored);
     if (pu_hash64(bytes + l->begin[i], l->size[i], 0) != stored)
       return pu_fail(e, PU_ERR_FORMAT, "%s: the checksum of its %s (at byte %zu) is wrong; write the shard again", name,
                      section[i], l->begin[i]);
@@ -85,7 +90,9 @@ pu_err pu_pub_read(pu_str bytes, bool verify, const char *name, pu_shard_file *f
   f->tokenizer = h.tokenizer;
   f->data = base + l.begin[PU_PUB_TOKENS];
   f->offsets = (const uint64_t *)(const void *)(base + l.begin[PU_PUB_OFFSETS]);
-  f->mask = l.sections > PU_PUB_MASKS ? base + l.begin[PU_PUB_MASKS] : NULL;
+  f->ids = (const uint64_t *)(const void *)(base + l.begin[PU_PUB_IDS]);
+  f->mask = l.begin[PU_PUB_MASKS] ? base + l.begin[PU_PUB_MASKS] : NULL;
+  f->domains = l.begin[PU_PUB_DOMAINS] ? (const uint16_t *)(const void *)(base + l.begin[PU_PUB_DOMAINS]) : NULL;
   PU_TRY(check_offsets(f, name, e));
   return verify ? check_hashes(base, &l, name, e) : PU_OK;
 }

@@ -9,6 +9,7 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, ".pub files are read a
 #define PU_PUB_MAGIC   "PUYUSHD1"
 #define PU_PUB_VERSION 1u
 #define PU_PUB_MASK    1u
+#define PU_PUB_DOMAIN  2u
 
 /* The first 64 bytes of a .pub file. */
 typedef struct pu_pub_header {
@@ -24,12 +25,12 @@ typedef struct pu_pub_header {
 } pu_pub_header;
 _Static_assert(sizeof(pu_pub_header) == 64, "the header is 64 bytes on disk");
 
-enum { PU_PUB_TOKENS, PU_PUB_OFFSETS, PU_PUB_IDS, PU_PUB_MASKS, PU_PUB_SECTIONS };
+enum { PU_PUB_TOKENS, PU_PUB_OFFSETS, PU_PUB_IDS, PU_PUB_MASKS, PU_PUB_DOMAINS, PU_PUB_SECTIONS };
 
 /* Where the sections lie. Sizes are padded to 8 bytes; the padding is zero and counts in the section's hash. */
 typedef struct pu_pub_layout {
-  size_t begin[PU_PUB_SECTIONS], size[PU_PUB_SECTIONS];
-  int sections; /* 3, or 4 with a mask */
+  size_t begin[PU_PUB_SECTIONS], size[PU_PUB_SECTIONS]; /* begin 0: there is no such section */
+  int sections;
   size_t footer, total;
 } pu_pub_layout;
 
@@ -46,6 +47,8 @@ typedef struct pu_shard_file {
   uint64_t tokens, documents, tokenizer;
   const uint64_t *offsets; /* [documents + 1] */
   const uint8_t *mask;     /* one bit a token, or NULL: all are predicted */
+  const uint64_t *ids;     /* [documents], or NULL */
+  const uint16_t *domains; /* [documents], or NULL */
   uint64_t first_token;    /* where this file begins in its source */
   uint64_t first_document;
 } pu_shard_file;
@@ -57,10 +60,5 @@ pu_err pu_internevo_read(const char *path, pu_shard_file *f, pu_error *e) PU_MUS
 /* The .npy file of an int64 array [n, 2], appended to out. */
 bool pu_internevo_meta(const int64_t *rows, size_t n, pu_buf *out);
 void pu_shard_file_deinit(pu_shard_file *f);
-
-static inline bool pu_ends_with(const char *s, const char *end) {
-  pu_str a = pu_str_c(s), b = pu_str_c(end);
-  return a.len >= b.len && __builtin_memcmp(a.ptr + a.len - b.len, b.ptr, b.len) == 0;
-}
 
 #endif

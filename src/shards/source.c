@@ -177,6 +177,18 @@ static const pu_shard_file *file_at(const pu_shards *s, uint64_t at, bool by_doc
   return &s->files[low];
 }
 
+int32_t pu_shards_domain(const pu_shards *s, uint64_t document) {
+  if (document >= s->documents) return -1;
+  const pu_shard_file *f = file_at(s, document, true);
+  return f->domains ? f->domains[document - f->first_document] : -1;
+}
+
+uint64_t pu_shards_document_id(const pu_shards *s, uint64_t document) {
+  if (document >= s->documents) return 0;
+  const pu_shard_file *f = file_at(s, document, true);
+  return f->ids ? f->ids[document - f->first_document] : 0;
+}
+
 uint64_t pu_shards_document_start(const pu_shards *s, uint64_t document) {
   if (document >= s->documents) return s->tokens;
   const pu_shard_file *f = file_at(s, document, true);

@@ -38,7 +38,9 @@ struct pu_shard_writer {
   bool is_open;
   uint64_t tokens; /* in the file that is open */
   words offsets, ids;
-  pu_buf mask;
+  pu_buf mask, domains;
+  uint16_t domain;
+  uint64_t last;   /* where the last document began */
   char **finished; /* [files]: paths without .tmp */
   size_t files;
   bool failed;
@@ -149,6 +151,10 @@ static pu_err pub_finish(pu_shard_writer *w, pu_error *e) {
     PU_TRY(sink_put(s, w->mask.data, w->mask.len, e));
     PU_TRY(section_end(s, &hashes[sections++], e));
   }
+  if (w->o.domains) {
+    PU_TRY(sink_put(s, w->domains.data, w->domains.len, e));
+    PU_TRY(section_end(s, &hashes[sections++], e));
+  }
   PU_TRY(sink_put(s, hashes, (size_t)sections * sizeof hashes[0], e));
   PU_TRY(sink_flush(s, e));
   pu_pub_header h = {.version = PU_PUB_VERSION,
@@ -156,7 +162,7 @@ static pu_err pub_finish(pu_shard_writer *w, pu_error *e) {
                      .tokens = w->tokens,
                      .documents = documents,
                      .tokenizer = w->o.tokenizer_hash,
-                     .flags = w->o.mask ? PU_PUB_MASK : 0};
+                     .flags = (w->o.mask ? PU_PUB_MASK : 0) | (w->o.domains ? PU_PUB_DOMAIN : 0)};
   memcpy(h.magic, PU_PUB_MAGIC, sizeof h.magic);
   h.hash = pu_hash64(&h, offsetof(pu_pub_header, hash), 0);
   if (pwrite(s->fd, &h, sizeof h, 0) != (ssize_t)sizeof h)
@@ -175,7 +181,8 @@ static bool mask_put(pu_shard_writer *w, const uint8_t *mask, size_t n) {
 
 static pu_err pub_document(pu_shard_writer *w, const int32_t *ids, size_t n, const uint8_t *mask, uint64_t id_hash,
                            pu_error *e) {
-  if (!words_push(&w->offsets, w->tokens) || !words_push(&w->ids, id_hash) || (w->o.mask && !mask_put(w, mask, n)))
+  if (!words_push(&w->offsets, w->tokens) || !words_push(&w->ids, id_hash) || (w->o.mask && !mask_put(w, mask, n)) ||
+      (w->o.domains && !pu_buf_append(&w->domains, &w->domain, sizeof w->domain)))
     return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the index", w->out.path);
   if (w->width == 4) return sink_put(&w->out, ids, n * sizeof *ids, e);
   uint16_t narrow[1024];
@@ -250,6 +257,7 @@ static pu_err file_begin(pu_shard_writer *w, pu_error *e) {
   w->tokens = 0;
   w->offsets.n = w->ids.n = 0;
   pu_buf_clear(&w->mask);
+  pu_buf_clear(&w->domains);
   return w->o.internevo ? PU_OK : pub_begin(w, e);
 }
 
@@ -278,6 +286,7 @@ pu_err pu_shard_writer_open(const char *dir, const pu_shard_writer_options *o, p
   w->out.buffer = malloc(OUT_BYTES);
   w->out.hash = XXH3_createState();
   pu_buf_init(&w->mask, PU_BUF_MAX);
+  pu_buf_init(&w->domains, PU_BUF_MAX);
   pu_err err = PU_OK;
   if (!w->dir || !w->name || !w->out.buffer || !w->out.hash) err = pu_fail(e, PU_ERR_NOMEM, "%s: no memory", dir);
   if (err == PU_OK) err = file_begin(w, e);
@@ -305,6 +314,7 @@ static pu_err add(pu_shard_writer *w, const int32_t *ids, size_t n, const uint8_
     PU_TRY(file_begin(w, e));
   }
   PU_TRY(w->o.internevo ? bin_document(w, ids, n, mask, e) : pub_document(w, ids, n, mask, id_hash, e));
+  w->last = w->tokens;
   w->tokens += n;
   return PU_OK;
 }
@@ -318,6 +328,15 @@ pu_err pu_shard_writer_add(pu_shard_writer *w, const int32_t *ids, size_t n, con
   return err;
 }
 
+void pu_shard_writer_domain(pu_shard_writer *w, uint16_t domain) {
+  w->domain = domain;
+}
+
+void pu_shard_writer_place(const pu_shard_writer *w, size_t *file, uint64_t *token) {
+  *file = w->files - 1;
+  *token = w->last;
+}
+
 static void writer_free(pu_shard_writer *w) {
   sink_drop(&w->out);
   for (size_t i = 0; i < w->files; i++) free(w->finished[i]);
@@ -327,6 +346,7 @@ static void writer_free(pu_shard_writer *w) {
   free(w->offsets.v);
   free(w->ids.v);
   pu_buf_deinit(&w->mask);
+  pu_buf_deinit(&w->domains);
   free(w->dir);
   free(w->name);
   free(w);

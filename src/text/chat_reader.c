@@ -43,8 +43,10 @@ struct pu_chat_reader {
   size_t looked;  /* from there on its end is looked for */
   call_scan scan; /* of held + inside */
   bool announced; /* its name was told */
-  size_t told;    /* of its arguments, from inside on */
+  size_t told;    /* of its arguments, or code, from inside on */
   char *name;
+  size_t line; /* of code, from inside on: where the end of the fence's line is looked for */
+  bool fenced; /* code began with a fence, which is none of it */
   bool failed; /* no memory */
 };
 
@@ -122,7 +124,8 @@ static void enter(pu_chat_reader *r, const call_form *form) {
   r->form = form;
   r->inside = r->looked = strlen(form->open);
   r->scan = (call_scan){0};
-  r->announced = false;
+  r->announced = r->fenced = false;
+  r->told = r->line = 0;
   r->begun = true;
 }
 
@@ -182,18 +185,6 @@ static bool is_object(const char *json, size_t n) {
   return good;
 }
 
-/* A block between fences, or code as it is. */
-static pu_str code_of(const char *text, size_t n) {
-  while (n && is_space(*text)) text++, n--;
-  while (n && is_space(text[n - 1])) n--;
-  pu_str s = pu_str_of(text, n);
-  if (s.len < 6 || memcmp(s.ptr, "```", 3) != 0 || memcmp(s.ptr + s.len - 3, "```", 3) != 0) return s;
-  const char *line = memchr(s.ptr, '\n', s.len), *end = s.ptr + s.len - 3;
-  if (line) s = pu_str_of(line + 1, (size_t)PU_MAX(end - (line + 1), (ptrdiff_t)0));
-  if (s.len && s.ptr[s.len - 1] == '\n') s.len--;
-  return s;
-}
-
 static void tell_arguments(pu_chat_reader *r, const char *name, pu_str arguments) {
   r->on_piece(r->arg, &(pu_chat_piece){.call = r->calls, .name = name, .arguments = arguments});
 }
@@ -244,6 +235,50 @@ static bool read_function(pu_chat_reader *r, size_t end, bool over) {
   return !over && s->state != CALL_CLOSED;
 }
 
+/* Does code begin in the n bytes of text, and where? A fence's line is none of it; until that line has ended there is
+ * no telling. */
+static bool code_begins(pu_chat_reader *r, const char *text, size_t n, bool over) {
+  static const char fence[] = "```";
+  size_t at = r->told;
+  while (at < n && is_space(text[at])) at++;
+  r->told = at;
+  size_t same = PU_MIN(n - at, strlen(fence));
+  if (memcmp(text + at, fence, same) != 0) return true;
+  r->line = PU_MAX(r->line, at);
+  const char *line = same < strlen(fence) ? NULL : memchr(text + r->line, '\n', n - r->line);
+  r->line = n;
+  r->fenced = line != NULL;
+  if (line) r->told = (size_t)(line + 1 - text);
+  return line || over;
+}
+
+/* Where code ends for certain: white space at its end is none of it, nor, where it began with a fence, are another one
+ * and the line's end before it. */
+static size_t code_ends(const pu_chat_reader *r, const char *text, size_t n, bool over) {
+  size_t end = n, fence = 0;
+  while (end > r->told && is_space(text[end - 1])) end--;
+  while (r->fenced && fence < 3 && fence < end - r->told && text[end - fence - 1] == '`') fence++;
+  if (fence == 0 || (fence < 3 && (over || end < n))) return end;
+  end -= fence;
+  return end > r->told && text[end - 1] == '\n' ? end - 1 : end;
+}
+
+/* A call of the interpreter, of which text to `end` is there. */
+static void read_code(pu_chat_reader *r, size_t end, bool over) {
+  const char *text = r->held.data + r->inside;
+  size_t n = end - r->inside;
+  if (!over && (r->flags & PU_CHAT_READ_WHOLE)) return;
+  bool begins = !r->announced;
+  if (begins && !code_begins(r, text, n, over)) return;
+  r->announced = true;
+  size_t certain = code_ends(r, text, n, over);
+  pu_str more = pu_str_of(text + r->told, certain - r->told);
+  r->told = certain;
+  if (begins || more.len)
+    r->on_piece(r->arg,
+                &(pu_chat_piece){.call = r->calls, .name = begins ? CODE : NULL, .arguments = more, .is_code = true});
+}
+
 /* True: go on with what follows; false: more text is needed. */
 static bool read_call(pu_chat_reader *r, bool last) {
   const char *close = r->form->close;
@@ -256,9 +291,7 @@ static bool read_call(pu_chat_reader *r, bool last) {
     end -= could_begin(b, r->inside, close);
   r->looked = end;
   if (r->form->is_code) {
-    if (!over) return false;
-    pu_str code = code_of(b->data + r->inside, end - r->inside);
-    r->on_piece(r->arg, &(pu_chat_piece){.call = r->calls, .name = CODE, .arguments = code, .is_code = true});
+    read_code(r, end, over);
   } else if (!read_function(r, end, over)) {
     refuse(r);
     return true;

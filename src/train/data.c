@@ -44,18 +44,13 @@ pu_err pu_train_data_open_ids(const pu_train_source *s, pu_arena *a, pu_train_da
 
 /* ---- shards and text ---- */
 
-static bool ends_with(const char *s, const char *end) {
-  size_t n = strlen(s), m = strlen(end);
-  return n >= m && strcmp(s + n - m, end) == 0;
-}
-
 pu_train_source pu_train_data_guess(const char *path) {
   static const struct {
     const char *ending;
     pu_source_type type;
   } endings[] = {{".txt", PU_SOURCE_TEXT}, {".md", PU_SOURCE_TEXT}, {".jsonl", PU_SOURCE_JSONL}};
   for (size_t i = 0; i < PU_COUNT(endings); i++)
-    if (ends_with(path, endings[i].ending)) return (pu_train_source){.type = endings[i].type, .path = path};
+    if (pu_ends_with(path, endings[i].ending)) return (pu_train_source){.type = endings[i].type, .path = path};
   return (pu_train_source){.type = PU_SOURCE_SHARDS, .path = path};
 }
 

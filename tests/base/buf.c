@@ -213,8 +213,17 @@ static void arenas_wrap_memory_they_never_touch(void **state) {
   pu_arena_free(a);
 }
 
+static void ends_are_compared(void **state) {
+  (void)state;
+  assert_true(pu_ends_with("a.json", ".json") && pu_ends_with(".json", ".json") && pu_ends_with("a", ""));
+  assert_false(pu_ends_with("json", ".json") || pu_ends_with("a.jsonl", ".json") || pu_ends_with("", "a"));
+  assert_true(pu_str_ends(pu_str_of("abc", 2), "b") && pu_str_ends((pu_str){0}, ""));
+  assert_false(pu_str_ends(pu_str_of("abc", 2), "c") || pu_str_ends((pu_str){0}, "c"));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
+      cmocka_unit_test(ends_are_compared),
       cmocka_unit_test(errors_are_one_line),
       cmocka_unit_test(checked_arithmetic_sees_overflow),
       cmocka_unit_test(buffers_grow_to_their_maximum),

@@ -1,25 +1,8 @@
 /* Every command's tables, and the program itself: output, exit status, words on standard error. */
 #include "src/cli/cli.h"
-#include "tests/test.h"
+#include "tests/shell.h"
 
 #include <stdlib.h>
-#include <sys/wait.h>
-
-static char out[1 << 16];
-
-/* Runs `puyu ARGS` in a shell, standard error with standard output; returns the exit status. */
-static int puyu(const char *args) {
-  char line[1024];
-  snprintf(line, sizeof line, "{ %s %s\n} 2>&1", PU_PROGRAM, args);
-  fflush(NULL);
-  FILE *p = popen(line, "r");
-  assert_non_null(p);
-  size_t n = fread(out, 1, sizeof out - 1, p);
-  out[n] = 0;
-  int status = pclose(p);
-  assert_true(WIFEXITED(status));
-  return WEXITSTATUS(status);
-}
 
 /* Keys that could not be written or told apart make a table wrong; so does a default that its own row refuses. */
 static void check_table(const char *name, const pu_option *table, size_t size, bool flags) {
@@ -58,10 +41,10 @@ static void every_table_is_sound(void **state) {
     for (size_t k = 0; k < i; k++) assert_string_not_equal(c->name, pu_command_all[k]->name);
     char line[200];
     snprintf(line, sizeof line, "%s --help", c->name);
-    assert_int_equal(puyu(line), 0);
+    assert_int_equal(puyu("%s", line), 0);
     assert_non_null(strstr(out, c->summary + 1)); /* the first letter becomes a capital */
     snprintf(line, sizeof line, "man %s", c->name);
-    assert_int_equal(puyu(line), 0);
+    assert_int_equal(puyu("%s", line), 0);
     assert_memory_equal(out, ".TH \"PUYU-", 10);
   }
 }
@@ -110,7 +93,7 @@ static void the_program_speaks(void **state) {
       {"completion bash | sleep 0.01", 0, ""}, /* a reader that went away is no reason for a message */
   };
   for (size_t i = 0; i < PU_COUNT(cases); i++) {
-    int status = puyu(cases[i].args);
+    int status = puyu("%s", cases[i].args);
     const char *more = strstr(cases[i].says, "…");
     size_t n = more ? (size_t)(more - cases[i].says) : strlen(cases[i].says) + 1;
     if (status != cases[i].status || strncmp(out, cases[i].says, n) != 0)
@@ -127,10 +110,10 @@ static void groups_list_their_commands(void **state) {
     snprintf(group, sizeof group, "%.*s", (int)(space - name), name);
     assert_true(pu_cli_is_group(group));
     if (pu_cli_find(group)) continue; /* a command of its own as well */
-    assert_int_equal(puyu(group), 0);
+    assert_int_equal(puyu("%s", group), 0);
     assert_non_null(strstr(out, name));
     strcat(group, " qqqqqqq");
-    assert_int_equal(puyu(group), 2);
+    assert_int_equal(puyu("%s", group), 2);
   }
 }
 
@@ -143,7 +126,7 @@ static void the_completion_is_bash(void **state) {
            " COMP_WORDS=(puyu man --i); COMP_CWORD=2; _puyu; echo ${COMPREPLY[*]};"
            " COMP_WORDS=(puyu man gen); COMP_CWORD=2; _puyu; echo ${COMPREPLY[*]}'",
            PU_PROGRAM);
-  int status = puyu(line);
+  int status = puyu("%s", line);
   if (status == 77) skip();
   assert_int_equal(status, 0);
   assert_string_equal(out, "version\n--into\ngenerate\n");

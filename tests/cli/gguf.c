@@ -1,18 +1,18 @@
 /* GGUF from outside: convert there and back, inspect, generate. */
-#include "tests/test.h"
+#include "tests/shell.h"
 
 #include <stdlib.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "puyu/text.h"
 
 #define MINI PU_FIXTURES "/hf-mini"
 
-static char folder[] = "/tmp/puyu-cli-gguf-XXXXXX", out[1 << 16];
+static char folder[] = "/tmp/puyu-cli-gguf-XXXXXX";
 
 static int make_folder(void **state) {
   (void)state;
+  shell_folder = folder;
   return mkdtemp(folder) ? 0 : -1;
 }
 
@@ -26,28 +26,6 @@ static const char *in_folder(const char *name) {
   static char path[300];
   snprintf(path, sizeof path, "%s/%s", folder, name);
   return path;
-}
-
-/* Runs puyu in the test's folder; its words, of both kinds, are in `out`. */
-static int puyu(const char *fmt, ...) PU_PRINTF(1, 2);
-static int puyu(const char *fmt, ...) {
-  char args[2000], line[3000];
-  va_list ap;
-  va_start(ap, fmt);
-  vsnprintf(args, sizeof args, fmt, ap);
-  va_end(ap);
-  snprintf(line, sizeof line, "cd %s && { %s %s\n} 2>&1", folder, PU_PROGRAM, args);
-  fflush(NULL);
-  FILE *p = popen(line, "r");
-  assert_non_null(p);
-  out[fread(out, 1, sizeof out - 1, p)] = 0;
-  int status = pclose(p);
-  assert_true(WIFEXITED(status));
-  return WEXITSTATUS(status);
-}
-
-static void says(const char *text) {
-  if (!strstr(out, text)) fail_msg("no \"%s\" in: %s", text, out);
 }
 
 static void does(int status) {

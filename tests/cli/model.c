@@ -1,20 +1,20 @@
 /* puyu logits, init, convert and inspect, from outside. */
 #include "src/cli/cli.h"
-#include "tests/test.h"
+#include "tests/shell.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include "puyu/model.h"
 
 #define MINI PU_FIXTURES "/hf-mini"
 
-static char folder[] = "/tmp/puyu-model-XXXXXX", out[1 << 16];
+static char folder[] = "/tmp/puyu-model-XXXXXX";
 
 static int make_folder(void **state) {
   (void)state;
+  shell_folder = folder;
   return mkdtemp(folder) ? 0 : -1;
 }
 
@@ -28,29 +28,6 @@ static bool exists(const char *name) {
   char path[300];
   snprintf(path, sizeof path, "%s/%s", folder, name);
   return pu_path_exists(path);
-}
-
-/* Runs puyu in the test's folder; its words, of both kinds, are in `out`. */
-static int puyu(const char *fmt, ...) PU_PRINTF(1, 2);
-static int puyu(const char *fmt, ...) {
-  char args[2000], line[3000];
-  va_list ap;
-  va_start(ap, fmt);
-  vsnprintf(args, sizeof args, fmt, ap);
-  va_end(ap);
-  snprintf(line, sizeof line, "cd %s && { %s %s\n} 2>&1", folder, PU_PROGRAM, args);
-  fflush(NULL);
-  FILE *p = popen(line, "r");
-  assert_non_null(p);
-  size_t n = fread(out, 1, sizeof out - 1, p);
-  out[n] = 0;
-  int status = pclose(p);
-  assert_true(WIFEXITED(status));
-  return WEXITSTATUS(status);
-}
-
-static void says(const char *text) {
-  if (!strstr(out, text)) fail_msg("no \"%s\" in: %s", text, out);
 }
 
 static void check_logits(const char *file, const char *expected, double bound) {
@@ -110,15 +87,15 @@ static void wrong_tokens_are_refused(void **state) {
 static void a_stop_leaves_nothing(void **state) {
   (void)state;
   static const char line[] =
-      "init --shape puyu-25m --out big --threads 1 & P=$!; while [ ! -e big/.made.tmp ]; do sleep 0.01; done; "
+      "init --shape puyu-25m --out big --threads 1 & P=$!; while [ ! -e big.making ]; do sleep 0.01; done; "
       "kill -TERM $P; wait $P";
   assert_int_equal(puyu("%s", line), 1);
   says("stopped; nothing was written");
-  assert_false(exists("big"));
+  assert_false(exists("big") || exists("big.making"));
   assert_int_equal(puyu("version; mkdir big; echo {} >big/generation_config.json"), 0);
   assert_int_equal(puyu("%s", line), 1);
   assert_true(exists("big/generation_config.json"));
-  assert_false(exists("big/.made.tmp") || exists("big/config.json"));
+  assert_false(exists("big.making") || exists("big/config.json"));
 }
 
 /* What is named by mistake: a run for its checkpoint, a family that is none, a folder where something else lies. */
@@ -135,7 +112,7 @@ static void mistakes_are_named(void **state) {
   assert_int_equal(puyu("convert other tokx"), 2);
   says("tokx/merges.txt: would be replaced");
   assert_int_equal(puyu("convert other tokx --force && cmp other/merges.txt tokx/merges.txt"), 0);
-  assert_false(exists("tokx/.made.tmp"));
+  assert_false(exists("tokx.making"));
   assert_int_equal(puyu("convert other run/step-000005/ --force"), 2);
   says("would be a checkpoint of the training run run/");
   assert_int_equal(puyu("init --shape puyu-2m --out run/step-000005"), 2);
@@ -223,7 +200,7 @@ static void failed_writes_leave_no_model(void **state) {
   assert_int_equal(puyu("%s convert " MINI "/internlm2-tiny full", limit), 1);
   says("cannot write");
   assert_true(exists("full/merges.txt"));
-  assert_false(exists("full/config.json") || exists("full/.made.tmp"));
+  assert_false(exists("full/config.json") || exists("full.making"));
 }
 
 static void help_names_all_shapes(void **state) {

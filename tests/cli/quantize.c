@@ -1,35 +1,12 @@
 /* puyu quantize from outside: a model that the test makes becomes one of few bits, which the engine loads; what cannot
  * be done says so and leaves nothing behind. */
-#include "puyu/model.h"
-#include "tests/test.h"
+#include "puyu/engine.h"
+#include "tests/shell.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 
-static char folder[] = "/tmp/puyu-quantise-XXXXXX", out[1 << 16];
-
-/* Runs a shell line in the folder; `puyu` is the program; both kinds of its words are in `out`. */
-static int shell(const char *fmt, ...) PU_PRINTF(1, 2);
-static int shell(const char *fmt, ...) {
-  char args[2000], line[3000];
-  va_list ap;
-  va_start(ap, fmt);
-  vsnprintf(args, sizeof args, fmt, ap);
-  va_end(ap);
-  snprintf(line, sizeof line, "cd %s && puyu() { %s \"$@\"; } && { %s\n} 2>&1", folder, PU_PROGRAM, args);
-  fflush(NULL);
-  FILE *p = popen(line, "r");
-  assert_non_null(p);
-  out[fread(out, 1, sizeof out - 1, p)] = 0;
-  int status = pclose(p);
-  assert_true(WIFEXITED(status));
-  return WEXITSTATUS(status);
-}
-
-static void says(const char *text) {
-  if (!strstr(out, text)) fail_msg("no \"%s\" in: %s", text, out);
-}
+static char folder[] = "/tmp/puyu-quantise-XXXXXX";
 
 static bool exists(const char *name) {
   char path[300];
@@ -68,6 +45,7 @@ static bool make_model(int64_t vocab) {
 static int set_up(void **state) {
   (void)state;
   if (!mkdtemp(folder)) return -1;
+  shell_folder = folder;
   if (shell("puyu data synth --out d --documents 300 --seed 1 && cp d/train.jsonl t.jsonl && "
             "puyu tokenizer train --out m --vocab-size 400 t.jsonl") == 0 &&
       make_model(400))
@@ -122,7 +100,7 @@ static void each_method_makes_a_model(void **state) {
     assert_true(number(j, "bits_a_weight") < (strstr(runs[i], "8") ? 8.6 : 4.6));
     assert_true(number(j, "bytes_after") < 0.6 * number(j, "bytes_before"));
     assert_true(exists("q/tokenizer.json") && exists("q/config.json") && !exists("q/part"));
-    assert_true(!exists("q.quantize-tmp") && !exists("q.quantize-old"));
+    assert_false(exists("q.making"));
     check_plain();
     json_decref(j);
     json_decref(file);
@@ -145,6 +123,45 @@ static void a_seed_makes_the_same_files(void **state) {
   assert_string_not_equal(out, first);
 }
 
+/* m with a tensor more, or one less. */
+static void change_tensors(const char *dir, bool more) {
+  char path[300];
+  const float value = 1;
+  pu_safetensors *st;
+  pu_error e;
+  snprintf(path, sizeof path, "%s/m/model.safetensors", folder);
+  assert_ok(pu_safetensors_open(path, &st, &e), &e);
+  size_t all = pu_safetensors_count(st), n = 0;
+  pu_st_source *list = calloc(all + 1, sizeof *list);
+  for (size_t i = 0; i < all; i++) {
+    const pu_st_tensor *t = pu_safetensors_at(st, i);
+    if (!more && strcmp(t->name, "model.norm.weight") == 0) continue;
+    list[n] = (pu_st_source){.name = t->name, .dtype = t->dtype, .ndim = t->ndim, .data = t->data};
+    memcpy(list[n++].shape, t->shape, sizeof t->shape);
+  }
+  if (more) list[n++] = (pu_st_source){"model.extra", PU_F32, 1, {1}, &value, NULL, NULL};
+  snprintf(path, sizeof path, "%s/%s/model.safetensors", folder, dir);
+  assert_ok(pu_safetensors_write(path, list, n, NULL, &e), &e);
+  assert_int_equal(n, more ? all + 1 : all - 1);
+  pu_safetensors_close(st);
+  free(list);
+}
+
+static void every_method_is_told_of(void **state) {
+  (void)state;
+  const pu_quantize_method *m;
+  assert_int_equal(puyu("quantize --help"), 0);
+  for (size_t i = 0; (m = pu_quantize_method_at(i)); i++) {
+    says(m->name);
+    says(m->summary);
+  }
+  says("awq|gptq|rtn|w8a8");
+  pu_quantize_options o = {.method = "foo"};
+  pu_error e;
+  assert_int_equal(pu_quantize_check("m", &o, &e), PU_ERR_USAGE);
+  assert_string_equal(e.msg, "foo: no such method; there are awq, gptq, rtn, w8a8");
+}
+
 static void what_cannot_be_done_says_so(void **state) {
   (void)state;
   static const struct {
@@ -159,23 +176,28 @@ static void what_cannot_be_done_says_so(void **state) {
                {"m x --calib nothing.txt --group 64", "nothing.txt", 1},
                {"m x.gguf --method rtn", "puyu convert", 2},
                {"m m --method rtn --force", "the same folder", 2},
-               {"m q --method rtn --group 64", "is there already", 2},
-               {"m d --method rtn --group 64 --force", "is no model", 2},
+               {"m q --method rtn --group 64", "there is a model already", 2},
+               {"m x --method foo", "is not one of awq, gptq, rtn, w8a8", 2},
+               {"m t.jsonl --method rtn --group 64", "t.jsonl: is no folder", 2},
+               {"more x --method rtn --group 64", "'model.extra' belongs to nothing in family internlm2", 1},
+               {"less x --method rtn --group 64", "'model.norm.weight' [64] is missing", 1},
                {"q x --method rtn --group 64", "quantised already", 1},
                {"n x --calib t.jsonl --group 64", "no tokenizer", 1},
                {"nowhere x --method rtn", "nowhere", 1}};
-  assert_int_equal(shell("echo a few words >short.txt; cp -r m n; rm n/token*"), 0);
+  assert_int_equal(shell("echo a few words >short.txt; cp -r m n; rm n/token*; cp -r m more; cp -r m less"), 0);
+  change_tensors("more", true);
+  change_tensors("less", false);
   for (size_t i = 0; i < PU_COUNT(cases); i++) {
     int status = shell("puyu quantize %s", cases[i].args);
     says(cases[i].text);
     if (status != cases[i].status) fail_msg("%s: status %d, %s", cases[i].args, status, out);
-    assert_true(!exists("x") && !exists("x.quantize-tmp"));
+    assert_true(!exists("x") && !exists("x.making") && !exists("t.jsonl.making"));
   }
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(each_method_makes_a_model),
-                                     cmocka_unit_test(a_seed_makes_the_same_files),
-                                     cmocka_unit_test(what_cannot_be_done_says_so)};
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(each_method_makes_a_model), cmocka_unit_test(a_seed_makes_the_same_files),
+      cmocka_unit_test(every_method_is_told_of), cmocka_unit_test(what_cannot_be_done_says_so)};
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

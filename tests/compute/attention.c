@@ -400,6 +400,90 @@ static void test_paged_long(void **state) {
       }
 }
 
+/* One sequence that grows in the given chunks, its cache full of zeros before. Returns all outputs. */
+static pu_tensor *run_chunks(const shape *s, pu_isa isa, const pu_tensor *qkv, const int *chunk, int n) {
+  const int64_t tokens = qkv->shape[0], blocks = (tokens + s->block - 1) / s->block;
+  const int64_t row = pu_kv_row(s->k_bits, s->head_dim);
+  pu_tensor *kv[2], *out = matrix(s->dtype, tokens, s->heads * s->head_dim, s->heads * s->head_dim);
+  for (int v = 0; v < 2; v++) {
+    kv[v] = matrix(s->k_bits ? PU_U8 : s->kv_dtype, blocks * s->kv_heads * s->block, row, row);
+    memset(kv[v]->data, 0, pu_tensor_bytes(kv[v]));
+  }
+  int32_t *table = calloc((size_t)blocks, sizeof *table), at = 0;
+  assert_non_null(table);
+  for (int b = 0; b < blocks; b++) table[b] = b;
+  pu_backend *be = open_cpu(1, isa);
+  for (int i = 0; at < tokens; at += chunk[i++ % n]) {
+    int32_t cu[2] = {0, (int32_t)PU_MIN(chunk[i % n], tokens - at)}, len = at + cu[1];
+    pu_seqs seqs = {.n = 1, .tokens = cu[1], .max_len = cu[1], .cu = cu};
+    pu_tensor in = *qkv, to = *out;
+    in.shape[0] = to.shape[0] = cu[1];
+    in.data = (char *)in.data + (size_t)(at * in.stride[0]) * pu_dtype_size(s->dtype);
+    to.data = (char *)to.data + (size_t)(at * to.stride[0]) * pu_dtype_size(s->dtype);
+    pu_kv cache = {.k = kv[0],
+                   .v = kv[1],
+                   .k_bits = s->k_bits,
+                   .v_bits = s->v_bits,
+                   .block = s->block,
+                   .table = table,
+                   .table_stride = (int32_t)blocks,
+                   .len = &len};
+    pu_attention_paged_args a = {.qkv = &in,
+                                 .out = &to,
+                                 .seqs = &seqs,
+                                 .kv = &cache,
+                                 .heads = s->heads,
+                                 .kv_heads = s->kv_heads,
+                                 .head_dim = s->head_dim,
+                                 .window = s->window,
+                                 .scale = 1.0f / sqrtf((float)s->head_dim)};
+    pu_error e;
+    if (be->forward[PU_OP_attention_paged](be, &a, &e) != PU_OK) fail_msg("%s", e.msg);
+  }
+  be->close(be);
+  free(table);
+  matrix_free(kv[0]);
+  matrix_free(kv[1]);
+  return out;
+}
+
+/* A token's output to the bit, however the tokens are divided: among five and more of a sequence, and up to four. */
+static void test_chunks(void **state) {
+  (void)state;
+  static const int whole[] = {1000}, many[][3] = {{5, 5, 5}, {7, 100, 33}, {128, 16, 129}, {31, 6, 300}};
+  static const int one[] = {1}, few[][3] = {{4, 4, 4}, {3, 1, 2}};
+  pu_rng r;
+  pu_rng_seed(&r, 21);
+  for (int i = 0; i < (PU_TSAN ? 2 : 12); i++) {
+    shape s = {.heads = 4,
+               .kv_heads = 2,
+               .head_dim = i % 3 ? 40 : 64,
+               .window = i % 4 < 2 ? 0 : 1 + below(&r, 200),
+               .block = 16,
+               .k_bits = i / 4 * 4,
+               .v_bits = i / 4 * 4,
+               .dtype = i % 2 ? PU_BF16 : PU_F32};
+    s.kv_dtype = s.dtype;
+    pu_tensor *qkv = matrix(s.dtype, 5 * (20 + below(&r, 60)), 8 * s.head_dim, 8 * s.head_dim);
+    fill(qkv, &r, 3.0f); /* scores that pass each other by much */
+    for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++) {
+      pu_tensor *all = run_chunks(&s, isa, qkv, whole, 1), *each = run_chunks(&s, isa, qkv, one, 1);
+      assert_near(each, all, 0, all->shape[1], s.dtype, "token by token");
+      for (size_t c = 0; c < PU_COUNT(many) + PU_COUNT(few); c++) {
+        const bool short_ones = c >= PU_COUNT(many);
+        pu_tensor *parts = run_chunks(&s, isa, qkv, short_ones ? few[c - PU_COUNT(many)] : many[c], 3);
+        /* The last chunk of the longer ones may be short. */
+        parts->shape[0] -= short_ones ? 0 : 4;
+        assert_same(parts, short_ones ? each : all, pu_isa_name(isa));
+        matrix_free(parts);
+      }
+      matrix_free(all);
+      matrix_free(each);
+    }
+    matrix_free(qkv);
+  }
+}
+
 /* ---- rows in few bits --------------------------------------------------------------------------- */
 
 /* Each value comes back within half a step, and what f16's rounding of scale and low adds to that. */
@@ -454,7 +538,7 @@ int main(void) {
       cmocka_unit_test(test_training_random),   cmocka_unit_test(test_training_long),
       cmocka_unit_test(test_large_scores),      cmocka_unit_test(test_paged_random),
       cmocka_unit_test(test_paged_long),        cmocka_unit_test(test_few_bits),
-      cmocka_unit_test(test_few_bits_extremes),
+      cmocka_unit_test(test_few_bits_extremes), cmocka_unit_test(test_chunks),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

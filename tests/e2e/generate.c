@@ -1,23 +1,12 @@
 /* The program's generate and chat: what scripts rely on. */
 #include "puyu/model.h"
-#include "tests/test.h"
+#include "tests/shell.h"
 
 #include <stdlib.h>
-#include <sys/wait.h>
 
-static char out[1 << 16];
-
-/* Runs a shell line with standard error left out; returns the exit status. */
-static int shell(const char *line) {
-  char all[2048];
-  snprintf(all, sizeof all, "{ %s\n} 2>/dev/null", line);
-  fflush(NULL);
-  FILE *p = popen(all, "r");
-  assert_non_null(p);
-  out[fread(out, 1, sizeof out - 1, p)] = 0;
-  int status = pclose(p);
-  assert_true(WIFEXITED(status));
-  return WEXITSTATUS(status);
+/* With standard error left out. */
+static int answer(const char *line) {
+  return shell("{ %s\n} 2>/dev/null", line);
 }
 
 #define MODEL PU_FIXTURES "/hf-mini/internlm2-tiny"
@@ -44,7 +33,7 @@ static void ids_on_a_line(void **state) {
   char line[1024];
   expected(want);
   prompt_line(line, sizeof line, want, "--ignore-eos --max-tokens 32 --output ids");
-  assert_int_equal(shell(line), 0);
+  assert_int_equal(answer(line), 0);
   char *at = out;
   for (int i = GIVEN; i < TOTAL; i++) assert_int_equal(strtol(at, &at, 10), want[i]);
   assert_string_equal(at, "\n");
@@ -60,7 +49,7 @@ static void in_few_bits(void **state) {
   for (size_t i = 0; i < PU_COUNT(quants); i++) {
     snprintf(flags, sizeof flags, "--ignore-eos --max-tokens 32 --output ids --quant %s", quants[i]);
     prompt_line(line, sizeof line, want, flags);
-    assert_int_equal(shell(line), 0);
+    assert_int_equal(answer(line), 0);
     char *at = out;
     for (int k = GIVEN; k < TOTAL; k++) {
       long id = strtol(at, &at, 10);
@@ -73,13 +62,13 @@ static void in_few_bits(void **state) {
   snprintf(kept, sizeof kept,
            "d=$(mktemp -d); %s --weights-cache $d >/dev/null; %s --weights-cache $d; ls $d | wc -l; rm -r $d", line,
            line);
-  assert_int_equal(shell(kept), 0);
+  assert_int_equal(answer(kept), 0);
   assert_memory_equal(out, first, strlen(first));
   assert_string_equal(out + strlen(first), "1\n");
-  assert_int_equal(shell(PU_PROGRAM " bench decode --shape puyu-2m --quant q4 --tokens 2 --rounds 1 --json"), 0);
+  assert_int_equal(answer(PU_PROGRAM " bench decode --shape puyu-2m --quant q4 --tokens 2 --rounds 1 --json"), 0);
   assert_non_null(strstr(out, "\"shape\": \"puyu-2m\", \"dtype\": \"bf16\", \"quant\": \"q4\""));
-  assert_int_equal(shell("d=$(mktemp -d) && " PU_PROGRAM " convert " MODEL " $d/m.gguf --dtype q8_0 && " PU_PROGRAM
-                         " bench prefill --gguf $d/m.gguf --seq 16 --rounds 1 --json; r=$?; rm -r $d; exit $r"),
+  assert_int_equal(answer("d=$(mktemp -d) && " PU_PROGRAM " convert " MODEL " $d/m.gguf --dtype q8_0 && " PU_PROGRAM
+                          " bench prefill --gguf $d/m.gguf --seq 16 --rounds 1 --json; r=$?; rm -r $d; exit $r"),
                    0);
   assert_non_null(strstr(out, "\"quant\": \"file\""));
 }
@@ -92,7 +81,7 @@ static void json_says_it_all(void **state) {
   pu_error e;
   expected(want);
   prompt_line(line, sizeof line, want, "--ignore-eos --max-tokens 5 --output json");
-  assert_int_equal(shell(line), 0);
+  assert_int_equal(answer(line), 0);
   assert_ok(pu_json_parse("output", pu_str_c(out), &j, &e), &e);
   const json_t *ids = json_object_get(j, "ids"), *prompt = json_object_get(j, "prompt_ids");
   assert_int_equal(json_array_size(prompt), GIVEN);
@@ -123,7 +112,7 @@ static void mistakes_have_statuses(void **state) {
   for (size_t i = 0; i < PU_COUNT(cases); i++) {
     char line[1024];
     snprintf(line, sizeof line, PU_PROGRAM " %s", cases[i].args);
-    int status = shell(line);
+    int status = answer(line);
     if (status != cases[i].status) fail_msg("puyu %s: status %d, not %d", cases[i].args, status, cases[i].status);
     assert_string_equal(out, "");
   }
@@ -140,11 +129,11 @@ static void an_open_turn_is_sent(void **state) {
            "cd %s && echo one two one two user assistant >t.txt && P=" PU_PROGRAM
            " && $P tokenizer train --out m --vocab-size 264 t.txt && $P init --shape puyu-2m --vocab-size 264 --out m",
            dir);
-  assert_int_equal(shell(line), 0);
+  assert_int_equal(answer(line), 0);
   for (size_t i = 0; i < PU_COUNT(turns); i++) {
     snprintf(line, sizeof line, "printf '%s' | " PU_PROGRAM " chat %s/m --max-tokens 9 --temperature 0 --threads 1",
              turns[i], dir);
-    assert_int_equal(shell(line), 0);
+    assert_int_equal(answer(line), 0);
     assert_true(strlen(out) > 1);
     if (i > 0) assert_string_equal(out, want);
     strcpy(want, out);
@@ -177,11 +166,11 @@ static void the_answer_fits(void **state) {
       "echo '{\"type\":\"object\",\"properties\":{\"c\":{\"enum\":[\"red\",\"blue\"]}},\"required\":[\"c\"]}' "
       ">s.json",
       dir);
-  assert_int_equal(shell(line), 0);
+  assert_int_equal(answer(line), 0);
   for (size_t i = 0; i < PU_COUNT(cases); i++) {
     snprintf(line, sizeof line, "cd %s && " PU_PROGRAM " generate m --prompt one --temperature 1 --threads 1 %s", dir,
              cases[i].flags);
-    assert_int_equal(shell(line), cases[i].status);
+    assert_int_equal(answer(line), cases[i].status);
     if (cases[i].says && strncmp(out, cases[i].says, strlen(cases[i].says)) != 0)
       fail_msg("%s: %s", cases[i].flags, out);
     if (cases[i].says) continue;
@@ -202,7 +191,7 @@ static void the_benchmarks_run(void **state) {
     json_t *j;
     pu_error e;
     snprintf(line, sizeof line, PU_PROGRAM " bench %s --shape puyu-2m --seq 40 --batch 2 --rounds 1 --json", kinds[i]);
-    assert_int_equal(shell(line), 0);
+    assert_int_equal(answer(line), 0);
     assert_ok(pu_json_parse("output", pu_str_c(out), &j, &e), &e);
     assert_string_equal(json_string_value(json_object_get(j, "bench")), kinds[i]);
     assert_true(json_number_value(json_object_get(j, "tok_per_s")) > 0);

@@ -1,31 +1,12 @@
 /* puyu ppl, generate --prompts and guesses, from outside, against the engine asked one thing at a time. */
 #include "puyu/engine.h"
-#include "tests/test.h"
+#include "tests/shell.h"
 
 #include <math.h>
 #include <stdlib.h>
-#include <sys/wait.h>
 
-static char folder[] = "/tmp/puyu-ppl-XXXXXX", out[1 << 18];
+static char folder[] = "/tmp/puyu-ppl-XXXXXX";
 static const char text[] = "one two one two user assistant; two one assistant one\nuser two: one, one, two\nassistant!";
-
-/* Runs a shell line in the folder; both kinds of its words are in `out`. */
-static int shell(const char *fmt, ...) PU_PRINTF(1, 2);
-static int shell(const char *fmt, ...) {
-  char args[1000], line[1300];
-  va_list ap;
-  va_start(ap, fmt);
-  vsnprintf(args, sizeof args, fmt, ap);
-  va_end(ap);
-  snprintf(line, sizeof line, "cd %s && { %s\n} 2>&1", folder, args);
-  fflush(NULL);
-  FILE *p = popen(line, "r");
-  assert_non_null(p);
-  out[fread(out, 1, sizeof out - 1, p)] = 0;
-  int status = pclose(p);
-  assert_true(WIFEXITED(status));
-  return WEXITSTATUS(status);
-}
 
 static pu_engine *engine(pu_kv_type type) {
   pu_engine *en;
@@ -40,6 +21,7 @@ static pu_engine *engine(pu_kv_type type) {
 static int set_up(void **state) {
   (void)state;
   if (!mkdtemp(folder)) return -1;
+  shell_folder = folder;
   if (shell("printf '%s' >t.txt && " PU_PROGRAM " tokenizer train --out m --vocab-size 280 t.txt && " PU_PROGRAM
             " init --shape puyu-2m --vocab-size 280 --out m --threads 1",
             text) == 0)

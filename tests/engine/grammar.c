@@ -618,6 +618,25 @@ static void ambiguity_is_bearable(void **state) {
   }
 }
 
+/* The ways to read some texts grow with each byte: at some point that is said, and told apart from what does not fit.
+ */
+static void giving_up_is_said(void **state) {
+  (void)state;
+  pu_grammar *g = compile(BN, "root ::= (expr \"=\" expr \"\\n\")+\nexpr ::= expr [-+] num | num\n"
+                              "num ::= (expr \"=\" expr [^x] .)?");
+  pu_grammar_state *s;
+  pu_error e;
+  int taken = 0;
+  assert_ok(pu_grammar_start(g, &s, &e), &e);
+  assert_false(pu_grammar_accept_text(s, pu_str_c("x")));
+  assert_false(pu_grammar_gave_up(s));
+  while (taken < 1000 && pu_grammar_accept_text(s, pu_str_c("="))) taken++;
+  assert_in_range(taken, 2, 999);
+  assert_true(pu_grammar_gave_up(s));
+  pu_grammar_state_free(s);
+  pu_grammar_free(g);
+}
+
 /* Copies go their own ways; what does not fit changes nothing. */
 static void states_are_copied(void **state) {
   (void)state;
@@ -787,6 +806,7 @@ int main(void) {
                                      cmocka_unit_test(walks_make_valid_documents),
                                      cmocka_unit_test(depth_has_a_limit),
                                      cmocka_unit_test(ambiguity_is_bearable),
+                                     cmocka_unit_test(giving_up_is_said),
                                      cmocka_unit_test(states_are_copied),
                                      cmocka_unit_test(answers_fit),
                                      cmocka_unit_test(answers_end)};

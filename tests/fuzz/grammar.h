@@ -51,7 +51,10 @@ static inline void fuzz_walk(const pu_grammar *g, uint64_t seed) {
     for (int32_t id = 0; id < FUZZ_IDS; id++)
       if ((bits[id / 64] >> (id % 64) & 1) && pu_rng_below(&r, (uint64_t)++allowed) == 0) chosen = id;
     if (chosen < 0) break; /* only where too many ways are open at once */
-    must(pu_grammar_accept(s, chosen));
+    if (!pu_grammar_accept(s, chosen)) {
+      must(pu_grammar_gave_up(s));
+      break;
+    }
   }
   pu_grammar_state_free(s);
 }

@@ -234,7 +234,7 @@ static void base_may_be_a_gguf_file(void **state) {
   pu_model *m = plain("llama3-tiny", *state), *other;
   pu_adapter *a = new_adapter(m, 0, 4, 2);
   snprintf(path, sizeof path, "%s/base.gguf", folder);
-  assert_ok(pu_model_save_gguf(m, path, pu_gguf_type_named("f32"), NULL, &e), &e);
+  assert_ok(pu_model_save_gguf(m, path, pu_gguf_type_named("f32"), NULL, NULL, &e), &e);
   assert_ok(pu_model_load(path, *state, &(pu_model_options){.dtype = PU_F32}, &other, &e), &e);
   pu_adapter *b = load(save(a, "gguf", dir), other);
   input in;

@@ -355,7 +355,7 @@ static void models_come_out_as_they_went_in(void **state) {
     pu_error e;
     snprintf(from, sizeof from, PU_FIXTURES "/hf-mini/%s", families[i]);
     pu_model *m = load(from, *state);
-    pu_err err = pu_model_save_gguf(m, in_folder("m.gguf"), pu_gguf_type_named("f32"), NULL, &e);
+    pu_err err = pu_model_save_gguf(m, in_folder("m.gguf"), pu_gguf_type_named("f32"), NULL, NULL, &e);
     if (err == PU_ERR_UNSUPPORTED) {
       assert_non_null(strstr(e.msg, "GGUF has no architecture for the family"));
       print_message("skipped: %s\n", e.msg);
@@ -388,7 +388,7 @@ static void yarn_comes_out_as_it_went_in(void **state) {
                                   .beta_slow = exact ? 1 : 2,
                                   .attention_factor = exact ? 1.138629436111989 : 1.5,
                                   .exact_range = exact};
-    assert_ok(pu_model_save_gguf(m, in_folder("yarn.gguf"), pu_gguf_type_named("f32"), NULL, &e), &e);
+    assert_ok(pu_model_save_gguf(m, in_folder("yarn.gguf"), pu_gguf_type_named("f32"), NULL, NULL, &e), &e);
     assert_ok(pu_gguf_open(in_folder("yarn.gguf"), &g, &e), &e);
     assert_non_null(pu_gguf_meta_find(g, "llama.rope.scaling.attn_factor"));
     assert_non_null(pu_gguf_meta_find(g, "llama.rope.scaling.original_context_length"));
@@ -416,7 +416,7 @@ static void rows_of_heads_lie_as_llama_cpp_wants_them(void **state) {
     snprintf(from, sizeof from, PU_FIXTURES "/hf-mini/%s", cases[i].fixture);
     pu_model *m = load(from, *state);
     const pu_hparams *hp = &m->hp;
-    assert_ok(pu_model_save_gguf(m, in_folder("rows.gguf"), pu_gguf_type_named("f32"), NULL, &e), &e);
+    assert_ok(pu_model_save_gguf(m, in_folder("rows.gguf"), pu_gguf_type_named("f32"), NULL, NULL, &e), &e);
     assert_ok(pu_gguf_open(in_folder("rows.gguf"), &g, &e), &e);
     for (int part = 0; part < 2; part++) { /* q, k */
       const float *file = pu_gguf_find(g, part ? "blk.1.attn_k.weight" : "blk.1.attn_q.weight")->data;
@@ -459,7 +459,7 @@ static void quantised_models_are_near(void **state) {
     const char *type = cases[i / 2].type;
     snprintf(from, sizeof from, PU_FIXTURES "/hf-mini/%s", models[i % 2]);
     pu_model *m = load(from, *state);
-    assert_ok(pu_model_save_gguf(m, in_folder("q.gguf"), pu_gguf_type_named(type), NULL, &e), &e);
+    assert_ok(pu_model_save_gguf(m, in_folder("q.gguf"), pu_gguf_type_named(type), NULL, NULL, &e), &e);
     pu_model *again = load(in_folder("q.gguf"), *state);
     double d = distance(m, again);
     if (d < cases[i / 2].least || d > cases[i / 2].most) fail_msg("%s %s: %g away", models[i % 2], type, d);
@@ -478,7 +478,8 @@ static void quantised_models_are_near(void **state) {
   }
   pu_error e;
   pu_model *m = load(PU_FIXTURES "/hf-mini/llama3-tiny", *state);
-  assert_int_equal(pu_model_save_gguf(m, in_folder("no.gguf"), pu_gguf_type_named("q6_K"), NULL, &e), PU_ERR_USAGE);
+  assert_int_equal(pu_model_save_gguf(m, in_folder("no.gguf"), pu_gguf_type_named("q6_K"), NULL, NULL, &e),
+                   PU_ERR_USAGE);
   pu_model_free(m);
 }
 
@@ -548,7 +549,7 @@ static void experts_may_stand_one_by_one(void **state) {
   pu_gguf *g;
   char other[300];
   pu_model *m = load(PU_FIXTURES "/hf-mini/mixtral-tiny", *state);
-  assert_ok(pu_model_save_gguf(m, in_folder("all.gguf"), pu_gguf_type_named("f32"), NULL, &e), &e);
+  assert_ok(pu_model_save_gguf(m, in_folder("all.gguf"), pu_gguf_type_named("f32"), NULL, NULL, &e), &e);
   assert_ok(pu_gguf_open(in_folder("all.gguf"), &g, &e), &e);
   snprintf(other, sizeof other, "%s", in_folder("each.gguf"));
   write_otherwise(g, other, NULL, NULL);
@@ -565,7 +566,7 @@ static void blocks_across_rows_are_refused(void **state) {
   pu_gguf *g;
   char other[300];
   pu_model *m = load(PU_FIXTURES "/hf-mini/internlm1-tiny", *state);
-  assert_ok(pu_model_save_gguf(m, in_folder("all.gguf"), pu_gguf_type_named("f32"), NULL, &e), &e);
+  assert_ok(pu_model_save_gguf(m, in_folder("all.gguf"), pu_gguf_type_named("f32"), NULL, NULL, &e), &e);
   pu_model_free(m);
   assert_ok(pu_gguf_open(in_folder("all.gguf"), &g, &e), &e);
   snprintf(other, sizeof other, "%s", in_folder("bias.gguf"));

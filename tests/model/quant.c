@@ -235,7 +235,7 @@ static void gguf_stays_in_few_bits(void **state) {
     snprintf(path, sizeof path, "%s/model-%s.gguf", folder, types[i]);
     assert_ok(
         pu_model_load(PU_FIXTURES "/hf-mini/internlm2-d128", *state, &(pu_model_options){.dtype = PU_F32}, &m, &e), &e);
-    assert_ok(pu_model_save_gguf(m, path, pu_gguf_type_named(types[i]), NULL, &e), &e);
+    assert_ok(pu_model_save_gguf(m, path, pu_gguf_type_named(types[i]), NULL, NULL, &e), &e);
     shown plain = show(*state, path, (pu_model_options){.dtype = PU_F32, .tile = true, .quant = PU_QUANT_NONE});
     shown packed = show(*state, path, (pu_model_options){.dtype = PU_F32, .tile = true});
     assert_int_equal(packed_matrices(plain.m), 0);
@@ -322,6 +322,7 @@ static void check_kept(pu_backend *be, const char *model, const char *cache, pu_
 }
 
 static void weights_are_kept_for_the_next_time(void **state) {
+  pu_log_set_level(PU_LOG_ERROR); /* damage is told of */
   char dir[400], cache[400], tied[400], name[300];
   pu_model *m;
   pu_error e;
@@ -340,10 +341,14 @@ static void weights_are_kept_for_the_next_time(void **state) {
   assert_ok(pu_model_save(m, tied, PU_F32, 0, &e), &e);
   pu_model_free(m);
   check_kept(*state, tied, cache, (pu_model_options){.dtype = PU_F32, .quant = PU_QUANT_Q8});
-  /* Other files, other weights; nothing in few bits, nothing kept. */
-  shown s = show(*state, tied, (pu_model_options){.dtype = PU_F32, .tile = true, .cache = cache});
+  /* Nothing in few bits: tiles. Without tiles, nothing. */
+  check_kept(*state, tied, cache, (pu_model_options){.dtype = PU_BF16, .quant = PU_QUANT_NONE});
+  check_kept(*state, dir, cache, (pu_model_options){.dtype = PU_F32, .quant = PU_QUANT_NONE});
+  check_kept(*state, PU_FIXTURES "/hf-mini/qwen2-tiny", cache, (pu_model_options){.dtype = PU_BF16});
+  shown s = show(*state, tied, (pu_model_options){.dtype = PU_F32, .cache = cache});
   assert_int_equal(count_files(cache, name), 0);
   hide(&s);
+  /* Other files, other weights. */
   pu_model_options o = {.dtype = PU_F32, .tile = true, .quant = PU_QUANT_Q8, .cache = cache};
   s = show(*state, tied, o);
   hide(&s);
@@ -354,6 +359,46 @@ static void weights_are_kept_for_the_next_time(void **state) {
   assert_false(is_mapped(&s));
   assert_int_equal(count_files(cache, name), 2);
   hide(&s);
+  /* And another processor. */
+  for (pu_isa isa = 0; isa < pu_isa_best(); isa++) {
+    pu_backend *be;
+    assert_ok(pu_cpu_open(1, isa, &be, &e), &e);
+    s = show(be, tied, o);
+    assert_false(is_mapped(&s));
+    assert_int_equal(count_files(cache, name), 3 + (int)isa);
+    hide(&s);
+    be->close(be);
+  }
+}
+
+/* Any byte that is another one is found. */
+static void damage_is_found(void **state) {
+  pu_log_set_level(PU_LOG_ERROR);
+  char cache[400], name[300], path[900];
+  struct stat st;
+  snprintf(cache, sizeof cache, "%s/damaged", folder);
+  pu_model_options o = {.dtype = PU_BF16, .tile = true, .cache = cache};
+  const char *model = PU_FIXTURES "/hf-mini/internlm2-tiny";
+  shown plain = show(*state, model, o);
+  assert_int_equal(count_files(cache, name), 1);
+  snprintf(path, sizeof path, "%s/%s", cache, name);
+  assert_int_equal(stat(path, &st), 0);
+  for (off_t at = 0; at < st.st_size; at += at < 400 ? 13 : at < 4096 ? 4096 - at : st.st_size / 9) {
+    int fd = open(path, O_RDWR | O_CLOEXEC);
+    char byte;
+    assert_int_equal(pread(fd, &byte, 1, at), 1);
+    byte ^= 0x10;
+    assert_int_equal(pwrite(fd, &byte, 1, at), 1);
+    close(fd);
+    shown s = show(*state, model, o);
+    if (is_mapped(&s)) fail_msg("another byte at %lld was not found", (long long)at);
+    assert_true(far(&s, &plain) == 0);
+    hide(&s);
+  }
+  shown s = show(*state, model, o);
+  assert_true(is_mapped(&s) && far(&s, &plain) == 0);
+  hide(&s);
+  hide(&plain);
 }
 
 /* Files as they were first: settings in a file of their own, and biases of zeros that no family has. */
@@ -369,6 +414,7 @@ static void older_files_are_read(void **state) {
   write_as(*state, PU_FIXTURES "/hf-mini/llama3-tiny", &w, dir, &m);
   pu_model_free(m);
   assert_ok(pu_json_read(config, 1 << 20, &j, &e), &e);
+  json_object_del(json_object_get(j, "quantization_config"), "checkpoint_format");
   char *quantisation = json_dumps(json_object_get(j, "quantization_config"), 0);
   json_object_del(j, "quantization_config");
   char *rest = json_dumps(j, 0);
@@ -441,7 +487,7 @@ static void lies_are_refused(void **state) {
       {"config.json", "\"group_size\": 32", "\"group_size\": 16", "should be floats [2, 32]"},
       {"config.json", "\"group_size\": 32", "\"group_size\": 0", "'group_size' should be positive"},
       {"config.json", "\"gptq\"", "\"bitsandbytes\"", "quant_method 'bitsandbytes' is not supported"},
-      {"config.json", "\"checkpoint_format\": \"gptq\"", "\"checkpoint_format\": \"marlin\"",
+      {"config.json", "\"checkpoint_format\": \"gptq_v2\"", "\"checkpoint_format\": \"marlin\"",
        "'marlin' is not supported"},
       {"config.json", "\"quantization_config\"", "\"other\"", "no quantization_config"},
       {"config.json", "\"quantization_config\": {", "\"quantization_config\": 1, \"x\": {", "is no object"},
@@ -465,6 +511,100 @@ static void lies_are_refused(void **state) {
       check_refused(*state, dir, outside ? "is in group -7" : "group 0 has 31 inputs instead of 32");
     }
   }
+}
+
+/* Rewrites the zeros as the first format has them: each less one, a zero of 0 as the largest. *least: the least zero.
+ */
+static void zeros_less_one(const char *path, uint32_t *least) {
+  pu_buf bytes;
+  pu_error e;
+  pu_safetensors *st;
+  pu_buf_init(&bytes, 1 << 24);
+  assert_ok(pu_file_read(path, 1 << 24, &bytes, &e), &e);
+  assert_ok(pu_safetensors_parse(pu_str_of(bytes.data, bytes.len), &st, &e), &e);
+  for (size_t i = 0; i < pu_safetensors_count(st); i++) {
+    const pu_st_tensor *t = pu_safetensors_at(st, i);
+    if (!pu_ends_with(t->name, ".qzeros")) continue;
+    for (size_t w = 0; w < t->bytes; w += 4) {
+      uint32_t word, out = 0;
+      memcpy(&word, (const char *)t->data + w, 4);
+      for (int b = 0; b < 32; b += 4) {
+        uint32_t zero = word >> b & 15;
+        *least = PU_MIN(*least, zero);
+        out |= ((zero - 1) & 15) << b;
+      }
+      memcpy(bytes.data + ((const char *)t->data - bytes.data) + w, &out, 4);
+    }
+  }
+  pu_safetensors_close(st);
+  assert_ok(pu_file_write(path, bytes.data, bytes.len, &e), &e);
+  pu_buf_deinit(&bytes);
+}
+
+/* `gptq_v2`, which is written, has zeros as they are; `gptq`, and files that do not say, less one. */
+static void zeros_are_read_in_both_formats(void **state) {
+  static const way w = {"", PU_QUANT_GPTQ, 4, false, false};
+  char dir[400], config[500], weights[500];
+  pu_model *m;
+  uint32_t least = 15;
+  snprintf(dir, sizeof dir, "%s/zeros", folder);
+  snprintf(config, sizeof config, "%s/config.json", dir);
+  snprintf(weights, sizeof weights, "%s/model.safetensors", dir);
+  write_as(*state, PU_FIXTURES "/hf-mini/internlm2-tiny", &w, dir, &m);
+  pu_qmatrix *q = quantise(m, &w);
+  for (size_t i = 0; i < m->n_params; i++)
+    for (int64_t g = 0; q[i].zero && g < q[i].rows * pu_qmatrix_groups(&q[i]); g++) q[i].zero[g] = (uint8_t)(g % 16);
+  pu_error e;
+  assert_ok(pu_model_save_quantised(m, dir, PU_F32, w.format, q, 0, &e), &e);
+  drop_all(q, m->n_params);
+  pu_model_free(m);
+  pu_model_options o = {.dtype = PU_F32, .tile = true};
+  shown written = show(*state, dir, o);
+  zeros_less_one(weights, &least);
+  assert_int_equal(least, 0);
+  for (int i = 0; i < 2; i++) {
+    replace_in(config, i ? "\"checkpoint_format\": \"gptq\"" : "\"gptq_v2\"", i ? "\"x\": 1" : "\"gptq\"");
+    shown first = show(*state, dir, o);
+    assert_true(far(&first, &written) == 0);
+    hide(&first);
+  }
+  hide(&written);
+}
+
+/* AWQ's files have zeros also where all are the same, for readers that want them; and are read without. */
+static void awqs_zeros_may_be_missing(void **state) {
+  static const way w = {"", PU_QUANT_AWQ, 4, true, false};
+  char dir[400], weights[500];
+  pu_model *m;
+  pu_error e;
+  pu_safetensors *st;
+  size_t n = 0, all;
+  snprintf(dir, sizeof dir, "%s/awq-zeros", folder);
+  snprintf(weights, sizeof weights, "%s/model.safetensors", dir);
+  write_as(*state, PU_FIXTURES "/hf-mini/internlm2-tiny", &w, dir, &m);
+  size_t layers = (size_t)m->hp.layers;
+  pu_model_free(m);
+  pu_model_options o = {.dtype = PU_F32, .tile = true};
+  shown written = show(*state, dir, o);
+  assert_ok(pu_safetensors_open(weights, &st, &e), &e);
+  all = pu_safetensors_count(st);
+  pu_st_source *rest = calloc(all, sizeof *rest);
+  for (size_t i = 0; i < all; i++) {
+    const pu_st_tensor *t = pu_safetensors_at(st, i);
+    for (size_t b = 0; pu_ends_with(t->name, ".qzeros") && b < t->bytes; b++)
+      assert_int_equal(((const uint8_t *)t->data)[b], 0x88);
+    if (pu_ends_with(t->name, ".qzeros")) continue;
+    rest[n] = (pu_st_source){.name = t->name, .dtype = t->dtype, .ndim = t->ndim, .data = t->data};
+    memcpy(rest[n++].shape, t->shape, sizeof t->shape);
+  }
+  assert_int_equal(all - n, 5 * layers); /* InternLM2's wqkv, wo, w1, w3, w2 */
+  assert_ok(pu_safetensors_write(weights, rest, n, NULL, &e), &e);
+  pu_safetensors_close(st);
+  free(rest);
+  shown without = show(*state, dir, o);
+  assert_true(far(&without, &written) == 0);
+  assert_int_equal(packed_matrices(without.m), 4 * layers);
+  hide(&written), hide(&without);
 }
 
 static void what_does_not_go_together_is_not_written(void **state) {
@@ -536,8 +676,11 @@ int main(void) {
                                      cmocka_unit_test(models_are_rounded_on_load),
                                      cmocka_unit_test(gguf_stays_in_few_bits),
                                      cmocka_unit_test(weights_are_kept_for_the_next_time),
+                                     cmocka_unit_test(damage_is_found),
                                      cmocka_unit_test(older_files_are_read),
                                      cmocka_unit_test(lies_are_refused),
+                                     cmocka_unit_test(zeros_are_read_in_both_formats),
+                                     cmocka_unit_test(awqs_zeros_may_be_missing),
                                      cmocka_unit_test(what_does_not_go_together_is_not_written),
                                      cmocka_unit_test(others_checkpoints_give_their_logits)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);

@@ -186,7 +186,7 @@ static void events_at_every_cut(void **state) {
   (void)state;
   static const char text[] = ": a comment\n\ndata: one\n\ndata:two\r\ndata: lines\r\n\r\nid: 7\nevent: x\ndata\n\n"
                              "data: \rdata:  x\r\rdata: unfinished\n";
-  static const char wanted[] = "<one><two\nlines><\n x>";
+  static const char wanted[] = "<one><two\nlines><><\n x>";
   pu_buf got;
   pu_buf_init(&got, 1 << 16);
   for (size_t a = 0; a < sizeof text; a++) {

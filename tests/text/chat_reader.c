@@ -63,6 +63,19 @@ static const row rows[] = {
     {'i', "a " PLUGIN "{\"name\":\"f\",\"parameters\":{}}" END " b", "a[0 f]{}  b", NULL},
     {'i', PYTHON "\n```python\nprint(1)\n```\n" END "ok", "[0 code:code_interpreter]print(1)ok", NULL},
     {'i', PYTHON "print(1)", "[0 code:code_interpreter]print(1)", NULL},
+    {'i', PYTHON " \n" END, "[0 code:code_interpreter]", NULL},
+    {'i', PYTHON "\n```\n" END "x", "[0 code:code_interpreter]x", NULL},
+    {'i', PYTHON "\n```\n```" END "x", "[0 code:code_interpreter]x", NULL},
+    {'i', PYTHON "```py\na\n\n b  \n\n``` \n" END, "[0 code:code_interpreter]a\n\n b  \n", NULL},
+    {'i', PYTHON "```py\na `b` ``\n```` c```" END, "[0 code:code_interpreter]a `b` ``\n```` c", NULL},
+    {'i', PYTHON "```py\na\n````" END, "[0 code:code_interpreter]a\n`", NULL},
+    {'i', PYTHON "```py\na\n``" END, "[0 code:code_interpreter]a\n``", NULL},
+    {'i', PYTHON "```py\na\n``` \n b", "[0 code:code_interpreter]a\n``` \n b", NULL},
+    {'i', PYTHON "```py\na = \"", "[0 code:code_interpreter]a = \"", NULL}, /* broke off */
+    {'i', PYTHON "```py a```" END, "[0 code:code_interpreter]```py a```", NULL},
+    {'i', PYTHON "``a```\n" END, "[0 code:code_interpreter]``a```", NULL},
+    {'i', PYTHON "a <|action" END PYTHON "b" END, "[0 code:code_interpreter]a <|action[1 code:code_interpreter]b",
+     NULL},
     {'i', PLUGIN "{\"parameters\": {\"a\": 1}, \"name\": \"f\"}" END, "[0 f]{\"a\": 1}", NULL},
     {'i', PLUGIN "{\"id\": {\"name\": 1}, \"name\": \"f\", \"x\": -1.5e3 , \"arguments\": {\"a\": 1}, \"y\": true}" END,
      "[0 f]{\"a\": 1}", NULL},
@@ -155,7 +168,15 @@ static void nothing_waits_longer_than_it_must(void **state) {
                {"Hello " PLUGIN "\n{\"name\": \"f\", \"parameters\": {", "Hello[0 f]{"},
                {"Hello " PLUGIN "\n{\"name\": \"f\", \"parameters\": {\"town\": \"Par", "Hello[0 f]{\"town\": \"Par"},
                {"Hello " PLUGIN "\n{\"name\": \"f\", \"parameters\": {\"a\": \"<|act", "Hello[0 f]{\"a\": \""},
-               {"Hello " PLUGIN "\n{\"name\": \"f\", \"parameters\": {\"a\": 1}}", "Hello[0 f]{\"a\": 1}"}};
+               {"Hello " PLUGIN "\n{\"name\": \"f\", \"parameters\": {\"a\": 1}}", "Hello[0 f]{\"a\": 1}"},
+               {PYTHON "\n``", ""},
+               {PYTHON "\n```python", ""},
+               {PYTHON "\n```python\n", "[0 code:code_interpreter]"},
+               {PYTHON "\n```python\nprint(", "[0 code:code_interpreter]print("},
+               {PYTHON "\n```python\nf(x) \n", "[0 code:code_interpreter]f(x)"},
+               {PYTHON "\n```python\nf(x) \n``", "[0 code:code_interpreter]f(x) "},
+               {PYTHON "\n```python\nf(x) \n``y", "[0 code:code_interpreter]f(x) \n``y"},
+               {PYTHON "\nprint(", "[0 code:code_interpreter]print("}};
   pu_buf told;
   pu_buf_init(&told, 1 << 16);
   for (size_t i = 0; i < PU_COUNT(steps); i++) {

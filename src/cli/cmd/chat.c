@@ -72,8 +72,7 @@ static bool read_line(chat *c, const char *prompt) {
 }
 
 static bool ends_with(const pu_buf *b, const char *end) {
-  size_t n = strlen(end);
-  return b->len >= n && memcmp(b->data + b->len - n, end, n) == 0;
+  return pu_str_ends(pu_str_of(b->data, b->len), end);
 }
 
 static void cut(pu_buf *b, size_t n) {

@@ -32,10 +32,7 @@ static const pu_option rows[] = {
      .max = 1e9,
      .meta = "N",
      .help = "more than this many million bytes go into several files"},
-    {.key = "force",
-     .type = PU_OPT_BOOL,
-     .offset = offsetof(options, force),
-     .help = "write over a model in DST (never over a training run)"},
+    PU_ROW_FORCE(options, "replace a model in DST, its tokenizer too (never a training run)"),
     {0},
 };
 
@@ -49,18 +46,28 @@ typedef struct job {
   const char *src, *dst, *type; /* "f16" */
   const pu_arch *arch;          /* NULL: the model's own */
   pu_dtype read;                /* what the weights are read as: bf16 at half the memory, where nothing is lost */
-  bool to_gguf;
+  bool to_gguf, force;
   size_t shard_bytes;
 } job;
 
-static pu_err save_gguf(const job *j, const pu_model *m, pu_error *e) {
+static pu_err write_gguf(const job *j, const pu_model *m, const pu_gguf_keys *keys, pu_arena *a, pu_error *e) {
+  pu_cli_place place;
+  PU_TRY(pu_cli_place_open(&place, j->dst, a, e)); /* two runs would write into one file */
+  pu_progress *bar = pu_progress_open("write", "%", 100);
+  pu_err err = pu_model_save_gguf(m, j->dst, pu_gguf_type_named(j->type), keys, bar, e);
+  pu_progress_close(bar);
+  pu_cli_place_close(&place);
+  return err;
+}
+
+static pu_err save_gguf(const job *j, const pu_model *m, pu_arena *a, pu_error *e) {
   pu_tokenizer *t;
   pu_gguf_keys keys;
   PU_TRY(pu_engine_load_tokenizer(j->src, &t, e));
   pu_gguf_keys_init(&keys);
   pu_err err = pu_engine_put_tokenizer(&keys, t, m->hp.vocab, e);
   pu_signals_catch_writing();
-  if (err == PU_OK) err = pu_model_save_gguf(m, j->dst, pu_gguf_type_named(j->type), &keys, e);
+  if (err == PU_OK) err = write_gguf(j, m, &keys, a, e);
   pu_gguf_keys_deinit(&keys);
   pu_tokenizer_free(t);
   return err;
@@ -69,7 +76,7 @@ static pu_err save_gguf(const job *j, const pu_model *m, pu_error *e) {
 static pu_err save_dir(const job *j, const pu_model *m, pu_arena *a, pu_error *e) {
   pu_dtype dtype = PU_F32;
   (void)pu_dtype_parse(j->type, &dtype);
-  return pu_cli_save_dir(m, j->src, j->dst, dtype, j->shard_bytes, a, e);
+  return pu_cli_save_dir(m, j->src, j->dst, j->force, dtype, j->shard_bytes, a, e);
 }
 
 static pu_err convert(const job *j, pu_arena *a, pu_error *e) {
@@ -82,7 +89,7 @@ static pu_err convert(const job *j, pu_arena *a, pu_error *e) {
   pu_progress_close(bar);
   if (err == PU_OK) {
     if (j->arch) m->arch = j->arch;
-    err = j->to_gguf ? save_gguf(j, m, e) : save_dir(j, m, a, e);
+    err = j->to_gguf ? save_gguf(j, m, a, e) : save_dir(j, m, a, e);
     pu_model_free(m);
   }
   be->close(be);
@@ -93,7 +100,7 @@ static pu_err convert(const job *j, pu_arena *a, pu_error *e) {
 static pu_err choose_types(const options *o, job *j, pu_error *e) {
   static const char *const types[] = {NULL, "f32", "bf16", "f16", "q8_0", "q4_0"};
   pu_dtype in_file, unused;
-  PU_TRY(pu_cli_type_of(j->src, &in_file, e));
+  PU_TRY(pu_model_widest(j->src, false, &in_file, e));
   j->type = types[o->dtype];
   if (!j->type && in_file == PU_DTYPE_COUNT)
     return pu_fail(e, PU_ERR_USAGE, "%s: its weights are quantised: say with --dtype what they are to become", j->src);
@@ -119,6 +126,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   job j = {.src = args[0],
            .dst = args[1],
            .to_gguf = pu_cli_is_gguf_name(args[1]),
+           .force = o->force,
            .shard_bytes = (size_t)o->shard_mb * 1000000};
   (void)n_args;
   if (o->arch) PU_TRY(pu_cli_arch(o->arch, &j.arch, e));

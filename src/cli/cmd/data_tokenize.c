@@ -49,8 +49,7 @@ static void print_result(FILE *out, const pu_tokenize_result *r, bool json) {
 }
 
 static bool is_shard(const char *name) {
-  size_t n = strlen(name);
-  return n > 4 && (strcmp(name + n - 4, ".pub") == 0 || strcmp(name + n - 4, ".bin") == 0);
+  return pu_ends_with(name, ".pub") || pu_ends_with(name, ".bin");
 }
 
 /* Shards of an earlier run are hours of work, or would join the new ones. */

@@ -36,7 +36,7 @@ static pu_err make(const options *o, const pu_shape *shape, pu_backend *be, cons
   pu_progress_close(bar);
   if (err != PU_OK) return err;
   pu_cli_stage s;
-  err = pu_cli_stage_begin(&s, o->out, cli->arena, e);
+  err = pu_cli_stage_begin(&s, o->out, false, cli->arena, e);
   if (err == PU_OK) err = pu_cli_stage_end(&s, pu_model_save(m, s.made, type, 0, e), e);
   if (err == PU_OK)
     fprintf(cli->out, "%s: %s, %lld parameters, %s\n", o->out, shape->name, (long long)pu_hparams_count(&hp, false),

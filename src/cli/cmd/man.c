@@ -117,10 +117,12 @@ static void command_page(pu_buf *b, const pu_command *c) {
   pu_buf_putc(b, '\n');
   put(b, c->usage ? c->usage : "");
   pu_buf_putc(b, '\n');
-  if (c->details) {
-    pu_buf_puts(b, ".SH DESCRIPTION\n");
-    put_details(b, c->details);
-  }
+  pu_buf details;
+  pu_buf_init(&details, 1 << 20);
+  pu_cli_details(c, &details);
+  if (details.len) pu_buf_puts(b, ".SH DESCRIPTION\n");
+  if (details.len) put_details(b, details.data);
+  pu_buf_deinit(&details);
   if (c->options) {
     pu_buf_puts(b, ".SH OPTIONS\n");
     put_table(b, c->options, true);

@@ -14,7 +14,7 @@ static const pu_option rows[] = {
     PU_ROW_DTYPE(options, "same|f32|bf16", "same", "type of the weights in the files"),
     PU_ROW(options, shard_mb, "shard-mb", INT, .dflt = "5000", .min = 1, .max = 1e9, .meta = "N",
            .help = "more than this many million bytes go into several files"),
-    PU_ROW_FORCE(options, "write over a model in DST (never over a training run)"),
+    PU_ROW_FORCE(options, "replace a model in DST, its tokenizer too (never a training run)"),
     {0},
 };
 
@@ -23,12 +23,13 @@ typedef struct job {
   pu_dtype dtype; /* of the files that are written */
   pu_dtype read;  /* bf16, at half the memory, where that is what is read and written: a sum is rounded once anyway */
   size_t shard_bytes;
+  bool force;
 } job;
 
 static pu_err choose_type(const options *o, job *j, pu_error *e) {
   static const pu_dtype types[] = {PU_DTYPE_COUNT, PU_F32, PU_BF16};
   pu_dtype in_file;
-  PU_TRY(pu_cli_type_of(j->base, &in_file, e));
+  PU_TRY(pu_model_widest(j->base, false, &in_file, e));
   j->dtype = o->dtype ? types[o->dtype] : in_file;
   j->read = in_file == PU_BF16 && j->dtype == PU_BF16 ? PU_BF16 : PU_F32;
   if (j->dtype == PU_DTYPE_COUNT)
@@ -58,7 +59,7 @@ static pu_err merge(const job *j, pu_arena *a, pu_error *e) {
   pu_progress_close(bar);
   if (err == PU_OK) {
     err = pu_model_merge(m, j->adapter, e);
-    if (err == PU_OK) err = pu_cli_save_dir(m, j->base, j->out, j->dtype, j->shard_bytes, a, e);
+    if (err == PU_OK) err = pu_cli_save_dir(m, j->base, j->out, j->force, j->dtype, j->shard_bytes, a, e);
     pu_model_free(m);
   }
   be->close(be);
@@ -67,7 +68,11 @@ static pu_err merge(const job *j, pu_arena *a, pu_error *e) {
 
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   const options *o = opts;
-  job j = {.base = args[0], .adapter = args[1], .out = args[2], .shard_bytes = (size_t)o->shard_mb * 1000000};
+  job j = {.base = args[0],
+           .adapter = args[1],
+           .out = args[2],
+           .shard_bytes = (size_t)o->shard_mb * 1000000,
+           .force = o->force};
   (void)n_args;
   PU_TRY(check(&j, o, cli->arena, e));
   PU_TRY(choose_type(o, &j, e));

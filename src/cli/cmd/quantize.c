@@ -1,5 +1,4 @@
 /* A model's weights in few bits, and what that costs in perplexity. */
-#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,21 +16,13 @@ typedef struct options {
 } options;
 
 enum { PIECE = 512, MOST_TEXT = 1 << 24, MOST_HELD_OUT = 1 << 14, REPORT_BYTES = 1 << 16 };
-/* What is no one else's name may be removed when it is found. */
-#define MADE ".quantize-tmp"
-#define OLD  ".quantize-old"
-
-static const char *const methods[] = {"rtn", "awq", "gptq", "w8a8"};
-enum { RTN, AWQ, GPTQ, W8A8 };
-
 static const pu_option rows[] = {
-    PU_ROW(options, method, "method", ENUM, .dflt = "awq", .choices = "rtn|awq|gptq|w8a8",
-           .help =
-               "rtn: round; awq: scale what meets large inputs first; gptq: make up for errors; w8a8: int8 for both"),
+    PU_ROW(options, method, "method", ENUM, .dflt = "awq", .choices = PU_QUANTIZERS,
+           .help = "how weights are rounded: see above"),
     PU_ROW(options, bits, "bits", INT, .dflt = "0", .max = 8, .meta = "4|8",
-           .help = "bits of a weight; 0: 4, and 8 for w8a8"),
+           .help = "bits of a weight; 0: 4, or those that the method has"),
     PU_ROW(options, group, "group", INT, .dflt = "128", .min = 1, .max = 128, .meta = "32|64|128",
-           .help = "weights of a row that share a scale; w8a8 has one for the whole row"),
+           .help = "weights of a row that share a scale, where not the whole row does"),
     PU_ROW(options, sym, "sym", BOOL, .help = "without zero points: as far below 0 as above"),
     PU_ROW(options, calib, "calib", STR, .meta = "FILE",
            .help = "text or JSON Lines to calibrate on; its last tenth is kept to measure perplexity by"),
@@ -40,14 +31,16 @@ static const pu_option rows[] = {
     PU_ROW_KEY(options),
     PU_ROW_SEED(options, "which pieces of the text are taken"),
     PU_ROW_THREADS(options, 64),
-    PU_ROW_FORCE(options, "replace a model in DST, with all that is in the folder (never a training run)"),
+    PU_ROW_FORCE(options, "replace a model in DST, its tokenizer too (never a training run)"),
     PU_ROW_JSON(options),
     {0},
 };
 
 typedef struct job {
   const options *o;
-  const char *src, *dst, *made; /* made: where it is written before it becomes dst */
+  const pu_quantize_method *method;
+  const char *src, *dst;
+  pu_cli_stage stage;
   pu_quantize_options how;
   pu_pieces text;
   const pu_ids_view *held_out;
@@ -72,7 +65,7 @@ static pu_err divide(job *j, pu_error *e) {
                    2 * PIECE);
   for (size_t n = 0; j->n_held_out < held && n < MOST_HELD_OUT; j->n_held_out++) n += t->v[t->n - 1 - j->n_held_out].n;
   j->held_out = t->v + t->n - j->n_held_out;
-  if (j->o->method == RTN) return PU_OK;
+  if (!j->method->needs_texts) return PU_OK;
   pu_rng_seed(&rng, (uint64_t)j->o->seed);
   for (; take < rest && tokens < j->o->calib_tokens; take++) {
     size_t other = take + (size_t)pu_rng_below(&rng, rest - take);
@@ -151,8 +144,8 @@ static pu_err report_json(const job *j, pu_buf *b, pu_error *e) {
                 "\"calib_tokens\": %lld, \"bytes_before\": %zu, \"bytes_after\": %zu, \"weights\": %lld, "
                 "\"bits_a_weight\": %s, \"output_error\": %s, \"held_out_tokens\": %lld, \"perplexity_before\": %s, "
                 "\"perplexity_after\": %s, \"seconds\": %s}\n",
-                h->method, h->bits, (long long)(j->o->method == W8A8 ? 0 : h->group),
-                h->symmetric || j->o->method == W8A8 ? "true" : "false", (long long)j->o->seed, (long long)tokens,
+                h->method, h->bits, (long long)(j->method->a_row ? 0 : h->group),
+                h->symmetric || j->method->a_row ? "true" : "false", (long long)j->o->seed, (long long)tokens,
                 j->report.bytes_before, j->report.bytes_after, (long long)j->report.weights, bits, error,
                 (long long)j->measured, before, after, seconds);
   return b->failed ? pu_fail(e, PU_ERR_NOMEM, "no memory for the report") : PU_OK;
@@ -177,8 +170,8 @@ static void print(FILE *out, const job *j) {
 /* The report's place is beside the weights. */
 static pu_err put_report(const job *j, const pu_cli *cli, pu_error *e) {
   pu_buf b;
-  const char *path = pu_path_join(cli->arena, j->made, "quantize_report.json");
-  if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", j->made);
+  const char *path = pu_path_join(cli->arena, j->stage.made, "quantize_report.json");
+  if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", j->dst);
   pu_buf_init(&b, REPORT_BYTES);
   pu_err err = report_json(j, &b, e);
   if (!err) err = pu_file_write(path, b.data, b.len, e);
@@ -188,48 +181,6 @@ static pu_err put_report(const job *j, const pu_cli *cli, pu_error *e) {
   return err;
 }
 
-/* ---- places ---- */
-
-static pu_err check_place(const job *j, const pu_cli *cli, pu_error *e) {
-  const char *config = pu_path_join(cli->arena, j->dst, "config.json");
-  if (!config || !j->made) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", j->dst);
-  if (pu_cli_is_gguf_name(j->dst))
-    return pu_fail(e, PU_ERR_USAGE,
-                   "%s: this writes Hugging Face directories; `puyu convert --dtype q4_0` (or q8_0) writes GGUF files",
-                   j->dst);
-  if (pu_cli_same_place(j->src, j->dst))
-    return pu_fail(e, PU_ERR_USAGE, "%s: SRC and DST are the same folder: take another for DST", j->dst);
-  if (!pu_path_exists(j->dst)) return PU_OK;
-  if (!j->o->force) return pu_fail(e, PU_ERR_USAGE, "%s: is there already: take another folder, or --force", j->dst);
-  if (!pu_path_exists(config)) return pu_fail(e, PU_ERR_USAGE, "%s: is no model: --force replaces only those", j->dst);
-  return pu_cli_check_no_run(j->dst, cli->arena, e);
-}
-
-static pu_err move_into_place(const job *j, pu_arena *a, pu_error *e) {
-  const char *old = pu_arena_printf(a, "%s" OLD, j->dst);
-  bool was = pu_path_exists(j->dst);
-  if (!old) return pu_fail(e, PU_ERR_NOMEM, "%s: the name is too long", j->dst);
-  if (was) PU_TRY(pu_remove_tree(old, e));
-  if (was && rename(j->dst, old) != 0)
-    return pu_fail(e, PU_ERR_IO, "%s: cannot be replaced: %s", j->dst, strerror(errno));
-  if (rename(j->made, j->dst) != 0) {
-    pu_err err = pu_fail(e, PU_ERR_IO, "%s: cannot become %s: %s", j->made, j->dst, strerror(errno));
-    if (was && rename(old, j->dst) != 0) pu_log(PU_LOG_ERROR, "%s: what was there is now %s", j->dst, old);
-    return err;
-  }
-  char *parent = pu_arena_strdup(a, j->dst), *slash = parent ? strrchr(parent, '/') : NULL;
-  if (slash) slash[slash == parent] = 0;
-  PU_TRY(pu_fsync_dir(slash ? parent : ".", e));
-  return was ? pu_remove_tree(old, e) : PU_OK;
-}
-
-/* OUT/ is OUT: what is made beside it must not lie in it. */
-static const char *without_slashes(pu_arena *a, const char *path) {
-  size_t n = strlen(path);
-  while (n > 1 && path[n - 1] == '/') n--;
-  return pu_arena_strndup(a, path, n);
-}
-
 /* ---- the whole ---- */
 
 static pu_err make(job *j, const pu_cli *cli, pu_error *e) {
@@ -237,70 +188,77 @@ static pu_err make(job *j, const pu_cli *cli, pu_error *e) {
   pu_progress *bar = pu_progress_open("quantising", "%", 100);
   j->how.progress = pu_cli_show_share;
   j->how.progress_arg = bar;
-  pu_err err = pu_quantize(j->src, j->made, &j->how, &j->report, e);
+  pu_err err = pu_quantize(j->src, j->stage.made, &j->how, &j->report, e);
   pu_progress_close(bar);
   PU_TRY(err);
   j->seconds = pu_now() - begin;
-  PU_TRY(pu_cli_copy_companions(j->src, j->made, cli->arena, e));
-  PU_TRY(perplexity(j, j->made, &j->after, e));
-  PU_TRY(put_report(j, cli, e));
-  return move_into_place(j, cli->arena, e);
+  PU_TRY(pu_cli_copy_companions(j->src, j->stage.made, cli->arena, e));
+  PU_TRY(perplexity(j, j->stage.made, &j->after, e));
+  return put_report(j, cli, e);
 }
 
 /* Options and shapes before the text, the text before anything that takes long. */
 static pu_err prepare(job *j, const pu_cli *cli, pu_error *e) {
   const options *o = j->o;
   pu_ids_view some = {0};
-  PU_TRY(check_place(j, cli, e));
-  if (o->method != RTN && !o->calib)
-    return pu_fail(e, PU_ERR_USAGE, "--method %s needs a text to calibrate on: --calib FILE", methods[o->method]);
+  if (pu_cli_is_gguf_name(j->dst))
+    return pu_fail(e, PU_ERR_USAGE,
+                   "%s: this writes Hugging Face directories; `puyu convert --dtype q4_0` (or q8_0) writes GGUF files",
+                   j->dst);
+  PU_TRY(pu_cli_check_place(j->src, j->dst, false, o->force, cli->arena, e));
+  if (j->method->needs_texts && !o->calib)
+    return pu_fail(e, PU_ERR_USAGE, "--method %s needs a text to calibrate on: --calib FILE", j->method->name);
   pu_quantize_options how = j->how;
   how.calib = &some;
   how.n_calib = 1;
   PU_TRY(pu_quantize_check(j->src, &how, e));
-  PU_TRY(read_text(j, e));
-  return pu_remove_tree(j->made, e);
+  return read_text(j, e);
 }
 
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   const options *o = opts;
-  job j = {.o = o, .src = args[0], .dst = without_slashes(cli->arena, args[1])};
+  job j = {.o = o, .method = pu_quantize_method_at((size_t)o->method), .src = args[0], .dst = args[1]};
   (void)n_args;
-  if (!j.dst) return pu_fail(e, PU_ERR_NOMEM, "no memory for the name of DST");
-  j.made = pu_arena_printf(cli->arena, "%s" MADE, j.dst);
-  j.how = (pu_quantize_options){.method = methods[o->method],
-                                .bits = o->bits             ? (int)o->bits
-                                        : o->method == W8A8 ? 8
-                                                            : 4,
+  j.how = (pu_quantize_options){.method = j.method->name,
+                                .bits = o->bits          ? (int)o->bits
+                                        : j.method->bits ? j.method->bits
+                                                         : 4,
                                 .group = o->group,
                                 .symmetric = o->sym,
                                 .threads = (int)o->threads};
   pu_err err = prepare(&j, cli, e);
   if (!err) err = perplexity(&j, j.src, &j.before, e);
-  pu_signals_catch_writing();
-  if (!err) {
-    err = make(&j, cli, e);
-    if (err && pu_remove_tree(j.made, NULL) != PU_OK)
-      pu_log(PU_LOG_WARN, "%s: what was written so far cannot be removed", j.made);
-  }
+  if (!err) err = pu_cli_stage_begin(&j.stage, j.dst, o->force, cli->arena, e);
+  if (!err) err = pu_cli_stage_end(&j.stage, make(&j, cli, e), e);
   pu_pieces_deinit(&j.text);
   return err;
+}
+
+static void more(pu_buf *b) {
+  const pu_quantize_method *m;
+  pu_buf_puts(b, "Methods:\n\n");
+  for (size_t i = 0; (m = pu_quantize_method_at(i)); i++) {
+    pu_buf_printf(b, "    %-6s%s", m->name, m->summary);
+    if (m->bits) pu_buf_printf(b, "; %d bits", m->bits);
+    pu_buf_puts(b, m->needs_texts ? "\n" : "; no text needed\n");
+  }
 }
 
 const pu_command pu_command_quantize = {
     .name = "quantize",
     .summary = "write a model with weights of 4 or 8 bits",
     .usage = "SRC DST [options]",
-    .details =
-        "SRC is a Hugging Face directory, DST a new one in the layout that Hugging Face, vLLM and puyu itself read: "
-        "AWQ's, "
-        "GPTQ's (rtn too), or compressed-tensors' int8 (w8a8). The matrices of attention and MLPs are quantised; "
-        "embedding, output, norms, biases and routers stay as they are.\n\n"
-        "Layer by layer, each calibrated on what the quantised layers before it make of the text; memory is that of "
-        "one "
-        "layer and of the calibration's states. The last tenth of the text is not calibrated on: perplexity on it, "
-        "before "
-        "and after, is printed, and written with the rest of the report to DST/quantize_report.json.",
+    .details = "SRC is a Hugging Face directory, DST a new one in a layout that Hugging Face, vLLM and puyu itself "
+               "read: AWQ's, "
+               "GPTQ's, or compressed-tensors' int8. The matrices of attention and MLPs are quantised; embedding, "
+               "output, norms, "
+               "biases and routers stay as they are.\n\n"
+               "Layer by layer, each calibrated on what the quantised layers before it make of the text; memory is "
+               "that of one "
+               "layer and of the calibration's states. The last tenth of the text is not calibrated on: perplexity on "
+               "it, before "
+               "and after, is printed, and written with the rest of the report to DST/quantize_report.json.",
+    .more = more,
     .options = rows,
     .options_size = sizeof(options),
     .min_args = 2,

@@ -17,6 +17,7 @@
 enum {
   BLOCK = PU_ATTENTION_BLOCK,
   ROWS = PU_ATTENTION_ROWS,
+  KEYS = PU_ATTENTION_KEYS,
   PART_ITEMS = 16, /* backward: below so many (sequence, key head) pairs, sequences are cut into parts */
   MAX_PARTS = 8,
   DECODE_TOKENS = 4 /* up to so many new tokens of a sequence are decoded one by one */
@@ -26,7 +27,7 @@ enum {
 typedef struct span {
   int32_t seq;
   int64_t row, tokens; /* where its queries begin, and how many */
-  int64_t first_key;   /* position of its first packed key: 0 but for windows */
+  int64_t first_key;   /* position of its first packed key, a multiple of KEYS: 0 but for windows */
   int64_t pos;         /* position of its first query, counted from first_key */
   int64_t keys_at;     /* rows of packed keys before it */
   int64_t items_at;    /* items before it */
@@ -447,7 +448,7 @@ static void paged_spans(paged *p) {
   for (int32_t s = 0; s < p->seqs->n; s++) {
     const int64_t row = p->seqs->cu[s], tokens = p->seqs->cu[s + 1] - row, len = j->kv->len[s];
     if (tokens > DECODE_TOKENS) {
-      const int64_t first = first_seen(j, len - tokens) / ROWS * ROWS;
+      const int64_t first = first_seen(j, len - tokens) / KEYS * KEYS;
       j->spans[j->n++] = (span){s, row, tokens, first, len - tokens - first, j->rows, items};
       j->rows += round_up(len - first, ROWS);
       items += (tokens + BLOCK - 1) / BLOCK * j->heads;

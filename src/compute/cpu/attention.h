@@ -17,6 +17,7 @@
 enum {
   PU_ATTENTION_BLOCK = 128, /* queries of one head that a kernel call handles */
   PU_ATTENTION_ROWS = 32,   /* keys (or queries) packed at a time: sequences are padded to a multiple of it */
+  PU_ATTENTION_KEYS = 128,  /* keys of one pass; the first packed key stands at a multiple of it */
   PU_ATTENTION_MAX_DIM = 256,
   PU_ATTENTION_SCRATCH = 3 << 20, /* bytes a kernel call needs of its worker's scratch, at most */
   PU_ATTENTION_SPLIT = 512, /* keys of one item when decoding: fixed, so that a result never depends on the batch */
@@ -26,7 +27,7 @@ enum {
 typedef struct pu_attention_block {
   int n;          /* queries, 1 to PU_ATTENTION_BLOCK */
   int head_dim;   /* a multiple of 8 */
-  int64_t pos;    /* position of the first query; query i sees the keys (pos + i - window, pos + i] */
+  int64_t pos;    /* position of the first query, from the first packed key; i sees (pos + i - window, pos + i] */
   int64_t window; /* > 0 */
   float scale;
   pu_dtype dtype; /* of q, out, grad_out, grad_q */

@@ -38,25 +38,15 @@ static const void *at(const void *base, int64_t element, pu_dtype type) {
 
 /* ---- packing ---- */
 
-/* One panel (kernel->nr columns) of B from a tiled weight, tile by tile: inside one, columns and k have plain steps. */
+/* One panel (kernel->nr columns) of B from a tiled weight. k0 is a multiple of kc, and so of a tile's k. */
 static void pack_b_tiles(const pu_gemm_job *j, char *dst, int64_t first, int64_t k0, int64_t kb) {
   const pu_gemm *g = &j->g;
   const pu_gemm_kernel *kn = j->kernel;
   int64_t tile_k = PU_TILE_ROW_BYTES / (int64_t)pu_dtype_size(g->ab_type), k_tiles = ceil_div(g->k, tile_k);
-  for (int lane = 0; lane < kn->nr; lane += PU_TILE_ROWS) {
-    int64_t rows = PU_MIN(g->n - first - lane, PU_TILE_ROWS);
-    for (int64_t k = 0; k < kb; k += tile_k) {
-      int64_t tile = (first + lane) / PU_TILE_ROWS * k_tiles + (k0 + k) / tile_k;
-      pu_panel p = {rows > 0 ? (const char *)g->b + tile * PU_TILE_BYTES : g->b,
-                    g->ab_type,
-                    tile_k,
-                    1,
-                    (int)PU_MAX(rows, 0),
-                    PU_TILE_ROWS,
-                    kn->nr,
-                    PU_MIN(tile_k, kb - k)};
-      kn->pack_b(dst + (k * kn->nr + lane * kn->k_unit) * kn->bytes, &p);
-    }
+  for (int64_t lane = 0; lane < kn->nr; lane += PU_TILE_ROWS) {
+    int64_t tile = (first + lane) / PU_TILE_ROWS * k_tiles + k0 / tile_k;
+    kn->pack_tiles(dst + lane * kn->k_unit * kn->bytes,
+                   first + lane < g->n ? (const char *)g->b + tile * PU_TILE_BYTES : NULL, kb);
   }
 }
 

@@ -30,7 +30,12 @@ void pu_cpu_gemm(pu_cpu *cpu, const pu_gemm *g);
 void pu_cpu_gemm_one(pu_cpu *cpu, const pu_gemm *g, int worker);
 
 /* y = x w^T + b with w TILED (16 rows by 64 bytes a tile: 32 columns of bf16, 16 of f32; row tiles outermost; edges
- * zero-filled). Few rows of x: at memory speed; many: at the matrix unit's. */
+ * zero-filled). Few rows of x: at memory speed; many: at the matrix unit's. A row of y has the same bits whatever the
+ * number of rows, and those that pu_cpu_gemm gives with the plain w.
+ *
+ * Inside a tile lie its 16 rows one after the other, for AMX's bf16 and for the references. For vector registers it is
+ * turned: line i holds the i-th four bytes (one f32, or two bf16) of all 16 rows. So outputs are lanes, no sum goes
+ * across lanes, and a kernel of few rows adds along k as that of many does, in one order. */
 void pu_cpu_linear_tiled(pu_cpu *cpu, const pu_tensor *x, const pu_tensor *w, const pu_tensor *b, pu_tensor *y);
 void pu_cpu_tile_weight(pu_cpu *cpu, const pu_tensor *w, pu_tensor *out);
 

@@ -83,19 +83,21 @@ typedef struct pu_gemm_kernel {
   /* Fill a panel. f32 kernels: [k][width]. AMX: tiles of 1 KiB, see isa/gemm_amx.c. */
   void (*pack_a)(void *dst, const pu_panel *p);
   void (*pack_b)(void *dst, const pu_panel *p);
+  /* Where weight tiles are turned: 16 columns of a panel of B from k of a row of tiles (NULL: zeros). */
+  void (*pack_tiles)(void *dst, const void *tiles, int64_t k);
   /* acc (mr nr sums) = (add ? acc : 0) + A B over k packed steps of depth. */
   void (*micro)(const pu_panel_a *a, const void *b, int64_t k, float *acc, bool add, const pu_fetch *fetch);
   void (*store)(const pu_gemm_tile *t);
   void (*begin)(void); /* on each thread before the first micro, or NULL */
   void (*end)(void);
   /* Decode: one row of weight tiles [k_tiles][16][64 bytes] times stream_rows (or fewer) rows of x packed by
-   * stream_pack; out [16][ld]. */
+   * stream_pack; out [16][ld], or where tiles are turned [rows][ld]. The sums are those of micro, to the bit. */
   int stream_rows;
   void (*stream_pack)(void *dst, const pu_panel *x, int64_t k_tiles);
   void (*stream)(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld);
-  void (*stream_store)(const pu_gemm_tile *t); /* acc is [16][ld] */
+  void (*stream_store)(const pu_gemm_tile *t); /* acc is out */
   bool tiles;                                  /* A is read as tiles of lines: weight tiles are panels of A as they lie
-                                                * (else they are packed as B), and so may be rows of x */
+                                                * (else they are turned, and packed as B), and so may be rows of x */
 } pu_gemm_kernel;
 
 extern const pu_gemm_kernel pu_gemm_avx2, pu_gemm_avx2_bf16, pu_gemm_avx512, pu_gemm_avx512_bf16, pu_gemm_amx;
@@ -128,11 +130,26 @@ void pu_gemm_run(pu_cpu *cpu, pu_gemm_job *job);
 /* The reference: plain loops. */
 void pu_gemm_reference(const pu_gemm *g);
 void pu_linear_tiled_reference(const pu_tensor *x, const pu_tensor *w, const pu_tensor *b, pu_tensor *y);
-/* A stream_pack: x as rows of k_tiles lines of 64 bytes, zeros at the end. Rows lie a little more than a multiple of
- * 4 KiB apart, so that the same places of several rows do not fight for the same lines of L1. */
-static inline int64_t pu_stream_row_bytes(int64_t k_tiles) {
-  return (k_tiles + 63) / 64 * 4096 + 17 * 64;
-}
-void pu_stream_pack_rows(void *dst, const pu_panel *x, int64_t k_tiles);
+
+/* Decode with turned tiles. Rows of x are taken in groups of even sizes; a group is packed as a panel of A of that
+ * width, in which one line of weights meets one step of all its rows. A run of weights (kc of k, which L1 holds) meets
+ * all groups before the next one comes: so weights pass once, and each run's sums begin at 0 and are then added to
+ * those before, which is micro's order. */
+enum { PU_STREAM_GROUP = 8 };
+
+/* sums [rows][16] = (add ? sums : 0) + x w^T over some lines of weights; the number of rows is the function's own. */
+typedef void (*pu_stream_part)(const char *w, int64_t lines, const char *x, float *sums, bool add);
+
+typedef struct pu_stream_form {
+  int most;      /* rows of a group, up to PU_STREAM_GROUP */
+  int step;      /* packed bytes of a row of x for one line of weights */
+  int run_tiles; /* kc in tiles */
+  void (*pack)(void *dst, const pu_panel *p);
+  pu_stream_part part[PU_STREAM_GROUP]; /* for 1, 2, … rows */
+} pu_stream_form;
+
+void pu_stream_pack_groups(const pu_stream_form *f, void *dst, const pu_panel *x, int64_t k_tiles);
+/* out: [rows][16] */
+void pu_stream_groups(const pu_stream_form *f, const void *w, int64_t k_tiles, const void *x, int rows, float *out);
 
 #endif

@@ -11,9 +11,28 @@ size_t pu_tiled_bytes(pu_dtype dtype, int64_t rows, int64_t cols) {
 
 /* ---- making the tiles ---- */
 
+/* Lines become columns of four bytes. */
+static void turn_tiles(char *tiles, int64_t n) {
+  uint32_t line[PU_TILE_ROWS][PU_TILE_ROW_BYTES / 4];
+  for (; n > 0; n--, tiles += PU_TILE_BYTES) {
+    memcpy(line, tiles, sizeof line);
+    for (int i = 0; i < PU_TILE_ROWS; i++) {
+      uint32_t turned[PU_TILE_ROWS];
+      for (int r = 0; r < PU_TILE_ROWS; r++) turned[r] = line[r][i];
+      memcpy(tiles + i * PU_TILE_ROW_BYTES, turned, sizeof turned);
+    }
+  }
+}
+
+typedef struct tile_job {
+  const pu_tensor *w;
+  pu_tensor *out;
+  bool turned;
+} tile_job;
+
 static void tile_rows(void *arg, int64_t begin, int64_t end, int worker) {
   (void)worker;
-  const pu_tile_weight_args *a = arg;
+  const tile_job *a = arg;
   int64_t size = (int64_t)pu_dtype_size(a->w->dtype), row_bytes = a->w->shape[1] * size;
   int64_t k_tiles = (row_bytes + PU_TILE_ROW_BYTES - 1) / PU_TILE_ROW_BYTES;
   for (int64_t row = begin * PU_TILE_ROWS; row < end * PU_TILE_ROWS; row++) {
@@ -25,25 +44,61 @@ static void tile_rows(void *arg, int64_t begin, int64_t end, int worker) {
       if (n > 0) memcpy(line, from + at, (size_t)n);
       memset(line + n, 0, (size_t)(PU_TILE_ROW_BYTES - n));
     }
+    if (a->turned && row % PU_TILE_ROWS == PU_TILE_ROWS - 1)
+      turn_tiles((char *)a->out->data + row / PU_TILE_ROWS * k_tiles * PU_TILE_BYTES, k_tiles);
   }
 }
 
 void pu_cpu_tile_weight(pu_cpu *cpu, const pu_tensor *w, pu_tensor *out) {
-  pu_tensor from = *w;
-  pu_tile_weight_args a = {&from, out};
+  const pu_gemm_kernel *kn = pu_gemm_kernel_for(cpu->isa, w->dtype);
+  tile_job a = {w, out, kn && !kn->tiles};
   pu_pool_run(cpu->pool, (w->shape[0] + PU_TILE_ROWS - 1) / PU_TILE_ROWS, 16, tile_rows, &a);
 }
 
 /* ---- few tokens ---- */
 
-void pu_stream_pack_rows(void *dst, const pu_panel *x, int64_t k_tiles) {
-  size_t size = pu_dtype_size(x->type), used = (size_t)x->k * size, line = (size_t)k_tiles * PU_TILE_ROW_BYTES,
-         step = (size_t)pu_stream_row_bytes(k_tiles);
-  for (int r = 0; r < x->rows; r++) {
-    char *row = (char *)dst + (size_t)r * step;
-    memcpy(row, (const char *)x->data + (size_t)(r * x->r_step) * size, used);
-    memset(row + used, 0, line - used);
+/* Rows [first, first + rows) are group i of some. */
+typedef struct group {
+  int first, rows;
+} group;
+
+static int groups_of(const pu_stream_form *f, int rows) {
+  return (rows + f->most - 1) / f->most;
+}
+
+static group group_at(int rows, int groups, int i) {
+  int first = rows * i / groups;
+  return (group){first, rows * (i + 1) / groups - first};
+}
+
+/* A step holds four bytes of each row as they come, or what they become. Weights behind the last k are zeros: so must x
+ * be, to a whole tile. */
+void pu_stream_pack_groups(const pu_stream_form *f, void *dst, const pu_panel *x, int64_t k_tiles) {
+  int64_t size = (int64_t)pu_dtype_size(x->type), row_bytes = k_tiles * PU_TILE_ROWS * f->step;
+  int64_t step_k = 4 / size, steps = (x->k + step_k - 1) / step_k;
+  for (int i = 0, n = groups_of(f, x->rows); i < n; i++) {
+    group g = group_at(x->rows, n, i);
+    pu_panel p = {
+        (const char *)x->data + g.first * x->r_step * size, x->type, x->r_step, 1, g.rows, g.rows, g.rows, x->k};
+    char *to = (char *)dst + g.first * row_bytes;
+    memset(to + PU_MAX(steps - 1, 0) * g.rows * f->step, 0,
+           (size_t)(g.rows * (row_bytes - PU_MAX(steps - 1, 0) * f->step)));
+    f->pack(to, &p);
   }
+}
+
+void pu_stream_groups(const pu_stream_form *f, const void *w, int64_t k_tiles, const void *x, int rows, float *out) {
+  const int groups = groups_of(f, rows);
+  int64_t t = 0;
+  do { /* once where there is no k: sums of nothing */
+    const int64_t lines = PU_MIN(k_tiles - t, f->run_tiles) * PU_TILE_ROWS;
+    for (int i = 0; i < groups; i++) {
+      group g = group_at(rows, groups, i);
+      const char *from = (const char *)x + (g.first * k_tiles + g.rows * t) * PU_TILE_ROWS * f->step;
+      f->part[g.rows - 1]((const char *)w + t * PU_TILE_BYTES, lines, from, out + g.first * PU_TILE_ROWS, t > 0);
+    }
+    t += f->run_tiles;
+  } while (t < k_tiles);
 }
 
 typedef struct stream_arg {
@@ -62,19 +117,21 @@ static void stream_tiles(void *arg, int64_t begin, int64_t end, int worker) {
   const stream_arg *s = arg;
   _Alignas(64) float out[PU_TILE_ROWS * MOST_STREAM_ROWS];
   int64_t y_size = (int64_t)pu_dtype_size(s->y->dtype), b_size = s->b ? (int64_t)pu_dtype_size(s->b->dtype) : 0;
+  const bool turned = !s->kernel->tiles;
+  const int ld = turned ? PU_TILE_ROWS : MOST_STREAM_ROWS;
   if (s->kernel->begin) s->kernel->begin();
   for (int64_t i = begin; i < end; i++) {
     int64_t feature = i * PU_TILE_ROWS;
-    s->kernel->stream((const char *)s->w->data + i * s->k_tiles * PU_TILE_BYTES, s->k_tiles, s->x, s->rows, out,
-                      MOST_STREAM_ROWS);
+    int features = (int)PU_MIN(s->w->shape[0] - feature, PU_TILE_ROWS);
+    s->kernel->stream((const char *)s->w->data + i * s->k_tiles * PU_TILE_BYTES, s->k_tiles, s->x, s->rows, out, ld);
     pu_gemm_tile t = {.acc = out,
-                      .ld = MOST_STREAM_ROWS,
-                      .rows = (int)PU_MIN(s->w->shape[0] - feature, PU_TILE_ROWS),
-                      .cols = s->rows,
+                      .ld = ld,
+                      .rows = turned ? s->rows : features,
+                      .cols = turned ? features : s->rows,
                       .c = (char *)s->y->data + (s->first_token * s->y->stride[0] + feature) * y_size,
                       .type = s->y->dtype,
                       .c_row = s->y->stride[0],
-                      .transposed = true,
+                      .transposed = !turned,
                       .alpha = 1.0f,
                       .bias = s->b ? (const char *)s->b->data + feature * b_size : NULL,
                       .bias_type = s->b ? s->b->dtype : PU_F32};

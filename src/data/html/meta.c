@@ -58,8 +58,7 @@ static void put(pu_str *field, pu_str value) {
   if (!field->len) *field = value;
 }
 
-/* ---- times
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- times ------------------------------------------------------------------------------------------------------- */
 
 static bool digits(pu_str s, size_t at, size_t n) {
   if (at + n > s.len) return false;
@@ -148,8 +147,7 @@ static pu_str iso_time(finder *f, pu_str s) {
   return (pu_str){0};
 }
 
-/* ---- the head
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the head ---------------------------------------------------------------------------------------------------- */
 
 static bool any_of(pu_str s, const char *const *names) {
   for (; *names; names++)
@@ -194,8 +192,7 @@ static void of_meta(finder *f, const html_node *n) {
     put(&f->page->lang, of_value(f, content, true));
 }
 
-/* ---- JSON-LD
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- JSON-LD ----------------------------------------------------------------------------------------------------- */
 
 static pu_str json_text(finder *f, const json_t *v) {
   if (!json_is_string(v)) return (pu_str){0};
@@ -236,8 +233,7 @@ static void of_json(finder *f, uint32_t script) {
   json_decref(all);
 }
 
-/* ---- the page
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- the page ---------------------------------------------------------------------------------------------------- */
 
 /* A page's <title> without the site's name behind or before the last sign that parts them, where enough is left. */
 static pu_str without_site(pu_str s) {

@@ -9,8 +9,7 @@
 
 #include "src/data/html/extract.h"
 
-/* ---- counting
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- counting ---------------------------------------------------------------------------------------------------- */
 
 typedef struct count {
   uint32_t units, ends;
@@ -105,8 +104,7 @@ void html_measure(const html_dom *d, html_stat *stats) {
   stats[0].good += good_units(&d->nodes[0], &stats[0]);
 }
 
-/* ---- furniture
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- furniture --------------------------------------------------------------------------------------------------- */
 
 typedef struct chooser {
   html_dom *d;
@@ -191,8 +189,7 @@ static void drop_furniture(chooser *c) {
   }
 }
 
-/* ---- teasers
- * --------------------------------------------------------------------------------------------------------- */
+/* ---- teasers ----------------------------------------------------------------------------------------------------- */
 
 /* Is a heading one link? Those of teasers are, those within a text hardly ever. */
 static bool linked_heading(const chooser *c, uint32_t i) {
@@ -242,8 +239,7 @@ static void drop_teasers(chooser *c) {
   }
 }
 
-/* ---- the main node
- * --------------------------------------------------------------------------------------------------- */
+/* ---- the main node ----------------------------------------------------------------------------------------------- */
 
 /* The deepest node below `from` that holds at least `percent` of its good text. */
 static uint32_t walk_down(const chooser *c, uint32_t from, unsigned percent) {
@@ -305,8 +301,7 @@ static uint32_t main_node(const chooser *c) {
   return down;
 }
 
-/* ---- inside the main node
- * -------------------------------------------------------------------------------------------- */
+/* ---- inside the main node ---------------------------------------------------------------------------------------- */
 
 /* Lists, boxes and lines that are mostly links. */
 static bool link_farm(const chooser *c, uint32_t i) {
@@ -396,8 +391,7 @@ void html_choose(html_dom *d, html_stat *stats, pu_html_mode mode, pu_str title,
   if (!c.forum) drop_last_headings(&c, *main);
 }
 
-/* ---- forums
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- forums ------------------------------------------------------------------------------------------------------ */
 
 /* Does a value hold one of the words that forums name themselves by? Of <body>'s class and id, of the software that
  * made the page, of its kind in schema.org's words. */

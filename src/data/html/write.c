@@ -27,8 +27,7 @@ typedef struct writer {
   pu_buf text; /* for what has to be looked at before it is written */
 } writer;
 
-/* ---- lines
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- lines ------------------------------------------------------------------------------------------------------- */
 
 static void want(writer *w, int breaks) {
   if (w->flat) {
@@ -143,8 +142,7 @@ void html_text(const html_dom *d, uint32_t node, pu_buf *out) {
   }
 }
 
-/* ---- code
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- code -------------------------------------------------------------------------------------------------------- */
 
 static bool line_numbers(const html_node *n) {
   pu_str c = html_attr(n, "class");
@@ -237,8 +235,7 @@ static void put_code(writer *w, uint32_t node) {
   if (ticks) pu_buf_putc(w->out, '`');
 }
 
-/* ---- formulas
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- formulas ---------------------------------------------------------------------------------------------------- */
 
 static bool has_word(pu_str s, const char *word) {
   return s.len && memmem(s.ptr, s.len, word, strlen(word)) != NULL;
@@ -305,8 +302,7 @@ static bool rendered(const html_node *n) {
          html_same(c, "MathJax_SVG") || html_same(c, "MathJax_CHTML") || html_same(c, "mjx-chtml");
 }
 
-/* ---- tables
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- tables ------------------------------------------------------------------------------------------------------ */
 
 static void put_nodes(writer *w, uint32_t from, uint32_t to);
 
@@ -376,8 +372,7 @@ static void put_table(writer *w, uint32_t node) {
   want(w, 2);
 }
 
-/* ---- elements
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- elements ---------------------------------------------------------------------------------------------------- */
 
 static int item_number(const html_dom *d, uint32_t item) {
   uint32_t list = d->nodes[item].parent;

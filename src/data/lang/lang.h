@@ -1,5 +1,5 @@
 /* Inside data: which language a text is in. A linear model over hashed character n-grams, trained by puyu itself
- * (lang/train.c makes lang/model.c), and the script where that decides. */
+ * (tests/data/train_lang.c makes model.inc), and the script where that decides. */
 #ifndef PUYU_DATA_LANG_H
 #define PUYU_DATA_LANG_H
 

@@ -7,9 +7,9 @@
 #include "src/engine/grammar/nfa.h"
 
 enum { POOL_MAX = 1 << 22, EDGES_MAX = 1 << 22, NEVER = INT32_MAX };
-/* Looks at an edge or a state before a grammar is refused, a tenth of a second: nodes of many states are dear long
- * before there are too many of them. */
-static const int64_t LOOKS_MAX = 1 << 24;
+/* Looks at an edge or a state before a grammar is refused, some hundredths of a second: nodes of many states are dear
+ * long before there are too many of them. */
+static const int64_t LOOKS_MAX = 1 << 22;
 
 typedef struct made {
   const nfa *a;

@@ -107,6 +107,7 @@ static bool advance(pu_grammar_state *s, const uint8_t *bytes, size_t n) {
   g_configs before = {0};
   if (!n || !g_configs_copy(&before, &s->now)) return false;
   bool ok = true;
+  s->work.too_many = s->work.no_memory = false;
   for (size_t i = 0; ok && i < n; i++) {
     ok = g_advance(&s->g->m, &s->frames, &s->now, bytes[i], G_DEPTH_MAX, &s->work, &s->next);
     g_configs t = s->now;
@@ -131,6 +132,10 @@ bool pu_grammar_accept(pu_grammar_state *s, int32_t id) {
 
 bool pu_grammar_accept_text(pu_grammar_state *s, pu_str text) {
   return advance(s, (const uint8_t *)text.ptr, text.len);
+}
+
+bool pu_grammar_gave_up(const pu_grammar_state *s) {
+  return s->work.too_many || s->work.no_memory;
 }
 
 bool pu_grammar_may_end(const pu_grammar_state *s) {

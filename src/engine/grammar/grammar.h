@@ -171,6 +171,7 @@ typedef struct g_work {
   uint32_t stamp;
   int32_t n_seen;
   bool no_memory;
+  bool too_many; /* more than G_CONFIGS_MAX for one byte */
 } g_work;
 bool g_work_init(g_work *w);
 void g_work_deinit(g_work *w);
@@ -180,7 +181,7 @@ bool g_configs_copy(g_configs *to, const g_configs *from);
 bool g_frames_copy(g_frames *to, const g_frames *from);
 /* Where a rule's node leads without a byte. limit: frames at most. */
 void g_enter(const g_automaton *m, g_frames *f, g_config at, int32_t limit, g_work *w, g_configs *out);
-/* Where one byte leads. False: nowhere (or no memory, which w says). */
+/* Where one byte leads. False: nowhere (or no memory, or too many places, which w says). */
 bool g_advance(const g_automaton *m, g_frames *f, const g_configs *from, uint8_t byte, int32_t limit, g_work *w,
                g_configs *out);
 /* Drops the frames that no configuration stands on. */

@@ -128,7 +128,10 @@ static bool meet(g_work *w, g_config c) {
   uint32_t mask = 2 * G_CONFIGS_MAX - 1, at = mix(c.node, c.frame) & mask;
   for (; w->seen[at].stamp == w->stamp; at = (at + 1) & mask)
     if (w->seen[at].c.node == c.node && w->seen[at].c.frame == c.frame) return true;
-  if (w->n_seen == G_CONFIGS_MAX) return false;
+  if (w->n_seen == G_CONFIGS_MAX) {
+    w->too_many = true;
+    return false;
+  }
   w->seen[at] = (seen){c, w->stamp};
   w->todo[w->n_todo++] = c;
   w->n_seen++;

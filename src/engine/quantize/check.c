@@ -5,18 +5,32 @@
 
 const pu_quantizer *pu_quantizer_find(const char *name) {
   for (const pu_quantizer *const *q = pu_quantizer_all; *q; q++)
-    if (strcmp((*q)->name, name) == 0) return *q;
+    if (strcmp((*q)->is.name, name) == 0) return *q;
   return NULL;
+}
+
+const pu_quantize_method *pu_quantize_method_at(size_t i) {
+  size_t n = 0;
+  while (pu_quantizer_all[n]) n++;
+  return i < n ? &pu_quantizer_all[i]->is : NULL;
+}
+
+static pu_err unknown_method(const char *name, pu_error *e) {
+  char all[200];
+  size_t at = 0;
+  for (const pu_quantizer *const *q = pu_quantizer_all; *q && at < sizeof all; q++)
+    at += (size_t)snprintf(all + at, sizeof all - at, "%s%s", at ? ", " : "", (*q)->is.name);
+  return pu_fail(e, PU_ERR_USAGE, "%.40s: no such method; there are %s", name, all);
 }
 
 static pu_err check_numbers(const pu_quantizer *m, const pu_quantize_options *o, pu_error *e) {
   if (o->bits != 4 && o->bits != 8) return pu_fail(e, PU_ERR_USAGE, "%d bits: weights get 4 or 8", o->bits);
-  if (m->bits && o->bits != m->bits)
-    return pu_fail(e, PU_ERR_USAGE, "the method %s has %d bits, not %d", m->name, m->bits, o->bits);
-  if (!m->a_row && o->group != 32 && o->group != 64 && o->group != PU_QUANT_MAX_GROUP)
+  if (m->is.bits && o->bits != m->is.bits)
+    return pu_fail(e, PU_ERR_USAGE, "the method %s has %d bits, not %d", m->is.name, m->is.bits, o->bits);
+  if (!m->is.a_row && o->group != 32 && o->group != 64 && o->group != PU_QUANT_MAX_GROUP)
     return pu_fail(e, PU_ERR_USAGE, "groups of %lld: they have 32, 64 or 128 weights", (long long)o->group);
-  if (m->needs && o->n_calib == 0)
-    return pu_fail(e, PU_ERR_USAGE, "the method %s needs texts to calibrate on", m->name);
+  if (m->is.needs_texts && o->n_calib == 0)
+    return pu_fail(e, PU_ERR_USAGE, "the method %s needs texts to calibrate on", m->is.name);
   return PU_OK;
 }
 
@@ -31,12 +45,12 @@ static pu_err check_shapes(const char *src, const pu_hparams *hp, const pu_quant
                {"size of all heads", hp->heads * hp->head_dim, true},
                {"MLP's inner size", hp->ffn, true},
                {"size of all key/value heads", hp->kv_heads * hp->head_dim, false}};
-  int64_t word = m->a_row ? 1 : 32 / o->bits;
+  int64_t word = m->is.a_row ? 1 : 32 / o->bits;
   for (size_t i = 0; i < PU_COUNT(sizes); i++) {
-    if (sizes[i].inputs && !m->a_row && sizes[i].n % o->group)
+    if (sizes[i].inputs && !m->is.a_row && sizes[i].n % o->group)
       return pu_fail(e, PU_ERR_UNSUPPORTED,
-                     "%s: the %s, %lld, does not divide into groups of %lld: take smaller ones, or w8a8, which has a "
-                     "scale for each row",
+                     "%s: the %s, %lld, does not divide into groups of %lld: take smaller ones, or a method that "
+                     "has a scale for each row",
                      src, sizes[i].what, (long long)sizes[i].n, (long long)o->group);
     if (sizes[i].n % word)
       return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: the %s, %lld, is no multiple of %lld, as files of %d bits need it",
@@ -65,9 +79,10 @@ pu_err pu_quantize_check(const char *src, const pu_quantize_options *o, pu_error
   const pu_quantizer *m = pu_quantizer_find(o->method);
   const pu_arch *arch;
   pu_hparams hp;
-  if (!m) return pu_fail(e, PU_ERR_USAGE, "%s: no such method; there are rtn, awq, gptq and w8a8", o->method);
+  if (!m) return unknown_method(o->method, e);
   PU_TRY(check_numbers(m, o, e));
   PU_TRY(check_source(src, e));
   PU_TRY(pu_model_describe(src, &arch, &hp, e));
-  return check_shapes(src, &hp, m, o, e);
+  PU_TRY(check_shapes(src, &hp, m, o, e));
+  return pu_model_check(src, e);
 }

@@ -72,10 +72,8 @@ pu_quant_matrix *pu_quant_layer_find(pu_quant_layer *l, pu_slot slot, int64_t ex
 /* ---- methods ---- */
 
 typedef struct pu_quantizer {
-  const char *name;
+  pu_quantize_method is;
   unsigned needs;
-  int bits;               /* the only number of bits it has; 0: 4 and 8 */
-  bool a_row;             /* one scale a row, symmetric; else by group */
   pu_quant_format format; /* of its files */
   /* Moves scales between the layer's matrices and norms; may be NULL. */
   pu_err (*fold)(pu_quant_layer *l, pu_error *e);

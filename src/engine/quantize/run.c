@@ -182,15 +182,10 @@ static pu_err layer_part(walk *w, int64_t layer, pu_error *e) {
 /* The type of its matrices, and the bytes of all. */
 static pu_err look_at_files(walk *w, pu_error *e) {
   pu_safetensors *s;
-  bool seen[PU_DTYPE_COUNT + 1] = {0};
+  PU_TRY(pu_model_widest(w->src, true, &w->file_type, e));
   PU_TRY(pu_safetensors_open(w->src, &s, e));
-  for (size_t i = 0; i < pu_safetensors_count(s); i++) {
-    const pu_st_tensor *t = pu_safetensors_at(s, i);
-    if (t->ndim > 1) seen[t->dtype] = true;
-    w->report->bytes_before += t->bytes;
-  }
+  for (size_t i = 0; i < pu_safetensors_count(s); i++) w->report->bytes_before += pu_safetensors_at(s, i)->bytes;
   pu_safetensors_close(s);
-  w->file_type = seen[PU_F32] || (seen[PU_BF16] && seen[PU_F16]) ? PU_F32 : seen[PU_F16] ? PU_F16 : PU_BF16;
   w->dtype = w->file_type == PU_BF16 ? PU_BF16 : PU_F32; /* that nothing is lost on the way */
   return PU_OK;
 }
@@ -254,7 +249,7 @@ pu_err pu_quantize(const char *src, const char *dir, const pu_quantize_options *
   PU_TRY(pu_quantize_check(src, o, e));
   if (pu_path_exists(dir)) return pu_fail(e, PU_ERR_USAGE, "%s: is there already", dir);
   walk w = {.src = src, .method = pu_quantizer_find(o->method), .o = *o, .report = out};
-  if (w.method->a_row) {
+  if (w.method->is.a_row) {
     w.o.group = 0;
     w.o.symmetric = true;
   }

@@ -5,8 +5,9 @@
  * Forward (Dao et al. 2022): for each stretch of KEYS keys and each strip of 32 queries, S^T = K Q^T, then with a
  * running maximum m and sum l of each query P^T = 2^(c S^T - m), O^T += V^T P^T; c = scale log2(e), so that all
  * exponentials are of base 2. m is raised, and O^T and l rescaled, only where it would otherwise be passed by more than
- * 2^HEADROOM: any m gives the same quotient O / l, and the rescaling mostly vanishes.
- * Backward: P from the saved log-sum-exp, dV += P^T dO, dS = P (dO V^T - delta), dQ += dS K, dK += dS^T Q. */
+ * 2^HEADROOM: any m gives the same quotient O / l, and the rescaling mostly vanishes. Each query is a lane and decides
+ * for itself, and stretches begin at the same positions for all: its output has the same bits whatever stands beside
+ * it. Backward: P from the saved log-sum-exp, dV += P^T dO, dS = P (dO V^T - delta), dQ += dS K, dK += dS^T Q. */
 #ifndef PUYU_ATTENTION_BODY_H
 #define PUYU_ATTENTION_BODY_H
 
@@ -19,7 +20,7 @@ enum {
   STRIP = PU_ATTENTION_ROWS,              /* queries of one pass: two vectors of lanes */
   STRIPS = PU_ATTENTION_BLOCK / STRIP,    /* strips of a call */
   STRIP_CHUNKS = STRIP / KE,              /* inner chunks in a strip, where queries are the inner dimension */
-  KEYS = 128,                             /* keys of one pass */
+  KEYS = PU_ATTENTION_KEYS,               /* keys of one pass */
   MAX_COLS = PU_ATTENTION_MAX_DIM / 16,   /* tiles across a head */
   MAX_CHUNKS = PU_ATTENTION_MAX_DIM / KE, /* inner chunks across a head */
 };
@@ -140,7 +141,7 @@ static inline key_range keys_of_strip(const pu_attention_block *b, int s, int64_
 }
 
 static inline int64_t first_key(const pu_attention_block *b) {
-  return b->pos >= b->window ? (b->pos - b->window + 1) / STRIP * STRIP : 0;
+  return b->pos >= b->window ? (b->pos - b->window + 1) / KEYS * KEYS : 0;
 }
 
 /* Masks keys [from, to) of the range's scores, s: C tiles [key tile][2]. */
@@ -259,10 +260,10 @@ static inline void strip_maximum(const float *s, int keys, v16 c, v16 out[2]) {
   }
 }
 
-/* Raises the running maximum of strip s to at least top, and brings l and O^T to it. */
-static void raise_maximum(forward_work *w, int s, const v16 top[2], int cols) {
+/* Raises the running maximum to top where that is beyond the room, and brings l and O^T to it. Other lanes: times 1. */
+static void raise_maximum(forward_work *w, int s, const v16 top[2], v16 room, int cols) {
   for (int t = 0; t < 2; t++) {
-    v16 old = v_load(w->m[s] + 16 * t), new = v_max(old, top[t]);
+    v16 old = v_load(w->m[s] + 16 * t), new = v_where_above(top[t], v_add(old, room), top[t], old);
     v16 factor = v_exp2(v_sub(old, new));
     v_store(w->m[s] + 16 * t, new);
     v_store(w->l[s] + 16 * t, v_mul(v_load(w->l[s] + 16 * t), factor));
@@ -279,7 +280,7 @@ static void soften(forward_work *w, int s, int keys, v16 c, int cols) {
   const v16 room = v_set1(HEADROOM);
   strip_maximum(w->s, keys, c, top);
   if (v_any_above(top[0], v_add(v_load(w->m[s]), room)) || v_any_above(top[1], v_add(v_load(w->m[s] + 16), room)))
-    raise_maximum(w, s, top, cols);
+    raise_maximum(w, s, top, room, cols);
   for (int t = 0; t < 2; t++) {
     m[t] = v_load(w->m[s] + 16 * t);
     l[0][t] = v_load(w->l[s] + 16 * t);

@@ -61,61 +61,116 @@ static void store(const pu_gemm_tile *t) {
   for (int i = 0; i < t->rows; i++) pu_gemm_store_row(t, i);
 }
 
-/* ---- decode: a tile's row is 16 columns of f32 in two registers, or 32 of bf16 in one pair of them ---- */
+/* ---- turned tiles of weights: a line is two registers of eight outputs, of one k in f32, of two in bf16 ---- */
 
-enum { STREAM_ROWS = 8, FEATURES = 4 };
+enum { STREAM_ROWS = 8 };
 
-static inline float sum8(__m256 v) {
-  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
-  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+/* A bf16 is the upper half of an f32: the odd one of a pair by a mask, the even one by a shift. */
+static inline __attribute__((always_inline)) __m256 half_of(const char *pairs, bool odd) {
+  __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)pairs);
+  v = odd ? _mm256_and_si256(v, _mm256_set1_epi32((int)0xffff0000)) : _mm256_slli_epi32(v, 16);
+  return _mm256_castsi256_ps(v);
 }
 
-/* A bf16 is the upper half of an f32: odd elements by a mask, even ones by a shift. */
-static inline __m256 odd_bf16(__m256i v) {
-  return _mm256_castsi256_ps(_mm256_and_si256(v, _mm256_set1_epi32((int)0xffff0000)));
-}
-static inline __m256 even_bf16(__m256i v) {
-  return _mm256_castsi256_ps(_mm256_slli_epi32(v, 16));
+static void pack_tiles(void *dst, const void *tiles, int64_t k) {
+  if (tiles)
+    memcpy(dst, tiles, (size_t)(k * NR) * sizeof(float));
+  else
+    memset(dst, 0, (size_t)(k * NR) * sizeof(float));
 }
 
-/* FEATURES rows of the tiles, one row of x. */
-static inline void stream_part(const char *w, int64_t k_tiles, const char *x, float *out, int ld, bool bf16) {
-  __m256 sum[FEATURES][2];
-#pragma GCC unroll 4
-  for (int f = 0; f < FEATURES; f++) sum[f][0] = sum[f][1] = _mm256_setzero_ps();
-  for (int64_t t = 0; t < k_tiles; t++, w += PU_TILE_BYTES, x += PU_TILE_ROW_BYTES)
-#pragma GCC unroll 2
-    for (int half = 0; half < 64; half += 32) {
-      __m256i v = _mm256_loadu_si256((const __m256i *)(x + half));
-#pragma GCC unroll 4
-      for (int f = 0; f < FEATURES; f++) {
-        const char *row = w + f * PU_TILE_ROW_BYTES + half;
-        if (!half) _mm_prefetch(row + 8 * PU_TILE_BYTES, _MM_HINT_T0);
-        __m256i wf = _mm256_loadu_si256((const __m256i *)row);
-        if (bf16) {
-          sum[f][0] = _mm256_fmadd_ps(even_bf16(wf), even_bf16(v), sum[f][0]);
-          sum[f][1] = _mm256_fmadd_ps(odd_bf16(wf), odd_bf16(v), sum[f][1]);
-        } else {
-          sum[f][half / 32] = _mm256_fmadd_ps(_mm256_castsi256_ps(wf), _mm256_castsi256_ps(v), sum[f][half / 32]);
-        }
-      }
+static void pack_tiles_bf16(void *dst, const void *tiles, int64_t k) {
+  if (!tiles) {
+    pack_tiles(dst, NULL, k);
+    return;
+  }
+  float *to = dst;
+  for (int64_t i = 0; i < k; i++, to += NR) {
+    const char *line = (const char *)tiles + i / 2 * PU_TILE_ROW_BYTES;
+    _mm256_storeu_ps(to, half_of(line, i % 2));
+    _mm256_storeu_ps(to + 8, half_of(line + 32, i % 2));
+  }
+}
+
+/* One k of all rows. */
+static inline __attribute__((always_inline)) void stream_step(__m256 c[MR][2], const float *x, __m256 w0, __m256 w1,
+                                                              const int rows) {
+#pragma GCC unroll 6
+  for (int r = 0; r < rows; r++) {
+    __m256 xr = _mm256_broadcast_ss(x + r);
+    c[r][0] = _mm256_fmadd_ps(xr, w0, c[r][0]);
+    c[r][1] = _mm256_fmadd_ps(xr, w1, c[r][1]);
+  }
+}
+
+static inline __attribute__((always_inline)) void stream_part(const char *w, int64_t lines, const float *x,
+                                                              const int rows, float *sums, bool add, const bool bf16) {
+  __m256 c[MR][2];
+#pragma GCC unroll 6
+  for (int r = 0; r < rows; r++) c[r][0] = c[r][1] = _mm256_setzero_ps();
+  for (int64_t i = 0; i < lines; i++, w += PU_TILE_ROW_BYTES) {
+    _mm_prefetch(w + 8 * PU_TILE_BYTES, _MM_HINT_T0);
+    if (bf16) {
+      stream_step(c, x, half_of(w, false), half_of(w + 32, false), rows);
+      stream_step(c, x + rows, half_of(w, true), half_of(w + 32, true), rows);
+      x += 2 * rows;
+    } else {
+      const float *line = (const float *)(const void *)w;
+      stream_step(c, x, _mm256_loadu_ps(line), _mm256_loadu_ps(line + 8), rows);
+      x += rows;
     }
-  for (int f = 0; f < FEATURES; f++) out[f * ld] = sum8(_mm256_add_ps(sum[f][0], sum[f][1]));
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < rows; r++)
+    for (int h = 0; h < 2; h++) {
+      float *sum = sums + r * NR + h * 8;
+      _mm256_storeu_ps(sum, add ? _mm256_add_ps(_mm256_loadu_ps(sum), c[r][h]) : c[r][h]);
+    }
 }
 
-static inline void stream(const char *w, int64_t k_tiles, const char *x, int rows, float *out, int ld, bool bf16) {
-  for (int f = 0; f < PU_TILE_ROWS; f += FEATURES)
-    for (int r = 0; r < rows; r++)
-      stream_part(w + f * PU_TILE_ROW_BYTES, k_tiles, x + r * pu_stream_row_bytes(k_tiles), out + f * ld + r, ld, bf16);
+#define STREAM(R)                                                                                                      \
+  static void stream_f32_##R(const char *w, int64_t lines, const char *x, float *sums, bool add) {                     \
+    stream_part(w, lines, (const float *)(const void *)x, R, sums, add, false);                                        \
+  }                                                                                                                    \
+  static void stream_bf16_##R(const char *w, int64_t lines, const char *x, float *sums, bool add) {                    \
+    stream_part(w, lines, (const float *)(const void *)x, R, sums, add, true);                                         \
+  }
+STREAM(1)
+STREAM(2)
+STREAM(3)
+STREAM(4)
+STREAM(5)
+STREAM(6)
+
+static const pu_stream_form form_f32 = {
+    .most = MR,
+    .step = 4,
+    .run_tiles = KC / 16,
+    .pack = pack,
+    .part = {stream_f32_1, stream_f32_2, stream_f32_3, stream_f32_4, stream_f32_5, stream_f32_6}};
+static const pu_stream_form form_bf16 = {
+    .most = MR,
+    .step = 8,
+    .run_tiles = KC / 32,
+    .pack = pack,
+    .part = {stream_bf16_1, stream_bf16_2, stream_bf16_3, stream_bf16_4, stream_bf16_5, stream_bf16_6}};
+
+static void stream_pack_f32(void *dst, const pu_panel *x, int64_t k_tiles) {
+  pu_stream_pack_groups(&form_f32, dst, x, k_tiles);
+}
+
+static void stream_pack_bf16(void *dst, const pu_panel *x, int64_t k_tiles) {
+  pu_stream_pack_groups(&form_bf16, dst, x, k_tiles);
 }
 
 static void stream_f32(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld) {
-  stream(w, k_tiles, x, rows, out, ld, false);
+  (void)ld;
+  pu_stream_groups(&form_f32, w, k_tiles, x, rows, out);
 }
 
 static void stream_bf16(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld) {
-  stream(w, k_tiles, x, rows, out, ld, true);
+  (void)ld;
+  pu_stream_groups(&form_bf16, w, k_tiles, x, rows, out);
 }
 
 const pu_gemm_kernel pu_gemm_avx2 = {.mr = MR,
@@ -128,10 +183,11 @@ const pu_gemm_kernel pu_gemm_avx2 = {.mr = MR,
                                      .bytes = 4,
                                      .pack_a = pack,
                                      .pack_b = pack,
+                                     .pack_tiles = pack_tiles,
                                      .micro = micro,
                                      .store = store,
                                      .stream_rows = STREAM_ROWS,
-                                     .stream_pack = pu_stream_pack_rows,
+                                     .stream_pack = stream_pack_f32,
                                      .stream = stream_f32,
                                      .stream_store = store};
 
@@ -145,9 +201,10 @@ const pu_gemm_kernel pu_gemm_avx2_bf16 = {.mr = MR,
                                           .bytes = 4,
                                           .pack_a = pack,
                                           .pack_b = pack,
+                                          .pack_tiles = pack_tiles_bf16,
                                           .micro = micro,
                                           .store = store,
                                           .stream_rows = STREAM_ROWS,
-                                          .stream_pack = pu_stream_pack_rows,
+                                          .stream_pack = stream_pack_bf16,
                                           .stream = stream_bf16,
                                           .stream_store = store};

@@ -152,73 +152,45 @@ void pu_gemm_store_avx512(const pu_gemm_tile *t) {
     store_plain(t);
 }
 
-/* ---- decode: tiles of weights as they stream by ----
- * A tile's row is one register: 16 columns of f32, or 32 of bf16, of one output feature. Tiles come in runs that fit
- * L1; over a run, F features times R rows of x are summed at a time, in F R = 16 registers, and between runs the sums
- * (16 lanes each) lie in memory: so the weights pass once, in order, whatever the number of rows. */
+/* ---- turned tiles of weights ---- */
 
-enum { STREAM_ROWS = PU_STREAM_ROWS_AVX512, RUN = 16, LANES = 16 };
+void pu_pack_tiles_avx512(void *dst, const void *tiles, int64_t lines) {
+  float *to = dst;
+  for (int64_t i = 0; i < lines; i++, to += NR)
+    _mm512_storeu_ps(to, tiles ? _mm512_loadu_ps((const float *)tiles + i * PU_TILE_ROWS) : _mm512_setzero_ps());
+}
 
-#define STREAM(name, F, R, bf16)                                                                                       \
-  static void name(const char *w, int64_t tiles, const char *x, int64_t x_row, float *sums, int ld) {                  \
-    __m512 sum[F][R];                                                                                                  \
-    _Pragma("GCC unroll 16") for (int f = 0; f < F; f++) _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)           \
-        sum[f][r] = _mm512_loadu_ps(sums + (f * ld + r) * LANES);                                                      \
-    for (int64_t t = 0; t < tiles; t++, w += PU_TILE_BYTES, x += PU_TILE_ROW_BYTES) {                                  \
-      __m512i v[R];                                                                                                    \
-      _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) v[r] = _mm512_loadu_si512(x + r * x_row);                    \
-      _Pragma("GCC unroll 16") for (int f = 0; f < F; f++) {                                                           \
-        const char *row = w + f * PU_TILE_ROW_BYTES;                                                                   \
-        _mm_prefetch(row + RUN * PU_TILE_BYTES, _MM_HINT_T0);                                                          \
-        __m512i wf = _mm512_loadu_si512(row);                                                                          \
-        _Pragma("GCC unroll 8") for (int r = 0; r < R; r++) sum[f][r] =                                                \
-            bf16 ? _mm512_dpbf16_ps(sum[f][r], (__m512bh)wf, (__m512bh)v[r])                                           \
-                 : _mm512_fmadd_ps(_mm512_castsi512_ps(wf), _mm512_castsi512_ps(v[r]), sum[f][r]);                     \
-      }                                                                                                                \
-    }                                                                                                                  \
-    _Pragma("GCC unroll 16") for (int f = 0; f < F; f++) _Pragma("GCC unroll 8") for (int r = 0; r < R; r++)           \
-        _mm512_storeu_ps(sums + (f * ld + r) * LANES, sum[f][r]);                                                      \
+static void pack_tiles(void *dst, const void *tiles, int64_t k) {
+  pu_pack_tiles_avx512(dst, tiles, k);
+}
+
+#define STREAM(R)                                                                                                      \
+  static void stream_##R(const char *w, int64_t lines, const char *x, float *sums, bool add) {                         \
+    pu_stream_avx512(w, lines, x, R, sums, add, false);                                                                \
   }
-STREAM(stream_f32_1, 16, 1, 0)
-STREAM(stream_f32_2, 8, 2, 0)
-STREAM(stream_f32_4, 4, 4, 0)
-STREAM(stream_bf16_1, 16, 1, 1)
-STREAM(stream_bf16_2, 8, 2, 1)
-STREAM(stream_bf16_4, 4, 4, 1)
+STREAM(1)
+STREAM(2)
+STREAM(3)
+STREAM(4)
+STREAM(5)
+STREAM(6)
+STREAM(7)
+STREAM(8)
 
-typedef void (*stream_part)(const char *w, int64_t tiles, const char *x, int64_t x_row, float *sums, int ld);
+static const pu_stream_form form = {
+    .most = PU_STREAM_GROUP,
+    .step = 4,
+    .run_tiles = KC / 16,
+    .pack = pack,
+    .part = {stream_1, stream_2, stream_3, stream_4, stream_5, stream_6, stream_7, stream_8}};
 
-/* All rows of x over one run of tiles. parts: for 1, 2 and 4 rows. */
-static void stream_run(const stream_part parts[3], const char *w, int64_t tiles, const char *x, int64_t x_row, int rows,
-                       float *sums) {
-  for (int r = 0; r < rows;) {
-    int log = rows - r >= 4 ? 2 : rows - r >= 2 ? 1 : 0;
-    for (int f = 0; f < PU_TILE_ROWS; f += PU_TILE_ROWS >> log)
-      parts[log](w + f * PU_TILE_ROW_BYTES, tiles, x + r * x_row, x_row, sums + (f * rows + r) * LANES, rows);
-    r += 1 << log;
-  }
+static void stream_pack(void *dst, const pu_panel *x, int64_t k_tiles) {
+  pu_stream_pack_groups(&form, dst, x, k_tiles);
 }
 
-static void stream(const stream_part parts[3], const char *w, int64_t k_tiles, const char *x, int rows, float *out,
-                   int ld) {
-  _Alignas(64) float sums[PU_TILE_ROWS * STREAM_ROWS * LANES];
-  memset(sums, 0, (size_t)(PU_TILE_ROWS * rows * LANES) * sizeof(float));
-  for (int64_t t = 0; t < k_tiles; t += RUN)
-    stream_run(parts, w + t * PU_TILE_BYTES, PU_MIN(k_tiles - t, RUN), x + t * PU_TILE_ROW_BYTES,
-               pu_stream_row_bytes(k_tiles), rows, sums);
-  for (int f = 0; f < PU_TILE_ROWS; f++)
-    for (int r = 0; r < rows; r++)
-      out[f * ld + r] = _mm512_reduce_add_ps(_mm512_load_ps(sums + (f * rows + r) * LANES));
-}
-
-static void stream_f32(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld) {
-  static const stream_part parts[3] = {stream_f32_1, stream_f32_2, stream_f32_4};
-  stream(parts, w, k_tiles, x, rows, out, ld);
-}
-
-void pu_stream_bf16_avx512(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld) {
-  static const stream_part parts[3] = {stream_bf16_1, stream_bf16_2, stream_bf16_4};
-  stream(parts, w, k_tiles, x, rows, out, ld);
+static void stream(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld) {
+  (void)ld;
+  pu_stream_groups(&form, w, k_tiles, x, rows, out);
 }
 
 const pu_gemm_kernel pu_gemm_avx512 = {.mr = MR,
@@ -231,9 +203,10 @@ const pu_gemm_kernel pu_gemm_avx512 = {.mr = MR,
                                        .bytes = 4,
                                        .pack_a = pack,
                                        .pack_b = pack,
+                                       .pack_tiles = pack_tiles,
                                        .micro = micro,
                                        .store = pu_gemm_store_avx512,
-                                       .stream_rows = STREAM_ROWS,
-                                       .stream_pack = pu_stream_pack_rows,
-                                       .stream = stream_f32,
+                                       .stream_rows = PU_STREAM_ROWS_AVX512,
+                                       .stream_pack = stream_pack,
+                                       .stream = stream,
                                        .stream_store = pu_gemm_store_avx512};

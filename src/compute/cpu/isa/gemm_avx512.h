@@ -79,8 +79,30 @@ static inline void pu_store16(void *p, int64_t i, pu_dtype type, __mmask16 m, __
 
 void pu_gemm_store_avx512(const pu_gemm_tile *t);
 
-/* Decode with weights in bf16. */
-enum { PU_STREAM_ROWS_AVX512 = 32 };
-void pu_stream_bf16_avx512(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld);
+/* Lines of turned weight tiles into a panel of B, 32 columns wide. */
+void pu_pack_tiles_avx512(void *dst, const void *tiles, int64_t lines);
+
+/* A pu_stream_part: a line of weights is one register, sixteen outputs. */
+enum { PU_STREAM_ROWS_AVX512 = 32, PU_STREAM_AHEAD_AVX512 = 16 << 10 };
+static inline __attribute__((always_inline)) void
+pu_stream_avx512(const char *w, int64_t lines, const char *x, const int rows, float *sums, bool add, const bool bf16) {
+  __m512 c[PU_STREAM_GROUP];
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; r++) c[r] = _mm512_setzero_ps();
+  for (int64_t i = 0; i < lines; i++, w += 64, x += rows * 4) {
+    __m512i line = _mm512_loadu_si512(w);
+    _mm_prefetch(w + PU_STREAM_AHEAD_AVX512, _MM_HINT_T0);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; r++)
+      if (bf16)
+        c[r] =
+            _mm512_dpbf16_ps(c[r], (__m512bh)_mm512_set1_epi32(((const int32_t *)(const void *)x)[r]), (__m512bh)line);
+      else
+        c[r] = _mm512_fmadd_ps(_mm512_set1_ps(((const float *)(const void *)x)[r]), _mm512_castsi512_ps(line), c[r]);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; r++, sums += 16)
+    _mm512_storeu_ps(sums, add ? _mm512_add_ps(_mm512_loadu_ps(sums), c[r]) : c[r]);
+}
 
 #endif

@@ -95,6 +95,41 @@ static void pack(void *dst, const pu_panel *p) {
     pack_rows_adjacent(dst, p);
 }
 
+/* ---- turned tiles of weights ---- */
+
+static void pack_tiles(void *dst, const void *tiles, int64_t k) {
+  pu_pack_tiles_avx512(dst, tiles, (k + 1) / 2);
+}
+
+#define STREAM(R)                                                                                                      \
+  static void stream_##R(const char *w, int64_t lines, const char *x, float *sums, bool add) {                         \
+    pu_stream_avx512(w, lines, x, R, sums, add, true);                                                                 \
+  }
+STREAM(1)
+STREAM(2)
+STREAM(3)
+STREAM(4)
+STREAM(5)
+STREAM(6)
+STREAM(7)
+STREAM(8)
+
+static const pu_stream_form form = {
+    .most = PU_STREAM_GROUP,
+    .step = PAIR_BYTES,
+    .run_tiles = KC / 32,
+    .pack = pack,
+    .part = {stream_1, stream_2, stream_3, stream_4, stream_5, stream_6, stream_7, stream_8}};
+
+static void stream_pack(void *dst, const pu_panel *x, int64_t k_tiles) {
+  pu_stream_pack_groups(&form, dst, x, k_tiles);
+}
+
+static void stream(const void *w, int64_t k_tiles, const void *x, int rows, float *out, int ld) {
+  (void)ld;
+  pu_stream_groups(&form, w, k_tiles, x, rows, out);
+}
+
 const pu_gemm_kernel pu_gemm_avx512_bf16 = {.mr = MR,
                                             .nr = NR,
                                             .kc = KC,
@@ -105,9 +140,10 @@ const pu_gemm_kernel pu_gemm_avx512_bf16 = {.mr = MR,
                                             .bytes = 2,
                                             .pack_a = pack,
                                             .pack_b = pack,
+                                            .pack_tiles = pack_tiles,
                                             .micro = micro,
                                             .store = pu_gemm_store_avx512,
                                             .stream_rows = PU_STREAM_ROWS_AVX512,
-                                            .stream_pack = pu_stream_pack_rows,
-                                            .stream = pu_stream_bf16_avx512,
+                                            .stream_pack = stream_pack,
+                                            .stream = stream,
                                             .stream_store = pu_gemm_store_avx512};

@@ -43,6 +43,10 @@ static inline bool v_any_above(v16 a, v16 b) {
   __m256 k = _mm256_or_ps(_mm256_cmp_ps(a.lo, b.lo, _CMP_GT_OQ), _mm256_cmp_ps(a.hi, b.hi, _CMP_GT_OQ));
   return _mm256_movemask_ps(k) != 0;
 }
+static inline v16 v_where_above(v16 a, v16 b, v16 x, v16 y) {
+  return (v16){_mm256_blendv_ps(y.lo, x.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_GT_OQ)),
+               _mm256_blendv_ps(y.hi, x.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_GT_OQ))};
+}
 static inline float v_sum(v16 a) {
   __m256 s = _mm256_add_ps(a.lo, a.hi);
   __m128 t = _mm_add_ps(_mm256_castps256_ps128(s), _mm256_extractf128_ps(s, 1));

@@ -40,6 +40,10 @@ static inline v16 v_fms(v16 a, v16 b, v16 c) { /* a b - c */
 static inline bool v_any_above(v16 a, v16 b) {
   return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) != 0;
 }
+/* x where a > b, y elsewhere. */
+static inline v16 v_where_above(v16 a, v16 b, v16 x, v16 y) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_GT_OQ), y, x);
+}
 static inline float v_sum(v16 a) {
   return _mm512_reduce_add_ps(a);
 }

@@ -132,4 +132,11 @@ static pu_err quantise(pu_quant_layer *l, pu_quant_matrix *m, pu_error *e) {
 }
 
 const pu_quantizer pu_quantizer_awq = {
-    .name = "awq", .needs = PU_NEEDS_INPUTS, .bits = 4, .format = PU_QUANT_AWQ, .fold = fold, .quantise = quantise};
+    .is = {.name = "awq",
+           .summary = "scales weights that meet large inputs up first, and searches each group's range",
+           .bits = 4,
+           .needs_texts = true},
+    .needs = PU_NEEDS_INPUTS,
+    .format = PU_QUANT_AWQ,
+    .fold = fold,
+    .quantise = quantise};

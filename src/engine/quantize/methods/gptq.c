@@ -216,4 +216,9 @@ static pu_err quantise(pu_quant_layer *l, pu_quant_matrix *m, pu_error *e) {
 }
 
 const pu_quantizer pu_quantizer_gptq = {
-    .name = "gptq", .needs = PU_NEEDS_INPUTS | PU_NEEDS_HESSIAN, .format = PU_QUANT_GPTQ, .quantise = quantise};
+    .is = {.name = "gptq",
+           .summary = "lets the weights not rounded yet make up for the error of those that are",
+           .needs_texts = true},
+    .needs = PU_NEEDS_INPUTS | PU_NEEDS_HESSIAN,
+    .format = PU_QUANT_GPTQ,
+    .quantise = quantise};

@@ -7,4 +7,6 @@ static pu_err quantise(pu_quant_layer *l, pu_quant_matrix *m, pu_error *e) {
   return PU_OK;
 }
 
-const pu_quantizer pu_quantizer_rtn = {.name = "rtn", .format = PU_QUANT_GPTQ, .quantise = quantise};
+const pu_quantizer pu_quantizer_rtn = {.is = {.name = "rtn", .summary = "rounds each weight to the nearest value"},
+                                       .format = PU_QUANT_GPTQ,
+                                       .quantise = quantise};

@@ -39,10 +39,13 @@ static pu_err quantise(pu_quant_layer *l, pu_quant_matrix *m, pu_error *e) {
   return PU_OK;
 }
 
-const pu_quantizer pu_quantizer_w8a8 = {.name = "w8a8",
-                                        .needs = PU_NEEDS_INPUTS,
-                                        .bits = 8,
-                                        .a_row = true,
-                                        .format = PU_QUANT_INT8,
-                                        .fold = fold,
-                                        .quantise = quantise};
+const pu_quantizer pu_quantizer_w8a8 = {
+    .is = {.name = "w8a8",
+           .summary = "int8 for weights and activations; large activations move into the weights",
+           .bits = 8,
+           .needs_texts = true,
+           .a_row = true},
+    .needs = PU_NEEDS_INPUTS,
+    .format = PU_QUANT_INT8,
+    .fold = fold,
+    .quantise = quantise};

@@ -1,0 +1,379 @@
+/* The pass over documents: read, measured, rewritten, kept or dropped, unit by unit, all workers at once. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/data/clean.h"
+#include "src/data/sources.h"
+
+typedef struct clean {
+  const pu_clean_options *o;
+  const pu_data_how *how;
+  pu_filter_set set;
+  void *shared[PU_COUNT(((pu_filter_set *)0)->v)];
+  pu_source_units units; /* where it reads sources */
+  pu_stage *before;      /* where it reads a stage */
+  pu_stage_writer *w;
+  pu_doc *docs; /* [workers] */
+  int workers;
+  bool writes;
+  double done, total; /* bytes of sources, or units */
+} clean;
+
+typedef struct unit_run {
+  clean *c;
+  pu_doc *d;
+  pu_unit_writer *out;
+  pu_clean_counts *counts;
+  pu_err skip_err; /* of writing what a reader skipped */
+  pu_error *e;
+} unit_run;
+
+static pu_err nomem(pu_error *e) {
+  return pu_fail(e, PU_ERR_NOMEM, "clean: no memory");
+}
+
+/* ---- a document ---- */
+
+typedef struct verdict {
+  char rule[128]; /* empty: it stays */
+  double value, min, max;
+} verdict;
+
+static void judge(const pu_filter_set *set, size_t f, const double *values, verdict *v) {
+  int m = v->rule[0] ? -1 : pu_filter_drops(set, f, values);
+  if (m < 0) return;
+  snprintf(v->rule, sizeof v->rule, "%s.%s", set->v[f]->name, set->v[f]->measures[m].name);
+  v->value = values[m];
+  v->min = set->bounds[f][m].min;
+  v->max = set->bounds[f][m].max;
+}
+
+/* All filters measure, also after one has dropped the document, so that other bounds can be applied later. */
+static pu_err measure(unit_run *r, double (*values)[PU_FILTER_MEASURES], verdict *v, pu_error *e) {
+  const pu_filter_set *set = &r->c->set;
+  for (size_t f = 0; f < set->n; f++) {
+    for (int i = 0; i < PU_FILTER_MEASURES; i++) values[f][i] = NAN;
+    size_t mark = pu_arena_mark(r->d->arena);
+    PU_TRY(set->v[f]->apply(r->c->shared[f], r->d, values[f], e));
+    pu_arena_release(r->d->arena, mark);
+    pu_clean_counts_values(r->counts, f, values[f]);
+    judge(set, f, values[f], v);
+  }
+  return PU_OK;
+}
+
+static pu_err record(unit_run *r, uint64_t n, double (*values)[PU_FILTER_MEASURES], const verdict *v, pu_error *e) {
+  const pu_filter_set *set = &r->c->set;
+  PU_TRY(pu_unit_attrs_begin(r->out, n, r->d->id, e));
+  PU_TRY(pu_unit_attr(r->out, "text", "bytes", (double)r->d->text.len, e));
+  PU_TRY(pu_unit_attr_str(r->out, "lang", r->d->lang, e));
+  for (size_t f = 0; f < set->n; f++)
+    for (int i = 0; set->v[f]->measures[i].name; i++)
+      PU_TRY(pu_unit_attr(r->out, set->v[f]->name, set->v[f]->measures[i].name, values[f][i], e));
+  PU_TRY(pu_unit_attrs_end(r->out, e));
+  if (v->rule[0]) PU_TRY(pu_unit_drop(r->out, n, r->d->id, v->rule, v->value, v->min, v->max, NULL, e));
+  return pu_clean_counts_doc(r->counts, r->d, v->rule[0] ? v->rule : NULL, v->value, e);
+}
+
+static pu_err handle(unit_run *r, uint64_t n, pu_error *e) {
+  double values[PU_COUNT(r->c->set.v)][PU_FILTER_MEASURES];
+  verdict v = {.min = -INFINITY, .max = INFINITY, .value = NAN};
+  PU_TRY(measure(r, values, &v, e));
+  if (r->d->text.len == 0 && !v.rule[0]) v = (verdict){"text.bytes", 0, 1, INFINITY};
+  if (r->c->writes) PU_TRY(pu_unit_doc(r->out, r->d, &n, e));
+  return record(r, n, values, &v, e);
+}
+
+/* ---- a unit ---- */
+
+static void on_skip(void *arg, const char *path, uint64_t offset, const char *why) {
+  unit_run *r = arg;
+  if (r->skip_err == PU_OK) r->skip_err = pu_unit_skip(r->out, path, offset, why, r->e);
+}
+
+static pu_err read_file(unit_run *r, const pu_source_unit *u, const char *path, const pu_read_options *o, pu_error *e) {
+  pu_input *in;
+  pu_reading *reading;
+  PU_TRY(pu_input_open(path, u->begin, u->end, o, &in, e));
+  PU_TRY(pu_reading_open(in, &reading, e));
+  pu_err err = PU_OK;
+  for (bool found = true; err == PU_OK && found;) {
+    pu_doc_clear(r->d);
+    err = pu_reading_next(reading, r->d, &found, e);
+    if (err == PU_OK && r->skip_err != PU_OK) err = r->skip_err;
+    if (err == PU_OK && found) err = handle(r, 0, e);
+    if (err == PU_OK && pu_signals_stop())
+      err = pu_fail(e, PU_ERR_STOPPED, "stopped; what is done stays, the same command goes on");
+  }
+  pu_reading_close(reading);
+  return err;
+}
+
+static pu_err read_sources(unit_run *r, size_t unit, pu_error *e) {
+  const clean *c = r->c;
+  const pu_source_unit *u = &c->units.v[unit];
+  const pu_read_options o = pu_source_read(&c->o->sources[u->source], (pu_skips){on_skip, r});
+  for (size_t i = 0; i < u->n_files; i++) {
+    const char *path = c->units.files[u->source][u->file + i].path;
+    pu_err err = read_file(r, u, path, &o, e);
+    if (err == PU_ERR_FORMAT || err == PU_ERR_UNSUPPORTED) err = pu_unit_skip(r->out, path, 0, e ? e->msg : "", e);
+    PU_TRY(err);
+  }
+  return PU_OK;
+}
+
+static pu_err read_stage(unit_run *r, size_t unit, pu_error *e) {
+  pu_unit *in;
+  PU_TRY(pu_unit_open(r->c->before, unit, &in, e));
+  pu_err err = PU_OK;
+  for (bool found = true; err == PU_OK && found;) {
+    uint64_t n;
+    err = pu_unit_next(in, r->d, &n, &found, e);
+    if (err == PU_OK && found) err = handle(r, n, e);
+    if (err == PU_OK && pu_signals_stop())
+      err = pu_fail(e, PU_ERR_STOPPED, "stopped; what is done stays, the same command goes on");
+  }
+  pu_unit_close(in);
+  return err;
+}
+
+static pu_err run_unit(void *arg, size_t unit, int worker, pu_error *e) {
+  clean *c = arg;
+  unit_run r = {.c = c, .d = &c->docs[worker], .e = e};
+  PU_TRY(pu_clean_counts_create(&c->set, &r.counts, e));
+  pu_err err = pu_unit_create(c->w, unit, &r.out, e);
+  if (err == PU_OK) {
+    err = c->before ? read_stage(&r, unit, e) : read_sources(&r, unit, e);
+    if (err == PU_OK) err = r.skip_err;
+    if (err == PU_OK) err = pu_clean_counts_put(r.counts, r.out, e);
+    err = pu_unit_end(r.out, err, e);
+  }
+  pu_clean_counts_free(r.counts);
+  return err;
+}
+
+/* ---- all ---- */
+
+static json_t *strs_json(const pu_strs *s) {
+  json_t *list = json_array();
+  for (size_t i = 0; list && i < s->n; i++) json_array_append_new(list, json_string(s->v[i]));
+  return list;
+}
+
+/* Paths and sizes: a run is gone on with only where they are the same. */
+static json_t *source_json(const pu_source *s, const pu_source_file *files, size_t n) {
+  uint64_t hash = 0;
+  for (size_t i = 0; i < n; i++) {
+    hash = pu_hash64(files[i].path, strlen(files[i].path), hash);
+    hash = pu_hash64(&files[i].bytes, sizeof files[i].bytes, hash);
+  }
+  char text[32];
+  snprintf(text, sizeof text, "%016llx", (unsigned long long)hash);
+  return json_pack("{s:s, s:s?, s:s?, s:s?, s:i, s:i, s:s, s:I}", "name", s->name, "format", s->format, "key", s->key,
+                   "charset", s->charset, "split", s->split, "html", s->html, "files", text, "n_files", (json_int_t)n);
+}
+
+static json_t *options_json(const clean *c) {
+  const pu_clean_options *o = c->o;
+  json_t *all = json_object(), *sources = json_array();
+  for (size_t i = 0; !c->before && i < o->n_sources; i++)
+    json_array_append_new(sources, source_json(&o->sources[i], c->units.files[i], c->units.n_files[i]));
+  json_object_set_new(all, "sources", sources);
+  json_object_set_new(all, "filters", strs_json(&o->filters));
+  json_object_set_new(all, "bounds", strs_json(&o->bounds));
+  json_object_set_new(all, "domains", strs_json(&o->filter.domains));
+  json_object_set_new(all, "words", strs_json(&o->filter.words));
+  json_object_set_new(all, "languages", strs_json(&o->filter.languages));
+  json_object_set_new(all, "fold",
+                      json_pack("[i,i,b,b]", o->filter.width, o->filter.han, o->filter.nfkc, o->filter.mask));
+  return all;
+}
+
+static pu_err open_filters(clean *c, pu_error *e) {
+  PU_TRY(pu_filter_set_make(&c->o->filters, &c->o->bounds, &c->set, e));
+  for (size_t f = 0; f < c->set.n; f++) {
+    c->writes |= c->set.v[f]->rewrites;
+    if (c->set.v[f]->open) PU_TRY(c->set.v[f]->open(&c->o->filter, &c->shared[f], e));
+  }
+  return PU_OK;
+}
+
+static pu_err open_input(clean *c, const char *before, const char ***names, pu_error *e) {
+  if (before) return pu_stage_open(before, &c->before, e);
+  PU_TRY(pu_source_units_make(c->o->sources, c->o->n_sources, &c->units, e));
+  const char **v = pu_arena_alloc(c->units.arena, (c->units.n + 1) * sizeof *v);
+  if (!v) return nomem(e);
+  for (size_t i = 0; i < c->units.n; i++) v[i] = c->units.v[i].name;
+  *names = v;
+  return PU_OK;
+}
+
+static void show(void *arg, double units) {
+  const clean *c = arg;
+  if (c->how->progress) c->how->progress(c->how->progress_arg, "clean", units, (double)pu_stage_writer_units(c->w));
+}
+
+static pu_err run(clean *c, const char *dir, const char *before, pu_error *e) {
+  const char **names = NULL;
+  c->writes = !before;
+  PU_TRY(open_filters(c, e));
+  PU_TRY(open_input(c, before, &names, e));
+  json_t *options = options_json(c);
+  const pu_stage_options so = {.step = "clean",
+                               .options = options,
+                               .before = c->before,
+                               .units = names,
+                               .n_units = c->units.n,
+                               .docs = c->writes,
+                               .force = c->how->force,
+                               .rank = c->how->rank,
+                               .ranks = c->how->ranks};
+  pu_err err = pu_stage_create(dir, &so, &c->w, e);
+  json_decref(options);
+  PU_TRY(err);
+  c->workers = c->how->pool ? pu_pool_size(c->how->pool) : 1;
+  c->docs = calloc((size_t)c->workers, sizeof *c->docs);
+  if (!c->docs) return nomem(e);
+  for (int i = 0; i < c->workers; i++) PU_TRY(pu_doc_init(&c->docs[i], e));
+  PU_TRY(pu_stage_run(c->w, c->how->pool, run_unit, c, show, c, e));
+  return pu_stage_end(c->w, e);
+}
+
+static void finish(clean *c) {
+  for (int i = 0; c->docs && i < c->workers; i++) pu_doc_deinit(&c->docs[i]);
+  free(c->docs);
+  for (size_t f = 0; f < c->set.n; f++)
+    if (c->set.v[f]->close) c->set.v[f]->close(c->shared[f]);
+  pu_stage_writer_free(c->w);
+  pu_stage_close(c->before);
+  pu_source_units_deinit(&c->units);
+}
+
+pu_err pu_data_counts(const char *dir, pu_data_result *out, pu_error *e) {
+  pu_stage *s;
+  *out = (pu_data_result){0};
+  PU_TRY(pu_stage_open(dir, &s, e));
+  const json_t *counts = json_object_get(pu_stage_about(s), "counts");
+  out->documents = (uint64_t)json_integer_value(json_object_get(counts, "documents"));
+  out->dropped = (uint64_t)json_integer_value(json_object_get(counts, "dropped"));
+  out->bytes = (uint64_t)json_integer_value(json_object_get(counts, "bytes"));
+  out->skipped = (uint64_t)json_integer_value(json_object_get(counts, "skipped"));
+  pu_stage_close(s);
+  return PU_OK;
+}
+
+pu_err pu_clean_run(const char *dir, const char *before, const pu_clean_options *o, const pu_data_how *how,
+                    pu_data_result *out, pu_error *e) {
+  clean *c = calloc(1, sizeof *c);
+  if (!c) return nomem(e);
+  c->o = o;
+  c->how = how;
+  pu_err err = run(c, dir, before, e);
+  finish(c);
+  free(c);
+  return err == PU_OK ? pu_data_counts(dir, out, e) : err;
+}
+
+/* ---- other bounds ---- */
+
+typedef struct apply {
+  pu_filter_set set;
+  pu_stage *of;
+  pu_stage_writer *w;
+  const pu_data_how *how;
+} apply;
+
+static void values_of(const json_t *line, const pu_filter *f, double *values) {
+  for (int i = 0; f->measures[i].name; i++) {
+    char name[128];
+    snprintf(name, sizeof name, "%s.%s", f->name, f->measures[i].name);
+    const json_t *v = json_object_get(line, name);
+    values[i] = json_is_number(v) ? json_number_value(v) : NAN;
+  }
+}
+
+static pu_err apply_line(const apply *a, const json_t *line, pu_unit_writer *out, pu_error *e) {
+  verdict v = {.min = -INFINITY, .max = INFINITY, .value = NAN};
+  for (size_t f = 0; f < a->set.n; f++) {
+    double values[PU_FILTER_MEASURES];
+    values_of(line, a->set.v[f], values);
+    judge(&a->set, f, values, &v);
+  }
+  if (json_number_value(json_object_get(line, "text.bytes")) < 1 && !v.rule[0])
+    v = (verdict){"text.bytes", 0, 1, INFINITY};
+  uint64_t n = (uint64_t)json_integer_value(json_object_get(line, "n"));
+  const json_t *id = json_object_get(line, "id");
+  pu_str name = pu_str_of(json_string_value(id), json_string_length(id));
+  PU_TRY(pu_unit_attrs_begin(out, n, name, e));
+  PU_TRY(pu_unit_attrs_end(out, e));
+  return v.rule[0] ? pu_unit_drop(out, n, name, v.rule, v.value, v.min, v.max, NULL, e) : PU_OK;
+}
+
+static pu_err apply_unit(void *arg, size_t unit, int worker, pu_error *e) {
+  (void)worker;
+  const apply *a = arg;
+  pu_records *in;
+  pu_unit_writer *out;
+  PU_TRY(pu_records_open(a->of, unit, "attrs", &in, e));
+  pu_err err = pu_unit_create(a->w, unit, &out, e);
+  if (err == PU_OK) {
+    for (bool found = true; err == PU_OK && found;) {
+      const json_t *line;
+      err = pu_records_next(in, &line, &found, e);
+      if (err == PU_OK && found) err = apply_line(a, line, out, e);
+    }
+    err = pu_unit_end(out, err, e);
+  }
+  pu_records_close(in);
+  return err;
+}
+
+/* Filters and bounds of the stage, then the new bounds. */
+static pu_err apply_set(apply *a, const pu_strs *bounds, pu_arena *arena, pu_error *e) {
+  const json_t *options = json_object_get(pu_stage_about(a->of), "options");
+  const json_t *filters = json_object_get(options, "filters"), *old = json_object_get(options, "bounds");
+  pu_strs names = {pu_arena_zalloc(arena, (json_array_size(filters) + 1) * sizeof(char *)), json_array_size(filters)};
+  pu_strs all = {pu_arena_zalloc(arena, (json_array_size(old) + bounds->n + 1) * sizeof(char *)),
+                 json_array_size(old) + bounds->n};
+  if (!names.v || !all.v) return nomem(e);
+  if (!json_is_array(filters)) return pu_fail(e, PU_ERR_USAGE, "%s: no stage that filters made", pu_stage_dir(a->of));
+  for (size_t i = 0; i < names.n; i++) names.v[i] = json_string_value(json_array_get(filters, i));
+  for (size_t i = 0; i < all.n; i++)
+    all.v[i] =
+        i < json_array_size(old) ? json_string_value(json_array_get(old, i)) : bounds->v[i - json_array_size(old)];
+  PU_TRY(pu_filter_set_make(&names, &all, &a->set, e));
+  return PU_OK;
+}
+
+static pu_err apply_run(apply *a, const char *dir, const pu_strs *bounds, pu_error *e) {
+  json_t *options = json_copy(json_object_get(pu_stage_about(a->of), "options"));
+  json_object_set_new(options, "again", strs_json(bounds));
+  const pu_stage_options so = {.step = "bounds",
+                               .options = options,
+                               .before = a->of,
+                               .force = a->how->force,
+                               .instead = true,
+                               .rank = a->how->rank,
+                               .ranks = a->how->ranks};
+  pu_err err = pu_stage_create(dir, &so, &a->w, e);
+  json_decref(options);
+  if (err == PU_OK) err = pu_stage_run(a->w, a->how->pool, apply_unit, a, NULL, NULL, e);
+  return err == PU_OK ? pu_stage_end(a->w, e) : err;
+}
+
+pu_err pu_clean_apply(const char *dir, const char *of, const pu_strs *bounds, const pu_data_how *how,
+                      pu_data_result *out, pu_error *e) {
+  apply *a = calloc(1, sizeof *a);
+  pu_arena *arena = NULL;
+  if (!a) return nomem(e);
+  a->how = how;
+  pu_err err = pu_arena_create((size_t)64 << 20, &arena, e);
+  if (err == PU_OK) err = pu_stage_open(of, &a->of, e);
+  if (err == PU_OK) err = apply_set(a, bounds, arena, e);
+  if (err == PU_OK) err = apply_run(a, dir, bounds, e);
+  pu_stage_writer_free(a->w);
+  pu_stage_close(a->of);
+  pu_arena_free(arena);
+  free(a);
+  return err == PU_OK ? pu_data_counts(dir, out, e) : err;
+}

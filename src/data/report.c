@@ -1,0 +1,256 @@
+/* The report of a pipeline: what came in, what each rule took, what is left; one HTML file. */
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/data/clean.h"
+
+enum { PAGE_MAX = 256 << 20, RULES_SHOWN = 40, SHARES_SHOWN = 24 };
+
+static void put_text(pu_buf *b, const json_t *s) {
+  pu_buf_html(b, pu_str_of(json_string_value(s), json_string_length(s)));
+}
+
+static const json_t *counts_of(const pu_stage *s) {
+  return json_object_get(pu_stage_about(s), "counts");
+}
+
+static int64_t count(const pu_stage *s, const char *key) {
+  return json_integer_value(json_object_get(counts_of(s), key));
+}
+
+static const char *grouped(int64_t n, char text[32]) {
+  char plain[24];
+  int len = snprintf(plain, sizeof plain, "%lld", (long long)n), at = 0;
+  for (int i = 0; i < len; i++) {
+    if (i > 0 && (len - i) % 3 == 0 && plain[i - 1] != '-') text[at++] = ',';
+    text[at++] = plain[i];
+  }
+  text[at] = '\0';
+  return text;
+}
+
+/* ---- the funnel ---- */
+
+static void put_funnel(pu_buf *b, pu_stage *const *v, size_t n) {
+  char in[32], out[32], left[32];
+  int64_t first = PU_MAX((int64_t)1, count(v[0], "documents"));
+  pu_buf_puts(b, "<h2>Funnel</h2>\n<table><tr><th>step</th><th>documents in</th><th>dropped</th><th>left</th>"
+                 "<th style=\"width:40%\"></th></tr>\n");
+  for (size_t i = 0; i < n; i++) {
+    int64_t seen = count(v[i], "documents"), dropped = count(v[i], "dropped");
+    pu_buf_puts(b, "<tr><td>");
+    put_text(b, json_object_get(pu_stage_about(v[i]), "step"));
+    pu_buf_printf(b, "</td><td>%s</td><td>%s</td><td>%s</td><td><i class=share style=\"width:%.1f%%\"></i></td></tr>\n",
+                  grouped(seen, in), grouped(dropped, out), grouped(seen - dropped, left),
+                  100.0 * (double)(seen - dropped) / (double)first);
+  }
+  pu_buf_puts(b, "</table>\n");
+}
+
+static void put_tiles(pu_buf *b, pu_stage *const *v, size_t n) {
+  char text[32];
+  int64_t first = count(v[0], "documents"), left = count(v[n - 1], "documents") - count(v[n - 1], "dropped"),
+          skipped = 0;
+  for (size_t i = 0; i < n; i++) skipped += count(v[i], "skipped");
+  pu_buf_puts(b, "<div class=tiles>");
+  pu_page_tile(b, grouped(first, text), "documents read");
+  pu_page_tile(b, pu_bytes_text((size_t)count(v[0], "bytes"), text), "of text");
+  pu_page_tile(b, grouped(left, text), "documents left");
+  snprintf(text, sizeof text, "%.1f %%", first ? 100.0 * (double)left / (double)first : 0);
+  pu_page_tile(b, text, "of the documents stay");
+  pu_page_tile(b, grouped(skipped, text), "broken records skipped");
+  pu_buf_puts(b, "</div>\n");
+}
+
+/* ---- rules, with samples of what they dropped ---- */
+
+static void put_samples(pu_buf *b, const json_t *samples) {
+  size_t i;
+  const json_t *s;
+  if (json_array_size(samples) == 0) return;
+  pu_buf_puts(b, "<details><summary>samples</summary>");
+  json_array_foreach((json_t *)samples, i, s) {
+    const json_t *value = json_object_get(s, "value");
+    pu_buf_puts(b, "<div class=sample><small>");
+    put_text(b, json_object_get(s, "id"));
+    if (json_is_number(value)) pu_buf_printf(b, " · %.4g", json_number_value(value));
+    pu_buf_puts(b, "</small>");
+    put_text(b, json_object_get(s, "text"));
+    pu_buf_puts(b, "</div>");
+  }
+  pu_buf_puts(b, "</details>");
+}
+
+typedef struct rule_row {
+  const char *name;
+  int64_t n;
+} rule_row;
+
+static int most_first(const void *a, const void *b) {
+  const rule_row *x = a, *y = b;
+  return x->n == y->n ? strcmp(x->name, y->name) : x->n < y->n ? 1 : -1;
+}
+
+static void put_rules(pu_buf *b, const pu_stage *s) {
+  const json_t *rules = json_object_get(counts_of(s), "rules"), *v;
+  const char *name;
+  char text[32];
+  size_t n = 0, room = json_object_size(rules);
+  rule_row *rows = calloc(room + 1, sizeof *rows);
+  if (!rows || room == 0) {
+    free(rows);
+    return;
+  }
+  json_object_foreach((json_t *)rules, name, v) rows[n++] = (rule_row){name, json_integer_value(v)};
+  qsort(rows, n, sizeof *rows, most_first);
+  pu_buf_puts(b, "<table><tr><th>rule</th><th>documents dropped</th><th style=\"width:60%\"></th></tr>\n");
+  for (size_t i = 0; i < PU_MIN(n, (size_t)RULES_SHOWN); i++) {
+    pu_buf_puts(b, "<tr><td>");
+    pu_buf_html(b, pu_str_c(rows[i].name));
+    pu_buf_printf(b, "</td><td>%s</td><td>", grouped(rows[i].n, text));
+    put_samples(b, json_object_get(json_object_get(counts_of(s), "samples"), rows[i].name));
+    pu_buf_puts(b, "</td></tr>\n");
+  }
+  pu_buf_puts(b, "</table>\n");
+  free(rows);
+}
+
+/* ---- histograms ---- */
+
+static const char *bound_text(double v, char text[32]) {
+  if (isfinite(v))
+    snprintf(text, 32, "%.4g", v);
+  else
+    snprintf(text, 32, "none");
+  return text;
+}
+
+static void put_histogram(pu_buf *b, const char *name, const pu_measure *m, const pu_bound *bound, const json_t *bins) {
+  int64_t most = 0, total = 0;
+  char low[32], high[32];
+  for (int i = 0; i < PU_BINS; i++) {
+    int64_t n = json_integer_value(json_array_get(bins, (size_t)i));
+    most = PU_MAX(most, n);
+    total += n;
+  }
+  if (total == 0) return;
+  pu_buf_puts(b, "<figure><figcaption>");
+  pu_buf_html(b, pu_str_c(name));
+  pu_buf_printf(b, "<span>from %s to %s</span></figcaption><div class=bars>", bound_text(bound->min, low),
+                bound_text(bound->max, high));
+  for (int i = 0; i < PU_BINS; i++) {
+    int64_t n = json_integer_value(json_array_get(bins, (size_t)i));
+    double start = pu_measure_bin_start(m, i), end = pu_measure_bin_start(m, i + 1);
+    bool out = end <= bound->min || (start > bound->max && start > 0) || (start >= bound->max && bound->max > 0);
+    pu_buf_printf(b, "<i%s style=\"height:%.1f%%\" title=\"%.3g–%.3g: %lld\"></i>", out ? " class=out" : "",
+                  100.0 * (double)n / (double)most, start, end, (long long)n);
+  }
+  pu_buf_puts(b, "</div><p class=sub style=\"margin:6px 4px;font-size:.82rem\">");
+  pu_buf_html(b, pu_str_c(m->help));
+  pu_buf_puts(b, "</p></figure>\n");
+}
+
+static pu_err put_histograms(pu_buf *b, const pu_stage *s, pu_error *e) {
+  const json_t *all = json_object_get(counts_of(s), "histograms"),
+               *options = json_object_get(pu_stage_about(s), "options"), *filters = json_object_get(options, "filters"),
+               *bounds = json_object_get(options, "bounds");
+  if (!all) return PU_OK;
+  pu_filter_set *set = malloc(sizeof *set);
+  const char **v = calloc(json_array_size(filters) + json_array_size(bounds) + 1, sizeof *v);
+  pu_err err = set && v ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "report: no memory");
+  for (size_t i = 0; err == PU_OK && i < json_array_size(filters); i++)
+    v[i] = json_string_value(json_array_get(filters, i));
+  for (size_t i = 0; err == PU_OK && i < json_array_size(bounds); i++)
+    v[json_array_size(filters) + i] = json_string_value(json_array_get(bounds, i));
+  if (err == PU_OK)
+    err = pu_filter_set_make(&(pu_strs){v, json_array_size(filters)},
+                             &(pu_strs){v + json_array_size(filters), json_array_size(bounds)}, set, e);
+  if (err == PU_OK) {
+    pu_buf_puts(b, "<h2>Measures</h2><p class=sub>Documents by value; red: out of bounds.</p>\n<div class=charts>");
+    for (size_t f = 0; f < set->n; f++)
+      for (int i = 0; set->v[f]->measures[i].name; i++) {
+        char name[128];
+        snprintf(name, sizeof name, "%s.%s", set->v[f]->name, set->v[f]->measures[i].name);
+        put_histogram(b, name, &set->v[f]->measures[i], &set->bounds[f][i], json_object_get(all, name));
+      }
+    pu_buf_puts(b, "</div>\n");
+  }
+  free(v);
+  free(set);
+  return err;
+}
+
+/* ---- shares ---- */
+
+static void put_share(pu_buf *b, const json_t *rows, const char *title) {
+  const char *name;
+  const json_t *row;
+  char docs[32], kept[32];
+  size_t shown = 0;
+  double total = 0;
+  if (json_object_size(rows) == 0) return;
+  json_object_foreach((json_t *)rows, name, row) total += json_number_value(json_array_get(row, 3));
+  pu_buf_printf(b,
+                "<h2>%s</h2>\n<table><tr><th></th><th>documents in</th><th>left</th><th>share of the text left</th>"
+                "<th style=\"width:30%%\"></th></tr>\n",
+                title);
+  json_object_foreach((json_t *)rows, name, row) {
+    if (shown++ == SHARES_SHOWN) break;
+    double share = total > 0 ? 100.0 * json_number_value(json_array_get(row, 3)) / total : 0;
+    pu_buf_puts(b, "<tr><td>");
+    pu_buf_html(b, pu_str_c(name));
+    pu_buf_printf(
+        b, "</td><td>%s</td><td>%s</td><td>%.1f %%</td><td><i class=share style=\"width:%.1f%%\"></i></td></tr>\n",
+        grouped(json_integer_value(json_array_get(row, 0)), docs),
+        grouped(json_integer_value(json_array_get(row, 2)), kept), share, share);
+  }
+  pu_buf_puts(b, "</table>\n");
+}
+
+static void put_shares(pu_buf *b, const pu_stage *s) {
+  const json_t *shares = json_object_get(counts_of(s), "shares");
+  put_share(b, json_object_get(shares, "source"), "Sources");
+  put_share(b, json_object_get(shares, "lang"), "Languages");
+  put_share(b, json_object_get(shares, "type"), "Kinds of text");
+}
+
+static void put_options(pu_buf *b, const pu_stage *s) {
+  char *text = json_dumps(json_object_get(pu_stage_about(s), "options"), JSON_INDENT(2));
+  pu_buf_puts(b, "<details><summary>options</summary><pre>");
+  pu_buf_html(b, pu_str_c(text ? text : ""));
+  pu_buf_puts(b, "</pre></details>\n");
+  free(text);
+}
+
+static pu_err put_page(pu_buf *b, const char *title, pu_stage *const *v, size_t n, pu_error *e) {
+  pu_page_begin(b, pu_str_c(title));
+  pu_buf_puts(b, "<p class=sub>from raw text to what is kept</p>\n");
+  put_tiles(b, v, n);
+  put_funnel(b, v, n);
+  for (size_t i = 0; i < n; i++) {
+    pu_buf_puts(b, "<h2>Step: ");
+    put_text(b, json_object_get(pu_stage_about(v[i]), "step"));
+    pu_buf_puts(b, "</h2>\n");
+    put_rules(b, v[i]);
+    PU_TRY(put_histograms(b, v[i], e));
+    put_shares(b, v[i]);
+    put_options(b, v[i]);
+  }
+  pu_page_end(b, "puyu data report");
+  return b->failed ? pu_fail(e, PU_ERR_NOMEM, "%s: the report is above %d bytes", title, PAGE_MAX) : PU_OK;
+}
+
+pu_err pu_data_report(const char *title, const char *const *stages, size_t n, const char *path, pu_error *e) {
+  pu_stage **v = calloc(n + 1, sizeof *v);
+  pu_buf page;
+  pu_buf_init(&page, PAGE_MAX);
+  pu_err err = v ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "report: no memory");
+  for (size_t i = 0; err == PU_OK && i < n; i++) err = pu_stage_open(stages[i], &v[i], e);
+  if (err == PU_OK) err = put_page(&page, title, v, n, e);
+  if (err == PU_OK) err = pu_file_write(path, page.data, page.len, e);
+  for (size_t i = 0; v && i < n; i++) pu_stage_close(v[i]);
+  free(v);
+  pu_buf_deinit(&page);
+  return err;
+}

@@ -1,0 +1,163 @@
+/* The data pipeline through the program: raw files to a stage, other bounds, samples and a report; the same bytes on
+ * any number of threads and processes, and after a kill. */
+#include <unistd.h>
+
+#include "tests/shell.h"
+
+static char folder[64];
+
+static void make_text(void) {
+  /* Five sources of pages, text and JSON Lines; one line that is none. */
+  assert_int_equal(
+      shell(
+          "mkdir -p a b c d e && "
+          "for i in $(seq 60); do echo \"<html><title>Page $i</title><body><nav><a href=/>home</a></nav><article>"
+          "<h1>Page $i</h1><p>This is the text of page $i, which is of some length and has the words that a text has, "
+          "with commas and an end.</p><p>And there is a second paragraph that goes on with number $((i * 7919)) and "
+          "ends here, to be a text with more than one.</p></article></body></html>\" >a/$i.html; done && "
+          "for i in $(seq 300); do echo \"{\\\"id\\\": \\\"b-$i\\\", \\\"content\\\": \\\"The document $i of the set, "
+          "and what it says of $((i * i)) is not what that one says.\\\"}\"; done >b/b.jsonl && echo '{\"id\": 7' "
+          ">>b/b.jsonl && "
+          "for i in $(seq 200); do echo \"第$i篇文章的内容是关于数字$((i * 31))的，它不长，但是一句完整的话。\"; echo; "
+          "done >c/c.txt && "
+          "head -c 3000 b/b.jsonl | head -n 10 | gzip >d/d.jsonl.gz && "
+          "for i in $(seq 50); do echo \"line $i\"; done >e/e.txt"),
+      0);
+  assert_int_equal(shell("printf 'out: %%s\\nsources:\\n' x >run.yaml; for s in a b c d e; do printf '  - "
+                         "{name: %%s, paths: [%%s], split: blank}\\n' $s $s >>run.yaml; done; "
+                         "printf 'filters: [normalise, gopher_quality, wanjuan]\\n' >>run.yaml"),
+                   0);
+}
+
+/* Everything that a stage holds but locks. */
+static int same(const char *x, const char *y) {
+  return shell("diff -r -x 'lock-*' %s %s", x, y);
+}
+
+static void whole_run(void **state) {
+  (void)state;
+  assert_int_equal(puyu("data run run.yaml out=one --threads 1"), 0);
+  says("1 broken records skipped");
+  says("one/report.html");
+  assert_int_equal(shell("test -s one/report.html && grep -q gopher_quality.words one/report.html"), 0);
+  assert_int_equal(shell("zstdcat one/1-clean/b-00000.skips.jsonl.zst"), 0);
+  says("b/b.jsonl");
+  assert_int_equal(shell("zstdcat one/1-clean/a-00000.docs.jsonl.zst | head -n 1"), 0);
+  says("second paragraph");
+  assert_null(strstr(out, "home"));
+  assert_int_equal(shell("zstdcat one/1-clean/a-00000.drops.jsonl.zst one/1-clean/b-00000.drops.jsonl.zst"), 0);
+  says("\"rule\": \"gopher_quality.words\"");
+  says("\"min\": 50");
+}
+
+static void threads_and_processes(void **state) {
+  (void)state;
+  assert_int_equal(puyu("data run run.yaml out=three --threads 3"), 0);
+  assert_int_equal(same("one/1-clean", "three/1-clean"), 0);
+  for (int ranks = 2; ranks <= 4; ranks += 2) {
+    assert_int_equal(shell("for r in $(seq 0 %d); do OMPI_COMM_WORLD_RANK=$r OMPI_COMM_WORLD_SIZE=%d puyu data run "
+                           "run.yaml out=ranks%d --threads 1 & done; wait",
+                           ranks - 1, ranks, ranks),
+                     0);
+    char name[32];
+    snprintf(name, sizeof name, "ranks%d/1-clean", ranks);
+    assert_int_equal(same("one/1-clean", name), 0);
+  }
+}
+
+static void kill_and_go_on(void **state) {
+  (void)state;
+  for (int i = 1; i <= 4; i++) /* whenever it comes, what is there is whole */
+    assert_int_equal(shell("timeout -s KILL 0.0%d " PU_PROGRAM " data run run.yaml out=killed; true", 2 * i), 0);
+  assert_int_equal(puyu("data run run.yaml out=killed"), 0);
+  assert_int_equal(same("one/1-clean", "killed/1-clean"), 0);
+  /* Another run does not go into its folder. */
+  assert_int_equal(puyu("data run run.yaml out=killed bounds='[gopher_quality.words.min=5]'"), 2);
+  says("--force");
+  assert_int_equal(puyu("data run run.yaml out=killed bounds='[gopher_quality.words.min=5]' --force"), 0);
+}
+
+static void other_bounds(void **state) {
+  (void)state;
+  assert_int_equal(puyu("data filter one/1-clean --again --bound gopher_quality.words.min=5 --out again"), 0);
+  assert_int_equal(puyu("data run run.yaml out=five bounds='[gopher_quality.words.min=5]'"), 0);
+  /* The same drops as if it had been so from the start. */
+  assert_int_equal(shell("for f in again/*.drops.jsonl.zst; do zstdcat $f >x; zstdcat five/1-clean/$(basename $f) >y; "
+                         "cmp x y || exit 1; done"),
+                   0);
+  assert_int_equal(puyu("data sample again --all --json"), 0);
+  assert_non_null(strstr(out, "\"b-300\""));
+  assert_int_equal(puyu("data sample one/1-clean --all"), 0);
+  assert_null(strstr(out, "\"b-300\""));
+  assert_int_equal(puyu("data sample one/1-clean --dropped gopher_quality.words -n 2"), 0);
+  says("gopher_quality.words =");
+  assert_int_equal(puyu("data report --out r.html one/1-clean again"), 0);
+}
+
+static void what_occurs_again(void **state) {
+  (void)state;
+  assert_int_equal(puyu("data extract b d --out raw"), 0);
+  assert_int_equal(puyu("data dedup raw --mode exact --out unique"), 0);
+  says("10 dropped, 300 left");
+  assert_int_equal(shell("zstdcat unique/*.drops.jsonl.zst"), 0);
+  says("\"rule\": \"dedup.exact\"");
+  says("\"of\": \"b-1\"");
+  assert_int_equal(puyu("data run run.yaml out=deduped filters='[normalise]' dedup.modes='[exact, line]'"), 0);
+  assert_int_equal(puyu("data sample deduped/3-line --all"), 0);
+  assert_non_null(strstr(out, "\"b-1\""));
+  assert_int_equal(puyu("data run run.yaml out=deduped dedup.modes=[nearly]"), 2);
+  says("minhash");
+}
+
+/* Files of lines are read in ranges; where a document may cross lines, they are not. */
+static void large_files(void **state) {
+  (void)state;
+  assert_int_equal(
+      shell("mkdir -p big && yes '{\"content\": \"a line that says nothing, many times\"}' | head -n 1500000 "
+            ">big/x.jsonl && ls -l big | grep -q ' [67]' "),
+      0);
+  assert_int_equal(puyu("data extract big --out ranges --threads 2"), 0);
+  says("1500000 documents");
+  assert_int_equal(shell("ls ranges/*.docs.jsonl.zst | wc -l"), 0);
+  says("2");
+  assert_int_equal(shell("mv big/x.jsonl big/x.txt"), 0);
+  assert_int_equal(puyu("data extract big --split blank --out whole"), 0);
+  assert_int_equal(shell("ls whole/*.docs.jsonl.zst | wc -l"), 0);
+  says("1");
+  assert_int_equal(shell("rm -r big ranges whole"), 0);
+}
+
+static void wrong_words(void **state) {
+  (void)state;
+  assert_int_equal(puyu("data filter a --out f --filter nonesuch"), 2);
+  assert_int_equal(puyu("data filter a --out f"), 2);
+  assert_int_equal(puyu("data sample a"), 2);
+  says("no stage");
+  assert_int_equal(puyu("data extract nothing --out f"), 1);
+  assert_int_equal(puyu("data filter --list"), 0);
+  says("gopher_repetition");
+}
+
+static int begin(void **state) {
+  (void)state;
+  snprintf(folder, sizeof folder, "/tmp/puyu-data-XXXXXX");
+  if (!mkdtemp(folder)) return -1;
+  shell_folder = folder;
+  make_text();
+  return 0;
+}
+
+static int end(void **state) {
+  (void)state;
+  pu_error e;
+  return pu_remove_tree(folder, &e);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(whole_run),    cmocka_unit_test(threads_and_processes), cmocka_unit_test(kill_and_go_on),
+      cmocka_unit_test(other_bounds), cmocka_unit_test(what_occurs_again),     cmocka_unit_test(large_files),
+      cmocka_unit_test(wrong_words),
+  };
+  return cmocka_run_group_tests(tests, begin, end);
+}
