@@ -137,6 +137,7 @@ typedef struct pu_data_how {
 /* What a step did; the same numbers, and more, are in the stage's stage.json. */
 typedef struct pu_data_result {
   uint64_t documents, dropped, bytes, skipped; /* bytes: of text that came in; skipped: broken records */
+  uint64_t tokens;                             /* of the shards that pu_data_run made */
 } pu_data_result;
 
 pu_err pu_data_counts(const char *dir, pu_data_result *out, pu_error *e) PU_MUST_USE; /* of a stage that is there */
@@ -195,6 +196,34 @@ typedef struct pu_dedup_options {
 pu_err pu_dedup_run(const char *dir, const char *before, const pu_dedup_options *o, const pu_data_how *how,
                     pu_data_result *out, pu_error *e) PU_MUST_USE;
 
+/* Documents joined into longer ones. */
+typedef enum pu_join {
+  PU_JOIN_NONE,
+  PU_JOIN_PATH,    /* the files of one repository, each after those that it imports */
+  PU_JOIN_SIMILAR, /* each after the one it is most like */
+  PU_JOINS
+} pu_join;
+extern const char *const pu_join_names[PU_JOINS];
+#define PU_JOINS_TEXT "none|path|similar"
+
+typedef struct pu_mix_options {
+  const char *name;   /* of this mixture, in a run: "4k" */
+  pu_strs weights;    /* "SOURCE=NUMBER": shares of the text that comes out; a source without one does not come. None at
+                         all: size to the power of 1 / temperature */
+  double temperature; /* 1: as large as it is; more: small sources count more */
+  double cap;         /* a source comes at most so often; 0: no bound */
+  int64_t bytes;      /* of text in all, about; 0: as much as there is of the sources that come */
+  int64_t min_bytes;  /* shorter documents do not come: for stages of long contexts */
+  int64_t seed;
+  int join; /* pu_join */
+  int64_t join_bytes; /* how long a joined document becomes, about */
+} pu_mix_options;
+
+/* Makes stage DIR of stage BEFORE: documents of its sources by weight, whole passes and a share of one more, in random
+ * order. Memory does not grow with the corpus; the disk holds the text once more, compressed, while it runs. */
+pu_err pu_mix_documents(const char *dir, const char *before, const pu_mix_options *o, const pu_data_how *how,
+                        pu_data_result *out, pu_error *e) PU_MUST_USE;
+
 /* A whole run, as YAML describes it (examples/wanjuan.yaml): stages OUT/1-clean, …, shards and OUT/report.html. */
 typedef struct pu_data_config {
   const char *out;
@@ -203,9 +232,15 @@ typedef struct pu_data_config {
   pu_filter_options filter;
   pu_strs dedup; /* modes, one stage each, in this order */
   pu_dedup_options dedup_by;
+  pu_list mixes;            /* of pu_mix_options; none: all that is left, in its order */
+  const char *tokenizer;    /* folder or file; NULL: no shards are made */
+  double valid_fraction;
+  int64_t shard_tokens;
+  bool bos, eos, internevo; /* see pu_tokenize_options */
 } pu_data_config;
 extern const pu_option pu_data_options[];
 extern const pu_option pu_source_options[]; /* one item of `sources` */
+extern const pu_option pu_mix_rows[];       /* one item of `mix` */
 pu_err pu_data_run(const pu_data_config *cfg, const pu_data_how *how, pu_data_result *out, pu_error *e) PU_MUST_USE;
 
 /* The documents of a stage that are still in (dropped NULL), or those that a rule (a name, or the beginning of one; ""
@@ -242,5 +277,11 @@ typedef struct pu_tokenize_result {
 } pu_tokenize_result;
 pu_err pu_tokenize_run(pu_corpus *corpus, const char *dir, const pu_tokenize_options *o, pu_tokenize_result *out,
                        pu_error *e) PU_MUST_USE;
+/* Makes stage DIR of the documents of stage BEFORE: UNIT-00000.pub and so on, in DIR/train and DIR/valid or all in DIR.
+ * Domain k is the k-th name of "domains" in stage.json: a source. The sidecar says of each document where its tokens
+ * are: {"span": {"file", "token": its first in the file, "tokens", "bytes": of its text}}. o->pool and o->progress are
+ * not looked at. */
+pu_err pu_tokenize_stage(const char *dir, const char *before, const pu_tokenize_options *o, const pu_data_how *how,
+                         pu_tokenize_result *out, pu_error *e) PU_MUST_USE;
 
 #endif

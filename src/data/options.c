@@ -15,6 +15,28 @@ const pu_option pu_source_options[] = {
     {0},
 };
 
+const pu_option pu_mix_rows[] = {
+    PU_ROW(pu_mix_options, name, "name", STR, .required = true, .help = "names its stage and the folder of its shards"),
+    PU_ROW(pu_mix_options, weights, "weights", STRS,
+           .help = "SOURCE=W: share of a source in the text that comes out; sources without one do not come; none at "
+                   "all: by their size"),
+    PU_ROW(pu_mix_options, temperature, "temperature", FLOAT, .dflt = "1", .min = 0.01, .max = 1000,
+           .help = "without weights: size to the power of 1/T; above 1 small sources count more"),
+    PU_ROW(pu_mix_options, cap, "cap", FLOAT, .dflt = "0", .max = 1e6,
+           .help = "a source comes at most so often; what that takes from it goes to the others; 0: no bound"),
+    PU_ROW(pu_mix_options, bytes, "bytes", INT, .dflt = "0", .max = 9e18,
+           .help = "how much text comes out, about; 0: as much as there is of the sources that come"),
+    PU_ROW(pu_mix_options, min_bytes, "min_bytes", INT, .dflt = "0", .max = 1e9,
+           .help = "shorter documents do not come"),
+    PU_ROW(pu_mix_options, join, "join", ENUM, .dflt = "none", .choices = PU_JOINS_TEXT,
+           .help = "longer documents out of several: the files of a repository, each after those that it imports; or "
+                   "each after the one it is most like"),
+    PU_ROW(pu_mix_options, join_bytes, "join_bytes", INT, .dflt = "131072", .min = 1, .max = 3e7,
+           .help = "how long a joined document becomes, about"),
+    PU_ROW(pu_mix_options, seed, "seed", INT, .dflt = "0", .help = "another seed, another order"),
+    {0},
+};
+
 const pu_option pu_data_options[] = {
     PU_ROW(pu_data_config, out, "out", STR, .required = true, .help = "folder for stages, shards and the report"),
     PU_ROW(pu_data_config, sources, "sources", LIST, .sub = pu_source_options, .sub_size = sizeof(pu_source),
@@ -44,5 +66,18 @@ const pu_option pu_data_options[] = {
            .help = "keep: best: the measure whose largest value stays, FILTER.MEASURE"),
     PU_ROW(pu_data_config, dedup_by.min_bytes, "dedup.min_bytes", INT, .dflt = "0", .max = 1e9,
            .help = "paragraph, line, substring: shorter ones may occur again; 0: the mode's own"),
+    PU_ROW(pu_data_config, mixes, "mix", LIST, .sub = pu_mix_rows, .sub_size = sizeof(pu_mix_options),
+           .help = "mixtures of the sources, each with shards of its own: for the stages of a training"),
+    PU_ROW(pu_data_config, tokenizer, "shards.tokenizer", STR, .help = "makes shards with this tokenizer"),
+    PU_ROW(pu_data_config, valid_fraction, "shards.valid", FLOAT, .dflt = "0.001", .max = 0.9,
+           .help = "share of the documents that goes to valid/, the rest to train/"),
+    PU_ROW(pu_data_config, shard_tokens, "shards.tokens", INT, .dflt = "268435456", .min = 1, .max = 1e15,
+           .help = "tokens in one file at most"),
+    PU_ROW(pu_data_config, bos, "shards.bos", BOOL, .dflt = "true",
+           .help = "begin each document with the token that begins a text"),
+    PU_ROW(pu_data_config, eos, "shards.eos", BOOL, .dflt = "true",
+           .help = "end each document with the token that ends a text"),
+    PU_ROW(pu_data_config, internevo, "shards.internevo", BOOL,
+           .help = "write InternEvo's .bin and .bin.meta instead of .pub"),
     {0},
 };

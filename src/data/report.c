@@ -32,27 +32,43 @@ static const char *grouped(int64_t n, char text[32]) {
 
 /* ---- the funnel ---- */
 
+static const char *step_of(const pu_stage *s) {
+  const char *step = json_string_value(json_object_get(pu_stage_about(s), "step"));
+  return step ? step : "";
+}
+
+/* Does the stage take documents away, and nothing else? Mixtures repeat and join them. */
+static bool narrows(const pu_stage *s) {
+  return strcmp(step_of(s), "mix") != 0 && strcmp(step_of(s), "tokenize") != 0;
+}
+
 static void put_funnel(pu_buf *b, pu_stage *const *v, size_t n) {
   char in[32], out[32], left[32];
   int64_t first = PU_MAX((int64_t)1, count(v[0], "documents"));
   pu_buf_puts(b, "<h2>Funnel</h2>\n<table><tr><th>step</th><th>documents in</th><th>dropped</th><th>left</th>"
-                 "<th style=\"width:40%\"></th></tr>\n");
+                 "<th>tokens</th><th style=\"width:40%\"></th></tr>\n");
   for (size_t i = 0; i < n; i++) {
-    int64_t seen = count(v[i], "documents"), dropped = count(v[i], "dropped");
+    int64_t seen = count(v[i], "documents"), dropped = count(v[i], "dropped"), tokens = count(v[i], "tokens");
     pu_buf_puts(b, "<tr><td>");
-    put_text(b, json_object_get(pu_stage_about(v[i]), "step"));
-    pu_buf_printf(b, "</td><td>%s</td><td>%s</td><td>%s</td><td><i class=share style=\"width:%.1f%%\"></i></td></tr>\n",
-                  grouped(seen, in), grouped(dropped, out), grouped(seen - dropped, left),
-                  100.0 * (double)(seen - dropped) / (double)first);
+    pu_buf_html(b, pu_str_c(step_of(v[i])));
+    pu_buf_printf(b, "</td><td>%s</td><td>%s</td><td>%s</td>", grouped(seen, in), grouped(dropped, out),
+                  grouped(seen - dropped, left));
+    pu_buf_printf(b, "<td>%s</td><td>", tokens ? grouped(tokens, in) : "");
+    if (narrows(v[i]))
+      pu_buf_printf(b, "<i class=share style=\"width:%.1f%%\"></i>", 100.0 * (double)(seen - dropped) / (double)first);
+    pu_buf_puts(b, "</td></tr>\n");
   }
   pu_buf_puts(b, "</table>\n");
 }
 
 static void put_tiles(pu_buf *b, pu_stage *const *v, size_t n) {
   char text[32];
-  int64_t first = count(v[0], "documents"), left = count(v[n - 1], "documents") - count(v[n - 1], "dropped"),
-          skipped = 0;
-  for (size_t i = 0; i < n; i++) skipped += count(v[i], "skipped");
+  int64_t first = count(v[0], "documents"), left = first, skipped = 0, tokens = 0;
+  for (size_t i = 0; i < n; i++) {
+    skipped += count(v[i], "skipped");
+    tokens += count(v[i], "tokens");
+    if (narrows(v[i])) left = count(v[i], "documents") - count(v[i], "dropped");
+  }
   pu_buf_puts(b, "<div class=tiles>");
   pu_page_tile(b, grouped(first, text), "documents read");
   pu_page_tile(b, pu_bytes_text((size_t)count(v[0], "bytes"), text), "of text");
@@ -60,6 +76,7 @@ static void put_tiles(pu_buf *b, pu_stage *const *v, size_t n) {
   snprintf(text, sizeof text, "%.1f %%", first ? 100.0 * (double)left / (double)first : 0);
   pu_page_tile(b, text, "of the documents stay");
   pu_page_tile(b, grouped(skipped, text), "broken records skipped");
+  if (tokens > 0) pu_page_tile(b, grouped(tokens, text), "tokens in shards");
   pu_buf_puts(b, "</div>\n");
 }
 
@@ -215,6 +232,24 @@ static void put_shares(pu_buf *b, const pu_stage *s) {
   put_share(b, json_object_get(shares, "type"), "Kinds of text");
 }
 
+/* Of a mixture: how often each source comes. */
+static void put_mixture(pu_buf *b, const pu_stage *s) {
+  const json_t *sources = json_object_get(json_object_get(pu_stage_about(s), "options"), "sources"), *row;
+  char docs[32], bytes[32];
+  size_t i;
+  if (strcmp(step_of(s), "mix") != 0) return;
+  pu_buf_puts(b, "<h2>Mixture</h2>\n<table><tr><th>source</th><th>documents</th><th>text</th><th>passes</th></tr>\n");
+  json_array_foreach((json_t *)sources, i, row) {
+    pu_buf_puts(b, "<tr><td>");
+    put_text(b, json_object_get(row, "source"));
+    pu_buf_printf(b, "</td><td>%s</td><td>%s</td><td>%.2f</td></tr>\n",
+                  grouped(json_integer_value(json_object_get(row, "documents")), docs),
+                  pu_bytes_text((size_t)json_integer_value(json_object_get(row, "bytes")), bytes),
+                  json_number_value(json_object_get(row, "passes")));
+  }
+  pu_buf_puts(b, "</table>\n");
+}
+
 static void put_options(pu_buf *b, const pu_stage *s) {
   char *text = json_dumps(json_object_get(pu_stage_about(s), "options"), JSON_INDENT(2));
   pu_buf_puts(b, "<details><summary>options</summary><pre>");
@@ -230,10 +265,11 @@ static pu_err put_page(pu_buf *b, const char *title, pu_stage *const *v, size_t 
   put_funnel(b, v, n);
   for (size_t i = 0; i < n; i++) {
     pu_buf_puts(b, "<h2>Step: ");
-    put_text(b, json_object_get(pu_stage_about(v[i]), "step"));
+    pu_buf_html(b, pu_str_c(step_of(v[i])));
     pu_buf_puts(b, "</h2>\n");
     put_rules(b, v[i]);
     PU_TRY(put_histograms(b, v[i], e));
+    put_mixture(b, v[i]);
     put_shares(b, v[i]);
     put_options(b, v[i]);
   }

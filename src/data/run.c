@@ -1,25 +1,28 @@
-/* A whole run: stage after stage, each from the one before it. */
+/* A whole run: stage after stage, each from the one before it; then mixtures and their shards, all from the last. */
 #include <string.h>
 
 #include "puyu/data.h"
-
-enum { STAGES = 8 };
 
 typedef struct run {
   const pu_data_config *cfg;
   const pu_data_how *how;
   pu_arena *arena;
-  const char *stages[STAGES]; /* folders, the earliest first */
-  size_t n;
+  const char **stages; /* folders, the earliest first */
+  size_t n, numbered;  /* of them: all but shards */
+  pu_data_result *out;
 } run;
 
-/* The folder of the next stage; it counts once its step succeeded. */
-static pu_err next_dir(const run *r, const char *step, const char **out, pu_error *e) {
-  *out = pu_arena_printf(r->arena, "%s/%zu-%s", r->cfg->out, r->n + 1, step);
-  return *out ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "data: no memory");
+static pu_err nomem(pu_error *e) {
+  return pu_fail(e, PU_ERR_NOMEM, "data: no memory");
 }
 
-static pu_err clean(run *r, pu_data_result *out, pu_error *e) {
+/* The folder of the next stage. */
+static pu_err next_dir(run *r, const char *step, const char **out, pu_error *e) {
+  *out = pu_arena_printf(r->arena, "%s/%zu-%s", r->cfg->out, ++r->numbered, step);
+  return *out ? PU_OK : nomem(e);
+}
+
+static pu_err clean(run *r, pu_error *e) {
   const pu_data_config *c = r->cfg;
   const pu_clean_options o = {.sources = c->sources.items,
                               .n_sources = c->sources.n,
@@ -28,7 +31,7 @@ static pu_err clean(run *r, pu_data_result *out, pu_error *e) {
                               .filter = c->filter};
   const char *dir;
   PU_TRY(next_dir(r, "clean", &dir, e));
-  PU_TRY(pu_clean_run(dir, NULL, &o, r->how, out, e));
+  PU_TRY(pu_clean_run(dir, NULL, &o, r->how, r->out, e));
   r->stages[r->n++] = dir;
   return PU_OK;
 }
@@ -39,14 +42,28 @@ static pu_err mode_of(const char *name, int *mode, pu_error *e) {
   return pu_fail(e, PU_ERR_USAGE, "dedup.modes: '%s' is none of " PU_DEDUP_MODES_TEXT, name);
 }
 
-static pu_err check(const pu_data_config *cfg, pu_error *e) {
-  int mode;
-  if (cfg->dedup.n >= STAGES) return pu_fail(e, PU_ERR_USAGE, "dedup.modes: more than %d", STAGES - 1);
-  for (size_t i = 0; i < cfg->dedup.n; i++) PU_TRY(mode_of(cfg->dedup.v[i], &mode, e));
+/* Names of mixtures are names of folders. */
+static pu_err check_mixes(const pu_mix_options *v, size_t n, pu_error *e) {
+  static const char letters[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_";
+  for (size_t i = 0; i < n; i++) {
+    size_t len = strlen(v[i].name);
+    if (len == 0 || len > 64 || strspn(v[i].name, letters) != len)
+      return pu_fail(e, PU_ERR_USAGE, "mix: the name '%s' must be letters, digits, - _ (it names a folder)", v[i].name);
+    for (size_t k = 0; k < i; k++)
+      if (strcmp(v[k].name, v[i].name) == 0) return pu_fail(e, PU_ERR_USAGE, "mix: two are called '%s'", v[i].name);
+  }
   return PU_OK;
 }
 
-static pu_err dedup(run *r, pu_data_result *total, pu_error *e) {
+static pu_err check(const pu_data_config *cfg, pu_error *e) {
+  int mode;
+  if (cfg->tokenizer && !pu_path_exists(cfg->tokenizer))
+    return pu_fail(e, PU_ERR_USAGE, "shards.tokenizer: %s: there is no such file or folder", cfg->tokenizer);
+  for (size_t i = 0; i < cfg->dedup.n; i++) PU_TRY(mode_of(cfg->dedup.v[i], &mode, e));
+  return check_mixes(cfg->mixes.items, cfg->mixes.n, e);
+}
+
+static pu_err dedup(run *r, pu_error *e) {
   for (size_t i = 0; i < r->cfg->dedup.n; i++) {
     pu_dedup_options o = r->cfg->dedup_by;
     const char *name = r->cfg->dedup.v[i], *dir;
@@ -55,26 +72,75 @@ static pu_err dedup(run *r, pu_data_result *total, pu_error *e) {
     PU_TRY(next_dir(r, name, &dir, e));
     PU_TRY(pu_dedup_run(dir, r->stages[r->n - 1], &o, r->how, &one, e));
     r->stages[r->n++] = dir;
-    total->dropped += one.dropped;
+    r->out->dropped += one.dropped;
   }
   return PU_OK;
+}
+
+/* name: of the mixture; NULL: there is none. */
+static pu_err shards(run *r, const pu_tokenizer *t, const char *from, const char *name, pu_error *e) {
+  const pu_data_config *c = r->cfg;
+  const pu_tokenize_options o = {.tokenizer = t,
+                                 .valid_fraction = c->valid_fraction,
+                                 .bos = c->bos,
+                                 .eos = c->eos,
+                                 .internevo = c->internevo,
+                                 .max_tokens = (uint64_t)c->shard_tokens};
+  const char *dir = pu_arena_printf(r->arena, "%s/shards%s%s", c->out, name ? "/" : "", name ? name : "");
+  pu_tokenize_result one;
+  if (!t) return PU_OK;
+  if (!dir) return nomem(e);
+  PU_TRY(pu_tokenize_stage(dir, from, &o, r->how, &one, e));
+  r->stages[r->n++] = dir;
+  r->out->tokens += one.tokens;
+  return PU_OK;
+}
+
+static pu_err mix_all(run *r, const pu_tokenizer *t, pu_error *e) {
+  const pu_mix_options *v = r->cfg->mixes.items;
+  const char *from = r->stages[r->n - 1];
+  if (r->cfg->mixes.n == 0) return shards(r, t, from, NULL, e);
+  for (size_t i = 0; i < r->cfg->mixes.n; i++) {
+    pu_data_result one;
+    const char *step = pu_arena_printf(r->arena, "mix-%s", v[i].name), *dir;
+    if (!step) return nomem(e);
+    PU_TRY(next_dir(r, step, &dir, e));
+    PU_TRY(pu_mix_documents(dir, from, &v[i], r->how, &one, e));
+    r->stages[r->n++] = dir;
+    PU_TRY(shards(r, t, dir, v[i].name, e));
+  }
+  return PU_OK;
+}
+
+static pu_err mix(run *r, pu_error *e) {
+  pu_tokenizer *t = NULL;
+  if (r->cfg->tokenizer) PU_TRY(pu_tokenizer_load(r->cfg->tokenizer, &t, e));
+  pu_err err = mix_all(r, t, e);
+  pu_tokenizer_free(t);
+  return err;
 }
 
 static pu_err report(const run *r, pu_error *e) {
   if (r->how->rank > 0) return PU_OK;
   const char *path = pu_path_join(r->arena, r->cfg->out, "report.html"), *slash = strrchr(r->cfg->out, '/');
-  if (!path) return pu_fail(e, PU_ERR_NOMEM, "data: no memory");
+  if (!path) return nomem(e);
   return pu_data_report(slash && slash[1] ? slash + 1 : r->cfg->out, r->stages, r->n, path, e);
 }
 
+static pu_err steps(run *r, pu_error *e) {
+  PU_TRY(clean(r, e));
+  PU_TRY(dedup(r, e));
+  PU_TRY(mix(r, e));
+  return report(r, e);
+}
+
 pu_err pu_data_run(const pu_data_config *cfg, const pu_data_how *how, pu_data_result *out, pu_error *e) {
-  run r = {.cfg = cfg, .how = how};
+  run r = {.cfg = cfg, .how = how, .out = out};
   *out = (pu_data_result){0};
   PU_TRY(check(cfg, e));
   PU_TRY(pu_arena_create((size_t)1 << 20, &r.arena, e));
-  pu_err err = clean(&r, out, e);
-  if (err == PU_OK) err = dedup(&r, out, e);
-  if (err == PU_OK) err = report(&r, e);
+  r.stages = pu_arena_alloc(r.arena, (2 + cfg->dedup.n + 2 * cfg->mixes.n) * sizeof *r.stages);
+  pu_err err = r.stages ? steps(&r, e) : nomem(e);
   pu_arena_free(r.arena);
   return err;
 }

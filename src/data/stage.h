@@ -69,6 +69,8 @@ pu_err pu_unit_doc(pu_unit_writer *u, const pu_doc *d, uint64_t *n, pu_error *e)
 pu_err pu_unit_attrs_begin(pu_unit_writer *u, uint64_t n, pu_str id, pu_error *e) PU_MUST_USE;
 pu_err pu_unit_attr(pu_unit_writer *u, const char *prefix, const char *name, double value, pu_error *e) PU_MUST_USE;
 pu_err pu_unit_attr_str(pu_unit_writer *u, const char *name, pu_str value, pu_error *e) PU_MUST_USE;
+/* json: written as it is. */
+pu_err pu_unit_attr_json(pu_unit_writer *u, const char *name, const char *json, pu_error *e) PU_MUST_USE;
 pu_err pu_unit_attrs_end(pu_unit_writer *u, pu_error *e) PU_MUST_USE;
 /* min, max: the bounds of the value; infinite ones are left out. more: further members (", \"of\": \"…\"" as JSON), or
  * NULL. */

@@ -11,6 +11,9 @@
 
 enum { LEVEL = 3, PENDING = 1 << 17, SAMPLES_MAX = 8, PATIENCE = 600 /* s, for another rank's first sign */ };
 
+#define UPS "../../../../"
+enum { UPS_MAX = (sizeof UPS - 1) / 3 };
+
 struct pu_stage_writer {
   pu_arena *arena;
   const char *dir;
@@ -41,13 +44,15 @@ static pu_err write_json(const char *path, const json_t *o, pu_error *e) {
 
 /* ---- one for all ---- */
 
-/* docs and drops of the chain that this stage goes on with, as stage.json has them. The folders of a run lie beside
- * each other, so they are named from here. */
+/* docs and drops of the chain that this stage goes on with, as stage.json has them: a run's folders lie below one,
+ * which may be moved as a whole, so they are named from here. */
 static char *from_here(pu_arena *a, const char *dir, const char *other) {
-  size_t cut = 0;
+  size_t cut = 0, ups = 1;
   for (size_t i = 0; dir[i] && dir[i] == other[i]; i++)
     if (dir[i] == '/') cut = i + 1;
-  if (cut > 0 && !strchr(dir + cut, '/') && !strchr(other + cut, '/')) return pu_arena_printf(a, "../%s", other + cut);
+  for (const char *c = dir + cut; *c; c++) ups += *c == '/' && c[1] && c[1] != '/';
+  bool beside = cut > 0 || (dir[0] != '/' && other[0] != '/'), odd = strstr(dir + cut, "..") != NULL;
+  if (beside && !odd && ups <= UPS_MAX) return pu_arena_printf(a, "%.*s%s", (int)(3 * ups), UPS, other + cut);
   char *full = realpath(other, NULL), *kept = full ? pu_arena_strdup(a, full) : NULL;
   free(full);
   return kept;
@@ -296,6 +301,11 @@ pu_err pu_unit_attr(pu_unit_writer *u, const char *prefix, const char *name, dou
 pu_err pu_unit_attr_str(pu_unit_writer *u, const char *name, pu_str value, pu_error *e) {
   put_member(&u->attrs.pending, name, value);
   return u->attrs.pending.failed ? nomem(e) : PU_OK;
+}
+
+pu_err pu_unit_attr_json(pu_unit_writer *u, const char *name, const char *json, pu_error *e) {
+  return pu_buf_printf(&u->attrs.pending, ", \"%s\": ", name) && pu_buf_puts(&u->attrs.pending, json) ? PU_OK
+                                                                                                      : nomem(e);
 }
 
 pu_err pu_unit_attrs_end(pu_unit_writer *u, pu_error *e) {

@@ -1,9 +1,9 @@
 /* Text to shards. Documents are read in batches, encoded by all workers, and written in their order, so that the files
  * depend on the text alone. */
+#include "src/data/tokenize.h"
+
 #include <stdlib.h>
 #include <string.h>
-
-#include "puyu/data.h"
 
 enum { BATCH_DOCUMENTS = 4096, BATCH_BYTES = 8 << 20 };
 #define VALID_SALT 0x76616c6964u
@@ -56,7 +56,12 @@ static pu_err encode_batch(tokenize *t, pu_error *e) {
   return t->errors[first].code;
 }
 
-static bool is_valid(double fraction, pu_str id) {
+pu_err pu_tokenize_check(const pu_tokenize_options *o, pu_error *e) {
+  if (o->valid_fraction >= 0 && o->valid_fraction < 1) return PU_OK;
+  return pu_fail(e, PU_ERR_USAGE, "the validation fraction must be in [0, 1)");
+}
+
+bool pu_tokenize_is_valid(double fraction, pu_str id) {
   return (double)(pu_hash64(id.ptr, id.len, VALID_SALT) >> 11) * 0x1p-53 < fraction;
 }
 
@@ -75,7 +80,7 @@ static pu_err batch_read(tokenize *t, pu_corpus *c, bool *ended, pu_error *e) {
     m->at = t->text.len;
     m->len = d.text.len;
     m->id_hash = pu_hash64(d.id.ptr, d.id.len, 0);
-    m->valid = is_valid(t->o->valid_fraction, d.id);
+    m->valid = pu_tokenize_is_valid(t->o->valid_fraction, d.id);
     if (!pu_buf_append(&t->text, d.text.ptr, d.text.len)) return pu_fail(e, PU_ERR_NOMEM, "tokenize: no memory");
   }
   return PU_OK;
@@ -155,8 +160,7 @@ static pu_err run(tokenize *t, pu_corpus *corpus, const char *dir, pu_tokenize_r
 pu_err pu_tokenize_run(pu_corpus *corpus, const char *dir, const pu_tokenize_options *o, pu_tokenize_result *out,
                        pu_error *e) {
   *out = (pu_tokenize_result){0};
-  if (!(o->valid_fraction >= 0 && o->valid_fraction < 1))
-    return pu_fail(e, PU_ERR_USAGE, "the validation fraction must be in [0, 1)");
+  PU_TRY(pu_tokenize_check(o, e));
   tokenize t = {.o = o};
   pu_err err = run(&t, corpus, dir, out, e);
   teardown(&t);

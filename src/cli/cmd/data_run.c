@@ -22,7 +22,9 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_cli_step_end(&running);
   if (err != PU_OK) return err;
   pu_cli_step_print(cli, &running, cfg.out, &result, in->step.json);
-  if (running.how.rank == 0 && !in->step.json) fprintf(cli->out, "report: %s/report.html\n", cfg.out);
+  if (running.how.rank > 0 || in->step.json) return PU_OK;
+  if (cfg.tokenizer) fprintf(cli->out, "shards: %s/shards, %llu tokens\n", cfg.out, (unsigned long long)result.tokens);
+  fprintf(cli->out, "report: %s/report.html\n", cfg.out);
   return PU_OK;
 }
 

@@ -2,15 +2,15 @@
 #include <string.h>
 
 #include "puyu/data.h"
-#include "src/cli/cli.h"
-#include "src/cli/rows.h"
+#include "src/cli/pipeline.h"
 
 typedef struct options {
   const char *tokenizer, *out, *key;
   int split;
   double valid_fraction;
-  int64_t threads, shard_tokens;
-  bool bos, eos, internevo, force, json;
+  int64_t shard_tokens;
+  bool bos, eos, internevo;
+  pu_cli_step step;
 } options;
 
 static const pu_option rows[] = {
@@ -26,9 +26,7 @@ static const pu_option rows[] = {
     PU_ROW(options, bos, "bos", BOOL, .dflt = "true", .help = "begin each document with the token that begins a text"),
     PU_ROW(options, eos, "eos", BOOL, .dflt = "true", .help = "end each document with the token that ends a text"),
     PU_ROW(options, internevo, "internevo", BOOL, .help = "write InternEvo's .bin and .bin.meta instead of .pub"),
-    PU_ROW_FORCE(options, "write into a folder that holds shards already, over those of the same name"),
-    PU_ROW_THREADS(options, 1024),
-    PU_ROW_JSON(options),
+    PU_CLI_STEP_ROWS(options, step),
     {0},
 };
 
@@ -65,7 +63,7 @@ static pu_err refuse_shards(const pu_cli *cli, const char *path, pu_error *e) {
 
 static pu_err check_out(const pu_cli *cli, const options *in, pu_error *e) {
   static const char *const below[] = {"train", "valid"};
-  if (in->force) return PU_OK;
+  if (in->step.force) return PU_OK;
   PU_TRY(refuse_shards(cli, in->out, e));
   for (size_t i = 0; i < PU_COUNT(below); i++) {
     char *path = pu_path_join(cli->arena, in->out, below[i]);
@@ -75,46 +73,64 @@ static pu_err check_out(const pu_cli *cli, const options *in, pu_error *e) {
   return PU_OK;
 }
 
-static pu_err run(const pu_cli *cli, const void *given, int n_args, const char **args, pu_error *e) {
-  const options *in = given;
-  pu_tokenizer *tokenizer = NULL;
-  pu_pool *pool = NULL;
+static pu_err tokenize_files(const pu_cli *cli, const options *in, pu_tokenize_options *o, int n_args,
+                             const char **args, pu_tokenize_result *result, pu_error *e) {
   pu_corpus *corpus = NULL;
-  pu_progress *bar = NULL;
-  pu_tokenize_result result;
+  PU_TRY(check_out(cli, in, e));
   pu_signals_catch(); /* so that nothing half-made stays */
-  pu_err err = check_out(cli, in, e);
-  if (err == PU_OK) err = pu_cli_tokenizer(in->tokenizer, &tokenizer, e);
-  if (err == PU_OK) err = pu_pool_create((int)in->threads, &pool, e);
-  if (err == PU_OK) err = pu_corpus_open(args, (size_t)n_args, (pu_split)in->split, in->key, &corpus, e);
+  PU_TRY(pu_pool_create((int)in->step.threads, &o->pool, e));
+  pu_err err = pu_corpus_open(args, (size_t)n_args, (pu_split)in->split, in->key, &corpus, e);
   if (err == PU_OK) {
-    bar = pu_progress_open("tokenize", "MB", pu_corpus_bytes(corpus) / 1e6);
-    const pu_tokenize_options o = {.tokenizer = tokenizer,
-                                   .pool = pool,
-                                   .valid_fraction = in->valid_fraction,
-                                   .bos = in->bos,
-                                   .eos = in->eos,
-                                   .internevo = in->internevo,
-                                   .max_tokens = (uint64_t)in->shard_tokens,
-                                   .progress = show,
-                                   .progress_arg = bar};
-    err = pu_tokenize_run(corpus, in->out, &o, &result, e);
+    pu_progress *bar = pu_progress_open("tokenize", "MB", pu_corpus_bytes(corpus) / 1e6);
+    o->progress = show;
+    o->progress_arg = bar;
+    err = pu_tokenize_run(corpus, in->out, o, result, e);
     pu_progress_close(bar);
   }
   pu_corpus_close(corpus);
-  pu_pool_free(pool);
+  pu_pool_free(o->pool);
+  return err;
+}
+
+static pu_err tokenize_stage(const options *in, const pu_tokenize_options *o, const char *stage, int *rank,
+                             pu_tokenize_result *result, pu_error *e) {
+  pu_cli_running running;
+  pu_err err = pu_cli_step_begin(&in->step, &running, e);
+  if (err == PU_OK) err = pu_tokenize_stage(in->out, stage, o, &running.how, result, e);
+  *rank = running.how.rank;
+  pu_cli_step_end(&running);
+  return err;
+}
+
+static pu_err run(const pu_cli *cli, const void *given, int n_args, const char **args, pu_error *e) {
+  const options *in = given;
+  pu_tokenizer *tokenizer;
+  pu_tokenize_result result;
+  int rank = 0;
+  PU_TRY(pu_cli_tokenizer(in->tokenizer, &tokenizer, e));
+  pu_tokenize_options o = {.tokenizer = tokenizer,
+                           .valid_fraction = in->valid_fraction,
+                           .bos = in->bos,
+                           .eos = in->eos,
+                           .internevo = in->internevo,
+                           .max_tokens = (uint64_t)in->shard_tokens};
+  pu_err err = n_args == 1 && pu_data_is_stage(args[0]) ? tokenize_stage(in, &o, args[0], &rank, &result, e)
+                                                        : tokenize_files(cli, in, &o, n_args, args, &result, e);
   pu_tokenizer_free(tokenizer);
-  if (err == PU_OK) print_result(cli->out, &result, in->json);
+  if (err == PU_OK && rank == 0) print_result(cli->out, &result, in->step.json);
   return err;
 }
 
 const pu_command pu_command_data_tokenize = {
     .name = "data tokenize",
     .summary = "turn documents into token shards",
-    .usage = "--tokenizer PATH --out DIR FILE... [options]",
+    .usage = "--tokenizer PATH --out DIR FILE...|STAGE [options]",
     .details = "A FILE is text, JSON Lines (.jsonl, .json), either with .gz or .zst, or a folder\n"
                "of such files. Special tokens written in the text stay plain text.\n"
-               "The shards are the same whatever the number of threads.\n",
+               "The shards are the same whatever the number of threads.\n\n"
+               "Of a STAGE, what is left of its documents becomes shards that hold which source each is of; DIR is "
+               "a stage too, which says where each document's tokens are. A run that was stopped goes on where it "
+               "was.",
     .options = rows,
     .options_size = sizeof(options),
     .min_args = 1,

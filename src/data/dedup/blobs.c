@@ -2,7 +2,7 @@
  * stretches in which passages may occur again. */
 #include <stdlib.h>
 
-#include "src/data/dedup/work.h"
+#include "src/data/dedup/passes.h"
 
 /* ---- what parts found ---------------------------------------------------------------------------------------------
  */
@@ -73,7 +73,7 @@ static pu_err name_all(pu_dedup *d, pu_error *e) {
 
 typedef struct unit_blobs {
   const pu_dedup *d;
-  blob_writer out;
+  pu_blob_writer out;
   uint64_t local, base;
   found_iter it;
   pu_pair next; /* the place that comes next */
@@ -112,7 +112,7 @@ static pu_err blob_take(void *arg, const pu_dedup_doc *doc, pu_error *e) {
       PU_TRY(pu_shingle_set(doc->text, &b->blob, e));
     else
       PU_TRY(text_blob(b, doc->text, e));
-    PU_TRY(blobs_add(&b->out, local, b->blob.data, b->blob.len, e));
+    PU_TRY(pu_blobs_add(&b->out, local, b->blob.data, b->blob.len, e));
   }
   b->local++;
   return PU_OK;
@@ -124,7 +124,7 @@ static pu_err blobs_unit(void *arg, size_t unit, pu_error *e) {
   bool any = false;
   for (uint64_t p = d->base[unit]; p < d->base[unit + 1] && !any; p++) any = named(d, p);
   pu_buf_init(&b.blob, PU_BUF_MAX);
-  PU_TRY(blobs_begin(&d->w, unit, &b.out, e));
+  PU_TRY(pu_blobs_begin(&d->w, unit, &b.out, e));
   pu_err err = any ? found_begin(d, b.base << d->shift, &b.it, e) : PU_OK;
   if (err == PU_OK && any) {
     b.more = found_next(&b.it, &b.next);
@@ -132,11 +132,11 @@ static pu_err blobs_unit(void *arg, size_t unit, pu_error *e) {
   }
   found_end(&b.it);
   pu_buf_deinit(&b.blob);
-  return blobs_end(&b.out, err, e);
+  return pu_blobs_end(&b.out, err, e);
 }
 
 pu_err dedup_blobs(pu_dedup *d, pu_error *e) {
   PU_TRY(name_all(d, e));
-  PU_TRY(work_each(&d->w, d->in.units, "blobs", "reading again", blobs_unit, d, e));
+  PU_TRY(pu_work_each(&d->w, d->in.units, "blobs", "reading again", blobs_unit, d, e));
   return files_wait(d, &d->blobs, d->in.units, "blobs", e);
 }

@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/data/dedup/work.h"
+#include "src/data/dedup/passes.h"
 
 enum { BATCH = 1 << 16, GRAIN = 256 };
 
@@ -67,19 +67,19 @@ static pu_err verify_some(void *arg, size_t chunk, pu_error *e) {
   return PU_OK;
 }
 
-static pu_err verify_batch(batch *b, out_file *f, pu_error *e) {
-  PU_TRY(work_all(&b->d->w, (b->n + GRAIN - 1) / GRAIN, verify_some, b, e));
+static pu_err verify_batch(batch *b, pu_work_file *f, pu_error *e) {
+  PU_TRY(pu_work_all(&b->d->w, (b->n + GRAIN - 1) / GRAIN, verify_some, b, e));
   for (size_t i = 0; i < b->n; i++) {
     if (!b->similar[i]) continue;
     b->d->stats.verified++;
-    PU_TRY(out_put(f, &b->pairs[i], sizeof b->pairs[i], e));
+    PU_TRY(pu_work_put(f, &b->pairs[i], sizeof b->pairs[i], e));
   }
   b->n = 0;
   return PU_OK;
 }
 
 /* This rank's stretches of the pairs, in turn. */
-static pu_err verify_all(batch *b, out_file *f, pu_error *e) {
+static pu_err verify_all(batch *b, pu_work_file *f, pu_error *e) {
   found_iter it;
   pu_dedup *d = b->d;
   PU_TRY(found_begin(d, 0, &it, e));
@@ -99,11 +99,11 @@ static pu_err edges_make(void *arg, size_t rank, pu_error *e) {
   batch *b = calloc(1, sizeof *b);
   if (!b) return pu_fail(e, PU_ERR_NOMEM, "dedup: no memory");
   b->d = d;
-  out_file f;
-  pu_err err = out_begin(&d->w, rank, "edges", &f, e);
+  pu_work_file f;
+  pu_err err = pu_work_begin(&d->w, rank, "edges", &f, e);
   if (err == PU_OK) err = verify_all(b, &f, e);
   free(b);
-  return out_end(&f, d->stats.verified, err, e);
+  return pu_work_end(&f, d->stats.verified, err, e);
 }
 
 /* The files depend on the number of ranks, so their names hold it: another number begins anew. */
@@ -114,7 +114,7 @@ static pu_err edges_find(pu_dedup *d, pu_error *e) {
   d->w.hash = hash + (uint64_t)d->w.ranks;
   size_t rank = (size_t)d->w.rank, ranks = (size_t)d->w.ranks;
   pu_err err = PU_OK;
-  if (work_map(&d->w, rank, "edges", &m, &count))
+  if (pu_work_map(&d->w, rank, "edges", &m, &count))
     pu_map_close(&m);
   else
     err = edges_make(d, rank, e);

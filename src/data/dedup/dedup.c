@@ -4,7 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/data/dedup/work.h"
+#include "src/data/dedup/passes.h"
 
 const char *const pu_dedup_mode_names[PU_DEDUP_MODES] = {"exact", "minhash", "paragraph", "line", "substring"};
 const char *const pu_dedup_keep_names[PU_KEEPS] = {"first", "newest", "longest", "best"};
@@ -46,7 +46,7 @@ pu_err files_wait(pu_dedup *d, file_set *f, size_t n, const char *kind, pu_error
   f->counts = calloc(n + 1, sizeof *f->counts);
   if (!f->maps || !f->counts) return pu_fail(e, PU_ERR_NOMEM, "dedup: no memory");
   f->n = n;
-  return work_wait(&d->w, n, kind, f->maps, f->counts, e);
+  return pu_work_wait(&d->w, n, kind, f->maps, f->counts, e);
 }
 
 static void files_free(file_set *f) {
@@ -74,7 +74,7 @@ const about *place_about(const pu_dedup *d, uint64_t place) {
 
 pu_str place_blob(const pu_dedup *d, uint64_t place) {
   size_t u = place_unit(d, place);
-  return blobs_find(&d->blobs.maps[u], d->blobs.counts[u], place - d->base[u]);
+  return pu_blobs_find(&d->blobs.maps[u], d->blobs.counts[u], place - d->base[u]);
 }
 
 /* Everything that the files depend on; the rule of who stays comes after them. */
@@ -97,16 +97,17 @@ static pu_err begin(pu_dedup *d, const char *dir, pu_error *e) {
   }
   d->shift = pu_dedup_cuts(d->o.mode) ? AT_BITS : 0;
   if (d->o.memory == 0) d->o.memory = DEFAULT_MEMORY;
-  d->w.o = &d->o;
+  d->w.pool = d->o.pool;
+  d->w.progress = d->o.progress;
+  d->w.progress_arg = d->o.progress_arg;
   d->w.rank = d->o.rank;
   d->w.ranks = PU_MAX(d->o.ranks, 1);
-  d->w.threads = d->o.pool ? pu_pool_size(d->o.pool) : 1;
   d->w.hash = run_hash(d);
   d->w.dir = strdup(dir);
   if (!d->w.dir) return pu_fail(e, PU_ERR_NOMEM, "dedup: no memory");
   PU_TRY(pu_mkdirs(dir, e));
-  PU_TRY(work_sign(&d->w, "left", false, e));
-  return work_sign(&d->w, "failed", false, e);
+  PU_TRY(pu_work_sign(&d->w, "left", false, e));
+  return pu_work_sign(&d->w, "failed", false, e);
 }
 
 static pu_err passes(pu_dedup *d, pu_error *e) {
@@ -115,7 +116,7 @@ static pu_err passes(pu_dedup *d, pu_error *e) {
   if (!pu_dedup_cuts(d->o.mode)) PU_TRY(dedup_clusters(d, e));
   if (d->o.mode == PU_DEDUP_SUBSTRING) PU_TRY(dedup_passages(d, e));
   d->stats.disk = d->w.disk;
-  return work_sign(&d->w, "left", true, e);
+  return pu_work_sign(&d->w, "left", true, e);
 }
 
 pu_err pu_dedup_find(const pu_dedup_input *in, const char *dir, const pu_dedup_how *o, pu_dedup **out, pu_error *e) {
@@ -128,7 +129,7 @@ pu_err pu_dedup_find(const pu_dedup_input *in, const char *dir, const pu_dedup_h
   if (err == PU_OK) {
     err = passes(d, e);
     pu_error unsaid; /* the first error is the one to tell */
-    if (err != PU_OK && work_sign(&d->w, "failed", true, &unsaid) != PU_OK)
+    if (err != PU_OK && pu_work_sign(&d->w, "failed", true, &unsaid) != PU_OK)
       pu_log(PU_LOG_WARN, "%s; other ranks wait until they are stopped", unsaid.msg);
   }
   if (err == PU_OK)
@@ -140,7 +141,7 @@ pu_err pu_dedup_find(const pu_dedup_input *in, const char *dir, const pu_dedup_h
 
 pu_err pu_dedup_clear(const pu_dedup *d, pu_error *e) {
   if (d->w.rank > 0) return PU_OK;
-  PU_TRY(work_await(&d->w, "left", e));
+  PU_TRY(pu_work_await(&d->w, "left", e));
   return pu_remove_tree(d->w.dir, e);
 }
 

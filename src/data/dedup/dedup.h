@@ -9,10 +9,8 @@
  *   U.blobs          of the documents that the parts name: shingle sets, or texts
  *   R.edges, P.cuts  what the comparison of those gave
  *
- * Each file is made by one process, by unit, part or rank modulo the number of ranks, appears whole, and carries a hash
- * of options and input, so that processes that share the folder wait for one another's files and do nothing else
- * together, a killed run goes on with what is there, and leftovers of another run are not taken for this one's. Results
- * depend on the order of the documents, not on threads or ranks.
+ * Work folders (src/data/work.h) make that whole, shared and gone on with. Results depend on the order of the
+ * documents, not on threads or ranks.
  *
  * What occurs again:
  *   exact      documents of the same bytes

@@ -1,7 +1,7 @@
 /* The second pass: of each part the keys of all units, sorted, and what has the same one. */
 #include <limits.h>
 
-#include "src/data/dedup/work.h"
+#include "src/data/dedup/passes.h"
 
 enum { NEAR = 4 }; /* documents of the same band are paired with the first of them and with so many before them */
 
@@ -65,7 +65,7 @@ static pu_err groups(pu_sorter *in, group *g, pu_error *e) {
   }
 }
 
-static pu_err write_once(pu_sorter *s, out_file *f, uint64_t *count, pu_error *e) {
+static pu_err write_once(pu_sorter *s, pu_work_file *f, uint64_t *count, pu_error *e) {
   pu_pair last = {0, 0}, x;
   for (bool more = true;;) {
     PU_TRY(pu_sorter_next(s, &x, &more, e));
@@ -73,7 +73,7 @@ static pu_err write_once(pu_sorter *s, out_file *f, uint64_t *count, pu_error *e
     if (*count > 0 && x.a == last.a && x.b == last.b) continue;
     last = x;
     ++*count;
-    PU_TRY(out_put(f, &x, sizeof x, e));
+    PU_TRY(pu_work_put(f, &x, sizeof x, e));
   }
 }
 
@@ -86,19 +86,19 @@ static pu_err part_find(const pu_dedup *d, size_t part, pu_sorter *in, pu_sorter
 
 pu_err part_sorted(pu_dedup *d, size_t part, const char *kind, part_find_fn find, part_write_fn write, pu_error *e) {
   char in_path[PATH_MAX], out_path[PATH_MAX];
-  work_path(&d->w, in_path, part, "in");
-  work_path(&d->w, out_path, part, "out");
-  size_t memory = d->o.memory / (size_t)d->w.threads / 2;
+  pu_work_path(&d->w, in_path, part, "in");
+  pu_work_path(&d->w, out_path, part, "out");
+  size_t memory = d->o.memory / (size_t)(d->o.pool ? pu_pool_size(d->o.pool) : 1) / 2;
   pu_sorter *in = NULL, *out = NULL;
   pu_err err = pu_sorter_create(in_path, memory, &in, e);
   if (err == PU_OK) err = pu_sorter_create(out_path, memory, &out, e);
   if (err == PU_OK) err = find(d, part, in, out, e);
   pu_sorter_free(in);
-  out_file f = {0};
+  pu_work_file f = {0};
   uint64_t count = 0;
-  if (err == PU_OK) err = out_begin(&d->w, part, kind, &f, e);
+  if (err == PU_OK) err = pu_work_begin(&d->w, part, kind, &f, e);
   if (err == PU_OK) err = write(out, &f, &count, e);
-  err = out_end(&f, count, err, e);
+  err = pu_work_end(&f, count, err, e);
   pu_sorter_free(out);
   return err;
 }
@@ -108,6 +108,6 @@ static pu_err part_make(void *arg, size_t part, pu_error *e) {
 }
 
 pu_err dedup_parts(pu_dedup *d, pu_error *e) {
-  PU_TRY(work_each(&d->w, d->parts, "part", "comparing", part_make, d, e));
+  PU_TRY(pu_work_each(&d->w, d->parts, "part", "comparing", part_make, d, e));
   return files_wait(d, &d->found, d->parts, "part", e);
 }

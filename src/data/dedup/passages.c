@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/data/dedup/work.h"
+#include "src/data/dedup/passes.h"
 
 /* ---- every passage of the candidate stretches -----------------------------------------------------------------------
  */
@@ -63,19 +63,19 @@ static pu_err cuts_find(const pu_dedup *d, size_t part, pu_sorter *in, pu_sorter
     const pu_map *m = &d->blobs.maps[u];
     uint64_t n = d->blobs.counts[u];
     for (uint64_t i = 0; i < n; i++)
-      PU_TRY(hash_passages(stretches_of(blobs_at(m, n, i)), d->passage, d->base[u] + blobs_index(m, n)[i].place, part,
-                           in, e));
+      PU_TRY(hash_passages(stretches_of(pu_blobs_at(m, n, i)), d->passage, d->base[u] + pu_blobs_index(m, n)[i].place,
+                           part, in, e));
   }
   return later_ones(d, in, out, e);
 }
 
-static pu_err cuts_write(pu_sorter *s, out_file *f, uint64_t *count, pu_error *e) {
+static pu_err cuts_write(pu_sorter *s, pu_work_file *f, uint64_t *count, pu_error *e) {
   for (pu_pair x;;) {
     bool more;
     PU_TRY(pu_sorter_next(s, &x, &more, e));
     if (!more) return PU_OK;
     ++*count;
-    PU_TRY(out_put(f, &x, sizeof x, e));
+    PU_TRY(pu_work_put(f, &x, sizeof x, e));
   }
 }
 
@@ -85,7 +85,7 @@ static pu_err cuts_make(void *arg, size_t part, pu_error *e) {
 
 pu_err dedup_passages(pu_dedup *d, pu_error *e) {
   PU_TRY(dedup_blobs(d, e));
-  PU_TRY(work_each(&d->w, CUT_PARTS, "cuts", "comparing passages", cuts_make, d, e));
+  PU_TRY(pu_work_each(&d->w, CUT_PARTS, "cuts", "comparing passages", cuts_make, d, e));
   return files_wait(d, &d->cuts, CUT_PARTS, "cuts", e);
 }
 

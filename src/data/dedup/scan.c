@@ -2,7 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "src/data/dedup/work.h"
+#include "src/data/dedup/passes.h"
 
 enum { CHECK_SEED = 1 };
 
@@ -92,7 +92,7 @@ pu_err winnow(pu_str text, size_t passage, winnow_fn take, void *arg, pu_error *
 
 typedef struct unit_scan {
   const pu_dedup *d;
-  out_file about, ids;
+  pu_work_file about, ids;
   key_writer keys;
   uint64_t documents;
   const char *text; /* of the document */
@@ -165,25 +165,25 @@ static pu_err scan_take(void *arg, const pu_dedup_doc *doc, pu_error *e) {
              .length = (uint32_t)doc->text.len,
              .id_len = (uint32_t)doc->id.len};
   s->documents++;
-  PU_TRY(out_put(&s->ids, doc->id.ptr, doc->id.len, e));
-  return out_put(&s->about, &a, sizeof a, e);
+  PU_TRY(pu_work_put(&s->ids, doc->id.ptr, doc->id.len, e));
+  return pu_work_put(&s->about, &a, sizeof a, e);
 }
 
 static pu_err scan_unit(void *arg, size_t unit, pu_error *e) {
   pu_dedup *d = arg;
   unit_scan s = {.d = d};
-  pu_err err = out_begin(&d->w, unit, "ids", &s.ids, e);
-  if (err == PU_OK) err = out_begin(&d->w, unit, "about", &s.about, e);
+  pu_err err = pu_work_begin(&d->w, unit, "ids", &s.ids, e);
+  if (err == PU_OK) err = pu_work_begin(&d->w, unit, "about", &s.about, e);
   if (err == PU_OK) err = keys_begin(&d->w, unit, d->parts, &s.keys, e);
   if (err == PU_OK) err = d->in.each(d->in.arg, unit, scan_take, &s, e);
   err = keys_end(&s.keys, err, e);
-  err = out_end(&s.ids, s.documents, err, e);
-  return out_end(&s.about, s.documents, err, e); /* the last one: it stands for all three */
+  err = pu_work_end(&s.ids, s.documents, err, e);
+  return pu_work_end(&s.about, s.documents, err, e); /* the last one: it stands for all three */
 }
 
 pu_err dedup_scan(pu_dedup *d, pu_error *e) {
   size_t n = d->in.units;
-  PU_TRY(work_each(&d->w, n, "about", "reading", scan_unit, d, e));
+  PU_TRY(pu_work_each(&d->w, n, "about", "reading", scan_unit, d, e));
   PU_TRY(files_wait(d, &d->abouts, n, "about", e));
   PU_TRY(files_wait(d, &d->ids, n, "ids", e));
   PU_TRY(files_wait(d, &d->keys, n, "keys", e));

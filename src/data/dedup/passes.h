@@ -1,77 +1,27 @@
-/* Inside dedup: files of the work folder. Each ends with a footer that says whose it is, and appears whole. */
-#ifndef PUYU_DATA_WORK_H
-#define PUYU_DATA_WORK_H
+/* Inside dedup: keys, and what its passes share. */
+#ifndef PUYU_DATA_PASSES_H
+#define PUYU_DATA_PASSES_H
 
 #include "src/data/dedup/dedup.h"
 #include "src/data/dedup/sort.h"
-
-typedef struct work {
-  const char *dir;
-  uint64_t hash; /* of options and input */
-  const pu_dedup_how *o;
-  int rank, ranks, threads;
-  _Atomic uint64_t disk; /* bytes written */
-} work;
-
-/* "DIR/INDEX.KIND" */
-void work_path(const work *w, char path[4096], size_t index, const char *kind);
-/* Is the file there, of this run? Maps it without its footer; count: what the footer says. */
-bool work_map(const work *w, size_t index, const char *kind, pu_map *m, uint64_t *count);
-/* Waits until n files of a kind are there, and maps them; sees to SIGTERM. */
-pu_err work_wait(const work *w, size_t n, const char *kind, pu_map *maps, uint64_t *counts, pu_error *e) PU_MUST_USE;
-/* A sign that this rank sets or takes back: "left", "failed"; await waits until all ranks have set it. A rank that
- * waits is told of one that failed. */
-pu_err work_sign(const work *w, const char *kind, bool there, pu_error *e) PU_MUST_USE;
-pu_err work_await(const work *w, const char *kind, pu_error *e) PU_MUST_USE;
-/* Runs fn over 0..n, those of this rank whose file of that kind is not there; the error of the first that failed. */
-typedef pu_err (*work_fn)(void *arg, size_t index, pu_error *e);
-pu_err work_each(work *w, size_t n, const char *kind, const char *what, work_fn fn, void *arg, pu_error *e) PU_MUST_USE;
-/* Over 0..n, whatever files there are. */
-pu_err work_all(const work *w, size_t n, work_fn fn, void *arg, pu_error *e) PU_MUST_USE;
-
-typedef struct out_file {
-  pu_writer *writer;
-  work *w;
-  uint64_t bytes;
-} out_file;
-pu_err out_begin(work *w, size_t index, const char *kind, out_file *f, pu_error *e) PU_MUST_USE;
-pu_err out_put(out_file *f, const void *data, size_t len, pu_error *e) PU_MUST_USE;
-/* Adds the footer where err is PU_OK; else nothing is left. */
-pu_err out_end(out_file *f, uint64_t count, pu_err err, pu_error *e) PU_MUST_USE;
+#include "src/data/work.h"
 
 /* ---- keys: pairs (key, place in unit), by part ---- */
 
 enum { PARTS = 64, PART_SHIFT = 58 }; /* of keys that are hashes: their leading bits. (Bands: up to 128) */
 
 typedef struct key_writer {
-  out_file file;
+  pu_work_file file;
   pu_pair *pairs, *sorted; /* [KEY_BLOCK] */
   uint8_t *parts;
   size_t n, n_parts;
   uint64_t total;
 } key_writer;
-pu_err keys_begin(work *w, size_t unit, size_t parts, key_writer *k, pu_error *e) PU_MUST_USE;
+pu_err keys_begin(pu_work *w, size_t unit, size_t parts, key_writer *k, pu_error *e) PU_MUST_USE;
 pu_err keys_add(key_writer *k, size_t part, uint64_t key, uint64_t place, pu_error *e) PU_MUST_USE;
 pu_err keys_end(key_writer *k, pu_err err, pu_error *e) PU_MUST_USE;
 /* All pairs of one part of a file into a sorter, with `base` added to places. */
 pu_err keys_sort(const pu_map *m, size_t parts, size_t part, uint64_t base, pu_sorter *s, pu_error *e) PU_MUST_USE;
-
-/* ---- blobs: bytes of some documents of a unit ---- */
-
-typedef struct blob {
-  uint64_t place, at; /* place in the unit */
-} blob;
-typedef struct blob_writer {
-  out_file file;
-  pu_buf index;
-} blob_writer;
-pu_err blobs_begin(work *w, size_t unit, blob_writer *b, pu_error *e) PU_MUST_USE;
-pu_err blobs_add(blob_writer *b, uint64_t place, const void *data, size_t len, pu_error *e) PU_MUST_USE;
-pu_err blobs_end(blob_writer *b, pu_err err, pu_error *e) PU_MUST_USE;
-/* count: of the map's footer. */
-const blob *blobs_index(const pu_map *m, uint64_t count);
-pu_str blobs_at(const pu_map *m, uint64_t count, uint64_t i);
-pu_str blobs_find(const pu_map *m, uint64_t count, uint64_t place); /* ptr NULL: not there */
 
 /* ---- all of it --------------------------------------------------------------------------------------------------- */
 
@@ -94,7 +44,7 @@ typedef struct file_set {
 } file_set;
 
 struct pu_dedup {
-  work w;
+  pu_work w;
   pu_dedup_how o;
   pu_dedup_input in;
   pu_bands bands;
@@ -126,7 +76,7 @@ void found_end(found_iter *it);
 /* Makes file `kind` of a part: find reads its keys through one sorter, puts what it finds into the other, and write
  * takes it from there in order. */
 typedef pu_err (*part_find_fn)(const pu_dedup *d, size_t part, pu_sorter *in, pu_sorter *out, pu_error *e);
-typedef pu_err (*part_write_fn)(pu_sorter *s, out_file *f, uint64_t *count, pu_error *e);
+typedef pu_err (*part_write_fn)(pu_sorter *s, pu_work_file *f, uint64_t *count, pu_error *e);
 pu_err part_sorted(pu_dedup *d, size_t part, const char *kind, part_find_fn find, part_write_fn write,
                    pu_error *e) PU_MUST_USE;
 

@@ -1,0 +1,117 @@
+/* Mixtures and shards through the program: the same bytes on any number of threads and processes and after a kill;
+ * where every document's tokens are. */
+#include <unistd.h>
+
+#include "tests/shell.h"
+
+static char folder[64];
+
+static void make_text(void) {
+  assert_int_equal(
+      shell(
+          "mkdir -p a b && "
+          "for i in $(seq 200); do echo \"Line $i of the first source, with number $((i * 7919)).\"; done >a/a.txt && "
+          "for f in $(seq 40); do for i in $(seq 5); do echo \"第$f$i行是第二个来源的文字，数字是$((i * f))。\"; "
+          "done >b/$f.txt; done && "
+          "puyu tokenizer train --vocab-size 400 --out tok a/a.txt b/1.txt >/dev/null && "
+          "puyu data extract a --name a --split line --out 1-a >/dev/null"),
+      0);
+  assert_int_equal(shell("printf 'out: x\\nsources:\\n  - {name: a, paths: [a], split: line}\\n  - {name: b, paths: "
+                         "[b]}\\nmix:\\n  - {name: short, temperature: 2}\\n  - {name: long, weights: [b=1, a=0.5], "
+                         "join: similar, join_bytes: 2000, seed: 9}\\nshards: {tokenizer: tok, valid: 0.1}\\n' "
+                         ">run.yaml"),
+                   0);
+}
+
+static int same(const char *x, const char *y) {
+  return shell("diff -r -x 'lock-*' %s %s", x, y);
+}
+
+static void whole_run(void **state) {
+  (void)state;
+  assert_int_equal(puyu("data run run.yaml out=one --threads 1"), 0);
+  says("shards: one/shards");
+  assert_int_equal(puyu("data stats one/2-mix-short one/shards/short"), 0);
+  says("mix, ");
+  says("tokenize, ");
+  says("of them for validation");
+  assert_int_equal(puyu("data stats one/shards/short/train"), 0);
+  says("domain 0");
+  says("domain 1");
+  assert_int_equal(shell("grep -c 'Mixture' one/report.html"), 0);
+  assert_int_equal(shell("zstdcat one/3-mix-long/*.attrs.jsonl.zst"), 0);
+  says("\"parts\": [{\"id\": \"");
+}
+
+static void threads_processes_and_kills(void **state) {
+  (void)state;
+  assert_int_equal(puyu("data run run.yaml out=three --threads 3"), 0);
+  assert_int_equal(same("one/shards", "three/shards"), 0);
+  for (int ranks = 2; ranks <= 4; ranks += 2) {
+    char name[32];
+    assert_int_equal(shell("for r in $(seq 0 %d); do OMPI_COMM_WORLD_RANK=$r OMPI_COMM_WORLD_SIZE=%d puyu data run "
+                           "run.yaml out=ranks%d --threads 1 & done; wait",
+                           ranks - 1, ranks, ranks),
+                     0);
+    snprintf(name, sizeof name, "ranks%d", ranks);
+    assert_int_equal(shell("diff -r -x 'lock-*' -x report.html one %s", name), 0);
+  }
+  for (int i = 1; i <= 6; i++)
+    assert_int_equal(shell("timeout -s KILL 0.0%d " PU_PROGRAM " data run run.yaml out=killed; true", i), 0);
+  assert_int_equal(puyu("data run run.yaml out=killed"), 0);
+  assert_int_equal(shell("diff -r -x 'lock-*' -x report.html one killed"), 0);
+}
+
+/* What the sidecar says of each document is so: decoding its span gives its text. */
+static void spans_are_true(void **state) {
+  (void)state;
+  assert_int_equal(puyu("data tokenize -t tok --no-bos --no-eos --out whole 1-a"), 0);
+  says("200 documents");
+  assert_int_equal(shell("zstdcat whole/*.attrs.jsonl.zst | sed -n 42p"), 0);
+  says("{\"file\": \"a-00000-00000.pub\", \"token\": ");
+  assert_int_equal(puyu("data tokenize -t tok --out whole 1-a"), 2);
+  says("--force");
+  assert_int_equal(puyu("data tokenize -t tok --internevo --out evo 1-a"), 0);
+  assert_int_equal(shell("test -s evo/a-00000-00000.bin && test -s evo/a-00000-00000.bin.meta"), 0);
+}
+
+static void wrong_words(void **state) {
+  (void)state;
+  assert_int_equal(puyu("data mix 1-a --weight b=1 --out m"), 2);
+  says("of 'b' there is no document");
+  assert_int_equal(puyu("data mix a --out m"), 2);
+  says("no stage");
+  assert_int_equal(puyu("data run run.yaml out=w shards.tokenizer=nowhere"), 2);
+  says("nowhere");
+  assert_int_equal(shell("test ! -e w"), 0);
+  assert_int_equal(shell("sed 's/name: long/name: short/' run.yaml >twice.yaml && puyu data run twice.yaml out=w"), 2);
+  says("two are called 'short'");
+  assert_int_equal(shell("sed 's/name: long/name: ..\\/x/' run.yaml >up.yaml && puyu data run up.yaml out=w"), 2);
+  says("it names a folder");
+  assert_int_not_equal(puyu("data stats nowhere"), 0);
+}
+
+static int begin(void **state) {
+  (void)state;
+  snprintf(folder, sizeof folder, "/tmp/puyu-mix-XXXXXX");
+  if (!mkdtemp(folder)) return 1;
+  shell_folder = folder;
+  make_text();
+  return 0;
+}
+
+static int end(void **state) {
+  (void)state;
+  pu_error e;
+  return pu_remove_tree(folder, &e);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(whole_run),
+      cmocka_unit_test(threads_processes_and_kills),
+      cmocka_unit_test(spans_are_true),
+      cmocka_unit_test(wrong_words),
+  };
+  return cmocka_run_group_tests(tests, begin, end);
+}
