@@ -187,7 +187,6 @@ static const html_word words[] = {{"ad", RELATED, false},
                                   {"reply", POST, false},
                                   {"reputation", PROFILE, false},
                                   {"respond", COMMENT, false},
-                                  {"rtxtc", BODY, false},
                                   {"search", CHROME, false},
                                   {"searchbox", CHROME, false},
                                   {"searchform", CHROME, false},
@@ -287,10 +286,25 @@ static bool body_pair(pu_str first, pu_str second) {
   return part && !html_same(first, "body") ? true : part && html_same(second, "text");
 }
 
+/* What an element has or may do ("has-sidebar", "enableAdSlots"), not what it is. */
+static bool option(pu_str word) {
+  static const char *const begins[] = {"has",     "no",   "not",  "with",  "without", "enable",
+                                       "disable", "show", "hide", "allow", "filter",  "use"};
+  for (size_t k = 0; k < PU_COUNT(begins); k++)
+    if (html_same(word, begins[k])) return true;
+  return false;
+}
+
+/* "lg:w-[var(--rail)]" names a look. */
+static bool names_look(pu_str name) {
+  return memchr(name.ptr, ':', name.len) || memchr(name.ptr, '(', name.len) || memchr(name.ptr, '[', name.len);
+}
+
 /* Of one class or id: its words are parted by signs, digits and capitals. */
 static unsigned name_hints(pu_str name) {
   unsigned found = 0;
   pu_str before = {0};
+  if (!name.len || names_look(name)) return 0;
   for (size_t i = 0; i < name.len;) {
     if (!lower(name.ptr[i]) && !upper(name.ptr[i])) {
       i++;
@@ -299,6 +313,7 @@ static unsigned name_hints(pu_str name) {
     size_t from = i++;
     while (i < name.len && (lower(name.ptr[i]) || (upper(name.ptr[i]) && !lower(name.ptr[i - 1])))) i++;
     pu_str word = pu_str_of(name.ptr + from, i - from);
+    if (!before.len && i < name.len && option(word)) return 0;
     found |= word_hints(word);
     if (before.len && body_pair(before, word)) found |= HTML_IS_BODY;
     before = word;

@@ -210,8 +210,8 @@ static uint32_t teaser_of(const chooser *c, uint32_t heading, uint32_t last, uin
   uint32_t at = heading;
   for (;;) {
     uint32_t up = d->nodes[at].parent;
-    if (!up || up <= last || d->nodes[up].end > next || c->stats[up].good > 500 || d->nodes[up].tag == HTML_BODY_)
-      return at;
+    if (!up || up <= last || d->nodes[up].end > next || d->nodes[up].tag == HTML_BODY_) return at;
+    if (c->stats[up].good > (d->nodes[up].tag == HTML_LI_ ? 2000 : 1000)) return at;
     at = up;
   }
 }
@@ -241,7 +241,11 @@ static void drop_teasers(chooser *c) {
 
 /* ---- the main node ----------------------------------------------------------------------------------------------- */
 
-/* The deepest node below `from` that holds at least `percent` of its good text. */
+static uint64_t plain_text(const html_stat *s) {
+  return s->text - s->links;
+}
+
+/* The deepest node below `from` that holds at least `percent` of its good text, and not much less of the other. */
 static uint32_t walk_down(const chooser *c, uint32_t from, unsigned percent) {
   const html_dom *d = c->d;
   uint32_t at = from;
@@ -253,6 +257,7 @@ static uint32_t walk_down(const chooser *c, uint32_t from, unsigned percent) {
       if (in && (!best || c->stats[k].good > c->stats[best].good)) best = k;
     }
     if (!best || (uint64_t)c->stats[best].good * 100 < least || !is_block(&d->nodes[best])) return at;
+    if (from && plain_text(&c->stats[best]) * 100 < plain_text(&c->stats[from]) * 70) return at;
     if (d->nodes[best].tag == HTML_P_) return at;
     at = best;
   }
