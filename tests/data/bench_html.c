@@ -3,12 +3,12 @@
  *   bench_html [--each] [--dump DIR] [--half 0|1] ROOT
  *
  * ROOT holds html-zyte-benchmark, html-magic-html and html-readability; what is missing is left out. Measures:
- *   zyte, readability  words (\w+) in runs of four, as multisets; TP, FP and FN of a page divided by their sum; the
- * means of the pages' precision and recall, F1 of these (scrapinghub/article-extraction-benchmark, evaluate.py) magic
- * summary-level ROUGE-L (Lin 2004) over sentences; means as above (opendatalab/magic-html, benchmark/). There jieba
- * cuts Chinese into words; here each character is one, which scores a little higher Markdown's marks are taken away
- * first, since the truth has none. Each set is cut in two by a hash of the page's name: rules are tuned by looking at
- * half 0 only. */
+ * - zyte, readability: words (\w+) in runs of four, as multisets; TP, FP and FN of a page divided by their sum; the
+ * means of the pages' precision and recall, F1 of these (scrapinghub/article-extraction-benchmark, evaluate.py);
+ * - magic: summary-level ROUGE-L (Lin 2004) over sentences; means as above (opendatalab/magic-html, benchmark/). There
+ *   jieba cuts Chinese into words; here each character is one, which scores a little higher.
+ * Markdown's marks are taken away first, since the truth has none. Each set is cut in two by a hash of the page's name:
+ * rules are tuned by looking at half 0 only. */
 #include <dirent.h>
 #include <jansson.h>
 #include <stdlib.h>
@@ -17,8 +17,7 @@
 
 #include "src/data/html/html.h"
 
-/* ---- words
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- words ------------------------------------------------------------------------------------------------------- */
 
 static bool word_cp(uint32_t cp) {
   if (cp < 0x80) return (cp >= '0' && cp <= '9') || (cp >= 'a' && cp <= 'z') || (cp >= 'A' && cp <= 'Z') || cp == '_';
@@ -89,8 +88,7 @@ static void plain(pu_str s, pu_buf *out) {
   }
 }
 
-/* ---- the measures
- * ---------------------------------------------------------------------------------------------------- */
+/* ---- the measures ------------------------------------------------------------------------------------------------ */
 
 typedef struct score {
   double precision, recall;
@@ -220,6 +218,7 @@ static score rouge_score(pu_str truth, pu_str text) {
   }
   for (size_t i = 0; i < a.n; i++) hits += hit[i] && take(&sorted, taken, a.v[i]);
   score s = {.has_precision = true, .has_recall = true};
+  if (!truth.len && !text.len) s.recall = s.precision = 1; /* as there: the same text */
   if (m && sorted.n) s.recall = (double)hits / (double)m, s.precision = (double)hits / (double)sorted.n;
   free(taken);
   free(hit);
@@ -230,8 +229,7 @@ static score rouge_score(pu_str truth, pu_str text) {
   return s;
 }
 
-/* ---- pages
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- pages ------------------------------------------------------------------------------------------------------- */
 
 typedef struct sum {
   double precision, recall, seconds, bytes;

@@ -99,7 +99,7 @@ static void test_kinds(void **state) {
               "[s/n.warc:3 text url=http://a/ time=2019-04-03T17:45:12Z] one|"
               "[s/n.warc:7 text url=http://b/ time=2019-04-03T17:45:12Z] two|"
               "[s/n.warc:8 text url=http://a/ time=2019-04-03T17:45:12Z] three|"
-              "[s/n.warc:9 html url=http://a/ time=2019-04-03T17:45:12Z] A paragraph that is long enough, with "
+              "[s/n.warc:9 html title=T url=http://a/ time=2019-04-03T17:45:12Z] A paragraph that is long enough, with "
               "several words in it, to be the main text of a page.|");
   expect_skips("");
 }

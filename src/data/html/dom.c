@@ -25,8 +25,7 @@ static bool letter(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
-/* ---- attributes ----------------------------------------------------------------------------------------------------
- */
+/* ---- attributes -------------------------------------------------------------------------------------------------- */
 
 bool html_attr_next(pu_str s, size_t *at, pu_str *name, pu_str *value) {
   size_t i = *at;
@@ -79,8 +78,7 @@ static size_t tag_end(pu_str page, size_t from) {
   return page.len;
 }
 
-/* ---- the open elements
- * ----------------------------------------------------------------------------------------------- */
+/* ---- the open elements ------------------------------------------------------------------------------------------- */
 
 static html_node *top(reader *r) {
   return &r->nodes[r->open[r->depth - 1]];
@@ -220,8 +218,7 @@ static void end_tag(reader *r, html_tag tag) {
   close_if_open(r, tag, stops);
 }
 
-/* ---- reading -------------------------------------------------------------------------------------------------------
- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 /* The text of a raw element, up to its end tag, which is read too. */
 static void raw_text(reader *r, pu_str name) {

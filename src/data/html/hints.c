@@ -5,12 +5,6 @@
 #include <string.h>
 #include <strings.h>
 
-/* A word of class names, what it says, and whether words that begin with it say the same. */
-typedef struct hint {
-  uint16_t says;
-  bool begins;
-} hint;
-
 enum {
   CHROME = HTML_IS_CHROME,
   SOCIAL = HTML_IS_SOCIAL,
@@ -20,98 +14,249 @@ enum {
   BODY = HTML_IS_BODY,
   MAIN = HTML_IS_MAIN,
   POST = HTML_IS_POST,
-  PROFILE = HTML_IS_PROFILE
+  PROFILE = HTML_IS_PROFILE,
+  NOTICE = HTML_IS_NOTICE
 };
 
-/* clang-format off */
-/* X("word", says, begins), sorted. */
-#define HINTS(X)                                                                                                       \
-  X("ad", RELATED, false) X("addthis", SOCIAL, false) X("ads", RELATED, false)                                         \
-  X("adsbygoogle", RELATED, false) X("adv", RELATED, false) X("advert", RELATED, true)                                 \
-  X("advertisement", RELATED, false) X("advertising", RELATED, false) X("advertorial", RELATED, false)                 \
-  X("adverts", RELATED, false) X("alsoin", RELATED, false) X("alsolike", RELATED, false)                               \
-  X("alsoread", RELATED, false) X("answer", POST, false) X("article", MAIN, false)                                     \
-  X("articlebody", BODY, false) X("articlecontent", BODY, false) X("articletext", BODY, false)                         \
-  X("author", META, false) X("authorbox", META, false) X("authors", META, false)                                       \
-  X("avatar", META | PROFILE, false) X("badge", PROFILE, false) X("badges", PROFILE, false)                            \
-  X("banner", RELATED, false) X("bio", META, false) X("blog", MAIN, false) X("blogroll", RELATED, false)               \
-  X("bodycopy", BODY, false) X("bodytext", BODY, false) X("breadcrumb", CHROME, true)                                  \
-  X("breadcrumbs", CHROME, false) X("breaking", RELATED, false) X("byauthor", META, false)                             \
-  X("byline", META, false) X("bylines", META, false) X("caption", META, false) X("captions", META, false)              \
-  X("carousel", RELATED, false) X("cat", META, false) X("categories", META, false)                                     \
-  X("category", META, false) X("comment", COMMENT | POST, true) X("commenting", COMMENT, false)                        \
-  X("commentlist", COMMENT, false) X("comments", COMMENT, false) X("complementary", CHROME, false)                     \
-  X("consent", CHROME, false) X("content", MAIN, false) X("contentbody", BODY, false)                                  \
-  X("contentinfo", CHROME, false) X("conversations", COMMENT, false) X("cookie", CHROME, true)                         \
-  X("cookies", CHROME, false) X("copyright", META, false) X("credit", META, false) X("credits", META, false)           \
-  X("crumb", CHROME, false) X("crumbs", CHROME, false) X("cta", RELATED, false) X("date", META, false)                 \
-  X("dateline", META, false) X("disclaimer", META, false) X("disqus", COMMENT, true)                                   \
-  X("donate", RELATED, false) X("donation", RELATED, false) X("drawer", CHROME, false)                                 \
-  X("dropdown", CHROME, true) X("edited", META, false) X("editor", META, false) X("emoji", SOCIAL, false)              \
-  X("entry", MAIN, false) X("entrycontent", BODY, false) X("entrymeta", META, false)                                   \
-  X("fbcomments", COMMENT, false) X("figcaption", META, false) X("flair", PROFILE, false)                              \
-  X("follow", SOCIAL, false) X("footer", CHROME, false) X("galleries", RELATED, false)                                 \
-  X("gallery", RELATED, false) X("gdpr", CHROME, false) X("hamburger", CHROME, false)                                  \
-  X("karma", PROFILE, false) X("keywords", META, false) X("kicker", META, false) X("lang", CHROME, false)              \
-  X("languages", CHROME, false) X("latest", RELATED, false) X("lightbox", CHROME, false)                               \
-  X("like", SOCIAL, false) X("likes", SOCIAL, false) X("livefyre", COMMENT, false) X("login", CHROME, false)           \
-  X("main", MAIN, false) X("masthead", CHROME, false) X("membership", PROFILE, false)                                  \
-  X("menu", CHROME, false) X("menus", CHROME, false) X("message", POST, false) X("meta", META, false)                  \
-  X("modal", CHROME, false) X("morefrom", RELATED, false) X("mostread", RELATED, false)                                \
-  X("nav", CHROME, false) X("navbar", CHROME, true) X("navigation", CHROME, true) X("news", MAIN, false)               \
-  X("newsbody", BODY, false) X("newscontent", BODY, false) X("newsletter", RELATED, true)                              \
-  X("newsletters", RELATED, false) X("noprint", CHROME, false) X("offcanvas", CHROME, false)                           \
-  X("online", PROFILE, false) X("outbrain", RELATED, true) X("overlay", CHROME, false)                                 \
-  X("pagenav", CHROME, false) X("pager", CHROME, false) X("pagination", CHROME, true)                                  \
-  X("paging", CHROME, false) X("paywall", RELATED, false) X("permalink", META, false)                                  \
-  X("pinterest", SOCIAL, false) X("popular", RELATED, false) X("popup", CHROME, false)                                 \
-  X("post", MAIN | POST, false) X("postbody", BODY, false) X("postcontent", BODY, false)                               \
-  X("postdetails", PROFILE, false) X("posted", META, false) X("poster", PROFILE, false)                                \
-  X("postmeta", META, false) X("postprofile", PROFILE, false) X("posts", POST, false)                                  \
-  X("print", META, false) X("profile", PROFILE, false) X("promo", RELATED, true) X("promos", RELATED, false)           \
-  X("promoted", RELATED, false) X("promotion", RELATED, false) X("pubdate", META, false)                               \
-  X("published", META, false) X("question", POST, false) X("rail", CHROME, false) X("rank", PROFILE, false)            \
-  X("rating", SOCIAL, false) X("ratings", SOCIAL, false) X("reactions", SOCIAL, false)                                 \
-  X("readalso", RELATED, false) X("readingtime", META, false) X("readmore", RELATED, false)                            \
-  X("readtime", META, false) X("recirc", RELATED, true) X("recirculation", RELATED, false)                             \
-  X("recommend", RELATED, true) X("recommendation", RELATED, true) X("recommended", RELATED, false)                    \
-  X("register", CHROME, false) X("registration", CHROME, false) X("related", RELATED, true)                            \
-  X("replies", COMMENT, false) X("reply", POST, false) X("reputation", PROFILE, false)                                 \
-  X("respond", COMMENT, false) X("rtxtc", BODY, false) X("search", CHROME, false)                                      \
-  X("searchbox", CHROME, false) X("searchform", CHROME, false) X("seealso", RELATED, false)                            \
-  X("share", SOCIAL, false) X("sharebar", SOCIAL, true) X("sharebutton", SOCIAL, true)                                 \
-  X("shares", SOCIAL, false) X("sharethis", SOCIAL, false) X("sharetool", SOCIAL, true)                                \
-  X("sharing", SOCIAL, false) X("sidebar", CHROME, true) X("sidebars", CHROME, false)                                  \
-  X("sig", PROFILE, false) X("signature", PROFILE, false) X("signatures", PROFILE, false)                              \
-  X("signin", CHROME, false) X("signup", CHROME, false) X("sitemap", CHROME, false) X("skip", CHROME, false)           \
-  X("skiplink", CHROME, false) X("slider", RELATED, false) X("slideshow", RELATED, false)                              \
-  X("slideshows", RELATED, false) X("social", SOCIAL, true) X("socialmedia", SOCIAL, true)                             \
-  X("socials", SOCIAL, false) X("socialshare", SOCIAL, true) X("source", META, false)                                  \
-  X("sponsor", RELATED, true) X("sponsored", RELATED, false) X("sponsors", RELATED, false)                             \
-  X("story", MAIN, false) X("storybody", BODY, false) X("storycontent", BODY, false)                                   \
-  X("storytext", BODY, false) X("submenu", CHROME, false) X("subscri", RELATED, true)                                  \
-  X("subscribe", RELATED, false) X("subscriber", RELATED, false) X("subscription", RELATED, false)                     \
-  X("suggested", RELATED, false) X("suggestions", RELATED, false) X("taboola", RELATED, true)                          \
-  X("tag", META, false) X("tagcloud", RELATED, false) X("tagged", META, false) X("taglist", META, false)               \
-  X("tags", META, false) X("teaser", RELATED, false) X("teasers", RELATED, false) X("thread", POST, false)             \
-  X("time", META, false) X("timestamp", META, false) X("toc", CHROME, false) X("toolbar", CHROME, false)               \
-  X("tooltip", CHROME, false) X("topbar", CHROME, false) X("topic", POST, false)                                       \
-  X("trending", RELATED, false) X("upnext", RELATED, false) X("userdetails", PROFILE, false)                           \
-  X("userinfo", PROFILE, false) X("usertitle", PROFILE, false) X("views", META, false)                                 \
-  X("vote", SOCIAL, false) X("votes", SOCIAL, false) X("whatsapp", SOCIAL, false)                                      \
-  X("widget", RELATED, false) X("widgets", RELATED, false)
-/* clang-format on */
-
-static const html_word words[] = {
-#define HINT_WORD(word, says, begins) {word, 0},
-    HINTS(HINT_WORD)
-#undef HINT_WORD
-};
-static const hint hints[] = {
-#define HINT_SAYS(word, says, begins) {says, begins},
-    HINTS(HINT_SAYS)
-#undef HINT_SAYS
-};
+/* Sorted. */
+static const html_word words[] = {{"ad", RELATED, false},
+                                  {"addthis", SOCIAL, false},
+                                  {"ads", RELATED, false},
+                                  {"adsbygoogle", RELATED, false},
+                                  {"adv", RELATED, false},
+                                  {"advert", RELATED, true},
+                                  {"advertisement", RELATED, false},
+                                  {"advertising", RELATED, false},
+                                  {"advertorial", RELATED, false},
+                                  {"adverts", RELATED, false},
+                                  {"alsoin", RELATED, false},
+                                  {"alsolike", RELATED, false},
+                                  {"alsoread", RELATED, false},
+                                  {"answer", POST, false},
+                                  {"article", MAIN, false},
+                                  {"articlebody", BODY, false},
+                                  {"articlecontent", BODY, false},
+                                  {"articletext", BODY, false},
+                                  {"author", META, false},
+                                  {"authorbox", META, false},
+                                  {"authors", META, false},
+                                  {"avatar", META | PROFILE, false},
+                                  {"badge", PROFILE, false},
+                                  {"badges", PROFILE, false},
+                                  {"banner", RELATED, false},
+                                  {"bio", META, false},
+                                  {"blog", MAIN, false},
+                                  {"blogroll", RELATED, false},
+                                  {"bodycopy", BODY, false},
+                                  {"bodytext", BODY, false},
+                                  {"breadcrumb", CHROME, true},
+                                  {"breadcrumbs", CHROME, false},
+                                  {"breaking", RELATED, false},
+                                  {"byauthor", META, false},
+                                  {"byline", META, false},
+                                  {"bylines", META, false},
+                                  {"caption", META, false},
+                                  {"captions", META, false},
+                                  {"carousel", RELATED, false},
+                                  {"cat", META, false},
+                                  {"categories", META, false},
+                                  {"category", META, false},
+                                  {"ccpa", NOTICE, false},
+                                  {"comment", COMMENT | POST, true},
+                                  {"commenting", COMMENT, false},
+                                  {"commentlist", COMMENT, false},
+                                  {"comments", COMMENT, false},
+                                  {"complementary", CHROME, false},
+                                  {"consent", NOTICE, false},
+                                  {"content", MAIN, false},
+                                  {"contentbody", BODY, false},
+                                  {"contentinfo", CHROME, false},
+                                  {"conversations", COMMENT, false},
+                                  {"cookie", NOTICE, true},
+                                  {"cookiebanner", NOTICE, false},
+                                  {"cookiebar", NOTICE, false},
+                                  {"cookies", NOTICE, false},
+                                  {"copyright", META, false},
+                                  {"credit", META, false},
+                                  {"credits", META, false},
+                                  {"crumb", CHROME, false},
+                                  {"crumbs", CHROME, false},
+                                  {"cta", RELATED, false},
+                                  {"date", META, false},
+                                  {"dateline", META, false},
+                                  {"disclaimer", META, false},
+                                  {"disqus", COMMENT, true},
+                                  {"donate", RELATED, false},
+                                  {"donation", RELATED, false},
+                                  {"drawer", CHROME, false},
+                                  {"dropdown", CHROME, true},
+                                  {"edited", META, false},
+                                  {"editor", META, false},
+                                  {"emoji", SOCIAL, false},
+                                  {"entry", MAIN, false},
+                                  {"entrycontent", BODY, false},
+                                  {"entrymeta", META, false},
+                                  {"fbcomments", COMMENT, false},
+                                  {"figcaption", META, false},
+                                  {"flair", PROFILE, false},
+                                  {"follow", SOCIAL, false},
+                                  {"footer", CHROME, false},
+                                  {"galleries", RELATED, false},
+                                  {"gallery", RELATED, false},
+                                  {"gdpr", NOTICE, false},
+                                  {"hamburger", CHROME, false},
+                                  {"karma", PROFILE, false},
+                                  {"keywords", META, false},
+                                  {"kicker", META, false},
+                                  {"lang", CHROME, false},
+                                  {"languages", CHROME, false},
+                                  {"latest", RELATED, false},
+                                  {"lightbox", CHROME, false},
+                                  {"like", SOCIAL, false},
+                                  {"likes", SOCIAL, false},
+                                  {"livefyre", COMMENT, false},
+                                  {"login", CHROME, false},
+                                  {"main", MAIN, false},
+                                  {"masthead", CHROME, false},
+                                  {"membership", PROFILE, false},
+                                  {"menu", CHROME, false},
+                                  {"menus", CHROME, false},
+                                  {"message", POST, false},
+                                  {"meta", META, false},
+                                  {"modal", CHROME, false},
+                                  {"morefrom", RELATED, false},
+                                  {"mostread", RELATED, false},
+                                  {"nav", CHROME, false},
+                                  {"navbar", CHROME, true},
+                                  {"navigation", CHROME, true},
+                                  {"news", MAIN, false},
+                                  {"newsbody", BODY, false},
+                                  {"newscontent", BODY, false},
+                                  {"newsletter", RELATED, true},
+                                  {"newsletters", RELATED, false},
+                                  {"noprint", CHROME, false},
+                                  {"offcanvas", CHROME, false},
+                                  {"online", PROFILE, false},
+                                  {"outbrain", RELATED, true},
+                                  {"overlay", CHROME, false},
+                                  {"pagenav", CHROME, false},
+                                  {"pager", CHROME, false},
+                                  {"pagination", CHROME, true},
+                                  {"paging", CHROME, false},
+                                  {"paywall", RELATED, false},
+                                  {"permalink", META, false},
+                                  {"pinterest", SOCIAL, false},
+                                  {"popular", RELATED, false},
+                                  {"popup", CHROME, false},
+                                  {"post", MAIN | POST, false},
+                                  {"postbody", BODY, false},
+                                  {"postcontent", BODY, false},
+                                  {"postdetails", PROFILE, false},
+                                  {"posted", META, false},
+                                  {"poster", PROFILE, false},
+                                  {"postmeta", META, false},
+                                  {"postprofile", PROFILE, false},
+                                  {"posts", POST, false},
+                                  {"print", META, false},
+                                  {"profile", PROFILE, false},
+                                  {"promo", RELATED, true},
+                                  {"promos", RELATED, false},
+                                  {"promoted", RELATED, false},
+                                  {"promotion", RELATED, false},
+                                  {"pubdate", META, false},
+                                  {"published", META, false},
+                                  {"question", POST, false},
+                                  {"rail", CHROME, false},
+                                  {"rank", PROFILE, false},
+                                  {"rating", SOCIAL, false},
+                                  {"ratings", SOCIAL, false},
+                                  {"reactions", SOCIAL, false},
+                                  {"readalso", RELATED, false},
+                                  {"readingtime", META, false},
+                                  {"readmore", RELATED, false},
+                                  {"readtime", META, false},
+                                  {"recirc", RELATED, true},
+                                  {"recirculation", RELATED, false},
+                                  {"recommend", RELATED, true},
+                                  {"recommendation", RELATED, true},
+                                  {"recommended", RELATED, false},
+                                  {"register", CHROME, false},
+                                  {"registration", CHROME, false},
+                                  {"related", RELATED, true},
+                                  {"replies", COMMENT, false},
+                                  {"reply", POST, false},
+                                  {"reputation", PROFILE, false},
+                                  {"respond", COMMENT, false},
+                                  {"search", CHROME, false},
+                                  {"searchbox", CHROME, false},
+                                  {"searchform", CHROME, false},
+                                  {"seealso", RELATED, false},
+                                  {"share", SOCIAL, false},
+                                  {"sharebar", SOCIAL, true},
+                                  {"sharebutton", SOCIAL, true},
+                                  {"shares", SOCIAL, false},
+                                  {"sharethis", SOCIAL, false},
+                                  {"sharetool", SOCIAL, true},
+                                  {"sharing", SOCIAL, false},
+                                  {"sidebar", CHROME, true},
+                                  {"sidebars", CHROME, false},
+                                  {"sig", PROFILE, false},
+                                  {"signature", PROFILE, false},
+                                  {"signatures", PROFILE, false},
+                                  {"signin", CHROME, false},
+                                  {"signup", CHROME, false},
+                                  {"sitemap", CHROME, false},
+                                  {"skip", CHROME, false},
+                                  {"skiplink", CHROME, false},
+                                  {"slider", RELATED, false},
+                                  {"slideshow", RELATED, false},
+                                  {"slideshows", RELATED, false},
+                                  {"social", SOCIAL, true},
+                                  {"socialmedia", SOCIAL, true},
+                                  {"socials", SOCIAL, false},
+                                  {"socialshare", SOCIAL, true},
+                                  {"source", META, false},
+                                  {"sponsor", RELATED, true},
+                                  {"sponsored", RELATED, false},
+                                  {"sponsors", RELATED, false},
+                                  {"story", MAIN, false},
+                                  {"storybody", BODY, false},
+                                  {"storycontent", BODY, false},
+                                  {"storytext", BODY, false},
+                                  {"submenu", CHROME, false},
+                                  {"subscri", RELATED, true},
+                                  {"subscribe", RELATED, false},
+                                  {"subscriber", RELATED, false},
+                                  {"subscription", RELATED, false},
+                                  {"suggested", RELATED, false},
+                                  {"suggestions", RELATED, false},
+                                  {"taboola", RELATED, true},
+                                  {"tag", META, false},
+                                  {"tagcloud", RELATED, false},
+                                  {"tagged", META, false},
+                                  {"taglist", META, false},
+                                  {"tags", META, false},
+                                  {"teaser", RELATED, false},
+                                  {"teasers", RELATED, false},
+                                  {"thread", POST, false},
+                                  {"time", META, false},
+                                  {"timestamp", META, false},
+                                  {"toc", CHROME, false},
+                                  {"toolbar", CHROME, false},
+                                  {"tooltip", CHROME, false},
+                                  {"topbar", CHROME, false},
+                                  {"topic", POST, false},
+                                  {"trending", RELATED, false},
+                                  {"upnext", RELATED, false},
+                                  {"userdetails", PROFILE, false},
+                                  {"userinfo", PROFILE, false},
+                                  {"usertitle", PROFILE, false},
+                                  {"views", META, false},
+                                  {"vote", SOCIAL, false},
+                                  {"votes", SOCIAL, false},
+                                  {"whatsapp", SOCIAL, false},
+                                  {"widget", RELATED, false},
+                                  {"widgets", RELATED, false}};
 
 static unsigned word_hints(pu_str word) {
   int i = html_word_find(words, PU_COUNT(words), html_key_of(word));
@@ -119,7 +264,7 @@ static unsigned word_hints(pu_str word) {
   for (int k = 0; k < 3 && i >= 0; k++, i--) {
     size_t n = strlen(words[i].text);
     if (n > word.len || strncasecmp(words[i].text, word.ptr, n) != 0) continue;
-    if (n == word.len || hints[i].begins) return hints[i].says;
+    if (n == word.len || words[i].begins) return words[i].kind;
   }
   return 0;
 }
@@ -141,10 +286,25 @@ static bool body_pair(pu_str first, pu_str second) {
   return part && !html_same(first, "body") ? true : part && html_same(second, "text");
 }
 
+/* What an element has or may do ("has-sidebar", "enableAdSlots"), not what it is. */
+static bool option(pu_str word) {
+  static const char *const begins[] = {"has",     "no",   "not",  "with",  "without", "enable",
+                                       "disable", "show", "hide", "allow", "filter",  "use"};
+  for (size_t k = 0; k < PU_COUNT(begins); k++)
+    if (html_same(word, begins[k])) return true;
+  return false;
+}
+
+/* "lg:w-[var(--rail)]" names a look. */
+static bool names_look(pu_str name) {
+  return memchr(name.ptr, ':', name.len) || memchr(name.ptr, '(', name.len) || memchr(name.ptr, '[', name.len);
+}
+
 /* Of one class or id: its words are parted by signs, digits and capitals. */
 static unsigned name_hints(pu_str name) {
   unsigned found = 0;
   pu_str before = {0};
+  if (!name.len || names_look(name)) return 0;
   for (size_t i = 0; i < name.len;) {
     if (!lower(name.ptr[i]) && !upper(name.ptr[i])) {
       i++;
@@ -153,6 +313,7 @@ static unsigned name_hints(pu_str name) {
     size_t from = i++;
     while (i < name.len && (lower(name.ptr[i]) || (upper(name.ptr[i]) && !lower(name.ptr[i - 1])))) i++;
     pu_str word = pu_str_of(name.ptr + from, i - from);
+    if (!before.len && i < name.len && option(word)) return 0;
     found |= word_hints(word);
     if (before.len && body_pair(before, word)) found |= HTML_IS_BODY;
     before = word;

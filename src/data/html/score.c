@@ -9,28 +9,27 @@
 
 #include "src/data/html/extract.h"
 
-/* ---- counting
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- counting ---------------------------------------------------------------------------------------------------- */
 
 typedef struct count {
   uint32_t units, ends;
 } count;
 
-/* Where a reference that begins at i ends: it is one character. */
+/* The end of a reference that begins at i, or i. */
 static size_t reference_end(pu_str s, size_t i) {
   size_t to = i + 1;
   while (to < s.len && to < i + 10 && s.ptr[to] > ' ' && s.ptr[to] != ';') to++;
   return to < s.len && s.ptr[to] == ';' ? to : i;
 }
 
-/* Does a clause end with the character at i: U+3001, U+3002, U+FF0C, U+FF01, U+FF1F, U+FF1B, U+060C? */
-static bool ends_clause(pu_str s, size_t i) {
-  static const char marks[][4] = {"、", "。", "，", "！", "？", "；", "،"};
-  for (size_t k = 0; k < PU_COUNT(marks); k++) {
-    size_t n = strlen(marks[k]);
-    if (s.len - i >= n && memcmp(s.ptr + i, marks[k], n) == 0) return true;
-  }
-  return false;
+/* Commas and ends of sentences of three bytes, or two: Chinese and Arabic ones. */
+static bool wide_end(pu_str s, size_t i) {
+  unsigned char b = (unsigned char)s.ptr[i];
+  if (i + 1 >= s.len) return false;
+  if (b == 0xD8) return s.ptr[i + 1] == '\x8C';
+  if (i + 2 >= s.len || !s.ptr[i + 2]) return false;
+  if (b == 0xE3) return s.ptr[i + 1] == '\x80' && strchr("\x81\x82", s.ptr[i + 2]);
+  return b == 0xEF && s.ptr[i + 1] == '\xBC' && strchr("\x8C\x81\x9F\x9B", s.ptr[i + 2]);
 }
 
 static count text_units(pu_str s) {
@@ -46,11 +45,11 @@ static count text_units(pu_str s) {
     space = false;
     if (b < 0x80) {
       c.units++;
-      c.ends += memchr(",.!?;", b, 5) != NULL;
+      c.ends += b == ',' || b == '.' || b == '!' || b == '?' || b == ';';
       if (b == '&') i = reference_end(s, i);
     } else if (b >= 0xC0) {
       c.units += b >= 0xE0 ? 2 : 1;
-      if (b == 0xE3 || b == 0xEF || b == 0xD8) c.ends += ends_clause(s, i);
+      c.ends += wide_end(s, i);
     }
   }
   return c;
@@ -105,8 +104,7 @@ void html_measure(const html_dom *d, html_stat *stats) {
   stats[0].good += good_units(&d->nodes[0], &stats[0]);
 }
 
-/* ---- furniture
- * ------------------------------------------------------------------------------------------------------- */
+/* ---- furniture --------------------------------------------------------------------------------------------------- */
 
 typedef struct chooser {
   html_dom *d;
@@ -168,8 +166,10 @@ static bool furniture_by_name(const chooser *c, uint32_t i) {
   if ((h & HTML_IS_HIDDEN) && !has_math(c->d, i) && !too_good(c, i, 50)) return true;
   if (n->tag == HTML_BODY_ || n->tag == HTML_MAIN_ || n->tag == HTML_ARTICLE_) return false;
   if (n->tag == HTML_CODE_ || n->tag == HTML_PRE_ || n->tag == HTML_MATH_) return false;
-  if ((h & (HTML_IS_CHROME | HTML_IS_SOCIAL | HTML_IS_RELATED)) && !too_good(c, i, h & HTML_IS_BODY ? 20 : 35))
-    return true;
+  if ((h & HTML_IS_SOCIAL) && holds(c->d, i, HTML_BLOCKQUOTE_)) h &= ~(unsigned)HTML_IS_SOCIAL; /* a quoted message */
+  if ((h & HTML_IS_NOTICE) && !too_good(c, i, 90)) return true;
+  if ((h & HTML_IS_CHROME) && !too_good(c, i, h & HTML_IS_BODY ? 20 : 50)) return true;
+  if ((h & (HTML_IS_SOCIAL | HTML_IS_RELATED)) && !too_good(c, i, h & HTML_IS_BODY ? 20 : 35)) return true;
   if (!c->forum && (h & HTML_IS_COMMENT) && !(h & HTML_IS_BODY) && !too_good(c, i, 80)) return true;
   if (c->forum && (h & HTML_IS_PROFILE) && s->good < 200) return true;
   if ((h & HTML_IS_META) && !(h & HTML_IS_BODY) && s->text < 300 && s->good < 150) return true;
@@ -189,10 +189,63 @@ static void drop_furniture(chooser *c) {
   }
 }
 
-/* ---- the main node
- * --------------------------------------------------------------------------------------------------- */
+/* ---- teasers ----------------------------------------------------------------------------------------------------- */
 
-/* The deepest node below `from` that holds at least `percent` of its good text. */
+/* Is a heading one link? Those of teasers are, those within a text hardly ever. */
+static bool linked_heading(const chooser *c, uint32_t i) {
+  const html_node *n = &c->d->nodes[i];
+  const html_stat *s = &c->stats[i];
+  return n->tag >= HTML_H2_ && n->tag <= HTML_H6_ && s->text > 8 && s->links * 10 >= s->text * 9;
+}
+
+static uint32_t next_linked_heading(const chooser *c, uint32_t from) {
+  while (from < c->d->n && !linked_heading(c, from)) from++;
+  return from;
+}
+
+/* The box of a linked heading: the outermost around it without another one (`last` and `next` are those before and
+ * after it), of a few lines at most. */
+static uint32_t teaser_of(const chooser *c, uint32_t heading, uint32_t last, uint32_t next) {
+  const html_dom *d = c->d;
+  uint32_t at = heading;
+  for (;;) {
+    uint32_t up = d->nodes[at].parent;
+    if (!up || up <= last || d->nodes[up].end > next || d->nodes[up].tag == HTML_BODY_) return at;
+    if (c->stats[up].good > (d->nodes[up].tag == HTML_LI_ ? 2000 : 1000)) return at;
+    at = up;
+  }
+}
+
+/* Boxes that tell of other pages: a linked heading and a few lines each, three and more of them beside each other. They
+ * stay where there is little else. */
+static void drop_teasers(chooser *c) {
+  html_dom *d = c->d;
+  enum { COUNT, WEIGH, DROP };
+  uint32_t good = 0;
+  for (int pass = COUNT; pass <= DROP; pass++) {
+    if (pass == DROP && c->stats[0].good < good + 150) return;
+    for (uint32_t last = 0, h = next_linked_heading(c, 1); h < d->n;) {
+      uint32_t next = next_linked_heading(c, h + 1), box = teaser_of(c, h, last, next);
+      html_stat *up = &c->stats[d->nodes[box].parent];
+      if (pass == COUNT)
+        up->teasers = (uint16_t)PU_MIN(up->teasers + 1, 3);
+      else if (pass == WEIGH && up->teasers >= 3)
+        good += c->stats[box].good;
+      else if (up->teasers >= 3)
+        d->nodes[box].flags |= HTML_DROPPED;
+      last = h;
+      h = next;
+    }
+  }
+}
+
+/* ---- the main node ----------------------------------------------------------------------------------------------- */
+
+static uint64_t plain_text(const html_stat *s) {
+  return s->text - s->links;
+}
+
+/* The deepest node below `from` that holds at least `percent` of its good text, and not much less of the other. */
 static uint32_t walk_down(const chooser *c, uint32_t from, unsigned percent) {
   const html_dom *d = c->d;
   uint32_t at = from;
@@ -204,19 +257,25 @@ static uint32_t walk_down(const chooser *c, uint32_t from, unsigned percent) {
       if (in && (!best || c->stats[k].good > c->stats[best].good)) best = k;
     }
     if (!best || (uint64_t)c->stats[best].good * 100 < least || !is_block(&d->nodes[best])) return at;
+    if (from && plain_text(&c->stats[best]) * 100 < plain_text(&c->stats[from]) * 70) return at;
     if (d->nodes[best].tag == HTML_P_) return at;
     at = best;
   }
 }
 
-/* The best node that calls itself the body, or 0: the one with most good text, the deepest of those that nearly have
- * it. */
+static bool box(const html_node *n) {
+  return n->tag != HTML_TEXT && is_block(n) && n->tag != HTML_P_ && n->tag != HTML_LI_ &&
+         !(n->tag >= HTML_H1_ && n->tag <= HTML_H6_);
+}
+
+/* The best box that calls itself the body, or 0: the one with most good text, the deepest of those that nearly have it.
+ */
 static uint32_t named_body(const chooser *c, unsigned hint, html_tag tag, unsigned percent) {
   const html_dom *d = c->d;
   uint32_t best = 0;
   for (uint32_t i = 1; i < d->n; i++) {
     const html_node *n = &d->nodes[i];
-    if (n->tag == HTML_TEXT || !is_block(n)) continue;
+    if (!box(n)) continue;
     if (!(c->stats[i].hints & hint) && n->tag != tag) continue;
     uint64_t good = c->stats[i].good;
     if (good == 0 || good * 100 < (uint64_t)c->stats[0].good * percent) continue;
@@ -225,16 +284,29 @@ static uint32_t named_body(const chooser *c, unsigned hint, html_tag tag, unsign
   return best;
 }
 
-static uint32_t main_node(const chooser *c) {
-  if (c->forum) return walk_down(c, 0, 85);
-  uint32_t at = named_body(c, HTML_IS_BODY, HTML_TEXT, 50);
-  if (!at) at = named_body(c, 0, HTML_ARTICLE_, 50);
-  if (!at) at = named_body(c, 0, HTML_MAIN_, 50);
-  return walk_down(c, at, 85);
+/* The box around a body that was cut into several, else the body itself. */
+static uint32_t whole_body(const chooser *c, uint32_t at) {
+  if (!at) return 0;
+  const html_dom *d = c->d;
+  uint32_t up = d->nodes[at].parent;
+  for (uint32_t k = up + 1; k < d->nodes[up].end; k = d->nodes[k].end)
+    if (k != at && (c->stats[k].hints & HTML_IS_BODY) && c->stats[k].good) return up;
+  return at;
 }
 
-/* ---- inside the main node
- * -------------------------------------------------------------------------------------------- */
+static uint32_t main_node(const chooser *c) {
+  if (c->forum) return walk_down(c, 0, 85);
+  uint32_t at = whole_body(c, named_body(c, HTML_IS_BODY, HTML_TEXT, 35));
+  if (!at) at = named_body(c, 0, HTML_ARTICLE_, 35);
+  if (!at) at = named_body(c, 0, HTML_MAIN_, 50);
+  uint32_t down = walk_down(c, at, 85);
+  /* Still the whole page: then a loose name is better than none. */
+  if (!down || c->d->nodes[down].tag == HTML_BODY_ || c->d->nodes[down].tag == HTML_HTML_)
+    down = walk_down(c, named_body(c, HTML_IS_MAIN, HTML_TEXT, 35), 85);
+  return down;
+}
+
+/* ---- inside the main node ---------------------------------------------------------------------------------------- */
 
 /* Lists, boxes and lines that are mostly links. */
 static bool link_farm(const chooser *c, uint32_t i) {
@@ -245,17 +317,54 @@ static bool link_farm(const chooser *c, uint32_t i) {
   uint32_t percent = (uint32_t)((uint64_t)s->links * 100 / s->text);
   bool heading = n->tag >= HTML_H1_ && n->tag <= HTML_H6_;
   if (heading) return false;
-  if (n->tag == HTML_LI_) return false;
+  if (n->tag == HTML_LI_ || c->d->nodes[n->parent].tag == HTML_LI_) return false;
   if (n->tag == HTML_P_) return percent > 80 && s->text < 200;
   return percent > 50 && s->good * 4 < s->text;
 }
 
-static void clean(chooser *c, uint32_t main) {
+/* A block of one short line that says nothing of the page's matter. */
+static bool noise(const chooser *c, uint32_t i, pu_buf *line) {
+  const html_node *n = &c->d->nodes[i];
+  const html_stat *s = &c->stats[i];
+  if (!is_block(n) || !s->text || s->text > 200 || s->text != s->own || n->tag == HTML_PRE_ || n->tag == HTML_TD_ ||
+      n->tag == HTML_TH_)
+    return false;
+  pu_buf_clear(line);
+  html_text(c->d, i, line);
+  return html_noise(pu_str_of(line->data, line->len));
+}
+
+/* A heading that says the page's title again. */
+static bool is_title(const chooser *c, uint32_t i, pu_str title, pu_buf *line) {
+  const html_node *n = &c->d->nodes[i];
+  if (n->tag < HTML_H1_ || n->tag > HTML_H6_ || !title.len || c->forum) return false;
+  pu_buf_clear(line);
+  html_text(c->d, i, line);
+  return pu_str_eq(pu_str_of(line->data, line->len), title);
+}
+
+static void clean(chooser *c, uint32_t main, pu_str title) {
+  pu_buf line;
+  pu_buf_init(&line, 1 << 16);
   for (uint32_t i = main + 1; i < c->d->nodes[main].end;) {
     html_node *n = &c->d->nodes[i];
-    if (!(n->flags & HTML_DROPPED) && link_farm(c, i)) n->flags |= HTML_DROPPED;
+    if (!(n->flags & HTML_DROPPED) && (link_farm(c, i) || noise(c, i, &line) || is_title(c, i, title, &line)))
+      n->flags |= HTML_DROPPED;
     i = n->flags & HTML_DROPPED ? n->end : i + 1;
   }
+  pu_buf_deinit(&line);
+}
+
+/* A page without running text, of a line or two in plain boxes: it has no main text. */
+static bool nothing(const chooser *c, uint32_t main) {
+  const html_stat *s = &c->stats[main];
+  if (s->good >= 20 || s->text >= 100) return false;
+  for (uint32_t i = main + 1; i < c->d->nodes[main].end;) {
+    const html_node *n = &c->d->nodes[i];
+    if (!(n->flags & HTML_DROPPED) && ((n->tag == HTML_P_ && c->stats[i].text) || n->tag == HTML_MATH_)) return false;
+    i = n->flags & HTML_DROPPED ? n->end : i + 1;
+  }
+  return true;
 }
 
 /* Headings after which nothing comes any more. */
@@ -270,25 +379,82 @@ static void drop_last_headings(chooser *c, uint32_t main) {
   }
 }
 
-void html_choose(html_dom *d, html_stat *stats, pu_html_mode mode, uint32_t *main) {
+void html_choose(html_dom *d, html_stat *stats, pu_html_mode mode, pu_str title, uint32_t *main) {
   chooser c = {d, stats, mode == PU_HTML_FORUM, stats[0].good};
   *main = 0;
   if (mode == PU_HTML_ALL) return;
   drop_furniture(&c);
   html_measure(d, stats);
+  if (!c.forum) {
+    drop_teasers(&c);
+    html_measure(d, stats);
+  }
   *main = main_node(&c);
-  clean(&c, *main);
+  clean(&c, *main, title);
   html_measure(d, stats);
+  if (nothing(&c, *main)) d->nodes[*main].flags |= HTML_DROPPED;
   if (!c.forum) drop_last_headings(&c, *main);
 }
 
-bool html_is_forum(const html_dom *d, const html_stat *stats) {
-  uint32_t posts = 0, good = 0;
-  for (uint32_t i = 1; i < d->n; i++) {
-    if (!(stats[i].hints & HTML_IS_POST) || !stats[i].good) continue;
-    posts++;
-    good += stats[i].good;
+/* ---- forums ------------------------------------------------------------------------------------------------------ */
+
+/* Does a value hold one of the words that forums name themselves by? Of <body>'s class and id, of the software that
+ * made the page, of its kind in schema.org's words. */
+static bool forum_word(pu_str s) {
+  static const char *const marks[] = {"forum",
+                                      "phpbb",
+                                      "vbulletin",
+                                      "discuz",
+                                      "xenforo",
+                                      "discourse",
+                                      "mybb",
+                                      "flarum",
+                                      "viewtopic",
+                                      "viewthread",
+                                      "bbs",
+                                      "QAPage",
+                                      "DiscussionForumPosting",
+                                      "/thread",
+                                      "/topic",
+                                      "/question",
+                                      "showthread",
+                                      "-question"};
+  for (size_t k = 0; k < PU_COUNT(marks) && s.len; k++)
+    if (memmem(s.ptr, PU_MIN(s.len, (size_t)400), marks[k], strlen(marks[k]))) return true;
+  return false;
+}
+
+static bool says_forum(const html_node *n) {
+  switch ((html_tag)n->tag) {
+  case HTML_HTML_:
+  case HTML_BODY_:
+    return forum_word(html_attr(n, "class")) || forum_word(html_attr(n, "id")) || forum_word(html_attr(n, "itemtype"));
+  case HTML_META_: {
+    pu_str name = html_attr(n, "name"), property = html_attr(n, "property");
+    bool tells = html_same(name, "generator") || html_same(property, "og:url");
+    return tells && forum_word(html_attr(n, "content"));
   }
-  (void)good;
-  return posts > 1000000;
+  case HTML_LINK_:
+    return html_same(html_attr(n, "rel"), "canonical") && forum_word(html_attr(n, "href"));
+  case HTML_DIV_:
+  case HTML_SECTION_:
+  case HTML_ARTICLE_:
+  case HTML_MAIN_:
+    return forum_word(html_attr(n, "itemtype"));
+  default:
+    return false;
+  }
+}
+
+bool html_is_forum(const html_dom *d, const html_stat *stats) {
+  uint32_t posts = 0, in_posts = 0, end = 0;
+  bool says = false;
+  for (uint32_t i = 1; i < d->n; i++) {
+    if (!says) says = says_forum(&d->nodes[i]);
+    if (i < end || !(stats[i].hints & HTML_IS_POST) || !stats[i].good || !is_block(&d->nodes[i])) continue;
+    posts++;
+    in_posts += stats[i].good;
+    end = d->nodes[i].end;
+  }
+  return says && (posts > 0 || stats[0].good < 2000) && (posts == 0 || in_posts * 3 > stats[0].good);
 }

@@ -11,7 +11,7 @@ const uint8_t html_tag_flags[HTML_TAG_COUNT] = {
 };
 
 static const html_word names[] = {
-#define HTML_NAME(name, text, flags) {text, HTML_##name##_},
+#define HTML_NAME(name, text, flags) {text, HTML_##name##_, false},
     HTML_TAGS(HTML_NAME)
 #undef HTML_NAME
 };

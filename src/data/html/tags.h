@@ -175,8 +175,7 @@ extern const uint8_t html_tag_flags[HTML_TAG_COUNT];
 /* Any case; a prefix and its colon ("m:mi") are left out. */
 html_tag html_tag_find(pu_str name);
 
-/* ---- words of at most 15 bytes, sorted: what both names and classes are looked up in -------------------------------
- */
+/* ---- words of at most 15 bytes, sorted: what both names and classes are looked up in ----------------------------- */
 
 typedef struct html_key {
   uint64_t hi, lo; /* the bytes in their order, zeros after them: keys compare as the words do */
@@ -184,7 +183,8 @@ typedef struct html_key {
 
 typedef struct html_word {
   char text[16];
-  uint8_t kind;
+  uint16_t kind;
+  bool begins; /* words that begin with it are of this kind too */
 } html_word;
 
 /* Lower-cased; no entry is as long as 16 bytes, where a longer word is cut. */

@@ -9,7 +9,7 @@ enum { NEST = 8 }; /* quotes and list items that are written as such inside each
 
 typedef struct nest {
   bool quote;
-  bool started; /* an item's mark was written */
+  bool started; /* a line of it was written: an item's mark, a quote's first */
   int number;   /* of an ordered item; 0: a dash */
 } nest;
 
@@ -20,14 +20,14 @@ typedef struct writer {
   size_t start; /* where the page's text begins in out */
   int breaks;   /* line ends that the next text has before it: 0, 1, 2 */
   bool space;   /* a space before the next text */
-  bool flat;    /* in a table's cell: no line ends */
+  bool flat;    /* no line ends */
+  bool cell;    /* in a table's cell: flat, and bars are escaped */
   nest in[NEST];
   unsigned depth;
   pu_buf text; /* for what has to be looked at before it is written */
 } writer;
 
-/* ---- lines
- * ----------------------------------------------------------------------------------------------------------- */
+/* ---- lines ------------------------------------------------------------------------------------------------------- */
 
 static void want(writer *w, int breaks) {
   if (w->flat) {
@@ -42,18 +42,17 @@ static void want(writer *w, int breaks) {
 static void prefix(writer *w, bool empty) {
   for (unsigned i = 0; i < w->depth; i++) {
     nest *n = &w->in[i];
+    if (empty && (!n->quote || !n->started)) continue;
     if (n->quote)
       pu_buf_puts(w->out, empty ? ">" : "> ");
-    else if (empty)
-      continue;
     else if (n->started)
       pu_buf_puts(w->out, n->number ? "   " : "  ");
     else if (n->number)
       pu_buf_printf(w->out, "%d. ", n->number);
     else
       pu_buf_puts(w->out, "- ");
-    if (!empty) n->started = true;
   }
+  for (unsigned i = 0; i < w->depth && !empty; i++) w->in[i].started = true;
 }
 
 /* Before text: line ends, marks or a space, whatever is due. */
@@ -63,8 +62,7 @@ static void begin(writer *w) {
     if (!first) {
       pu_buf_putc(w->out, '\n');
       if (w->breaks > 1) {
-        bool quoted = w->depth && w->in[0].quote && w->in[0].started;
-        if (quoted) prefix(w, true);
+        prefix(w, true);
         pu_buf_putc(w->out, '\n');
       }
     }
@@ -84,7 +82,7 @@ static bool blank(uint32_t cp) {
 
 static void put_char(writer *w, const char *s, size_t n) {
   if (w->breaks || w->space || w->out->len == w->start) begin(w);
-  if (w->flat && *s == '|') pu_buf_putc(w->out, '\\');
+  if (w->cell && *s == '|') pu_buf_putc(w->out, '\\');
   pu_buf_append(w->out, s, n);
 }
 
@@ -127,7 +125,7 @@ static void put_plain(writer *w, pu_str s) {
   if (!s.len) return;
   begin(w);
   for (size_t i = 0; i < s.len; i++) {
-    if (w->flat && s.ptr[i] == '|') pu_buf_putc(w->out, '\\');
+    if (w->cell && s.ptr[i] == '|') pu_buf_putc(w->out, '\\');
     pu_buf_putc(w->out, s.ptr[i]);
   }
 }
@@ -144,8 +142,7 @@ void html_text(const html_dom *d, uint32_t node, pu_buf *out) {
   }
 }
 
-/* ---- code
- * ------------------------------------------------------------------------------------------------------------ */
+/* ---- code -------------------------------------------------------------------------------------------------------- */
 
 static bool line_numbers(const html_node *n) {
   pu_str c = html_attr(n, "class");
@@ -238,18 +235,15 @@ static void put_code(writer *w, uint32_t node) {
   if (ticks) pu_buf_putc(w->out, '`');
 }
 
-/* ---- formulas
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- formulas ---------------------------------------------------------------------------------------------------- */
 
 static bool has_word(pu_str s, const char *word) {
   return s.len && memmem(s.ptr, s.len, word, strlen(word)) != NULL;
 }
 
 static void put_tex(writer *w, bool display) {
-  if (!w->text.len || memchr(w->text.data, '\n', w->text.len)) {
-    for (size_t i = 0; i < w->text.len; i++)
-      if (w->text.data[i] == '\n') w->text.data[i] = ' ';
-  }
+  for (size_t i = 0; i < w->text.len; i++)
+    if (w->text.data[i] == '\n') w->text.data[i] = ' ';
   if (!w->text.len) return;
   if (display) want(w, 2);
   begin(w);
@@ -308,8 +302,7 @@ static bool rendered(const html_node *n) {
          html_same(c, "MathJax_SVG") || html_same(c, "MathJax_CHTML") || html_same(c, "mjx-chtml");
 }
 
-/* ---- tables
- * ---------------------------------------------------------------------------------------------------------- */
+/* ---- tables ------------------------------------------------------------------------------------------------------ */
 
 static void put_nodes(writer *w, uint32_t from, uint32_t to);
 
@@ -337,13 +330,13 @@ static void put_row(writer *w, uint32_t row, bool head) {
   pu_buf_putc(w->out, '|');
   for (uint32_t c = row + 1; c < d->nodes[row].end; c = d->nodes[c].end) {
     if (d->nodes[c].tag != HTML_TD_ && d->nodes[c].tag != HTML_TH_) continue;
-    w->flat = true;
+    w->flat = w->cell = true;
     w->space = true;
     size_t before = w->out->len;
     put_nodes(w, c, d->nodes[c].end);
     if (w->out->len == before) pu_buf_putc(w->out, ' ');
     pu_buf_puts(w->out, " |");
-    w->flat = false;
+    w->flat = w->cell = false;
     w->space = false;
     cells++;
   }
@@ -379,8 +372,7 @@ static void put_table(writer *w, uint32_t node) {
   want(w, 2);
 }
 
-/* ---- elements
- * -------------------------------------------------------------------------------------------------------- */
+/* ---- elements ---------------------------------------------------------------------------------------------------- */
 
 static int item_number(const html_dom *d, uint32_t item) {
   uint32_t list = d->nodes[item].parent;
@@ -413,8 +405,7 @@ static void enter(writer *w, uint32_t i, int *numbers) {
   if (list) numbers[n->depth] = 0;
   bool inner = list && w->depth && !w->in[w->depth - 1].quote;
   want(w, row || inner ? 1 : 2);
-  if (tag == HTML_BLOCKQUOTE_ && !w->flat && w->depth < NEST)
-    w->in[w->depth++] = (nest){.quote = true, .started = true};
+  if (tag == HTML_BLOCKQUOTE_ && !w->flat && w->depth < NEST) w->in[w->depth++] = (nest){.quote = true};
   if (tag >= HTML_H1_ && tag <= HTML_H6_ && !w->flat && w->stats[i].text) {
     begin(w);
     for (int k = 0; k <= (int)tag - (int)HTML_H1_; k++) pu_buf_putc(w->out, '#');
@@ -505,11 +496,15 @@ static void put_nodes(writer *w, uint32_t from, uint32_t to) {
 }
 
 void html_write(const html_dom *d, const html_stat *stats, uint32_t node, pu_buf *out) {
-  writer w = {.d = d, .stats = stats, .out = out, .start = out->len};
+  size_t before = out->len;
   if (out->len) pu_buf_puts(out, "\n\n");
-  w.start = out->len;
+  writer w = {.d = d, .stats = stats, .out = out, .start = out->len};
   pu_buf_init(&w.text, PU_DOC_MAX);
   put_nodes(&w, node, d->nodes[node].end);
   pu_buf_deinit(&w.text);
   if (w.text.failed) out->failed = true;
+  if (out->len == w.start && before) { /* nothing to append */
+    out->len = before;
+    out->data[before] = 0;
+  }
 }
