@@ -7,7 +7,7 @@
 #include "puyu/compute.h"
 #include "tests/test.h"
 
-enum { ROOM = 64 << 20, TRIALS = PU_TSAN ? 4 : 60 };
+enum { ROOM = 64 << 20, TRIALS = PU_TSAN ? 4 : 240 };
 
 typedef struct machine {
   pu_backend *be;
@@ -65,7 +65,10 @@ static void shuffle_order(pu_rng *r, product *d) {
 
 static product draw(pu_rng *r) {
   static const int groups[] = {32, 64, 128};
-  product d = {.n = pick(r, 0, 3) ? pick(r, 1, 12) : pick(r, 1, 70), .m = pick(r, 1, 90), .k = pick(r, 1, 300)};
+  product d = {.n = pick(r, 0, 3) ? pick(r, 1, 12) : pick(r, 1, 70)};
+  const int64_t large = PU_TSAN ? 9 : pick(r, 0, 9); /* more outputs, or inputs, than kernels take at a time */
+  d.m = pick(r, 1, large == 0 ? 700 : 90);
+  d.k = pick(r, 1, large == 1 ? 4500 : 300);
   d.p = (pu_packing){.bits = pu_rng_below(r, 2) ? 4 : 8,
                      .group = groups[pu_rng_below(r, 3)],
                      .zeros = pu_rng_below(r, 2),
@@ -81,9 +84,10 @@ static product draw(pu_rng *r) {
   d.x = malloc((size_t)(d.n * d.k) * sizeof *d.x);
   d.b = pu_rng_below(r, 2) ? malloc((size_t)d.m * sizeof *d.b) : NULL;
   for (size_t i = 0; i < values; i++) d.q[i] = (uint8_t)pu_rng_below(r, 1u << d.p.bits);
+  const bool whole = pu_rng_below(r, 2); /* zeros */
   for (size_t i = 0; i < scales; i++) {
     d.scale[i] = pu_f16_to_f32(pu_f32_to_f16((float)pu_rng_normal(r) * 0.01f));
-    if (d.zero) d.zero[i] = (float)pu_rng_below(r, 1u << d.p.bits) + (pu_rng_below(r, 4) ? 0.0f : 0.25f);
+    if (d.zero) d.zero[i] = (float)pu_rng_below(r, 1u << d.p.bits) + (whole || pu_rng_below(r, 4) ? 0.0f : 0.25f);
   }
   for (int64_t i = 0; i < d.n * d.k; i++) d.x[i] = held(d.type, (float)pu_rng_normal(r));
   for (int64_t i = 0; i < d.k && !pu_rng_below(r, 4); i++) d.x[i] = 0; /* a token of zeros */

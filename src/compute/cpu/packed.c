@@ -167,14 +167,15 @@ static void prepare_rows(void *arg, int64_t begin, int64_t end, int worker) {
 
 /* ---- y ---- */
 
-static void store_block(const linear_job *j, int64_t block, const float *acc) {
+/* Some tokens' sums of one block. */
+static void store_block(const linear_job *j, int64_t block, int64_t token, int64_t tokens, const float *acc) {
   int64_t feature = block * PU_PACKED_ROWS, y_size = (int64_t)pu_dtype_size(j->y->dtype);
   int64_t b_size = j->b ? (int64_t)pu_dtype_size(j->b->dtype) : 0;
-  pu_gemm_tile t = {.acc = acc,
+  pu_gemm_tile t = {.acc = acc + token * PU_PACKED_ROWS,
                     .ld = PU_PACKED_ROWS,
-                    .rows = (int)j->job.tokens,
+                    .rows = (int)tokens,
                     .cols = (int)PU_MIN(j->w->shape[0] - feature, PU_PACKED_ROWS),
-                    .c = (char *)j->y->data + (j->first * j->y->stride[0] + feature) * y_size,
+                    .c = (char *)j->y->data + ((j->first + token) * j->y->stride[0] + feature) * y_size,
                     .type = j->y->dtype,
                     .c_row = j->y->stride[0],
                     .alpha = 1.0f,
@@ -186,16 +187,24 @@ static void store_block(const linear_job *j, int64_t block, const float *acc) {
     for (int i = 0; i < t.rows; i++) pu_gemm_store_row(&t, i);
 }
 
-enum { MOST_BLOCKS = 16 }; /* whose sums lie in scratch at a time: 512 tokens of them are half a MiB */
+/* Few tokens at a time: rows of y may lie a multiple of 4 KiB apart, and L1 holds twelve such lines; a block is half a
+ * line of bf16. */
+static void store_blocks(const linear_job *j, int64_t block, int64_t blocks, const float *acc) {
+  enum { AT_A_TIME = 8 };
+  const int64_t of_block = pu_packed_tokens(j->job.tokens) * PU_PACKED_ROWS;
+  for (int64_t t = 0; t < j->job.tokens; t += AT_A_TIME)
+    for (int64_t i = 0; i < blocks; i++)
+      store_block(j, block + i, t, PU_MIN(j->job.tokens - t, AT_A_TIME), acc + i * of_block);
+}
 
 static void run_blocks(void *arg, int64_t begin, int64_t end, int worker) {
   const linear_job *j = arg;
   float *acc = (float *)j->scratch[worker];
-  char *room = j->scratch[worker] + MOST_BLOCKS * PU_PACKED_TOKENS * PU_PACKED_ROWS * sizeof(float);
+  char *room = j->scratch[worker] + PU_PACKED_BLOCKS * PU_PACKED_TOKENS * PU_PACKED_ROWS * sizeof(float);
   int64_t bytes = pu_packed_block_bytes(&j->job), scales = j->l.groups * PU_PACKED_ROWS;
-  for (int64_t b = begin; b < end; b += MOST_BLOCKS) {
+  for (int64_t b = begin; b < end; b += PU_PACKED_BLOCKS) {
     pu_packed_job part = j->job;
-    part.blocks = PU_MIN(end - b, MOST_BLOCKS);
+    part.blocks = PU_MIN(end - b, PU_PACKED_BLOCKS);
     part.q += b * bytes;
     part.scale += b * scales;
     if (part.zero) part.zero += b * scales;
@@ -204,18 +213,21 @@ static void run_blocks(void *arg, int64_t begin, int64_t end, int worker) {
       j->kernel->exact(&part);
     else
       j->kernel->integer(&part, room);
-    for (int64_t i = 0; i < part.blocks; i++)
-      store_block(j, b + i, acc + i * pu_packed_tokens(part.tokens) * PU_PACKED_ROWS);
+    store_blocks(j, b, part.blocks, acc);
   }
 }
 
-/* Long runs of memory for each thread where there are few tokens, for each begins with a wait; yet enough of them that
- * no thread waits long for the last one. */
+/* With many tokens as many blocks as share their x, in pairs. With few, long runs of memory, for each begins with a
+ * wait. Yet enough of them that no thread waits long for the last one. */
 static int64_t grain_of(const linear_job *j, int threads) {
   enum { MOST_BYTES = 1 << 18, LEAST_BYTES = 1 << 16, SHARES = 4, LEAST_WORK = 1 << 18 };
   int64_t bytes = pu_packed_block_bytes(&j->job), work = j->l.k * PU_PACKED_ROWS * j->job.tokens;
-  int64_t run = PU_MIN(PU_MAX(j->l.blocks * bytes / (SHARES * threads), (int64_t)LEAST_BYTES), (int64_t)MOST_BYTES);
-  return PU_MIN(PU_MAX(PU_MAX(run / bytes, LEAST_WORK / work), 1), MOST_BLOCKS);
+  int64_t share = j->l.blocks / (SHARES * threads), least = PU_MAX(LEAST_WORK / work, 1);
+  if (j->job.tokens > PU_PACKED_FEW)
+    share = (PU_MAX(share, least) + 1) / 2 * 2;
+  else
+    share = PU_MAX(PU_MIN(PU_MAX(share * bytes, (int64_t)LEAST_BYTES), (int64_t)MOST_BYTES) / bytes, least);
+  return PU_MIN(share, PU_PACKED_BLOCKS);
 }
 
 void pu_cpu_linear_packed(pu_cpu *cpu, const pu_tensor *x, const pu_tensor *w, const pu_tensor *b, pu_tensor *y,

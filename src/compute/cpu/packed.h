@@ -15,7 +15,9 @@
 
 #include "src/compute/cpu/cpu.h"
 
-enum { PU_PACKED_ROWS = 16, PU_PACKED_LINE = 64, PU_PACKED_MAX_GROUP = 128, PU_PACKED_TOKENS = 512, PU_PACKED_FEW = 8 };
+enum { PU_PACKED_ROWS = 16, PU_PACKED_LINE = 64, PU_PACKED_MAX_GROUP = 128 };
+/* At most, of a job; so few tokens that their kernels take weights as they lie. */
+enum { PU_PACKED_TOKENS = 512, PU_PACKED_BLOCKS = 16, PU_PACKED_FEW = 8 };
 
 typedef struct pu_x_group {
   float scale, sum; /* of xq: an integer */

@@ -15,6 +15,12 @@ static inline __attribute__((always_inline)) __m512 scales_of(const pu_packed_jo
   return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(j->scale + group * ROWS)));
 }
 
+/* Scales and zeros are a ninth of what is read with 4 bits in groups of 64. */
+static inline __attribute__((always_inline)) void scales_ahead(const pu_packed_job *j, int64_t group) {
+  _mm_prefetch((const char *)(j->scale + group * ROWS), _MM_HINT_T0);
+  if (j->zero) _mm_prefetch((const char *)(j->zero + group * ROWS), _MM_HINT_T0);
+}
+
 static inline __attribute__((always_inline)) __m512i low_halves(__m512i v) {
   return _mm512_and_si512(v, _mm512_set1_epi8(15));
 }
@@ -52,6 +58,7 @@ static inline __attribute__((always_inline)) __m512i four_of(const int8_t *x) {
   static void name(const pu_packed_job *j, int64_t block, int64_t token) {                                             \
     const int64_t x_row = j->x_row, groups = j->groups;                                                                \
     const int lines = j->group / 4;                                                                                    \
+    const int64_t far = (four_bits) ? AHEAD * 2 / (j->group * ROWS) : 0;                                               \
     const uint8_t *q = j->q + block * pu_packed_block_bytes(j), *end = j->q + j->blocks * pu_packed_block_bytes(j);    \
     const int8_t *x = (const int8_t *)j->x + token * x_row;                                                            \
     const pu_x_group *xg = j->xg + token * groups;                                                                     \
@@ -62,6 +69,7 @@ static inline __attribute__((always_inline)) __m512i four_of(const int8_t *x) {
       _Pragma("GCC unroll 8") for (int t = 0; t < (R); t++)                                                            \
           _Pragma("GCC unroll 4") for (int c = 0; c < CHAINS(R); c++) sum[t][c] = _mm512_setzero_si512();              \
       const int64_t ahead = end - q > AHEAD + PU_PACKED_MAX_GROUP * ROWS ? AHEAD : 0;                                  \
+      if ((four_bits) && ahead) scales_ahead(j, far + block * groups + g);                                             \
       GROUP_SUMS(R, four_bits)                                                                                         \
       __m512 scale = scales_of(j, block * groups + g), zero = zeros_of(j, block * groups + g);                         \
       _Pragma("GCC unroll 8") for (int t = 0; t < (R); t++) {                                                          \
