@@ -9,7 +9,8 @@
 #include "src/data/lang/model.h"
 
 /* Written for this test. */
-/* clang-format off: it does not agree with itself on the width of some scripts */
+/* clang-format does not agree with itself on the width of some scripts: */
+/* clang-format off */
 static const struct {
   const char *lang, *text;
 } samples[] = {
