@@ -50,10 +50,85 @@ static void test_jsonl(void **state) {
                "147: column 16: premature end of input near '\"bro'|");
 }
 
+/* ---- tables ------------------------------------------------------------------------------------------------------ */
+
+static const char *named(const char *name, const char *text) {
+  options.name = name;
+  return put(name, text, strlen(text));
+}
+
+static void test_csv(void **state) {
+  (void)state;
+  expect_docs(
+      named("a.csv", "\xEF\xBB\xBFID,Title,text,lang\r\n"
+                     "x,T,\"a \"\"quoted\"\" one,\r\nwith two lines\",en\r\n"
+                     ",,plain,\n"
+                     "y,,\"\",\n"
+                     "z,short row\n"
+                     "\"w\" junk,,last,zh"),
+      "[x text title=T lang=en] a \"quoted\" one,\nwith two lines|[s/a.csv:3 text] plain|[w text lang=zh] last|");
+  expect_skips("");
+  expect_docs(named("b.tsv", "a,b\tcontent\nx\ty, \"z\"\n"), "[s/b.tsv:2 text] y, \"z\"|");
+  expect_docs(named("c.csv", "n;what;m\n1;the longest column;2\n3;of all;4\n"),
+              "[s/c.csv:2 text] the longest column|[s/c.csv:3 text] of all|");
+  options.key = "m";
+  expect_docs(at("c.csv"), "[s/c.csv:2 text] 2|[s/c.csv:3 text] 4|");
+  options.key = "none";
+  expect_docs(at("c.csv"), "");
+  expect_skips("0: no column \"none\": all of the file|");
+  options.key = NULL;
+  expect_docs(named("d.csv", "text,b\n\"never closed,1\nfine,2\n"), "[s/d.csv:3 text] fine|");
+  expect_skips("7: a quotation mark that is never closed|");
+  expect_docs(named("e.csv", ""), "");
+}
+
+/* ---- markup and code --------------------------------------------------------------------------------------------- */
+
+static void test_markdown(void **state) {
+  (void)state;
+  expect_docs(
+      named("a.md", "---\ntitle: \"A title\"\ntags: [x]\ndate: 2019-04-03\nlang: zh\n---\n\n# Heading\n\nText.\n"),
+      "[s/a.md:1 markdown title=A title lang=zh time=2019-04-03] # Heading\n\nText.\n|");
+  expect_docs(named("b.markdown", "+++\ntitle = 'T'\n+++\r\nText.\n"), "[s/b.markdown:1 markdown title=T] Text.\n|");
+  expect_docs(named("c.md", "\n# Heading *one*\n\nText.\n"),
+              "[s/c.md:1 markdown title=Heading *one*] \n# Heading *one*\n\nText.\n|");
+  expect_docs(named("d.md", "---\nnot closed\n"), "[s/d.md:1 markdown] ---\nnot closed\n|");
+  expect_docs(named("e.md", "---\ntitle: only this\n---\n"), "");
+  expect_skips("");
+}
+
+static void test_latex(void **state) {
+  (void)state;
+  expect_docs(named("a.tex",
+                    "\\documentclass{x} % comment\n\\title{A {nested} \\} title}\n\\author{Me}\n"
+                    "%\\begin{document}\n\\begin{document}\n\n"
+                    "One 5\\% of it % a comment\n   and on.\n% a line\n  % another\nTwo%\n\nThree \\\\% four\nfive\n"
+                    "\\begin{verbatim}\n% kept\n\\end{verbatim}\n\\verb|%| \\input{x} \\verb+a%+%\n"
+                    "\\end{document}\nignored"),
+              "[s/a.tex:1 latex title=A {nested} \\} title author=Me] One 5\\% of it and on.\nTwo\n\nThree \\\\five\n"
+              "\\begin{verbatim}\n% kept\n\\end{verbatim}\n\\verb|%| \\input{x} \\verb+a%+|");
+  expect_docs(named("b.tex", "A part, % of a whole\nwithout a document."),
+              "[s/b.tex:1 latex] A part, without a document.|");
+  expect_docs(named("c.tex", "% nothing but this\n"), "");
+  expect_skips("");
+}
+
+static void test_code(void **state) {
+  (void)state;
+  expect_docs(named("a.c", "int x;\r\n\ty;\n"), "[s/a.c:1 code] int x;\n\ty;\n|");
+  expect_docs(named("Makefile", "all:\n\tcc\n"), "[s/Makefile:1 code] all:\n\tcc\n|");
+  expect_docs(named("CMakeLists.txt", "project(x)\n"), "[s/CMakeLists.txt:1 code] project(x)\n|");
+  expect_skips("");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_text, begin, end),
       cmocka_unit_test_setup_teardown(test_jsonl, begin, end),
+      cmocka_unit_test_setup_teardown(test_csv, begin, end),
+      cmocka_unit_test_setup_teardown(test_markdown, begin, end),
+      cmocka_unit_test_setup_teardown(test_latex, begin, end),
+      cmocka_unit_test_setup_teardown(test_code, begin, end),
   };
   return cmocka_run_group_tests(tests, make_dir, remove_dir);
 }

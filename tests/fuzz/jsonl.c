@@ -1,0 +1,6 @@
+/* JSON Lines, an array, or values one after the other, read to the end. */
+#include "tests/fuzz/reading.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  return fuzz_read("jsonl", data, size);
+}

@@ -1,0 +1,6 @@
+/* Markdown, read to the end. */
+#include "tests/fuzz/reading.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
+  return fuzz_read("markdown", data, size);
+}
