@@ -379,8 +379,9 @@ static bool is_title(const chooser *c, uint32_t i, pu_str title, pu_buf *line) {
   if (!line->len) return false;
   pu_str said = pu_str_of(line->data, line->len);
   if (pu_str_eq(said, title)) return true;
-  if (n->tag != HTML_H1_ || !said.ptr || said.len < 12 || title.len < 12) return false;
-  return memmem(title.ptr, title.len, said.ptr, said.len) || memmem(said.ptr, said.len, title.ptr, title.len);
+  if (n->tag != HTML_H1_ || said.len < 12 || title.len < 12) return false;
+  pu_str more = said.len > title.len ? said : title, less = said.len > title.len ? title : said;
+  return more.ptr && less.ptr && memmem(more.ptr, more.len, less.ptr, less.len);
 }
 
 /* ---- lines said again and again ---------------------------------------------------------------------------------- */
