@@ -309,6 +309,8 @@ static void zstd_step(pu_input *in, void *data, size_t len, size_t *got, const c
   ZSTD_outBuffer to = {data, len, 0};
   size_t left = ZSTD_decompressStream(in->zstd, &to, &from);
   *got = to.pos;
+  /* A header may be refused with nothing taken: the search for the next one must not find it again. */
+  if (ZSTD_isError(left) && from.pos == in->in_at && from.pos < from.size) from.pos++;
   in->in_at = from.pos;
   if (left == 0) in->member_open = false;
   *why = ZSTD_isError(left) ? ZSTD_getErrorName(left) : NULL;

@@ -50,6 +50,20 @@ static void test_jsonl(void **state) {
                "147: column 16: premature end of input near '\"bro'|");
 }
 
+/* ---- compression ------------------------------------------------------------------------------------------------- */
+
+static void test_zstd_header(void **state) {
+  (void)state;
+  char frame[128], bytes[256];
+  size_t len = ZSTD_compress(frame, sizeof frame, "one\n", 4, 3);
+  assert_false(ZSTD_isError(len));
+  memcpy(bytes, "\x28\xB5\x2F\xFD\xFF\xFF\xFF\xFF\xFF\xFF", 10); /* a header that asks for too much */
+  memset(bytes + 10, 0, 20);
+  memcpy(bytes + 30, frame, len);
+  expect_docs(put("a.zst", bytes, 30 + len), "[s/n:1 text] one\n|");
+  assert_true(skipped.len > 0);
+}
+
 /* ---- tables ------------------------------------------------------------------------------------------------------ */
 
 static const char *named(const char *name, const char *text) {
@@ -125,6 +139,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_text, begin, end),
       cmocka_unit_test_setup_teardown(test_jsonl, begin, end),
+      cmocka_unit_test_setup_teardown(test_zstd_header, begin, end),
       cmocka_unit_test_setup_teardown(test_csv, begin, end),
       cmocka_unit_test_setup_teardown(test_markdown, begin, end),
       cmocka_unit_test_setup_teardown(test_latex, begin, end),
