@@ -50,6 +50,23 @@ static void test_jsonl(void **state) {
                "147: column 16: premature end of input near '\"bro'|");
 }
 
+/* A line longer than any may be is passed over; the next one is there. */
+static void test_long_line(void **state) {
+  (void)state;
+  enum { PIECE = 1 << 20, PIECES = 66 };
+  char *piece = malloc(PIECE);
+  FILE *f = fopen(at("long.jsonl"), "wb");
+  assert_true(piece && f);
+  memset(piece, 'x', PIECE);
+  fputs("{\"text\": \"one\"}\n{\"text\": \"", f);
+  for (int i = 0; i < PIECES; i++) assert_int_equal(fwrite(piece, 1, PIECE, f), PIECE);
+  fputs("\"}\n{\"text\": \"three\"}\n", f);
+  assert_int_equal(fclose(f), 0);
+  free(piece);
+  expect_docs(at("long.jsonl"), "[s/n:1 text] one|[s/n:3 text] three|");
+  expect_skips("16: a line of more than 64 MiB|");
+}
+
 /* ---- compression ------------------------------------------------------------------------------------------------- */
 
 static void test_zstd_header(void **state) {
@@ -139,6 +156,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_text, begin, end),
       cmocka_unit_test_setup_teardown(test_jsonl, begin, end),
+      cmocka_unit_test_setup_teardown(test_long_line, begin, end),
       cmocka_unit_test_setup_teardown(test_zstd_header, begin, end),
       cmocka_unit_test_setup_teardown(test_csv, begin, end),
       cmocka_unit_test_setup_teardown(test_markdown, begin, end),
