@@ -205,8 +205,8 @@ typedef struct loaded {
   size_t n, cap;
 } loaded;
 
-static pu_err index_records(loaded *l, size_t from, pu_error *e) {
-  for (size_t at = from; at < l->all.len;) {
+static pu_err index_records(loaded *l, pu_error *e) {
+  for (size_t at = 0; at < l->all.len;) {
     record r;
     if (l->n == l->cap) {
       size_t cap = PU_MAX((size_t)1024, 2 * l->cap);
@@ -238,7 +238,7 @@ static pu_err load(const mix *m, size_t bucket, loaded *l, pu_error *e) {
     pu_str blob = pu_blobs_find(&m->spread[u], m->counts[u], bucket);
     if (blob.ptr) PU_TRY(unpack(blob, &l->all, e));
   }
-  PU_TRY(index_records(l, 0, e));
+  PU_TRY(index_records(l, e));
   if (l->n > 0) qsort(l->v, l->n, sizeof *l->v, records_by_key);
   return PU_OK;
 }

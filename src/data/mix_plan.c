@@ -16,8 +16,7 @@ static int by_name(const void *a, const void *b) {
 }
 
 static pu_err read_sources(const pu_stage *s, pu_mix_plan *p, pu_error *e) {
-  const json_t *counts = json_object_get(pu_stage_about(s), "counts"),
-               *sources = json_object_get(json_object_get(counts, "shares"), "source"), *row;
+  const json_t *sources = pu_stage_shares(s, "source"), *row;
   const char *name;
   p->v = calloc(json_object_size(sources) + 1, sizeof *p->v);
   if (!p->v) return nomem(e);

@@ -227,10 +227,9 @@ static void put_share(pu_buf *b, const json_t *rows, const char *title) {
 }
 
 static void put_shares(pu_buf *b, const pu_stage *s) {
-  const json_t *shares = json_object_get(counts_of(s), "shares");
-  put_share(b, json_object_get(shares, "source"), "Sources");
-  put_share(b, json_object_get(shares, "lang"), "Languages");
-  put_share(b, json_object_get(shares, "type"), "Kinds of text");
+  put_share(b, pu_stage_shares(s, "source"), "Sources");
+  put_share(b, pu_stage_shares(s, "lang"), "Languages");
+  put_share(b, pu_stage_shares(s, "type"), "Kinds of text");
 }
 
 /* Of a mixture: how often each source comes. */

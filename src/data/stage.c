@@ -97,6 +97,10 @@ const json_t *pu_stage_about(const pu_stage *s) {
   return s->about;
 }
 
+const json_t *pu_stage_shares(const pu_stage *s, const char *of) {
+  return json_object_get(json_object_get(json_object_get(pu_stage_about(s), "counts"), "shares"), of);
+}
+
 /* ---- lines of a file ---- */
 
 typedef struct lines {

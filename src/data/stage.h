@@ -23,6 +23,8 @@ const char *pu_stage_dir(const pu_stage *s);
 size_t pu_stage_units(const pu_stage *s);
 const char *pu_stage_unit(const pu_stage *s, size_t unit); /* its name */
 const json_t *pu_stage_about(const pu_stage *s);           /* stage.json */
+/* of: "source", "lang", "type". {"NAME": [documents, bytes, documents left, bytes left]}; NULL: it was not counted. */
+const json_t *pu_stage_shares(const pu_stage *s, const char *of);
 
 /* The documents of a unit that are still in after this stage, in their order. Units may be read by several threads. */
 typedef struct pu_unit pu_unit;

@@ -156,8 +156,7 @@ static int by_name(const void *a, const void *b) {
 }
 
 static pu_err find_domains(step *s, pu_error *e) {
-  const json_t *counts = json_object_get(pu_stage_about(s->before), "counts"),
-               *sources = json_object_get(json_object_get(counts, "shares"), "source"), *row;
+  const json_t *sources = pu_stage_shares(s->before, "source"), *row;
   const char *name;
   size_t n = json_object_size(sources);
   if (n > DOMAINS_MAX) return pu_fail(e, PU_ERR_USAGE, "tokenize: more than %d sources", DOMAINS_MAX);
