@@ -262,10 +262,11 @@ static const char *finish_word(pu_finish finish, bool called) {
   return finish != PU_FINISH_STOP ? "\"length\"" : called ? "\"tool_calls\"" : "\"stop\"";
 }
 
-/* Log-probabilities and the end of a choice. */
+/* Log-probabilities and the end of a choice. A whole answer that was asked for them has a list, if an empty one. */
 static void put_choice_end(pu_buf *b, const pu_job *j, const pu_buf *notes, size_t *offset, const char *finish) {
+  bool whole = !j->ask.stream && j->ask.how.top_logprobs >= 0;
   pu_buf_puts(b, ",\"logprobs\":");
-  if (notes && notes->len)
+  if (notes && (notes->len || whole))
     j->style->logprobs(b, j->sv->t, (const pu_note *)(const void *)notes->data, notes->len / sizeof(pu_note), offset);
   else
     pu_buf_puts(b, "null");

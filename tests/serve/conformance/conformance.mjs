@@ -63,7 +63,7 @@ test('chat', async () => {
   assert.equal(chat.choices[0].finish_reason, 'length');
   assert.equal(chat.usage.completion_tokens, 40);
   assert.equal(chat.usage.total_tokens, chat.usage.prompt_tokens + 40);
-  const told = await client.chat.completions.create({model: MODEL, messages, max_tokens: 4, logprobs: true, top_logprobs: 2});
+  const told = await client.chat.completions.create({model: MODEL, messages, temperature: 0, max_tokens: 4, logprobs: true, top_logprobs: 2});
   assert.equal(told.choices[0].logprobs.content.length, 4);
   assert.equal(told.choices[0].logprobs.content[0].top_logprobs.length, 2);
 });
@@ -111,7 +111,7 @@ test('a call that has to be made', async () => {
   assert.ok(JSON.parse(call.function.arguments).days <= 9);
   const final = await client.chat.completions.stream(how).finalChatCompletion();
   assert.equal(final.choices[0].message.tool_calls[0].function.arguments, call.function.arguments);
-  const back = await client.chat.completions.create({model: MODEL, max_tokens: 4, tools, messages: [
+  const back = await client.chat.completions.create({model: MODEL, temperature: 0, ignore_eos: true, max_tokens: 4, tools, messages: [
     ...messages, chat.choices[0].message, {role: 'tool', tool_call_id: call.id, content: 'sun'}]});
   assert.equal(back.usage.completion_tokens, 4);
 });
