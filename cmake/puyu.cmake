@@ -29,6 +29,18 @@ function(puyu_module name)
   endforeach()
 endfunction()
 
+# puyu_cuda_plugin(): libpuyu-cuda.so beside the program, every .cu below src/compute/cuda.
+function(puyu_cuda_plugin)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compute/cuda/*.cu)
+  add_library(puyu_cuda MODULE ${sources})
+  set_target_properties(puyu_cuda PROPERTIES OUTPUT_NAME puyu-cuda LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}
+                        CUDA_STANDARD 17 CUDA_VISIBILITY_PRESET hidden)
+  target_include_directories(puyu_cuda PRIVATE ${CMAKE_SOURCE_DIR})
+  target_link_libraries(puyu_cuda PRIVATE puyu_base CUDA::cudart_static CUDA::cublasLt)
+  find_library(CUDNN cudnn PATHS ${CUDAToolkit_LIBRARY_DIR} REQUIRED)
+  target_link_libraries(puyu_cuda PRIVATE ${CUDNN})
+endfunction()
+
 # puyu_descriptors(MODULE FOLDER TYPE HEADER)
 # Every FOLDER/NAME.c defines `const TYPE TYPE_NAME`; this makes the table `const TYPE *const TYPE_all[]`, ended by
 # NULL and sorted by name. A new file is all it takes to add one. TYPE_names becomes the names in that order, "a|b|c".

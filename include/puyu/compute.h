@@ -122,6 +122,9 @@ struct pu_backend {
   void (*close)(pu_backend *be);
   /* At most so many bytes are its own, beside its callers' tensors, while a step of such a model runs. NULL: none. */
   size_t (*work_bytes)(const pu_backend *be, const pu_work_shape *s);
+  /* Bytes of its memory that are free, and all of them. NULL: it computes in the machine's own memory. */
+  pu_err (*memory)(const pu_backend *be, size_t *available, size_t *total, pu_error *e);
+  const char *(*describe)(const pu_backend *be); /* one line, for people: which device. NULL: the processor */
   pu_op_fn forward[PU_OP_COUNT];
   pu_op_fn backward[PU_OP_COUNT]; /* NULL where the operation has none */
 };

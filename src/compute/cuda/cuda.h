@@ -1,0 +1,127 @@
+/* Inside the CUDA backend: its state, memory that operations share, and what every kernel file uses.
+ *
+ * One device, one stream: operations run in the order in which they are called, and none waits for the device except
+ * download, sync and the operations whose result is a host value (sum_squares). Work memory can therefore be one buffer
+ * for all operations: the next one's kernels begin after the last one's have read it.
+ *
+ * A file of operations NAME.cu defines `void pu_cuda_use_NAME(pu_cuda *d)`, which puts its functions into the table, and
+ * is named in use.h. Kernels take the compute type as a template parameter T (float or bf16) and compute in f32. */
+#ifndef PUYU_CUDA_H
+#define PUYU_CUDA_H
+
+extern "C" {
+#include "puyu/compute.h"
+}
+
+#include <cublasLt.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+typedef __nv_bfloat16 bf16;
+
+enum { PU_CUDA_MIRRORS = 16 };
+
+/* A copy, in device memory, of an array that callers keep in host memory (lengths, tables of blocks): layer after layer
+ * hands in the same one. */
+typedef struct pu_cuda_mirror {
+  void *host;   /* pinned: what the device has */
+  void *device;
+  size_t bytes, cap;
+  uint64_t used;    /* when, for the one to replace */
+  cudaEvent_t sent; /* the copy has arrived */
+} pu_cuda_mirror;
+
+typedef struct pu_cuda {
+  pu_backend base;
+  int device, sms, capability; /* 90: 9.0 */
+  char description[160];
+  cudaStream_t stream;
+  cublasLtHandle_t lt;
+  void *lt_work; /* PU_CUDA_LT_BYTES */
+  void *work;
+  size_t work_bytes;
+  void *staging; /* pinned, PU_CUDA_STAGING; used up to `staged` */
+  size_t staged;
+  pu_cuda_mirror mirrors[PU_CUDA_MIRRORS];
+  uint64_t clock;
+  struct pu_cuda_linear *linear;       /* linear.cu: algorithms chosen so far */
+  struct pu_cuda_attention *attention; /* attention.cu: plans made so far */
+} pu_cuda;
+
+enum { PU_CUDA_LT_BYTES = 64 << 20, PU_CUDA_STAGING = 16 << 20 };
+
+/* A failed call of the runtime, told by what it was for. */
+pu_err pu_cuda_fail(cudaError_t err, const char *what, pu_error *e);
+
+#define PU_CUDA_TRY(call, what, e)                                                                                     \
+  do {                                                                                                                 \
+    cudaError_t pu_cuda_err_ = (call);                                                                                 \
+    if (pu_cuda_err_ != cudaSuccess) return pu_cuda_fail(pu_cuda_err_, what, e);                                       \
+  } while (0)
+
+/* The last thing a function that launches does. */
+static inline pu_err pu_cuda_launched(const char *what, pu_error *e) {
+  cudaError_t err = cudaGetLastError();
+  return err == cudaSuccess ? PU_OK : pu_cuda_fail(err, what, e);
+}
+
+/* The buffer that all operations share, at least so large, 256-byte aligned, its contents undefined. Growing waits for
+ * the device, so it settles after a step. A second call in the same operation may move it: ask once, for all. */
+pu_err pu_cuda_work(pu_cuda *d, size_t bytes, void **out, pu_error *e) PU_MUST_USE;
+/* The device's copy of host memory, of the same contents; it stays valid and unchanged for this operation. */
+pu_err pu_cuda_mirrored(pu_cuda *d, const void *host, size_t bytes, void **out, pu_error *e) PU_MUST_USE;
+
+/* y[N, M] (+)= x[N, K] w[M, K]^T in row-major terms, through cuBLASLt: see linear.cu. */
+typedef struct pu_cuda_product {
+  const void *a, *b; /* a: [rows, inner], b: [cols, inner], before transposition */
+  void *y;           /* [rows, cols] */
+  int64_t rows, cols, inner;
+  int64_t a_step, b_step, y_step; /* elements from row to row as they lie in memory */
+  bool a_turned, b_turned;        /* lies as [inner, rows], [inner, cols] */
+  pu_dtype type, y_type;          /* of a and b; of y */
+  float beta;                     /* 0: overwrite; 1: add */
+  const void *bias;               /* [cols] of bias_type, added to each row; NULL: none */
+  pu_dtype bias_type;
+} pu_cuda_product;
+pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
+
+/* ---- in kernels ---------------------------------------------------------------------------------------------------- */
+
+template <typename T> struct pu_type;
+template <> struct pu_type<float> { static constexpr pu_dtype id = PU_F32; };
+template <> struct pu_type<bf16> { static constexpr pu_dtype id = PU_BF16; };
+
+__device__ static inline float to_f32(float v) { return v; }
+__device__ static inline float to_f32(bf16 v) { return __bfloat162float(v); }
+template <typename T> __device__ static inline T from_f32(float v);
+template <> __device__ inline float from_f32<float>(float v) { return v; }
+template <> __device__ inline bf16 from_f32<bf16>(float v) { return __float2bfloat16_rn(v); }
+
+__device__ static inline float warp_sum(float v) {
+  for (int step = 16; step; step >>= 1) v += __shfl_xor_sync(0xffffffffu, v, step);
+  return v;
+}
+__device__ static inline float warp_max(float v) {
+  for (int step = 16; step; step >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));
+  return v;
+}
+/* Of all threads of a block (a multiple of 32, at most 1024); every thread gets it. room: 32 floats of shared memory. */
+__device__ static inline float block_sum(float v, float *room) {
+  int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = (blockDim.x + 31) >> 5;
+  v = warp_sum(v);
+  __syncthreads(); /* room may still be read from before */
+  if (lane == 0) room[warp] = v;
+  __syncthreads();
+  return warp_sum(lane < warps ? room[lane] : 0.0f);
+}
+
+/* Sixteen bytes at once. */
+template <typename T> struct alignas(16) pu_pack {
+  static constexpr int n = 16 / sizeof(T);
+  T v[n];
+};
+
+static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+#endif

@@ -1,0 +1,250 @@
+/* The CUDA backend as a plug-in: finding the device, its memory, copies, and the table of operations. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "src/compute/cuda/use.h"
+
+static pu_cuda *of(pu_backend *be) {
+  return (pu_cuda *)be;
+}
+
+pu_err pu_cuda_fail(cudaError_t err, const char *what, pu_error *e) {
+  if (err == cudaErrorMemoryAllocation)
+    return pu_fail(e, PU_ERR_NOMEM, "cuda: no device memory for %s: use a smaller batch, a shorter context, weights of "
+                   "fewer bits, or end what else is on the device", what);
+  return pu_fail(e, PU_ERR_IO, "cuda: %s: %s", what, cudaGetErrorString(err));
+}
+
+/* ---- memory ---- */
+
+static pu_err cuda_alloc(pu_backend *be, size_t bytes, void **out, pu_error *e) {
+  size_t available, total;
+  *out = NULL;
+  if (bytes == 0) bytes = 256;
+  PU_CUDA_TRY(cudaSetDevice(of(be)->device), "choosing the device", e);
+  cudaError_t err = cudaMalloc(out, bytes);
+  if (err == cudaSuccess) return PU_OK;
+  cudaGetLastError(); /* told here: the next operation must not find it */
+  if (err != cudaErrorMemoryAllocation || cudaMemGetInfo(&available, &total) != cudaSuccess)
+    return pu_cuda_fail(err, "an allocation", e);
+  return pu_fail(e, PU_ERR_NOMEM,
+                 "cuda: %.2f GiB are wanted, %.2f of the device's %.2f GiB are left: use a smaller batch, a shorter "
+                 "context or weights of fewer bits, or end what else is on the device",
+                 (double)bytes / 0x1p30, (double)available / 0x1p30, (double)total / 0x1p30);
+}
+
+static void cuda_free(pu_backend *be, void *memory) {
+  if (!memory) return;
+  cudaSetDevice(of(be)->device);
+  cudaStreamSynchronize(of(be)->stream);
+  cudaFree(memory);
+}
+
+/* Small arrays go through pinned memory, so that the call does not wait for what is in the stream already; the staging
+ * buffer is used like a ring, and waited for when it comes around. */
+static pu_err cuda_upload(pu_backend *be, void *device, const void *host, size_t bytes, pu_error *e) {
+  pu_cuda *d = of(be);
+  const char *from = (const char *)host;
+  char *to = (char *)device;
+  while (bytes) {
+    size_t n = PU_MIN(bytes, (size_t)PU_CUDA_STAGING / 2);
+    if (d->staged + n > (size_t)PU_CUDA_STAGING) {
+      PU_CUDA_TRY(cudaStreamSynchronize(d->stream), "an upload", e);
+      d->staged = 0;
+    }
+    memcpy((char *)d->staging + d->staged, from, n);
+    PU_CUDA_TRY(cudaMemcpyAsync(to, (char *)d->staging + d->staged, n, cudaMemcpyHostToDevice, d->stream), "an upload", e);
+    d->staged += (n + 63) / 64 * 64;
+    from += n;
+    to += n;
+    bytes -= n;
+  }
+  return PU_OK;
+}
+
+static pu_err cuda_download(pu_backend *be, void *host, const void *device, size_t bytes, pu_error *e) {
+  pu_cuda *d = of(be);
+  char *to = (char *)host;
+  const char *from = (const char *)device;
+  PU_CUDA_TRY(cudaStreamSynchronize(d->stream), "a download", e); /* the staging buffer is free from here on */
+  d->staged = 0;
+  while (bytes) {
+    size_t n = PU_MIN(bytes, (size_t)PU_CUDA_STAGING);
+    PU_CUDA_TRY(cudaMemcpyAsync(d->staging, from, n, cudaMemcpyDeviceToHost, d->stream), "a download", e);
+    PU_CUDA_TRY(cudaStreamSynchronize(d->stream), "a download", e);
+    memcpy(to, d->staging, n);
+    from += n;
+    to += n;
+    bytes -= n;
+  }
+  return PU_OK;
+}
+
+static pu_err cuda_clear(pu_backend *be, void *device, size_t bytes, pu_error *e) {
+  PU_CUDA_TRY(cudaMemsetAsync(device, 0, bytes, of(be)->stream), "clearing memory", e);
+  return PU_OK;
+}
+
+static pu_err cuda_copy(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e) {
+  PU_CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, of(be)->stream), "a copy", e);
+  return PU_OK;
+}
+
+static pu_err cuda_sync(pu_backend *be, pu_error *e) {
+  PU_CUDA_TRY(cudaStreamSynchronize(of(be)->stream), "waiting for the device", e);
+  return PU_OK;
+}
+
+pu_err pu_cuda_work(pu_cuda *d, size_t bytes, void **out, pu_error *e) {
+  if (bytes > d->work_bytes) {
+    PU_CUDA_TRY(cudaStreamSynchronize(d->stream), "waiting for the device", e);
+    cudaFree(d->work);
+    d->work = NULL;
+    d->work_bytes = 0;
+    PU_TRY(cuda_alloc(&d->base, bytes, &d->work, e));
+    d->work_bytes = bytes;
+  }
+  *out = d->work;
+  return PU_OK;
+}
+
+static pu_err mirror_grow(pu_cuda *d, pu_cuda_mirror *m, size_t bytes, pu_error *e) {
+  size_t cap = PU_MAX(bytes, (size_t)4096) * 2;
+  PU_CUDA_TRY(cudaStreamSynchronize(d->stream), "waiting for the device", e);
+  cudaFreeHost(m->host);
+  cudaFree(m->device);
+  m->host = m->device = NULL;
+  m->cap = m->bytes = 0;
+  PU_TRY(cuda_alloc(&d->base, cap, &m->device, e));
+  PU_CUDA_TRY(cudaMallocHost(&m->host, cap), "pinned memory", e);
+  m->cap = cap;
+  return PU_OK;
+}
+
+/* By contents, not by address: a caller may have written something else to the same place since. */
+pu_err pu_cuda_mirrored(pu_cuda *d, const void *host, size_t bytes, void **out, pu_error *e) {
+  pu_cuda_mirror *oldest = &d->mirrors[0];
+  for (int i = 0; i < PU_CUDA_MIRRORS; i++) {
+    pu_cuda_mirror *m = &d->mirrors[i];
+    if (m->cap && m->bytes == bytes && memcmp(m->host, host, bytes) == 0) {
+      m->used = ++d->clock;
+      *out = m->device;
+      return PU_OK;
+    }
+    if (m->used < oldest->used) oldest = m;
+  }
+  if (oldest->cap < bytes) PU_TRY(mirror_grow(d, oldest, bytes, e));
+  /* The pinned copy may still be on its way to the device. */
+  else PU_CUDA_TRY(cudaEventSynchronize(oldest->sent), "waiting for the device", e);
+  memcpy(oldest->host, host, bytes);
+  oldest->bytes = bytes;
+  oldest->used = ++d->clock;
+  PU_CUDA_TRY(cudaMemcpyAsync(oldest->device, oldest->host, bytes, cudaMemcpyHostToDevice, d->stream), "an upload", e);
+  PU_CUDA_TRY(cudaEventRecord(oldest->sent, d->stream), "an upload", e);
+  *out = oldest->device;
+  return PU_OK;
+}
+
+/* ---- what it is, and what it can do ---- */
+
+static pu_err cuda_memory(const pu_backend *be, size_t *available, size_t *total, pu_error *e) {
+  PU_CUDA_TRY(cudaSetDevice(((const pu_cuda *)be)->device), "choosing the device", e);
+  PU_CUDA_TRY(cudaMemGetInfo(available, total), "asking for its memory", e);
+  return PU_OK;
+}
+
+static const char *cuda_describe(const pu_backend *be) {
+  return ((const pu_cuda *)be)->description;
+}
+
+static size_t cuda_work_bytes(const pu_backend *be, const pu_work_shape *s) {
+  const pu_cuda *d = (const pu_cuda *)be;
+  size_t most = PU_MAX(pu_cuda_loss_work_bytes(s), pu_cuda_attention_work_bytes(d, s));
+  most = PU_MAX(most, pu_cuda_lora_work_bytes(s));
+  return PU_MAX(most, pu_cuda_moe_work_bytes(s)) + PU_CUDA_LT_BYTES;
+}
+
+/* ---- open, close ---- */
+
+static void cuda_close(pu_backend *be) {
+  pu_cuda *d = of(be);
+  if (!d) return;
+  cudaSetDevice(d->device);
+  if (d->stream) cudaStreamSynchronize(d->stream);
+  pu_cuda_linear_close(d);
+  pu_cuda_attention_close(d);
+  for (int i = 0; i < PU_CUDA_MIRRORS; i++) {
+    cudaFreeHost(d->mirrors[i].host);
+    cudaFree(d->mirrors[i].device);
+    if (d->mirrors[i].sent) cudaEventDestroy(d->mirrors[i].sent);
+  }
+  if (d->lt) cublasLtDestroy(d->lt);
+  cudaFree(d->lt_work);
+  cudaFree(d->work);
+  cudaFreeHost(d->staging);
+  if (d->stream) cudaStreamDestroy(d->stream);
+  free(d);
+}
+
+static pu_err describe(pu_cuda *d, pu_error *e) {
+  cudaDeviceProp p;
+  int driver;
+  PU_CUDA_TRY(cudaGetDeviceProperties(&p, d->device), "asking what the device is", e);
+  PU_CUDA_TRY(cudaDriverGetVersion(&driver), "asking for the driver's version", e);
+  d->sms = p.multiProcessorCount;
+  d->capability = p.major * 10 + p.minor;
+  snprintf(d->description, sizeof d->description, "%s, %d multiprocessors, %.1f GiB, compute capability %d.%d, driver for CUDA %d.%d",
+           p.name, d->sms, (double)p.totalGlobalMem / 0x1p30, p.major, p.minor, driver / 1000, driver % 1000 / 10);
+  if (d->capability < 80)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: %s: its compute capability is %d.%d, 8.0 (A100) or later is needed", p.name, p.major, p.minor);
+  return PU_OK;
+}
+
+static pu_err open_all(pu_cuda *d, pu_error *e) {
+  int n = 0;
+  cudaError_t err = cudaGetDeviceCount(&n);
+  if (err == cudaErrorInsufficientDriver)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: the driver is older than CUDA %d.%d, which this build needs: update it",
+                   CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+  if (err != cudaSuccess || n == 0)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: there is no device here (%s)", err ? cudaGetErrorString(err) : "none is visible");
+  PU_CUDA_TRY(cudaSetDevice(d->device), "choosing the device", e);
+  PU_TRY(describe(d, e));
+  PU_CUDA_TRY(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "making a stream", e);
+  PU_CUDA_TRY(cudaMallocHost(&d->staging, PU_CUDA_STAGING), "pinned memory", e);
+  PU_TRY(cuda_alloc(&d->base, PU_CUDA_LT_BYTES, &d->lt_work, e));
+  for (int i = 0; i < PU_CUDA_MIRRORS; i++)
+    PU_CUDA_TRY(cudaEventCreateWithFlags(&d->mirrors[i].sent, cudaEventDisableTiming), "making an event", e);
+  if (cublasLtCreate(&d->lt) != CUBLAS_STATUS_SUCCESS)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: cuBLASLt does not start on this device");
+  return PU_OK;
+}
+
+extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
+  (void)threads; /* the host's: there is one here */
+  static void (*const use[])(pu_cuda *) = {
+      pu_cuda_use_adamw, pu_cuda_use_attention, pu_cuda_use_embedding, pu_cuda_use_linear, pu_cuda_use_lora, pu_cuda_use_loss,
+      pu_cuda_use_moe, pu_cuda_use_norm, pu_cuda_use_packed, pu_cuda_use_paged, pu_cuda_use_rope, pu_cuda_use_swiglu};
+  pu_cuda *d = (pu_cuda *)calloc(1, sizeof *d);
+  if (!d) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory");
+  d->base.name = "cuda";
+  d->base.alloc = cuda_alloc;
+  d->base.free = cuda_free;
+  d->base.upload = cuda_upload;
+  d->base.download = cuda_download;
+  d->base.clear = cuda_clear;
+  d->base.copy = cuda_copy;
+  d->base.sync = cuda_sync;
+  d->base.close = cuda_close;
+  d->base.work_bytes = cuda_work_bytes;
+  d->base.memory = cuda_memory;
+  d->base.describe = cuda_describe;
+  for (size_t i = 0; i < PU_COUNT(use); i++) use[i](d);
+  pu_err err = open_all(d, e);
+  if (err != PU_OK) {
+    cuda_close(&d->base);
+    return err;
+  }
+  *out = &d->base;
+  return PU_OK;
+}
