@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/compute/cuda/product.h"
 #include "src/compute/cuda/use.h"
 
 /* ---- plain: f32 sums in order, any steps, any alignment ---------------------------------------------------------- */
@@ -286,6 +287,8 @@ pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
   const choice *c;
   if (p->rows == 0 || p->cols == 0) return PU_OK;
   if (p->inner == 0 || (p->steady && steady_is_plain(p))) return plain_multiply(d, p, e);
+  if (p->steady && p->rows <= PU_SKINNY_ROWS && !p->a_turned && !p->b_turned && p->beta == 0)
+    return pu_cuda_skinny(d, p, e);
   PU_TRY(find_choice(d, p, &c, e));
   return c->found ? lt_multiply(d, p, c, e) : plain_multiply(d, p, e);
 }
