@@ -19,16 +19,33 @@ typedef struct pu_cuda_group {
   bool bias_f32;
 } pu_cuda_group;
 
-/* What all groups have in common. */
+template <typename Y>
+__device__ static inline void pu_group_store(const pu_cuda_group &g, int64_t row, int64_t col, float sum) {
+  if (row >= g.rows || col >= g.cols) return;
+  Y *y = (Y *)g.y + row * g.y_step + col;
+  sum *= g.alpha;
+  if (g.bias) sum += g.bias_f32 ? ((const float *)g.bias)[col] : to_f32(((const bf16 *)g.bias)[col]);
+  *y = from_f32<Y>(g.beta != 0 ? sum + g.beta * to_f32(*y) : sum);
+}
+
+/* What all groups have in common. A strip of rows is what one block computes: PU_STRIP_FEW where each group has few,
+ * and what is read of b takes the time. */
+enum { PU_STRIP_FEW = 16, PU_STRIP_PLAIN = 64, PU_STRIP = 128 };
+
 typedef struct pu_cuda_groups {
-  pu_dtype type, y_type; /* of a and b; of y */
-  int64_t cols;          /* the most of any */
+  pu_dtype type, y_type;   /* of a and b; of y */
+  int64_t cols;            /* the most of any */
+  int strip;               /* PU_STRIP_…: see pu_cuda_strip */
+  bool a_turned, b_turned; /* a_inner, b_inner are not 1 */
 } pu_cuda_groups;
 
-enum { PU_GROUP_ROWS = 64 }; /* of a strip */
+/* The strip for groups like these, of so many rows on average; `like` has the steps of all and a place of each aligned
+ * as theirs. */
+int pu_cuda_strip(const pu_cuda_groups *common, const pu_cuda_group *like, int64_t rows);
 
 /* Groups that the host knows. They write to places apart. */
-pu_err pu_cuda_grouped(pu_cuda *d, const pu_cuda_groups *common, pu_cuda_group *groups, int n, pu_error *e) PU_MUST_USE;
+pu_err pu_cuda_grouped(pu_cuda *d, const pu_cuda_groups *common, const pu_cuda_group *groups, int n,
+                       pu_error *e) PU_MUST_USE;
 /* Groups in device memory, of at most `strips` strips together. */
 pu_err pu_cuda_grouped_on_device(pu_cuda *d, const pu_cuda_groups *common, const pu_cuda_group *groups, int n,
                                  int64_t strips, pu_error *e) PU_MUST_USE;

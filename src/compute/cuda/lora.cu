@@ -49,14 +49,30 @@ static pu_cuda_group up_group(const pu_lora_args *l, const pu_lora_part *p, void
   return g;
 }
 
+/* The strip that suits all of them: that of one whose places and steps have the others' worst alignment. */
+static int strip_of(const pu_cuda_groups *common, const pu_cuda_group *groups, int n) {
+  pu_cuda_group like = groups[0];
+  uintptr_t a = 0, b = 0;
+  int64_t rows = 0;
+  for (int i = 0; i < n; i++) {
+    a |= (uintptr_t)groups[i].a, b |= (uintptr_t)groups[i].b;
+    like.a_row |= groups[i].a_row, like.b_col |= groups[i].b_col;
+    rows += groups[i].rows;
+  }
+  like.a = (const void *)a, like.b = (const void *)b;
+  return pu_cuda_strip(common, &like, rows / n);
+}
+
 static pu_err run_groups(pu_cuda *d, const pu_lora_args *l, pu_cuda_group *groups, char *u, pu_error *e) {
-  pu_cuda_groups down = {l->x->dtype, l->x->dtype, 0}, up = down;
+  pu_cuda_groups down = {l->x->dtype, l->x->dtype}, up = down;
   for (int i = 0; i < l->n; u += u_bytes(&l->parts[i], l->x->dtype), i++) {
     groups[i] = down_group(l, &l->parts[i], u);
     groups[l->n + i] = up_group(l, &l->parts[i], u);
     down.cols = PU_MAX(down.cols, (int64_t)groups[i].cols);
     up.cols = PU_MAX(up.cols, (int64_t)groups[l->n + i].cols);
   }
+  down.strip = strip_of(&down, groups, l->n);
+  up.strip = strip_of(&up, groups + l->n, l->n);
   PU_TRY(pu_cuda_grouped(d, &down, groups, l->n, e));
   return pu_cuda_grouped(d, &up, groups + l->n, l->n, e);
 }

@@ -322,7 +322,8 @@ typedef struct expert_rule {
 
 /* Rows of an expert times its matrix; or, of a weight's gradient, the sum over its rows. One thread: experts are few.
  */
-__global__ void groups_kernel(const expert_rule r, const int32_t *offsets, int experts, pu_cuda_group *groups) {
+__global__ void groups_kernel(const expert_rule r, const int32_t *offsets, int experts, int strip,
+                              pu_cuda_group *groups) {
   int first = 0;
   for (int x = 0; x < experts; x++) {
     pu_cuda_group g = r.one;
@@ -336,16 +337,21 @@ __global__ void groups_kernel(const expert_rule r, const int32_t *offsets, int e
     else
       g.inner = count;
     g.first = first;
-    first += (g.rows + PU_GROUP_ROWS - 1) / PU_GROUP_ROWS;
+    first += (g.rows + strip - 1) / strip;
     groups[x] = g;
   }
 }
 
-static pu_err run_rule(pu_cuda *d, const moe_job *job, const expert_rule *r, pu_dtype type, pu_dtype y_type,
-                       int64_t strips, pu_error *e) {
-  pu_cuda_groups common = {type, y_type, r->one.cols};
-  groups_kernel<<<1, 1, 0, d->stream>>>(*r, (const int32_t *)job->a->offsets->data, (int)job->experts, job->w.groups);
+/* rows: of all groups together, at most. */
+static pu_err run_rule(pu_cuda *d, const moe_job *job, const expert_rule *r, pu_cuda_groups common, int64_t rows,
+                       pu_error *e) {
+  common.cols = r->one.cols;
+  common.a_turned = r->one.a_inner != 1, common.b_turned = r->one.b_inner != 1;
+  common.strip = pu_cuda_strip(&common, &r->one, rows / job->experts);
+  groups_kernel<<<1, 1, 0, d->stream>>>(*r, (const int32_t *)job->a->offsets->data, (int)job->experts, common.strip,
+                                        job->w.groups);
   PU_TRY(pu_cuda_launched("experts' products", e));
+  int64_t strips = ceil_div(rows, common.strip) + job->experts; /* each expert may have one that is not full */
   return pu_cuda_grouped_on_device(d, &common, job->w.groups, (int)job->experts, strips, e);
 }
 
@@ -362,7 +368,7 @@ static pu_err experts_product(pu_cuda *d, const moe_job *job, const pu_tensor *i
   r.one.alpha = 1;
   r.a_row = (size_t)in->stride[0] * size, r.y_row = (size_t)out->stride[0] * size;
   r.b_expert = (size_t)w->stride[0] * size;
-  return run_rule(d, job, &r, in->dtype, out->dtype, ceil_div(job->slots, PU_GROUP_ROWS) + job->experts, e);
+  return run_rule(d, job, &r, {in->dtype, out->dtype}, job->slots, e);
 }
 
 /* dW_x (+)= dy^T in over the rows of each expert. */
@@ -379,7 +385,7 @@ static pu_err experts_weights_back(pu_cuda *d, const moe_job *job, const pu_tens
   r.one.alpha = 1, r.one.beta = pu_grad_beta(w);
   r.a_row = (size_t)dy->stride[0] * size, r.b_row = (size_t)in->stride[0] * size;
   r.y_expert = (size_t)w->grad->stride[0] * pu_dtype_size(w->grad->dtype);
-  return run_rule(d, job, &r, in->dtype, w->grad->dtype, job->experts * ceil_div(w->shape[1], PU_GROUP_ROWS), e);
+  return run_rule(d, job, &r, {in->dtype, w->grad->dtype}, job->experts * w->shape[1], e);
 }
 
 /* ---- the operation

@@ -21,7 +21,7 @@ static float scale_of(const pu_cuda_product *p) {
 /* ---- plain: f32 sums in order, any steps, any alignment ---------------------------------------------------------- */
 
 static pu_err plain_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
-  pu_cuda_groups common = {p->type, p->y_type, p->cols};
+  pu_cuda_groups common = {p->type, p->y_type, p->cols, PU_STRIP_PLAIN};
   pu_cuda_group g = {p->a, p->b, p->y, p->bias};
   g.a_row = p->a_turned ? 1 : p->a_step, g.a_inner = p->a_turned ? p->a_step : 1;
   g.b_col = p->b_turned ? 1 : p->b_step, g.b_inner = p->b_turned ? p->b_step : 1;
