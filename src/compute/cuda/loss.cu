@@ -159,7 +159,7 @@ static pu_err chunk_logits(pu_cuda *d, const loss_chunk *c, pu_error *e) {
   p.y = c->logits, p.y_step = c->step, p.y_type = PU_F32;
   p.rows = c->rows, p.cols = w->shape[0], p.inner = w->shape[1];
   p.type = w->dtype;
-  p.steady = !c->a->dx;
+  p.steady = !c->a->dx, p.b_rests = true;
   return pu_cuda_multiply(d, &p, e);
 }
 
