@@ -146,7 +146,11 @@ static pu_err reading_begin(pu_reading *r, pu_error *e) {
   if (!r->reader) {
     pu_str head;
     PU_TRY(pu_input_peek(r->in, 1, &head, e));
-    pu_input_skip(r->in, 0, "not text, nor anything else that is read");
+    static const char why[] = "not text, nor anything else that is read";
+    if (pu_input_depth(r->in) > 0)
+      pu_input_pass(r->in, 0, why);
+    else
+      pu_input_skip(r->in, 0, why);
     return PU_OK;
   }
   r->state = calloc(1, PU_MAX(r->reader->state_size, (size_t)1));
