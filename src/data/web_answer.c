@@ -20,7 +20,7 @@ static bool is_word(pu_str s, const char *word) {
 
 static pu_str rest_of(pu_str s, size_t n) {
   n = PU_MIN(n, s.len);
-  return pu_str_of(s.ptr + n, s.len - n);
+  return n > 0 ? pu_str_of(s.ptr + n, s.len - n) : s; /* of nothing, there may be no pointer to add to */
 }
 
 static pu_str line_take(pu_str *s) {
