@@ -159,7 +159,8 @@ static void put_histogram(pu_buf *b, const char *name, const pu_measure *m, cons
   for (int i = 0; i < PU_BINS; i++) {
     int64_t n = json_integer_value(json_array_get(bins, (size_t)i));
     double start = pu_measure_bin_start(m, i), end = pu_measure_bin_start(m, i + 1);
-    bool out = end <= bound->min || (start > bound->max && start > 0) || (start >= bound->max && bound->max > 0);
+    bool out = (i + 1 < PU_BINS ? end <= bound->min : end < bound->min) || (start > bound->max && start > 0) ||
+               (start >= bound->max && bound->max > 0);
     pu_buf_printf(b, "<i%s style=\"height:%.1f%%\" title=\"%.3g–%.3g: %lld\"></i>", out ? " class=out" : "",
                   100.0 * (double)n / (double)most, start, end, (long long)n);
   }

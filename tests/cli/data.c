@@ -109,6 +109,26 @@ static void what_occurs_again(void **state) {
   says("minhash");
 }
 
+/* What a page says of itself lands in its document. */
+static void pages_say(void **state) {
+  (void)state;
+  assert_int_equal(
+      shell("mkdir -p page && echo '<html lang=en><head><title>The flood | The Paper</title><meta name=author "
+            "content=\"A. Writer\"><meta property=article:published_time content=\"2019-04-03T10:20:30+02:00\"></head>"
+            "<body><nav><a href=/>home</a></nav><article><p>The river had been rising since the morning, and nobody "
+            "believed that the old bridge would see the evening.</p></article></body></html>' >page/x.html"),
+      0);
+  assert_int_equal(puyu("data extract page --out paged"), 0);
+  says("1 documents");
+  assert_int_equal(shell("zstdcat paged/*.docs.jsonl.zst"), 0);
+  says("\"title\": \"The flood\"");
+  says("\"author\": \"A. Writer\"");
+  says("\"time\": \"2019-04-03T10:20:30+02:00\"");
+  says("\"lang\": \"en\"");
+  assert_null(strstr(out, "home"));
+  assert_int_equal(shell("rm -r page paged"), 0);
+}
+
 /* Files of lines are read in ranges; where a document may cross lines, they are not. */
 static void large_files(void **state) {
   (void)state;
@@ -156,8 +176,8 @@ static int end(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(whole_run),    cmocka_unit_test(threads_and_processes), cmocka_unit_test(kill_and_go_on),
-      cmocka_unit_test(other_bounds), cmocka_unit_test(what_occurs_again),     cmocka_unit_test(large_files),
-      cmocka_unit_test(wrong_words),
+      cmocka_unit_test(other_bounds), cmocka_unit_test(what_occurs_again),     cmocka_unit_test(pages_say),
+      cmocka_unit_test(large_files),  cmocka_unit_test(wrong_words),
   };
   return cmocka_run_group_tests(tests, begin, end);
 }

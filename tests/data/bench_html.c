@@ -8,7 +8,7 @@
  * - magic: summary-level ROUGE-L (Lin 2004) over sentences; means as above (opendatalab/magic-html, benchmark/). There
  *   jieba cuts Chinese into words; here each character is one, which scores a little higher.
  * Markdown's marks are taken away first, since the truth has none. Each set is cut in two by a hash of the page's name:
- * rules are tuned by looking at half 0 only. */
+ * whoever tunes rules looks at the pages of half 0, and at no more of half 1 than its sums. */
 #include <dirent.h>
 #include <jansson.h>
 #include <stdlib.h>

@@ -2,7 +2,7 @@
  *
  *   bench_lang FOLDER
  *
- * FOLDER/SOURCE/LANG.txt: a document a line. Languages that no model knows are listed as what they are taken for. */
+ * FOLDER/SOURCE/LANG.txt: a document a line. For a language that no model knows "und" is right. */
 #include <string.h>
 #include <time.h>
 
@@ -82,7 +82,7 @@ static pu_err run(const char *folder, const char *show, pu_error *e) {
   pu_buf text;
   char **sources, **files;
   size_t n_sources, n_files;
-  line all = {0};
+  line all[2] = {{0}}; /* languages that are not known, and that are */
   pu_buf_init(&text, (size_t)1 << 30);
   PU_TRY(pu_arena_create((size_t)1 << 24, &a, e));
   PU_TRY(pu_dir_list(a, folder, &sources, &n_sources, e));
@@ -93,14 +93,16 @@ static pu_err run(const char *folder, const char *show, pu_error *e) {
       line l = {0};
       PU_TRY(pu_file_read(pu_path_join(a, dir, files[i]), (size_t)1 << 30, &text, e));
       files[i][strcspn(files[i], ".")] = 0;
-      read_docs(&text, files[i], &l, show && strcmp(show, files[i]) == 0);
+      bool is_known = known(files[i]);
+      read_docs(&text, is_known ? files[i] : "und", &l, show && strcmp(show, files[i]) == 0);
       print_line(sources[s], files[i], &l);
       if (text.len > (1 << 19)) printf("%-12s %-8s %8.1f MB/s\n", sources[s], files[i], speed(&text));
-      all.docs += known(files[i]) ? l.docs : 0;
-      all.right += known(files[i]) ? l.right : 0;
+      all[is_known].docs += l.docs;
+      all[is_known].right += l.right;
     }
   }
-  print_line("all", "known", &all);
+  print_line("all", "unknown", &all[0]);
+  print_line("all", "known", &all[1]);
   pu_buf_deinit(&text);
   pu_arena_free(a);
   return PU_OK;

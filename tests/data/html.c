@@ -291,6 +291,8 @@ static void test_dropped(void **state) {
       "<div style=\"display:none\">You should not see this, and yet it is in the page.</div>",
       "<div hidden>You should not see this, and yet it is in the page.</div>",
       "<div aria-hidden=true>You should not see this, and yet it is in the page.</div>",
+      "<div class='box hidden'>You should not see this, and yet it is in the page.</div>",
+      "<div class=sr-only>You should hear this, and yet it is in the page.</div>",
       "<form><label>Your name</label><input><button>Send it to us</button></form>",
       "<div role=navigation>Here, there, and everywhere else, too.</div>",
       "<iframe>no</iframe><object><p>no</p></object><video>no</video><canvas>no</canvas>"};
@@ -304,6 +306,11 @@ static void test_kept(void **state) {
   is_kept(f, "<p>A <a href=x>link</a> in a line of text is text.</p>", "A link in a line of text is text.");
   is_kept(f, "<blockquote>No.</blockquote>", "> No.");
   is_kept(f, "<figure><table><tr><td>a<td>b<tr><td>1<td>2</table></figure>", "| a | b |\n| --- | --- |\n| 1 | 2 |");
+  /* What an element may do, and how it looks, is not what it is. */
+  is_kept(f, "<div class='has-sidebar'><p>The miller, too.</p></div>", "The miller, too.");
+  is_kept(f, "<div class='enableAdSlots'><p>The miller, too.</p></div>", "The miller, too.");
+  is_kept(f, "<div class='md:w-[var(--rail)]'><p>The miller, too.</p></div>", "The miller, too.");
+  is_kept(f, "<div class='hidden md:block'><p>The miller, too.</p></div>", "The miller, too.");
   is_kept(f, "<pre class=share>x</pre>", "```\nx\n```");
   is_kept(f, "<div class=social-embed><blockquote class=tweet><p>The bridge is gone, friends.</p></blockquote></div>",
           "> The bridge is gone, friends.");
@@ -375,6 +382,57 @@ static void test_forum(void **state) {
       "<div><div class=question><p>" LONG_A "</p></div><div class=comments><p>" LONG_B "</p></div></div>";
   assert_string_equal(read_str(f, PU_HTML_FORUM, pu_str_c(html)), LONG_A "\n\n" LONG_B);
   assert_string_equal(read_str(f, PU_HTML_ARTICLE, pu_str_c(html)), LONG_A);
+}
+
+/* The post that opens a thread is part of it, however much longer the answers are; buttons below each are not; a
+ * contribution is one whatever else it is called. */
+static void test_thread(void **state) {
+  fixture *f = *state;
+#define BUTTONS "<div>Give thanks</div>"
+  assert_string_equal(
+      read_str(f, PU_HTML_FORUM,
+               pu_str_c("<body><div class=page><div class=box><div class='post-body'><p>Who knows how high the river "
+                        "is, and when it will fall?</p>" BUTTONS "</div></div><div class=list><div><div><p>" LONG_A
+                        "</p>" BUTTONS "</div><div><p>" LONG_B "</p></div><div class='comment promoted'><p>" LONG_C
+                        "</p>" BUTTONS "</div></div></div></div></body>")),
+      "Who knows how high the river is, and when it will fall?\n\n" LONG_A "\n\n" LONG_B "\n\n" LONG_C);
+#undef BUTTONS
+  /* No running text at all: the whole page, not its first box. */
+  const char *got =
+      read_str(f, PU_HTML_FORUM,
+               pu_str_c("<body><div><div>Nothing works</div></div><div><div class=post>Have you tried the "
+                        "new one</div><div class=post>Not yet</div><div class=post>It broke down for me "
+                        "too</div><div class=post>Works now and thank you all</div><div class=post>How did you do "
+                        "it</div><div class=post>By waiting</div></div></body>"));
+  assert_non_null(strstr(got, "Nothing works"));
+  assert_non_null(strstr(got, "Works now"));
+}
+
+/* A body that is a small part of its <article> was cut into several. */
+static void test_parts(void **state) {
+  fixture *f = *state;
+  const char *html =
+      "<body><article><section class='entry-text'><p>" LONG_A
+      "</p></section><section><h2>The mill, its miller, his flour, and how it was saved</h2></section>"
+      "<section><h2>What the children found in the market square, whole and painted green</h2></section>"
+      "<section><h2>And what the oldest man of the village had to say of it that evening</h2>"
+      "<h2>Before the second flood, which was worse, as the second ones often are in these parts of the country</h2>"
+      "<p>Nothing.</p></section></article></body>";
+  assert_non_null(strstr(read_str(f, PU_HTML_ARTICLE, pu_str_c(html)), "Nothing."));
+}
+
+/* A title is not said twice, nor is a part of it. */
+static void test_title(void **state) {
+  fixture *f = *state;
+#define TITLED(title, heading)                                                                                         \
+  "<head><title>" title "</title></head><body><article><h1>" heading "</h1><p>" LONG_A "</p></article></body>"
+  assert_string_equal(read_str(f, PU_HTML_ARTICLE, pu_str_c(TITLED("The flood", "The flood"))), LONG_A);
+  assert_string_equal(
+      read_str(f, PU_HTML_ARTICLE, pu_str_c(TITLED("The river rises again in spring", "The river rises again"))),
+      LONG_A);
+  assert_string_equal(read_str(f, PU_HTML_ARTICLE, pu_str_c(TITLED("The flood of the year", "Water"))),
+                      "# Water\n\n" LONG_A);
+#undef TITLED
 }
 
 /* ---- what a page says of itself
@@ -604,6 +662,9 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_teasers, setup, teardown),
       cmocka_unit_test_setup_teardown(test_notice, setup, teardown),
       cmocka_unit_test_setup_teardown(test_forum, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_thread, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_parts, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_title, setup, teardown),
       cmocka_unit_test_setup_teardown(test_metadata, setup, teardown),
       cmocka_unit_test_setup_teardown(test_charset, setup, teardown),
       cmocka_unit_test_setup_teardown(test_hostile, setup, teardown),

@@ -129,6 +129,26 @@ static void test_names(void **state) {
   }
 }
 
+/* Languages that no model knows, of several families. */
+static void test_unknown(void **state) {
+  (void)state;
+  static const char *const texts[] = {
+      "Daraja la zamani lilifungwa majira ya baridi yaliyopita kwa sababu mto ulikuwa umebomoa sehemu ya msingi wake, "
+      "na hakuna mtu kijijini aliyejua ni lini mafundi wangerudi kulitengeneza.",
+      "Ibhuloho elidala lavalwa ebusika obedlule ngoba umfula wawugugule ingxenye yesisekelo salo, futhi akekho umuntu "
+      "emzaneni owayazi ukuthi abasebenzi babezobuya nini bezolilungisa.",
+      "Isinara ang lumang tulay noong nakaraang taglamig dahil tinangay ng ilog ang bahagi ng pundasyon nito, at "
+      "walang nakakaalam sa nayon kung kailan babalik ang mga manggagawa upang ayusin ito.",
+      "Buundadii hore waa la xiray jiilaalkii hore sababtoo ah webigu wuxuu qaaday qayb ka mid ah aasaaskeeda, cidna "
+      "tuulada kama ogeyn goorta shaqaalaha ay soo noqon doonaan si ay u dayactiraan.",
+  };
+  for (size_t i = 0; i < PU_COUNT(texts); i++) {
+    pu_lang_guess g = first(pu_str_c(texts[i]));
+    if (strcmp(g.lang, "und") != 0) fail_msg("%s: %s (%.2f)", texts[i], g.lang, g.score);
+  }
+  for (const char *const *name = pu_lang_names(); *name; name++) assert_string_not_equal(*name, "und");
+}
+
 static void test_nothing_to_tell(void **state) {
   (void)state;
   static const char *const texts[] = {"", " \n\n", "1234 5678 90", "+++ --- ***", "a", "\xff\xfe\x80", "\xe4\xbd"};
@@ -338,10 +358,10 @@ static void test_model(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_samples), cmocka_unit_test(test_names),     cmocka_unit_test(test_nothing_to_tell),
-      cmocka_unit_test(test_han),     cmocka_unit_test(test_mixed),     cmocka_unit_test(test_long),
-      cmocka_unit_test(test_grams),   cmocka_unit_test(test_any_bytes), cmocka_unit_test(test_plain),
-      cmocka_unit_test(test_model),
+      cmocka_unit_test(test_samples), cmocka_unit_test(test_names), cmocka_unit_test(test_nothing_to_tell),
+      cmocka_unit_test(test_unknown), cmocka_unit_test(test_han),   cmocka_unit_test(test_mixed),
+      cmocka_unit_test(test_long),    cmocka_unit_test(test_grams), cmocka_unit_test(test_any_bytes),
+      cmocka_unit_test(test_plain),   cmocka_unit_test(test_model),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

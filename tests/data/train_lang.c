@@ -23,16 +23,17 @@ enum {
   LONGEST = 1400
 };
 
-/* Romanised or converted text apart, what is written in which script; rows: how many of the keys are kept. */
+/* Romanised or converted text apart, what is written in which script; rows: how many of the keys are kept. The folder
+ * `und` holds text in many languages, to be known as none of the others. */
 static const struct group {
   lang_script script;
   const char *name;
   size_t n_rows;
   const char *names[LANG_MOST];
 } groups[] = {
-    {LANG_LATIN, "LANG_LATIN", 5500, {"af", "az", "ca", "cs", "cy", "da", "de", "en", "eo", "es", "et", "eu",
-                                      "fi", "fr", "ga", "gl", "hr", "hu", "id", "is", "it", "la", "lt", "lv",
-                                      "nb", "nl", "nn", "pl", "pt", "ro", "sk", "sl", "sq", "sv", "tr", "vi"}},
+    {LANG_LATIN, "LANG_LATIN", 5500, {"af", "az", "ca", "cs", "cy", "da", "de", "en", "eo", "es",  "et", "eu", "fi",
+                                      "fr", "ga", "gl", "hr", "hu", "id", "is", "it", "la", "lt",  "lv", "nb", "nl",
+                                      "nn", "pl", "pt", "ro", "sk", "sl", "sq", "sv", "tr", "und", "vi"}},
     {LANG_CYRILLIC, "LANG_CYRILLIC", 2000, {"be", "bg", "kk", "mk", "mn", "ru", "sr", "uk"}},
     {LANG_ARABIC, "LANG_ARABIC", 1000, {"ar", "fa", "ug", "ur"}},
     {LANG_DEVANAGARI, "LANG_DEVANAGARI", 1000, {"hi", "mr", "ne"}},

@@ -147,8 +147,8 @@ typedef struct run {
 
 struct pu_sorter {
   char *prefix;
-  pu_pair *v; /* [cap]: what is being added; while merging, the runs' buffers */
-  size_t n, cap, at;
+  pu_pair *v;              /* [room]: what is being added; while merging, the runs' buffers */
+  size_t n, room, cap, at; /* room grows to cap before anything goes to disk */
   run runs[FAN_IN];
   source heap[FAN_IN];
   size_t n_runs, n_heap;
@@ -166,7 +166,8 @@ pu_err pu_sorter_create(const char *prefix, size_t memory, pu_sorter **out, pu_e
   if (s) {
     s->cap = PU_MAX(memory, LEAST_MEMORY) / sizeof *s->v;
     s->prefix = strdup(prefix);
-    s->v = malloc(s->cap * sizeof *s->v); /* touched only as far as it is filled */
+    s->room = PU_MIN(s->cap, LEAST_MEMORY / sizeof *s->v);
+    s->v = malloc(s->room * sizeof *s->v);
   }
   *out = s;
   if (s && s->prefix && s->v) return PU_OK;
@@ -267,8 +268,18 @@ static pu_err spill(pu_sorter *s, pu_error *e) {
   return s->n_runs >= most ? runs_join(s, e) : PU_OK;
 }
 
+static pu_err make_room(pu_sorter *s, pu_error *e) {
+  if (s->room == s->cap) return spill(s, e);
+  size_t room = s->room < s->cap / 2 ? 2 * s->room : s->cap;
+  pu_pair *grown = realloc(s->v, room * sizeof *grown);
+  if (!grown) return pu_fail(e, PU_ERR_NOMEM, "dedup: no memory for sorting (%zu MiB)", room * sizeof *grown >> 20);
+  s->v = grown;
+  s->room = room;
+  return PU_OK;
+}
+
 pu_err pu_sorter_add(pu_sorter *s, uint64_t a, uint64_t b, pu_error *e) {
-  if (s->n == s->cap) PU_TRY(spill(s, e));
+  if (s->n == s->room) PU_TRY(make_room(s, e));
   s->v[s->n++] = (pu_pair){a, b};
   return PU_OK;
 }

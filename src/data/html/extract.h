@@ -16,7 +16,8 @@ enum {
   HTML_IS_POST = 128,    /* one contribution of a forum */
   HTML_IS_HIDDEN = 256,  /* not shown */
   HTML_IS_PROFILE = 512, /* who wrote a contribution: name, rank, picture, signature */
-  HTML_IS_NOTICE = 1024  /* what a page asks its visitors to accept */
+  HTML_IS_NOTICE = 1024, /* what a page asks its visitors to accept */
+  HTML_HOLDS_FORM = 2048 /* not by its names: a form is in it */
 };
 unsigned html_hints(const html_node *n);
 
@@ -28,6 +29,7 @@ typedef struct html_stat {
   uint32_t good;  /* units of running text: of blocks that look like paragraphs, without links */
   uint32_t own;   /* of a block: units in it and in no block below it */
   uint32_t own_links;
+  uint32_t posts; /* good units of contributions: counted for forums only */
   uint16_t hints;
   uint16_t teasers; /* how many boxes right below are teasers, up to 3 */
   uint16_t ends;    /* of a block: how many commas and ends of sentences are in `own` */

@@ -135,6 +135,7 @@ static const html_word words[] = {{"ad", RELATED, false},
                                   {"newsletter", RELATED, true},
                                   {"newsletters", RELATED, false},
                                   {"noprint", CHROME, false},
+                                  {"notices", RELATED, false},
                                   {"offcanvas", CHROME, false},
                                   {"online", PROFILE, false},
                                   {"outbrain", RELATED, true},
@@ -321,14 +322,26 @@ static unsigned name_hints(pu_str name) {
   return found;
 }
 
+/* What style sheets hide, or show to a screen reader only. */
+static bool hiding_class(pu_str name) {
+  static const char *const names[] = {"hidden",          "hide",           "is-hidden",         "d-none", "sr-only",
+                                      "visually-hidden", "visuallyhidden", "screen-reader-text"};
+  for (size_t k = 0; k < PU_COUNT(names); k++)
+    if (html_same(name, names[k])) return true;
+  return false;
+}
+
 static unsigned class_hints(pu_str value) {
   unsigned found = 0;
+  bool looks = value.len && memchr(value.ptr, ':', value.len); /* "hidden md:block" is shown on some screens */
   /* Names of tools that style by a hundred classes say nothing after the first few. */
   for (size_t i = 0, names = 0; i < value.len && names < 24; names++) {
     while (i < value.len && html_space(value.ptr[i])) i++;
     size_t from = i;
     while (i < value.len && !html_space(value.ptr[i])) i++;
-    found |= name_hints(pu_str_of(value.ptr + from, i - from));
+    pu_str name = pu_str_of(value.ptr + from, i - from);
+    found |= name_hints(name);
+    if (!looks && hiding_class(name)) found |= HTML_IS_HIDDEN;
   }
   return found;
 }

@@ -166,6 +166,7 @@ static bool furniture_by_name(const chooser *c, uint32_t i) {
   if ((h & HTML_IS_HIDDEN) && !has_math(c->d, i) && !too_good(c, i, 50)) return true;
   if (n->tag == HTML_BODY_ || n->tag == HTML_MAIN_ || n->tag == HTML_ARTICLE_) return false;
   if (n->tag == HTML_CODE_ || n->tag == HTML_PRE_ || n->tag == HTML_MATH_) return false;
+  if (c->forum && (h & HTML_IS_COMMENT) && s->good) h &= ~(unsigned)(HTML_IS_SOCIAL | HTML_IS_RELATED);
   if ((h & HTML_IS_SOCIAL) && holds(c->d, i, HTML_BLOCKQUOTE_)) h &= ~(unsigned)HTML_IS_SOCIAL; /* a quoted message */
   if ((h & HTML_IS_NOTICE) && !too_good(c, i, 90)) return true;
   if ((h & HTML_IS_CHROME) && !too_good(c, i, h & HTML_IS_BODY ? 20 : 50)) return true;
@@ -256,7 +257,8 @@ static uint32_t walk_down(const chooser *c, uint32_t from, unsigned percent) {
       bool in = d->nodes[k].tag != HTML_TEXT && !(d->nodes[k].flags & HTML_DROPPED);
       if (in && (!best || c->stats[k].good > c->stats[best].good)) best = k;
     }
-    if (!best || (uint64_t)c->stats[best].good * 100 < least || !is_block(&d->nodes[best])) return at;
+    if (!best || !c->stats[best].good || (uint64_t)c->stats[best].good * 100 < least || !is_block(&d->nodes[best]))
+      return at;
     if (from && plain_text(&c->stats[best]) * 100 < plain_text(&c->stats[from]) * 70) return at;
     if (d->nodes[best].tag == HTML_P_) return at;
     at = best;
@@ -294,9 +296,43 @@ static uint32_t whole_body(const chooser *c, uint32_t at) {
   return at;
 }
 
+/* The <article> around a body that holds little of its text, else the body itself. */
+static uint32_t wide_body(const chooser *c, uint32_t at) {
+  for (uint32_t up = at; up; up = c->d->nodes[up].parent)
+    if (c->d->nodes[up].tag == HTML_ARTICLE_ && plain_text(&c->stats[at]) * 100 < plain_text(&c->stats[up]) * 40)
+      return up;
+  return at;
+}
+
+/* Counts the good text of contributions, bottom-up; where one is to be written is none. */
+static void count_posts(const chooser *c) {
+  for (uint32_t i = c->d->n; i-- > 1;) {
+    html_stat *s = &c->stats[i], *up = &c->stats[c->d->nodes[i].parent];
+    if (c->d->nodes[i].flags & HTML_DROPPED) continue;
+    if (c->d->nodes[i].tag == HTML_FORM_) s->hints |= HTML_HOLDS_FORM, s->posts = 0;
+    if ((s->hints & (HTML_IS_POST | HTML_IS_BODY)) && !(s->hints & HTML_HOLDS_FORM)) s->posts = s->good;
+    up->posts += s->posts;
+    up->hints |= s->hints & HTML_HOLDS_FORM;
+  }
+}
+
+/* The main node of a forum's page: where most of the text is, and as far up as contributions are what is added. */
+static uint32_t forum_node(const chooser *c) {
+  uint32_t at = walk_down(c, 0, 85);
+  count_posts(c);
+  for (uint32_t low = at; low;) {
+    uint32_t up = c->d->nodes[low].parent;
+    uint32_t posts = c->stats[up].posts - c->stats[low].posts, good = c->stats[up].good - c->stats[low].good;
+    if ((uint64_t)posts * 100 < (uint64_t)good * 85) break;
+    if (posts) at = up;
+    low = up;
+  }
+  return at;
+}
+
 static uint32_t main_node(const chooser *c) {
-  if (c->forum) return walk_down(c, 0, 85);
-  uint32_t at = whole_body(c, named_body(c, HTML_IS_BODY, HTML_TEXT, 35));
+  if (c->forum) return forum_node(c);
+  uint32_t at = wide_body(c, whole_body(c, named_body(c, HTML_IS_BODY, HTML_TEXT, 35)));
   if (!at) at = named_body(c, 0, HTML_ARTICLE_, 35);
   if (!at) at = named_body(c, 0, HTML_MAIN_, 50);
   uint32_t down = walk_down(c, at, 85);
@@ -334,18 +370,69 @@ static bool noise(const chooser *c, uint32_t i, pu_buf *line) {
   return html_noise(pu_str_of(line->data, line->len));
 }
 
-/* A heading that says the page's title again. */
+/* A heading that says the page's title again; that of the whole page may say more or less of it. */
 static bool is_title(const chooser *c, uint32_t i, pu_str title, pu_buf *line) {
   const html_node *n = &c->d->nodes[i];
   if (n->tag < HTML_H1_ || n->tag > HTML_H6_ || !title.len || c->forum) return false;
   pu_buf_clear(line);
   html_text(c->d, i, line);
-  return pu_str_eq(pu_str_of(line->data, line->len), title);
+  if (!line->len) return false;
+  pu_str said = pu_str_of(line->data, line->len);
+  if (pu_str_eq(said, title)) return true;
+  if (n->tag != HTML_H1_ || said.len < 12 || title.len < 12) return false;
+  pu_str more = said.len > title.len ? said : title, less = said.len > title.len ? title : said;
+  return more.ptr && less.ptr && memmem(more.ptr, more.len, less.ptr, less.len);
+}
+
+/* ---- lines said again and again ---------------------------------------------------------------------------------- */
+
+enum { LABELS = 1024, LABEL_MAX = 40, TIMES = 3 };
+
+typedef struct labels {
+  uint64_t hash[LABELS];
+  uint8_t times[LABELS];
+} labels;
+
+/* How often a line was counted: its place in the table, which forgets what does not fit. */
+static uint8_t *times_of(labels *l, uint64_t hash) {
+  size_t at = hash % LABELS;
+  for (size_t k = 0; k < 8; k++, at = (at + 1) % LABELS) {
+    if (!l->times[at]) l->hash[at] = hash;
+    if (l->hash[at] == hash) return &l->times[at];
+  }
+  return NULL;
+}
+
+/* May a block be a button's or a field's label? Its hash then, else 0. */
+static uint64_t label_of(const chooser *c, uint32_t i, pu_buf *line) {
+  const html_node *n = &c->d->nodes[i];
+  const html_stat *s = &c->stats[i];
+  if (!is_block(n) || !s->text || s->text > LABEL_MAX || s->text != s->own || n->tag == HTML_PRE_ ||
+      n->tag == HTML_TD_ || n->tag == HTML_TH_ || n->tag == HTML_BLOCKQUOTE_)
+    return 0;
+  pu_buf_clear(line);
+  html_text(c->d, i, line);
+  return pu_hash64(line->data, line->len, 0) | 1;
+}
+
+/* Short lines that a page says again and again are its buttons and fields, not its text. */
+static void drop_labels(chooser *c, uint32_t main, pu_buf *line) {
+  labels l = {0};
+  for (int drop = 0; drop < 2; drop++)
+    for (uint32_t i = main + 1; i < c->d->nodes[main].end;) {
+      html_node *n = &c->d->nodes[i];
+      uint64_t hash = n->flags & HTML_DROPPED || n->tag == HTML_TEXT ? 0 : label_of(c, i, line);
+      uint8_t *times = hash ? times_of(&l, hash) : NULL;
+      if (times && !drop) *times = (uint8_t)PU_MIN(*times + 1, 200);
+      if (times && drop && *times >= TIMES) n->flags |= HTML_DROPPED;
+      i = n->flags & HTML_DROPPED ? n->end : i + 1;
+    }
 }
 
 static void clean(chooser *c, uint32_t main, pu_str title) {
   pu_buf line;
   pu_buf_init(&line, 1 << 16);
+  if (c->forum) drop_labels(c, main, &line);
   for (uint32_t i = main + 1; i < c->d->nodes[main].end;) {
     html_node *n = &c->d->nodes[i];
     if (!(n->flags & HTML_DROPPED) && (link_farm(c, i) || noise(c, i, &line) || is_title(c, i, title, &line)))

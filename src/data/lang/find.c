@@ -49,7 +49,9 @@ static size_t name_at(const char *name) {
   return PU_MIN(i, (size_t)MOST_NAMES - 1);
 }
 
+/* A model may have "und", too: what is in none of its languages. It is the first name and no language's. */
 static void make_names(void) {
+  name_at("und");
   for (int s = 0; s < LANG_SCRIPTS; s++) {
     if (alone[s]) names.of[s][0] = name_at(alone[s]);
     const lang_model *m = s < LANG_MODELS ? lang_model_of((lang_script)s) : NULL;
@@ -59,7 +61,7 @@ static void make_names(void) {
 
 const char *const *pu_lang_names(void) {
   pthread_once(&named, make_names);
-  return names.v;
+  return names.v + 1;
 }
 
 /* ---- blocks -------------------------------------------------------------------------------------------------- */

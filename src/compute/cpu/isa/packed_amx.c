@@ -252,6 +252,7 @@ static const x_scales *scales_of_x(pipe *p, int64_t token, int64_t g0, int64_t g
       out->sum[g][t] = xg->sum;
     }
   memset(out->scale[groups], 0, sizeof out->scale[groups]);
+  memset(out->sum[groups], 0, sizeof out->sum[groups]); /* what lay there may be no number */
   return out;
 }
 
