@@ -73,11 +73,11 @@ typedef struct pu_document {
   pu_str text;
 } pu_document;
 
-/* Reads a corpus document by document: .txt (and any unknown ending) is cut as `split` says; .jsonl and .json give the
- * string under `key` (NULL: "content", else "text") of each line, or of each item where the file is one array; either
- * may be .gz or .zst; a folder gives its files in the order of their names, with those below it. Documents are at most
- * 64 MiB. A little invalid UTF-8 passes through; a text file whose first 64 KiB hold a zero byte, or more than a tenth
- * of bytes that are no UTF-8, is refused as no text. */
+/* Reads a corpus document by document, whatever docs/data.md lists as read, by the files' names or first bytes: plain
+ * text is cut as `split` says; JSON Lines and tables give the string under `key` (NULL: "content", else "text"); a folder
+ * gives its files in the order of their names, with those below it. Texts are valid UTF-8, their lines end with \n, and
+ * they are at most 64 MiB; what has none is passed over. A file that is broken, or holds nothing that is read, is an
+ * error that names file and place (PU_ERR_FORMAT). */
 typedef struct pu_corpus pu_corpus;
 pu_err pu_corpus_open(const char *const *paths, size_t n, pu_split split, const char *key, pu_corpus **out,
                       pu_error *e) PU_MUST_USE;
