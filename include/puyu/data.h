@@ -263,7 +263,7 @@ typedef struct pu_contam_hit {
 typedef struct pu_contam_found {
   const pu_contam_hit *hits; /* one an item: those that are over first, then by share and item */
   size_t n, n_over;
-  pu_buf store[6]; /* work space */
+  pu_buf store[7]; /* work space: bounded by the text, and a bit for each n-gram of the index */
 } pu_contam_found;
 void pu_contam_found_free(pu_contam_found *f); /* its work space; of all zeros: fine */
 /* Holds a text of at most 64 MiB against the index. Any bytes. Hits live until the next call and as long as text and

@@ -5,15 +5,14 @@
 #include "src/data/contam.h"
 #include "src/data/dedup/passes.h"
 
-enum { BATCH = 256, PAST = PU_ROLL_MAX };
+enum { BATCH = 256, PAST = PU_ROLL_MAX, HITS_MANY = 1 << 14 };
 
-/* What is in the stores of a pu_contam_found. */
-enum { HITS, SPANS, TOUCHES, SET, CANDIDATES };
+/* What is in the stores of a pu_contam_found. All are bounded by the text or by the index, not by their product. */
+enum { HITS, SPANS, TOUCHES, SEEN, SET, CANDIDATES, OVER };
 
-/* An n-gram of an item in the text. */
+/* An item's n-gram (its place in the lookup) where the text first has it. */
 typedef struct touch {
-  uint64_t hash;
-  uint32_t item;
+  uint32_t gram, item;
   pu_span at;
 } touch;
 
@@ -22,27 +21,80 @@ typedef struct checking {
   pu_contam_found *f;
   pu_str text;
   size_t paragraphs;
+  size_t tidy_at; /* hits from which those of one item are thinned out */
 } checking;
 
 static pu_err nomem(pu_error *e) {
   return pu_fail(e, PU_ERR_NOMEM, "decontaminate: no memory");
 }
 
+/* The best hit of each item first: one that is over, the surer way, the larger share, the earlier place. */
+static int by_worth(const void *x, const void *y) {
+  const pu_contam_hit *a = x, *b = y;
+  if (a->item != b->item) return a->item < b->item ? -1 : 1;
+  if (a->over != b->over) return a->over ? -1 : 1;
+  if (a->by != b->by) return a->by < b->by ? -1 : 1;
+  if (a->share != b->share) return a->share > b->share ? -1 : 1;
+  return (a->at.ptr > b->at.ptr) - (a->at.ptr < b->at.ptr);
+}
+
+/* One hit an item, by item; returns how many. */
+static size_t thin_hits(pu_buf *hits) {
+  pu_contam_hit *v = (pu_contam_hit *)(void *)hits->data;
+  size_t n = hits->len / sizeof *v, kept = 0;
+  if (n > 0) qsort(v, n, sizeof *v, by_worth);
+  for (size_t i = 0; i < n; i++)
+    if (kept == 0 || v[kept - 1].item != v[i].item) v[kept++] = v[i];
+  hits->len = kept * sizeof *v;
+  return kept;
+}
+
+static bool add_span(pu_buf *spans, pu_span at) {
+  pu_span *last = spans->len > 0 ? (pu_span *)(void *)(spans->data + spans->len - sizeof *last) : NULL;
+  if (!last || at.at < last->at || at.at > last->at + last->len) return pu_buf_append(spans, &at, sizeof at);
+  last->len = PU_MAX(last->at + last->len, at.at + at.len) - last->at;
+  return true;
+}
+
 static bool add_hit(checking *k, uint32_t number, pu_contam_by by, double share, pu_span at) {
+  pu_buf *hits = &k->f->store[HITS];
   double bound = by == PU_CONTAM_NGRAM ? k->c->o.share : by == PU_CONTAM_NEAR ? k->c->o.similarity : 1;
   pu_contam_hit h = {number, by, share >= bound, share, pu_str_of(k->text.ptr + at.at, at.len)};
-  bool ok = pu_buf_append(&k->f->store[HITS], &h, sizeof h);
-  return ok && (!h.over || by == PU_CONTAM_NGRAM || pu_buf_append(&k->f->store[SPANS], &at, sizeof at));
+  if (hits->len / sizeof h >= k->tidy_at) k->tidy_at = 2 * thin_hits(hits) + HITS_MANY;
+  return pu_buf_append(hits, &h, sizeof h) && (by == PU_CONTAM_NGRAM || add_span(&k->f->store[SPANS], at));
 }
 
 /* ---- n-grams and whole items --------------------------------------------------------------------------------------
  */
 
+/* Notes those of a hash that the text did not have before. */
 static pu_err touch_ngram(checking *k, uint64_t hash, pu_span at, pu_error *e) {
+  const lookup *l = &k->c->ngrams;
+  size_t n;
+  const uint32_t *items = lookup_find(l, hash, &n);
+  uint8_t *seen = (uint8_t *)k->f->store[SEEN].data;
+  for (size_t i = 0; items && i < n; i++) {
+    size_t gram = (size_t)(items - l->items) + i;
+    if (seen[gram / 8] >> gram % 8 & 1) continue;
+    seen[gram / 8] |= (uint8_t)(1 << gram % 8);
+    if (!pu_buf_append(&k->f->store[TOUCHES], &(touch){(uint32_t)gram, items[i], at}, sizeof(touch))) return nomem(e);
+  }
+  return PU_OK;
+}
+
+static int by_number(const void *x, const void *y) {
+  uint32_t a = *(const uint32_t *)x, b = *(const uint32_t *)y;
+  return (a > b) - (a < b);
+}
+
+/* The second time: is it one of an item that is touched? */
+static pu_err span_ngram(checking *k, uint64_t hash, pu_span at, pu_error *e) {
   size_t n;
   const uint32_t *items = lookup_find(&k->c->ngrams, hash, &n);
+  const pu_buf *over = &k->f->store[OVER];
   for (size_t i = 0; items && i < n; i++)
-    if (!pu_buf_append(&k->f->store[TOUCHES], &(touch){hash, items[i], at}, sizeof(touch))) return nomem(e);
+    if (bsearch(&items[i], over->data, over->len / sizeof *items, sizeof *items, by_number))
+      return add_span(&k->f->store[SPANS], at) ? PU_OK : nomem(e);
   return PU_OK;
 }
 
@@ -75,7 +127,10 @@ static pu_err touch_wholes(checking *k, const pu_token *t, uint64_t before, pu_e
   return PU_OK;
 }
 
+typedef pu_err (*ngram_fn)(checking *k, uint64_t hash, pu_span at, pu_error *e);
 typedef struct rolling {
+  ngram_fn take;
+  bool wholes; /* are they looked for? */
   pu_roll ngram, tail;
   uint64_t ngrams[BATCH], tails[BATCH];
   pu_token tokens[PAST + BATCH]; /* those of the batch behind some before it */
@@ -90,17 +145,20 @@ static pu_err look_up(checking *k, rolling *r, size_t n, pu_error *e) {
     uint64_t before = r->total + i;
     if (before + 1 >= width && lookup_may(&c->ngrams, r->ngrams[i])) {
       pu_span at = {first->at, t->at + t->len - first->at};
-      PU_TRY(touch_ngram(k, r->ngrams[i], at, e));
+      PU_TRY(r->take(k, r->ngrams[i], at, e));
     }
     size_t same;
-    if (before + 1 >= CONTAM_WORDS && lookup_find(&c->tails, r->tails[i], &same)) PU_TRY(touch_wholes(k, t, before, e));
+    bool ends = r->wholes && before + 1 >= CONTAM_WORDS && lookup_find(&c->tails, r->tails[i], &same);
+    if (ends) PU_TRY(touch_wholes(k, t, before, e));
   }
   return PU_OK;
 }
 
-static pu_err find_tokens(checking *k, pu_error *e) {
+static pu_err each_ngram(checking *k, ngram_fn take, bool wholes, pu_error *e) {
   const pu_contam *c = k->c;
   rolling r;
+  r.take = take;
+  r.wholes = wholes;
   r.total = 0;
   pu_roll_init(&r.ngram, (int)c->o.ngram);
   pu_roll_init(&r.tail, CONTAM_WORDS);
@@ -121,29 +179,41 @@ static pu_err find_tokens(checking *k, pu_error *e) {
 static int by_item(const void *x, const void *y) {
   const touch *a = x, *b = y;
   if (a->item != b->item) return a->item < b->item ? -1 : 1;
-  if (a->hash != b->hash) return a->hash < b->hash ? -1 : 1;
   return (a->at.at > b->at.at) - (a->at.at < b->at.at);
 }
 
-/* Touches of one item are a hit; where they are enough of it they say what is cut. */
+/* Touches of one item are a hit. */
 static pu_err hits_of_touches(checking *k, pu_error *e) {
-  const pu_contam *c = k->c;
   touch *v = (touch *)(void *)k->f->store[TOUCHES].data;
   size_t n = k->f->store[TOUCHES].len / sizeof *v;
+  uint8_t *seen = (uint8_t *)k->f->store[SEEN].data;
+  for (size_t i = 0; i < n; i++) seen[v[i].gram / 8] = 0;
   if (n > 0) qsort(v, n, sizeof *v, by_item);
   for (size_t i = 0; i < n;) {
-    size_t from = i, different = 0;
-    pu_span first = v[i].at;
-    for (; i < n && v[i].item == v[from].item; i++) {
-      different += i == from || v[i].hash != v[i - 1].hash;
-      if (v[i].at.at < first.at) first = v[i].at;
-    }
-    double share = (double)different / contam_items(c)[v[from].item].ngrams;
-    if (!add_hit(k, v[from].item, PU_CONTAM_NGRAM, share, first)) return nomem(e);
-    for (size_t t = from; t < i && share >= c->o.share; t++)
-      if (!pu_buf_append(&k->f->store[SPANS], &v[t].at, sizeof v[t].at)) return nomem(e);
+    size_t from = i;
+    while (i < n && v[i].item == v[from].item) i++;
+    double share = (double)(i - from) / contam_items(k->c)[v[from].item].ngrams;
+    if (!add_hit(k, v[from].item, PU_CONTAM_NGRAM, share, v[from].at)) return nomem(e);
+    bool over = share >= k->c->o.share;
+    if (over && !pu_buf_append(&k->f->store[OVER], &v[from].item, sizeof v->item)) return nomem(e);
   }
   return PU_OK;
+}
+
+/* What n-grams touch, and where all n-grams of those items are. */
+static pu_err find_tokens(checking *k, pu_error *e) {
+  pu_buf *seen = &k->f->store[SEEN];
+  size_t bytes = k->c->ngrams.n / 8 + 1;
+  if (seen->len < bytes) { /* all zeros between two texts; of another index it may be too short */
+    if (!pu_buf_reserve(seen, bytes - seen->len)) return nomem(e);
+    memset(seen->data + seen->len, 0, bytes - seen->len);
+    seen->len = bytes;
+  }
+  pu_err err = each_ngram(k, touch_ngram, true, e);
+  if (err == PU_OK) err = hits_of_touches(k, e);
+  if (err != PU_OK) seen->len = 0;
+  PU_TRY(err);
+  return k->f->store[OVER].len > 0 ? each_ngram(k, span_ngram, false, e) : PU_OK;
 }
 
 /* ---- near matches -------------------------------------------------------------------------------------------------
@@ -159,11 +229,6 @@ static pu_err compare(checking *k, pu_str part, uint32_t number, pu_error *e) {
                         (const uint32_t *)(const void *)c->sets.data + x->set_at, x->set_n);
   pu_span at = {(uint32_t)(part.ptr - k->text.ptr), (uint32_t)part.len};
   return j < c->o.similarity || add_hit(k, number, PU_CONTAM_NEAR, j, at) ? PU_OK : nomem(e);
-}
-
-static int by_number(const void *x, const void *y) {
-  uint32_t a = *(const uint32_t *)x, b = *(const uint32_t *)y;
-  return (a > b) - (a < b);
 }
 
 /* The items that share a band with a signature, each once. */
@@ -224,16 +289,6 @@ static pu_err find_parts(checking *k, pu_error *e) {
 /* ---- what was found -----------------------------------------------------------------------------------------------
  */
 
-/* The best hit of each item first: one that is over, the larger share, the surer way. */
-static int by_worth(const void *x, const void *y) {
-  const pu_contam_hit *a = x, *b = y;
-  if (a->item != b->item) return a->item < b->item ? -1 : 1;
-  if (a->over != b->over) return a->over ? -1 : 1;
-  if (a->by != b->by) return a->by < b->by ? -1 : 1;
-  if (a->share != b->share) return a->share > b->share ? -1 : 1;
-  return (a->at.ptr > b->at.ptr) - (a->at.ptr < b->at.ptr);
-}
-
 static int by_share(const void *x, const void *y) {
   const pu_contam_hit *a = x, *b = y;
   if (a->over != b->over) return a->over ? -1 : 1;
@@ -248,15 +303,12 @@ static int by_place(const void *x, const void *y) {
 }
 
 static void tidy_hits(pu_contam_found *f) {
+  size_t n = thin_hits(&f->store[HITS]);
   pu_contam_hit *v = (pu_contam_hit *)(void *)f->store[HITS].data;
-  size_t n = f->store[HITS].len / sizeof *v, kept = 0;
-  if (n > 0) qsort(v, n, sizeof *v, by_worth);
-  for (size_t i = 0; i < n; i++)
-    if (kept == 0 || v[kept - 1].item != v[i].item) v[kept++] = v[i];
-  if (kept > 0) qsort(v, kept, sizeof *v, by_share);
+  if (n > 0) qsort(v, n, sizeof *v, by_share);
   f->hits = v;
-  f->n = kept;
-  for (f->n_over = 0; f->n_over < kept && v[f->n_over].over;) f->n_over++;
+  f->n = n;
+  for (f->n_over = 0; f->n_over < n && v[f->n_over].over;) f->n_over++;
 }
 
 /* In order, without overlaps. */
@@ -284,11 +336,10 @@ pu_err pu_contam_check(const pu_contam *c, pu_str text, pu_contam_found *f, pu_e
   if (text.len > PU_DOC_MAX) return pu_fail(e, PU_ERR_FORMAT, "decontaminate: a text of more than 64 MiB");
   for (size_t i = 0; i < PU_COUNT(f->store); i++) {
     if (f->store[i].max == 0) pu_buf_init(&f->store[i], (size_t)1 << 36);
-    pu_buf_clear(&f->store[i]);
+    if (i != SEEN) pu_buf_clear(&f->store[i]);
   }
-  checking k = {c, f, text, 0};
+  checking k = {.c = c, .f = f, .text = text, .tidy_at = HITS_MANY};
   PU_TRY(find_tokens(&k, e));
-  PU_TRY(hits_of_touches(&k, e));
   if (c->o.near && text.len > 0) PU_TRY(find_parts(&k, e));
   tidy_hits(f);
   tidy_spans(f);

@@ -189,8 +189,12 @@ static void evaluation_sets(void **state) {
                          step),
                    0);
   assert_int_equal(same("clean-e", "part-e"), 0);
-  /* Other sets are another run. */
-  assert_int_equal(shell("echo '{}' >>sets/q.jsonl"), 0);
+  /* Other sets, or options, are another run. */
+  assert_int_equal(shell("gzip sets/q.jsonl"), 0);
+  assert_int_equal(puyu("%s part-e", step), 2);
+  says("--force");
+  assert_int_equal(puyu("%s part-e --force", step), 0);
+  says("28 documents, 4 dropped, 24 left");
   assert_int_equal(puyu("%s part-e --share 0.5", step), 2);
   says("--force");
   /* As a step of a run. */

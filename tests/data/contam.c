@@ -173,7 +173,7 @@ static void templates(void **state) {
     pu_buf_printf(
         &b,
         "{\"prompt\": \"%s%s one tree of many that grows in the wood behind the house of number %s and others\", "
-        "\"instruction\": \"Read the text with care, then answer with one letter and nothing else at all.\"}\n",
+        "\"instruction\": \"Read the text with care, then answer with one letter and nothing else at all.\"}\n\n",
         i < 5 ? PHRASE " " : "", words[i], words[i]);
   pu_contam *c = index_of(&o, "t.jsonl", b.data);
   assert_nothing(c, PHRASE);
@@ -315,7 +315,7 @@ static void folders_and_errors(void **state) {
   assert_touches(c, ITEM, 1);
   pu_contam_about a = pu_contam_about_of(c);
   assert_int_equal(a.files, 1);
-  assert_int_equal(a.records, 2);
+  assert_int_equal(a.records, 1);
   assert_int_equal(a.broken, 1);
   assert_int_equal(a.items, 1);
   assert_int_equal(a.ngrams, 10);
@@ -355,6 +355,7 @@ static void cutting(void **state) {
   assert_cut(c, "Before.\n\nQ: " ITEM "\nA. 14\nB. 15\n\nBehind.\n", "Before.\n\nBehind.\n");
   assert_cut(c, ITEM, "");
   assert_cut(c, ITEM "\n\nBehind.", "Behind.");
+  assert_cut(c, ITEM "\n\nOne.\n\n" ITEM " " ITEM "\n\nTwo.\n\n" ITEM, "One.\n\nTwo.\n\n");
   /* Of a long paragraph only the sentences. */
   char text[8000], want[8000];
   size_t at = 0;
@@ -364,6 +365,38 @@ static void cutting(void **state) {
   /* The space before the sentence goes with it. */
   assert_cut(c, text, want);
   pu_contam_close(c);
+}
+
+/* One work space for text after text, also of another index. */
+static void used_again(void **state) {
+  (void)state;
+  pu_error e;
+  pu_contam_options o = pu_contam_defaults();
+  pu_contam_found f = {0};
+  pu_contam *small = index_of(&o, "a.jsonl", "{\"q\": \"" ITEM "\"}");
+  pu_buf b;
+  pu_buf_init(&b, 1 << 20);
+  for (int i = 0; i < 60; i++)
+    pu_buf_printf(
+        &b, "{\"q\": \"Tree number %d of the wood is an old %s with leaves that are as small as hand %d of %d\"}\n", i,
+        words[i % 10], i, 7 * i);
+  pu_buf_puts(&b, "{\"q\": \"" ITEM "\"}");
+  pu_contam *large = index_of(&o, "b.jsonl", b.data);
+  for (int i = 0; i < 6; i++) {
+    const pu_contam *c = i % 2 ? large : small;
+    const char *text = i == 2 ? "nothing of it" : ITEM;
+    assert_ok(pu_contam_check(c, pu_str_c(text), &f, &e), &e);
+    assert_int_equal(f.n, i != 2);
+    assert_true(i == 2 || f.hits[0].share == 1);
+  }
+  assert_ok(pu_contam_check(large, pu_str_of(b.data, b.len), &f, &e), &e);
+  assert_int_equal(f.n_over, 61);
+  assert_ok(pu_contam_check(small, pu_str_of(b.data, b.len), &f, &e), &e);
+  assert_int_equal(f.n_over, 1);
+  pu_buf_deinit(&b);
+  pu_contam_found_free(&f);
+  pu_contam_close(small);
+  pu_contam_close(large);
 }
 
 /* ---- against a plain reference ------------------------------------------------------------------------------------
@@ -542,6 +575,7 @@ int main(void) {
       cmocka_unit_test(folders_and_errors),
       cmocka_unit_test(against_reference),
       cmocka_unit_test(threads),
+      cmocka_unit_test(used_again),
   };
   return cmocka_run_group_tests(tests, begin, end);
 }
