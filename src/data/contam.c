@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/data/reader.h"
+
 #define ITEMS_MAX ((size_t)1 << 28)
 #define BYTES_MAX ((size_t)1 << 40) /* of a buffer: the memory that is allowed is less */
 
@@ -237,9 +239,14 @@ static pu_err check_memory(const pu_contam *c, pu_error *e) {
 }
 
 pu_err contam_file_begin(pu_contam *c, const char *name, pu_error *e) {
-  set_file f = {.name = pu_arena_strdup(c->arena, name)};
+  pu_buf valid; /* as it will stand in JSON */
+  pu_buf_init(&valid, PU_BUF_MAX);
+  pu_err err = pu_text_append(pu_str_c(name), &valid, e);
+  set_file f = {.name = err == PU_OK ? pu_arena_strndup(c->arena, valid.data, valid.len) : NULL};
+  pu_buf_deinit(&valid);
   pu_buf_clear(&c->here);
   c->counts.files++;
+  PU_TRY(err);
   return f.name && pu_buf_append(&c->files, &f, sizeof f) ? PU_OK : nomem(e);
 }
 

@@ -129,7 +129,7 @@ static pu_err count_touched(unit_run *r, pu_error *e) {
     char number[24];
     snprintf(number, sizeof number, "%llu", (unsigned long long)x.number);
     json_t *of = json_object_get(r->touched, x.file);
-    if (!of && json_object_set_new_nocheck(r->touched, x.file, of = json_object()) != 0) return nomem(e);
+    if (!of && json_object_set_new(r->touched, x.file, of = json_object()) != 0) return nomem(e);
     json_int_t before = json_integer_value(json_object_get(of, number));
     if (json_object_set_new(of, number, json_integer(before + 1)) != 0) return nomem(e);
   }

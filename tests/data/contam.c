@@ -289,6 +289,7 @@ static void files(void **state) {
   assert_item("t.tsv", "id\tquestion\n1\t" ITEM "\n", "question", 1);
   assert_item("t.txt", "\n" ITEM "\n", "", 2);
   assert_item("broken.jsonl", "{\"a\": 1}\n{\"a\": \n{\"a\": 3}\n{\"a\": \"" ITEM "\"}", "a", 4);
+  assert_item("odd\xFF.txt", ITEM, "", 1);
   /* Known by the first record that has it. */
   assert_item("again.jsonl", "{\"a\": 1}\n{\"a\": \"" ITEM "\"}\n{\"b\": \"" ITEM "\"}\n", "a", 2);
 }
