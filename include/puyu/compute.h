@@ -234,7 +234,8 @@ void pu_kv_unpack(float *x, const void *row, int bits, int64_t n);
  * of x may be strided (stride[0] >= shape[1]). */
 
 /* y[n] = w[ids[n]]. ids: i32 [N]; w: [V, C]; y: [N, C] of dtype `out` (f32: the start of the residual stream).
- * An id outside [0, V) is PU_ERR_SHAPE. Backward: deterministic sum into w->grad. */
+ * An id outside [0, V) is PU_ERR_SHAPE: from the operation itself on the CPU, whose y is undefined then; a device makes
+ * its row zeros and tells with the next download, sync or sum. Backward: deterministic sum into w->grad. */
 typedef struct pu_embedding_args {
   const pu_tensor *ids;
   pu_tensor *w, *y;
@@ -366,12 +367,14 @@ typedef struct pu_linear_cross_entropy_args {
 } pu_linear_cross_entropy_args;
 pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale);
 
-/* Sum of squares of all elements of t (f32), in double, in an order that does not depend on threads. *out: host. */
+/* Sum of squares of all elements of n tensors (f32, contiguous), in double, in an order that does not depend on threads:
+ * tensor by tensor in the order of the list. *out: host; a device is waited for once, for that number. */
 typedef struct pu_sum_squares_args {
-  const pu_tensor *t;
+  const pu_tensor *const *t;
+  int n;
   double *out;
 } pu_sum_squares_args;
-pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *t, double *out) PU_MUST_USE;
+pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) PU_MUST_USE;
 
 /* One AdamW step (Loshchilov & Hutter 2019), as PyTorch's: p *= 1 - lr wd; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2)
  * g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps). g is first multiplied by grad_scale (clipping).

@@ -32,6 +32,14 @@ typedef struct pu_cuda_mirror {
   cudaEvent_t sent; /* the copy has arrived */
 } pu_cuda_mirror;
 
+/* What kernels find wrong with inputs that only the device sees. They report it and go on with harmless values; the next
+ * call that waits for the device returns it as PU_ERR_SHAPE (pu_cuda_wait). */
+typedef enum pu_cuda_fault { PU_CUDA_BAD_TOKEN, PU_CUDA_FAULTS } pu_cuda_fault;
+typedef struct pu_cuda_faults {
+  unsigned long long *first; /* device, [PU_CUDA_FAULTS]: the first place above, the value there below; ~0: none */
+  int *any;                  /* pinned host memory: something was reported */
+} pu_cuda_faults;
+
 typedef struct pu_cuda {
   pu_backend base;
   int device, sms, capability; /* 90: 9.0 */
@@ -45,6 +53,7 @@ typedef struct pu_cuda {
   size_t staged;
   pu_cuda_mirror mirrors[PU_CUDA_MIRRORS];
   uint64_t clock;
+  pu_cuda_faults faults;
   struct pu_cuda_linear *linear;       /* linear.cu: algorithms chosen so far */
   struct pu_cuda_attention *attention; /* attention.cu: plans made so far */
 } pu_cuda;
@@ -65,6 +74,9 @@ static inline pu_err pu_cuda_launched(const char *what, pu_error *e) {
   cudaError_t err = cudaGetLastError();
   return err == cudaSuccess ? PU_OK : pu_cuda_fail(err, what, e);
 }
+
+/* Waits for all that was asked of the device; what went wrong on it since the last wait is an error. */
+pu_err pu_cuda_wait(pu_cuda *d, const char *what, pu_error *e) PU_MUST_USE;
 
 /* The buffer that all operations share, at least so large, 256-byte aligned, its contents undefined. Growing waits for
  * the device, so it settles after a step. A second call in the same operation may move it: ask once, for all. */
@@ -97,6 +109,11 @@ __device__ static inline float to_f32(bf16 v) { return __bfloat162float(v); }
 template <typename T> __device__ static inline T from_f32(float v);
 template <> __device__ inline float from_f32<float>(float v) { return v; }
 template <> __device__ inline bf16 from_f32<bf16>(float v) { return __float2bfloat16_rn(v); }
+
+__device__ static inline void pu_cuda_report(pu_cuda_faults f, pu_cuda_fault kind, int64_t place, int32_t value) {
+  atomicMin(&f.first[kind], (unsigned long long)place << 32 | (uint32_t)value);
+  *(volatile int *)f.any = 1;
+}
 
 __device__ static inline float warp_sum(float v) {
   for (int step = 16; step; step >>= 1) v += __shfl_xor_sync(0xffffffffu, v, step);
