@@ -54,7 +54,7 @@ typedef struct pu_cuda {
   pu_cuda_mirror mirrors[PU_CUDA_MIRRORS];
   uint64_t clock;
   pu_cuda_faults faults;
-  struct pu_cuda_linear *linear;       /* linear.cu: algorithms chosen so far */
+  struct pu_cuda_linear *linear;       /* product.cu: algorithms chosen so far */
   struct pu_cuda_attention *attention; /* attention.cu: plans made so far */
 } pu_cuda;
 
@@ -84,7 +84,8 @@ pu_err pu_cuda_work(pu_cuda *d, size_t bytes, void **out, pu_error *e) PU_MUST_U
 /* The device's copy of host memory, of the same contents; it stays valid and unchanged for this operation. */
 pu_err pu_cuda_mirrored(pu_cuda *d, const void *host, size_t bytes, void **out, pu_error *e) PU_MUST_USE;
 
-/* y[N, M] (+)= x[N, K] w[M, K]^T in row-major terms, through cuBLASLt: see linear.cu. */
+/* y = a b^T (+ beta y) (+ bias), row-major, of f32 or bf16, summed in f32: see product.cu. y may be f32 where a and b are
+ * bf16. */
 typedef struct pu_cuda_product {
   const void *a, *b; /* a: [rows, inner], b: [cols, inner], before transposition */
   void *y;           /* [rows, cols] */
@@ -95,6 +96,7 @@ typedef struct pu_cuda_product {
   float beta;                     /* 0: overwrite; 1: add */
   const void *bias;               /* [cols] of bias_type, added to each row; NULL: none */
   pu_dtype bias_type;
+  bool steady; /* a row of y is the same to the bit whatever the number of rows (inference) */
 } pu_cuda_product;
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 

@@ -1,15 +1,124 @@
+/* linear: y = x w^T + b. dx = dy w; dw = dy^T x; db = column sums of dy. */
 #include "src/compute/cuda/use.h"
 
+static bool learns(const pu_linear_args *a) {
+  return a->y->grad != NULL;
+}
+
+static pu_err linear(pu_backend *be, void *args, pu_error *e) {
+  const pu_linear_args *a = (const pu_linear_args *)args;
+  if (a->w->layout != PU_LAYOUT_PLAIN)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: linear: a weight in a layout that this device does not read");
+  pu_cuda_product p = {};
+  p.a = a->x->data, p.b = a->w->data, p.y = a->y->data;
+  p.rows = a->x->shape[0], p.cols = a->w->shape[0], p.inner = a->x->shape[1];
+  p.a_step = a->x->stride[0], p.b_step = a->w->stride[0], p.y_step = a->y->stride[0];
+  p.type = a->x->dtype, p.y_type = a->y->dtype;
+  if (a->b) p.bias = a->b->data, p.bias_type = a->b->dtype;
+  p.steady = !learns(a);
+  return pu_cuda_multiply((pu_cuda *)be, &p, e);
+}
+
+/* ---- backward ---- */
+
+/* db in two steps, so that it is summed in one order: each block sums SUM_ROWS rows of SUM_COLS columns, 8 rows at a
+ * time; then the blocks' sums are added. */
+enum { SUM_ROWS = 512, SUM_COLS = 32, SUM_LINES = 8 };
+
+template <typename T>
+__global__ void sum_rows_kernel(const T *dy, int64_t step, int64_t rows, int64_t cols, float *parts) {
+  __shared__ float room[SUM_LINES][SUM_COLS];
+  int64_t col = (int64_t)blockIdx.x * SUM_COLS + threadIdx.x, first = (int64_t)blockIdx.y * SUM_ROWS;
+  int64_t end = PU_MIN(first + SUM_ROWS, rows);
+  float sum = 0;
+  if (col < cols)
+    for (int64_t n = first + threadIdx.y; n < end; n += SUM_LINES) sum += to_f32(dy[n * step + col]);
+  room[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y != 0 || col >= cols) return;
+  for (int i = 1; i < SUM_LINES; i++) sum += room[i][threadIdx.x];
+  parts[(int64_t)blockIdx.y * cols + col] = sum;
+}
+
+template <typename G> __global__ void sum_parts_kernel(const float *parts, int64_t n, int64_t cols, G *db, float beta) {
+  int64_t col = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (col >= cols) return;
+  float sum = 0;
+  for (int64_t i = 0; i < n; i++) sum += parts[i * cols + col];
+  db[col] = from_f32<G>(beta != 0 ? to_f32(db[col]) + sum : sum);
+}
+
+static pu_err bias_back(pu_cuda *d, const pu_tensor *dy, pu_tensor *b, float *parts, pu_error *e) {
+  int64_t rows = dy->shape[0], cols = dy->shape[1], n = ceil_div(rows, SUM_ROWS);
+  float beta = pu_grad_beta(b);
+  dim3 grid((unsigned)ceil_div(cols, SUM_COLS), (unsigned)n), block(SUM_COLS, SUM_LINES);
+  if (n && dy->dtype == PU_F32)
+    sum_rows_kernel<<<grid, block, 0, d->stream>>>((const float *)dy->data, dy->stride[0], rows, cols, parts);
+  else if (n)
+    sum_rows_kernel<<<grid, block, 0, d->stream>>>((const bf16 *)dy->data, dy->stride[0], rows, cols, parts);
+  unsigned blocks = (unsigned)ceil_div(cols, 256);
+  if (b->grad->dtype == PU_F32)
+    sum_parts_kernel<<<blocks, 256, 0, d->stream>>>(parts, n, cols, (float *)b->grad->data, beta);
+  else
+    sum_parts_kernel<<<blocks, 256, 0, d->stream>>>(parts, n, cols, (bf16 *)b->grad->data, beta);
+  return pu_cuda_launched("a bias's gradient", e);
+}
+
+__global__ void narrow_kernel(const float *from, int64_t step, int64_t cols, int64_t count, bf16 *to) {
+  int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < count) to[i] = __float2bfloat16_rn(from[i / cols * step + i % cols]);
+}
+
+/* dy in the type of the weights, as the products want it (it differs where y was asked for in f32: a router's logits).
+ */
+static pu_err like_weights(pu_cuda *d, const pu_tensor *dy, void *room, pu_tensor *out, pu_error *e) {
+  int64_t count = dy->shape[0] * dy->shape[1];
+  out->dtype = PU_BF16;
+  out->stride[0] = dy->shape[1];
+  out->data = room;
+  if (count)
+    narrow_kernel<<<(unsigned)ceil_div(count, 256), 256, 0, d->stream>>>((const float *)dy->data, dy->stride[0],
+                                                                         dy->shape[1], count, (bf16 *)room);
+  return pu_cuda_launched("rounding a gradient", e);
+}
+
+static pu_err products_back(pu_cuda *d, const pu_linear_args *a, const pu_tensor *dy, pu_error *e) {
+  pu_cuda_product p = {};
+  p.a = dy->data, p.a_step = dy->stride[0], p.type = dy->dtype;
+  p.b_turned = true;
+  if (a->x->grad) {
+    pu_tensor *dx = a->x->grad;
+    p.b = a->w->data, p.b_step = a->w->stride[0];
+    p.y = dx->data, p.y_step = dx->stride[0], p.y_type = dx->dtype;
+    p.rows = a->x->shape[0], p.cols = a->x->shape[1], p.inner = a->w->shape[0];
+    p.beta = pu_grad_beta(a->x);
+    PU_TRY(pu_cuda_multiply(d, &p, e));
+  }
+  if (!a->w->grad) return PU_OK;
+  pu_tensor *dw = a->w->grad;
+  p.a_turned = true;
+  p.b = a->x->data, p.b_step = a->x->stride[0];
+  p.y = dw->data, p.y_step = dw->stride[0], p.y_type = dw->dtype;
+  p.rows = a->w->shape[0], p.cols = a->x->shape[1], p.inner = a->x->shape[0];
+  p.beta = pu_grad_beta(a->w);
+  return pu_cuda_multiply(d, &p, e);
+}
+
+static pu_err linear_back(pu_backend *be, void *args, pu_error *e) {
+  const pu_linear_args *a = (const pu_linear_args *)args;
+  pu_cuda *d = (pu_cuda *)be;
+  pu_tensor dy = *a->y->grad;
+  bool narrow = dy.dtype != a->w->dtype, bias = a->b && a->b->grad;
+  size_t narrowed = narrow ? (size_t)ceil_div(dy.shape[0] * dy.shape[1], 128) * 256 : 0;
+  size_t parts = bias ? (size_t)(ceil_div(dy.shape[0], SUM_ROWS) * dy.shape[1]) * sizeof(float) : 0;
+  void *work = NULL;
+  if (narrowed + parts) PU_TRY(pu_cuda_work(d, narrowed + parts, &work, e));
+  if (bias) PU_TRY(bias_back(d, &dy, a->b, (float *)((char *)work + narrowed), e));
+  if (narrow) PU_TRY(like_weights(d, a->y->grad, work, &dy, e));
+  return products_back(d, a, &dy, e);
+}
+
 void pu_cuda_use_linear(pu_cuda *d) {
-  (void)d;
-}
-
-void pu_cuda_linear_close(pu_cuda *d) {
-  (void)d;
-}
-
-pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
-  (void)d;
-  (void)p;
-  return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: products come next");
+  d->base.forward[PU_OP_linear] = linear;
+  d->base.backward[PU_OP_linear] = linear_back;
 }

@@ -1,0 +1,13 @@
+/* Between product.cu and the kernels that it chooses from. */
+#ifndef PUYU_CUDA_PRODUCT_H
+#define PUYU_CUDA_PRODUCT_H
+
+#include "src/compute/cuda/cuda.h"
+
+enum { PU_SKINNY_ROWS = 16 };
+
+/* y = a b^T + bias of at most PU_SKINNY_ROWS rows, bf16, all rows 16-byte aligned, neither operand turned, beta 0: at
+ * the speed of memory, each sum in one sequence. */
+pu_err pu_cuda_skinny(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
+
+#endif
