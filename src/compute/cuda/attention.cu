@@ -60,12 +60,22 @@ static pu_cuda_attend told(const pu_attention_args *args) {
   return a;
 }
 
+/* The length that all sequences have; 0: there is none. */
+static int64_t one_length(const pu_seqs *seqs) {
+  for (int32_t s = 0; s < seqs->n; s++)
+    if (seqs->cu[s + 1] - seqs->cu[s] != seqs->max_len) return 0;
+  return seqs->max_len;
+}
+
 static pu_err attention(pu_backend *be, void *v, pu_error *e) {
   pu_cuda *d = (pu_cuda *)be;
   const pu_attention_args *args = (const pu_attention_args *)v;
   if (args->head_dim > PU_CUDA_MAX_HEAD) return too_large(args->head_dim, e);
   if (args->seqs->tokens == 0) return PU_OK;
   pu_cuda_attend a = told(args);
+  bool done;
+  PU_TRY(pu_cuda_cudnn_attention(d, &a, args->seqs->n, one_length(args->seqs), &done, e));
+  if (done) return PU_OK;
   PU_TRY(list_tiles(d, args->seqs, pu_cuda_plain_tile(a.dim), &a, e));
   return pu_cuda_plain_forward(d, &a, e);
 }
@@ -76,6 +86,7 @@ static pu_err attention_back(pu_backend *be, void *v, pu_error *e) {
   const int64_t head = args->head_dim * (int64_t)pu_dtype_size(args->qkv->dtype);
   pu_tensor *dqkv = args->qkv->grad, *dout = args->out->grad;
   void *delta;
+  bool done;
   if (args->head_dim > PU_CUDA_MAX_HEAD) return too_large(args->head_dim, e);
   pu_cuda_attend a = told(args);
   a.add = pu_grad_beta(args->qkv) != 0;
@@ -86,6 +97,8 @@ static pu_err attention_back(pu_backend *be, void *v, pu_error *e) {
   a.dk = a.dq + args->heads * head;
   a.dv = a.dk + args->kv_heads * head;
   a.dqkv_row = dqkv->stride[0] * a.q_bits / 8;
+  PU_TRY(pu_cuda_cudnn_attention(d, &a, args->seqs->n, one_length(args->seqs), &done, e));
+  if (done) return PU_OK;
   PU_TRY(pu_cuda_work(d, (size_t)(a.heads * a.lse_stride) * sizeof(float), &delta, e));
   PU_TRY(pu_cuda_attention_delta(d, &a, args->seqs->tokens, (float *)delta, e));
   a.delta = (const float *)delta;
@@ -101,11 +114,17 @@ void pu_cuda_use_attention(pu_cuda *d) {
 
 void pu_cuda_attention_close(pu_cuda *d) {
   if (!d->attention) return;
+  pu_cuda_cudnn_close(d->attention->cudnn);
   free(d->attention->list);
   free(d->attention);
 }
 
 size_t pu_cuda_attention_work_bytes(const pu_cuda *d, const pu_work_shape *s) {
   (void)d;
-  return (size_t)(s->heads * s->tokens) * sizeof(float); /* the backward's delta */
+  const int64_t n = PU_MAX(s->tokens / PU_MAX(s->max_len, (int64_t)1), (int64_t)1), padded = (s->max_len + 63) / 64 * 64;
+  const int64_t delta = s->heads * s->tokens * (int64_t)sizeof(float); /* the backward's */
+  if (s->dtype != PU_BF16) return (size_t)delta;
+  /* cuDNN's backward of equal sequences: dS, and dk and dv of each query head, of a part of them. */
+  const int64_t each = s->heads * padded * 2 * (padded + 2 * s->head_dim);
+  return (size_t)(delta + pu_cuda_cudnn_part(n, s->max_len, s->heads) * each + (1 << 20));
 }

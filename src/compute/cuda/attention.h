@@ -1,5 +1,6 @@
 /* Attention on the device: what its files share. The operations and their choice of kernels: attention.cu (training),
- * paged.cu (inference); the kernels: attention_plain.cu (every case). */
+ * paged.cu (inference); the kernels: attention_plain.cu (every case);
+ * attention_cudnn.cu has what cuDNN takes. */
 #ifndef PUYU_CUDA_ATTENTION_H
 #define PUYU_CUDA_ATTENTION_H
 
@@ -53,6 +54,7 @@ typedef struct pu_cuda_attend {
 typedef struct pu_cuda_attention {
   char *list; /* of a call: its tiles, or all that a call on the cache has to know */
   size_t list_bytes;
+  struct pu_cudnn *cudnn; /* attention_cudnn.cu */
 } pu_cuda_attention;
 
 /* At least so many bytes of host memory, until the next call. */
@@ -64,6 +66,14 @@ pu_err pu_cuda_plain_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) P
 pu_err pu_cuda_plain_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 /* delta [heads, lse_stride] of rows [0, rows). */
 pu_err pu_cuda_attention_delta(pu_cuda *d, const pu_cuda_attend *a, int64_t rows, float *delta, pu_error *e) PU_MUST_USE;
+
+/* Training on n sequences of len tokens each, by cuDNN; done: whether it was: cuDNN may be absent, or not take the case.
+ * The backward runs where a->dq is set. */
+enum { PU_CUDNN_SCORES = 1 << 30, PU_CUDNN_LEAST = 128 };
+pu_err pu_cuda_cudnn_attention(pu_cuda *d, const pu_cuda_attend *a, int64_t n, int64_t len, bool *done, pu_error *e) PU_MUST_USE;
+/* Sequences of its backward that run at a time: a divisor of n. */
+int64_t pu_cuda_cudnn_part(int64_t n, int64_t len, int heads);
+void pu_cuda_cudnn_close(struct pu_cudnn *c);
 
 /* ---- in kernels ---- */
 
