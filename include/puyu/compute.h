@@ -120,6 +120,8 @@ struct pu_backend {
   pu_err (*copy)(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e); /* inside the device, apart */
   pu_err (*sync)(pu_backend *be, pu_error *e);
   void (*close)(pu_backend *be);
+  /* Threads of this machine, for work between operations: the backend's own. NULL: none (pu_pool_run runs inline). */
+  pu_pool *pool;
   /* At most so many bytes are its own, beside its callers' tensors, while a step of such a model runs. NULL: none. */
   size_t (*work_bytes)(const pu_backend *be, const pu_work_shape *s);
   /* Bytes of its memory that are free, and all of them. NULL: it computes in the machine's own memory. */
@@ -137,7 +139,6 @@ pu_isa pu_isa_best(void); /* what processor and kernel allow (AMX: permission as
 /* The CPU backend with its own threads (0: all processors). isa above pu_isa_best() is refused. PU_ISA_REF runs the
  * plain references only. */
 pu_err pu_cpu_open(int threads, pu_isa isa, pu_backend **out, pu_error *e) PU_MUST_USE;
-pu_pool *pu_cpu_pool(pu_backend *cpu); /* its threads, for work between operations */
 pu_isa pu_cpu_isa(const pu_backend *cpu);
 
 /* What the processor can do at most, measured now on all of the backend's threads: what benchmarks set their figures
@@ -153,7 +154,9 @@ typedef struct pu_cpu_limits {
   double read_bytes;            /* pu_cpu_read_rate, of 256 MiB */
 } pu_cpu_limits;
 pu_err pu_cpu_measure(pu_backend *cpu, pu_cpu_limits *out, pu_error *e) PU_MUST_USE;
-/* "cpu", or a plug-in found beside the executable ("cuda" -> libpuyu-cuda.so). Close with be->close(be). */
+/* "cpu"; a plug-in found beside the executable ("cuda" -> libpuyu-cuda.so); or "auto": what the variable PUYU_DEVICE
+ * names, without it cuda where its plug-in and a device are there, else cpu. threads: of this machine; 0: all processors.
+ * Close with be->close(be). */
 pu_err pu_backend_open(const char *device, int threads, pu_backend **out, pu_error *e) PU_MUST_USE;
 
 /* ---- context, tape -------------------------------------------------------------------------------------------------- */

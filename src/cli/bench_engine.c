@@ -112,7 +112,7 @@ static void print_json(FILE *out, const pu_bench_options *o, const pu_bench_engi
   pu_buf_json_str(&text, pu_str_c(o->gguf ? o->gguf : o->shape));
   pu_buf_printf(&text, ", \"dtype\": \"%s\", \"quant\": \"%s\", \"isa\": \"%s\", \"threads\": %d",
                 pu_dtype_name(b->dtype), quant_names[b->quant], pu_isa_name(pu_cpu_isa(b->be)),
-                pu_pool_size(pu_cpu_pool(b->be)));
+                pu_pool_size(b->be->pool));
   pu_buf_printf(&text, ", \"batch\": %lld, \"seq\": %lld, \"tok_per_s\": %.6g, \"rate\": %.6g", (long long)o->batch,
                 (long long)o->seq, r->tok_per_s, r->rate);
   if (r->limit > 0)
@@ -130,7 +130,7 @@ void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_
   size_t planned = s.weight_bytes + s.cache_bytes + s.work_bytes, peak = peak_resident();
   double ratio = r->limit > 0 ? r->rate / r->limit : 0;
   double overhead = s.overhead_seconds / PU_MAX(s.prefill_seconds + s.decode_seconds, 1e-9);
-  int threads = pu_pool_size(pu_cpu_pool(b->be));
+  int threads = pu_pool_size(b->be->pool);
   const char *isa = pu_isa_name(pu_cpu_isa(b->be)), *dtype = pu_dtype_name(b->dtype), *quant = quant_names[b->quant];
   const char *model = o->gguf ? o->gguf : o->shape;
   if (o->json) {

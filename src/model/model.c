@@ -346,23 +346,19 @@ static bool is_norm(pu_slot slot) {
          slot == PU_SLOT_K_NORM;
 }
 
-static void fill_piece(const pu_model *m, const pu_param *p, draw *d, pu_pool *pool) {
+static void fill_piece(const pu_model *m, const pu_param *p, draw *d) {
   bool random = pu_slot_is_matrix(p->slot) || p->slot == PU_SLOT_EMBED;
   int64_t pairs = (d->n + 1) / 2;
   if (!random) {
     for (int64_t i = 0; i < d->n; i++) d->out[i] = is_norm(p->slot) ? 1.0f : 0.0f;
   } else {
     d->deviation = deviation_of(&m->hp, p->slot);
-    if (pool)
-      pu_pool_run(pool, pairs, 4096, draw_normal, d);
-    else
-      draw_normal(d, 0, pairs, 0);
+    pu_pool_run(m->be->pool, pairs, 4096, draw_normal, d);
   }
 }
 
 static pu_err fill_random(pu_filler *f, uint64_t seed, float *values, pu_error *e) {
   pu_model *m = f->m;
-  pu_pool *pool = strcmp(m->be->name, "cpu") == 0 ? pu_cpu_pool(m->be) : NULL;
   for (size_t i = 0; i < m->n_params; i++) {
     const pu_param *p = &m->params[i];
     int64_t count = pu_tensor_count(p->w);
@@ -370,7 +366,7 @@ static pu_err fill_random(pu_filler *f, uint64_t seed, float *values, pu_error *
     draw d = {.seed = seed, .stream = pu_hash64(p->name, strlen(p->name), 0), .out = values};
     for (d.at = 0; d.at < count; d.at += d.n) {
       d.n = PU_MIN(count - d.at, (int64_t)PU_FILL_PIECE);
-      fill_piece(m, p, &d, pool);
+      fill_piece(m, p, &d);
       PU_TRY(pu_filler_put(f, p, d.at, values, PU_F32, d.n, e));
     }
     PU_TRY(pu_filler_finish(f, p, e));

@@ -51,7 +51,7 @@ static pu_err measure(pu_bench_engine *b, const pu_bench_options *o, double *fre
 
 static void print(FILE *out, const pu_bench_options *o, const pu_bench_engine *b, double fresh, double cached) {
   const pu_engine_stats s = pu_engine_get_stats(b->en);
-  const int threads = pu_pool_size(pu_cpu_pool(b->be));
+  const int threads = pu_pool_size(b->be->pool);
   const char *isa = pu_isa_name(pu_cpu_isa(b->be)), *dtype = pu_dtype_name(b->m->dtype);
   const double hit = (double)s.prefix_tokens_hit / (double)(o->rounds + 1), ratio = cached / fresh;
   if (o->json) {

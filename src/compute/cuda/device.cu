@@ -204,6 +204,7 @@ static void cuda_close(pu_backend *be) {
   cudaFreeHost(d->faults.any);
   cudaFreeHost(d->staging);
   if (d->stream) cudaStreamDestroy(d->stream);
+  pu_pool_free(d->base.pool);
   free(d);
 }
 
@@ -253,7 +254,6 @@ static pu_err open_all(pu_cuda *d, pu_error *e) {
 }
 
 extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
-  (void)threads; /* the host's: there is one here */
   static void (*const use[])(pu_cuda *) = {
       pu_cuda_use_adamw, pu_cuda_use_attention, pu_cuda_use_embedding, pu_cuda_use_linear, pu_cuda_use_lora, pu_cuda_use_loss,
       pu_cuda_use_moe, pu_cuda_use_norm, pu_cuda_use_packed, pu_cuda_use_paged, pu_cuda_use_rope, pu_cuda_use_swiglu};
@@ -272,7 +272,8 @@ extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int thre
   d->base.memory = cuda_memory;
   d->base.describe = cuda_describe;
   for (size_t i = 0; i < PU_COUNT(use); i++) use[i](d);
-  pu_err err = open_all(d, e);
+  pu_err err = pu_pool_create(threads, &d->base.pool, e);
+  if (err == PU_OK) err = open_all(d, e);
   if (err != PU_OK) {
     cuda_close(&d->base);
     return err;
