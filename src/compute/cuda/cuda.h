@@ -100,6 +100,19 @@ typedef struct pu_cuda_product {
 } pu_cuda_product;
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 
+/* Weights in few bits: see packed.h. `linear` where a->w is PACKED. Takes work memory. */
+pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) PU_MUST_USE;
+/* Rows [first, first + rows) of a PACKED matrix (of the matrix-th of [E, M, K]; else 0) as plain ones of its type, their
+ * inputs in their own order, into [rows, K]. first: a multiple of 16. Takes no work memory. */
+pu_err pu_cuda_packed_plain(pu_cuda *d, const pu_tensor *w, int64_t matrix, int64_t first, int64_t rows, void *out,
+                            pu_error *e) PU_MUST_USE;
+/* y[n] = w[e] x[n] for n in [offsets[e], offsets[e + 1]): products of a PACKED [E, M, K] with rows sorted by expert, in one
+ * launch that knows nothing of the offsets, which lie in device memory ([E + 1]). room: pu_cuda_packed_experts_bytes of
+ * work memory. */
+pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w, const int32_t *offsets, pu_tensor *y,
+                              void *room, pu_error *e) PU_MUST_USE;
+size_t pu_cuda_packed_experts_bytes(const pu_tensor *x, const pu_tensor *w);
+
 /* ---- in kernels ---------------------------------------------------------------------------------------------------- */
 
 template <typename T> struct pu_type;
