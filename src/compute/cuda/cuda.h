@@ -84,7 +84,7 @@ pu_err pu_cuda_work(pu_cuda *d, size_t bytes, void **out, pu_error *e) PU_MUST_U
 /* The device's copy of host memory, of the same contents; it stays valid and unchanged for this operation. */
 pu_err pu_cuda_mirrored(pu_cuda *d, const void *host, size_t bytes, void **out, pu_error *e) PU_MUST_USE;
 
-/* y = a b^T (+ beta y) (+ bias), row-major, of f32 or bf16, summed in f32: see product.cu. y may be f32 where a and b are
+/* y = alpha a b^T (+ beta y) (+ bias), row-major, of f32 or bf16, summed in f32: see product.cu. y may be f32 where a and b are
  * bf16. */
 typedef struct pu_cuda_product {
   const void *a, *b; /* a: [rows, inner], b: [cols, inner], before transposition */
@@ -93,6 +93,8 @@ typedef struct pu_cuda_product {
   int64_t a_step, b_step, y_step; /* elements from row to row as they lie in memory */
   bool a_turned, b_turned;        /* lies as [inner, rows], [inner, cols] */
   pu_dtype type, y_type;          /* of a and b; of y */
+  bool scaled;                    /* by alpha; else alpha is 1 */
+  float alpha;
   float beta;                     /* 0: overwrite; 1: add */
   const void *bias;               /* [cols] of bias_type, added to each row; NULL: none */
   pu_dtype bias_type;

@@ -194,7 +194,7 @@ static pu_err chunk_back(pu_cuda *d, const loss_chunk *c, pu_error *e) {
   return pu_cuda_multiply(d, &p, e);
 }
 
-static pu_err loss(pu_backend *be, void *args, pu_error *e) {
+static pu_err cross_entropy(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_cross_entropy_args *a = (const pu_linear_cross_entropy_args *)args;
   pu_cuda *d = (pu_cuda *)be;
   int64_t n = a->x->shape[0];
@@ -226,7 +226,7 @@ __global__ void add_kernel(T *to, int64_t to_step, const T *from, int64_t from_s
   *at = from_f32<T>(to_f32(*at) + to_f32(from[i / cols * from_step + i % cols]));
 }
 
-static pu_err loss_back(pu_backend *be, void *args, pu_error *e) {
+static pu_err cross_entropy_back(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_cross_entropy_args *a = (const pu_linear_cross_entropy_args *)args;
   pu_cuda *d = (pu_cuda *)be;
   pu_tensor *to = a->x->grad;
@@ -246,6 +246,6 @@ static pu_err loss_back(pu_backend *be, void *args, pu_error *e) {
 }
 
 void pu_cuda_use_loss(pu_cuda *d) {
-  d->base.forward[PU_OP_linear_cross_entropy] = loss;
-  d->base.backward[PU_OP_linear_cross_entropy] = loss_back;
+  d->base.forward[PU_OP_linear_cross_entropy] = cross_entropy;
+  d->base.backward[PU_OP_linear_cross_entropy] = cross_entropy_back;
 }

@@ -10,94 +10,31 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/compute/cuda/grouped.h"
 #include "src/compute/cuda/product.h"
 #include "src/compute/cuda/use.h"
 
+static float scale_of(const pu_cuda_product *p) {
+  return p->scaled ? p->alpha : 1;
+}
+
 /* ---- plain: f32 sums in order, any steps, any alignment ---------------------------------------------------------- */
 
-enum { TILE = 64, DEPTH = 16, PLAIN_THREADS = 256 };
-
-typedef struct plain_args {
-  const void *a, *b, *bias;
-  void *y;
-  int64_t rows, cols, inner, y_step;
-  int64_t a_row, a_inner, b_col, b_inner; /* steps */
-  float beta;
-  bool bias_f32;
-} plain_args;
-
-/* A tile of TILE lines by DEPTH of the sum into shared memory; threads walk along what lies side by side. */
-template <typename T>
-__device__ static void plain_load(float (*to)[TILE + 4], const T *from, int64_t line, int64_t lines, int64_t line_step,
-                                  int64_t k0, int64_t inner, int64_t inner_step) {
-  for (int i = threadIdx.x; i < TILE * DEPTH; i += PLAIN_THREADS) {
-    int k = inner_step == 1 ? i % DEPTH : i / TILE, l = inner_step == 1 ? i / DEPTH : i % TILE;
-    bool in = line + l < lines && k0 + k < inner;
-    to[k][l] = in ? to_f32(from[(line + l) * line_step + (k0 + k) * inner_step]) : 0.0f;
-  }
-}
-
-template <typename T, typename Y>
-__device__ static void plain_store(const plain_args &p, int64_t row, int64_t col, float sum) {
-  if (row >= p.rows || col >= p.cols) return;
-  Y *y = (Y *)p.y + row * p.y_step + col;
-  if (p.bias) sum += p.bias_f32 ? ((const float *)p.bias)[col] : to_f32(((const bf16 *)p.bias)[col]);
-  *y = from_f32<Y>(p.beta != 0 ? sum + p.beta * to_f32(*y) : sum);
-}
-
-/* Each thread: 4 rows by 4 columns. */
-template <typename T, typename Y> __global__ void __launch_bounds__(PLAIN_THREADS) plain_kernel(const plain_args p) {
-  __shared__ __align__(16) float a[DEPTH][TILE + 4], b[DEPTH][TILE + 4];
-  int64_t row = (int64_t)blockIdx.y * TILE, col = (int64_t)blockIdx.x * TILE;
-  int i0 = threadIdx.x / 16 * 4, j0 = threadIdx.x % 16 * 4;
-  float sum[4][4] = {};
-  for (int64_t k0 = 0; k0 < p.inner; k0 += DEPTH) {
-    plain_load(a, (const T *)p.a, row, p.rows, p.a_row, k0, p.inner, p.a_inner);
-    plain_load(b, (const T *)p.b, col, p.cols, p.b_col, k0, p.inner, p.b_inner);
-    __syncthreads();
-#pragma unroll
-    for (int k = 0; k < DEPTH; k++) {
-      float4 x = *(const float4 *)&a[k][i0], w = *(const float4 *)&b[k][j0];
-      const float xs[4] = {x.x, x.y, x.z, x.w}, ws[4] = {w.x, w.y, w.z, w.w};
-#pragma unroll
-      for (int i = 0; i < 4; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++) sum[i][j] = fmaf(xs[i], ws[j], sum[i][j]);
-    }
-    __syncthreads();
-  }
-#pragma unroll
-  for (int i = 0; i < 4; i++)
-#pragma unroll
-    for (int j = 0; j < 4; j++) plain_store<T, Y>(p, row + i0 + i, col + j0 + j, sum[i][j]);
-}
-
-enum { MAX_GRID_Y = 65535 };
-
 static pu_err plain_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
-  plain_args a = {p->a, p->b, p->bias, p->y, p->rows, p->cols, p->inner, p->y_step};
-  a.a_row = p->a_turned ? 1 : p->a_step, a.a_inner = p->a_turned ? p->a_step : 1;
-  a.b_col = p->b_turned ? 1 : p->b_step, a.b_inner = p->b_turned ? p->b_step : 1;
-  a.beta = p->beta, a.bias_f32 = p->bias_type == PU_F32;
-  size_t y_size = pu_dtype_size(p->y_type), a_size = pu_dtype_size(p->type);
-  /* A grid has at most 65,535 tiles of rows. */
-  for (int64_t row = 0; row < p->rows; row += (int64_t)MAX_GRID_Y * TILE) {
-    a.rows = PU_MIN(p->rows - row, (int64_t)MAX_GRID_Y * TILE);
-    a.a = (const char *)p->a + (size_t)(row * a.a_row) * a_size;
-    a.y = (char *)p->y + (size_t)(row * p->y_step) * y_size;
-    dim3 grid((unsigned)ceil_div(p->cols, TILE), (unsigned)ceil_div(a.rows, TILE));
-    if (p->type == PU_F32)
-      plain_kernel<float, float><<<grid, PLAIN_THREADS, 0, d->stream>>>(a);
-    else if (p->y_type == PU_F32)
-      plain_kernel<bf16, float><<<grid, PLAIN_THREADS, 0, d->stream>>>(a);
-    else
-      plain_kernel<bf16, bf16><<<grid, PLAIN_THREADS, 0, d->stream>>>(a);
-  }
-  return pu_cuda_launched("a product", e);
+  pu_cuda_groups common = {p->type, p->y_type, p->cols, PU_STRIP_PLAIN};
+  pu_cuda_group g = {p->a, p->b, p->y, p->bias};
+  g.a_row = p->a_turned ? 1 : p->a_step, g.a_inner = p->a_turned ? p->a_step : 1;
+  g.b_col = p->b_turned ? 1 : p->b_step, g.b_inner = p->b_turned ? p->b_step : 1;
+  g.y_step = p->y_step;
+  g.rows = (int32_t)p->rows, g.cols = (int32_t)p->cols, g.inner = (int32_t)p->inner;
+  g.alpha = scale_of(p), g.beta = p->beta, g.bias_f32 = p->bias_type == PU_F32;
+  return pu_cuda_grouped(d, &common, &g, 1, e);
 }
 
 /* ---- bias, where cuBLASLt does not add it -------------------------------------------------------------------------
  */
+
+enum { MAX_GRID_Y = 65535 };
 
 template <typename Y> __global__ void bias_kernel(Y *y, int64_t step, int64_t cols, const void *bias, bool bias_f32) {
   int64_t col = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -259,7 +196,7 @@ static pu_err find_choice(pu_cuda *d, const pu_cuda_product *p, const choice **o
 
 static pu_err lt_multiply(pu_cuda *d, const pu_cuda_product *p, const choice *c, pu_error *e) {
   lt_problem lt;
-  float alpha = 1;
+  float alpha = scale_of(p);
   cublasStatus_t status = CUBLAS_STATUS_INVALID_VALUE;
   if (lt_describe(&lt, p, c->bias_inside))
     status = cublasLtMatmul(d->lt, &lt.op, &alpha, p->b, &lt.b, p->a, &lt.a, &p->beta, p->y, &lt.y, p->y, &lt.y,
@@ -287,7 +224,7 @@ pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
   const choice *c;
   if (p->rows == 0 || p->cols == 0) return PU_OK;
   if (p->inner == 0 || (p->steady && steady_is_plain(p))) return plain_multiply(d, p, e);
-  if (p->steady && p->rows <= PU_SKINNY_ROWS && !p->a_turned && !p->b_turned && p->beta == 0)
+  if (p->steady && p->rows <= PU_SKINNY_ROWS && !p->a_turned && !p->b_turned && p->beta == 0 && !p->scaled)
     return pu_cuda_skinny(d, p, e);
   PU_TRY(find_choice(d, p, &c, e));
   return c->found ? lt_multiply(d, p, c, e) : plain_multiply(d, p, e);

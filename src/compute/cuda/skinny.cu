@@ -8,6 +8,7 @@
  * not there are zeros. A line of a stage is 256 bytes; its pieces of 16 bytes are permuted by the line's number, so
  * that the eight that ldmatrix reads at once lie in different banks. */
 #include "src/compute/cuda/product.h"
+#include "src/compute/cuda/tensor.cuh"
 
 enum { STRIP = 32, WARPS = STRIP / 16, THREADS = WARPS * 32, DEPTH = 128, LINE = DEPTH * 2, PIECES = LINE / 16 };
 
@@ -24,30 +25,8 @@ typedef struct skinny_args {
   bool bias_f32;
 } skinny_args;
 
-__device__ static inline uint32_t shared_at(const void *p) {
-  return (uint32_t)__cvta_generic_to_shared(p);
-}
-
-/* Sixteen bytes, or zeros where they are not wanted. */
-__device__ static inline void copy_piece(uint32_t to, const bf16 *from, bool wanted) {
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(wanted ? 16 : 0));
-}
-
 __device__ static inline uint32_t piece_at(uint32_t stage, int line, int piece) {
   return stage + (uint32_t)(line * LINE + (piece ^ (line & 7)) * 16);
-}
-
-__device__ static inline void load4(uint32_t *r, uint32_t at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(at));
-}
-
-__device__ static inline void multiply_add(float *c, const uint32_t *a, const uint32_t *b) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-               "{%0, %1, %2, %3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
 template <int TILES>
@@ -58,12 +37,12 @@ __device__ static inline void load_stage(const skinny_args &p, uint32_t stage, i
 #pragma unroll
   for (int line = threadIdx.x / PIECES; line < STRIP; line += THREADS / PIECES) {
     bool wanted = inside && col + line < p.cols;
-    copy_piece(piece_at(stage, line, piece), wanted ? p.b + (col + line) * p.b_step + at : p.b, wanted);
+    copy_piece(piece_at(stage, line, piece), wanted ? p.b + (col + line) * p.b_step + at : p.b, wanted ? 16 : 0);
   }
 #pragma unroll
   for (int row = threadIdx.x / PIECES; row < 8 * TILES; row += THREADS / PIECES) {
     bool wanted = inside && row < p.rows;
-    copy_piece(piece_at(stage, STRIP + row, piece), wanted ? p.a + row * p.a_step + at : p.a, wanted);
+    copy_piece(piece_at(stage, STRIP + row, piece), wanted ? p.a + row * p.a_step + at : p.a, wanted ? 16 : 0);
   }
 }
 
@@ -108,14 +87,14 @@ template <int TILES, typename Y> __global__ void __launch_bounds__(THREADS) skin
   float sum[TILES][4] = {};
   for (int s = 0; s < stages - 1; s++) {
     if (s < n) load_stage<TILES>(p, base + s * bytes, col, (int64_t)s * DEPTH);
-    asm volatile("cp.async.commit_group;");
+    copies_done();
   }
   for (int t = 0; t < n; t++) {
-    asm volatile("cp.async.wait_group %0;" ::"n"(stages - 2));
+    copies_wait<stages - 2>();
     __syncthreads(); /* stage t is there for all, and all are done with t - 1 */
     int next = t + stages - 1;
     if (next < n) load_stage<TILES>(p, base + next % stages * bytes, col, (int64_t)next * DEPTH);
-    asm volatile("cp.async.commit_group;");
+    copies_done();
     use_stage<TILES>(sum, base + t % stages * bytes);
   }
   int lane = threadIdx.x % 32, row = lane % 4 * 2;
