@@ -1,86 +1,17 @@
 /* Attention over the paged cache: new rows go in, then the new queries look at all that their sequence has there. */
 #include <string.h>
 
-#include "src/compute/cuda/attention.h"
+#include "src/compute/cuda/paged.h"
 #include "src/compute/cuda/use.h"
 
 namespace {
 
-/* ---- new rows into the cache ---- */
-
-constexpr int F16_MAX = 65504, VALUES = PU_CUDA_MAX_HEAD / 32; /* of a lane */
-
-__device__ int level(float x, float low, float inverse, float most) {
-  float q = __fmul_rn(__fsub_rn(x, low), inverse);
-  q = q > 0 ? q : 0;
-  return (int)__fadd_rn(q < most ? q : most, 0.5f);
-}
-
-__device__ float warp_min(float v) {
-  return -warp_max(-v);
-}
-
-/* Of zeros of both signs the minimum is the first, as in pu_kv_pack: the sign is kept in f16. */
-__device__ float first_zero(const float x[VALUES]) {
-  for (int j = 0; j < VALUES; j++) {
-    const unsigned zeros = __ballot_sync(0xffffffffu, x[j] == 0);
-    if (zeros) return __shfl_sync(0xffffffffu, x[j], __ffs(zeros) - 1);
-  }
-  return 0;
-}
-
-/* pu_kv_pack by a warp, to the bit: lane l has values l, l + 32, …, NaN behind the row's end. */
-__device__ void pack_row(char *row, int bits, const float x[VALUES], int dim) {
-  const int lane = threadIdx.x % 32;
-  const float most = (float)((1 << bits) - 1);
-  float low = F16_MAX, high = -F16_MAX;
-#pragma unroll
-  for (int j = 0; j < VALUES; j++) {
-    low = x[j] < low ? x[j] : low;
-    high = x[j] > high ? x[j] : high;
-  }
-  low = fmaxf(warp_min(low), -F16_MAX);
-  if (low == 0) low = first_zero(x);
-  high = fminf(warp_max(high), F16_MAX);
-  high = high > low ? high : low;
-  const half low_kept = __float2half_rn(low);
-  low = __half2float(low_kept);
-  const half scale_kept = __float2half_rn(__fdiv_rn(__fsub_rn(high, low), most));
-  const float scale = __half2float(scale_kept), inverse = scale > 0 ? __fdiv_rn(1.0f, scale) : 0;
-#pragma unroll
-  for (int j = 0; j < VALUES; j++) {
-    const int i = lane + 32 * j, q = level(x[j], low, inverse, most), next = __shfl_down_sync(0xffffffffu, q, 1);
-    if (i >= dim) continue;
-    if (bits == 8)
-      ((unsigned char *)row)[i] = (unsigned char)q;
-    else if (lane % 2 == 0)
-      ((unsigned char *)row)[i / 2] = (unsigned char)(q | next << 4);
-  }
-  if (lane >= PU_KV_PAIR_BYTES) return;
-  const unsigned short kept = __half_as_ushort(lane < 2 ? scale_kept : low_kept);
-  row[dim * bits / 8 + lane] = (char)(kept >> lane % 2 * 8); /* at any address */
-}
-
-/* A warp for a token's key or value of one head. blockIdx.x: token of the batch, blockIdx.y: four of the 2 G rows. */
+/* blockIdx.x: token of the batch, blockIdx.y: four of its 2 G rows, a warp each. */
 __global__ void append_kernel(pu_cuda_attend a, const int32_t *token_seq, int kv_heads) {
-  const int which = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int which = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32;
   if (which >= 2 * kv_heads) return;
   const pu_cuda_tile t = a.tiles[token_seq[blockIdx.x]];
-  const pu_cuda_rows &rows = which < kv_heads ? a.k : a.v;
-  const int g = which % kv_heads, value = a.q_bits / 8;
-  const char *from = a.q + (int64_t)blockIdx.x * a.q_row + (int64_t)(a.heads + which) * a.dim * value;
-  char *to = pu_row_of(rows, g, t.seq, 0, t.base + (int64_t)blockIdx.x - t.row);
-  float x[VALUES];
-#pragma unroll
-  for (int j = 0; j < VALUES; j++)
-    x[j] = lane + 32 * j < a.dim ? pu_read_value(from, a.q_bits, a.dim, lane + 32 * j) : NAN;
-  if (rows.bits < 16) {
-    pack_row(to, rows.bits, x, a.dim);
-    return;
-  }
-#pragma unroll
-  for (int j = 0; j < VALUES; j++)
-    if (lane + 32 * j < a.dim) pu_write_value(to, rows.bits, lane + 32 * j, x[j]);
+  pu_append_row(a, kv_heads, which, t.seq, blockIdx.x, t.base + (int64_t)blockIdx.x - t.row);
 }
 
 /* ---- what the device is told of a call ---- */
