@@ -115,6 +115,7 @@ void pu_cuda_use_attention(pu_cuda *d) {
 void pu_cuda_attention_close(pu_cuda *d) {
   if (!d->attention) return;
   pu_cuda_cudnn_close(d->attention->cudnn);
+  d->base.free(&d->base, d->attention->counters);
   free(d->attention->list);
   free(d->attention);
 }

@@ -50,11 +50,13 @@ typedef struct pu_cuda_attend {
   bool add;
 } pu_cuda_attend;
 
-/* What the backend keeps for attention, in host memory. */
+/* What the backend keeps for attention. */
 typedef struct pu_cuda_attention {
   char *list; /* of a call: its tiles, or all that a call on the cache has to know */
   size_t list_bytes;
   struct pu_cudnn *cudnn; /* attention_cudnn.cu */
+  int32_t *counters;      /* paged.cu; device memory */
+  size_t counter_count;
 } pu_cuda_attention;
 
 /* At least so many bytes of host memory, until the next call. */

@@ -10,12 +10,14 @@ enum {
   PU_CUDA_SPLIT = 256     /* keys of one block of threads, by their place in the sequence: never by the batch */
 };
 
-/* Decoding: few new tokens of each sequence, whose tiles (pu_cuda_attend) are the sequences. */
+/* Decoding: few new tokens of each sequence. The tiles (pu_cuda_attend) are whole sequences, and `at` counts the parts of
+ * the ones before: kv_heads times the stretches of PU_CUDA_SPLIT keys that the new tokens see. */
 typedef struct pu_cuda_few {
-  int kv_heads, chunks, rows; /* the most stretches of keys of a sequence, and rows of a sequence and key head */
-  float *parts;               /* [sequences, kv_heads, chunks, rows, dim] sums, not divided */
-  float *sums;                /* [the same, 2]: maximum (base 2), sum of exponentials */
-  int32_t *arrived;           /* [sequences, kv_heads], zero before and after */
+  int kv_heads;
+  int stretches, rows; /* the most stretches up to a sequence's end, and rows of a sequence and key head */
+  float *parts;        /* [all parts, rows, dim] sums, not divided */
+  float *sums;         /* [all parts, rows, 2]: maximum (base 2), sum of exponentials */
+  int32_t *arrived;    /* [sequences, kv_heads], zero before and after */
 } pu_cuda_few;
 
 /* Whether the kernels on tensor cores take it: heads of 64 or 128 in bf16, a cache in bf16 or few bits, aligned. */
