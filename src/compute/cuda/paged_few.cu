@@ -24,7 +24,6 @@ template <int D, int BITS> struct sizes {
   static constexpr int row = BITS == 16 ? D * 2 : D * BITS / 8 + PU_KV_PAIR_BYTES; /* bytes */
   static constexpr int tile = TILE * row;                                          /* of keys, or of values */
   static constexpr int stages = BITS == 16 ? 2 : 4;
-  static constexpr int words() { return D * BITS / 32; } /* of a row of few bits */
 };
 
 /* What the warps of a block leave for each other: outputs (padded rows), maxima and sums. */
@@ -126,7 +125,7 @@ template <int D, int BITS> __device__ void score(float s[2][4], const rows<D> &w
       mma(s[1], w.q[i], b[2], b[3]);
     }
   } else {
-    constexpr int ROW = sizes<D, BITS>::row, MINE = sizes<D, BITS>::words() / 4; /* words of a lane */
+    constexpr int ROW = sizes<D, BITS>::row, MINE = D * BITS / 32 / 4; /* words of a lane */
 #pragma unroll
     for (int tau = 0; tau < 2; tau++) {
       const uint32_t *words = (const uint32_t *)(keys + (slice * 16 + key_of<BITS>(tau, g)) * ROW) + t * MINE;
@@ -173,7 +172,7 @@ template <int D, int BITS> __device__ void gather(rows<D> &w, const float p[2][4
       w.lift[1] += fmaf(p[tau][2], x.y, p[tau][3] * y.y);
     }
 #pragma unroll
-    for (int j = 0; j < sizes<D, BITS>::words() / 8; j++) {
+    for (int j = 0; j < D * BITS / 32 / 8; j++) {
       uint32_t word[4];
 #pragma unroll
       for (int r = 0; r < 4; r++) word[r] = *(const uint32_t *)(mine + r * ROW + (g + 8 * j) * 4);
