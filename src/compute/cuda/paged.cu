@@ -73,7 +73,7 @@ void add_seq(plan *p, const pu_attention_paged_args *a, int32_t s, bool few, int
          (size_t)ceil_div(a->kv->len[s], a->kv->block) * sizeof *p->table);
   if (few && n) add_few(p, a, &whole);
   /* From the end: what sees most begins first. */
-  for (int32_t at = (n - 1) / rows * rows; at >= 0 && n && !few; at -= rows) {
+  for (int32_t at = few ? 0 : (n + rows - 1) / rows * rows; (at -= rows) >= 0;) {
     p->tiles[p->tile_count] = whole;
     p->tiles[p->tile_count++].at = at;
   }
@@ -169,7 +169,7 @@ pu_err prefill(pu_cuda *d, pu_cuda_attend a, const plan *p, const pu_attention_p
   PU_TRY(pu_cuda_launched("putting rows into the cache", e));
   a.tiles = on_device(p, p->tiles);
   a.tile_count = p->tile_count;
-  return pu_cuda_plain_forward(d, &a, e);
+  return pu_cuda_mma_fits(&a) ? pu_cuda_mma_forward(d, &a, e) : pu_cuda_plain_forward(d, &a, e);
 }
 
 pu_err attention_paged(pu_backend *be, void *v, pu_error *e) {
@@ -181,7 +181,8 @@ pu_err attention_paged(pu_backend *be, void *v, pu_error *e) {
                    PU_CUDA_MAX_HEAD);
   if (args->seqs->tokens == 0) return PU_OK;
   pu_cuda_attend a = told(args);
-  PU_TRY(make_plan(d, args, pu_cuda_few_fits(&a), pu_cuda_plain_tile(args->head_dim), &p, e));
+  const int tile = pu_cuda_mma_fits(&a) ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(args->head_dim);
+  PU_TRY(make_plan(d, args, pu_cuda_few_fits(&a), tile, &p, e));
   a.k.table = a.v.table = on_device(&p, p.table);
   a.k.table_stride = a.v.table_stride = p.table_stride;
   PU_TRY(prefill(d, a, &p, args, e));
