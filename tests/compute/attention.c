@@ -262,6 +262,7 @@ static void test_training_long(void **state) {
       {.heads = 4, .kv_heads = 2, .head_dim = 32, .n = 9, .len = {129, 1, 128, 31, 32, 33, 127, 200, 64}},
       {.heads = 4, .kv_heads = 1, .head_dim = 128, .n = 3, .len = {256, 256, 256}}, /* of one length */
       {.heads = 2, .kv_heads = 2, .head_dim = 64, .n = 2, .len = {133, 133}, .pad = 8},
+      {.heads = 4, .kv_heads = 2, .head_dim = 64, .n = 3, .len = {300, 1, 190}, .window = 70},
   };
   for (size_t i = 0; i < PU_COUNT(shapes); i += PU_TSAN ? 2 : 1)
     for (int type = PU_TSAN; type < 2; type++) {

@@ -28,8 +28,8 @@ static pu_err list_tiles(pu_cuda *d, const pu_seqs *seqs, int rows, pu_cuda_atte
   PU_TRY(pu_cuda_list(d, (size_t)(seqs->tokens / rows + seqs->n) * sizeof(pu_cuda_tile), &list, e));
   pu_cuda_tile *tiles = (pu_cuda_tile *)list;
   for (int32_t s = 0; s < seqs->n; s++)
-    for (int32_t at = 0, len = seqs->cu[s + 1] - seqs->cu[s]; at < len; at += rows)
-      tiles[n++] = {seqs->cu[s], len, at, 0, s};
+    for (int32_t len = seqs->cu[s + 1] - seqs->cu[s], at = (len + rows - 1) / rows * rows; (at -= rows) >= 0;)
+      tiles[n++] = {seqs->cu[s], len, at, 0, s}; /* from the end: what sees most begins first */
   PU_TRY(pu_cuda_mirrored(d, tiles, (size_t)n * sizeof *tiles, &device, e));
   a->tiles = (const pu_cuda_tile *)device;
   a->tile_count = n;
@@ -76,8 +76,9 @@ static pu_err attention(pu_backend *be, void *v, pu_error *e) {
   bool done;
   PU_TRY(pu_cuda_cudnn_attention(d, &a, args->seqs->n, one_length(args->seqs), &done, e));
   if (done) return PU_OK;
-  PU_TRY(list_tiles(d, args->seqs, pu_cuda_plain_tile(a.dim), &a, e));
-  return pu_cuda_plain_forward(d, &a, e);
+  const bool fits = pu_cuda_mma_fits(&a);
+  PU_TRY(list_tiles(d, args->seqs, fits ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(a.dim), &a, e));
+  return fits ? pu_cuda_mma_forward(d, &a, e) : pu_cuda_plain_forward(d, &a, e);
 }
 
 static pu_err attention_back(pu_backend *be, void *v, pu_error *e) {
@@ -102,8 +103,9 @@ static pu_err attention_back(pu_backend *be, void *v, pu_error *e) {
   PU_TRY(pu_cuda_work(d, (size_t)(a.heads * a.lse_stride) * sizeof(float), &delta, e));
   PU_TRY(pu_cuda_attention_delta(d, &a, args->seqs->tokens, (float *)delta, e));
   a.delta = (const float *)delta;
-  PU_TRY(list_tiles(d, args->seqs, pu_cuda_plain_tile(a.dim), &a, e));
-  return pu_cuda_plain_backward(d, &a, e);
+  const bool fits = pu_cuda_mma_fits(&a);
+  PU_TRY(list_tiles(d, args->seqs, fits ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(a.dim), &a, e));
+  return fits ? pu_cuda_mma_backward(d, &a, e) : pu_cuda_plain_backward(d, &a, e);
 }
 
 void pu_cuda_use_attention(pu_cuda *d) {
@@ -115,6 +117,7 @@ void pu_cuda_use_attention(pu_cuda *d) {
 void pu_cuda_attention_close(pu_cuda *d) {
   if (!d->attention) return;
   pu_cuda_cudnn_close(d->attention->cudnn);
+  d->base.free(&d->base, d->attention->counters);
   free(d->attention->list);
   free(d->attention);
 }

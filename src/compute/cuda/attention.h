@@ -50,11 +50,13 @@ typedef struct pu_cuda_attend {
   bool add;
 } pu_cuda_attend;
 
-/* What the backend keeps for attention, in host memory. */
+/* What the backend keeps for attention. */
 typedef struct pu_cuda_attention {
   char *list; /* of a call: its tiles, or all that a call on the cache has to know */
   size_t list_bytes;
   struct pu_cudnn *cudnn; /* attention_cudnn.cu */
+  int32_t *counters;      /* paged.cu; device memory */
+  size_t counter_count;
 } pu_cuda_attention;
 
 /* At least so many bytes of host memory, until the next call. */
@@ -66,6 +68,13 @@ pu_err pu_cuda_plain_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) P
 pu_err pu_cuda_plain_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 /* delta [heads, lse_stride] of rows [0, rows). */
 pu_err pu_cuda_attention_delta(pu_cuda *d, const pu_cuda_attend *a, int64_t rows, float *delta, pu_error *e) PU_MUST_USE;
+
+/* Kernels on tensor cores (mma.sync): heads of 64 or 128 in bf16, rows at 16-byte addresses, a cache in bf16 or few bits
+ * whose blocks are multiples of 16. Tiles are of PU_CUDA_MMA_TILE tokens. */
+enum { PU_CUDA_MMA_TILE = 128 };
+bool pu_cuda_mma_fits(const pu_cuda_attend *a);
+pu_err pu_cuda_mma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
+pu_err pu_cuda_mma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 
 /* Training on n sequences of len tokens each, by cuDNN; done: whether it was: cuDNN may be absent, or not take the case.
  * The backward runs where a->dq is set. */
