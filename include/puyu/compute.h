@@ -48,8 +48,8 @@ enum { PU_MAX_DIMS = 4 };
 
 /* How a weight lies in memory. PLAIN is by strides. TILED is what the CPU's inference kernels read: tiles of 16 rows by
  * 64 bytes, one after the other (see src/compute/cpu/gemm.h); only `linear` and `linear_cross_entropy` without
- * a tape take it. PACKED is a weight in few bits, for these two and `moe_mlp`, without a tape; dtype is the compute type
- * that it stands for. */
+ * a tape take it; on a device without such kernels it is a plain copy. PACKED is a weight in few bits, for these two
+ * and `moe_mlp`, without a tape; dtype is the compute type that it stands for. */
 typedef enum pu_layout { PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED } pu_layout;
 
 /* What a PACKED matrix [M, K] holds: w[m][k] = (q - zero) * scale, with a scale (and a zero) for each row and group of
@@ -60,7 +60,8 @@ typedef enum pu_layout { PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED } pu
  *   scale  f16 [M'/16, G, 16];
  *   zero   f16 [M'/16, G, 16], where there are zeros; else it is 2^(bits-1) everywhere;
  *   order  i32 [K'], where there is an order: the input that stands at each place, -1: none.
- * An [E, M, K] tensor is E of these. */
+ * An [E, M, K] tensor is E of these. That is how it lies on the CPU; a device may have another order inside the sections,
+ * in as many bytes: it is made by pack_weight and read by the backend's products alone. */
 typedef struct pu_packing {
   int bits;     /* 4 or 8; 0: not packed */
   int group;    /* inputs that share a scale: 32, 64 or 128 */
@@ -259,7 +260,10 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * is rounded to int8 by token and group, x[k] = sx q[k] with sx = max|x| / 127 over the group, products are summed in
  * int32 within the group, and the groups' sums, times both scales, in f32: y differs from the product with x itself by
  * sum over g of sx/2 * sum over k in g of |w[k]| at most. Both give the same to the bit on every instruction set, and for
- * a token whichever others there are. */
+ * a token whichever others there are.
+ * A device takes x as it is, of type bf16 too, and rounds w to bf16 at most (with up to 16 tokens not even that): y differs
+ * from the product with x and w by 2^-9 * sum over k of |w[k] x[k]| at most, beside the rounding of sums, which the bound
+ * above covers. */
 typedef struct pu_linear_args {
   pu_tensor *x, *w, *b, *y;
 } pu_linear_args;

@@ -253,6 +253,20 @@ static bool in_place(const pu_tensor *x, const packed_matrix *w) {
   return x->dtype == PU_BF16 && !w->order && w->l.places == w->cols && (uintptr_t)x->data % 16 == 0 && x->stride[0] % 8 == 0;
 }
 
+static packed_x x_as_it_lies(const pu_tensor *x) {
+  packed_x p = {(const bf16 *)x->data, x->stride[0], x->shape[0], x->dtype == PU_F32 ? 3 : 1};
+  return p;
+}
+
+/* room: placed_bytes. */
+static pu_err ready_x(pu_cuda *d, const pu_tensor *x, const packed_matrix *w, void *room, packed_x *out, pu_error *e) {
+  *out = x_as_it_lies(x);
+  if (in_place(x, w)) return PU_OK;
+  out->x = (const bf16 *)room;
+  out->step = w->l.places;
+  return place_x(d, x, w, (bf16 *)room, e);
+}
+
 static size_t placed_bytes(const pu_tensor *x, const packed_matrix *w) {
   size_t bytes = round_up((size_t)(x->shape[0] * w->l.places) * sizeof(bf16) * (x->dtype == PU_F32 ? 3 : 1));
   return in_place(x, w) ? 0 : bytes;
@@ -267,17 +281,14 @@ static packed_y y_of(const pu_linear_args *a) {
 
 enum { PLAIN_AT_ONCE = 256 << 20 };
 
-static pu_err linear_few(pu_cuda *d, const pu_linear_args *a, const packed_matrix *w, pu_error *e) {
-  packed_x x = {(const bf16 *)a->x->data, a->x->stride[0], a->x->shape[0], a->x->dtype == PU_F32 ? 3 : 1};
+static pu_err linear_bits(pu_cuda *d, const pu_linear_args *a, const packed_matrix *w, bool many, pu_error *e) {
+  size_t placed = placed_bytes(a->x, w), sums = many ? packed_many_bytes(d, w, a->x->shape[0]) : 0;
+  packed_x x;
   packed_y y = y_of(a);
-  if (!in_place(a->x, w)) {
-    void *room;
-    PU_TRY(pu_cuda_work(d, placed_bytes(a->x, w), &room, e));
-    PU_TRY(place_x(d, a->x, w, (bf16 *)room, e));
-    x.x = (const bf16 *)room;
-    x.step = w->l.places;
-  }
-  return packed_few(d, w, &x, &y, NULL, e);
+  void *room = NULL;
+  if (placed + sums) PU_TRY(pu_cuda_work(d, placed + sums, &room, e));
+  PU_TRY(ready_x(d, a->x, w, room, &x, e));
+  return many ? packed_many(d, w, &x, w->l.places, &y, (char *)room + placed, e) : packed_few(d, w, &x, &y, NULL, e);
 }
 
 /* Plain rows into work memory, some at a time, and a plain product by them. Without an order they need none in x either. */
@@ -303,12 +314,15 @@ static pu_err linear_plain(pu_cuda *d, const pu_linear_args *a, const packed_mat
   return PU_OK;
 }
 
+/* Without wgmma more tokens are taken some at a time, as long as that is less work than making plain rows. */
 enum { FEW_TOKENS = 64 };
 
 pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   packed_matrix w = packed_matrix_of(a->w, 0);
-  if (a->x->shape[0] == 0 || w.rows == 0) return PU_OK;
-  if (a->x->shape[0] <= FEW_TOKENS || w.cols == 0) return linear_few(d, a, &w, e);
+  int64_t tokens = a->x->shape[0];
+  if (tokens == 0 || w.rows == 0) return PU_OK;
+  bool many = tokens > PACKED_FEW && a->x->dtype == PU_BF16 && packed_many_can(d) && w.cols > 0;
+  if (many || tokens <= FEW_TOKENS || w.cols == 0) return linear_bits(d, a, &w, many, e);
   return linear_plain(d, a, &w, e);
 }
 
@@ -316,14 +330,10 @@ pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w
                               void *room, pu_error *e) {
   packed_matrix m = packed_matrix_of(w, 0);
   packed_parts parts = {offsets, (int)w->shape[0], m.l.bytes};
-  packed_x from = {(const bf16 *)x->data, x->stride[0], x->shape[0], x->dtype == PU_F32 ? 3 : 1};
+  packed_x from;
   packed_y to = {y->data, y->stride[0], y->dtype, NULL, PU_F32};
   if (x->shape[0] == 0) return PU_OK;
-  if (!in_place(x, &m)) {
-    PU_TRY(place_x(d, x, &m, (bf16 *)room, e));
-    from.x = (const bf16 *)room;
-    from.step = m.l.places;
-  }
+  PU_TRY(ready_x(d, x, &m, room, &from, e));
   return packed_few(d, &m, &from, &to, &parts, e);
 }
 

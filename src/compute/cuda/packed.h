@@ -91,6 +91,13 @@ enum { PACKED_FEW = 16 };
 pu_err packed_few(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, const packed_parts *parts,
                   pu_error *e) PU_MUST_USE;
 
+/* Any number of tokens, of one part, with wgmma: where the device has it. x's rows have `cols` inputs, K' or fewer; zeros
+ * follow. room: packed_many_bytes of work memory. */
+bool packed_many_can(const pu_cuda *d);
+size_t packed_many_bytes(const pu_cuda *d, const packed_matrix *w, int64_t tokens);
+pu_err packed_many(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y, void *room,
+                   pu_error *e) PU_MUST_USE;
+
 /* ---- in kernels ---------------------------------------------------------------------------------------------------- */
 
 /* a * 1 + b of two bf16 each; exact wherever it is used here. */

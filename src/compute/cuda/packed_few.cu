@@ -362,7 +362,7 @@ pu_err packed_few(pu_cuda *d, const packed_matrix *w, const packed_x *x, const p
   j.rows = w->rows;
   j.blocks = (int)w->l.blocks;
   j.pieces = (int)ceil_div(w->l.places, PIECE);
-  for (j.slices = WARPS; j.slices > j.pieces;) j.slices /= 2;
+  for (j.slices = WARPS; j.slices > 1 && j.slices > j.pieces;) j.slices /= 2;
   j.x = x->x;
   j.x_step = x->step;
   j.tokens = (int)x->tokens;
