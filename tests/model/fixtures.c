@@ -194,11 +194,11 @@ static pu_tensor like(const pu_tensor *t, float *data) {
 /* Settings of the expected values: decay on all parameters, clipping at 1, as torch.nn.utils.clip_grad_norm_. */
 static double adamw_step(bench *b, const json_t *settings, float *const *moments, int64_t step) {
   pu_ctx c = context(b);
-  const pu_tensor *grads[MAX_PARAMS];
+  const pu_tensor *list[MAX_PARAMS];
   double total;
   assert_true(b->m->n_params <= MAX_PARAMS);
-  for (size_t i = 0; i < b->m->n_params; i++) grads[i] = b->m->params[i].w->grad;
-  OK(b, pu_sum_squares(&c, grads, (int)b->m->n_params, &total));
+  for (size_t i = 0; i < b->m->n_params; i++) list[i] = b->m->params[i].w->grad;
+  OK(b, pu_sum_squares(&c, list, (int)b->m->n_params, &total));
   double norm = sqrt(total), scale = fmin(1.0, json_number_value(json_object_get(settings, "clip")) / (norm + 1e-6));
   const json_t *betas = json_object_get(settings, "betas");
   for (size_t i = 0; i < b->m->n_params; i++) {

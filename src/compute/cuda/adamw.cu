@@ -23,8 +23,10 @@ __global__ void __launch_bounds__(THREADS) sum_chunks(const summand *all, int n,
   int low = 0, high = n; /* the last one whose first chunk is not behind this block */
   while (high - low > 1) {
     int middle = (low + high) / 2;
-    if (all[middle].first <= (int64_t)blockIdx.x) low = middle;
-    else high = middle;
+    if (all[middle].first <= (int64_t)blockIdx.x)
+      low = middle;
+    else
+      high = middle;
   }
   summand s = all[low];
   int64_t begin = ((int64_t)blockIdx.x - s.first) * SUM_CHUNK;
@@ -151,9 +153,15 @@ static bool whole(const void *p) {
 static pu_err adamw(pu_backend *be, void *args, pu_error *e) {
   const pu_adamw_args *a = (const pu_adamw_args *)args;
   pu_cuda *d = (pu_cuda *)be;
-  step_of s = {.p = (float *)a->p->data, .m = (float *)a->m->data, .v = (float *)a->v->data,
-               .g = (const float *)a->g->data, .copy = a->copy ? (bf16 *)a->copy->data : NULL,
-               .n = pu_tensor_count(a->p), .beta1 = a->beta1, .beta2 = a->beta2, .eps = a->eps,
+  step_of s = {.p = (float *)a->p->data,
+               .m = (float *)a->m->data,
+               .v = (float *)a->v->data,
+               .g = (const float *)a->g->data,
+               .copy = a->copy ? (bf16 *)a->copy->data : NULL,
+               .n = pu_tensor_count(a->p),
+               .beta1 = a->beta1,
+               .beta2 = a->beta2,
+               .eps = a->eps,
                .scale = a->grad_scale};
   s.keep = (float)(1 - (double)a->lr * (double)a->weight_decay);
   s.rate = (float)((double)a->lr / (1 - pow((double)a->beta1, (double)a->step)));

@@ -48,8 +48,15 @@ static pu_err embedding(pu_backend *be, void *args, pu_error *e) {
     pu_with_type(a->y->dtype, [&](auto y) {
       typedef decltype(w) W;
       typedef decltype(y) Y;
-      gathered<W, Y> g = {(const int32_t *)a->ids->data, (const W *)a->w->data, (Y *)a->y->data, pu_step(a->w),
-                          pu_step(a->y), rows, a->w->shape[0], (int)width, d->faults};
+      gathered<W, Y> g = {(const int32_t *)a->ids->data,
+                          (const W *)a->w->data,
+                          (Y *)a->y->data,
+                          pu_step(a->w),
+                          pu_step(a->y),
+                          rows,
+                          a->w->shape[0],
+                          (int)width,
+                          d->faults};
       if (fast)
         gather<W, Y, true><<<grid, threads, 0, d->stream>>>(g);
       else
@@ -197,8 +204,8 @@ static pu_err embedding_back(pu_backend *be, void *args, pu_error *e) {
     pu_with_type(dw->dtype, [&](auto g) {
       typedef decltype(y) Y;
       typedef decltype(g) G;
-      runs<Y, G> r = {sorted, (const Y *)dy->data, (G *)dw->data, pu_step(dy), pu_step(dw), rows, a->w->shape[0],
-                      (int)width, add};
+      runs<Y, G> r = {sorted, (const Y *)dy->data, (G *)dw->data, pu_step(dy), pu_step(dw),
+                      rows,   a->w->shape[0],      (int)width,    add};
       if (fast)
         sum_runs<true><<<grid, RUN_THREADS, 0, d->stream>>>(r);
       else

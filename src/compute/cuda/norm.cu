@@ -12,8 +12,8 @@ enum { MOST_THREADS = 1024, HEAD_THREADS = 256, MOST_ROWS = 65535, BLOCKS_OF_SM 
 
 /* ---- sums over blocks ---- */
 
-__global__ void __launch_bounds__(32 * SUM_ROWS) add_partials(const float *partial, int64_t rows, int64_t step,
-                                                              int64_t cols, float *sums, bool add) {
+__global__ void __launch_bounds__(32 * SUM_ROWS)
+    add_partials(const float *partial, int64_t rows, int64_t step, int64_t cols, float *sums, bool add) {
   __shared__ float room[SUM_ROWS][32];
   int64_t c = (int64_t)blockIdx.x * 32 + threadIdx.x;
   float sum = 0;
@@ -103,10 +103,18 @@ static bool keeps(int64_t width) {
 
 template <typename X, typename Y> static void norm_launch(pu_cuda *d, const pu_rmsnorm_add_args *a) {
   int64_t rows = a->res->shape[0], width = a->res->shape[1];
-  row_norm<X, Y> g = {.res = (const float *)a->res->data, .x = a->x ? (const X *)a->x->data : NULL,
-                  .h = (float *)a->h->data, .rstd = (float *)a->rstd->data, .y = (Y *)a->y->data,
-                  .w = pu_vector_of(a->w), .res_step = pu_step(a->res), .x_step = pu_step(a->x),
-                  .h_step = pu_step(a->h), .y_step = pu_step(a->y), .width = (int)width, .eps = a->eps};
+  row_norm<X, Y> g = {.res = (const float *)a->res->data,
+                      .x = a->x ? (const X *)a->x->data : NULL,
+                      .h = (float *)a->h->data,
+                      .rstd = (float *)a->rstd->data,
+                      .y = (Y *)a->y->data,
+                      .w = pu_vector_of(a->w),
+                      .res_step = pu_step(a->res),
+                      .x_step = pu_step(a->x),
+                      .h_step = pu_step(a->h),
+                      .y_step = pu_step(a->y),
+                      .width = (int)width,
+                      .eps = a->eps};
   bool fast = width % PU_LANE == 0 && pu_rows_aligned(a->res) && pu_rows_aligned(a->x) && pu_rows_aligned(a->h) &&
               pu_rows_aligned(a->y);
   unsigned threads = threads_of(width);
@@ -226,12 +234,21 @@ template <typename X, typename Y>
 static void norm_back_run(pu_cuda *d, const pu_rmsnorm_add_args *a, float *partial, unsigned blocks) {
   const pu_tensor *dy = a->y->grad, *dres = a->res->grad, *dx = a->x ? a->x->grad : NULL;
   const pu_tensor *dh = a->h != a->res && a->h->grad && a->h->grad_set ? a->h->grad : NULL;
-  row_norm_back<X, Y> g = {.dy = (const Y *)dy->data, .h = (const float *)a->h->data, .rstd = (const float *)a->rstd->data,
-                       .dh = dh ? (const float *)dh->data : NULL, .dres = dres ? (float *)dres->data : NULL,
-                       .dx = dx ? (X *)dx->data : NULL, .partial = partial, .w = pu_vector_of(a->w),
-                       .dy_step = pu_step(dy), .h_step = pu_step(a->h), .dh_step = pu_step(dh),
-                       .dres_step = pu_step(dres), .dx_step = pu_step(dx), .rows = a->res->shape[0],
-                       .width = (int)a->res->shape[1]};
+  row_norm_back<X, Y> g = {.dy = (const Y *)dy->data,
+                           .h = (const float *)a->h->data,
+                           .rstd = (const float *)a->rstd->data,
+                           .dh = dh ? (const float *)dh->data : NULL,
+                           .dres = dres ? (float *)dres->data : NULL,
+                           .dx = dx ? (X *)dx->data : NULL,
+                           .partial = partial,
+                           .w = pu_vector_of(a->w),
+                           .dy_step = pu_step(dy),
+                           .h_step = pu_step(a->h),
+                           .dh_step = pu_step(dh),
+                           .dres_step = pu_step(dres),
+                           .dx_step = pu_step(dx),
+                           .rows = a->res->shape[0],
+                           .width = (int)a->res->shape[1]};
   if (dres) g.add_res = pu_grad_beta(a->res) != 0;
   if (dx) g.add_x = pu_grad_beta(a->x) != 0;
   norm_back_launch(d, a, g, blocks);
@@ -244,9 +261,8 @@ static pu_err rmsnorm_add_back(pu_backend *be, void *args, pu_error *e) {
   void *partial = NULL;
   if (rows * width == 0) return PU_OK;
   if (a->w->grad) PU_TRY(pu_cuda_work(d, (size_t)(blocks * width) * sizeof(float), &partial, e));
-  with_types(a, [&](auto x, auto y) {
-    norm_back_run<decltype(x), decltype(y)>(d, a, (float *)partial, (unsigned)blocks);
-  });
+  with_types(
+      a, [&](auto x, auto y) { norm_back_run<decltype(x), decltype(y)>(d, a, (float *)partial, (unsigned)blocks); });
   if (partial) pu_cuda_add_partials(d, (float *)partial, blocks, width, a->w);
   return pu_cuda_launched("rmsnorm_add, backward", e);
 }
@@ -312,10 +328,20 @@ static bool keeps_head(int64_t dim) {
 
 template <typename T> static head_norms<T> heads_of(const pu_qk_norm_args *a) {
   int normed = a->heads + a->kv_heads;
-  return {.in = (const T *)a->qkv->data, .out = (T *)a->out->data, .rstd = (float *)a->rstd->data,
-          .wq = pu_vector_of(a->wq), .wk = pu_vector_of(a->wk), .in_step = pu_step(a->qkv),
-          .out_step = pu_step(a->out), .rows = a->qkv->shape[0], .heads = a->heads, .normed = normed,
-          .all = normed + a->kv_heads, .dim = a->head_dim, .lanes = lanes_of(a->head_dim), .eps = a->eps};
+  return {.in = (const T *)a->qkv->data,
+          .out = (T *)a->out->data,
+          .rstd = (float *)a->rstd->data,
+          .wq = pu_vector_of(a->wq),
+          .wk = pu_vector_of(a->wk),
+          .in_step = pu_step(a->qkv),
+          .out_step = pu_step(a->out),
+          .rows = a->qkv->shape[0],
+          .heads = a->heads,
+          .normed = normed,
+          .all = normed + a->kv_heads,
+          .dim = a->head_dim,
+          .lanes = lanes_of(a->head_dim),
+          .eps = a->eps};
 }
 
 static pu_err qk_norm(pu_backend *be, void *args, pu_error *e) {

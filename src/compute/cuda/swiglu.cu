@@ -68,8 +68,12 @@ static pu_err swiglu(pu_backend *be, void *args, pu_error *e) {
   if (rows * inner == 0) return PU_OK;
   pu_with_type(a->y->dtype, [&](auto type) {
     typedef decltype(type) T;
-    gates<T> g = {.gu = (const T *)a->gu->data, .y = (T *)a->y->data, .gu_step = pu_step(a->gu),
-                  .y_step = pu_step(a->y), .rows = rows, .inner = (int)inner};
+    gates<T> g = {.gu = (const T *)a->gu->data,
+                  .y = (T *)a->y->data,
+                  .gu_step = pu_step(a->gu),
+                  .y_step = pu_step(a->y),
+                  .rows = rows,
+                  .inner = (int)inner};
     if (fast)
       swiglu_rows<T, true><<<grid_of(rows, inner), THREADS, 0, d->stream>>>(g);
     else
@@ -88,9 +92,15 @@ static pu_err swiglu_back(pu_backend *be, void *args, pu_error *e) {
   if (rows * inner == 0) return PU_OK;
   pu_with_type(a->y->dtype, [&](auto type) {
     typedef decltype(type) T;
-    gates<T> g = {.gu = (const T *)a->gu->data, .dy = (const T *)dy->data, .dgu = (T *)dgu->data,
-                  .gu_step = pu_step(a->gu), .dy_step = pu_step(dy), .dgu_step = pu_step(dgu), .rows = rows,
-                  .inner = (int)inner, .add = add};
+    gates<T> g = {.gu = (const T *)a->gu->data,
+                  .dy = (const T *)dy->data,
+                  .dgu = (T *)dgu->data,
+                  .gu_step = pu_step(a->gu),
+                  .dy_step = pu_step(dy),
+                  .dgu_step = pu_step(dgu),
+                  .rows = rows,
+                  .inner = (int)inner,
+                  .add = add};
     if (fast)
       swiglu_rows_back<T, true><<<grid_of(rows, inner), THREADS, 0, d->stream>>>(g);
     else
