@@ -155,6 +155,14 @@ typedef struct pu_cpu_limits {
   double read_bytes;            /* pu_cpu_read_rate, of 256 MiB */
 } pu_cpu_limits;
 pu_err pu_cpu_measure(pu_backend *cpu, pu_cpu_limits *out, pu_error *e) PU_MUST_USE;
+/* What any backend does at most, measured now through its own operations: products of ever larger square matrices, and a copy inside its memory, bytes read and written together; 0: no memory for it. A device takes some 0.1 s; for a
+ * processor pu_cpu_measure is nearer to the truth. */
+typedef struct pu_limits {
+  double bf16_flops, f32_flops, copy_bytes; /* a second */
+} pu_limits;
+pu_err pu_backend_measure(pu_backend *be, pu_limits *out, pu_error *e) PU_MUST_USE;
+pu_err pu_backend_flops(pu_backend *be, pu_dtype dtype, double *out, pu_error *e) PU_MUST_USE; /* the products alone */
+
 /* "cpu"; a plug-in found beside the executable ("cuda" -> libpuyu-cuda.so); or "auto": what the variable PUYU_DEVICE
  * names, without it cuda where its plug-in and a device are there, else cpu. threads: of this machine; 0: all processors.
  * Close with be->close(be). */

@@ -1,7 +1,8 @@
-/* A device for tests, on any machine: the plug-in libpuyu-far.so. It computes as the CPU backend does, but its memory can
- * be touched inside its own functions only (it is PROT_NONE outside of them), holds NaNs where nothing was written, and is
- * as much as PUYU_FAR_MEMORY says (in MiB); and what operations are given must lie in it. So whoever takes a device's
- * memory for the machine's own crashes here, and not first on a GPU. It has no tiled weights, like other devices. */
+/* A device for tests, on any machine: the plug-in libpuyu-far.so. It computes as the CPU backend does, but its memory
+ * can be touched inside its own functions only (it is PROT_NONE outside of them), holds NaNs where nothing was written,
+ * and is as much as PUYU_FAR_MEMORY says (in MiB; PUYU_FAR_ISA lowers the instruction set); and what operations are
+ * given must lie in it. So whoever takes a device's memory for the machine's own crashes here, and not first on a GPU.
+ * It has no tiled weights, like other devices. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -248,10 +249,13 @@ static void fill_table(far *f) {
 __attribute__((visibility("default"))) pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e);
 
 pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
-  const char *mib = getenv("PUYU_FAR_MEMORY");
+  const char *mib = getenv("PUYU_FAR_MEMORY"), *isa = getenv("PUYU_FAR_ISA");
   far *f = calloc(1, sizeof *f);
   if (!f) return pu_fail(e, PU_ERR_NOMEM, "far: no memory");
-  pu_err err = pu_cpu_open(threads, pu_isa_best(), &f->cpu, e);
+  int with = (int)pu_isa_best();
+  for (int i = 0; isa && i < (int)pu_isa_best(); i++)
+    if (strcmp(isa, pu_isa_name((pu_isa)i)) == 0) with = i;
+  pu_err err = pu_cpu_open(threads, (pu_isa)with, &f->cpu, e);
   if (err) {
     free(f);
     return err;
