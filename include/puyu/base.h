@@ -207,7 +207,7 @@ void pu_pool_free(pu_pool *p);
 int pu_pool_size(const pu_pool *p);
 /* Splits [0, n) into chunks of `grain` items that idle workers take in turn; returns when all are done. Which worker
  * takes which chunk varies; the chunks do not, so results that depend on the chunk alone are reproducible.
- * Runs inline where n <= grain or the pool has one thread. Workers spin briefly before they sleep, so that the many
+ * Runs inline where n <= grain or the pool has one thread (NULL: the caller alone). Workers spin briefly before they sleep, so that the many
  * short loops of a forward pass do not pay a wake-up each. Not reentrant: fn must not call pu_pool_run on p. */
 void pu_pool_run(pu_pool *p, int64_t n, int64_t grain, pu_pool_fn fn, void *arg);
 

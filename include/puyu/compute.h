@@ -48,8 +48,8 @@ enum { PU_MAX_DIMS = 4 };
 
 /* How a weight lies in memory. PLAIN is by strides. TILED is what the CPU's inference kernels read: tiles of 16 rows by
  * 64 bytes, one after the other (see src/compute/cpu/gemm.h); only `linear` and `linear_cross_entropy` without
- * a tape take it. PACKED is a weight in few bits, for these two and `moe_mlp`, without a tape; dtype is the compute type
- * that it stands for. */
+ * a tape take it; on a device without such kernels it is a plain copy. PACKED is a weight in few bits, for these two
+ * and `moe_mlp`, without a tape; dtype is the compute type that it stands for. */
 typedef enum pu_layout { PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED } pu_layout;
 
 /* What a PACKED matrix [M, K] holds: w[m][k] = (q - zero) * scale, with a scale (and a zero) for each row and group of
@@ -60,7 +60,8 @@ typedef enum pu_layout { PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED } pu
  *   scale  f16 [M'/16, G, 16];
  *   zero   f16 [M'/16, G, 16], where there are zeros; else it is 2^(bits-1) everywhere;
  *   order  i32 [K'], where there is an order: the input that stands at each place, -1: none.
- * An [E, M, K] tensor is E of these. */
+ * An [E, M, K] tensor is E of these. That is how it lies on the CPU; a device may have another order inside the sections,
+ * in as many bytes: it is made by pack_weight and read by the backend's products alone. */
 typedef struct pu_packing {
   int bits;     /* 4 or 8; 0: not packed */
   int group;    /* inputs that share a scale: 32, 64 or 128 */
@@ -120,6 +121,8 @@ struct pu_backend {
   pu_err (*copy)(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e); /* inside the device, apart */
   pu_err (*sync)(pu_backend *be, pu_error *e);
   void (*close)(pu_backend *be);
+  /* Threads of this machine, for work between operations: the backend's own. NULL: none (pu_pool_run runs inline). */
+  pu_pool *pool;
   /* At most so many bytes are its own, beside its callers' tensors, while a step of such a model runs. NULL: none. */
   size_t (*work_bytes)(const pu_backend *be, const pu_work_shape *s);
   /* Bytes of its memory that are free, and all of them. NULL: it computes in the machine's own memory. */
@@ -137,7 +140,6 @@ pu_isa pu_isa_best(void); /* what processor and kernel allow (AMX: permission as
 /* The CPU backend with its own threads (0: all processors). isa above pu_isa_best() is refused. PU_ISA_REF runs the
  * plain references only. */
 pu_err pu_cpu_open(int threads, pu_isa isa, pu_backend **out, pu_error *e) PU_MUST_USE;
-pu_pool *pu_cpu_pool(pu_backend *cpu); /* its threads, for work between operations */
 pu_isa pu_cpu_isa(const pu_backend *cpu);
 
 /* What the processor can do at most, measured now on all of the backend's threads: what benchmarks set their figures
@@ -153,7 +155,17 @@ typedef struct pu_cpu_limits {
   double read_bytes;            /* pu_cpu_read_rate, of 256 MiB */
 } pu_cpu_limits;
 pu_err pu_cpu_measure(pu_backend *cpu, pu_cpu_limits *out, pu_error *e) PU_MUST_USE;
-/* "cpu", or a plug-in found beside the executable ("cuda" -> libpuyu-cuda.so). Close with be->close(be). */
+/* What any backend does at most, measured now through its own operations: products of ever larger square matrices, and a copy inside its memory, bytes read and written together; 0: no memory for it. A device takes some 0.1 s; for a
+ * processor pu_cpu_measure is nearer to the truth. */
+typedef struct pu_limits {
+  double bf16_flops, f32_flops, copy_bytes; /* a second */
+} pu_limits;
+pu_err pu_backend_measure(pu_backend *be, pu_limits *out, pu_error *e) PU_MUST_USE;
+pu_err pu_backend_flops(pu_backend *be, pu_dtype dtype, double *out, pu_error *e) PU_MUST_USE; /* the products alone */
+
+/* "cpu"; a plug-in found beside the executable ("cuda" -> libpuyu-cuda.so); or "auto": what the variable PUYU_DEVICE
+ * names, without it cuda where its plug-in and a device are there, else cpu. threads: of this machine; 0: all processors.
+ * Close with be->close(be). */
 pu_err pu_backend_open(const char *device, int threads, pu_backend **out, pu_error *e) PU_MUST_USE;
 
 /* ---- context, tape -------------------------------------------------------------------------------------------------- */
@@ -234,7 +246,8 @@ void pu_kv_unpack(float *x, const void *row, int bits, int64_t n);
  * of x may be strided (stride[0] >= shape[1]). */
 
 /* y[n] = w[ids[n]]. ids: i32 [N]; w: [V, C]; y: [N, C] of dtype `out` (f32: the start of the residual stream).
- * An id outside [0, V) is PU_ERR_SHAPE. Backward: deterministic sum into w->grad. */
+ * An id outside [0, V) is PU_ERR_SHAPE: from the operation itself on the CPU, whose y is undefined then; a device makes
+ * its row zeros and tells with the next download, sync or sum. Backward: deterministic sum into w->grad. */
 typedef struct pu_embedding_args {
   const pu_tensor *ids;
   pu_tensor *w, *y;
@@ -255,7 +268,10 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * is rounded to int8 by token and group, x[k] = sx q[k] with sx = max|x| / 127 over the group, products are summed in
  * int32 within the group, and the groups' sums, times both scales, in f32: y differs from the product with x itself by
  * sum over g of sx/2 * sum over k in g of |w[k]| at most. Both give the same to the bit on every instruction set, and for
- * a token whichever others there are. */
+ * a token whichever others there are.
+ * A device takes x as it is, of type bf16 too, and rounds w to bf16 at most (with up to 16 tokens not even that): y differs
+ * from the product with x and w by 2^-9 * sum over k of |w[k] x[k]| at most, beside the rounding of sums, which the bound
+ * above covers. */
 typedef struct pu_linear_args {
   pu_tensor *x, *w, *b, *y;
 } pu_linear_args;
@@ -366,12 +382,14 @@ typedef struct pu_linear_cross_entropy_args {
 } pu_linear_cross_entropy_args;
 pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale);
 
-/* Sum of squares of all elements of t (f32), in double, in an order that does not depend on threads. *out: host. */
+/* Sum of squares of all elements of n tensors (f32, contiguous), in double, in an order that does not depend on threads:
+ * tensor by tensor in the order of the list. *out: host; a device is waited for once, for that number. */
 typedef struct pu_sum_squares_args {
-  const pu_tensor *t;
+  const pu_tensor *const *t;
+  int n;
   double *out;
 } pu_sum_squares_args;
-pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *t, double *out) PU_MUST_USE;
+pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) PU_MUST_USE;
 
 /* One AdamW step (Loshchilov & Hutter 2019), as PyTorch's: p *= 1 - lr wd; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2)
  * g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps). g is first multiplied by grad_scale (clipping).

@@ -73,11 +73,11 @@ typedef struct pu_document {
   pu_str text;
 } pu_document;
 
-/* Reads a corpus document by document: .txt (and any unknown ending) is cut as `split` says; .jsonl and .json give the
- * string under `key` (NULL: "content", else "text") of each line, or of each item where the file is one array; either
- * may be .gz or .zst; a folder gives its files in the order of their names, with those below it. Documents are at most
- * 64 MiB. A little invalid UTF-8 passes through; a text file whose first 64 KiB hold a zero byte, or more than a tenth
- * of bytes that are no UTF-8, is refused as no text. */
+/* Reads a corpus document by document, whatever docs/data.md lists as read, by the files' names or first bytes: plain
+ * text is cut as `split` says; JSON Lines and tables give the string under `key` (NULL: "content", else "text"); a folder
+ * gives its files in the order of their names, with those below it. Texts are valid UTF-8, their lines end with \n, and
+ * they are at most 64 MiB; what has none is passed over. A file that is broken, or holds nothing that is read, is an
+ * error that names file and place (PU_ERR_FORMAT). */
 typedef struct pu_corpus pu_corpus;
 pu_err pu_corpus_open(const char *const *paths, size_t n, pu_split split, const char *key, pu_corpus **out,
                       pu_error *e) PU_MUST_USE;
@@ -196,6 +196,91 @@ typedef struct pu_dedup_options {
 pu_err pu_dedup_run(const char *dir, const char *before, const pu_dedup_options *o, const pu_data_how *how,
                     pu_data_result *out, pu_error *e) PU_MUST_USE;
 
+/* ---- evaluation sets in training text ---- */
+
+typedef enum pu_contam_mode {
+  PU_CONTAM_DOCUMENT, /* documents that touch an item go */
+  PU_CONTAM_PASSAGE,  /* the passages that touch one are cut out */
+  PU_CONTAM_MODES
+} pu_contam_mode;
+extern const char *const pu_contam_mode_names[PU_CONTAM_MODES];
+#define PU_CONTAM_MODES_TEXT "document|passage"
+
+/* Evaluation sets in their own files: JSON, JSON Lines, CSV, TSV, plain or .gz or .zst, and text with an item a line
+ * where it is named itself; of a folder all of the first four, and those below it. Every string of a record is an item,
+ * known by file, number of the record (its line, row or place in the list, from 1) and field.
+ *
+ * Texts are compared folded: case, width, accents, spaces and punctuation do not count; a token is a word, or a
+ * character of Chinese, Japanese and what else is written without spaces. An item of `ngram` tokens or more is touched
+ * by a text that has at least `share` of its n-grams (Brown et al. 2020, appendix C: n-grams of 13 words), different
+ * ones each counted once; a shorter one of at least 8 words, or 10 characters, by a text in which it stands whole
+ * between punctuation or ends of lines; with `near`, an item of `ngram` tokens also by a paragraph or line, or a whole
+ * text, whose shingles have a Jaccard similarity of `similarity` to its own (as the near matches of Cai et al. 2024).
+ *
+ * Not everything in an item is its own. A string that stands in most records of a file (of at least 8), or in more than
+ * `common` files, is a template, and so is an n-gram that stands in most records of a file, in more than `common`
+ * items, or in a template, and one with fewer than 4 different words in it: a row of numbers. A share is of what is
+ * left, and an item of which nothing is left is not looked for. */
+typedef struct pu_contam_options {
+  pu_strs against; /* files and folders */
+  int mode;        /* pu_contam_mode */
+  int64_t ngram;   /* 5 to 32 */
+  double share;    /* [0, 1]; 0: one n-gram is enough */
+  bool near;
+  double similarity; /* [0.3, 1] */
+  int64_t common;    /* at least 1 */
+} pu_contam_options;
+pu_contam_options pu_contam_defaults(void); /* nothing to be held against */
+
+/* The index. Made by one thread, in some 30 s a GB of sets (with `near` 60); read only from then on, so any number of
+ * threads may use it. It takes some 3 bytes a byte of the sets, with `near` 6 (see pu_contam_about); where it would
+ * grow beyond `memory` (0: half of what is free) making it is given up. What it is asked for lives as long as it. */
+typedef struct pu_contam pu_contam;
+pu_err pu_contam_open(const pu_contam_options *o, size_t memory, pu_contam **out, pu_error *e) PU_MUST_USE;
+void pu_contam_close(pu_contam *c); /* NULL is fine */
+typedef struct pu_contam_about {
+  uint64_t files, records, items;
+  uint64_t templates, shorter, broken; /* strings that are templates; too short to be looked for; records not read */
+  uint64_t ngrams, shared, bytes;      /* looked for; taken out as nobody's own; memory of the index */
+} pu_contam_about;
+pu_contam_about pu_contam_about_of(const pu_contam *c);
+typedef struct pu_contam_item {
+  const char *file, *field; /* field: "question", "paragraphs[2].qas[0].question", "3" of a table without names */
+  uint64_t number;
+} pu_contam_item;
+pu_contam_item pu_contam_item_of(const pu_contam *c, uint32_t item); /* below about's items */
+
+typedef enum pu_contam_by { PU_CONTAM_NGRAM, PU_CONTAM_WHOLE, PU_CONTAM_NEAR } pu_contam_by;
+extern const char *const pu_contam_by_names[]; /* "ngram", "whole", "near" */
+typedef struct pu_contam_hit {
+  uint32_t item;
+  pu_contam_by by;
+  bool over;    /* at or above the bound: the text touches the item; else it has some n-grams of it */
+  double share; /* of the item's n-grams; 1 of a whole one; near: the similarity */
+  pu_str at;    /* in the text: the first n-gram, the item, the paragraph */
+} pu_contam_hit;
+/* What a text has of the items: the caller's, one a thread, zeroed at first and used again for the next text. */
+typedef struct pu_contam_found {
+  const pu_contam_hit *hits; /* one an item: those that are over first, then by share and item */
+  size_t n, n_over;
+  pu_buf store[7]; /* work space: bounded by the text, and a bit for each n-gram of the index */
+} pu_contam_found;
+void pu_contam_found_free(pu_contam_found *f); /* its work space; of all zeros: fine */
+/* Holds a text of at most 64 MiB against the index. Any bytes. Hits live until the next call and as long as text and
+ * index. Some 80 MB/s a core, with `near` a quarter of that. */
+pu_err pu_contam_check(const pu_contam *c, pu_str text, pu_contam_found *f, pu_error *e) PU_MUST_USE;
+/* The text that was checked without what touches an item, appended to out: the paragraph (of at most 2,000 bytes; of
+ * longer ones the sentences). */
+pu_err pu_contam_cut(const pu_contam_found *f, pu_str text, pu_buf *out, pu_error *e) PU_MUST_USE;
+
+/* Makes stage DIR of stage BEFORE. Drops have the rule "contam", the share, its bound and {"of": "FILE:NUMBER",
+ * "field", "by", "ngram"}, of the item touched most; in passage mode the text is cut, and a document of which nothing
+ * is left is dropped. Sidecars: "contam.share" (the largest), "contam.items" (how many are touched), "contam.cut"
+ * (bytes) and "contam.touched", a list of up to 64: {"file", "number", "field", "share", "by", "over", "ngram"}. DIR
+ * has these once more, an item a line with document, in contam.jsonl. */
+pu_err pu_contam_run(const char *dir, const char *before, const pu_contam *c, const pu_data_how *how,
+                     pu_data_result *out, pu_error *e) PU_MUST_USE;
+
 /* Documents joined into longer ones. */
 typedef enum pu_join {
   PU_JOIN_NONE,
@@ -215,7 +300,7 @@ typedef struct pu_mix_options {
   int64_t bytes;      /* of text in all, about; 0: as much as there is of the sources that come */
   int64_t min_bytes;  /* shorter documents do not come: for stages of long contexts */
   int64_t seed;
-  int join; /* pu_join */
+  int join;           /* pu_join */
   int64_t join_bytes; /* how long a joined document becomes, about */
 } pu_mix_options;
 
@@ -232,6 +317,7 @@ typedef struct pu_data_config {
   pu_filter_options filter;
   pu_strs dedup; /* modes, one stage each, in this order */
   pu_dedup_options dedup_by;
+  pu_contam_options contam; /* without files to be held against there is no such stage */
   pu_list mixes;            /* of pu_mix_options; none: all that is left, in its order */
   const char *tokenizer;    /* folder or file; NULL: no shards are made */
   double valid_fraction;

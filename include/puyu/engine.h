@@ -70,7 +70,7 @@ typedef struct pu_engine_adapter {
 } pu_engine_adapter;
 
 typedef struct pu_engine_options {
-  const char *device;     /* "cpu"; NULL: cpu */
+  const char *device;     /* as pu_backend_open takes it; NULL: cpu */
   pu_dtype dtype;         /* compute type: PU_BF16 or PU_F32 */
   pu_quant quant;         /* how the model's matrices are kept: PU_QUANT_FILE is 0 */
   const char *cache;      /* a folder that keeps weights for the next time: pu_model_options. NULL: none */
@@ -78,11 +78,13 @@ typedef struct pu_engine_options {
   int64_t context;        /* tokens of one session; 0: the model's max_position (times the factor of dynamic RoPE), at
                              most 32768. Less where the cache cannot hold as many: see pu_engine_plan */
   int max_batch;          /* sessions a step computes for at most; others wait their turn. 0: 16 */
-  size_t memory;          /* bytes for weights, work and cache together; 0: what the machine has free, less a tenth */
+  size_t memory;          /* bytes for weights, work and cache together; 0: what the device (or, for cpu, the machine)
+                             has free, less a tenth */
   int64_t prefill_chunk;  /* prompt tokens a step takes at most; 0: 512 */
   int32_t kv_block;       /* tokens a cache block holds; 0: 32 */
   pu_kv_type kv_type;
   bool no_prefix_cache;
+  bool says_plan;         /* pu_engine_open logs the plan before it takes the memory */
   int guess;              /* tokens of an answer guessed ahead in each step, at most 15; 0: none. The text stays the same:
                              see src/engine/guess.c */
   pu_engine *draft;       /* guesses: an engine over a smaller model with the same vocabulary. Becomes this one's, which
@@ -96,11 +98,12 @@ typedef struct pu_engine_options {
 /* What is taken, computed from the model's sizes and the options before anything is: bytes. The cache gets what the budget
  * leaves, up to max_batch whole contexts; where that is less than one context, the context shrinks to it. */
 typedef struct pu_engine_plan {
-  size_t weights, work, cache, budget;
+  size_t weights, work, cache, budget; /* of the device */
+  size_t host;                         /* this machine's, where the device has memory of its own: logits, lists */
   int32_t kv_block, kv_blocks; /* tokens a block; blocks */
   int64_t context;             /* tokens of one session */
 } pu_engine_plan;
-/* For pu_engine_open with the same options. PU_ERR_NOMEM where not even a small cache fits beside the weights. */
+/* For pu_engine_open with the same options: opens the device to ask for its memory. PU_ERR_NOMEM where not even a small cache fits beside the weights. */
 pu_err pu_engine_make_plan(const char *model, const pu_engine_options *o, pu_engine_plan *out, pu_error *e)
     PU_MUST_USE;
 

@@ -275,6 +275,7 @@ typedef struct pu_model_options {
   pu_dtype dtype;   /* compute type */
   bool train;       /* f32 masters, and gradients (w->grad, f32) with their memory */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */
+  bool plain;       /* with `tile`: PU_LAYOUT_PLAIN for those not packed; set for backends that have no tiles */
   pu_quant quant;
   /* A folder, or NULL: with `tile`, on the CPU, weights are kept there in a file as they lie in memory, and mapped from it
    * when the same model is loaded again. A file that is damaged, or cannot be written, is logged. */
@@ -284,6 +285,10 @@ typedef struct pu_model_options {
   void (*progress)(void *arg, double done, double total);
   void *progress_arg;
 } pu_model_options;
+
+/* The options as they are on this backend (`plain` set where it must be): what to ask for sizes with. Loading does it too.
+ */
+pu_model_options pu_model_options_on(const pu_backend *be, const pu_model_options *o);
 
 /* From a Hugging Face directory or a GGUF file. Weights in few bits become the compute type where `quant` does not keep
  * them. Missing, surplus or misshapen tensors are named. */

@@ -82,6 +82,24 @@ typedef struct pu_train_result {
 pu_err pu_train_run(const pu_train_config *cfg, const pu_train_hooks *hooks, pu_train_result *result, pu_error *e)
     PU_MUST_USE;
 
+/* What a run takes of the device's memory, in bytes, from the configuration and the model's sizes: nothing of it is taken
+ * for asking. Where the device is the processor, all of it is the machine's. */
+typedef struct pu_train_plan {
+  size_t weights; /* in the compute type, and f32 masters where that is another */
+  size_t gradients, moments;
+  size_t activations;      /* of one micro-batch, as the tape lays them out */
+  size_t work;             /* what operations use while they run */
+  size_t data;             /* ids of one step */
+  size_t copy;             /* what the checkpoint thread writes from */
+  size_t total;            /* of the device's memory: all of these, but for the last two where it has its own */
+  size_t host;             /* of the machine's memory beside that: those two */
+  size_t available;        /* of the device's, now; 0: unknown */
+  int64_t parameters, micro_batch, seq_len;
+  char device[200];        /* "cuda: …", "avx512, 4 threads" */
+} pu_train_plan;
+/* Opens the device. Token data is not looked at, a tokenizer is read where the model's vocabulary comes from it. */
+pu_err pu_train_make_plan(const pu_train_config *cfg, pu_train_plan *out, pu_error *e) PU_MUST_USE;
+
 /* The schedule alone: learning rate of a step (1-based) of a run. */
 double pu_train_lr(const pu_train_config *cfg, int64_t step);
 /* Sequences in a step, by the ramp. */
@@ -90,7 +108,8 @@ int64_t pu_train_batch(const pu_train_config *cfg, int64_t step);
 /* One training step of a named shape, random weights and tokens, against the machine's own matrix products at the
  * shapes of that step (every linear layer and the output matrix, forward and backward), measured in turn with it. */
 typedef struct pu_train_bench_options {
-  const char *shape;
+  const char *shape, *device; /* device: as pu_backend_open takes it */
+  int64_t layers;         /* other than the shape has; 0: as many */
   int64_t seq_len, batch; /* batch: sequences computed at once */
   int64_t rounds;         /* step and products, this many times: the best of each counts */
   pu_dtype dtype;
@@ -103,7 +122,10 @@ typedef struct pu_train_bench_result {
   double gemm_flops, ratio;              /* ratio: flops / gemm_flops */
   double optim_seconds;                  /* of step_seconds: norm and update */
   double op_seconds[PU_OP_COUNT][2];     /* profile: forward, backward, in one step */
-  size_t planned_bytes, peak_bytes;
+  double peak_flops, mfu;                /* a large product, or the bare matrix unit; flops / peak_flops */
+  size_t planned_bytes, peak_bytes;      /* peak: of the device's memory, where it has its own */
+  int64_t layers;
+  char where[200];                       /* "cuda: …", "avx512, 4 threads" */
 } pu_train_bench_result;
 pu_err pu_train_bench(const pu_train_bench_options *o, pu_train_bench_result *out, pu_error *e) PU_MUST_USE;
 

@@ -185,7 +185,7 @@ void pu_pool_free(pu_pool *p) {
 }
 
 int pu_pool_size(const pu_pool *p) {
-  return p->size;
+  return p ? p->size : 1;
 }
 
 static void wait_for_others(pu_pool *p) {
@@ -210,7 +210,7 @@ void pu_pool_run(pu_pool *p, int64_t n, int64_t grain, pu_pool_fn fn, void *arg)
   if (n <= 0) return;
   if (grain < 1) grain = 1;
   int64_t chunks = n / grain + (n % grain != 0);
-  if (chunks == 1 || p->size == 1) { /* the same chunks, one after the other */
+  if (!p || chunks == 1 || p->size == 1) { /* the same chunks, one after the other */
     for (int64_t begin = 0; begin < n; begin += PU_MIN(grain, n - begin))
       fn(arg, begin, begin + PU_MIN(grain, n - begin), 0);
     return;

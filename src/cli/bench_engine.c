@@ -42,7 +42,9 @@ static pu_err make_model(const pu_bench_options *o, const pu_model_options *mo, 
 
 static pu_err open_all(const pu_bench_options *o, int64_t length, bool shares, pu_bench_engine *b, pu_error *e) {
   choose_types(o, b);
-  PU_TRY(pu_backend_open("cpu", (int)o->threads, &b->be, e));
+  size_t all;
+  PU_TRY(pu_backend_open(o->device, (int)o->threads, &b->be, e));
+  if (b->be->memory) PU_TRY(b->be->memory(b->be, &b->free_before, &all, e));
   pu_model_options mo = {.dtype = b->dtype, .tile = true, .quant = b->quant};
   pu_progress *bar = pu_progress_open(o->gguf ? "reading weights" : "random weights", "%", 100);
   mo.progress = pu_cli_show_share;
@@ -89,8 +91,41 @@ pu_err pu_bench_engine_start(pu_bench_engine *b, int64_t seq, int64_t tokens, pu
   return PU_OK;
 }
 
-/* The most memory this process has had resident; 0: unknown. */
-static size_t peak_resident(void) {
+pu_err pu_bench_device_limits(const pu_bench_engine *b, pu_limits *limits, pu_error *e) {
+  pu_limits now;
+  if (!b->be->memory) return PU_OK;
+  PU_TRY(pu_backend_measure(b->be, &now, e));
+  limits->bf16_flops = PU_MAX(limits->bf16_flops, now.bf16_flops);
+  limits->f32_flops = PU_MAX(limits->f32_flops, now.f32_flops);
+  limits->copy_bytes = PU_MAX(limits->copy_bytes, now.copy_bytes);
+  return PU_OK;
+}
+
+const char *pu_bench_where(const pu_backend *be, char text[200]) {
+  int threads = pu_pool_size(be->pool);
+  if (be->describe)
+    snprintf(text, 200, "%s: %s", be->name, be->describe(be));
+  else
+    snprintf(text, 200, "%s, %d thread%s", pu_isa_name(pu_cpu_isa(be)), threads, threads == 1 ? "" : "s");
+  return text;
+}
+
+void pu_bench_where_json(const pu_backend *be, pu_buf *out) {
+  pu_buf_puts(out, "\"device\": ");
+  pu_buf_json_str(out, pu_str_c(be->describe ? be->describe(be) : be->name));
+  if (be->describe)
+    pu_buf_puts(out, ", \"isa\": null");
+  else
+    pu_buf_printf(out, ", \"isa\": \"%s\"", pu_isa_name(pu_cpu_isa(be)));
+  pu_buf_printf(out, ", \"threads\": %d", pu_pool_size(be->pool));
+}
+
+/* The most memory this process has had resident, or what of a device's is taken now that was not at the beginning (a
+ * bench gives nothing back before its end); 0: unknown. */
+static size_t peak_memory(const pu_bench_engine *b) {
+  size_t left, all;
+  pu_error e;
+  if (b->be->memory) return b->be->memory(b->be, &left, &all, &e) == PU_OK ? b->free_before - left : 0;
   struct rusage r;
   return getrusage(RUSAGE_SELF, &r) == 0 ? (size_t)r.ru_maxrss * 1024 : 0;
 }
@@ -110,9 +145,8 @@ static void print_json(FILE *out, const pu_bench_options *o, const pu_bench_engi
   pu_buf_printf(&text, "{\"bench\": \"%s\", ", r->what);
   pu_buf_puts(&text, o->gguf ? "\"file\": " : "\"shape\": ");
   pu_buf_json_str(&text, pu_str_c(o->gguf ? o->gguf : o->shape));
-  pu_buf_printf(&text, ", \"dtype\": \"%s\", \"quant\": \"%s\", \"isa\": \"%s\", \"threads\": %d",
-                pu_dtype_name(b->dtype), quant_names[b->quant], pu_isa_name(pu_cpu_isa(b->be)),
-                pu_pool_size(pu_cpu_pool(b->be)));
+  pu_buf_printf(&text, ", \"dtype\": \"%s\", \"quant\": \"%s\", ", pu_dtype_name(b->dtype), quant_names[b->quant]);
+  pu_bench_where_json(b->be, &text);
   pu_buf_printf(&text, ", \"batch\": %lld, \"seq\": %lld, \"tok_per_s\": %.6g, \"rate\": %.6g", (long long)o->batch,
                 (long long)o->seq, r->tok_per_s, r->rate);
   if (r->limit > 0)
@@ -127,17 +161,16 @@ static void print_json(FILE *out, const pu_bench_options *o, const pu_bench_engi
 
 void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_engine *b, const pu_bench_result *r) {
   pu_engine_stats s = pu_engine_get_stats(b->en);
-  size_t planned = s.weight_bytes + s.cache_bytes + s.work_bytes, peak = peak_resident();
+  size_t planned = s.weight_bytes + s.cache_bytes + s.work_bytes, peak = peak_memory(b);
   double ratio = r->limit > 0 ? r->rate / r->limit : 0;
   double overhead = s.overhead_seconds / PU_MAX(s.prefill_seconds + s.decode_seconds, 1e-9);
-  int threads = pu_pool_size(pu_cpu_pool(b->be));
-  const char *isa = pu_isa_name(pu_cpu_isa(b->be)), *dtype = pu_dtype_name(b->dtype), *quant = quant_names[b->quant];
-  const char *model = o->gguf ? o->gguf : o->shape;
+  const char *dtype = pu_dtype_name(b->dtype), *quant = quant_names[b->quant], *model = o->gguf ? o->gguf : o->shape;
+  char where[200];
   if (o->json) {
     print_json(out, o, b, r, planned, peak);
     return;
   }
-  fprintf(out, "model      %s, %s, weights %s, %s, %d threads\n", model, dtype, quant, isa, threads);
+  fprintf(out, "model      %s, %s, weights %s, %s\n", model, dtype, quant, pu_bench_where(b->be, where));
   fprintf(out, "sequences  %lld of %lld tokens\n", (long long)o->batch, (long long)o->seq);
   fprintf(out, "%-9s  %.1f tokens/s", r->what, r->tok_per_s);
   print_mark(out, r->tok_per_s, r->mark, 1, " tokens/s");

@@ -8,7 +8,7 @@
 #include "src/cli/rows.h"
 
 typedef struct pu_bench_options {
-  const char *shape, *gguf;
+  const char *shape, *gguf, *device;
   int64_t threads, batch, seq, tokens, rounds, window;
   int dtype, quant, kv_dtype;
   bool json;
@@ -26,7 +26,8 @@ typedef struct pu_bench_options {
                      "and with --quant q8 or q4 the others become so"),                                                \
       PU_ROW(pu_bench_options, window, "window", INT, .dflt = "0", .max = 1 << 24, .meta = "N",                        \
              .help = "tokens that attention sees, as in models with a sliding window; 0: all"),                        \
-      PU_ROW_ROUNDS(pu_bench_options, "3"), PU_ROW_THREADS(pu_bench_options, 64), PU_ROW_JSON(pu_bench_options)
+      PU_ROW_ROUNDS(pu_bench_options, "3"), PU_ROW_DEVICE(pu_bench_options, device),                                   \
+      PU_ROW_THREADS(pu_bench_options, 64), PU_ROW_JSON(pu_bench_options)
 
 typedef struct pu_bench_engine {
   pu_backend *be;
@@ -37,12 +38,20 @@ typedef struct pu_bench_engine {
   pu_dtype dtype;
   pu_quant quant;
   size_t matrix_bytes; /* weights a step reads: all but the input embedding, of which it reads a few rows */
+  size_t free_before;  /* of a device that has memory of its own */
 } pu_bench_engine;
 
 /* length: tokens each session may hold; shares: with a prefix cache. */
 pu_err pu_bench_engine_open(const pu_bench_options *o, int64_t length, bool shares, pu_bench_engine *b,
                             pu_error *e) PU_MUST_USE;
 void pu_bench_engine_close(pu_bench_engine *b);
+/* Raises *limits to what a device that is no processor does now (for those pu_cpu_… are nearer to the truth: nothing
+ * is done). */
+pu_err pu_bench_device_limits(const pu_bench_engine *b, pu_limits *limits, pu_error *e) PU_MUST_USE;
+/* "avx512, 4 threads", or what a device says of itself. */
+const char *pu_bench_where(const pu_backend *be, char text[200]);
+/* Two keys and their values, for an object: "device" and "isa" (null on a device), "threads". */
+void pu_bench_where_json(const pu_backend *be, pu_buf *out);
 /* Starts all sessions anew: a prompt of seq random ids each, and an answer of `tokens`. */
 pu_err pu_bench_engine_start(pu_bench_engine *b, int64_t seq, int64_t tokens, pu_error *e) PU_MUST_USE;
 

@@ -15,6 +15,12 @@
   PU_ROW(holder, threads, "threads", INT, .dflt = "0", .max = (most), .meta = "N",                                     \
          .help = "threads to use; 0: one for each processor")
 
+#define PU_ROW_DEVICE(holder, member)                                                                                  \
+  PU_ROW(holder, member, "device", STR, .dflt = "auto", .meta = "NAME",                                                \
+         .help =                                                                                                       \
+             "where to compute: cpu, or a plug-in such as cuda; auto: what the variable PUYU_DEVICE names, else a "    \
+             "GPU where there is one, else the processor")
+
 /* ---- models ---- */
 
 #define PU_ROW_SHAPE(holder, usual)                                                                                    \

@@ -33,22 +33,12 @@ static pu_err open_one(const char *model, pu_engine_options *eo, pu_cli_dtype dt
   return err;
 }
 
-static pu_err say_plan(const char *model, pu_cli_dtype dtype, pu_engine_options *eo, pu_error *e) {
-  char weights[24], work[24], cache[24], budget[24];
-  pu_engine_plan p;
-  PU_TRY(choose_dtype(model, dtype, &eo->dtype, e));
-  PU_TRY(pu_engine_make_plan(model, eo, &p, e));
-  pu_log(PU_LOG_INFO, "memory: %s weights, %s work, %s cache of %lld tokens; %s may be taken",
-         pu_bytes_text(p.weights, weights), pu_bytes_text(p.work, work), pu_bytes_text(p.cache, cache),
-         (long long)p.kv_block * p.kv_blocks, pu_bytes_text(p.budget, budget));
-  return PU_OK;
-}
-
 pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_engine **out, pu_error *e) {
   enum { GUESS = 3 }; /* with a draft */
   const pu_cli_dtype dtype = (pu_cli_dtype)o->model.dtype;
   const pu_engine_adapter one = {"adapter", o->adapter};
-  pu_engine_options eo = {.quant = (pu_quant)o->model.quant,
+  pu_engine_options eo = {.device = o->model.device,
+                          .quant = (pu_quant)o->model.quant,
                           .cache = o->model.weights_cache,
                           .threads = (int)o->threads,
                           .max_batch = (int)o->batch,
@@ -58,10 +48,11 @@ pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_
                           .memory = o->memory,
                           .adapters = o->adapter ? &one : o->adapters,
                           .n_adapters = o->adapter ? 1 : o->n_adapters,
-                          .no_prefix_cache = o->no_prefix_cache};
-  if (o->says_plan) PU_TRY(say_plan(model, dtype, &eo, e));
+                          .no_prefix_cache = o->no_prefix_cache,
+                          .says_plan = o->says_plan};
   if (o->model.draft) {
-    pu_engine_options draft = {.quant = eo.quant,
+    pu_engine_options draft = {.device = eo.device,
+                               .quant = eo.quant,
                                .cache = eo.cache,
                                .threads = eo.threads,
                                .max_batch = eo.max_batch,

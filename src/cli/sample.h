@@ -20,9 +20,11 @@ typedef struct pu_cli_model {
   int dtype, quant, kv_dtype; /* of pu_cli_dtype, pu_quant, pu_kv_type; the draft has the first two, too */
   int64_t context, guess;
   const char *weights_cache, *draft; /* NULL: none */
+  const char *device;                /* NULL: the processor */
 } pu_cli_model;
 #define PU_CLI_MODEL_ROWS(holder, in)                                                                                  \
-  PU_CLI_DTYPE_ROW(holder, in.dtype), PU_ROW_QUANT(holder, in.quant), PU_ROW_KV_DTYPE(holder, in.kv_dtype),            \
+  PU_ROW_DEVICE(holder, in.device), PU_CLI_DTYPE_ROW(holder, in.dtype), PU_ROW_QUANT(holder, in.quant),                \
+      PU_ROW_KV_DTYPE(holder, in.kv_dtype),                                                                            \
       PU_ROW(holder, in.weights_cache, "weights-cache", STR, .meta = "DIR",                                            \
              .help = "keep weights here as they lie in memory: the next start maps them"),                             \
       PU_ROW(holder, in.context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",                             \

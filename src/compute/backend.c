@@ -1,6 +1,7 @@
 /* Which device: the CPU, or a plug-in beside the executable. */
 #include <dlfcn.h>
 #include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -20,23 +21,26 @@ static bool program_folder(char *out, size_t size) {
   return true;
 }
 
-static pu_err plugin_open(const char *device, int threads, pu_backend **out, pu_error *e) {
-  char folder[PATH_MAX], path[PATH_MAX + 64];
-  void *library = NULL;
-  static const char *const places[] = {"%s/libpuyu-%s.so", "%s/../lib/libpuyu-%s.so"};
-  if (strchr(device, '/') || strlen(device) > 32)
-    return pu_fail(e, PU_ERR_USAGE, "'%s' is no device: use cpu or cuda", device);
-  if (!program_folder(folder, sizeof folder))
-    return pu_fail(e, PU_ERR_IO, "%s: the program's own folder is unknown", device);
-  for (size_t i = 0; i < PU_COUNT(places) && !library; i++) {
-    snprintf(path, sizeof path, i == 0 ? places[0] : places[1], folder, device);
-    if (access(path, F_OK) != 0) continue;
-    library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (!library) return pu_fail(e, PU_ERR_IO, "%s: %s", device, dlerror());
+/* Where the plug-in is; false: nowhere. path: PATH_MAX. */
+static bool plugin_find(const char *device, char *path) {
+  static const char *const places[] = {"", "/../lib"};
+  char folder[PATH_MAX];
+  if (!program_folder(folder, sizeof folder)) return false;
+  for (size_t i = 0; i < PU_COUNT(places); i++) {
+    int n = snprintf(path, PATH_MAX, "%s%s/libpuyu-%s.so", folder, places[i], device);
+    if (n < PATH_MAX && access(path, F_OK) == 0) return true;
   }
-  if (!library)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: libpuyu-%s.so not found beside the program (%s)", device, device,
-                   folder);
+  return false;
+}
+
+static pu_err plugin_open(const char *device, int threads, pu_backend **out, pu_error *e) {
+  char path[PATH_MAX];
+  if (strchr(device, '/') || strlen(device) > 32)
+    return pu_fail(e, PU_ERR_USAGE, "'%s' is no device: use auto, cpu or cuda", device);
+  if (!plugin_find(device, path))
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: libpuyu-%s.so not found beside the program", device, device);
+  void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
+  if (!library) return pu_fail(e, PU_ERR_IO, "%s: %s", device, dlerror());
   union {
     void *symbol;
     plugin_open_fn open;
@@ -48,7 +52,21 @@ static pu_err plugin_open(const char *device, int threads, pu_backend **out, pu_
   return entry.open(threads, out, e); /* the library stays: its code runs until the program ends */
 }
 
+/* The best there is: a device that cannot be used is no error here. */
+static pu_err best_open(int threads, pu_backend **out, pu_error *e) {
+  char path[PATH_MAX];
+  pu_error why;
+  if (plugin_find("cuda", path)) {
+    if (plugin_open("cuda", threads, out, &why) == PU_OK) return PU_OK;
+    pu_log(PU_LOG_INFO, "%s: so the processor computes", why.msg);
+  }
+  return pu_cpu_open(threads, pu_isa_best(), out, e);
+}
+
 pu_err pu_backend_open(const char *device, int threads, pu_backend **out, pu_error *e) {
+  const char *wanted = getenv("PUYU_DEVICE");
+  if (strcmp(device, "auto") == 0) device = wanted && *wanted ? wanted : device;
+  if (strcmp(device, "auto") == 0) return best_open(threads, out, e);
   if (strcmp(device, "cpu") == 0) return pu_cpu_open(threads, pu_isa_best(), out, e);
   return plugin_open(device, threads, out, e);
 }

@@ -290,8 +290,8 @@ pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const 
   return c->status ? NULL : loss;
 }
 
-pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *t, double *out) {
-  pu_sum_squares_args a = {t, out};
+pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) {
+  pu_sum_squares_args a = {t, n, out};
   *out = 0;
   run(c, PU_OP_sum_squares, &a);
   return c->status;

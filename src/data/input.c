@@ -89,6 +89,13 @@ void pu_input_skip(pu_input *in, uint64_t offset, const char *why) {
   if (in->o.skips.skip) in->o.skips.skip(in->o.skips.arg, in->name, offset, why);
 }
 
+void pu_input_pass(pu_input *in, uint64_t offset, const char *why) {
+  if (!in->o.skips.pass)
+    pu_input_skip(in, offset, why);
+  else
+    in->o.skips.pass(in->o.skips.arg, in->name, offset, why);
+}
+
 /* ---- what bytes are ------------------------------------------------------------------------------------------------
  */
 

@@ -17,6 +17,8 @@ enum { PU_INPUT_DEPTH = 4, PU_INPUT_RATIO = 200 }; /* archives in archives */
 typedef struct pu_skips {
   void (*skip)(void *arg, const char *path, uint64_t offset, const char *why);
   void *arg;
+  /* Whole parts of archives, of a kind that is not read; NULL: skip is told. */
+  void (*pass)(void *arg, const char *path, uint64_t offset, const char *why);
 } pu_skips;
 
 typedef struct pu_read_options {
@@ -56,7 +58,8 @@ pu_err pu_input_line(pu_input *in, pu_str *line, bool *found, pu_error *e) PU_MU
 /* The rest, at most max bytes (up to PU_DOC_MAX), in the input's buffer until the next call; more: *cut is set and the
  * rest is passed over. */
 pu_err pu_input_rest(pu_input *in, size_t max, pu_str *out, bool *cut, pu_error *e) PU_MUST_USE;
-void pu_input_skip(pu_input *in, uint64_t offset, const char *why);
+void pu_input_skip(pu_input *in, uint64_t offset, const char *why); /* broken, or too much */
+void pu_input_pass(pu_input *in, uint64_t offset, const char *why); /* whole, and of no kind that is read */
 /* Which line, item, record or member it is at, from 1: what stands in ids. */
 uint64_t pu_input_number(const pu_input *in);
 void pu_input_set_number(pu_input *in, uint64_t number);

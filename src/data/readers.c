@@ -43,7 +43,7 @@ static pu_str plain_name(const char *name) {
 static const char nothing_endings[] =
     ".png .jpg .jpeg .gif .bmp .webp .ico .tif .tiff .svgz .psd .mp3 .mp4 .m4a .ogg .wav .flac .avi .mkv .mov .webm "
     ".woff .woff2 .ttf .otf .eot .pdf .doc .docx .xls .xlsx .ppt .pptx .odt .ods .odp .jar .apk .class .o .a .so .exe "
-    ".dll .pyc .wasm .bin .dat .db .sqlite .safetensors .gguf .pt .npy .npz .parquet .arrow .rar .css .map .djvu .mobi";
+    ".dll .pyc .wasm .bin .dat .db .sqlite .safetensors .gguf .pt .npy .npz .arrow .rar .css .map .djvu .mobi";
 
 static bool is_nothing(pu_str head) {
   static const struct {
@@ -57,7 +57,6 @@ static bool is_nothing(pu_str head) {
                {5, "%PDF-"},
                {4, "RIFF"},
                {4, "OggS"},
-               {4, "PAR1"},
                {4, "Rar!"},
                {4, "wOFF"},
                {4, "wOF2"},
@@ -146,7 +145,11 @@ static pu_err reading_begin(pu_reading *r, pu_error *e) {
   if (!r->reader) {
     pu_str head;
     PU_TRY(pu_input_peek(r->in, 1, &head, e));
-    pu_input_skip(r->in, 0, "not text, nor anything else that is read");
+    static const char why[] = "not text, nor anything else that is read";
+    if (pu_input_depth(r->in) > 0)
+      pu_input_pass(r->in, 0, why);
+    else
+      pu_input_skip(r->in, 0, why);
     return PU_OK;
   }
   r->state = calloc(1, PU_MAX(r->reader->state_size, (size_t)1));

@@ -250,6 +250,69 @@ static void put_mixture(pu_buf *b, const pu_stage *s) {
   pu_buf_puts(b, "</table>\n");
 }
 
+/* Of a decontamination: the evaluation sets that were touched, the most touched first, and some of what touched them.
+ */
+static void put_touches(pu_buf *b, const json_t *touches) {
+  size_t i;
+  const json_t *s;
+  if (json_array_size(touches) == 0) return;
+  pu_buf_puts(b, "<details><summary>what touched what</summary>");
+  json_array_foreach((json_t *)touches, i, s) {
+    pu_buf_puts(b, "<div class=sample><small>");
+    put_text(b, json_object_get(s, "id"));
+    pu_buf_puts(b, " · ");
+    put_text(b, json_object_get(s, "file"));
+    pu_buf_printf(b, ":%lld ", (long long)json_integer_value(json_object_get(s, "number")));
+    put_text(b, json_object_get(s, "field"));
+    pu_buf_puts(b, " · ");
+    put_text(b, json_object_get(s, "by"));
+    pu_buf_printf(b, " %.3g</small>", json_number_value(json_object_get(s, "share")));
+    put_text(b, json_object_get(s, "ngram"));
+    pu_buf_puts(b, "</div>");
+  }
+  pu_buf_puts(b, "</details>\n");
+}
+
+static void put_touched_rows(pu_buf *b, const json_t *touched, const json_t *sets, rule_row *rows) {
+  const char *name;
+  const json_t *v, *documents;
+  char text[3][32];
+  size_t n = 0;
+  json_object_foreach((json_t *)touched, name, v) rows[n++] = (rule_row){name, (int64_t)json_object_size(v)};
+  if (n > 0) qsort(rows, n, sizeof *rows, most_first);
+  for (size_t i = 0; i < PU_MIN(n, (size_t)RULES_SHOWN); i++) {
+    int64_t sum = 0;
+    json_object_foreach(json_object_get(touched, rows[i].name), name, documents) sum += json_integer_value(documents);
+    pu_buf_puts(b, "<tr><td>");
+    pu_buf_html(b, pu_str_c(rows[i].name));
+    pu_buf_printf(b, "</td><td>%s</td><td>%s</td><td>%s</td></tr>\n",
+                  grouped(json_integer_value(json_object_get(sets, rows[i].name)), text[0]),
+                  grouped(rows[i].n, text[1]), grouped(sum, text[2]));
+  }
+  if (n > RULES_SHOWN) pu_buf_printf(b, "<tr><td>and %zu more</td></tr>\n", n - RULES_SHOWN);
+}
+
+static void put_contamination(pu_buf *b, const pu_stage *s) {
+  const json_t *options = json_object_get(pu_stage_about(s), "options"), *sets = json_object_get(options, "sets"),
+               *touched = json_object_get(counts_of(s), "touched");
+  char text[3][32];
+  if (strcmp(step_of(s), "decontaminate") != 0) return;
+  rule_row *rows = calloc(json_object_size(touched) + 1, sizeof *rows);
+  if (!rows) return;
+  pu_buf_printf(b,
+                "<h2>Evaluation sets</h2>\n<p class=sub>%s items in %s files were looked for; %s documents touch "
+                "some of them. All are in contam.jsonl beside the stage.</p>\n",
+                grouped(json_integer_value(json_object_get(options, "items")), text[0]),
+                grouped((int64_t)json_object_size(sets), text[1]), grouped(count(s, "touching"), text[2]));
+  if (json_object_size(touched) > 0) {
+    pu_buf_puts(b, "<table><tr><th>set</th><th>records</th><th>touched</th><th>touches</th></tr>\n");
+    put_touched_rows(b, touched, sets, rows);
+    pu_buf_puts(b, "</table>\n");
+  }
+  put_touches(b, json_object_get(counts_of(s), "touches"));
+  free(rows);
+}
+
 static void put_options(pu_buf *b, const pu_stage *s) {
   char *text = json_dumps(json_object_get(pu_stage_about(s), "options"), JSON_INDENT(2));
   pu_buf_puts(b, "<details><summary>options</summary><pre>");
@@ -270,6 +333,7 @@ static pu_err put_page(pu_buf *b, const char *title, pu_stage *const *v, size_t 
     put_rules(b, v[i]);
     PU_TRY(put_histograms(b, v[i], e));
     put_mixture(b, v[i]);
+    put_contamination(b, v[i]);
     put_shares(b, v[i]);
     put_options(b, v[i]);
   }

@@ -60,6 +60,10 @@ static pu_err check(const pu_data_config *cfg, pu_error *e) {
   if (cfg->tokenizer && !pu_path_exists(cfg->tokenizer))
     return pu_fail(e, PU_ERR_USAGE, "shards.tokenizer: %s: there is no such file or folder", cfg->tokenizer);
   for (size_t i = 0; i < cfg->dedup.n; i++) PU_TRY(mode_of(cfg->dedup.v[i], &mode, e));
+  for (size_t i = 0; i < cfg->contam.against.n; i++)
+    if (!pu_path_exists(cfg->contam.against.v[i]))
+      return pu_fail(e, PU_ERR_USAGE, "decontaminate.against: %s: there is no such file or folder",
+                     cfg->contam.against.v[i]);
   return check_mixes(cfg->mixes.items, cfg->mixes.n, e);
 }
 
@@ -74,6 +78,21 @@ static pu_err dedup(run *r, pu_error *e) {
     r->stages[r->n++] = dir;
     r->out->dropped += one.dropped;
   }
+  return PU_OK;
+}
+
+static pu_err decontaminate(run *r, pu_error *e) {
+  const char *dir;
+  pu_contam *c;
+  pu_data_result one;
+  if (r->cfg->contam.against.n == 0) return PU_OK;
+  PU_TRY(next_dir(r, "decontaminate", &dir, e));
+  PU_TRY(pu_contam_open(&r->cfg->contam, r->how->memory, &c, e));
+  pu_err err = pu_contam_run(dir, r->stages[r->n - 1], c, r->how, &one, e);
+  pu_contam_close(c);
+  PU_TRY(err);
+  r->stages[r->n++] = dir;
+  r->out->dropped += one.dropped;
   return PU_OK;
 }
 
@@ -130,6 +149,7 @@ static pu_err report(const run *r, pu_error *e) {
 static pu_err steps(run *r, pu_error *e) {
   PU_TRY(clean(r, e));
   PU_TRY(dedup(r, e));
+  PU_TRY(decontaminate(r, e));
   PU_TRY(mix(r, e));
   return report(r, e);
 }
@@ -139,7 +159,7 @@ pu_err pu_data_run(const pu_data_config *cfg, const pu_data_how *how, pu_data_re
   *out = (pu_data_result){0};
   PU_TRY(check(cfg, e));
   PU_TRY(pu_arena_create((size_t)1 << 20, &r.arena, e));
-  r.stages = pu_arena_alloc(r.arena, (2 + cfg->dedup.n + 2 * cfg->mixes.n) * sizeof *r.stages);
+  r.stages = pu_arena_alloc(r.arena, (3 + cfg->dedup.n + 2 * cfg->mixes.n) * sizeof *r.stages);
   pu_err err = r.stages ? steps(&r, e) : nomem(e);
   pu_arena_free(r.arena);
   return err;

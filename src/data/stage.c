@@ -120,7 +120,7 @@ static pu_err lines_open(lines *l, const char *dir, const char *unit, const char
   char path[4096];
   if ((size_t)snprintf(path, sizeof path, "%s/%s.%s.jsonl.zst", dir, unit, kind) >= sizeof path)
     return pu_fail(e, PU_ERR_USAGE, "%s: the path is too long", dir);
-  *l = (lines){.options.skips = {note_broken, l}};
+  *l = (lines){.options.skips = {.skip = note_broken, .arg = l}};
   return pu_input_open(path, 0, 0, &l->options, &l->in, e);
 }
 

@@ -4,6 +4,8 @@
 #include <string.h>
 #include <zlib.h>
 
+#include "src/data/places.h"
+
 enum {
   EOCD = 22,
   EOCD64 = 56,
@@ -17,9 +19,7 @@ enum {
 
 struct pu_zip {
   pu_input *in;
-  bool in_memory;
-  uint64_t size;   /* of the archive */
-  pu_buf all;      /* in_memory: the archive */
+  pu_places places;
   pu_buf entries;  /* the central directory */
   uint64_t shift;  /* how far the offsets in it are off (something stands before the archive) */
   size_t at, last; /* of the next entry, of the one before */
@@ -50,20 +50,6 @@ bool pu_zip_looks(pu_str head) {
   return head.len >= 4 && (memcmp(head.ptr, "PK\3\4", 4) == 0 || memcmp(head.ptr, "PK\5\6", 4) == 0);
 }
 
-/* Up to len bytes (at most PU_INPUT_PEEK) from a place on; fewer at the end. */
-static pu_err zip_bytes(pu_zip *z, uint64_t at, size_t len, pu_str *out, pu_error *e) {
-  at = PU_MIN(at, z->size);
-  len = (size_t)PU_MIN((uint64_t)len, z->size - at);
-  if (z->in_memory) {
-    *out = len > 0 ? pu_str_of(z->all.data + at, len) : pu_str_c("");
-    return PU_OK;
-  }
-  pu_input_seek(z->in, at);
-  PU_TRY(pu_input_peek(z->in, len, out, e));
-  out->len = PU_MIN(out->len, len);
-  return PU_OK;
-}
-
 /* ---- the directory ----------------------------------------------------------------------------------------------- */
 
 typedef struct directory {
@@ -73,11 +59,11 @@ typedef struct directory {
 static pu_err directory64(pu_zip *z, uint64_t eocd, directory *d, pu_error *e) {
   pu_str s;
   if (eocd < LOCATOR64 + EOCD64) return PU_OK;
-  PU_TRY(zip_bytes(z, eocd - LOCATOR64, LOCATOR64, &s, e));
+  PU_TRY(pu_places_bytes(&z->places, eocd - LOCATOR64, LOCATOR64, &s, e));
   if (s.len < LOCATOR64 || memcmp(s.ptr, "PK\6\7", 4) != 0) return PU_OK;
   uint64_t at = u64(s.ptr + 8);
   for (int i = 0; i < 2; i++, at = eocd - LOCATOR64 - EOCD64) { /* where it says, or right before */
-    PU_TRY(zip_bytes(z, at, EOCD64, &s, e));
+    PU_TRY(pu_places_bytes(&z->places, at, EOCD64, &s, e));
     if (s.len < EOCD64 || memcmp(s.ptr, "PK\6\6", 4) != 0) continue;
     *d = (directory){u64(s.ptr + 48), u64(s.ptr + 40), PU_MIN(at, eocd)};
     return PU_OK;
@@ -88,9 +74,9 @@ static pu_err directory64(pu_zip *z, uint64_t eocd, directory *d, pu_error *e) {
 /* The record at the end of the archive, behind which only a comment stands. */
 static pu_err directory_find(pu_zip *z, directory *d, bool *found, pu_error *e) {
   pu_str tail;
-  uint64_t from = z->size > TAIL ? z->size - TAIL : 0;
+  uint64_t from = z->places.size > TAIL ? z->places.size - TAIL : 0;
   *found = false;
-  PU_TRY(zip_bytes(z, from, TAIL, &tail, e));
+  PU_TRY(pu_places_bytes(&z->places, from, TAIL, &tail, e));
   for (size_t i = tail.len; i >= EOCD && !*found; i--) {
     const char *p = tail.ptr + i - EOCD;
     if (*p != 'P' || memcmp(p, "PK\5\6", 4) != 0 || EOCD + u16(p + 20) > tail.len - (i - EOCD)) continue;
@@ -107,7 +93,7 @@ static pu_err entries_read(pu_zip *z, pu_error *e) {
   bool found;
   PU_TRY(directory_find(z, &d, &found, e));
   if (!found) {
-    pu_input_skip(z->in, z->size, "a zip archive without its directory: it is cut short");
+    pu_input_skip(z->in, z->places.size, "a zip archive without its directory: it is cut short");
     return PU_OK;
   }
   if (d.len > d.end || d.at > d.end - d.len) {
@@ -117,22 +103,8 @@ static pu_err entries_read(pu_zip *z, pu_error *e) {
   z->shift = d.end - d.len - d.at;
   if (d.len > PU_DOC_MAX) pu_input_skip(z->in, d.at, "a zip archive with a directory of more than 64 MiB: the rest");
   pu_str s;
-  PU_TRY(zip_bytes(z, d.at + z->shift, (size_t)PU_MIN(d.len, PU_DOC_MAX), &s, e));
+  PU_TRY(pu_places_bytes(&z->places, d.at + z->shift, (size_t)PU_MIN(d.len, PU_DOC_MAX), &s, e));
   return pu_buf_append(&z->entries, s.ptr, s.len) ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "zip: no memory");
-}
-
-static pu_err hold_all(pu_zip *z, pu_error *e) {
-  pu_str s;
-  bool cut;
-  z->in_memory = true;
-  PU_TRY(pu_input_rest(z->in, PU_DOC_MAX, &s, &cut, e));
-  if (cut) {
-    pu_input_skip(z->in, 0, "a zip archive of more than 64 MiB within another one, or compressed");
-    s.len = 0;
-  }
-  if (!pu_buf_append(&z->all, s.ptr, s.len)) return pu_fail(e, PU_ERR_NOMEM, "zip: no memory");
-  z->size = s.len;
-  return cut ? PU_OK : entries_read(z, e);
 }
 
 pu_err pu_zip_open(pu_input *in, pu_zip **out, pu_error *e) {
@@ -140,10 +112,10 @@ pu_err pu_zip_open(pu_input *in, pu_zip **out, pu_error *e) {
   pu_zip *z = calloc(1, sizeof *z);
   if (!z) return pu_fail(e, PU_ERR_NOMEM, "zip: no memory");
   z->in = in;
-  pu_buf_init(&z->all, PU_DOC_MAX);
   pu_buf_init(&z->entries, PU_DOC_MAX);
   *out = z;
-  return pu_input_seekable(in, &z->size) ? entries_read(z, e) : hold_all(z, e);
+  PU_TRY(pu_places_open(&z->places, in, e));
+  return entries_read(z, e);
 }
 
 static void member_end(pu_zip *z) {
@@ -155,7 +127,7 @@ static void member_end(pu_zip *z) {
 void pu_zip_close(pu_zip *z) {
   if (!z) return;
   member_end(z);
-  pu_buf_deinit(&z->all);
+  pu_places_close(&z->places);
   pu_buf_deinit(&z->entries);
   free(z->name);
   free(z);
@@ -202,7 +174,7 @@ static size_t entry_len(const pu_zip *z, size_t at) {
 static bool entry_next(pu_zip *z, entry *t) {
   if (z->at == z->entries.len) return false;
   size_t len = entry_len(z, z->at);
-  if (len == 0 && !z->told_broken) pu_input_skip(z->in, z->size, "broken entries in a zip archive's directory");
+  if (len == 0 && !z->told_broken) pu_input_skip(z->in, z->places.size, "broken entries in a zip archive's directory");
   z->told_broken = z->told_broken || len == 0;
   for (size_t from = z->last + 1; len == 0; from = z->at + 1) {
     const char *p = from < z->entries.len ? memmem(z->entries.data + from, z->entries.len - from, "PK\1\2", 4) : NULL;
@@ -243,7 +215,7 @@ static pu_err member_begin(pu_zip *z, const entry *t, bool *fine, pu_error *e) {
   pu_str local;
   const char *why = NULL;
   uint64_t at = t->at + z->shift;
-  PU_TRY(zip_bytes(z, at, LOCAL, &local, e));
+  PU_TRY(pu_places_bytes(&z->places, at, LOCAL, &local, e));
   if (local.len < LOCAL || memcmp(local.ptr, "PK\3\4", 4) != 0) why = "not where the archive's directory says";
   if (t->flags & 1) why = "encrypted";
   if (!why && t->method != 0 && t->method != 8) why = "compressed in a way that is not read";
@@ -309,7 +281,7 @@ static void member_stop(pu_zip *z, const char *why) {
 
 static pu_err stored_read(pu_zip *z, void *data, size_t len, size_t *got, pu_error *e) {
   pu_str s;
-  PU_TRY(zip_bytes(z, z->pos, (size_t)PU_MIN(PU_MIN((uint64_t)len, z->left), (uint64_t)STEP), &s, e));
+  PU_TRY(pu_places_bytes(&z->places, z->pos, (size_t)PU_MIN(PU_MIN((uint64_t)len, z->left), (uint64_t)STEP), &s, e));
   memcpy(data, s.ptr, s.len);
   *got = s.len;
   z->pos += s.len;
@@ -321,7 +293,7 @@ static pu_err stored_read(pu_zip *z, void *data, size_t len, size_t *got, pu_err
 static pu_err deflated_read(pu_zip *z, void *data, size_t len, size_t *got, pu_error *e) {
   while (*got == 0 && !z->done) {
     pu_str s;
-    PU_TRY(zip_bytes(z, z->pos, (size_t)PU_MIN(z->left, (uint64_t)STEP), &s, e));
+    PU_TRY(pu_places_bytes(&z->places, z->pos, (size_t)PU_MIN(z->left, (uint64_t)STEP), &s, e));
     z->z.next_in = (uint8_t *)(uintptr_t)s.ptr;
     z->z.avail_in = (unsigned)s.len;
     z->z.next_out = data;

@@ -95,10 +95,11 @@ static pu_err ready(pu_engine *en, pu_err err, pu_engine **out) {
 }
 
 static pu_err open_all(pu_engine *en, const char *model, pu_engine_options *o, pu_error *e) {
-  PU_TRY(pu_engine_make_plan(model, o, &en->plan, e)); /* before anything is taken */
+  PU_TRY(pu_backend_open(o->device ? o->device : "cpu", o->threads, &en->be, e));
+  PU_TRY(pu_plan_before(model, en->be, o, &en->plan, e)); /* before anything is taken */
+  if (o->says_plan) pu_plan_say(en->be, &en->plan);
   PU_TRY(pu_engine_tokenizer_of(model, &en->own_tokenizer, e));
   en->t = en->own_tokenizer;
-  PU_TRY(pu_backend_open(o->device ? o->device : "cpu", o->threads, &en->be, e));
   pu_model_options mo = {.dtype = o->dtype,
                          .tile = true,
                          .quant = o->quant,

@@ -232,10 +232,14 @@ static inline int32_t pu_blocks_for(const pu_engine *en, int64_t tokens) {
 
 /* Checks the options that are numbers, and fills in those that are 0. */
 pu_err pu_plan_options(const pu_hparams *hp, pu_engine_options *o, pu_error *e) PU_MUST_USE;
-/* From options so filled in. m: only its description counts. weights: bytes, of the budget where `counted`; the
- * adapters always are. */
+/* From options so filled in. m: only its description and backend count. weights: bytes, of the budget where `counted`;
+ * the adapters always are. */
 pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weights, bool counted, pu_engine_plan *out,
                     pu_error *e) PU_MUST_USE;
+/* For a model that is not loaded yet, on this backend. */
+pu_err pu_plan_before(const char *model, pu_backend *be, const pu_engine_options *o, pu_engine_plan *out,
+                      pu_error *e) PU_MUST_USE;
+void pu_plan_say(const pu_backend *be, const pu_engine_plan *p);          /* on the log */
 size_t pu_plan_step_bytes(const pu_model *m, const pu_engine_options *o); /* the device's memory for one step */
 
 /* ---- stream.c: text as it becomes certain ---- */

@@ -82,18 +82,24 @@ size_t pu_plan_step_bytes(const pu_model *m, const pu_engine_options *o) {
 
 /* ---- the plan ---- */
 
-static size_t find_budget(const pu_engine_options *o) {
-  size_t there = o->memory ? 0 : pu_memory_free();
-  return o->memory ? o->memory : there ? there / 10 * 9 : SIZE_MAX;
+static pu_err find_budget(const pu_backend *be, const pu_engine_options *o, size_t *out, pu_error *e) {
+  size_t there = 0, all;
+  *out = o->memory;
+  if (o->memory) return PU_OK;
+  if (be->memory) PU_TRY(be->memory(be, &there, &all, e));
+  if (!be->memory) there = pu_memory_free();
+  *out = there || be->memory ? there / 10 * 9 : SIZE_MAX;
+  return PU_OK;
 }
 
-static pu_err too_little(const pu_engine_plan *p, size_t least, bool counted, pu_error *e) {
+static pu_err too_little(const pu_backend *be, const pu_engine_plan *p, size_t least, bool counted, pu_error *e) {
   char have[24], need[24], weights[24];
   return pu_fail(e, PU_ERR_NOMEM,
-                 "%s of memory are too little: the model's weights take %s%s, and a step's work and the smallest cache "
-                 "%s: give it more, or lower the batch, the prefill chunk or the context",
-                 pu_bytes_text(p->budget, have), pu_bytes_text(p->weights, weights), counted ? "" : " (not counted)",
-                 pu_bytes_text(least, need));
+                 "%s of %s's memory are too little: the model's weights take %s%s, and a step's work and the smallest "
+                 "cache %s: give it more, keep the weights in fewer bits, or lower the batch, the prefill chunk or the "
+                 "context",
+                 pu_bytes_text(p->budget, have), be->name, pu_bytes_text(p->weights, weights),
+                 counted ? "" : " (not counted)", pu_bytes_text(least, need));
 }
 
 /* Attention lays the keys and values of prompts out anew, a layer at a time: as much as a layer's share of the cache,
@@ -107,11 +113,16 @@ pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weight
   size_t whole = (size_t)((o->context + o->kv_block - 1) / o->kv_block), blocks = whole * (size_t)o->max_batch;
   size_t adapters;
   PU_TRY(pu_adapters_measure(m->arch, hp, m->dtype, o, &adapters, e));
-  *out = (pu_engine_plan){.weights = weights + adapters, .budget = find_budget(o), .kv_block = o->kv_block};
+  *out = (pu_engine_plan){.weights = weights + adapters, .kv_block = o->kv_block};
+  PU_TRY(find_budget(m->be, o, &out->budget, e));
+  if (m->be->memory) {
+    step -= logits_bytes(hp, o); /* the sampler's copy */
+    out->host = 2 * logits_bytes(hp, o);
+  }
   size_t fixed = step + adapters + (counted ? weights : 0), room = out->budget > fixed ? out->budget - fixed : 0;
   blocks = PU_MIN(PU_MIN(blocks, room / (block + anew)), (size_t)INT32_MAX / (size_t)o->kv_block);
   size_t least = PU_MIN(whole, (size_t)(64 / o->kv_block + 1));
-  if (blocks < least) return too_little(out, step + least * (block + anew), counted, e);
+  if (blocks < least) return too_little(m->be, out, step + least * (block + anew), counted, e);
   out->kv_blocks = (int32_t)blocks;
   out->cache = blocks * block;
   out->work = step + blocks * anew;
@@ -119,13 +130,29 @@ pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weight
   return PU_OK;
 }
 
-pu_err pu_engine_make_plan(const char *model, const pu_engine_options *o, pu_engine_plan *out, pu_error *e) {
-  pu_model shape = {.dtype = o->dtype};
+pu_err pu_plan_before(const char *model, pu_backend *be, const pu_engine_options *o, pu_engine_plan *out, pu_error *e) {
+  pu_model shape = {.dtype = o->dtype, .be = be};
   pu_engine_options filled = *o;
   PU_TRY(pu_model_describe(model, &shape.arch, &shape.hp, e));
   PU_TRY(pu_plan_options(&shape.hp, &filled, e));
-  pu_model_options mo = {.dtype = o->dtype, .tile = true, .quant = o->quant};
+  const pu_model_options mo =
+      pu_model_options_on(be, &(pu_model_options){.dtype = o->dtype, .tile = true, .quant = o->quant});
   size_t weights;
   PU_TRY(pu_model_load_bytes(model, &mo, &weights, e));
   return pu_plan_make(&shape, &filled, weights, true, out, e);
+}
+
+pu_err pu_engine_make_plan(const char *model, const pu_engine_options *o, pu_engine_plan *out, pu_error *e) {
+  pu_backend *be;
+  PU_TRY(pu_backend_open(o->device ? o->device : "cpu", 1, &be, e));
+  pu_err err = pu_plan_before(model, be, o, out, e);
+  be->close(be);
+  return err;
+}
+
+void pu_plan_say(const pu_backend *be, const pu_engine_plan *p) {
+  char weights[24], work[24], cache[24], budget[24];
+  pu_log(PU_LOG_INFO, "memory of %s: %s weights, %s work, %s cache of %lld tokens; %s may be taken", be->name,
+         pu_bytes_text(p->weights, weights), pu_bytes_text(p->work, work), pu_bytes_text(p->cache, cache),
+         (long long)p->kv_block * p->kv_blocks, pu_bytes_text(p->budget, budget));
 }

@@ -250,10 +250,7 @@ static pu_err merge_values(pu_model *m, merging *g, const pu_tensor *w, pu_error
   PU_TRY(be->download(be, g->b, g->t->b->data, pu_tensor_bytes(g->t->b), e));
   PU_TRY(be->download(be, g->typed, at, bytes, e));
   pu_convert(g->rows, PU_F32, g->typed, w->dtype, rows * cols);
-  if (strcmp(be->name, "cpu") == 0)
-    pu_pool_run(pu_cpu_pool(be), rows, 16, merge_rows, g);
-  else
-    merge_rows(g, 0, rows, 0);
+  pu_pool_run(be->pool, rows, 16, merge_rows, g);
   pu_convert(g->typed, w->dtype, g->rows, PU_F32, rows * cols);
   return be->upload(be, at, g->typed, bytes, e);
 }

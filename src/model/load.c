@@ -344,6 +344,9 @@ static pu_err fill(loader *l, const char *path, const pu_model_options *o, pu_mo
   pu_error why;
   bool cached = o->cache && o->tile && !o->part && strcmp(m->be->name, "cpu") == 0 &&
                 pu_weights_cache_find(o->cache, path, m, &l->forms, &cache);
+  if (o->cache && m->be->memory)
+    pu_log(PU_LOG_WARN, "%s: weights are kept for a processor only, and %s has memory of its own", o->cache,
+           m->be->name);
   if (cached && pu_weights_cache_read(&cache, m)) {
     m->hp.norm_head = false;
     if (o->progress) o->progress(o->progress_arg, 1, 1);
@@ -359,11 +362,12 @@ static pu_err fill(loader *l, const char *path, const pu_model_options *o, pu_mo
 pu_err pu_model_load(const char *path, pu_backend *be, const pu_model_options *o, pu_model **out, pu_error *e) {
   loader l = {0};
   pu_model *m = NULL;
+  const pu_model_options own = pu_model_options_on(be, o);
   *out = NULL;
   PU_TRY(pu_source_open(path, &l.from, e));
-  pu_err err = choose_forms(&l.from, o, &l.forms, e);
-  if (err == PU_OK) err = pu_model_new(l.from.arch, &l.from.hp, be, o, &l.forms, &m, e);
-  if (err == PU_OK) err = fill(&l, path, o, m, e);
+  pu_err err = choose_forms(&l.from, &own, &l.forms, e);
+  if (err == PU_OK) err = pu_model_new(l.from.arch, &l.from.hp, be, &own, &l.forms, &m, e);
+  if (err == PU_OK) err = fill(&l, path, &own, m, e);
   free(l.used);
   free(l.room);
   free(l.row);

@@ -18,7 +18,7 @@ static int64_t product(const int64_t *shape, int ndim) {
 }
 
 static bool is_tiled(pu_slot slot, int ndim, const pu_model_options *o, const pu_packing *p) {
-  return o->tile && ndim == 2 && pu_slot_is_matrix(slot) && !p->bits;
+  return o->tile && !o->plain && ndim == 2 && pu_slot_is_matrix(slot) && !p->bits;
 }
 
 static pu_packing packing_of(const pu_forms *f, pu_slot slot, int layer) {
@@ -60,9 +60,9 @@ size_t pu_model_bytes(const pu_hparams *hp, const pu_model_options *o, const pu_
     for (int layer = from; ndim && layer < to; layer++)
       total += param_bytes(slot, shape, ndim, o, packing_of(forms, slot, layer));
   }
-  if (hp->tied && o->tile && part.outer)
-    total += param_bytes(PU_SLOT_OUTPUT, (int64_t[PU_MAX_DIMS]){hp->vocab, hp->hidden}, 2, o,
-                         packing_of(forms, PU_SLOT_OUTPUT, -1));
+  pu_packing output = packing_of(forms, PU_SLOT_OUTPUT, -1);
+  if (hp->tied && part.outer && (output.bits || (o->tile && !o->plain)))
+    total += param_bytes(PU_SLOT_OUTPUT, (int64_t[PU_MAX_DIMS]){hp->vocab, hp->hidden}, 2, o, output);
   return total;
 }
 
@@ -221,7 +221,7 @@ static void count_packed(const pu_tensor *w, packer_sizes *s) {
 
 pu_err pu_filler_init(pu_filler *f, pu_model *m, const pu_model_options *o, pu_error *e) {
   packer_sizes packed = {0};
-  *f = (pu_filler){.m = m, .tile = o->tile, .progress = o->progress, .progress_arg = o->progress_arg};
+  *f = (pu_filler){.m = m, .tile = o->tile && !o->plain, .progress = o->progress, .progress_arg = o->progress_arg};
   for (size_t i = 0; i < m->n_params; i++) {
     f->total += (double)pu_tensor_count(m->params[i].w);
     count_packed(m->params[i].w, &packed);
@@ -346,23 +346,19 @@ static bool is_norm(pu_slot slot) {
          slot == PU_SLOT_K_NORM;
 }
 
-static void fill_piece(const pu_model *m, const pu_param *p, draw *d, pu_pool *pool) {
+static void fill_piece(const pu_model *m, const pu_param *p, draw *d) {
   bool random = pu_slot_is_matrix(p->slot) || p->slot == PU_SLOT_EMBED;
   int64_t pairs = (d->n + 1) / 2;
   if (!random) {
     for (int64_t i = 0; i < d->n; i++) d->out[i] = is_norm(p->slot) ? 1.0f : 0.0f;
   } else {
     d->deviation = deviation_of(&m->hp, p->slot);
-    if (pool)
-      pu_pool_run(pool, pairs, 4096, draw_normal, d);
-    else
-      draw_normal(d, 0, pairs, 0);
+    pu_pool_run(m->be->pool, pairs, 4096, draw_normal, d);
   }
 }
 
 static pu_err fill_random(pu_filler *f, uint64_t seed, float *values, pu_error *e) {
   pu_model *m = f->m;
-  pu_pool *pool = strcmp(m->be->name, "cpu") == 0 ? pu_cpu_pool(m->be) : NULL;
   for (size_t i = 0; i < m->n_params; i++) {
     const pu_param *p = &m->params[i];
     int64_t count = pu_tensor_count(p->w);
@@ -370,7 +366,7 @@ static pu_err fill_random(pu_filler *f, uint64_t seed, float *values, pu_error *
     draw d = {.seed = seed, .stream = pu_hash64(p->name, strlen(p->name), 0), .out = values};
     for (d.at = 0; d.at < count; d.at += d.n) {
       d.n = PU_MIN(count - d.at, (int64_t)PU_FILL_PIECE);
-      fill_piece(m, p, &d, pool);
+      fill_piece(m, p, &d);
       PU_TRY(pu_filler_put(f, p, d.at, values, PU_F32, d.n, e));
     }
     PU_TRY(pu_filler_finish(f, p, e));
@@ -378,18 +374,25 @@ static pu_err fill_random(pu_filler *f, uint64_t seed, float *values, pu_error *
   return PU_OK;
 }
 
+pu_model_options pu_model_options_on(const pu_backend *be, const pu_model_options *o) {
+  pu_model_options own = *o;
+  own.plain |= !be->forward[PU_OP_tile_weight];
+  return own;
+}
+
 pu_err pu_model_random(const pu_arch *arch, const pu_hparams *hp, uint64_t seed, pu_backend *be,
                        const pu_model_options *o, pu_model **out, pu_error *e) {
   pu_model *m;
   pu_forms forms;
+  const pu_model_options own = pu_model_options_on(be, o);
   *out = NULL;
-  PU_TRY(pu_forms_init(&forms, hp, o, e));
-  pu_err made = pu_model_new(arch, hp, be, o, &forms, &m, e);
+  PU_TRY(pu_forms_init(&forms, hp, &own, e));
+  pu_err made = pu_model_new(arch, hp, be, &own, &forms, &m, e);
   pu_forms_deinit(&forms);
   if (made) return made;
   pu_filler f;
   float *values = malloc(((size_t)PU_FILL_PIECE + 1) * sizeof *values);
-  pu_err err = pu_filler_init(&f, m, o, e);
+  pu_err err = pu_filler_init(&f, m, &own, e);
   if (!values && err == PU_OK) err = pu_fail(e, PU_ERR_NOMEM, "no memory for random weights");
   if (err == PU_OK) err = fill_random(&f, seed, values, e);
   pu_filler_deinit(&f);

@@ -42,7 +42,7 @@ void pu_forms_deinit(pu_forms *f) {
 /* ---- one matrix ---- */
 
 struct pu_packer {
-  pu_pool *pool; /* NULL: none */
+  pu_pool *pool;
   uint8_t *q;
   float *scale, *zero;
   int32_t *order;
@@ -58,7 +58,7 @@ enum { WAITING = 1 << 20 };
 pu_err pu_packer_create(pu_backend *be, size_t values, size_t scales, int64_t cols, pu_packer **out, pu_error *e) {
   pu_packer *k = *out = calloc(1, sizeof *k);
   if (!k) return pu_fail(e, PU_ERR_NOMEM, "no memory to pack weights");
-  k->pool = strcmp(be->name, "cpu") == 0 ? pu_cpu_pool(be) : NULL;
+  k->pool = be->pool;
   k->q = malloc(values);
   k->scale = malloc(scales * sizeof *k->scale);
   k->zero = malloc(scales * sizeof *k->zero);
@@ -107,10 +107,7 @@ static void round_rows(void *arg, int64_t begin, int64_t end, int worker) {
 
 static void flush(pu_packer *k) {
   int64_t rows = k->waiting / k->cols;
-  if (k->pool)
-    pu_pool_run(k->pool, rows, PU_MAX(16384 / k->cols, 1), round_rows, k);
-  else
-    round_rows(k, 0, rows, 0);
+  pu_pool_run(k->pool, rows, PU_MAX(16384 / k->cols, 1), round_rows, k);
   k->at += k->waiting;
   k->waiting = 0;
 }

@@ -228,7 +228,7 @@ static bool make_sum(pu_backend *be, const head *h, const place *places, const c
   size_t pieces = (h->bytes + PIECE - 1) / PIECE;
   sum_job j = {data, h->bytes, malloc((pieces + 1) * sizeof *j.sums)};
   if (!j.sums) return false;
-  pu_pool_run(pu_cpu_pool(be), (int64_t)pieces, 1, sum_pieces, &j);
+  pu_pool_run(be->pool, (int64_t)pieces, 1, sum_pieces, &j);
   uint64_t sum = pu_hash64(h, offsetof(head, sum), 0);
   sum = pu_hash64(places, data_at(h->n) - sizeof *h, sum);
   *out = pu_hash64(j.sums, pieces * sizeof *j.sums, sum);

@@ -1,6 +1,7 @@
 /* puyu bench train: a step as the loop runs it, and the matrix products it is made of. */
 #include "src/train/memory.h"
 #include "src/train/optim.h"
+#include "src/train/peak.h"
 #include "src/train/profile.h"
 
 #include <math.h>
@@ -8,6 +9,7 @@
 
 typedef struct bench {
   const pu_train_bench_options *o;
+  pu_hparams hp;
   pu_backend *be;
   pu_model *model;
   pu_train_optim optim;
@@ -17,7 +19,8 @@ typedef struct bench {
   pu_tape *tape;
   pu_ctx ctx;
   pu_seqs seqs;
-  int32_t *ids, *targets;
+  int32_t *ids, *targets; /* on the host */
+  size_t before;          /* memory in use */
   pu_train_config cfg;
   double betas[2];
 } bench;
@@ -45,6 +48,7 @@ static double time_linear(pu_ctx *c, pu_dtype dtype, int64_t N, int64_t M, int64
       double begin = pu_now();
       c->status = c->be->forward[PU_OP_linear](c->be, &a, c->err);
       if (c->status == PU_OK) c->status = c->be->backward[PU_OP_linear](c->be, &a, c->err);
+      if (c->status == PU_OK) c->status = c->be->sync(c->be, c->err);
       best = fmin(best, pu_now() - begin);
     }
   }
@@ -79,6 +83,12 @@ static double products_rate(bench *b) {
 
 /* ---- a step ---- */
 
+static pu_tensor *to_device(pu_ctx *c, const int32_t *v, int64_t n) {
+  pu_tensor *t = pu_tensor_new(c, PU_I32, 1, &n, false);
+  if (t) c->status = c->be->upload(c->be, t->data, v, (size_t)n * sizeof *v, c->err);
+  return t;
+}
+
 static pu_err run_step(bench *b, int64_t step, double *seconds, double *optim_seconds, pu_error *e) {
   pu_ctx *c = &b->ctx;
   int64_t N = b->o->batch * b->o->seq_len;
@@ -88,18 +98,20 @@ static pu_err run_step(bench *b, int64_t step, double *seconds, double *optim_se
   size_t mark = pu_arena_mark(c->host);
   pu_tape_reset(b->tape);
   c->tape = b->tape;
-  pu_tensor *ids = pu_tensor_over(c, PU_I32, 1, &N, b->ids), *targets = pu_tensor_over(c, PU_I32, 1, &N, b->targets);
+  pu_tensor *ids = to_device(c, b->ids, N), *targets = to_device(c, b->targets, N);
   pu_forward f = {.ids = ids, .seqs = &b->seqs, .recompute = b->o->recompute};
-  pu_tensor *hidden = pu_model_forward(b->model, c, &f);
+  pu_tensor *hidden = c->status ? NULL : pu_model_forward(b->model, c, &f);
   pu_tensor *loss = hidden ? pu_model_loss(b->model, c, hidden, targets, 1 / (float)N) : NULL;
   pu_err err = loss ? pu_backward(c) : c->status;
   c->tape = NULL;
   pu_arena_release(c->host, mark);
+  if (err == PU_OK) err = c->be->sync(c->be, e);
   if (err != PU_OK) return err;
   double middle = pu_now();
   PU_TRY(pu_train_optim_norm(&b->optim, c, &norm));
   if (!isfinite(norm)) return pu_fail(e, PU_ERR_INTERNAL, "the gradient of random weights is not a number");
   PU_TRY(pu_train_optim_step(&b->optim, c, &b->cfg, b->cfg.optim.lr, 1 / fmax(norm, 1), step));
+  PU_TRY(c->be->sync(c->be, e));
   *seconds = pu_now() - begin;
   *optim_seconds = pu_now() - middle;
   return PU_OK;
@@ -110,6 +122,7 @@ static pu_err measure(bench *b, pu_train_bench_result *r, pu_error *e) {
   PU_TRY(run_step(b, 1, &seconds, &optim, e)); /* touches the memory */
   r->step_seconds = INFINITY;
   for (int64_t i = 0; i < b->o->rounds; i++) {
+    PU_TRY(pu_train_peak_raise(&b->ctx, b->o->dtype, &r->peak_flops));
     r->gemm_flops = fmax(r->gemm_flops, products_rate(b));
     PU_TRY(b->ctx.status);
     pu_train_profile_clear(&b->profile);
@@ -124,6 +137,8 @@ static pu_err measure(bench *b, pu_train_bench_result *r, pu_error *e) {
   r->tok_per_s = tokens / r->step_seconds;
   r->flops = pu_hparams_train_flops(&b->model->hp, b->o->seq_len) * r->tok_per_s;
   r->ratio = r->flops / r->gemm_flops;
+  r->peak_flops = fmax(r->peak_flops, r->gemm_flops);
+  r->mfu = r->flops / r->peak_flops;
   return PU_OK;
 }
 
@@ -146,7 +161,7 @@ static pu_err make_batch(bench *b, pu_error *e) {
   return PU_OK;
 }
 
-/* What the largest product needs beside a step: x, dx, w, y, dy in the compute type, dw in f32. */
+/* What the largest product needs, in the room of a step: x, dx, w, y, dy in the compute type, dw in f32. */
 static size_t product_bytes(const bench *b) {
   const pu_hparams *hp = &b->model->hp;
   size_t widest = (size_t)PU_MAX(2 * hp->ffn, 3 * hp->hidden), N = (size_t)(b->o->batch * b->o->seq_len);
@@ -157,20 +172,23 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   const pu_shape *shape = pu_shape_find(b->o->shape);
   if (!shape) return pu_fail(e, PU_ERR_USAGE, "there is no shape '%s': puyu init --help lists them", b->o->shape);
   pu_model_options mo = {.dtype = b->o->dtype, .train = true};
-  PU_TRY(pu_train_plan_check((size_t)pu_hparams_count(&shape->hp, false) * 4 * sizeof(float), 0, false, e));
-  PU_TRY(pu_backend_open("cpu", b->o->threads, &b->be, e));
-  PU_TRY(pu_model_random(pu_arch_find(shape->arch), &shape->hp, 1, b->be, &mo, &b->model, e));
+  b->hp = shape->hp;
+  if (b->o->layers) b->hp.layers = b->o->layers;
+  PU_TRY(pu_backend_open(b->o->device, b->o->threads, &b->be, e));
+  b->before = pu_train_memory_used(b->be);
+  PU_TRY(pu_train_plan_check(b->be, (size_t)pu_hparams_count(&b->hp, false) * 4 * sizeof(float), false, e));
+  PU_TRY(pu_model_random(pu_arch_find(shape->arch), &b->hp, 1, b->be, &mo, &b->model, e));
   PU_TRY(pu_arena_create((size_t)4 << 30, &b->host, e));
   PU_TRY(pu_arena_create((size_t)1 << 30, &b->step_host, e));
   PU_TRY(pu_train_optim_create(b->model, b->host, &b->optim, e));
   PU_TRY(make_batch(b, e));
   size_t activations =
       pu_model_activation_bytes(b->model, b->o->batch * b->o->seq_len, b->o->seq_len, true, b->o->recompute);
-  size_t room = activations + activations / 4 + product_bytes(b) + ((size_t)64 << 20);
+  size_t room = PU_MAX(pu_train_activation_room(b->be, activations), product_bytes(b));
   r->planned_bytes = pu_model_weight_bytes(b->model->arch, &b->model->hp, &mo) + b->optim.moment_bytes +
                      b->optim.grad_bytes + activations +
                      pu_train_work_bytes(b->be, b->model, b->o->batch * b->o->seq_len, b->o->seq_len);
-  PU_TRY(pu_train_plan_check(activations, 0, false, e));
+  PU_TRY(pu_train_plan_check(b->be, activations, false, e));
   PU_TRY(b->be->alloc(b->be, room, &b->memory, e));
   PU_TRY(pu_arena_wrap(b->memory, room, &b->ctx.mem, e));
   PU_TRY(pu_tape_create(b->step_host, &b->tape, e));
@@ -199,11 +217,12 @@ static void close_bench(bench *b) {
 pu_err pu_train_bench(const pu_train_bench_options *o, pu_train_bench_result *out, pu_error *e) {
   *out = (pu_train_bench_result){0};
   bench b = {.o = o};
-  size_t before = pu_memory_used();
   pu_err err = open_bench(&b, out, e);
   double seconds, optim;
   if (err == PU_OK) err = run_step(&b, 1, &seconds, &optim, e);
-  out->peak_bytes = pu_memory_used() - before; /* before the products take their own */
+  if (err == PU_OK) out->peak_bytes = pu_train_memory_used(b.be) - b.before; /* before the products take their own */
+  if (err == PU_OK) pu_train_where(b.be, out->where);
+  out->layers = b.hp.layers;
   if (err == PU_OK) err = measure(&b, out, e);
   close_bench(&b);
   return err;

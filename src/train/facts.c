@@ -30,13 +30,16 @@ pu_err pu_train_write_facts(pu_train_loop *l, pu_error *e) {
   processor_name(cpu, sizeof cpu);
   pu_format_double(peak, l->peak_flops);
   int64_t steps = l->cfg.train.minutes > 0 ? 0 : l->cfg.train.steps; /* a first guess is no fact */
-  bool on_cpu = strcmp(l->be->name, "cpu") == 0;
+  bool on_cpu = !l->be->describe;
+  char where[200];
   pu_buf b;
   pu_buf_init(&b, 1 << 20);
-  pu_buf_printf(&b, "{\"started\": \"%s\", \"device\": \"%s\", \"processor\": ", started, l->be->name);
+  pu_buf_printf(&b, "{\"started\": \"%s\", \"device\": ", started);
+  pu_buf_json_str(&b, pu_str_c(on_cpu ? l->be->name : pu_train_where(l->be, where)));
+  pu_buf_puts(&b, ", \"processor\": ");
   pu_buf_json_str(&b, pu_str_c(cpu));
   pu_buf_printf(&b, ", \"threads\": %d, \"isa\": \"%s\", \"matrix_flops\": %s,\n",
-                on_cpu ? pu_pool_size(pu_cpu_pool(l->be)) : 0, on_cpu ? pu_isa_name(pu_cpu_isa(l->be)) : "", peak);
+                on_cpu ? pu_pool_size(l->be->pool) : 0, on_cpu ? pu_isa_name(pu_cpu_isa(l->be)) : "", peak);
   pu_buf_printf(&b, " \"family\": \"%s\", \"parameters\": %lld, \"vocab\": %lld, \"layers\": %lld, \"hidden\": %lld,\n",
                 l->model->arch->name, (long long)pu_hparams_count(&l->model->hp, false), (long long)l->model->hp.vocab,
                 (long long)l->model->hp.layers, (long long)l->model->hp.hidden);

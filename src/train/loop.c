@@ -33,7 +33,7 @@ static pu_err sample(pu_train_loop *l, pu_error *e) {
   for (size_t i = 0; err == PU_OK && i < l->cfg.sample.prompts.n; i++)
     err = sample_one(l, l->cfg.sample.prompts.v[i], &text, e);
   pu_buf_deinit(&text);
-  l->peak_bytes = PU_MAX(l->peak_bytes, pu_memory_used());
+  l->peak_bytes = PU_MAX(l->peak_bytes, pu_train_memory_used(l->be));
   return err;
 }
 
@@ -43,7 +43,7 @@ static pu_err checkpoint(pu_train_loop *l, pu_error *e) {
   PU_TRY(pu_train_log_sync(&l->metrics, e));
   PU_TRY(pu_train_saver_submit(l->saver, &l->state, e));
   l->saved_step = l->state.step;
-  l->peak_bytes = PU_MAX(l->peak_bytes, pu_memory_used());
+  l->peak_bytes = PU_MAX(l->peak_bytes, pu_train_memory_used(l->be));
   return PU_OK;
 }
 

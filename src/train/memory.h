@@ -4,21 +4,23 @@
 
 #include "puyu/train.h"
 
-typedef struct pu_train_plan {
-  size_t weights; /* in the compute type, and f32 masters where that is another */
-  size_t gradients, moments;
-  size_t activations; /* of one micro-batch, as the tape lays them out */
-  size_t work;        /* what operations use while they run: see pu_train_work_bytes */
-  size_t data;        /* ids of one step */
-  size_t copy;        /* what the checkpoint thread writes from */
-  size_t total;
-} pu_train_plan;
-
-void pu_train_plan_sum(pu_train_plan *p);
+static inline pu_dtype pu_train_dtype(const pu_train_config *cfg) {
+  return cfg->train.precision == 0 ? PU_BF16 : PU_F32;
+}
+/* From a model's sizes and a configuration that is resolved. */
+void pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hparams *hp, const pu_train_config *cfg,
+                        pu_train_plan *out);
 /* "weights 96.0 MiB, …" on the log. */
-void pu_train_plan_print(const pu_train_plan *p);
-/* PU_ERR_NOMEM with the mend where bytes do not fit into what is free. taken: how many of them are in use already. */
-pu_err pu_train_plan_check(size_t bytes, size_t taken, bool force, pu_error *e) PU_MUST_USE;
+void pu_train_plan_print(const pu_backend *be, const pu_train_plan *p);
+/* PU_ERR_NOMEM with the mend where bytes of the device's memory do not fit into what is free. */
+pu_err pu_train_plan_check(const pu_backend *be, size_t bytes, bool force, pu_error *e) PU_MUST_USE;
+/* In use now: of the device, by anyone, where it has memory of its own; else of this process. 0: unknown. */
+size_t pu_train_memory_used(const pu_backend *be);
+/* What to allocate for so many planned bytes of activations: on the CPU room beyond the plan costs nothing until it is
+ * touched; a device gets little more than the plan. */
+size_t pu_train_activation_room(const pu_backend *be, size_t planned);
+/* "avx512, 4 threads", or what a device says of itself. */
+const char *pu_train_where(const pu_backend *be, char text[200]); /* = text */
 
 /* What the backend takes for itself for one micro-batch of sequences of seq_len. */
 size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t tokens, int64_t seq_len);

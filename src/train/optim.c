@@ -34,7 +34,8 @@ pu_err pu_train_optim_create(pu_model *m, pu_arena *host, pu_train_optim *out, p
   }
   out->m = pu_arena_alloc(host, m->n_params * sizeof *out->m);
   out->v = pu_arena_alloc(host, m->n_params * sizeof *out->v);
-  if (!out->m || !out->v) return pu_fail(e, PU_ERR_NOMEM, "no memory for the optimiser's headers");
+  out->g = pu_arena_alloc(host, m->n_params * sizeof *out->g);
+  if (!out->m || !out->v || !out->g) return pu_fail(e, PU_ERR_NOMEM, "no memory for the optimiser's headers");
   PU_TRY(m->be->alloc(m->be, out->moment_bytes, &out->moments, e));
   PU_TRY(m->be->clear(m->be, out->moments, out->moment_bytes, e));
   if (out->grad_bytes) PU_TRY(m->be->alloc(m->be, out->grad_bytes, &out->grads, e));
@@ -65,15 +66,14 @@ void pu_train_optim_begin(pu_train_optim *o) {
 }
 
 pu_err pu_train_optim_norm(pu_train_optim *o, pu_ctx *c, double *norm) {
-  double sum = 0;
+  double sum;
   for (size_t i = 0; i < o->model->n_params; i++) {
     pu_tensor *w = o->model->params[i].w;
-    double squares;
     if (!w->grad_set) PU_TRY(c->be->clear(c->be, w->grad->data, pu_tensor_bytes(w->grad), c->err));
     w->grad_set = true;
-    PU_TRY(pu_sum_squares(c, w->grad, &squares));
-    sum += squares;
+    o->g[i] = w->grad;
   }
+  PU_TRY(pu_sum_squares(c, o->g, (int)o->model->n_params, &sum));
   *norm = sqrt(sum);
   return PU_OK;
 }

@@ -6,7 +6,8 @@
 
 typedef struct pu_train_optim {
   pu_model *model;
-  pu_tensor *m, *v; /* [n_params] headers, f32, shaped like the parameters */
+  pu_tensor *m, *v;    /* [n_params] headers, f32, shaped like the parameters */
+  const pu_tensor **g; /* [n_params] room for the list of gradients */
   void *moments, *grads;
   size_t moment_bytes, grad_bytes; /* what the two take */
 } pu_train_optim;

@@ -59,7 +59,10 @@ const pu_option pu_train_options[] = {
     ROW(train.spike, FLOAT, .dflt = "10", .max = 1e9, .meta = "X",
         .help = "skip a step whose gradient norm is above X times its running mean; 0: only NaN and infinity"),
     ROW(train.threads, INT, .dflt = "0", .max = 64, .meta = "N", .help = "threads; 0: all processors"),
-    ROW(train.device, STR, .dflt = "cpu", .meta = "NAME", .help = "where to compute"),
+    ROW(train.device, STR, .dflt = "auto", .meta = "NAME",
+        .help =
+            "where to compute: cpu, or a plug-in such as cuda; auto: what the variable PUYU_DEVICE names, else a GPU "
+            "where there is one, else the processor"),
     ROW(train.force, BOOL, .dflt = "false",
         .help = "start even where the memory plan does not fit the memory there is"),
 

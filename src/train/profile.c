@@ -10,6 +10,7 @@ static pu_err timed(pu_backend *be, pu_op op, int way, void *args, pu_error *e) 
   pu_train_profile *p = (pu_train_profile *)be;
   double begin = pu_now();
   pu_err err = (way ? p->inner->backward : p->inner->forward)[op](p->inner, args, e);
+  if (!err) err = p->inner->sync(p->inner, e);
   p->seconds[op][way] += pu_now() - begin;
   return err;
 }
@@ -56,7 +57,8 @@ void pu_train_profile_init(pu_train_profile *p, pu_backend *inner) {
                          .download = inner_download,
                          .clear = inner_clear,
                          .copy = inner_copy,
-                         .sync = inner_sync};
+                         .sync = inner_sync,
+                         .pool = inner->pool};
 #define PU_OP(name, has_backward)                                                                                      \
   p->base.forward[PU_OP_##name] = inner->forward[PU_OP_##name] ? forward_##name : NULL;                                \
   p->base.backward[PU_OP_##name] = inner->backward[PU_OP_##name] ? backward_##name : NULL;

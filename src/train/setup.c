@@ -10,7 +10,7 @@
 #include <time.h>
 
 static const size_t HOST_MAX = (size_t)16 << 30; /* address space, touched only where used */
-enum { CONFIG_MAX = 1 << 20, BF16 = 0 };
+enum { CONFIG_MAX = 1 << 20 };
 
 /* ---- where the run stands ---- */
 
@@ -194,16 +194,17 @@ static pu_err check_fit(const pu_train_loop *l, const pu_hparams *hp, pu_error *
   return PU_OK;
 }
 
-/* Before the data, which may be hours of tokenising: can the model be there at all? */
-static pu_err open_device(pu_train_loop *l, const pu_hparams *hp, pu_error *e) {
-  size_t params = (size_t)pu_hparams_count(hp, false);
-  /* At least: master, gradient, two moments, and three copies, f32 each. */
-  PU_TRY(pu_train_plan_check(params * 7 * sizeof(float), 0, l->cfg.train.force, e));
-  return pu_backend_open(l->cfg.train.device, (int)l->cfg.train.threads, &l->be, e);
+/* Before the data, which may be hours of tokenising: can the run be there at all? */
+static pu_err open_device(pu_train_loop *l, const pu_arch *arch, const pu_hparams *hp, pu_error *e) {
+  PU_TRY(pu_backend_open(l->cfg.train.device, (int)l->cfg.train.threads, &l->be, e));
+  if (l->be->memory) l->base_bytes = pu_train_memory_used(l->be);
+  pu_train_plan_make(l->be, arch, hp, &l->cfg, &l->plan);
+  pu_train_plan_print(l->be, &l->plan);
+  return pu_train_plan_check(l->be, l->plan.total, l->cfg.train.force, e);
 }
 
 static pu_model_options model_options(const pu_train_loop *l) {
-  return (pu_model_options){.dtype = l->cfg.train.precision == BF16 ? PU_BF16 : PU_F32, .train = true};
+  return (pu_model_options){.dtype = pu_train_dtype(&l->cfg), .train = true};
 }
 
 static pu_err open_model(pu_train_loop *l, const pu_arch *arch, const pu_hparams *hp, pu_error *e) {
@@ -228,28 +229,10 @@ static pu_err check_finished(const pu_train_loop *l, pu_error *e) {
   return PU_OK;
 }
 
-static void make_plan(pu_train_loop *l) {
-  const pu_model *m = l->model;
-  pu_train_plan *p = &l->plan;
-  int64_t micro = l->cfg.train.micro_batch, T = l->data.seq_len;
-  for (size_t i = 0; i < m->n_params; i++) {
-    const pu_param *q = &m->params[i];
-    size_t count = (size_t)pu_tensor_count(q->w);
-    p->weights += count * pu_dtype_size(q->w->dtype) + (q->master != q->w ? count * sizeof(float) : 0);
-    p->gradients += count * sizeof(float);
-  }
-  p->moments = l->optim.moment_bytes;
-  p->copy = pu_train_saver_bytes(&l->optim);
-  p->activations = pu_model_activation_bytes(m, micro * T, T, true, l->cfg.train.recompute);
-  p->work = pu_train_work_bytes(l->be, m, micro * T, T);
-  p->data = (size_t)(l->cfg.train.global_batch * T) * 3 * sizeof(int32_t);
-  pu_train_plan_sum(p);
-}
-
-/* The work space of a step. Room beyond the plan costs nothing until it is touched. */
+/* The work space of a step. */
 static pu_err open_step(pu_train_loop *l, pu_error *e) {
   int64_t micro = l->cfg.train.micro_batch, T = l->data.seq_len;
-  size_t room = l->plan.activations + l->plan.activations / 4 + ((size_t)64 << 20);
+  size_t room = pu_train_activation_room(l->be, l->plan.activations);
   PU_TRY(l->be->alloc(l->be, room, &l->activation_memory, e));
   PU_TRY(pu_arena_wrap(l->activation_memory, room, &l->ctx.mem, e));
   PU_TRY(pu_arena_create((size_t)1 << 30, &l->step_host, e));
@@ -269,11 +252,6 @@ static pu_err open_step(pu_train_loop *l, pu_error *e) {
 
 static pu_err open_memory(pu_train_loop *l, pu_error *e) {
   PU_TRY(pu_train_optim_create(l->model, l->host, &l->optim, e));
-  make_plan(l);
-  pu_train_plan_print(&l->plan);
-  /* What is touched already does not have to be found again. */
-  size_t used = pu_memory_used(), taken = used > l->base_bytes ? used - l->base_bytes : 0;
-  PU_TRY(pu_train_plan_check(l->plan.total, taken, l->cfg.train.force, e));
   if (l->saved_step >= 0) PU_TRY(damaged(l, pu_train_optim_restore(l->from, &l->optim, e), e));
   PU_TRY(open_step(l, e));
   pu_train_saver_options o = {.run = l->cfg.run,
@@ -346,7 +324,7 @@ pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu
   pu_hparams hp;
   PU_TRY(open_tokenizer(l, e));
   PU_TRY(describe(l, &arch, &hp, e));
-  PU_TRY(open_device(l, &hp, e));
+  PU_TRY(open_device(l, arch, &hp, e));
   PU_TRY(open_data(l, e));
   PU_TRY(open_model(l, arch, &hp, e));
   PU_TRY(open_memory(l, e));
@@ -354,6 +332,22 @@ pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu
   PU_TRY(open_logs(l, e));
   announce(l);
   return PU_OK;
+}
+
+pu_err pu_train_make_plan(const pu_train_config *cfg, pu_train_plan *out, pu_error *e) {
+  pu_train_loop l = {.cfg = *cfg, .metrics = {.fd = -1}, .samples = {.fd = -1}, .saved_step = -1};
+  const pu_arch *arch;
+  pu_hparams hp;
+  *out = (pu_train_plan){0};
+  PU_TRY(pu_arena_create(HOST_MAX, &l.host, e));
+  pu_err err = resolve(&l, e);
+  l.from = l.cfg.model.path;
+  if (!err) err = open_tokenizer(&l, e);
+  if (!err) err = describe(&l, &arch, &hp, e);
+  if (!err) err = pu_backend_open(l.cfg.train.device, (int)l.cfg.train.threads, &l.be, e);
+  if (!err) pu_train_plan_make(l.be, arch, &hp, &l.cfg, out);
+  pu_train_loop_close(&l);
+  return err;
 }
 
 void pu_train_loop_close(pu_train_loop *l) {

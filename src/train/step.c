@@ -32,8 +32,9 @@ static pu_err run_rows(pu_train_loop *l, const pu_train_rows *rows, int64_t from
   pu_tensor *loss = hidden ? pu_model_loss(l->model, c, hidden, targets, grad_scale) : NULL;
   pu_err err = c->status;
   if (err == PU_OK && !loss) err = pu_fail(e, PU_ERR_INTERNAL, "the model gave no loss, and no reason");
-  if (err == PU_OK) err = c->be->download(c->be, l->losses, loss->data, (size_t)N * sizeof(float), e);
   if (err == PU_OK && tape) err = pu_backward(c);
+  /* Afterwards: a download waits for the device. */
+  if (err == PU_OK) err = c->be->download(c->be, l->losses, loss->data, (size_t)N * sizeof(float), e);
   c->tape = NULL;
   pu_arena_release(c->host, mark);
   return err;
@@ -183,7 +184,7 @@ pu_err pu_train_loop_step(pu_train_loop *l, bool *stopped, pu_error *e) {
   double flops = step_flops(&l->model->hp, tokens, l->squares) / seconds;
   if (l->peak_flops > 0) l->peak_flops = PU_MAX(l->peak_flops, flops);
   l->mfu = l->peak_flops > 0 ? flops / l->peak_flops : NAN;
-  l->peak_bytes = PU_MAX(l->peak_bytes, pu_memory_used());
+  l->peak_bytes = PU_MAX(l->peak_bytes, pu_train_memory_used(l->be));
   PU_TRY(write_line(l, norm, lr, tokens, predicted, seconds, why, e));
   if (why) return skip(l, why, l->loss, norm, e);
   pu_train_live_step(&l->live, &l->cfg, s, l->loss, tokens, seconds, isfinite(l->mfu) ? l->mfu : -1);

@@ -1,5 +1,6 @@
 /* Conversations over a small random model: what is kept between answers changes nothing, old turns give way, undo. */
 #include "src/cli/conversation.h"
+#include "tests/device.h"
 #include "tests/test.h"
 
 #include <stdlib.h>
@@ -43,7 +44,7 @@ static int set_up(void **state) {
                          .norm_eps = 1e-5,
                          .bos = -1,
                          .rope = {.base = 1e4, .factor = 1}};
-  assert_ok(pu_cpu_open(1, pu_isa_best(), &b->be, &b->e), &b->e);
+  assert_ok(pu_test_open(1, pu_isa_best(), &b->be, &b->e), &b->e);
   pu_model_options o = {.dtype = PU_F32, .tile = true};
   assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 3, b->be, &o, &b->m, &b->e), &b->e);
   *state = b;

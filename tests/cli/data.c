@@ -109,6 +109,107 @@ static void what_occurs_again(void **state) {
   says("minhash");
 }
 
+#define QUESTION                                                                                                       \
+  "how many of the %d red apples in basket %d does a boy of %d years still have after he gave away %d of them?"
+
+static void put_file(const char *name, const pu_buf *b) {
+  char path[128];
+  pu_error e;
+  snprintf(path, sizeof path, "%s/%s", folder, name);
+  assert_ok(pu_file_write(path, b->data, b->len, &e), &e);
+}
+
+/* Two sets, and three files of texts, each with one of their questions in one of them. */
+static void make_sets(void) {
+  pu_buf b;
+  pu_buf_init(&b, 1 << 20);
+  assert_int_equal(shell("mkdir -p sets texts"), 0);
+  for (int i = 1; i <= 20; i++)
+    pu_buf_printf(&b, "{\"question\": \"Number %d: " QUESTION "\"}\n", i, 7 * i, 13 * i, i, i);
+  put_file("sets/q.jsonl", &b);
+  pu_buf_clear(&b);
+  pu_buf_puts(&b, "id,question\n7,我国第一部宪法是在哪一年由全国人民代表大会通过并颁布的\n");
+  put_file("sets/zh.csv", &b);
+  for (int u = 1; u <= 3; u++) {
+    char name[32];
+    pu_buf_clear(&b);
+    for (int i = 1; i <= 9; i++) {
+      pu_buf_printf(&b, "{\"id\": \"t-%d-%d\", \"content\": \"Some text of number %d.%d.\\n\\n", u, i, u, i);
+      if (i == 2 * u) pu_buf_printf(&b, "NUMBER %d - " QUESTION "\\n\\n", i, 7 * i, 13 * i, i, i);
+      pu_buf_puts(&b, "And more text.\"}\n");
+    }
+    if (u == 3)
+      pu_buf_puts(&b,
+                  "{\"id\": \"zh\", \"content\": \"题：我国第一部宪法,是在哪一年由全国人民代表大会通过并颁布的？\"}");
+    snprintf(name, sizeof name, "texts/%d.jsonl", u);
+    put_file(name, &b);
+  }
+  pu_buf_deinit(&b);
+}
+
+/* Evaluation sets are found, dropped or cut out, and told; the same on any number of threads and processes. */
+static void evaluation_sets(void **state) {
+  (void)state;
+  static const char *const step = "data decontaminate raw-e --against sets --out";
+  make_sets();
+  assert_int_equal(puyu("data extract texts --out raw-e"), 0);
+  says("28 documents");
+  assert_int_equal(puyu("%s clean-e --threads 1", step), 0);
+  says("index: 21 items of 21 records in 2 files");
+  says("28 documents, 4 dropped, 24 left");
+  assert_int_equal(shell("zstdcat clean-e/*.drops.jsonl.zst"), 0);
+  says("\"rule\": \"contam\", \"value\": 1, \"max\": 0.2, \"of\": \"sets/q.jsonl:4\"");
+  says("\"of\": \"sets/zh.csv:1\", \"field\": \"question\", \"by\": \"ngram\"");
+  assert_int_equal(shell("cat clean-e/contam.jsonl"), 0);
+  says("\"file\":\"sets/q.jsonl\"");
+  says("\"id\":\"t-2-4\"");
+  assert_int_equal(shell("wc -l <clean-e/contam.jsonl"), 0);
+  says("4");
+  assert_int_equal(puyu("data sample clean-e --dropped contam -n 9"), 0);
+  says("contam = 1");
+  assert_int_equal(puyu("data report --out e.html raw-e clean-e"), 0);
+  assert_int_equal(shell("grep -q 'Evaluation sets' e.html && grep -q 'sets/q.jsonl</td><td>20</td><td>3</td>' e.html"),
+                   0);
+  /* Passages: the documents stay. */
+  assert_int_equal(puyu("%s cut-e --mode passage", step), 0);
+  says("28 documents, 1 dropped, 27 left");
+  assert_int_equal(puyu("data sample cut-e --all"), 0);
+  says("\"content\": \"Some text of number 2.4.\\n\\nAnd more text.\"");
+  assert_null(strstr(out, "apples"));
+  /* Threads, processes, and what a kill left. */
+  assert_int_equal(puyu("%s three-e --threads 3", step), 0);
+  assert_int_equal(same("clean-e", "three-e"), 0);
+  assert_int_equal(shell("for r in 0 1 2; do OMPI_COMM_WORLD_RANK=$r OMPI_COMM_WORLD_SIZE=3 puyu %s ranks-e "
+                         "--threads 1 & done; wait",
+                         step),
+                   0);
+  assert_int_equal(same("clean-e", "ranks-e"), 0);
+  assert_int_equal(shell("cp -r clean-e part-e && rm part-e/stage.json part-e/contam.jsonl && rm $(ls "
+                         "part-e/*.done.json | head -n 1) && puyu %s part-e",
+                         step),
+                   0);
+  assert_int_equal(same("clean-e", "part-e"), 0);
+  /* Other sets, or options, are another run. */
+  assert_int_equal(shell("gzip sets/q.jsonl"), 0);
+  assert_int_equal(puyu("%s part-e", step), 2);
+  says("--force");
+  assert_int_equal(puyu("%s part-e --force", step), 0);
+  says("28 documents, 4 dropped, 24 left");
+  assert_int_equal(puyu("%s part-e --share 0.5", step), 2);
+  says("--force");
+  /* As a step of a run. */
+  assert_int_equal(shell("printf 'out: run-e\nsources: [{name: t, paths: [texts]}]\ndedup: {modes: [exact]}\n"
+                         "decontaminate: {against: [sets], mode: passage}\n' >e.yaml"),
+                   0);
+  assert_int_equal(puyu("data run e.yaml"), 0);
+  assert_int_equal(shell("grep -q 'Evaluation sets' run-e/report.html && test -s run-e/3-decontaminate/contam.jsonl"),
+                   0);
+  assert_int_equal(puyu("data run e.yaml out=none-e decontaminate.against='[nowhere]'"), 2);
+  says("nowhere");
+  assert_int_equal(puyu("data decontaminate raw-e --out x"), 2);
+  assert_int_equal(shell("rm -r sets texts *-e e.*"), 0);
+}
+
 /* What a page says of itself lands in its document. */
 static void pages_say(void **state) {
   (void)state;
@@ -177,7 +278,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(whole_run),    cmocka_unit_test(threads_and_processes), cmocka_unit_test(kill_and_go_on),
       cmocka_unit_test(other_bounds), cmocka_unit_test(what_occurs_again),     cmocka_unit_test(pages_say),
-      cmocka_unit_test(large_files),  cmocka_unit_test(wrong_words),
+      cmocka_unit_test(large_files),  cmocka_unit_test(wrong_words),           cmocka_unit_test(evaluation_sets),
   };
   return cmocka_run_group_tests(tests, begin, end);
 }

@@ -1,13 +1,14 @@
 /* Flash attention of every instruction set against the plain reference: random batches of packed sequences, heads,
  * head sizes and windows, forward, backward and over the paged cache; to the bit for one and two threads, and for a
- * sequence alone and in a batch. Outputs are poisoned before each run. */
+ * sequence alone and in a batch. Outputs are poisoned before each run. PUYU_TEST_DEVICE=NAME tests that plug-in instead
+ * of the instruction sets: to the bit for two runs, then. */
 #include <math.h>
 #include <stdlib.h>
 
 #include "puyu/compute.h"
 #include "tests/test.h"
 
-enum { MAX_SEQS = 12 };
+enum { MAX_SEQS = 12, DEVICE = PU_ISA_COUNT /* in place of an instruction set */ };
 
 typedef struct shape {
   int heads, kv_heads, head_dim, window, n;
@@ -18,11 +19,42 @@ typedef struct shape {
   int pad; /* elements between rows of qkv */
 } shape;
 
-static pu_backend *open_cpu(int threads, pu_isa isa) {
+static pu_backend *device; /* NULL: the instruction sets are tested */
+
+static int first_isa(int isa) {
+  return device ? DEVICE : isa;
+}
+
+static int last_isa(void) {
+  return device ? DEVICE : (int)pu_isa_best();
+}
+
+static const char *name_of(int isa) {
+  return isa == DEVICE ? device->name : pu_isa_name((pu_isa)isa);
+}
+
+static pu_backend *open_one(int threads, int isa) {
   pu_error e;
-  pu_backend *be;
-  if (pu_cpu_open(threads, isa, &be, &e) != PU_OK) fail_msg("%s", e.msg);
+  pu_backend *be = device;
+  if (isa != DEVICE && pu_cpu_open(threads, (pu_isa)isa, &be, &e) != PU_OK) fail_msg("%s", e.msg);
   return be;
+}
+
+static void close_one(pu_backend *be) {
+  if (be != device) be->close(be);
+}
+
+static int open_device(void **state) {
+  pu_error e;
+  const char *name = getenv("PUYU_TEST_DEVICE");
+  (void)state;
+  return name && pu_backend_open(name, 0, &device, &e) != PU_OK ? (print_error("%s\n", e.msg), 1) : 0;
+}
+
+static int close_device(void **state) {
+  (void)state;
+  if (device) device->close(device);
+  return 0;
 }
 
 static void *block_of(size_t bytes) {
@@ -45,6 +77,29 @@ static void matrix_free(pu_tensor *t) {
   matrix_free(t->grad);
   free(t->data);
   free(t);
+}
+
+static size_t matrix_bytes(const pu_tensor *t) {
+  return (size_t)(t->shape[0] * t->stride[0]) * pu_dtype_size(t->dtype);
+}
+
+/* Runs an operation on matrices in host memory, wherever the backend has its own; t: the ones that args points to. */
+static void run_op(pu_backend *be, pu_op_fn op, void *args, pu_tensor *const *t, int n) {
+  pu_error e;
+  void *host[8];
+  assert_true(n <= (int)PU_COUNT(host));
+  for (int i = 0; i < n && be == device; i++) {
+    host[i] = t[i]->data;
+    if (be->alloc(be, matrix_bytes(t[i]), &t[i]->data, &e) != PU_OK ||
+        be->upload(be, t[i]->data, host[i], matrix_bytes(t[i]), &e) != PU_OK)
+      fail_msg("%s", e.msg);
+  }
+  if (op(be, args, &e) != PU_OK) fail_msg("%s", e.msg);
+  for (int i = 0; i < n && be == device; i++) {
+    if (be->download(be, host[i], t[i]->data, matrix_bytes(t[i]), &e) != PU_OK) fail_msg("%s", e.msg);
+    be->free(be, t[i]->data);
+    t[i]->data = host[i];
+  }
 }
 
 static void fill(pu_tensor *t, pu_rng *r, float size) {
@@ -88,8 +143,8 @@ static void assert_same(const pu_tensor *a, const pu_tensor *b, const char *what
       fail_msg("%s: row %lld differs", what, (long long)i);
 }
 
-static void describe(const shape *s, pu_isa isa) {
-  print_message("%s %s H %d G %d D %d window %d, lengths", pu_isa_name(isa), pu_dtype_name(s->dtype), s->heads,
+static void describe(const shape *s, int isa) {
+  print_message("%s %s H %d G %d D %d window %d, lengths", name_of(isa), pu_dtype_name(s->dtype), s->heads,
                 s->kv_heads, s->head_dim, s->window);
   for (int i = 0; i < s->n; i++) print_message(" %d+%d", s->context[i], s->len[i]);
   print_message("\n");
@@ -112,7 +167,7 @@ typedef struct training {
   pu_tensor *qkv, *out, *lse;
 } training;
 
-static training run_training(const shape *s, pu_isa isa, int threads, uint64_t seed, bool add) {
+static training run_training(const shape *s, int isa, int threads, uint64_t seed, bool add) {
   int32_t cu[MAX_SEQS + 1];
   pu_seqs seqs = seqs_of(s, cu);
   int64_t width = (s->heads + 2 * s->kv_heads) * s->head_dim, out_width = s->heads * s->head_dim;
@@ -136,11 +191,11 @@ static training run_training(const shape *s, pu_isa isa, int threads, uint64_t s
                          .head_dim = s->head_dim,
                          .window = s->window,
                          .scale = 1.3f / sqrtf((float)s->head_dim)};
-  pu_backend *be = open_cpu(threads, isa);
-  pu_error e;
-  if (be->forward[PU_OP_attention](be, &a, &e) != PU_OK) fail_msg("%s", e.msg);
-  if (be->backward[PU_OP_attention](be, &a, &e) != PU_OK) fail_msg("%s", e.msg);
-  be->close(be);
+  pu_backend *be = open_one(threads, isa);
+  pu_tensor *all[] = {t.qkv, t.out, t.lse, t.qkv->grad, t.out->grad};
+  run_op(be, be->forward[PU_OP_attention], &a, all, 3);
+  run_op(be, be->backward[PU_OP_attention], &a, all, 5);
+  close_one(be);
   return t;
 }
 
@@ -153,7 +208,7 @@ static void training_free(training t) {
 static void check_training(const shape *s, uint64_t seed, bool add) {
   training ref = run_training(s, PU_ISA_REF, 2, seed, add);
   const int64_t q = s->heads * s->head_dim, k = q + s->kv_heads * s->head_dim, v = k + s->kv_heads * s->head_dim;
-  for (pu_isa isa = PU_ISA_AVX2; isa <= pu_isa_best(); isa++) {
+  for (int isa = first_isa(PU_ISA_AVX2); isa <= last_isa(); isa++) {
     describe(s, isa);
     training one = run_training(s, isa, 1, seed, add), two = run_training(s, isa, 2, seed, add);
     assert_near(one.out, ref.out, 0, q, s->dtype, "out");
@@ -205,6 +260,9 @@ static void test_training_long(void **state) {
       {.heads = 2, .kv_heads = 1, .head_dim = 64, .n = 1, .len = {417}},
       {.heads = 1, .kv_heads = 1, .head_dim = 128, .n = 2, .len = {389, 130}, .window = 100},
       {.heads = 4, .kv_heads = 2, .head_dim = 32, .n = 9, .len = {129, 1, 128, 31, 32, 33, 127, 200, 64}},
+      {.heads = 4, .kv_heads = 1, .head_dim = 128, .n = 3, .len = {256, 256, 256}}, /* of one length */
+      {.heads = 2, .kv_heads = 2, .head_dim = 64, .n = 2, .len = {133, 133}, .pad = 8},
+      {.heads = 4, .kv_heads = 2, .head_dim = 64, .n = 3, .len = {300, 1, 190}, .window = 70},
   };
   for (size_t i = 0; i < PU_COUNT(shapes); i += PU_TSAN ? 2 : 1)
     for (int type = PU_TSAN; type < 2; type++) {
@@ -220,7 +278,7 @@ static void test_large_scores(void **state) {
   shape s = {.heads = 1, .kv_heads = 1, .head_dim = 32, .n = 1, .len = {300}};
   int32_t cu[MAX_SEQS + 1];
   pu_seqs seqs = seqs_of(&s, cu);
-  for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++)
+  for (int isa = first_isa(PU_ISA_REF); isa <= last_isa(); isa++)
     for (int type = 0; type < 2; type++) {
       pu_dtype dtype = type ? PU_BF16 : PU_F32;
       pu_tensor *qkv = matrix(dtype, 300, 96, 96), *out = matrix(dtype, 300, 32, 32),
@@ -232,10 +290,9 @@ static void test_large_scores(void **state) {
           pu_convert((char *)qkv->data + (size_t)(i * 96 + j) * pu_dtype_size(dtype), dtype, &x, PU_F32, 1);
         }
       pu_attention_args a = {qkv, out, lse, &seqs, 1, 1, 32, 0, 1.0f};
-      pu_backend *be = open_cpu(1, isa);
-      pu_error e;
-      assert_int_equal(be->forward[PU_OP_attention](be, &a, &e), PU_OK);
-      be->close(be);
+      pu_backend *be = open_one(1, isa);
+      run_op(be, be->forward[PU_OP_attention], &a, (pu_tensor *[]){qkv, out, lse}, 3);
+      close_one(be);
       for (int i = 0; i < 300; i++) {
         const float value = (float)PU_MIN(i, 255);
         assert_float_equal(at(out, i, 5), value, value * (type ? 1e-2f : 1e-5f));
@@ -265,7 +322,7 @@ static void fill_cached(pu_tensor *t, int64_t row, int bits, int head_dim, pu_rn
 }
 
 /* Runs sequences [first, first + n) of the shape; every sequence's inputs depend on its own number only. */
-static paged run_paged(const shape *s, pu_isa isa, int threads, uint64_t seed, int first, int n) {
+static paged run_paged(const shape *s, int isa, int threads, uint64_t seed, int first, int n) {
   enum { MAX_BLOCKS = 600 };
   shape part = *s;
   part.n = n;
@@ -317,10 +374,9 @@ static paged run_paged(const shape *s, pu_isa isa, int threads, uint64_t seed, i
                                .head_dim = s->head_dim,
                                .window = s->window,
                                .scale = 1.0f / sqrtf((float)s->head_dim)};
-  pu_backend *be = open_cpu(threads, isa);
-  pu_error e;
-  if (be->forward[PU_OP_attention_paged](be, &a, &e) != PU_OK) fail_msg("%s", e.msg);
-  be->close(be);
+  pu_backend *be = open_one(threads, isa);
+  run_op(be, be->forward[PU_OP_attention_paged], &a, (pu_tensor *[]){qkv, p.out, p.k, p.v}, 4);
+  close_one(be);
   matrix_free(qkv);
   free(table);
   return p;
@@ -335,7 +391,7 @@ static void paged_free(paged p) {
 static void check_paged(const shape *s, uint64_t seed) {
   const int64_t width = s->heads * s->head_dim;
   paged ref = run_paged(s, PU_ISA_REF, 2, seed, 0, s->n);
-  for (pu_isa isa = PU_ISA_AVX2; isa <= pu_isa_best(); isa++) {
+  for (int isa = first_isa(PU_ISA_AVX2); isa <= last_isa(); isa++) {
     describe(s, isa);
     paged one = run_paged(s, isa, 1, seed, 0, s->n), two = run_paged(s, isa, 2, seed, 0, s->n);
     assert_near(one.out, ref.out, 0, width, s->dtype, "out");
@@ -401,7 +457,7 @@ static void test_paged_long(void **state) {
 }
 
 /* One sequence that grows in the given chunks, its cache full of zeros before. Returns all outputs. */
-static pu_tensor *run_chunks(const shape *s, pu_isa isa, const pu_tensor *qkv, const int *chunk, int n) {
+static pu_tensor *run_chunks(const shape *s, int isa, const pu_tensor *qkv, const int *chunk, int n) {
   const int64_t tokens = qkv->shape[0], blocks = (tokens + s->block - 1) / s->block;
   const int64_t row = pu_kv_row(s->k_bits, s->head_dim);
   pu_tensor *kv[2], *out = matrix(s->dtype, tokens, s->heads * s->head_dim, s->heads * s->head_dim);
@@ -412,7 +468,7 @@ static pu_tensor *run_chunks(const shape *s, pu_isa isa, const pu_tensor *qkv, c
   int32_t *table = calloc((size_t)blocks, sizeof *table), at = 0;
   assert_non_null(table);
   for (int b = 0; b < blocks; b++) table[b] = b;
-  pu_backend *be = open_cpu(1, isa);
+  pu_backend *be = open_one(1, isa);
   for (int i = 0; at < tokens; at += chunk[i++ % n]) {
     int32_t cu[2] = {0, (int32_t)PU_MIN(chunk[i % n], tokens - at)}, len = at + cu[1];
     pu_seqs seqs = {.n = 1, .tokens = cu[1], .max_len = cu[1], .cu = cu};
@@ -437,21 +493,21 @@ static pu_tensor *run_chunks(const shape *s, pu_isa isa, const pu_tensor *qkv, c
                                  .head_dim = s->head_dim,
                                  .window = s->window,
                                  .scale = 1.0f / sqrtf((float)s->head_dim)};
-    pu_error e;
-    if (be->forward[PU_OP_attention_paged](be, &a, &e) != PU_OK) fail_msg("%s", e.msg);
+    run_op(be, be->forward[PU_OP_attention_paged], &a, (pu_tensor *[]){&in, &to, kv[0], kv[1]}, 4);
   }
-  be->close(be);
+  close_one(be);
   free(table);
   matrix_free(kv[0]);
   matrix_free(kv[1]);
   return out;
 }
 
-/* A token's output to the bit, however the tokens are divided: among five and more of a sequence, and up to four. */
+/* A token's output to the bit, however the tokens are divided: among up to `few` of a sequence, and among more. */
 static void test_chunks(void **state) {
   (void)state;
-  static const int whole[] = {1000}, many[][3] = {{5, 5, 5}, {7, 100, 33}, {128, 16, 129}, {31, 6, 300}};
-  static const int one[] = {1}, few[][3] = {{4, 4, 4}, {3, 1, 2}};
+  static const int whole[] = {1000}, one[] = {1}, sizes[][3] = {{1, 1, 1}, {3, 96, 29}, {124, 12, 125}, {27, 2, 296},
+                                                                {0, 0, 0}, {-1, -3, -2}}; /* and `few` to each */
+  const int few = device ? 8 : 4;
   pu_rng r;
   pu_rng_seed(&r, 21);
   for (int i = 0; i < (PU_TSAN ? 2 : 12); i++) {
@@ -466,15 +522,16 @@ static void test_chunks(void **state) {
     s.kv_dtype = s.dtype;
     pu_tensor *qkv = matrix(s.dtype, 5 * (20 + below(&r, 60)), 8 * s.head_dim, 8 * s.head_dim);
     fill(qkv, &r, 3.0f); /* scores that pass each other by much */
-    for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++) {
+    for (int isa = first_isa(PU_ISA_REF); isa <= last_isa(); isa++) {
       pu_tensor *all = run_chunks(&s, isa, qkv, whole, 1), *each = run_chunks(&s, isa, qkv, one, 1);
       assert_near(each, all, 0, all->shape[1], s.dtype, "token by token");
-      for (size_t c = 0; c < PU_COUNT(many) + PU_COUNT(few); c++) {
-        const bool short_ones = c >= PU_COUNT(many);
-        pu_tensor *parts = run_chunks(&s, isa, qkv, short_ones ? few[c - PU_COUNT(many)] : many[c], 3);
+      for (size_t c = 0; c < PU_COUNT(sizes); c++) {
+        const bool short_ones = sizes[c][0] <= 0;
+        const int chunks[] = {few + sizes[c][0], few + sizes[c][1], few + sizes[c][2]};
+        pu_tensor *parts = run_chunks(&s, isa, qkv, chunks, 3);
         /* The last chunk of the longer ones may be short. */
-        parts->shape[0] -= short_ones ? 0 : 4;
-        assert_same(parts, short_ones ? each : all, pu_isa_name(isa));
+        parts->shape[0] -= short_ones ? 0 : few;
+        assert_same(parts, short_ones ? each : all, name_of(isa));
         matrix_free(parts);
       }
       matrix_free(all);
@@ -540,5 +597,5 @@ int main(void) {
       cmocka_unit_test(test_paged_long),        cmocka_unit_test(test_few_bits),
       cmocka_unit_test(test_few_bits_extremes), cmocka_unit_test(test_chunks),
   };
-  return cmocka_run_group_tests(tests, NULL, NULL);
+  return cmocka_run_group_tests(tests, open_device, close_device);
 }

@@ -2,14 +2,22 @@
  * references, over random shapes, with outputs poisoned beforehand, and to the bit for one and two threads.
  *
  * A case makes its inputs from a seed and runs its operation; the rest is the same for all of them. PUYU_TEST_DEVICE
- * names one more backend to test (a plug-in beside this program). */
+ * names one more backend to test (a plug-in beside this program), also with wide rows, which devices have other kernels
+ * for; PUYU_TEST_OP names the one case to try. */
 #include <math.h>
 #include <stdlib.h>
 
 #include "puyu/compute.h"
 #include "tests/test.h"
 
-enum { MEMORY = 8 << 20, SMALL_MEMORY = 256 << 10, MAX_LEAVES = 6, MAX_OUTS = 4, TRIALS = PU_TSAN ? 1 : 6 };
+enum {
+  MEMORY = 8 << 20,
+  WIDE_MEMORY = 128 << 20,
+  SMALL_MEMORY = 256 << 10,
+  MAX_LEAVES = 6,
+  MAX_OUTS = 4,
+  TRIALS = PU_TSAN ? 1 : 6
+};
 
 /* ---- one run of one operation ---------------------------------------------------------------------------------- */
 
@@ -25,6 +33,7 @@ typedef struct env {
   pu_rng rng;
   pu_dtype type;
   bool small; /* finite differences: few elements */
+  bool wide;  /* rows as models have them */
   bool backward;
   double loss_weight; /* of outputs that have no gradient of their own (the losses) */
   pu_tensor *leaf[MAX_LEAVES], *out[MAX_OUTS];
@@ -66,16 +75,11 @@ static void env_open(env *t, pu_backend *be, pu_dtype type, uint64_t seed, size_
 }
 
 /* All of the memory that outputs will come from becomes NaN in every type. */
-static void env_poison(env *t, char *ones, size_t n) {
-  memset(ones, 0xff, n);
-  for (size_t i = 0; i < MEMORY; i += n) {
-    size_t mark = pu_arena_mark(t->c.mem);
-    void *p = pu_arena_alloc(t->c.mem, n);
-    if (!p) break;
-    ok(t, t->c.be->upload(t->c.be, p, ones, n, &t->error));
-    if (i + 2 * n > MEMORY) pu_arena_release(t->c.mem, mark);
-  }
-  pu_arena_reset(t->c.mem);
+static void env_poison(env *t, size_t bytes) {
+  static char ones[1 << 20];
+  memset(ones, 0xff, sizeof ones);
+  for (size_t i = 0; i < bytes; i += sizeof ones)
+    ok(t, t->c.be->upload(t->c.be, (char *)t->memory + i, ones, PU_MIN(sizeof ones, bytes - i), &t->error));
 }
 
 static void env_close(env *t) {
@@ -92,6 +96,11 @@ static int64_t below(env *t, int64_t n) {
 /* A size: few elements for finite differences, else up to max, often odd. */
 static int64_t size(env *t, int64_t max) {
   return 1 + below(t, t->small ? PU_MIN(max, 5) : max);
+}
+
+/* The width of a row: where they are wide, a multiple of 64 up to `wide`. */
+static int64_t width_of(env *t, int64_t max, int64_t wide) {
+  return t->wide ? 64 * (1 + below(t, wide / 64)) : size(t, max);
 }
 
 static void upload(env *t, const pu_tensor *x, const float *values) {
@@ -216,13 +225,13 @@ static void env_finish(env *t) {
 /* ---- the cases ------------------------------------------------------------------------------------------------- */
 
 static void run_embedding(env *t) {
-  int64_t vocab = size(t, 60), width = size(t, 130), n = size(t, 100);
+  int64_t vocab = size(t, 60), width = width_of(t, 130, 4096), n = size(t, 100);
   pu_tensor *w = leaf2(t, t->type, PU_F32, vocab, width, 1);
   result(t, pu_embedding(&t->c, ints(t, n, 0, vocab), w, below(t, 2) ? PU_F32 : t->type));
 }
 
 static void run_rmsnorm(env *t) {
-  int64_t n = size(t, 90), width = size(t, 300);
+  int64_t n = size(t, 90), width = width_of(t, 300, 12288);
   pu_tensor *h = NULL, *res = leaf2(t, PU_F32, PU_F32, n, width, 1);
   pu_tensor *x = below(t, 4) ? leaf2(t, t->type, t->type, n, width, 1) : NULL;
   pu_tensor *w = param1(t, width);
@@ -231,7 +240,7 @@ static void run_rmsnorm(env *t) {
 }
 
 static void run_linear(env *t) {
-  int64_t n = size(t, 80), k = size(t, 140), m = size(t, 140);
+  int64_t n = size(t, 80), k = width_of(t, 140, 1024), m = width_of(t, 140, 1024);
   pu_tensor *x = leaf2(t, t->type, t->type, n, k, 1);
   pu_tensor *w = leaf2(t, t->type, PU_F32, m, k, 0.2);
   pu_tensor *b = below(t, 2) ? param1(t, m) : NULL;
@@ -243,12 +252,13 @@ static void run_linear_tiled(env *t) {
   pu_tensor *x = leaf2(t, t->type, t->type, n, k, 1);
   pu_tensor *w = leaf2(t, t->type, PU_F32, m, k, 0.2);
   pu_tensor *b = below(t, 2) ? param1(t, m) : NULL;
-  result(t, pu_linear(&t->c, x, must(t, pu_tile_weight(&t->c, w)), b, below(t, 2)));
+  bool tiles = t->c.be->forward[PU_OP_tile_weight]; /* not every device has them */
+  result(t, pu_linear(&t->c, x, tiles ? must(t, pu_tile_weight(&t->c, w)) : w, b, below(t, 2)));
 }
 
 /* Two adapters: of the first rows, of the last ones; those between go without, or by the first one again. */
 static void run_lora(env *t) {
-  int64_t n = 1 + size(t, 150), k = size(t, 140), m = size(t, 140), from[2], rows[2], rank[2];
+  int64_t n = 1 + size(t, 150), k = width_of(t, 140, 512), m = width_of(t, 140, 512), from[2], rows[2], rank[2];
   pu_tensor *x = leaf2(t, t->type, t->type, n, k, 1), *w = leaf2(t, t->type, PU_F32, m, k, 0.2), *a[2], *b[2];
   for (int i = 0; i < 2; i++) {
     rank[i] = size(t, 40);
@@ -269,8 +279,9 @@ typedef struct heads {
 } heads;
 
 static heads some_heads(env *t) {
-  static const int dims[] = {2, 4, 6, 16, 64, 72, 128, 40};
+  static const int dims[] = {2, 4, 6, 16, 64, 72, 128, 40}, wide[] = {64, 96, 128, 256};
   int kv = 1 + (int)below(t, t->small ? 2 : 3), share = 1 + (int)below(t, t->small ? 2 : 4);
+  if (t->wide) return (heads){2 * kv * share, 2 * kv, wide[below(t, PU_COUNT(wide))]};
   return (heads){kv * share, kv, dims[below(t, t->small ? 3 : (int64_t)PU_COUNT(dims))]};
 }
 
@@ -351,7 +362,7 @@ static void run_attention_paged(env *t) {
 }
 
 static void run_swiglu(env *t) {
-  result(t, pu_swiglu(&t->c, leaf2(t, t->type, t->type, size(t, 70), 2 * size(t, 150), 2)));
+  result(t, pu_swiglu(&t->c, leaf2(t, t->type, t->type, size(t, 70), 2 * width_of(t, 150, 6144), 2)));
 }
 
 static void run_moe_route(env *t) {
@@ -364,7 +375,8 @@ static void run_moe_route(env *t) {
 
 /* The choices are given, so that types do not choose differently. */
 static void run_moe_mlp(env *t) {
-  int64_t n = size(t, 60), width = size(t, 70), inner = size(t, 70), experts = 2 + below(t, 5), k = 1 + below(t, 2);
+  int64_t n = size(t, 60), width = width_of(t, 70, 256), inner = width_of(t, 70, 256), experts = 2 + below(t, 5),
+          k = 1 + below(t, 2);
   int32_t idx[2 * 64];
   for (int64_t i = 0; i < n * k; i += k) {
     idx[i] = (int32_t)below(t, experts);
@@ -387,7 +399,7 @@ static void run_moe_mlp(env *t) {
 }
 
 static void run_loss(env *t) {
-  int64_t n = size(t, 70), width = size(t, 90), vocab = 1 + size(t, 300);
+  int64_t n = size(t, 70), width = width_of(t, 90, 512), vocab = 1 + (t->wide ? below(t, 5000) : size(t, 300));
   pu_tensor *x = leaf2(t, t->type, t->type, n, width, 1);
   pu_tensor *w = leaf2(t, t->type, PU_F32, vocab, width, 0.3);
   float scale = 0.125f;
@@ -398,10 +410,15 @@ static void run_loss(env *t) {
 }
 
 static void run_sum_squares(env *t) {
-  int64_t n = 1 + below(t, 200000);
+  const pu_tensor *list[4];
+  int n = (int)below(t, 5);
   double sum;
   pu_tensor *out = must(t, pu_tensor_new(&t->c, PU_F32, 1, (int64_t[]){1}, false));
-  ok(t, pu_sum_squares(&t->c, filled(t, PU_F32, 1, &n, 1, false), &sum));
+  for (int i = 0; i < n; i++) {
+    int64_t count = below(t, 4) ? 1 + below(t, 200000) : below(t, 2);
+    list[i] = filled(t, PU_F32, 1, &count, 1, false);
+  }
+  ok(t, pu_sum_squares(&t->c, list, n, &sum));
   upload(t, out, (float[]){(float)sum});
   result(t, out);
 }
@@ -443,12 +460,15 @@ static const op_case cases[] = {
 
 /* ---- running and comparing ------------------------------------------------------------------------------------- */
 
-static void run_case(env *t, const op_case *op, pu_backend *be, pu_dtype type, uint64_t seed, bool small) {
-  static char ones[1 << 20];
-  env_open(t, be, type, seed, MEMORY);
-  t->small = small;
+typedef enum extent { SMALL, USUAL, WIDE } extent;
+
+static void run_case(env *t, const op_case *op, pu_backend *be, pu_dtype type, uint64_t seed, extent x) {
+  size_t bytes = x == WIDE ? WIDE_MEMORY : MEMORY;
+  env_open(t, be, type, seed, bytes);
+  t->small = x == SMALL;
+  t->wide = x == WIDE;
   t->backward = op->backward;
-  env_poison(t, ones, sizeof ones);
+  env_poison(t, bytes);
   op->run(t);
   env_finish(t);
 }
@@ -481,22 +501,25 @@ static pu_backend *open_cpu(int threads, pu_isa isa) {
   return be;
 }
 
-/* One backend, or two that must agree to the bit, against the reference. */
-static void check_backend(const char *what, pu_backend *be, pu_backend *twin) {
+static bool wanted(const op_case *op) {
+  const char *only = getenv("PUYU_TEST_OP");
+  return !only || strcmp(op->name, only) == 0;
+}
+
+/* A backend against the reference, and to the bit against a twin (which may be itself). */
+static void check_backend(const char *what, pu_backend *be, pu_backend *twin, extent x) {
   static const double bounds[] = {[PU_F32] = 1e-5, [PU_BF16] = 1e-2};
   pu_backend *ref = open_cpu(1, PU_ISA_REF);
   for (size_t i = 0; i < PU_COUNT(cases); i++)
-    for (uint64_t seed = 0; seed < 2 * TRIALS; seed++) {
+    for (uint64_t seed = 0; seed < 2 * TRIALS && wanted(&cases[i]); seed++) {
       env want, got, again;
       pu_dtype type = seed % 2 ? PU_BF16 : PU_F32;
-      run_case(&want, &cases[i], ref, type, seed / 2 + 1000 * i, false);
-      run_case(&got, &cases[i], be, type, seed / 2 + 1000 * i, false);
+      run_case(&want, &cases[i], ref, type, seed / 2 + 1000 * i, x);
+      run_case(&got, &cases[i], be, type, seed / 2 + 1000 * i, x);
       compare(&cases[i], what, &got, &want, bounds[type]);
-      if (twin) {
-        run_case(&again, &cases[i], twin, type, seed / 2 + 1000 * i, false);
-        compare(&cases[i], "1 thread against 2", &again, &got, 0);
-        env_close(&again);
-      }
+      run_case(&again, &cases[i], twin, type, seed / 2 + 1000 * i, x);
+      compare(&cases[i], twin == be ? "once more" : "1 thread against 2", &again, &got, 0);
+      env_close(&again);
       env_close(&got);
       env_close(&want);
     }
@@ -507,20 +530,45 @@ static void cpu_isas_match_reference(void **state) {
   (void)state;
   for (int isa = 0; isa <= (int)pu_isa_best(); isa++) {
     pu_backend *one = open_cpu(1, (pu_isa)isa), *two = open_cpu(2, (pu_isa)isa);
-    check_backend(pu_isa_name((pu_isa)isa), one, two);
+    check_backend(pu_isa_name((pu_isa)isa), one, two, USUAL);
     one->close(one);
     two->close(two);
   }
 }
 
+static pu_backend *open_device(void) {
+  const char *name = getenv("PUYU_TEST_DEVICE");
+  pu_backend *be = NULL;
+  pu_error e;
+  if (name && pu_backend_open(name, 0, &be, &e) != PU_OK) fail_msg("%s", e.msg);
+  return be;
+}
+
 static void device_matches_reference(void **state) {
   (void)state;
-  const char *name = getenv("PUYU_TEST_DEVICE");
-  pu_backend *be;
-  pu_error e;
-  if (!name) skip();
-  if (pu_backend_open(name, 0, &be, &e) != PU_OK) fail_msg("%s", e.msg);
-  check_backend(name, be, NULL);
+  pu_backend *be = open_device();
+  if (!be) skip();
+  check_backend(be->name, be, be, USUAL);
+  check_backend(be->name, be, be, WIDE);
+  be->close(be);
+}
+
+/* What is in the tokens only the device sees: told when it is waited for next, and once. */
+static void device_refuses(void **state) {
+  (void)state;
+  env t;
+  pu_backend *be = open_device();
+  if (!be) skip();
+  env_open(&t, be, PU_F32, 1, SMALL_MEMORY);
+  pu_tensor *w = filled(&t, PU_F32, 2, (int64_t[]){4, 3}, 1, false), *ids = ints(&t, 3, 0, 4);
+  ok(&t, be->upload(be, (int32_t *)ids->data + 1, (int32_t[]){4, -1}, 2 * sizeof(int32_t), &t.error));
+  if (pu_embedding(&t.c, ids, w, PU_F32))
+    assert_int_equal(be->sync(be, &t.error), PU_ERR_SHAPE);
+  else
+    assert_int_equal(t.c.status, PU_ERR_SHAPE);
+  assert_non_null(strstr(t.error.msg, "token 4 at place 1"));
+  ok(&t, be->sync(be, &t.error));
+  env_close(&t);
   be->close(be);
 }
 
@@ -565,9 +613,9 @@ static void gradients_match_differences(void **state) {
   if (PU_TSAN) skip(); /* one thread */
   pu_backend *ref = open_cpu(1, PU_ISA_REF);
   for (size_t i = 0; i < PU_COUNT(cases); i++)
-    for (uint64_t seed = 1; cases[i].backward && seed <= 4; seed++) {
+    for (uint64_t seed = 1; cases[i].backward && seed <= 4 && wanted(&cases[i]); seed++) {
       env t;
-      run_case(&t, &cases[i], ref, PU_F32, seed, true);
+      run_case(&t, &cases[i], ref, PU_F32, seed, SMALL);
       for (int which = 0; which < t.n_leaf; which++) {
         int at = t.n_results - t.n_leaf + which;
         if (t.leaf[which]->grad) check_leaf(&cases[i], ref, seed, &t, which, t.results[at]);
@@ -670,6 +718,7 @@ int main(void) {
       cmocka_unit_test(gradients_match_differences),
       cmocka_unit_test(cpu_isas_match_reference),
       cmocka_unit_test(device_matches_reference),
+      cmocka_unit_test(device_refuses),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

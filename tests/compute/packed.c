@@ -1,6 +1,7 @@
 /* Products with weights in few bits: every instruction set against the plain reference, to the bit; a token alone
  * against the same among others, to the bit; and the whole against the product in double of the weights that the bits
- * stand for, within the bound that compute.h promises. */
+ * stand for, within the bound that compute.h promises. PUYU_TEST_DEVICE=cuda tests a plug-in likewise, within the bound
+ * of a product with x as it is. */
 #include <math.h>
 #include <stdlib.h>
 
@@ -17,12 +18,16 @@ typedef struct machine {
   pu_ctx c;
 } machine;
 
-static void open_machine(machine *x, int threads, pu_isa isa) {
-  assert_int_equal(pu_cpu_open(threads, isa, &x->be, &x->e), PU_OK);
+static void open_memory(machine *x) {
   assert_int_equal(x->be->alloc(x->be, ROOM, &x->memory, &x->e), PU_OK);
   assert_int_equal(pu_arena_wrap(x->memory, ROOM, &x->mem, &x->e), PU_OK);
   assert_int_equal(pu_arena_create(1 << 20, &x->host, &x->e), PU_OK);
   x->c = (pu_ctx){.be = x->be, .mem = x->mem, .host = x->host, .err = &x->e};
+}
+
+static void open_machine(machine *x, int threads, pu_isa isa) {
+  assert_int_equal(pu_cpu_open(threads, isa, &x->be, &x->e), PU_OK);
+  open_memory(x);
 }
 
 static void close_machine(machine *x) {
@@ -109,26 +114,48 @@ static pu_tensor *packed(machine *x, const product *d) {
   w->packing = d->p;
   w->data = pu_arena_alloc(x->mem, bytes);
   assert_non_null(w->data);
-  memset(w->data, 0xff, bytes);
   pu_pack_weight_args a = {d->q, d->scale, d->zero, d->order, w};
   if (pu_pack_weight(&x->c, &a) != PU_OK) fail_msg("%s", x->e.msg);
   return w;
+}
+
+/* What comes from memory that nobody wrote is no number. */
+static void spoil(machine *x) {
+  static uint8_t ones[4 << 20];
+  memset(ones, 0xff, sizeof ones);
+  assert_int_equal(x->be->upload(x->be, x->memory, ones, sizeof ones, &x->e), PU_OK);
+}
+
+static void put(machine *x, pu_tensor *t, const float *from) {
+  void *typed = malloc(pu_tensor_bytes(t));
+  assert_non_null(t);
+  pu_convert(typed, t->dtype, from, PU_F32, pu_tensor_count(t));
+  assert_int_equal(x->be->upload(x->be, t->data, typed, pu_tensor_bytes(t), &x->e), PU_OK);
+  free(typed);
+}
+
+static float *get(machine *x, const pu_tensor *t) {
+  void *typed = malloc(pu_tensor_bytes(t));
+  float *out = malloc((size_t)pu_tensor_count(t) * sizeof *out);
+  assert_int_equal(x->be->download(x->be, typed, t->data, pu_tensor_bytes(t), &x->e), PU_OK);
+  pu_convert(out, PU_F32, typed, t->dtype, pu_tensor_count(t));
+  free(typed);
+  return out;
 }
 
 /* y [n, m] as f32, of tokens [first, first + n). */
 static float *multiply(machine *x, const product *d, int64_t first, int64_t n) {
   pu_arena_reset(x->mem);
   pu_arena_reset(x->host);
-  memset(x->memory, 0xff, (size_t)4 << 20); /* what comes from here is no number */
+  spoil(x);
   pu_tensor *w = packed(x, d);
   pu_tensor *in = pu_tensor_new(&x->c, d->type, 2, (int64_t[]){n, d->k}, false);
-  pu_tensor *b = d->b ? pu_tensor_over(&x->c, PU_F32, 1, &d->m, d->b) : NULL;
-  pu_convert(in->data, d->type, d->x + first * d->k, PU_F32, n * d->k);
-  pu_tensor *y = pu_linear(&x->c, in, w, b, d->y_f32);
+  pu_tensor *b = d->b ? pu_tensor_new(&x->c, PU_F32, 1, &d->m, false) : NULL;
+  put(x, in, d->x + first * d->k);
+  if (b) put(x, b, d->b);
+  const pu_tensor *y = pu_linear(&x->c, in, w, b, d->y_f32);
   if (!y) fail_msg("%s", x->e.msg);
-  float *out = malloc((size_t)(n * d->m) * sizeof *out);
-  pu_convert(out, PU_F32, y->data, y->dtype, n * d->m);
-  return out;
+  return get(x, y);
 }
 
 /* The value of w at a place of row m; *input: which input stands there. */
@@ -139,8 +166,9 @@ static double weight_at(const product *d, int64_t m, int64_t place, int64_t *inp
   return *input < 0 ? 0 : ((double)d->q[m * d->k + *input] - zero) * (double)d->scale[m * d->groups + g];
 }
 
-/* The product in double, and how far a correct result may be from it. */
-static double expected(const product *d, int64_t n, int64_t m, double *far) {
+/* The product in double, and how far a correct result may be from it: of a device that takes x as it is, and weights
+ * rounded to the compute type at most, or of one that rounds x. */
+static double expected(const product *d, int64_t n, int64_t m, bool x_as_is, double *far) {
   double sum = d->b ? (double)d->b[m] : 0, size = fabs(sum), rounding = 0;
   for (int64_t g = 0; g < d->groups; g++) {
     double most = 0, weights = 0;
@@ -154,22 +182,23 @@ static double expected(const product *d, int64_t n, int64_t m, double *far) {
     }
     rounding += most / 254 * weights;
   }
+  if (x_as_is) rounding = size * 0x1p-9;
   *far = 1e-5 * size + (d->type == PU_BF16 ? rounding * 1.0001 : 0) + (d->y_f32 ? 0 : fabs(sum) * 0x1p-8 + 1e-30);
   if (!d->y_f32) *far += rounding * 0x1p-8;
   return sum;
 }
 
-static void say(const product *d, pu_isa isa, const char *what) {
-  fail_msg("%s: %s: n %ld m %ld k %ld, %d bits, groups of %d, %s, %s, %s", pu_isa_name(isa), what, (long)d->n,
-           (long)d->m, (long)d->k, d->p.bits, d->p.group, d->zero ? "zeros" : "symmetric",
-           d->order ? "ordered" : "in order", pu_dtype_name(d->type));
+static void say(const product *d, const char *who, const char *what) {
+  fail_msg("%s: %s: n %ld m %ld k %ld, %d bits, groups of %d, %s, %s, %s", who, what, (long)d->n, (long)d->m,
+           (long)d->k, d->p.bits, d->p.group, d->zero ? "zeros" : "symmetric", d->order ? "ordered" : "in order",
+           pu_dtype_name(d->type));
 }
 
-static void check_against_double(const product *d, const float *y) {
+static void check_against_double(const product *d, bool x_as_is, const float *y) {
   for (int64_t n = 0; n < d->n; n++)
     for (int64_t m = 0; m < d->m; m++) {
-      double far, want = expected(d, n, m, &far), got = (double)y[n * d->m + m];
-      if (!(fabs(got - want) <= far)) say(d, PU_ISA_REF, "outside its bound");
+      double far, want = expected(d, n, m, x_as_is, &far), got = (double)y[n * d->m + m];
+      if (!(fabs(got - want) <= far)) say(d, x_as_is ? "device" : "ref", "outside its bound");
     }
 }
 
@@ -183,14 +212,15 @@ static void test_products(void **state) {
   for (int trial = 0; trial < TRIALS; trial++) {
     product d = draw(&r);
     float *want = multiply(&x[0][0], &d, 0, d.n);
-    check_against_double(&d, want);
+    check_against_double(&d, false, want);
     for (pu_isa isa = 0; isa <= pu_isa_best(); isa++)
       for (int t = 0; t < 2; t++) {
         float *got = multiply(&x[isa][t], &d, 0, d.n);
         int64_t one = pick(&r, 0, d.n - 1);
         float *alone = multiply(&x[isa][t], &d, one, 1);
-        if (memcmp(got, want, (size_t)(d.n * d.m) * sizeof *got) != 0) say(&d, isa, "not the reference");
-        if (memcmp(got + one * d.m, alone, (size_t)d.m * sizeof *got) != 0) say(&d, isa, "another result alone");
+        if (memcmp(got, want, (size_t)(d.n * d.m) * sizeof *got) != 0) say(&d, pu_isa_name(isa), "not the reference");
+        if (memcmp(got + one * d.m, alone, (size_t)d.m * sizeof *got) != 0)
+          say(&d, pu_isa_name(isa), "another result alone");
         free(got), free(alone);
       }
     free(want);
@@ -226,6 +256,36 @@ static void test_many_tokens(void **state) {
   drop(&d);
 }
 
+/* So many tokens go through the kernels for few, in which a token's result does not depend on the others. */
+enum { FEW = 16 };
+
+static void check_device(machine *x, pu_rng *r, const product *d) {
+  float *got = multiply(x, d, 0, d->n), *again = multiply(x, d, 0, d->n);
+  check_against_double(d, true, got);
+  if (memcmp(got, again, (size_t)(d->n * d->m) * sizeof *got) != 0) say(d, "device", "another result the second time");
+  int64_t n = PU_MIN(d->n, FEW), first = pick(r, 0, d->n - n), one = pick(r, 0, n - 1);
+  float *few = multiply(x, d, first, n), *alone = multiply(x, d, first + one, 1);
+  if (memcmp(few + one * d->m, alone, (size_t)d->m * sizeof *few) != 0) say(d, "device", "another result alone");
+  free(got), free(again), free(few), free(alone);
+}
+
+static void test_device(void **state) {
+  (void)state;
+  const char *name = getenv("PUYU_TEST_DEVICE");
+  machine x = {0};
+  pu_rng r;
+  if (!name) skip();
+  if (pu_backend_open(name, 0, &x.be, &x.e) != PU_OK) fail_msg("%s", x.e.msg);
+  open_memory(&x);
+  pu_rng_seed(&r, 11);
+  for (int trial = 0; trial < TRIALS; trial++) {
+    product d = draw(&r);
+    check_device(&x, &r, &d);
+    drop(&d);
+  }
+  close_machine(&x);
+}
+
 static void test_refused(void **state) {
   (void)state;
   machine x;
@@ -241,6 +301,6 @@ static void test_refused(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_many_tokens),
-                                     cmocka_unit_test(test_refused)};
+                                     cmocka_unit_test(test_device), cmocka_unit_test(test_refused)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

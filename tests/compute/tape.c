@@ -1,21 +1,19 @@
 /* Segments of the tape: recomputation changes nothing to the bit, and memory comes back. The model here is a stack of
  * blocks, each a norm and a SwiGLU between linear maps, with an embedding before and a loss after. One block also maps
- * its input x straight to its output x, so that the two's gradients must not share memory. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stdlib.h>
-#include <string.h>
+ * its input x straight to its output x, so that the two's gradients must not share memory. PUYU_TEST_DEVICE names
+ * another device than the CPU to run all of it on. */
+#include "tests/device.h"
 
-#include <cmocka.h>
+#include <math.h>
 
-#include "puyu/compute.h"
-
-enum { BLOCKS = 5, TOKENS = 37, WIDTH = 24, INNER = 12, CROSSED = 3, VOCAB = 50, PARAMS = 3 * BLOCKS + 2 };
+enum { ROOM = 64 << 20, BLOCKS = 5, TOKENS = 37, WIDTH = 24, INNER = 12, CROSSED = 3, VOCAB = 50 };
+enum { PARAMS = 3 * BLOCKS + 2, LARGEST = VOCAB * WIDTH };
 
 typedef struct net {
   pu_ctx c;
   pu_error error;
-  pu_arena *params; /* weights and their gradients: they outlive the steps */
+  pu_arena *params, *headers; /* weights and their gradients: they outlive the steps */
+  void *step_memory, *param_memory;
   pu_tensor *p[PARAMS];
   pu_tensor *ids, *targets;
   pu_dtype type;
@@ -32,19 +30,27 @@ static void *must(net *n, void *p) {
   return p;
 }
 
-static pu_tensor *param(net *n, pu_rng *rng, int64_t rows, int64_t cols) {
+/* Where what outlives the steps is made. */
+static pu_ctx outside(const net *n) {
   pu_ctx c = n->c;
-  c.mem = c.host = n->params;
+  c.mem = n->params;
+  c.host = n->headers;
   c.tape = NULL;
+  return c;
+}
+
+static pu_tensor *param(net *n, pu_rng *rng, int64_t rows, int64_t cols) {
+  pu_ctx c = outside(n);
   bool vector = rows == 1;
   int64_t shape[] = {vector ? cols : rows, cols};
+  float values[LARGEST], held[LARGEST];
   pu_tensor *t = must(n, pu_tensor_new(&c, n->type, vector ? 1 : 2, shape, false));
   t->grad = must(n, pu_tensor_new(&c, PU_F32, vector ? 1 : 2, shape, false));
-  for (int64_t i = 0; i < rows * cols; i++) {
-    float v = (vector ? 1.0f : 0.0f) + 0.3f * (float)pu_rng_normal(rng);
-    pu_convert((char *)t->data + (size_t)i * pu_dtype_size(n->type), n->type, &v, PU_F32, 1);
-  }
-  memset(t->grad->data, 0xff, pu_tensor_bytes(t->grad));
+  for (int64_t i = 0; i < rows * cols; i++) values[i] = (vector ? 1.0f : 0.0f) + 0.3f * (float)pu_rng_normal(rng);
+  pu_convert(held, n->type, values, PU_F32, rows * cols);
+  pu_test_upload(c.be, t, held);
+  memset(held, 0xff, sizeof held);
+  pu_test_upload(c.be, t->grad, held);
   return t;
 }
 
@@ -54,10 +60,11 @@ static void net_open(net *n, pu_dtype type) {
   pu_rng_seed(&rng, 7);
   n->type = type;
   n->c.err = &n->error;
-  assert_int_equal(pu_cpu_open(2, pu_isa_best(), &n->c.be, &n->error), PU_OK);
-  assert_int_equal(pu_arena_create(64 << 20, &n->c.mem, &n->error), PU_OK);
-  assert_int_equal(pu_arena_create(64 << 20, &n->c.host, &n->error), PU_OK);
-  assert_int_equal(pu_arena_create(64 << 20, &n->params, &n->error), PU_OK);
+  assert_ok(pu_test_open(2, pu_isa_best(), &n->c.be, &n->error), &n->error);
+  n->step_memory = pu_test_memory(n->c.be, ROOM, &n->c.mem);
+  n->param_memory = pu_test_memory(n->c.be, ROOM, &n->params);
+  assert_ok(pu_arena_create(ROOM, &n->c.host, &n->error), &n->error);
+  assert_ok(pu_arena_create(ROOM, &n->headers, &n->error), &n->error);
   for (int b = 0; b < BLOCKS; b++) {
     n->p[3 * b] = param(n, &rng, 1, WIDTH);
     n->p[3 * b + 1] = param(n, &rng, 2 * INNER, WIDTH);
@@ -65,20 +72,25 @@ static void net_open(net *n, pu_dtype type) {
   }
   n->p[PARAMS - 2] = param(n, &rng, 1, WIDTH);
   n->p[PARAMS - 1] = param(n, &rng, VOCAB, WIDTH); /* tied: embedding and loss */
-  pu_ctx c = n->c;
-  c.mem = c.host = n->params;
+  pu_ctx c = outside(n);
+  int32_t ids[TOKENS], targets[TOKENS];
   n->ids = must(n, pu_tensor_new(&c, PU_I32, 1, (int64_t[]){TOKENS}, false));
   n->targets = must(n, pu_tensor_new(&c, PU_I32, 1, (int64_t[]){TOKENS}, false));
   for (int i = 0; i < TOKENS; i++) {
-    ((int32_t *)n->ids->data)[i] = (int32_t)pu_rng_below(&rng, VOCAB);
-    ((int32_t *)n->targets->data)[i] = (int32_t)pu_rng_below(&rng, VOCAB + 1) - 1;
+    ids[i] = (int32_t)pu_rng_below(&rng, VOCAB);
+    targets[i] = (int32_t)pu_rng_below(&rng, VOCAB + 1) - 1;
   }
+  pu_test_upload(c.be, n->ids, ids);
+  pu_test_upload(c.be, n->targets, targets);
 }
 
 static void net_close(net *n) {
   pu_arena_free(n->c.mem);
   pu_arena_free(n->c.host);
   pu_arena_free(n->params);
+  pu_arena_free(n->headers);
+  n->c.be->free(n->c.be, n->step_memory);
+  n->c.be->free(n->c.be, n->param_memory);
   n->c.be->close(n->c.be);
 }
 
@@ -107,6 +119,11 @@ static pu_tensor *forward(net *n, block *blocks, int recompute_from) {
   return must(n, pu_linear_cross_entropy(&n->c, y, n->p[PARAMS - 1], n->targets, 0.01f));
 }
 
+static size_t read_out(net *n, const pu_tensor *t, char *out) {
+  assert_ok(n->c.be->download(n->c.be, out, t->data, pu_tensor_bytes(t), &n->error), &n->error);
+  return pu_tensor_bytes(t);
+}
+
 /* One step; losses and all gradients, end to end, in `out`. Returns how many bytes of it. */
 static size_t step(net *n, int recompute_from, bool first, char *out) {
   block blocks[BLOCKS];
@@ -120,13 +137,10 @@ static size_t step(net *n, int recompute_from, bool first, char *out) {
   if (pu_backward(&n->c) != PU_OK) fail_msg("%s", n->error.msg);
   assert_int_equal(pu_arena_mark(n->c.mem), before); /* backward gives its memory back, segment by segment */
   assert_true(pu_arena_peak(n->c.mem) - before < n->forward_bytes / 2 || recompute_from < BLOCKS);
-  memcpy(out, loss->data, pu_tensor_bytes(loss));
-  at += pu_tensor_bytes(loss);
+  at += read_out(n, loss, out);
   for (int i = 0; i < PARAMS; i++) {
-    size_t bytes = pu_tensor_bytes(n->p[i]->grad);
     assert_true(n->p[i]->grad_set);
-    memcpy(out + at, n->p[i]->grad->data, bytes);
-    at += bytes;
+    at += read_out(n, n->p[i]->grad, out + at);
   }
   n->c.tape = NULL;
   return at;
@@ -157,16 +171,21 @@ static void gradients_cross_segments(void **state) {
   net_open(&n, PU_F32);
   step(&n, 2, true, plain);
   for (int i = 0; i < PARAMS; i++) {
-    float *v = (float *)n.p[i]->data + 3, keep = *v, grad = ((float *)n.p[i]->grad->data)[3];
+    float *w = pu_test_download(n.c.be, n.p[i]), *g = pu_test_download(n.c.be, n.p[i]->grad), keep = w[3], grad = g[3];
     double sum[2] = {0, 0};
     for (int side = 0; side < 2; side++) {
-      *v = keep + (side ? 0.004f : -0.004f);
+      w[3] = keep + (side ? 0.004f : -0.004f);
+      pu_test_upload(n.c.be, n.p[i], w);
       pu_arena_reset(n.c.mem);
       pu_arena_reset(n.c.host);
-      const float *loss = forward(&n, blocks, BLOCKS)->data;
+      float *loss = pu_test_download(n.c.be, forward(&n, blocks, BLOCKS));
       for (int t = 0; t < TOKENS; t++) sum[side] += (double)loss[t] * 0.01;
+      free(loss);
     }
-    *v = keep;
+    w[3] = keep;
+    pu_test_upload(n.c.be, n.p[i], w);
+    free(w);
+    free(g);
     assert_float_equal(grad, (sum[1] - sum[0]) / 0.008, 2e-3 * (1 + (double)(grad < 0 ? -grad : grad)));
   }
   net_close(&n);
@@ -185,7 +204,8 @@ static void micro_batches_add_up(void **state) {
   net_close(&n);
 }
 
-/* Without a tape: the same losses as with one, in the memory of one block however many there are. */
+/* Without a tape: the same losses as with one, in the memory of one block however many there are. A device may have
+ * other kernels for inference; the CPU has not. */
 static void inference_takes_one_block(void **state) {
   (void)state;
   for (int type = PU_F32; type <= PU_BF16; type++) {
@@ -196,8 +216,12 @@ static void inference_takes_one_block(void **state) {
     size_t with_tape = n.forward_bytes;
     pu_arena_reset(n.c.mem);
     pu_arena_reset(n.c.host);
-    const pu_tensor *loss = forward(&n, blocks, BLOCKS);
-    assert_memory_equal(loss->data, plain, pu_tensor_bytes(loss));
+    pu_tensor *loss = forward(&n, blocks, BLOCKS);
+    float *y = pu_test_download(n.c.be, loss);
+    if (!pu_test_elsewhere()) assert_memory_equal(y, plain, pu_tensor_bytes(loss));
+    for (int i = 0; i < TOKENS; i++)
+      assert_float_equal(y[i], ((float *)plain)[i], (type == PU_F32 ? 1e-5 : 1e-2) * (1 + fabs((double)y[i])));
+    free(y);
     assert_true(n.forward_bytes < with_tape / 2);
     net_close(&n);
   }

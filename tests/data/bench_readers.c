@@ -28,7 +28,7 @@ static double used(void) {
 }
 
 static pu_err read_all(const char *path, pu_doc *d, sums *s, pu_error *e) {
-  const pu_read_options o = {.source = "bench", .skips = {on_skip, s}};
+  const pu_read_options o = {.source = "bench", .skips = {.skip = on_skip, .arg = s}};
   pu_input *in;
   pu_reading *r;
   double began = used();

@@ -53,7 +53,7 @@ static int begin(void **state) {
   (void)state;
   pu_buf_init(&got, PU_BUF_MAX);
   pu_buf_init(&skipped, 1 << 20);
-  options = (pu_read_options){.source = "s", .name = "n", .skips = {on_skip, NULL}};
+  options = (pu_read_options){.source = "s", .name = "n", .skips = {.skip = on_skip}};
   return 0;
 }
 
@@ -64,7 +64,7 @@ static int end(void **state) {
   return 0;
 }
 
-static void field(const char *name, pu_str value) {
+static void show_field(const char *name, pu_str value) {
   if (value.len > 0) pu_buf_printf(&got, " %s=%.*s", name, (int)value.len, value.ptr);
 }
 
@@ -82,11 +82,11 @@ static void read_range(const char *path, uint64_t from, uint64_t to, bool fields
     assert_true(pu_utf8_valid(pu_str_of(d.text.data, d.text.len)));
     if (fields) {
       pu_buf_printf(&got, "[%.*s %.*s", (int)d.id.len, d.id.ptr, (int)d.type.len, d.type.ptr);
-      field("title", d.title);
-      field("url", d.url);
-      field("lang", d.lang);
-      field("time", d.time);
-      field("author", d.author);
+      show_field("title", d.title);
+      show_field("url", d.url);
+      show_field("lang", d.lang);
+      show_field("time", d.time);
+      show_field("author", d.author);
       pu_buf_puts(&got, "] ");
     }
     pu_buf_append(&got, d.text.data, d.text.len);

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "puyu/engine.h"
+#include "tests/device.h"
 #include "tests/test.h"
 
 enum { VOCAB = 300, CONTEXT = 256, ANSWER = 10, N = 9 };
@@ -46,9 +47,13 @@ static void make_adapter(pu_backend *be, const char *dir, int64_t rank, uint64_t
   size_t n;
   assert_ok(pu_adapter_create(m, &shape, seed, &a, &e), &e);
   pu_param *p = pu_adapter_params(a, &n);
-  for (size_t i = 1; i < n; i += 2)
+  for (size_t i = 1; i < n; i += 2) {
+    float *values = pu_test_download(be, p[i].w);
     for (int64_t k = 0; k < pu_tensor_count(p[i].w); k++)
-      ((float *)p[i].w->data)[k] = (float)(pu_random_at(seed, i, (uint64_t)k) % 2001) / 2000 - 0.5f;
+      values[k] = (float)(pu_random_at(seed, i, (uint64_t)k) % 2001) / 2000 - 0.5f;
+    pu_test_upload(be, p[i].w, values);
+    free(values);
+  }
   assert_ok(pu_adapter_save(a, dir, PU_F32, &e), &e);
   pu_adapter_free(a);
   pu_model_free(m);
@@ -56,7 +61,7 @@ static void make_adapter(pu_backend *be, const char *dir, int64_t rank, uint64_t
 
 static int open_bench(void **state) {
   static bench b;
-  if (!mkdtemp(folder) || pu_cpu_open(2, pu_isa_best(), &b.be, &b.e) != PU_OK) return -1;
+  if (!mkdtemp(folder) || pu_test_open(2, pu_isa_best(), &b.be, &b.e) != PU_OK) return -1;
   for (int i = 0; i < 2; i++) {
     snprintf(b.dir[i], sizeof b.dir[i], "%s/%d", folder, i);
     make_adapter(b.be, b.dir[i], 3 + 5 * i, (uint64_t)i + 1);
@@ -114,7 +119,7 @@ static int length_of(int i) {
 static void same_as_alone(void **state) {
   bench *b = *state;
   pu_backend *ref;
-  assert_ok(pu_cpu_open(2, PU_ISA_REF, &ref, &b->e), &b->e);
+  assert_ok(pu_test_open(2, PU_ISA_REF, &ref, &b->e), &b->e);
   pu_model *m = make_model(ref, PU_F32, true, 2);
   pu_engine *many = open_engine(b, m, (pu_engine_options){.max_batch = N, .no_prefix_cache = true});
   pu_engine *one = open_engine(b, m, (pu_engine_options){.max_batch = N, .no_prefix_cache = true});

@@ -1,6 +1,7 @@
 /* A session alone and among forty others, prompts read in chunks: the same tokens, and the same log-probabilities to
  * the bit, on every instruction set, for every type of weights and of the cache. */
 #include "src/engine/internal.h"
+#include "tests/device.h"
 #include "tests/test.h"
 
 #include <stdlib.h>
@@ -26,7 +27,7 @@ static bench open_model(pu_isa isa, pu_dtype dtype, pu_quant quant, bool wide) {
                          .max_position = CONTEXT,
                          .norm_eps = 1e-5,
                          .rope = {.base = 1e4, .factor = 1}};
-  assert_ok(pu_cpu_open(2, isa, &b.be, &b.e), &b.e);
+  assert_ok(pu_test_open(2, isa, &b.be, &b.e), &b.e);
   pu_model_options o = {.dtype = dtype, .tile = true, .quant = quant};
   assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 11, b.be, &o, &b.m, &b.e), &b.e);
   return b;

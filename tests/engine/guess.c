@@ -1,5 +1,6 @@
 /* Guessing ahead gives the text that there is without, in fewer passes. */
 #include "src/engine/internal.h"
+#include "tests/device.h"
 #include "tests/test.h"
 
 #include <stdlib.h>
@@ -84,7 +85,7 @@ static void the_text_stays(void **state) {
   (void)state;
   pu_backend *be;
   pu_error e;
-  assert_ok(pu_cpu_open(1, pu_isa_best(), &be, &e), &e);
+  assert_ok(pu_test_open(1, pu_isa_best(), &be, &e), &e);
   for (int trained = 50; trained <= CONTEXT; trained += CONTEXT - 50) {
     pu_model *m = model(be, 1, PU_F32, trained), *other = model(be, 2, PU_F32, trained);
     for (int guess = 1; guess <= PU_MOST_GUESS; guess += 7) {
@@ -114,7 +115,7 @@ static void mistakes_are_told(void **state) {
   pu_backend *be;
   pu_error e;
   pu_engine *en;
-  assert_ok(pu_cpu_open(1, PU_ISA_REF, &be, &e), &e);
+  assert_ok(pu_test_open(1, PU_ISA_REF, &be, &e), &e);
   pu_model *m = model(be, 1, PU_F32, CONTEXT);
   pu_engine_options o = {.guess = 16};
   assert_int_equal(pu_engine_over(m, NULL, &o, &en, &e), PU_ERR_USAGE);

@@ -1,6 +1,7 @@
 /* Many sessions over a small cache: whatever is opened, forked, cancelled, taken back and closed around it, and however
  * often its blocks are taken from it, a session's answer is the one it gives alone; and no block is lost. */
 #include "src/engine/internal.h"
+#include "tests/device.h"
 #include "tests/test.h"
 
 #include <math.h>
@@ -29,7 +30,7 @@ static bench open_model(pu_rope_params rope, int64_t max_position) {
                          .eos = {2},
                          .n_eos = 1,
                          .rope = rope};
-  assert_ok(pu_cpu_open(1, pu_isa_best(), &b.be, &b.e), &b.e);
+  assert_ok(pu_test_open(1, pu_isa_best(), &b.be, &b.e), &b.e);
   pu_model_options o = {.dtype = PU_F32, .tile = true};
   assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 4, b.be, &o, &b.m, &b.e), &b.e);
   return b;

@@ -1,6 +1,7 @@
 /* Sessions over small random models: an answer depends on its own session only, whatever the batch, the chunks, the
  * cache's blocks; rewinding is as if it had never been; bounds and errors. */
 #include "src/engine/internal.h"
+#include "tests/device.h"
 #include "tests/test.h"
 
 #include <stdlib.h>
@@ -28,7 +29,7 @@ static bench open_model(pu_isa isa, pu_dtype dtype, bool tile) {
                          .eos = {2},
                          .n_eos = 1,
                          .rope = {.base = 1e4, .factor = 1}};
-  assert_ok(pu_cpu_open(2, isa, &b.be, &b.e), &b.e);
+  assert_ok(pu_test_open(2, isa, &b.be, &b.e), &b.e);
   pu_model_options o = {.dtype = dtype, .tile = tile};
   assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 11, b.be, &o, &b.m, &b.e), &b.e);
   return b;

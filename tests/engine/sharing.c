@@ -1,5 +1,6 @@
 /* What sessions share and what they leave each other: prompts computed once, forks, turns in the batch, endings. */
 #include "src/engine/internal.h"
+#include "tests/device.h"
 #include "tests/test.h"
 
 #include <math.h>
@@ -29,7 +30,7 @@ static bench open_model(pu_rope_params rope, int64_t max_position) {
                          .max_position = max_position,
                          .norm_eps = 1e-5,
                          .rope = rope};
-  assert_ok(pu_cpu_open(1, cache_type ? PU_ISA_REF : pu_isa_best(), &b.be, &b.e), &b.e);
+  assert_ok(pu_test_open(1, cache_type ? PU_ISA_REF : pu_isa_best(), &b.be, &b.e), &b.e);
   pu_model_options o = {.dtype = PU_F32, .tile = true};
   assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 4, b.be, &o, &b.m, &b.e), &b.e);
   return b;

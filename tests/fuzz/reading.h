@@ -35,7 +35,7 @@ static pu_err fuzz_read_all(const char *path, const pu_read_options *o, pu_doc *
 static int fuzz_read(const char *format, const uint8_t *data, size_t size) {
   static int fd = -1;
   static char path[64];
-  const pu_read_options o = {.source = "s", .name = "n", .format = format, .skips = {fuzz_skip, NULL}};
+  const pu_read_options o = {.source = "s", .name = "n", .format = format, .skips = {.skip = fuzz_skip}};
   pu_doc d = {0};
   pu_error e;
   if (fd < 0) fd = memfd_create("input", MFD_CLOEXEC);

@@ -18,9 +18,13 @@ static void make_adapter(tiny *b, const char *name, uint64_t seed) {
   snprintf(dir, sizeof dir, "%s/%s", folder, name);
   assert_ok(pu_adapter_create(b->m, &shape, seed, &a, &b->e), &b->e);
   pu_param *p = pu_adapter_params(a, &n);
-  for (size_t i = 1; i < n; i += 2)
+  for (size_t i = 1; i < n; i += 2) {
+    float *values = pu_test_download(b->be, p[i].w);
     for (int64_t k = 0; k < pu_tensor_count(p[i].w); k++)
-      ((float *)p[i].w->data)[k] = (float)(pu_random_at(seed, i, (uint64_t)k) % 2001) / 2000 - 0.5f;
+      values[k] = (float)(pu_random_at(seed, i, (uint64_t)k) % 2001) / 2000 - 0.5f;
+    pu_test_upload(b->be, p[i].w, values);
+    free(values);
+  }
   assert_ok(pu_adapter_save(a, dir, PU_F32, &b->e), &b->e);
   pu_adapter_free(a);
   assert_ok(pu_engine_add_adapter(b->en, name, dir, &b->e), &b->e);

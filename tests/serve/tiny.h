@@ -5,6 +5,7 @@
 #include <pthread.h>
 
 #include "puyu/serve.h"
+#include "tests/device.h"
 #include "tests/net/client.h"
 
 typedef struct tiny {
@@ -60,7 +61,7 @@ static inline void tiny_make_engine(tiny *b) {
                          .eos = {pu_tokenizer_eos(b->t)},
                          .n_eos = 1,
                          .rope = {.base = 1e4, .factor = 1}};
-  assert_ok(pu_cpu_open(1, pu_isa_best(), &b->be, &b->e), &b->e);
+  assert_ok(pu_test_open(1, pu_isa_best(), &b->be, &b->e), &b->e);
   pu_model_options mo = {.dtype = PU_F32};
   assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 3, b->be, &mo, &b->m, &b->e), &b->e);
   pu_engine_options eo = {.max_batch = 8, .kv_block = 8};

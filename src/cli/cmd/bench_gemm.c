@@ -311,7 +311,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
     if (!pu_shape_find(shapes.v[i])) PU_TRY(parse_shape(shapes.v[i], &unused, e));
   pu_backend *be;
   PU_TRY(pu_cpu_open((int)o->threads, pu_isa_best(), &be, e));
-  int threads = pu_pool_size(pu_cpu_pool(be));
+  int threads = pu_pool_size(be->pool);
   others other = {0};
   open_blas(&other, threads);
   open_dnnl(&other, threads);

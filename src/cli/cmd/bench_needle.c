@@ -8,7 +8,7 @@
  * places where the token before was the present one, in pairs that hardly turn, and copies the code of the token there.
  */
 #include <math.h>
-#include <string.h>
+#include <stdlib.h>
 
 #include "src/cli/cli.h"
 #include "src/cli/rows.h"
@@ -17,6 +17,7 @@ typedef struct options {
   int64_t seq, needles, chunk, threads;
   int dtype, kv_dtype;
   bool json;
+  const char *device;
 } options;
 
 static const pu_option rows[] = {
@@ -27,6 +28,7 @@ static const pu_option rows[] = {
            .help = "tokens read in a step at most; 0: 512"),
     PU_ROW_DTYPE(options, "bf16|f32", "bf16", "type to compute in"),
     PU_ROW_KV_DTYPE(options, kv_dtype),
+    PU_ROW_DEVICE(options, device),
     PU_ROW_THREADS(options, 64),
     PU_ROW_JSON(options),
     {0},
@@ -49,14 +51,26 @@ static const double STEADY = 4; /* the constant */
 
 /* ---- the model ---- */
 
-static void set(pu_tensor *t, int64_t row, int64_t col, double value) {
-  float x = (float)value;
-  char *at = (char *)t->data + (size_t)(row * t->stride[0] + col) * pu_dtype_size(t->dtype);
-  pu_convert(at, t->dtype, &x, PU_F32, 1);
+/* A matrix on its way to the device: on the host, all zeros but what is set. */
+typedef struct sketch {
+  const pu_tensor *t;
+  char *v;
+} sketch;
+
+static pu_err begin(sketch *s, const pu_tensor *t, pu_error *e) {
+  *s = (sketch){t, calloc(1, pu_tensor_bytes(t))};
+  return s->v ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for a matrix");
 }
 
-static void clear(pu_tensor *t) {
-  if (t) memset(t->data, 0, pu_tensor_bytes(t));
+static void set(sketch *s, int64_t row, int64_t col, double value) {
+  float x = (float)value;
+  pu_convert(s->v + (size_t)(row * s->t->stride[0] + col) * pu_dtype_size(s->t->dtype), s->t->dtype, &x, PU_F32, 1);
+}
+
+static pu_err end(sketch *s, pu_backend *be, pu_err err, pu_error *e) {
+  if (!err) err = be->upload(be, s->t->data, s->v, pu_tensor_bytes(s->t), e);
+  free(s->v);
+  return err;
 }
 
 static int alike(const int8_t *a, const int8_t *b) {
@@ -82,8 +96,7 @@ static int slow_dim(int i) {
   return SLOW + i % (E / 2) + (i < E / 2 ? 0 : DIM / 2);
 }
 
-static void set_attention(pu_model *m, int layer) {
-  pu_tensor *qkv = m->layers[layer].slot[PU_SLOT_QKV], *out = m->layers[layer].slot[PU_SLOT_WO];
+static void draw_attention(const pu_model *m, int layer, sketch *qkv, sketch *out) {
   const double norm = sqrt((STEADY * STEADY + (layer ? 2 : 1) * E) / HIDDEN); /* of what comes in: taken out again */
   const double fast = sqrt(40 * sqrt(DIM)), slow = sqrt(4 * sqrt(DIM));       /* scores of 40 a pair; of 4 a value */
   for (int i = 0; layer == 0 && i < FAST; i++) {
@@ -102,6 +115,32 @@ static void set_attention(pu_model *m, int layer) {
   }
 }
 
+static pu_err set_attention(pu_model *m, int layer, pu_error *e) {
+  sketch qkv, out = {0};
+  PU_TRY(begin(&qkv, m->layers[layer].slot[PU_SLOT_QKV], e));
+  pu_err err = begin(&out, m->layers[layer].slot[PU_SLOT_WO], e);
+  if (!err) draw_attention(m, layer, &qkv, &out);
+  err = end(&qkv, m->be, err, e);
+  return end(&out, m->be, err, e);
+}
+
+static pu_err set_codes(pu_model *m, pu_error *e) {
+  int8_t code[VOCAB][E];
+  sketch embed, output = {0};
+  make_codes(code);
+  PU_TRY(begin(&embed, m->outer[PU_SLOT_EMBED], e));
+  pu_err err = begin(&output, m->outer[PU_SLOT_OUTPUT], e);
+  for (int id = 0; id < VOCAB && !err; id++) {
+    set(&embed, id, CONSTANT, STEADY);
+    for (int i = 0; i < E; i++) {
+      set(&embed, id, TOKEN + i, code[id][i]);
+      set(&output, id, ANSWER + i, code[id][i]);
+    }
+  }
+  err = end(&embed, m->be, err, e);
+  return end(&output, m->be, err, e);
+}
+
 static pu_err make_model(pu_backend *be, const options *o, pu_model **out, pu_error *e) {
   const pu_hparams hp = {.vocab = VOCAB,
                          .hidden = HIDDEN,
@@ -115,23 +154,15 @@ static pu_err make_model(pu_backend *be, const options *o, pu_model **out, pu_er
                          .rope = {.base = 2e9, .factor = 1},
                          .bos = -1};
   const pu_model_options mo = {.dtype = o->dtype ? PU_F32 : PU_BF16};
-  int8_t code[VOCAB][E];
   PU_TRY(pu_model_random(pu_arch_find("llama"), &hp, 1, be, &mo, out, e));
   pu_model *m = *out;
-  make_codes(code);
-  clear(m->outer[PU_SLOT_EMBED]);
-  clear(m->outer[PU_SLOT_OUTPUT]);
-  for (int id = 0; id < VOCAB; id++) {
-    set(m->outer[PU_SLOT_EMBED], id, CONSTANT, STEADY);
-    for (int i = 0; i < E; i++) {
-      set(m->outer[PU_SLOT_EMBED], id, TOKEN + i, code[id][i]);
-      set(m->outer[PU_SLOT_OUTPUT], id, ANSWER + i, code[id][i]);
-    }
-  }
+  PU_TRY(set_codes(m, e));
   for (int l = 0; l < 2; l++) {
-    for (int s = 0; s < PU_SLOT_COUNT; s++)
-      if (s != PU_SLOT_ATTN_NORM && s != PU_SLOT_MLP_NORM) clear(m->layers[l].slot[s]);
-    set_attention(m, l);
+    for (int s = 0; s < PU_SLOT_COUNT; s++) {
+      const pu_tensor *t = s == PU_SLOT_ATTN_NORM || s == PU_SLOT_MLP_NORM ? NULL : m->layers[l].slot[s];
+      if (t) PU_TRY(be->clear(be, t->data, pu_tensor_bytes(t), e));
+    }
+    PU_TRY(set_attention(m, l, e));
   }
   return PU_OK;
 }
@@ -221,11 +252,12 @@ static pu_err run_with(const pu_cli *cli, const options *o, pu_model *m, pu_erro
 
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   (void)n_args, (void)args;
+  const options *o = opts;
   pu_backend *be;
   pu_model *m = NULL;
-  PU_TRY(pu_backend_open("cpu", (int)((const options *)opts)->threads, &be, e));
-  pu_err err = make_model(be, opts, &m, e);
-  if (!err) err = run_with(cli, opts, m, e);
+  PU_TRY(pu_backend_open(o->device, (int)o->threads, &be, e));
+  pu_err err = make_model(be, o, &m, e);
+  if (!err) err = run_with(cli, o, m, e);
   pu_model_free(m);
   be->close(be);
   return err;

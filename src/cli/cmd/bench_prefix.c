@@ -10,6 +10,7 @@ static const pu_option rows[] = {
     PU_ROW_DTYPE(pu_bench_options, "bf16|f32", "bf16", "type to compute in"),
     PU_ROW_KV_DTYPE(pu_bench_options, kv_dtype),
     PU_ROW_ROUNDS(pu_bench_options, "3"),
+    PU_ROW_DEVICE(pu_bench_options, device),
     PU_ROW_THREADS(pu_bench_options, 64),
     PU_ROW_JSON(pu_bench_options),
     {0},
@@ -51,18 +52,23 @@ static pu_err measure(pu_bench_engine *b, const pu_bench_options *o, double *fre
 
 static void print(FILE *out, const pu_bench_options *o, const pu_bench_engine *b, double fresh, double cached) {
   const pu_engine_stats s = pu_engine_get_stats(b->en);
-  const int threads = pu_pool_size(pu_cpu_pool(b->be));
-  const char *isa = pu_isa_name(pu_cpu_isa(b->be)), *dtype = pu_dtype_name(b->m->dtype);
+  const char *dtype = pu_dtype_name(b->m->dtype);
+  char where[200];
   const double hit = (double)s.prefix_tokens_hit / (double)(o->rounds + 1), ratio = cached / fresh;
   if (o->json) {
+    pu_buf place;
+    pu_buf_init(&place, 1 << 12);
+    pu_bench_where_json(b->be, &place);
     fprintf(out,
-            "{\"bench\": \"prefix\", \"shape\": \"%s\", \"dtype\": \"%s\", \"isa\": \"%s\", \"threads\": %d, "
-            "\"prefix\": %lld, \"tail\": %lld, \"taken\": %.0f, \"uncached_s\": %.6g, \"cached_s\": %.6g, "
+            "{\"bench\": \"prefix\", \"shape\": \"%s\", \"dtype\": \"%s\", %s, \"prefix\": %lld, \"tail\": %lld, "
+            "\"taken\": %.0f, \"uncached_s\": %.6g, \"cached_s\": %.6g, "
             "\"ratio\": %.4g}\n",
-            o->shape, dtype, isa, threads, (long long)o->seq, (long long)o->tokens, hit, fresh, cached, ratio);
+            o->shape, dtype, place.failed ? "\"device\": null" : place.data, (long long)o->seq, (long long)o->tokens,
+            hit, fresh, cached, ratio);
+    pu_buf_deinit(&place);
     return;
   }
-  fprintf(out, "model      %s, %s, %s, %d threads\n", o->shape, dtype, isa, threads);
+  fprintf(out, "model      %s, %s, %s\n", o->shape, dtype, pu_bench_where(b->be, where));
   fprintf(out, "prompts    %lld tokens alike, then %lld of their own; %.0f were taken from the cache\n",
           (long long)o->seq, (long long)o->tokens, hit);
   fprintf(out, "uncached   %.1f ms to the first token\n", 1e3 * fresh);

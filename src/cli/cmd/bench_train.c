@@ -4,14 +4,16 @@
 #include "src/cli/rows.h"
 
 typedef struct options {
-  const char *shape;
-  int64_t seq, batch, threads, rounds;
+  const char *shape, *device;
+  int64_t layers, seq, batch, threads, rounds;
   int dtype;
   bool recompute, profile, json;
 } options;
 
 static const pu_option rows[] = {
     PU_ROW_SHAPE(options, "puyu-25m"),
+    PU_ROW(options, layers, "layers", INT, .dflt = "0", .max = 1 << 10, .meta = "N",
+           .help = "layers of the model; 0: as many as the shape has"),
     PU_ROW_BATCH(options, "8"),
     PU_ROW_SEQ(options, 2, "1024", "tokens of a sequence"),
     PU_ROW_DTYPE(options, "bf16|f32", "bf16", "type to compute in"),
@@ -19,6 +21,7 @@ static const pu_option rows[] = {
            .help = "keep only each block's input and compute the rest again in the backward pass"),
     PU_ROW(options, profile, "profile", BOOL, .help = "print the time of each kind of operation too"),
     PU_ROW_ROUNDS(options, "4"),
+    PU_ROW_DEVICE(options, device),
     PU_ROW_THREADS(options, 64),
     PU_ROW_JSON(options),
     {0},
@@ -32,11 +35,13 @@ static const char *const op_names[PU_OP_COUNT] = {
 
 static void print_json(FILE *out, const options *o, const pu_train_bench_result *r) {
   fprintf(out,
-          "{\"bench\": \"train\", \"shape\": \"%s\", \"seq\": %lld, \"batch\": %lld, \"dtype\": \"%s\", "
+          "{\"bench\": \"train\", \"device\": \"%s\", \"shape\": \"%s\", \"layers\": %lld, \"seq\": %lld, \"batch\": "
+          "%lld, \"dtype\": \"%s\", "
           "\"step_seconds\": %.6g, \"tok_per_s\": %.6g, \"flops\": %.6g, \"gemm_flops\": %.6g, \"ratio\": %.4g, "
-          "\"optim_seconds\": %.6g, \"planned_bytes\": %zu, \"peak_bytes\": %zu",
-          o->shape, (long long)o->seq, (long long)o->batch, o->dtype ? "f32" : "bf16", r->step_seconds, r->tok_per_s,
-          r->flops, r->gemm_flops, r->ratio, r->optim_seconds, r->planned_bytes, r->peak_bytes);
+          "\"peak_flops\": %.6g, \"mfu\": %.4g, \"optim_seconds\": %.6g, \"planned_bytes\": %zu, \"peak_bytes\": %zu",
+          r->where, o->shape, (long long)r->layers, (long long)o->seq, (long long)o->batch, o->dtype ? "f32" : "bf16",
+          r->step_seconds, r->tok_per_s, r->flops, r->gemm_flops, r->ratio, r->peak_flops, r->mfu, r->optim_seconds,
+          r->planned_bytes, r->peak_bytes);
   for (int op = 0, n = 0; o->profile && op < PU_OP_COUNT; op++)
     if (r->op_seconds[op][0] > 0)
       fprintf(out, "%s\"%s\": [%.6g, %.6g]", n++ ? ", " : ", \"ops\": {", op_names[op], r->op_seconds[op][0],
@@ -59,8 +64,8 @@ static void print_profile(FILE *out, const pu_train_bench_result *r) {
 
 static void print_text(FILE *out, const options *o, const pu_train_bench_result *r) {
   const double mib = 1024 * 1024;
-  fprintf(out, "training step, %s, %lld x %lld tokens, %s\n", o->shape, (long long)o->batch, (long long)o->seq,
-          o->dtype ? "f32" : "bf16");
+  fprintf(out, "training step, %s, %lld layers, %lld x %lld tokens, %s\n%s\n", o->shape, (long long)r->layers,
+          (long long)o->batch, (long long)o->seq, o->dtype ? "f32" : "bf16", r->where);
   fprintf(out, "  step           %10.1f ms   (of which norm and update %.1f ms)\n", 1e3 * r->step_seconds,
           1e3 * r->optim_seconds);
   fprintf(out, "  tokens/s       %10.0f\n", r->tok_per_s);
@@ -68,6 +73,8 @@ static void print_text(FILE *out, const options *o, const pu_train_bench_result 
   fprintf(out, "  own products   %10.1f G     (the step's linear layers, forward and backward, same run)\n",
           r->gemm_flops / 1e9);
   fprintf(out, "  ratio          %10.1f %%     (mark: 50 %%)\n", 100 * r->ratio);
+  fprintf(out, "  at most        %10.1f G     (a large product, or the bare unit, same run): MFU %.1f %%\n",
+          r->peak_flops / 1e9, 100 * r->mfu);
   fprintf(out, "  memory         %10.0f MiB, %.0f MiB planned (%.2f of the plan; mark: 1.1)\n",
           (double)r->peak_bytes / mib, (double)r->planned_bytes / mib,
           (double)r->peak_bytes / (double)r->planned_bytes);
@@ -77,6 +84,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   (void)n_args, (void)args;
   const options *o = opts;
   pu_train_bench_options b = {.shape = o->shape,
+                              .device = o->device,
+                              .layers = o->layers,
                               .seq_len = o->seq,
                               .batch = o->batch,
                               .rounds = o->rounds,

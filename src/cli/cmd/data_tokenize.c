@@ -125,12 +125,13 @@ const pu_command pu_command_data_tokenize = {
     .name = "data tokenize",
     .summary = "turn documents into token shards",
     .usage = "--tokenizer PATH --out DIR FILE...|STAGE [options]",
-    .details = "A FILE is text, JSON Lines (.jsonl, .json), either with .gz or .zst, or a folder\n"
-               "of such files. Special tokens written in the text stay plain text.\n"
-               "The shards are the same whatever the number of threads.\n\n"
-               "Of a STAGE, what is left of its documents becomes shards that hold which source each is of; DIR is "
-               "a stage too, which says where each document's tokens are. A run that was stopped goes on where it "
-               "was.",
+    .details =
+        "A FILE is text, JSON Lines (.jsonl, .json) or what else docs/data.md lists,\n"
+        "plain or with .gz or .zst, or a folder of such files. Special tokens written in the text stay plain text.\n"
+        "The shards are the same whatever the number of threads.\n\n"
+        "Of a STAGE, what is left of its documents becomes shards that hold which source each is of; DIR is "
+        "a stage too, which says where each document's tokens are. A run that was stopped goes on where it "
+        "was.",
     .options = rows,
     .options_size = sizeof(options),
     .min_args = 1,

@@ -22,6 +22,7 @@ static const pu_option rows[] = {
     PU_ROW(options, megabytes, "megabytes", INT, .dflt = "24", .min = 1, .max = 4096, .meta = "N",
            .help = "size of the text made by rules"),
     PU_ROW_SEED(options, "of text, weights and sample order"),
+    PU_ROW_DEVICE(options, device),
     PU_ROW_THREADS(options, 64),
     {0},
 };

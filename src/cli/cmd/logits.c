@@ -20,8 +20,7 @@ static const pu_option rows[] = {
            .help = "name of the tokens' tensor in the --ids file"),
     PU_CLI_ADAPTER_ROW(options),
     PU_ROW_DTYPE(options, "f32|bf16", "f32", "type to compute in"),
-    PU_ROW(options, device, "device", STR, .dflt = "cpu", .meta = "NAME",
-           .help = "where to compute: cpu, or a plug-in such as cuda"),
+    PU_ROW_DEVICE(options, device),
     PU_ROW_THREADS(options, 64),
     {0},
 };

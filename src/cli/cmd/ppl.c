@@ -11,7 +11,7 @@
 typedef struct options {
   int64_t context, stride, batch, max_tokens, threads;
   int dtype, quant, kv_dtype;
-  const char *adapter;
+  const char *adapter, *device;
   bool json;
 } options;
 
@@ -30,6 +30,7 @@ static const pu_option rows[] = {
     PU_ROW_DTYPE(options, "bf16|f32", "bf16", "type to compute in"),
     PU_ROW_QUANT(options, quant),
     PU_ROW_KV_DTYPE(options, kv_dtype),
+    PU_ROW_DEVICE(options, device),
     PU_ROW_THREADS(options, 64),
     PU_ROW_JSON(options),
     {0},
@@ -249,7 +250,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   measure x = {.kv_type = (pu_kv_type)o->kv_dtype};
   pu_model_options mo = {.dtype = o->dtype ? PU_F32 : PU_BF16, .tile = true, .quant = (pu_quant)o->quant};
   pu_err err = read_text(o, args[0], args[1], &x, e);
-  if (!err) err = pu_backend_open("cpu", (int)o->threads, &be, e);
+  if (!err) err = pu_backend_open(o->device, (int)o->threads, &be, e);
   if (!err) err = pu_model_load(args[0], be, &mo, &x.m, e);
   if (!err && o->adapter) err = pu_adapter_load(o->adapter, x.m, false, &x.adapter, e);
   if (!err) err = settle(o, &x, e);

@@ -81,8 +81,9 @@ const pu_command pu_command_tokenizer_train = {
     .name = "tokenizer train",
     .summary = "learn a byte-level BPE tokenizer",
     .usage = "--out DIR FILE... [options]",
-    .details = "A FILE is text, JSON Lines (.jsonl, .json), either with .gz or .zst, or a folder\n"
-               "of such files. The same text gives the same tokenizer. Digits stand alone, and\n"
+    .details = "A FILE is text, JSON Lines (.jsonl, .json) or what else docs/data.md lists,\n"
+               "plain or with .gz or .zst, or a folder of such files. The same text gives the same tokenizer. Digits "
+               "stand alone, and\n"
                "the special tokens are those of InternLM2's chat template.\n",
     .options = rows,
     .options_size = sizeof(options),

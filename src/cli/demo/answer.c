@@ -28,7 +28,11 @@ static pu_err write_samples(pu_demo *d, pu_engine *en, pu_error *e) {
 
 static pu_err answer(pu_demo *d, pu_error *e) {
   pu_engine *en;
-  pu_engine_options o = {.dtype = PU_BF16, .threads = (int)d->o->threads, .context = PU_DEMO_SEQ_LEN, .max_batch = 64};
+  pu_engine_options o = {.device = d->o->device,
+                         .dtype = PU_BF16,
+                         .threads = (int)d->o->threads,
+                         .context = PU_DEMO_SEQ_LEN,
+                         .max_batch = 64};
   PU_TRY(pu_engine_open(d->trained.checkpoint, &o, &en, e));
   d->parameters = pu_hparams_count(&pu_engine_model(en)->hp, false);
   pu_err err = pu_sums_ask(en, &d->sums, e);

@@ -9,7 +9,7 @@
 #include "src/cli/sums.h"
 
 typedef struct pu_demo_options {
-  const char *text, *out, *shape;
+  const char *text, *out, *shape, *device;
   int64_t vocab_size, megabytes, threads, seed;
   double minutes;
 } pu_demo_options;

@@ -31,6 +31,7 @@ static pu_err configure(pu_demo *d, pu_train_config *cfg, pu_error *e) {
       {"train.minutes", pu_arena_printf(d->a, "%.6g", d->o->minutes)},
       {"train.global_batch", pu_arena_printf(d->a, "%d", PU_DEMO_BATCH)},
       {"train.micro_batch", pu_arena_printf(d->a, "%d", PU_DEMO_BATCH)},
+      {"train.device", d->o->device},
       {"train.threads", pu_arena_printf(d->a, "%lld", (long long)d->o->threads)},
       {"train.seed", pu_arena_printf(d->a, "%lld", (long long)d->o->seed)},
       /* Small steps, many of them: chosen on another held-out tenth than the one that is scored. */

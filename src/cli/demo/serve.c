@@ -48,8 +48,8 @@ static pu_err ask_both(pu_demo *d, const char *url, pu_error *e) {
 
 static pu_err serve(pu_demo *d, pu_error *e) {
   const char *threads = pu_arena_printf(d->a, "%lld", (long long)d->o->threads);
-  const char *argv[] = {PU_CHILD_PUYU, "serve", d->served,   "--port", "0", "--quiet",
-                        "--threads",   threads, "--context", "256",    NULL};
+  const char *argv[] = {PU_CHILD_PUYU, "serve",     d->served, "--port",   "0",          "--quiet", "--threads",
+                        threads,       "--context", "256",     "--device", d->o->device, NULL};
   pu_child server;
   char url[128] = "";
   if (!threads) return pu_fail(e, PU_ERR_NOMEM, "no memory for the server's options");

@@ -91,6 +91,7 @@ static pu_err open_threads(pu_cpu *cpu, int threads, pu_error *e) {
   int n = threads > 0 ? threads : pu_cpu_count();
   n = PU_MIN(n, (int)PU_COUNT(cpu->scratch));
   PU_TRY(pu_pool_create(n, &cpu->pool, e));
+  cpu->base.pool = cpu->pool;
   cpu->scratch_bytes = SCRATCH_BYTES;
   for (int i = 0; i < n; i++) {
     cpu->scratch[i] = aligned(cpu->scratch_bytes);
@@ -126,10 +127,6 @@ pu_err pu_cpu_open(int threads, pu_isa isa, pu_backend **out, pu_error *e) {
   for (int i = 0; i <= (int)isa; i++) use[i](cpu);
   *out = &cpu->base;
   return PU_OK;
-}
-
-pu_pool *pu_cpu_pool(pu_backend *cpu) {
-  return ((pu_cpu *)cpu)->pool;
 }
 
 pu_isa pu_cpu_isa(const pu_backend *cpu) {

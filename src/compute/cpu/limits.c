@@ -22,11 +22,11 @@ double pu_cpu_unit_flops(pu_backend *be, pu_dtype dtype) {
   static double (*const bf16[PU_ISA_COUNT])(int64_t) = {
       [PU_ISA_AVX512] = pu_bare_bf16_avx512, [PU_ISA_AMX] = pu_bare_amx};
   bare b = {.loop = (dtype == PU_BF16 ? bf16 : f32)[pu_cpu_isa(be)]};
-  int threads = PU_MIN(pu_pool_size(pu_cpu_pool(be)), MOST_THREADS);
+  int threads = PU_MIN(pu_pool_size(be->pool), MOST_THREADS);
   double best = 0;
   for (int i = 0; b.loop && i < REPEATS; i++) {
     double begin = pu_now(), done = 0;
-    pu_pool_run(pu_cpu_pool(be), threads, 1, run_bare, &b);
+    pu_pool_run(be->pool, threads, 1, run_bare, &b);
     double seconds = pu_now() - begin;
     for (int t = 0; t < threads; t++) done += b.done[t];
     best = PU_MAX(best, done / seconds);
@@ -57,7 +57,7 @@ double pu_cpu_read_rate(pu_backend *be, const void *memory, size_t bytes, int pa
   reading r = {.memory = memory, .read = pu_cpu_isa(be) >= PU_ISA_AVX512 ? pu_bare_read_avx512 : read_plain};
   int64_t pieces = (int64_t)(bytes / PIECE);
   double begin = pu_now();
-  for (int i = 0; i < passes; i++) pu_pool_run(pu_cpu_pool(be), pieces, 1, read_pieces, &r);
+  for (int i = 0; i < passes; i++) pu_pool_run(be->pool, pieces, 1, read_pieces, &r);
   return (double)passes * (double)pieces * PIECE / (pu_now() - begin);
 }
 

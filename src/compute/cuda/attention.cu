@@ -1,15 +1,133 @@
+/* Attention in training: which kernels run, and what they are told. */
+#include <stdlib.h>
+
+#include "src/compute/cuda/attention.h"
 #include "src/compute/cuda/use.h"
 
+static pu_err too_large(int dim, pu_error *e) {
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: attention: heads of %d are too large: at most %d", dim, PU_CUDA_MAX_HEAD);
+}
+
+pu_err pu_cuda_list(pu_cuda *d, size_t bytes, char **out, pu_error *e) {
+  pu_cuda_attention *own = d->attention;
+  if (bytes > own->list_bytes) {
+    char *more = (char *)realloc(own->list, bytes * 2);
+    if (!more) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory for the list of a batch's sequences");
+    own->list = more;
+    own->list_bytes = bytes * 2;
+  }
+  *out = own->list;
+  return PU_OK;
+}
+
+/* The device's list of tiles of `rows` tokens. */
+static pu_err list_tiles(pu_cuda *d, const pu_seqs *seqs, int rows, pu_cuda_attend *a, pu_error *e) {
+  char *list;
+  void *device;
+  int32_t n = 0;
+  PU_TRY(pu_cuda_list(d, (size_t)(seqs->tokens / rows + seqs->n) * sizeof(pu_cuda_tile), &list, e));
+  pu_cuda_tile *tiles = (pu_cuda_tile *)list;
+  for (int32_t s = 0; s < seqs->n; s++)
+    for (int32_t len = seqs->cu[s + 1] - seqs->cu[s], at = (len + rows - 1) / rows * rows; (at -= rows) >= 0;)
+      tiles[n++] = {seqs->cu[s], len, at, 0, s}; /* from the end: what sees most begins first */
+  PU_TRY(pu_cuda_mirrored(d, tiles, (size_t)n * sizeof *tiles, &device, e));
+  a->tiles = (const pu_cuda_tile *)device;
+  a->tile_count = n;
+  return PU_OK;
+}
+
+static pu_cuda_attend told(const pu_attention_args *args) {
+  const int64_t value = (int64_t)pu_dtype_size(args->qkv->dtype), head = args->head_dim * value;
+  pu_cuda_attend a = {};
+  a.heads = args->heads;
+  a.share = args->heads / args->kv_heads;
+  a.dim = args->head_dim;
+  a.window = args->window > 0 ? args->window : INT64_MAX / 2;
+  a.scale = args->scale;
+  a.q = (const char *)args->qkv->data;
+  a.out = (char *)args->out->data;
+  a.q_row = args->qkv->stride[0] * value;
+  a.out_row = args->out->stride[0] * value;
+  a.q_bits = (int)(value * 8);
+  a.k.base = (char *)args->qkv->data + args->heads * head;
+  a.k.row = a.q_row;
+  a.k.head = head;
+  a.k.bits = a.q_bits;
+  a.v = a.k;
+  a.v.base += args->kv_heads * head;
+  a.lse = (float *)args->lse->data;
+  a.lse_stride = args->lse->stride[0];
+  return a;
+}
+
+/* The length that all sequences have; 0: there is none. */
+static int64_t one_length(const pu_seqs *seqs) {
+  for (int32_t s = 0; s < seqs->n; s++)
+    if (seqs->cu[s + 1] - seqs->cu[s] != seqs->max_len) return 0;
+  return seqs->max_len;
+}
+
+static pu_err attention(pu_backend *be, void *v, pu_error *e) {
+  pu_cuda *d = (pu_cuda *)be;
+  const pu_attention_args *args = (const pu_attention_args *)v;
+  if (args->head_dim > PU_CUDA_MAX_HEAD) return too_large(args->head_dim, e);
+  if (args->seqs->tokens == 0) return PU_OK;
+  pu_cuda_attend a = told(args);
+  bool done;
+  PU_TRY(pu_cuda_cudnn_attention(d, &a, args->seqs->n, one_length(args->seqs), &done, e));
+  if (done) return PU_OK;
+  const bool fits = pu_cuda_mma_fits(&a);
+  PU_TRY(list_tiles(d, args->seqs, fits ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(a.dim), &a, e));
+  return fits ? pu_cuda_mma_forward(d, &a, e) : pu_cuda_plain_forward(d, &a, e);
+}
+
+static pu_err attention_back(pu_backend *be, void *v, pu_error *e) {
+  pu_cuda *d = (pu_cuda *)be;
+  const pu_attention_args *args = (const pu_attention_args *)v;
+  const int64_t head = args->head_dim * (int64_t)pu_dtype_size(args->qkv->dtype);
+  pu_tensor *dqkv = args->qkv->grad, *dout = args->out->grad;
+  void *delta;
+  bool done;
+  if (args->head_dim > PU_CUDA_MAX_HEAD) return too_large(args->head_dim, e);
+  pu_cuda_attend a = told(args);
+  a.add = pu_grad_beta(args->qkv) != 0;
+  if (args->seqs->tokens == 0) return PU_OK;
+  a.dout = (const char *)dout->data;
+  a.dout_row = dout->stride[0] * a.q_bits / 8;
+  a.dq = (char *)dqkv->data;
+  a.dk = a.dq + args->heads * head;
+  a.dv = a.dk + args->kv_heads * head;
+  a.dqkv_row = dqkv->stride[0] * a.q_bits / 8;
+  PU_TRY(pu_cuda_cudnn_attention(d, &a, args->seqs->n, one_length(args->seqs), &done, e));
+  if (done) return PU_OK;
+  PU_TRY(pu_cuda_work(d, (size_t)(a.heads * a.lse_stride) * sizeof(float), &delta, e));
+  PU_TRY(pu_cuda_attention_delta(d, &a, args->seqs->tokens, (float *)delta, e));
+  a.delta = (const float *)delta;
+  const bool fits = pu_cuda_mma_fits(&a);
+  PU_TRY(list_tiles(d, args->seqs, fits ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(a.dim), &a, e));
+  return fits ? pu_cuda_mma_backward(d, &a, e) : pu_cuda_plain_backward(d, &a, e);
+}
+
 void pu_cuda_use_attention(pu_cuda *d) {
-  (void)d;
+  d->attention = (pu_cuda_attention *)calloc(1, sizeof *d->attention);
+  d->base.forward[PU_OP_attention] = attention;
+  d->base.backward[PU_OP_attention] = attention_back;
 }
 
 void pu_cuda_attention_close(pu_cuda *d) {
-  (void)d;
+  if (!d->attention) return;
+  pu_cuda_cudnn_close(d->attention->cudnn);
+  d->base.free(&d->base, d->attention->counters);
+  free(d->attention->list);
+  free(d->attention);
 }
 
 size_t pu_cuda_attention_work_bytes(const pu_cuda *d, const pu_work_shape *s) {
   (void)d;
-  (void)s;
-  return 0;
+  const int64_t n = PU_MAX(s->tokens / PU_MAX(s->max_len, (int64_t)1), (int64_t)1), padded = (s->max_len + 63) / 64 * 64;
+  const int64_t delta = s->heads * s->tokens * (int64_t)sizeof(float); /* the backward's */
+  if (s->dtype != PU_BF16) return (size_t)delta;
+  /* cuDNN's backward of equal sequences: dS, and dk and dv of each query head, of a part of them. */
+  const int64_t each = s->heads * padded * 2 * (padded + 2 * s->head_dim);
+  return (size_t)(delta + pu_cuda_cudnn_part(n, s->max_len, s->heads) * each + (1 << 20));
 }

@@ -4,8 +4,8 @@
  * download, sync and the operations whose result is a host value (sum_squares). Work memory can therefore be one buffer
  * for all operations: the next one's kernels begin after the last one's have read it.
  *
- * A file of operations NAME.cu defines `void pu_cuda_use_NAME(pu_cuda *d)`, which puts its functions into the table, and
- * is named in use.h. Kernels take the compute type as a template parameter T (float or bf16) and compute in f32. */
+ * A file of operations NAME.cu defines `void pu_cuda_use_NAME(pu_cuda *d)`, which puts its functions into the table,
+ * and is named in use.h. Kernels take the compute type as a template parameter T (float or bf16) and compute in f32. */
 #ifndef PUYU_CUDA_H
 #define PUYU_CUDA_H
 
@@ -25,12 +25,20 @@ enum { PU_CUDA_MIRRORS = 16 };
 /* A copy, in device memory, of an array that callers keep in host memory (lengths, tables of blocks): layer after layer
  * hands in the same one. */
 typedef struct pu_cuda_mirror {
-  void *host;   /* pinned: what the device has */
+  void *host; /* pinned: what the device has */
   void *device;
   size_t bytes, cap;
   uint64_t used;    /* when, for the one to replace */
   cudaEvent_t sent; /* the copy has arrived */
 } pu_cuda_mirror;
+
+/* What kernels find wrong with inputs that only the device sees. They report it and go on with harmless values; the
+ * next call that waits for the device returns it as PU_ERR_SHAPE (pu_cuda_wait). */
+typedef enum pu_cuda_fault { PU_CUDA_BAD_TOKEN, PU_CUDA_FAULTS } pu_cuda_fault;
+typedef struct pu_cuda_faults {
+  unsigned long long *first; /* device, [PU_CUDA_FAULTS]: the first place above, the value there below; ~0: none */
+  int *any;                  /* pinned host memory: something was reported */
+} pu_cuda_faults;
 
 typedef struct pu_cuda {
   pu_backend base;
@@ -45,6 +53,7 @@ typedef struct pu_cuda {
   size_t staged;
   pu_cuda_mirror mirrors[PU_CUDA_MIRRORS];
   uint64_t clock;
+  pu_cuda_faults faults;
   struct pu_cuda_linear *linear;       /* product.cu: algorithms chosen so far */
   struct pu_cuda_attention *attention; /* attention.cu: plans made so far */
 } pu_cuda;
@@ -65,6 +74,9 @@ static inline pu_err pu_cuda_launched(const char *what, pu_error *e) {
   cudaError_t err = cudaGetLastError();
   return err == cudaSuccess ? PU_OK : pu_cuda_fail(err, what, e);
 }
+
+/* Waits for all that was asked of the device; what went wrong on it since the last wait is an error. */
+pu_err pu_cuda_wait(pu_cuda *d, const char *what, pu_error *e) PU_MUST_USE;
 
 /* The buffer that all operations share, at least so large, 256-byte aligned, its contents undefined. Growing waits for
  * the device, so it settles after a step. A second call in the same operation may move it: ask once, for all. */
@@ -91,17 +103,44 @@ typedef struct pu_cuda_product {
 } pu_cuda_product;
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 
-/* ---- in kernels ---------------------------------------------------------------------------------------------------- */
+/* Weights in few bits: see packed.h. `linear` where a->w is PACKED. Takes work memory. */
+pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) PU_MUST_USE;
+/* Rows [first, first + rows) of a PACKED matrix (of the matrix-th of [E, M, K]; else 0) as plain ones of its type, their
+ * inputs in their own order, into [rows, K]. first: a multiple of 16. Takes no work memory. */
+pu_err pu_cuda_packed_plain(pu_cuda *d, const pu_tensor *w, int64_t matrix, int64_t first, int64_t rows, void *out,
+                            pu_error *e) PU_MUST_USE;
+/* y[n] = w[e] x[n] for n in [offsets[e], offsets[e + 1]): products of a PACKED [E, M, K] with rows sorted by expert, in one
+ * launch that knows nothing of the offsets, which lie in device memory ([E + 1]). room: pu_cuda_packed_experts_bytes of
+ * work memory. */
+pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w, const int32_t *offsets, pu_tensor *y,
+                              void *room, pu_error *e) PU_MUST_USE;
+size_t pu_cuda_packed_experts_bytes(const pu_tensor *x, const pu_tensor *w);
+
+/* ---- in kernels ----------------------------------------------------------------------------------------------------
+ */
 
 template <typename T> struct pu_type;
 template <> struct pu_type<float> { static constexpr pu_dtype id = PU_F32; };
 template <> struct pu_type<bf16> { static constexpr pu_dtype id = PU_BF16; };
 
-__device__ static inline float to_f32(float v) { return v; }
-__device__ static inline float to_f32(bf16 v) { return __bfloat162float(v); }
+__device__ static inline float to_f32(float v) {
+  return v;
+}
+__device__ static inline float to_f32(bf16 v) {
+  return __bfloat162float(v);
+}
 template <typename T> __device__ static inline T from_f32(float v);
-template <> __device__ inline float from_f32<float>(float v) { return v; }
-template <> __device__ inline bf16 from_f32<bf16>(float v) { return __float2bfloat16_rn(v); }
+template <> __device__ inline float from_f32<float>(float v) {
+  return v;
+}
+template <> __device__ inline bf16 from_f32<bf16>(float v) {
+  return __float2bfloat16_rn(v);
+}
+
+__device__ static inline void pu_cuda_report(pu_cuda_faults f, pu_cuda_fault kind, int64_t place, int32_t value) {
+  atomicMin(&f.first[kind], (unsigned long long)place << 32 | (uint32_t)value);
+  *(volatile int *)f.any = 1;
+}
 
 __device__ static inline float warp_sum(float v) {
   for (int step = 16; step; step >>= 1) v += __shfl_xor_sync(0xffffffffu, v, step);
@@ -111,7 +150,8 @@ __device__ static inline float warp_max(float v) {
   for (int step = 16; step; step >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));
   return v;
 }
-/* Of all threads of a block (a multiple of 32, at most 1024); every thread gets it. room: 32 floats of shared memory. */
+/* Of all threads of a block (a multiple of 32, at most 1024); every thread gets it. room: 32 floats of shared memory.
+ */
 __device__ static inline float block_sum(float v, float *room) {
   int lane = threadIdx.x & 31, warp = threadIdx.x >> 5, warps = (blockDim.x + 31) >> 5;
   v = warp_sum(v);
@@ -127,6 +167,8 @@ template <typename T> struct alignas(16) pu_pack {
   T v[n];
 };
 
-static inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+static inline int64_t ceil_div(int64_t a, int64_t b) {
+  return (a + b - 1) / b;
+}
 
 #endif

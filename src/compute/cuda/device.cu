@@ -15,6 +15,25 @@ pu_err pu_cuda_fail(cudaError_t err, const char *what, pu_error *e) {
   return pu_fail(e, PU_ERR_IO, "cuda: %s: %s", what, cudaGetErrorString(err));
 }
 
+/* ---- waiting ---- */
+
+/* What was reported first, and a clean sheet. */
+static pu_err read_fault(pu_cuda *d, pu_error *e) {
+  static const char *const texts[] = {"embedding: token %d at place %lld is outside the vocabulary"};
+  unsigned long long first[PU_CUDA_FAULTS];
+  *d->faults.any = 0;
+  PU_CUDA_TRY(cudaMemcpy(first, d->faults.first, sizeof first, cudaMemcpyDeviceToHost), "asking what went wrong", e);
+  PU_CUDA_TRY(cudaMemset(d->faults.first, 0xff, sizeof first), "clearing memory", e);
+  for (int i = 0; i < PU_CUDA_FAULTS; i++)
+    if (first[i] != ~0ull) return pu_fail(e, PU_ERR_SHAPE, texts[i], (int)(uint32_t)first[i], (long long)(first[i] >> 32));
+  return PU_OK;
+}
+
+pu_err pu_cuda_wait(pu_cuda *d, const char *what, pu_error *e) {
+  PU_CUDA_TRY(cudaStreamSynchronize(d->stream), what, e);
+  return *(volatile int *)d->faults.any ? read_fault(d, e) : PU_OK;
+}
+
 /* ---- memory ---- */
 
 static pu_err cuda_alloc(pu_backend *be, size_t bytes, void **out, pu_error *e) {
@@ -62,21 +81,21 @@ static pu_err cuda_upload(pu_backend *be, void *device, const void *host, size_t
   return PU_OK;
 }
 
+/* The stream orders a copy into the staging buffer behind the uploads that still read from it. */
 static pu_err cuda_download(pu_backend *be, void *host, const void *device, size_t bytes, pu_error *e) {
   pu_cuda *d = of(be);
   char *to = (char *)host;
   const char *from = (const char *)device;
-  PU_CUDA_TRY(cudaStreamSynchronize(d->stream), "a download", e); /* the staging buffer is free from here on */
-  d->staged = 0;
-  while (bytes) {
+  do {
     size_t n = PU_MIN(bytes, (size_t)PU_CUDA_STAGING);
     PU_CUDA_TRY(cudaMemcpyAsync(d->staging, from, n, cudaMemcpyDeviceToHost, d->stream), "a download", e);
-    PU_CUDA_TRY(cudaStreamSynchronize(d->stream), "a download", e);
+    PU_TRY(pu_cuda_wait(d, "a download", e));
+    d->staged = 0;
     memcpy(to, d->staging, n);
     from += n;
     to += n;
     bytes -= n;
-  }
+  } while (bytes);
   return PU_OK;
 }
 
@@ -91,8 +110,7 @@ static pu_err cuda_copy(pu_backend *be, void *to, const void *from, size_t bytes
 }
 
 static pu_err cuda_sync(pu_backend *be, pu_error *e) {
-  PU_CUDA_TRY(cudaStreamSynchronize(of(be)->stream), "waiting for the device", e);
-  return PU_OK;
+  return pu_cuda_wait(of(be), "waiting for the device", e);
 }
 
 pu_err pu_cuda_work(pu_cuda *d, size_t bytes, void **out, pu_error *e) {
@@ -160,7 +178,8 @@ static const char *cuda_describe(const pu_backend *be) {
 static size_t cuda_work_bytes(const pu_backend *be, const pu_work_shape *s) {
   const pu_cuda *d = (const pu_cuda *)be;
   size_t most = PU_MAX(pu_cuda_loss_work_bytes(s), pu_cuda_attention_work_bytes(d, s));
-  most = PU_MAX(most, pu_cuda_lora_work_bytes(s));
+  most = PU_MAX(most, PU_MAX(pu_cuda_lora_work_bytes(s), pu_cuda_embedding_work_bytes(s)));
+  most = PU_MAX(most, pu_cuda_norm_work_bytes(d, s));
   return PU_MAX(most, pu_cuda_moe_work_bytes(s)) + PU_CUDA_LT_BYTES;
 }
 
@@ -181,8 +200,11 @@ static void cuda_close(pu_backend *be) {
   if (d->lt) cublasLtDestroy(d->lt);
   cudaFree(d->lt_work);
   cudaFree(d->work);
+  cudaFree(d->faults.first);
+  cudaFreeHost(d->faults.any);
   cudaFreeHost(d->staging);
   if (d->stream) cudaStreamDestroy(d->stream);
+  pu_pool_free(d->base.pool);
   free(d);
 }
 
@@ -200,6 +222,16 @@ static pu_err describe(pu_cuda *d, pu_error *e) {
   return PU_OK;
 }
 
+static pu_err open_faults(pu_cuda *d, pu_error *e) {
+  void *first;
+  PU_TRY(cuda_alloc(&d->base, PU_CUDA_FAULTS * sizeof *d->faults.first, &first, e));
+  d->faults.first = (unsigned long long *)first;
+  PU_CUDA_TRY(cudaMallocHost(&d->faults.any, sizeof *d->faults.any), "pinned memory", e);
+  *d->faults.any = 0;
+  PU_CUDA_TRY(cudaMemset(first, 0xff, PU_CUDA_FAULTS * sizeof *d->faults.first), "clearing memory", e);
+  return PU_OK;
+}
+
 static pu_err open_all(pu_cuda *d, pu_error *e) {
   int n = 0;
   cudaError_t err = cudaGetDeviceCount(&n);
@@ -213,6 +245,7 @@ static pu_err open_all(pu_cuda *d, pu_error *e) {
   PU_CUDA_TRY(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "making a stream", e);
   PU_CUDA_TRY(cudaMallocHost(&d->staging, PU_CUDA_STAGING), "pinned memory", e);
   PU_TRY(cuda_alloc(&d->base, PU_CUDA_LT_BYTES, &d->lt_work, e));
+  PU_TRY(open_faults(d, e));
   for (int i = 0; i < PU_CUDA_MIRRORS; i++)
     PU_CUDA_TRY(cudaEventCreateWithFlags(&d->mirrors[i].sent, cudaEventDisableTiming), "making an event", e);
   if (cublasLtCreate(&d->lt) != CUBLAS_STATUS_SUCCESS)
@@ -221,7 +254,6 @@ static pu_err open_all(pu_cuda *d, pu_error *e) {
 }
 
 extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
-  (void)threads; /* the host's: there is one here */
   static void (*const use[])(pu_cuda *) = {
       pu_cuda_use_adamw, pu_cuda_use_attention, pu_cuda_use_embedding, pu_cuda_use_linear, pu_cuda_use_lora, pu_cuda_use_loss,
       pu_cuda_use_moe, pu_cuda_use_norm, pu_cuda_use_packed, pu_cuda_use_paged, pu_cuda_use_rope, pu_cuda_use_swiglu};
@@ -240,7 +272,8 @@ extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int thre
   d->base.memory = cuda_memory;
   d->base.describe = cuda_describe;
   for (size_t i = 0; i < PU_COUNT(use); i++) use[i](d);
-  pu_err err = open_all(d, e);
+  pu_err err = pu_pool_create(threads, &d->base.pool, e);
+  if (err == PU_OK) err = open_all(d, e);
   if (err != PU_OK) {
     cuda_close(&d->base);
     return err;

@@ -1,5 +1,196 @@
+/* Attention over the paged cache: new rows go in, then the new queries look at all that their sequence has there. */
+#include <string.h>
+
+#include "src/compute/cuda/paged.h"
 #include "src/compute/cuda/use.h"
 
+namespace {
+
+/* blockIdx.x: token of the batch, blockIdx.y: four of its 2 G rows, a warp each. */
+__global__ void append_kernel(pu_cuda_attend a, const int32_t *token_seq, int kv_heads) {
+  const int which = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32, seq = token_seq[blockIdx.x];
+  if (which >= 2 * kv_heads || seq < 0) return;
+  const pu_cuda_tile t = a.tiles[seq];
+  pu_append_row(a, kv_heads, which, seq, blockIdx.x, t.base + (int64_t)blockIdx.x - t.row);
+}
+
+/* ---- what the device is told of a call ---- */
+
+/* Host arrays of one call, in one piece of memory that layer after layer finds on the device already. */
+typedef struct plan {
+  pu_cuda_tile *seqs;  /* [n] each sequence, whole */
+  pu_cuda_tile *few;   /* [few_count] the ones that are decoded */
+  pu_cuda_tile *tiles; /* [tile_count] the queries of the others */
+  int32_t *token_seq;  /* [N] the sequence of a token; -1: it is decoded, which puts it into the cache */
+  int32_t *table;      /* [n, table_stride], as many blocks as the longest has */
+  int32_t few_count, tile_count, table_stride;
+  int64_t parts; /* of the decoded sequences together */
+  int stretches, rows;
+  size_t bytes;
+  char *host, *device;
+} plan;
+
+template <typename T> T *placed(char *memory, size_t *used, size_t n) {
+  T *at = (T *)(memory + *used);
+  *used += (n * sizeof(T) + 15) / 16 * 16;
+  return at;
+}
+
+/* Where the arrays lie in `memory`, with at most so many tiles. */
+void place(plan *p, char *memory, const pu_seqs *seqs, int32_t tiles) {
+  p->bytes = 0;
+  p->seqs = placed<pu_cuda_tile>(memory, &p->bytes, (size_t)seqs->n);
+  p->few = placed<pu_cuda_tile>(memory, &p->bytes, (size_t)seqs->n);
+  p->token_seq = placed<int32_t>(memory, &p->bytes, (size_t)seqs->tokens);
+  p->table = placed<int32_t>(memory, &p->bytes, (size_t)seqs->n * (size_t)p->table_stride);
+  p->tiles = placed<pu_cuda_tile>(memory, &p->bytes, (size_t)tiles);
+}
+
+int32_t longest(const pu_attention_paged_args *a) {
+  int32_t most = 0;
+  for (int32_t s = 0; s < a->seqs->n; s++) most = PU_MAX(most, a->kv->len[s]);
+  return most;
+}
+
+/* Adds a sequence to the decoded ones. */
+void add_few(plan *p, const pu_attention_paged_args *a, const pu_cuda_tile *whole) {
+  const int64_t len = whole->base + whole->n, seen = a->window > 0 ? PU_MAX(whole->base - a->window + 1, 0) : 0;
+  pu_cuda_tile *t = &p->few[p->few_count++];
+  *t = *whole;
+  t->at = (int32_t)p->parts;
+  p->parts += a->kv_heads * ((len - 1) / PU_CUDA_SPLIT - seen / PU_CUDA_SPLIT + 1);
+  p->stretches = PU_MAX(p->stretches, (int)ceil_div(len, PU_CUDA_SPLIT));
+  p->rows = PU_MAX(p->rows, whole->n * (a->heads / a->kv_heads));
+}
+
+void add_seq(plan *p, const pu_attention_paged_args *a, int32_t s, bool few, int rows) {
+  const int32_t n = a->seqs->cu[s + 1] - a->seqs->cu[s];
+  const pu_cuda_tile whole = {a->seqs->cu[s], n, 0, a->kv->len[s] - n, s};
+  few = few && n <= PU_CUDA_FEW && n * (a->heads / a->kv_heads) <= PU_CUDA_FEW_ROWS;
+  p->seqs[s] = whole;
+  for (int32_t i = 0; i < n; i++) p->token_seq[whole.row + i] = few ? -1 : s;
+  memcpy(p->table + (size_t)s * (size_t)p->table_stride, a->kv->table + (int64_t)s * a->kv->table_stride,
+         (size_t)ceil_div(a->kv->len[s], a->kv->block) * sizeof *p->table);
+  if (few && n) add_few(p, a, &whole);
+  /* From the end: what sees most begins first. */
+  for (int32_t at = few ? 0 : (n + rows - 1) / rows * rows; (at -= rows) >= 0;) {
+    p->tiles[p->tile_count] = whole;
+    p->tiles[p->tile_count++].at = at;
+  }
+}
+
+pu_err make_plan(pu_cuda *d, const pu_attention_paged_args *a, bool few, int rows, plan *p, pu_error *e) {
+  const pu_seqs *seqs = a->seqs;
+  const int32_t most = seqs->tokens / rows + seqs->n;
+  void *device;
+  p->table_stride = (int32_t)ceil_div(longest(a), a->kv->block);
+  place(p, NULL, seqs, most);
+  PU_TRY(pu_cuda_list(d, p->bytes, &p->host, e));
+  memset(p->host, 0, p->bytes); /* also what is between the arrays: the contents are compared */
+  place(p, p->host, seqs, most);
+  for (int32_t s = 0; s < seqs->n; s++) add_seq(p, a, s, few, rows);
+  PU_TRY(pu_cuda_mirrored(d, p->host, p->bytes, &device, e));
+  p->device = (char *)device;
+  return PU_OK;
+}
+
+template <typename T> const T *on_device(const plan *p, const T *host) {
+  return (const T *)(p->device + ((const char *)host - p->host));
+}
+
+/* Without the table, which the plan has. */
+pu_cuda_rows rows_of(const pu_attention_paged_args *a, const pu_tensor *x, int bits) {
+  pu_cuda_rows r = {};
+  r.base = (char *)x->data;
+  r.row = pu_kv_row(bits, a->head_dim) * (int64_t)pu_dtype_size(x->dtype);
+  r.head = r.row * a->kv->block;
+  r.bits = bits ? bits : (int)pu_dtype_size(x->dtype) * 8;
+  r.block = a->kv->block;
+  r.block_bytes = r.head * a->kv_heads;
+  return r;
+}
+
+pu_cuda_attend told(const pu_attention_paged_args *args) {
+  const int64_t value = (int64_t)pu_dtype_size(args->qkv->dtype);
+  pu_cuda_attend a = {};
+  a.heads = args->heads;
+  a.share = args->heads / args->kv_heads;
+  a.dim = args->head_dim;
+  a.window = args->window > 0 ? args->window : INT64_MAX / 2;
+  a.scale = args->scale;
+  a.q = (const char *)args->qkv->data;
+  a.out = (char *)args->out->data;
+  a.q_row = args->qkv->stride[0] * value;
+  a.out_row = args->out->stride[0] * value;
+  a.q_bits = (int)(value * 8);
+  a.k = rows_of(args, args->kv->k, args->kv->k_bits);
+  a.v = rows_of(args, args->kv->v, args->kv->v_bits);
+  return a;
+}
+
+/* Counters that are zero between operations. */
+pu_err counters(pu_cuda *d, size_t n, int32_t **out, pu_error *e) {
+  pu_cuda_attention *own = d->attention;
+  if (n > own->counter_count) {
+    const size_t more = PU_MAX(2 * n, (size_t)1 << 14);
+    void *memory;
+    PU_TRY(d->base.alloc(&d->base, more * sizeof(int32_t), &memory, e));
+    d->base.free(&d->base, own->counters); /* waits for what uses them */
+    own->counters = (int32_t *)memory;
+    own->counter_count = more;
+    PU_TRY(d->base.clear(&d->base, memory, more * sizeof(int32_t), e));
+  }
+  *out = own->counters;
+  return PU_OK;
+}
+
+pu_err decode(pu_cuda *d, pu_cuda_attend a, const plan *p, int kv_heads, pu_error *e) {
+  const size_t rows = (size_t)(p->parts * p->rows);
+  pu_cuda_few f = {};
+  void *work;
+  if (p->few_count == 0) return PU_OK;
+  PU_TRY(pu_cuda_work(d, rows * (size_t)(a.dim + 2) * sizeof(float), &work, e));
+  PU_TRY(counters(d, (size_t)p->few_count * (size_t)kv_heads, &f.arrived, e));
+  f.kv_heads = kv_heads;
+  f.stretches = p->stretches;
+  f.rows = p->rows;
+  f.parts = (float *)work;
+  f.sums = f.parts + rows * (size_t)a.dim;
+  a.tiles = on_device(p, p->few);
+  a.tile_count = p->few_count;
+  return pu_cuda_few_forward(d, &a, &f, e);
+}
+
+pu_err prefill(pu_cuda *d, pu_cuda_attend a, const plan *p, const pu_attention_paged_args *args, pu_error *e) {
+  const dim3 grid((unsigned)args->seqs->tokens, (unsigned)ceil_div(2 * args->kv_heads, 4));
+  if (p->tile_count == 0) return PU_OK;
+  a.tiles = on_device(p, p->seqs);
+  append_kernel<<<grid, 128, 0, d->stream>>>(a, on_device(p, p->token_seq), args->kv_heads);
+  PU_TRY(pu_cuda_launched("putting rows into the cache", e));
+  a.tiles = on_device(p, p->tiles);
+  a.tile_count = p->tile_count;
+  return pu_cuda_mma_fits(&a) ? pu_cuda_mma_forward(d, &a, e) : pu_cuda_plain_forward(d, &a, e);
+}
+
+pu_err attention_paged(pu_backend *be, void *v, pu_error *e) {
+  pu_cuda *d = (pu_cuda *)be;
+  const pu_attention_paged_args *args = (const pu_attention_paged_args *)v;
+  plan p = {};
+  if (args->head_dim > PU_CUDA_MAX_HEAD)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: attention: heads of %d are too large: at most %d", args->head_dim,
+                   PU_CUDA_MAX_HEAD);
+  if (args->seqs->tokens == 0) return PU_OK;
+  pu_cuda_attend a = told(args);
+  const int tile = pu_cuda_mma_fits(&a) ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(args->head_dim);
+  PU_TRY(make_plan(d, args, pu_cuda_few_fits(&a), tile, &p, e));
+  a.k.table = a.v.table = on_device(&p, p.table);
+  a.k.table_stride = a.v.table_stride = p.table_stride;
+  PU_TRY(prefill(d, a, &p, args, e));
+  return decode(d, a, &p, args->kv_heads, e);
+}
+
+} // namespace
+
 void pu_cuda_use_paged(pu_cuda *d) {
-  (void)d;
+  d->base.forward[PU_OP_attention_paged] = attention_paged;
 }

@@ -242,23 +242,23 @@ static void record_fields(const record *r, pu_doc *out) {
   out->time = pu_doc_keep(out, pu_str_of(time, (size_t)n));
 }
 
-static void skip_record(pu_input *in, const record *r, const char *what, pu_str value) {
+static void pass_record(pu_input *in, const record *r, const char *what, pu_str value) {
   char line[200];
   snprintf(line, sizeof line, "%s%.*s", what, (int)PU_MIN(value.len, (size_t)100), value.len > 0 ? value.ptr : "");
-  pu_input_skip(in, r->at, line);
+  pu_input_pass(in, r->at, line);
 }
 
 static pu_err content_read(pu_input *in, const record *r, pu_str body, pu_str type, pu_str charset, pu_doc *out,
                            pu_error *e) {
   bool plain = is_word(type, "text/plain") || is_word(type, "text/markdown");
   if (!is_html(type) && !plain) {
-    skip_record(in, r, type.len > 0 ? "a record of a type that is not read: " : "a record without a type", type);
+    pass_record(in, r, type.len > 0 ? "a record of a type that is not read: " : "a record without a type", type);
     return PU_OK;
   }
   record_fields(r, out);
   char *label = charset.len > 0 ? pu_arena_strndup(out->arena, charset.ptr, charset.len) : NULL;
   PU_TRY(is_html(type) ? pu_read_html(in, out, body, label, e) : pu_read_text(in, out, body, label, e));
-  if (out->text.len == 0) skip_record(in, r, "a record without text", (pu_str){0});
+  if (out->text.len == 0) pass_record(in, r, "a record without text", (pu_str){0});
   return PU_OK;
 }
 
@@ -286,7 +286,7 @@ static pu_err document_read(warc *w, pu_input *in, const record *r, pu_str body,
   if (a.status < 200 || a.status > 299) {
     char status[16];
     snprintf(status, sizeof status, "%d", a.status);
-    skip_record(in, r, "an answer of status ", pu_str_c(status));
+    pass_record(in, r, "an answer of status ", pu_str_c(status));
     return PU_OK;
   }
   const char *why;

@@ -133,7 +133,7 @@ static pu_err measure(pu_backend *be, pu_quant_matrix *m, const pu_quant_search 
   int64_t n = in->sampled;
   if (n == 0) return PU_OK;
   candidate c = {m, s, r->w, !how->int8_inputs};
-  pu_pool_run(pu_cpu_pool(be), m->rows, 16, candidate_rows, &c);
+  pu_pool_run(be->pool, m->rows, 16, candidate_rows, &c);
   if (how->int8_inputs) {
     round_tokens(in, s, r->x);
     PU_TRY(pu_quant_product(be, in->sample, n, m->cols, m->w, m->rows, m->cols, m->cols, r->want, e));

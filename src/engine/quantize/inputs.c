@@ -97,7 +97,7 @@ void pu_quant_inputs_add(pu_quant_inputs *in, pu_ctx *c, const pu_tensor *x) {
     v = made;
   }
   add_job j = {in, v, n};
-  pu_pool_run(pu_cpu_pool(c->be), in->cols, COLUMNS, add_columns, &j);
+  pu_pool_run(c->be->pool, in->cols, COLUMNS, add_columns, &j);
   keep_samples(in, v, n);
   if (in->hessian) c->status = add_hessian(in, c->be, x, c->err);
   in->seen += n;
@@ -130,5 +130,5 @@ void pu_quant_inputs_divide(pu_quant_inputs *in, pu_backend *be, const float *s)
   for (int64_t k = 0; k < in->cols; k++) in->sum[k] /= (double)s[k];
   divide_row(in->most, s, in->cols);
   for (int64_t r = 0; r < in->sampled; r++) divide_row(in->sample + r * in->cols, s, in->cols);
-  if (in->hessian) pu_pool_run(pu_cpu_pool(be), in->cols, 16, divide_hessian, &j);
+  if (in->hessian) pu_pool_run(be->pool, in->cols, 16, divide_hessian, &j);
 }

@@ -150,6 +150,6 @@ void pu_quant_layer_put(pu_quant_layer *l) {
     const pu_tensor *w = l->m->layers[l->layer].slot[m->slot];
     size_t before = (size_t)(PU_MAX(m->expert, 0) * m->rows * m->cols) * pu_dtype_size(w->dtype);
     put_job j = {m, (char *)w->data + before, w->dtype};
-    pu_pool_run(pu_cpu_pool(l->m->be), m->rows, 16, put_rows, &j);
+    pu_pool_run(l->m->be->pool, m->rows, 16, put_rows, &j);
   }
 }

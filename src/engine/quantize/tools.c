@@ -19,7 +19,7 @@ static void round_rows(void *arg, int64_t begin, int64_t end, int worker) {
 }
 
 void pu_quant_round_all(pu_backend *be, pu_quant_matrix *m) {
-  pu_pool_run(pu_cpu_pool(be), m->rows, 16, round_rows, m);
+  pu_pool_run(be->pool, m->rows, 16, round_rows, m);
 }
 
 typedef struct differ_job {
@@ -53,7 +53,7 @@ pu_err pu_quant_measure(pu_backend *be, const pu_quant_matrix *m, pu_quant_loss 
   float *y = malloc((size_t)(m->in.sampled * m->rows) * sizeof *y);
   differ_job j = {m, d};
   pu_err err = d && y ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for the error of %lld rows", (long long)m->rows);
-  if (!err) pu_pool_run(pu_cpu_pool(be), m->rows, 16, differ_rows, &j);
+  if (!err) pu_pool_run(be->pool, m->rows, 16, differ_rows, &j);
   if (!err) err = sum_squares(be, m, d, y, &out->error, e);
   if (!err) err = sum_squares(be, m, m->w, y, &out->size, e);
   free(d);

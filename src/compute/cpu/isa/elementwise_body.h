@@ -557,17 +557,26 @@ static void sum_chunk(void *arg, int64_t begin, int64_t end, int worker) {
   job->partial[begin / SUM_CHUNK] = sum;
 }
 
+static pu_err sum_one(pu_cpu *cpu, const pu_tensor *t, double *out, pu_error *e) {
+  int64_t n = pu_tensor_count(t), chunks = (n + SUM_CHUNK - 1) / SUM_CHUNK;
+  void *work;
+  if (t->dtype != PU_F32) return pu_fail(e, PU_ERR_UNSUPPORTED, "sum_squares: f32 only");
+  PU_TRY(pu_cpu_work(cpu, (size_t)chunks * sizeof(double), &work, e));
+  sum_job job = {t->data, work};
+  pu_pool_run(cpu->pool, n, SUM_CHUNK, sum_chunk, &job);
+  *out = 0;
+  for (int64_t i = 0; i < chunks; i++) *out += job.partial[i];
+  return PU_OK;
+}
+
 static pu_err sum_squares(pu_backend *be, void *args, pu_error *e) {
   const pu_sum_squares_args *a = args;
-  pu_cpu *cpu = (pu_cpu *)be;
-  int64_t n = pu_tensor_count(a->t), chunks = (n + SUM_CHUNK - 1) / SUM_CHUNK;
-  void *work;
-  if (a->t->dtype != PU_F32) return pu_ref_sum_squares(be, args, e);
-  PU_TRY(pu_cpu_work(cpu, (size_t)chunks * sizeof(double), &work, e));
-  sum_job job = {a->t->data, work};
-  pu_pool_run(cpu->pool, n, SUM_CHUNK, sum_chunk, &job);
   *a->out = 0;
-  for (int64_t i = 0; i < chunks; i++) *a->out += job.partial[i];
+  for (int i = 0; i < a->n; i++) {
+    double one = 0;
+    PU_TRY(sum_one((pu_cpu *)be, a->t[i], &one, e));
+    *a->out += one;
+  }
   return PU_OK;
 }
 

@@ -118,7 +118,7 @@ static void clip_rows(void *arg, int64_t begin, int64_t end, int worker) {
  * small in each can add up there (as the authors' program has it). */
 static pu_err quantise(pu_quant_layer *l, pu_quant_matrix *m, pu_error *e) {
   const pu_hparams *hp = &l->m->hp;
-  pu_pool *pool = pu_cpu_pool(l->m->be);
+  pu_pool *pool = l->m->be->pool;
   int64_t n = m->q.group, groups = pu_qmatrix_groups(&m->q);
   float *gram = calloc((size_t)(groups * n), (size_t)n * sizeof *gram);
   if (!gram) return pu_fail(e, PU_ERR_NOMEM, "no memory to search the ranges of groups");

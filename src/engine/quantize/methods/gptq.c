@@ -94,7 +94,7 @@ static bool factor_diagonal(const panel_job *j) {
 /* Blocks of columns from left to right: what those before contribute is one product. *ok false: not positive definite.
  */
 static pu_err cholesky(const factor *f, bool *ok, pu_error *e) {
-  pu_pool *pool = pu_cpu_pool(f->be);
+  pu_pool *pool = f->be->pool;
   *ok = true;
   for (int64_t at = 0; at < f->n && *ok; at += BLOCK) {
     panel_job j = {f->a, f->part, f->n, at, PU_MIN(f->n - at, BLOCK)};
@@ -190,7 +190,7 @@ static pu_err round_all(pu_backend *be, pu_quant_matrix *m, const int64_t *order
   for (int64_t at = 0; at < n && !err; at += BLOCK) {
     round_job j = {m, order, u, error, fed, at, PU_MIN(n - at, BLOCK)};
     if (at) err = pu_quant_product(be, error, m->rows, n, u + at * n, j.size, n, at, fed, e);
-    if (!err) pu_pool_run(pu_cpu_pool(be), m->rows, 8, round_block, &j);
+    if (!err) pu_pool_run(be->pool, m->rows, 8, round_block, &j);
   }
   free(error);
   free(fed);

@@ -1,0 +1,114 @@
+/* Attention on the device: what its files share. The operations and their choice of kernels: attention.cu (training),
+ * paged.cu (inference); the kernels: attention_plain.cu (every case);
+ * attention_cudnn.cu has what cuDNN takes. */
+#ifndef PUYU_CUDA_ATTENTION_H
+#define PUYU_CUDA_ATTENTION_H
+
+#include "src/compute/cuda/cuda.h"
+
+enum { PU_CUDA_MAX_HEAD = 256 };
+
+/* Neighbouring queries (or keys) of one sequence, for one block of threads. */
+typedef struct pu_cuda_tile {
+  int32_t row;  /* in qkv: where the sequence's new tokens begin */
+  int32_t n;    /* new tokens of the sequence */
+  int32_t at;   /* the tile's first one, from 0 */
+  int32_t base; /* position of the sequence's first new token: 0 in training */
+  int32_t seq;
+} pu_cuda_tile;
+
+/* Rows of keys or values: of qkv, or of a paged cache (see pu_kv). */
+typedef struct pu_cuda_rows {
+  char *base;             /* of head 0, and of row 0 or block 0 */
+  int64_t row, head;      /* bytes from one row to the next, from one head to the next */
+  int bits;               /* of a value: 32 (f32), 16 (bf16), or 8 and 4 as pu_kv_pack leaves them */
+  const int32_t *table;   /* NULL: not paged. [sequences, table_stride] */
+  int32_t table_stride;
+  int32_t block;          /* tokens in a block of the cache */
+  int64_t block_bytes;    /* from one block of the cache to the next */
+} pu_cuda_rows;
+
+/* One call, for kernels: everything but the tiles is the same for all blocks of threads. */
+typedef struct pu_cuda_attend {
+  const pu_cuda_tile *tiles;
+  int32_t tile_count;
+  int heads, share, dim; /* share: query heads of a key head */
+  int64_t window;        /* INT64_MAX / 2: none */
+  float scale;
+  const char *q;
+  char *out;
+  int64_t q_row, out_row; /* bytes */
+  int q_bits;             /* of q and out, 32 or 16 */
+  pu_cuda_rows k, v;
+  float *lse; /* [heads, lse_stride], NULL: not wanted */
+  int64_t lse_stride;
+  /* Backward. */
+  const char *dout;
+  char *dq, *dk, *dv;
+  int64_t dout_row, dqkv_row;
+  const float *delta; /* [heads, lse_stride]: dout . out of each row */
+  bool add;
+} pu_cuda_attend;
+
+/* What the backend keeps for attention. */
+typedef struct pu_cuda_attention {
+  char *list; /* of a call: its tiles, or all that a call on the cache has to know */
+  size_t list_bytes;
+  struct pu_cudnn *cudnn; /* attention_cudnn.cu */
+  int32_t *counters;      /* paged.cu; device memory */
+  size_t counter_count;
+} pu_cuda_attention;
+
+/* At least so many bytes of host memory, until the next call. */
+pu_err pu_cuda_list(pu_cuda *d, size_t bytes, char **out, pu_error *e) PU_MUST_USE;
+
+/* Plain kernels: any head up to PU_CUDA_MAX_HEAD, any type. Tiles are of pu_cuda_plain_tile(dim) tokens. */
+int pu_cuda_plain_tile(int dim);
+pu_err pu_cuda_plain_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
+pu_err pu_cuda_plain_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
+/* delta [heads, lse_stride] of rows [0, rows). */
+pu_err pu_cuda_attention_delta(pu_cuda *d, const pu_cuda_attend *a, int64_t rows, float *delta, pu_error *e) PU_MUST_USE;
+
+/* Kernels on tensor cores (mma.sync): heads of 64 or 128 in bf16, rows at 16-byte addresses, a cache in bf16 or few bits
+ * whose blocks are multiples of 16. Tiles are of PU_CUDA_MMA_TILE tokens. */
+enum { PU_CUDA_MMA_TILE = 128 };
+bool pu_cuda_mma_fits(const pu_cuda_attend *a);
+pu_err pu_cuda_mma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
+pu_err pu_cuda_mma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
+
+/* Training on n sequences of len tokens each, by cuDNN; done: whether it was: cuDNN may be absent, or not take the case.
+ * The backward runs where a->dq is set. */
+enum { PU_CUDNN_SCORES = 1 << 30, PU_CUDNN_LEAST = 128 };
+pu_err pu_cuda_cudnn_attention(pu_cuda *d, const pu_cuda_attend *a, int64_t n, int64_t len, bool *done, pu_error *e) PU_MUST_USE;
+/* Sequences of its backward that run at a time: a divisor of n. */
+int64_t pu_cuda_cudnn_part(int64_t n, int64_t len, int heads);
+void pu_cuda_cudnn_close(struct pu_cudnn *c);
+
+/* ---- in kernels ---- */
+
+/* Value i of a row. */
+__device__ static inline float pu_read_value(const char *row, int bits, int dim, int i) {
+  if (bits == 32) return ((const float *)row)[i];
+  if (bits == 16) return to_f32(((const bf16 *)row)[i]);
+  const unsigned char *q = (const unsigned char *)row;
+  const unsigned char *pair = q + dim * bits / 8; /* at any address */
+  const unsigned short scale = (unsigned short)(pair[0] | pair[1] << 8), low = (unsigned short)(pair[2] | pair[3] << 8);
+  const int v = bits == 8 ? q[i] : (i & 1 ? q[i / 2] >> 4 : q[i / 2] & 15);
+  return fmaf((float)v, __half2float(__ushort_as_half(scale)), __half2float(__ushort_as_half(low)));
+}
+
+__device__ static inline void pu_write_value(char *row, int bits, int i, float x) {
+  if (bits == 32)
+    ((float *)row)[i] = x;
+  else
+    ((bf16 *)row)[i] = from_f32<bf16>(x);
+}
+
+/* The row of a key's position; first: the row of qkv where its sequence begins (not paged). */
+__device__ static inline char *pu_row_of(const pu_cuda_rows &r, int head, int32_t seq, int64_t first, int64_t pos) {
+  if (!r.table) return r.base + head * r.head + (first + pos) * r.row;
+  const int64_t block = r.table[(int64_t)seq * r.table_stride + pos / r.block];
+  return r.base + head * r.head + block * r.block_bytes + pos % r.block * r.row;
+}
+
+#endif

@@ -1,0 +1,134 @@
+/* Weights in few bits on the device: how they lie there, and what the kernels share.
+ *
+ * The sections and their sizes are those of compute.h at pu_packing; inside a section this backend has its own order,
+ * made by pack_weight. Sixteen rows times sixteen inputs are the left operand of one mma (m16n8k16, PTX ISA), of which
+ * lane l, g = l / 4, t = l % 4, holds the pairs of inputs
+ *   0: row g, inputs 2t, 2t + 1    1: row g + 8, the same    2: row g, inputs 2t + 8, 2t + 9    3: row g + 8, the same
+ *   q, 4 bits  [M'/16] blocks of [K'/64] units of 512 bytes: sixteen bytes a lane, one word for each sixteen inputs; pair
+ *              i's first value in bits 4i…, its second in bits 16 + 4i…. A last half unit (K' is a multiple of 32) has eight
+ *              bytes a lane.
+ *   q, 8 bits  [M'/16] blocks of [K'/32] units of 512 bytes: sixteen bytes a lane, two words for each sixteen inputs; of
+ *              the first, bytes 0 and 2 are pair 0, bytes 1 and 3 pair 1; of the second pairs 2 and 3.
+ *   scales     f16 [M'/16, G, 8]: scale of row g, of row g + 8, and where there are zeros, likewise, theirs: the scales'
+ *              section and the zeros' are one.
+ *   order      as in compute.h. */
+#ifndef PUYU_CUDA_PACKED_H
+#define PUYU_CUDA_PACKED_H
+
+#include "src/compute/cuda/cuda.h"
+
+enum { PACKED_ROWS = 16, PACKED_UNIT = 512 };
+
+typedef struct packed_layout {
+  int64_t groups, places, blocks; /* places: K' */
+  int64_t block_bytes;            /* of q, sixteen rows */
+  size_t scale, order, bytes;     /* where they begin; of all */
+} packed_layout;
+
+static inline packed_layout packed_layout_of(const pu_packing *p, int64_t rows, int64_t cols) {
+  packed_layout l;
+  l.groups = pu_packed_groups(p, cols);
+  l.places = l.groups * p->group;
+  l.blocks = ceil_div(rows, PACKED_ROWS);
+  l.block_bytes = l.places * PACKED_ROWS * p->bits / 8;
+  size_t scales = (size_t)ceil_div(l.blocks * l.groups * PACKED_ROWS * 2, 64) * 64;
+  l.scale = (size_t)(l.blocks * l.block_bytes);
+  l.order = l.scale + scales * (p->zeros ? 2 : 1);
+  l.bytes = l.order + (p->ordered ? (size_t)ceil_div(l.places * 4, 64) * 64 : 0);
+  return l;
+}
+
+/* One matrix. */
+typedef struct packed_matrix {
+  const uint8_t *q;
+  const __half *scale;
+  const int32_t *order; /* NULL: as they come */
+  packed_layout l;
+  pu_packing p;
+  int64_t rows, cols;
+} packed_matrix;
+
+static inline packed_matrix packed_matrix_of(const pu_tensor *w, int64_t i) {
+  packed_matrix m;
+  m.rows = w->shape[w->ndim - 2];
+  m.cols = w->shape[w->ndim - 1];
+  m.p = w->packing;
+  m.l = packed_layout_of(&m.p, m.rows, m.cols);
+  m.q = (const uint8_t *)w->data + (size_t)i * m.l.bytes;
+  m.scale = (const __half *)(m.q + m.l.scale);
+  m.order = m.p.ordered ? (const int32_t *)(m.q + m.l.order) : NULL;
+  return m;
+}
+
+/* Rows of x as the kernels read them: bf16, K' of them, 16-byte aligned. An f32 row is three, `part` rows apart, whose sum
+ * it is: eight bits of its mantissa each. */
+typedef struct packed_x {
+  const bf16 *x;
+  int64_t step; /* elements */
+  int64_t tokens;
+  int parts; /* 1 or 3 */
+} packed_x;
+
+typedef struct packed_y {
+  void *y;
+  int64_t step;
+  pu_dtype type;
+  const void *bias; /* NULL: none */
+  pu_dtype bias_type;
+} packed_y;
+
+/* Where rows of a batch belong to several matrices (experts): matrix e has rows [offsets[e], offsets[e + 1]) of x and y. In
+ * device memory. */
+typedef struct packed_parts {
+  const int32_t *offsets; /* NULL: one matrix, all rows */
+  int n;
+  size_t step; /* bytes from matrix to matrix */
+} packed_parts;
+
+/* At most PACKED_FEW columns (tokens times parts) at a time, of any number. A token's result depends on M, K and the
+ * packing alone. */
+enum { PACKED_FEW = 16 };
+pu_err packed_few(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, const packed_parts *parts,
+                  pu_error *e) PU_MUST_USE;
+
+/* Any number of tokens, of one part, with wgmma: where the device has it. x's rows have `cols` inputs, K' or fewer; zeros
+ * follow. room: packed_many_bytes of work memory. */
+bool packed_many_can(const pu_cuda *d);
+size_t packed_many_bytes(const pu_cuda *d, const packed_matrix *w, int64_t tokens);
+pu_err packed_many(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y, void *room,
+                   pu_error *e) PU_MUST_USE;
+
+/* ---- in kernels ---------------------------------------------------------------------------------------------------- */
+
+/* a * 1 + b of two bf16 each; exact wherever it is used here. */
+__device__ static inline uint32_t add_bf16x2(uint32_t a, uint32_t b) {
+  uint32_t y;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(0x3f803f80u), "r"(b));
+  return y;
+}
+
+/* Of four bits, less 8: 0x4300 is 128 in bf16, whose last bit counts 1. */
+__device__ static inline void unpack4(uint32_t word, uint32_t a[4]) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) a[i] = add_bf16x2(((word >> (4 * i)) & 0x000f000fu) | 0x43004300u, 0xc308c308u);
+}
+
+/* Of eight bits, less 128: the lower seven bits as 128 + them, and -256 or -128 by the highest. */
+__device__ static inline void unpack8(uint32_t word, uint32_t a[2]) {
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    uint32_t w = word >> (8 * i);
+    a[i] = add_bf16x2((w & 0x007f007fu) | 0x43004300u, (w & 0x00800080u) ^ 0xc380c380u);
+  }
+}
+
+/* The kernel before this one in the stream, and all it wrote, is done. What is asked for before it may only be weights:
+ * they were written before that kernel began (see pack_weight). From there on the next kernel may begin likewise. */
+__device__ static inline void after_last_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+#endif

@@ -1,0 +1,476 @@
+/* Products of weights in few bits with many tokens, on Hopper's warpgroup instructions (wgmma, PTX ISA 8.0 and later).
+ *
+ * A block of threads makes 128 rows of w by BN tokens of y. One warp copies, 64 inputs at a time and several stages ahead:
+ * x through the tensor copy engine, in the swizzled form that wgmma reads; the rows' bits and scales as they lie. Two
+ * warpgroups have 64 rows each: bits become bf16 weights in registers, which are wgmma's left operand as packed.h lays them
+ * out, while the tensor cores are at the stage before. A weight is rounded to bf16 once; sums are f32.
+ *
+ * Where there are too few blocks to fill the device, the inputs are shared out too: each share's f32 sums go into work
+ * memory, and another kernel adds them, in order. */
+#include <cuda.h>
+
+#include "src/compute/cuda/packed.h"
+
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#define HAS_WGMMA 1
+#endif
+
+enum { BM = 128, BK = 64, CONSUMERS = 256, MANY_THREADS = CONSUMERS + 128, MOST_STAGES = 8, OUT_STEP = BM * 2 + 16 };
+
+typedef struct many_job {
+  const uint8_t *q;
+  const uint8_t *scale;
+  int64_t block_bytes, groups, rows, tokens;
+  int blocks, steps, half_step; /* steps of 64 inputs; half_step: the last one has 32 */
+  int token_tiles, row_tiles;
+  int shares; /* of the inputs */
+  float *sums; /* [shares, tokens, rows], where there are several */
+  packed_y y;
+} many_job;
+
+template <int BITS, int GROUP, bool ZEROS, int BN> struct many_shape {
+  static constexpr int q_bytes = BK * PACKED_ROWS * BITS / 8, groups = GROUP < BK ? BK / GROUP : 1;
+  static constexpr int group_bytes = ZEROS ? 64 : 32, scale_bytes = groups * group_bytes;
+  static constexpr int x_bytes = BN * BK * 2, blocks = BM / PACKED_ROWS;
+  static constexpr int stage = (x_bytes + blocks * (q_bytes + scale_bytes) + 1023) / 1024 * 1024;
+  static constexpr int most = 220 * 1024 / stage, stages = most < MOST_STAGES ? most : MOST_STAGES;
+  static constexpr size_t bytes = (size_t)stages * stage + 1024 + 16 * MOST_STAGES;
+};
+
+#ifdef HAS_WGMMA
+template <int N> struct wgmma_of;
+template <> struct wgmma_of<32> {
+  __device__ static inline void run(float *d, const uint32_t *a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+                 "}, {%16, %17, %18, %19}, %20, 1, 1, 1, 0;"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
+                   "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
+                   "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  }
+};
+template <> struct wgmma_of<64> {
+  __device__ static inline void run(float *d, const uint32_t *a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+                 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
+                   "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
+                   "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]),
+                   "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
+                   "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
+                   "+f"(d[30]), "+f"(d[31])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  }
+};
+template <> struct wgmma_of<128> {
+  __device__ static inline void run(float *d, const uint32_t *a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
+                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
+                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
+                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
+                   "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
+                   "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]),
+                   "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
+                   "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
+                   "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]),
+                   "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]),
+                   "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
+                   "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]),
+                   "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]),
+                   "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  }
+};
+
+__device__ static inline void barrier_init(uint32_t at, int count) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count));
+}
+__device__ static inline void barrier_expect(uint32_t at, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
+}
+__device__ static inline void barrier_arrive(uint32_t at) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
+}
+__device__ static inline void barrier_wait(uint32_t at, int phase) {
+  asm volatile("{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra again;\n"
+               "done:\n}" ::"r"(at),
+               "r"(phase)
+               : "memory");
+}
+__device__ static inline void bulk_copy(uint32_t to, const void *from, int bytes, uint32_t barrier) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
+               "r"(bytes), "r"(barrier)
+               : "memory");
+}
+__device__ static inline void tensor_copy(uint32_t to, const CUtensorMap *map, int x, int y, uint32_t barrier) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+                   to),
+               "l"(map), "r"(x), "r"(y), "r"(barrier)
+               : "memory");
+}
+
+/* Where a block of threads works: some rows, some tokens, a share of the steps. */
+typedef struct many_place {
+  int row_tile, token_tile, from, to;
+} many_place;
+
+/* Blocks that run at the same time share rows, and eight tiles of tokens. */
+__device__ static inline many_place place_of(const many_job &j) {
+  int at = blockIdx.x, group = at / (8 * j.row_tiles), in = at % (8 * j.row_tiles);
+  int width = min(8, j.token_tiles - group * 8);
+  many_place p = {in / width, group * 8 + in % width, 0, 0};
+  p.from = (int)((int64_t)blockIdx.y * j.steps / j.shares);
+  p.to = (int)((int64_t)(blockIdx.y + 1) * j.steps / j.shares);
+  return p;
+}
+
+/* One warp: lanes 0 … 7 copy bits of a block of rows each, 8 … 15 scales, lane 16 x. */
+template <class S, int GROUP>
+__device__ static inline void copy_stages(const many_job &j, const CUtensorMap *map, many_place p, uint32_t room,
+                                          uint32_t full, uint32_t empty, int lane) {
+  int block = p.row_tile * S::blocks + lane % 8, blocks = min(S::blocks, j.blocks - p.row_tile * S::blocks);
+  const bool mine = lane % 8 < blocks;
+  int slot = 0, phase = 1;
+  for (int step = p.from; step < p.to; step++) {
+    int group = step * BK / GROUP, groups = (int)min((int64_t)S::groups, j.groups - group);
+    int q = j.half_step && step == j.steps - 1 ? S::q_bytes / 2 : S::q_bytes, scales = groups * S::group_bytes;
+    uint32_t to = room + slot * S::stage, barrier = full + slot * 8;
+    barrier_wait(empty + slot * 8, phase);
+    if (lane == 0) barrier_expect(barrier, S::x_bytes + blocks * (q + scales));
+    __syncwarp();
+    if (lane == 16) tensor_copy(to, map, step * BK, p.token_tile * (S::x_bytes / (BK * 2)), barrier);
+    if (lane < 8 && mine)
+      bulk_copy(to + S::x_bytes + lane * S::q_bytes, j.q + block * j.block_bytes + (int64_t)step * S::q_bytes, q, barrier);
+    if (lane >= 8 && lane < 16 && mine)
+      bulk_copy(to + S::x_bytes + S::blocks * S::q_bytes + lane % 8 * S::scale_bytes,
+                j.scale + (block * j.groups + group) * S::group_bytes, scales, barrier);
+    if (++slot == S::stages) slot = 0, phase ^= 1;
+  }
+}
+
+/* w = value * scale + low for rows g and g + 8. */
+typedef struct many_scale {
+  float scale[2], low[2];
+} many_scale;
+
+/* `value` is 128 + q of four bits, q - 128 of eight. */
+template <int BITS, bool ZEROS> __device__ static inline many_scale scale_of(const char *at) {
+  constexpr float more = BITS == 4 ? 128 : -128;
+  many_scale s;
+  float2 scale = __half22float2(*(const __half2 *)at);
+  float2 zero = ZEROS ? __half22float2(*(const __half2 *)(at + 4)) : make_float2(1 << (BITS - 1), 1 << (BITS - 1));
+  s.scale[0] = scale.x, s.scale[1] = scale.y;
+  s.low[0] = -(zero.x + more) * scale.x, s.low[1] = -(zero.y + more) * scale.y;
+  return s;
+}
+
+__device__ static inline uint32_t weights_of(uint32_t pair, float scale, float low) {
+  float first = fmaf(__uint_as_float(pair << 16), scale, low), second = fmaf(__uint_as_float(pair & 0xffff0000u), scale, low);
+  uint32_t out;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
+  return out;
+}
+
+/* A stage's bits become the left operands of its four products. */
+template <int BITS, int GROUP, bool ZEROS, int BN>
+__device__ static inline void unpack_stage(uint32_t a[4][4], const char *stage, int block, int lane) {
+  using S = many_shape<BITS, GROUP, ZEROS, BN>;
+  const char *q = stage + S::x_bytes + block * S::q_bytes + lane * 16;
+  const char *scales = stage + S::x_bytes + S::blocks * S::q_bytes + block * S::scale_bytes + lane / 4 * (S::group_bytes / 8);
+  uint4 v[BITS / 4];
+#pragma unroll
+  for (int i = 0; i < BITS / 4; i++) v[i] = *(const uint4 *)(q + i * PACKED_UNIT);
+  many_scale s = scale_of<BITS, ZEROS>(scales);
+#pragma unroll
+  for (int k = 0; k < 4; k++) {
+    if (S::groups == 2 && k == 2) s = scale_of<BITS, ZEROS>(scales + S::group_bytes);
+    if (BITS == 4) {
+      uint32_t word = k == 0 ? v[0].x : k == 1 ? v[0].y : k == 2 ? v[0].z : v[0].w;
+#pragma unroll
+      for (int i = 0; i < 4; i++)
+        a[k][i] = weights_of(((word >> (4 * i)) & 0x000f000fu) | 0x43004300u, s.scale[i % 2], s.low[i % 2]);
+    } else {
+      const uint4 w = v[k / 2 % (BITS / 4)];
+      uint32_t pairs[4];
+      unpack8(k % 2 ? w.z : w.x, pairs), unpack8(k % 2 ? w.w : w.y, pairs + 2);
+#pragma unroll
+      for (int i = 0; i < 4; i++) a[k][i] = weights_of(pairs[i], s.scale[i % 2], s.low[i % 2]);
+    }
+  }
+}
+
+/* acc += a x^T for `n` of the stage's four sixteens of inputs. x: rows of 128 bytes, swizzled: eight rows are 1,024 bytes
+ * (PTX ISA, matrix descriptor). */
+template <int BN> __device__ static inline void multiply_stage(float acc[BN / 2], const uint32_t a[4][4], uint32_t x, int n) {
+  constexpr int wide = BN < 128 ? BN : 128;
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+#pragma unroll
+  for (int k = 0; k < 4; k++) {
+    if (k == 2 && n == 2) break;
+#pragma unroll
+    for (int i = 0; i < BN / wide; i++) {
+      uint64_t b = (uint64_t)(((x + i * wide * BK * 2 + k * 32) & 0x3ffffu) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 |
+                   (uint64_t)1 << 62;
+      wgmma_of<wide>::run(acc + i * (wide / 2), a[k], b);
+    }
+  }
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+}
+
+template <int LEFT> __device__ static inline void wait_products() {
+  if (LEFT == 0)
+    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  else
+    asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+}
+
+template <int BITS, int GROUP, bool ZEROS, int BN>
+__device__ static inline void multiply_stages(float acc[BN / 2], const many_job &j, many_place p, char *room, uint32_t room_at,
+                                              uint32_t full, uint32_t empty, int thread) {
+  using S = many_shape<BITS, GROUP, ZEROS, BN>;
+  const int block = thread / 32, lane = thread % 32;
+  int slot = 0, phase = 0, last = -1;
+  uint32_t a[2][4][4];
+#pragma unroll 1
+  for (int step = p.from; step < p.to; step += 2) {
+#pragma unroll
+    for (int odd = 0; odd < 2; odd++) {
+      if (step + odd >= p.to) break;
+      barrier_wait(full + slot * 8, phase);
+      unpack_stage<BITS, GROUP, ZEROS, BN>(a[odd], room + slot * S::stage, block, lane);
+      multiply_stage<BN>(acc, a[odd], room_at + slot * S::stage, j.half_step && step + odd == j.steps - 1 ? 2 : 4);
+      wait_products<1>(); /* of the stage before */
+      if (last >= 0 && thread % 128 == 0) barrier_arrive(empty + last * 8);
+      last = slot;
+      if (++slot == S::stages) slot = 0, phase ^= 1;
+    }
+  }
+  wait_products<0>();
+}
+
+__device__ static inline void meet_consumers() {
+  asm volatile("bar.sync 1, %0;" ::"r"((int)CONSUMERS) : "memory");
+}
+
+/* f32 as it lies in registers: eight rows are a sector. */
+template <int BN>
+__device__ static inline void store_f32(const float acc[BN / 2], float *to, int64_t step, int64_t rows, int64_t tokens, int lane) {
+#pragma unroll
+  for (int i = 0; i < BN / 2; i++) {
+    int row = lane / 4 + i / 2 % 2 * 8, token = i / 4 * 8 + lane % 4 * 2 + i % 2;
+    if (row < rows && token < tokens) to[token * step + row] = acc[i];
+  }
+}
+
+/* bf16 by way of shared memory, [BN][OUT_STEP bytes], so that a token's 128 values go out side by side. */
+template <int BN>
+__device__ static inline void store_bf16(const float acc[BN / 2], char *room, bf16 *to, int64_t step, int64_t rows,
+                                         int64_t tokens, int thread) {
+  int lane = thread % 32, warp = thread / 32;
+  uint32_t at = (uint32_t)__cvta_generic_to_shared(room) + (lane / 16 * 8 + lane % 8) * OUT_STEP + warp * 32 + lane / 8 % 2 * 16;
+#pragma unroll
+  for (int i = 0; i < BN / 2; i += 8) {
+    uint32_t v[4];
+#pragma unroll
+    for (int n = 0; n < 4; n++)
+      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v[n]) : "f"(acc[i + n * 2 + 1]), "f"(acc[i + n * 2]));
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at + i * 2 * OUT_STEP),
+                 "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
+                 : "memory");
+  }
+  meet_consumers();
+  bool wide = step % 8 == 0 && (uintptr_t)to % 16 == 0;
+  for (int i = thread; i < BN * (BM / 8); i += CONSUMERS) {
+    int token = i / (BM / 8), row = i % (BM / 8) * 8;
+    if (token >= tokens || row >= rows) continue;
+    const bf16 *from = (const bf16 *)(room + token * OUT_STEP) + row;
+    if (wide && row + 8 <= rows)
+      *(uint4 *)(to + token * step + row) = *(const uint4 *)from;
+    else
+      for (int n = 0; n < 8 && row + n < rows; n++) to[token * step + row + n] = from[n];
+  }
+}
+
+__device__ static inline float bias_at(const packed_y &y, int64_t row, int64_t rows) {
+  if (!y.bias || row >= rows) return 0;
+  return y.bias_type == PU_F32 ? ((const float *)y.bias)[row] : to_f32(((const bf16 *)y.bias)[row]);
+}
+
+template <int BN>
+__device__ static inline void store_tile(float acc[BN / 2], const many_job &j, many_place p, char *room, int thread) {
+  int64_t first = (int64_t)p.row_tile * BM, row = first + thread / 32 * PACKED_ROWS, token = (int64_t)p.token_tile * BN;
+  int64_t tokens = j.tokens - token;
+  int lane = thread % 32;
+  if (j.shares > 1) {
+    float *to = j.sums + ((int64_t)blockIdx.y * j.tokens + token) * j.rows + row;
+    store_f32<BN>(acc, to, j.rows, j.rows - row, tokens, lane);
+    return;
+  }
+  float bias[2] = {bias_at(j.y, row + lane / 4, j.rows), bias_at(j.y, row + lane / 4 + 8, j.rows)};
+#pragma unroll
+  for (int i = 0; i < BN / 2; i++) acc[i] += bias[i / 2 % 2];
+  if (j.y.type == PU_F32) {
+    store_f32<BN>(acc, (float *)j.y.y + token * j.y.step + row, j.y.step, j.rows - row, tokens, lane);
+    return;
+  }
+  meet_consumers(); /* both warpgroups are done with the stages */
+  store_bf16<BN>(acc, room, (bf16 *)j.y.y + token * j.y.step + first, j.y.step, j.rows - first, tokens, thread);
+}
+#endif
+
+template <int BITS, int GROUP, bool ZEROS, int BN>
+__global__ void __launch_bounds__(MANY_THREADS, 1) many_kernel(const many_job j, const __grid_constant__ CUtensorMap map) {
+#ifdef HAS_WGMMA
+  using S = many_shape<BITS, GROUP, ZEROS, BN>;
+  extern __shared__ char raw[];
+  char *room = raw + (1024 - (uint32_t)__cvta_generic_to_shared(raw) % 1024) % 1024;
+  uint32_t room_at = (uint32_t)__cvta_generic_to_shared(room), full = room_at + S::stages * S::stage;
+  uint32_t empty = full + 8 * MOST_STAGES;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < S::stages; i++) barrier_init(full + i * 8, 1), barrier_init(empty + i * 8, CONSUMERS / 128);
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  }
+  __syncthreads();
+  many_place p = place_of(j);
+  if (threadIdx.x < 128) {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    if (threadIdx.x < 32) copy_stages<S, GROUP>(j, &map, p, room_at, full, empty, threadIdx.x);
+  } else {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    float acc[BN / 2];
+#pragma unroll
+    for (int i = 0; i < BN / 2; i++) acc[i] = 0;
+    multiply_stages<BITS, GROUP, ZEROS, BN>(acc, j, p, room, room_at, full, empty, threadIdx.x - 128);
+    store_tile<BN>(acc, j, p, room, threadIdx.x - 128);
+  }
+#endif
+}
+
+/* y = the shares' sums, in order, and the bias. */
+__global__ static void add_shares(const many_job j) {
+  int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x, row = i % j.rows, token = i / j.rows, n = j.tokens * j.rows;
+  if (i >= n) return;
+  float v = 0;
+  for (int s = 0; s < j.shares; s++) v += j.sums[s * n + i];
+  if (j.y.bias) v += j.y.bias_type == PU_F32 ? ((const float *)j.y.bias)[row] : to_f32(((const bf16 *)j.y.bias)[row]);
+  if (j.y.type == PU_F32)
+    ((float *)j.y.y)[token * j.y.step + row] = v;
+  else
+    ((bf16 *)j.y.y)[token * j.y.step + row] = from_f32<bf16>(v);
+}
+
+/* ---- launching ---- */
+
+typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
+                              const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
+                              CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+static pu_err describe_x(const packed_x *x, int64_t cols, int tokens, CUtensorMap *map, pu_error *e) {
+  static encode_fn encode;
+  if (!encode) {
+    void *found = NULL;
+    cudaDriverEntryPointQueryResult how;
+    PU_CUDA_TRY(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &how),
+                "asking for the driver's tensor maps", e);
+    if (how != cudaDriverEntryPointSuccess)
+      return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: the driver knows no tensor maps: update it");
+    encode = (encode_fn)found;
+  }
+  cuuint64_t sizes[2] = {(cuuint64_t)cols, (cuuint64_t)x->tokens}, step = (cuuint64_t)x->step * sizeof(bf16);
+  cuuint32_t box[2] = {BK, (cuuint32_t)tokens}, each[2] = {1, 1};
+  CUresult r = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)x->x, sizes, &step, box, each,
+                      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (r != CUDA_SUCCESS) return pu_fail(e, PU_ERR_IO, "cuda: a tensor map is refused (error %d)", (int)r);
+  return PU_OK;
+}
+
+template <int BITS, int GROUP, bool ZEROS, int BN>
+static pu_err launch_many(pu_cuda *d, many_job *j, const packed_x *x, int64_t cols, pu_error *e) {
+  using S = many_shape<BITS, GROUP, ZEROS, BN>;
+  static bool allowed = false;
+  CUtensorMap map;
+  if (!allowed)
+    PU_CUDA_TRY(cudaFuncSetAttribute((const void *)many_kernel<BITS, GROUP, ZEROS, BN>,
+                                     cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::bytes),
+                "its shared memory", e);
+  allowed = true;
+  PU_TRY(describe_x(x, cols, BN, &map, e));
+  dim3 grid((unsigned)(j->row_tiles * j->token_tiles), (unsigned)j->shares);
+  many_kernel<BITS, GROUP, ZEROS, BN><<<grid, MANY_THREADS, S::bytes, d->stream>>>(*j, map);
+  if (j->shares > 1) add_shares<<<(unsigned)ceil_div(j->tokens * j->rows, 256), 256, 0, d->stream>>>(*j);
+  return pu_cuda_launched("a product with a packed weight", e);
+}
+
+template <int BITS, int GROUP, bool ZEROS>
+static pu_err launch_width(pu_cuda *d, many_job *j, const packed_x *x, int64_t cols, int width, pu_error *e) {
+  if (width == 32) return launch_many<BITS, GROUP, ZEROS, 32>(d, j, x, cols, e);
+  if (width == 64) return launch_many<BITS, GROUP, ZEROS, 64>(d, j, x, cols, e);
+  if (width == 128) return launch_many<BITS, GROUP, ZEROS, 128>(d, j, x, cols, e);
+  return launch_many<BITS, GROUP, ZEROS, 256>(d, j, x, cols, e);
+}
+
+/* How wide a tile is, and into how many shares the inputs are cut. */
+typedef struct many_plan {
+  int width, shares;
+} many_plan;
+
+static many_plan plan_of(const pu_cuda *d, const packed_matrix *w, int64_t tokens) {
+  many_plan p = {tokens <= 32 ? 32 : tokens <= 64 ? 64 : tokens <= 128 ? 128 : 256, 1};
+  int64_t rows = ceil_div(w->rows, BM), steps = ceil_div(w->l.places, BK);
+  if (p.width == 256 && rows * ceil_div(tokens, 256) < d->sms) p.width = 128;
+  int64_t tiles = rows * ceil_div(tokens, p.width);
+  while (tiles * p.shares * 2 <= d->sms && steps / (p.shares * 2) >= 8) p.shares *= 2;
+  return p;
+}
+
+bool packed_many_can(const pu_cuda *d) {
+  return d->capability == 90;
+}
+
+size_t packed_many_bytes(const pu_cuda *d, const packed_matrix *w, int64_t tokens) {
+  many_plan p = plan_of(d, w, tokens);
+  return p.shares > 1 ? (size_t)(p.shares * tokens * w->rows) * sizeof(float) : 0;
+}
+
+pu_err packed_many(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y, void *room,
+                   pu_error *e) {
+  many_plan p = plan_of(d, w, x->tokens);
+  many_job j = {};
+  j.q = w->q;
+  j.scale = (const uint8_t *)w->scale;
+  j.block_bytes = w->l.block_bytes;
+  j.groups = w->l.groups;
+  j.rows = w->rows;
+  j.tokens = x->tokens;
+  j.blocks = (int)w->l.blocks;
+  j.steps = (int)ceil_div(w->l.places, BK);
+  j.half_step = w->l.places % BK != 0;
+  j.token_tiles = (int)ceil_div(x->tokens, p.width);
+  j.row_tiles = (int)ceil_div(w->rows, BM);
+  j.shares = p.shares;
+  j.sums = (float *)room;
+  j.y = *y;
+#define SHAPE(B, G, Z)                                                                                                 \
+  if (w->p.bits == B && w->p.group == G && w->p.zeros == Z) return launch_width<B, G, Z>(d, &j, x, cols, p.width, e)
+  SHAPE(4, 32, false);
+  SHAPE(4, 32, true);
+  SHAPE(4, 64, false);
+  SHAPE(4, 64, true);
+  SHAPE(4, 128, false);
+  SHAPE(4, 128, true);
+  SHAPE(8, 32, false);
+  SHAPE(8, 32, true);
+  SHAPE(8, 64, false);
+  SHAPE(8, 64, true);
+  SHAPE(8, 128, false);
+  SHAPE(8, 128, true);
+#undef SHAPE
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: linear: no kernel for such a packing");
+}

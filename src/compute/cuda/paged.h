@@ -1,0 +1,105 @@
+/* Attention over the paged cache: what paged.cu tells its kernels. */
+#ifndef PUYU_CUDA_PAGED_H
+#define PUYU_CUDA_PAGED_H
+
+#include "src/compute/cuda/attention.h"
+
+enum {
+  PU_CUDA_FEW = 8,        /* up to so many new tokens of a sequence are decoded */
+  PU_CUDA_FEW_ROWS = 64,  /* and so many rows: new tokens times the query heads that share a key head */
+  PU_CUDA_SPLIT = 256     /* keys of one block of threads, by their place in the sequence: never by the batch */
+};
+
+/* Decoding: few new tokens of each sequence. The tiles (pu_cuda_attend) are whole sequences, and `at` counts the parts of
+ * the ones before: kv_heads times the stretches of PU_CUDA_SPLIT keys that the new tokens see. */
+typedef struct pu_cuda_few {
+  int kv_heads;
+  int stretches, rows; /* the most stretches up to a sequence's end, and rows of a sequence and key head */
+  float *parts;        /* [all parts, rows, dim] sums, not divided */
+  float *sums;         /* [all parts, rows, 2]: maximum (base 2), sum of exponentials */
+  int32_t *arrived;    /* [sequences, kv_heads], zero before and after */
+} pu_cuda_few;
+
+/* Whether the kernels on tensor cores take it: heads of 64 or 128 in bf16, a cache in bf16 or few bits, aligned. */
+bool pu_cuda_few_fits(const pu_cuda_attend *a);
+/* Puts the new rows into the cache, too. */
+pu_err pu_cuda_few_forward(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_error *e) PU_MUST_USE;
+
+/* ---- in kernels: new rows into the cache ---- */
+
+enum { PU_CUDA_LANE_VALUES = PU_CUDA_MAX_HEAD / 32 };
+
+__device__ static inline int pu_level(float x, float low, float inverse, float most) {
+  float q = __fmul_rn(__fsub_rn(x, low), inverse);
+  q = q > 0 ? q : 0;
+  return (int)__fadd_rn(q < most ? q : most, 0.5f);
+}
+
+__device__ static inline float warp_min(float v) {
+  return -warp_max(-v);
+}
+
+/* Of zeros of both signs the minimum is the first, as in pu_kv_pack: the sign is kept in f16. */
+__device__ static inline float pu_first_zero(const float x[PU_CUDA_LANE_VALUES]) {
+  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++) {
+    const unsigned zeros = __ballot_sync(0xffffffffu, x[j] == 0);
+    if (zeros) return __shfl_sync(0xffffffffu, x[j], __ffs(zeros) - 1);
+  }
+  return 0;
+}
+
+/* pu_kv_pack by a warp, to the bit: lane l has values l, l + 32, …, NaN behind the row's end. */
+__device__ static inline void pu_pack_row(char *row, int bits, const float x[PU_CUDA_LANE_VALUES], int dim) {
+  const int lane = threadIdx.x % 32;
+  const float most = (float)((1 << bits) - 1);
+  const float f16_max = 65504;
+  float low = f16_max, high = -f16_max;
+#pragma unroll
+  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++) {
+    low = x[j] < low ? x[j] : low;
+    high = x[j] > high ? x[j] : high;
+  }
+  low = fmaxf(warp_min(low), -f16_max);
+  if (low == 0) low = pu_first_zero(x);
+  high = fminf(warp_max(high), f16_max);
+  high = high > low ? high : low;
+  const half low_kept = __float2half_rn(low);
+  low = __half2float(low_kept);
+  const half scale_kept = __float2half_rn(__fdiv_rn(__fsub_rn(high, low), most));
+  const float scale = __half2float(scale_kept), inverse = scale > 0 ? __fdiv_rn(1.0f, scale) : 0;
+#pragma unroll
+  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++) {
+    const int i = lane + 32 * j, q = pu_level(x[j], low, inverse, most), next = __shfl_down_sync(0xffffffffu, q, 1);
+    if (i >= dim) continue;
+    if (bits == 8)
+      ((unsigned char *)row)[i] = (unsigned char)q;
+    else if (lane % 2 == 0)
+      ((unsigned char *)row)[i / 2] = (unsigned char)(q | next << 4);
+  }
+  if (lane >= PU_KV_PAIR_BYTES) return;
+  const unsigned short kept = __half_as_ushort(lane < 2 ? scale_kept : low_kept);
+  row[dim * bits / 8 + lane] = (char)(kept >> lane % 2 * 8); /* at any address */
+}
+
+/* The row `which` of a token (of the 2 G: keys of each head, then values) into the cache, by a warp. row: the token's in
+ * qkv; pos: its position. */
+__device__ static inline void pu_append_row(const pu_cuda_attend &a, int kv_heads, int which, int32_t seq, int64_t row,
+                                            int64_t pos) {
+  const pu_cuda_rows &rows = which < kv_heads ? a.k : a.v;
+  const int lane = threadIdx.x % 32, value = a.q_bits / 8;
+  const char *from = a.q + row * a.q_row + (int64_t)(a.heads + which) * a.dim * value;
+  char *to = pu_row_of(rows, which % kv_heads, seq, 0, pos);
+  float x[PU_CUDA_LANE_VALUES];
+#pragma unroll
+  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++)
+    x[j] = lane + 32 * j < a.dim ? pu_read_value(from, a.q_bits, a.dim, lane + 32 * j) : __int_as_float(0x7fffffff);
+  if (rows.bits < 16) {
+    pu_pack_row(to, rows.bits, x, a.dim);
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++)
+    if (lane + 32 * j < a.dim) pu_write_value(to, rows.bits, lane + 32 * j, x[j]);
+}
+
+#endif

@@ -1,0 +1,280 @@
+/* A device for tests, on any machine: the plug-in libpuyu-far.so. It computes as the CPU backend does, but its memory
+ * can be touched inside its own functions only (it is PROT_NONE outside of them), holds NaNs where nothing was written,
+ * and is as much as PUYU_FAR_MEMORY says (in MiB; PUYU_FAR_ISA lowers the instruction set); and what operations are
+ * given must lie in it. So whoever takes a device's memory for the machine's own crashes here, and not first on a GPU.
+ * It has no tiled weights, like other devices. */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "puyu/compute.h"
+
+typedef struct area {
+  struct area *next;
+  char *at;
+  size_t bytes;
+} area;
+
+typedef struct far {
+  pu_backend base;
+  pu_backend *cpu;
+  area *areas;
+  size_t used, total;
+} far;
+
+enum { POISON = 16 << 20, USUAL_MIB = 32 << 10, MOST_TENSORS = 256 };
+
+static far *of(pu_backend *be) {
+  return (far *)be;
+}
+
+/* ---- who may touch it ---- */
+
+static void protect(far *f, int how) {
+  for (area *a = f->areas; a; a = a->next)
+    if (mprotect(a->at, a->bytes, how) != 0) abort();
+}
+
+static void open_up(far *f) {
+  protect(f, PROT_READ | PROT_WRITE);
+}
+
+static pu_err shut(far *f, pu_err err) {
+  protect(f, PROT_NONE);
+  return err;
+}
+
+static bool inside(const far *f, const void *at, size_t bytes) {
+  const char *p = at;
+  for (const area *a = f->areas; a; a = a->next)
+    if (p >= a->at && bytes <= a->bytes && p - a->at <= (ptrdiff_t)(a->bytes - bytes)) return true;
+  return false;
+}
+
+static pu_err must(bool ok, const char *what, pu_error *e) {
+  return ok ? PU_OK : pu_fail(e, PU_ERR_INTERNAL, "far: %s", what);
+}
+
+/* ---- memory and copies ---- */
+
+static size_t pages(size_t bytes) {
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  return PU_MAX((bytes + page - 1) / page, (size_t)1) * page;
+}
+
+static pu_err far_alloc(pu_backend *be, size_t bytes, void **out, pu_error *e) {
+  far *f = of(be);
+  area *a = malloc(sizeof *a);
+  *out = NULL;
+  if (bytes > f->total - f->used || !a) {
+    free(a);
+    return pu_fail(e, PU_ERR_NOMEM, "far: %zu bytes are wanted, %zu are left", bytes, f->total - f->used);
+  }
+  size_t size = pages(bytes);
+  char *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (at == MAP_FAILED) {
+    free(a);
+    return pu_fail(e, PU_ERR_NOMEM, "far: no %zu bytes", bytes);
+  }
+  memset(at, 0xff, PU_MIN(size, (size_t)POISON));
+  mprotect(at, size, PROT_NONE);
+  *a = (area){f->areas, at, size};
+  f->areas = a;
+  f->used += size;
+  *out = at;
+  return PU_OK;
+}
+
+static void far_free(pu_backend *be, void *memory) {
+  far *f = of(be);
+  for (area **p = &f->areas; *p; p = &(*p)->next) {
+    area *a = *p;
+    if (a->at != memory) continue;
+    munmap(a->at, a->bytes);
+    f->used -= a->bytes;
+    *p = a->next;
+    free(a);
+    return;
+  }
+  if (memory) abort(); /* it was never given out */
+}
+
+static pu_err far_upload(pu_backend *be, void *device, const void *host, size_t bytes, pu_error *e) {
+  far *f = of(be);
+  PU_TRY(must(inside(f, device, bytes) && !inside(f, host, 0), "an upload from the device, or not to it", e));
+  open_up(f);
+  return shut(f, f->cpu->upload(f->cpu, device, host, bytes, e));
+}
+
+static pu_err far_download(pu_backend *be, void *host, const void *device, size_t bytes, pu_error *e) {
+  far *f = of(be);
+  PU_TRY(must(inside(f, device, bytes) && !inside(f, host, 0), "a download to the device, or not from it", e));
+  open_up(f);
+  return shut(f, f->cpu->download(f->cpu, host, device, bytes, e));
+}
+
+static pu_err far_clear(pu_backend *be, void *device, size_t bytes, pu_error *e) {
+  far *f = of(be);
+  PU_TRY(must(inside(f, device, bytes), "host memory is to be cleared", e));
+  open_up(f);
+  return shut(f, f->cpu->clear(f->cpu, device, bytes, e));
+}
+
+static pu_err far_copy(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e) {
+  far *f = of(be);
+  PU_TRY(must(inside(f, to, bytes) && inside(f, from, bytes), "a copy from or to host memory", e));
+  open_up(f);
+  return shut(f, f->cpu->copy(f->cpu, to, from, bytes, e));
+}
+
+static pu_err far_sync(pu_backend *be, pu_error *e) {
+  return of(be)->cpu->sync(of(be)->cpu, e);
+}
+
+static size_t far_work_bytes(const pu_backend *be, const pu_work_shape *s) {
+  const far *f = (const far *)be;
+  return f->cpu->work_bytes(f->cpu, s);
+}
+
+static pu_err far_memory(const pu_backend *be, size_t *available, size_t *total, pu_error *e) {
+  const far *f = (const far *)be;
+  (void)e;
+  *available = f->total - f->used;
+  *total = f->total;
+  return PU_OK;
+}
+
+static const char *far_describe(const pu_backend *be) {
+  (void)be;
+  return "the processor, with memory of its own";
+}
+
+/* ---- what operations are given ---- */
+
+typedef struct list {
+  const pu_tensor *v[MOST_TENSORS];
+  int n;
+} list;
+
+static void add(list *l, const pu_tensor *const *v, size_t n) {
+  for (size_t i = 0; i < n; i++) {
+    if (v[i] && l->n < MOST_TENSORS) l->v[l->n++] = v[i];
+    if (v[i] && v[i]->grad && v[i]->grad->data && l->n < MOST_TENSORS) l->v[l->n++] = v[i]->grad;
+  }
+}
+
+#define TENSORS(op, ...)                                                                                               \
+  static void list_##op(const void *args, list *l) {                                                                   \
+    const pu_##op##_args *a = args;                                                                                    \
+    add(l, (const pu_tensor *const[]){__VA_ARGS__}, PU_COUNT(((const pu_tensor *const[]){__VA_ARGS__})));              \
+  }
+TENSORS(embedding, a->ids, a->w, a->y)
+TENSORS(rmsnorm_add, a->res, a->x, a->w, a->h, a->y, a->rstd)
+TENSORS(linear, a->x, a->w, a->b, a->y)
+TENSORS(qk_norm, a->qkv, a->wq, a->wk, a->out, a->rstd)
+TENSORS(rope, a->qkv, a->cs)
+TENSORS(attention, a->qkv, a->out, a->lse)
+TENSORS(attention_paged, a->qkv, a->out, a->kv->k, a->kv->v)
+TENSORS(swiglu, a->gu, a->y)
+TENSORS(moe_route, a->logits, a->idx, a->weight)
+TENSORS(moe_mlp, a->x, a->idx, a->weight, a->gate_up, a->down, a->y, a->order, a->offsets, a->gu, a->act, a->out)
+TENSORS(linear_cross_entropy, a->x, a->w, a->targets, a->loss, a->dx)
+TENSORS(sum_squares, a->t)
+TENSORS(adamw, a->p, a->g, a->m, a->v, a->copy)
+TENSORS(tile_weight, a->w, a->out)
+TENSORS(pack_weight, a->out)
+
+static void list_lora(const void *args, list *l) {
+  const pu_lora_args *a = args;
+  add(l, (const pu_tensor *const[]){a->x, a->y}, 2);
+  for (int i = 0; i < a->n; i++) add(l, (const pu_tensor *const[]){a->parts[i].a, a->parts[i].b}, 2);
+}
+
+static size_t reach(const pu_tensor *t) {
+  if (t->layout != PU_LAYOUT_PLAIN) return pu_weight_bytes(t);
+  int64_t last = 0;
+  for (int i = 0; i < t->ndim; i++) {
+    if (t->shape[i] == 0) return 0;
+    last += (t->shape[i] - 1) * t->stride[i];
+  }
+  return (size_t)(last + 1) * pu_dtype_size(t->dtype);
+}
+
+static pu_err run(pu_backend *be, pu_op op, bool backward, void *args, pu_error *e) {
+  static void (*const lists[PU_OP_COUNT])(const void *, list *) = {
+#define PU_OP(name, has_backward) list_##name,
+#include "puyu/ops.def"
+#undef PU_OP
+  };
+  far *f = of(be);
+  list l = {.n = 0};
+  lists[op](args, &l);
+  for (int i = 0; i < l.n; i++)
+    if (!inside(f, l.v[i]->data, reach(l.v[i])))
+      return pu_fail(e, PU_ERR_INTERNAL, "far: tensor %d of operation %d lies in host memory", i, (int)op);
+  open_up(f);
+  return shut(f, (backward ? f->cpu->backward : f->cpu->forward)[op](f->cpu, args, e));
+}
+
+/* An operation is not told its number: so each has its own pair. */
+#define PU_OP(name, has_backward)                                                                                      \
+  static pu_err forward_##name(pu_backend *be, void *args, pu_error *e) {                                              \
+    return run(be, PU_OP_##name, false, args, e);                                                                      \
+  }                                                                                                                    \
+  static pu_err backward_##name(pu_backend *be, void *args, pu_error *e) {                                             \
+    return run(be, PU_OP_##name, true, args, e);                                                                       \
+  }
+#include "puyu/ops.def"
+#undef PU_OP
+
+/* ---- open, close ---- */
+
+static void far_close(pu_backend *be) {
+  far *f = of(be);
+  while (f->areas) far_free(be, f->areas->at);
+  f->cpu->close(f->cpu);
+  free(f);
+}
+
+static void fill_table(far *f) {
+#define PU_OP(name, has_backward)                                                                                      \
+  f->base.forward[PU_OP_##name] = forward_##name;                                                                      \
+  f->base.backward[PU_OP_##name] = (has_backward) ? backward_##name : NULL;
+#include "puyu/ops.def"
+#undef PU_OP
+  f->base.forward[PU_OP_tile_weight] = NULL;
+}
+
+__attribute__((visibility("default"))) pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e);
+
+pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
+  const char *mib = getenv("PUYU_FAR_MEMORY"), *isa = getenv("PUYU_FAR_ISA");
+  far *f = calloc(1, sizeof *f);
+  if (!f) return pu_fail(e, PU_ERR_NOMEM, "far: no memory");
+  int with = (int)pu_isa_best();
+  for (int i = 0; isa && i < (int)pu_isa_best(); i++)
+    if (strcmp(isa, pu_isa_name((pu_isa)i)) == 0) with = i;
+  pu_err err = pu_cpu_open(threads, (pu_isa)with, &f->cpu, e);
+  if (err) {
+    free(f);
+    return err;
+  }
+  f->base = (pu_backend){.name = "far",
+                         .alloc = far_alloc,
+                         .free = far_free,
+                         .upload = far_upload,
+                         .download = far_download,
+                         .clear = far_clear,
+                         .copy = far_copy,
+                         .sync = far_sync,
+                         .close = far_close,
+                         .pool = f->cpu->pool,
+                         .work_bytes = far_work_bytes,
+                         .memory = far_memory,
+                         .describe = far_describe};
+  f->total = (mib ? strtoull(mib, NULL, 10) : USUAL_MIB) << 20;
+  fill_table(f);
+  *out = &f->base;
+  return PU_OK;
+}
