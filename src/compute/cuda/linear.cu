@@ -15,7 +15,7 @@ static pu_err linear(pu_backend *be, void *args, pu_error *e) {
   p.a_step = a->x->stride[0], p.b_step = a->w->stride[0], p.y_step = a->y->stride[0];
   p.type = a->x->dtype, p.y_type = a->y->dtype;
   if (a->b) p.bias = a->b->data, p.bias_type = a->b->dtype;
-  p.steady = !learns(a);
+  p.steady = !learns(a), p.b_rests = true;
   return pu_cuda_multiply((pu_cuda *)be, &p, e);
 }
 

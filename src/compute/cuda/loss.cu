@@ -3,118 +3,8 @@
  *
  * A row without a target is computed like the others, with a gradient of zero: how many there are is known to the
  * device only, and nothing waits for it. A target outside the vocabulary makes its loss NaN. */
+#include "src/compute/cuda/loss.h"
 #include "src/compute/cuda/use.h"
-
-/* ---- a row's loss and gradient ------------------------------------------------------------------------------------
- */
-
-enum { ROW_THREADS = 1024, ROW_WIDTH = 8, ROW_TILE = ROW_THREADS * ROW_WIDTH };
-
-typedef struct loss_args {
-  float *logits; /* [rows, step]; step is a multiple of ROW_WIDTH */
-  int64_t step, vocab;
-  const int32_t *targets;
-  float *loss;
-  float scale;
-  bool back;
-} loss_args;
-
-/* ROW_WIDTH logits from i on; what lies behind the vocabulary counts for nothing. */
-__device__ static void read_logits(const float *row, int64_t i, int64_t vocab, float *v) {
-  if (i >= vocab) {
-#pragma unroll
-    for (int j = 0; j < ROW_WIDTH; j++) v[j] = -INFINITY;
-    return;
-  }
-#pragma unroll
-  for (int j = 0; j < ROW_WIDTH; j += 4) {
-    float4 q = *(const float4 *)(row + i + j);
-    v[j] = q.x, v[j + 1] = q.y, v[j + 2] = q.z, v[j + 3] = q.w;
-  }
-#pragma unroll
-  for (int j = 0; j < ROW_WIDTH; j++)
-    if (i + j >= vocab) v[j] = -INFINITY;
-}
-
-/* A running maximum, and the sum of exponentials below it (Milakov & Gimelshein 2018). */
-typedef struct soft {
-  float max, sum;
-} soft;
-
-__device__ static soft soft_join(soft a, soft b) {
-  float max = fmaxf(a.max, b.max);
-  if (max == -INFINITY) return {max, 0};
-  return {max, a.sum * expf(a.max - max) + b.sum * expf(b.max - max)};
-}
-
-__device__ static soft soft_row(const float *row, int64_t vocab) {
-  soft s = {-INFINITY, 0};
-  for (int64_t i = (int64_t)threadIdx.x * ROW_WIDTH; i < vocab; i += ROW_TILE) {
-    float v[ROW_WIDTH], max = s.max, sum = 0;
-    read_logits(row, i, vocab, v);
-#pragma unroll
-    for (int j = 0; j < ROW_WIDTH; j++) max = fmaxf(max, v[j]);
-    if (max == -INFINITY) continue;
-#pragma unroll
-    for (int j = 0; j < ROW_WIDTH; j++) sum += expf(v[j] - max);
-    s = {max, s.sum * expf(s.max - max) + sum};
-  }
-  return s;
-}
-
-__device__ static soft soft_block(soft s, soft *room) {
-  for (int step = 16; step; step >>= 1) {
-    soft other = {__shfl_xor_sync(0xffffffffu, s.max, step), __shfl_xor_sync(0xffffffffu, s.sum, step)};
-    s = soft_join(s, other);
-  }
-  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = s;
-  __syncthreads();
-  s = room[threadIdx.x % 32]; /* ROW_THREADS / 32 of them */
-  for (int step = 16; step; step >>= 1) {
-    soft other = {__shfl_xor_sync(0xffffffffu, s.max, step), __shfl_xor_sync(0xffffffffu, s.sum, step)};
-    s = soft_join(s, other);
-  }
-  return s;
-}
-
-template <typename T> __device__ static void write_grads(T *to, const float *v) {
-#pragma unroll
-  for (int j = 0; j < ROW_WIDTH; j += pu_pack<T>::n) {
-    pu_pack<T> out;
-#pragma unroll
-    for (int i = 0; i < pu_pack<T>::n; i++) out.v[i] = from_f32<T>(v[j + i]);
-    *(pu_pack<T> *)(to + j) = out;
-  }
-}
-
-/* The row of gradients begins where that of the logits did: what a tile writes lies below the logits that all threads
- * have read by then. factor is scale / sum, or 0 where there is no target. */
-template <typename T>
-__device__ static void back_row(float *row, const loss_args &a, float max, float factor, int32_t target) {
-  for (int64_t first = 0; first < a.vocab; first += ROW_TILE) {
-    int64_t i = first + (int64_t)threadIdx.x * ROW_WIDTH;
-    float v[ROW_WIDTH];
-    if (factor != 0) read_logits(row, i, a.vocab, v);
-    __syncthreads();
-    if (i >= a.step) continue;
-#pragma unroll
-    for (int j = 0; j < ROW_WIDTH; j++)
-      v[j] = factor != 0 ? factor * expf(v[j] - max) - (i + j == target ? a.scale : 0.0f) : 0.0f;
-    write_grads((T *)row + i, v);
-  }
-}
-
-template <typename T> __global__ void __launch_bounds__(ROW_THREADS) loss_kernel(const loss_args a) {
-  __shared__ soft room[32];
-  float *row = a.logits + (int64_t)blockIdx.x * a.step;
-  int32_t target = a.targets[blockIdx.x];
-  bool live = target >= 0 && target < a.vocab;
-  soft s = {0, 1};
-  float at_target = live ? row[target] : 0;
-  if (live) s = soft_block(soft_row(row, a.vocab), room);
-  if (threadIdx.x == 0) a.loss[blockIdx.x] = live ? logf(s.sum) + s.max - at_target : target < 0 ? 0.0f : NAN;
-  if (a.back) back_row<T>(row, a, s.max, live ? a.scale / s.sum : 0.0f, target);
-}
 
 /* ---- chunks --------------------------------------------------------------------------------------------------------
  */
@@ -159,20 +49,17 @@ static pu_err chunk_logits(pu_cuda *d, const loss_chunk *c, pu_error *e) {
   p.y = c->logits, p.y_step = c->step, p.y_type = PU_F32;
   p.rows = c->rows, p.cols = w->shape[0], p.inner = w->shape[1];
   p.type = w->dtype;
-  p.steady = !c->a->dx;
+  p.steady = !c->a->dx, p.b_rests = true;
   return pu_cuda_multiply(d, &p, e);
 }
 
 static pu_err chunk_losses(pu_cuda *d, const loss_chunk *c, pu_error *e) {
-  loss_args l = {c->logits, c->step, c->a->w->shape[0]};
-  l.targets = (const int32_t *)c->a->targets->data + c->first;
-  l.loss = (float *)c->a->loss->data + c->first;
-  l.scale = c->a->grad_scale, l.back = c->a->dx != NULL;
-  if (c->a->x->dtype == PU_F32)
-    loss_kernel<float><<<(unsigned)c->rows, ROW_THREADS, 0, d->stream>>>(l);
-  else
-    loss_kernel<bf16><<<(unsigned)c->rows, ROW_THREADS, 0, d->stream>>>(l);
-  return pu_cuda_launched("the loss", e);
+  const pu_linear_cross_entropy_args *a = c->a;
+  pu_loss_rows l = {c->logits, c->step, a->w->shape[0], c->rows};
+  l.targets = (const int32_t *)a->targets->data + c->first;
+  l.loss = (float *)a->loss->data + c->first;
+  l.scale = a->grad_scale, l.back = a->dx != NULL, l.type = a->x->dtype;
+  return pu_cuda_loss_rows(d, &l, e);
 }
 
 static pu_err chunk_back(pu_cuda *d, const loss_chunk *c, pu_error *e) {

@@ -1,0 +1,293 @@
+/* The loss of each row of logits, and its gradient in place.
+ *
+ * From 9.0 on a cluster of blocks takes a row, each a part of it in shared memory: logits are read once and gradients
+ * written once. Elsewhere, and for a vocabulary that does not fit, a block walks over the row twice.
+ *
+ * A part's maximum and sum of exponentials are joined with the others' as running ones are (Milakov & Gimelshein 2018).
+ */
+#include "src/compute/cuda/loss.h"
+
+enum { WIDTH = 8 }; /* logits at a time */
+
+typedef struct soft {
+  float max, sum;
+} soft;
+
+__device__ static soft soft_join(soft a, soft b) {
+  float max = fmaxf(a.max, b.max);
+  if (max == -INFINITY) return {max, 0};
+  return {max, a.sum * expf(a.max - max) + b.sum * expf(b.max - max)};
+}
+
+__device__ static soft soft_warp(soft s) {
+  for (int step = 16; step; step >>= 1) {
+    soft other = {__shfl_xor_sync(0xffffffffu, s.max, step), __shfl_xor_sync(0xffffffffu, s.sum, step)};
+    s = soft_join(s, other);
+  }
+  return s;
+}
+
+/* Of all threads of a block; room: 32 of them. */
+__device__ static soft soft_block(soft s, soft *room) {
+  int lane = threadIdx.x % 32, warps = blockDim.x / 32;
+  s = soft_warp(s);
+  if (lane == 0) room[threadIdx.x / 32] = s;
+  __syncthreads();
+  return soft_warp(lane < warps ? room[lane] : soft{-INFINITY, 0});
+}
+
+/* bf16 gradients do not see the difference. */
+template <typename T> __device__ static inline float exp_of(float x);
+template <> __device__ inline float exp_of<float>(float x) {
+  return expf(x);
+}
+template <> __device__ inline float exp_of<bf16>(float x) {
+  return __expf(x);
+}
+
+/* WIDTH logits; those from `left` on lie behind the vocabulary and count for nothing. */
+__device__ static inline void read_logits(const float *from, int64_t left, float *v) {
+#pragma unroll
+  for (int j = 0; j < WIDTH; j += 4) {
+    float4 q = left > 0 ? *(const float4 *)(from + j) : float4{};
+    v[j] = q.x, v[j + 1] = q.y, v[j + 2] = q.z, v[j + 3] = q.w;
+  }
+  if (left >= WIDTH) return;
+#pragma unroll
+  for (int j = 0; j < WIDTH; j++)
+    if (j >= left) v[j] = -INFINITY;
+}
+
+template <typename T> __device__ static inline void write_grads(T *to, const float *v) {
+#pragma unroll
+  for (int j = 0; j < WIDTH; j += pu_pack<T>::n) {
+    pu_pack<T> out;
+#pragma unroll
+    for (int i = 0; i < pu_pack<T>::n; i++) out.v[i] = from_f32<T>(v[j + i]);
+    *(pu_pack<T> *)(to + j) = out;
+  }
+}
+
+__device__ static inline float loss_of(soft s, float at_target, int32_t target, bool live) {
+  return live ? logf(s.sum) + s.max - at_target : target < 0 ? 0.0f : NAN;
+}
+
+/* ---- twice over the row -------------------------------------------------------------------------------------------
+ */
+
+enum { LONG_THREADS = 1024, LONG_TILE = LONG_THREADS * WIDTH };
+
+template <typename T> __device__ static soft soft_row(const float *row, int64_t vocab) {
+  soft s = {-INFINITY, 0};
+  for (int64_t i = (int64_t)threadIdx.x * WIDTH; i < vocab; i += LONG_TILE) {
+    float v[WIDTH], max = s.max, sum = 0;
+    read_logits(row + i, vocab - i, v);
+#pragma unroll
+    for (int j = 0; j < WIDTH; j++) max = fmaxf(max, v[j]);
+    if (max == -INFINITY) continue;
+#pragma unroll
+    for (int j = 0; j < WIDTH; j++) sum += exp_of<T>(v[j] - max);
+    s = {max, s.sum * exp_of<T>(s.max - max) + sum};
+  }
+  return s;
+}
+
+/* What a tile writes lies below the logits that all threads have read by then. */
+template <typename T>
+__device__ static void back_row(float *row, const pu_loss_rows &l, float max, float factor, int32_t target) {
+  for (int64_t first = 0; first < l.vocab; first += LONG_TILE) {
+    int64_t i = first + (int64_t)threadIdx.x * WIDTH;
+    float v[WIDTH];
+    read_logits(row + i, factor != 0 ? l.vocab - i : 0, v);
+    __syncthreads();
+    if (i >= l.vocab) continue;
+#pragma unroll
+    for (int j = 0; j < WIDTH; j++)
+      v[j] = factor != 0 ? factor * exp_of<T>(v[j] - max) - (i + j == target ? l.scale : 0.0f) : 0.0f;
+    write_grads((T *)row + i, v);
+  }
+}
+
+template <typename T> __global__ void __launch_bounds__(LONG_THREADS) long_kernel(const pu_loss_rows l) {
+  __shared__ soft room[32];
+  float *row = l.logits + (int64_t)blockIdx.x * l.step;
+  int32_t target = l.targets[blockIdx.x];
+  bool live = target >= 0 && target < l.vocab;
+  soft s = {0, 1};
+  float at_target = live ? row[target] : 0;
+  if (live) s = soft_block(soft_row<T>(row, l.vocab), room);
+  if (threadIdx.x == 0) l.loss[blockIdx.x] = loss_of(s, at_target, target, live);
+  if (l.back) back_row<T>(row, l, s.max, live ? l.scale / s.sum : 0.0f, target);
+}
+
+/* ---- a part of the row in each block of a cluster -------------------------------------------------------------------
+ */
+
+enum {
+  PART_THREADS = 512,
+  PART_MOST = 56 << 10 /* logits */,
+  PART_GOOD = 14 << 10 /* four blocks on a multiprocessor */
+};
+
+typedef struct part_state {
+  soft s;
+  float at_target;
+} part_state;
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+
+__device__ static inline uint32_t shared_at(const void *p) {
+  return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* All of the part at once, by the copy engine. */
+__device__ static void fetch_part(float *part, const float *from, uint32_t bytes, uint64_t *arrived) {
+  uint32_t bar = shared_at(arrived);
+  if (threadIdx.x == 0) {
+    asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(bar) : "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
+                     shared_at(part)),
+                 "l"(from), "r"(bytes), "r"(bar)
+                 : "memory");
+  }
+  __syncthreads();
+  uint32_t done = 0;
+  while (!done)
+    asm volatile("{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.shared.b64 p, [%1], 0;\n\tselp.u32 %0, 1, 0, p;\n\t}"
+                 : "=r"(done)
+                 : "r"(bar)
+                 : "memory");
+}
+
+/* The part's exponentials below its own maximum, in place. */
+template <typename T> __device__ static soft soft_part(float *part, int count, soft *room) {
+  float max = -INFINITY, sum = 0;
+  for (int i = threadIdx.x * 4; i < count; i += PART_THREADS * 4) {
+    float4 q = *(const float4 *)(part + i);
+    max = fmaxf(fmaxf(fmaxf(max, q.x), i + 1 < count ? q.y : -INFINITY),
+                fmaxf(i + 2 < count ? q.z : -INFINITY, i + 3 < count ? q.w : -INFINITY));
+  }
+  max = soft_block({max, 0}, room).max;
+  for (int i = threadIdx.x * 4; i < count; i += PART_THREADS * 4) {
+    float4 q = *(const float4 *)(part + i);
+    q.x = exp_of<T>(q.x - max);
+    q.y = i + 1 < count ? exp_of<T>(q.y - max) : 0;
+    q.z = i + 2 < count ? exp_of<T>(q.z - max) : 0;
+    q.w = i + 3 < count ? exp_of<T>(q.w - max) : 0;
+    sum += q.x + q.y + (q.z + q.w);
+    *(float4 *)(part + i) = q;
+  }
+  __syncthreads(); /* room is read from before */
+  return {max, soft_block({0, sum}, room).sum};
+}
+
+__device__ static inline void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
+}
+
+/* The state that block `rank` of the cluster keeps at the same place. */
+__device__ static part_state state_of(const part_state *mine, int rank) {
+  part_state s;
+  uint32_t at;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_at(mine)), "r"(rank));
+  asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(s.s.max) : "r"(at) : "memory");
+  asm volatile("ld.shared::cluster.f32 %0, [%1 + 4];" : "=f"(s.s.sum) : "r"(at) : "memory");
+  asm volatile("ld.shared::cluster.f32 %0, [%1 + 8];" : "=f"(s.at_target) : "r"(at) : "memory");
+  return s;
+}
+
+/* Every block joins the states in the same order. */
+__device__ static part_state join_parts(const part_state *mine, int parts) {
+  part_state all = {{-INFINITY, 0}, 0};
+  for (int i = 0; i < parts; i++) {
+    part_state s = state_of(mine, i);
+    all.s = soft_join(all.s, s.s);
+    all.at_target += s.at_target;
+  }
+  return all;
+}
+
+template <typename T>
+__device__ static void back_part(T *to, const float *part, int count, float factor, float scale, int64_t target) {
+  for (int i = threadIdx.x * WIDTH; i < count; i += PART_THREADS * WIDTH) {
+    float v[WIDTH];
+#pragma unroll
+    for (int j = 0; j < WIDTH; j += 4) {
+      float4 q = factor != 0 ? *(const float4 *)(part + i + j) : float4{};
+      v[j] = q.x, v[j + 1] = q.y, v[j + 2] = q.z, v[j + 3] = q.w;
+    }
+#pragma unroll
+    for (int j = 0; j < WIDTH; j++) v[j] = factor != 0 ? factor * v[j] - (i + j == target ? scale : 0.0f) : 0.0f;
+    write_grads(to + i, v);
+  }
+}
+
+template <typename T>
+__device__ static void run_part(const pu_loss_rows &l, float *part, int64_t row, int rank, int parts, int width) {
+  __shared__ soft room[32];
+  __shared__ part_state state;
+  __shared__ __align__(8) uint64_t arrived;
+  int64_t first = (int64_t)rank * width;
+  int count = (int)PU_MAX(PU_MIN((int64_t)width, l.vocab - first), (int64_t)0);
+  int32_t target = l.targets[row];
+  bool live = target >= 0 && target < l.vocab;
+  float *logits = l.logits + row * l.step;
+  part_state all = {{0, 1}, 0}, mine = {{-INFINITY, 0}, 0};
+  if (live) {
+    if (count) {
+      fetch_part(part, logits + first, (uint32_t)(count + 3) / 4 * 16, &arrived);
+      if (target >= first && target < first + count) mine.at_target = part[target - first];
+      __syncthreads();
+      mine.s = soft_part<T>(part, count, room);
+    }
+    if (threadIdx.x == 0) state = mine;
+    cluster_sync(); /* all have read their logits, too: from here on gradients may lie where they were */
+    all = join_parts(&state, parts);
+  }
+  if (rank == 0 && threadIdx.x == 0) l.loss[row] = loss_of(all.s, all.at_target, target, live);
+  float factor = live && count ? l.scale / all.s.sum * expf(mine.s.max - all.s.max) : 0.0f;
+  if (l.back) back_part((T *)logits + first, part, count, factor, l.scale, target - first);
+  if (live) cluster_sync(); /* the others may still read this block's state */
+}
+
+#endif
+
+template <typename T>
+__global__ void __launch_bounds__(PART_THREADS, 4) part_kernel(const pu_loss_rows l, int parts, int width) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(128) float part[];
+  run_part<T>(l, part, blockIdx.x / parts, blockIdx.x % parts, parts, width);
+#endif
+}
+
+template <typename T> static pu_err launch_parts(pu_cuda *d, const pu_loss_rows *l, int parts, pu_error *e) {
+  int width = (int)(ceil_div(ceil_div(l->vocab, parts), WIDTH) * WIDTH);
+  cudaLaunchAttribute cluster = {};
+  cudaLaunchConfig_t config = {};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim.x = (unsigned)parts, cluster.val.clusterDim.y = cluster.val.clusterDim.z = 1;
+  config.gridDim = dim3((unsigned)(l->rows * parts)), config.blockDim = dim3(PART_THREADS);
+  config.dynamicSmemBytes = (size_t)width * sizeof(float), config.stream = d->stream;
+  config.attrs = &cluster, config.numAttrs = 1;
+  PU_CUDA_TRY(
+      cudaFuncSetAttribute(part_kernel<T>, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)config.dynamicSmemBytes),
+      "shared memory for the loss", e);
+  PU_CUDA_TRY(cudaLaunchKernelEx(&config, part_kernel<T>, *l, parts, width), "the loss", e);
+  return PU_OK;
+}
+
+pu_err pu_cuda_loss_rows(pu_cuda *d, const pu_loss_rows *l, pu_error *e) {
+  int parts = 1;
+  bool f32 = l->type == PU_F32;
+  if (l->rows == 0) return PU_OK;
+  while (parts < 8 && l->vocab > (int64_t)parts * PART_GOOD) parts *= 2;
+  if (d->capability >= 90 && l->vocab <= (int64_t)parts * PART_MOST)
+    return f32 ? launch_parts<float>(d, l, parts, e) : launch_parts<bf16>(d, l, parts, e);
+  if (f32)
+    long_kernel<float><<<(unsigned)l->rows, LONG_THREADS, 0, d->stream>>>(*l);
+  else
+    long_kernel<bf16><<<(unsigned)l->rows, LONG_THREADS, 0, d->stream>>>(*l);
+  return pu_cuda_launched("the loss", e);
+}
