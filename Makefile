@@ -1,5 +1,5 @@
 # A thin front for CMake: each target is one or two commands, and says which.
-.PHONY: all deps dev-deps test demo bench check fuzz install clean
+.PHONY: all deps dev-deps test test-gpu demo bench check fuzz install clean
 
 BUILD := build/release
 JOBS ?= $(shell nproc)
@@ -18,6 +18,10 @@ dev-deps:
 
 test: all
 	ctest --preset release -j $(JOBS)
+
+# What runs on a device, on the GPU, with the CUDA plug-in; says "skipped: no device" where there is none.
+test-gpu: deps
+	@scripts/test-gpu
 
 # The main job on an embedded default, or on your own text: make demo TEXT=FILE_OR_DIR
 demo: all

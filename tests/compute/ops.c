@@ -225,7 +225,7 @@ static void env_finish(env *t) {
 /* ---- the cases ------------------------------------------------------------------------------------------------- */
 
 static void run_embedding(env *t) {
-  int64_t vocab = size(t, 60), width = width_of(t, 130, 4096), n = size(t, 100);
+  int64_t vocab = size(t, 60), width = width_of(t, 130, 4096), n = size(t, t->wide ? 900 : 100);
   pu_tensor *w = leaf2(t, t->type, PU_F32, vocab, width, 1);
   result(t, pu_embedding(&t->c, ints(t, n, 0, vocab), w, below(t, 2) ? PU_F32 : t->type));
 }
@@ -291,6 +291,7 @@ static pu_tensor *qkv_leaf(env *t, int64_t n, heads h) {
 
 static void run_qk_norm(env *t) {
   heads h = some_heads(t);
+  if (t->wide && !below(t, 3)) h.dim = 257 + (int)below(t, 700);
   pu_tensor *qkv = qkv_leaf(t, size(t, 40), h), *wq = param1(t, h.dim), *wk = param1(t, h.dim);
   result(t, pu_qk_norm(&t->c, qkv, wq, wk, h.q, h.kv, h.dim, 1e-6f));
 }

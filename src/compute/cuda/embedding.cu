@@ -1,14 +1,16 @@
 /* embedding: y[n] = w[ids[n]]; dw[v] = sum of dy[n] over ids[n] = v, in the order of the tokens.
  *
- * Backward sorts the tokens by id (stable, so that those of an id stay in their order) and gives the run of each id to
- * warps, one for every 128 columns: each row of dy is read once, each row of dw that has a token written once. Where dw
- * has to be overwritten it is cleared first, at the speed of writing. */
+ * Backward sorts the tokens by id (stable, so that those of an id stay in their order) and deals them out in tiles of
+ * 32, to a warp for every 128 columns: each row of dy is read once, each row of dw that has a token written once, and a
+ * token that is everywhere is no more work than others. Where dw has to be overwritten it is cleared first, at the
+ * speed of writing. */
 #include <cub/device/device_radix_sort.cuh>
 
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/use.h"
 
-enum { THREADS = 256, MOST_ROWS = 65535, RUN_THREADS = 128, RUN_COLUMNS = 4 /* of a thread */ };
+enum { THREADS = 256, MOST_ROWS = 65535, RUN_THREADS = 128 };
+enum { TILE = 32 /* sorted tokens of a warp */, BATCH = 8, RUN_COLUMNS = 4 /* of a thread */ };
 
 /* ---- forward ---- */
 
@@ -80,6 +82,7 @@ template <typename Y, typename G> struct runs {
   const uint64_t *keys; /* sorted */
   const Y *dy;
   G *dw;
+  float *shares; /* [tiles, 2, width] */
   int64_t dy_step, dw_step, rows, vocab;
   int width;
   bool add;
@@ -106,54 +109,112 @@ template <bool FAST> __device__ static inline void read4(const bf16 *row, int at
   }
 }
 
-/* Adds the rows of dy of COUNT tokens in their order, all of them on their way before the first is added. */
-template <bool FAST, int COUNT, typename Y, typename G>
-__device__ static inline void add_rows(const runs<Y, G> &r, uint32_t token, int from, int at, float sum[RUN_COLUMNS]) {
-  float v[COUNT][RUN_COLUMNS];
-#pragma unroll
-  for (int i = 0; i < COUNT; i++) {
-    uint32_t n = __shfl_sync(0xffffffffu, token, from + i);
-    read4<FAST>(r.dy + n * r.dy_step, at, r.width, v[i]);
-  }
-#pragma unroll
-  for (int i = 0; i < COUNT; i++) {
-#pragma unroll
-    for (int c = 0; c < RUN_COLUMNS; c++) sum[c] += v[i][c];
-  }
-}
-
-/* The run of id from a place on. Lanes behind the last column read the last ones again, and write nothing. */
-template <bool FAST, typename Y, typename G>
-__device__ static inline void sum_run(const runs<Y, G> &r, int64_t place, uint32_t id, int lane, int at,
-                                      float sum[RUN_COLUMNS]) {
-  for (int count = 32; count == 32; place += 32) {
-    uint64_t key = place + lane < r.rows ? r.keys[place + lane] : ~(uint64_t)0;
-    count = __popc(__ballot_sync(0xffffffffu, (uint32_t)(key >> 32) == id)); /* sorted: the first lanes */
-    int i = 0;
-    for (; i + 8 <= count; i += 8) add_rows<FAST, 8>(r, (uint32_t)key, i, at, sum);
-    for (; i < count; i++) add_rows<FAST, 1>(r, (uint32_t)key, i, at, sum);
-  }
-}
-
-/* A warp has the run that begins at its place, if one does, and 128 columns of it. */
-template <bool FAST, typename Y, typename G> __global__ void __launch_bounds__(RUN_THREADS) sum_runs(runs<Y, G> r) {
-  int lane = (int)threadIdx.x % 32, own = (int)(blockIdx.x * RUN_THREADS + threadIdx.x) * RUN_COLUMNS;
-  int at = FAST ? min(own, r.width - RUN_COLUMNS) : own;
-  if (own - lane * RUN_COLUMNS >= r.width) return;
-  for (int64_t begin = blockIdx.y; begin < r.rows; begin += gridDim.y) {
-    uint32_t id = (uint32_t)(r.keys[begin] >> 32);
-    if (id >= r.vocab || (begin > 0 && (uint32_t)(r.keys[begin - 1] >> 32) == id)) continue;
-    float sum[RUN_COLUMNS] = {0};
-    G *to = r.dw + id * r.dw_step;
-    if (r.add) {
-#pragma unroll
-      for (int i = 0; i < RUN_COLUMNS; i++) sum[i] = at + i < r.width ? to_f32(to[at + i]) : 0.0f;
-    }
-    sum_run<FAST>(r, begin, id, lane, at, sum);
-    if (own >= r.width) continue;
+template <bool FAST> __device__ static inline void write4(float *row, int at, int width, const float v[RUN_COLUMNS]) {
+  if (FAST) {
+    *(float4 *)(row + at) = make_float4(v[0], v[1], v[2], v[3]);
+  } else {
 #pragma unroll
     for (int i = 0; i < RUN_COLUMNS; i++)
-      if (FAST || at + i < r.width) to[at + i] = from_f32<G>(sum[i]);
+      if (at + i < width) row[at + i] = v[i];
+  }
+}
+
+template <bool FAST> __device__ static inline void write4(bf16 *row, int at, int width, const float v[RUN_COLUMNS]) {
+  if (FAST) {
+    *(uint2 *)(row + at) = make_uint2(two_bf16(v[0], v[1]), two_bf16(v[2], v[3]));
+  } else {
+#pragma unroll
+    for (int i = 0; i < RUN_COLUMNS; i++)
+      if (at + i < width) row[at + i] = from_f32<bf16>(v[i]);
+  }
+}
+
+/* Where runs begin and end among the places of a tile: a bit each, the same in all lanes. */
+struct places {
+  uint32_t id, token; /* of this lane's place */
+  uint32_t begins, ends, used;
+};
+
+template <typename Y, typename G>
+__device__ static inline places read_places(const runs<Y, G> &r, int64_t tile, int lane) {
+  int64_t at = tile * TILE + lane;
+  uint64_t none = ~(uint64_t)0, key = at < r.rows ? r.keys[at] : none;
+  uint32_t id = (uint32_t)(key >> 32);
+  uint32_t before = at > 0 && at <= r.rows ? (uint32_t)(r.keys[at - 1] >> 32) : ~0u;
+  uint32_t after = at + 1 < r.rows ? (uint32_t)(r.keys[at + 1] >> 32) : ~0u;
+  bool used = id < r.vocab;
+  return {id, (uint32_t)key, __ballot_sync(~0u, used && id != before), __ballot_sync(~0u, used && id != after),
+          __ballot_sync(~0u, used)};
+}
+
+/* The sums of the runs of a tile of sorted tokens, of 128 columns. A run that reaches into other tiles leaves its
+ * share: the one that ends here or goes on behind in the first row of the tile's shares, the one that begins here and
+ * goes on in the second. */
+template <bool FAST, typename Y, typename G> __global__ void __launch_bounds__(RUN_THREADS) sum_tiles(runs<Y, G> r) {
+  int lane = (int)threadIdx.x % 32, at = (int)(blockIdx.x * RUN_THREADS + threadIdx.x) * RUN_COLUMNS;
+  bool mine = at < r.width;
+  for (int64_t tile = blockIdx.y; tile * TILE < r.rows; tile += gridDim.y) {
+    places p = read_places(r, tile, lane);
+    float *share = r.shares + tile * 2 * r.width, sum[RUN_COLUMNS] = {0};
+    bool began = false;
+    for (int i = 0; i < TILE && p.used >> i; i += BATCH) {
+      float v[BATCH][RUN_COLUMNS], old[BATCH][RUN_COLUMNS];
+#pragma unroll
+      for (int j = 0; j < BATCH; j++) { /* all of them on their way before the first is added */
+        int64_t n = __shfl_sync(~0u, p.token, i + j), id = __shfl_sync(~0u, p.id, i + j);
+        bool old_too = r.add && p.begins >> (i + j) & 1;
+#pragma unroll
+        for (int c = 0; c < RUN_COLUMNS; c++) v[j][c] = old[j][c] = 0;
+        if (mine && p.used >> (i + j) & 1) read4<FAST>(r.dy + n * r.dy_step, at, r.width, v[j]);
+        if (mine && old_too) read4<FAST>(r.dw + id * r.dw_step, at, r.width, old[j]);
+      }
+#pragma unroll
+      for (int j = 0; j < BATCH; j++) {
+        int64_t id = __shfl_sync(~0u, p.id, i + j);
+        bool begins = p.begins >> (i + j) & 1, ends = p.ends >> (i + j) & 1;
+        began |= begins;
+#pragma unroll
+        for (int c = 0; c < RUN_COLUMNS; c++) sum[c] = (begins ? old[j][c] : sum[c]) + v[j][c];
+        if (mine && ends && began) write4<FAST>(r.dw + id * r.dw_step, at, r.width, sum);
+        if (mine && ends && !began) write4<FAST>(share, at, r.width, sum);
+      }
+    }
+    if (mine && p.used >> (TILE - 1) && !(p.ends >> (TILE - 1)))
+      write4<FAST>(share + (began ? r.width : 0), at, r.width, sum);
+  }
+}
+
+/* How many tiles behind this one belong to the run of id: all that begin with it. */
+template <typename Y, typename G>
+__device__ static inline int64_t tiles_behind(const runs<Y, G> &r, int64_t tile, uint32_t id, int lane) {
+  for (int64_t n = 0;; n += 32) {
+    int64_t place = (tile + 1 + n + lane) * TILE;
+    uint32_t same = __ballot_sync(~0u, place < r.rows && (uint32_t)(r.keys[place] >> 32) == id);
+    if (same != ~0u) return n + __ffs((int)~same) - 1;
+  }
+}
+
+/* The shares of the run that begins in a tile and goes on behind it, added in their order. */
+template <bool FAST, typename Y, typename G> __global__ void __launch_bounds__(RUN_THREADS) add_shares(runs<Y, G> r) {
+  int lane = (int)threadIdx.x % 32, at = (int)(blockIdx.x * RUN_THREADS + threadIdx.x) * RUN_COLUMNS;
+  for (int64_t tile = blockIdx.y; (tile + 1) * TILE < r.rows; tile += gridDim.y) {
+    uint32_t id = (uint32_t)(r.keys[(tile + 1) * TILE - 1] >> 32), next = (uint32_t)(r.keys[(tile + 1) * TILE] >> 32);
+    uint32_t first = (uint32_t)(r.keys[tile * TILE] >> 32);
+    uint32_t before = tile > 0 ? (uint32_t)(r.keys[tile * TILE - 1] >> 32) : ~0u;
+    if (id >= r.vocab || id != next || (first == id && before == id)) continue;
+    const float *share = r.shares + tile * 2 * r.width;
+    int64_t tiles = tiles_behind(r, tile, id, lane);
+    float sum[RUN_COLUMNS];
+    if (at >= r.width) continue;
+    read4<FAST>(share + r.width, at, r.width, sum);
+#pragma unroll 8
+    for (int64_t i = 1; i <= tiles; i++) {
+      float v[RUN_COLUMNS];
+      read4<FAST>(share + i * 2 * r.width, at, r.width, v);
+#pragma unroll
+      for (int c = 0; c < RUN_COLUMNS; c++) sum[c] += v[c];
+    }
+    write4<FAST>(r.dw + id * r.dw_step, at, r.width, sum);
   }
 }
 
@@ -170,22 +231,54 @@ static size_t sort_bytes(int64_t n, int64_t vocab) {
   return bytes;
 }
 
-static size_t keys_bytes(int64_t n) {
-  return (size_t)ceil_div(n, 32) * 32 * sizeof(uint64_t);
+/* What backward takes of the work memory. */
+typedef struct sorting {
+  uint64_t *keys, *sorted;
+  float *shares;
+  void *room; /* of the sort */
+  size_t room_bytes;
+} sorting;
+
+static size_t up(size_t bytes) {
+  return (bytes + 255) / 256 * 256;
 }
 
-static pu_err sort_tokens(pu_cuda *d, const pu_embedding_args *a, uint64_t **sorted, pu_error *e) {
-  int64_t n = a->ids->shape[0], vocab = a->w->shape[0];
-  size_t room = sort_bytes(n, vocab);
+/* work: NULL: only how many bytes. */
+static size_t lay_out(int64_t n, int64_t width, int64_t vocab, char *work, sorting *out) {
+  size_t keys = up((size_t)n * sizeof(uint64_t)), shares = up((size_t)(ceil_div(n, TILE) * 2 * width) * sizeof(float));
+  out->keys = (uint64_t *)work;
+  out->sorted = (uint64_t *)(work + keys);
+  out->shares = (float *)(work + 2 * keys);
+  out->room = work + 2 * keys + shares;
+  out->room_bytes = sort_bytes(n, vocab);
+  return 2 * keys + shares + out->room_bytes;
+}
+
+static pu_err sort_tokens(pu_cuda *d, const pu_embedding_args *a, sorting *out, pu_error *e) {
+  int64_t n = a->ids->shape[0], vocab = a->w->shape[0], width = a->w->shape[1];
   void *work;
-  PU_TRY(pu_cuda_work(d, 2 * keys_bytes(n) + room, &work, e));
-  uint64_t *keys = (uint64_t *)work;
-  *sorted = (uint64_t *)((char *)work + keys_bytes(n));
-  make_keys<<<(unsigned)ceil_div(n, THREADS), THREADS, 0, d->stream>>>((const int32_t *)a->ids->data, n, vocab, keys);
-  PU_CUDA_TRY(cub::DeviceRadixSort::SortKeys((char *)work + 2 * keys_bytes(n), room, keys, *sorted, n, 32,
+  PU_TRY(pu_cuda_work(d, lay_out(n, width, vocab, NULL, out), &work, e));
+  lay_out(n, width, vocab, (char *)work, out);
+  make_keys<<<(unsigned)ceil_div(n, THREADS), THREADS, 0, d->stream>>>((const int32_t *)a->ids->data, n, vocab,
+                                                                       out->keys);
+  PU_CUDA_TRY(cub::DeviceRadixSort::SortKeys(out->room, out->room_bytes, out->keys, out->sorted, n, 32,
                                              32 + bits_of(vocab), d->stream),
               "sorting tokens", e);
   return PU_OK;
+}
+
+template <typename Y, typename G> static void sum_launch(pu_cuda *d, runs<Y, G> r, bool fast) {
+  int64_t tiles = ceil_div(r.rows, TILE);
+  dim3 grid((unsigned)ceil_div(r.width, RUN_THREADS * RUN_COLUMNS), (unsigned)PU_MIN(tiles, (int64_t)MOST_ROWS));
+  if (fast)
+    sum_tiles<true><<<grid, RUN_THREADS, 0, d->stream>>>(r);
+  else
+    sum_tiles<false><<<grid, RUN_THREADS, 0, d->stream>>>(r);
+  if (tiles == 1) return;
+  if (fast)
+    add_shares<true><<<grid, RUN_THREADS, 0, d->stream>>>(r);
+  else
+    add_shares<false><<<grid, RUN_THREADS, 0, d->stream>>>(r);
 }
 
 static pu_err embedding_back(pu_backend *be, void *args, pu_error *e) {
@@ -193,30 +286,28 @@ static pu_err embedding_back(pu_backend *be, void *args, pu_error *e) {
   pu_cuda *d = (pu_cuda *)be;
   const pu_tensor *dw = a->w->grad, *dy = a->y->grad;
   int64_t rows = a->ids->shape[0], width = a->w->shape[1];
-  uint64_t *sorted;
+  sorting s;
   if (!dw) return PU_OK;
-  bool add = pu_grad_beta(a->w) != 0, fast = width % RUN_COLUMNS == 0 && pu_rows_aligned(dy);
+  bool add = pu_grad_beta(a->w) != 0;
+  bool fast = width % PU_LANE == 0 && pu_rows_aligned(dy) && pu_rows_aligned(dw);
   if (!add) PU_TRY(be->clear(be, dw->data, pu_tensor_bytes(dw), e));
   if (rows * width == 0) return PU_OK;
-  PU_TRY(sort_tokens(d, a, &sorted, e));
-  dim3 grid((unsigned)ceil_div(width, RUN_THREADS * RUN_COLUMNS), (unsigned)PU_MIN(rows, (int64_t)MOST_ROWS));
+  PU_TRY(sort_tokens(d, a, &s, e));
   pu_with_type(dy->dtype, [&](auto y) {
     pu_with_type(dw->dtype, [&](auto g) {
       typedef decltype(y) Y;
       typedef decltype(g) G;
-      runs<Y, G> r = {sorted, (const Y *)dy->data, (G *)dw->data, pu_step(dy), pu_step(dw),
-                      rows,   a->w->shape[0],      (int)width,    add};
-      if (fast)
-        sum_runs<true><<<grid, RUN_THREADS, 0, d->stream>>>(r);
-      else
-        sum_runs<false><<<grid, RUN_THREADS, 0, d->stream>>>(r);
+      runs<Y, G> r = {s.sorted, (const Y *)dy->data, (G *)dw->data, s.shares, pu_step(dy), pu_step(dw),
+                      rows,     a->w->shape[0],      (int)width,    add};
+      sum_launch(d, r, fast);
     });
   });
   return pu_cuda_launched("embedding, backward", e);
 }
 
 size_t pu_cuda_embedding_work_bytes(const pu_work_shape *s) {
-  return 2 * keys_bytes(s->tokens) + sort_bytes(s->tokens, s->vocab);
+  sorting parts;
+  return lay_out(s->tokens, s->hidden, s->vocab, NULL, &parts);
 }
 
 void pu_cuda_use_embedding(pu_cuda *d) {

@@ -269,6 +269,9 @@ static pu_err rmsnorm_add_back(pu_backend *be, void *args, pu_error *e) {
 
 /* ---- qk_norm ---- */
 
+/* K: groups of eight values of a lane; ROWS: rows of a block at a time, all of them on their way at once. */
+enum { WIDE_HEAD = 4, FORWARD_ROWS = 4, BACK_ROWS = 2, HEAD_BLOCKS = 3 /* of a multiprocessor */ };
+
 template <typename T> struct head_norms {
   const T *in, *dy;
   T *out, *din; /* din: NULL: not wanted; partial likewise */
@@ -286,31 +289,70 @@ __device__ static inline float lanes_sum(float v, int lanes) {
   return v;
 }
 
-template <bool FAST, bool KEEP, typename T>
+/* What a thread has of every row: a head, and of it eight values from `first` on, and from each `stride` behind. */
+struct seat {
+  int head, first, stride;
+};
+
+template <typename T> __device__ static inline seat take_seat(const head_norms<T> &g) {
+  int slot = (int)threadIdx.x / g.lanes;
+  return {(int)blockIdx.x * (HEAD_THREADS / g.lanes) + slot, (int)threadIdx.x % g.lanes * PU_LANE, g.lanes * PU_LANE};
+}
+
+/* Value heads have a weight of ones: with r = 1 and v = 0 they pass both ways unchanged. */
+template <bool FAST, int K, typename T>
+__device__ static inline void read_weight(const head_norms<T> &g, seat s, float w[K][PU_LANE]) {
+#pragma unroll
+  for (int k = 0; k < K; k++) {
+#pragma unroll
+    for (int i = 0; i < PU_LANE; i++) w[k][i] = 1.0f;
+    int at = s.first + k * s.stride;
+    if (s.head < g.normed && at < g.dim) read_vector8<FAST>(s.head < g.heads ? g.wq : g.wk, at, g.dim, w[k]);
+  }
+}
+
+/* The thread's values of a row; zeros where it has none. */
+template <bool FAST, int K, typename T>
+__device__ static inline void read_head(const T *row, const head_norms<T> &g, seat s, bool there, float v[K][PU_LANE]) {
+#pragma unroll
+  for (int k = 0; k < K; k++) {
+#pragma unroll
+    for (int i = 0; i < PU_LANE; i++) v[k][i] = 0;
+    int at = s.first + k * s.stride;
+    if (there && at < g.dim) read8<FAST>(row + (int64_t)s.head * g.dim, at, g.dim, v[k]);
+  }
+}
+
+template <bool FAST, int K, int ROWS, typename T>
 __global__ void __launch_bounds__(HEAD_THREADS) heads_norm(head_norms<T> g) {
-  int slot = (int)threadIdx.x / g.lanes, head = (int)blockIdx.x * ((int)blockDim.x / g.lanes) + slot;
-  int first = (int)threadIdx.x % g.lanes * PU_LANE, stride = g.lanes * PU_LANE;
-  int end = head < g.all ? g.dim : 0; /* lanes without a head have no values, but take part in the sums */
-  pu_vector weight = head < g.heads ? g.wq : g.wk;
-  for (int64_t n = blockIdx.y; n < g.rows; n += gridDim.y) {
-    const T *in = g.in + n * g.in_step + (int64_t)head * g.dim;
-    T *out = g.out + n * g.out_step + (int64_t)head * g.dim;
-    float v[PU_LANE], w[PU_LANE], squares = 0;
-    for (int at = first; at < end; at += stride) {
-      read8<FAST>(in, at, g.dim, v);
+  seat s = take_seat(g);
+  float w[K][PU_LANE];
+  read_weight<FAST, K>(g, s, w);
+  for (int64_t n = (int64_t)blockIdx.y * ROWS; n < g.rows; n += (int64_t)gridDim.y * ROWS) {
+    float v[ROWS][K][PU_LANE];
 #pragma unroll
-      for (int i = 0; i < PU_LANE; i++) squares += v[i] * v[i];
-    }
-    float r = 1.0f / sqrtf(lanes_sum(squares, g.lanes) / (float)g.dim + g.eps);
-    if (first == 0 && head < g.normed) g.rstd[n * g.normed + head] = r;
-    for (int at = first; at < end; at += stride) {
-      if (!KEEP) read8<FAST>(in, at, g.dim, v);
-      if (head < g.normed) {
-        read_vector8<FAST>(weight, at, g.dim, w);
+    for (int j = 0; j < ROWS; j++)
+      read_head<FAST, K>(g.in + (n + j) * g.in_step, g, s, s.head < g.all && n + j < g.rows, v[j]);
 #pragma unroll
-        for (int i = 0; i < PU_LANE; i++) v[i] *= r * w[i];
+    for (int j = 0; j < ROWS; j++) {
+      float squares = 0;
+#pragma unroll
+      for (int k = 0; k < K; k++)
+#pragma unroll
+        for (int i = 0; i < PU_LANE; i++) squares += v[j][k][i] * v[j][k][i];
+      float r = 1.0f / sqrtf(lanes_sum(squares, g.lanes) / (float)g.dim + g.eps);
+      if (s.head >= g.all || n + j >= g.rows) continue;
+      if (s.head >= g.normed)
+        r = 1.0f;
+      else if (s.first == 0)
+        g.rstd[(n + j) * g.normed + s.head] = r;
+#pragma unroll
+      for (int k = 0; k < K; k++) {
+        int at = s.first + k * s.stride;
+#pragma unroll
+        for (int i = 0; i < PU_LANE; i++) v[j][k][i] *= r * w[k][i];
+        if (at < g.dim) write8<FAST>(g.out + (n + j) * g.out_step + (int64_t)s.head * g.dim, at, g.dim, v[j][k]);
       }
-      write8<FAST>(out, at, g.dim, v);
     }
   }
 }
@@ -322,8 +364,18 @@ static int lanes_of(int64_t dim) {
   return lanes;
 }
 
-static bool keeps_head(int64_t dim) {
-  return dim <= 32 * PU_LANE;
+static int64_t chunks_of(int64_t heads, int lanes) {
+  return ceil_div(heads, HEAD_THREADS / lanes);
+}
+
+static bool is_wide(int64_t dim) {
+  return dim > 32 * PU_LANE;
+}
+
+static pu_err check_dim(const pu_qk_norm_args *a, pu_error *e) {
+  if (a->head_dim <= 32 * PU_LANE * WIDE_HEAD) return PU_OK;
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: qk_norm: heads of %d values, %d are the most", a->head_dim,
+                 32 * PU_LANE * WIDE_HEAD);
 }
 
 template <typename T> static head_norms<T> heads_of(const pu_qk_norm_args *a) {
@@ -348,157 +400,144 @@ static pu_err qk_norm(pu_backend *be, void *args, pu_error *e) {
   const pu_qk_norm_args *a = (const pu_qk_norm_args *)args;
   pu_cuda *d = (pu_cuda *)be;
   bool fast = a->head_dim % PU_LANE == 0 && pu_rows_aligned(a->qkv) && pu_rows_aligned(a->out);
+  PU_TRY(check_dim(a, e));
   if (a->qkv->shape[0] == 0) return PU_OK;
   pu_with_type(a->qkv->dtype, [&](auto type) {
     head_norms<decltype(type)> g = heads_of<decltype(type)>(a);
-    dim3 grid((unsigned)ceil_div(g.all, HEAD_THREADS / g.lanes), (unsigned)PU_MIN(g.rows, (int64_t)MOST_ROWS));
-    if (!keeps_head(g.dim))
-      heads_norm<false, false><<<grid, HEAD_THREADS, 0, d->stream>>>(g);
+    int64_t batches = ceil_div(g.rows, is_wide(g.dim) ? 1 : FORWARD_ROWS);
+    dim3 grid((unsigned)chunks_of(g.all, g.lanes), (unsigned)PU_MIN(batches, (int64_t)MOST_ROWS));
+    if (is_wide(g.dim))
+      heads_norm<false, WIDE_HEAD, 1><<<grid, HEAD_THREADS, 0, d->stream>>>(g);
     else if (fast)
-      heads_norm<true, true><<<grid, HEAD_THREADS, 0, d->stream>>>(g);
+      heads_norm<true, 1, FORWARD_ROWS><<<grid, HEAD_THREADS, 0, d->stream>>>(g);
     else
-      heads_norm<false, true><<<grid, HEAD_THREADS, 0, d->stream>>>(g);
+      heads_norm<false, 1, FORWARD_ROWS><<<grid, HEAD_THREADS, 0, d->stream>>>(g);
   });
   return pu_cuda_launched("qk_norm", e);
 }
 
 /* ---- qk_norm, backward ---- */
 
-/* One head of one row, of which this lane has values [first, ...); dw: what it gives to its weight, of KEEP. */
-template <bool FAST, bool KEEP, typename T>
-__device__ static inline void head_back(const head_norms<T> &g, int64_t n, int head, int first, float *own,
-                                        float dw[PU_LANE]) {
-  int stride = g.lanes * PU_LANE, end = head < g.all ? g.dim : 0;
-  const T *in = g.in + n * g.in_step + (int64_t)head * g.dim, *dy = g.dy + n * g.dy_step + (int64_t)head * g.dim;
-  T *din = g.din + n * g.din_step + (int64_t)head * g.dim;
-  pu_vector weight = head < g.heads ? g.wq : g.wk;
-  bool normed = head < g.normed;
-  float r = normed ? g.rstd[n * g.normed + head] : 1.0f, dot = 0, v[PU_LANE], t[PU_LANE], w[PU_LANE];
-  for (int at = first; at < end; at += stride) {
-    read8<FAST>(dy, at, g.dim, t);
-    if (!normed) continue;
-    read8<FAST>(in, at, g.dim, v);
-    read_vector8<FAST>(weight, at, g.dim, w);
+/* The gradient of one head of a row from its values v and t = dy, in t; adds to dw what it gives to its weight. */
+template <int K, typename T>
+__device__ static inline void head_back(const head_norms<T> &g, float r, const float w[K][PU_LANE],
+                                        const float v[K][PU_LANE], float t[K][PU_LANE], float dw[K][PU_LANE]) {
+  float dot = 0;
+#pragma unroll
+  for (int k = 0; k < K; k++)
 #pragma unroll
     for (int i = 0; i < PU_LANE; i++) {
-      dw[i] = t[i] * v[i] * r;
-      t[i] *= w[i];
-      dot += t[i] * v[i];
+      dw[k][i] += t[k][i] * v[k][i] * r;
+      t[k][i] *= w[k][i];
+      dot += t[k][i] * v[k][i];
     }
-    if (!KEEP && own) acc8<FAST>(own + (head < g.heads ? 0 : g.dim), at, g.dim, dw, true);
-  }
   float pull = lanes_sum(dot, g.lanes) / (float)g.dim * r * r;
-  if (!g.din) return;
-  for (int at = first; at < end; at += stride) {
-    if (!KEEP) {
-      read8<FAST>(dy, at, g.dim, t);
-      read8<FAST>(in, at, g.dim, v);
-      read_vector8<FAST>(weight, at, g.dim, w);
 #pragma unroll
-      for (int i = 0; i < PU_LANE; i++) t[i] *= normed ? w[i] : 1.0f;
-    }
-    if (normed) {
+  for (int k = 0; k < K; k++)
 #pragma unroll
-      for (int i = 0; i < PU_LANE; i++) t[i] = r * (t[i] - v[i] * pull);
-    }
-    acc8<FAST>(din, at, g.dim, t, g.add);
-  }
+    for (int i = 0; i < PU_LANE; i++) t[k][i] = r * (t[k][i] - v[k][i] * pull);
 }
 
 /* The sums of a block's groups of lanes for both weights, added in the order of the groups. */
-__device__ static void write_sums(float *partial, int dim, int lanes, const float q[PU_LANE], const float k[PU_LANE]) {
-  extern __shared__ float room[]; /* [groups][2 dim] */
-  int group = (int)threadIdx.x / lanes, groups = (int)blockDim.x / lanes, first = (int)threadIdx.x % lanes * PU_LANE;
-  for (int i = 0; i < PU_LANE && first + i < dim; i++) {
-    room[group * 2 * dim + first + i] = q[i];
-    room[group * 2 * dim + dim + first + i] = k[i];
-  }
+template <int K, typename T>
+__device__ static void write_sums(const head_norms<T> &g, seat s, const float dw[K][PU_LANE]) {
+  extern __shared__ float room[]; /* [groups, dim] */
+  int groups = HEAD_THREADS / g.lanes, begin = (int)blockIdx.x * groups, group = s.head - begin;
+  float *partial = g.partial + ((int64_t)blockIdx.y * gridDim.x + blockIdx.x) * 2 * g.dim;
+  for (int k = 0; k < K; k++)
+    for (int i = 0; i < PU_LANE; i++) {
+      int at = s.first + k * s.stride + i;
+      if (at < g.dim) room[group * g.dim + at] = dw[k][i];
+    }
   __syncthreads();
-  for (int c = (int)threadIdx.x; c < 2 * dim; c += (int)blockDim.x) {
+  int keys = min(max(g.heads - begin, 0), groups), end = min(max(g.normed - begin, 0), groups);
+  for (int c = (int)threadIdx.x; c < 2 * g.dim; c += HEAD_THREADS) {
     float sum = 0;
-    for (int i = 0; i < groups; i++) sum += room[i * 2 * dim + c];
+    bool key = c >= g.dim;
+    for (int i = key ? keys : 0; i < (key ? end : keys); i++) sum += room[i * g.dim + (key ? c - g.dim : c)];
     partial[c] = sum;
   }
 }
 
-template <bool FAST, bool KEEP, typename T>
-__global__ void __launch_bounds__(HEAD_THREADS, MOST_THREADS / HEAD_THREADS) heads_norm_back(head_norms<T> g) {
-  int groups = (int)blockDim.x / g.lanes, slot = (int)threadIdx.x / g.lanes;
-  int first = (int)threadIdx.x % g.lanes * PU_LANE;
-  float *own = !KEEP && g.partial ? g.partial + ((int64_t)blockIdx.x * groups + slot) * 2 * g.dim : NULL;
-  float q[PU_LANE] = {0}, k[PU_LANE] = {0};
-  for (int64_t n = blockIdx.x; n < g.rows; n += gridDim.x) {
-    for (int head = slot; head < slot + g.all; head += groups) { /* all lanes of a warp go around equally often */
-      int here = head < g.all ? head : g.all;
-      float dw[PU_LANE] = {0};
-      head_back<FAST, KEEP>(g, n, here, first, own, dw);
+template <bool FAST, int K, int ROWS, typename T>
+__global__ void __launch_bounds__(HEAD_THREADS, HEAD_BLOCKS) heads_norm_back(head_norms<T> g) {
+  seat s = take_seat(g);
+  bool normed = s.head < g.normed;
+  float w[K][PU_LANE], dw[K][PU_LANE] = {{0}};
+  read_weight<FAST, K>(g, s, w);
+  for (int64_t n = (int64_t)blockIdx.y * ROWS; n < g.rows; n += (int64_t)gridDim.y * ROWS) {
+    float v[ROWS][K][PU_LANE], t[ROWS][K][PU_LANE], r[ROWS];
 #pragma unroll
-      for (int i = 0; i < PU_LANE; i++) {
-        q[i] += here < g.heads ? dw[i] : 0.0f;
-        k[i] += here < g.heads ? 0.0f : dw[i];
+    for (int j = 0; j < ROWS; j++) {
+      bool there = s.head < g.all && n + j < g.rows;
+      read_head<FAST, K>(g.dy + (n + j) * g.dy_step, g, s, there, t[j]);
+      read_head<FAST, K>(g.in + (n + j) * g.in_step, g, s, there && normed, v[j]);
+      r[j] = there && normed ? g.rstd[(n + j) * g.normed + s.head] : 1.0f;
+    }
+#pragma unroll
+    for (int j = 0; j < ROWS; j++) {
+      head_back<K>(g, r[j], w, v[j], t[j], dw);
+      if (!g.din || s.head >= g.all || n + j >= g.rows) continue;
+#pragma unroll
+      for (int k = 0; k < K; k++) {
+        int at = s.first + k * s.stride;
+        T *din = g.din + (n + j) * g.din_step + (int64_t)s.head * g.dim;
+        if (at < g.dim) acc8<FAST>(din, at, g.dim, t[j][k], g.add);
       }
     }
   }
-  if (KEEP && g.partial) write_sums(g.partial + (int64_t)blockIdx.x * 2 * g.dim, g.dim, g.lanes, q, k);
+  if (g.partial) write_sums<K>(g, s, dw);
 }
 
-typedef struct head_shares {
-  float *partial; /* [rows, 2 dim], NULL: no weight wants a gradient */
-  int64_t blocks, rows;
-} head_shares;
-
-static pu_err make_shares(pu_cuda *d, const pu_qk_norm_args *a, head_shares *out, pu_error *e) {
-  int64_t dim = a->head_dim, groups = keeps_head(dim) ? 1 : HEAD_THREADS / lanes_of(dim);
-  out->blocks = blocks_back(d, a->qkv->shape[0], HEAD_THREADS);
-  out->rows = out->blocks * groups;
-  out->partial = NULL;
-  if (!a->wq->grad && !a->wk->grad) return PU_OK;
-  size_t bytes = (size_t)(out->rows * 2 * dim) * sizeof(float);
-  PU_TRY(pu_cuda_work(d, bytes, (void **)&out->partial, e));
-  if (!keeps_head(dim)) PU_CUDA_TRY(cudaMemsetAsync(out->partial, 0, bytes, d->stream), "clearing memory", e);
-  return PU_OK;
+/* Blocks in the direction of the rows: so many that all run at once. */
+static int64_t row_blocks(const pu_cuda *d, int64_t rows, int64_t heads, int64_t dim) {
+  int64_t batches = ceil_div(rows, is_wide(dim) ? 1 : BACK_ROWS);
+  return PU_MIN(batches, ceil_div((int64_t)d->sms * HEAD_BLOCKS, chunks_of(heads, lanes_of(dim))));
 }
 
 template <typename T>
-static void qk_back_launch(pu_cuda *d, const pu_qk_norm_args *a, const head_shares *shares, bool add) {
+static void qk_back_launch(pu_cuda *d, const pu_qk_norm_args *a, float *partial, unsigned blocks, bool add) {
   const pu_tensor *dy = a->out->grad, *din = a->qkv->grad;
   head_norms<T> g = heads_of<T>(a);
   bool fast = g.dim % PU_LANE == 0 && pu_rows_aligned(a->qkv) && pu_rows_aligned(dy) && pu_rows_aligned(din);
-  unsigned blocks = (unsigned)shares->blocks;
-  size_t room = (size_t)(HEAD_THREADS / g.lanes * 2 * g.dim) * sizeof(float);
+  dim3 grid((unsigned)chunks_of(g.all, g.lanes), blocks);
+  size_t room = (size_t)(HEAD_THREADS / g.lanes * g.dim) * sizeof(float);
   g.dy = (const T *)dy->data;
   g.dy_step = pu_step(dy);
   g.din = din ? (T *)din->data : NULL;
   g.din_step = pu_step(din);
-  g.partial = shares->partial;
+  g.partial = partial;
   g.add = add;
-  if (!keeps_head(g.dim))
-    heads_norm_back<false, false><<<blocks, HEAD_THREADS, 0, d->stream>>>(g);
+  if (is_wide(g.dim))
+    heads_norm_back<false, WIDE_HEAD, 1><<<grid, HEAD_THREADS, room, d->stream>>>(g);
   else if (fast)
-    heads_norm_back<true, true><<<blocks, HEAD_THREADS, room, d->stream>>>(g);
+    heads_norm_back<true, 1, BACK_ROWS><<<grid, HEAD_THREADS, room, d->stream>>>(g);
   else
-    heads_norm_back<false, true><<<blocks, HEAD_THREADS, room, d->stream>>>(g);
+    heads_norm_back<false, 1, BACK_ROWS><<<grid, HEAD_THREADS, room, d->stream>>>(g);
 }
 
 static pu_err qk_norm_back(pu_backend *be, void *args, pu_error *e) {
   const pu_qk_norm_args *a = (const pu_qk_norm_args *)args;
   pu_cuda *d = (pu_cuda *)be;
-  head_shares shares;
-  if (a->qkv->shape[0] == 0) return PU_OK;
-  PU_TRY(make_shares(d, a, &shares, e));
+  int64_t dim = a->head_dim, heads = a->heads + 2 * (int64_t)a->kv_heads;
+  int64_t blocks = row_blocks(d, a->qkv->shape[0], heads, dim), shares = blocks * chunks_of(heads, lanes_of(dim));
+  void *partial = NULL;
+  PU_TRY(check_dim(a, e));
+  if (blocks == 0) return PU_OK;
+  if (a->wq->grad || a->wk->grad) PU_TRY(pu_cuda_work(d, (size_t)(shares * 2 * dim) * sizeof(float), &partial, e));
   bool add = a->qkv->grad && pu_grad_beta(a->qkv) != 0;
-  pu_with_type(a->qkv->dtype, [&](auto type) { qk_back_launch<decltype(type)>(d, a, &shares, add); });
-  int64_t dim = a->head_dim;
-  if (a->wq->grad) pu_cuda_add_partials(d, shares.partial, shares.rows, 2 * dim, a->wq);
-  if (a->wk->grad) pu_cuda_add_partials(d, shares.partial + dim, shares.rows, 2 * dim, a->wk);
+  pu_with_type(a->qkv->dtype,
+               [&](auto type) { qk_back_launch<decltype(type)>(d, a, (float *)partial, (unsigned)blocks, add); });
+  if (a->wq->grad) pu_cuda_add_partials(d, (float *)partial, shares, 2 * dim, a->wq);
+  if (a->wk->grad) pu_cuda_add_partials(d, (float *)partial + dim, shares, 2 * dim, a->wk);
   return pu_cuda_launched("qk_norm, backward", e);
 }
 
 size_t pu_cuda_norm_work_bytes(const pu_cuda *d, const pu_work_shape *s) {
+  int64_t heads = s->heads + 2 * (int64_t)s->kv_heads, dim = s->head_dim;
   int64_t rows = blocks_back(d, s->tokens, threads_of(s->hidden)) * s->hidden;
-  int64_t heads = blocks_back(d, s->tokens, HEAD_THREADS) * 2 * s->head_dim;
-  if (!keeps_head(s->head_dim)) heads *= HEAD_THREADS / 32;
-  return (size_t)PU_MAX(rows, heads) * sizeof(float);
+  int64_t shares = row_blocks(d, s->tokens, heads, dim) * chunks_of(heads, lanes_of(dim)) * 2 * dim;
+  return (size_t)PU_MAX(rows, shares) * sizeof(float);
 }
 
 void pu_cuda_use_norm(pu_cuda *d) {
