@@ -155,6 +155,8 @@ double pu_now(void); /* seconds on the monotonic clock */
 size_t pu_memory_used(void);
 /* What may still be taken: free memory, or what the control group leaves; 0: unknown. */
 size_t pu_memory_free(void);
+size_t pu_memory_all(void);                              /* the machine's; 0: unknown */
+const char *pu_cpu_name(char *text, size_t room);        /* "AMD EPYC 9654 96-Core Processor", "unknown"; = text */
 const char *pu_bytes_text(size_t bytes, char text[24]); /* "1.5 GiB" */
 
 /* ---- files --------------------------------------------------------------------------------------------------- */

@@ -128,6 +128,8 @@ struct pu_backend {
   /* Bytes of its memory that are free, and all of them. NULL: it computes in the machine's own memory. */
   pu_err (*memory)(const pu_backend *be, size_t *available, size_t *total, pu_error *e);
   const char *(*describe)(const pu_backend *be); /* one line, for people: which device. NULL: the processor */
+  /* "key: value" lines: driver, libraries and versions, links to other devices. NULL: none. */
+  pu_err (*facts)(const pu_backend *be, pu_buf *out, pu_error *e);
   pu_op_fn forward[PU_OP_COUNT];
   pu_op_fn backward[PU_OP_COUNT]; /* NULL where the operation has none */
 };
@@ -167,6 +169,10 @@ pu_err pu_backend_flops(pu_backend *be, pu_dtype dtype, double *out, pu_error *e
  * names, without it cuda where its plug-in and a device are there, else cpu. threads: of this machine; 0: all processors.
  * Close with be->close(be). */
 pu_err pu_backend_open(const char *device, int threads, pu_backend **out, pu_error *e) PU_MUST_USE;
+
+/* Names of the plug-ins that are there, whether or not they find a device; returns how many, at most `room`. */
+enum { PU_DEVICE_NAME = 33 };
+size_t pu_backend_list(char (*names)[PU_DEVICE_NAME], size_t room);
 
 /* ---- context, tape -------------------------------------------------------------------------------------------------- */
 

@@ -102,6 +102,7 @@ typedef struct pu_engine_plan {
   size_t host;                         /* this machine's, where the device has memory of its own: logits, lists */
   int32_t kv_block, kv_blocks; /* tokens a block; blocks */
   int64_t context;             /* tokens of one session */
+  char device[200];            /* "cuda: …", "cpu" */
 } pu_engine_plan;
 /* For pu_engine_open with the same options: opens the device to ask for its memory. PU_ERR_NOMEM where not even a small cache fits beside the weights. */
 pu_err pu_engine_make_plan(const char *model, const pu_engine_options *o, pu_engine_plan *out, pu_error *e)

@@ -1,8 +1,24 @@
-/* Memory of this process and of the machine, as Linux tells it. */
+/* Memory of this process and of the machine, and its processor, as Linux tells it. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "puyu/base.h"
+
+const char *pu_cpu_name(char *text, size_t room) {
+  snprintf(text, room, "unknown");
+  FILE *f = fopen("/proc/cpuinfo", "re");
+  if (!f) return text;
+  char line[512];
+  while (fgets(line, sizeof line, f)) {
+    char *colon = strchr(line, ':');
+    if (strncmp(line, "model name", 10) != 0 || !colon) continue;
+    line[strcspn(line, "\n")] = 0;
+    snprintf(text, room, "%s", colon + 1 + (colon[1] == ' '));
+    break;
+  }
+  fclose(f);
+  return text;
+}
 
 const char *pu_bytes_text(size_t bytes, char text[24]) {
   static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
@@ -47,6 +63,10 @@ static size_t group_free(void) {
     return limit > used ? limit - used : 1;
   }
   return 0;
+}
+
+size_t pu_memory_all(void) {
+  return number_after("/proc/meminfo", "MemTotal:", 1024);
 }
 
 size_t pu_memory_free(void) {

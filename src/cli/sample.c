@@ -33,23 +33,35 @@ static pu_err open_one(const char *model, pu_engine_options *eo, pu_cli_dtype dt
   return err;
 }
 
+/* one: where the adapter's name and folder lie. */
+static pu_engine_options engine_options(const pu_cli_engine_options *o, const pu_engine_adapter *one) {
+  return (pu_engine_options){.device = o->model.device,
+                             .quant = (pu_quant)o->model.quant,
+                             .cache = o->model.weights_cache,
+                             .threads = (int)o->threads,
+                             .max_batch = (int)o->batch,
+                             .guess = (int)o->model.guess,
+                             .kv_type = (pu_kv_type)o->model.kv_dtype,
+                             .context = o->model.context,
+                             .memory = o->memory,
+                             .adapters = o->adapter ? one : o->adapters,
+                             .n_adapters = o->adapter ? 1 : o->n_adapters,
+                             .no_prefix_cache = o->no_prefix_cache,
+                             .says_plan = o->says_plan};
+}
+
+pu_err pu_cli_plan_engine(const char *model, const pu_cli_engine_options *o, pu_engine_plan *out, pu_error *e) {
+  const pu_engine_adapter one = {"adapter", o->adapter};
+  pu_engine_options eo = engine_options(o, &one);
+  PU_TRY(choose_dtype(model, (pu_cli_dtype)o->model.dtype, &eo.dtype, e));
+  return pu_engine_make_plan(model, &eo, out, e);
+}
+
 pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_engine **out, pu_error *e) {
   enum { GUESS = 3 }; /* with a draft */
   const pu_cli_dtype dtype = (pu_cli_dtype)o->model.dtype;
   const pu_engine_adapter one = {"adapter", o->adapter};
-  pu_engine_options eo = {.device = o->model.device,
-                          .quant = (pu_quant)o->model.quant,
-                          .cache = o->model.weights_cache,
-                          .threads = (int)o->threads,
-                          .max_batch = (int)o->batch,
-                          .guess = (int)o->model.guess,
-                          .kv_type = (pu_kv_type)o->model.kv_dtype,
-                          .context = o->model.context,
-                          .memory = o->memory,
-                          .adapters = o->adapter ? &one : o->adapters,
-                          .n_adapters = o->adapter ? 1 : o->n_adapters,
-                          .no_prefix_cache = o->no_prefix_cache,
-                          .says_plan = o->says_plan};
+  pu_engine_options eo = engine_options(o, &one);
   if (o->model.draft) {
     pu_engine_options draft = {.device = eo.device,
                                .quant = eo.quant,

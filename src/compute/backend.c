@@ -1,4 +1,5 @@
 /* Which device: the CPU, or a plug-in beside the executable. */
+#include <dirent.h>
 #include <dlfcn.h>
 #include <limits.h>
 #include <stdlib.h>
@@ -9,6 +10,9 @@
 
 /* What a plug-in libpuyu-NAME.so exports. */
 typedef pu_err (*plugin_open_fn)(int threads, pu_backend **out, pu_error *e);
+
+/* Where plug-ins are, from the folder of the executable. */
+static const char *const places[] = {"", "/../lib"};
 
 /* The folder of the executable: the working directory is never searched. */
 static bool program_folder(char *out, size_t size) {
@@ -23,7 +27,6 @@ static bool program_folder(char *out, size_t size) {
 
 /* Where the plug-in is; false: nowhere. path: PATH_MAX. */
 static bool plugin_find(const char *device, char *path) {
-  static const char *const places[] = {"", "/../lib"};
   char folder[PATH_MAX];
   if (!program_folder(folder, sizeof folder)) return false;
   for (size_t i = 0; i < PU_COUNT(places); i++) {
@@ -33,9 +36,34 @@ static bool plugin_find(const char *device, char *path) {
   return false;
 }
 
+/* "libpuyu-cuda.so" -> "cuda". */
+static bool plugin_name(const char *file, char *name) {
+  static const char before[] = "libpuyu-", after[] = ".so";
+  size_t n = strlen(file), around = sizeof before + sizeof after - 2;
+  if (n <= around || n - around >= PU_DEVICE_NAME || strncmp(file, before, sizeof before - 1) != 0) return false;
+  if (!pu_ends_with(file, after)) return false;
+  memcpy(name, file + sizeof before - 1, n - around);
+  name[n - around] = 0;
+  return true;
+}
+
+size_t pu_backend_list(char (*names)[PU_DEVICE_NAME], size_t room) {
+  char folder[PATH_MAX], path[PATH_MAX + 8];
+  size_t n = 0;
+  if (!program_folder(folder, sizeof folder)) return 0;
+  for (size_t i = 0; i < PU_COUNT(places) && n == 0; i++) {
+    snprintf(path, sizeof path, "%s%s", folder, places[i]);
+    DIR *d = opendir(path);
+    if (!d) continue;
+    for (const struct dirent *f; n < room && (f = readdir(d));) n += plugin_name(f->d_name, names[n]);
+    closedir(d);
+  }
+  return n;
+}
+
 static pu_err plugin_open(const char *device, int threads, pu_backend **out, pu_error *e) {
   char path[PATH_MAX];
-  if (strchr(device, '/') || strlen(device) > 32)
+  if (strchr(device, '/') || strlen(device) >= PU_DEVICE_NAME)
     return pu_fail(e, PU_ERR_USAGE, "'%s' is no device: use auto, cpu or cuda", device);
   if (!plugin_find(device, path))
     return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: libpuyu-%s.so not found beside the program", device, device);

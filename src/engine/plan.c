@@ -114,6 +114,8 @@ pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weight
   size_t adapters;
   PU_TRY(pu_adapters_measure(m->arch, hp, m->dtype, o, &adapters, e));
   *out = (pu_engine_plan){.weights = weights + adapters, .kv_block = o->kv_block};
+  snprintf(out->device, sizeof out->device, "%s%s%s", m->be->name, m->be->describe ? ": " : "",
+           m->be->describe ? m->be->describe(m->be) : "");
   PU_TRY(find_budget(m->be, o, &out->budget, e));
   if (m->be->memory) {
     step -= logits_bytes(hp, o); /* the sampler's copy */

@@ -5,21 +5,6 @@
 #include <string.h>
 #include <time.h>
 
-static void processor_name(char *name, size_t room) {
-  snprintf(name, room, "unknown");
-  FILE *f = fopen("/proc/cpuinfo", "re");
-  if (!f) return;
-  char line[512];
-  while (fgets(line, sizeof line, f)) {
-    char *colon = strchr(line, ':');
-    if (strncmp(line, "model name", 10) != 0 || !colon) continue;
-    line[strcspn(line, "\n")] = 0;
-    snprintf(name, room, "%s", colon + 1 + (colon[1] == ' '));
-    break;
-  }
-  fclose(f);
-}
-
 pu_err pu_train_write_facts(pu_train_loop *l, pu_error *e) {
   char cpu[128], started[32], peak[32], path[PATH_MAX];
   struct tm utc;
@@ -27,7 +12,7 @@ pu_err pu_train_write_facts(pu_train_loop *l, pu_error *e) {
     return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name of the run is too long", l->cfg.run);
   gmtime_r(&l->started, &utc);
   strftime(started, sizeof started, "%Y-%m-%d %H:%M UTC", &utc);
-  processor_name(cpu, sizeof cpu);
+  pu_cpu_name(cpu, sizeof cpu);
   pu_format_double(peak, l->peak_flops);
   int64_t steps = l->cfg.train.minutes > 0 ? 0 : l->cfg.train.steps; /* a first guess is no fact */
   bool on_cpu = !l->be->describe;

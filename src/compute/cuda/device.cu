@@ -271,6 +271,7 @@ extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int thre
   d->base.work_bytes = cuda_work_bytes;
   d->base.memory = cuda_memory;
   d->base.describe = cuda_describe;
+  d->base.facts = pu_cuda_facts;
   for (size_t i = 0; i < PU_COUNT(use); i++) use[i](d);
   pu_err err = pu_pool_create(threads, &d->base.pool, e);
   if (err == PU_OK) err = open_all(d, e);

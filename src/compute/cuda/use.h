@@ -17,6 +17,8 @@ void pu_cuda_use_paged(pu_cuda *d);
 void pu_cuda_use_rope(pu_cuda *d);
 void pu_cuda_use_swiglu(pu_cuda *d);
 
+extern "C" pu_err pu_cuda_facts(const pu_backend *be, pu_buf *out, pu_error *e);
+
 /* What they keep in the backend. */
 void pu_cuda_linear_close(pu_cuda *d);
 void pu_cuda_attention_close(pu_cuda *d);
