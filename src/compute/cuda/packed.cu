@@ -11,10 +11,9 @@ typedef struct pack_job {
   const uint8_t *q;          /* [rows, cols] from row `first` */
   const float *scale, *zero; /* [rows, groups] likewise; zero NULL: none */
   const int32_t *order;
-  uint32_t *to; /* from that row's block */
-  __half *scale_to;
-  packed_layout l;
-  int bits;
+  uint8_t *to;     /* from that row's block */
+  packed_layout l; /* of these rows */
+  int bits, group;
   int64_t rows, cols;
 } pack_job;
 
@@ -23,13 +22,12 @@ __device__ static uint32_t value_at(const pack_job &j, int64_t row, int64_t plac
   return row < j.rows && input >= 0 ? j.q[row * j.cols + input] : 0;
 }
 
-/* The word-th of a block's words: see packed.h. */
-__device__ static uint32_t pack_word(const pack_job &j, int64_t block, int64_t word) {
-  int64_t unit = word / (PACKED_UNIT / 4);
-  int at = (int)(word % (PACKED_UNIT / 4));
-  bool half_unit = j.bits == 4 && unit * 64 + 32 == j.l.places;
-  int words = half_unit ? 2 : 4, lane = at / words, w = at % words, step = j.bits == 4 ? w : w / 2;
-  int64_t k = unit * (j.bits == 4 ? 64 : 32) + step * 16 + lane % 4 * 2, row = block * PACKED_ROWS + lane / 4;
+/* The word-th of a piece's words of bits. */
+__device__ static uint32_t pack_word(const pack_job &j, int64_t block, int64_t piece, int word) {
+  int inputs = piece + 1 == j.l.pieces ? j.l.tail : PACKED_PIECE, unit = word / (PACKED_UNIT / 4), at = word % (PACKED_UNIT / 4);
+  int words = j.bits == 4 && unit * 64 + 32 == inputs ? 2 : 4, lane = at / words, w = at % words;
+  int step = j.bits == 4 ? unit * 4 + w : unit * 2 + w / 2;
+  int64_t k = piece * PACKED_PIECE + step * 16 + lane % 4 * 2, row = block * PACKED_ROWS + lane / 4;
   uint32_t out = 0;
   for (int i = 0; i < (j.bits == 4 ? 4 : 2); i++) {
     int pair = j.bits == 4 ? i : w % 2 * 2 + i;
@@ -39,18 +37,23 @@ __device__ static uint32_t pack_word(const pack_job &j, int64_t block, int64_t w
   return out;
 }
 
-__global__ static void pack_values(pack_job j) {
-  int64_t words = j.l.block_bytes / 4, i = (int64_t)blockIdx.x * PACK_THREADS + threadIdx.x;
-  if (i < j.l.blocks * words) j.to[i] = pack_word(j, i / words, i % words);
+/* The half-th of a piece's scales and zeros. */
+__device__ static __half pack_scale(const pack_job &j, int64_t block, int64_t piece, int half) {
+  int of = j.zero ? 4 : 2, which = half % of;
+  int64_t row = block * PACKED_ROWS + half / of % 8 + which % 2 * 8, group = piece * (PACKED_PIECE / j.group) + half / of / 8;
+  const float *from = which < 2 ? j.scale : j.zero;
+  return __float2half_rn(row < j.rows ? from[row * j.l.groups + group] : 0.0f);
 }
 
-__global__ static void pack_scales(pack_job j) {
-  int of = j.zero ? 4 : 2;
-  int64_t i = (int64_t)blockIdx.x * PACK_THREADS + threadIdx.x, group = i / (8 * of), which = i % of, g = i / of % 8;
-  if (group >= j.l.blocks * j.l.groups) return;
-  int64_t row = group / j.l.groups * PACKED_ROWS + g + which % 2 * 8;
-  const float *from = which < 2 ? j.scale : j.zero;
-  j.scale_to[i] = __float2half_rn(row < j.rows ? from[row * j.l.groups + group % j.l.groups] : 0.0f);
+/* A block of threads a piece of sixteen rows. */
+__global__ static void pack_pieces(pack_job j) {
+  int64_t piece = blockIdx.y, block = blockIdx.x;
+  int inputs = piece + 1 == j.l.pieces ? j.l.tail : PACKED_PIECE, words = inputs * PACKED_ROWS * j.bits / 32;
+  int halves = inputs / j.group * PACKED_ROWS * (j.zero ? 2 : 1);
+  uint8_t *to = j.to + packed_at(j.l, block, piece);
+  for (int i = threadIdx.x; i < words; i += PACK_THREADS) ((uint32_t *)to)[i] = pack_word(j, block, piece, i);
+  for (int i = threadIdx.x; i < halves; i += PACK_THREADS)
+    ((__half *)to)[words * 2 + i] = pack_scale(j, block, piece, i);
 }
 
 static size_t round_up(size_t bytes) {
@@ -62,7 +65,7 @@ typedef struct pack_source {
   const float *scale, *zero;
 } pack_source;
 
-/* Some whole blocks of rows, which then lie at j->to and j->scale_to. */
+/* Some rows, a multiple of 128 but for the last, which then lie at j->to. */
 static pu_err pack_rows(pu_cuda *d, pack_job *j, const pack_source *s, char *room, pu_error *e) {
   size_t q = (size_t)(j->rows * j->cols), scales = (size_t)(j->rows * j->l.groups) * sizeof(float);
   pu_backend *be = &d->base;
@@ -73,9 +76,8 @@ static pu_err pack_rows(pu_cuda *d, pack_job *j, const pack_source *s, char *roo
   PU_TRY(be->upload(be, (void *)j->q, s->q, q, e));
   PU_TRY(be->upload(be, (void *)j->scale, s->scale, scales, e));
   if (s->zero) PU_TRY(be->upload(be, (void *)j->zero, s->zero, scales, e));
-  int64_t words = j->l.blocks * j->l.block_bytes / 4, halves = j->l.blocks * j->l.groups * PACKED_ROWS * (s->zero ? 2 : 1);
-  pack_values<<<(unsigned)ceil_div(words, PACK_THREADS), PACK_THREADS, 0, d->stream>>>(*j);
-  pack_scales<<<(unsigned)ceil_div(halves, PACK_THREADS), PACK_THREADS, 0, d->stream>>>(*j);
+  dim3 grid((unsigned)j->l.blocks, (unsigned)j->l.pieces);
+  pack_pieces<<<grid, PACK_THREADS, 0, d->stream>>>(*j);
   return pu_cuda_launched("packing a weight", e);
 }
 
@@ -85,12 +87,12 @@ static pu_err pack_matrix(pu_cuda *d, const packed_matrix *m, const pack_source 
   j.cols = m->cols;
   j.order = m->order;
   j.bits = m->p.bits;
+  j.group = m->p.group;
   for (int64_t row = 0; row < m->rows; row += rows) {
-    int64_t block = row / PACKED_ROWS, groups = row * m->l.groups;
+    int64_t groups = row * m->l.groups;
     pack_source from = {s->q + row * m->cols, s->scale + groups, s->zero ? s->zero + groups : NULL};
     j.rows = PU_MIN(rows, m->rows - row);
-    j.to = (uint32_t *)(m->q + block * m->l.block_bytes);
-    j.scale_to = (__half *)m->scale + groups * (s->zero ? 2 : 1);
+    j.to = (uint8_t *)m->data + row / PACKED_ROWS * m->l.block_bytes;
     PU_TRY(pack_rows(d, &j, &from, room, e));
   }
   return PU_OK;
@@ -105,7 +107,8 @@ static pu_err pack_weight(pu_backend *be, void *args, pu_error *e) {
   int64_t n = w->ndim == 3 ? w->shape[0] : 1;
   packed_matrix m = packed_matrix_of(w, 0);
   if (n == 0 || m.rows == 0 || m.cols == 0) return PU_OK;
-  int64_t rows = PU_MIN(ceil_div(m.rows, PACKED_ROWS), PU_MAX(PACK_AT_ONCE / (m.cols * PACKED_ROWS), (int64_t)1)) * PACKED_ROWS;
+  const int64_t whole = PACKED_ROWS * PACKED_BLOCKS;
+  int64_t rows = PU_MIN(m.rows, PU_MAX(PACK_AT_ONCE / (m.cols * whole), (int64_t)1) * whole);
   size_t bytes = round_up((size_t)(rows * m.cols)) + 2 * round_up((size_t)(rows * m.l.groups) * sizeof(float));
   void *room;
   PU_TRY(pu_cuda_work(d, bytes, &room, e));
@@ -143,13 +146,13 @@ typedef struct unpack_job {
 
 enum { UNPACK_THREADS = 128, UNPACK_STEP = 36 };
 
-/* Sixteen rows by 64 inputs (or 32) in shared memory, [16][UNPACK_STEP] pairs of bf16 integers: no two lanes in one bank. */
-__device__ static inline void spread_unit(const packed_matrix &w, int64_t block, int64_t unit, uint32_t *tile, int lane) {
-  const uint8_t *q = w.q + block * w.l.block_bytes + unit * 64 * PACKED_ROWS * w.p.bits / 8;
-  int steps = (int)min((int64_t)4, w.l.places / 16 - unit * 4);
+/* Sixteen rows by 64 inputs (or 32) in shared memory, [16][UNPACK_STEP] pairs of bf16 integers: no two lanes in one bank.
+ * from: the piece; unit: which half of it. */
+__device__ static inline void spread_unit(const uint8_t *from, int bits, int unit, int steps, uint32_t *tile, int lane) {
+  const uint8_t *q = from + unit * 64 * PACKED_ROWS * bits / 8;
   for (int step = 0; step < steps; step++) {
     uint32_t a[4];
-    if (w.p.bits == 4) {
+    if (bits == 4) {
       unpack4(((const uint32_t *)q)[lane * steps + step], a);
     } else {
       const uint32_t *v = (const uint32_t *)(q + step / 2 * PACKED_UNIT) + lane * 4 + step % 2 * 2;
@@ -187,15 +190,18 @@ template <typename T> __global__ static void unpack_weight(unpack_job j) {
   uint32_t *tile = tiles[threadIdx.x / 32];
   int64_t unit = (int64_t)blockIdx.y * (UNPACK_THREADS / 32) + threadIdx.x / 32, block = j.first / PACKED_ROWS + blockIdx.x;
   if (unit * 64 >= w.l.places) return;
-  spread_unit(w, block, unit, tile, lane);
+  int width = (int)min((int64_t)64, w.l.places - unit * 64), inputs = unit / 2 + 1 == w.l.pieces ? w.l.tail : PACKED_PIECE;
+  const uint8_t *piece = w.data + packed_at(w.l, block, unit / 2);
+  spread_unit(piece, w.p.bits, (int)(unit % 2), width / 16, tile, lane);
   __syncwarp();
-  int64_t width = min((int64_t)64, w.l.places - unit * 64), middle = (int64_t)1 << (w.p.bits - 1);
+  float middle = (float)(1 << (w.p.bits - 1));
   for (int i = lane; i < PACKED_ROWS * width / 8; i += 32) {
-    int row = (int)(i / (width / 8)), at = (int)(i % (width / 8)) * 8;
+    int row = i / (width / 8), at = i % (width / 8) * 8, group = (int)(unit % 2 * 64 + at) / w.p.group;
     int64_t m = (int64_t)blockIdx.x * PACKED_ROWS + row, k = unit * 64 + at;
     if (m >= j.rows) continue;
-    const __half *s = w.scale + ((block * w.l.groups + k / w.p.group) * 8 + row % 8) * (w.p.zeros ? 4 : 2) + row / 8;
-    float scale = __half2float(s[0]), zero = w.p.zeros ? __half2float(s[2]) - (float)middle : 0.0f, v[8];
+    const __half *s = (const __half *)(piece + inputs * PACKED_ROWS * w.p.bits / 8) +
+                      (group * 8 + row % 8) * (w.p.zeros ? 4 : 2) + row / 8;
+    float scale = __half2float(s[0]), zero = w.p.zeros ? __half2float(s[2]) - middle : 0.0f, v[8];
     const uint32_t *from = tile + row * UNPACK_STEP + at / 2;
 #pragma unroll
     for (int n = 0; n < 8; n++) v[n] = (__uint_as_float(n % 2 ? from[n / 2] & 0xffff0000u : from[n / 2] << 16) - zero) * scale;

@@ -4,44 +4,56 @@
  * made by pack_weight. Sixteen rows times sixteen inputs are the left operand of one mma (m16n8k16, PTX ISA), of which
  * lane l, g = l / 4, t = l % 4, holds the pairs of inputs
  *   0: row g, inputs 2t, 2t + 1    1: row g + 8, the same    2: row g, inputs 2t + 8, 2t + 9    3: row g + 8, the same
- *   q, 4 bits  [M'/16] blocks of [K'/64] units of 512 bytes: sixteen bytes a lane, one word for each sixteen inputs; pair
- *              i's first value in bits 4i…, its second in bits 16 + 4i…. A last half unit (K' is a multiple of 32) has eight
- *              bytes a lane.
- *   q, 8 bits  [M'/16] blocks of [K'/32] units of 512 bytes: sixteen bytes a lane, two words for each sixteen inputs; of
- *              the first, bytes 0 and 2 are pair 0, bytes 1 and 3 pair 1; of the second pairs 2 and 3.
- *   scales     f16 [M'/16, G, 8]: scale of row g, of row g + 8, and where there are zeros, likewise, theirs: the scales'
- *              section and the zeros' are one.
- *   order      as in compute.h. */
+ * A piece is 128 inputs of sixteen rows: their bits, then their scales, so that all of it is read from one place.
+ *   4 bits     two units of 512 bytes, of 64 inputs: sixteen bytes a lane, one word for each sixteen inputs; pair i's first
+ *              value in bits 4i…, its second in bits 16 + 4i….
+ *   8 bits     four units of 512 bytes, of 32 inputs: sixteen bytes a lane, two words for each sixteen inputs; of the first,
+ *              bytes 0 and 2 are pair 0, bytes 1 and 3 pair 1; of the second pairs 2 and 3.
+ *   scales     f16 [128 / group, 8]: scale of row g, of row g + 8, and where there are zeros, likewise, theirs.
+ * The last piece may have fewer inputs (K' is a multiple of 32), and of 4 bits end with half a unit, eight bytes a lane. Eight
+ * blocks of sixteen rows (or what is left) lie together: [M'/128] [K'/128] [8] pieces. The order follows, where compute.h
+ * has it. */
 #ifndef PUYU_CUDA_PACKED_H
 #define PUYU_CUDA_PACKED_H
 
 #include "src/compute/cuda/cuda.h"
 
-enum { PACKED_ROWS = 16, PACKED_UNIT = 512 };
+enum { PACKED_ROWS = 16, PACKED_UNIT = 512, PACKED_PIECE = 128, PACKED_BLOCKS = 8 };
 
 typedef struct packed_layout {
-  int64_t groups, places, blocks; /* places: K' */
-  int64_t block_bytes;            /* of q, sixteen rows */
-  size_t scale, order, bytes;     /* where they begin; of all */
+  int64_t groups, places, blocks, pieces;          /* places: K' */
+  int tail;                                        /* inputs of the last piece */
+  int64_t piece_bytes, tail_bytes, block_bytes;    /* of sixteen rows: a piece, the last one, all */
+  size_t order, bytes;                             /* where it begins; of all */
 } packed_layout;
 
 static inline packed_layout packed_layout_of(const pu_packing *p, int64_t rows, int64_t cols) {
   packed_layout l;
+  int64_t group_bytes = PACKED_ROWS * (p->group * p->bits / 8 + (p->zeros ? 4 : 2));
   l.groups = pu_packed_groups(p, cols);
   l.places = l.groups * p->group;
   l.blocks = ceil_div(rows, PACKED_ROWS);
-  l.block_bytes = l.places * PACKED_ROWS * p->bits / 8;
+  l.pieces = ceil_div(l.places, PACKED_PIECE);
+  l.tail = (int)(l.places - (l.pieces - 1) * PACKED_PIECE);
+  l.piece_bytes = PACKED_PIECE / p->group * group_bytes;
+  l.tail_bytes = l.tail / p->group * group_bytes;
+  l.block_bytes = l.groups * group_bytes;
   size_t scales = (size_t)ceil_div(l.blocks * l.groups * PACKED_ROWS * 2, 64) * 64;
-  l.scale = (size_t)(l.blocks * l.block_bytes);
-  l.order = l.scale + scales * (p->zeros ? 2 : 1);
+  l.order = (size_t)(l.blocks * l.places * PACKED_ROWS * p->bits / 8) + scales * (p->zeros ? 2 : 1);
   l.bytes = l.order + (p->ordered ? (size_t)ceil_div(l.places * 4, 64) * 64 : 0);
   return l;
 }
 
+/* Where a block's piece begins. Pieces of the next blocks follow it, up to a multiple of eight. */
+__host__ __device__ static inline int64_t packed_at(const packed_layout &l, int64_t block, int64_t piece) {
+  int64_t first = block / PACKED_BLOCKS * PACKED_BLOCKS, n = PU_MIN((int64_t)PACKED_BLOCKS, l.blocks - first);
+  return first * l.block_bytes + piece * n * l.piece_bytes +
+         (block - first) * (piece + 1 == l.pieces ? l.tail_bytes : l.piece_bytes);
+}
+
 /* One matrix. */
 typedef struct packed_matrix {
-  const uint8_t *q;
-  const __half *scale;
+  const uint8_t *data;
   const int32_t *order; /* NULL: as they come */
   packed_layout l;
   pu_packing p;
@@ -54,9 +66,8 @@ static inline packed_matrix packed_matrix_of(const pu_tensor *w, int64_t i) {
   m.cols = w->shape[w->ndim - 1];
   m.p = w->packing;
   m.l = packed_layout_of(&m.p, m.rows, m.cols);
-  m.q = (const uint8_t *)w->data + (size_t)i * m.l.bytes;
-  m.scale = (const __half *)(m.q + m.l.scale);
-  m.order = m.p.ordered ? (const int32_t *)(m.q + m.l.order) : NULL;
+  m.data = (const uint8_t *)w->data + (size_t)i * m.l.bytes;
+  m.order = m.p.ordered ? (const int32_t *)(m.data + m.l.order) : NULL;
   return m;
 }
 
@@ -120,6 +131,10 @@ __device__ static inline void unpack8(uint32_t word, uint32_t a[2]) {
     uint32_t w = word >> (8 * i);
     a[i] = add_bf16x2((w & 0x007f007fu) | 0x43004300u, (w & 0x00800080u) ^ 0xc380c380u);
   }
+}
+
+__device__ static inline void copy16(uint32_t to, const void *from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
 }
 
 /* The kernel before this one in the stream, and all it wrote, is done. What is asked for before it may only be weights:

@@ -8,13 +8,13 @@
  * depends on K alone, thus no result on the number of tokens. */
 #include "src/compute/cuda/packed.h"
 
-enum { WARPS = 8, THREADS = WARPS * 32, PIECE = 128, SUM_STEP = 20 };
+enum { WARPS = 8, THREADS = WARPS * 32, PIECE = PACKED_PIECE, SUM_STEP = 20 };
 
 typedef struct few_job {
-  const uint8_t *q;
-  const uint8_t *scale;
-  int64_t block_bytes, places, groups, rows;
-  int blocks, units, slices, pieces; /* units: of teams * R blocks; pieces: of K' */
+  const uint8_t *w;
+  packed_layout l;
+  int64_t rows;
+  int units, slices; /* units: of teams * R blocks */
   const bf16 *x;
   int64_t x_step;
   int cols, tokens, parts; /* cols = tokens * parts */
@@ -24,53 +24,40 @@ typedef struct few_job {
 } few_job;
 
 template <int BITS, int GROUP, bool ZEROS, int R, int NT> struct few_shape {
-  static constexpr int q_bytes = PIECE * PACKED_ROWS * BITS / 8, groups = PIECE / GROUP, pair = ZEROS ? 8 : 4;
-  static constexpr int scale_bytes = groups * 8 * pair, stage = R * (q_bytes + scale_bytes);
-  static constexpr int depth = R * BITS == 4 ? 6 : 4;
+  static constexpr int group_q = GROUP * PACKED_ROWS * BITS / 8, pair = ZEROS ? 8 : 4; /* bytes */
+  static constexpr int stage = R * (PIECE / GROUP) * (group_q + 8 * pair);
+  static constexpr int depth = R * BITS == 4 ? 6 : R == 2 && NT == 1 ? 5 : 4;
   static constexpr int ring = WARPS * depth * stage;
+  static constexpr int chains = R * NT == 4 ? 1 : 2; /* of products: each waits for the one before */
 };
 
-__device__ static inline void copy16(uint32_t to, const void *from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
-}
-__device__ static inline void copy8(uint32_t to, const void *from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(to), "l"(from));
-}
-
-/* One piece of R blocks. What lies behind the matrix is left as it is in shared memory, and never used. */
+/* One piece of R blocks, as it lies. What is behind the matrix is left out, and never used. */
 template <class S, int R>
 __device__ static inline void copy_piece(const few_job &j, uint32_t to, int64_t block, int piece, int lane) {
+  int n = (int)min((int64_t)R, j.l.blocks - block), bytes = n * (int)(piece + 1 == j.l.pieces ? j.l.tail_bytes : j.l.piece_bytes);
+  const uint8_t *from = j.w + packed_at(j.l, block, piece);
 #pragma unroll
-  for (int r = 0; r < R; r++) {
-    if (block + r >= j.blocks) break;
-    const uint8_t *q = j.q + (block + r) * j.block_bytes + (int64_t)piece * S::q_bytes;
-    int64_t left = j.block_bytes - (int64_t)piece * S::q_bytes;
-#pragma unroll
-    for (int i = 0; i < S::q_bytes; i += PACKED_UNIT) {
-      if (left >= i + PACKED_UNIT)
-        copy16(to + r * S::q_bytes + i + lane * 16, q + i + lane * 16);
-      else if (left > i)
-        copy8(to + r * S::q_bytes + i + lane * 16, q + i + lane * 8);
-    }
-  }
-  int r = lane / 16, at = lane % 16 * 16;
-  int64_t first = (int64_t)piece * S::groups, left = (j.groups - first) * 8 * S::pair;
-  if (r < R && at < S::scale_bytes && at < left && block + r < j.blocks)
-    copy16(to + R * S::q_bytes + r * S::scale_bytes + at, j.scale + ((block + r) * j.groups + first) * 8 * S::pair + at);
+  for (int i = 0; i < S::stage; i += PACKED_UNIT)
+    if (i + lane * 16 < bytes) copy16(to + i + lane * 16, from + i + lane * 16);
+}
+
+__device__ static inline void end_copies() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
 /* x of some pieces: [cols][step] in shared memory; this warp alone reads them. */
-__device__ static inline void stage_x(const few_job &j, int64_t token, int tokens, bf16 *to, int step, int piece, int pieces,
+__device__ static inline void stage_x(const few_job &j, int64_t token, int tokens, uint32_t to, int step, int piece, int pieces,
                                       int lane) {
   int64_t first = (int64_t)piece * PIECE;
-  int width = (int)min((int64_t)pieces * PIECE, j.places - first) / 8, n = tokens * j.parts * width;
+  int width = (int)min((int64_t)pieces * PIECE, j.l.places - first);
   __syncwarp(); /* the last ones have been read */
-#pragma unroll 4
-  for (int i = lane; i < n; i += 32) {
-    int col = i / width, at = i % width * 8;
-    int64_t row = token + col / tokens * j.tokens + col % tokens;
-    *(uint4 *)(to + col * step + at) = *(const uint4 *)(j.x + row * j.x_step + first + at);
-  }
+  for (int part = 0; part < j.parts; part++)
+    for (int i = 0; i < tokens; i++) {
+      const bf16 *from = j.x + (part * (int64_t)j.tokens + token + i) * j.x_step + first;
+      for (int k = lane * 8; k < width; k += 32 * 8) copy16(to + ((part * tokens + i) * step + k) * 2, from + k);
+    }
+  end_copies();
+  asm volatile("cp.async.wait_group 0;" ::: "memory");
   __syncwarp();
 }
 
@@ -124,15 +111,24 @@ __device__ static inline void multiply_piece(float acc[R][NT][4], const char *st
                                              int lane) {
   using S = few_shape<BITS, GROUP, ZEROS, R, NT>;
   const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
+  const int groups = inputs / GROUP, step = groups * (S::group_q + 8 * S::pair);
   uint4 w[R][BITS / 2];
 #pragma unroll
   for (int r = 0; r < R; r++)
 #pragma unroll
-    for (int i = 0; i < BITS / 2; i++) w[r][i] = *(const uint4 *)(stage + r * S::q_bytes + i * PACKED_UNIT + lane * 16);
+    for (int i = 0; i < BITS / 2; i++) {
+      const char *from = stage + r * step + i * PACKED_UNIT;
+      if (BITS == 4 && GROUP == 32 && inputs == i * 64 + 32) { /* half a unit */
+        uint2 half = *(const uint2 *)(from + lane * 8);
+        w[r][i] = make_uint4(half.x, half.y, 0, 0);
+      } else {
+        w[r][i] = *(const uint4 *)(from + lane * 16);
+      }
+    }
 #pragma unroll
-  for (int group = 0; group < S::groups; group++) {
-    if (group * GROUP >= inputs) break;
-    float sum[R][NT][4] = {}, x_sum[NT][4] = {};
+  for (int group = 0; group < PIECE / GROUP; group++) {
+    if (group >= groups) break;
+    float sum[R][NT][2][4] = {}, x_sum[NT][4] = {};
 #pragma unroll
     for (int i = group * GROUP / 32; i < (group + 1) * GROUP / 32; i++) {
       uint32_t b[NT][4];
@@ -146,15 +142,18 @@ __device__ static inline void multiply_piece(float acc[R][NT][4], const char *st
         uint32_t a[2][4];
         unpack32<BITS>(w[r], i, a);
 #pragma unroll
-        for (int n = 0; n < NT; n++) mma(sum[r][n], a[0], b[n]), mma(sum[r][n], a[1], b[n] + 2);
+        for (int n = 0; n < NT; n++) mma(sum[r][n][0], a[0], b[n]), mma(sum[r][n][S::chains - 1], a[1], b[n] + 2);
       }
     }
-    const char *scales = stage + R * S::q_bytes + (group * 8 + lane / 4) * S::pair;
+    const char *scales = stage + groups * S::group_q + (group * 8 + lane / 4) * S::pair;
 #pragma unroll
     for (int r = 0; r < R; r++)
 #pragma unroll
-      for (int n = 0; n < NT; n++)
-        add_group<BITS, ZEROS>(acc[r][n], sum[r][n], x_sum[n], scales + r * S::scale_bytes);
+      for (int n = 0; n < NT; n++) {
+#pragma unroll
+        for (int i = 0; i < 4 && S::chains == 2; i++) sum[r][n][0][i] += sum[r][n][1][i];
+        add_group<BITS, ZEROS>(acc[r][n], sum[r][n][0], x_sum[n], scales + r * step);
+      }
   }
 }
 
@@ -207,16 +206,16 @@ __device__ static inline void run_units(const few_job &j, char *room, int64_t to
   using S = few_shape<BITS, GROUP, ZEROS, R, NT>;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, teams = WARPS / j.slices, slice = warp % j.slices;
   const int team = warp / j.slices, cols = tokens * j.parts;
-  const int from = (int)((int64_t)slice * j.pieces / j.slices), to = (int)((int64_t)(slice + 1) * j.pieces / j.slices);
+  const int from = (int)(slice * j.l.pieces / j.slices), to = (int)((slice + 1) * j.l.pieces / j.slices);
   const int x_step = j.x_pieces * PIECE + 8;
   char *ring = room + warp * S::depth * S::stage;
   bf16 *x = (bf16 *)(room + S::ring) + warp * j.cols * x_step;
   float *sums = (float *)((bf16 *)(room + S::ring) + WARPS * j.cols * x_step);
   const int sums_step = WARPS * R * j.cols * SUM_STEP;
-  uint32_t ring_at = (uint32_t)__cvta_generic_to_shared(ring);
+  const uint32_t ring_at = (uint32_t)__cvta_generic_to_shared(ring), x_to = (uint32_t)__cvta_generic_to_shared(x);
   /* ldmatrix: lanes 8i … 8i + 7 name the rows of the i-th eight inputs. There may be fewer columns than eight. */
   int last = cols - 1, row0 = min(lane % 8, last), row1 = min(lane % 8 + 8, last);
-  uint32_t x_at = (uint32_t)__cvta_generic_to_shared(x + row0 * x_step + lane / 8 * 8);
+  const uint32_t x_at = x_to + (row0 * x_step + lane / 8 * 8) * 2;
   int x_tile = (row1 - row0) * x_step * 2;
 
   int ahead_unit = blockIdx.x, ahead_piece = from, ahead_slot = 0;
@@ -226,39 +225,39 @@ __device__ static inline void run_units(const few_job &j, char *room, int64_t to
       ahead_slot = ahead_slot + 1 == S::depth ? 0 : ahead_slot + 1;
       if (++ahead_piece == to) ahead_piece = from, ahead_unit += gridDim.x;
     }
-    asm volatile("cp.async.commit_group;");
+    end_copies();
   };
   for (int i = 0; i < S::depth - 1; i++) fetch();
   if (first) after_last_kernel();
 
   int slot = 0, buffer = 0;
   bool whole = to - from <= j.x_pieces; /* x of the slice is there once for all */
-  if (whole) stage_x(j, token, tokens, x, x_step, from, to - from, lane);
+  if (whole) stage_x(j, token, tokens, x_to, x_step, from, to - from, lane);
   for (int unit = blockIdx.x; unit < j.units; unit += gridDim.x) {
     float acc[R][NT][4] = {};
     int x_first = from;
     for (int piece = from; piece < to; piece++) {
       if (!whole && (piece - from) % j.x_pieces == 0) {
         x_first = piece;
-        stage_x(j, token, tokens, x, x_step, piece, min(j.x_pieces, to - piece), lane);
+        stage_x(j, token, tokens, x_to, x_step, piece, min(j.x_pieces, to - piece), lane);
       }
       asm volatile("cp.async.wait_group %0;" ::"n"(S::depth - 2) : "memory");
       __syncwarp(); /* all lanes' copies are there, and all have read the piece before, whose place is filled next */
       fetch();
-      int64_t left = j.places - (int64_t)piece * PIECE;
       multiply_piece<BITS, GROUP, ZEROS, R, NT>(acc, ring + slot * S::stage, x_at + (piece - x_first) * PIECE * 2, x_tile,
-                                                (int)min(left, (int64_t)PIECE), lane);
+                                                piece + 1 == j.l.pieces ? j.l.tail : (int)PIECE, lane);
       slot = slot + 1 == S::depth ? 0 : slot + 1;
     }
+    if (NT == 2) __syncthreads(); /* one buffer: it has been read */
     put_sums<R, NT>(sums + buffer * sums_step + warp * R * cols * SUM_STEP, acc, cols, lane);
     __syncthreads();
     store_unit<R>(j, sums + buffer * sums_step, unit, token, tokens);
-    buffer ^= 1; /* whoever comes to write there again has passed the next barrier, and so have those who read it */
+    if (NT == 1) buffer ^= 1; /* whoever comes to write there again has passed the next barrier, and so have those who read it */
   }
 }
 
 template <int BITS, int GROUP, bool ZEROS, int R, int NT>
-__global__ void __launch_bounds__(THREADS, 2) few_kernel(const few_job job) {
+__global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) few_kernel(const few_job job) {
   extern __shared__ __align__(128) char room[];
   few_job j = job;
   int64_t token = 0, end = j.tokens;
@@ -266,8 +265,7 @@ __global__ void __launch_bounds__(THREADS, 2) few_kernel(const few_job job) {
     after_last_kernel();
     token = j.of.offsets[blockIdx.y];
     end = j.of.offsets[blockIdx.y + 1];
-    j.q += blockIdx.y * j.of.step;
-    j.scale += blockIdx.y * j.of.step;
+    j.w += blockIdx.y * j.of.step;
   }
   const int most = NT * 8 / j.parts;
   for (bool first = !j.of.offsets; token < end; token += most, first = false) {
@@ -285,7 +283,7 @@ typedef struct few_room {
 } few_room;
 
 static few_room room_for(size_t ring, int r, int cols, int slice_pieces, size_t half, size_t whole) {
-  size_t sums = 2u * WARPS * (size_t)(r * cols) * SUM_STEP * sizeof(float);
+  size_t sums = (cols > 8 ? 1 : 2) * WARPS * (size_t)(r * cols) * SUM_STEP * sizeof(float);
   few_room room = {0, slice_pieces};
   for (;; room.x_pieces = (room.x_pieces + 1) / 2) {
     room.bytes = ring + sums + (size_t)(WARPS * cols) * (size_t)(room.x_pieces * PIECE + 8) * sizeof(bf16);
@@ -303,16 +301,15 @@ template <int BITS, int GROUP, bool ZEROS, int R, int NT> static pu_err launch(p
     PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "its shared memory", e);
   }
   size_t half = (size_t)most / 2 - 1024;
-  few_room room = room_for(S::ring, R, j->cols, (int)ceil_div(j->pieces, j->slices), half, (size_t)most);
+  few_room room = room_for(S::ring, R, j->cols, (int)ceil_div(j->l.pieces, j->slices), half, (size_t)most);
   int teams = WARPS / j->slices, resident = d->sms * (room.bytes <= half ? 2 : 1);
   j->x_pieces = room.x_pieces;
-  j->units = (int)ceil_div(j->blocks, teams * R);
-  int rounds = (int)ceil_div(j->units, resident);
+  j->units = (int)ceil_div(j->l.blocks, teams * R);
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t c = {};
-  c.gridDim = dim3((unsigned)ceil_div(j->units, rounds), j->of.offsets ? (unsigned)j->of.n : 1);
+  c.gridDim = dim3((unsigned)PU_MIN(j->units, resident), j->of.offsets ? (unsigned)j->of.n : 1);
   c.blockDim = dim3(THREADS);
   c.dynamicSmemBytes = room.bytes;
   c.stream = d->stream;
@@ -327,8 +324,8 @@ static bool two_blocks(const pu_cuda *d, const few_job *j) {
   int teams = WARPS / j->slices;
   double even[2];
   for (int r = 1; r <= 2; r++) {
-    double units = (double)ceil_div(j->blocks, teams * r), at_once = d->sms * 2.0 / r;
-    even[r - 1] = units / (at_once * (double)ceil_div((int64_t)units, (int64_t)at_once));
+    int64_t units = ceil_div(j->l.blocks, teams * r);
+    even[r - 1] = (double)units / (double)(ceil_div(units, d->sms) * d->sms);
   }
   return even[1] > 0.9 * even[0];
 }
@@ -354,15 +351,10 @@ pu_err packed_few(pu_cuda *d, const packed_matrix *w, const packed_x *x, const p
                   pu_error *e) {
   few_job j = {};
   if (x->tokens == 0 || w->rows == 0) return PU_OK;
-  j.q = w->q;
-  j.scale = (const uint8_t *)w->scale;
-  j.block_bytes = w->l.block_bytes;
-  j.places = w->l.places;
-  j.groups = w->l.groups;
+  j.w = w->data;
+  j.l = w->l;
   j.rows = w->rows;
-  j.blocks = (int)w->l.blocks;
-  j.pieces = (int)ceil_div(w->l.places, PIECE);
-  for (j.slices = WARPS; j.slices > 1 && j.slices > j.pieces;) j.slices /= 2;
+  for (j.slices = WARPS; j.slices > 1 && j.slices > j.l.pieces;) j.slices /= 2;
   j.x = x->x;
   j.x_step = x->step;
   j.tokens = (int)x->tokens;

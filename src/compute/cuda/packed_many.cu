@@ -1,7 +1,7 @@
 /* Products of weights in few bits with many tokens, on Hopper's warpgroup instructions (wgmma, PTX ISA 8.0 and later).
  *
- * A block of threads makes 128 rows of w by BN tokens of y. One warp copies, 64 inputs at a time and several stages ahead:
- * x through the tensor copy engine, in the swizzled form that wgmma reads; the rows' bits and scales as they lie. Two
+ * A block of threads makes 128 rows of w by BN tokens of y. Two threads copy, several stages ahead: one x, 64 inputs at a
+ * time, through the tensor copy engine in the swizzled form that wgmma reads; one the rows' pieces as they lie. Two
  * warpgroups have 64 rows each: bits become bf16 weights in registers, which are wgmma's left operand as packed.h lays them
  * out, while the tensor cores are at the stage before. A weight is rounded to bf16 once; sums are f32.
  *
@@ -16,25 +16,26 @@
 #endif
 
 enum { BM = 128, BK = 64, CONSUMERS = 256, MANY_THREADS = CONSUMERS + 128, MOST_STAGES = 8, OUT_STEP = BM * 2 + 16 };
+enum { ROOM = 220 << 10 };
 
 typedef struct many_job {
-  const uint8_t *q;
-  const uint8_t *scale;
-  int64_t block_bytes, groups, rows, tokens;
-  int blocks, steps, half_step; /* steps of 64 inputs; half_step: the last one has 32 */
+  const uint8_t *w;
+  packed_layout l;
+  int64_t rows, tokens;
   int token_tiles, row_tiles;
-  int shares; /* of the inputs */
+  int shares;  /* of the pieces */
   float *sums; /* [shares, tokens, rows], where there are several */
   packed_y y;
 } many_job;
 
 template <int BITS, int GROUP, bool ZEROS, int BN> struct many_shape {
-  static constexpr int q_bytes = BK * PACKED_ROWS * BITS / 8, groups = GROUP < BK ? BK / GROUP : 1;
-  static constexpr int group_bytes = ZEROS ? 64 : 32, scale_bytes = groups * group_bytes;
-  static constexpr int x_bytes = BN * BK * 2, blocks = BM / PACKED_ROWS;
-  static constexpr int stage = (x_bytes + blocks * (q_bytes + scale_bytes) + 1023) / 1024 * 1024;
-  static constexpr int most = 220 * 1024 / stage, stages = most < MOST_STAGES ? most : MOST_STAGES;
-  static constexpr size_t bytes = (size_t)stages * stage + 1024 + 16 * MOST_STAGES;
+  static constexpr int group_bytes = ZEROS ? 64 : 32, group_q = GROUP * PACKED_ROWS * BITS / 8;
+  static constexpr int w_stage = PACKED_BLOCKS * (PACKED_PIECE / GROUP) * (group_q + group_bytes), x_stage = BN * BK * 2;
+  static constexpr int w_stages = BN == 256 ? 3 : BN == 128 ? 4 : 7;
+  static constexpr int x_most = (ROOM - w_stages * w_stage) / x_stage, x_stages = x_most < MOST_STAGES ? x_most : MOST_STAGES;
+  /* x first: it must begin at a multiple of 1,024 bytes. Then barriers. */
+  static constexpr int w_at = x_stages * x_stage, barriers_at = w_at + w_stages * w_stage;
+  static constexpr size_t bytes = 1024 + barriers_at + 4 * MOST_STAGES * 8;
 };
 
 #ifdef HAS_WGMMA
@@ -115,7 +116,7 @@ __device__ static inline void tensor_copy(uint32_t to, const CUtensorMap *map, i
                : "memory");
 }
 
-/* Where a block of threads works: some rows, some tokens, a share of the steps. */
+/* Where a block of threads works: some rows, some tokens, a share of the pieces. */
 typedef struct many_place {
   int row_tile, token_tile, from, to;
 } many_place;
@@ -125,32 +126,48 @@ __device__ static inline many_place place_of(const many_job &j) {
   int at = blockIdx.x, group = at / (8 * j.row_tiles), in = at % (8 * j.row_tiles);
   int width = min(8, j.token_tiles - group * 8);
   many_place p = {in / width, group * 8 + in % width, 0, 0};
-  p.from = (int)((int64_t)blockIdx.y * j.steps / j.shares);
-  p.to = (int)((int64_t)(blockIdx.y + 1) * j.steps / j.shares);
+  p.from = (int)(blockIdx.y * j.l.pieces / j.shares);
+  p.to = (int)((blockIdx.y + 1) * j.l.pieces / j.shares);
   return p;
 }
 
-/* One warp: lanes 0 … 7 copy bits of a block of rows each, 8 … 15 scales, lane 16 x. */
-template <class S, int GROUP>
-__device__ static inline void copy_stages(const many_job &j, const CUtensorMap *map, many_place p, uint32_t room,
-                                          uint32_t full, uint32_t empty, int lane) {
-  int block = p.row_tile * S::blocks + lane % 8, blocks = min(S::blocks, j.blocks - p.row_tile * S::blocks);
-  const bool mine = lane % 8 < blocks;
-  int slot = 0, phase = 1;
-  for (int step = p.from; step < p.to; step++) {
-    int group = step * BK / GROUP, groups = (int)min((int64_t)S::groups, j.groups - group);
-    int q = j.half_step && step == j.steps - 1 ? S::q_bytes / 2 : S::q_bytes, scales = groups * S::group_bytes;
-    uint32_t to = room + slot * S::stage, barrier = full + slot * 8;
-    barrier_wait(empty + slot * 8, phase);
-    if (lane == 0) barrier_expect(barrier, S::x_bytes + blocks * (q + scales));
-    __syncwarp();
-    if (lane == 16) tensor_copy(to, map, step * BK, p.token_tile * (S::x_bytes / (BK * 2)), barrier);
-    if (lane < 8 && mine)
-      bulk_copy(to + S::x_bytes + lane * S::q_bytes, j.q + block * j.block_bytes + (int64_t)step * S::q_bytes, q, barrier);
-    if (lane >= 8 && lane < 16 && mine)
-      bulk_copy(to + S::x_bytes + S::blocks * S::q_bytes + lane % 8 * S::scale_bytes,
-                j.scale + (block * j.groups + group) * S::group_bytes, scales, barrier);
-    if (++slot == S::stages) slot = 0, phase ^= 1;
+/* A ring of stages: full when what was asked for has come, empty when all who read it have. */
+typedef struct many_ring {
+  uint32_t full, empty;
+  int slot, phase;
+} many_ring;
+
+template <class S> __device__ static inline many_ring ring_of(uint32_t room, int which) {
+  uint32_t at = room + S::barriers_at + which * 2 * MOST_STAGES * 8;
+  many_ring r = {at, at + MOST_STAGES * 8, 0, 0};
+  return r;
+}
+
+template <int STAGES> __device__ static inline void next_stage(many_ring &r) {
+  if (++r.slot == STAGES) r.slot = 0, r.phase ^= 1;
+}
+
+template <class S, int BN>
+__device__ static inline void copy_x(const many_job &j, const CUtensorMap *map, many_place p, uint32_t room) {
+  many_ring r = ring_of<S>(room, 0);
+  int end = (int)min((int64_t)p.to * PACKED_PIECE, j.l.places);
+  for (int k = p.from * PACKED_PIECE; k < end; k += BK) {
+    barrier_wait(r.empty + r.slot * 8, r.phase ^ 1);
+    barrier_expect(r.full + r.slot * 8, S::x_stage);
+    tensor_copy(room + r.slot * S::x_stage, map, k, p.token_tile * BN, r.full + r.slot * 8);
+    next_stage<S::x_stages>(r);
+  }
+}
+
+template <class S> __device__ static inline void copy_w(const many_job &j, many_place p, uint32_t room) {
+  many_ring r = ring_of<S>(room, 1);
+  int64_t block = (int64_t)p.row_tile * PACKED_BLOCKS, blocks = min((int64_t)PACKED_BLOCKS, j.l.blocks - block);
+  for (int piece = p.from; piece < p.to; piece++) {
+    int bytes = (int)(blocks * (piece + 1 == j.l.pieces ? j.l.tail_bytes : j.l.piece_bytes));
+    barrier_wait(r.empty + r.slot * 8, r.phase ^ 1);
+    barrier_expect(r.full + r.slot * 8, bytes);
+    bulk_copy(room + S::w_at + r.slot * S::w_stage, j.w + packed_at(j.l, block, piece), bytes, r.full + r.slot * 8);
+    next_stage<S::w_stages>(r);
   }
 }
 
@@ -177,19 +194,23 @@ __device__ static inline uint32_t weights_of(uint32_t pair, float scale, float l
   return out;
 }
 
-/* A stage's bits become the left operands of its four products. */
+/* Half a piece's bits become the left operands of four products. inputs: of the whole piece. */
 template <int BITS, int GROUP, bool ZEROS, int BN>
-__device__ static inline void unpack_stage(uint32_t a[4][4], const char *stage, int block, int lane) {
+__device__ static inline void unpack_half(uint32_t a[4][4], const char *piece, int half, int inputs, int lane) {
   using S = many_shape<BITS, GROUP, ZEROS, BN>;
-  const char *q = stage + S::x_bytes + block * S::q_bytes + lane * 16;
-  const char *scales = stage + S::x_bytes + S::blocks * S::q_bytes + block * S::scale_bytes + lane / 4 * (S::group_bytes / 8);
+  const char *q = piece + half * 64 * PACKED_ROWS * BITS / 8;
+  const char *scales = piece + inputs * PACKED_ROWS * BITS / 8 + half * 64 / GROUP * S::group_bytes + lane / 4 * (S::group_bytes / 8);
   uint4 v[BITS / 4];
 #pragma unroll
-  for (int i = 0; i < BITS / 4; i++) v[i] = *(const uint4 *)(q + i * PACKED_UNIT);
+  for (int i = 0; i < BITS / 4; i++) v[i] = *(const uint4 *)(q + i * PACKED_UNIT + lane * 16);
+  if (BITS == 4 && GROUP == 32 && inputs == half * 64 + 32) { /* half a unit */
+    uint2 w = *(const uint2 *)(q + lane * 8);
+    v[0].x = w.x, v[0].y = w.y;
+  }
   many_scale s = scale_of<BITS, ZEROS>(scales);
 #pragma unroll
   for (int k = 0; k < 4; k++) {
-    if (S::groups == 2 && k == 2) s = scale_of<BITS, ZEROS>(scales + S::group_bytes);
+    if (GROUP == 32 && k == 2) s = scale_of<BITS, ZEROS>(scales + S::group_bytes);
     if (BITS == 4) {
       uint32_t word = k == 0 ? v[0].x : k == 1 ? v[0].y : k == 2 ? v[0].z : v[0].w;
 #pragma unroll
@@ -230,26 +251,38 @@ template <int LEFT> __device__ static inline void wait_products() {
     asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
 }
 
+/* All lanes of a warp have read a stage. */
+__device__ static inline void leave_stage(uint32_t empty, int lane) {
+  __syncwarp();
+  if (lane == 0) barrier_arrive(empty);
+}
+
 template <int BITS, int GROUP, bool ZEROS, int BN>
-__device__ static inline void multiply_stages(float acc[BN / 2], const many_job &j, many_place p, char *room, uint32_t room_at,
-                                              uint32_t full, uint32_t empty, int thread) {
+__device__ static inline void multiply_pieces(float acc[BN / 2], const many_job &j, many_place p, const char *room,
+                                              uint32_t room_at, int thread) {
   using S = many_shape<BITS, GROUP, ZEROS, BN>;
   const int block = thread / 32, lane = thread % 32;
-  int slot = 0, phase = 0, last = -1;
-  uint32_t a[2][4][4];
+  many_ring x = ring_of<S>(room_at, 0), w = ring_of<S>(room_at, 1);
+  uint32_t a[2][4][4], last = 0; /* last: the stage of x before */
 #pragma unroll 1
-  for (int step = p.from; step < p.to; step += 2) {
+  for (int piece = p.from; piece < p.to; piece++) {
+    const bool tail = piece + 1 == j.l.pieces;
+    const int inputs = tail ? j.l.tail : (int)PACKED_PIECE;
+    const char *from = room + S::w_at + w.slot * S::w_stage + block * (int)(tail ? j.l.tail_bytes : j.l.piece_bytes);
+    barrier_wait(w.full + w.slot * 8, w.phase);
 #pragma unroll
-    for (int odd = 0; odd < 2; odd++) {
-      if (step + odd >= p.to) break;
-      barrier_wait(full + slot * 8, phase);
-      unpack_stage<BITS, GROUP, ZEROS, BN>(a[odd], room + slot * S::stage, block, lane);
-      multiply_stage<BN>(acc, a[odd], room_at + slot * S::stage, j.half_step && step + odd == j.steps - 1 ? 2 : 4);
+    for (int half = 0; half < 2; half++) {
+      if (half * BK >= inputs) break;
+      unpack_half<BITS, GROUP, ZEROS, BN>(a[half], from, half, inputs, lane);
+      if (half * BK + BK >= inputs) leave_stage(w.empty + w.slot * 8, lane);
+      barrier_wait(x.full + x.slot * 8, x.phase);
+      multiply_stage<BN>(acc, a[half], room_at + x.slot * S::x_stage, inputs == half * BK + 32 ? 2 : 4);
       wait_products<1>(); /* of the stage before */
-      if (last >= 0 && thread % 128 == 0) barrier_arrive(empty + last * 8);
-      last = slot;
-      if (++slot == S::stages) slot = 0, phase ^= 1;
+      if (last) leave_stage(last, lane);
+      last = x.empty + x.slot * 8;
+      next_stage<S::x_stages>(x);
     }
+    next_stage<S::w_stages>(w);
   }
   wait_products<0>();
 }
@@ -324,29 +357,35 @@ __device__ static inline void store_tile(float acc[BN / 2], const many_job &j, m
 }
 #endif
 
+template <class S> __device__ static inline void make_barriers(uint32_t room) {
+  for (int i = 0; i < 2 * MOST_STAGES; i++) {
+    many_ring r = ring_of<S>(room, i / MOST_STAGES);
+    barrier_init(r.full + i % MOST_STAGES * 8, 1);
+    barrier_init(r.empty + i % MOST_STAGES * 8, CONSUMERS / 32);
+  }
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
 template <int BITS, int GROUP, bool ZEROS, int BN>
 __global__ void __launch_bounds__(MANY_THREADS, 1) many_kernel(const many_job j, const __grid_constant__ CUtensorMap map) {
 #ifdef HAS_WGMMA
   using S = many_shape<BITS, GROUP, ZEROS, BN>;
   extern __shared__ char raw[];
   char *room = raw + (1024 - (uint32_t)__cvta_generic_to_shared(raw) % 1024) % 1024;
-  uint32_t room_at = (uint32_t)__cvta_generic_to_shared(room), full = room_at + S::stages * S::stage;
-  uint32_t empty = full + 8 * MOST_STAGES;
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < S::stages; i++) barrier_init(full + i * 8, 1), barrier_init(empty + i * 8, CONSUMERS / 128);
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-  }
+  const uint32_t room_at = (uint32_t)__cvta_generic_to_shared(room);
+  const many_place p = place_of(j);
+  if (threadIdx.x == 0) make_barriers<S>(room_at);
   __syncthreads();
-  many_place p = place_of(j);
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
-    if (threadIdx.x < 32) copy_stages<S, GROUP>(j, &map, p, room_at, full, empty, threadIdx.x);
+    if (threadIdx.x == 0) copy_x<S, BN>(j, &map, p, room_at);
+    if (threadIdx.x == 32) copy_w<S>(j, p, room_at);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
     float acc[BN / 2];
 #pragma unroll
     for (int i = 0; i < BN / 2; i++) acc[i] = 0;
-    multiply_stages<BITS, GROUP, ZEROS, BN>(acc, j, p, room, room_at, full, empty, threadIdx.x - 128);
+    multiply_pieces<BITS, GROUP, ZEROS, BN>(acc, j, p, room, room_at, threadIdx.x - 128);
     store_tile<BN>(acc, j, p, room, threadIdx.x - 128);
   }
 #endif
@@ -423,10 +462,10 @@ typedef struct many_plan {
 
 static many_plan plan_of(const pu_cuda *d, const packed_matrix *w, int64_t tokens) {
   many_plan p = {tokens <= 32 ? 32 : tokens <= 64 ? 64 : tokens <= 128 ? 128 : 256, 1};
-  int64_t rows = ceil_div(w->rows, BM), steps = ceil_div(w->l.places, BK);
+  int64_t rows = ceil_div(w->rows, BM), pieces = w->l.pieces;
   if (p.width == 256 && rows * ceil_div(tokens, 256) < d->sms) p.width = 128;
   int64_t tiles = rows * ceil_div(tokens, p.width);
-  while (tiles * p.shares * 2 <= d->sms && steps / (p.shares * 2) >= 8) p.shares *= 2;
+  while (tiles * p.shares * 2 <= d->sms && pieces / (p.shares * 2) >= 4) p.shares *= 2;
   return p;
 }
 
@@ -443,15 +482,10 @@ pu_err packed_many(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_
                    pu_error *e) {
   many_plan p = plan_of(d, w, x->tokens);
   many_job j = {};
-  j.q = w->q;
-  j.scale = (const uint8_t *)w->scale;
-  j.block_bytes = w->l.block_bytes;
-  j.groups = w->l.groups;
+  j.w = w->data;
+  j.l = w->l;
   j.rows = w->rows;
   j.tokens = x->tokens;
-  j.blocks = (int)w->l.blocks;
-  j.steps = (int)ceil_div(w->l.places, BK);
-  j.half_step = w->l.places % BK != 0;
   j.token_tiles = (int)ceil_div(x->tokens, p.width);
   j.row_tiles = (int)ceil_div(w->rows, BM);
   j.shares = p.shares;
