@@ -83,6 +83,7 @@ pu_err pu_cuda_cudnn_attention(pu_cuda *d, const pu_cuda_attend *a, int64_t n, i
 /* Sequences of its backward that run at a time: a divisor of n. */
 int64_t pu_cuda_cudnn_part(int64_t n, int64_t len, int heads);
 void pu_cuda_cudnn_close(struct pu_cudnn *c);
+size_t pu_cuda_cudnn_version(void); /* 91400: 9.14.0; 0: it is not there */
 
 /* ---- in kernels ---- */
 

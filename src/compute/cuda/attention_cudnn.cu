@@ -412,6 +412,14 @@ static const char *open_library(pu_cuda *d, pu_cudnn *c) {
   return why;
 }
 
+size_t pu_cuda_cudnn_version(void) {
+  size_t (*version)(void);
+  void *library = dlopen("libcudnn.so.9", RTLD_NOW | RTLD_LOCAL);
+  size_t out = library && find(library, "cudnnGetVersion", &version) ? version() : 0;
+  if (library) dlclose(library);
+  return out;
+}
+
 /* NULL: without cuDNN, which is told once. */
 static pu_cudnn *library_of(pu_cuda *d) {
   pu_cuda_attention *own = d->attention;

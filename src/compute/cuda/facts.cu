@@ -1,7 +1,7 @@
 /* What `puyu env` prints of the device and of the libraries it is used through. */
-#include <cudnn.h>
 #include <stdio.h>
 
+#include "src/compute/cuda/attention.h"
 #include "src/compute/cuda/use.h"
 
 /* Which other devices this one reads and writes directly, and how fast a link that is by the runtime's own rank. */
@@ -20,13 +20,16 @@ static void put_peers(const pu_cuda *d, int devices, pu_buf *out) {
 
 static void put_versions(pu_buf *out) {
   int driver = 0, runtime = 0;
-  size_t blas = cublasLtGetVersion(), dnn = cudnnGetVersion();
+  size_t blas = cublasLtGetVersion(), dnn = pu_cuda_cudnn_version();
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
   pu_buf_printf(out, "driver: for CUDA %d.%d\nCUDA runtime: %d.%d\n", driver / 1000, driver % 1000 / 10, runtime / 1000,
                 runtime % 1000 / 10);
   pu_buf_printf(out, "cuBLASLt: %zu.%zu.%zu\n", blas / 10000, blas / 100 % 100, blas % 100);
-  pu_buf_printf(out, "cuDNN: %zu.%zu.%zu\n", dnn / 10000, dnn / 100 % 100, dnn % 100);
+  if (dnn)
+    pu_buf_printf(out, "cuDNN: %zu.%zu.%zu\n", dnn / 10000, dnn / 100 % 100, dnn % 100);
+  else
+    pu_buf_printf(out, "cuDNN: not found; attention trains slower without it\n");
 }
 
 extern "C" pu_err pu_cuda_facts(const pu_backend *be, pu_buf *out, pu_error *e) {
