@@ -34,7 +34,7 @@ typedef struct pu_cuda_mirror {
 
 /* What kernels find wrong with inputs that only the device sees. They report it and go on with harmless values; the
  * next call that waits for the device returns it as PU_ERR_SHAPE (pu_cuda_wait). */
-typedef enum pu_cuda_fault { PU_CUDA_BAD_TOKEN, PU_CUDA_FAULTS } pu_cuda_fault;
+typedef enum pu_cuda_fault { PU_CUDA_BAD_TOKEN, PU_CUDA_BAD_TARGET, PU_CUDA_FAULTS } pu_cuda_fault;
 typedef struct pu_cuda_faults {
   unsigned long long *first; /* device, [PU_CUDA_FAULTS]: the first place above, the value there below; ~0: none */
   int *any;                  /* pinned host memory: something was reported */

@@ -7,8 +7,7 @@ static bool learns(const pu_linear_args *a) {
 
 static pu_err linear(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_args *a = (const pu_linear_args *)args;
-  if (a->w->layout != PU_LAYOUT_PLAIN)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: linear: a weight in a layout that this device does not read");
+  if (a->w->layout == PU_LAYOUT_PACKED) return pu_cuda_packed_linear((pu_cuda *)be, a, e);
   pu_cuda_product p = {};
   p.a = a->x->data, p.b = a->w->data, p.y = a->y->data;
   p.rows = a->x->shape[0], p.cols = a->w->shape[0], p.inner = a->x->shape[1];

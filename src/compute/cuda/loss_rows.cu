@@ -6,6 +6,7 @@
  * A part's maximum and sum of exponentials are joined with the others' as running ones are (Milakov & Gimelshein 2018).
  */
 #include "src/compute/cuda/loss.h"
+#include "src/compute/cuda/tensor.cuh"
 
 enum { WIDTH = 8 }; /* logits at a time */
 
@@ -68,8 +69,11 @@ template <typename T> __device__ static inline void write_grads(T *to, const flo
   }
 }
 
-__device__ static inline float loss_of(soft s, float at_target, int32_t target, bool live) {
-  return live ? logf(s.sum) + s.max - at_target : target < 0 ? 0.0f : NAN;
+/* One thread writes it. */
+__device__ static inline void write_loss(const pu_loss_rows &l, int64_t row, soft s, float at_target, int32_t target) {
+  bool live = target >= 0 && target < l.vocab;
+  if (target >= l.vocab) pu_cuda_report(l.faults, PU_CUDA_BAD_TARGET, l.place + row, target);
+  l.loss[row] = live ? logf(s.sum) + s.max - at_target : 0.0f;
 }
 
 /* ---- twice over the row -------------------------------------------------------------------------------------------
@@ -116,7 +120,7 @@ template <typename T> __global__ void __launch_bounds__(LONG_THREADS) long_kerne
   soft s = {0, 1};
   float at_target = live ? row[target] : 0;
   if (live) s = soft_block(soft_row<T>(row, l.vocab), room);
-  if (threadIdx.x == 0) l.loss[blockIdx.x] = loss_of(s, at_target, target, live);
+  if (threadIdx.x == 0) write_loss(l, blockIdx.x, s, at_target, target);
   if (l.back) back_row<T>(row, l, s.max, live ? l.scale / s.sum : 0.0f, target);
 }
 
@@ -134,31 +138,18 @@ typedef struct part_state {
   float at_target;
 } part_state;
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-
-__device__ static inline uint32_t shared_at(const void *p) {
-  return (uint32_t)__cvta_generic_to_shared(p);
-}
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
 /* All of the part at once, by the copy engine. */
 __device__ static void fetch_part(float *part, const float *from, uint32_t bytes, uint64_t *arrived) {
-  uint32_t bar = shared_at(arrived);
   if (threadIdx.x == 0) {
-    asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(bar) : "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                     shared_at(part)),
-                 "l"(from), "r"(bytes), "r"(bar)
-                 : "memory");
+    barrier_init(arrived, 1);
+    barriers_visible();
+    barrier_expect(arrived, bytes);
+    bulk_copy(shared_at(part), from, bytes, arrived);
   }
   __syncthreads();
-  uint32_t done = 0;
-  while (!done)
-    asm volatile("{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.shared.b64 p, [%1], 0;\n\tselp.u32 %0, 1, 0, p;\n\t}"
-                 : "=r"(done)
-                 : "r"(bar)
-                 : "memory");
+  barrier_wait(arrived, 0);
 }
 
 /* The part's exponentials below its own maximum, in place. */
@@ -246,7 +237,7 @@ __device__ static void run_part(const pu_loss_rows &l, float *part, int64_t row,
     cluster_sync(); /* all have read their logits, too: from here on gradients may lie where they were */
     all = join_parts(&state, parts);
   }
-  if (rank == 0 && threadIdx.x == 0) l.loss[row] = loss_of(all.s, all.at_target, target, live);
+  if (rank == 0 && threadIdx.x == 0) write_loss(l, row, all.s, all.at_target, target);
   float factor = live && count ? l.scale / all.s.sum * expf(mine.s.max - all.s.max) : 0.0f;
   if (l.back) back_part((T *)logits + first, part, count, factor, l.scale, target - first);
   if (live) cluster_sync(); /* the others may still read this block's state */

@@ -212,8 +212,8 @@ static bool same(const digest *a, const digest *b) {
   return a->sum == b->sum && a->live == b->live;
 }
 
-static bool skinny_can(const pu_cuda_product *p) {
-  return p->steady && !p->a_turned && !p->b_turned && p->beta == 0 && !p->scaled;
+static bool skinny_can(const pu_cuda *d, const pu_cuda_product *p) {
+  return pu_cuda_has_skinny(d) && p->steady && !p->a_turned && !p->b_turned && p->beta == 0 && !p->scaled;
 }
 
 /* The first rows by the skinny kernel, into cuBLASLt's work memory. */
@@ -221,7 +221,7 @@ static pu_err steady_reference(pu_cuda *d, const pu_cuda_product *p, timing *t, 
   pu_cuda_product few = *p;
   few.rows = PU_MIN(p->rows, (int64_t)PU_SKINNY_ROWS);
   few.y = d->lt_work, few.y_step = ceil_div(p->cols, 8) * 8;
-  t->steady = skinny_can(p) && (size_t)(few.rows * few.y_step) * sizeof(float) < LT_BYTES / 2;
+  t->steady = skinny_can(d, p) && (size_t)(few.rows * few.y_step) * sizeof(float) < LT_BYTES / 2;
   if (!t->steady) return PU_OK;
   PU_TRY(pu_cuda_skinny(d, &few, e));
   return digest_rows(d, p, few.y, few.y_step, few.rows, &t->want_few, e);
@@ -373,8 +373,8 @@ static pu_err like_y(pu_cuda *d, pu_cuda_product *p, pu_error *e) {
 
 /* Steady f32 products, and steady ones whose rows do not lie well, are the plain kernel's for any number of rows. */
 static bool steady_is_plain(const pu_cuda_product *p) {
-  return p->type == PU_F32 || !aligned(p->a, p->a_step, p->type) || !aligned(p->b, p->b_step, p->type) ||
-         !aligned(p->y, p->y_step, p->y_type);
+  return p->type == PU_F32 || p->inner % 8 != 0 || !aligned(p->a, p->a_step, p->type) ||
+         !aligned(p->b, p->b_step, p->type) || !aligned(p->y, p->y_step, p->y_type);
 }
 
 /* No algorithm of cuBLASLt's is steady: strip by strip. */
@@ -394,11 +394,11 @@ pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *product, pu_error *e)
   choice *c;
   if (p.rows == 0 || p.cols == 0) return PU_OK;
   if (p.inner == 0 || (p.steady && steady_is_plain(&p))) return plain_multiply(d, &p, e);
-  if (p.rows <= PU_SKINNY_ROWS && skinny_can(&p)) return pu_cuda_skinny(d, &p, e);
+  if (p.rows <= PU_SKINNY_ROWS && skinny_can(d, &p)) return pu_cuda_skinny(d, &p, e);
   if (p.bias) PU_TRY(like_y(d, &p, e));
   PU_TRY(find_choice(d, &p, &c, e));
   if (c->found && lt_run(d, &p, &c->algo) == CUBLAS_STATUS_SUCCESS) return PU_OK;
-  if (skinny_can(&p)) return skinny_strips(d, &p, e);
+  if (skinny_can(d, &p)) return skinny_strips(d, &p, e);
   /* The class's algorithm is perhaps not for this number of rows: the first one that is. */
   cublasLtMatmulHeuristicResult_t results[CANDIDATES];
   if (c->found && lt_candidates(d, &p, results) > 0 && lt_run(d, &p, &results[0].algo) == CUBLAS_STATUS_SUCCESS)
