@@ -157,7 +157,7 @@ static bool lt_prefer(cublasLtMatmulPreferenceOpaque_t *pref, cublasLtMatmulPref
   return cublasLtMatmulPreferenceSetAttribute(pref, what, value, size) == CUBLAS_STATUS_SUCCESS;
 }
 
-enum { CANDIDATES = 8, MOST_TRIES = 4 };
+enum { CANDIDATES = 8, MOST_CANDIDATES = 4 * CANDIDATES, MOST_TRIES = 4 };
 
 /* The heuristic's candidates, best first; how many. */
 static int lt_candidates(pu_cuda *d, const pu_cuda_product *p, cublasLtMatmulHeuristicResult_t *out) {
@@ -294,9 +294,20 @@ static pu_err try_one(pu_cuda *d, const pu_cuda_product *p, const cublasLtMatmul
   return PU_OK;
 }
 
+/* Candidates for p; and where it has not many rows those for fewer, whose tiles waste less and take any number: the
+ * heuristic does not think of them. */
+static int all_candidates(pu_cuda *d, const pu_cuda_product *p, cublasLtMatmulHeuristicResult_t *out) {
+  pu_cuda_product fewer = *p;
+  int n = lt_candidates(d, p, out);
+  if (p->a_turned || p->rows > 512) return n;
+  for (fewer.rows = 16; fewer.rows <= 64 && fewer.rows < p->rows; fewer.rows *= 2)
+    n += lt_candidates(d, &fewer, out + n);
+  return n;
+}
+
 static pu_err time_candidates(pu_cuda *d, const pu_cuda_product *p, choice *c, timing *t, pu_error *e) {
-  cublasLtMatmulHeuristicResult_t results[CANDIDATES];
-  int n = lt_candidates(d, p, results);
+  cublasLtMatmulHeuristicResult_t results[MOST_CANDIDATES];
+  int n = all_candidates(d, p, results);
   PU_TRY(steady_reference(d, p, t, e));
   t->best = INFINITY;
   c->found = false;
