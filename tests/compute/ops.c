@@ -457,6 +457,11 @@ static const op_case cases[] = {
     {"linear_cross_entropy", run_loss, true},
     {"sum_squares", run_sum_squares, false},
     {"adamw", run_adamw, false},
+    /* Without a gradient a backend may go another way. */
+    {"linear, no gradient", run_linear, false},
+    {"lora, no gradient", run_lora, false},
+    {"moe_mlp, no gradient", run_moe_mlp, false},
+    {"linear_cross_entropy, no gradient", run_loss, false},
 };
 
 /* ---- running and comparing ------------------------------------------------------------------------------------- */

@@ -34,7 +34,7 @@ typedef struct pu_cuda_mirror {
 
 /* What kernels find wrong with inputs that only the device sees. They report it and go on with harmless values; the
  * next call that waits for the device returns it as PU_ERR_SHAPE (pu_cuda_wait). */
-typedef enum pu_cuda_fault { PU_CUDA_BAD_TOKEN, PU_CUDA_FAULTS } pu_cuda_fault;
+typedef enum pu_cuda_fault { PU_CUDA_BAD_TOKEN, PU_CUDA_BAD_TARGET, PU_CUDA_FAULTS } pu_cuda_fault;
 typedef struct pu_cuda_faults {
   unsigned long long *first; /* device, [PU_CUDA_FAULTS]: the first place above, the value there below; ~0: none */
   int *any;                  /* pinned host memory: something was reported */
@@ -99,6 +99,10 @@ typedef struct pu_cuda_product {
   const void *bias;               /* [cols] of bias_type, added to each row; NULL: none */
   pu_dtype bias_type;
   bool b_rests; /* the kernel just before did not write b (a weight): it may be read before that one has ended */
+  /* a and b in bytes of FP8 instead of `type` (see fp8.h), not turned, from compute capability 9.0 on: their scales in
+   * device memory. Sums may be kept in fewer bits than f32's where `rough`. */
+  const float *a_scale, *b_scale;
+  bool fp8, a_gradient, rough; /* a_gradient: a is E5M2, else E4M3, as b is */
   bool steady;  /* a row of y is the same to the bit whatever the number of rows (inference) */
 } pu_cuda_product;
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;

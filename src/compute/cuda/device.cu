@@ -19,7 +19,8 @@ pu_err pu_cuda_fail(cudaError_t err, const char *what, pu_error *e) {
 
 /* What was reported first, and a clean sheet. */
 static pu_err read_fault(pu_cuda *d, pu_error *e) {
-  static const char *const texts[] = {"embedding: token %d at place %lld is outside the vocabulary"};
+  static const char *const texts[] = {"embedding: token %d at place %lld is outside the vocabulary",
+                                      "cross entropy: target %d at place %lld is outside the vocabulary"};
   unsigned long long first[PU_CUDA_FAULTS];
   *d->faults.any = 0;
   PU_CUDA_TRY(cudaMemcpy(first, d->faults.first, sizeof first, cudaMemcpyDeviceToHost), "asking what went wrong", e);

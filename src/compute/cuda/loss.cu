@@ -11,6 +11,13 @@
 
 #define LOGITS_BYTES ((int64_t)3 << 29) /* of a chunk at most: the products want some thousand rows */
 
+/* Plain rows of a weight in few bits are made so many bytes at a time: sixteen rows at least. */
+enum { PLAIN_BYTES = 64 << 20 };
+
+static int64_t plain_rows(const pu_tensor *w) {
+  return PU_MAX(PLAIN_BYTES / (w->shape[1] * (int64_t)pu_dtype_size(w->dtype)) / 16 * 16, (int64_t)16);
+}
+
 typedef struct loss_plan {
   int64_t step, rows; /* of logits from row to row; of a chunk */
   size_t bytes;
@@ -28,12 +35,13 @@ static loss_plan plan(int64_t n, int64_t vocab) {
 }
 
 size_t pu_cuda_loss_work_bytes(const pu_work_shape *s) {
-  return plan(s->tokens, s->vocab).bytes;
+  return plan(s->tokens, s->vocab).bytes + PLAIN_BYTES;
 }
 
 typedef struct loss_chunk {
   const pu_linear_cross_entropy_args *a;
   float *logits;
+  void *plain; /* PLAIN_BYTES, where w is PACKED */
   int64_t step, first, rows;
 } loss_chunk;
 
@@ -43,22 +51,32 @@ static void *row_of(const pu_tensor *t, int64_t row) {
 
 static pu_err chunk_logits(pu_cuda *d, const loss_chunk *c, pu_error *e) {
   const pu_tensor *x = c->a->x, *w = c->a->w;
+  int64_t vocab = w->shape[0], width = w->shape[1];
   pu_cuda_product p = {};
   p.a = row_of(x, c->first), p.a_step = x->stride[0];
   p.b = w->data, p.b_step = w->stride[0];
   p.y = c->logits, p.y_step = c->step, p.y_type = PU_F32;
-  p.rows = c->rows, p.cols = w->shape[0], p.inner = w->shape[1];
+  p.rows = c->rows, p.cols = vocab, p.inner = width;
   p.type = w->dtype;
   p.steady = !c->a->dx, p.b_rests = true;
-  return pu_cuda_multiply(d, &p, e);
+  if (w->layout != PU_LAYOUT_PACKED) return pu_cuda_multiply(d, &p, e);
+  int64_t most = plain_rows(w);
+  p.b = c->plain, p.b_step = width, p.b_rests = false;
+  for (int64_t at = 0; at < vocab; at += most) {
+    p.cols = PU_MIN(most, vocab - at);
+    p.y = c->logits + at;
+    PU_TRY(pu_cuda_packed_plain(d, w, 0, at, p.cols, c->plain, e));
+    PU_TRY(pu_cuda_multiply(d, &p, e));
+  }
+  return PU_OK;
 }
 
 static pu_err chunk_losses(pu_cuda *d, const loss_chunk *c, pu_error *e) {
   const pu_linear_cross_entropy_args *a = c->a;
-  pu_loss_rows l = {c->logits, c->step, a->w->shape[0], c->rows};
+  pu_loss_rows l = {c->logits, c->step, a->w->shape[0], c->rows, c->first};
   l.targets = (const int32_t *)a->targets->data + c->first;
   l.loss = (float *)a->loss->data + c->first;
-  l.scale = a->grad_scale, l.back = a->dx != NULL, l.type = a->x->dtype;
+  l.scale = a->grad_scale, l.back = a->dx != NULL, l.type = a->x->dtype, l.faults = d->faults;
   return pu_cuda_loss_rows(d, &l, e);
 }
 
@@ -86,13 +104,14 @@ static pu_err cross_entropy(pu_backend *be, void *args, pu_error *e) {
   pu_cuda *d = (pu_cuda *)be;
   int64_t n = a->x->shape[0];
   loss_plan p = plan(n, a->w->shape[0]);
-  loss_chunk c = {a, NULL, p.step};
+  loss_chunk c = {a, NULL, NULL, p.step};
   void *work;
-  if (a->w->layout != PU_LAYOUT_PLAIN)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: cross entropy: a weight in a layout that this device does not read");
+  size_t plain =
+      a->w->layout == PU_LAYOUT_PACKED ? (size_t)(plain_rows(a->w) * a->w->shape[1]) * pu_dtype_size(a->w->dtype) : 0;
   if (n == 0) return PU_OK;
-  PU_TRY(pu_cuda_work(d, p.bytes, &work, e));
+  PU_TRY(pu_cuda_work(d, p.bytes + plain, &work, e));
   c.logits = (float *)work;
+  c.plain = (char *)work + p.bytes;
   for (; c.first < n; c.first += p.rows) {
     c.rows = PU_MIN(p.rows, n - c.first);
     PU_TRY(chunk_logits(d, &c, e));

@@ -6,6 +6,7 @@
  * A part's maximum and sum of exponentials are joined with the others' as running ones are (Milakov & Gimelshein 2018).
  */
 #include "src/compute/cuda/loss.h"
+#include "src/compute/cuda/tensor.cuh"
 
 enum { WIDTH = 8 }; /* logits at a time */
 
@@ -36,13 +37,14 @@ __device__ static soft soft_block(soft s, soft *room) {
   return soft_warp(lane < warps ? room[lane] : soft{-INFINITY, 0});
 }
 
-/* bf16 gradients do not see the difference. */
-template <typename T> __device__ static inline float exp_of(float x);
-template <> __device__ inline float exp_of<float>(float x) {
-  return expf(x);
+/* exp(x - max). What becomes bf16 does not see the difference: 2^(x log2 e - max log2 e), in two instructions. */
+template <typename T> __device__ static inline float exp_below(float x, float max);
+template <> __device__ inline float exp_below<float>(float x, float max) {
+  return expf(x - max);
 }
-template <> __device__ inline float exp_of<bf16>(float x) {
-  return __expf(x);
+template <> __device__ inline float exp_below<bf16>(float x, float max) {
+  const float log2_e = 1.4426950408889634f;
+  return exp2f(fmaf(x, log2_e, -max * log2_e));
 }
 
 /* WIDTH logits; those from `left` on lie behind the vocabulary and count for nothing. */
@@ -68,8 +70,11 @@ template <typename T> __device__ static inline void write_grads(T *to, const flo
   }
 }
 
-__device__ static inline float loss_of(soft s, float at_target, int32_t target, bool live) {
-  return live ? logf(s.sum) + s.max - at_target : target < 0 ? 0.0f : NAN;
+/* One thread writes it. */
+__device__ static inline void write_loss(const pu_loss_rows &l, int64_t row, soft s, float at_target, int32_t target) {
+  bool live = target >= 0 && target < l.vocab;
+  if (target >= l.vocab) pu_cuda_report(l.faults, PU_CUDA_BAD_TARGET, l.place + row, target);
+  l.loss[row] = live ? logf(s.sum) + s.max - at_target : 0.0f;
 }
 
 /* ---- twice over the row -------------------------------------------------------------------------------------------
@@ -86,25 +91,31 @@ template <typename T> __device__ static soft soft_row(const float *row, int64_t 
     for (int j = 0; j < WIDTH; j++) max = fmaxf(max, v[j]);
     if (max == -INFINITY) continue;
 #pragma unroll
-    for (int j = 0; j < WIDTH; j++) sum += exp_of<T>(v[j] - max);
-    s = {max, s.sum * exp_of<T>(s.max - max) + sum};
+    for (int j = 0; j < WIDTH; j++) sum += exp_below<T>(v[j], max);
+    s = {max, s.sum * exp_below<T>(s.max, max) + sum};
   }
   return s;
 }
 
-/* What a tile writes lies below the logits that all threads have read by then. */
+/* The next tile is read before this one is written; what that writes lies below the logits that all threads have read
+ * by then. */
 template <typename T>
 __device__ static void back_row(float *row, const pu_loss_rows &l, float max, float factor, int32_t target) {
+  int64_t end = factor != 0 ? l.vocab : 0, at = (int64_t)threadIdx.x * WIDTH;
+  float v[WIDTH], next[WIDTH];
+  read_logits(row + at, end - at, v);
   for (int64_t first = 0; first < l.vocab; first += LONG_TILE) {
-    int64_t i = first + (int64_t)threadIdx.x * WIDTH;
-    float v[WIDTH];
-    read_logits(row + i, factor != 0 ? l.vocab - i : 0, v);
+    int64_t i = first + at;
+    read_logits(row + i + LONG_TILE, end - i - LONG_TILE, next);
     __syncthreads();
-    if (i >= l.vocab) continue;
+    if (i < l.vocab) {
 #pragma unroll
-    for (int j = 0; j < WIDTH; j++)
-      v[j] = factor != 0 ? factor * exp_of<T>(v[j] - max) - (i + j == target ? l.scale : 0.0f) : 0.0f;
-    write_grads((T *)row + i, v);
+      for (int j = 0; j < WIDTH; j++)
+        v[j] = factor != 0 ? factor * exp_below<T>(v[j], max) - (i + j == target ? l.scale : 0.0f) : 0.0f;
+      write_grads((T *)row + i, v);
+    }
+#pragma unroll
+    for (int j = 0; j < WIDTH; j++) v[j] = next[j];
   }
 }
 
@@ -116,7 +127,7 @@ template <typename T> __global__ void __launch_bounds__(LONG_THREADS) long_kerne
   soft s = {0, 1};
   float at_target = live ? row[target] : 0;
   if (live) s = soft_block(soft_row<T>(row, l.vocab), room);
-  if (threadIdx.x == 0) l.loss[blockIdx.x] = loss_of(s, at_target, target, live);
+  if (threadIdx.x == 0) write_loss(l, blockIdx.x, s, at_target, target);
   if (l.back) back_row<T>(row, l, s.max, live ? l.scale / s.sum : 0.0f, target);
 }
 
@@ -134,31 +145,25 @@ typedef struct part_state {
   float at_target;
 } part_state;
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-
-__device__ static inline uint32_t shared_at(const void *p) {
-  return (uint32_t)__cvta_generic_to_shared(p);
-}
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
 /* All of the part at once, by the copy engine. */
 __device__ static void fetch_part(float *part, const float *from, uint32_t bytes, uint64_t *arrived) {
-  uint32_t bar = shared_at(arrived);
   if (threadIdx.x == 0) {
-    asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(bar) : "memory");
-    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(bar), "r"(bytes) : "memory");
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                     shared_at(part)),
-                 "l"(from), "r"(bytes), "r"(bar)
-                 : "memory");
+    barrier_init(arrived, 1);
+    barriers_visible();
+    barrier_expect(arrived, bytes);
+    bulk_copy(shared_at(part), from, bytes, arrived);
   }
   __syncthreads();
-  uint32_t done = 0;
-  while (!done)
-    asm volatile("{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.shared.b64 p, [%1], 0;\n\tselp.u32 %0, 1, 0, p;\n\t}"
-                 : "=r"(done)
-                 : "r"(bar)
-                 : "memory");
+  barrier_wait(arrived, 0);
+}
+
+/* Zeros' exponentials, behind the part's end up to a multiple of WIDTH: loops need not look where it ends. */
+__device__ static void end_part(float *part, int count) {
+  int i = count + (int)threadIdx.x;
+  if (i < (count + WIDTH - 1) / WIDTH * WIDTH) part[i] = -INFINITY;
+  __syncthreads();
 }
 
 /* The part's exponentials below its own maximum, in place. */
@@ -166,16 +171,14 @@ template <typename T> __device__ static soft soft_part(float *part, int count, s
   float max = -INFINITY, sum = 0;
   for (int i = threadIdx.x * 4; i < count; i += PART_THREADS * 4) {
     float4 q = *(const float4 *)(part + i);
-    max = fmaxf(fmaxf(fmaxf(max, q.x), i + 1 < count ? q.y : -INFINITY),
-                fmaxf(i + 2 < count ? q.z : -INFINITY, i + 3 < count ? q.w : -INFINITY));
+    max = fmaxf(max, fmaxf(fmaxf(q.x, q.y), fmaxf(q.z, q.w)));
   }
   max = soft_block({max, 0}, room).max;
+  float below = max == -INFINITY ? 0.0f : max;
   for (int i = threadIdx.x * 4; i < count; i += PART_THREADS * 4) {
     float4 q = *(const float4 *)(part + i);
-    q.x = exp_of<T>(q.x - max);
-    q.y = i + 1 < count ? exp_of<T>(q.y - max) : 0;
-    q.z = i + 2 < count ? exp_of<T>(q.z - max) : 0;
-    q.w = i + 3 < count ? exp_of<T>(q.w - max) : 0;
+    q.x = exp_below<T>(q.x, below), q.y = exp_below<T>(q.y, below);
+    q.z = exp_below<T>(q.z, below), q.w = exp_below<T>(q.w, below);
     sum += q.x + q.y + (q.z + q.w);
     *(float4 *)(part + i) = q;
   }
@@ -198,7 +201,7 @@ __device__ static part_state state_of(const part_state *mine, int rank) {
   return s;
 }
 
-/* Every block joins the states in the same order. */
+/* Every thread joins the states in the same order. */
 __device__ static part_state join_parts(const part_state *mine, int parts) {
   part_state all = {{-INFINITY, 0}, 0};
   for (int i = 0; i < parts; i++) {
@@ -209,18 +212,18 @@ __device__ static part_state join_parts(const part_state *mine, int parts) {
   return all;
 }
 
+/* The target's own value is set apart, by the thread that wrote it. */
 template <typename T>
 __device__ static void back_part(T *to, const float *part, int count, float factor, float scale, int64_t target) {
   for (int i = threadIdx.x * WIDTH; i < count; i += PART_THREADS * WIDTH) {
-    float v[WIDTH];
-#pragma unroll
-    for (int j = 0; j < WIDTH; j += 4) {
-      float4 q = factor != 0 ? *(const float4 *)(part + i + j) : float4{};
-      v[j] = q.x, v[j + 1] = q.y, v[j + 2] = q.z, v[j + 3] = q.w;
+    float v[WIDTH] = {};
+    if (factor != 0) {
+      float4 low = *(const float4 *)(part + i), high = *(const float4 *)(part + i + 4);
+      v[0] = factor * low.x, v[1] = factor * low.y, v[2] = factor * low.z, v[3] = factor * low.w;
+      v[4] = factor * high.x, v[5] = factor * high.y, v[6] = factor * high.z, v[7] = factor * high.w;
     }
-#pragma unroll
-    for (int j = 0; j < WIDTH; j++) v[j] = factor != 0 ? factor * v[j] - (i + j == target ? scale : 0.0f) : 0.0f;
     write_grads(to + i, v);
+    if (factor != 0 && target >= i && target < i + WIDTH) to[target] = from_f32<T>(factor * part[target] - scale);
   }
 }
 
@@ -239,14 +242,14 @@ __device__ static void run_part(const pu_loss_rows &l, float *part, int64_t row,
     if (count) {
       fetch_part(part, logits + first, (uint32_t)(count + 3) / 4 * 16, &arrived);
       if (target >= first && target < first + count) mine.at_target = part[target - first];
-      __syncthreads();
+      end_part(part, count);
       mine.s = soft_part<T>(part, count, room);
     }
     if (threadIdx.x == 0) state = mine;
     cluster_sync(); /* all have read their logits, too: from here on gradients may lie where they were */
     all = join_parts(&state, parts);
   }
-  if (rank == 0 && threadIdx.x == 0) l.loss[row] = loss_of(all.s, all.at_target, target, live);
+  if (rank == 0 && threadIdx.x == 0) write_loss(l, row, all.s, all.at_target, target);
   float factor = live && count ? l.scale / all.s.sum * expf(mine.s.max - all.s.max) : 0.0f;
   if (l.back) back_part((T *)logits + first, part, count, factor, l.scale, target - first);
   if (live) cluster_sync(); /* the others may still read this block's state */

@@ -111,6 +111,7 @@ typedef struct moe_work {
   pu_tensor dout;        /* [S, C] gradient of out; later, that of x's rows */
   pu_tensor dact;        /* [S, F] */
   pu_tensor dgu;         /* [S, 2F] */
+  void *packed;          /* what products with packed weights take */
 } moe_work;
 
 typedef struct moe_job {
@@ -156,6 +157,11 @@ size_t pu_cuda_moe_work_bytes(const pu_work_shape *s) {
   return work_bytes(s->tokens * s->experts_used, MOST_EXPERTS, s->hidden, s->ffn, s->dtype, true);
 }
 
+static size_t packed_bytes(const pu_moe_mlp_args *a, const pu_tensor *x) {
+  size_t up = a->gate_up->layout == PU_LAYOUT_PACKED ? pu_cuda_packed_experts_bytes(x, a->gate_up) : 0;
+  return PU_MAX(up, a->down->layout == PU_LAYOUT_PACKED ? pu_cuda_packed_experts_bytes(a->act, a->down) : 0);
+}
+
 static pu_err begin(pu_cuda *d, const pu_moe_mlp_args *a, bool backward, moe_job *job, pu_error *e) {
   void *work;
   *job = {};
@@ -165,12 +171,15 @@ static pu_err begin(pu_cuda *d, const pu_moe_mlp_args *a, bool backward, moe_job
   if (job->experts > MOST_EXPERTS)
     return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: moe_mlp: %lld experts, %d at most", (long long)job->experts,
                    MOST_EXPERTS);
-  PU_TRY(
-      pu_cuda_work(d, work_bytes(job->slots, job->experts, job->width, job->inner, a->x->dtype, backward), &work, e));
+  size_t bytes = work_bytes(job->slots, job->experts, job->width, job->inner, a->x->dtype, backward);
+  pu_tensor rows = *a->x; /* as they will be gathered */
+  rows.shape[0] = job->slots, rows.stride[0] = job->width;
+  PU_TRY(pu_cuda_work(d, bytes + packed_bytes(a, &rows), &work, e));
   char *at = (char *)work;
   job->w.place = (int32_t *)take(&at, (size_t)job->slots * sizeof(int32_t));
   job->w.groups = (pu_cuda_group *)take(&at, (size_t)job->experts * sizeof(pu_cuda_group));
   job->w.x = matrix(a->x->dtype, job->slots, job->width, &at);
+  job->w.packed = at;
   if (!backward) return PU_OK;
   job->w.dout = matrix(a->x->dtype, job->slots, job->width, &at);
   job->w.dact = matrix(a->x->dtype, job->slots, job->inner, &at);
@@ -357,7 +366,9 @@ static pu_err run_rule(pu_cuda *d, const moe_job *job, const expert_rule *r, pu_
 
 /* out = in W_x^T, or in W_x where the matrices lie turned: for the rows of each expert. */
 static pu_err experts_product(pu_cuda *d, const moe_job *job, const pu_tensor *in, const pu_tensor *w, bool turned,
-                              const pu_tensor *out, pu_error *e) {
+                              pu_tensor *out, pu_error *e) {
+  if (w->layout == PU_LAYOUT_PACKED)
+    return pu_cuda_packed_experts(d, in, w, (const int32_t *)job->a->offsets->data, out, job->w.packed, e);
   size_t size = pu_dtype_size(in->dtype);
   expert_rule r = {};
   r.one.a = in->data, r.one.b = w->data, r.one.y = out->data;
@@ -395,8 +406,6 @@ static pu_err moe_mlp(pu_backend *be, void *args, pu_error *e) {
   const pu_moe_mlp_args *a = (const pu_moe_mlp_args *)args;
   pu_cuda *d = (pu_cuda *)be;
   moe_job job;
-  if (a->gate_up->layout != PU_LAYOUT_PLAIN || a->down->layout != PU_LAYOUT_PLAIN)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: moe_mlp: weights in a layout that this device does not read");
   PU_TRY(begin(d, a, false, &job, e));
   PU_TRY(sort_slots(d, &job, e));
   if (job.slots == 0) return PU_OK;

@@ -52,23 +52,39 @@ static bool lt_set(cublasLtMatmulDescOpaque_t *op, cublasLtMatmulDescAttributes_
   return cublasLtMatmulDescSetAttribute(op, what, value, size) == CUBLAS_STATUS_SUCCESS;
 }
 
-static bool lt_describe(lt_problem *lt, const pu_cuda_product *p) {
-  cublasOperation_t first = p->b_turned ? CUBLAS_OP_N : CUBLAS_OP_T, second = p->a_turned ? CUBLAS_OP_T : CUBLAS_OP_N;
-  uint64_t b0 = (uint64_t)(p->b_turned ? p->cols : p->inner), b1 = (uint64_t)(p->b_turned ? p->inner : p->cols);
-  uint64_t a0 = (uint64_t)(p->a_turned ? p->rows : p->inner), a1 = (uint64_t)(p->a_turned ? p->inner : p->rows);
-  bool ok = cublasLtMatmulDescInit(&lt->op, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
-            lt_set(&lt->op, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first) &&
-            lt_set(&lt->op, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second) &&
-            cublasLtMatrixLayoutInit(&lt->b, lt_type(p->type), b0, b1, p->b_step) == CUBLAS_STATUS_SUCCESS &&
-            cublasLtMatrixLayoutInit(&lt->a, lt_type(p->type), a0, a1, p->a_step) == CUBLAS_STATUS_SUCCESS &&
-            cublasLtMatrixLayoutInit(&lt->y, lt_type(p->y_type), (uint64_t)p->cols, (uint64_t)p->rows, p->y_step) ==
-                CUBLAS_STATUS_SUCCESS;
-  if (!ok || !p->bias) return ok;
+static cudaDataType lt_operand(const pu_cuda_product *p, bool gradient) {
+  return !p->fp8 ? lt_type(p->type) : gradient ? CUDA_R_8F_E5M2 : CUDA_R_8F_E4M3;
+}
+
+static bool lt_scales(lt_problem *lt, const pu_cuda_product *p) {
+  int8_t rough = p->rough;
+  return lt_set(&lt->op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &p->b_scale, sizeof p->b_scale) &&
+         lt_set(&lt->op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &p->a_scale, sizeof p->a_scale) &&
+         lt_set(&lt->op, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &rough, sizeof rough);
+}
+
+static bool lt_bias(lt_problem *lt, const pu_cuda_product *p) {
   cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
   int32_t type = lt_type(p->bias_type);
   return lt_set(&lt->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) &&
          lt_set(&lt->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p->bias, sizeof p->bias) &&
          lt_set(&lt->op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof type);
+}
+
+static bool lt_describe(lt_problem *lt, const pu_cuda_product *p) {
+  cublasOperation_t first = p->b_turned ? CUBLAS_OP_N : CUBLAS_OP_T, second = p->a_turned ? CUBLAS_OP_T : CUBLAS_OP_N;
+  uint64_t b0 = (uint64_t)(p->b_turned ? p->cols : p->inner), b1 = (uint64_t)(p->b_turned ? p->inner : p->cols);
+  uint64_t a0 = (uint64_t)(p->a_turned ? p->rows : p->inner), a1 = (uint64_t)(p->a_turned ? p->inner : p->rows);
+  bool ok =
+      cublasLtMatmulDescInit(&lt->op, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
+      lt_set(&lt->op, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first) &&
+      lt_set(&lt->op, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second) &&
+      cublasLtMatrixLayoutInit(&lt->b, lt_operand(p, false), b0, b1, p->b_step) == CUBLAS_STATUS_SUCCESS &&
+      cublasLtMatrixLayoutInit(&lt->a, lt_operand(p, p->a_gradient), a0, a1, p->a_step) == CUBLAS_STATUS_SUCCESS &&
+      cublasLtMatrixLayoutInit(&lt->y, lt_type(p->y_type), (uint64_t)p->cols, (uint64_t)p->rows, p->y_step) ==
+          CUBLAS_STATUS_SUCCESS;
+  if (ok && p->fp8) ok = lt_scales(lt, p);
+  return ok && p->bias ? lt_bias(lt, p) : ok;
 }
 
 static cublasStatus_t lt_run(pu_cuda *d, const pu_cuda_product *p, const cublasLtMatmulAlgo_t *algo) {
@@ -87,13 +103,14 @@ static cublasStatus_t lt_run(pu_cuda *d, const pu_cuda_product *p, const cublasL
 typedef struct product_key {
   int64_t rows, cols, inner, a_step, b_step, y_step;
   int32_t a_align, b_align, y_align;
-  uint8_t a_turned, b_turned, type, y_type, bias, bias_type, steady, used;
+  uint8_t a_turned, b_turned, type, y_type, bias, steady, fp8, a_gradient, rough, used;
 } product_key;
 
 typedef struct choice {
   product_key key;
   cublasLtMatmulAlgo_t algo;
   bool found, settled; /* settled: timed, or not to be timed */
+  bool skinny;         /* the skinny kernel is it */
   int tries;
 } choice;
 
@@ -113,9 +130,9 @@ static int32_t alignment(const void *p) {
   return (int32_t)(at & (0 - at));
 }
 
-/* Up to the next of four steps between powers of two. */
+/* Up to 8, 16, 32…; later to the next of four steps between powers of two. */
 static int64_t class_of(int64_t n) {
-  int64_t step = 16;
+  int64_t step = n <= 8 ? 8 : 16;
   while (step * 8 < n) step *= 2;
   return ceil_div(n, step) * step;
 }
@@ -129,7 +146,8 @@ static product_key key_of(const pu_cuda_product *p) {
   k.a_align = alignment(p->a), k.b_align = alignment(p->b), k.y_align = alignment(p->y);
   k.a_turned = p->a_turned, k.b_turned = p->b_turned;
   k.type = (uint8_t)p->type, k.y_type = (uint8_t)p->y_type;
-  k.bias = p->bias != NULL, k.bias_type = p->bias ? (uint8_t)p->bias_type : 0;
+  k.bias = p->bias != NULL;
+  k.fp8 = p->fp8, k.a_gradient = p->a_gradient, k.rough = p->rough;
   k.steady = p->steady, k.used = 1;
   return k;
 }
@@ -139,7 +157,7 @@ static bool lt_prefer(cublasLtMatmulPreferenceOpaque_t *pref, cublasLtMatmulPref
   return cublasLtMatmulPreferenceSetAttribute(pref, what, value, size) == CUBLAS_STATUS_SUCCESS;
 }
 
-enum { CANDIDATES = 8, MOST_TRIES = 4 };
+enum { CANDIDATES = 8, MOST_CANDIDATES = 4 * CANDIDATES, MOST_TRIES = 4 };
 
 /* The heuristic's candidates, best first; how many. */
 static int lt_candidates(pu_cuda *d, const pu_cuda_product *p, cublasLtMatmulHeuristicResult_t *out) {
@@ -159,6 +177,15 @@ static int lt_candidates(pu_cuda *d, const pu_cuda_product *p, cublasLtMatmulHeu
             cublasLtMatmulAlgoGetHeuristic(d->lt, &lt.op, &lt.b, &lt.a, &lt.y, &lt.y, &pref, CANDIDATES, out, &n) ==
                 CUBLAS_STATUS_SUCCESS;
   return ok ? n : 0;
+}
+
+static bool skinny_can(const pu_cuda *d, const pu_cuda_product *p) {
+  return pu_cuda_has_skinny(d) && p->steady && !p->a_turned && !p->b_turned && p->beta == 0 && !p->scaled;
+}
+
+/* Few rows, which the skinny kernel may do alone. */
+static bool few_rows(const pu_cuda *d, const pu_cuda_product *p) {
+  return p->rows <= PU_SKINNY_ROWS && skinny_can(d, p);
 }
 
 /* ---- timing candidates --------------------------------------------------------------------------------------------
@@ -212,19 +239,23 @@ static bool same(const digest *a, const digest *b) {
   return a->sum == b->sum && a->live == b->live;
 }
 
-static bool skinny_can(const pu_cuda_product *p) {
-  return p->steady && !p->a_turned && !p->b_turned && p->beta == 0 && !p->scaled;
-}
-
 /* The first rows by the skinny kernel, into cuBLASLt's work memory. */
 static pu_err steady_reference(pu_cuda *d, const pu_cuda_product *p, timing *t, pu_error *e) {
   pu_cuda_product few = *p;
   few.rows = PU_MIN(p->rows, (int64_t)PU_SKINNY_ROWS);
   few.y = d->lt_work, few.y_step = ceil_div(p->cols, 8) * 8;
-  t->steady = skinny_can(p) && (size_t)(few.rows * few.y_step) * sizeof(float) < LT_BYTES / 2;
+  t->steady = skinny_can(d, p) && (size_t)(few.rows * few.y_step) * sizeof(float) < LT_BYTES / 2;
   if (!t->steady) return PU_OK;
   PU_TRY(pu_cuda_skinny(d, &few, e));
   return digest_rows(d, p, few.y, few.y_step, few.rows, &t->want_few, e);
+}
+
+/* By this algorithm; NULL: by the skinny kernel. */
+static pu_err run_by(pu_cuda *d, const pu_cuda_product *p, const cublasLtMatmulAlgo_t *algo, bool *ran, pu_error *e) {
+  *ran = true;
+  if (!algo) return pu_cuda_skinny(d, p, e);
+  *ran = lt_run(d, p, algo) == CUBLAS_STATUS_SUCCESS;
+  return PU_OK;
 }
 
 /* Twice, each time with cuBLASLt's work memory written over before, so that nothing of b is left in the cache. */
@@ -233,9 +264,11 @@ static pu_err time_one(pu_cuda *d, const pu_cuda_product *p, const cublasLtMatmu
   *ms = INFINITY;
   for (int i = 0; i < 2; i++) {
     float now;
+    bool ran;
     PU_CUDA_TRY(cudaMemsetAsync(d->lt_work, i, LT_BYTES - 256, d->stream), "timing products", e);
     PU_CUDA_TRY(cudaEventRecord(t->begin, d->stream), "timing products", e);
-    if (lt_run(d, p, algo) != CUBLAS_STATUS_SUCCESS) return PU_OK;
+    PU_TRY(run_by(d, p, algo, &ran, e));
+    if (!ran) return PU_OK;
     PU_CUDA_TRY(cudaEventRecord(t->end, d->stream), "timing products", e);
     PU_CUDA_TRY(cudaEventSynchronize(t->end), "timing products", e);
     PU_CUDA_TRY(cudaEventElapsedTime(&now, t->begin, t->end), "timing products", e);
@@ -261,9 +294,20 @@ static pu_err try_one(pu_cuda *d, const pu_cuda_product *p, const cublasLtMatmul
   return PU_OK;
 }
 
+/* Candidates for p; and where it has not many rows those for fewer, whose tiles waste less and take any number: the
+ * heuristic does not think of them. */
+static int all_candidates(pu_cuda *d, const pu_cuda_product *p, cublasLtMatmulHeuristicResult_t *out) {
+  pu_cuda_product fewer = *p;
+  int n = lt_candidates(d, p, out);
+  if (p->a_turned || p->rows > 512) return n;
+  for (fewer.rows = 16; fewer.rows <= 64 && fewer.rows < p->rows; fewer.rows *= 2)
+    n += lt_candidates(d, &fewer, out + n);
+  return n;
+}
+
 static pu_err time_candidates(pu_cuda *d, const pu_cuda_product *p, choice *c, timing *t, pu_error *e) {
-  cublasLtMatmulHeuristicResult_t results[CANDIDATES];
-  int n = lt_candidates(d, p, results);
+  cublasLtMatmulHeuristicResult_t results[MOST_CANDIDATES];
+  int n = all_candidates(d, p, results);
   PU_TRY(steady_reference(d, p, t, e));
   t->best = INFINITY;
   c->found = false;
@@ -277,6 +321,11 @@ static pu_err time_candidates(pu_cuda *d, const pu_cuda_product *p, choice *c, t
     t->best = ms;
     c->algo = results[i].algo;
     c->found = true;
+  }
+  if (few_rows(d, p)) {
+    float ms;
+    PU_TRY(time_one(d, p, NULL, t, &ms, e));
+    c->skinny = ms <= t->best;
   }
   /* Where half of y is zeros, bits say little: again, with other values. */
   bool telling = t->want.live > (unsigned long long)(p->rows * p->cols) / 2;
@@ -307,7 +356,8 @@ static bool aligned(const void *data, int64_t step, pu_dtype type) {
 /* Products that tensor cores do, and that take long enough to matter. */
 static bool worth_timing(const pu_cuda_product *p) {
   return p->type == PU_BF16 && aligned(p->a, p->a_step, p->type) && aligned(p->b, p->b_step, p->type) &&
-         aligned(p->y, p->y_step, p->y_type) && (double)p->rows * (double)p->cols * (double)p->inner > 0x1p24;
+         aligned(p->y, p->y_step, p->y_type) &&
+         (double)PU_MAX(p->rows, (int64_t)PU_SKINNY_ROWS) * (double)p->cols * (double)p->inner > 0x1p24;
 }
 
 /* The first candidate; those that are not worth timing are settled with it. */
@@ -317,6 +367,7 @@ static void first_choice(pu_cuda *d, const pu_cuda_product *p, choice *c) {
   c->found = n > 0 && results[0].state == CUBLAS_STATUS_SUCCESS;
   if (c->found) c->algo = results[0].algo;
   c->settled = !worth_timing(p);
+  c->skinny = few_rows(d, p);
 }
 
 static choice *slot_of(pu_cuda *d, const product_key *key) {
@@ -373,8 +424,8 @@ static pu_err like_y(pu_cuda *d, pu_cuda_product *p, pu_error *e) {
 
 /* Steady f32 products, and steady ones whose rows do not lie well, are the plain kernel's for any number of rows. */
 static bool steady_is_plain(const pu_cuda_product *p) {
-  return p->type == PU_F32 || !aligned(p->a, p->a_step, p->type) || !aligned(p->b, p->b_step, p->type) ||
-         !aligned(p->y, p->y_step, p->y_type);
+  return p->type == PU_F32 || p->inner % 8 != 0 || !aligned(p->a, p->a_step, p->type) ||
+         !aligned(p->b, p->b_step, p->type) || !aligned(p->y, p->y_step, p->y_type);
 }
 
 /* No algorithm of cuBLASLt's is steady: strip by strip. */
@@ -389,16 +440,34 @@ static pu_err skinny_strips(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
   return PU_OK;
 }
 
+/* The skinny kernel is chosen, or nothing else can be for now. */
+static bool is_skinny(pu_cuda *d, const pu_cuda_product *p) {
+  product_key key = key_of(p);
+  const choice *c = d->linear ? slot_of(d, &key) : NULL;
+  return c && c->key.used && c->settled ? c->skinny : !may_time(d, p);
+}
+
+static pu_err fp8_multiply(pu_cuda *d, pu_cuda_product *p, pu_error *e) {
+  choice *c;
+  if (p->bias) PU_TRY(like_y(d, p, e));
+  PU_TRY(find_choice(d, p, &c, e));
+  if (c->found && lt_run(d, p, &c->algo) == CUBLAS_STATUS_SUCCESS) return PU_OK;
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: a product of %lld x %lld x %lld in FP8: cuBLASLt has none",
+                 (long long)p->rows, (long long)p->cols, (long long)p->inner);
+}
+
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *product, pu_error *e) {
   pu_cuda_product p = *product;
   choice *c;
   if (p.rows == 0 || p.cols == 0) return PU_OK;
+  if (p.fp8) return fp8_multiply(d, &p, e);
   if (p.inner == 0 || (p.steady && steady_is_plain(&p))) return plain_multiply(d, &p, e);
-  if (p.rows <= PU_SKINNY_ROWS && skinny_can(&p)) return pu_cuda_skinny(d, &p, e);
+  if (few_rows(d, &p) && is_skinny(d, &p)) return pu_cuda_skinny(d, &p, e);
   if (p.bias) PU_TRY(like_y(d, &p, e));
   PU_TRY(find_choice(d, &p, &c, e));
+  if (c->skinny) return pu_cuda_skinny(d, &p, e);
   if (c->found && lt_run(d, &p, &c->algo) == CUBLAS_STATUS_SUCCESS) return PU_OK;
-  if (skinny_can(&p)) return skinny_strips(d, &p, e);
+  if (skinny_can(d, &p)) return skinny_strips(d, &p, e);
   /* The class's algorithm is perhaps not for this number of rows: the first one that is. */
   cublasLtMatmulHeuristicResult_t results[CANDIDATES];
   if (c->found && lt_candidates(d, &p, results) > 0 && lt_run(d, &p, &results[0].algo) == CUBLAS_STATUS_SUCCESS)

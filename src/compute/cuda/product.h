@@ -8,6 +8,7 @@ enum { PU_SKINNY_ROWS = 16 };
 
 /* y = a b^T + bias of at most PU_SKINNY_ROWS rows, bf16, all rows 16-byte aligned, neither operand turned, beta 0: at
  * the speed of memory, each sum in one sequence. */
+bool pu_cuda_has_skinny(const pu_cuda *d); /* from compute capability 9.0 on */
 pu_err pu_cuda_skinny(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 
 #endif

@@ -47,4 +47,48 @@ __device__ static inline void multiply_add(float *c, const uint32_t *a, const ui
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* ---- from compute capability 9.0 on: the copy engine, barriers in shared memory, early start ---- */
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+
+__device__ static inline void barrier_init(uint64_t *b, int count) {
+  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_at(b)), "r"(count) : "memory");
+}
+/* To the copy engine, after barrier_init. */
+__device__ static inline void barriers_visible(void) {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+__device__ static inline void barrier_arrive(uint64_t *b) {
+  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_at(b)) : "memory");
+}
+/* Arrives, and has the phase wait for so many bytes of copies. */
+__device__ static inline void barrier_expect(uint64_t *b, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_at(b)), "r"(bytes) : "memory");
+}
+/* For the end of the phase of this parity. */
+__device__ static inline void barrier_wait(uint64_t *b, uint32_t parity) {
+  uint32_t done = 0;
+  while (!done)
+    asm volatile("{\n\t.reg .pred p;\n\tmbarrier.try_wait.parity.shared.b64 p, [%1], %2;\n\tselp.u32 %0, 1, 0, p;\n\t}"
+                 : "=r"(done)
+                 : "r"(shared_at(b)), "r"(parity)
+                 : "memory");
+}
+/* A multiple of 16 bytes, 16-byte aligned on both sides; told to the barrier when it is there. */
+__device__ static inline void bulk_copy(uint32_t to, const void *from, uint32_t bytes, uint64_t *b) {
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(shared_at(b))
+               : "memory");
+}
+/* The next kernel of the stream may start, if it was launched so. */
+__device__ static inline void let_next_start(void) {
+  asm volatile("griddepcontrol.launch_dependents;");
+}
+/* The kernels before this one have ended, and what they wrote is there. */
+__device__ static inline void wait_for_before(void) {
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+}
+
+#endif
+
 #endif
