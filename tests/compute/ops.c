@@ -76,7 +76,7 @@ static void env_open(env *t, pu_backend *be, pu_dtype type, uint64_t seed, size_
 
 /* All of the memory that outputs will come from becomes NaN in every type. */
 static void env_poison(env *t, size_t bytes) {
-  static char ones[1 << 20];
+  static char ones[8 << 20];
   memset(ones, 0xff, sizeof ones);
   for (size_t i = 0; i < bytes; i += sizeof ones)
     ok(t, t->c.be->upload(t->c.be, (char *)t->memory + i, ones, PU_MIN(sizeof ones, bytes - i), &t->error));
@@ -103,30 +103,41 @@ static int64_t width_of(env *t, int64_t max, int64_t wide) {
   return t->wide ? 64 * (1 + below(t, wide / 64)) : size(t, max);
 }
 
-static void upload(env *t, const pu_tensor *x, const float *values) {
+/* A tensor as rows of elements, `step` apart, and the bytes from its first element to its last. */
+typedef struct layout_of {
+  int64_t rows, cols, step;
+  size_t element, bytes;
+} layout_of;
+
+static layout_of layout(const pu_tensor *x) {
   int64_t rows = x->ndim == 1 ? 1 : x->shape[0], cols = pu_tensor_count(x) / PU_MAX(rows, 1);
-  size_t element = pu_dtype_size(x->dtype), row = (size_t)cols * element;
-  char *host = malloc(row * (size_t)rows + 1);
-  pu_convert(host, x->dtype, values, PU_F32, rows * cols);
-  for (int64_t r = 0; r < rows; r++) {
-    char *to = (char *)x->data + (size_t)(x->ndim == 1 ? 0 : r * x->stride[0]) * element;
-    ok(t, t->c.be->upload(t->c.be, to, host + (size_t)r * row, row, &t->error));
-  }
+  int64_t step = x->ndim == 1 ? cols : x->stride[0];
+  size_t element = pu_dtype_size(x->dtype);
+  return (layout_of){rows, cols, step, element, rows ? (size_t)((rows - 1) * step + cols) * element : 0};
+}
+
+/* What lies between strided rows stays no number. */
+static void upload(env *t, const pu_tensor *x, const float *values) {
+  layout_of m = layout(x);
+  char *host = malloc(m.bytes + 1);
+  memset(host, 0xff, m.bytes);
+  for (int64_t r = 0; r < m.rows; r++)
+    pu_convert(host + (size_t)(r * m.step) * m.element, x->dtype, values + r * m.cols, PU_F32, m.cols);
+  ok(t, t->c.be->upload(t->c.be, x->data, host, m.bytes, &t->error));
   free(host);
 }
 
 static vec download(env *t, const pu_tensor *x) {
-  int64_t rows = x->ndim == 1 ? 1 : x->shape[0], cols = pu_tensor_count(x) / PU_MAX(rows, 1);
-  vec out = {calloc((size_t)(rows * cols) + 1, sizeof(double)), rows * cols};
-  size_t element = pu_dtype_size(x->dtype);
-  char *host = malloc((size_t)cols * element + 1);
-  float *values = malloc((size_t)cols * sizeof *values + 1);
-  for (int64_t r = 0; r < rows; r++) {
-    char *from = (char *)x->data + (size_t)(x->ndim == 1 ? 0 : r * x->stride[0]) * element;
-    ok(t, t->c.be->download(t->c.be, host, from, (size_t)cols * element, &t->error));
-    if (x->dtype != PU_I32) pu_convert(values, PU_F32, host, x->dtype, cols);
-    for (int64_t i = 0; i < cols; i++)
-      out.v[r * cols + i] = x->dtype == PU_I32 ? ((int32_t *)host)[i] : (double)values[i];
+  layout_of m = layout(x);
+  vec out = {calloc((size_t)(m.rows * m.cols) + 1, sizeof(double)), m.rows * m.cols};
+  char *host = malloc(m.bytes + 1);
+  float *values = malloc((size_t)m.cols * sizeof *values + 1);
+  ok(t, t->c.be->download(t->c.be, host, x->data, m.bytes, &t->error));
+  for (int64_t r = 0; r < m.rows; r++) {
+    const char *row = host + (size_t)(r * m.step) * m.element;
+    if (x->dtype != PU_I32) pu_convert(values, PU_F32, row, x->dtype, m.cols);
+    for (int64_t i = 0; i < m.cols; i++)
+      out.v[r * m.cols + i] = x->dtype == PU_I32 ? ((const int32_t *)row)[i] : (double)values[i];
   }
   free(values);
   free(host);
@@ -555,7 +566,7 @@ static void device_matches_reference(void **state) {
   pu_backend *be = open_device();
   if (!be) skip();
   check_backend(be->name, be, be, USUAL);
-  check_backend(be->name, be, be, WIDE);
+  if (strcmp(be->name, "far") != 0) check_backend(be->name, be, be, WIDE); /* far's kernels are the CPU's */
   be->close(be);
 }
 

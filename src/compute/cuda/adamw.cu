@@ -8,7 +8,7 @@
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/use.h"
 
-enum { THREADS = 256, SUM_CHUNK = 1 << 16, SUM_THREADS = 1024 };
+enum { THREADS = 256, STEP_LANE = 4, SUM_CHUNK = 1 << 14, SUM_THREADS = 1024 };
 
 /* ---- sum_squares ---- */
 
@@ -17,7 +17,7 @@ typedef struct summand {
   int64_t n, first; /* first: its first chunk among all */
 } summand;
 
-/* In f32 over runs of 64 terms, in double over these. */
+/* In f32 over runs of 16 terms, in double over these. */
 __global__ void __launch_bounds__(THREADS) sum_chunks(const summand *all, int n, double *partial) {
   __shared__ double room[THREADS / 32];
   int low = 0, high = n; /* the last one whose first chunk is not behind this block */
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(THREADS) sum_chunks(const summand *all, int n,
   if ((uintptr_t)v % 16 == 0) {
 #pragma unroll 8
     for (; at + 4 <= count; at += THREADS * 4) {
-      float4 f = __ldcs((const float4 *)(v + at));
+      float4 f = *(const float4 *)(v + at);
       part[0] += f.x * f.x, part[1] += f.y * f.y, part[2] += f.z * f.z, part[3] += f.w * f.w;
     }
   }
@@ -123,24 +123,24 @@ __device__ static inline void update(const step_of &s, float *p, float g, float 
 }
 
 template <bool FAST> __global__ void __launch_bounds__(THREADS) adamw_values(step_of s) {
-  int64_t begin = (int64_t)blockIdx.x * THREADS * PU_LANE;
-  int at = (int)threadIdx.x * PU_LANE, count = (int)min(s.n - begin, (int64_t)(THREADS * PU_LANE));
+  int64_t begin = (int64_t)blockIdx.x * THREADS * STEP_LANE;
+  int at = (int)threadIdx.x * STEP_LANE, count = (int)min(s.n - begin, (int64_t)(THREADS * STEP_LANE));
   if (at >= count) return;
-  float p[PU_LANE], g[PU_LANE], m[PU_LANE], v[PU_LANE];
-  if (FAST && at + PU_LANE <= count) {
-    read8<true>(s.g + begin, at, count, g);
-    read8<true>(s.m + begin, at, count, m);
-    read8<true>(s.v + begin, at, count, v);
-    read8<true>(s.p + begin, at, count, p);
+  float p[STEP_LANE], g[STEP_LANE], m[STEP_LANE], v[STEP_LANE];
+  if (FAST && at + STEP_LANE <= count) {
+    read_row<true>(s.g + begin, at, count, g);
+    read_row<true>(s.m + begin, at, count, m);
+    read_row<true>(s.v + begin, at, count, v);
+    read_row<true>(s.p + begin, at, count, p);
 #pragma unroll
-    for (int i = 0; i < PU_LANE; i++) update(s, &p[i], g[i], &m[i], &v[i]);
-    write8<true>(s.m + begin, at, count, m);
-    write8<true>(s.v + begin, at, count, v);
-    write8<true>(s.p + begin, at, count, p);
-    if (s.copy) write8<true>(s.copy + begin, at, count, p);
+    for (int i = 0; i < STEP_LANE; i++) update(s, &p[i], g[i], &m[i], &v[i]);
+    write_row<true>(s.m + begin, at, count, m);
+    write_row<true>(s.v + begin, at, count, v);
+    write_row<true>(s.p + begin, at, count, p);
+    if (s.copy) write_row<true>(s.copy + begin, at, count, p);
     return;
   }
-  for (int64_t i = begin + at; i < begin + min(at + PU_LANE, count); i++) {
+  for (int64_t i = begin + at; i < begin + min(at + STEP_LANE, count); i++) {
     update(s, &s.p[i], s.g[i], &s.m[i], &s.v[i]);
     if (s.copy) s.copy[i] = from_f32<bf16>(s.p[i]);
   }
@@ -166,7 +166,7 @@ static pu_err adamw(pu_backend *be, void *args, pu_error *e) {
   s.keep = (float)(1 - (double)a->lr * (double)a->weight_decay);
   s.rate = (float)((double)a->lr / (1 - pow((double)a->beta1, (double)a->step)));
   s.scale_v = (float)(1 / (1 - pow((double)a->beta2, (double)a->step)));
-  unsigned blocks = (unsigned)ceil_div(s.n, THREADS * PU_LANE);
+  unsigned blocks = (unsigned)ceil_div(s.n, THREADS * STEP_LANE);
   if (s.n == 0) return PU_OK;
   if (whole(s.p) && whole(s.m) && whole(s.v) && whole(s.g) && whole(s.copy))
     adamw_values<true><<<blocks, THREADS, 0, d->stream>>>(s);

@@ -25,24 +25,29 @@ template <typename W, typename Y> struct gathered {
 
 /* A row of an id that is none becomes zeros; the host hears of it when it waits next. */
 template <typename W, typename Y, bool FAST> __global__ void __launch_bounds__(THREADS) gather(gathered<W, Y> g) {
-  int at = (int)(blockIdx.x * blockDim.x + threadIdx.x) * PU_LANE;
+  constexpr int N = PU_MIN(pu_lane<W>::n, pu_lane<Y>::n);
+  int at = (int)(blockIdx.x * blockDim.x + threadIdx.x) * N;
   if (at >= g.width) return;
   for (int64_t n = blockIdx.y; n < g.rows; n += gridDim.y) {
     int32_t id = g.ids[n];
-    float v[PU_LANE] = {0};
+    float v[N] = {0};
     if (id >= 0 && id < g.vocab)
-      read8<FAST>(g.w + id * g.w_step, at, g.width, v);
+      read_row<FAST>(g.w + id * g.w_step, at, g.width, v);
     else if (at == 0)
       pu_cuda_report(g.faults, PU_CUDA_BAD_TOKEN, n, id);
-    write8<FAST>(g.y + n * g.y_step, at, g.width, v);
+    write_row<FAST>(g.y + n * g.y_step, at, g.width, v);
   }
+}
+
+static int lane_of(const pu_embedding_args *a) {
+  return a->w->dtype == PU_BF16 && a->y->dtype == PU_BF16 ? pu_lane<bf16>::n : pu_lane<float>::n;
 }
 
 static pu_err embedding(pu_backend *be, void *args, pu_error *e) {
   const pu_embedding_args *a = (const pu_embedding_args *)args;
   pu_cuda *d = (pu_cuda *)be;
-  int64_t rows = a->ids->shape[0], width = a->w->shape[1], lanes = ceil_div(width, PU_LANE);
-  bool fast = width % PU_LANE == 0 && pu_rows_aligned(a->w) && pu_rows_aligned(a->y);
+  int64_t rows = a->ids->shape[0], width = a->w->shape[1], lanes = ceil_div(width, lane_of(a));
+  bool fast = pu_width_whole(width) && pu_rows_aligned(a->w) && pu_rows_aligned(a->y);
   unsigned threads = (unsigned)PU_MIN(ceil_div(lanes, 32) * 32, (int64_t)THREADS);
   dim3 grid((unsigned)ceil_div(lanes, threads), (unsigned)PU_MIN(rows, (int64_t)MOST_ROWS));
   if (rows * width == 0) return PU_OK;
@@ -88,47 +93,6 @@ template <typename Y, typename G> struct runs {
   bool add;
 };
 
-template <bool FAST> __device__ static inline void read4(const float *row, int at, int width, float v[RUN_COLUMNS]) {
-  if (FAST) {
-    float4 f = __ldcs((const float4 *)(row + at));
-    v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
-  } else {
-#pragma unroll
-    for (int i = 0; i < RUN_COLUMNS; i++) v[i] = at + i < width ? row[at + i] : 0.0f;
-  }
-}
-
-template <bool FAST> __device__ static inline void read4(const bf16 *row, int at, int width, float v[RUN_COLUMNS]) {
-  if (FAST) {
-    uint2 w = __ldcs((const uint2 *)(row + at));
-    v[0] = __uint_as_float(w.x << 16), v[1] = __uint_as_float(w.x & 0xffff0000u);
-    v[2] = __uint_as_float(w.y << 16), v[3] = __uint_as_float(w.y & 0xffff0000u);
-  } else {
-#pragma unroll
-    for (int i = 0; i < RUN_COLUMNS; i++) v[i] = at + i < width ? to_f32(row[at + i]) : 0.0f;
-  }
-}
-
-template <bool FAST> __device__ static inline void write4(float *row, int at, int width, const float v[RUN_COLUMNS]) {
-  if (FAST) {
-    *(float4 *)(row + at) = make_float4(v[0], v[1], v[2], v[3]);
-  } else {
-#pragma unroll
-    for (int i = 0; i < RUN_COLUMNS; i++)
-      if (at + i < width) row[at + i] = v[i];
-  }
-}
-
-template <bool FAST> __device__ static inline void write4(bf16 *row, int at, int width, const float v[RUN_COLUMNS]) {
-  if (FAST) {
-    *(uint2 *)(row + at) = make_uint2(two_bf16(v[0], v[1]), two_bf16(v[2], v[3]));
-  } else {
-#pragma unroll
-    for (int i = 0; i < RUN_COLUMNS; i++)
-      if (at + i < width) row[at + i] = from_f32<bf16>(v[i]);
-  }
-}
-
 /* Where runs begin and end among the places of a tile: a bit each, the same in all lanes. */
 struct places {
   uint32_t id, token; /* of this lane's place */
@@ -165,8 +129,8 @@ template <bool FAST, typename Y, typename G> __global__ void __launch_bounds__(R
         bool old_too = r.add && p.begins >> (i + j) & 1;
 #pragma unroll
         for (int c = 0; c < RUN_COLUMNS; c++) v[j][c] = old[j][c] = 0;
-        if (mine && p.used >> (i + j) & 1) read4<FAST>(r.dy + n * r.dy_step, at, r.width, v[j]);
-        if (mine && old_too) read4<FAST>(r.dw + id * r.dw_step, at, r.width, old[j]);
+        if (mine && p.used >> (i + j) & 1) read_row<FAST>(r.dy + n * r.dy_step, at, r.width, v[j]);
+        if (mine && old_too) read_row<FAST>(r.dw + id * r.dw_step, at, r.width, old[j]);
       }
 #pragma unroll
       for (int j = 0; j < BATCH; j++) {
@@ -175,12 +139,12 @@ template <bool FAST, typename Y, typename G> __global__ void __launch_bounds__(R
         began |= begins;
 #pragma unroll
         for (int c = 0; c < RUN_COLUMNS; c++) sum[c] = (begins ? old[j][c] : sum[c]) + v[j][c];
-        if (mine && ends && began) write4<FAST>(r.dw + id * r.dw_step, at, r.width, sum);
-        if (mine && ends && !began) write4<FAST>(share, at, r.width, sum);
+        if (mine && ends && began) write_row<FAST>(r.dw + id * r.dw_step, at, r.width, sum);
+        if (mine && ends && !began) write_row<FAST>(share, at, r.width, sum);
       }
     }
     if (mine && p.used >> (TILE - 1) && !(p.ends >> (TILE - 1)))
-      write4<FAST>(share + (began ? r.width : 0), at, r.width, sum);
+      write_row<FAST>(share + (began ? r.width : 0), at, r.width, sum);
   }
 }
 
@@ -206,15 +170,15 @@ template <bool FAST, typename Y, typename G> __global__ void __launch_bounds__(R
     int64_t tiles = tiles_behind(r, tile, id, lane);
     float sum[RUN_COLUMNS];
     if (at >= r.width) continue;
-    read4<FAST>(share + r.width, at, r.width, sum);
+    read_row<FAST>(share + r.width, at, r.width, sum);
 #pragma unroll 8
     for (int64_t i = 1; i <= tiles; i++) {
       float v[RUN_COLUMNS];
-      read4<FAST>(share + i * 2 * r.width, at, r.width, v);
+      read_row<FAST>(share + i * 2 * r.width, at, r.width, v);
 #pragma unroll
       for (int c = 0; c < RUN_COLUMNS; c++) sum[c] += v[c];
     }
-    write4<FAST>(r.dw + id * r.dw_step, at, r.width, sum);
+    write_row<FAST>(r.dw + id * r.dw_step, at, r.width, sum);
   }
 }
 
@@ -289,7 +253,7 @@ static pu_err embedding_back(pu_backend *be, void *args, pu_error *e) {
   sorting s;
   if (!dw) return PU_OK;
   bool add = pu_grad_beta(a->w) != 0;
-  bool fast = width % PU_LANE == 0 && pu_rows_aligned(dy) && pu_rows_aligned(dw);
+  bool fast = pu_width_whole(width) && pu_rows_aligned(dy) && pu_rows_aligned(dw);
   if (!add) PU_TRY(be->clear(be, dw->data, pu_tensor_bytes(dw), e));
   if (rows * width == 0) return PU_OK;
   PU_TRY(sort_tokens(d, a, &s, e));

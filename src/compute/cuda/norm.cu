@@ -2,13 +2,14 @@
  *   dh = r (dy w - h r^2 mean(dy w h)),   dw = sum over rows of dy h r.
  *
  * A block has a row of rmsnorm_add, whose values its threads keep in registers between the sum and what needs it, so
- * that memory is passed over once; KEEP says that eight values a thread are enough, else the second pass reads again.
- * Backward, a block has every so many-th row and sums its share of dw on the way; the shares are added in the end, in
- * the order of the blocks. A head of qk_norm belongs to a power of two of lanes of a warp. */
+ * that memory is passed over once. Backward, a block has every so many-th row and sums its share of dw on the way; the
+ * shares are added in the end, in the order of the blocks. A head of qk_norm belongs to a power of two of lanes of a
+ * warp. */
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/use.h"
 
-enum { MOST_THREADS = 1024, HEAD_THREADS = 256, MOST_ROWS = 65535, BLOCKS_OF_SM = 8, SUM_ROWS = 32 };
+enum { MOST_THREADS = 1024, USUAL_THREADS = 512, PLAIN_THREADS = 256, HEAD_THREADS = 256, SUM_ROWS = 32 };
+enum { LANE = 4 /* values at a time of rmsnorm_add's threads */, BLOCKS_OF_SM = 8, MOST_ROWS = 65535 };
 
 /* ---- sums over blocks ---- */
 
@@ -48,61 +49,81 @@ template <typename X, typename Y> struct row_norm {
   float eps;
 };
 
-/* h of one place, and the sum of its squares. */
-template <bool FAST, typename X, typename Y>
-__device__ static inline float read_sum(const row_norm<X, Y> &g, int64_t n, int at, float h[PU_LANE]) {
-  float squares = 0;
-  read8<FAST>(g.res + n * g.res_step, at, g.width, h);
-  if (g.x) {
-    float x[PU_LANE];
-    read8<FAST>(g.x + n * g.x_step, at, g.width, x);
-#pragma unroll
-    for (int i = 0; i < PU_LANE; i++) h[i] += x[i];
-    write8<FAST>(g.h + n * g.h_step, at, g.width, h);
-  }
-#pragma unroll
-  for (int i = 0; i < PU_LANE; i++) squares += h[i] * h[i];
-  return squares;
+/* The first of the k-th four values of this thread. */
+__device__ static inline int place_of(int k) {
+  return (k * (int)blockDim.x + (int)threadIdx.x) * LANE;
 }
 
-template <bool FAST, bool KEEP, typename X, typename Y>
-__global__ void __launch_bounds__(MOST_THREADS) norm_rows(row_norm<X, Y> g) {
+template <int K, typename X, typename Y> __global__ void __launch_bounds__(MOST_THREADS) norm_rows(row_norm<X, Y> g) {
   __shared__ float room[32];
   int64_t n = blockIdx.x;
-  int first = (int)threadIdx.x * PU_LANE, stride = (int)blockDim.x * PU_LANE;
-  float h[PU_LANE], w[PU_LANE], squares = 0;
-  if (KEEP) {
-    if (first < g.width) {
-      squares = read_sum<FAST>(g, n, first, h);
-      read_vector8<FAST>(g.w, first, g.width, w);
-    }
-  } else {
-    for (int at = first; at < g.width; at += stride) squares += read_sum<FAST>(g, n, at, h);
-  }
-  float r = 1.0f / sqrtf(block_sum(squares, room) / (float)g.width + g.eps);
-  if (threadIdx.x == 0) g.rstd[n] = r;
-  for (int at = first; at < g.width; at += stride) {
-    if (!KEEP) {
-      read8<FAST>(g.h + n * g.h_step, at, g.width, h);
-      read_vector8<FAST>(g.w, at, g.width, w);
-    }
+  float h[K][LANE], x[K][LANE], w[K][LANE], squares = 0;
 #pragma unroll
-    for (int i = 0; i < PU_LANE; i++) h[i] *= r * w[i];
-    write8<FAST>(g.y + n * g.y_step, at, g.width, h);
-    if (KEEP) break;
+  for (int k = 0; k < K; k++) {
+    int at = place_of(k);
+#pragma unroll
+    for (int i = 0; i < LANE; i++) h[k][i] = x[k][i] = 0;
+    if (at >= g.width) continue;
+    read_row<true>(g.res + n * g.res_step, at, g.width, h[k]);
+    if (g.x) read_row<true>(g.x + n * g.x_step, at, g.width, x[k]);
+  }
+#pragma unroll
+  for (int k = 0; k < K; k++) {
+    int at = place_of(k);
+#pragma unroll
+    for (int i = 0; i < LANE; i++) {
+      h[k][i] += x[k][i];
+      squares += h[k][i] * h[k][i];
+    }
+    if (at >= g.width) continue;
+    read_vector<true>(g.w, at, g.width, w[k]);
+    if (g.x) write_row<true>(g.h + n * g.h_step, at, g.width, h[k]);
+  }
+  float r = rsqrtf(block_sum(squares, room) / (float)g.width + g.eps);
+  if (threadIdx.x == 0) g.rstd[n] = r;
+#pragma unroll
+  for (int k = 0; k < K; k++) {
+    int at = place_of(k);
+#pragma unroll
+    for (int i = 0; i < LANE; i++) h[k][i] *= r * w[k][i];
+    if (at < g.width) write_row<true>(g.y + n * g.y_step, at, g.width, h[k]);
   }
 }
 
-static unsigned threads_of(int64_t width) {
-  return (unsigned)PU_MIN(ceil_div(ceil_div(width, PU_LANE), 32) * 32, (int64_t)MOST_THREADS);
+__device__ static inline float weight_at(pu_vector w, int c) {
+  return w.f32 ? ((const float *)w.p)[c] : to_f32(((const bf16 *)w.p)[c]);
 }
 
-static bool keeps(int64_t width) {
-  return width <= MOST_THREADS * PU_LANE;
+/* Rows of any width and place, value by value, in two passes. */
+template <typename X, typename Y> __global__ void __launch_bounds__(PLAIN_THREADS) norm_any_rows(row_norm<X, Y> g) {
+  __shared__ float room[32];
+  int64_t n = blockIdx.x;
+  const float *res = g.res + n * g.res_step;
+  float *h = g.h + n * g.h_step, squares = 0;
+  for (int c = (int)threadIdx.x; c < g.width; c += PLAIN_THREADS) {
+    float v = res[c] + (g.x ? to_f32(g.x[n * g.x_step + c]) : 0.0f);
+    if (g.x) h[c] = v;
+    squares += v * v;
+  }
+  float r = rsqrtf(block_sum(squares, room) / (float)g.width + g.eps);
+  if (threadIdx.x == 0) g.rstd[n] = r;
+  for (int c = (int)threadIdx.x; c < g.width; c += PLAIN_THREADS)
+    g.y[n * g.y_step + c] = from_f32<Y>(h[c] * r * weight_at(g.w, c));
+}
+
+/* How many fours a thread keeps of a row so wide: 0: it is too wide for that. */
+static int fours_of(int64_t width) {
+  int64_t threads = ceil_div(width, LANE);
+  return threads <= USUAL_THREADS ? 1 : threads <= 2 * USUAL_THREADS ? 2 : threads <= 4 * USUAL_THREADS ? 4 : 0;
+}
+
+static unsigned threads_of(int64_t width, int fours) {
+  return fours ? (unsigned)(ceil_div(ceil_div(width, (int64_t)LANE * fours), 32) * 32) : (unsigned)PLAIN_THREADS;
 }
 
 template <typename X, typename Y> static void norm_launch(pu_cuda *d, const pu_rmsnorm_add_args *a) {
-  int64_t rows = a->res->shape[0], width = a->res->shape[1];
+  unsigned rows = (unsigned)a->res->shape[0];
+  int64_t width = a->res->shape[1];
   row_norm<X, Y> g = {.res = (const float *)a->res->data,
                       .x = a->x ? (const X *)a->x->data : NULL,
                       .h = (float *)a->h->data,
@@ -115,15 +136,18 @@ template <typename X, typename Y> static void norm_launch(pu_cuda *d, const pu_r
                       .y_step = pu_step(a->y),
                       .width = (int)width,
                       .eps = a->eps};
-  bool fast = width % PU_LANE == 0 && pu_rows_aligned(a->res) && pu_rows_aligned(a->x) && pu_rows_aligned(a->h) &&
+  bool fast = pu_width_whole(width) && pu_rows_aligned(a->res) && pu_rows_aligned(a->x) && pu_rows_aligned(a->h) &&
               pu_rows_aligned(a->y);
-  unsigned threads = threads_of(width);
-  if (fast && keeps(width))
-    norm_rows<true, true><<<(unsigned)rows, threads, 0, d->stream>>>(g);
-  else if (fast)
-    norm_rows<true, false><<<(unsigned)rows, threads, 0, d->stream>>>(g);
+  int fours = fast ? fours_of(width) : 0;
+  unsigned threads = threads_of(width, fours);
+  if (fours == 1)
+    norm_rows<1><<<rows, threads, 0, d->stream>>>(g);
+  else if (fours == 2)
+    norm_rows<2><<<rows, threads, 0, d->stream>>>(g);
+  else if (fours == 4)
+    norm_rows<4><<<rows, threads, 0, d->stream>>>(g);
   else
-    norm_rows<false, false><<<(unsigned)rows, threads, 0, d->stream>>>(g);
+    norm_any_rows<<<rows, threads, 0, d->stream>>>(g);
 }
 
 /* x is of the compute type and y of the type that was asked for; without an x only the latter counts. */
@@ -152,95 +176,117 @@ template <typename X, typename Y> struct row_norm_back {
   bool add_res, add_x;
 };
 
-/* h and dy w of one place, what they give to dw, and their product's sum. */
-template <bool FAST, typename X, typename Y>
-__device__ static inline float read_back(const row_norm_back<X, Y> &g, int64_t n, int at, float r, float h[PU_LANE],
-                                         float dyw[PU_LANE], float dw[PU_LANE]) {
-  float w[PU_LANE], dot = 0;
-  read8<FAST>(g.dy + n * g.dy_step, at, g.width, dyw);
-  read8<FAST>(g.h + n * g.h_step, at, g.width, h);
-  read_vector8<FAST>(g.w, at, g.width, w);
+/* A thread's values of a row, and what is made of them. */
+template <int K> struct back_row { float dy[K][LANE], h[K][LANE], dh[K][LANE], r; };
+
+template <int K, typename X, typename Y>
+__device__ static inline void read_back(const row_norm_back<X, Y> &g, int64_t n, back_row<K> *b) {
+  b->r = g.rstd[n];
 #pragma unroll
-  for (int i = 0; i < PU_LANE; i++) {
-    dw[i] = dyw[i] * h[i] * r;
-    dyw[i] *= w[i];
-    dot += dyw[i] * h[i];
+  for (int k = 0; k < K; k++) {
+    int at = place_of(k);
+#pragma unroll
+    for (int i = 0; i < LANE; i++) b->dy[k][i] = b->h[k][i] = b->dh[k][i] = 0;
+    if (at >= g.width) continue;
+    read_row<true>(g.dy + n * g.dy_step, at, g.width, b->dy[k]);
+    read_row<true>(g.h + n * g.h_step, at, g.width, b->h[k]);
+    if (g.dh) read_row<true>(g.dh + n * g.dh_step, at, g.width, b->dh[k]);
   }
+}
+
+/* Adds to the sums for dw; dy becomes dy w. */
+template <int K> __device__ static inline float weigh(back_row<K> *b, const float w[K][LANE], float sums[K][LANE]) {
+  float dot = 0;
+#pragma unroll
+  for (int k = 0; k < K; k++)
+#pragma unroll
+    for (int i = 0; i < LANE; i++) {
+      sums[k][i] += b->dy[k][i] * b->h[k][i] * b->r;
+      b->dy[k][i] *= w[k][i];
+      dot += b->dy[k][i] * b->h[k][i];
+    }
   return dot;
 }
 
-template <bool FAST, typename X, typename Y>
-__device__ static inline void write_back(const row_norm_back<X, Y> &g, int64_t n, int at, float dh[PU_LANE]) {
-  float copy[PU_LANE];
+template <int K, typename X, typename Y>
+__device__ static inline void write_back(const row_norm_back<X, Y> &g, int64_t n, const back_row<K> &b, float pull) {
 #pragma unroll
-  for (int i = 0; i < PU_LANE; i++) copy[i] = dh[i];
-  if (g.dres) acc8<FAST>(g.dres + n * g.dres_step, at, g.width, copy, g.add_res);
-  if (g.dx) acc8<FAST>(g.dx + n * g.dx_step, at, g.width, dh, g.add_x);
+  for (int k = 0; k < K; k++) {
+    int at = place_of(k);
+    float dh[LANE];
+#pragma unroll
+    for (int i = 0; i < LANE; i++) dh[i] = b.r * (b.dy[k][i] - b.h[k][i] * pull) + b.dh[k][i];
+    if (at >= g.width) continue;
+    if (g.dres) acc_row<true>(g.dres + n * g.dres_step, at, g.width, dh, g.add_res);
+    if (g.dx) acc_row<true>(g.dx + n * g.dx_step, at, g.width, dh, g.add_x);
+  }
 }
 
-template <bool FAST, bool KEEP, typename X, typename Y>
-__global__ void __launch_bounds__(MOST_THREADS) norm_rows_back(row_norm_back<X, Y> g) {
+/* The next row is on its way while this one is summed. */
+template <int K, typename X, typename Y>
+__global__ void __launch_bounds__(USUAL_THREADS) norm_rows_back(row_norm_back<X, Y> g) {
   __shared__ float room[32];
-  int first = (int)threadIdx.x * PU_LANE, stride = (int)blockDim.x * PU_LANE;
-  float *own = g.partial ? g.partial + (int64_t)blockIdx.x * g.width : NULL;
-  float h[PU_LANE], dyw[PU_LANE], dw[PU_LANE], more[PU_LANE] = {0}, sums[PU_LANE] = {0};
-  for (int64_t n = blockIdx.x; n < g.rows; n += gridDim.x) {
-    float r = g.rstd[n], dot = 0;
-    for (int at = first; at < g.width; at += stride) {
-      dot += read_back<FAST>(g, n, at, r, h, dyw, dw);
-      if (KEEP) {
-        if (g.dh) read8<FAST>(g.dh + n * g.dh_step, at, g.width, more);
+  float w[K][LANE], sums[K][LANE] = {{0}};
+  back_row<K> now, next;
 #pragma unroll
-        for (int i = 0; i < PU_LANE; i++) sums[i] += dw[i];
-        break;
-      }
-      if (own) acc8<FAST>(own, at, g.width, dw, n != blockIdx.x);
+  for (int k = 0; k < K; k++) {
+#pragma unroll
+    for (int i = 0; i < LANE; i++) w[k][i] = 0;
+    if (place_of(k) < g.width) read_vector<true>(g.w, place_of(k), g.width, w[k]);
+  }
+  read_back<K>(g, blockIdx.x, &next); /* there is one: no more blocks than rows */
+  for (int64_t n = blockIdx.x; n < g.rows; n += gridDim.x) {
+    now = next;
+    if (n + gridDim.x < g.rows) read_back<K>(g, n + gridDim.x, &next);
+    float dot = weigh<K>(&now, w, sums);
+    write_back<K>(g, n, now, block_sum(dot, room) / (float)g.width * now.r * now.r);
+  }
+#pragma unroll
+  for (int k = 0; k < K && g.partial; k++)
+    if (place_of(k) < g.width)
+      write_row<true>(g.partial + (int64_t)blockIdx.x * g.width, place_of(k), g.width, sums[k]);
+}
+
+/* Rows of any width and place: in two passes, the sums for dw in memory. */
+template <typename X, typename Y>
+__global__ void __launch_bounds__(PLAIN_THREADS) norm_any_rows_back(row_norm_back<X, Y> g) {
+  __shared__ float room[32];
+  float *own = g.partial ? g.partial + (int64_t)blockIdx.x * g.width : NULL;
+  for (int64_t n = blockIdx.x; n < g.rows; n += gridDim.x) {
+    const Y *dy = g.dy + n * g.dy_step;
+    const float *h = g.h + n * g.h_step;
+    float r = g.rstd[n], dot = 0;
+    for (int c = (int)threadIdx.x; c < g.width; c += PLAIN_THREADS) {
+      float d = to_f32(dy[c]);
+      dot += d * weight_at(g.w, c) * h[c];
+      if (own) own[c] = (n == blockIdx.x ? 0.0f : own[c]) + d * h[c] * r;
     }
     float pull = block_sum(dot, room) / (float)g.width * r * r;
-    for (int at = first; at < g.width; at += stride) {
-      if (!KEEP) {
-        read_back<FAST>(g, n, at, r, h, dyw, dw);
-        if (g.dh) read8<FAST>(g.dh + n * g.dh_step, at, g.width, more);
-      }
-#pragma unroll
-      for (int i = 0; i < PU_LANE; i++) dyw[i] = r * (dyw[i] - h[i] * pull) + more[i];
-      write_back<FAST>(g, n, at, dyw);
-      if (KEEP) break;
+    for (int c = (int)threadIdx.x; c < g.width; c += PLAIN_THREADS) {
+      float dh[1] = {r * (to_f32(dy[c]) * weight_at(g.w, c) - h[c] * pull)};
+      if (g.dh) dh[0] += g.dh[n * g.dh_step + c];
+      if (g.dres) acc_row<false>(g.dres + n * g.dres_step, c, g.width, dh, g.add_res);
+      if (g.dx) acc_row<false>(g.dx + n * g.dx_step, c, g.width, dh, g.add_x);
     }
   }
-  if (KEEP && own && first < g.width) write8<FAST>(own, first, g.width, sums);
 }
 
-/* As many blocks as run at once: 1,024 threads of a multiprocessor. */
-static int64_t blocks_back(const pu_cuda *d, int64_t rows, unsigned threads) {
-  return PU_MIN(rows, (int64_t)d->sms * PU_MIN((int64_t)(MOST_THREADS / threads), (int64_t)BLOCKS_OF_SM));
-}
-
-template <typename X, typename Y>
-static void norm_back_launch(pu_cuda *d, const pu_rmsnorm_add_args *a, row_norm_back<X, Y> g, unsigned blocks) {
-  bool fast = g.width % PU_LANE == 0 && pu_rows_aligned(a->y->grad) && pu_rows_aligned(a->h) &&
-              (!g.dh || pu_rows_aligned(a->h->grad)) && pu_rows_aligned(a->res->grad) &&
-              (!g.dx || pu_rows_aligned(a->x->grad));
-  unsigned threads = threads_of(g.width);
-  if (fast && keeps(g.width))
-    norm_rows_back<true, true><<<blocks, threads, 0, d->stream>>>(g);
-  else if (fast)
-    norm_rows_back<true, false><<<blocks, threads, 0, d->stream>>>(g);
-  else
-    norm_rows_back<false, false><<<blocks, threads, 0, d->stream>>>(g);
+template <typename X, typename Y> static void (*back_kernel(int fours))(row_norm_back<X, Y>) {
+  return fours == 1   ? norm_rows_back<1, X, Y>
+         : fours == 2 ? norm_rows_back<2, X, Y>
+         : fours == 4 ? norm_rows_back<4, X, Y>
+                      : norm_any_rows_back<X, Y>;
 }
 
 template <typename X, typename Y>
-static void norm_back_run(pu_cuda *d, const pu_rmsnorm_add_args *a, float *partial, unsigned blocks) {
+static row_norm_back<X, Y> norm_back_of(const pu_rmsnorm_add_args *a, const pu_tensor *dh) {
   const pu_tensor *dy = a->y->grad, *dres = a->res->grad, *dx = a->x ? a->x->grad : NULL;
-  const pu_tensor *dh = a->h != a->res && a->h->grad && a->h->grad_set ? a->h->grad : NULL;
   row_norm_back<X, Y> g = {.dy = (const Y *)dy->data,
                            .h = (const float *)a->h->data,
                            .rstd = (const float *)a->rstd->data,
                            .dh = dh ? (const float *)dh->data : NULL,
                            .dres = dres ? (float *)dres->data : NULL,
                            .dx = dx ? (X *)dx->data : NULL,
-                           .partial = partial,
                            .w = pu_vector_of(a->w),
                            .dy_step = pu_step(dy),
                            .h_step = pu_step(a->h),
@@ -251,26 +297,37 @@ static void norm_back_run(pu_cuda *d, const pu_rmsnorm_add_args *a, float *parti
                            .width = (int)a->res->shape[1]};
   if (dres) g.add_res = pu_grad_beta(a->res) != 0;
   if (dx) g.add_x = pu_grad_beta(a->x) != 0;
-  norm_back_launch(d, a, g, blocks);
+  return g;
+}
+
+template <typename X, typename Y> static pu_err norm_back_run(pu_cuda *d, const pu_rmsnorm_add_args *a, pu_error *e) {
+  const pu_tensor *dh = a->h != a->res && a->h->grad && a->h->grad_set ? a->h->grad : NULL;
+  bool fast = pu_width_whole(a->res->shape[1]) && pu_rows_aligned(a->y->grad) && pu_rows_aligned(a->h) &&
+              pu_rows_aligned(dh) && pu_rows_aligned(a->res->grad) && (!a->x || pu_rows_aligned(a->x->grad));
+  row_norm_back<X, Y> g = norm_back_of<X, Y>(a, dh);
+  int fours = fast ? fours_of(g.width) : 0, at_once = 1;
+  unsigned threads = threads_of(g.width, fours);
+  void (*kernel)(row_norm_back<X, Y>) = back_kernel<X, Y>(fours);
+  PU_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, kernel, (int)threads, 0), "asking for room", e);
+  int64_t blocks = PU_MIN(g.rows, (int64_t)d->sms * PU_MIN(at_once, (int)BLOCKS_OF_SM));
+  if (a->w->grad) PU_TRY(pu_cuda_work(d, (size_t)(blocks * g.width) * sizeof(float), (void **)&g.partial, e));
+  kernel<<<(unsigned)blocks, threads, 0, d->stream>>>(g);
+  if (g.partial) pu_cuda_add_partials(d, g.partial, blocks, g.width, a->w);
+  return pu_cuda_launched("rmsnorm_add, backward", e);
 }
 
 static pu_err rmsnorm_add_back(pu_backend *be, void *args, pu_error *e) {
   const pu_rmsnorm_add_args *a = (const pu_rmsnorm_add_args *)args;
-  pu_cuda *d = (pu_cuda *)be;
-  int64_t rows = a->res->shape[0], width = a->res->shape[1], blocks = blocks_back(d, rows, threads_of(width));
-  void *partial = NULL;
-  if (rows * width == 0) return PU_OK;
-  if (a->w->grad) PU_TRY(pu_cuda_work(d, (size_t)(blocks * width) * sizeof(float), &partial, e));
-  with_types(
-      a, [&](auto x, auto y) { norm_back_run<decltype(x), decltype(y)>(d, a, (float *)partial, (unsigned)blocks); });
-  if (partial) pu_cuda_add_partials(d, (float *)partial, blocks, width, a->w);
-  return pu_cuda_launched("rmsnorm_add, backward", e);
+  pu_err err = PU_OK;
+  if (a->res->shape[0] * a->res->shape[1] == 0) return PU_OK;
+  with_types(a, [&](auto x, auto y) { err = norm_back_run<decltype(x), decltype(y)>((pu_cuda *)be, a, e); });
+  return err;
 }
 
 /* ---- qk_norm ---- */
 
 /* K: groups of eight values of a lane; ROWS: rows of a block at a time, all of them on their way at once. */
-enum { WIDE_HEAD = 4, FORWARD_ROWS = 4, BACK_ROWS = 2, HEAD_BLOCKS = 3 /* of a multiprocessor */ };
+enum { HEAD_LANE = 8, WIDE_HEAD = 4, FORWARD_ROWS = 4, BACK_ROWS = 2, HEAD_BLOCKS = 3 /* of a multiprocessor */ };
 
 template <typename T> struct head_norms {
   const T *in, *dy;
@@ -285,7 +342,9 @@ template <typename T> struct head_norms {
 
 /* Of the lanes that share a head: a power of two, next to each other. */
 __device__ static inline float lanes_sum(float v, int lanes) {
-  for (int step = lanes / 2; step; step >>= 1) v += __shfl_xor_sync(0xffffffffu, v, step);
+#pragma unroll
+  for (int step = 16; step; step >>= 1)
+    if (step < lanes) v += __shfl_xor_sync(0xffffffffu, v, step);
   return v;
 }
 
@@ -296,71 +355,81 @@ struct seat {
 
 template <typename T> __device__ static inline seat take_seat(const head_norms<T> &g) {
   int slot = (int)threadIdx.x / g.lanes;
-  return {(int)blockIdx.x * (HEAD_THREADS / g.lanes) + slot, (int)threadIdx.x % g.lanes * PU_LANE, g.lanes * PU_LANE};
+  return {(int)blockIdx.x * (HEAD_THREADS / g.lanes) + slot, (int)threadIdx.x % g.lanes * HEAD_LANE,
+          g.lanes * HEAD_LANE};
 }
 
 /* Value heads have a weight of ones: with r = 1 and v = 0 they pass both ways unchanged. */
 template <bool FAST, int K, typename T>
-__device__ static inline void read_weight(const head_norms<T> &g, seat s, float w[K][PU_LANE]) {
+__device__ static inline void read_weight(const head_norms<T> &g, seat s, float w[K][HEAD_LANE]) {
 #pragma unroll
   for (int k = 0; k < K; k++) {
 #pragma unroll
-    for (int i = 0; i < PU_LANE; i++) w[k][i] = 1.0f;
+    for (int i = 0; i < HEAD_LANE; i++) w[k][i] = 1.0f;
     int at = s.first + k * s.stride;
-    if (s.head < g.normed && at < g.dim) read_vector8<FAST>(s.head < g.heads ? g.wq : g.wk, at, g.dim, w[k]);
+    if (s.head < g.normed && at < g.dim) read_vector<FAST>(s.head < g.heads ? g.wq : g.wk, at, g.dim, w[k]);
   }
 }
 
-/* The thread's values of a row; zeros where it has none. */
+/* The thread's values of a row; zeros where it has none. row: of the thread's head. */
 template <bool FAST, int K, typename T>
-__device__ static inline void read_head(const T *row, const head_norms<T> &g, seat s, bool there, float v[K][PU_LANE]) {
+__device__ static inline void read_head(const T *row, int dim, seat s, bool there, float v[K][HEAD_LANE]) {
 #pragma unroll
   for (int k = 0; k < K; k++) {
 #pragma unroll
-    for (int i = 0; i < PU_LANE; i++) v[k][i] = 0;
+    for (int i = 0; i < HEAD_LANE; i++) v[k][i] = 0;
     int at = s.first + k * s.stride;
-    if (there && at < g.dim) read8<FAST>(row + (int64_t)s.head * g.dim, at, g.dim, v[k]);
+    if (there && at < dim) read_row<FAST>(row, at, dim, v[k]);
+  }
+}
+
+/* ROWS rows from the n-th on, all there. Lanes without a head take part in the sums only. */
+template <bool FAST, int K, int ROWS, typename T>
+__device__ static inline void norm_heads(const head_norms<T> &g, seat s, int64_t n, const float w[K][HEAD_LANE]) {
+  const T *in = g.in + n * g.in_step + (int64_t)s.head * g.dim;
+  T *out = g.out + n * g.out_step + (int64_t)s.head * g.dim;
+  bool mine = s.head < g.all, normed = s.head < g.normed;
+  float v[ROWS][K][HEAD_LANE];
+#pragma unroll
+  for (int j = 0; j < ROWS; j++) read_head<FAST, K>(in + j * g.in_step, g.dim, s, mine, v[j]);
+#pragma unroll
+  for (int j = 0; j < ROWS; j++) {
+    float squares = 0;
+#pragma unroll
+    for (int k = 0; k < K; k++)
+#pragma unroll
+      for (int i = 0; i < HEAD_LANE; i++) squares += v[j][k][i] * v[j][k][i];
+    float r = rsqrtf(lanes_sum(squares, g.lanes) / (float)g.dim + g.eps);
+    if (s.first == 0 && normed) g.rstd[(n + j) * g.normed + s.head] = r;
+    if (!normed) r = 1.0f;
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+      int at = s.first + k * s.stride;
+#pragma unroll
+      for (int i = 0; i < HEAD_LANE; i++) v[j][k][i] *= r * w[k][i];
+      if (mine && at < g.dim) write_row<FAST>(out + j * g.out_step, at, g.dim, v[j][k]);
+    }
   }
 }
 
 template <bool FAST, int K, int ROWS, typename T>
 __global__ void __launch_bounds__(HEAD_THREADS) heads_norm(head_norms<T> g) {
   seat s = take_seat(g);
-  float w[K][PU_LANE];
+  float w[K][HEAD_LANE];
   read_weight<FAST, K>(g, s, w);
   for (int64_t n = (int64_t)blockIdx.y * ROWS; n < g.rows; n += (int64_t)gridDim.y * ROWS) {
-    float v[ROWS][K][PU_LANE];
-#pragma unroll
-    for (int j = 0; j < ROWS; j++)
-      read_head<FAST, K>(g.in + (n + j) * g.in_step, g, s, s.head < g.all && n + j < g.rows, v[j]);
-#pragma unroll
-    for (int j = 0; j < ROWS; j++) {
-      float squares = 0;
-#pragma unroll
-      for (int k = 0; k < K; k++)
-#pragma unroll
-        for (int i = 0; i < PU_LANE; i++) squares += v[j][k][i] * v[j][k][i];
-      float r = 1.0f / sqrtf(lanes_sum(squares, g.lanes) / (float)g.dim + g.eps);
-      if (s.head >= g.all || n + j >= g.rows) continue;
-      if (s.head >= g.normed)
-        r = 1.0f;
-      else if (s.first == 0)
-        g.rstd[(n + j) * g.normed + s.head] = r;
-#pragma unroll
-      for (int k = 0; k < K; k++) {
-        int at = s.first + k * s.stride;
-#pragma unroll
-        for (int i = 0; i < PU_LANE; i++) v[j][k][i] *= r * w[k][i];
-        if (at < g.dim) write8<FAST>(g.out + (n + j) * g.out_step + (int64_t)s.head * g.dim, at, g.dim, v[j][k]);
-      }
+    if (n + ROWS <= g.rows) {
+      norm_heads<FAST, K, ROWS>(g, s, n, w);
+      continue;
     }
+    for (int64_t i = n; i < g.rows; i++) norm_heads<FAST, K, 1>(g, s, i, w);
   }
 }
 
 /* The least power of two of lanes, at most a warp, that has eight values each of a head. */
 static int lanes_of(int64_t dim) {
   int lanes = 1;
-  while (lanes < 32 && lanes * PU_LANE < dim) lanes *= 2;
+  while (lanes < 32 && lanes * HEAD_LANE < dim) lanes *= 2;
   return lanes;
 }
 
@@ -369,13 +438,13 @@ static int64_t chunks_of(int64_t heads, int lanes) {
 }
 
 static bool is_wide(int64_t dim) {
-  return dim > 32 * PU_LANE;
+  return dim > 32 * HEAD_LANE;
 }
 
 static pu_err check_dim(const pu_qk_norm_args *a, pu_error *e) {
-  if (a->head_dim <= 32 * PU_LANE * WIDE_HEAD) return PU_OK;
+  if (a->head_dim <= 32 * HEAD_LANE * WIDE_HEAD) return PU_OK;
   return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: qk_norm: heads of %d values, %d are the most", a->head_dim,
-                 32 * PU_LANE * WIDE_HEAD);
+                 32 * HEAD_LANE * WIDE_HEAD);
 }
 
 template <typename T> static head_norms<T> heads_of(const pu_qk_norm_args *a) {
@@ -399,7 +468,7 @@ template <typename T> static head_norms<T> heads_of(const pu_qk_norm_args *a) {
 static pu_err qk_norm(pu_backend *be, void *args, pu_error *e) {
   const pu_qk_norm_args *a = (const pu_qk_norm_args *)args;
   pu_cuda *d = (pu_cuda *)be;
-  bool fast = a->head_dim % PU_LANE == 0 && pu_rows_aligned(a->qkv) && pu_rows_aligned(a->out);
+  bool fast = pu_width_whole(a->head_dim) && pu_rows_aligned(a->qkv) && pu_rows_aligned(a->out);
   PU_TRY(check_dim(a, e));
   if (a->qkv->shape[0] == 0) return PU_OK;
   pu_with_type(a->qkv->dtype, [&](auto type) {
@@ -418,34 +487,52 @@ static pu_err qk_norm(pu_backend *be, void *args, pu_error *e) {
 
 /* ---- qk_norm, backward ---- */
 
-/* The gradient of one head of a row from its values v and t = dy, in t; adds to dw what it gives to its weight. */
-template <int K, typename T>
-__device__ static inline void head_back(const head_norms<T> &g, float r, const float w[K][PU_LANE],
-                                        const float v[K][PU_LANE], float t[K][PU_LANE], float dw[K][PU_LANE]) {
-  float dot = 0;
+/* ROWS rows from the n-th on, all there. With u = v r: dx = r (dy w - u mean(dy w u)), and dw is the sum of dy u. */
+template <bool FAST, int K, int ROWS, typename T>
+__device__ static inline void heads_back(const head_norms<T> &g, seat s, int64_t n, const float w[K][HEAD_LANE],
+                                         float dw[K][HEAD_LANE]) {
+  int64_t begin = (int64_t)s.head * g.dim;
+  const T *in = g.in + n * g.in_step + begin, *dy = g.dy + n * g.dy_step + begin;
+  T *din = g.din + n * g.din_step + begin;
+  bool mine = s.head < g.all, normed = s.head < g.normed;
+  float u[ROWS][K][HEAD_LANE], t[ROWS][K][HEAD_LANE], r[ROWS];
 #pragma unroll
-  for (int k = 0; k < K; k++)
+  for (int j = 0; j < ROWS; j++) {
+    read_head<FAST, K>(dy + j * g.dy_step, g.dim, s, mine, t[j]);
+    read_head<FAST, K>(in + j * g.in_step, g.dim, s, normed, u[j]);
+    r[j] = normed ? g.rstd[(n + j) * g.normed + s.head] : 1.0f;
+  }
 #pragma unroll
-    for (int i = 0; i < PU_LANE; i++) {
-      dw[k][i] += t[k][i] * v[k][i] * r;
-      t[k][i] *= w[k][i];
-      dot += t[k][i] * v[k][i];
+  for (int j = 0; j < ROWS; j++) {
+    float dot = 0;
+#pragma unroll
+    for (int k = 0; k < K; k++)
+#pragma unroll
+      for (int i = 0; i < HEAD_LANE; i++) {
+        u[j][k][i] *= r[j];
+        dw[k][i] += t[j][k][i] * u[j][k][i];
+        t[j][k][i] *= w[k][i];
+        dot += t[j][k][i] * u[j][k][i];
+      }
+    float pull = lanes_sum(dot, g.lanes) / (float)g.dim;
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+      int at = s.first + k * s.stride;
+#pragma unroll
+      for (int i = 0; i < HEAD_LANE; i++) t[j][k][i] = r[j] * (t[j][k][i] - u[j][k][i] * pull);
+      if (g.din && mine && at < g.dim) acc_row<FAST>(din + j * g.din_step, at, g.dim, t[j][k], g.add);
     }
-  float pull = lanes_sum(dot, g.lanes) / (float)g.dim * r * r;
-#pragma unroll
-  for (int k = 0; k < K; k++)
-#pragma unroll
-    for (int i = 0; i < PU_LANE; i++) t[k][i] = r * (t[k][i] - v[k][i] * pull);
+  }
 }
 
 /* The sums of a block's groups of lanes for both weights, added in the order of the groups. */
 template <int K, typename T>
-__device__ static void write_sums(const head_norms<T> &g, seat s, const float dw[K][PU_LANE]) {
+__device__ static void write_sums(const head_norms<T> &g, seat s, const float dw[K][HEAD_LANE]) {
   extern __shared__ float room[]; /* [groups, dim] */
   int groups = HEAD_THREADS / g.lanes, begin = (int)blockIdx.x * groups, group = s.head - begin;
   float *partial = g.partial + ((int64_t)blockIdx.y * gridDim.x + blockIdx.x) * 2 * g.dim;
   for (int k = 0; k < K; k++)
-    for (int i = 0; i < PU_LANE; i++) {
+    for (int i = 0; i < HEAD_LANE; i++) {
       int at = s.first + k * s.stride + i;
       if (at < g.dim) room[group * g.dim + at] = dw[k][i];
     }
@@ -462,29 +549,14 @@ __device__ static void write_sums(const head_norms<T> &g, seat s, const float dw
 template <bool FAST, int K, int ROWS, typename T>
 __global__ void __launch_bounds__(HEAD_THREADS, HEAD_BLOCKS) heads_norm_back(head_norms<T> g) {
   seat s = take_seat(g);
-  bool normed = s.head < g.normed;
-  float w[K][PU_LANE], dw[K][PU_LANE] = {{0}};
+  float w[K][HEAD_LANE], dw[K][HEAD_LANE] = {{0}};
   read_weight<FAST, K>(g, s, w);
   for (int64_t n = (int64_t)blockIdx.y * ROWS; n < g.rows; n += (int64_t)gridDim.y * ROWS) {
-    float v[ROWS][K][PU_LANE], t[ROWS][K][PU_LANE], r[ROWS];
-#pragma unroll
-    for (int j = 0; j < ROWS; j++) {
-      bool there = s.head < g.all && n + j < g.rows;
-      read_head<FAST, K>(g.dy + (n + j) * g.dy_step, g, s, there, t[j]);
-      read_head<FAST, K>(g.in + (n + j) * g.in_step, g, s, there && normed, v[j]);
-      r[j] = there && normed ? g.rstd[(n + j) * g.normed + s.head] : 1.0f;
+    if (n + ROWS <= g.rows) {
+      heads_back<FAST, K, ROWS>(g, s, n, w, dw);
+      continue;
     }
-#pragma unroll
-    for (int j = 0; j < ROWS; j++) {
-      head_back<K>(g, r[j], w, v[j], t[j], dw);
-      if (!g.din || s.head >= g.all || n + j >= g.rows) continue;
-#pragma unroll
-      for (int k = 0; k < K; k++) {
-        int at = s.first + k * s.stride;
-        T *din = g.din + (n + j) * g.din_step + (int64_t)s.head * g.dim;
-        if (at < g.dim) acc8<FAST>(din, at, g.dim, t[j][k], g.add);
-      }
-    }
+    for (int64_t i = n; i < g.rows; i++) heads_back<FAST, K, 1>(g, s, i, w, dw);
   }
   if (g.partial) write_sums<K>(g, s, dw);
 }
@@ -499,7 +571,7 @@ template <typename T>
 static void qk_back_launch(pu_cuda *d, const pu_qk_norm_args *a, float *partial, unsigned blocks, bool add) {
   const pu_tensor *dy = a->out->grad, *din = a->qkv->grad;
   head_norms<T> g = heads_of<T>(a);
-  bool fast = g.dim % PU_LANE == 0 && pu_rows_aligned(a->qkv) && pu_rows_aligned(dy) && pu_rows_aligned(din);
+  bool fast = pu_width_whole(g.dim) && pu_rows_aligned(a->qkv) && pu_rows_aligned(dy) && pu_rows_aligned(din);
   dim3 grid((unsigned)chunks_of(g.all, g.lanes), blocks);
   size_t room = (size_t)(HEAD_THREADS / g.lanes * g.dim) * sizeof(float);
   g.dy = (const T *)dy->data;
@@ -535,7 +607,7 @@ static pu_err qk_norm_back(pu_backend *be, void *args, pu_error *e) {
 
 size_t pu_cuda_norm_work_bytes(const pu_cuda *d, const pu_work_shape *s) {
   int64_t heads = s->heads + 2 * (int64_t)s->kv_heads, dim = s->head_dim;
-  int64_t rows = blocks_back(d, s->tokens, threads_of(s->hidden)) * s->hidden;
+  int64_t rows = PU_MIN(s->tokens, (int64_t)d->sms * BLOCKS_OF_SM) * s->hidden;
   int64_t shares = row_blocks(d, s->tokens, heads, dim) * chunks_of(heads, lanes_of(dim)) * 2 * dim;
   return (size_t)PU_MAX(rows, shares) * sizeof(float);
 }

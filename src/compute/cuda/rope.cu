@@ -1,5 +1,5 @@
-/* rope: turns the first and second half of each query and key head by the token's angles, in place. A thread has eight
- * values of a first half and their partners; the angles, f32 [N, D], are the same for all heads and come from the
+/* rope: turns the first and second half of each query and key head by the token's angles, in place. A thread has 16
+ * bytes of a first half and their partners; the angles, f32 [N, D], are the same for all heads and come from the
  * caches. */
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/use.h"
@@ -16,33 +16,35 @@ template <typename T> struct rotation {
 
 /* x: pieces of a half; y: heads. */
 template <typename T, bool FAST> __global__ void __launch_bounds__(THREADS) rotate_rows(rotation<T> r) {
+  constexpr int N = pu_lane<T>::n;
   int head = (int)(blockIdx.x * blockDim.y + threadIdx.y);
   if (head >= r.heads) return;
   for (int64_t n = blockIdx.y; n < r.rows; n += gridDim.y) {
     T *first = r.t + n * r.step + (int64_t)head * 2 * r.half, *second = first + r.half;
     const float *cs = r.cs + n * r.cs_step;
-    for (int at = (int)threadIdx.x * PU_LANE; at < r.half; at += (int)blockDim.x * PU_LANE) {
-      float x1[PU_LANE], x2[PU_LANE], cos[PU_LANE], sin[PU_LANE];
-      read8<FAST>(first, at, r.half, x1);
-      read8<FAST>(second, at, r.half, x2);
-      read_vector8<FAST>({cs, true, FAST}, at, r.half, cos);
-      read_vector8<FAST>({cs + r.half, true, FAST}, at, r.half, sin);
+    for (int at = (int)threadIdx.x * N; at < r.half; at += (int)blockDim.x * N) {
+      float x1[N], x2[N], cos[N], sin[N];
+      read_row<FAST>(first, at, r.half, x1);
+      read_row<FAST>(second, at, r.half, x2);
+      read_vector<FAST>({cs, true, FAST}, at, r.half, cos);
+      read_vector<FAST>({cs + r.half, true, FAST}, at, r.half, sin);
 #pragma unroll
-      for (int i = 0; i < PU_LANE; i++) {
+      for (int i = 0; i < N; i++) {
         float s = r.sign * sin[i], a = x1[i], b = x2[i];
         x1[i] = a * cos[i] - b * s;
         x2[i] = b * cos[i] + a * s;
       }
-      write8<FAST>(first, at, r.half, x1);
-      write8<FAST>(second, at, r.half, x2);
+      write_row<FAST>(first, at, r.half, x1);
+      write_row<FAST>(second, at, r.half, x2);
     }
   }
 }
 
 static pu_err rotate(pu_cuda *d, const pu_rope_args *a, const pu_tensor *t, float sign, pu_error *e) {
+  int lane = t->dtype == PU_F32 ? pu_lane<float>::n : pu_lane<bf16>::n;
   int half = a->head_dim / 2, heads = a->heads + a->kv_heads;
-  int64_t rows = t->shape[0], pieces = PU_MIN(ceil_div(half, PU_LANE), (int64_t)THREADS);
-  bool fast = half % PU_LANE == 0 && pu_rows_aligned(t) && pu_rows_aligned(a->cs);
+  int64_t rows = t->shape[0], pieces = PU_MIN(ceil_div(half, lane), (int64_t)THREADS);
+  bool fast = pu_width_whole(half) && pu_rows_aligned(t) && pu_rows_aligned(a->cs);
   dim3 block((unsigned)pieces, (unsigned)PU_MIN((int64_t)heads, THREADS / pieces));
   dim3 grid((unsigned)ceil_div(heads, block.y), (unsigned)PU_MIN(rows, (int64_t)MOST_ROWS));
   if (rows == 0) return PU_OK;

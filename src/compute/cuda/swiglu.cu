@@ -1,5 +1,5 @@
-/* swiglu: y = silu(a) b, silu(a) = a s with s = 1 / (1 + exp(-a)); silu'(a) = s (1 + a (1 - s)). A thread has eight
- * values of one row; bytes are all that counts: of bf16, 6 a value of y forward, 10 backward. */
+/* swiglu: y = silu(a) b, silu(a) = a s with s = 1 / (1 + exp(-a)); silu'(a) = s (1 + a (1 - s)). A thread has 16
+ * bytes of one row; bytes are all that counts: of bf16, 6 a value of y forward, 10 backward. */
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/use.h"
 
@@ -22,49 +22,51 @@ template <typename T> struct gates {
 };
 
 template <typename T, bool FAST> __global__ void __launch_bounds__(THREADS) swiglu_rows(gates<T> g) {
-  int at = (int)(blockIdx.x * THREADS + threadIdx.x) * PU_LANE;
+  constexpr int N = pu_lane<T>::n;
+  int at = (int)(blockIdx.x * THREADS + threadIdx.x) * N;
   if (at >= g.inner) return;
   for (int64_t n = blockIdx.y; n < g.rows; n += gridDim.y) {
     const T *row = g.gu + n * g.gu_step;
-    float gate[PU_LANE], up[PU_LANE];
-    read8<FAST>(row, at, g.inner, gate);
-    read8<FAST>(row + g.inner, at, g.inner, up);
+    float gate[N], up[N];
+    read_row<FAST>(row, at, g.inner, gate);
+    read_row<FAST>(row + g.inner, at, g.inner, up);
 #pragma unroll
-    for (int i = 0; i < PU_LANE; i++) up[i] *= gate[i] * sigmoid(gate[i], T());
-    write8<FAST>(g.y + n * g.y_step, at, g.inner, up);
+    for (int i = 0; i < N; i++) up[i] *= gate[i] * sigmoid(gate[i], T());
+    write_row<FAST>(g.y + n * g.y_step, at, g.inner, up);
   }
 }
 
 template <typename T, bool FAST> __global__ void __launch_bounds__(THREADS) swiglu_rows_back(gates<T> g) {
-  int at = (int)(blockIdx.x * THREADS + threadIdx.x) * PU_LANE;
+  constexpr int N = pu_lane<T>::n;
+  int at = (int)(blockIdx.x * THREADS + threadIdx.x) * N;
   if (at >= g.inner) return;
   for (int64_t n = blockIdx.y; n < g.rows; n += gridDim.y) {
     const T *row = g.gu + n * g.gu_step;
     T *out = g.dgu + n * g.dgu_step;
-    float gate[PU_LANE], up[PU_LANE], dy[PU_LANE];
-    read8<FAST>(row, at, g.inner, gate);
-    read8<FAST>(row + g.inner, at, g.inner, up);
-    read8<FAST>(g.dy + n * g.dy_step, at, g.inner, dy);
+    float gate[N], up[N], dy[N];
+    read_row<FAST>(row, at, g.inner, gate);
+    read_row<FAST>(row + g.inner, at, g.inner, up);
+    read_row<FAST>(g.dy + n * g.dy_step, at, g.inner, dy);
 #pragma unroll
-    for (int i = 0; i < PU_LANE; i++) {
+    for (int i = 0; i < N; i++) {
       float s = sigmoid(gate[i], T()), a = gate[i];
       gate[i] = dy[i] * up[i] * s * (1.0f + a * (1.0f - s));
       up[i] = dy[i] * a * s;
     }
-    acc8<FAST>(out, at, g.inner, gate, g.add);
-    acc8<FAST>(out + g.inner, at, g.inner, up, g.add);
+    acc_row<FAST>(out, at, g.inner, gate, g.add);
+    acc_row<FAST>(out + g.inner, at, g.inner, up, g.add);
   }
 }
 
-static dim3 grid_of(int64_t rows, int64_t inner) {
-  return dim3((unsigned)ceil_div(inner, THREADS * PU_LANE), (unsigned)PU_MIN(rows, (int64_t)MOST_ROWS));
+template <typename T> static dim3 grid_of(int64_t rows, int64_t inner) {
+  return dim3((unsigned)ceil_div(inner, THREADS * pu_lane<T>::n), (unsigned)PU_MIN(rows, (int64_t)MOST_ROWS));
 }
 
 static pu_err swiglu(pu_backend *be, void *args, pu_error *e) {
   const pu_swiglu_args *a = (const pu_swiglu_args *)args;
   pu_cuda *d = (pu_cuda *)be;
   int64_t rows = a->y->shape[0], inner = a->y->shape[1];
-  bool fast = inner % PU_LANE == 0 && pu_rows_aligned(a->gu) && pu_rows_aligned(a->y);
+  bool fast = pu_width_whole(inner) && pu_rows_aligned(a->gu) && pu_rows_aligned(a->y);
   if (rows * inner == 0) return PU_OK;
   pu_with_type(a->y->dtype, [&](auto type) {
     typedef decltype(type) T;
@@ -75,9 +77,9 @@ static pu_err swiglu(pu_backend *be, void *args, pu_error *e) {
                   .rows = rows,
                   .inner = (int)inner};
     if (fast)
-      swiglu_rows<T, true><<<grid_of(rows, inner), THREADS, 0, d->stream>>>(g);
+      swiglu_rows<T, true><<<grid_of<T>(rows, inner), THREADS, 0, d->stream>>>(g);
     else
-      swiglu_rows<T, false><<<grid_of(rows, inner), THREADS, 0, d->stream>>>(g);
+      swiglu_rows<T, false><<<grid_of<T>(rows, inner), THREADS, 0, d->stream>>>(g);
   });
   return pu_cuda_launched("swiglu", e);
 }
@@ -88,7 +90,7 @@ static pu_err swiglu_back(pu_backend *be, void *args, pu_error *e) {
   const pu_tensor *dgu = a->gu->grad, *dy = a->y->grad;
   int64_t rows = a->y->shape[0], inner = a->y->shape[1];
   bool add = pu_grad_beta(a->gu) != 0;
-  bool fast = inner % PU_LANE == 0 && pu_rows_aligned(a->gu) && pu_rows_aligned(dgu) && pu_rows_aligned(dy);
+  bool fast = pu_width_whole(inner) && pu_rows_aligned(a->gu) && pu_rows_aligned(dgu) && pu_rows_aligned(dy);
   if (rows * inner == 0) return PU_OK;
   pu_with_type(a->y->dtype, [&](auto type) {
     typedef decltype(type) T;
@@ -102,9 +104,9 @@ static pu_err swiglu_back(pu_backend *be, void *args, pu_error *e) {
                   .inner = (int)inner,
                   .add = add};
     if (fast)
-      swiglu_rows_back<T, true><<<grid_of(rows, inner), THREADS, 0, d->stream>>>(g);
+      swiglu_rows_back<T, true><<<grid_of<T>(rows, inner), THREADS, 0, d->stream>>>(g);
     else
-      swiglu_rows_back<T, false><<<grid_of(rows, inner), THREADS, 0, d->stream>>>(g);
+      swiglu_rows_back<T, false><<<grid_of<T>(rows, inner), THREADS, 0, d->stream>>>(g);
   });
   return pu_cuda_launched("swiglu, backward", e);
 }
