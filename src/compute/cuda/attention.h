@@ -25,6 +25,7 @@ typedef struct pu_cuda_rows {
   const int32_t *table;   /* NULL: not paged. [sequences, table_stride] */
   int32_t table_stride;
   int32_t block;          /* tokens in a block of the cache */
+  int32_t shift;          /* it is 2^shift, and no less than 16; else 0 */
   int64_t block_bytes;    /* from one block of the cache to the next */
 } pu_cuda_rows;
 

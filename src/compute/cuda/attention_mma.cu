@@ -157,7 +157,8 @@ template <int D> __device__ void soften(state<D> &w, float s[TILE / 8][4], float
 #pragma unroll
     for (int i = 0; i < TILE / 8; i++) top = fmaxf(top, fmaxf(s[i][2 * h], s[i][2 * h + 1]));
     top = quad_max(top);
-    const float base = top == -INFINITY ? 0.0f : top * scale, keep = exp2_fast(w.most[h] * scale - base);
+    /* Products by themselves: where the maximum stays, keep is 1 to the bit. */
+    const float base = top == -INFINITY ? 0.0f : __fmul_rn(top, scale), keep = exp2_fast(__fmul_rn(w.most[h], scale) - base);
 #pragma unroll
     for (int i = 0; i < TILE / 8; i++)
 #pragma unroll

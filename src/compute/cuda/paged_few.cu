@@ -3,10 +3,11 @@
  * https://crfm.stanford.edu/2023/10/12/flashdecoding.html) at multiples of PU_CUDA_SPLIT keys, whatever the batch is, so
  * a sequence's result is the same to the bit in every batch and however its tokens come.
  *
- * A block has a stretch of keys of one sequence and key head. Its rows are (new token, query head of the group); sixteen
- * of them make a tile of a product. Warp w has rows of tile w / 4, and sixteen keys (w % 4) of each 64 that cp.async
- * brings into shared memory as they lie in the cache. It keeps a maximum and sums of its own; the four warps of a tile
- * are merged in their order, then the stretches by the block that arrives last, in the order of the stretches.
+ * A block takes stretches of keys of one sequence and key head, one after the other. Its rows are (new token, query head
+ * of the group); sixteen of them make a tile of a product, and four warps have them: for scores each has sixteen keys of
+ * the 64 that cp.async brings into shared memory as they lie in the cache, for outputs a quarter of the head. The
+ * stretches are merged by the block that arrives last, in their order. New tokens' rows go into the cache, and beside it
+ * into shared memory, by the block whose stretch they are in.
  *
  * Rows in few bits stay so until they are in registers: with u the stored number less 2^(bits-1), which bf16 holds
  * exactly, a score is scale (q . u) + low' sum(q), and an output the sum of (p scale) u, and of p low' for all its values;
@@ -18,33 +19,120 @@
 namespace {
 
 constexpr int TILE = 64, SPLIT = PU_CUDA_SPLIT, SLICES = 4, GROUP = 16 /* keys that lie side by side in the cache */;
+constexpr int PITCH = TILE * 2 + 16; /* bytes from row to row of probabilities */
 constexpr float LOG2E = 1.4426950408889634f;
 
 template <int D, int BITS> struct sizes {
   static constexpr int row = BITS == 16 ? D * 2 : D * BITS / 8 + PU_KV_PAIR_BYTES; /* bytes */
   static constexpr int tile = TILE * row;                                          /* of keys, or of values */
-  static constexpr int stages = BITS == 16 ? 2 : 4;
 };
 
-/* What the warps of a block leave for each other: outputs (padded rows), maxima and sums. */
-template <int D> struct merging {
-  static constexpr int pitch = D + 8;
-  static constexpr int bytes(int warps) { return warps * 16 * (pitch + 2) * (int)sizeof(float); }
-};
+/* One stretch of keys of one sequence and key head: keys [from, end), the first at a multiple of TILE. */
+typedef struct item {
+  pu_cuda_tile t;
+  int64_t from, end;
+  int seq, head;         /* of the ones that are decoded; of key heads */
+  int first, last, mine; /* stretches of the sequence that are seen, and this one */
+  int tiles;
+} item;
+
+__device__ item get_item(const pu_cuda_attend &a, const pu_cuda_few &f, int index) {
+  item m;
+  const int2 entry = f.list[index / f.kv_heads];
+  m.head = index % f.kv_heads;
+  m.seq = entry.x;
+  m.mine = entry.y;
+  m.t = a.tiles[m.seq];
+  const int64_t len = m.t.base + m.t.n, seen = max(m.t.base - a.window + 1, (int64_t)0);
+  m.first = (int)(seen / SPLIT);
+  m.last = (int)((len - 1) / SPLIT);
+  m.from = max((int64_t)m.mine * SPLIT, seen / TILE * TILE);
+  m.end = min((int64_t)(m.mine + 1) * SPLIT, len);
+  m.tiles = (int)(m.end - m.from + TILE - 1) / TILE;
+  return m;
+}
 
 /* ---- into shared memory ---- */
 
-/* Keys [key0, key0 + TILE) of a stretch as they lie in the cache; zeros from `valid` on. groups: the row of the cache
- * that each sixteen begin with. */
-template <int D, int BITS>
-__device__ void load_tile(uint32_t to, const char *base, const int64_t *groups, int valid) {
-  constexpr int ROW = sizes<D, BITS>::row, PIECES = TILE * ROW / 16;
-  for (int p = threadIdx.x; p < PIECES; p += blockDim.x) {
-    const int bytes = min(max(valid * ROW - p * 16, 0), 16);
-    const char *from = base + groups[p / ROW] * ROW + p % ROW * 16; /* sixteen rows are ROW pieces */
-    const int at = BITS == 16 ? swizzled<D>(p / (D / 8), p % (D / 8)) : p * 16;
-    copy_async(to + at, from, bytes);
+/* The row of the cache where position p of an item lies; a block of the cache has a power of two of tokens. */
+__device__ unsigned cached_row(const pu_cuda_rows &x, const item &m, int kv_heads, unsigned p) {
+  const unsigned block = (unsigned)__ldg(x.table + (int64_t)m.t.seq * x.table_stride + (p >> x.shift));
+  return (block * (unsigned)kv_heads + (unsigned)m.head) * (unsigned)x.block + (p & ((unsigned)x.block - 1));
+}
+
+/* A tile of keys and one of values in bf16, from position pos on: the sixteens that begin before `end`. */
+template <int D, int THREADS>
+__device__ void load_plain(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, unsigned pos) {
+  constexpr int COLS = D / 8, PASS = THREADS / COLS, TURNS = PASS < GROUP ? GROUP / PASS : 1; /* pieces of a row; rows at a time */
+  const int c = threadIdx.x % COLS, r0 = threadIdx.x / COLS;
+  unsigned row = 0;
+#pragma unroll
+  for (int i = 0; i < TILE / PASS; i++) {
+    const unsigned r = r0 + i * PASS, p = pos + r;
+    if (p / GROUP * GROUP >= (unsigned)m.end) break;
+    if (i % TURNS == 0)
+      row = cached_row(a.k, m, kv_heads, p);
+    else
+      row += PASS;
+    const uint64_t at = (uint64_t)row * (D * 2) + c * 16;
+    const uint32_t place = to + swizzled<D>(r, c);
+    copy_async(place, a.k.base + at, 16);
+    copy_async(place + TILE * D * 2, a.v.base + at, 16);
   }
+}
+
+/* The same of few bits, as it lies: sixteen rows are one piece. */
+template <int KROW, int VROW>
+__device__ void load_packed(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, unsigned pos, uint32_t barrier) {
+  const int groups = (int)min((m.end - pos + GROUP - 1) / GROUP, (int64_t)(TILE / GROUP));
+#if __CUDA_ARCH__ >= 900
+  if (threadIdx.x == 0) barrier_expect(barrier, groups * GROUP * (KROW + VROW));
+  __syncwarp();
+  const int i = threadIdx.x % (TILE / GROUP), v = threadIdx.x / (TILE / GROUP); /* of keys, of values */
+  if (v < 2 && i < groups) {
+    const int bytes = GROUP * (v ? VROW : KROW);
+    const char *from = (v ? a.v.base : a.k.base) + (uint64_t)cached_row(a.k, m, kv_heads, pos + i * GROUP) * (v ? VROW : KROW);
+    copy_bulk(to + (v ? TILE * KROW : 0) + i * bytes, from, bytes, barrier);
+  }
+#else
+  (void)barrier;
+  for (int p = threadIdx.x; p < groups * (KROW + VROW); p += blockDim.x) { /* sixteen rows are ROW times sixteen bytes */
+    const bool v = p >= groups * KROW;
+    const int in = v ? p - groups * KROW : p, bytes = v ? VROW : KROW;
+    const char *from = (v ? a.v.base : a.k.base) + (uint64_t)cached_row(a.k, m, kv_heads, pos + in / bytes * GROUP) * bytes;
+    copy_async(to + (v ? TILE * KROW : 0) + in * 16, from + in % bytes * 16, 16);
+  }
+#endif
+}
+
+/* A tile that the sequence ends in: the new tokens' rows into the cache and into the tile, where they are not yet; zeros
+ * behind them. */
+template <int D, int BITS>
+__device__ void put_rows(const pu_cuda_attend &a, const pu_cuda_rows &x, const item &m, int column, int64_t key0, char *tile) {
+  constexpr int ROW = sizes<D, BITS>::row;
+  const int lane = threadIdx.x % 32;
+  for (int64_t pos = max(key0, (int64_t)m.t.base) + threadIdx.x / 32; pos < key0 + TILE; pos += blockDim.x / 32) {
+    const int r = (int)(pos - key0);
+    const bool there = pos < m.t.base + m.t.n;
+    const char *from = a.q + (m.t.row + pos - m.t.base) * a.q_row + (int64_t)column * D * 2;
+    char *to = there ? pu_row_of(x, m.head, m.t.seq, 0, pos) : NULL;
+    if constexpr (BITS == 16) {
+      if (lane >= D / 8) continue;
+      const uint4 piece = there ? *(const uint4 *)(from + lane * 16) : make_uint4(0, 0, 0, 0);
+      *(uint4 *)(tile + swizzled<D>(r, lane)) = piece;
+      if (there) *(uint4 *)(to + lane * 16) = piece;
+    } else if (there) {
+      float v[PU_CUDA_LANE_VALUES];
+      pu_read_row(v, from, 16, D);
+      pu_pack_row(to, BITS, v, D);
+      pu_pack_row(tile + r * ROW, BITS, v, D);
+    } else {
+      for (int i = lane; i < ROW / 4; i += 32) ((uint32_t *)(tile + r * ROW))[i] = 0;
+    }
+  }
+#if __CUDA_ARCH__ >= 900
+  if (BITS < 16) before_bulk();
+#endif
 }
 
 /* ---- rows in few bits ---- */
@@ -95,22 +183,25 @@ template <int D, int BITS> __device__ float2 pair_of(const char *row) {
   return make_float2(scale, fmaf(scale, (float)(1 << (BITS - 1)), __half2float(__ushort_as_half((unsigned short)(pair >> 16)))));
 }
 
-/* ---- a warp's sixteen keys ---- */
+/* ---- products ---- */
 
-/* Sixteen rows of queries as A, and what the warp has so far. */
+/* Sixteen rows as a warp of them has them: queries as A, outputs of a quarter of the head as C. */
 template <int D> struct rows {
+  int token[2], head[2];    /* of rows g, g + 8: of the new ones, of the group; the same for every item */
   uint32_t q[D / 16][4];
-  float sum_q[2];     /* of few bits: rows g, g + 8 */
-  float most[2], sum[2], lift[2]; /* lift: sum of p low', of this lane's keys */
-  float out[D / 8][4];
+  float sum_q[2];           /* of few bits: rows g, g + 8 */
+  float most[2];            /* of all keys so far, base 2 */
+  float sum[2], lift[2];    /* of this lane's keys; lift: of p low' */
+  float out[D / 32][4];
 };
 
-/* The number of the key, of the warp's sixteen, that stands in column c of C's tile `tau`: a lane's four columns 2t,
- * 2t + 1 are four keys side by side, of few bits. */
+/* The number of the key, of sixteen, that stands in column c of C's tile `tau`: of few bits, a lane's four columns 2t,
+ * 2t + 1 are four keys side by side. */
 template <int BITS> __device__ int key_of(int tau, int c) {
   return BITS == 16 ? tau * 8 + c : c / 2 * 4 + tau * 2 + c % 2;
 }
 
+/* Scores of the warp's sixteen keys. */
 template <int D, int BITS> __device__ void score(float s[2][4], const rows<D> &w, const char *keys, int slice) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
@@ -145,123 +236,47 @@ template <int D, int BITS> __device__ void score(float s[2][4], const rows<D> &w
   }
 }
 
-/* out += p V, p in the registers of A. */
-template <int D, int BITS> __device__ void gather(rows<D> &w, const float p[2][4], const char *values, int slice) {
+/* Where column c of C's tile T of the warp's outputs stands in a head. */
+template <int D, int BITS> __device__ int value_of(int slice, int T, int c) {
+  return slice * (D / 4) + (BITS == 16 ? 8 * T + c : D / 32 * c + T);
+}
+
+/* out += p V for the warp's quarter of the head and the tile's keys; p: the lane's place in row g, rows PITCH bytes. */
+template <int D, int BITS> __device__ void gather(rows<D> &w, const char *p, const char *values, int slice) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-  if constexpr (BITS == 16) {
-    const uint32_t a[4] = {pair_bf16(p[0][0], p[0][1]), pair_bf16(p[0][2], p[0][3]), pair_bf16(p[1][0], p[1][1]),
-                           pair_bf16(p[1][2], p[1][3])};
-    const int row = slice * 16 + lane / 8 % 2 * 8 + lane % 8;
 #pragma unroll
-    for (int i = 0; i < D / 16; i++) {
-      uint32_t b[4];
-      load_matrices_turned(b, shared_address(values) + swizzled<D>(row, 2 * i + lane / 16));
-      mma(w.out[2 * i], a, b[0], b[1]);
-      mma(w.out[2 * i + 1], a, b[2], b[3]);
-    }
-  } else {
-    constexpr int ROW = sizes<D, BITS>::row, EACH = 32 / BITS; /* numbers of a word */
-    const char *mine = values + (slice * 16 + 4 * t) * ROW; /* rows of columns 2t, 2t + 1 of both tiles */
-    uint32_t a[4];
+  for (int k = 0; k < TILE / 16; k++) {
+    const uint32_t a[4] = {*(const uint32_t *)(p + k * 32), *(const uint32_t *)(p + k * 32 + 8 * PITCH),
+                           *(const uint32_t *)(p + k * 32 + 16), *(const uint32_t *)(p + k * 32 + 16 + 8 * PITCH)};
+    if constexpr (BITS == 16) {
+      const int row = k * 16 + lane / 8 % 2 * 8 + lane % 8;
 #pragma unroll
-    for (int tau = 0; tau < 2; tau++) {
-      const float2 x = pair_of<D, BITS>(mine + 2 * tau * ROW), y = pair_of<D, BITS>(mine + (2 * tau + 1) * ROW);
-      a[2 * tau] = pair_bf16(p[tau][0] * x.x, p[tau][1] * y.x);
-      a[2 * tau + 1] = pair_bf16(p[tau][2] * x.x, p[tau][3] * y.x);
-      w.lift[0] += fmaf(p[tau][0], x.y, p[tau][1] * y.y);
-      w.lift[1] += fmaf(p[tau][2], x.y, p[tau][3] * y.y);
-    }
-#pragma unroll
-    for (int j = 0; j < D * BITS / 32 / 8; j++) {
+      for (int i = 0; i < D / 64; i++) {
+        uint32_t b[4];
+        load_matrices_turned(b, shared_address(values) + swizzled<D>(row, slice * (D / 32) + 2 * i + lane / 16));
+        mma(w.out[2 * i], a, b[0], b[1]);
+        mma(w.out[2 * i + 1], a, b[2], b[3]);
+      }
+    } else {
+      constexpr int ROW = sizes<D, BITS>::row;
+      const int at = value_of<D, BITS>(slice, 0, g) * BITS / 8; /* of the lane's numbers in a row: D / 32 of them */
+      const char *mine = values + (k * 16 + 4 * t) * ROW + at / 4 * 4;
       uint32_t word[4];
 #pragma unroll
-      for (int r = 0; r < 4; r++) word[r] = *(const uint32_t *)(mine + r * ROW + (g + 8 * j) * 4);
+      for (int r = 0; r < 4; r++) word[r] = *(const uint32_t *)(mine + r * ROW) >> at % 4 * 8;
 #pragma unroll
-      for (int i = 0; i < EACH; i++)
-        mma(w.out[j * EACH + i], a, value_numbers<BITS>(word[0], word[1], i), value_numbers<BITS>(word[2], word[3], i));
+      for (int i = 0; i < D / 32; i++)
+        mma(w.out[i], a, value_numbers<BITS>(word[0], word[1], i), value_numbers<BITS>(word[2], word[3], i));
     }
   }
 }
 
-/* Where column c of C's tile T of outputs stands in a head. */
-template <int BITS> __device__ int value_of(int T, int c) {
-  constexpr int EACH = 32 / BITS;
-  return BITS == 16 ? 8 * T + c : (c + T / EACH * 8) * EACH + T % EACH;
-}
-
-/* The softmax's step: scores become exponentials, what was before is brought to the new maximum. */
-template <int D> __device__ void soften(rows<D> &w, float p[2][4]) {
+template <int D, int BITS> __device__ void load_queries(rows<D> &w, const pu_cuda_attend &a, const item &m) {
+  const int c = threadIdx.x % 4;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    float top = fmaxf(fmaxf(p[0][2 * h], p[0][2 * h + 1]), fmaxf(p[1][2 * h], p[1][2 * h + 1]));
-    top = fmaxf(w.most[h], quad_max(top));
-    const float base = top == -INFINITY ? 0.0f : top, keep = exp2_fast(w.most[h] - base);
-    float sum = 0;
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      float *x = &p[i / 2][2 * h + i % 2];
-      *x = exp2_fast(*x - base);
-      sum += *x;
-    }
-    w.most[h] = top;
-    w.sum[h] = w.sum[h] * keep + sum;
-    w.lift[h] *= keep;
-#pragma unroll
-    for (int i = 0; i < D / 8; i++) {
-      w.out[i][2 * h] *= keep;
-      w.out[i][2 * h + 1] *= keep;
-    }
-  }
-}
-
-/* ---- a block ---- */
-
-/* A stretch: keys [from, end) of the sequence, the first at a multiple of TILE. */
-typedef struct stretch {
-  int64_t from, end;
-  int first, last, mine; /* stretches of the sequence that are seen, and this one */
-} stretch;
-
-__device__ bool find_stretch(const pu_cuda_attend &a, const pu_cuda_tile &t, stretch *s) {
-  const int64_t len = t.base + t.n, seen = max(t.base - a.window + 1, (int64_t)0);
-  s->mine = blockIdx.x;
-  s->first = (int)(seen / SPLIT);
-  s->last = (int)((len - 1) / SPLIT);
-  s->from = max((int64_t)s->mine * SPLIT, seen / TILE * TILE);
-  s->end = min((int64_t)(s->mine + 1) * SPLIT, len);
-  return s->mine >= s->first && s->mine <= s->last;
-}
-
-/* The new tokens' rows of this head whose place is in the stretch. */
-__device__ void append(const pu_cuda_attend &a, const pu_cuda_tile &t, int kv_heads, const stretch &s) {
-  const int warp = threadIdx.x / 32, warps = blockDim.x / 32;
-  const int64_t begin = max(s.from, (int64_t)t.base);
-  if (begin >= s.end) return;
-  for (int64_t i = warp; i < 2 * (s.end - begin); i += warps)
-    pu_append_row(a, kv_heads, (int)(i % 2) * kv_heads + blockIdx.y, t.seq, t.row + begin + i / 2 - t.base, begin + i / 2);
-  __threadfence(); /* the rows are read again, from the second cache on */
-}
-
-__device__ void find_groups(const pu_cuda_rows &r, int kv_heads, int32_t seq, const stretch &s, int64_t *groups) {
-  for (int i = threadIdx.x; i < SPLIT / GROUP; i += blockDim.x) {
-    const int64_t pos = s.from + i * GROUP;
-    int64_t row = 0;
-    if (pos < s.end) {
-      const int64_t block = r.table[(int64_t)seq * r.table_stride + pos / r.block];
-      row = (block * kv_heads + blockIdx.y) * r.block + pos % r.block;
-    }
-    groups[i] = row;
-  }
-}
-
-template <int D, int BITS>
-__device__ void load_queries(rows<D> &w, const pu_cuda_attend &a, const pu_cuda_tile &t, int row0) {
-  const int lane = threadIdx.x % 32, c = lane % 4;
-#pragma unroll
-  for (int h = 0; h < 2; h++) {
-    const int r = row0 + lane / 4 + 8 * h;
-    const bool there = r < t.n * a.share;
-    const char *q = a.q + (t.row + r / a.share) * a.q_row + (int64_t)(blockIdx.y * a.share + r % a.share) * D * 2;
+    const bool there = w.token[h] < m.t.n;
+    const char *q = a.q + (m.t.row + w.token[h]) * a.q_row + (int64_t)(m.head * a.share + w.head[h]) * D * 2;
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
@@ -277,172 +292,250 @@ __device__ void load_queries(rows<D> &w, const pu_cuda_attend &a, const pu_cuda_
     w.sum[h] = w.lift[h] = 0;
   }
 #pragma unroll
-  for (int i = 0; i < D / 8; i++)
+  for (int i = 0; i < D / 32; i++)
 #pragma unroll
     for (int j = 0; j < 4; j++) w.out[i][j] = 0;
 }
 
-template <int BITS> __device__ void mask(float s[2][4], const pu_cuda_attend &a, const pu_cuda_tile &t, int row0, int64_t key0) {
-  const int lane = threadIdx.x % 32;
+/* ---- the softmax ---- */
+
+/* What the four warps of sixteen rows tell each other. */
+typedef struct exchange {
+  float most[SLICES][16], sum[SLICES][16], lift[SLICES][16];
+  char p[16 * PITCH]; /* probabilities of a tile, bf16, in the order of A's columns */
+} exchange;
+
+/* To base 2, and without what a row does not see; the warp's maxima are left for the others. key0: the warp's first key;
+ * all: every row sees every key. */
+template <int D, int BITS>
+__device__ void mask(float s[2][4], const rows<D> &w, const pu_cuda_attend &a, const item &m, int key0, bool all, float *most) {
+  const int lane = threadIdx.x % 32, window = (int)min(a.window, (int64_t)1 << 30);
   const float scale = a.scale * LOG2E;
 #pragma unroll
-  for (int i = 0; i < 8; i++) {
-    const int h = i / 2 % 2, r = row0 + lane / 4 + 8 * h;
-    const int64_t key = key0 + key_of<BITS>(i / 4, lane % 4 * 2 + i % 2), pos = t.base + r / a.share;
-    float *x = &s[i / 4][i % 4];
-    *x = key <= pos && key > pos - a.window ? *x * scale : -INFINITY;
+  for (int h = 0; h < 2; h++) {
+    const int pos = m.t.base + w.token[h];
+    float top = -INFINITY;
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int key = key0 + key_of<BITS>(i / 2, lane % 4 * 2 + i % 2);
+      float *x = &s[i / 2][2 * h + i % 2];
+      *x = all || (key <= pos && key > pos - window) ? *x * scale : -INFINITY;
+      top = fmaxf(top, *x);
+    }
+    top = quad_max(top);
+    if (lane % 4 == 0) most[lane / 4 + 8 * h] = top;
   }
 }
 
-/* Leaves the warp's results for the merging of the four. */
-template <int D, int BITS> __device__ void leave(const rows<D> &w, float *room, int warps) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  constexpr int PITCH = merging<D>::pitch;
-  float *out = room + warp * 16 * PITCH, *pairs = room + warps * 16 * PITCH + warp * 32;
+/* Scores become exponentials, and what was before is brought to the new maximum. values: rows of the warp's keys. */
+template <int D, int BITS> __device__ void soften(rows<D> &w, float s[2][4], exchange *x, const char *values, int slice) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    const int r = lane / 4 + 8 * h;
-    const float lift = quad_sum(w.lift[h]), sum = quad_sum(w.sum[h]);
+    float top = w.most[h];
 #pragma unroll
-    for (int i = 0; i < D / 8; i++)
+    for (int i = 0; i < SLICES; i++) top = fmaxf(top, x->most[i][g + 8 * h]);
+    const float base = top == -INFINITY ? 0.0f : top, keep = exp2_fast(w.most[h] - base);
+    w.most[h] = top;
+    w.sum[h] *= keep;
+    w.lift[h] *= keep;
 #pragma unroll
-      for (int e = 0; e < 2; e++) out[r * PITCH + value_of<BITS>(i, lane % 4 * 2 + e)] = w.out[i][2 * h + e] + lift;
-    if (lane % 4 == 0) {
-      pairs[2 * r] = w.most[h];
-      pairs[2 * r + 1] = sum;
+    for (int i = 0; i < D / 32; i++) {
+      w.out[i][2 * h] *= keep;
+      w.out[i][2 * h + 1] *= keep;
+    }
+#pragma unroll
+    for (int tau = 0; tau < 2; tau++) {
+      float p = exp2_fast(s[tau][2 * h] - base), q = exp2_fast(s[tau][2 * h + 1] - base);
+      w.sum[h] += p + q;
+      if constexpr (BITS < 16) {
+        const char *row = values + (slice * 16 + key_of<BITS>(tau, 2 * t)) * sizes<D, BITS>::row;
+        const float2 u = pair_of<D, BITS>(row), v = pair_of<D, BITS>(row + sizes<D, BITS>::row);
+        w.lift[h] += fmaf(p, u.y, q * v.y);
+        p *= u.x;
+        q *= v.x;
+      }
+      *(uint32_t *)(x->p + (g + 8 * h) * PITCH + (slice * 16 + tau * 8 + 2 * t) * 2) = pair_bf16(p, q);
     }
   }
 }
 
-__device__ void write_out(const pu_cuda_attend &a, const pu_cuda_tile &t, int r, int i, float x) {
-  bf16 *row = (bf16 *)(a.out + (t.row + r / a.share) * a.out_row);
-  row[(int64_t)(blockIdx.y * a.share + r % a.share) * a.dim + i] = from_f32<bf16>(x);
+/* ---- results ---- */
+
+/* Where a row's output lies. */
+__device__ bf16 *out_of(const pu_cuda_attend &a, const item &m, int token, int head) {
+  return (bf16 *)(a.out + (m.t.row + token) * a.out_row) + (int64_t)(m.head * a.share + head) * a.dim;
 }
 
 /* Where a stretch's results stand among all, in rows. */
-__device__ int64_t part_of(const pu_cuda_few &f, const pu_cuda_tile &t, const stretch &s, int which) {
-  return (t.at + (int64_t)blockIdx.y * (s.last - s.first + 1) + which - s.first) * f.rows;
+__device__ int64_t part_of(const pu_cuda_few &f, const item &m, int which) {
+  return ((int64_t)(m.t.at + which - m.first) * f.kv_heads + m.head) * f.rows;
 }
 
-/* One stretch's results from its warps': to where the last block finds them, or, of the only stretch, to the end. */
-template <int D>
-__device__ void merge_warps(const pu_cuda_attend &a, const pu_cuda_few &f, const pu_cuda_tile &t, const stretch &s,
-                            const float *room, int warps) {
-  constexpr int PITCH = merging<D>::pitch;
-  const float *pairs = room + warps * 16 * PITCH;
-  const bool only = s.first == s.last;
-  const int64_t part = part_of(f, t, s, s.mine);
-  for (int at = threadIdx.x; at < t.n * a.share * D; at += blockDim.x) {
-    const int r = at / D, i = at % D, first = r / 16 * SLICES;
-    float most = -INFINITY, sum = 0, x = 0;
+/* A stretch's results to where the last block finds them, or, of the only stretch, to the end. */
+template <int D, int BITS>
+__device__ void leave(const rows<D> &w, const pu_cuda_attend &a, const pu_cuda_few &f, const item &m, exchange *x, int row0, int slice) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
-    for (int w = 0; w < SLICES; w++) most = fmaxf(most, pairs[((first + w) * 16 + r % 16) * 2]);
+  for (int h = 0; h < 2; h++) {
+    const float sum = quad_sum(w.sum[h]), lift = quad_sum(w.lift[h]);
+    if (t == 0) {
+      x->sum[slice][g + 8 * h] = sum;
+      x->lift[slice][g + 8 * h] = lift;
+    }
+  }
+  __syncthreads();
+  const int64_t part = part_of(f, m, m.mine);
 #pragma unroll
-    for (int w = 0; w < SLICES; w++) {
-      const int from = (first + w) * 16 + r % 16;
-      const float by = pairs[from * 2] == -INFINITY ? 0.0f : exp2_fast(pairs[from * 2] - most);
-      sum = fmaf(by, pairs[from * 2 + 1], sum);
-      x = fmaf(by, room[from * PITCH + i], x);
+  for (int h = 0; h < 2; h++) {
+    const int in = g + 8 * h, r = row0 + in;
+    float sum = 0, lift = 0;
+#pragma unroll
+    for (int i = 0; i < SLICES; i++) {
+      sum += x->sum[i][in];
+      lift += x->lift[i][in];
     }
-    if (only) {
-      write_out(a, t, r, i, x / sum);
-      continue;
-    }
-    __stcg(&f.parts[(part + r) * D + i], x);
-    if (i == 0) {
-      __stcg(&f.sums[(part + r) * 2], most);
-      __stcg(&f.sums[(part + r) * 2 + 1], sum);
-    }
+    if (w.token[h] >= m.t.n) continue;
+    bf16 *out = out_of(a, m, w.token[h], w.head[h]);
+#pragma unroll
+    for (int i = 0; i < D / 32; i++)
+#pragma unroll
+      for (int e = 0; e < 2; e++) {
+        const int at = value_of<D, BITS>(slice, i, 2 * t + e);
+        const float y = BITS < 16 ? w.out[i][2 * h + e] + lift : w.out[i][2 * h + e];
+        if (m.first == m.last)
+          out[at] = from_f32<bf16>(y / sum);
+        else
+          __stcg(&f.parts[(part + r) * D + at], y);
+      }
+    if (m.first != m.last && slice == 0 && t == 0) __stcg((float2 *)&f.sums[(part + r) * 2], make_float2(w.most[h], sum));
   }
 }
 
-/* Whether this block is the last of its sequence and head to come here. */
-__device__ bool is_last(const pu_cuda_few &f, const stretch &s) {
+/* Whether this block is the last of its sequence and head to come here. The first thread's fences stand for all: the
+ * barriers order the others' accesses before and after its own. */
+__device__ bool is_last(const pu_cuda_few &f, const item &m) {
   __shared__ bool last;
-  __threadfence();
   __syncthreads();
   if (threadIdx.x == 0) {
-    int32_t *arrived = &f.arrived[(int64_t)blockIdx.z * f.kv_heads + blockIdx.y];
-    last = atomicAdd(arrived, 1) == s.last - s.first;
+    int32_t *arrived = &f.arrived[(int64_t)m.seq * f.kv_heads + m.head];
+    __threadfence();
+    last = atomicAdd(arrived, 1) == m.last - m.first;
     if (last) *arrived = 0;
+    __threadfence();
   }
   __syncthreads();
-  __threadfence();
   return last;
 }
 
-template <int D>
-__device__ void merge_stretches(const pu_cuda_attend &a, const pu_cuda_few &f, const pu_cuda_tile &t, const stretch &s) {
-  for (int at = threadIdx.x; at < t.n * a.share * D; at += blockDim.x) {
+template <int D> __device__ void merge_stretches(const pu_cuda_attend &a, const pu_cuda_few &f, const item &m) {
+  for (int at = threadIdx.x; at < m.t.n * a.share * D; at += blockDim.x) {
     const int r = at / D, i = at % D;
     float most = -INFINITY, sum = 0, x = 0;
 #pragma unroll 4
-    for (int c = s.first; c <= s.last; c++) most = fmaxf(most, __ldcg(&f.sums[(part_of(f, t, s, c) + r) * 2]));
+    for (int c = m.first; c <= m.last; c++) most = fmaxf(most, __ldcg(&f.sums[(part_of(f, m, c) + r) * 2]));
 #pragma unroll 4
-    for (int c = s.first; c <= s.last; c++) {
-      const int64_t from = part_of(f, t, s, c) + r;
+    for (int c = m.first; c <= m.last; c++) {
+      const int64_t from = part_of(f, m, c) + r;
       const float2 pair = __ldcg((const float2 *)&f.sums[from * 2]);
-      const float by = pair.x == -INFINITY ? 0.0f : exp2_fast(pair.x - most);
+      const float by = exp2_fast(pair.x - most);
       sum = fmaf(by, pair.y, sum);
       x = fmaf(by, __ldcg(&f.parts[from * D + i]), x);
     }
-    write_out(a, t, r, i, x / sum);
+    out_of(a, m, r / a.share, r % a.share)[i] = from_f32<bf16>(x / sum);
   }
 }
 
+/* ---- a block ---- */
+
+template <int D, int KB, int VB, int ROW_TILES> struct shape {
+  static constexpr int keys = sizes<D, KB>::tile, stage = keys + sizes<D, VB>::tile;
+  static constexpr int stages = KB == 16 ? 3 : 4;
+  static constexpr int bytes = stages * stage + ROW_TILES * (int)sizeof(exchange);
+  static constexpr int threads = 128 * ROW_TILES;
+  static constexpr int blocks = ROW_TILES == 1 ? (KB == 16 ? 2 : 3) : ROW_TILES == 2 && KB < 16 ? 2 : 1; /* of a multiprocessor */
+};
+
+/* Items blockIdx.x, + gridDim.x, …: while one is computed, the next tiles are on their way, of the next item too. */
 template <int D, int KB, int VB, int ROW_TILES>
-__global__ void __launch_bounds__(128 * ROW_TILES, ROW_TILES == 1 ? 3 : 1) few_kernel(pu_cuda_attend a, pu_cuda_few f) {
-  constexpr int K = sizes<D, KB>::tile, STAGE = K + sizes<D, VB>::tile, STAGES = sizes<D, KB>::stages;
+__global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D, KB, VB, ROW_TILES>::blocks)
+    few_kernel(pu_cuda_attend a, pu_cuda_few f) {
+  typedef shape<D, KB, VB, ROW_TILES> S;
   extern __shared__ __align__(128) char shared[];
-  __shared__ int64_t groups[SPLIT / GROUP];
-  const int warp = threadIdx.x / 32, slice = warp % SLICES, row0 = warp / SLICES * 16;
-  const pu_cuda_tile t = a.tiles[blockIdx.z];
-  stretch s;
-  if (!find_stretch(a, t, &s)) return;
-  append(a, t, f.kv_heads, s);
-  find_groups(a.k, f.kv_heads, t.seq, s, groups);
-  rows<D> w;
-  load_queries<D, KB>(w, a, t, row0);
-  __syncthreads();
-  const int tiles = (int)((s.end - s.from + TILE - 1) / TILE);
-  const auto load = [&](int i) {
-    if (i < tiles) {
-      const uint32_t to = shared_address(shared) + i % STAGES * STAGE;
-      const int valid = (int)(s.end - s.from) - i * TILE;
-      load_tile<D, KB>(to, a.k.base, groups + i * (TILE / GROUP), valid);
-      load_tile<D, VB>(to + K, a.v.base, groups + i * (TILE / GROUP), valid);
+  __shared__ uint64_t barriers[S::stages]; /* of few bits */
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, slice = warp % SLICES, row0 = warp / SLICES * 16;
+  exchange *x = (exchange *)(shared + S::stages * S::stage) + warp / SLICES;
+  int coming = blockIdx.x, coming_tile = 0, step = 0;
+  item next = get_item(a, f, coming);
+  const auto load = [&](int to) {
+    if (coming < f.items) {
+      const unsigned pos = (unsigned)next.from + coming_tile * TILE;
+      const uint32_t at = shared_address(shared) + to % S::stages * S::stage;
+      if constexpr (KB == 16)
+        load_plain<D, S::threads>(at, a, next, f.kv_heads, pos);
+      else
+        load_packed<sizes<D, KB>::row, sizes<D, VB>::row>(at, a, next, f.kv_heads, pos, shared_address(&barriers[to % S::stages]));
+      if (++coming_tile == next.tiles) {
+        coming += gridDim.x;
+        coming_tile = 0;
+        if (coming < f.items) next = get_item(a, f, coming);
+      }
     }
     copies_commit();
   };
-  for (int i = 0; i < STAGES; i++) load(i);
-  for (int i = 0; i < tiles; i++) {
-    const char *keys = shared + i % STAGES * STAGE;
-    float p[2][4];
-    copies_wait<STAGES - 1>();
+#if __CUDA_ARCH__ >= 900
+  if (KB < 16) {
+    if (threadIdx.x < S::stages) barrier_init(shared_address(&barriers[threadIdx.x]));
+    before_bulk();
     __syncthreads();
-    score<D, KB>(p, w, keys, slice);
-    mask<KB>(p, a, t, row0, s.from + i * TILE + slice * 16);
-    soften(w, p);
-    gather<D, VB>(w, p, keys + K, slice);
-    __syncthreads();
-    load(i + STAGES);
   }
-  copies_wait<0>();
-  leave<D, VB>(w, (float *)shared, blockDim.x / 32);
-  __syncthreads();
-  merge_warps<D>(a, f, t, s, (const float *)shared, blockDim.x / 32);
-  if (s.first != s.last && is_last(f, s)) merge_stretches<D>(a, f, t, s);
+#endif
+  for (int i = 0; i < S::stages - 1; i++) load(i);
+  rows<D> w;
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    w.token[h] = (row0 + lane / 4 + 8 * h) / a.share;
+    w.head[h] = (row0 + lane / 4 + 8 * h) % a.share;
+  }
+  for (int index = blockIdx.x; index < f.items; index += gridDim.x) {
+    const item m = get_item(a, f, index);
+    load_queries<D, KB>(w, a, m);
+    for (int i = 0; i < m.tiles; i++, step++) {
+      char *keys = shared + step % S::stages * S::stage, *values = keys + S::keys;
+      const int64_t key0 = m.from + i * TILE;
+      float s[2][4];
+      copies_wait<S::stages - 2>();
+#if __CUDA_ARCH__ >= 900
+      if (KB < 16) barrier_wait(shared_address(&barriers[step % S::stages]), step / S::stages & 1);
+#endif
+      __syncthreads();
+      load(step + S::stages - 1); /* where the last step's tile was */
+      if (key0 + TILE > m.t.base) {
+        put_rows<D, KB>(a, a.k, m, a.heads + m.head, key0, keys);
+        put_rows<D, VB>(a, a.v, m, a.heads + f.kv_heads + m.head, key0, values);
+        __syncthreads();
+      }
+      score<D, KB>(s, w, keys, slice);
+      const bool all = key0 + TILE <= m.t.base && key0 > m.t.base + m.t.n - 1 - a.window;
+      mask<D, KB>(s, w, a, m, (int)key0 + slice * 16, all, x->most[slice]);
+      __syncthreads();
+      soften<D, VB>(w, s, x, values, slice);
+      __syncthreads();
+      gather<D, VB>(w, x->p + lane / 4 * PITCH + lane % 4 * 4, values, slice);
+    }
+    leave<D, VB>(w, a, f, m, x, row0, slice);
+    if (m.first != m.last && is_last(f, m)) merge_stretches<D>(a, f, m);
+  }
 }
 
 /* ---- choice ---- */
 
 template <int D, int KB, int VB, int ROW_TILES>
 pu_err launch(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_error *e) {
-  constexpr int STAGES = sizes<D, KB>::stages * (sizes<D, KB>::tile + sizes<D, VB>::tile);
-  constexpr int MERGE = merging<D>::bytes(SLICES * ROW_TILES), BYTES = STAGES > MERGE ? STAGES : MERGE;
+  typedef shape<D, KB, VB, ROW_TILES> S;
   const auto kernel = few_kernel<D, KB, VB, ROW_TILES>;
-  PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, BYTES), "attention", e);
-  kernel<<<dim3(f->stretches, f->kv_heads, a->tile_count), 128 * ROW_TILES, BYTES, d->stream>>>(*a, *f);
+  PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::bytes), "attention", e);
+  kernel<<<PU_MIN(f->items, d->sms * S::blocks), S::threads, S::bytes, d->stream>>>(*a, *f);
   return pu_cuda_launched("attention over the cache", e);
 }
 
@@ -462,7 +555,7 @@ template <int D> pu_err by_bits(pu_cuda *d, const pu_cuda_attend *a, const pu_cu
 bool pu_cuda_few_fits(const pu_cuda_attend *a) {
   const bool bits = a->k.bits == 16 ? a->v.bits == 16 : a->k.bits < 16 && a->v.bits <= a->k.bits;
   const int64_t bytes = a->q_row | a->out_row | (int64_t)a->q | (int64_t)a->out | (int64_t)a->k.base | (int64_t)a->v.base;
-  return bits && a->q_bits == 16 && (a->dim == 64 || a->dim == 128) && a->k.block % GROUP == 0 && bytes % 16 == 0;
+  return bits && a->q_bits == 16 && (a->dim == 64 || a->dim == 128) && a->k.shift > 0 && bytes % 16 == 0;
 }
 
 pu_err pu_cuda_few_forward(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_error *e) {
