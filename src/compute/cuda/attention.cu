@@ -78,6 +78,7 @@ static pu_err attention(pu_backend *be, void *v, pu_error *e) {
   if (done) return PU_OK;
   const bool fits = pu_cuda_mma_fits(&a);
   PU_TRY(list_tiles(d, args->seqs, fits ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(a.dim), &a, e));
+  if (pu_cuda_wgmma_fits(d, &a)) return pu_cuda_wgmma_forward(d, &a, e);
   return fits ? pu_cuda_mma_forward(d, &a, e) : pu_cuda_plain_forward(d, &a, e);
 }
 
@@ -105,6 +106,7 @@ static pu_err attention_back(pu_backend *be, void *v, pu_error *e) {
   a.delta = (const float *)delta;
   const bool fits = pu_cuda_mma_fits(&a);
   PU_TRY(list_tiles(d, args->seqs, fits ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(a.dim), &a, e));
+  if (pu_cuda_wgmma_fits(d, &a)) return pu_cuda_wgmma_backward(d, &a, e);
   return fits ? pu_cuda_mma_backward(d, &a, e) : pu_cuda_plain_backward(d, &a, e);
 }
 

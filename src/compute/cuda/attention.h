@@ -77,6 +77,11 @@ bool pu_cuda_mma_fits(const pu_cuda_attend *a);
 pu_err pu_cuda_mma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 pu_err pu_cuda_mma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 
+/* The same on Hopper's own tensor cores (wgmma). */
+bool pu_cuda_wgmma_fits(const pu_cuda *d, const pu_cuda_attend *a);
+pu_err pu_cuda_wgmma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
+pu_err pu_cuda_wgmma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
+
 /* Training on n sequences of len tokens each, by cuDNN; done: whether it was: cuDNN may be absent, or not take the case.
  * The backward runs where a->dq is set. */
 enum { PU_CUDNN_SCORES = 1 << 30, PU_CUDNN_LEAST = 128 };

@@ -186,6 +186,7 @@ pu_err prefill(pu_cuda *d, pu_cuda_attend a, const plan *p, const pu_attention_p
   PU_TRY(pu_cuda_launched("putting rows into the cache", e));
   a.tiles = on_device(p, p->tiles);
   a.tile_count = p->tile_count;
+  if (pu_cuda_wgmma_fits(d, &a)) return pu_cuda_wgmma_forward(d, &a, e);
   return pu_cuda_mma_fits(&a) ? pu_cuda_mma_forward(d, &a, e) : pu_cuda_plain_forward(d, &a, e);
 }
 
