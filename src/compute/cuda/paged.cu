@@ -30,11 +30,10 @@ __global__ void append_kernel(pu_cuda_attend a, const int32_t *token_seq, int kv
 /* Host arrays of one call, in one piece of memory that layer after layer finds on the device already. */
 typedef struct plan {
   pu_cuda_tile *seqs;  /* [n] each sequence, whole */
-  pu_cuda_tile *few;   /* [few_count] the ones that are decoded */
   pu_cuda_tile *tiles; /* [tile_count] the queries of the others */
   int32_t *token_seq;  /* [N] the sequence of a token; -1: it is decoded, which puts it into the cache */
   int32_t *table;      /* [n, table_stride], as many blocks as the longest has */
-  int2 *list;          /* [stretches] of the decoded ones: pu_cuda_few */
+  pu_cuda_stretch *list; /* [stretches] of the decoded ones */
   int32_t few_count, tile_count, table_stride, stretches;
   int rows;
   size_t bytes;
@@ -51,11 +50,10 @@ template <typename T> T *placed(char *memory, size_t *used, size_t n) {
 void place(plan *p, char *memory, const pu_seqs *seqs, int32_t tiles, int64_t stretches) {
   p->bytes = 0;
   p->seqs = placed<pu_cuda_tile>(memory, &p->bytes, (size_t)seqs->n);
-  p->few = placed<pu_cuda_tile>(memory, &p->bytes, (size_t)seqs->n);
   p->token_seq = placed<int32_t>(memory, &p->bytes, (size_t)seqs->tokens);
   p->table = placed<int32_t>(memory, &p->bytes, (size_t)seqs->n * (size_t)p->table_stride);
   p->tiles = placed<pu_cuda_tile>(memory, &p->bytes, (size_t)tiles);
-  p->list = placed<int2>(memory, &p->bytes, (size_t)stretches);
+  p->list = placed<pu_cuda_stretch>(memory, &p->bytes, (size_t)stretches);
 }
 
 int32_t longest(const pu_attention_paged_args *a) {
@@ -67,11 +65,9 @@ int32_t longest(const pu_attention_paged_args *a) {
 /* Adds a sequence to the decoded ones. */
 void add_few(plan *p, const pu_attention_paged_args *a, const pu_cuda_tile *whole) {
   const int32_t seen = a->window > 0 ? PU_MAX(whole->base - a->window + 1, 0) : 0;
-  pu_cuda_tile *t = &p->few[p->few_count];
-  *t = *whole;
-  t->at = p->stretches;
-  for (int32_t i = seen / PU_CUDA_SPLIT; i <= (whole->base + whole->n - 1) / PU_CUDA_SPLIT; i++)
-    p->list[p->stretches++] = make_int2(p->few_count, i);
+  const int32_t first = seen / PU_CUDA_SPLIT, last = (whole->base + whole->n - 1) / PU_CUDA_SPLIT;
+  for (int32_t i = first; i <= last; i++)
+    p->list[p->stretches++] = {whole->row, whole->n, whole->base, whole->seq, p->few_count, i, first, last};
   p->few_count++;
   p->rows = PU_MAX(p->rows, whole->n * (a->heads / a->kv_heads));
 }
@@ -160,7 +156,7 @@ pu_err counters(pu_cuda *d, size_t n, int32_t **out, pu_error *e) {
   return PU_OK;
 }
 
-pu_err decode(pu_cuda *d, pu_cuda_attend a, const plan *p, int kv_heads, pu_error *e) {
+pu_err decode(pu_cuda *d, const pu_cuda_attend &a, const plan *p, int kv_heads, pu_error *e) {
   const size_t rows = (size_t)p->stretches * (size_t)kv_heads * (size_t)p->rows;
   pu_cuda_few f = {};
   void *work;
@@ -173,8 +169,6 @@ pu_err decode(pu_cuda *d, pu_cuda_attend a, const plan *p, int kv_heads, pu_erro
   f.rows = p->rows;
   f.parts = (float *)work;
   f.sums = f.parts + rows * (size_t)a.dim;
-  a.tiles = on_device(p, p->few);
-  a.tile_count = p->few_count;
   return pu_cuda_few_forward(d, &a, &f, e);
 }
 

@@ -10,15 +10,20 @@ enum {
   PU_CUDA_SPLIT = 256     /* keys of one block of threads, by their place in the sequence: never by the batch */
 };
 
-/* Decoding: few new tokens of each sequence. The tiles (pu_cuda_attend) are whole sequences, and `at` counts the stretches
- * of PU_CUDA_SPLIT keys that the ones before see. */
+/* Decoding: few new tokens of each sequence, by stretches of PU_CUDA_SPLIT keys. A sequence's stretches follow each other. */
+typedef struct alignas(16) pu_cuda_stretch {
+  int32_t row, n, base, seq; /* as in pu_cuda_tile */
+  int32_t number;            /* of the sequence, among the ones that are decoded */
+  int32_t mine, first, last; /* stretches are counted from the sequence's begin: this one, and the ones that are seen */
+} pu_cuda_stretch;
+
 typedef struct pu_cuda_few {
-  const int2 *list; /* [items / kv_heads]: sequence among the decoded ones, stretch */
-  int items;        /* stretches of all, times kv_heads */
-  int kv_heads, rows; /* rows: of a sequence and key head, the most */
-  float *parts;     /* [items, rows, dim] sums, not divided */
-  float *sums;      /* [items, rows, 2]: maximum (base 2), sum of exponentials */
-  int32_t *arrived; /* [sequences, kv_heads], zero before and after */
+  const pu_cuda_stretch *list; /* [items / kv_heads] */
+  int items;                   /* stretches of all, times kv_heads */
+  int kv_heads, rows;          /* rows: of a sequence and key head, the most */
+  float *parts;                /* [items, rows, dim] sums, not divided */
+  float *sums;                 /* [items, rows, 2]: maximum (base 2), sum of exponentials */
+  int32_t *arrived;            /* [sequences, kv_heads], zero before and after */
 } pu_cuda_few;
 
 /* Whether the kernels on tensor cores take it: heads of 64 or 128 in bf16, a cache in bf16 or few bits, aligned. */

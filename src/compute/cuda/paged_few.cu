@@ -27,92 +27,123 @@ template <int D, int BITS> struct sizes {
   static constexpr int tile = TILE * row;                                          /* of keys, or of values */
 };
 
-/* One stretch of keys of one sequence and key head: keys [from, end), the first at a multiple of TILE. */
+/* A stretch and a key head: keys [from, end) of the sequence, the first at a multiple of TILE. */
 typedef struct item {
-  pu_cuda_tile t;
-  int64_t from, end;
-  int seq, head;         /* of the ones that are decoded; of key heads */
-  int first, last, mine; /* stretches of the sequence that are seen, and this one */
-  int tiles;
+  pu_cuda_stretch t;
+  int from, end, head, tiles;
+  int at; /* in the list, of the sequence's first stretch */
 } item;
 
-__device__ item get_item(const pu_cuda_attend &a, const pu_cuda_few &f, int index) {
+/* Item `index`, of what the list has there. */
+__device__ item item_of(const pu_cuda_attend &a, const pu_cuda_few &f, const pu_cuda_stretch &t, int index) {
   item m;
-  const int2 entry = f.list[index / f.kv_heads];
+  const int seen = (int)max(t.base - a.window + 1, (int64_t)0);
+  m.t = t;
   m.head = index % f.kv_heads;
-  m.seq = entry.x;
-  m.mine = entry.y;
-  m.t = a.tiles[m.seq];
-  const int64_t len = m.t.base + m.t.n, seen = max(m.t.base - a.window + 1, (int64_t)0);
-  m.first = (int)(seen / SPLIT);
-  m.last = (int)((len - 1) / SPLIT);
-  m.from = max((int64_t)m.mine * SPLIT, seen / TILE * TILE);
-  m.end = min((int64_t)(m.mine + 1) * SPLIT, len);
-  m.tiles = (int)(m.end - m.from + TILE - 1) / TILE;
+  m.at = index / f.kv_heads - (t.mine - t.first);
+  m.from = max(t.mine * SPLIT, seen / TILE * TILE);
+  m.end = min((t.mine + 1) * SPLIT, t.base + t.n);
+  m.tiles = (m.end - m.from + TILE - 1) / TILE;
   return m;
+}
+
+/* A stretch from the list: the last one again, behind its end. */
+__device__ pu_cuda_stretch fetch(const pu_cuda_few &f, int index) {
+  return f.list[min(index, f.items - 1) / f.kv_heads];
 }
 
 /* ---- into shared memory ---- */
 
-/* The row of the cache where position p of an item lies; a block of the cache has a power of two of tokens. */
-__device__ unsigned cached_row(const pu_cuda_rows &x, const item &m, int kv_heads, unsigned p) {
-  const unsigned block = (unsigned)__ldg(x.table + (int64_t)m.t.seq * x.table_stride + (p >> x.shift));
-  return (block * (unsigned)kv_heads + (unsigned)m.head) * (unsigned)x.block + (p & ((unsigned)x.block - 1));
+/* The block of the cache where position p of an item lies; its blocks have a power of two of tokens. */
+__device__ int block_of(const pu_cuda_rows &x, const item &m, int p) {
+  return __ldg(x.table + (int64_t)m.t.seq * x.table_stride + (min(p, m.end - 1) >> x.shift));
 }
 
-/* A tile of keys and one of values in bf16, from position pos on: the sixteens that begin before `end`. */
-template <int D, int THREADS>
-__device__ void load_plain(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, unsigned pos) {
-  constexpr int COLS = D / 8, PASS = THREADS / COLS, TURNS = PASS < GROUP ? GROUP / PASS : 1; /* pieces of a row; rows at a time */
-  const int c = threadIdx.x % COLS, r0 = threadIdx.x / COLS;
-  unsigned row = 0;
+__device__ unsigned row_in(const pu_cuda_rows &x, const item &m, int kv_heads, int block, int p) {
+  return ((unsigned)block * (unsigned)kv_heads + (unsigned)m.head) * (unsigned)x.block + (p & (x.block - 1));
+}
+
+/* How threads share the copying of a tile: of bf16, each takes one piece of every PASS-th row, and needs the blocks of so
+ * many sixteens; of few bits, where sixteen rows are one piece, the first eight threads take one each. */
+template <int D, int BITS, int THREADS> struct share {
+  static constexpr int cols = D / 8, pass = THREADS / cols;
+  static constexpr int turns = BITS == 16 && pass < GROUP ? GROUP / pass : 1;
+  static constexpr int blocks = BITS == 16 ? TILE / pass / turns : 1;
+};
+
+/* Asks for the blocks of the tile at `pos`, one step before they are needed. */
+template <int D, int BITS, int THREADS>
+__device__ void find_blocks(int (&blocks)[share<D, BITS, THREADS>::blocks], const pu_cuda_rows &x, const item &m, int pos) {
+  typedef share<D, BITS, THREADS> S;
 #pragma unroll
-  for (int i = 0; i < TILE / PASS; i++) {
-    const unsigned r = r0 + i * PASS, p = pos + r;
-    if (p / GROUP * GROUP >= (unsigned)m.end) break;
-    if (i % TURNS == 0)
-      row = cached_row(a.k, m, kv_heads, p);
-    else
-      row += PASS;
-    const uint64_t at = (uint64_t)row * (D * 2) + c * 16;
+  for (int i = 0; i < S::blocks; i++) {
+    const int in = BITS == 16 ? threadIdx.x / S::cols + i * S::turns * S::pass : threadIdx.x % (TILE / GROUP) * GROUP;
+    blocks[i] = BITS == 16 || threadIdx.x < 2 * TILE / GROUP ? block_of(x, m, pos + in) : 0;
+  }
+}
+
+/* A tile of keys and one of values in bf16, from position pos on: the sixteens that begin before the end. */
+template <int D, int THREADS, int BLOCKS>
+__device__ void load_plain(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, int pos, const int (&blocks)[BLOCKS]) {
+  typedef share<D, 16, THREADS> S;
+  const int c = threadIdx.x % S::cols, r0 = threadIdx.x / S::cols;
+#pragma unroll
+  for (int i = 0; i < TILE / S::pass; i++) {
+    const int r = r0 + i * S::pass, p = pos + r;
+    if (p / GROUP * GROUP >= m.end) continue;
+    const uint64_t at = (uint64_t)row_in(a.k, m, kv_heads, blocks[i / S::turns], p) * (D * 2) + c * 16;
     const uint32_t place = to + swizzled<D>(r, c);
     copy_async(place, a.k.base + at, 16);
     copy_async(place + TILE * D * 2, a.v.base + at, 16);
   }
 }
 
-/* The same of few bits, as it lies: sixteen rows are one piece. */
+/* The same of few bits, as it lies. */
 template <int KROW, int VROW>
-__device__ void load_packed(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, unsigned pos, uint32_t barrier) {
-  const int groups = (int)min((m.end - pos + GROUP - 1) / GROUP, (int64_t)(TILE / GROUP));
+__device__ void load_packed(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, int pos, int block, uint32_t barrier) {
+  const int groups = min((m.end - pos + GROUP - 1) / GROUP, TILE / GROUP);
 #if __CUDA_ARCH__ >= 900
+  const int i = threadIdx.x % (TILE / GROUP), v = threadIdx.x / (TILE / GROUP); /* of keys, of values */
   if (threadIdx.x == 0) barrier_expect(barrier, groups * GROUP * (KROW + VROW));
   __syncwarp();
-  const int i = threadIdx.x % (TILE / GROUP), v = threadIdx.x / (TILE / GROUP); /* of keys, of values */
   if (v < 2 && i < groups) {
     const int bytes = GROUP * (v ? VROW : KROW);
-    const char *from = (v ? a.v.base : a.k.base) + (uint64_t)cached_row(a.k, m, kv_heads, pos + i * GROUP) * (v ? VROW : KROW);
+    const char *from = (v ? a.v.base : a.k.base) + (uint64_t)row_in(a.k, m, kv_heads, block, pos + i * GROUP) * (v ? VROW : KROW);
     copy_bulk(to + (v ? TILE * KROW : 0) + i * bytes, from, bytes, barrier);
   }
 #else
   (void)barrier;
+  (void)block;
   for (int p = threadIdx.x; p < groups * (KROW + VROW); p += blockDim.x) { /* sixteen rows are ROW times sixteen bytes */
     const bool v = p >= groups * KROW;
-    const int in = v ? p - groups * KROW : p, bytes = v ? VROW : KROW;
-    const char *from = (v ? a.v.base : a.k.base) + (uint64_t)cached_row(a.k, m, kv_heads, pos + in / bytes * GROUP) * bytes;
+    const int in = v ? p - groups * KROW : p, bytes = v ? VROW : KROW, first = pos + in / bytes * GROUP;
+    const char *from = (v ? a.v.base : a.k.base) + (uint64_t)row_in(a.k, m, kv_heads, block_of(a.k, m, first), first) * bytes;
     copy_async(to + (v ? TILE * KROW : 0) + in * 16, from + in % bytes * 16, 16);
   }
 #endif
 }
 
+/* The item's rows of queries, zeros where it has none; rows are PADDED bytes apart. */
+template <int D, int THREADS, int ROW_TILES>
+__device__ void copy_queries(uint32_t to, const pu_cuda_attend &a, const item &m) {
+  constexpr int COLS = D / 8, PADDED = D * 2 + 16;
+#pragma unroll
+  for (int p = 0; p < ROW_TILES * 16 * COLS; p += THREADS) {
+    const int r = (p + threadIdx.x) / COLS, c = threadIdx.x % COLS, token = r / a.share;
+    const bool there = token < m.t.n;
+    const char *q = a.q + (m.t.row + (there ? token : 0)) * a.q_row + (int64_t)(m.head * a.share + r % a.share) * D * 2;
+    copy_async(to + r * PADDED + c * 16, q + c * 16, there ? 16 : 0);
+  }
+}
+
 /* A tile that the sequence ends in: the new tokens' rows into the cache and into the tile, where they are not yet; zeros
  * behind them. */
 template <int D, int BITS>
-__device__ void put_rows(const pu_cuda_attend &a, const pu_cuda_rows &x, const item &m, int column, int64_t key0, char *tile) {
+__device__ void put_rows(const pu_cuda_attend &a, const pu_cuda_rows &x, const item &m, int column, int key0, char *tile) {
   constexpr int ROW = sizes<D, BITS>::row;
   const int lane = threadIdx.x % 32;
-  for (int64_t pos = max(key0, (int64_t)m.t.base) + threadIdx.x / 32; pos < key0 + TILE; pos += blockDim.x / 32) {
-    const int r = (int)(pos - key0);
+  for (int pos = max(key0, m.t.base) + threadIdx.x / 32; pos < key0 + TILE; pos += blockDim.x / 32) {
+    const int r = pos - key0;
     const bool there = pos < m.t.base + m.t.n;
     const char *from = a.q + (m.t.row + pos - m.t.base) * a.q_row + (int64_t)column * D * 2;
     char *to = there ? pu_row_of(x, m.head, m.t.seq, 0, pos) : NULL;
@@ -271,23 +302,23 @@ template <int D, int BITS> __device__ void gather(rows<D> &w, const char *p, con
   }
 }
 
-template <int D, int BITS> __device__ void load_queries(rows<D> &w, const pu_cuda_attend &a, const item &m) {
-  const int c = threadIdx.x % 4;
+/* The warp's rows of queries from shared memory, and nothing seen yet. */
+template <int D, int BITS> __device__ void begin(rows<D> &w, const char *queries) {
+  const int lane = threadIdx.x % 32, c = lane % 4;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    const bool there = w.token[h] < m.t.n;
-    const char *q = a.q + (m.t.row + w.token[h]) * a.q_row + (int64_t)(m.head * a.share + w.head[h]) * D * 2;
+    const char *q = queries + (lane / 4 + 8 * h) * (D * 2 + 16);
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
       const int low = BITS == 16 ? 16 * i + 2 * c : 4 * (c * (D / 16) + i), high = BITS == 16 ? low + 8 : low + 2;
-      w.q[i][h] = there ? *(const uint32_t *)(q + low * 2) : 0;
-      w.q[i][2 + h] = there ? *(const uint32_t *)(q + high * 2) : 0;
+      w.q[i][h] = *(const uint32_t *)(q + low * 2);
+      w.q[i][2 + h] = *(const uint32_t *)(q + high * 2);
 #pragma unroll
       for (int j = 0; j < 4; j += 2)
         sum += __uint_as_float(w.q[i][j + h] << 16) + __uint_as_float(w.q[i][j + h] & 0xffff0000u);
     }
-    w.sum_q[h] = quad_sum(sum);
+    if (BITS < 16) w.sum_q[h] = quad_sum(sum);
     w.most[h] = -INFINITY;
     w.sum[h] = w.lift[h] = 0;
   }
@@ -369,7 +400,7 @@ __device__ bf16 *out_of(const pu_cuda_attend &a, const item &m, int token, int h
 
 /* Where a stretch's results stand among all, in rows. */
 __device__ int64_t part_of(const pu_cuda_few &f, const item &m, int which) {
-  return ((int64_t)(m.t.at + which - m.first) * f.kv_heads + m.head) * f.rows;
+  return ((int64_t)(m.at + which - m.t.first) * f.kv_heads + m.head) * f.rows;
 }
 
 /* A stretch's results to where the last block finds them, or, of the only stretch, to the end. */
@@ -385,7 +416,7 @@ __device__ void leave(const rows<D> &w, const pu_cuda_attend &a, const pu_cuda_f
     }
   }
   __syncthreads();
-  const int64_t part = part_of(f, m, m.mine);
+  const int64_t part = part_of(f, m, m.t.mine);
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const int in = g + 8 * h, r = row0 + in;
@@ -403,12 +434,12 @@ __device__ void leave(const rows<D> &w, const pu_cuda_attend &a, const pu_cuda_f
       for (int e = 0; e < 2; e++) {
         const int at = value_of<D, BITS>(slice, i, 2 * t + e);
         const float y = BITS < 16 ? w.out[i][2 * h + e] + lift : w.out[i][2 * h + e];
-        if (m.first == m.last)
+        if (m.t.first == m.t.last)
           out[at] = from_f32<bf16>(y / sum);
         else
           __stcg(&f.parts[(part + r) * D + at], y);
       }
-    if (m.first != m.last && slice == 0 && t == 0) __stcg((float2 *)&f.sums[(part + r) * 2], make_float2(w.most[h], sum));
+    if (m.t.first != m.t.last && slice == 0 && t == 0) __stcg((float2 *)&f.sums[(part + r) * 2], make_float2(w.most[h], sum));
   }
 }
 
@@ -418,9 +449,9 @@ __device__ bool is_last(const pu_cuda_few &f, const item &m) {
   __shared__ bool last;
   __syncthreads();
   if (threadIdx.x == 0) {
-    int32_t *arrived = &f.arrived[(int64_t)m.seq * f.kv_heads + m.head];
+    int32_t *arrived = &f.arrived[(int64_t)m.t.number * f.kv_heads + m.head];
     __threadfence();
-    last = atomicAdd(arrived, 1) == m.last - m.first;
+    last = atomicAdd(arrived, 1) == m.t.last - m.t.first;
     if (last) *arrived = 0;
     __threadfence();
   }
@@ -433,9 +464,9 @@ template <int D> __device__ void merge_stretches(const pu_cuda_attend &a, const 
     const int r = at / D, i = at % D;
     float most = -INFINITY, sum = 0, x = 0;
 #pragma unroll 4
-    for (int c = m.first; c <= m.last; c++) most = fmaxf(most, __ldcg(&f.sums[(part_of(f, m, c) + r) * 2]));
+    for (int c = m.t.first; c <= m.t.last; c++) most = fmaxf(most, __ldcg(&f.sums[(part_of(f, m, c) + r) * 2]));
 #pragma unroll 4
-    for (int c = m.first; c <= m.last; c++) {
+    for (int c = m.t.first; c <= m.t.last; c++) {
       const int64_t from = part_of(f, m, c) + r;
       const float2 pair = __ldcg((const float2 *)&f.sums[from * 2]);
       const float by = exp2_fast(pair.x - most);
@@ -449,37 +480,64 @@ template <int D> __device__ void merge_stretches(const pu_cuda_attend &a, const 
 /* ---- a block ---- */
 
 template <int D, int KB, int VB, int ROW_TILES> struct shape {
-  static constexpr int keys = sizes<D, KB>::tile, stage = keys + sizes<D, VB>::tile;
+  static constexpr int keys = sizes<D, KB>::tile, values = sizes<D, VB>::tile, queries = ROW_TILES * 16 * (D * 2 + 16);
+  static constexpr int stage = keys + values + queries; /* queries: of an item's first tile */
   static constexpr int stages = KB == 16 ? 3 : 4;
   static constexpr int bytes = stages * stage + ROW_TILES * (int)sizeof(exchange);
   static constexpr int threads = 128 * ROW_TILES;
   static constexpr int blocks = ROW_TILES == 1 ? (KB == 16 ? 2 : 3) : ROW_TILES == 2 && KB < 16 ? 2 : 1; /* of a multiprocessor */
 };
 
+/* The next tile to bring in: what it needs from memory was asked for a step or an item before. */
+template <int D, int KB, int THREADS> struct cursor {
+  int index, tile; /* item, and tile of it */
+  item m;
+  pu_cuda_stretch after;
+  int blocks[share<D, KB, THREADS>::blocks];
+};
+
+template <int D, int KB, int THREADS>
+__device__ void start(cursor<D, KB, THREADS> &c, const pu_cuda_attend &a, const pu_cuda_few &f) {
+  c.index = blockIdx.x;
+  c.tile = 0;
+  c.m = item_of(a, f, fetch(f, c.index), c.index);
+  c.after = fetch(f, c.index + gridDim.x);
+  find_blocks<D, KB, THREADS>(c.blocks, a.k, c.m, c.m.from);
+}
+
+template <int D, int KB, int THREADS>
+__device__ void advance(cursor<D, KB, THREADS> &c, const pu_cuda_attend &a, const pu_cuda_few &f) {
+  if (++c.tile == c.m.tiles) {
+    c.tile = 0;
+    c.index += gridDim.x;
+    c.m = item_of(a, f, c.after, c.index);
+    c.after = fetch(f, c.index + gridDim.x);
+  }
+  find_blocks<D, KB, THREADS>(c.blocks, a.k, c.m, c.m.from + c.tile * TILE);
+}
+
 /* Items blockIdx.x, + gridDim.x, …: while one is computed, the next tiles are on their way, of the next item too. */
 template <int D, int KB, int VB, int ROW_TILES>
 __global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D, KB, VB, ROW_TILES>::blocks)
-    few_kernel(pu_cuda_attend a, pu_cuda_few f) {
+    few_kernel(const __grid_constant__ pu_cuda_attend a, const __grid_constant__ pu_cuda_few f) {
   typedef shape<D, KB, VB, ROW_TILES> S;
   extern __shared__ __align__(128) char shared[];
   __shared__ uint64_t barriers[S::stages]; /* of few bits */
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, slice = warp % SLICES, row0 = warp / SLICES * 16;
   exchange *x = (exchange *)(shared + S::stages * S::stage) + warp / SLICES;
-  int coming = blockIdx.x, coming_tile = 0, step = 0;
-  item next = get_item(a, f, coming);
-  const auto load = [&](int to) {
-    if (coming < f.items) {
-      const unsigned pos = (unsigned)next.from + coming_tile * TILE;
-      const uint32_t at = shared_address(shared) + to % S::stages * S::stage;
+  cursor<D, KB, S::threads> coming;
+  start(coming, a, f);
+  const auto load = [&](int step) {
+    if (coming.index < f.items) {
+      const int pos = coming.m.from + coming.tile * TILE;
+      const uint32_t at = shared_address(shared) + step % S::stages * S::stage;
       if constexpr (KB == 16)
-        load_plain<D, S::threads>(at, a, next, f.kv_heads, pos);
+        load_plain<D, S::threads>(at, a, coming.m, f.kv_heads, pos, coming.blocks);
       else
-        load_packed<sizes<D, KB>::row, sizes<D, VB>::row>(at, a, next, f.kv_heads, pos, shared_address(&barriers[to % S::stages]));
-      if (++coming_tile == next.tiles) {
-        coming += gridDim.x;
-        coming_tile = 0;
-        if (coming < f.items) next = get_item(a, f, coming);
-      }
+        load_packed<sizes<D, KB>::row, sizes<D, VB>::row>(at, a, coming.m, f.kv_heads, pos, coming.blocks[0],
+                                                          shared_address(&barriers[step % S::stages]));
+      if (coming.tile == 0) copy_queries<D, S::threads, ROW_TILES>(at + S::keys + S::values, a, coming.m);
+      advance(coming, a, f);
     }
     copies_commit();
   };
@@ -497,12 +555,14 @@ __global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D,
     w.token[h] = (row0 + lane / 4 + 8 * h) / a.share;
     w.head[h] = (row0 + lane / 4 + 8 * h) % a.share;
   }
+  int step = 0;
+  pu_cuda_stretch after = fetch(f, blockIdx.x);
   for (int index = blockIdx.x; index < f.items; index += gridDim.x) {
-    const item m = get_item(a, f, index);
-    load_queries<D, KB>(w, a, m);
+    const item m = item_of(a, f, after, index);
+    after = fetch(f, index + gridDim.x);
     for (int i = 0; i < m.tiles; i++, step++) {
       char *keys = shared + step % S::stages * S::stage, *values = keys + S::keys;
-      const int64_t key0 = m.from + i * TILE;
+      const int key0 = m.from + i * TILE;
       float s[2][4];
       copies_wait<S::stages - 2>();
 #if __CUDA_ARCH__ >= 900
@@ -510,6 +570,7 @@ __global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D,
 #endif
       __syncthreads();
       load(step + S::stages - 1); /* where the last step's tile was */
+      if (i == 0) begin<D, KB>(w, values + S::values + row0 * (D * 2 + 16));
       if (key0 + TILE > m.t.base) {
         put_rows<D, KB>(a, a.k, m, a.heads + m.head, key0, keys);
         put_rows<D, VB>(a, a.v, m, a.heads + f.kv_heads + m.head, key0, values);
@@ -517,14 +578,14 @@ __global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D,
       }
       score<D, KB>(s, w, keys, slice);
       const bool all = key0 + TILE <= m.t.base && key0 > m.t.base + m.t.n - 1 - a.window;
-      mask<D, KB>(s, w, a, m, (int)key0 + slice * 16, all, x->most[slice]);
+      mask<D, KB>(s, w, a, m, key0 + slice * 16, all, x->most[slice]);
       __syncthreads();
       soften<D, VB>(w, s, x, values, slice);
       __syncthreads();
       gather<D, VB>(w, x->p + lane / 4 * PITCH + lane % 4 * 4, values, slice);
     }
     leave<D, VB>(w, a, f, m, x, row0, slice);
-    if (m.first != m.last && is_last(f, m)) merge_stretches<D>(a, f, m);
+    if (m.t.first != m.t.last && is_last(f, m)) merge_stretches<D>(a, f, m);
   }
 }
 
