@@ -1,6 +1,6 @@
-/* The same attention as attention_mma.cu on Hopper's own tensor cores. Two warpgroups multiply, 64 rows each; a third one
- * brings tiles of the other side into shared memory, keys and values in few bits as bf16. They wait for each other at
- * barriers in shared memory only, so one warpgroup's softmax falls into the other's products (Shah et al. 2024,
+/* The same attention as attention_mma.cu on Hopper's own tensor cores. Two warpgroups multiply, 64 rows each; a third
+ * one brings tiles of the other side into shared memory, keys and values in few bits as bf16. They wait for each other
+ * at barriers in shared memory only, so one warpgroup's softmax falls into the other's products (Shah et al. 2024,
  * "FlashAttention-3").
  *
  * A row's result depends on its own sequence alone: tiles begin at multiples of their size, and what a row does not see
@@ -11,12 +11,13 @@
 namespace {
 
 constexpr int ROWS = PU_CUDA_MMA_TILE, GROUP_THREADS = 128, THREADS = 3 * GROUP_THREADS, CONSUMERS = 8 /* warps */;
-constexpr int STAGES = 2, KEYS = 128;                /* forward: tiles that are on their way, and their rows */
-constexpr int TURNS = 3, SIDE = 64;                  /* backward: the same */
+constexpr int STAGES = 2, KEYS = 128; /* forward: tiles that are on their way, and their rows */
+constexpr int TURNS = 3, SIDE = 64;   /* backward: the same */
 constexpr float LOG2E = 1.4426950408889634f;
 
-/* Backward: bytes of a tile of both matrices of the other side, and of the numbers beside it: lse and delta of its rows. */
-template <int D> constexpr int side_bytes = 2 * SIDE * D * 2;
+/* Backward: bytes of a tile of both matrices of the other side, and of the numbers beside it: lse and delta of its
+ * rows. */
+template <int D> constexpr int side_bytes = 2 * SIDE *D * 2;
 constexpr int number_bytes = 2 * SIDE * (int)sizeof(float);
 
 /* A place in shared memory for a tile: filled by the third warpgroup, then read by the two others. */
@@ -191,7 +192,9 @@ template <int D> __device__ void store_row(char *row, const float (&c)[D / 2], i
 
 /* ---- forward ---- */
 
-template <int D> __device__ void bring_keys(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int from, int tiles, int end) {
+template <int D>
+__device__ void bring_keys(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int from,
+                           int tiles, int end) {
   constexpr int TILE = KEYS * D * 2;
   const int g = blockIdx.x / a.share;
   const source k = source_of(a.k, g, t), v = source_of(a.v, g, t);
@@ -229,7 +232,8 @@ template <int D> __device__ void soften(state &w, float (&s)[KEYS / 2], float (&
     for (int i = 0; i < KEYS / 8; i++) top = fmaxf(top, fmaxf(s[4 * i + 2 * h], s[4 * i + 2 * h + 1]));
     top = quad_max(top);
     /* Products by themselves: where the maximum stays, keep is 1 to the bit. */
-    const float base = top == -INFINITY ? 0.0f : __fmul_rn(top, scale), keep = exp2_fast(__fmul_rn(w.most[h], scale) - base);
+    const float base = top == -INFINITY ? 0.0f : __fmul_rn(top, scale),
+                keep = exp2_fast(__fmul_rn(w.most[h], scale) - base);
 #pragma unroll
     for (int i = 0; i < KEYS / 4; i++) {
       float *x = &s[i / 2 * 4 + 2 * h + i % 2];
@@ -246,7 +250,9 @@ template <int D> __device__ void soften(state &w, float (&s)[KEYS / 2], float (&
   }
 }
 
-template <int D> __device__ void attend(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int from, int tiles) {
+template <int D>
+__device__ void attend(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int from,
+                       int tiles) {
   constexpr int TILE = KEYS * D * 2;
   const int head = blockIdx.x, warp = threadIdx.x / 32, r = t.at + warp * 16 + threadIdx.x % 32 / 4;
   const int window = (int)min(a.window, (int64_t)1 << 30), pos = t.base + t.at + warp * 16;
@@ -293,7 +299,8 @@ template <int D> __device__ void attend(const pu_cuda_attend &a, const pu_cuda_t
     const float sum = quad_sum(w.sum[h]);
     if (r + 8 * h >= t.n) continue;
     store_row<D>(a.out + (int64_t)(t.row + r + 8 * h) * a.out_row + (int64_t)head * D * 2, out, h, 1 / sum, false);
-    if (a.lse && threadIdx.x % 4 == 0) a.lse[head * a.lse_stride + t.row + r + 8 * h] = fmaf(w.most[h], a.scale, logf(sum));
+    if (a.lse && threadIdx.x % 4 == 0)
+      a.lse[head * a.lse_stride + t.row + r + 8 * h] = fmaf(w.most[h], a.scale, logf(sum));
   }
 }
 
@@ -305,8 +312,8 @@ template <typename Lse> __device__ void to_probabilities(float (&c)[SIDE / 2], f
   for (int i = 0; i < SIDE / 2; i++) c[i] = exp2_fast(fmaf(c[i], scale, -lse(i) * LOG2E));
 }
 
-/* What a query does not see is zero. distance: of the lane's first row and column, query less key; SIGN: 1 where rows are
- * queries, -1 where columns are. */
+/* What a query does not see is zero. distance: of the lane's first row and column, query less key; SIGN: 1 where rows
+ * are queries, -1 where columns are. */
 template <int SIGN> __device__ void clear_unseen(float (&p)[SIDE / 2], int distance, int window) {
 #pragma unroll
   for (int i = 0; i < SIDE / 2; i++) {
@@ -325,7 +332,9 @@ __device__ void tell_side(uint64_t *barriers, int i, int tiles) {
 }
 
 /* The block's queries and gradients of outputs, then keys and values. */
-template <int D> __device__ void bring_sides_q(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int from, int tiles, int end) {
+template <int D>
+__device__ void bring_sides_q(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers,
+                              int from, int tiles, int end) {
   const int g = blockIdx.x / a.share;
   const source k = source_of(a.k, g, t), v = source_of(a.v, g, t);
   const int64_t column = (int64_t)blockIdx.x * D * 2;
@@ -342,7 +351,9 @@ template <int D> __device__ void bring_sides_q(const pu_cuda_attend &a, const pu
   }
 }
 
-template <int D> __device__ void gradient_q(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int from, int tiles) {
+template <int D>
+__device__ void gradient_q(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int from,
+                           int tiles) {
   const int head = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = t.at + warp * 16 + lane / 4;
   const int window = (int)min(a.window, (int64_t)1 << 30), first = t.at + warp * 16;
   const int64_t row = t.row + r, column = (int64_t)head * D * 2, number = head * a.lse_stride + row;
@@ -356,7 +367,8 @@ template <int D> __device__ void gradient_q(const pu_cuda_attend &a, const pu_cu
   barrier_wait(slot_of(barriers, TURNS).full, 0);
   for (int i = 0; i < tiles; i++) {
     const slot of = slot_of(barriers, i % TURNS);
-    const uint32_t keys = shared_address(shared) + 2 * ROWS * D * 2 + i % TURNS * side_bytes<D>, values = keys + SIDE * D * 2;
+    const uint32_t keys = shared_address(shared) + 2 * ROWS * D * 2 + i % TURNS * side_bytes<D>,
+                   values = keys + SIDE * D * 2;
     const int key0 = from + i * SIDE;
     barrier_wait(of.full, i / TURNS & 1);
     wide_begin();
@@ -381,7 +393,9 @@ template <int D> __device__ void gradient_q(const pu_cuda_attend &a, const pu_cu
 }
 
 /* The block's keys and values, then queries and gradients of outputs of each head, with their numbers. */
-template <int D> __device__ void bring_sides_kv(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int each, int end) {
+template <int D>
+__device__ void bring_sides_kv(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers,
+                               int each, int end) {
   constexpr int HOME = 2 * ROWS * D * 2, TURN = side_bytes<D> + number_bytes;
   const int g = blockIdx.x, tid = threadIdx.x % GROUP_THREADS, n = tid % SIDE, tiles = a.share * each;
   fill<D, ROWS>(shared, source_of(a.k, g, t), t.at, t.n);
@@ -394,13 +408,16 @@ template <int D> __device__ void bring_sides_kv(const pu_cuda_attend &a, const p
       wait_free(slot_of(barriers, i % TURNS), i / TURNS);
       copy_async_word(shared_address(to) + side_bytes<D> + tid * 4, numbers + (there ? n : 0), there * 4);
       fill<D, SIDE>(to, source_of_rows(a.q + t.row * a.q_row + (int64_t)head * D * 2, a.q_row), first, end);
-      fill<D, SIDE>(to + SIDE * D * 2, source_of_rows(a.dout + t.row * a.dout_row + (int64_t)head * D * 2, a.dout_row), first, end);
+      fill<D, SIDE>(to + SIDE * D * 2, source_of_rows(a.dout + t.row * a.dout_row + (int64_t)head * D * 2, a.dout_row),
+                    first, end);
     }
     tell_side(barriers, i, tiles);
   }
 }
 
-template <int D> __device__ void gradient_kv(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int each) {
+template <int D>
+__device__ void gradient_kv(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers,
+                            int each) {
   constexpr int HOME = 2 * ROWS * D * 2, TURN = side_bytes<D> + number_bytes;
   const int g = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = t.at + warp * 16 + lane / 4;
   const int window = (int)min(a.window, (int64_t)1 << 30), first = t.at + warp * 16, tiles = a.share * each;
@@ -414,7 +431,7 @@ template <int D> __device__ void gradient_kv(const pu_cuda_attend &a, const pu_c
     const slot of = slot_of(barriers, i % TURNS);
     const char *turn = shared + HOME + i % TURNS * TURN;
     const uint32_t queries = shared_address(turn), douts = queries + SIDE * D * 2;
-    const float *numbers = (const float *)(turn + side_bytes<D>) + lane % 4 * 2;
+    const float *numbers = (const float *)(turn + side_bytes<D>)+lane % 4 * 2;
     const int query0 = t.at + i % each * SIDE;
     barrier_wait(of.full, i / TURNS & 1);
     wide_begin();
@@ -422,7 +439,8 @@ template <int D> __device__ void gradient_kv(const pu_cuda_attend &a, const pu_c
     wide_commit();
     wide_wait<0>();
     to_probabilities(c, a.scale * LOG2E, [&](int j) { return numbers[j / 4 * 8 + j % 2]; });
-    if (query0 < first + 15 || query0 + SIDE - 1 >= first + window) clear_unseen<-1>(c, query0 + lane % 4 * 2 - r, window);
+    if (query0 < first + 15 || query0 + SIDE - 1 >= first + window)
+      clear_unseen<-1>(c, query0 + lane % 4 * 2 - r, window);
     as_a<SIDE>(x, c); /* kept as bf16 only: registers are short */
     wide_begin();
     add_rows<D, SIDE>(dv, x, douts);
@@ -453,12 +471,14 @@ template <int D> __device__ void gradient_kv(const pu_cuda_attend &a, const pu_c
 
 #endif
 
-template <int D> __global__ void __launch_bounds__(THREADS, 1) forward_kernel(const __grid_constant__ pu_cuda_attend a) {
+template <int D>
+__global__ void __launch_bounds__(THREADS, 1) forward_kernel(const __grid_constant__ pu_cuda_attend a) {
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) char shared[];
   __shared__ uint64_t barriers[2 * 2 * STAGES];
   const pu_cuda_tile t = a.tiles[blockIdx.y];
-  const int end = t.base + min(t.n, t.at + ROWS), from = (int)(max(t.base + t.at - a.window + 1, (int64_t)0) / KEYS * KEYS);
+  const int end = t.base + min(t.n, t.at + ROWS),
+            from = (int)(max(t.base + t.at - a.window + 1, (int64_t)0) / KEYS * KEYS);
   const int tiles = (end - from + KEYS - 1) / KEYS;
   init_slots(barriers, 2 * STAGES);
   if (threadIdx.x >= 2 * GROUP_THREADS) {
@@ -471,7 +491,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 1) forward_kernel(co
 #endif
 }
 
-template <int D> __global__ void __launch_bounds__(THREADS, 1) backward_q_kernel(const __grid_constant__ pu_cuda_attend a) {
+template <int D>
+__global__ void __launch_bounds__(THREADS, 1) backward_q_kernel(const __grid_constant__ pu_cuda_attend a) {
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) char shared[];
   __shared__ uint64_t barriers[2 * (TURNS + 1)];
@@ -489,7 +510,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 1) backward_q_kernel
 #endif
 }
 
-template <int D> __global__ void __launch_bounds__(THREADS, 1) backward_kv_kernel(const __grid_constant__ pu_cuda_attend a) {
+template <int D>
+__global__ void __launch_bounds__(THREADS, 1) backward_kv_kernel(const __grid_constant__ pu_cuda_attend a) {
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) char shared[];
   __shared__ uint64_t barriers[2 * (TURNS + 1)];
@@ -508,8 +530,10 @@ template <int D> __global__ void __launch_bounds__(THREADS, 1) backward_kv_kerne
 
 template <int D> pu_err backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) {
   const int q = 2 * ROWS * D * 2 + TURNS * side_bytes<D>, kv = q + TURNS * number_bytes;
-  PU_CUDA_TRY(cudaFuncSetAttribute(backward_q_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, q), "attention", e);
-  PU_CUDA_TRY(cudaFuncSetAttribute(backward_kv_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, kv), "attention", e);
+  PU_CUDA_TRY(cudaFuncSetAttribute(backward_q_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, q), "attention",
+              e);
+  PU_CUDA_TRY(cudaFuncSetAttribute(backward_kv_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, kv), "attention",
+              e);
   backward_q_kernel<D><<<dim3(a->heads, a->tile_count), THREADS, q, d->stream>>>(*a);
   backward_kv_kernel<D><<<dim3(a->heads / a->share, a->tile_count), THREADS, kv, d->stream>>>(*a);
   return pu_cuda_launched("attention's backward", e);
@@ -517,7 +541,8 @@ template <int D> pu_err backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *
 
 template <int D> pu_err forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) {
   const int bytes = 2 * STAGES * KEYS * D * 2;
-  PU_CUDA_TRY(cudaFuncSetAttribute(forward_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention", e);
+  PU_CUDA_TRY(cudaFuncSetAttribute(forward_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention",
+              e);
   forward_kernel<D><<<dim3(a->heads, a->tile_count), THREADS, bytes, d->stream>>>(*a);
   return pu_cuda_launched("attention", e);
 }

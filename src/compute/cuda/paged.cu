@@ -29,10 +29,10 @@ __global__ void append_kernel(pu_cuda_attend a, const int32_t *token_seq, int kv
 
 /* Host arrays of one call, in one piece of memory that layer after layer finds on the device already. */
 typedef struct plan {
-  pu_cuda_tile *seqs;  /* [n] each sequence, whole */
-  pu_cuda_tile *tiles; /* [tile_count] the queries of the others */
-  int32_t *token_seq;  /* [N] the sequence of a token; -1: it is decoded, which puts it into the cache */
-  int32_t *table;      /* [n, table_stride], as many blocks as the longest has */
+  pu_cuda_tile *seqs;    /* [n] each sequence, whole */
+  pu_cuda_tile *tiles;   /* [tile_count] the queries of the others */
+  int32_t *token_seq;    /* [N] the sequence of a token; -1: it is decoded, which puts it into the cache */
+  int32_t *table;        /* [n, table_stride], as many blocks as the longest has */
   pu_cuda_stretch *list; /* [stretches] of the decoded ones */
   int32_t few_count, tile_count, table_stride, stretches;
   int rows;

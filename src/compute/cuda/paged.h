@@ -5,12 +5,13 @@
 #include "src/compute/cuda/attention.h"
 
 enum {
-  PU_CUDA_FEW = 8,        /* up to so many new tokens of a sequence are decoded */
-  PU_CUDA_FEW_ROWS = 64,  /* and so many rows: new tokens times the query heads that share a key head */
-  PU_CUDA_SPLIT = 256     /* keys of one block of threads, by their place in the sequence: never by the batch */
+  PU_CUDA_FEW = 8,       /* up to so many new tokens of a sequence are decoded */
+  PU_CUDA_FEW_ROWS = 64, /* and so many rows: new tokens times the query heads that share a key head */
+  PU_CUDA_SPLIT = 256    /* keys of one block of threads, by their place in the sequence: never by the batch */
 };
 
-/* Decoding: few new tokens of each sequence, by stretches of PU_CUDA_SPLIT keys. A sequence's stretches follow each other. */
+/* Decoding: few new tokens of each sequence, by stretches of PU_CUDA_SPLIT keys. A sequence's stretches follow each
+ * other. */
 typedef struct alignas(16) pu_cuda_stretch {
   int32_t row, n, base, seq; /* as in pu_cuda_tile */
   int32_t number;            /* of the sequence, among the ones that are decoded */

@@ -1,18 +1,18 @@
 /* Decoding over the paged cache on tensor cores, bound by the cache's bytes: each is read once for all query heads and
  * new tokens that look at it, and the context is split among blocks of threads (flash decoding: Dao et al. 2023,
- * https://crfm.stanford.edu/2023/10/12/flashdecoding.html) at multiples of PU_CUDA_SPLIT keys, whatever the batch is, so
- * a sequence's result is the same to the bit in every batch and however its tokens come.
+ * https://crfm.stanford.edu/2023/10/12/flashdecoding.html) at multiples of PU_CUDA_SPLIT keys, whatever the batch is,
+ * so a sequence's result is the same to the bit in every batch and however its tokens come.
  *
- * A block takes stretches of keys of one sequence and key head, one after the other. Its rows are (new token, query head
- * of the group); sixteen of them make a tile of a product, and four warps have them: for scores each has sixteen keys of
- * the 64 that cp.async brings into shared memory as they lie in the cache, for outputs a quarter of the head. The
- * stretches are merged by the block that arrives last, in their order. New tokens' rows go into the cache, and beside it
- * into shared memory, by the block whose stretch they are in.
+ * A block takes stretches of keys of one sequence and key head, one after the other. Its rows are (new token, query
+ * head of the group); sixteen of them make a tile of a product, and four warps have them: for scores each has sixteen
+ * keys of the 64 that cp.async brings into shared memory as they lie in the cache, for outputs a quarter of the head.
+ * The stretches are merged by the block that arrives last, in their order. New tokens' rows go into the cache, and
+ * beside it into shared memory, by the block whose stretch they are in.
  *
  * Rows in few bits stay so until they are in registers: with u the stored number less 2^(bits-1), which bf16 holds
- * exactly, a score is scale (q . u) + low' sum(q), and an output the sum of (p scale) u, and of p low' for all its values;
- * low' = low + 2^(bits-1) scale. The lanes of a product may have its inner dimension in any order, if both sides have the
- * same one, so a lane takes whole words of a row: see `word_of_key` and `word_of_value`. */
+ * exactly, a score is scale (q . u) + low' sum(q), and an output the sum of (p scale) u, and of p low' for all its
+ * values; low' = low + 2^(bits-1) scale. The lanes of a product may have its inner dimension in any order, if both
+ * sides have the same one, so a lane takes whole words of a row: see `word_of_key` and `word_of_value`. */
 #include "src/compute/cuda/mma.h"
 #include "src/compute/cuda/paged.h"
 
@@ -63,8 +63,8 @@ __device__ unsigned row_in(const pu_cuda_rows &x, const item &m, int kv_heads, i
   return ((unsigned)block * (unsigned)kv_heads + (unsigned)m.head) * (unsigned)x.block + (p & (x.block - 1));
 }
 
-/* How threads share the copying of a tile: of bf16, each takes one piece of every PASS-th row, and needs the blocks of so
- * many sixteens; of few bits, where sixteen rows are one piece, the first eight threads take one each. */
+/* How threads share the copying of a tile: of bf16, each takes one piece of every PASS-th row, and needs the blocks of
+ * so many sixteens; of few bits, where sixteen rows are one piece, the first eight threads take one each. */
 template <int D, int BITS, int THREADS> struct share {
   static constexpr int cols = D / 8, pass = THREADS / cols;
   static constexpr int turns = BITS == 16 && pass < GROUP ? GROUP / pass : 1;
@@ -73,7 +73,8 @@ template <int D, int BITS, int THREADS> struct share {
 
 /* Asks for the blocks of the tile at `pos`, one step before they are needed. */
 template <int D, int BITS, int THREADS>
-__device__ void find_blocks(int (&blocks)[share<D, BITS, THREADS>::blocks], const pu_cuda_rows &x, const item &m, int pos) {
+__device__ void find_blocks(int (&blocks)[share<D, BITS, THREADS>::blocks], const pu_cuda_rows &x, const item &m,
+                            int pos) {
   typedef share<D, BITS, THREADS> S;
 #pragma unroll
   for (int i = 0; i < S::blocks; i++) {
@@ -84,7 +85,8 @@ __device__ void find_blocks(int (&blocks)[share<D, BITS, THREADS>::blocks], cons
 
 /* A tile of keys and one of values in bf16, from position pos on: the sixteens that begin before the end. */
 template <int D, int THREADS, int BLOCKS>
-__device__ void load_plain(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, int pos, const int (&blocks)[BLOCKS]) {
+__device__ void load_plain(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, int pos,
+                           const int (&blocks)[BLOCKS]) {
   typedef share<D, 16, THREADS> S;
   const int c = threadIdx.x % S::cols, r0 = threadIdx.x / S::cols;
 #pragma unroll
@@ -100,7 +102,8 @@ __device__ void load_plain(uint32_t to, const pu_cuda_attend &a, const item &m, 
 
 /* The same of few bits, as it lies. */
 template <int KROW, int VROW>
-__device__ void load_packed(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, int pos, int block, uint32_t barrier) {
+__device__ void load_packed(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, int pos, int block,
+                            uint32_t barrier) {
   const int groups = min((m.end - pos + GROUP - 1) / GROUP, TILE / GROUP);
 #if __CUDA_ARCH__ >= 900
   const int i = threadIdx.x % (TILE / GROUP), v = threadIdx.x / (TILE / GROUP); /* of keys, of values */
@@ -108,16 +111,19 @@ __device__ void load_packed(uint32_t to, const pu_cuda_attend &a, const item &m,
   __syncwarp();
   if (v < 2 && i < groups) {
     const int bytes = GROUP * (v ? VROW : KROW);
-    const char *from = (v ? a.v.base : a.k.base) + (uint64_t)row_in(a.k, m, kv_heads, block, pos + i * GROUP) * (v ? VROW : KROW);
+    const char *from =
+        (v ? a.v.base : a.k.base) + (uint64_t)row_in(a.k, m, kv_heads, block, pos + i * GROUP) * (v ? VROW : KROW);
     copy_bulk(to + (v ? TILE * KROW : 0) + i * bytes, from, bytes, barrier);
   }
 #else
   (void)barrier;
   (void)block;
-  for (int p = threadIdx.x; p < groups * (KROW + VROW); p += blockDim.x) { /* sixteen rows are ROW times sixteen bytes */
+  for (int p = threadIdx.x; p < groups * (KROW + VROW);
+       p += blockDim.x) { /* sixteen rows are ROW times sixteen bytes */
     const bool v = p >= groups * KROW;
     const int in = v ? p - groups * KROW : p, bytes = v ? VROW : KROW, first = pos + in / bytes * GROUP;
-    const char *from = (v ? a.v.base : a.k.base) + (uint64_t)row_in(a.k, m, kv_heads, block_of(a.k, m, first), first) * bytes;
+    const char *from =
+        (v ? a.v.base : a.k.base) + (uint64_t)row_in(a.k, m, kv_heads, block_of(a.k, m, first), first) * bytes;
     copy_async(to + (v ? TILE * KROW : 0) + in * 16, from + in % bytes * 16, 16);
   }
 #endif
@@ -136,10 +142,11 @@ __device__ void copy_queries(uint32_t to, const pu_cuda_attend &a, const item &m
   }
 }
 
-/* A tile that the sequence ends in: the new tokens' rows into the cache and into the tile, where they are not yet; zeros
- * behind them. */
+/* A tile that the sequence ends in: the new tokens' rows into the cache and into the tile, where they are not yet;
+ * zeros behind them. */
 template <int D, int BITS>
-__device__ void put_rows(const pu_cuda_attend &a, const pu_cuda_rows &x, const item &m, int column, int key0, char *tile) {
+__device__ void put_rows(const pu_cuda_attend &a, const pu_cuda_rows &x, const item &m, int column, int key0,
+                         char *tile) {
   constexpr int ROW = sizes<D, BITS>::row;
   const int lane = threadIdx.x % 32;
   for (int pos = max(key0, m.t.base) + threadIdx.x / 32; pos < key0 + TILE; pos += blockDim.x / 32) {
@@ -211,18 +218,19 @@ template <int BITS> __device__ uint32_t value_numbers(uint32_t a, uint32_t b, in
 template <int D, int BITS> __device__ float2 pair_of(const char *row) {
   const uint32_t pair = *(const uint32_t *)(row + D * BITS / 8);
   const float scale = __half2float(__ushort_as_half((unsigned short)pair));
-  return make_float2(scale, fmaf(scale, (float)(1 << (BITS - 1)), __half2float(__ushort_as_half((unsigned short)(pair >> 16)))));
+  return make_float2(
+      scale, fmaf(scale, (float)(1 << (BITS - 1)), __half2float(__ushort_as_half((unsigned short)(pair >> 16)))));
 }
 
 /* ---- products ---- */
 
 /* Sixteen rows as a warp of them has them: queries as A, outputs of a quarter of the head as C. */
 template <int D> struct rows {
-  int token[2], head[2];    /* of rows g, g + 8: of the new ones, of the group; the same for every item */
+  int token[2], head[2]; /* of rows g, g + 8: of the new ones, of the group; the same for every item */
   uint32_t q[D / 16][4];
-  float sum_q[2];           /* of few bits: rows g, g + 8 */
-  float most[2];            /* of all keys so far, base 2 */
-  float sum[2], lift[2];    /* of this lane's keys; lift: of p low' */
+  float sum_q[2];        /* of few bits: rows g, g + 8 */
+  float most[2];         /* of all keys so far, base 2 */
+  float sum[2], lift[2]; /* of this lane's keys; lift: of p low' */
   float out[D / 32][4];
 };
 
@@ -336,10 +344,11 @@ typedef struct exchange {
   char p[16 * PITCH]; /* probabilities of a tile, bf16, in the order of A's columns */
 } exchange;
 
-/* To base 2, and without what a row does not see; the warp's maxima are left for the others. key0: the warp's first key;
- * all: every row sees every key. */
+/* To base 2, and without what a row does not see; the warp's maxima are left for the others. key0: the warp's first
+ * key; all: every row sees every key. */
 template <int D, int BITS>
-__device__ void mask(float s[2][4], const rows<D> &w, const pu_cuda_attend &a, const item &m, int key0, bool all, float *most) {
+__device__ void mask(float s[2][4], const rows<D> &w, const pu_cuda_attend &a, const item &m, int key0, bool all,
+                     float *most) {
   const int lane = threadIdx.x % 32, window = (int)min(a.window, (int64_t)1 << 30);
   const float scale = a.scale * LOG2E;
 #pragma unroll
@@ -359,7 +368,8 @@ __device__ void mask(float s[2][4], const rows<D> &w, const pu_cuda_attend &a, c
 }
 
 /* Scores become exponentials, and what was before is brought to the new maximum. values: rows of the warp's keys. */
-template <int D, int BITS> __device__ void soften(rows<D> &w, float s[2][4], exchange *x, const char *values, int slice) {
+template <int D, int BITS>
+__device__ void soften(rows<D> &w, float s[2][4], exchange *x, const char *values, int slice) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
@@ -405,7 +415,8 @@ __device__ int64_t part_of(const pu_cuda_few &f, const item &m, int which) {
 
 /* A stretch's results to where the last block finds them, or, of the only stretch, to the end. */
 template <int D, int BITS>
-__device__ void leave(const rows<D> &w, const pu_cuda_attend &a, const pu_cuda_few &f, const item &m, exchange *x, int row0, int slice) {
+__device__ void leave(const rows<D> &w, const pu_cuda_attend &a, const pu_cuda_few &f, const item &m, exchange *x,
+                      int row0, int slice) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
@@ -439,7 +450,8 @@ __device__ void leave(const rows<D> &w, const pu_cuda_attend &a, const pu_cuda_f
         else
           __stcg(&f.parts[(part + r) * D + at], y);
       }
-    if (m.t.first != m.t.last && slice == 0 && t == 0) __stcg((float2 *)&f.sums[(part + r) * 2], make_float2(w.most[h], sum));
+    if (m.t.first != m.t.last && slice == 0 && t == 0)
+      __stcg((float2 *)&f.sums[(part + r) * 2], make_float2(w.most[h], sum));
   }
 }
 
@@ -485,7 +497,9 @@ template <int D, int KB, int VB, int ROW_TILES> struct shape {
   static constexpr int stages = KB == 16 ? 3 : 4;
   static constexpr int bytes = stages * stage + ROW_TILES * (int)sizeof(exchange);
   static constexpr int threads = 128 * ROW_TILES;
-  static constexpr int blocks = ROW_TILES == 1 ? (KB == 16 ? 2 : 3) : ROW_TILES == 2 && KB < 16 ? 2 : 1; /* of a multiprocessor */
+  static constexpr int blocks = ROW_TILES == 1              ? (KB == 16 ? 2 : 3)
+                                : ROW_TILES == 2 && KB < 16 ? 2
+                                                            : 1; /* of a multiprocessor */
 };
 
 /* The next tile to bring in: what it needs from memory was asked for a step or an item before. */
@@ -600,7 +614,8 @@ pu_err launch(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_erro
   return pu_cuda_launched("attention over the cache", e);
 }
 
-template <int D, int KB, int VB> pu_err by_rows(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_error *e) {
+template <int D, int KB, int VB>
+pu_err by_rows(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_error *e) {
   if (f->rows <= 16) return launch<D, KB, VB, 1>(d, a, f, e);
   return f->rows <= 32 ? launch<D, KB, VB, 2>(d, a, f, e) : launch<D, KB, VB, 4>(d, a, f, e);
 }
@@ -615,7 +630,8 @@ template <int D> pu_err by_bits(pu_cuda *d, const pu_cuda_attend *a, const pu_cu
 
 bool pu_cuda_few_fits(const pu_cuda_attend *a) {
   const bool bits = a->k.bits == 16 ? a->v.bits == 16 : a->k.bits < 16 && a->v.bits <= a->k.bits;
-  const int64_t bytes = a->q_row | a->out_row | (int64_t)a->q | (int64_t)a->out | (int64_t)a->k.base | (int64_t)a->v.base;
+  const int64_t bytes =
+      a->q_row | a->out_row | (int64_t)a->q | (int64_t)a->out | (int64_t)a->k.base | (int64_t)a->v.base;
   return bits && a->q_bits == 16 && (a->dim == 64 || a->dim == 128) && a->k.shift > 0 && bytes % 16 == 0;
 }
 
