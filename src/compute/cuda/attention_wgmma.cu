@@ -18,7 +18,7 @@ constexpr float LOG2E = 1.4426950408889634f;
 /* Backward: bytes of a tile of both matrices of the other side, and of the numbers beside it: lse and delta of its
  * rows. */
 template <int D> constexpr int side_bytes = 2 * SIDE *D * 2;
-constexpr int number_bytes = 2 * SIDE * (int)sizeof(float);
+constexpr int number_bytes = 1024; /* 2 SIDE numbers; tiles begin at multiples of 1024 */
 
 /* A place in shared memory for a tile: filled by the third warpgroup, then read by the two others. */
 typedef struct slot {
@@ -81,8 +81,7 @@ __device__ source source_of_rows(const char *base, int64_t step) {
 }
 
 __device__ const char *row_at(const source &s, int pos) {
-  if (!s.table) return s.base + pos * s.step;
-  return s.base + __ldg(s.table + (pos >> s.shift)) * s.block_bytes + (pos & ((1 << s.shift) - 1)) * s.step;
+  return s.base + (int64_t)__ldg(s.table + (pos >> s.shift)) * s.block_bytes + (pos & ((1 << s.shift) - 1)) * s.step;
 }
 
 /* Eight values of few bits as bf16. */
@@ -100,19 +99,30 @@ template <int D> __device__ uint4 unpack_piece(const char *row, int bits, int c)
   return make_uint4(out[0], out[1], out[2], out[3]);
 }
 
-/* Rows [pos, pos + N) of a source; zeros from `end` on. */
-template <int D, int N> __device__ void fill(char *to, const source &s, int pos, int end) {
+/* Rows [pos, pos + N) of a source; zeros from `end` on. A thread has the same piece of every PASS-th row, which is a
+ * multiple of 8: the swizzle's pattern is one for all. Few instructions a piece, since one warp's latency bounds this. */
+template <int D, int N> __device__ __forceinline__ void fill(char *to, const source s, int pos, int end) {
   constexpr int COLS = D / 8, PASS = GROUP_THREADS / COLS;
   const int tid = threadIdx.x % GROUP_THREADS, c = tid % COLS, r0 = tid / COLS;
-#pragma unroll 8
-  for (int i = 0; i < N / PASS; i++) {
-    const int r = r0 + i * PASS;
-    const bool there = pos + r < end;
-    const char *from = there ? row_at(s, pos + r) : s.base;
-    if (s.bits == 16)
-      copy_async(shared_address(to) + wide_at<N>(r, c), from + c * 16, there ? 16 : 0);
-    else
-      *(uint4 *)(to + wide_at<N>(r, c)) = there ? unpack_piece<D>(from, s.bits, c) : make_uint4(0, 0, 0, 0);
+  const uint32_t place = shared_address(to) + wide_at<N>(r0, c);
+  const int rows = end - pos - r0; /* row r0 + i PASS is there, where i PASS < rows */
+  if (s.bits == 16 && !s.table) {
+    const char *from = s.base + (pos + r0) * s.step + c * 16;
+#pragma unroll
+    for (int i = 0; i < N / PASS; i++, from += PASS * s.step)
+      copy_async(place + i * PASS * 128, i * PASS < rows ? from : s.base, i * PASS < rows ? 16 : 0);
+  } else if (s.bits == 16) {
+    const char *from[N / PASS];
+#pragma unroll
+    for (int i = 0; i < N / PASS; i++) from[i] = row_at(s, min(pos + r0 + i * PASS, end - 1)) + c * 16;
+#pragma unroll
+    for (int i = 0; i < N / PASS; i++) copy_async(place + i * PASS * 128, from[i], i * PASS < rows ? 16 : 0);
+  } else {
+#pragma unroll 4
+    for (int i = 0; i < N / PASS; i++) {
+      const uint4 piece = unpack_piece<D>(row_at(s, min(pos + r0 + i * PASS, end - 1)), s.bits, c);
+      *(uint4 *)(to + wide_at<N>(r0, c) + i * PASS * 128) = i * PASS < rows ? piece : make_uint4(0, 0, 0, 0);
+    }
   }
   copies_commit();
 }
@@ -202,7 +212,10 @@ __device__ void bring_keys(const pu_cuda_attend &a, const pu_cuda_tile &t, char 
     if (i < 2 * tiles) {
       const slot s = slot_of(barriers, i % (2 * STAGES));
       wait_free(s, i / (2 * STAGES));
-      fill<D, KEYS>(shared + i % (2 * STAGES) * TILE, i % 2 ? v : k, from + i / 2 * KEYS, end);
+      if (i % 2)
+        fill<D, KEYS>(shared + i % (2 * STAGES) * TILE, v, from + i / 2 * KEYS, end);
+      else
+        fill<D, KEYS>(shared + i % (2 * STAGES) * TILE, k, from + i / 2 * KEYS, end);
     } else {
       copies_commit();
     }

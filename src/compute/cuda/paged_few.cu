@@ -9,7 +9,7 @@
  * The stretches are merged by the block that arrives last, in their order. New tokens' rows go into the cache, and
  * beside it into shared memory, by the block whose stretch they are in.
  *
- * Rows in few bits stay so until they are in registers: with u the stored number less 2^(bits-1), which bf16 holds
+ * Rows in few bits stay so until they are in registers: with u the stored number less 2^(bits-1), which f16 holds
  * exactly, a score is scale (q . u) + low' sum(q), and an output the sum of (p scale) u, and of p low' for all its
  * values; low' = low + 2^(bits-1) scale. The lanes of a product may have its inner dimension in any order, if both
  * sides have the same one, so a lane takes whole words of a row: see `word_of_key` and `word_of_value`. */
@@ -129,16 +129,13 @@ __device__ void load_packed(uint32_t to, const pu_cuda_attend &a, const item &m,
 #endif
 }
 
-/* The item's rows of queries, zeros where it has none; rows are PADDED bytes apart. */
-template <int D, int THREADS, int ROW_TILES>
-__device__ void copy_queries(uint32_t to, const pu_cuda_attend &a, const item &m) {
+/* The item's rows of queries, `PADDED` bytes apart. */
+template <int D, int THREADS> __device__ void copy_queries(uint32_t to, const pu_cuda_attend &a, const item &m) {
   constexpr int COLS = D / 8, PADDED = D * 2 + 16;
-#pragma unroll
-  for (int p = 0; p < ROW_TILES * 16 * COLS; p += THREADS) {
-    const int r = (p + threadIdx.x) / COLS, c = threadIdx.x % COLS, token = r / a.share;
-    const bool there = token < m.t.n;
-    const char *q = a.q + (m.t.row + (there ? token : 0)) * a.q_row + (int64_t)(m.head * a.share + r % a.share) * D * 2;
-    copy_async(to + r * PADDED + c * 16, q + c * 16, there ? 16 : 0);
+  const int c = threadIdx.x % COLS;
+  for (int r = threadIdx.x / COLS; r < m.t.n * a.share; r += THREADS / COLS) {
+    const char *q = a.q + (m.t.row + r / a.share) * a.q_row + (int64_t)(m.head * a.share + r % a.share) * D * 2;
+    copy_async(to + r * PADDED + c * 16, q + c * 16, 16);
   }
 }
 
@@ -175,51 +172,45 @@ __device__ void put_rows(const pu_cuda_attend &a, const pu_cuda_rows &x, const i
 
 /* ---- rows in few bits ---- */
 
-__device__ uint32_t minus_half(uint32_t x, uint32_t half) { /* of two bf16 */
-  __nv_bfloat162 a, b;
+/* x - y of two f16. */
+__device__ uint32_t less(uint32_t x, uint32_t y) {
+  half2 a, b;
   memcpy(&a, &x, 4);
-  memcpy(&b, &half, 4);
+  memcpy(&b, &y, 4);
   a = __hsub2(a, b);
   memcpy(&x, &a, 4);
   return x;
 }
 
-/* Byte i of a and byte j of b, less 128, side by side as bf16. */
-__device__ uint32_t bytes_to_bf16(uint32_t a, int i, uint32_t b, int j) {
-  const float x = __uint_as_float(__byte_perm(a, 0x4b000000u, 0x7650 | i)); /* 2^23 + the byte */
-  const float y = __uint_as_float(__byte_perm(b, 0x4b000000u, 0x7650 | j));
-  return pair_bf16(x - 8388736.0f, y - 8388736.0f);
-}
-
-/* The low four bits of the low and of the high half of x, less 8, as bf16: 0x4300 | v is 128 + v. */
-__device__ uint32_t nibbles_to_bf16(uint32_t x) {
-  return minus_half((x & 0x000f000fu) | 0x43004300u, 0x43084308u); /* 136 */
+/* The low bits of both halves of x, less 2^(BITS-1), as f16: 0x6400 | v is 1024 + v. */
+template <int BITS> __device__ uint32_t to_f16(uint32_t x) {
+  const uint32_t bits = BITS == 8 ? 0x00ff00ffu : 0x000f000fu;
+  return less((x & bits) | 0x64006400u, BITS == 8 ? 0x64806480u : 0x64086408u);
 }
 
 /* Numbers 4 i to 4 i + 3 of a key's part of a row, from the word(s) there: the two registers of B. */
 template <int BITS> __device__ void key_numbers(uint32_t b[2], uint32_t word, int i) {
   if (BITS == 8) {
-    b[0] = bytes_to_bf16(word, 0, word, 1);
-    b[1] = bytes_to_bf16(word, 2, word, 3);
+    b[0] = less(__byte_perm(word, 0x64646464u, 0x4140), 0x64806480u);
+    b[1] = less(__byte_perm(word, 0x64646464u, 0x4342), 0x64806480u);
   } else {
     const uint32_t x = word >> (i % 2 * 16), y = x >> 4;
-    b[0] = nibbles_to_bf16(__byte_perm(x, y, 0x3430)); /* byte 0 of x below, of y above */
-    b[1] = nibbles_to_bf16(__byte_perm(x, y, 0x3531));
+    b[0] = to_f16<4>(__byte_perm(x, y, 0x3430)); /* byte 0 of x below, of y above */
+    b[1] = to_f16<4>(__byte_perm(x, y, 0x3531));
   }
 }
 
 /* Numbers `at` of words of two rows. */
 template <int BITS> __device__ uint32_t value_numbers(uint32_t a, uint32_t b, int at) {
-  if (BITS == 8) return bytes_to_bf16(a, at, b, at);
-  return nibbles_to_bf16(__byte_perm(a, b, 0x7430 + at / 2 * 0x0101) >> (at % 2 * 4));
+  if (BITS == 8) return to_f16<8>(__byte_perm(a, b, 0x7430 + at * 0x0101));
+  return to_f16<4>(__byte_perm(a, b, 0x7430 + at / 2 * 0x0101) >> (at % 2 * 4));
 }
 
-/* Scale and low' of a row. */
+/* Scale and low' of a row. A scale of nothing (a row of one value) becomes the smallest: it is divided by. */
 template <int D, int BITS> __device__ float2 pair_of(const char *row) {
   const uint32_t pair = *(const uint32_t *)(row + D * BITS / 8);
-  const float scale = __half2float(__ushort_as_half((unsigned short)pair));
-  return make_float2(
-      scale, fmaf(scale, (float)(1 << (BITS - 1)), __half2float(__ushort_as_half((unsigned short)(pair >> 16)))));
+  const float scale = fmaxf(__half2float(__ushort_as_half((unsigned short)pair)), 0x1p-24f);
+  return make_float2(scale, fmaf(scale, (float)(1 << (BITS - 1)), __half2float(__ushort_as_half((unsigned short)(pair >> 16)))));
 }
 
 /* ---- products ---- */
@@ -228,7 +219,7 @@ template <int D, int BITS> __device__ float2 pair_of(const char *row) {
 template <int D> struct rows {
   int token[2], head[2]; /* of rows g, g + 8: of the new ones, of the group; the same for every item */
   uint32_t q[D / 16][4];
-  float sum_q[2];        /* of few bits: rows g, g + 8 */
+  float sum_q[2], unit[2]; /* of few bits: rows g, g + 8; q is in units of a power of two, which f16 can hold */
   float most[2];         /* of all keys so far, base 2 */
   float sum[2], lift[2]; /* of this lane's keys; lift: of p low' */
   float out[D / 32][4];
@@ -263,13 +254,13 @@ template <int D, int BITS> __device__ void score(float s[2][4], const rows<D> &w
       for (int i = 0; i < D / 16; i++) {
         uint32_t b[2];
         key_numbers<BITS>(b, words[i * MINE / (D / 16)], i);
-        mma(s[tau], w.q[i], b[0], b[1]);
+        mma_f16(s[tau], w.q[i], b[0], b[1]);
       }
 #pragma unroll
       for (int e = 0; e < 2; e++) {
         const float2 pair = pair_of<D, BITS>(keys + (slice * 16 + key_of<BITS>(tau, 2 * t + e)) * ROW);
-        s[tau][e] = fmaf(s[tau][e], pair.x, w.sum_q[0] * pair.y);
-        s[tau][2 + e] = fmaf(s[tau][2 + e], pair.x, w.sum_q[1] * pair.y);
+        s[tau][e] = fmaf(s[tau][e] * w.unit[0], pair.x, w.sum_q[0] * pair.y);
+        s[tau][2 + e] = fmaf(s[tau][2 + e] * w.unit[1], pair.x, w.sum_q[1] * pair.y);
       }
     }
   }
@@ -305,28 +296,44 @@ template <int D, int BITS> __device__ void gather(rows<D> &w, const char *p, con
       for (int r = 0; r < 4; r++) word[r] = *(const uint32_t *)(mine + r * ROW) >> at % 4 * 8;
 #pragma unroll
       for (int i = 0; i < D / 32; i++)
-        mma(w.out[i], a, value_numbers<BITS>(word[0], word[1], i), value_numbers<BITS>(word[2], word[3], i));
+        mma_f16(w.out[i], a, value_numbers<BITS>(word[0], word[1], i), value_numbers<BITS>(word[2], word[3], i));
     }
   }
 }
 
-/* The warp's rows of queries from shared memory, and nothing seen yet. */
-template <int D, int BITS> __device__ void begin(rows<D> &w, const char *queries) {
+/* A row of queries (half h) from bf16 to f16, in units of the power of two below its largest value. */
+template <int D> __device__ void to_units(rows<D> &w, int h) {
+  float sum = 0, most = 0x1p-100f;
+#pragma unroll
+  for (int i = 0; i < D / 8; i++) {
+    const uint32_t pair = w.q[i / 2][i % 2 * 2 + h];
+    const float x = __uint_as_float(pair << 16), y = __uint_as_float(pair & 0xffff0000u);
+    sum += x + y;
+    most = fmaxf(most, fmaxf(fabsf(x), fabsf(y)));
+  }
+  w.sum_q[h] = quad_sum(sum);
+  w.unit[h] = __uint_as_float(__float_as_uint(quad_max(most)) & 0x7f800000u);
+  const float by = 1 / w.unit[h];
+#pragma unroll
+  for (int i = 0; i < D / 8; i++) {
+    const uint32_t pair = w.q[i / 2][i % 2 * 2 + h];
+    w.q[i / 2][i % 2 * 2 + h] = pair_f16(__uint_as_float(pair << 16) * by, __uint_as_float(pair & 0xffff0000u) * by);
+  }
+}
+
+/* The warp's rows of queries from shared memory, and nothing seen yet. Rows behind the last are the last again. */
+template <int D, int BITS> __device__ void begin(rows<D> &w, const char *queries, int row0, int count) {
   const int lane = threadIdx.x % 32, c = lane % 4;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
-    const char *q = queries + (lane / 4 + 8 * h) * (D * 2 + 16);
-    float sum = 0;
+    const char *q = queries + min(row0 + lane / 4 + 8 * h, count - 1) * (D * 2 + 16);
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
       const int low = BITS == 16 ? 16 * i + 2 * c : 4 * (c * (D / 16) + i), high = BITS == 16 ? low + 8 : low + 2;
       w.q[i][h] = *(const uint32_t *)(q + low * 2);
       w.q[i][2 + h] = *(const uint32_t *)(q + high * 2);
-#pragma unroll
-      for (int j = 0; j < 4; j += 2)
-        sum += __uint_as_float(w.q[i][j + h] << 16) + __uint_as_float(w.q[i][j + h] & 0xffff0000u);
     }
-    if (BITS < 16) w.sum_q[h] = quad_sum(sum);
+    if (BITS < 16) to_units(w, h);
     w.most[h] = -INFINITY;
     w.sum[h] = w.lift[h] = 0;
   }
@@ -344,32 +351,50 @@ typedef struct exchange {
   char p[16 * PITCH]; /* probabilities of a tile, bf16, in the order of A's columns */
 } exchange;
 
+/* Of the rows of values of a lane's four keys, in few bits: the logarithm and inverse of scale, and low' over it. A
+ * probability goes with its row's scale into the softmax, whose maximum then is that of both, and so is 1 at most in
+ * f16; the sum of probabilities is taken of it over the scale. */
+template <int BITS> struct scales {
+  float log[4], inverse[4], low[4];
+};
+
+template <int D, int BITS> __device__ void read_scales(scales<BITS> &v, const char *values, int slice) {
+#pragma unroll
+  for (int i = 0; i < 4; i++) {
+    const int key = slice * 16 + key_of<BITS>(i / 2, threadIdx.x % 4 * 2 + i % 2);
+    const float2 pair = pair_of<D, BITS>(values + key * sizes<D, BITS>::row);
+    v.log[i] = log2_fast(pair.x);
+    v.inverse[i] = __fdividef(1.0f, pair.x);
+    v.low[i] = pair.y * v.inverse[i];
+  }
+}
+
 /* To base 2, and without what a row does not see; the warp's maxima are left for the others. key0: the warp's first
  * key; all: every row sees every key. */
 template <int D, int BITS>
 __device__ void mask(float s[2][4], const rows<D> &w, const pu_cuda_attend &a, const item &m, int key0, bool all,
-                     float *most) {
+                     const scales<BITS> &v, float *most) {
   const int lane = threadIdx.x % 32, window = (int)min(a.window, (int64_t)1 << 30);
   const float scale = a.scale * LOG2E;
 #pragma unroll
-  for (int h = 0; h < 2; h++) {
-    const int pos = m.t.base + w.token[h];
-    float top = -INFINITY;
+  for (int i = 0; i < 8; i++) s[i / 4][i % 4] = BITS == 16 ? s[i / 4][i % 4] * scale : fmaf(s[i / 4][i % 4], scale, v.log[i / 4 * 2 + i % 2]);
+  if (!all) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int key = key0 + key_of<BITS>(i / 2, lane % 4 * 2 + i % 2);
-      float *x = &s[i / 2][2 * h + i % 2];
-      *x = all || (key <= pos && key > pos - window) ? *x * scale : -INFINITY;
-      top = fmaxf(top, *x);
+    for (int i = 0; i < 8; i++) {
+      const int key = key0 + key_of<BITS>(i / 4, lane % 4 * 2 + i % 2), pos = m.t.base + w.token[i / 2 % 2];
+      if (key > pos || key <= pos - window) s[i / 4][i % 4] = -INFINITY;
     }
-    top = quad_max(top);
+  }
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    const float top = quad_max(fmaxf(fmaxf(s[0][2 * h], s[0][2 * h + 1]), fmaxf(s[1][2 * h], s[1][2 * h + 1])));
     if (lane % 4 == 0) most[lane / 4 + 8 * h] = top;
   }
 }
 
-/* Scores become exponentials, and what was before is brought to the new maximum. values: rows of the warp's keys. */
+/* Scores become exponentials, and what was before is brought to the new maximum. */
 template <int D, int BITS>
-__device__ void soften(rows<D> &w, float s[2][4], exchange *x, const char *values, int slice) {
+__device__ void soften(rows<D> &w, const float s[2][4], exchange *x, const scales<BITS> &v, int slice) {
   const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
@@ -387,16 +412,16 @@ __device__ void soften(rows<D> &w, float s[2][4], exchange *x, const char *value
     }
 #pragma unroll
     for (int tau = 0; tau < 2; tau++) {
-      float p = exp2_fast(s[tau][2 * h] - base), q = exp2_fast(s[tau][2 * h + 1] - base);
-      w.sum[h] += p + q;
-      if constexpr (BITS < 16) {
-        const char *row = values + (slice * 16 + key_of<BITS>(tau, 2 * t)) * sizes<D, BITS>::row;
-        const float2 u = pair_of<D, BITS>(row), v = pair_of<D, BITS>(row + sizes<D, BITS>::row);
-        w.lift[h] += fmaf(p, u.y, q * v.y);
-        p *= u.x;
-        q *= v.x;
+      const float p = exp2_fast(s[tau][2 * h] - base), q = exp2_fast(s[tau][2 * h + 1] - base);
+      uint32_t *to = (uint32_t *)(x->p + (g + 8 * h) * PITCH + (slice * 16 + tau * 8 + 2 * t) * 2);
+      if (BITS == 16) {
+        w.sum[h] += p + q;
+        *to = pair_bf16(p, q);
+      } else {
+        w.sum[h] += fmaf(p, v.inverse[2 * tau], q * v.inverse[2 * tau + 1]);
+        w.lift[h] += fmaf(p, v.low[2 * tau], q * v.low[2 * tau + 1]);
+        *to = pair_f16(p, q);
       }
-      *(uint32_t *)(x->p + (g + 8 * h) * PITCH + (slice * 16 + tau * 8 + 2 * t) * 2) = pair_bf16(p, q);
     }
   }
 }
@@ -492,10 +517,11 @@ template <int D> __device__ void merge_stretches(const pu_cuda_attend &a, const 
 /* ---- a block ---- */
 
 template <int D, int KB, int VB, int ROW_TILES> struct shape {
-  static constexpr int keys = sizes<D, KB>::tile, values = sizes<D, VB>::tile, queries = ROW_TILES * 16 * (D * 2 + 16);
-  static constexpr int stage = keys + values + queries; /* queries: of an item's first tile */
-  static constexpr int stages = KB == 16 ? 3 : 4;
-  static constexpr int bytes = stages * stage + ROW_TILES * (int)sizeof(exchange);
+  static constexpr int keys = sizes<D, KB>::tile, values = sizes<D, VB>::tile;
+  static constexpr int stages = KB == 16 ? ROW_TILES == 1 ? 2 : 3 : 4;
+  /* A place for a tile; behind it the queries, of an item's first tile. */
+  static __host__ __device__ int stage(int rows) { return keys + values + rows * (D * 2 + 16); }
+  static __host__ __device__ int bytes(int rows) { return stages * stage(rows) + ROW_TILES * (int)sizeof(exchange); }
   static constexpr int threads = 128 * ROW_TILES;
   static constexpr int blocks = ROW_TILES == 1              ? (KB == 16 ? 2 : 3)
                                 : ROW_TILES == 2 && KB < 16 ? 2
@@ -538,19 +564,20 @@ __global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D,
   extern __shared__ __align__(128) char shared[];
   __shared__ uint64_t barriers[S::stages]; /* of few bits */
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, slice = warp % SLICES, row0 = warp / SLICES * 16;
-  exchange *x = (exchange *)(shared + S::stages * S::stage) + warp / SLICES;
+  const int stage = S::stage(f.rows);
+  exchange *x = (exchange *)(shared + S::stages * stage) + warp / SLICES;
   cursor<D, KB, S::threads> coming;
   start(coming, a, f);
   const auto load = [&](int step) {
     if (coming.index < f.items) {
       const int pos = coming.m.from + coming.tile * TILE;
-      const uint32_t at = shared_address(shared) + step % S::stages * S::stage;
+      const uint32_t at = shared_address(shared) + step % S::stages * stage;
       if constexpr (KB == 16)
         load_plain<D, S::threads>(at, a, coming.m, f.kv_heads, pos, coming.blocks);
       else
         load_packed<sizes<D, KB>::row, sizes<D, VB>::row>(at, a, coming.m, f.kv_heads, pos, coming.blocks[0],
                                                           shared_address(&barriers[step % S::stages]));
-      if (coming.tile == 0) copy_queries<D, S::threads, ROW_TILES>(at + S::keys + S::values, a, coming.m);
+      if (coming.tile == 0) copy_queries<D, S::threads>(at + S::keys + S::values, a, coming.m);
       advance(coming, a, f);
     }
     copies_commit();
@@ -575,7 +602,7 @@ __global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D,
     const item m = item_of(a, f, after, index);
     after = fetch(f, index + gridDim.x);
     for (int i = 0; i < m.tiles; i++, step++) {
-      char *keys = shared + step % S::stages * S::stage, *values = keys + S::keys;
+      char *keys = shared + step % S::stages * stage, *values = keys + S::keys;
       const int key0 = m.from + i * TILE;
       float s[2][4];
       copies_wait<S::stages - 2>();
@@ -584,7 +611,7 @@ __global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D,
 #endif
       __syncthreads();
       load(step + S::stages - 1); /* where the last step's tile was */
-      if (i == 0) begin<D, KB>(w, values + S::values + row0 * (D * 2 + 16));
+      if (i == 0) begin<D, KB>(w, values + S::values, row0, m.t.n * a.share);
       if (key0 + TILE > m.t.base) {
         put_rows<D, KB>(a, a.k, m, a.heads + m.head, key0, keys);
         put_rows<D, VB>(a, a.v, m, a.heads + f.kv_heads + m.head, key0, values);
@@ -592,9 +619,11 @@ __global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D,
       }
       score<D, KB>(s, w, keys, slice);
       const bool all = key0 + TILE <= m.t.base && key0 > m.t.base + m.t.n - 1 - a.window;
-      mask<D, KB>(s, w, a, m, key0 + slice * 16, all, x->most[slice]);
+      scales<VB> v;
+      if constexpr (VB < 16) read_scales<D, VB>(v, values, slice);
+      mask<D, VB>(s, w, a, m, key0 + slice * 16, all, v, x->most[slice]);
       __syncthreads();
-      soften<D, VB>(w, s, x, values, slice);
+      soften<D, VB>(w, s, x, v, slice);
       __syncthreads();
       gather<D, VB>(w, x->p + lane / 4 * PITCH + lane % 4 * 4, values, slice);
     }
@@ -609,8 +638,8 @@ template <int D, int KB, int VB, int ROW_TILES>
 pu_err launch(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_error *e) {
   typedef shape<D, KB, VB, ROW_TILES> S;
   const auto kernel = few_kernel<D, KB, VB, ROW_TILES>;
-  PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::bytes), "attention", e);
-  kernel<<<PU_MIN(f->items, d->sms * S::blocks), S::threads, S::bytes, d->stream>>>(*a, *f);
+  PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::bytes(f->rows)), "attention", e);
+  kernel<<<PU_MIN(f->items, d->sms * S::blocks), S::threads, S::bytes(f->rows), d->stream>>>(*a, *f);
   return pu_cuda_launched("attention over the cache", e);
 }
 
