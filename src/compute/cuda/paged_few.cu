@@ -23,8 +23,9 @@ constexpr int PITCH = TILE * 2 + 16; /* bytes from row to row of probabilities *
 constexpr float LOG2E = 1.4426950408889634f;
 
 template <int D, int BITS> struct sizes {
-  static constexpr int row = BITS == 16 ? D * 2 : D * BITS / 8 + PU_KV_PAIR_BYTES; /* bytes */
-  static constexpr int tile = TILE * row;                                          /* of keys, or of values */
+  static constexpr int row = BITS == 16 ? D * 2 : D * BITS / 8 + PU_KV_PAIR_BYTES; /* bytes, in the cache */
+  static constexpr int step = BITS == 16 ? row + 16 : row; /* and in shared memory: eight rows lie in different banks */
+  static constexpr int tile = TILE * step;                                          /* of keys, or of values */
 };
 
 /* A stretch and a key head: keys [from, end) of the sequence, the first at a multiple of TILE. */
@@ -63,68 +64,43 @@ __device__ unsigned row_in(const pu_cuda_rows &x, const item &m, int kv_heads, i
   return ((unsigned)block * (unsigned)kv_heads + (unsigned)m.head) * (unsigned)x.block + (p & (x.block - 1));
 }
 
-/* How threads share the copying of a tile: of bf16, each takes one piece of every PASS-th row, and needs the blocks of
- * so many sixteens; of few bits, where sixteen rows are one piece, the first eight threads take one each. */
-template <int D, int BITS, int THREADS> struct share {
-  static constexpr int cols = D / 8, pass = THREADS / cols;
-  static constexpr int turns = BITS == 16 && pass < GROUP ? GROUP / pass : 1;
-  static constexpr int blocks = BITS == 16 ? TILE / pass / turns : 1;
+/* How a tile is copied: rows of bf16 one by one, of keys by the first 64 threads and of values by the next; of few bits,
+ * where sixteen rows are one piece, by the first eight. */
+template <int BITS> struct copying {
+  static constexpr int rows = BITS == 16 ? 1 : GROUP, threads = 2 * TILE / rows;
 };
 
-/* Asks for the blocks of the tile at `pos`, one step before they are needed. */
-template <int D, int BITS, int THREADS>
-__device__ void find_blocks(int (&blocks)[share<D, BITS, THREADS>::blocks], const pu_cuda_rows &x, const item &m,
-                            int pos) {
-  typedef share<D, BITS, THREADS> S;
-#pragma unroll
-  for (int i = 0; i < S::blocks; i++) {
-    const int in = BITS == 16 ? threadIdx.x / S::cols + i * S::turns * S::pass : threadIdx.x % (TILE / GROUP) * GROUP;
-    blocks[i] = BITS == 16 || threadIdx.x < 2 * TILE / GROUP ? block_of(x, m, pos + in) : 0;
-  }
+/* Asks for the block of the thread's part of the tile at `pos`, one step before it is needed. */
+template <int BITS> __device__ int find_block(const pu_cuda_rows &x, const item &m, int pos) {
+  typedef copying<BITS> C;
+  return threadIdx.x < C::threads ? block_of(x, m, pos + threadIdx.x % (C::threads / 2) * C::rows) : 0;
 }
 
-/* A tile of keys and one of values in bf16, from position pos on: the sixteens that begin before the end. */
-template <int D, int THREADS, int BLOCKS>
-__device__ void load_plain(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, int pos,
-                           const int (&blocks)[BLOCKS]) {
-  typedef share<D, 16, THREADS> S;
-  const int c = threadIdx.x % S::cols, r0 = threadIdx.x / S::cols;
-#pragma unroll
-  for (int i = 0; i < TILE / S::pass; i++) {
-    const int r = r0 + i * S::pass, p = pos + r;
-    if (p / GROUP * GROUP >= m.end) continue;
-    const uint64_t at = (uint64_t)row_in(a.k, m, kv_heads, blocks[i / S::turns], p) * (D * 2) + c * 16;
-    const uint32_t place = to + swizzled<D>(r, c);
-    copy_async(place, a.k.base + at, 16);
-    copy_async(place + TILE * D * 2, a.v.base + at, 16);
-  }
-}
-
-/* The same of few bits, as it lies. */
-template <int KROW, int VROW>
-__device__ void load_packed(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, int pos, int block,
-                            uint32_t barrier) {
-  const int groups = min((m.end - pos + GROUP - 1) / GROUP, TILE / GROUP);
+/* A tile of keys and one of values from position pos on: the sixteens that begin before the end. */
+template <int D, int KB, int VB>
+__device__ void load_tile(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, int pos, int block, uint32_t barrier) {
+  constexpr int KROW = sizes<D, KB>::row, VROW = sizes<D, VB>::row;
+  const int valid = min((m.end - pos + GROUP - 1) / GROUP * GROUP, TILE); /* rows */
 #if __CUDA_ARCH__ >= 900
-  const int i = threadIdx.x % (TILE / GROUP), v = threadIdx.x / (TILE / GROUP); /* of keys, of values */
-  if (threadIdx.x == 0) barrier_expect(barrier, groups * GROUP * (KROW + VROW));
-  __syncwarp();
-  if (v < 2 && i < groups) {
-    const int bytes = GROUP * (v ? VROW : KROW);
-    const char *from =
-        (v ? a.v.base : a.k.base) + (uint64_t)row_in(a.k, m, kv_heads, block, pos + i * GROUP) * (v ? VROW : KROW);
-    copy_bulk(to + (v ? TILE * KROW : 0) + i * bytes, from, bytes, barrier);
+  typedef copying<KB> C;
+  const int r = threadIdx.x % (C::threads / 2) * C::rows;
+  const bool v = threadIdx.x >= C::threads / 2;
+  if (threadIdx.x == 0) barrier_expect(barrier, valid * (KROW + VROW));
+  if (threadIdx.x < C::threads && r < valid) {
+    const uint64_t row = row_in(a.k, m, kv_heads, block, pos + r);
+    const char *from = v ? a.v.base + row * VROW : a.k.base + row * KROW;
+    const int at = v ? sizes<D, KB>::tile + r * sizes<D, VB>::step : r * sizes<D, KB>::step;
+    copy_bulk(to + at, from, C::rows * (v ? VROW : KROW), barrier);
   }
 #else
   (void)barrier;
   (void)block;
-  for (int p = threadIdx.x; p < groups * (KROW + VROW);
-       p += blockDim.x) { /* sixteen rows are ROW times sixteen bytes */
-    const bool v = p >= groups * KROW;
-    const int in = v ? p - groups * KROW : p, bytes = v ? VROW : KROW, first = pos + in / bytes * GROUP;
-    const char *from =
-        (v ? a.v.base : a.k.base) + (uint64_t)row_in(a.k, m, kv_heads, block_of(a.k, m, first), first) * bytes;
-    copy_async(to + (v ? TILE * KROW : 0) + in * 16, from + in % bytes * 16, 16);
+  for (int p = threadIdx.x; p < valid / GROUP * (KROW + VROW); p += blockDim.x) { /* sixteen rows are ROW times 16 bytes */
+    const bool v = p >= valid / GROUP * KROW;
+    const int in = v ? p - valid / GROUP * KROW : p, row = v ? VROW : KROW, group = pos + in / row * GROUP;
+    const int byte = in * 16, pad = v ? sizes<D, VB>::step - VROW : sizes<D, KB>::step - KROW;
+    const char *from = (v ? a.v.base : a.k.base) + (uint64_t)row_in(a.k, m, kv_heads, block_of(a.k, m, group), group) * row;
+    copy_async(to + (v ? sizes<D, KB>::tile : 0) + byte + (pad ? byte / row * pad : 0), from + in % row * 16, 16);
   }
 #endif
 }
@@ -154,7 +130,7 @@ __device__ void put_rows(const pu_cuda_attend &a, const pu_cuda_rows &x, const i
     if constexpr (BITS == 16) {
       if (lane >= D / 8) continue;
       const uint4 piece = there ? *(const uint4 *)(from + lane * 16) : make_uint4(0, 0, 0, 0);
-      *(uint4 *)(tile + swizzled<D>(r, lane)) = piece;
+      *(uint4 *)(tile + r * sizes<D, BITS>::step + lane * 16) = piece;
       if (there) *(uint4 *)(to + lane * 16) = piece;
     } else if (there) {
       float v[PU_CUDA_LANE_VALUES];
@@ -166,7 +142,7 @@ __device__ void put_rows(const pu_cuda_attend &a, const pu_cuda_rows &x, const i
     }
   }
 #if __CUDA_ARCH__ >= 900
-  if (BITS < 16) before_bulk();
+  before_bulk();
 #endif
 }
 
@@ -238,10 +214,11 @@ template <int D, int BITS> __device__ void score(float s[2][4], const rows<D> &w
   for (int i = 0; i < 4; i++) s[0][i] = s[1][i] = 0;
   if constexpr (BITS == 16) {
     const int row = slice * 16 + lane / 16 * 8 + lane % 8;
+    const uint32_t at = shared_address(keys) + row * sizes<D, BITS>::step + lane / 8 % 2 * 16;
 #pragma unroll
     for (int i = 0; i < D / 16; i++) {
       uint32_t b[4];
-      load_matrices(b, shared_address(keys) + swizzled<D>(row, 2 * i + lane / 8 % 2));
+      load_matrices(b, at + i * 32);
       mma(s[0], w.q[i], b[0], b[1]);
       mma(s[1], w.q[i], b[2], b[3]);
     }
@@ -280,10 +257,11 @@ template <int D, int BITS> __device__ void gather(rows<D> &w, const char *p, con
                            *(const uint32_t *)(p + k * 32 + 16), *(const uint32_t *)(p + k * 32 + 16 + 8 * PITCH)};
     if constexpr (BITS == 16) {
       const int row = k * 16 + lane / 8 % 2 * 8 + lane % 8;
+      const uint32_t at = shared_address(values) + row * sizes<D, BITS>::step + (slice * (D / 32) + lane / 16) * 16;
 #pragma unroll
       for (int i = 0; i < D / 64; i++) {
         uint32_t b[4];
-        load_matrices_turned(b, shared_address(values) + swizzled<D>(row, slice * (D / 32) + 2 * i + lane / 16));
+        load_matrices_turned(b, at + i * 32);
         mma(w.out[2 * i], a, b[0], b[1]);
         mma(w.out[2 * i + 1], a, b[2], b[3]);
       }
@@ -518,7 +496,7 @@ template <int D> __device__ void merge_stretches(const pu_cuda_attend &a, const 
 
 template <int D, int KB, int VB, int ROW_TILES> struct shape {
   static constexpr int keys = sizes<D, KB>::tile, values = sizes<D, VB>::tile;
-  static constexpr int stages = KB == 16 ? ROW_TILES == 1 ? 2 : 3 : 4;
+  static constexpr int stages = KB == 16 ? ROW_TILES == 2 ? 3 : 2 : 4;
   /* A place for a tile; behind it the queries, of an item's first tile. */
   static __host__ __device__ int stage(int rows) { return keys + values + rows * (D * 2 + 16); }
   static __host__ __device__ int bytes(int rows) { return stages * stage(rows) + ROW_TILES * (int)sizeof(exchange); }
@@ -529,31 +507,29 @@ template <int D, int KB, int VB, int ROW_TILES> struct shape {
 };
 
 /* The next tile to bring in: what it needs from memory was asked for a step or an item before. */
-template <int D, int KB, int THREADS> struct cursor {
+typedef struct cursor {
   int index, tile; /* item, and tile of it */
   item m;
   pu_cuda_stretch after;
-  int blocks[share<D, KB, THREADS>::blocks];
-};
+  int block;
+} cursor;
 
-template <int D, int KB, int THREADS>
-__device__ void start(cursor<D, KB, THREADS> &c, const pu_cuda_attend &a, const pu_cuda_few &f) {
+template <int KB> __device__ void start(cursor &c, const pu_cuda_attend &a, const pu_cuda_few &f) {
   c.index = blockIdx.x;
   c.tile = 0;
   c.m = item_of(a, f, fetch(f, c.index), c.index);
   c.after = fetch(f, c.index + gridDim.x);
-  find_blocks<D, KB, THREADS>(c.blocks, a.k, c.m, c.m.from);
+  c.block = find_block<KB>(a.k, c.m, c.m.from);
 }
 
-template <int D, int KB, int THREADS>
-__device__ void advance(cursor<D, KB, THREADS> &c, const pu_cuda_attend &a, const pu_cuda_few &f) {
+template <int KB> __device__ void advance(cursor &c, const pu_cuda_attend &a, const pu_cuda_few &f) {
   if (++c.tile == c.m.tiles) {
     c.tile = 0;
     c.index += gridDim.x;
     c.m = item_of(a, f, c.after, c.index);
     c.after = fetch(f, c.index + gridDim.x);
   }
-  find_blocks<D, KB, THREADS>(c.blocks, a.k, c.m, c.m.from + c.tile * TILE);
+  c.block = find_block<KB>(a.k, c.m, c.m.from + c.tile * TILE);
 }
 
 /* Items blockIdx.x, + gridDim.x, …: while one is computed, the next tiles are on their way, of the next item too. */
@@ -562,32 +538,25 @@ __global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D,
     few_kernel(const __grid_constant__ pu_cuda_attend a, const __grid_constant__ pu_cuda_few f) {
   typedef shape<D, KB, VB, ROW_TILES> S;
   extern __shared__ __align__(128) char shared[];
-  __shared__ uint64_t barriers[S::stages]; /* of few bits */
+  __shared__ uint64_t barriers[S::stages];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, slice = warp % SLICES, row0 = warp / SLICES * 16;
   const int stage = S::stage(f.rows);
   exchange *x = (exchange *)(shared + S::stages * stage) + warp / SLICES;
-  cursor<D, KB, S::threads> coming;
-  start(coming, a, f);
+  cursor coming;
+  start<KB>(coming, a, f);
   const auto load = [&](int step) {
     if (coming.index < f.items) {
-      const int pos = coming.m.from + coming.tile * TILE;
-      const uint32_t at = shared_address(shared) + step % S::stages * stage;
-      if constexpr (KB == 16)
-        load_plain<D, S::threads>(at, a, coming.m, f.kv_heads, pos, coming.blocks);
-      else
-        load_packed<sizes<D, KB>::row, sizes<D, VB>::row>(at, a, coming.m, f.kv_heads, pos, coming.blocks[0],
-                                                          shared_address(&barriers[step % S::stages]));
+      const uint32_t at = shared_address(shared) + step % S::stages * stage, barrier = shared_address(&barriers[step % S::stages]);
+      load_tile<D, KB, VB>(at, a, coming.m, f.kv_heads, coming.m.from + coming.tile * TILE, coming.block, barrier);
       if (coming.tile == 0) copy_queries<D, S::threads>(at + S::keys + S::values, a, coming.m);
-      advance(coming, a, f);
+      advance<KB>(coming, a, f);
     }
     copies_commit();
   };
 #if __CUDA_ARCH__ >= 900
-  if (KB < 16) {
-    if (threadIdx.x < S::stages) barrier_init(shared_address(&barriers[threadIdx.x]));
-    before_bulk();
-    __syncthreads();
-  }
+  if (threadIdx.x < S::stages) barrier_init(shared_address(&barriers[threadIdx.x]));
+  before_bulk();
+  __syncthreads();
 #endif
   for (int i = 0; i < S::stages - 1; i++) load(i);
   rows<D> w;
@@ -607,7 +576,7 @@ __global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D,
       float s[2][4];
       copies_wait<S::stages - 2>();
 #if __CUDA_ARCH__ >= 900
-      if (KB < 16) barrier_wait(shared_address(&barriers[step % S::stages]), step / S::stages & 1);
+      barrier_wait(shared_address(&barriers[step % S::stages]), step / S::stages & 1);
 #endif
       __syncthreads();
       load(step + S::stages - 1); /* where the last step's tile was */
@@ -638,8 +607,12 @@ template <int D, int KB, int VB, int ROW_TILES>
 pu_err launch(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_error *e) {
   typedef shape<D, KB, VB, ROW_TILES> S;
   const auto kernel = few_kernel<D, KB, VB, ROW_TILES>;
-  PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::bytes(f->rows)), "attention", e);
-  kernel<<<PU_MIN(f->items, d->sms * S::blocks), S::threads, S::bytes(f->rows), d->stream>>>(*a, *f);
+  const int bytes = S::bytes(f->rows);
+  int room;
+  PU_CUDA_TRY(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerMultiprocessor, d->device), "attention", e);
+  const int blocks = PU_MAX(1, PU_MIN(S::blocks, room / (bytes + 1088))); /* the system's, and what is not dynamic */
+  PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention", e);
+  kernel<<<PU_MIN(f->items, d->sms * blocks), S::threads, bytes, d->stream>>>(*a, *f);
   return pu_cuda_launched("attention over the cache", e);
 }
 
