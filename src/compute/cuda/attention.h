@@ -1,6 +1,10 @@
-/* Attention on the device: what its files share. The operations and their choice of kernels: attention.cu (training),
- * paged.cu (inference); the kernels: attention_plain.cu (every case);
- * attention_cudnn.cu has what cuDNN takes. */
+/* Attention on the device: what its files share.
+ *
+ * Training (attention.cu chooses): equal sequences in bf16 go to cuDNN (attention_cudnn.cu), where it is installed;
+ * packed documents, windows and a gradient that is added to, to our kernels: on Hopper's warpgroup products
+ * (attention_wgmma.cu), on those of a warp (attention_mma.cu), or plain ones for every case (attention_plain.cu).
+ * Inference (paged.cu chooses): few new tokens of a sequence are decoded (paged_few.cu); more go the way of the
+ * training forward, over the cache. */
 #ifndef PUYU_CUDA_ATTENTION_H
 #define PUYU_CUDA_ATTENTION_H
 

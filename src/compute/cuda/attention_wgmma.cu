@@ -100,7 +100,8 @@ template <int D> __device__ uint4 unpack_piece(const char *row, int bits, int c)
 }
 
 /* Rows [pos, pos + N) of a source; zeros from `end` on. A thread has the same piece of every PASS-th row, which is a
- * multiple of 8: the swizzle's pattern is one for all. Few instructions a piece, since one warp's latency bounds this. */
+ * multiple of 8: the swizzle's pattern is one for all. Few instructions a piece, since one warp's latency bounds this.
+ */
 template <int D, int N> __device__ __forceinline__ void fill(char *to, const source s, int pos, int end) {
   constexpr int COLS = D / 8, PASS = GROUP_THREADS / COLS;
   const int tid = threadIdx.x % GROUP_THREADS, c = tid % COLS, r0 = tid / COLS;

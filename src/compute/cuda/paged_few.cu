@@ -25,7 +25,7 @@ constexpr float LOG2E = 1.4426950408889634f;
 template <int D, int BITS> struct sizes {
   static constexpr int row = BITS == 16 ? D * 2 : D * BITS / 8 + PU_KV_PAIR_BYTES; /* bytes, in the cache */
   static constexpr int step = BITS == 16 ? row + 16 : row; /* and in shared memory: eight rows lie in different banks */
-  static constexpr int tile = TILE * step;                                          /* of keys, or of values */
+  static constexpr int tile = TILE * step;                 /* of keys, or of values */
 };
 
 /* A stretch and a key head: keys [from, end) of the sequence, the first at a multiple of TILE. */
@@ -64,11 +64,9 @@ __device__ unsigned row_in(const pu_cuda_rows &x, const item &m, int kv_heads, i
   return ((unsigned)block * (unsigned)kv_heads + (unsigned)m.head) * (unsigned)x.block + (p & (x.block - 1));
 }
 
-/* How a tile is copied: rows of bf16 one by one, of keys by the first 64 threads and of values by the next; of few bits,
- * where sixteen rows are one piece, by the first eight. */
-template <int BITS> struct copying {
-  static constexpr int rows = BITS == 16 ? 1 : GROUP, threads = 2 * TILE / rows;
-};
+/* How a tile is copied: rows of bf16 one by one, of keys by the first 64 threads and of values by the next; of few
+ * bits, where sixteen rows are one piece, by the first eight. */
+template <int BITS> struct copying { static constexpr int rows = BITS == 16 ? 1 : GROUP, threads = 2 * TILE / rows; };
 
 /* Asks for the block of the thread's part of the tile at `pos`, one step before it is needed. */
 template <int BITS> __device__ int find_block(const pu_cuda_rows &x, const item &m, int pos) {
@@ -78,7 +76,8 @@ template <int BITS> __device__ int find_block(const pu_cuda_rows &x, const item 
 
 /* A tile of keys and one of values from position pos on: the sixteens that begin before the end. */
 template <int D, int KB, int VB>
-__device__ void load_tile(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, int pos, int block, uint32_t barrier) {
+__device__ void load_tile(uint32_t to, const pu_cuda_attend &a, const item &m, int kv_heads, int pos, int block,
+                          uint32_t barrier) {
   constexpr int KROW = sizes<D, KB>::row, VROW = sizes<D, VB>::row;
   const int valid = min((m.end - pos + GROUP - 1) / GROUP * GROUP, TILE); /* rows */
 #if __CUDA_ARCH__ >= 900
@@ -95,11 +94,13 @@ __device__ void load_tile(uint32_t to, const pu_cuda_attend &a, const item &m, i
 #else
   (void)barrier;
   (void)block;
-  for (int p = threadIdx.x; p < valid / GROUP * (KROW + VROW); p += blockDim.x) { /* sixteen rows are ROW times 16 bytes */
+  for (int p = threadIdx.x; p < valid / GROUP * (KROW + VROW);
+       p += blockDim.x) { /* sixteen rows are ROW times 16 bytes */
     const bool v = p >= valid / GROUP * KROW;
     const int in = v ? p - valid / GROUP * KROW : p, row = v ? VROW : KROW, group = pos + in / row * GROUP;
     const int byte = in * 16, pad = v ? sizes<D, VB>::step - VROW : sizes<D, KB>::step - KROW;
-    const char *from = (v ? a.v.base : a.k.base) + (uint64_t)row_in(a.k, m, kv_heads, block_of(a.k, m, group), group) * row;
+    const char *from =
+        (v ? a.v.base : a.k.base) + (uint64_t)row_in(a.k, m, kv_heads, block_of(a.k, m, group), group) * row;
     copy_async(to + (v ? sizes<D, KB>::tile : 0) + byte + (pad ? byte / row * pad : 0), from + in % row * 16, 16);
   }
 #endif
@@ -186,7 +187,8 @@ template <int BITS> __device__ uint32_t value_numbers(uint32_t a, uint32_t b, in
 template <int D, int BITS> __device__ float2 pair_of(const char *row) {
   const uint32_t pair = *(const uint32_t *)(row + D * BITS / 8);
   const float scale = fmaxf(__half2float(__ushort_as_half((unsigned short)pair)), 0x1p-24f);
-  return make_float2(scale, fmaf(scale, (float)(1 << (BITS - 1)), __half2float(__ushort_as_half((unsigned short)(pair >> 16)))));
+  return make_float2(
+      scale, fmaf(scale, (float)(1 << (BITS - 1)), __half2float(__ushort_as_half((unsigned short)(pair >> 16)))));
 }
 
 /* ---- products ---- */
@@ -196,8 +198,8 @@ template <int D> struct rows {
   int token[2], head[2]; /* of rows g, g + 8: of the new ones, of the group; the same for every item */
   uint32_t q[D / 16][4];
   float sum_q[2], unit[2]; /* of few bits: rows g, g + 8; q is in units of a power of two, which f16 can hold */
-  float most[2];         /* of all keys so far, base 2 */
-  float sum[2], lift[2]; /* of this lane's keys; lift: of p low' */
+  float most[2];           /* of all keys so far, base 2 */
+  float sum[2], lift[2];   /* of this lane's keys; lift: of p low' */
   float out[D / 32][4];
 };
 
@@ -332,9 +334,7 @@ typedef struct exchange {
 /* Of the rows of values of a lane's four keys, in few bits: the logarithm and inverse of scale, and low' over it. A
  * probability goes with its row's scale into the softmax, whose maximum then is that of both, and so is 1 at most in
  * f16; the sum of probabilities is taken of it over the scale. */
-template <int BITS> struct scales {
-  float log[4], inverse[4], low[4];
-};
+template <int BITS> struct scales { float log[4], inverse[4], low[4]; };
 
 template <int D, int BITS> __device__ void read_scales(scales<BITS> &v, const char *values, int slice) {
 #pragma unroll
@@ -355,7 +355,8 @@ __device__ void mask(float s[2][4], const rows<D> &w, const pu_cuda_attend &a, c
   const int lane = threadIdx.x % 32, window = (int)min(a.window, (int64_t)1 << 30);
   const float scale = a.scale * LOG2E;
 #pragma unroll
-  for (int i = 0; i < 8; i++) s[i / 4][i % 4] = BITS == 16 ? s[i / 4][i % 4] * scale : fmaf(s[i / 4][i % 4], scale, v.log[i / 4 * 2 + i % 2]);
+  for (int i = 0; i < 8; i++)
+    s[i / 4][i % 4] = BITS == 16 ? s[i / 4][i % 4] * scale : fmaf(s[i / 4][i % 4], scale, v.log[i / 4 * 2 + i % 2]);
   if (!all) {
 #pragma unroll
     for (int i = 0; i < 8; i++) {
@@ -498,8 +499,12 @@ template <int D, int KB, int VB, int ROW_TILES> struct shape {
   static constexpr int keys = sizes<D, KB>::tile, values = sizes<D, VB>::tile;
   static constexpr int stages = KB == 16 ? ROW_TILES == 2 ? 3 : 2 : 4;
   /* A place for a tile; behind it the queries, of an item's first tile. */
-  static __host__ __device__ int stage(int rows) { return keys + values + rows * (D * 2 + 16); }
-  static __host__ __device__ int bytes(int rows) { return stages * stage(rows) + ROW_TILES * (int)sizeof(exchange); }
+  static __host__ __device__ int stage(int rows) {
+    return keys + values + rows * (D * 2 + 16);
+  }
+  static __host__ __device__ int bytes(int rows) {
+    return stages * stage(rows) + ROW_TILES * (int)sizeof(exchange);
+  }
   static constexpr int threads = 128 * ROW_TILES;
   static constexpr int blocks = ROW_TILES == 1              ? (KB == 16 ? 2 : 3)
                                 : ROW_TILES == 2 && KB < 16 ? 2
@@ -546,7 +551,8 @@ __global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D,
   start<KB>(coming, a, f);
   const auto load = [&](int step) {
     if (coming.index < f.items) {
-      const uint32_t at = shared_address(shared) + step % S::stages * stage, barrier = shared_address(&barriers[step % S::stages]);
+      const uint32_t at = shared_address(shared) + step % S::stages * stage,
+                     barrier = shared_address(&barriers[step % S::stages]);
       load_tile<D, KB, VB>(at, a, coming.m, f.kv_heads, coming.m.from + coming.tile * TILE, coming.block, barrier);
       if (coming.tile == 0) copy_queries<D, S::threads>(at + S::keys + S::values, a, coming.m);
       advance<KB>(coming, a, f);
