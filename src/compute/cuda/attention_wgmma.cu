@@ -13,12 +13,14 @@ namespace {
 constexpr int ROWS = PU_CUDA_MMA_TILE, GROUP_THREADS = 128, THREADS = 3 * GROUP_THREADS, CONSUMERS = 8 /* warps */;
 constexpr int STAGES = 2, KEYS = 128; /* forward: tiles that are on their way, and their rows */
 constexpr int TURNS = 3, SIDE = 64;   /* backward: the same */
-constexpr float LOG2E = 1.4426950408889634f;
-
 /* Backward: bytes of a tile of both matrices of the other side, and of the numbers beside it: lse and delta of its
  * rows. */
 template <int D> constexpr int side_bytes = 2 * SIDE *D * 2;
 constexpr int number_bytes = 1024; /* 2 SIDE numbers; tiles begin at multiples of 1024 */
+
+#ifdef PU_WGMMA
+
+constexpr float LOG2E = 1.4426950408889634f;
 
 /* A place in shared memory for a tile: filled by the third warpgroup, then read by the two others. */
 typedef struct slot {
@@ -134,8 +136,6 @@ template <int LATER> __device__ void tell_full(const slot &s) {
   before_bulk();
   arrive(s.full);
 }
-
-#ifdef PU_WGMMA
 
 template <int N> __device__ void registers_less() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
