@@ -144,8 +144,8 @@ static void assert_same(const pu_tensor *a, const pu_tensor *b, const char *what
 }
 
 static void describe(const shape *s, int isa) {
-  print_message("%s %s H %d G %d D %d window %d, lengths", name_of(isa), pu_dtype_name(s->dtype), s->heads,
-                s->kv_heads, s->head_dim, s->window);
+  print_message("%s %s H %d G %d D %d window %d, lengths", name_of(isa), pu_dtype_name(s->dtype), s->heads, s->kv_heads,
+                s->head_dim, s->window);
   for (int i = 0; i < s->n; i++) print_message(" %d+%d", s->context[i], s->len[i]);
   print_message("\n");
 }

@@ -5,7 +5,8 @@
 #include "src/compute/cuda/use.h"
 
 static pu_err too_large(int dim, pu_error *e) {
-  return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: attention: heads of %d are too large: at most %d", dim, PU_CUDA_MAX_HEAD);
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: attention: heads of %d are too large: at most %d", dim,
+                 PU_CUDA_MAX_HEAD);
 }
 
 pu_err pu_cuda_list(pu_cuda *d, size_t bytes, char **out, pu_error *e) {
@@ -78,6 +79,7 @@ static pu_err attention(pu_backend *be, void *v, pu_error *e) {
   if (done) return PU_OK;
   const bool fits = pu_cuda_mma_fits(&a);
   PU_TRY(list_tiles(d, args->seqs, fits ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(a.dim), &a, e));
+  if (pu_cuda_wgmma_fits(d, &a)) return pu_cuda_wgmma_forward(d, &a, e);
   return fits ? pu_cuda_mma_forward(d, &a, e) : pu_cuda_plain_forward(d, &a, e);
 }
 
@@ -105,6 +107,7 @@ static pu_err attention_back(pu_backend *be, void *v, pu_error *e) {
   a.delta = (const float *)delta;
   const bool fits = pu_cuda_mma_fits(&a);
   PU_TRY(list_tiles(d, args->seqs, fits ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(a.dim), &a, e));
+  if (pu_cuda_wgmma_fits(d, &a)) return pu_cuda_wgmma_backward(d, &a, e);
   return fits ? pu_cuda_mma_backward(d, &a, e) : pu_cuda_plain_backward(d, &a, e);
 }
 
@@ -124,7 +127,8 @@ void pu_cuda_attention_close(pu_cuda *d) {
 
 size_t pu_cuda_attention_work_bytes(const pu_cuda *d, const pu_work_shape *s) {
   (void)d;
-  const int64_t n = PU_MAX(s->tokens / PU_MAX(s->max_len, (int64_t)1), (int64_t)1), padded = (s->max_len + 63) / 64 * 64;
+  const int64_t n = PU_MAX(s->tokens / PU_MAX(s->max_len, (int64_t)1), (int64_t)1),
+                padded = (s->max_len + 63) / 64 * 64;
   const int64_t delta = s->heads * s->tokens * (int64_t)sizeof(float); /* the backward's */
   if (s->dtype != PU_BF16) return (size_t)delta;
   /* cuDNN's backward of equal sequences: dS, and dk and dv of each query head, of a part of them. */

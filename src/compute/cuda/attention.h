@@ -1,6 +1,10 @@
-/* Attention on the device: what its files share. The operations and their choice of kernels: attention.cu (training),
- * paged.cu (inference); the kernels: attention_plain.cu (every case);
- * attention_cudnn.cu has what cuDNN takes. */
+/* Attention on the device: what its files share.
+ *
+ * Training (attention.cu chooses): equal sequences in bf16 go to cuDNN (attention_cudnn.cu), where it is installed;
+ * packed documents, windows and a gradient that is added to, to our kernels: on Hopper's warpgroup products
+ * (attention_wgmma.cu), on those of a warp (attention_mma.cu), or plain ones for every case (attention_plain.cu).
+ * Inference (paged.cu chooses): few new tokens of a sequence are decoded (paged_few.cu); more go the way of the
+ * training forward, over the cache. */
 #ifndef PUYU_CUDA_ATTENTION_H
 #define PUYU_CUDA_ATTENTION_H
 
@@ -19,13 +23,14 @@ typedef struct pu_cuda_tile {
 
 /* Rows of keys or values: of qkv, or of a paged cache (see pu_kv). */
 typedef struct pu_cuda_rows {
-  char *base;             /* of head 0, and of row 0 or block 0 */
-  int64_t row, head;      /* bytes from one row to the next, from one head to the next */
-  int bits;               /* of a value: 32 (f32), 16 (bf16), or 8 and 4 as pu_kv_pack leaves them */
-  const int32_t *table;   /* NULL: not paged. [sequences, table_stride] */
+  char *base;           /* of head 0, and of row 0 or block 0 */
+  int64_t row, head;    /* bytes from one row to the next, from one head to the next */
+  int bits;             /* of a value: 32 (f32), 16 (bf16), or 8 and 4 as pu_kv_pack leaves them */
+  const int32_t *table; /* NULL: not paged. [sequences, table_stride] */
   int32_t table_stride;
-  int32_t block;          /* tokens in a block of the cache */
-  int64_t block_bytes;    /* from one block of the cache to the next */
+  int32_t block;       /* tokens in a block of the cache */
+  int32_t shift;       /* it is 2^shift, and no less than 16; else 0 */
+  int64_t block_bytes; /* from one block of the cache to the next */
 } pu_cuda_rows;
 
 /* One call, for kernels: everything but the tiles is the same for all blocks of threads. */
@@ -67,19 +72,26 @@ int pu_cuda_plain_tile(int dim);
 pu_err pu_cuda_plain_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 pu_err pu_cuda_plain_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 /* delta [heads, lse_stride] of rows [0, rows). */
-pu_err pu_cuda_attention_delta(pu_cuda *d, const pu_cuda_attend *a, int64_t rows, float *delta, pu_error *e) PU_MUST_USE;
+pu_err pu_cuda_attention_delta(pu_cuda *d, const pu_cuda_attend *a, int64_t rows, float *delta,
+                               pu_error *e) PU_MUST_USE;
 
-/* Kernels on tensor cores (mma.sync): heads of 64 or 128 in bf16, rows at 16-byte addresses, a cache in bf16 or few bits
- * whose blocks are multiples of 16. Tiles are of PU_CUDA_MMA_TILE tokens. */
+/* Kernels on tensor cores (mma.sync): heads of 64 or 128 in bf16, rows at 16-byte addresses, a cache in bf16 or few
+ * bits whose blocks are multiples of 16. Tiles are of PU_CUDA_MMA_TILE tokens. */
 enum { PU_CUDA_MMA_TILE = 128 };
 bool pu_cuda_mma_fits(const pu_cuda_attend *a);
 pu_err pu_cuda_mma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 pu_err pu_cuda_mma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 
-/* Training on n sequences of len tokens each, by cuDNN; done: whether it was: cuDNN may be absent, or not take the case.
- * The backward runs where a->dq is set. */
+/* The same on Hopper's own tensor cores (wgmma). */
+bool pu_cuda_wgmma_fits(const pu_cuda *d, const pu_cuda_attend *a);
+pu_err pu_cuda_wgmma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
+pu_err pu_cuda_wgmma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
+
+/* Training on n sequences of len tokens each, by cuDNN; done: whether it was: cuDNN may be absent, or not take the
+ * case. The backward runs where a->dq is set. */
 enum { PU_CUDNN_SCORES = 1 << 30, PU_CUDNN_LEAST = 128 };
-pu_err pu_cuda_cudnn_attention(pu_cuda *d, const pu_cuda_attend *a, int64_t n, int64_t len, bool *done, pu_error *e) PU_MUST_USE;
+pu_err pu_cuda_cudnn_attention(pu_cuda *d, const pu_cuda_attend *a, int64_t n, int64_t len, bool *done,
+                               pu_error *e) PU_MUST_USE;
 /* Sequences of its backward that run at a time: a divisor of n. */
 int64_t pu_cuda_cudnn_part(int64_t n, int64_t len, int heads);
 void pu_cuda_cudnn_close(struct pu_cudnn *c);

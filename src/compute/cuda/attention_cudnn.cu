@@ -1,7 +1,8 @@
-/* Attention of equally long sequences in bf16 through cuDNN's graph interface (cudnn_backend.h, cuDNN 9). cuDNN compiles
- * a graph of small operations into one kernel when it has the shape that its attention engines know: the products, the
- * softmax step by step, the causal mask as a comparison of generated indices (NVIDIA's cuDNN documentation, "Graph API:
- * fused flash attention fprop and bprop"). Here that shape is described, once for each size of batch, and kept.
+/* Attention of equally long sequences in bf16 through cuDNN's graph interface (cudnn_backend.h, cuDNN 9). cuDNN
+ * compiles a graph of small operations into one kernel when it has the shape that its attention engines know: the
+ * products, the softmax step by step, the causal mask as a comparison of generated indices (NVIDIA's cuDNN
+ * documentation, "Graph API: fused flash attention fprop and bprop"). Here that shape is described, once for each size
+ * of batch, and kept.
  *
  * The backward is the deterministic one: dq is a product of its own with dS in memory, not a sum by atomic additions.
  * dS takes heads * len^2 values a sequence, so as many sequences run at a time as PU_CUDNN_SCORES bytes hold.
@@ -44,7 +45,8 @@ typedef struct functions {
   cudnnStatus_t (*destroy_descriptor)(descriptor);
   cudnnStatus_t (*finalize)(descriptor);
   cudnnStatus_t (*set)(descriptor, cudnnBackendAttributeName_t, cudnnBackendAttributeType_t, int64_t, const void *);
-  cudnnStatus_t (*get)(descriptor, cudnnBackendAttributeName_t, cudnnBackendAttributeType_t, int64_t, int64_t *, void *);
+  cudnnStatus_t (*get)(descriptor, cudnnBackendAttributeName_t, cudnnBackendAttributeType_t, int64_t, int64_t *,
+                       void *);
   cudnnStatus_t (*execute)(cudnnHandle_t, descriptor, descriptor);
   const char *(*error_text)(cudnnStatus_t);
 } functions;
@@ -116,7 +118,8 @@ void finish(graph *g, descriptor d) {
 
 enum kind { MEMORY, VIRTUAL, VALUE };
 
-tensor make_tensor(graph *g, int64_t uid, cudnnDataType_t type, kind k, const int64_t shape[DIMS], const int64_t stride[DIMS]) {
+tensor make_tensor(graph *g, int64_t uid, cudnnDataType_t type, kind k, const int64_t shape[DIMS],
+                   const int64_t stride[DIMS]) {
   tensor t;
   const bool is_virtual = k == VIRTUAL, by_value = k == VALUE;
   t.d = make(g, CUDNN_BACKEND_TENSOR_DESCRIPTOR);
@@ -241,7 +244,8 @@ tensor turn(graph *g, const tensor *x) {
 /* Where the query's position is not before the key's; else minus infinity. */
 tensor mask(graph *g, const tensor *scores) {
   const tensor row = of_scores(g, CUDNN_DATA_INT32), col = of_scores(g, CUDNN_DATA_INT32);
-  const tensor seen = of_scores(g, CUDNN_DATA_BOOLEAN), y = of_scores(g, CUDNN_DATA_FLOAT), lowest = of_value(g, LOWEST);
+  const tensor seen = of_scores(g, CUDNN_DATA_BOOLEAN), y = of_scores(g, CUDNN_DATA_FLOAT),
+               lowest = of_value(g, LOWEST);
   const pointwise_step rows = {CUDNN_POINTWISE_GEN_INDEX, CUDNN_DATA_FLOAT, 2, NULL, NULL};
   const pointwise_step cols = {CUDNN_POINTWISE_GEN_INDEX, CUDNN_DATA_FLOAT, 3, NULL, NULL};
   const pointwise_step compare = {CUDNN_POINTWISE_CMP_GE, CUDNN_DATA_BOOLEAN, 0, &col, NULL};
@@ -267,7 +271,8 @@ void describe_forward(graph *g, const key *of) {
   const tensor most = virtual_numbers(g), sum = virtual_numbers(g), log = virtual_numbers(g);
   const tensor all = scores_of(g, &q, &k, &scale), s = mask(g, &all), p = of_scores(g, CUDNN_DATA_BFLOAT16);
   reduce(g, CUDNN_REDUCE_TENSOR_MAX, &s, &most);
-  const tensor below = on_scores(g, CUDNN_POINTWISE_SUB, &s, &most), e = on_scores(g, CUDNN_POINTWISE_EXP, &below, NULL);
+  const tensor below = on_scores(g, CUDNN_POINTWISE_SUB, &s, &most),
+               e = on_scores(g, CUDNN_POINTWISE_EXP, &below, NULL);
   reduce(g, CUDNN_REDUCE_TENSOR_ADD, &e, &sum);
   in_f32(g, CUDNN_POINTWISE_LOG, &sum, NULL, &log);
   in_f32(g, CUDNN_POINTWISE_ADD, &most, &log, &stats);
@@ -331,7 +336,8 @@ void choose_engine(graph *g, descriptor ops) {
   finish(g, judge);
   for (size_t i = 0; i < PU_COUNT(config); i++) config[i] = make(g, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
   if (g->status != CUDNN_STATUS_SUCCESS ||
-      failed(g, g->c->f.get(judge, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, PU_COUNT(config), &n, config)))
+      failed(g, g->c->f.get(judge, CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, PU_COUNT(config), &n,
+                            config)))
     return;
   cudnnStatus_t last = CUDNN_STATUS_NOT_SUPPORTED;
   for (int64_t i = 0; i < PU_MIN(n, (int64_t)PU_COUNT(config)); i++) {
@@ -478,9 +484,12 @@ static cudnnStatus_t execute(pu_cudnn *c, const plan *p, const binding *b, void 
   descriptor pack;
   cudnnStatus_t status = c->f.create_descriptor(CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR, &pack);
   if (status != CUDNN_STATUS_SUCCESS) return status;
-  if ((status = c->f.set(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, b->n, b->uid)) == CUDNN_STATUS_SUCCESS &&
-      (status = c->f.set(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, b->n, b->at)) == CUDNN_STATUS_SUCCESS &&
-      (status = c->f.set(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &work)) == CUDNN_STATUS_SUCCESS &&
+  if ((status = c->f.set(pack, CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, b->n, b->uid)) ==
+          CUDNN_STATUS_SUCCESS &&
+      (status = c->f.set(pack, CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, b->n, b->at)) ==
+          CUDNN_STATUS_SUCCESS &&
+      (status = c->f.set(pack, CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &work)) ==
+          CUDNN_STATUS_SUCCESS &&
       (status = c->f.finalize(pack)) == CUDNN_STATUS_SUCCESS)
     status = c->f.execute(c->handle, p->plan, pack);
   c->f.destroy_descriptor(pack);

@@ -1,10 +1,10 @@
-/* Attention on tensor cores by warp, in bf16, for what is neither decoded nor taken by cuDNN: packed documents, windows,
- * long runs of new tokens over the paged cache (Dao 2023, "FlashAttention-2"). A block has 128 rows, a warp 16 of them;
- * the other side comes in tiles of 64 rows, through cp.async, two at a time. A row's result depends on its own sequence
- * alone: its tiles begin at multiples of 64 positions, and what it does not see adds nothing, to the bit.
+/* Attention on tensor cores by warp, in bf16, for what is neither decoded nor taken by cuDNN: packed documents,
+ * windows, long runs of new tokens over the paged cache (Dao 2023, "FlashAttention-2"). A block has 128 rows, a warp 16
+ * of them; the other side comes in tiles of 64 rows, through cp.async, two at a time. A row's result depends on its own
+ * sequence alone: its tiles begin at multiples of 64 positions, and what it does not see adds nothing, to the bit.
  *
- * The backward has no sums by several blocks: keys' and values' gradients are summed by the block that has the keys, and
- * queries' once more by the block that has the queries, at seven products instead of five. */
+ * The backward has no sums by several blocks: keys' and values' gradients are summed by the block that has the keys,
+ * and queries' once more by the block that has the queries, at seven products instead of five. */
 #include "src/compute/cuda/attention.h"
 #include "src/compute/cuda/mma.h"
 
@@ -18,7 +18,8 @@ typedef struct places {
   const char *k[4][TILE / GROUP], *v[4][TILE / GROUP];
 } places;
 
-__device__ void find_places(places *p, const pu_cuda_attend &a, const pu_cuda_tile &t, int g, int tile, int64_t pos, int64_t end) {
+__device__ void find_places(places *p, const pu_cuda_attend &a, const pu_cuda_tile &t, int g, int tile, int64_t pos,
+                            int64_t end) {
   const int i = threadIdx.x;
   if (i >= TILE / GROUP || pos + i * GROUP >= end) return;
   p->k[tile % 4][i] = pu_row_of(a.k, g, t.seq, t.row, pos + i * GROUP);
@@ -26,12 +27,14 @@ __device__ void find_places(places *p, const pu_cuda_attend &a, const pu_cuda_ti
 }
 
 /* A tile of bf16 rows, `step` bytes apart within sixteen; zeros from row `valid` on. */
-template <int D> __device__ void load_rows(uint32_t to, const char *const groups[TILE / GROUP], int64_t step, int valid) {
+template <int D>
+__device__ void load_rows(uint32_t to, const char *const groups[TILE / GROUP], int64_t step, int valid) {
 #pragma unroll
   for (int i = 0; i < TILE * D / 8 / THREADS; i++) {
     const int p = threadIdx.x + i * THREADS, r = p / (D / 8), c = p % (D / 8);
     const bool there = r < valid;
-    copy_async(to + swizzled<D>(r, c), there ? groups[r / GROUP] + r % GROUP * step + c * 16 : groups[0], there ? 16 : 0);
+    copy_async(to + swizzled<D>(r, c), there ? groups[r / GROUP] + r % GROUP * step + c * 16 : groups[0],
+               there ? 16 : 0);
   }
 }
 
@@ -146,9 +149,7 @@ __device__ void mask(float s[TILE / 8][4], int64_t key0, int64_t pos, int64_t wi
     }
 }
 
-template <int D> struct state {
-  float most[2], sum[2], out[D / 8][4];
-};
+template <int D> struct state { float most[2], sum[2], out[D / 8][4]; };
 
 template <int D> __device__ void soften(state<D> &w, float s[TILE / 8][4], float scale) {
 #pragma unroll
@@ -157,7 +158,9 @@ template <int D> __device__ void soften(state<D> &w, float s[TILE / 8][4], float
 #pragma unroll
     for (int i = 0; i < TILE / 8; i++) top = fmaxf(top, fmaxf(s[i][2 * h], s[i][2 * h + 1]));
     top = quad_max(top);
-    const float base = top == -INFINITY ? 0.0f : top * scale, keep = exp2_fast(w.most[h] * scale - base);
+    /* Products by themselves: where the maximum stays, keep is 1 to the bit. */
+    const float base = top == -INFINITY ? 0.0f : __fmul_rn(top, scale),
+                keep = exp2_fast(__fmul_rn(w.most[h], scale) - base);
 #pragma unroll
     for (int i = 0; i < TILE / 8; i++)
 #pragma unroll
@@ -193,8 +196,10 @@ template <int D, bool FEW> __global__ void __launch_bounds__(THREADS, 1) forward
   __shared__ places where;
   const pu_cuda_tile t = a.tiles[blockIdx.y];
   const int head = blockIdx.x, g = head / a.share, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int k_bytes = TILE * (int)(FEW ? a.k.row : D * 2), v_bytes = TILE * (int)(FEW ? a.v.row : D * 2), stage = k_bytes + v_bytes;
-  const int64_t end = t.base + min(t.n, t.at + ROWS), from = max(t.base + t.at - a.window + 1, (int64_t)0) / TILE * TILE;
+  const int k_bytes = TILE * (int)(FEW ? a.k.row : D * 2), v_bytes = TILE * (int)(FEW ? a.v.row : D * 2),
+            stage = k_bytes + v_bytes;
+  const int64_t end = t.base + min(t.n, t.at + ROWS),
+                from = max(t.base + t.at - a.window + 1, (int64_t)0) / TILE * TILE;
   const int tiles = (int)((end - from + TILE - 1) / TILE);
   const uint32_t at = shared_address(shared);
   for (int i = 0; i < 3; i++) find_places(&where, a, t, g, i, from + i * TILE, end);
@@ -256,7 +261,8 @@ template <int D, bool FEW> __global__ void __launch_bounds__(THREADS, 1) forward
 
 template <int D, bool FEW> pu_err forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) {
   const int stage = TILE * (int)(FEW ? a->k.row + a->v.row : 4 * D), bytes = 2 * stage + (FEW ? TILE * 4 * D : 0);
-  PU_CUDA_TRY(cudaFuncSetAttribute(forward_kernel<D, FEW>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention", e);
+  PU_CUDA_TRY(cudaFuncSetAttribute(forward_kernel<D, FEW>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+              "attention", e);
   forward_kernel<D, FEW><<<dim3(a->heads, a->tile_count), THREADS, bytes, d->stream>>>(*a);
   return pu_cuda_launched("attention", e);
 }
@@ -276,7 +282,8 @@ template <int D> __device__ void load_side(uint32_t to, const char *from, int64_
 /* Gradients of the scores of sixteen rows and sixteen columns, from the scores and dp; scores become probabilities.
  * lse (base 2) and delta of each number: of its row or of its column. seen(i, j): whether number j of tile i counts. */
 template <typename Seen>
-__device__ void score_back(float s[2][4], float dp[2][4], float scale, const float lse[2][4], const float delta[2][4], Seen seen) {
+__device__ void score_back(float s[2][4], float dp[2][4], float scale, const float lse[2][4], const float delta[2][4],
+                           Seen seen) {
 #pragma unroll
   for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -296,7 +303,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 1) backward_q_kernel
   const int end = min(t.n, t.at + ROWS), r = t.at + warp * 16 + lane / 4;
   const int from = (int)(max(t.at - a.window + 1, (int64_t)0) / TILE * TILE), tiles = (end - from + TILE - 1) / TILE;
   const int64_t row = t.row + r, column = (int64_t)head * D * 2;
-  const char *k = a.k.base + g * a.k.head + (int64_t)t.row * a.k.row, *v = a.v.base + g * a.v.head + (int64_t)t.row * a.v.row;
+  const char *k = a.k.base + g * a.k.head + (int64_t)t.row * a.k.row,
+             *v = a.v.base + g * a.v.head + (int64_t)t.row * a.v.row;
   const uint32_t at = shared_address(shared);
   const auto load = [&](int i) {
     const int first = from + i * TILE;
@@ -353,7 +361,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 1) backward_kv_kerne
   extern __shared__ __align__(128) char shared[];
   const pu_cuda_tile t = a.tiles[a.tile_count - 1 - blockIdx.y]; /* early keys are seen by most */
   const int g = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = t.at + warp * 16 + lane / 4;
-  const int end = (int)min((int64_t)t.n, t.at + ROWS - 1 + a.window), from = t.at, each = (end - from + TILE - 1) / TILE;
+  const int end = (int)min((int64_t)t.n, t.at + ROWS - 1 + a.window), from = t.at,
+            each = (end - from + TILE - 1) / TILE;
   const int64_t row = t.row + r, column = (int64_t)g * D * 2;
   const uint32_t at = shared_address(shared);
   const auto load = [&](int i) {
@@ -365,7 +374,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 1) backward_kv_kerne
       load_side<D>(to + SIDE, a.dout + place * a.dout_row + (int64_t)head * D * 2, a.dout_row, valid);
       const int n = threadIdx.x % TILE, there = n < valid;
       if (threadIdx.x < 2 * TILE)
-        copy_async_word(to + 2 * SIDE + threadIdx.x * 4, (threadIdx.x < TILE ? a.lse : a.delta) + numbers + (there ? n : 0), there * 4);
+        copy_async_word(to + 2 * SIDE + threadIdx.x * 4,
+                        (threadIdx.x < TILE ? a.lse : a.delta) + numbers + (there ? n : 0), there * 4);
     }
     copies_commit();
   };
@@ -418,8 +428,10 @@ template <int D> __global__ void __launch_bounds__(THREADS, 1) backward_kv_kerne
 
 template <int D> pu_err backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) {
   const int bytes = 2 * 2 * TILE * D * 2, more = bytes + 2 * 2 * TILE * (int)sizeof(float);
-  PU_CUDA_TRY(cudaFuncSetAttribute(backward_q_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention", e);
-  PU_CUDA_TRY(cudaFuncSetAttribute(backward_kv_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, more), "attention", e);
+  PU_CUDA_TRY(cudaFuncSetAttribute(backward_q_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+              "attention", e);
+  PU_CUDA_TRY(cudaFuncSetAttribute(backward_kv_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, more),
+              "attention", e);
   backward_q_kernel<D><<<dim3(a->heads, a->tile_count), THREADS, bytes, d->stream>>>(*a);
   backward_kv_kernel<D><<<dim3(a->heads / a->share, a->tile_count), THREADS, more, d->stream>>>(*a);
   return pu_cuda_launched("attention's backward", e);
@@ -428,9 +440,10 @@ template <int D> pu_err backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *
 } // namespace
 
 bool pu_cuda_mma_fits(const pu_cuda_attend *a) {
-  const int64_t bytes = a->q_row | a->out_row | a->dout_row | a->dqkv_row | (int64_t)a->q | (int64_t)a->out | (int64_t)a->k.base |
-                        (int64_t)a->v.base | (int64_t)a->dout | (int64_t)a->dq;
-  const bool rows = a->k.bits == 16 && a->v.bits == 16 ? (a->k.row | a->v.row) % 16 == 0 : a->k.bits < 16 && a->v.bits < 16;
+  const int64_t bytes = a->q_row | a->out_row | a->dout_row | a->dqkv_row | (int64_t)a->q | (int64_t)a->out |
+                        (int64_t)a->k.base | (int64_t)a->v.base | (int64_t)a->dout | (int64_t)a->dq;
+  const bool rows =
+      a->k.bits == 16 && a->v.bits == 16 ? (a->k.row | a->v.row) % 16 == 0 : a->k.bits < 16 && a->v.bits < 16;
   const bool blocks = !a->k.table || a->k.block % GROUP == 0;
   return a->q_bits == 16 && rows && blocks && (a->dim == 64 || a->dim == 128) && bytes % 16 == 0;
 }

@@ -75,12 +75,10 @@ template <int PARTS> __device__ void clear(float4 acc[PARTS]) {
 
 template <int PARTS> __device__ void multiply(float4 acc[PARTS], float by) {
 #pragma unroll
-  for (int i = 0; i < PARTS; i++)
-    acc[i] = make_float4(acc[i].x * by, acc[i].y * by, acc[i].z * by, acc[i].w * by);
+  for (int i = 0; i < PARTS; i++) acc[i] = make_float4(acc[i].x * by, acc[i].y * by, acc[i].z * by, acc[i].w * by);
 }
 
-template <int PARTS>
-__device__ void store(char *row, int bits, int dim, const float4 acc[PARTS], bool add) {
+template <int PARTS> __device__ void store(char *row, int bits, int dim, const float4 acc[PARTS], bool add) {
   const int c = threadIdx.x % LANES;
 #pragma unroll
   for (int i = 0; i < PARTS; i++) {
@@ -95,8 +93,7 @@ __device__ void store(char *row, int bits, int dim, const float4 acc[PARTS], boo
 
 /* ---- forward ---- */
 
-template <int DM>
-__global__ void __launch_bounds__(sizes<DM>::threads) forward_kernel(pu_cuda_attend a) {
+template <int DM> __global__ void __launch_bounds__(sizes<DM>::threads) forward_kernel(pu_cuda_attend a) {
   constexpr int ROWS = sizes<DM>::rows, PARTS = sizes<DM>::parts, MINE = ROWS / LANES;
   extern __shared__ float4 shared[];
   const pu_cuda_tile t = a.tiles[blockIdx.x];
@@ -123,7 +120,8 @@ __global__ void __launch_bounds__(sizes<DM>::threads) forward_kernel(pu_cuda_att
 #pragma unroll
     for (int i = 0; i < MINE; i++) {
       const int64_t j = j0 + c + LANES * i;
-      s[i] = j <= pos && j > pos - a.window ? a.scale * dot(q + r * pitch, k + (c + LANES * i) * pitch, a.dim) : -INFINITY;
+      s[i] =
+          j <= pos && j > pos - a.window ? a.scale * dot(q + r * pitch, k + (c + LANES * i) * pitch, a.dim) : -INFINITY;
       top = fmaxf(top, s[i]);
     }
     top = fmaxf(most, of_lanes_max(top));
@@ -171,8 +169,7 @@ __device__ void score_back(const pu_cuda_attend &a, const float *q, const float 
 }
 
 /* A tile of queries. */
-template <int DM>
-__global__ void __launch_bounds__(sizes<DM>::threads) backward_q_kernel(pu_cuda_attend a) {
+template <int DM> __global__ void __launch_bounds__(sizes<DM>::threads) backward_q_kernel(pu_cuda_attend a) {
   constexpr int ROWS = sizes<DM>::rows, PARTS = sizes<DM>::parts;
   extern __shared__ float4 shared[];
   const pu_cuda_tile t = a.tiles[blockIdx.x];
@@ -187,7 +184,8 @@ __global__ void __launch_bounds__(sizes<DM>::threads) backward_q_kernel(pu_cuda_
   };
   fill<ROWS>(q, pitch, a.q_bits, a.dim, mine(a.q, a.q_row));
   fill<ROWS>(dout, pitch, a.q_bits, a.dim, mine(a.dout, a.dout_row));
-  const float lse = r <= last ? a.lse[head * a.lse_stride + row] : 0, delta = r <= last ? a.delta[head * a.lse_stride + row] : 0;
+  const float lse = r <= last ? a.lse[head * a.lse_stride + row] : 0,
+              delta = r <= last ? a.delta[head * a.lse_stride + row] : 0;
   float4 acc[PARTS];
   clear<PARTS>(acc);
   for (int64_t j0 = first_seen(t.at, a.window) / ROWS * ROWS; j0 < end; j0 += ROWS) {
@@ -212,8 +210,7 @@ __global__ void __launch_bounds__(sizes<DM>::threads) backward_q_kernel(pu_cuda_
 }
 
 /* A tile of keys, of one key head: over the query heads that share it, and the queries that see it. */
-template <int DM>
-__global__ void __launch_bounds__(sizes<DM>::threads) backward_kv_kernel(pu_cuda_attend a) {
+template <int DM> __global__ void __launch_bounds__(sizes<DM>::threads) backward_kv_kernel(pu_cuda_attend a) {
   constexpr int ROWS = sizes<DM>::rows, PARTS = sizes<DM>::parts;
   extern __shared__ float4 shared[];
   const pu_cuda_tile t = a.tiles[blockIdx.x];

@@ -11,21 +11,31 @@ __global__ void append_kernel(pu_cuda_attend a, const int32_t *token_seq, int kv
   const int which = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32, seq = token_seq[blockIdx.x];
   if (which >= 2 * kv_heads || seq < 0) return;
   const pu_cuda_tile t = a.tiles[seq];
-  pu_append_row(a, kv_heads, which, seq, blockIdx.x, t.base + (int64_t)blockIdx.x - t.row);
+  const pu_cuda_rows &rows = which < kv_heads ? a.k : a.v;
+  const char *from = a.q + (int64_t)blockIdx.x * a.q_row + (int64_t)(a.heads + which) * a.dim * (a.q_bits / 8);
+  char *to = pu_row_of(rows, which % kv_heads, seq, 0, t.base + (int64_t)blockIdx.x - t.row);
+  float x[PU_CUDA_LANE_VALUES];
+  pu_read_row(x, from, a.q_bits, a.dim);
+  if (rows.bits < 16) {
+    pu_pack_row(to, rows.bits, x, a.dim);
+    return;
+  }
+#pragma unroll
+  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++)
+    if (threadIdx.x % 32 + 32 * j < a.dim) pu_write_value(to, rows.bits, threadIdx.x % 32 + 32 * j, x[j]);
 }
 
 /* ---- what the device is told of a call ---- */
 
 /* Host arrays of one call, in one piece of memory that layer after layer finds on the device already. */
 typedef struct plan {
-  pu_cuda_tile *seqs;  /* [n] each sequence, whole */
-  pu_cuda_tile *few;   /* [few_count] the ones that are decoded */
-  pu_cuda_tile *tiles; /* [tile_count] the queries of the others */
-  int32_t *token_seq;  /* [N] the sequence of a token; -1: it is decoded, which puts it into the cache */
-  int32_t *table;      /* [n, table_stride], as many blocks as the longest has */
-  int32_t few_count, tile_count, table_stride;
-  int64_t parts; /* of the decoded sequences together */
-  int stretches, rows;
+  pu_cuda_tile *seqs;    /* [n] each sequence, whole */
+  pu_cuda_tile *tiles;   /* [tile_count] the queries of the others */
+  int32_t *token_seq;    /* [N] the sequence of a token; -1: it is decoded, which puts it into the cache */
+  int32_t *table;        /* [n, table_stride], as many blocks as the longest has */
+  pu_cuda_stretch *list; /* [stretches] of the decoded ones */
+  int32_t few_count, tile_count, table_stride, stretches;
+  int rows;
   size_t bytes;
   char *host, *device;
 } plan;
@@ -36,14 +46,14 @@ template <typename T> T *placed(char *memory, size_t *used, size_t n) {
   return at;
 }
 
-/* Where the arrays lie in `memory`, with at most so many tiles. */
-void place(plan *p, char *memory, const pu_seqs *seqs, int32_t tiles) {
+/* Where the arrays lie in `memory`, with at most so many tiles and stretches. */
+void place(plan *p, char *memory, const pu_seqs *seqs, int32_t tiles, int64_t stretches) {
   p->bytes = 0;
   p->seqs = placed<pu_cuda_tile>(memory, &p->bytes, (size_t)seqs->n);
-  p->few = placed<pu_cuda_tile>(memory, &p->bytes, (size_t)seqs->n);
   p->token_seq = placed<int32_t>(memory, &p->bytes, (size_t)seqs->tokens);
   p->table = placed<int32_t>(memory, &p->bytes, (size_t)seqs->n * (size_t)p->table_stride);
   p->tiles = placed<pu_cuda_tile>(memory, &p->bytes, (size_t)tiles);
+  p->list = placed<pu_cuda_stretch>(memory, &p->bytes, (size_t)stretches);
 }
 
 int32_t longest(const pu_attention_paged_args *a) {
@@ -54,12 +64,11 @@ int32_t longest(const pu_attention_paged_args *a) {
 
 /* Adds a sequence to the decoded ones. */
 void add_few(plan *p, const pu_attention_paged_args *a, const pu_cuda_tile *whole) {
-  const int64_t len = whole->base + whole->n, seen = a->window > 0 ? PU_MAX(whole->base - a->window + 1, 0) : 0;
-  pu_cuda_tile *t = &p->few[p->few_count++];
-  *t = *whole;
-  t->at = (int32_t)p->parts;
-  p->parts += a->kv_heads * ((len - 1) / PU_CUDA_SPLIT - seen / PU_CUDA_SPLIT + 1);
-  p->stretches = PU_MAX(p->stretches, (int)ceil_div(len, PU_CUDA_SPLIT));
+  const int32_t seen = a->window > 0 ? PU_MAX(whole->base - a->window + 1, 0) : 0;
+  const int32_t first = seen / PU_CUDA_SPLIT, last = (whole->base + whole->n - 1) / PU_CUDA_SPLIT;
+  for (int32_t i = first; i <= last; i++)
+    p->list[p->stretches++] = {whole->row, whole->n, whole->base, whole->seq, p->few_count, i, first, last};
+  p->few_count++;
   p->rows = PU_MAX(p->rows, whole->n * (a->heads / a->kv_heads));
 }
 
@@ -82,12 +91,14 @@ void add_seq(plan *p, const pu_attention_paged_args *a, int32_t s, bool few, int
 pu_err make_plan(pu_cuda *d, const pu_attention_paged_args *a, bool few, int rows, plan *p, pu_error *e) {
   const pu_seqs *seqs = a->seqs;
   const int32_t most = seqs->tokens / rows + seqs->n;
+  int64_t stretches = 0;
   void *device;
+  for (int32_t s = 0; s < seqs->n && few; s++) stretches += ceil_div(a->kv->len[s], PU_CUDA_SPLIT);
   p->table_stride = (int32_t)ceil_div(longest(a), a->kv->block);
-  place(p, NULL, seqs, most);
+  place(p, NULL, seqs, most, stretches);
   PU_TRY(pu_cuda_list(d, p->bytes, &p->host, e));
   memset(p->host, 0, p->bytes); /* also what is between the arrays: the contents are compared */
-  place(p, p->host, seqs, most);
+  place(p, p->host, seqs, most, stretches);
   for (int32_t s = 0; s < seqs->n; s++) add_seq(p, a, s, few, rows);
   PU_TRY(pu_cuda_mirrored(d, p->host, p->bytes, &device, e));
   p->device = (char *)device;
@@ -106,6 +117,7 @@ pu_cuda_rows rows_of(const pu_attention_paged_args *a, const pu_tensor *x, int b
   r.head = r.row * a->kv->block;
   r.bits = bits ? bits : (int)pu_dtype_size(x->dtype) * 8;
   r.block = a->kv->block;
+  r.shift = r.block < 16 || r.block & (r.block - 1) ? 0 : __builtin_ctz((unsigned)r.block);
   r.block_bytes = r.head * a->kv_heads;
   return r;
 }
@@ -144,20 +156,19 @@ pu_err counters(pu_cuda *d, size_t n, int32_t **out, pu_error *e) {
   return PU_OK;
 }
 
-pu_err decode(pu_cuda *d, pu_cuda_attend a, const plan *p, int kv_heads, pu_error *e) {
-  const size_t rows = (size_t)(p->parts * p->rows);
+pu_err decode(pu_cuda *d, const pu_cuda_attend &a, const plan *p, int kv_heads, pu_error *e) {
+  const size_t rows = (size_t)p->stretches * (size_t)kv_heads * (size_t)p->rows;
   pu_cuda_few f = {};
   void *work;
   if (p->few_count == 0) return PU_OK;
   PU_TRY(pu_cuda_work(d, rows * (size_t)(a.dim + 2) * sizeof(float), &work, e));
   PU_TRY(counters(d, (size_t)p->few_count * (size_t)kv_heads, &f.arrived, e));
   f.kv_heads = kv_heads;
-  f.stretches = p->stretches;
+  f.list = on_device(p, p->list);
+  f.items = p->stretches * kv_heads;
   f.rows = p->rows;
   f.parts = (float *)work;
   f.sums = f.parts + rows * (size_t)a.dim;
-  a.tiles = on_device(p, p->few);
-  a.tile_count = p->few_count;
   return pu_cuda_few_forward(d, &a, &f, e);
 }
 
@@ -169,6 +180,7 @@ pu_err prefill(pu_cuda *d, pu_cuda_attend a, const plan *p, const pu_attention_p
   PU_TRY(pu_cuda_launched("putting rows into the cache", e));
   a.tiles = on_device(p, p->tiles);
   a.tile_count = p->tile_count;
+  if (pu_cuda_wgmma_fits(d, &a)) return pu_cuda_wgmma_forward(d, &a, e);
   return pu_cuda_mma_fits(&a) ? pu_cuda_mma_forward(d, &a, e) : pu_cuda_plain_forward(d, &a, e);
 }
 

@@ -5,19 +5,26 @@
 #include "src/compute/cuda/attention.h"
 
 enum {
-  PU_CUDA_FEW = 8,        /* up to so many new tokens of a sequence are decoded */
-  PU_CUDA_FEW_ROWS = 64,  /* and so many rows: new tokens times the query heads that share a key head */
-  PU_CUDA_SPLIT = 256     /* keys of one block of threads, by their place in the sequence: never by the batch */
+  PU_CUDA_FEW = 8,       /* up to so many new tokens of a sequence are decoded */
+  PU_CUDA_FEW_ROWS = 64, /* and so many rows: new tokens times the query heads that share a key head */
+  PU_CUDA_SPLIT = 256    /* keys of one block of threads, by their place in the sequence: never by the batch */
 };
 
-/* Decoding: few new tokens of each sequence. The tiles (pu_cuda_attend) are whole sequences, and `at` counts the parts of
- * the ones before: kv_heads times the stretches of PU_CUDA_SPLIT keys that the new tokens see. */
+/* Decoding: few new tokens of each sequence, by stretches of PU_CUDA_SPLIT keys. A sequence's stretches follow each
+ * other. */
+typedef struct alignas(16) pu_cuda_stretch {
+  int32_t row, n, base, seq; /* as in pu_cuda_tile */
+  int32_t number;            /* of the sequence, among the ones that are decoded */
+  int32_t mine, first, last; /* stretches are counted from the sequence's begin: this one, and the ones that are seen */
+} pu_cuda_stretch;
+
 typedef struct pu_cuda_few {
-  int kv_heads;
-  int stretches, rows; /* the most stretches up to a sequence's end, and rows of a sequence and key head */
-  float *parts;        /* [all parts, rows, dim] sums, not divided */
-  float *sums;         /* [all parts, rows, 2]: maximum (base 2), sum of exponentials */
-  int32_t *arrived;    /* [sequences, kv_heads], zero before and after */
+  const pu_cuda_stretch *list; /* [items / kv_heads] */
+  int items;                   /* stretches of all, times kv_heads */
+  int kv_heads, rows;          /* rows: of a sequence and key head, the most */
+  float *parts;                /* [items, rows, dim] sums, not divided */
+  float *sums;                 /* [items, rows, 2]: maximum (base 2), sum of exponentials */
+  int32_t *arrived;            /* [sequences, kv_heads], zero before and after */
 } pu_cuda_few;
 
 /* Whether the kernels on tensor cores take it: heads of 64 or 128 in bf16, a cache in bf16 or few bits, aligned. */
@@ -81,25 +88,13 @@ __device__ static inline void pu_pack_row(char *row, int bits, const float x[PU_
   row[dim * bits / 8 + lane] = (char)(kept >> lane % 2 * 8); /* at any address */
 }
 
-/* The row `which` of a token (of the 2 G: keys of each head, then values) into the cache, by a warp. row: the token's in
- * qkv; pos: its position. */
-__device__ static inline void pu_append_row(const pu_cuda_attend &a, int kv_heads, int which, int32_t seq, int64_t row,
-                                            int64_t pos) {
-  const pu_cuda_rows &rows = which < kv_heads ? a.k : a.v;
-  const int lane = threadIdx.x % 32, value = a.q_bits / 8;
-  const char *from = a.q + row * a.q_row + (int64_t)(a.heads + which) * a.dim * value;
-  char *to = pu_row_of(rows, which % kv_heads, seq, 0, pos);
-  float x[PU_CUDA_LANE_VALUES];
+/* A row's values as a warp has them for pu_pack_row. */
+__device__ static inline void pu_read_row(float x[PU_CUDA_LANE_VALUES], const char *row, int bits, int dim) {
 #pragma unroll
-  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++)
-    x[j] = lane + 32 * j < a.dim ? pu_read_value(from, a.q_bits, a.dim, lane + 32 * j) : __int_as_float(0x7fffffff);
-  if (rows.bits < 16) {
-    pu_pack_row(to, rows.bits, x, a.dim);
-    return;
+  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++) {
+    const int i = threadIdx.x % 32 + 32 * j;
+    x[j] = i < dim ? pu_read_value(row, bits, dim, i) : __int_as_float(0x7fffffff);
   }
-#pragma unroll
-  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++)
-    if (lane + 32 * j < a.dim) pu_write_value(to, rows.bits, lane + 32 * j, x[j]);
 }
 
 #endif
