@@ -31,8 +31,10 @@ typedef struct many_job {
 template <int BITS, int GROUP, bool ZEROS, int BN> struct many_shape {
   static constexpr int group_bytes = ZEROS ? 64 : 32, group_q = GROUP * PACKED_ROWS * BITS / 8;
   static constexpr int w_stage = PACKED_BLOCKS * (PACKED_PIECE / GROUP) * (group_q + group_bytes), x_stage = BN * BK * 2;
-  static constexpr int w_stages = BN == 256 ? 3 : BN == 128 ? 4 : 7;
-  static constexpr int x_most = (ROOM - w_stages * w_stage) / x_stage, x_stages = x_most < MOST_STAGES ? x_most : MOST_STAGES;
+  static constexpr int at_once = BN <= 64 ? 2 : 1; /* blocks of threads to a multiprocessor */
+  static constexpr int consumer_registers = at_once == 2 ? 104 : 232;
+  static constexpr int w_stages = BN == 256 || BITS == 8 && BN <= 64 ? 3 : 4;
+  static constexpr int x_most = (ROOM / at_once - w_stages * w_stage) / x_stage, x_stages = x_most < MOST_STAGES ? x_most : MOST_STAGES;
   /* x first: it must begin at a multiple of 1,024 bytes. Then barriers. */
   static constexpr int w_at = x_stages * x_stage, barriers_at = w_at + w_stages * w_stage;
   static constexpr size_t bytes = 1024 + barriers_at + 4 * MOST_STAGES * 8;
@@ -215,7 +217,7 @@ __device__ static inline void unpack_half(uint32_t a[4][4], const char *piece, i
       uint32_t word = k == 0 ? v[0].x : k == 1 ? v[0].y : k == 2 ? v[0].z : v[0].w;
 #pragma unroll
       for (int i = 0; i < 4; i++)
-        a[k][i] = weights_of(((word >> (4 * i)) & 0x000f000fu) | 0x43004300u, s.scale[i % 2], s.low[i % 2]);
+        a[k][i] = weights_of(pair4(word, i), s.scale[i % 2], s.low[i % 2]);
     } else {
       const uint4 w = v[k / 2 % (BITS / 4)];
       uint32_t pairs[4];
@@ -367,7 +369,7 @@ template <class S> __device__ static inline void make_barriers(uint32_t room) {
 }
 
 template <int BITS, int GROUP, bool ZEROS, int BN>
-__global__ void __launch_bounds__(MANY_THREADS, 1) many_kernel(const many_job j, const __grid_constant__ CUtensorMap map) {
+__global__ void __launch_bounds__(MANY_THREADS, BN <= 64 ? 2 : 1) many_kernel(const many_job j, const __grid_constant__ CUtensorMap map) {
 #ifdef HAS_WGMMA
   using S = many_shape<BITS, GROUP, ZEROS, BN>;
   extern __shared__ char raw[];
@@ -381,7 +383,7 @@ __global__ void __launch_bounds__(MANY_THREADS, 1) many_kernel(const many_job j,
     if (threadIdx.x == 0) copy_x<S, BN>(j, &map, p, room_at);
     if (threadIdx.x == 32) copy_w<S>(j, p, room_at);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::consumer_registers));
     float acc[BN / 2];
 #pragma unroll
     for (int i = 0; i < BN / 2; i++) acc[i] = 0;
@@ -465,7 +467,7 @@ static many_plan plan_of(const pu_cuda *d, const packed_matrix *w, int64_t token
   int64_t rows = ceil_div(w->rows, BM), pieces = w->l.pieces;
   if (p.width == 256 && rows * ceil_div(tokens, 256) < d->sms) p.width = 128;
   int64_t tiles = rows * ceil_div(tokens, p.width);
-  while (tiles * p.shares * 2 <= d->sms && pieces / (p.shares * 2) >= 4) p.shares *= 2;
+  while (tiles * p.shares * 2 <= d->sms * (p.width <= 64 ? 2 : 1) && pieces / (p.shares * 2) >= 4) p.shares *= 2;
   return p;
 }
 
