@@ -108,6 +108,8 @@ bool packed_many_can(const pu_cuda *d);
 size_t packed_many_bytes(const pu_cuda *d, const packed_matrix *w, int64_t tokens);
 pu_err packed_many(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y, void *room,
                    pu_error *e) PU_MUST_USE;
+pu_err packed_many_parts(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y,
+                         const packed_parts *parts, pu_error *e) PU_MUST_USE;
 
 /* ---- in kernels ---------------------------------------------------------------------------------------------------- */
 
