@@ -310,13 +310,12 @@ typedef struct few_room {
   int x_pieces;
 } few_room;
 
-static few_room room_for(size_t ring, int r, int cols, int slice_pieces, size_t half, size_t whole) {
+static few_room room_for(size_t ring, int r, int cols, int slice_pieces, size_t most) {
   size_t sums = (cols > 8 ? 1 : 2) * WARPS * (size_t)(r * cols) * SUM_STEP * sizeof(float);
   few_room room = {0, slice_pieces};
   for (;; room.x_pieces = (room.x_pieces + 1) / 2) {
     room.bytes = ring + sums + (size_t)(WARPS * cols) * (size_t)(room.x_pieces * PIECE + 8) * sizeof(bf16);
-    /* All of x, if it can be at all; two blocks of threads to a multiprocessor, where it can. */
-    if (room.bytes <= (room.x_pieces == slice_pieces ? whole : half) || room.x_pieces == 1) return room;
+    if (room.bytes <= most || room.x_pieces <= 1) return room;
   }
 }
 
@@ -328,9 +327,8 @@ template <int BITS, int GROUP, bool ZEROS, int R, int NT> static pu_err launch(p
     PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "its shared memory", e);
     PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "its shared memory", e);
   }
-  size_t half = (size_t)most / 2 - 1024;
-  few_room room = room_for(S::ring, R, j->cols, (int)ceil_div(j->l.pieces, j->slices), half, (size_t)most);
-  int teams = WARPS / j->slices, resident = d->sms * (room.bytes <= half ? 2 : 1);
+  few_room room = room_for(S::ring, R, j->cols, (int)ceil_div(j->l.pieces, j->slices), (size_t)most);
+  int teams = WARPS / j->slices, resident = d->sms * (room.bytes <= (size_t)most / 2 - 1024 ? 2 : 1);
   j->x_pieces = room.x_pieces;
   j->units = (int)ceil_div(j->l.blocks, teams * R);
   cudaLaunchAttribute early = {};
