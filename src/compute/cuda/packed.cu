@@ -340,6 +340,8 @@ pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w
   packed_y to = {y->data, y->stride[0], y->dtype, NULL, PU_F32};
   if (x->shape[0] == 0) return PU_OK;
   PU_TRY(ready_x(d, x, &m, room, &from, e));
+  if (from.tokens > PACKED_FEW && from.parts == 1 && packed_many_can(d) && m.cols > 0)
+    return packed_many_parts(d, &m, &from, m.l.places, &to, &parts, e);
   return packed_few(d, &m, &from, &to, &parts, e);
 }
 

@@ -108,6 +108,8 @@ bool packed_many_can(const pu_cuda *d);
 size_t packed_many_bytes(const pu_cuda *d, const packed_matrix *w, int64_t tokens);
 pu_err packed_many(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y, void *room,
                    pu_error *e) PU_MUST_USE;
+pu_err packed_many_parts(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y,
+                         const packed_parts *parts, pu_error *e) PU_MUST_USE;
 
 /* ---- in kernels ---------------------------------------------------------------------------------------------------- */
 
@@ -118,18 +120,31 @@ __device__ static inline uint32_t add_bf16x2(uint32_t a, uint32_t b) {
   return y;
 }
 
-/* Of four bits, less 8: 0x4300 is 128 in bf16, whose last bit counts 1. */
+/* word & mask | bits, which is one instruction only when it is asked for: two of its operands are constants. */
+__device__ static inline uint32_t and_or(uint32_t word, uint32_t mask, uint32_t bits) {
+  uint32_t y;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(y) : "r"(word), "r"(mask), "r"(bits));
+  return y;
+}
+
+/* Of four bits, the i-th pair plus 128: 0x4300 is 128 in bf16, whose last bit counts 1. */
+__device__ static inline uint32_t pair4(uint32_t word, int i) {
+  return and_or(word >> (4 * i), 0x000f000fu, 0x43004300u);
+}
+
+/* Of four bits, less 8. */
 __device__ static inline void unpack4(uint32_t word, uint32_t a[4]) {
 #pragma unroll
-  for (int i = 0; i < 4; i++) a[i] = add_bf16x2(((word >> (4 * i)) & 0x000f000fu) | 0x43004300u, 0xc308c308u);
+  for (int i = 0; i < 4; i++) a[i] = add_bf16x2(pair4(word, i), 0xc308c308u);
 }
 
 /* Of eight bits, less 128: the lower seven bits as 128 + them, and -256 or -128 by the highest. */
 __device__ static inline void unpack8(uint32_t word, uint32_t a[2]) {
 #pragma unroll
   for (int i = 0; i < 2; i++) {
-    uint32_t w = word >> (8 * i);
-    a[i] = add_bf16x2((w & 0x007f007fu) | 0x43004300u, (w & 0x00800080u) ^ 0xc380c380u);
+    uint32_t w = word >> (8 * i), high;
+    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(high) : "r"(w), "r"(0x00800080u), "r"(0xc380c380u)); /* (w & m) ^ c */
+    a[i] = add_bf16x2(and_or(w, 0x007f007fu, 0x43004300u), high);
   }
 }
 

@@ -31,14 +31,38 @@ template <int BITS, int GROUP, bool ZEROS, int R, int NT> struct few_shape {
   static constexpr int chains = R * NT == 4 ? 1 : 2; /* of products: each waits for the one before */
 };
 
-/* One piece of R blocks, as it lies. What is behind the matrix is left out, and never used. */
-template <class S, int R>
-__device__ static inline void copy_piece(const few_job &j, uint32_t to, int64_t block, int piece, int lane) {
-  int n = (int)min((int64_t)R, j.l.blocks - block), bytes = n * (int)(piece + 1 == j.l.pieces ? j.l.tail_bytes : j.l.piece_bytes);
-  const uint8_t *from = j.w + packed_at(j.l, block, piece);
+/* The piece that a warp copies next. */
+typedef struct few_ahead {
+  const uint8_t *from;
+  int64_t block;
+  int unit, piece, step; /* step: to the next piece */
+  int count;             /* of blocks, up to R */
+  uint32_t to, slot;
+} few_ahead;
+
+template <int R> __device__ static inline void aim(const few_job &j, few_ahead &a, int team, int piece) {
+  int64_t block = ((int64_t)a.unit * (WARPS / j.slices) + team) * R;
+  int64_t first = block / PACKED_BLOCKS * PACKED_BLOCKS, n = min((int64_t)PACKED_BLOCKS, j.l.blocks - first);
+  a.block = block;
+  a.piece = piece;
+  a.step = (int)(n * j.l.piece_bytes);
+  a.count = (int)max((int64_t)0, min((int64_t)R, j.l.blocks - block));
+  a.from = j.w + first * j.l.block_bytes + piece * n * j.l.piece_bytes + (block - first) * j.l.piece_bytes;
+}
+
+/* As it lies. What is behind the matrix is left out, and never used. */
+template <class S, int R> __device__ static inline void copy_piece(const few_job &j, const few_ahead &a, int lane) {
+  uint32_t to = a.to + a.slot * S::stage + lane * 16;
+  const bool last = a.piece + 1 == j.l.pieces;
+  if (a.count == R && !last) {
 #pragma unroll
-  for (int i = 0; i < S::stage; i += PACKED_UNIT)
-    if (i + lane * 16 < bytes) copy16(to + i + lane * 16, from + i + lane * 16);
+    for (int i = 0; i < S::stage; i += PACKED_UNIT)
+      if (i + PACKED_UNIT <= S::stage || lane * 16 < S::stage - i) copy16(to + i, a.from + i + lane * 16);
+    return;
+  }
+  const uint8_t *from = last ? j.w + packed_at(j.l, a.block, a.piece) : a.from;
+  int bytes = a.count * (int)(last ? j.l.tail_bytes : j.l.piece_bytes);
+  for (int i = 0; i + lane * 16 < bytes; i += PACKED_UNIT) copy16(to + i, from + i + lane * 16);
 }
 
 __device__ static inline void end_copies() {
@@ -106,19 +130,19 @@ __device__ static inline void add_group(float acc[4], const float sum[4], const 
 }
 
 /* One piece: x of its first input lies at `x` (of this lane's row for ldmatrix, and x_tile further for eight more). */
-template <int BITS, int GROUP, bool ZEROS, int R, int NT>
+template <int BITS, int GROUP, bool ZEROS, int R, int NT, bool WHOLE>
 __device__ static inline void multiply_piece(float acc[R][NT][4], const char *stage, uint32_t x, int x_tile, int inputs,
                                              int lane) {
   using S = few_shape<BITS, GROUP, ZEROS, R, NT>;
   const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
-  const int groups = inputs / GROUP, step = groups * (S::group_q + 8 * S::pair);
+  const int groups = WHOLE ? PIECE / GROUP : inputs / GROUP, step = groups * (S::group_q + 8 * S::pair);
   uint4 w[R][BITS / 2];
 #pragma unroll
   for (int r = 0; r < R; r++)
 #pragma unroll
     for (int i = 0; i < BITS / 2; i++) {
       const char *from = stage + r * step + i * PACKED_UNIT;
-      if (BITS == 4 && GROUP == 32 && inputs == i * 64 + 32) { /* half a unit */
+      if (!WHOLE && BITS == 4 && GROUP == 32 && inputs == i * 64 + 32) { /* half a unit */
         uint2 half = *(const uint2 *)(from + lane * 8);
         w[r][i] = make_uint4(half.x, half.y, 0, 0);
       } else {
@@ -127,7 +151,7 @@ __device__ static inline void multiply_piece(float acc[R][NT][4], const char *st
     }
 #pragma unroll
   for (int group = 0; group < PIECE / GROUP; group++) {
-    if (group >= groups) break;
+    if (!WHOLE && group >= groups) break;
     float sum[R][NT][2][4] = {}, x_sum[NT][4] = {};
 #pragma unroll
     for (int i = group * GROUP / 32; i < (group + 1) * GROUP / 32; i++) {
@@ -204,7 +228,7 @@ __device__ static inline void store_unit(const few_job &j, const float *sums, in
 template <int BITS, int GROUP, bool ZEROS, int R, int NT>
 __device__ static inline void run_units(const few_job &j, char *room, int64_t token, int tokens, bool first) {
   using S = few_shape<BITS, GROUP, ZEROS, R, NT>;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, teams = WARPS / j.slices, slice = warp % j.slices;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, slice = warp % j.slices;
   const int team = warp / j.slices, cols = tokens * j.parts;
   const int from = (int)(slice * j.l.pieces / j.slices), to = (int)((slice + 1) * j.l.pieces / j.slices);
   const int x_step = j.x_pieces * PIECE + 8;
@@ -218,12 +242,14 @@ __device__ static inline void run_units(const few_job &j, char *room, int64_t to
   const uint32_t x_at = x_to + (row0 * x_step + lane / 8 * 8) * 2;
   int x_tile = (row1 - row0) * x_step * 2;
 
-  int ahead_unit = blockIdx.x, ahead_piece = from, ahead_slot = 0;
+  few_ahead ahead = {NULL, 0, (int)blockIdx.x, from, 0, 0, ring_at, 0};
+  aim<R>(j, ahead, team, from);
   auto fetch = [&]() {
-    if (ahead_unit < j.units) {
-      copy_piece<S, R>(j, ring_at + ahead_slot * S::stage, ((int64_t)ahead_unit * teams + team) * R, ahead_piece, lane);
-      ahead_slot = ahead_slot + 1 == S::depth ? 0 : ahead_slot + 1;
-      if (++ahead_piece == to) ahead_piece = from, ahead_unit += gridDim.x;
+    if (ahead.unit < j.units) {
+      copy_piece<S, R>(j, ahead, lane);
+      ahead.slot = ahead.slot + 1 == S::depth ? 0 : ahead.slot + 1;
+      ahead.from += ahead.step;
+      if (++ahead.piece == to) ahead.unit += gridDim.x, aim<R>(j, ahead, team, from);
     }
     end_copies();
   };
@@ -231,22 +257,24 @@ __device__ static inline void run_units(const few_job &j, char *room, int64_t to
   if (first) after_last_kernel();
 
   int slot = 0, buffer = 0;
-  bool whole = to - from <= j.x_pieces; /* x of the slice is there once for all */
+  const bool whole = to - from <= j.x_pieces; /* x of the slice is there once for all */
   if (whole) stage_x(j, token, tokens, x_to, x_step, from, to - from, lane);
   for (int unit = blockIdx.x; unit < j.units; unit += gridDim.x) {
     float acc[R][NT][4] = {};
-    int x_first = from;
-    for (int piece = from; piece < to; piece++) {
-      if (!whole && (piece - from) % j.x_pieces == 0) {
-        x_first = piece;
-        stage_x(j, token, tokens, x_to, x_step, piece, min(j.x_pieces, to - piece), lane);
+    for (int begin = from; begin < to; begin += j.x_pieces) {
+      const int end = min(begin + j.x_pieces, to);
+      uint32_t x_piece = x_at;
+      if (!whole) stage_x(j, token, tokens, x_to, x_step, begin, end - begin, lane);
+      for (int piece = begin; piece < end; piece++, x_piece += PIECE * 2) {
+        asm volatile("cp.async.wait_group %0;" ::"n"(S::depth - 2) : "memory");
+        __syncwarp(); /* all lanes' copies are there, and all have read the piece before, whose place is filled next */
+        fetch();
+        if (GROUP == PIECE || piece + 1 < j.l.pieces || j.l.tail == PIECE)
+          multiply_piece<BITS, GROUP, ZEROS, R, NT, true>(acc, ring + slot * S::stage, x_piece, x_tile, PIECE, lane);
+        else
+          multiply_piece<BITS, GROUP, ZEROS, R, NT, false>(acc, ring + slot * S::stage, x_piece, x_tile, j.l.tail, lane);
+        slot = slot + 1 == S::depth ? 0 : slot + 1;
       }
-      asm volatile("cp.async.wait_group %0;" ::"n"(S::depth - 2) : "memory");
-      __syncwarp(); /* all lanes' copies are there, and all have read the piece before, whose place is filled next */
-      fetch();
-      multiply_piece<BITS, GROUP, ZEROS, R, NT>(acc, ring + slot * S::stage, x_at + (piece - x_first) * PIECE * 2, x_tile,
-                                                piece + 1 == j.l.pieces ? j.l.tail : (int)PIECE, lane);
-      slot = slot + 1 == S::depth ? 0 : slot + 1;
     }
     if (NT == 2) __syncthreads(); /* one buffer: it has been read */
     put_sums<R, NT>(sums + buffer * sums_step + warp * R * cols * SUM_STEP, acc, cols, lane);
@@ -282,13 +310,12 @@ typedef struct few_room {
   int x_pieces;
 } few_room;
 
-static few_room room_for(size_t ring, int r, int cols, int slice_pieces, size_t half, size_t whole) {
+static few_room room_for(size_t ring, int r, int cols, int slice_pieces, size_t most) {
   size_t sums = (cols > 8 ? 1 : 2) * WARPS * (size_t)(r * cols) * SUM_STEP * sizeof(float);
   few_room room = {0, slice_pieces};
   for (;; room.x_pieces = (room.x_pieces + 1) / 2) {
     room.bytes = ring + sums + (size_t)(WARPS * cols) * (size_t)(room.x_pieces * PIECE + 8) * sizeof(bf16);
-    /* All of x, if it can be at all; two blocks of threads to a multiprocessor, where it can. */
-    if (room.bytes <= (room.x_pieces == slice_pieces ? whole : half) || room.x_pieces == 1) return room;
+    if (room.bytes <= most || room.x_pieces <= 1) return room;
   }
 }
 
@@ -300,9 +327,8 @@ template <int BITS, int GROUP, bool ZEROS, int R, int NT> static pu_err launch(p
     PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "its shared memory", e);
     PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "its shared memory", e);
   }
-  size_t half = (size_t)most / 2 - 1024;
-  few_room room = room_for(S::ring, R, j->cols, (int)ceil_div(j->l.pieces, j->slices), half, (size_t)most);
-  int teams = WARPS / j->slices, resident = d->sms * (room.bytes <= half ? 2 : 1);
+  few_room room = room_for(S::ring, R, j->cols, (int)ceil_div(j->l.pieces, j->slices), (size_t)most);
+  int teams = WARPS / j->slices, resident = d->sms * (room.bytes <= (size_t)most / 2 - 1024 ? 2 : 1);
   j->x_pieces = room.x_pieces;
   j->units = (int)ceil_div(j->l.blocks, teams * R);
   cudaLaunchAttribute early = {};

@@ -22,17 +22,20 @@ typedef struct many_job {
   const uint8_t *w;
   packed_layout l;
   int64_t rows, tokens;
-  int token_tiles, row_tiles;
-  int shares;  /* of the pieces */
+  int token_tiles, row_tiles; /* token_tiles: at most, where there are several matrices */
+  int shares;                 /* of the pieces */
   float *sums; /* [shares, tokens, rows], where there are several */
   packed_y y;
+  packed_parts of;
 } many_job;
 
 template <int BITS, int GROUP, bool ZEROS, int BN> struct many_shape {
   static constexpr int group_bytes = ZEROS ? 64 : 32, group_q = GROUP * PACKED_ROWS * BITS / 8;
   static constexpr int w_stage = PACKED_BLOCKS * (PACKED_PIECE / GROUP) * (group_q + group_bytes), x_stage = BN * BK * 2;
-  static constexpr int w_stages = BN == 256 ? 3 : BN == 128 ? 4 : 7;
-  static constexpr int x_most = (ROOM - w_stages * w_stage) / x_stage, x_stages = x_most < MOST_STAGES ? x_most : MOST_STAGES;
+  static constexpr int at_once = BN <= 64 ? 2 : 1; /* blocks of threads to a multiprocessor */
+  static constexpr int consumer_registers = at_once == 2 ? 104 : 232;
+  static constexpr int w_stages = BN == 256 || BITS == 8 && BN <= 64 ? 3 : 4;
+  static constexpr int x_most = (ROOM / at_once - w_stages * w_stage) / x_stage, x_stages = x_most < MOST_STAGES ? x_most : MOST_STAGES;
   /* x first: it must begin at a multiple of 1,024 bytes. Then barriers. */
   static constexpr int w_at = x_stages * x_stage, barriers_at = w_at + w_stages * w_stage;
   static constexpr size_t bytes = 1024 + barriers_at + 4 * MOST_STAGES * 8;
@@ -116,18 +119,37 @@ __device__ static inline void tensor_copy(uint32_t to, const CUtensorMap *map, i
                : "memory");
 }
 
-/* Where a block of threads works: some rows, some tokens, a share of the pieces. */
+/* Where a block of threads works: some rows of a matrix, tokens [token, end), a share of the pieces. */
 typedef struct many_place {
-  int row_tile, token_tile, from, to;
+  const uint8_t *w;
+  int row_tile, from, to;
+  int64_t token, end;
 } many_place;
 
 /* Blocks that run at the same time share rows, and eight tiles of tokens. */
-__device__ static inline many_place place_of(const many_job &j) {
+template <int BN> __device__ static inline many_place place_of(const many_job &j) {
   int at = blockIdx.x, group = at / (8 * j.row_tiles), in = at % (8 * j.row_tiles);
   int width = min(8, j.token_tiles - group * 8);
-  many_place p = {in / width, group * 8 + in % width, 0, 0};
+  many_place p = {j.w, in / width, 0, 0, (int64_t)(group * 8 + in % width) * BN, j.tokens};
   p.from = (int)(blockIdx.y * j.l.pieces / j.shares);
   p.to = (int)((blockIdx.y + 1) * j.l.pieces / j.shares);
+  return p;
+}
+
+/* Of several matrices; each has its own tiles, the last of them not full. Where there is nothing to do, token is end. */
+template <int BN> __device__ static inline many_place place_among(const many_job &j) {
+  int tile = blockIdx.x % j.token_tiles;
+  many_place p = {j.w, (int)blockIdx.x / j.token_tiles, 0, (int)j.l.pieces, 0, 0};
+  for (int m = 0; m < j.of.n; m++) {
+    int from = j.of.offsets[m], to = j.of.offsets[m + 1], tiles = (to - from + BN - 1) / BN;
+    if (tile < tiles) {
+      p.w = j.w + m * j.of.step;
+      p.token = from + tile * BN;
+      p.end = to;
+      return p;
+    }
+    tile -= tiles;
+  }
   return p;
 }
 
@@ -148,25 +170,25 @@ template <int STAGES> __device__ static inline void next_stage(many_ring &r) {
 }
 
 template <class S, int BN>
-__device__ static inline void copy_x(const many_job &j, const CUtensorMap *map, many_place p, uint32_t room) {
+__device__ static inline void copy_x(const many_job &j, const CUtensorMap *map, const many_place &p, uint32_t room) {
   many_ring r = ring_of<S>(room, 0);
   int end = (int)min((int64_t)p.to * PACKED_PIECE, j.l.places);
   for (int k = p.from * PACKED_PIECE; k < end; k += BK) {
     barrier_wait(r.empty + r.slot * 8, r.phase ^ 1);
     barrier_expect(r.full + r.slot * 8, S::x_stage);
-    tensor_copy(room + r.slot * S::x_stage, map, k, p.token_tile * BN, r.full + r.slot * 8);
+    tensor_copy(room + r.slot * S::x_stage, map, k, (int)p.token, r.full + r.slot * 8);
     next_stage<S::x_stages>(r);
   }
 }
 
-template <class S> __device__ static inline void copy_w(const many_job &j, many_place p, uint32_t room) {
+template <class S> __device__ static inline void copy_w(const many_job &j, const many_place &p, uint32_t room) {
   many_ring r = ring_of<S>(room, 1);
   int64_t block = (int64_t)p.row_tile * PACKED_BLOCKS, blocks = min((int64_t)PACKED_BLOCKS, j.l.blocks - block);
   for (int piece = p.from; piece < p.to; piece++) {
     int bytes = (int)(blocks * (piece + 1 == j.l.pieces ? j.l.tail_bytes : j.l.piece_bytes));
     barrier_wait(r.empty + r.slot * 8, r.phase ^ 1);
     barrier_expect(r.full + r.slot * 8, bytes);
-    bulk_copy(room + S::w_at + r.slot * S::w_stage, j.w + packed_at(j.l, block, piece), bytes, r.full + r.slot * 8);
+    bulk_copy(room + S::w_at + r.slot * S::w_stage, p.w + packed_at(j.l, block, piece), bytes, r.full + r.slot * 8);
     next_stage<S::w_stages>(r);
   }
 }
@@ -215,7 +237,7 @@ __device__ static inline void unpack_half(uint32_t a[4][4], const char *piece, i
       uint32_t word = k == 0 ? v[0].x : k == 1 ? v[0].y : k == 2 ? v[0].z : v[0].w;
 #pragma unroll
       for (int i = 0; i < 4; i++)
-        a[k][i] = weights_of(((word >> (4 * i)) & 0x000f000fu) | 0x43004300u, s.scale[i % 2], s.low[i % 2]);
+        a[k][i] = weights_of(pair4(word, i), s.scale[i % 2], s.low[i % 2]);
     } else {
       const uint4 w = v[k / 2 % (BITS / 4)];
       uint32_t pairs[4];
@@ -258,7 +280,7 @@ __device__ static inline void leave_stage(uint32_t empty, int lane) {
 }
 
 template <int BITS, int GROUP, bool ZEROS, int BN>
-__device__ static inline void multiply_pieces(float acc[BN / 2], const many_job &j, many_place p, const char *room,
+__device__ static inline void multiply_pieces(float acc[BN / 2], const many_job &j, const many_place &p, const char *room,
                                               uint32_t room_at, int thread) {
   using S = many_shape<BITS, GROUP, ZEROS, BN>;
   const int block = thread / 32, lane = thread % 32;
@@ -336,9 +358,9 @@ __device__ static inline float bias_at(const packed_y &y, int64_t row, int64_t r
 }
 
 template <int BN>
-__device__ static inline void store_tile(float acc[BN / 2], const many_job &j, many_place p, char *room, int thread) {
-  int64_t first = (int64_t)p.row_tile * BM, row = first + thread / 32 * PACKED_ROWS, token = (int64_t)p.token_tile * BN;
-  int64_t tokens = j.tokens - token;
+__device__ static inline void store_tile(float acc[BN / 2], const many_job &j, const many_place &p, char *room, int thread) {
+  int64_t first = (int64_t)p.row_tile * BM, row = first + thread / 32 * PACKED_ROWS, token = p.token;
+  int64_t tokens = p.end - token;
   int lane = thread % 32;
   if (j.shares > 1) {
     float *to = j.sums + ((int64_t)blockIdx.y * j.tokens + token) * j.rows + row;
@@ -367,13 +389,14 @@ template <class S> __device__ static inline void make_barriers(uint32_t room) {
 }
 
 template <int BITS, int GROUP, bool ZEROS, int BN>
-__global__ void __launch_bounds__(MANY_THREADS, 1) many_kernel(const many_job j, const __grid_constant__ CUtensorMap map) {
+__global__ void __launch_bounds__(MANY_THREADS, BN <= 64 ? 2 : 1) many_kernel(const many_job j, const __grid_constant__ CUtensorMap map) {
 #ifdef HAS_WGMMA
   using S = many_shape<BITS, GROUP, ZEROS, BN>;
   extern __shared__ char raw[];
   char *room = raw + (1024 - (uint32_t)__cvta_generic_to_shared(raw) % 1024) % 1024;
   const uint32_t room_at = (uint32_t)__cvta_generic_to_shared(room);
-  const many_place p = place_of(j);
+  const many_place p = j.of.offsets ? place_among<BN>(j) : place_of<BN>(j);
+  if (p.token >= p.end) return;
   if (threadIdx.x == 0) make_barriers<S>(room_at);
   __syncthreads();
   if (threadIdx.x < 128) {
@@ -381,7 +404,7 @@ __global__ void __launch_bounds__(MANY_THREADS, 1) many_kernel(const many_job j,
     if (threadIdx.x == 0) copy_x<S, BN>(j, &map, p, room_at);
     if (threadIdx.x == 32) copy_w<S>(j, p, room_at);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 232;");
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::consumer_registers));
     float acc[BN / 2];
 #pragma unroll
     for (int i = 0; i < BN / 2; i++) acc[i] = 0;
@@ -460,12 +483,16 @@ typedef struct many_plan {
   int width, shares;
 } many_plan;
 
+static int width_for(int64_t tokens) {
+  return tokens <= 32 ? 32 : tokens <= 64 ? 64 : tokens <= 128 ? 128 : 256;
+}
+
 static many_plan plan_of(const pu_cuda *d, const packed_matrix *w, int64_t tokens) {
-  many_plan p = {tokens <= 32 ? 32 : tokens <= 64 ? 64 : tokens <= 128 ? 128 : 256, 1};
+  many_plan p = {width_for(tokens), 1};
   int64_t rows = ceil_div(w->rows, BM), pieces = w->l.pieces;
   if (p.width == 256 && rows * ceil_div(tokens, 256) < d->sms) p.width = 128;
   int64_t tiles = rows * ceil_div(tokens, p.width);
-  while (tiles * p.shares * 2 <= d->sms && pieces / (p.shares * 2) >= 4) p.shares *= 2;
+  while (tiles * p.shares * 2 <= d->sms * (p.width <= 64 ? 2 : 1) && pieces / (p.shares * 2) >= 4) p.shares *= 2;
   return p;
 }
 
@@ -478,21 +505,10 @@ size_t packed_many_bytes(const pu_cuda *d, const packed_matrix *w, int64_t token
   return p.shares > 1 ? (size_t)(p.shares * tokens * w->rows) * sizeof(float) : 0;
 }
 
-pu_err packed_many(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y, void *room,
-                   pu_error *e) {
-  many_plan p = plan_of(d, w, x->tokens);
-  many_job j = {};
-  j.w = w->data;
-  j.l = w->l;
-  j.rows = w->rows;
-  j.tokens = x->tokens;
-  j.token_tiles = (int)ceil_div(x->tokens, p.width);
-  j.row_tiles = (int)ceil_div(w->rows, BM);
-  j.shares = p.shares;
-  j.sums = (float *)room;
-  j.y = *y;
+static pu_err launch_packing(pu_cuda *d, const packed_matrix *w, many_job *j, const packed_x *x, int64_t cols, int width,
+                             pu_error *e) {
 #define SHAPE(B, G, Z)                                                                                                 \
-  if (w->p.bits == B && w->p.group == G && w->p.zeros == Z) return launch_width<B, G, Z>(d, &j, x, cols, p.width, e)
+  if (w->p.bits == B && w->p.group == G && w->p.zeros == Z) return launch_width<B, G, Z>(d, j, x, cols, width, e)
   SHAPE(4, 32, false);
   SHAPE(4, 32, true);
   SHAPE(4, 64, false);
@@ -507,4 +523,35 @@ pu_err packed_many(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_
   SHAPE(8, 128, true);
 #undef SHAPE
   return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: linear: no kernel for such a packing");
+}
+
+static many_job job_of(const packed_matrix *w, const packed_x *x, const packed_y *y) {
+  many_job j = {};
+  j.w = w->data;
+  j.l = w->l;
+  j.rows = w->rows;
+  j.tokens = x->tokens;
+  j.row_tiles = (int)ceil_div(w->rows, BM);
+  j.shares = 1;
+  j.y = *y;
+  return j;
+}
+
+pu_err packed_many(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y, void *room,
+                   pu_error *e) {
+  many_plan p = plan_of(d, w, x->tokens);
+  many_job j = job_of(w, x, y);
+  j.token_tiles = (int)ceil_div(x->tokens, p.width);
+  j.shares = p.shares;
+  j.sums = (float *)room;
+  return launch_packing(d, w, &j, x, cols, p.width, e);
+}
+
+pu_err packed_many_parts(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y,
+                         const packed_parts *parts, pu_error *e) {
+  int width = width_for(x->tokens / parts->n);
+  many_job j = job_of(w, x, y);
+  j.token_tiles = (int)(x->tokens / width) + parts->n; /* rounded up for each */
+  j.of = *parts;
+  return launch_packing(d, w, &j, x, cols, width, e);
 }
