@@ -1,5 +1,5 @@
 # A thin front for CMake: each target is one or two commands, and says which.
-.PHONY: all deps dev-deps test demo bench check fuzz install clean
+.PHONY: all deps dev-deps test test-gpu demo bench check fuzz install clean
 
 BUILD := build/release
 JOBS ?= $(shell nproc)
@@ -18,6 +18,11 @@ dev-deps:
 
 test: all
 	ctest --preset release -j $(JOBS)
+
+# On a GPU, where there is one.
+test-gpu: deps
+	@if command -v nvcc >/dev/null; then cmake --preset cuda >/dev/null && cmake --build --preset cuda -j $(JOBS); fi
+	@scripts/test-gpu build/cuda
 
 # The main job on an embedded default, or on your own text: make demo TEXT=FILE_OR_DIR
 demo: all

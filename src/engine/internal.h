@@ -12,6 +12,7 @@ enum { /* what options are when they are not given, and may be at most */
        PU_MAX_BATCH = 16,
        PU_MOST_BATCH = 4096,
        PU_PREFILL_CHUNK = 512,
+       PU_DEVICE_CHUNK = 2048, /* of a device with memory of its own: products with fewer rows do not fill it */
        PU_MAX_CHUNK = 1 << 20,
        PU_MOST_LOGPROBS = 20,
        PU_MOST_GUESS = 15,
@@ -256,7 +257,7 @@ static inline int32_t pu_blocks_for(const pu_engine *en, int64_t tokens) {
 /* ---- plan.c ---- */
 
 /* Checks the options that are numbers, and fills in those that are 0. */
-pu_err pu_plan_options(const pu_hparams *hp, pu_engine_options *o, pu_error *e) PU_MUST_USE;
+pu_err pu_plan_options(const pu_backend *be, const pu_hparams *hp, pu_engine_options *o, pu_error *e) PU_MUST_USE;
 /* From options so filled in. m: only its description and backend count. weights: bytes, of the budget where `counted`;
  * the adapters always are. */
 pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weights, bool counted, pu_engine_plan *out,
