@@ -19,9 +19,10 @@ dev-deps:
 test: all
 	ctest --preset release -j $(JOBS)
 
-# What runs on a device, on the GPU, with the CUDA plug-in; says "skipped: no device" where there is none.
+# On a GPU, where there is one.
 test-gpu: deps
-	@scripts/test-gpu
+	@if command -v nvcc >/dev/null; then cmake --preset cuda >/dev/null && cmake --build --preset cuda -j $(JOBS); fi
+	@scripts/test-gpu build/cuda
 
 # The main job on an embedded default, or on your own text: make demo TEXT=FILE_OR_DIR
 demo: all

@@ -390,6 +390,20 @@ typedef struct pu_linear_cross_entropy_args {
 } pu_linear_cross_entropy_args;
 pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale);
 
+/* Of each row of logits f32 [N, V], looking at its first `vocab` values only: the k largest, in order (ties: lower id; NaN
+ * counts as -infinity), and sums over all of these values of e^((x - largest) scale[n]) and of e^(x - largest), both 0
+ * where the largest is not finite. What a sampler needs, without the row. k: 1 to PU_TOP_MOST, at most vocab.
+ * scale: f32 [N]; values: f32 [N, k]; ids: i32 [N, k]; sums: f32 [N, 2]. No backward. */
+enum { PU_TOP_MOST = 256 };
+typedef struct pu_top_logits_args {
+  const pu_tensor *logits, *scale;
+  pu_tensor *values, *ids, *sums;
+  int64_t vocab;
+  int k;
+} pu_top_logits_args;
+pu_tensor *pu_top_logits(pu_ctx *c, const pu_tensor *logits, int64_t vocab, int k, const pu_tensor *scale,
+                         pu_tensor **values, pu_tensor **sums); /* = ids */
+
 /* Sum of squares of all elements of n tensors (f32, contiguous), in double, in an order that does not depend on threads:
  * tensor by tensor in the order of the list. *out: host; a device is waited for once, for that number. */
 typedef struct pu_sum_squares_args {

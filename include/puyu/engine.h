@@ -80,7 +80,7 @@ typedef struct pu_engine_options {
   int max_batch;          /* sessions a step computes for at most; others wait their turn. 0: 16 */
   size_t memory;          /* bytes for weights, work and cache together; 0: what the device (or, for cpu, the machine)
                              has free, less a tenth */
-  int64_t prefill_chunk;  /* prompt tokens a step takes at most; 0: 512 */
+  int64_t prefill_chunk;  /* prompt tokens a step takes at most; 0: 512, on a device 2048 */
   int32_t kv_block;       /* tokens a cache block holds; 0: 32 */
   pu_kv_type kv_type;
   bool no_prefix_cache;

@@ -54,6 +54,7 @@ static pu_err open_all(const pu_bench_options *o, int64_t length, bool shares, p
   if (err) return err;
   pu_engine_options eo = {.context = length,
                           .max_batch = (int)o->batch,
+                          .prefill_chunk = o->chunk,
                           .kv_type = (pu_kv_type)o->kv_dtype,
                           .no_prefix_cache = !shares}; /* rounds repeat */
   PU_TRY(pu_engine_over(b->m, NULL, &eo, &b->en, e));

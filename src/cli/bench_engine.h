@@ -9,25 +9,27 @@
 
 typedef struct pu_bench_options {
   const char *shape, *gguf, *device;
-  int64_t threads, batch, seq, tokens, rounds, window;
+  int64_t threads, batch, seq, tokens, rounds, window, chunk;
   int dtype, quant, kv_dtype;
   bool json;
 } pu_bench_options;
 
-#define PU_BENCH_ROWS(usual_seq)                                                                                       \
-  PU_ROW_SHAPE(pu_bench_options, "internlm2-1.8b"), PU_ROW_BATCH(pu_bench_options, "1"),                               \
-      PU_ROW_SEQ(pu_bench_options, 1, usual_seq, "tokens of each prompt"),                                             \
-      PU_ROW_DTYPE(pu_bench_options, "bf16|f32", "bf16", "type to compute in"),                                        \
-      PU_ROW_KV_DTYPE(pu_bench_options, kv_dtype),                                                                     \
-      PU_ROW(pu_bench_options, quant, "quant", ENUM, .dflt = "none", .choices = "none|q8|q4|bf16|f32",                 \
-             .help = "bits of the matrices: 8 or 4; bf16 and f32 set --dtype"),                                        \
+#define PU_BENCH_MODEL_ROWS                                                                                            \
+  PU_ROW(pu_bench_options, quant, "quant", ENUM, .dflt = "none", .choices = "none|q8|q4|bf16|f32",                     \
+         .help = "bits of the matrices: 8 or 4; bf16 and f32 set --dtype"),                                            \
       PU_ROW(pu_bench_options, gguf, "gguf", STR, .meta = "FILE",                                                      \
              .help = "a model instead of random weights: a GGUF file, or a directory; its matrices stay in few bits, " \
                      "and with --quant q8 or q4 the others become so"),                                                \
       PU_ROW(pu_bench_options, window, "window", INT, .dflt = "0", .max = 1 << 24, .meta = "N",                        \
              .help = "tokens that attention sees, as in models with a sliding window; 0: all"),                        \
-      PU_ROW_ROUNDS(pu_bench_options, "3"), PU_ROW_DEVICE(pu_bench_options, device),                                   \
-      PU_ROW_THREADS(pu_bench_options, 64), PU_ROW_JSON(pu_bench_options)
+      PU_ROW(pu_bench_options, chunk, "prefill-chunk", INT, .dflt = "0", .max = 1 << 20, .meta = "N",                  \
+             .help = "prompt tokens read in a step at most; 0: 512, on a device 2048")
+#define PU_BENCH_ROWS(usual_seq)                                                                                       \
+  PU_ROW_SHAPE(pu_bench_options, "internlm2-1.8b"), PU_ROW_BATCH(pu_bench_options, "1"),                               \
+      PU_ROW_SEQ(pu_bench_options, 1, usual_seq, "tokens of each prompt"),                                             \
+      PU_ROW_DTYPE(pu_bench_options, "bf16|f32", "bf16", "type to compute in"),                                        \
+      PU_ROW_KV_DTYPE(pu_bench_options, kv_dtype), PU_BENCH_MODEL_ROWS, PU_ROW_ROUNDS(pu_bench_options, "3"),          \
+      PU_ROW_DEVICE(pu_bench_options, device), PU_ROW_THREADS(pu_bench_options, 64), PU_ROW_JSON(pu_bench_options)
 
 typedef struct pu_bench_engine {
   pu_backend *be;

@@ -290,6 +290,24 @@ pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const 
   return c->status ? NULL : loss;
 }
 
+pu_tensor *pu_top_logits(pu_ctx *c, const pu_tensor *logits, int64_t vocab, int k, const pu_tensor *scale,
+                         pu_tensor **values, pu_tensor **sums) {
+  *values = *sums = NULL;
+  if (c->status || !logits || !scale) return NULL;
+  if (!fits(logits, 2, -1) || logits->dtype != PU_F32 || !fits(scale, 1, logits->shape[0]) || scale->dtype != PU_F32 ||
+      k < 1 || k > PU_TOP_MOST || k > vocab || vocab > logits->shape[1])
+    return misfit(c, "top_logits");
+  int64_t n = logits->shape[0];
+  pu_top_logits_args a = {.logits = logits, .scale = scale, .vocab = vocab, .k = k};
+  a.values = new2(c, PU_F32, n, k, false);
+  a.ids = new2(c, PU_I32, n, k, false);
+  a.sums = new2(c, PU_F32, n, 2, false);
+  if (c->status || !run(c, PU_OP_top_logits, &a)) return NULL;
+  *values = a.values;
+  *sums = a.sums;
+  return a.ids;
+}
+
 pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) {
   pu_sum_squares_args a = {t, n, out};
   *out = 0;

@@ -188,18 +188,26 @@ static void only_pieces(const pu_engine *en, float *logits) {
   for (int64_t i = pu_tokenizer_size(en->t); i < en->m->hp.vocab; i++) logits[i] = -INFINITY;
 }
 
-pu_err pu_answer_next(pu_session *s, float *logits, pu_error *e) {
+pu_err pu_answer_next(pu_session *s, pu_logit_row *row, pu_error *e) {
   pu_engine *en = s->en;
   size_t made = s->ids.n - s->answer_at;
   bool early = (int64_t)made < s->how.min_tokens;
   pu_history h = {s->ids.v, s->ids.n, made, &s->seen, s->endings, early ? s->n_endings : 0};
+  int32_t id;
+  if (!row->logits && pu_row_choose(row, s, &h, &id)) {
+    if (!early && ends_answer(s, id)) return end_answer(s, PU_FINISH_STOP, e);
+    if (s->kept.top >= 0) PU_TRY(pu_kept_add_short(&s->kept, row, id, e));
+    return take(s, id, early, e);
+  }
+  if (!row->logits) PU_TRY(pu_row_fetch(en, row, e));
+  float *logits = row->logits;
   if (s->how.repetition_penalty != 1 && !pu_seen_update(&s->seen, en->m->hp.vocab, s->ids.v, s->ids.n))
     return pu_fail(e, PU_ERR_NOMEM, "no memory for the tokens that were seen");
   only_pieces(en, logits);
   pu_sampler_bias(logits, en->m->hp.vocab, &s->how);
   const float *before = s->kept.top >= 0 ? pu_sampler_copy(&en->sampler, logits) : NULL;
   if (!pu_constrain_logits(s, logits)) return end_answer(s, PU_FINISH_LENGTH, e);
-  int32_t id = pu_sampler_next(&en->sampler, logits, &s->how, &h, &s->rng);
+  id = pu_sampler_next(&en->sampler, logits, &s->how, &h, &s->rng);
   if (!early && ends_answer(s, id)) return end_answer(s, PU_FINISH_STOP, e);
   if (before) PU_TRY(pu_kept_add(&s->kept, &en->sampler, before, id, e));
   return take(s, id, early, e);

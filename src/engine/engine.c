@@ -107,7 +107,7 @@ static pu_err open_all(pu_engine *en, const char *model, pu_engine_options *o, p
                          .progress = o->progress,
                          .progress_arg = o->progress_arg};
   PU_TRY(pu_model_load(model, en->be, &mo, &en->m, e));
-  PU_TRY(pu_plan_options(&en->m->hp, o, e));
+  PU_TRY(pu_plan_options(en->m->be, &en->m->hp, o, e));
   return set_up(en, model, true, o, e);
 }
 
@@ -121,7 +121,7 @@ pu_err pu_engine_open(const char *model, const pu_engine_options *o, pu_engine *
 }
 
 static pu_err set_up_over(pu_engine *en, pu_engine_options *o, pu_error *e) {
-  PU_TRY(pu_plan_options(&en->m->hp, o, e));
+  PU_TRY(pu_plan_options(en->m->be, &en->m->hp, o, e));
   PU_TRY(pu_plan_make(en->m, o, weight_bytes(en->m), o->memory > 0, &en->plan, e));
   return set_up(en, NULL, o->memory > 0, o, e);
 }

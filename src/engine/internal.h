@@ -12,6 +12,7 @@ enum { /* what options are when they are not given, and may be at most */
        PU_MAX_BATCH = 16,
        PU_MOST_BATCH = 4096,
        PU_PREFILL_CHUNK = 512,
+       PU_DEVICE_CHUNK = 2048, /* of a device with memory of its own: products with fewer rows do not fill it */
        PU_MAX_CHUNK = 1 << 20,
        PU_MOST_LOGPROBS = 20,
        PU_MOST_GUESS = 15,
@@ -109,6 +110,31 @@ void pu_kept_deinit(pu_kept *k);
 const pu_token_info *pu_kept_get(const pu_kept *k, size_t *n); /* NULL where none are kept */
 /* One token more. logits NULL: nothing is known of it. */
 pu_err pu_kept_add(pu_kept *k, pu_sampler *s, const float *logits, int32_t id, pu_error *e) PU_MUST_USE;
+
+/* ---- short.c: rows of logits that stay on the device ---- */
+
+/* A row of logits on the device, the largest of which may be here. */
+typedef struct pu_logit_row {
+  const pu_tensor *from;
+  int64_t at;
+  float *logits; /* [V] on the host; NULL: not fetched */
+  int k;         /* 0: nothing is known of it */
+  bool whole;    /* the k are all that can come */
+  const float *values;
+  const int32_t *ids;
+  double scaled_sum, sum; /* of e^(logit - largest), the first with the logits divided by the temperature */
+} pu_logit_row;
+/* What is worth knowing of rows of logits [n, V] before they are fetched; s: whose they are. */
+pu_err pu_short_rows(pu_engine *en, pu_ctx *c, const pu_tensor *logits, pu_session *const *s, int64_t n,
+                     pu_logit_row *rows, pu_error *e) PU_MUST_USE;
+pu_err pu_row_fetch(pu_engine *en, pu_logit_row *row, pu_error *e) PU_MUST_USE;
+/* The session's next id from what is here. False: that takes the row. */
+bool pu_row_choose(const pu_logit_row *row, pu_session *s, const pu_history *h, int32_t *id);
+/* The part of it that knows of drawing (sampler.c): where neither bias, penalty, grammar nor typical sampling change
+ * the logits, and top-k is no more than there are. */
+bool pu_sampler_short(pu_sampler *s, const pu_logit_row *row, const pu_sampling *o, const pu_history *h, pu_rng *rng,
+                      int32_t *id);
+pu_err pu_kept_add_short(pu_kept *k, const pu_logit_row *row, int32_t id, pu_error *e) PU_MUST_USE;
 
 /* ---- adapters.c ---- */
 
@@ -231,7 +257,7 @@ static inline int32_t pu_blocks_for(const pu_engine *en, int64_t tokens) {
 /* ---- plan.c ---- */
 
 /* Checks the options that are numbers, and fills in those that are 0. */
-pu_err pu_plan_options(const pu_hparams *hp, pu_engine_options *o, pu_error *e) PU_MUST_USE;
+pu_err pu_plan_options(const pu_backend *be, const pu_hparams *hp, pu_engine_options *o, pu_error *e) PU_MUST_USE;
 /* From options so filled in. m: only its description and backend count. weights: bytes, of the budget where `counted`;
  * the adapters always are. */
 pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weights, bool counted, pu_engine_plan *out,
@@ -255,8 +281,8 @@ bool pu_stream_tell(pu_stream *s, const pu_sampling *how, bool all, pu_on_text o
 
 /* ---- answer.c ---- */
 
-/* Chooses the next token from its logits [V] (changed): ends the answer, or appends it. */
-pu_err pu_answer_next(pu_session *s, float *logits, pu_error *e) PU_MUST_USE;
+/* Chooses the next token from its logits (changed): ends the answer, or appends it. */
+pu_err pu_answer_next(pu_session *s, pu_logit_row *row, pu_error *e) PU_MUST_USE;
 void pu_answer_forget(pu_session *s); /* options, text, log-probabilities */
 
 /* ---- constrain.c: grammars ---- */

@@ -38,13 +38,37 @@ static bool grow(pu_kept *k) {
   return true;
 }
 
-pu_err pu_kept_add(pu_kept *k, pu_sampler *s, const float *logits, int32_t id, pu_error *e) {
+/* Room for one more, of which nothing is known yet. */
+static pu_err add(pu_kept *k, int32_t id, pu_token_info **to, int32_t **ids, float **logprobs, pu_error *e) {
   if (k->n == k->cap && !grow(k)) return pu_fail(e, PU_ERR_NOMEM, "no memory for log-probabilities");
+  *ids = k->ids + k->n * (size_t)k->top;
+  *logprobs = k->logprobs + k->n * (size_t)k->top;
+  *to = &k->v[k->n++];
+  **to = (pu_token_info){.id = id, .logprob = NAN, .top_ids = *ids, .top_logprobs = *logprobs};
+  return PU_OK;
+}
+
+pu_err pu_kept_add_short(pu_kept *k, const pu_logit_row *row, int32_t id, pu_error *e) {
+  pu_token_info *to = NULL;
+  int32_t *ids = NULL;
+  float *logprobs = NULL;
+  PU_TRY(add(k, id, &to, &ids, &logprobs, e));
+  double all = (double)row->values[0] + log(row->sum);
+  to->n_top = PU_MIN(k->top, row->k);
+  for (int i = 0; i < row->k; i++) {
+    float p = (float)((double)row->values[i] - all);
+    if (row->ids[i] == id) to->logprob = p;
+    if (i < to->n_top) ids[i] = row->ids[i], logprobs[i] = p;
+  }
+  return PU_OK;
+}
+
+pu_err pu_kept_add(pu_kept *k, pu_sampler *s, const float *logits, int32_t id, pu_error *e) {
+  pu_token_info *to = NULL;
+  int32_t *ids = NULL;
+  float *logprobs = NULL;
   size_t row = (size_t)k->top;
-  int32_t *ids = k->ids + k->n * row;
-  float *logprobs = k->logprobs + k->n * row;
-  pu_token_info *to = &k->v[k->n++];
-  *to = (pu_token_info){.id = id, .logprob = NAN, .top_ids = ids, .top_logprobs = logprobs};
+  PU_TRY(add(k, id, &to, &ids, &logprobs, e));
   if (!logits) return PU_OK;
   double all = pu_log_sum_exp(logits, s->vocab);
   to->logprob = (float)((double)logits[id] - all);

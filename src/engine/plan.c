@@ -18,11 +18,12 @@ static pu_err choose(const char *what, int64_t dflt, int64_t most, int64_t *valu
   return pu_fail(e, PU_ERR_USAGE, "%s: %lld; it must be from 1 to %lld", what, (long long)*value, (long long)most);
 }
 
-pu_err pu_plan_options(const pu_hparams *hp, pu_engine_options *o, pu_error *e) {
+pu_err pu_plan_options(const pu_backend *be, const pu_hparams *hp, pu_engine_options *o, pu_error *e) {
   int64_t batch = o->max_batch, block = o->kv_block;
   PU_TRY(choose("the context", default_context(hp), PU_MAX_CONTEXT, &o->context, e));
   PU_TRY(choose("sessions of a batch", PU_MAX_BATCH, PU_MOST_BATCH, &batch, e));
-  PU_TRY(choose("the prefill chunk", PU_PREFILL_CHUNK, PU_MAX_CHUNK, &o->prefill_chunk, e));
+  PU_TRY(
+      choose("the prefill chunk", be->memory ? PU_DEVICE_CHUNK : PU_PREFILL_CHUNK, PU_MAX_CHUNK, &o->prefill_chunk, e));
   PU_TRY(choose("tokens of a cache block", PU_KV_BLOCK, PU_MAX_KV_BLOCK, &block, e));
   if (o->guess < 0 || o->guess > PU_MOST_GUESS)
     return pu_fail(e, PU_ERR_USAGE, "tokens guessed ahead: %d; it must be from 0 to %d", o->guess, PU_MOST_GUESS);
@@ -136,7 +137,7 @@ pu_err pu_plan_before(const char *model, pu_backend *be, const pu_engine_options
   pu_model shape = {.dtype = o->dtype, .be = be};
   pu_engine_options filled = *o;
   PU_TRY(pu_model_describe(model, &shape.arch, &shape.hp, e));
-  PU_TRY(pu_plan_options(&shape.hp, &filled, e));
+  PU_TRY(pu_plan_options(be, &shape.hp, &filled, e));
   const pu_model_options mo =
       pu_model_options_on(be, &(pu_model_options){.dtype = o->dtype, .tile = true, .quant = o->quant});
   size_t weights;

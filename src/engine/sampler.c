@@ -175,6 +175,8 @@ typedef struct ranking {
   const float *logits;
   int64_t vocab;
   double least, floor;
+  double mass;       /* of all, where logits is NULL and c[0, n) are what is known */
+  bool part, beyond; /* part: there are more than the n; beyond: one of those was asked for */
 } ranking;
 
 static void swap(candidate *a, candidate *b) {
@@ -223,7 +225,10 @@ static ranking rank_all(pu_sampler *s, const float *logits, const pu_sampling *o
 static const candidate *at_rank(ranking *r, size_t i) {
   if (i >= r->most) return NULL;
   if (i >= r->n && r->least > r->floor) gather(r, r->floor);
-  if (i >= r->n) return NULL;
+  if (i >= r->n) {
+    r->beyond |= r->part;
+    return NULL;
+  }
   if (i >= r->sorted) {
     size_t more = PU_MIN(PU_MAX((size_t)64, 4 * r->sorted), r->n - r->sorted);
     candidate *rest = r->c + r->sorted;
@@ -251,6 +256,7 @@ static double weight(const candidate *c, float largest, const pu_sampling *o) {
 }
 
 static double mass_of(ranking *r, const pu_sampling *o, float largest) {
+  if (r->most >= (size_t)r->vocab && !r->logits) return r->mass;
   if (r->most >= (size_t)r->vocab) return mass_of_all(r->logits, r->vocab, largest, o->temperature);
   double mass = 0;
   const candidate *c;
@@ -320,6 +326,45 @@ int32_t pu_sampler_next(pu_sampler *s, float *logits, const pu_sampling *o, cons
   if (o->temperature <= 0 || o->top_k == 1 || !isfinite(largest)) return best;
   ranking r = rank_all(s, logits, o, largest);
   return draw(&r, o, largest, rng);
+}
+
+static bool is_forbidden(int32_t id, const pu_sampling *o, const pu_history *h) {
+  for (size_t i = 0; i < h->n_never; i++)
+    if (h->never[i] == id) return true;
+  for (size_t i = 0; i < o->n_bad_words; i++) {
+    const pu_ids_view *w = &o->bad_words[i];
+    if (w->n - 1 > h->n || w->v[w->n - 1] != id) continue;
+    if (w->n == 1 || memcmp(h->ids + (h->n - (w->n - 1)), w->v, (w->n - 1) * sizeof *w->v) == 0) return true;
+  }
+  return false;
+}
+
+bool pu_sampler_short(pu_sampler *s, const pu_logit_row *row, const pu_sampling *o, const pu_history *h, pu_rng *rng,
+                      int32_t *id) {
+  if (o->temperature <= 0 || o->top_k == 1) {
+    for (int i = 0; i < row->k; i++) {
+      *id = row->ids[i];
+      if (!is_forbidden(*id, o, h)) return true;
+    }
+    return false;
+  }
+  /* What may not come counts in the sums. */
+  if (h->n_never || o->n_bad_words || o->top_k > row->k) return false;
+  float largest = row->values[0];
+  ranking r = {.c = s->candidates, .vocab = s->vocab, .floor = (double)largest - 40 * o->temperature};
+  r.least = r.floor;
+  r.mass = row->scaled_sum;
+  r.most = o->top_k > 0 ? (size_t)o->top_k : (size_t)s->vocab;
+  while ((int)r.n < row->k && (double)row->values[r.n] >= r.floor) {
+    r.c[r.n] = (candidate){row->values[r.n], row->ids[r.n]};
+    r.n++;
+  }
+  r.sorted = r.n;
+  r.part = (int)r.n == row->k && !row->whole;
+  pu_rng before = *rng;
+  *id = draw(&r, o, largest, rng);
+  if (r.beyond) *rng = before;
+  return !r.beyond;
 }
 
 int32_t pu_sample_token(float *logits, int64_t vocab, const pu_sampling *o, const int32_t *history, size_t n_history,

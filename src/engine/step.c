@@ -131,11 +131,11 @@ static pu_err score_prompts(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const b
 /* ---- the step ---- */
 
 /* The tokens that a session's logits give: one, and one more for each guess that was right. */
-static pu_err answer(pu_engine *en, const pu_share *sh, float *logits, pu_error *e) {
+static pu_err answer(pu_engine *en, const pu_share *sh, pu_logit_row *rows, pu_error *e) {
   pu_session *s = sh->s;
   for (int k = 0;; k++) {
     if (s->finish != PU_FINISH_NONE) return PU_OK; /* also where a listener of another session has cancelled it */
-    PU_TRY(pu_answer_next(s, logits + (int64_t)k * en->m->hp.vocab, e));
+    PU_TRY(pu_answer_next(s, &rows[k], e));
     bool right = k < sh->guesses && (int64_t)s->ids.n > s->cached && s->ids.v[s->ids.n - 1] == s->guess[k];
     if (!right || s->finish != PU_FINISH_NONE) return PU_OK;
     en->stats.guesses_right++;
@@ -144,7 +144,7 @@ static pu_err answer(pu_engine *en, const pu_share *sh, float *logits, pu_error 
   }
 }
 
-static pu_err hand_out(pu_engine *en, const batch *b, float *logits, pu_error *e) {
+static pu_err hand_out(pu_engine *en, const batch *b, pu_logit_row *rows, pu_error *e) {
   for (int32_t i = 0; i < b->n; i++) {
     const pu_share *sh = &en->shares[i];
     pu_session *s = sh->s;
@@ -152,8 +152,8 @@ static pu_err hand_out(pu_engine *en, const batch *b, float *logits, pu_error *e
     if (s->plain == s->cached && !pu_schedule_scaled(en, sh->rope_len)) s->plain += given;
     s->cached += given;
     s->last_step = en->stats.steps;
-    pu_err err = sh->makes ? answer(en, sh, logits, e) : PU_OK;
-    if (sh->makes) logits += (int64_t)(1 + sh->guesses) * en->m->hp.vocab;
+    pu_err err = sh->makes ? answer(en, sh, rows, e) : PU_OK;
+    if (sh->makes) rows += 1 + sh->guesses;
     en->stats.guesses += sh->guesses;
     if (err) s->finish = PU_FINISH_CANCEL;
     pu_session_remember(s, false);
@@ -170,16 +170,35 @@ static void count(pu_engine *en, const batch *b, int64_t wrong, double seconds) 
   *(prompts ? &en->stats.prefill_tokens : &en->stats.decode_tokens) += b->tokens - wrong;
 }
 
+/* The logits that tokens are to be chosen from. On a device they stay there, but for the largest: see short.c. */
+static pu_err rows_of(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const batch *b, pu_logit_row **out, pu_error *e) {
+  size_t n = (size_t)b->n_rows;
+  pu_logit_row *rows = *out = take(en, n, sizeof *rows);
+  pu_session **whose = take(en, n, sizeof *whose);
+  float *logits;
+  if (!rows || !whose) return pu_fail(e, PU_ERR_NOMEM, "no memory for %zu rows of logits", n);
+  if (!en->be->memory) {
+    PU_TRY(logits_of(en, c, hidden, b->rows, b->n_rows, &logits, e));
+    for (size_t i = 0; i < n; i++) rows[i] = (pu_logit_row){.logits = logits + (int64_t)i * en->m->hp.vocab};
+    return PU_OK;
+  }
+  size_t at = 0;
+  for (int32_t i = 0; i < b->n; i++)
+    for (int k = 0; en->shares[i].makes && k <= en->shares[i].guesses; k++) whose[at++] = en->shares[i].s;
+  pu_tensor *t = pu_model_logits(en->m, c, hidden, b->rows, b->n_rows);
+  return t ? pu_short_rows(en, c, t, whose, b->n_rows, rows, e) : c->status;
+}
+
 static pu_err run(pu_engine *en, batch *b, pu_error *e) {
   pu_ctx c = {.be = en->be, .mem = en->mem, .host = en->host, .err = e};
-  float *logits = NULL;
+  pu_logit_row *rows = NULL;
   pu_tensor *hidden = forward(en, &c, b);
   if (c.status) return c.status;
   for (int32_t i = 0; i < b->n; i++) /* a device computes meanwhile */
     if (en->shares[i].makes) pu_constrain_prepare(en->shares[i].s);
   PU_TRY(score_prompts(en, &c, hidden, b, e));
-  if (b->n_rows) PU_TRY(logits_of(en, &c, hidden, b->rows, b->n_rows, &logits, e));
-  return hand_out(en, b, logits, e);
+  if (b->n_rows) PU_TRY(rows_of(en, &c, hidden, b, &rows, e));
+  return hand_out(en, b, rows, e);
 }
 
 pu_err pu_engine_step(pu_engine *en, bool *more, pu_error *e) {

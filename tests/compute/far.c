@@ -1,8 +1,8 @@
-/* A device for tests, on any machine: the plug-in libpuyu-far.so. It computes as the CPU backend does, but its memory
- * can be touched inside its own functions only (it is PROT_NONE outside of them), holds NaNs where nothing was written,
- * and is as much as PUYU_FAR_MEMORY says (in MiB; PUYU_FAR_ISA lowers the instruction set); and what operations are
- * given must lie in it. So whoever takes a device's memory for the machine's own crashes here, and not first on a GPU.
- * It has no tiled weights, like other devices. */
+/* A device for tests, on any machine: the plug-in libpuyu-far.so. It computes as the CPU backend does, but what it
+ * gives out as memory are addresses that nobody can touch: only its own functions know where the memory behind them is.
+ * It holds NaNs where nothing was written, and is as much as PUYU_FAR_MEMORY says (in MiB; PUYU_FAR_ISA lowers the
+ * instruction set); and what operations are given must lie in it. So whoever takes a device's memory for the machine's
+ * own crashes here, and not first on a GPU. It has no tiled weights, like other devices. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -12,7 +12,7 @@
 
 typedef struct area {
   struct area *next;
-  char *at;
+  char *at, *memory; /* what is given out, what is behind it */
   size_t bytes;
 } area;
 
@@ -23,33 +23,32 @@ typedef struct far {
   size_t used, total;
 } far;
 
-enum { POISON = 16 << 20, USUAL_MIB = 32 << 10, MOST_TENSORS = 256 };
+enum { POISON = 4 << 20, USUAL_MIB = 32 << 10, MOST_TENSORS = 256 };
 
 static far *of(pu_backend *be) {
   return (far *)be;
 }
 
-/* ---- who may touch it ---- */
+/* ---- addresses ---- */
 
-static void protect(far *f, int how) {
-  for (area *a = f->areas; a; a = a->next)
-    if (mprotect(a->at, a->bytes, how) != 0) abort();
-}
-
-static void open_up(far *f) {
-  protect(f, PROT_READ | PROT_WRITE);
-}
-
-static pu_err shut(far *f, pu_err err) {
-  protect(f, PROT_NONE);
-  return err;
-}
-
-static bool inside(const far *f, const void *at, size_t bytes) {
+/* Where the memory behind an address of the device is; NULL: so many bytes from there are not its own. */
+static void *behind(const far *f, const void *at, size_t bytes) {
   const char *p = at;
   for (const area *a = f->areas; a; a = a->next)
-    if (p >= a->at && bytes <= a->bytes && p - a->at <= (ptrdiff_t)(a->bytes - bytes)) return true;
-  return false;
+    if (p >= a->at && bytes <= a->bytes && p - a->at <= (ptrdiff_t)(a->bytes - bytes)) return a->memory + (p - a->at);
+  return NULL;
+}
+
+/* The address that stands for memory of the device; anything else as it is. */
+static void *before(const far *f, void *memory) {
+  char *p = memory;
+  for (const area *a = f->areas; p && a; a = a->next)
+    if (p >= a->memory && p < a->memory + a->bytes) return a->at + (p - a->memory);
+  return memory;
+}
+
+static bool inside(const far *f, const void *at) {
+  return behind(f, at, 0) != NULL;
 }
 
 static pu_err must(bool ok, const char *what, pu_error *e) {
@@ -72,14 +71,11 @@ static pu_err far_alloc(pu_backend *be, size_t bytes, void **out, pu_error *e) {
     return pu_fail(e, PU_ERR_NOMEM, "far: %zu bytes are wanted, %zu are left", bytes, f->total - f->used);
   }
   size_t size = pages(bytes);
-  char *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (at == MAP_FAILED) {
-    free(a);
-    return pu_fail(e, PU_ERR_NOMEM, "far: no %zu bytes", bytes);
-  }
-  memset(at, 0xff, PU_MIN(size, (size_t)POISON));
-  mprotect(at, size, PROT_NONE);
-  *a = (area){f->areas, at, size};
+  const int kind = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+  char *at = mmap(NULL, size, PROT_NONE, kind, -1, 0), *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, kind, -1, 0);
+  if (at == MAP_FAILED || memory == MAP_FAILED) abort();
+  memset(memory, 0xff, PU_MIN(size, (size_t)POISON));
+  *a = (area){f->areas, at, memory, size};
   f->areas = a;
   f->used += size;
   *out = at;
@@ -92,6 +88,7 @@ static void far_free(pu_backend *be, void *memory) {
     area *a = *p;
     if (a->at != memory) continue;
     munmap(a->at, a->bytes);
+    munmap(a->memory, a->bytes);
     f->used -= a->bytes;
     *p = a->next;
     free(a);
@@ -102,30 +99,30 @@ static void far_free(pu_backend *be, void *memory) {
 
 static pu_err far_upload(pu_backend *be, void *device, const void *host, size_t bytes, pu_error *e) {
   far *f = of(be);
-  PU_TRY(must(inside(f, device, bytes) && !inside(f, host, 0), "an upload from the device, or not to it", e));
-  open_up(f);
-  return shut(f, f->cpu->upload(f->cpu, device, host, bytes, e));
+  void *to = behind(f, device, bytes);
+  PU_TRY(must(to && !inside(f, host), "an upload from the device, or not to it", e));
+  return f->cpu->upload(f->cpu, to, host, bytes, e);
 }
 
 static pu_err far_download(pu_backend *be, void *host, const void *device, size_t bytes, pu_error *e) {
   far *f = of(be);
-  PU_TRY(must(inside(f, device, bytes) && !inside(f, host, 0), "a download to the device, or not from it", e));
-  open_up(f);
-  return shut(f, f->cpu->download(f->cpu, host, device, bytes, e));
+  const void *from = behind(f, device, bytes);
+  PU_TRY(must(from && !inside(f, host), "a download to the device, or not from it", e));
+  return f->cpu->download(f->cpu, host, from, bytes, e);
 }
 
 static pu_err far_clear(pu_backend *be, void *device, size_t bytes, pu_error *e) {
   far *f = of(be);
-  PU_TRY(must(inside(f, device, bytes), "host memory is to be cleared", e));
-  open_up(f);
-  return shut(f, f->cpu->clear(f->cpu, device, bytes, e));
+  void *at = behind(f, device, bytes);
+  PU_TRY(must(at, "host memory is to be cleared", e));
+  return f->cpu->clear(f->cpu, at, bytes, e);
 }
 
 static pu_err far_copy(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e) {
   far *f = of(be);
-  PU_TRY(must(inside(f, to, bytes) && inside(f, from, bytes), "a copy from or to host memory", e));
-  open_up(f);
-  return shut(f, f->cpu->copy(f->cpu, to, from, bytes, e));
+  void *t = behind(f, to, bytes), *s = behind(f, from, bytes);
+  PU_TRY(must(t && s, "a copy from or to host memory", e));
+  return f->cpu->copy(f->cpu, t, s, bytes, e);
 }
 
 static pu_err far_sync(pu_backend *be, pu_error *e) {
@@ -153,14 +150,23 @@ static const char *far_describe(const pu_backend *be) {
 /* ---- what operations are given ---- */
 
 typedef struct list {
-  const pu_tensor *v[MOST_TENSORS];
+  pu_tensor *v[MOST_TENSORS];
+  void *given[MOST_TENSORS]; /* their addresses on the device */
   int n;
 } list;
 
+static void add_one(list *l, const pu_tensor *t) {
+  if (!t || !t->data) return;
+  for (int i = 0; i < l->n; i++)
+    if (l->v[i] == t) return;
+  if (l->n == MOST_TENSORS) abort();
+  l->v[l->n++] = (pu_tensor *)(uintptr_t)t;
+}
+
 static void add(list *l, const pu_tensor *const *v, size_t n) {
   for (size_t i = 0; i < n; i++) {
-    if (v[i] && l->n < MOST_TENSORS) l->v[l->n++] = v[i];
-    if (v[i] && v[i]->grad && v[i]->grad->data && l->n < MOST_TENSORS) l->v[l->n++] = v[i]->grad;
+    add_one(l, v[i]);
+    if (v[i]) add_one(l, v[i]->grad);
   }
 }
 
@@ -180,6 +186,7 @@ TENSORS(swiglu, a->gu, a->y)
 TENSORS(moe_route, a->logits, a->idx, a->weight)
 TENSORS(moe_mlp, a->x, a->idx, a->weight, a->gate_up, a->down, a->y, a->order, a->offsets, a->gu, a->act, a->out)
 TENSORS(linear_cross_entropy, a->x, a->w, a->targets, a->loss, a->dx)
+TENSORS(top_logits, a->logits, a->scale, a->values, a->ids, a->sums)
 TENSORS(sum_squares, a->t)
 TENSORS(adamw, a->p, a->g, a->m, a->v, a->copy)
 TENSORS(tile_weight, a->w, a->out)
@@ -209,12 +216,20 @@ static pu_err run(pu_backend *be, pu_op op, bool backward, void *args, pu_error 
   };
   far *f = of(be);
   list l = {.n = 0};
+  pu_err err = PU_OK;
   lists[op](args, &l);
-  for (int i = 0; i < l.n; i++)
-    if (!inside(f, l.v[i]->data, reach(l.v[i])))
-      return pu_fail(e, PU_ERR_INTERNAL, "far: tensor %d of operation %d lies in host memory", i, (int)op);
-  open_up(f);
-  return shut(f, (backward ? f->cpu->backward : f->cpu->forward)[op](f->cpu, args, e));
+  int n = 0; /* so many of them point to where the memory is */
+  for (; n < l.n && !err; n++) {
+    l.given[n] = l.v[n]->data;
+    void *memory = behind(f, l.given[n], reach(l.v[n]));
+    err = must(memory, "an operation's tensor lies in host memory", e);
+    if (memory) l.v[n]->data = memory;
+  }
+  if (!err) err = (backward ? f->cpu->backward : f->cpu->forward)[op](f->cpu, args, e);
+  while (n-- > 0) l.v[n]->data = l.given[n];
+  for (int i = 0; i < l.n; i++) /* an operation may hand memory on as a gradient's */
+    if (l.v[i]->grad) l.v[i]->grad->data = before(f, l.v[i]->grad->data);
+  return err;
 }
 
 /* An operation is not told its number: so each has its own pair. */

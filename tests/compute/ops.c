@@ -385,6 +385,16 @@ static void run_moe_route(env *t) {
   if (!t->small) result(t, idx);
 }
 
+static void run_top_logits(env *t) {
+  int64_t n = size(t, 12), width = 1 + size(t, 3000), vocab = 1 + below(t, width);
+  int k = (int)(1 + below(t, PU_MIN(vocab, (int64_t)PU_TOP_MOST)));
+  pu_tensor *values, *sums, *logits = leaf2(t, PU_F32, PU_F32, n, width, 4), *scale = leaf(t, PU_F32, PU_F32, 1, &n, 1);
+  pu_tensor *ids = must(t, pu_top_logits(&t->c, logits, vocab, k, scale, &values, &sums));
+  result(t, values);
+  result(t, sums);
+  result(t, ids);
+}
+
 /* The choices are given, so that types do not choose differently. */
 static void run_moe_mlp(env *t) {
   int64_t n = size(t, 60), width = width_of(t, 70, 256), inner = width_of(t, 70, 256), experts = 2 + below(t, 5),
@@ -466,6 +476,7 @@ static const op_case cases[] = {
     {"moe_route", run_moe_route, true},
     {"moe_mlp", run_moe_mlp, true},
     {"linear_cross_entropy", run_loss, true},
+    {"top_logits", run_top_logits, false},
     {"sum_squares", run_sum_squares, false},
     {"adamw", run_adamw, false},
     /* Without a gradient a backend may go another way. */
@@ -518,8 +529,10 @@ static pu_backend *open_cpu(int threads, pu_isa isa) {
   return be;
 }
 
-static bool wanted(const op_case *op) {
+/* PUYU_TEST_OP names one. A device may be without top_logits: the engine fetches whole rows then. */
+static bool wanted(const pu_backend *be, const op_case *op) {
   const char *only = getenv("PUYU_TEST_OP");
+  if (op->run == run_top_logits && !be->forward[PU_OP_top_logits]) return false;
   return !only || strcmp(op->name, only) == 0;
 }
 
@@ -528,7 +541,7 @@ static void check_backend(const char *what, pu_backend *be, pu_backend *twin, ex
   static const double bounds[] = {[PU_F32] = 1e-5, [PU_BF16] = 1e-2};
   pu_backend *ref = open_cpu(1, PU_ISA_REF);
   for (size_t i = 0; i < PU_COUNT(cases); i++)
-    for (uint64_t seed = 0; seed < 2 * TRIALS && wanted(&cases[i]); seed++) {
+    for (uint64_t seed = 0; seed < 2 * TRIALS && wanted(be, &cases[i]); seed++) {
       env want, got, again;
       pu_dtype type = seed % 2 ? PU_BF16 : PU_F32;
       run_case(&want, &cases[i], ref, type, seed / 2 + 1000 * i, x);

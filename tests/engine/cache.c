@@ -168,7 +168,7 @@ static void a_plan_is_kept(void **state) {
     pu_engine_plan plan;
     pu_error e;
     pu_engine *en = open_planned(&o, &plan);
-    assert_ok(pu_plan_options(&en->m->hp, &o, &e), &e);
+    assert_ok(pu_plan_options(en->be, &en->m->hp, &o, &e), &e);
     pu_sampling how = pu_sampling_default();
     how.max_tokens = 4;
     how.ignore_eos = true;

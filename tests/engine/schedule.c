@@ -53,7 +53,7 @@ static pu_engine *engine(bench *b, pu_engine_options o) {
 /* Bytes for a cache of so many blocks, and all else. */
 static size_t memory_for(bench *b, pu_engine_options o, int32_t blocks) {
   pu_engine_plan small;
-  assert_ok(pu_plan_options(&b->m->hp, &o, &b->e), &b->e);
+  assert_ok(pu_plan_options(b->be, &b->m->hp, &o, &b->e), &b->e);
   size_t block = (size_t)o.kv_block * (size_t)(b->m->hp.layers + 1) *
                  pu_kv_token_bytes(pu_kv_format_of(o.kv_type, b->m->dtype, b->m->hp.head_dim), b->m->hp.kv_heads,
                                    b->m->hp.head_dim);

@@ -1,0 +1,112 @@
+/* Which device computes, what puyu says of it, and what it takes of its memory: with the tests' own device. */
+#include "tests/shell.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#define MODEL PU_FIXTURES "/hf-mini/internlm2-tiny"
+
+static char folder[] = "/tmp/puyu-cli-devices-XXXXXX";
+
+static int make_folder(void **state) {
+  (void)state;
+  shell_folder = folder;
+  return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state) {
+  pu_error e;
+  (void)state;
+  return pu_remove_tree(folder, &e) == PU_OK ? 0 : -1;
+}
+
+static void does(int status) {
+  if (status != 0) fail_msg("exit %d: %s", status, out);
+}
+
+static json_t *parsed(void) {
+  json_error_t why;
+  json_t *j = json_loads(out, 0, &why);
+  if (!j) fail_msg("%s in: %s", why.text, out);
+  return j;
+}
+
+static void env_says_what_is_there(void **state) {
+  (void)state;
+  does(puyu("env --json"));
+  json_t *j = parsed(), *devices = json_object_get(j, "devices"), *one;
+  bool found = false;
+  size_t i;
+  assert_non_null(json_object_get(json_object_get(j, "puyu"), "version"));
+  assert_true(json_integer_value(json_object_get(json_object_get(j, "processor"), "processors")) > 0);
+  json_array_foreach(devices, i, one) {
+    if (strcmp(json_string_value(json_object_get(one, "name")), "far") != 0) continue;
+    found = true;
+    assert_true(json_integer_value(json_object_get(one, "memory_bytes")) == (json_int_t)32 << 30);
+  }
+  assert_true(found);
+  json_decref(j);
+  does(puyu("env"));
+  says("instruction_sets");
+}
+
+/* auto goes by PUYU_DEVICE; a device that is named must be there. */
+static void devices_are_chosen(void **state) {
+  (void)state;
+  does(shell("PUYU_DEVICE=far puyu env"));
+  says("--device auto is far");
+  does(shell("PUYU_DEVICE=far puyu bench decode --shape puyu-2m --tokens 2 --rounds 1 --json"));
+  says("with memory of its own");
+  does(shell("PUYU_DEVICE=far puyu bench decode --shape puyu-2m --tokens 2 --rounds 1 --json --device cpu"));
+  says("\"device\": \"cpu\"");
+  assert_int_equal(puyu("bench engine --shape puyu-2m --batch 2 --seq 8 --tokens 2 --device far"), 0);
+  assert_int_equal(puyu("bench train --shape puyu-2m --layers 1 --batch 1 --seq 32 --rounds 1 --device far"), 0);
+  says("MFU");
+  assert_int_not_equal(puyu("bench decode --shape puyu-2m --device abacus"), 0);
+  says("libpuyu-abacus.so not found");
+  assert_int_not_equal(puyu("bench decode --shape puyu-2m --device ../far"), 0);
+  says("is no device");
+  assert_int_not_equal(shell("PUYU_DEVICE=abacus puyu bench decode --shape puyu-2m"), 0);
+}
+
+static void plans_are_told(void **state) {
+  (void)state;
+  does(puyu("plan " MODEL " --device far --context 64"));
+  says("this machine");
+  does(puyu("plan " MODEL " --device cpu --context 64 --json"));
+  json_t *j = parsed();
+  assert_int_equal(json_integer_value(json_object_get(j, "host")), 0);
+  assert_int_equal(json_integer_value(json_object_get(j, "context")), 64);
+  json_decref(j);
+  assert_int_not_equal(puyu("plan " MODEL " train.steps=3"), 0);
+  does(shell(
+      "printf 'run: r\\nmodel: {shape: puyu-2m}\\ndata: {seq_len: 64, sources: [{path: nowhere}]}\\n' >run.yaml"));
+  does(puyu("plan run.yaml train.device=far train.micro_batch=2 --json"));
+  j = parsed();
+  size_t sum = 0;
+  const char *const parts[] = {"weights", "gradients", "moments", "activations", "work"};
+  for (size_t i = 0; i < PU_COUNT(parts); i++) sum += (size_t)json_integer_value(json_object_get(j, parts[i]));
+  assert_int_equal(sum, json_integer_value(json_object_get(j, "total")));
+  assert_true(json_integer_value(json_object_get(j, "copy")) > 0);
+  json_decref(j);
+  assert_int_not_equal(shell("test -e r"), 0); /* nothing was begun */
+}
+
+/* One line, with what to do; nothing half done. */
+static void too_little_memory_is_told(void **state) {
+  (void)state;
+  assert_int_equal(shell("PUYU_FAR_MEMORY=16 puyu plan run.yaml train.device=far"), 1);
+  says("it does not fit: lower train.micro_batch");
+  does(shell("head -c 20000 /dev/zero | tr '\\0' 'a' >text.txt"));
+  assert_int_equal(shell("PUYU_FAR_MEMORY=16 puyu train run.yaml train.device=far train.steps=2"), 1);
+  says("of far memory, and");
+  assert_int_equal(shell("ls r/step-* 2>/dev/null"), 2);
+  assert_int_equal(shell("PUYU_FAR_MEMORY=1 puyu generate " MODEL " --ids 3,4 --device far --max-tokens 2"), 1);
+  says("of far's memory are too little");
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(env_says_what_is_there), cmocka_unit_test(devices_are_chosen),
+                                     cmocka_unit_test(plans_are_told), cmocka_unit_test(too_little_memory_is_told)};
+  return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
