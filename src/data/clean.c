@@ -112,9 +112,12 @@ static pu_err read_file(unit_run *r, const pu_source_unit *u, const char *path, 
 static pu_err read_sources(unit_run *r, size_t unit, pu_error *e) {
   const clean *c = r->c;
   const pu_source_unit *u = &c->units.v[unit];
-  const pu_read_options o = pu_source_read(&c->o->sources[u->source], (pu_skips){.skip = on_skip, .arg = r});
+  pu_read_options o = pu_source_read(&c->o->sources[u->source], (pu_skips){.skip = on_skip, .arg = r});
   for (size_t i = 0; i < u->n_files; i++) {
-    const char *path = c->units.files[u->source][u->file + i].path;
+    const pu_source_file *file = &c->units.files[u->source][u->file + i];
+    const char *path = file->path;
+    o.id = file->name;
+    o.repository = file->repository;
     pu_err err = read_file(r, u, path, &o, e);
     if (err == PU_ERR_FORMAT || err == PU_ERR_UNSUPPORTED) err = pu_unit_skip(r->out, path, 0, e ? e->msg : "", e);
     PU_TRY(err);

@@ -31,7 +31,7 @@ void pu_doc_clear(pu_doc *d) {
   pu_arena_reset(d->arena);
   pu_buf_clear(&d->text);
   pu_buf_clear(&d->spare);
-  d->id = d->source = d->url = d->title = d->author = d->time = d->lang = (pu_str){0};
+  d->id = d->source = d->repository = d->url = d->title = d->author = d->time = d->lang = (pu_str){0};
   d->type = pu_str_c("text");
   d->seen = false;
 }

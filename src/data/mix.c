@@ -13,7 +13,7 @@
 #include "src/data/clean.h"
 #include "src/data/work.h"
 
-enum { BUCKETS_MAX = 4096, LEVEL = 1, FIELDS = 9 };
+enum { BUCKETS_MAX = 4096, LEVEL = 1, FIELDS = 10 };
 #define BUCKET_BYTES ((uint64_t)64 << 20)
 
 typedef struct mix {
@@ -41,7 +41,8 @@ typedef struct record {
 } record;
 
 static void fields_of(pu_doc *d, pu_str *out[FIELDS - 1]) {
-  pu_str *const v[FIELDS - 1] = {&d->id, &d->source, &d->url, &d->title, &d->author, &d->time, &d->lang, &d->type};
+  pu_str *const v[FIELDS - 1] = {&d->id,     &d->source, &d->repository, &d->url, &d->title,
+                                 &d->author, &d->time,   &d->lang,       &d->type};
   memcpy(out, v, sizeof v);
 }
 

@@ -242,6 +242,7 @@ static pu_err fill(pu_doc *d, const json_t *o, const char *path, pu_error *e) {
   if (!pu_buf_append(&d->text, json_string_value(text), json_string_length(text))) return nomem(e);
   d->id = member(d, o, "id");
   d->source = member(d, o, "source");
+  d->repository = member(d, o, "repository");
   d->url = member(d, o, "url");
   d->title = member(d, o, "title");
   d->author = member(d, o, "author");

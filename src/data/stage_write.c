@@ -271,6 +271,7 @@ pu_err pu_unit_doc(pu_unit_writer *u, const pu_doc *d, uint64_t *n, pu_error *e)
   pu_buf_puts(b, ", \"content\": ");
   pu_buf_json_str(b, pu_str_of(d->text.data, d->text.len));
   put_member(b, "source", d->source);
+  put_member(b, "repository", d->repository);
   put_member(b, "type", d->type);
   put_member(b, "lang", d->lang);
   put_member(b, "url", d->url);

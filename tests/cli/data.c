@@ -230,6 +230,35 @@ static void pages_say(void **state) {
   assert_int_equal(shell("rm -r page paged"), 0);
 }
 
+/* The ids that the lines of a shell, `puyu data extract` on paths, give: one after the other. */
+static void assert_ids(const char *paths, const char *want) {
+  assert_int_equal(
+      shell("rm -rf ids && puyu data extract %s --name s --out ids >made && zstdcat ids/*.docs.jsonl.zst | "
+            "sed 's/.*\"id\": \"\\([^\"]*\\).*\"source\": \"s\"\\(, \"repository\": "
+            "\"\\([^\"]*\\)\\)\\{0,1\\}.*/\\1 \\3/' | tr '\\n' '|'",
+            paths),
+      0);
+  assert_string_equal(out, want);
+}
+
+/* Ids hold no more of a path than tells a source's files apart, and a repository is known by its own folder. */
+static void ids_are_short(void **state) {
+  (void)state;
+  assert_int_equal(shell("mkdir -p t/raw/one/r/src t/raw/one/org/q/.git t/raw/two/r && for f in one/r/src/x.c one/y.c "
+                         "one/org/q/z.c two/r/x.c; do echo \"int $f;\" >t/raw/$f; done"),
+                   0);
+  assert_ids("t/raw/one", "s/org/q/z.c:1 org/q|s/r/src/x.c:1 |s/y.c:1 |");
+  assert_ids("\"$PWD/t/\"/raw//one/", "s/org/q/z.c:1 org/q|s/r/src/x.c:1 |s/y.c:1 |");
+  assert_ids("./t/raw/one t/raw/two",
+             "s/one/org/q/z.c:1 one/org/q|s/one/r/src/x.c:1 one/r|s/one/y.c:1 |s/two/r/x.c:1 two/r|");
+  assert_ids("t/raw/one/r/src/x.c t/raw/two/r/x.c", "s/one/r/src/x.c:1 |s/two/r/x.c:1 |");
+  assert_ids("t/raw/one/r/src/x.c", "s/x.c:1 |");
+  assert_ids("t/raw/one/org/q", "s/q/z.c:1 |");
+  assert_int_equal(shell("tar cf t/raw/two/a.tar -C t/raw one/r/src/x.c && rm -r t/raw/two/r"), 0);
+  assert_ids("t/raw/two", "s/a.tar/one/r/src/x.c:1 |");
+  assert_int_equal(shell("rm -r t ids"), 0);
+}
+
 /* Files of lines are read in ranges; where a document may cross lines, they are not. */
 static void large_files(void **state) {
   (void)state;
@@ -276,9 +305,10 @@ static int end(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(whole_run),    cmocka_unit_test(threads_and_processes), cmocka_unit_test(kill_and_go_on),
-      cmocka_unit_test(other_bounds), cmocka_unit_test(what_occurs_again),     cmocka_unit_test(pages_say),
-      cmocka_unit_test(large_files),  cmocka_unit_test(wrong_words),           cmocka_unit_test(evaluation_sets),
+      cmocka_unit_test(whole_run),     cmocka_unit_test(threads_and_processes), cmocka_unit_test(kill_and_go_on),
+      cmocka_unit_test(other_bounds),  cmocka_unit_test(what_occurs_again),     cmocka_unit_test(pages_say),
+      cmocka_unit_test(large_files),   cmocka_unit_test(wrong_words),           cmocka_unit_test(evaluation_sets),
+      cmocka_unit_test(ids_are_short),
   };
   return cmocka_run_group_tests(tests, begin, end);
 }
