@@ -14,7 +14,7 @@
 #include "src/data/tokenize.h"
 #include "src/data/work.h"
 
-enum { BUCKETS_MAX = 4096, LEVEL = 1, FIELDS = 10 };
+enum { BUCKETS_MAX = 4096, LEVEL = -5, FIELDS = 10 };
 #define BUCKET_BYTES ((uint64_t)64 << 20)
 
 typedef struct mix {

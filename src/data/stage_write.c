@@ -9,7 +9,7 @@
 
 #include "src/data/stage.h"
 
-enum { LEVEL = 3, PENDING = 1 << 17, SAMPLES_MAX = 8, PATIENCE = 600 /* s, for another rank's first sign */ };
+enum { LEVEL = 1, PENDING = 1 << 17, SAMPLES_MAX = 8, PATIENCE = 600 /* s, for another rank's first sign */ };
 
 #define UPS "../../../../"
 enum { UPS_MAX = (sizeof UPS - 1) / 3 };
