@@ -101,6 +101,8 @@ typedef struct pu_source {
   const char *charset; /* NULL: found */
   int split;           /* pu_split */
   int html;            /* auto, article, forum, all */
+  /* In place of those that all sources have, with bounds of their own; without filters, bounds besides the others. */
+  pu_strs filters, bounds;
 } pu_source;
 
 typedef enum pu_width { PU_WIDTH_KEEP, PU_WIDTH_HALF } pu_width; /* Ａ１ become A1 */
