@@ -66,7 +66,7 @@ static void load_items(texts *t, const char *arg) {
   snprintf(path, sizeof path, "%s", arg);
   char *key = strchr(path, ':');
   if (key) *key++ = '\0';
-  const pu_read_options o = {.source = "s", .key = key, .skips = {skip, NULL}};
+  const pu_read_options o = {.source = "s", .key = key, .skips = {.skip = skip}};
   must(pu_doc_init(&d, &e));
   must(pu_input_open(path, 0, 0, &o, &in, &e));
   must(pu_reading_open(in, &r, &e));
