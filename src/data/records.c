@@ -160,14 +160,15 @@ static pu_err text_each(reading *r, pu_error *e) {
     if (cut) return pu_fail(e, PU_ERR_FORMAT, "%s: above 64 MiB", r->path);
     return give(r, json_pack("{s:o}", "text", text_of(s)), e);
   }
-  for (;; r->number++) {
+  for (;;) {
+    r->number++;
     json_t *record = json_object();
     for (size_t i = 0; i < r->columns->n; i++) {
       pu_err err = pu_input_line(r->in, &s, &found, e);
       if (!err) err = check_broken(r, e);
       if (!err && !found && i > 0)
         err = pu_fail(e, PU_ERR_FORMAT, "%s: ends after %zu of the %zu lines of record %llu", r->path, i, r->columns->n,
-                      (unsigned long long)r->number + 1);
+                      (unsigned long long)r->number);
       if (err || !found) {
         json_decref(record);
         return err;

@@ -55,6 +55,17 @@ pu_err eval_model_name(pu_eval_model *m, const char *name, const char *identity,
 /* Appends the prompt with so many examples. */
 bool eval_put_prompt(const eval_ask *ask, int64_t shots, pu_buf *b);
 
+/* ---- what servers answer (reply.c) ---- */
+
+enum { EVAL_WHY = 300 };
+/* What went wrong: error.message of most servers, message or detail of some; else the body itself. */
+void eval_reply_error(pu_str body, char out[EVAL_WHY]);
+/* Of /v1/completions with echo and logprobs, a choice an option or one window, into ask->told. with_one: a token was
+ * made behind each prompt. */
+pu_err eval_reply_told(const char *who, pu_str body, bool with_one, eval_ask *ask, pu_error *e) PU_MUST_USE;
+/* The first choice's text, and whether it was cut. */
+pu_err eval_reply_answer(const char *who, pu_str body, bool chat, eval_ask *ask, pu_error *e) PU_MUST_USE;
+
 /* ---- questions (items.c) ----------------------------------------------------------------------------------------- */
 
 typedef struct eval_subject {

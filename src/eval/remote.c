@@ -8,7 +8,7 @@
 #include "puyu/net.h"
 #include "src/eval/internal.h"
 
-enum { MOST_BODY = 256 << 20, MOST_WHY = 300 };
+enum { MOST_BODY = 256 << 20 };
 static const double LONGEST_WAIT = 0.1, LONGEST_PAUSE = 60;
 
 typedef struct remote {
@@ -110,90 +110,11 @@ static char *body_of(const remote *x, const eval_ask *ask, int64_t shots) {
 
 /* ---- answers ---- */
 
-/* What a server says went wrong: error.message of most, message or detail of some; else the body itself. */
-static void say_error(pu_str body, char out[MOST_WHY]) {
-  json_t *v = json_loadb(body.ptr, body.len, JSON_ALLOW_NUL, NULL);
-  const json_t *m = json_object_get(json_object_get(v, "error"), "message");
-  if (!m) m = json_object_get(v, "message");
-  if (!m) m = json_object_get(v, "detail");
-  const char *said = json_string_value(m);
-  if (said)
-    snprintf(out, MOST_WHY, "%s", said);
-  else
-    snprintf(out, MOST_WHY, "%.*s", (int)PU_MIN(body.len, (size_t)200), body.ptr);
-  json_decref(v);
-}
-
-static int64_t characters(const char *s, size_t len) {
-  int64_t n = 0;
-  for (size_t i = 0; i < len; i++) n += ((unsigned char)s[i] & 0xC0) != 0x80;
-  return n;
-}
-
-/* The tokens of one prompt. The option's are those at its end that its characters lie in. */
-static bool take_told(const remote *x, const json_t *choice, const pu_str *option, eval_told *out) {
-  const json_t *lp = json_object_get(choice, "logprobs"), *values = json_object_get(lp, "token_logprobs"),
-               *offsets = json_object_get(lp, "text_offset"), *tokens = json_object_get(lp, "tokens");
-  const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
-  size_t n = json_array_size(values), from = 0;
-  if (x->wants_one && n && (!finish || strcmp(finish, "stop") != 0)) n--; /* the one that was made */
-  if (n == 0 || json_array_size(offsets) < n || json_array_size(tokens) < n) return false;
-  if (option) {
-    const json_t *last = json_array_get(tokens, n - 1);
-    int64_t end = json_integer_value(json_array_get(offsets, n - 1)) +
-                  characters(json_string_value(last) ? json_string_value(last) : "", json_string_length(last));
-    int64_t wanted = end - characters(option->ptr, option->len);
-    for (from = n - 1; from > 1 && json_integer_value(json_array_get(offsets, from)) > wanted;) from--;
-  }
-  *out = (eval_told){0};
-  for (size_t i = 0; i < n; i++) {
-    const json_t *v = json_array_get(values, i);
-    if (!json_is_number(v) && i) return false;
-    double nats = -json_number_value(v);
-    if (i) out->whole_nats += nats;
-    if (i >= from && i) out->nats += nats;
-  }
-  out->tokens = (int64_t)(n - PU_MAX(from, 1));
-  out->whole_tokens = (int64_t)n;
-  return true;
-}
-
-static pu_err take_all_told(const exchange *g, const json_t *choices, pu_error *e) {
-  eval_ask *ask = g->ask;
-  size_t n = PU_MAX(ask->n_options, (size_t)1), there = 0;
-  for (size_t i = 0; i < json_array_size(choices); i++) {
-    const json_t *c = json_array_get(choices, i);
-    size_t at = (size_t)json_integer_value(json_object_get(c, "index"));
-    if (at >= n || !take_told(g->r->x, c, ask->n_options ? &ask->options[at] : NULL, &ask->told[at])) break;
-    there++;
-  }
-  if (there == n) return PU_OK;
-  return pu_fail(e, PU_ERR_UNSUPPORTED,
-                 "%s: gives no log-probabilities of a prompt (echo with logprobs), which this task needs: ask another "
-                 "server, or the model in process (--model)",
-                 g->r->x->base);
-}
-
-static pu_err take_answer(const exchange *g, const json_t *choice, pu_error *e) {
-  const json_t *text = g->r->x->m.chat ? json_object_get(json_object_get(choice, "message"), "content")
-                                       : json_object_get(choice, "text");
-  const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
-  if (!json_is_string(text) && !json_is_null(text))
-    return pu_fail(e, PU_ERR_FORMAT, "%s: an answer without a text", g->r->x->base);
-  g->ask->cut = finish && strcmp(finish, "length") == 0;
-  if (json_string_length(text) && !pu_buf_append(&g->ask->text, json_string_value(text), json_string_length(text)))
-    return pu_fail(e, PU_ERR_NOMEM, "no memory for an answer");
-  return PU_OK;
-}
-
 static pu_err take_reply(exchange *g, pu_error *e) {
-  json_t *v;
+  const remote *x = g->r->x;
   pu_str body = pu_str_of(g->body.data ? g->body.data : "", g->body.len);
-  PU_TRY(pu_json_parse(g->r->x->base, body, &v, e));
-  const json_t *choices = json_object_get(v, "choices");
-  pu_err err = tells(g->ask) ? take_all_told(g, choices, e) : take_answer(g, json_array_get(choices, 0), e);
-  json_decref(v);
-  return err;
+  return tells(g->ask) ? eval_reply_told(x->base, body, x->wants_one, g->ask, e)
+                       : eval_reply_answer(x->base, body, x->m.chat, g->ask, e);
 }
 
 /* ---- sending ---- */
@@ -230,8 +151,8 @@ static bool is_too_long(int status, const char *why) {
 /* A request that the server does not take as it is. */
 static void on_refused(exchange *g, int status) {
   running *r = g->r;
-  char why[MOST_WHY];
-  say_error(pu_str_of(g->body.data ? g->body.data : "", g->body.len), why);
+  char why[EVAL_WHY];
+  eval_reply_error(pu_str_of(g->body.data ? g->body.data : "", g->body.len), why);
   if (is_too_long(status, why) && !g->ask->ids) {
     g->ask->too_long = g->shots == 0;
     if (g->shots == 0) {
@@ -374,7 +295,7 @@ static pu_err run(pu_eval_model *m, eval_next next, eval_done done, void *arg, p
 typedef struct page {
   pu_buf body;
   int status;
-  char why[MOST_WHY]; /* "": it came */
+  char why[EVAL_WHY]; /* "": it came */
   bool ended;
 } page;
 
@@ -406,8 +327,8 @@ static pu_err get_page(const remote *x, const char *url, pu_str body, page *p, p
   if (stopped) return pu_fail(e, PU_ERR_STOPPED, "%s: it was stopped", url);
   if (p->why[0]) return pu_fail(e, PU_ERR_IO, "%s: %s", url, p->why);
   if (p->status == 200) return PU_OK;
-  char said[MOST_WHY];
-  say_error(pu_str_of(p->body.data ? p->body.data : "", p->body.len), said);
+  char said[EVAL_WHY];
+  eval_reply_error(pu_str_of(p->body.data ? p->body.data : "", p->body.len), said);
   return pu_fail(e, PU_ERR_IO, "%s: status %d: %s%s", url, p->status, said,
                  p->status == 401 ? " (a key is taken from PUYU_API_KEY)" : "");
 }

@@ -78,7 +78,7 @@ static void read_kind(eval_set *set) {
   set->kind = strcmp(kind, "choice") == 0     ? PU_EVAL_CHOICE
               : strcmp(kind, "generate") == 0 ? PU_EVAL_GENERATE
                                               : PU_EVAL_PERPLEXITY;
-  set->rule = -1;
+  set->rule = set->kind == PU_EVAL_CHOICE ? PU_EVAL_SUM : -1;
   for (int i = 0; i < PU_EVAL_RULES && set->kind == PU_EVAL_CHOICE; i++)
     if (strcmp(rule, pu_eval_rule_names[i]) == 0) set->rule = i;
 }

@@ -156,6 +156,10 @@ static pu_err ask_all(const options *o, const tasks *t, pu_eval_model *m, result
                         .shots = o->shots,
                         .rule = o->rule - 1,
                         .max_tokens = o->max_tokens};
+  for (size_t i = 0; i < out->n; i++)
+    if (strcmp(out->v[i].model, pu_eval_model_name(m)) == 0)
+      return pu_fail(e, PU_ERR_USAGE, "two models are called '%s': give one of them another 'name' in a YAML file",
+                     pu_eval_model_name(m));
   for (size_t i = 0; i < t->n; i++) {
     pu_eval_result *r = &out->v[out->n];
     PU_TRY(pu_eval_run(t->v[i], m, &eo, r, e));
@@ -179,8 +183,11 @@ static const char *last_part(const char *path, pu_arena *a) {
 static pu_err ask_local(const options *o, const entry *x, const tasks *t, results *out, pu_arena *a, pu_error *e) {
   pu_cli_engine_options eo = {
       .model = o->how, .threads = o->threads, .batch = o->batch, .adapter = x->adapter, .no_prefix_cache = o->naive};
-  const char *words = pu_arena_printf(a, "dtype %d quant %d kv %d context %lld%s", o->how.dtype, o->how.quant,
-                                      o->how.kv_dtype, (long long)o->how.context, o->naive ? " naive" : "");
+  static const char *const types[] = {"auto", "f32", "bf16"}, *const quants[] = {"file", "none", "q8", "q4"},
+                           *const caches[] = {"auto", "bf16", "int8", "int4"};
+  const char *words = pu_arena_printf(a, "computed in %s, weights %s, cache %s, context %lld%s", types[o->how.dtype],
+                                      quants[o->how.quant], caches[o->how.kv_dtype], (long long)o->how.context,
+                                      o->naive ? ", naive" : "");
   const char *identity, *name = x->name ? x->name : last_part(x->model, a);
   pu_engine *en;
   pu_eval_model *m;
