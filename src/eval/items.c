@@ -266,11 +266,15 @@ static pu_err read_subjects(making *m, const char *pattern, pu_error *e) {
   return found ? PU_OK : pu_fail(e, PU_ERR_IO, "%s: no such files", pattern);
 }
 
+/* Of a pattern, its folder has to be there. */
 static pu_err need_data(const making *m, const char *test, pu_error *e) {
-  if (strchr(test, '*') || pu_path_exists(test)) return PU_OK;
+  const char *slash = strchr(test, '*') ? strrchr(test, '/') : test + strlen(test);
+  const char *path = slash ? pu_arena_strndup(m->items->arena, test, (size_t)(slash - test)) : ".";
+  if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory", m->t->name);
+  if (pu_path_exists(path)) return PU_OK;
   if (!m->o->data && test[0] != '/')
-    return pu_fail(e, PU_ERR_IO, "%s: %s is not here: --data says where the sets are", m->t->name, test);
-  return pu_fail(e, PU_ERR_IO, "%s: %s is missing", m->t->name, test);
+    return pu_fail(e, PU_ERR_IO, "%s: %s is not here: --data says where the sets are", m->t->name, path);
+  return pu_fail(e, PU_ERR_IO, "%s: %s is missing", m->t->name, path);
 }
 
 pu_err eval_items_read(const pu_eval_task *t, const pu_eval_options *o, eval_items *out, pu_error *e) {
