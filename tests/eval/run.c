@@ -274,8 +274,7 @@ static void a_run_goes_on(void **state) {
 }
 
 /* Prompts that do not fit lose examples, then count as wrong. */
-static void long_prompts(void **state) {
-  (void)state;
+static pu_eval_task long_task(void) {
   pu_buf b;
   pu_buf_init(&b, 1 << 20);
   pu_buf_puts(&b, "short,fox,dog,ten,A\n");
@@ -287,6 +286,12 @@ static void long_prompts(void **state) {
   t.test = "long.csv";
   t.dev = "long.csv";
   t.shots = 2;
+  return t;
+}
+
+static void long_prompts(void **state) {
+  (void)state;
+  pu_eval_task t = long_task();
   pu_eval_result r = run_local(&t, (how){.out = "long"});
   assert_int_equal(r.n, 2);
   assert_int_equal(r.too_long, 1);
@@ -339,6 +344,13 @@ static void a_server_gives_the_same(void **state) {
     }
     pu_eval_model_close(m);
   }
+  pu_eval_task t = long_task();
+  const pu_eval_remote right = {.url = url, .name = "tiny", .concurrency = 2, .seconds = 60};
+  assert_ok(pu_eval_remote_open(&right, &m, &e), &e);
+  pu_eval_result a = run(&t, m, &(how){.out = "long there"});
+  assert_int_equal(a.too_long, 1);
+  same_samples("long", "long there", "choice");
+  pu_eval_model_close(m);
   const pu_eval_remote wrong = {.url = url, .model = "another", .concurrency = 1, .seconds = 60};
   const pu_eval_options eo = {.data = folder, .shots = -1, .rule = -1};
   pu_eval_result r;
