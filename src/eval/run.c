@@ -6,6 +6,8 @@
 
 #include "src/eval/internal.h"
 
+typedef struct work work;
+
 typedef struct running {
   const pu_eval_task *t;
   pu_eval_model *m;
@@ -19,7 +21,8 @@ typedef struct running {
   eval_log *log;
   eval_tally *tally;
   pu_progress *bar;
-  size_t at; /* the next question */
+  size_t at;  /* the next question */
+  work *open; /* those that are asked: what is left of them after an error is freed at the end */
   /* Perplexity: */
   pu_ids *texts; /* [items.n] */
   int64_t window, next_window, n_windows;
@@ -27,13 +30,14 @@ typedef struct running {
 } running;
 
 /* A question that is asked. */
-typedef struct work {
+struct work {
   eval_ask ask;
+  work *next, *before;
   const eval_item *it;
   int64_t index; /* of a window: in its text */
   char key[40];
   eval_told told[];
-} work;
+};
 
 /* ---- keys ---- */
 
@@ -173,7 +177,9 @@ static pu_err count(running *r, const work *w, const json_t *rec, pu_error *e) {
   return PU_OK;
 }
 
-static void work_free(work *w) {
+static void work_free(running *r, work *w) {
+  *(w->before ? &w->before->next : &r->open) = w->next;
+  if (w->next) w->next->before = w->before;
   pu_buf_deinit(&w->ask.text);
   free(w);
 }
@@ -190,24 +196,27 @@ static pu_err on_done(void *arg, eval_ask *ask, pu_error *e) {
   if (!err) err = eval_log_put(r->log, json_incref(rec), e);
   if (!err) err = count(r, w, rec, e);
   json_decref(rec);
-  work_free(w);
+  work_free(r, w);
   return err;
 }
 
 /* ---- questions ---- */
 
-static work *work_new(size_t n_told) {
+static work *work_new(running *r, size_t n_told) {
   work *w = calloc(1, sizeof *w + n_told * sizeof *w->told);
   if (!w) return NULL;
   pu_buf_init(&w->ask.text, 16 << 20);
   w->ask.told = w->told;
+  w->next = r->open;
+  if (w->next) w->next->before = w;
+  r->open = w;
   return w;
 }
 
 static work *next_question(running *r) {
   if (r->at == r->items.n) return NULL;
   const eval_item *it = &r->items.v[r->at++];
-  work *w = work_new(it->n_options);
+  work *w = work_new(r, it->n_options);
   if (!w) return NULL;
   w->it = it;
   w->index = it->index;
@@ -233,7 +242,7 @@ static work *next_window(running *r) {
     r->at++;
     r->next_window = 0;
   }
-  work *w = r->at < r->items.n ? work_new(1) : NULL;
+  work *w = r->at < r->items.n ? work_new(r, 1) : NULL;
   if (!w) return NULL;
   const pu_ids *ids = &r->texts[r->at];
   w->it = &r->items.v[r->at];
@@ -256,7 +265,7 @@ static eval_ask *on_next(void *arg) {
     if (!known) return &w->ask;
     bool counted = count(r, w, known, &e) == PU_OK;
     r->reused++;
-    work_free(w);
+    work_free(r, w);
     if (!counted) return NULL;
   }
 }
@@ -325,6 +334,7 @@ pu_err pu_eval_run(const pu_eval_task *t, pu_eval_model *m, const pu_eval_option
     out->seconds = pu_now() - begin;
     out->reused = r.reused;
   }
+  while (r.open) work_free(&r, r.open);
   for (size_t i = 0; r.texts && i < r.items.n; i++) pu_ids_deinit(&r.texts[i]);
   free(r.texts);
   eval_log_close(r.log);
