@@ -145,11 +145,12 @@ static pu_err compile(const char *what, const char *pattern, pcre2_code **out, p
 /* Behind a word that says so, the last such; at the beginning; else the first that stands alone. An A or I before a
  * word is more often that word's. */
 static pu_err compile_letters(eval_extractor *x, const char *what, size_t n_options, pu_error *e) {
-  static const char *const forms[] = {
-      "(?:[Aa]nswer|ANSWER|答案|选项|选择|故选|选)(?:\\s*(?:is|为|是|选|应该|应|[Oo]ption|选项|:|[\\s*_\"'(\\[{$]|"
-      "\\\\boxed|\\\\text))*([A-%c])(?![A-Za-z0-9'])",
-      "\\A[\\s*_\"'(\\[{$#]*(?:[Oo]ption\\s*)?([A-%c])(?![A-Za-z0-9'])(?! [a-z])",
-      "(?<![A-Za-z0-9'])([A-%c])(?![A-Za-z0-9'])(?! [a-z])"};
+  static const char behind_a_word[] =
+      "(?:[Aa]nswer|ANSWER|答案|选项|选择|故选|选)(?:(?:is|为|是|选|应该|应|[Oo]ption|选项|:|[\\s*_\"'(\\[{$]|"
+      "\\\\boxed|\\\\text))*([A-%c])(?![A-Za-z0-9'])";
+  static const char *const forms[] = {behind_a_word,
+                                      "\\A[\\s*_\"'(\\[{$#]*(?:[Oo]ption\\s*)?([A-%c])(?![A-Za-z0-9'])(?! [a-z])",
+                                      "(?<![A-Za-z0-9'])([A-%c])(?![A-Za-z0-9'])(?! [a-z])"};
   char pattern[400];
   for (size_t i = 0; i < PU_COUNT(forms); i++) {
     snprintf(pattern, sizeof pattern, forms[i], (int)('A' + (n_options ? PU_MIN(n_options, LETTERS) : LETTERS) - 1));
