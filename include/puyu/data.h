@@ -283,6 +283,17 @@ pu_err pu_contam_cut(const pu_contam_found *f, pu_str text, pu_buf *out, pu_erro
 pu_err pu_contam_run(const char *dir, const char *before, const pu_contam *c, const pu_data_how *how,
                      pu_data_result *out, pu_error *e) PU_MUST_USE;
 
+/* ---- records of evaluation sets ---- */
+
+/* Every record of a file, as a JSON object that lives as long as the call, and its number: of its line, row or place in
+ * the list, from 1. JSON Lines; JSON, a list or an object with one in it; CSV and TSV, whose cells are strings by the
+ * names in the first row or, where `columns` (may be NULL) has some, by these, without such a row; of any other file so
+ * many lines a record as there are columns, or all of it as "text". Plain, .gz or .zst. What is broken is an error that
+ * says where. Caps: 64 MiB a line or row, and of JSON the file. */
+pu_err pu_records_each(const char *path, const pu_strs *columns,
+                       pu_err (*each)(void *arg, uint64_t number, const json_t *record, pu_error *e), void *arg,
+                       pu_error *e) PU_MUST_USE;
+
 /* Documents joined into longer ones. */
 typedef enum pu_join {
   PU_JOIN_NONE,
