@@ -20,7 +20,8 @@ void pu_train_plan_print(const pu_train_plan *p);
 /* PU_ERR_NOMEM with the mend where bytes do not fit into what is free. taken: how many of them are in use already. */
 pu_err pu_train_plan_check(size_t bytes, size_t taken, bool force, pu_error *e) PU_MUST_USE;
 
-/* What the backend takes for itself for one micro-batch of sequences of seq_len. */
-size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t tokens, int64_t seq_len);
+/* What the backend takes for itself for one micro-batch of sequences of seq_len. rank: of the adapter that is trained;
+ * 0: none is. */
+size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t tokens, int64_t seq_len, int64_t rank);
 
 #endif

@@ -172,8 +172,12 @@ static void test_squares(void **arg) {
   (void)arg;
   int32_t starts[] = {0, 3, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, cu[17], positions[16];
   int n_starts[] = {3, 1};
-  pu_train_rows rows = {.room = 2, .seq_len = 8, .rows = 2, .starts = starts, .n_starts = n_starts};
-  pu_train_pack pack = {.cu = cu, .positions = positions};
+  int32_t ids[16] = {0}, packed[2][16];
+  int64_t len[] = {8, 8};
+  pu_train_rows rows = {.room = 2, .seq_len = 8, .rows = 2, .ids = ids, .targets = ids, .len = len};
+  rows.starts = starts;
+  rows.n_starts = n_starts;
+  pu_train_pack pack = {.cu = cu, .positions = positions, .ids = packed[0], .targets = packed[1]};
   pu_train_pack_rows(&pack, &rows, 0, 2);
   assert_true(pack.squares == 3 * 3 + 2 * 2 + 3 * 3 + 8 * 8);
   pu_train_pack_rows(&pack, &rows, 1, 1);
