@@ -127,6 +127,7 @@ static pu_err next_element(pu_tune_objects *o, bool *more, pu_error *e) {
   if (o->at == o->text.len) return fail_at(o, "the array does not end: is the file cut off?", e);
   if (o->text.ptr[o->at] == ']') {
     o->at++;
+    o->ended = true;
     skip_space(o);
     return o->at == o->text.len ? PU_OK : fail_at(o, "something follows the array", e);
   }
@@ -152,7 +153,7 @@ pu_err pu_tune_objects_next(pu_tune_objects *o, pu_str *object, uint64_t *line, 
   }
   skip_space(o);
   bool more = o->at < o->text.len;
-  if (o->array && (o->first || more)) PU_TRY(next_element(o, &more, e));
+  if (o->array && !o->ended) PU_TRY(next_element(o, &more, e));
   if (!more) return PU_OK;
   if (o->text.ptr[o->at] != '{')
     return fail_at(o, "no JSON object: a file of conversations is JSON Lines or one array of objects", e);

@@ -20,7 +20,7 @@ typedef struct pu_tune_objects {
   pu_str text;
   size_t at;
   uint64_t line; /* of at, from 1 */
-  bool begun, array, first;
+  bool begun, array, first, ended; /* ended: the array is */
 } pu_tune_objects;
 
 enum { PU_TUNE_OBJECT_MAX = 64 << 20 };
