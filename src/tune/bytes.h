@@ -19,7 +19,7 @@ typedef struct pu_tune_objects {
   const char *name;
   pu_str text;
   size_t at;
-  uint64_t line; /* of at, from 1 */
+  uint64_t line;                   /* of at, from 1 */
   bool begun, array, first, ended; /* ended: the array is */
 } pu_tune_objects;
 
