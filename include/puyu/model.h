@@ -274,6 +274,7 @@ typedef enum pu_quant {
 typedef struct pu_model_options {
   pu_dtype dtype;   /* compute type */
   bool train;       /* f32 masters, and gradients (w->grad, f32) with their memory */
+  bool nf4;         /* beside an adapter in training: the matrices of attention and dense MLPs in PU_LAYOUT_NF4 (QLoRA) */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */
   pu_quant quant;
   /* A folder, or NULL: with `tile`, on the CPU, weights are kept there in a file as they lie in memory, and mapped from it

@@ -10,7 +10,7 @@
 #include <time.h>
 
 static const size_t HOST_MAX = (size_t)16 << 30; /* address space, touched only where used */
-enum { CONFIG_MAX = 1 << 20, BF16 = 0 };
+enum { CONFIG_MAX = 1 << 20, BF16 = 0, NF4 = 1 };
 
 /* ---- where the run stands ---- */
 
@@ -238,7 +238,8 @@ static pu_err open_device(pu_train_loop *l, const pu_hparams *hp, pu_error *e) {
 }
 
 static pu_model_options model_options(const pu_train_loop *l) {
-  return (pu_model_options){.dtype = compute_type(&l->cfg), .train = !pu_train_config_adapts(&l->cfg)};
+  return (pu_model_options){
+      .dtype = compute_type(&l->cfg), .train = !pu_train_config_adapts(&l->cfg), .nf4 = l->cfg.lora.base == NF4};
 }
 
 /* What is trained beside the model, or nothing. */

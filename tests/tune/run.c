@@ -233,6 +233,26 @@ static void test_resume(void **arg) {
   prepare(s);
   resumes(s, "full", "", "model.safetensors");
   resumes(s, "lora", "lora: {rank: 4}", "adapter_model.safetensors");
+  resumes(s, "nf4", "lora: {rank: 4, base: nf4}", "adapter_model.safetensors");
+}
+
+/* Beside a base of 4 bits an adapter learns as beside the whole one, about; the base takes less. */
+static void test_nf4(void **arg) {
+  state *s = *arg;
+  double loss[2][64], valid[2][64];
+  size_t planned[2];
+  prepare(s);
+  static const char *const base[] = {"plain", "nf4"};
+  for (int i = 0; i < 2; i++) {
+    const char *more = pu_arena_printf(s->a, "%s\nlora: {rank: 4, base: %s}", more_of(s, "true", "drop"), base[i]);
+    assert_ok(run_yaml(s, sft_yaml(s, base[i], "steps: 30, global_batch: 8", more), &tune_hooks), &s->e);
+    assert_int_equal(read_metrics(s, base[i], "loss", loss[i], 64), 30);
+    read_metrics(s, base[i], "valid_loss", valid[i], 64);
+    planned[i] = s->result.planned_bytes;
+  }
+  assert_true(loss[1][29] < 0.9 * loss[1][0] && fabs(valid[0][14] - valid[1][14]) < 0.05 * valid[0][14]);
+  assert_true(loss[0][0] != loss[1][0]);
+  assert_true(planned[1] < planned[0]);
 }
 
 /* Passes over the data decide the steps. */
@@ -309,6 +329,7 @@ int main(void) {
       cmocka_unit_test_setup_teardown(test_micro_batches, setup, teardown),
       cmocka_unit_test_setup_teardown(test_learns, setup, teardown),
       cmocka_unit_test_setup_teardown(test_resume, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_nf4, setup, teardown),
       cmocka_unit_test_setup_teardown(test_epochs, setup, teardown),
       cmocka_unit_test_setup_teardown(test_sources, setup, teardown),
       cmocka_unit_test_setup_teardown(test_refusals, setup, teardown),
