@@ -45,8 +45,9 @@ double pu_dialogues_done(const pu_dialogues *d);      /* of them, those of the f
 
 /* ---- what is learned of them --------------------------------------------------------------------------------------- */
 
-/* The template that a run's conversations go by: the configured one, else the model's. Free it (pu_chat_free). */
-pu_err pu_tune_template(const pu_train_config *cfg, const char *model, const pu_tokenizer *t, const pu_arch *arch,
+/* The template that a run's conversations go by: the configured one, else the model's (see pu_chat_open for model and type).
+ * Free it (pu_chat_free). */
+pu_err pu_tune_template(const pu_train_config *cfg, const char *model, const pu_tokenizer *t, const char *type,
                         const pu_chat_template **out, pu_error *e) PU_MUST_USE;
 
 /* A conversation as a sample. An id that is not learned is kept as its complement (~id, below 0). */

@@ -113,7 +113,7 @@ static pu_err reply(pu_engine *en, const pu_train_sample *s, pu_sampling *how, p
   const pu_message m = {"user", NULL, pu_str_c(s->prompt)};
   int32_t stops[8];
   pu_ids ids = {0};
-  PU_TRY(pu_tune_template(s->cfg, s->path, s->tokenizer, s->model->arch, &c, e));
+  PU_TRY(pu_tune_template(s->cfg, s->path, s->tokenizer, s->model->arch->name, &c, e));
   how->stop_ids = stops;
   how->n_stop_ids = pu_chat_stop_ids(c, s->tokenizer, stops, PU_COUNT(stops));
   pu_err err = pu_chat_ids(c, s->tokenizer, &m, 1, true, &ids, e);

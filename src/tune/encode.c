@@ -3,13 +3,13 @@
 
 #include "puyu/tune.h"
 
-pu_err pu_tune_template(const pu_train_config *cfg, const char *model, const pu_tokenizer *t, const pu_arch *arch,
+pu_err pu_tune_template(const pu_train_config *cfg, const char *model, const pu_tokenizer *t, const char *type,
                         const pu_chat_template **out, pu_error *e) {
   const char *name = cfg->data.chat_template;
   *out = NULL;
   if (!t)
     return pu_fail(e, PU_ERR_USAGE, "conversations need a tokenizer, and the model has none: set model.tokenizer");
-  if (!name) PU_TRY(pu_chat_open(model, t, arch->name, out, e));
+  if (!name) PU_TRY(pu_chat_open(model, t, type, out, e));
   if (!name && !*out)
     return pu_fail(e, PU_ERR_USAGE,
                    "the model brings no chat template, and its tokenizer has the markers of none that puyu knows: set "

@@ -209,7 +209,7 @@ static pu_err open_all(feed *f, pu_train_feed *out, pu_error *e) {
   if (!f->names || !f->first) return no_memory(f, e);
   for (size_t i = 0; i < o->n; i++)
     if (!(f->names[i] = strdup(o->sources[i].path))) return no_memory(f, e);
-  PU_TRY(pu_tune_template(o->cfg, o->model, o->tokenizer, o->arch, &f->chat, e));
+  PU_TRY(pu_tune_template(o->cfg, o->model, o->tokenizer, o->arch->name, &f->chat, e));
   PU_TRY(read_all(f, e));
   PU_TRY(plan_rows(f, e));
   for (size_t i = 0; i < f->n; i++) tokens += f->len[i];
