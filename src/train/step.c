@@ -67,8 +67,10 @@ static double plain_nan(double v) {
 
 /* Model FLOPs of a step. pu_hparams_train_flops is linear in the length that attention runs over, and attention begins
  * anew at each document: a token of a document of n tokens counts n, so that the step counts the sum of n^2. */
-static double step_flops(const pu_hparams *hp, int64_t tokens, double squares) {
+static double step_flops(const pu_hparams *hp, int64_t tokens, double squares, bool adapts) {
   double fixed = pu_hparams_train_flops(hp, 0), by_length = pu_hparams_train_flops(hp, 1) - fixed;
+  if (adapts)
+    fixed *= 2.0 / 3; /* the model's matrices have no gradient of their own; the adapter's products count nothing */
   return fixed * (double)tokens + by_length * squares;
 }
 
@@ -186,7 +188,7 @@ pu_err pu_train_loop_step(pu_train_loop *l, bool *stopped, pu_error *e) {
   s->seconds += seconds;
   l->seconds += seconds;
   l->tok_per_s = (double)tokens / seconds;
-  double flops = step_flops(&l->model->hp, tokens, l->squares) / seconds;
+  double flops = step_flops(&l->model->hp, tokens, l->squares, l->adapter != NULL) / seconds;
   if (l->peak_flops > 0) l->peak_flops = PU_MAX(l->peak_flops, flops);
   l->mfu = l->peak_flops > 0 ? flops / l->peak_flops : NAN;
   l->peak_bytes = PU_MAX(l->peak_bytes, pu_memory_used());
