@@ -241,11 +241,94 @@ static void any_content(void **state) {
   pu_chat_free(c);
 }
 
+/* ---- published templates, where they are ---- */
+
+/* A tokenizer with whatever the template writes between angles as special tokens. */
+static pu_tokenizer *tokenizer_of(pu_str source, pu_arena *a) {
+  enum { MOST = 200 };
+  const char **special = pu_arena_zalloc(a, (MOST + 3) * sizeof *special);
+  size_t n = 2;
+  special[0] = "<s>";
+  special[1] = "</s>";
+  for (size_t i = 0; i < source.len && n < MOST; i++) {
+    size_t end = i + 1;
+    while (end < source.len && end - i < 40 && !strchr("<>'\"\n{}%", source.ptr[end])) end++;
+    if (source.ptr[i] != '<' || end == source.len || source.ptr[end] != '>' || end - i < 3) continue;
+    special[n] = pu_arena_strndup(a, source.ptr + i, end + 1 - i);
+    bool there = false;
+    for (size_t k = 0; k < n; k++) there |= strcmp(special[k], special[n]) == 0;
+    n += !there;
+  }
+  special[n] = NULL;
+  const pu_bpe_options o = {.vocab_size = (int32_t)n + 256, .special = special};
+  pu_bpe_trainer *trainer;
+  pu_tokenizer *tok;
+  pu_buf text;
+  pu_buf_init(&text, 1 << 24);
+  assert_ok(pu_bpe_trainer_create(&o, &trainer, &err), &err);
+  assert_ok(pu_bpe_trainer_add(trainer, pu_str_c("a question, an answer"), &err), &err);
+  assert_ok(pu_bpe_trainer_finish(trainer, &text, &err), &err);
+  assert_ok(pu_tokenizer_parse_json(pu_str_of(text.data, text.len), &tok, &err), &err);
+  pu_bpe_trainer_free(trainer);
+  pu_buf_deinit(&text);
+  return tok;
+}
+
+/* What the assistant says is found, and nothing that others say is in it. */
+static bool check_published(const char *path, pu_arena *a) {
+  static const char messages[] = "[{\"role\": \"user\", \"content\": \"first question\"},"
+                                 "{\"role\": \"assistant\", \"content\": \"first answer\"},"
+                                 "{\"role\": \"user\", \"content\": \"second question\"},"
+                                 "{\"role\": \"assistant\", \"content\": \"second answer\"}]";
+  pu_buf source;
+  pu_ids ids = {0}, answers = {0};
+  pu_buf_init(&source, 1 << 20);
+  assert_ok(pu_file_read(path, 1 << 20, &source, &err), &err);
+  pu_tokenizer *tok = tokenizer_of(pu_str_of(source.data, source.len), a);
+  pu_chat_template *c;
+  json_t *special = json_pack("{s:s, s:s}", "bos_token", "<s>", "eos_token", "</s>"), *m = json(messages);
+  assert_ok(pu_chat_parse(path, pu_str_of(source.data, source.len), special, &c, &err), &err);
+  const pu_chat chat = {.messages = m};
+  bool rendered = pu_chat_render_answers(c, tok, &chat, &ids, &answers, &err) == PU_OK;
+  if (!rendered) print_message("%s\n", err.msg);
+  for (int i = 1; rendered && i < 4; i += 2) {
+    const char *said = said_by(tok, &ids, &answers, i), *name = strrchr(path, '/') + 1;
+    if (!strstr(said, i == 1 ? "first answer" : "second answer") || strstr(said, "question"))
+      fail_msg("%s: answer %d is \"%s\"", name, i, said);
+    if (strlen(said) > 200) print_message("%s: \"%s\"\n", name, said);
+  }
+  pu_chat_free(c);
+  json_decref(special);
+  json_decref(m);
+  pu_tokenizer_free(tok);
+  pu_ids_deinit(&ids);
+  pu_ids_deinit(&answers);
+  pu_buf_deinit(&source);
+  return rendered;
+}
+
+static void published(void **state) {
+  (void)state;
+  char **names;
+  size_t n, done = 0;
+  pu_arena *a;
+  if (!pu_path_is_dir(PU_SHARED "/templates")) {
+    print_message("skipped: no %s\n", PU_SHARED "/templates");
+    skip();
+  }
+  assert_ok(pu_arena_create(64 << 20, &a, &err), &err);
+  assert_ok(pu_dir_list(a, PU_SHARED "/templates", &names, &n, &err), &err);
+  for (size_t i = 0; i < n; i++)
+    if (pu_ends_with(names[i], ".jinja")) done += check_published(pu_path_join(a, PU_SHARED "/templates", names[i]), a);
+  print_message("%zu published templates\n", done);
+  pu_arena_free(a);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(own_templates),  cmocka_unit_test(border), cmocka_unit_test(calls),
-      cmocka_unit_test(first_internlm), cmocka_unit_test(jinja),  cmocka_unit_test(jinja_thoughts),
-      cmocka_unit_test(any_content),
+      cmocka_unit_test(own_templates),  cmocka_unit_test(border),    cmocka_unit_test(calls),
+      cmocka_unit_test(first_internlm), cmocka_unit_test(jinja),     cmocka_unit_test(jinja_thoughts),
+      cmocka_unit_test(any_content),    cmocka_unit_test(published),
   };
   return cmocka_run_group_tests(tests, make_tokenizer, free_tokenizer);
 }
