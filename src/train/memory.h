@@ -9,7 +9,7 @@ typedef struct pu_train_plan {
   size_t gradients, moments;
   size_t activations; /* of one micro-batch, as the tape lays them out */
   size_t work;        /* what operations use while they run: see pu_train_work_bytes */
-  size_t data;        /* ids of one step */
+  size_t data;        /* ids of one step, and those that a feed holds */
   size_t copy;        /* what the checkpoint thread writes from */
   size_t total;
 } pu_train_plan;

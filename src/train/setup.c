@@ -300,6 +300,7 @@ static void make_plan(pu_train_loop *l) {
   p->activations = pu_model_activation_bytes(m, micro * T, T, true, l->cfg.train.recompute);
   p->work = pu_train_work_bytes(l->be, m, micro * T, T, rank);
   p->data = (size_t)(l->cfg.train.global_batch * T) * 3 * sizeof(int32_t);
+  if (l->data.feed.read) p->data += (size_t)(l->data.tokens + l->valid.tokens) * sizeof(int32_t); /* it holds them */
   pu_train_plan_sum(p);
 }
 
