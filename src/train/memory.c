@@ -19,8 +19,11 @@ void pu_train_plan_print(const pu_train_plan *p) {
   pu_log(PU_LOG_INFO, "memory plan: %s (%s)", pu_bytes_text(p->total, size), line);
 }
 
-size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t tokens, int64_t seq_len) {
+size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t tokens, int64_t seq_len, int64_t rank) {
   const pu_hparams *hp = &m->hp;
+  int64_t nf4 = 0;
+  for (size_t i = 0; i < m->n_params; i++)
+    if (m->params[i].w->layout == PU_LAYOUT_NF4) nf4 = PU_MAX(nf4, pu_tensor_count(m->params[i].w));
   const pu_work_shape s = {.dtype = m->dtype,
                            .tokens = tokens,
                            .max_len = seq_len,
@@ -30,7 +33,9 @@ size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t toke
                            .experts_used = hp->experts ? hp->experts_used : 0,
                            .heads = (int)hp->heads,
                            .kv_heads = (int)hp->kv_heads,
-                           .head_dim = (int)hp->head_dim};
+                           .head_dim = (int)hp->head_dim,
+                           .rank = rank,
+                           .nf4 = nf4};
   return be->work_bytes ? be->work_bytes(be, &s) : 0;
 }
 
