@@ -1,5 +1,5 @@
 # A thin front for CMake: each target is one or two commands, and says which.
-.PHONY: all deps dev-deps test test-gpu demo bench check fuzz install clean
+.PHONY: all deps dev-deps test test-gpu demo bench bench-data check fuzz install clean
 
 BUILD := build/release
 JOBS ?= $(shell nproc)
@@ -30,6 +30,10 @@ demo: all
 
 bench: all
 	scripts/bench $(BUILD)/puyu
+
+# The data stage against its marks: make bench-data DATA=DIR; scripts/bench-data says what the folder may hold.
+bench-data: all
+	scripts/bench-data
 
 check: dev-deps
 	scripts/check

@@ -106,6 +106,30 @@ function(puyu_web module)
   target_sources(puyu_${module} PRIVATE ${out})
 endfunction()
 
+# puyu_texts(MODULE FOLDER ENDING TYPE HEADER)
+# Every FOLDER/NAME.ENDING as a row {NAME, its bytes, how many} of the table `const TYPE TYPEs[]`, ended by a row of zeros
+# and sorted by name.
+function(puyu_texts module folder ending type header)
+  file(GLOB files CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/${folder}/*.${ending})
+  set(rows "")
+  foreach(file ${files})
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${file})
+    get_filename_component(stem ${file} NAME_WE)
+    file(READ ${file} hex HEX)
+    file(SIZE ${file} size)
+    string(REGEX REPLACE "([0-9a-f][0-9a-f])" "\\\\x\\1" escaped "${hex}")
+    string(APPEND rows "    {\"${stem}\", \"${escaped}\", ${size}},\n")
+  endforeach()
+  set(out ${CMAKE_BINARY_DIR}/generated/${type}s.c)
+  file(CONFIGURE OUTPUT ${out} CONTENT
+"/* Made by puyu_texts from ${folder}: do not edit. */
+#include \"${header}\"
+const ${type} ${type}s[] = {
+${rows}    {0}};
+" @ONLY)
+  target_sources(puyu_${module} PRIVATE ${out})
+endfunction()
+
 # puyu_test(NAME USES modules…): tests/DIR/NAME.c is one cmocka program.
 function(puyu_test path)
   cmake_parse_arguments(T "" "" "USES;LABELS" ${ARGN})

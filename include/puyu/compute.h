@@ -49,8 +49,10 @@ enum { PU_MAX_DIMS = 4 };
 /* How a weight lies in memory. PLAIN is by strides. TILED is what the CPU's inference kernels read: tiles of 16 rows by
  * 64 bytes, one after the other (see src/compute/cpu/gemm.h); only `linear` and `linear_cross_entropy` without
  * a tape take it; on a device without such kernels it is a plain copy. PACKED is a weight in few bits, for these two
- * and `moe_mlp`, without a tape; dtype is the compute type that it stands for. */
-typedef enum pu_layout { PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED } pu_layout;
+ * and `moe_mlp`, without a tape; dtype is the compute type that it stands for. NF4 is a weight in 4 bits beside which
+ * something is trained: `linear` alone takes it, with a tape too if it wants no gradient, and computes with the values of
+ * its compute type (see pu_nf4_pack). */
+typedef enum pu_layout { PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED, PU_LAYOUT_NF4 } pu_layout;
 
 /* What a PACKED matrix [M, K] holds: w[m][k] = (q - zero) * scale, with a scale (and a zero) for each row and group of
  * inputs. With M' = M rounded up to 16, K' = K rounded up to the group, G = K' / group, there follow one another, each
@@ -104,6 +106,7 @@ typedef struct pu_work_shape {
   int64_t experts_used; /* of a token; 0: the model has no experts */
   int heads, kv_heads, head_dim;
   int64_t rank; /* the largest of the adapters that are trained; 0: none are */
+  int64_t nf4;  /* values of the largest weight in NF4; 0: there is none */
 } pu_work_shape;
 
 typedef struct pu_backend pu_backend;
@@ -447,6 +450,15 @@ size_t pu_packed_bytes(const pu_packing *p, int64_t rows, int64_t cols);
 size_t pu_weight_bytes(const pu_tensor *w); /* whatever its layout */
 /* What `linear` with a PACKED weight of so many columns takes for itself. */
 size_t pu_packed_work_bytes(int64_t tokens, int64_t cols, pu_dtype dtype);
+/* n values in NF4 (Dettmers et al. 2023), on the host: 4 bits each by blocks of 64 values, whose largest magnitude is a block's
+ * scale; and the scales, less their mean, in 8 bits by blocks of 256: 4.127 bits a value in all. There follow one another, each
+ * from a multiple of 64 bytes: codes (two a byte, the first in its high half), scales' codes (a byte each), their steps (f32, one
+ * for 256), their mean (f32). Codes and scales are those of bitsandbytes. */
+enum { PU_NF4_BLOCK = 64 };
+size_t pu_nf4_bytes(int64_t n);
+pu_err pu_nf4_pack(void *out, const float *w, int64_t n, pu_error *e) PU_MUST_USE;
+/* Blocks [begin, end) of them as f32 or bf16, into their places of out [n]. */
+void pu_nf4_unpack(void *out, pu_dtype type, const void *packed, int64_t n, int64_t begin, int64_t end);
 static inline int64_t pu_packed_groups(const pu_packing *p, int64_t cols) {
   return (cols + p->group - 1) / p->group;
 }

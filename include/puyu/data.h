@@ -74,10 +74,10 @@ typedef struct pu_document {
 } pu_document;
 
 /* Reads a corpus document by document, whatever docs/data.md lists as read, by the files' names or first bytes: plain
- * text is cut as `split` says; JSON Lines and tables give the string under `key` (NULL: "content", else "text"); a folder
- * gives its files in the order of their names, with those below it. Texts are valid UTF-8, their lines end with \n, and
- * they are at most 64 MiB; what has none is passed over. A file that is broken, or holds nothing that is read, is an
- * error that names file and place (PU_ERR_FORMAT). */
+ * text is cut as `split` says; JSON Lines and tables give the string under `key` (NULL: "content", else "text"); a
+ * folder gives its files in the order of their names, with those below it. Texts are valid UTF-8, their lines end with
+ * \n, and they are at most 64 MiB; what has none is passed over. A file that is broken, or holds nothing that is read,
+ * is an error that names file and place (PU_ERR_FORMAT). */
 typedef struct pu_corpus pu_corpus;
 pu_err pu_corpus_open(const char *const *paths, size_t n, pu_split split, const char *key, pu_corpus **out,
                       pu_error *e) PU_MUST_USE;
@@ -101,6 +101,8 @@ typedef struct pu_source {
   const char *charset; /* NULL: found */
   int split;           /* pu_split */
   int html;            /* auto, article, forum, all */
+  /* In place of those that all sources have, with bounds of their own; without filters, bounds besides the others. */
+  pu_strs filters, bounds;
 } pu_source;
 
 typedef enum pu_width { PU_WIDTH_KEEP, PU_WIDTH_HALF } pu_width; /* Ａ１ become A1 */
@@ -281,6 +283,17 @@ pu_err pu_contam_cut(const pu_contam_found *f, pu_str text, pu_buf *out, pu_erro
 pu_err pu_contam_run(const char *dir, const char *before, const pu_contam *c, const pu_data_how *how,
                      pu_data_result *out, pu_error *e) PU_MUST_USE;
 
+/* ---- records of evaluation sets ---- */
+
+/* Every record of a file, as a JSON object that lives as long as the call, and its number: of its line, row or place in
+ * the list, from 1. JSON Lines; JSON, a list or an object with one in it; CSV and TSV, whose cells are strings by the
+ * names in the first row or, where `columns` (may be NULL) has some, by these, without such a row; of any other file so
+ * many lines a record as there are columns, or all of it as "text". Plain, .gz or .zst. What is broken is an error that
+ * says where. Caps: 64 MiB a line or row, and of JSON the file. */
+pu_err pu_records_each(const char *path, const pu_strs *columns,
+                       pu_err (*each)(void *arg, uint64_t number, const json_t *record, pu_error *e), void *arg,
+                       pu_error *e) PU_MUST_USE;
+
 /* Documents joined into longer ones. */
 typedef enum pu_join {
   PU_JOIN_NONE,
@@ -300,8 +313,10 @@ typedef struct pu_mix_options {
   int64_t bytes;      /* of text in all, about; 0: as much as there is of the sources that come */
   int64_t min_bytes;  /* shorter documents do not come: for stages of long contexts */
   int64_t seed;
-  int join;           /* pu_join */
-  int64_t join_bytes; /* how long a joined document becomes, about */
+  int join;              /* pu_join */
+  int64_t join_bytes;    /* how long a joined document becomes, about */
+  double valid_fraction; /* join: of the shards to come. Documents for validation are joined among themselves, so that
+                            none is on both sides */
 } pu_mix_options;
 
 /* Makes stage DIR of stage BEFORE: documents of its sources by weight, whole passes and a share of one more, in random
@@ -347,10 +362,10 @@ pu_err pu_data_report(const char *title, const char *const *stages, size_t n, co
 
 typedef struct pu_tokenize_options {
   const pu_tokenizer *tokenizer;
-  pu_pool *pool; /* NULL: one thread. The files are the same whatever the threads */
-  double
-      valid_fraction; /* of documents, by a hash of their id, into DIR/valid; the rest into DIR/train. 0: all in DIR */
-  bool bos, eos;      /* around each document, where the tokenizer has them */
+  pu_pool *pool;         /* NULL: one thread. The files are the same whatever the threads */
+  double valid_fraction; /* of documents, by a hash of their id (without a "+3" at its end, by which joined documents
+                            have that of their first), into DIR/valid; the rest into DIR/train. 0: all in DIR */
+  bool bos, eos;         /* around each document, where the tokenizer has them */
   bool internevo;
   uint64_t max_tokens; /* a shard; 0: the writer's default */
   void (*progress)(void *arg, double done, double total);
@@ -364,7 +379,8 @@ typedef struct pu_tokenize_result {
 pu_err pu_tokenize_run(pu_corpus *corpus, const char *dir, const pu_tokenize_options *o, pu_tokenize_result *out,
                        pu_error *e) PU_MUST_USE;
 /* Makes stage DIR of the documents of stage BEFORE: UNIT-00000.pub and so on, in DIR/train and DIR/valid or all in DIR.
- * Domain k is the k-th name of "domains" in stage.json: a source. The sidecar says of each document where its tokens
+ * Joined documents are refused for another validation fraction than they were joined for. Domain k is the k-th name of
+ * "domains" in stage.json: a source. The sidecar says of each document where its tokens
  * are: {"span": {"file", "token": its first in the file, "tokens", "bytes": of its text}}. o->pool and o->progress are
  * not looked at. */
 pu_err pu_tokenize_stage(const char *dir, const char *before, const pu_tokenize_options *o, const pu_data_how *how,

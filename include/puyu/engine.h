@@ -242,6 +242,10 @@ pu_err pu_session_adapter(pu_session *s, const char *name, pu_error *e) PU_MUST_
 /* Keeps log-probabilities of prompt tokens, too, with the `top` (0..20) most probable beside: see pu_session_prompt.
  * Only before the first append; such a session takes nothing from the prefix cache. */
 pu_err pu_session_score(pu_session *s, int top, pu_error *e) PU_MUST_USE;
+/* The same for prompt tokens from `from` (at least 1) on alone, whose first pu_session_prompt then tells. What stands
+ * before may come from a fork or the prefix cache: the options of a question branch off it. Before any of these tokens,
+ * or the one before them, is computed; so a fork of a processed prompt is told from the prompt's length on. */
+pu_err pu_session_score_from(pu_session *s, int64_t from, int top, pu_error *e) PU_MUST_USE;
 /* Adds prompt tokens (checked against vocabulary and context). They are processed by the next steps. */
 pu_err pu_session_append(pu_session *s, const int32_t *ids, size_t n, pu_error *e) PU_MUST_USE;
 /* Begins an answer; tokens come with the engine's steps. on_text (may be NULL) gets text as soon as it is certain: whole
@@ -268,7 +272,7 @@ typedef struct pu_token_info {
 /* Of the answer's tokens, of which *n are there; NULL where top_logprobs was -1. Lives until the next call on the session
  * or step. */
 const pu_token_info *pu_session_tokens(const pu_session *s, size_t *n);
-/* Of the prompt's tokens processed so far: after pu_session_score, else NULL. */
+/* Of the prompt's tokens processed so far: after pu_session_score or pu_session_score_from, else NULL. */
 const pu_token_info *pu_session_prompt(const pu_session *s, size_t *n);
 
 /* Forgets everything after the first n tokens (cached work for them is kept). */

@@ -274,6 +274,7 @@ typedef enum pu_quant {
 typedef struct pu_model_options {
   pu_dtype dtype;   /* compute type */
   bool train;       /* f32 masters, and gradients (w->grad, f32) with their memory */
+  bool nf4;         /* beside an adapter in training: the matrices of attention and dense MLPs in PU_LAYOUT_NF4 (QLoRA) */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */
   bool plain;       /* with `tile`: PU_LAYOUT_PLAIN for those not packed; set for backends that have no tiles */
   pu_quant quant;
@@ -393,7 +394,8 @@ typedef struct pu_adapter_shape {
   int64_t rank;  /* 1..PU_LORA_MAX_RANK */
   double alpha;  /* the factor is alpha / rank; rslora: alpha / sqrt(rank) */
   bool rslora;
-  pu_strs targets; /* matrices by the ends of their names in the family's files: "q_proj", "wqkv" */
+  pu_strs targets; /* matrices by the ends of their names in the family's files: "q_proj", "wqkv"; none: all that there are */
+  const char *base; /* what adapter_config.json calls the base; NULL: nothing */
 } pu_adapter_shape;
 /* A new one to train: A uniform in +-1 / sqrt(columns), each value a function of (seed, name, index); B 0, so that it
  * changes nothing yet. */
@@ -406,6 +408,10 @@ size_t pu_adapter_bytes(const pu_adapter *a); /* of the backend's memory */
 pu_param *pu_adapter_params(pu_adapter *a, size_t *n);
 /* Writes the directory, from the masters where there are some; the configuration last. dtype: f32, bf16 or f16. */
 pu_err pu_adapter_save(const pu_adapter *a, const char *dir, pu_dtype dtype, pu_error *e) PU_MUST_USE;
+/* The same with the values of other params, as many as pu_adapter_params gives and like them, whose masters lie in the
+ * host's memory: a copy, written while the adapter is trained. Another thread may call it. */
+pu_err pu_adapter_save_params(const pu_adapter *a, const pu_param *params, const char *dir, pu_dtype dtype,
+                              pu_error *e) PU_MUST_USE;
 /* Adds scale B A to the model's matrices, in f32, rounded once to their type. Of a model without tiles and masters. */
 pu_err pu_model_merge(pu_model *m, const char *adapter_dir, pu_error *e) PU_MUST_USE;
 

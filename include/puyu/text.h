@@ -220,6 +220,14 @@ pu_err pu_chat_render_text(const pu_chat_template *c, const pu_chat *chat, pu_bu
 pu_err pu_chat_render_ids(const pu_chat_template *c, const pu_tokenizer *t, const pu_chat *chat, pu_ids *out,
                           pu_error *e) PU_MUST_USE;
 
+/* The ids of pu_chat_render_ids (generate does not count: there is none), and for each of them in `answers` whose answer it
+ * is part of: the place in messages of what an assistant says (content, calls, the marker that ends the turn), or -1. What a
+ * model that answers learns: a token belongs to an answer where no byte of it is of what stands before. Of a Jinja template an
+ * answer is what follows the prompt that would have asked for it, up to the token that ends it, or where the conversation up to
+ * it ends; each answer is found by rendering the messages before it. */
+pu_err pu_chat_render_answers(const pu_chat_template *c, const pu_tokenizer *t, const pu_chat *chat, pu_ids *ids,
+                              pu_ids *answers, pu_error *e) PU_MUST_USE;
+
 /* Calls in an answer, in the form the template teaches: InternLM2's <|action_start|><|plugin|>, <tool_call>{json}
  * </tool_call>, Llama 3's bare JSON. The answer's text has its special tokens in it, those of pu_chat_call_ids. */
 enum {

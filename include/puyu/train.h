@@ -4,8 +4,9 @@
  *   config.yaml       the resolved configuration
  *   metrics.jsonl     one object a step: step, loss, grad_norm, lr, tokens, tok_per_s, mfu, …; also validation losses
  *   samples.jsonl     generations at intervals
- *   step-NNNNNN/      a checkpoint: the model as a Hugging Face directory, with optimizer.safetensors and state.json
- *                     beside it. It exists when the directory was renamed into place.
+ *   step-NNNNNN/      a checkpoint: the model as a Hugging Face directory (with lora.rank or lora.path the adapter alone,
+ *                     as a PEFT directory), with optimizer.safetensors and state.json beside it. It exists when the
+ *                     directory was renamed into place.
  *   lock              held while a process trains here
  * Starting again with the same run resumes from the newest complete checkpoint; losses from there on are the same to
  * the bit as in a run that was never stopped, and metrics.jsonl is cut back to that step first.
@@ -18,27 +19,49 @@
 #include "puyu/shards.h"
 #include "puyu/text.h"
 
-typedef enum pu_source_type { PU_SOURCE_SHARDS, PU_SOURCE_TEXT, PU_SOURCE_JSONL, PU_SOURCE_IDS } pu_source_type;
+typedef enum pu_train_task {
+  PU_TASK_PRETRAIN,
+  PU_TASK_SFT /* conversations: rows come through pu_train_hooks.feed */
+} pu_train_task;
+
+typedef enum pu_source_type {
+  PU_SOURCE_SHARDS,
+  PU_SOURCE_TEXT,
+  PU_SOURCE_JSONL,
+  PU_SOURCE_IDS,
+  PU_SOURCE_CHAT /* of PU_TASK_SFT, and the only one there */
+} pu_source_type;
+
+/* How a file of conversations calls its keys; NULL: as its form does. */
+typedef struct pu_chat_columns {
+  const char *messages, *role, *content, *tools, *system, *instruction, *input, *output, *history;
+} pu_chat_columns;
 
 typedef struct pu_train_source {
   int type; /* pu_source_type */
   const char *path, *key;
   double weight;
+  const char *form; /* of a chat source; NULL: found out */
+  pu_chat_columns columns;
 } pu_train_source;
 
 /* Filled from YAML and key=value through pu_train_options; the keys are its dotted names (see that table for defaults
  * and ranges). */
 typedef struct pu_train_config {
-  int task; /* 0: pretrain */
+  int task; /* pu_train_task */
   const char *run;
   struct { const char *path, *shape, *tokenizer; int64_t seed; } model;
   struct {
     int64_t seq_len;
     bool cross_document;
     pu_list sources; /* of pu_train_source */
+    const char *chat_template; /* one of puyu's own by name; NULL: the model's */
+    int too_long;              /* a conversation above seq_len: 0 is left out, 1 is cut */
+    bool pack;                 /* several conversations a row */
   } data;
   struct {
     int64_t steps, global_batch, micro_batch, seed, threads;
+    double epochs;  /* above 0: so many passes over the data, instead of steps; of rows whose number is known */
     double minutes; /* above 0: the run ends after so many minutes of steps, and the schedule is stretched to fit */
     int64_t ramp_start, ramp_steps; /* batch-size ramp-up: from ramp_start sequences, linearly over ramp_steps */
     int precision;                  /* 0: bf16, 1: f32 */
@@ -54,17 +77,69 @@ typedef struct pu_train_config {
   struct { int64_t every, keep; } checkpoint;
   struct { int64_t every, batches; const char *path; } validate;
   struct { int64_t every, max_tokens; pu_strs prompts; double temperature; } sample;
+  /* With rank or path, an adapter is trained and the model stays as it is. */
+  struct {
+    int64_t rank;     /* of a new one; 0: none */
+    double alpha;
+    bool rslora;
+    pu_strs targets;  /* none: all matrices that can be adapted */
+    const char *path; /* an adapter to go on with */
+    int base;         /* what the model's matrices are kept in: 0 the compute type, 1 NF4 (QLoRA) */
+  } lora;
   struct { int64_t every; } log;
 } pu_train_config;
 
 extern const pu_option pu_train_options[];
 
+/* ---- rows from a higher floor ------------------------------------------------------------------------------------ */
+
+/* One row of a batch: samples end to end, none of which sees another. */
+typedef struct pu_train_row {
+  int32_t *ids, *targets, *starts; /* [seq_len] each, the caller's; targets: the id to be predicted, -1: none */
+  int64_t n;                       /* tokens, 1 to seq_len */
+  int n_starts;                    /* samples; starts[0] = 0 */
+  int source;                      /* which of the feed's sources the row is of */
+} pu_train_row;
+
+/* Where rows come from, when not from data.sources' tokens. Row `index` is a function of index alone: resuming to the bit
+ * rests on that. Reading may not fail: what can go wrong goes wrong when the feed is opened. */
+typedef struct pu_train_feed {
+  void *arg;
+  uint64_t rows, tokens; /* of one pass over the data */
+  size_t n;              /* sources, by name */
+  const char *const *names;
+  void (*read)(void *arg, uint64_t index, pu_train_row *out);
+  void (*close)(void *arg);
+} pu_train_feed;
+
+typedef struct pu_train_feed_options {
+  const pu_train_config *cfg;
+  const pu_train_source *sources; /* data.sources, or what validate.path names */
+  size_t n;
+  bool valid;                    /* for validation: in the order of the files */
+  const pu_tokenizer *tokenizer; /* NULL: the model has none */
+  const char *model;             /* its path, for the chat template it brings; or NULL */
+  const pu_arch *arch;
+  int64_t vocab;
+} pu_train_feed_options;
+
+/* A text to be made from the model as it is now, for samples.jsonl. */
+typedef struct pu_train_sample {
+  pu_model *model;
+  const pu_adapter *adapter; /* what is trained instead of the model; or NULL */
+  const pu_tokenizer *tokenizer;
+  const pu_train_config *cfg; /* sample.max_tokens, sample.temperature; task: whether the prompt is a user's in a chat */
+  const char *path;           /* the model's, for the chat template it brings; or NULL */
+  const char *prompt;
+} pu_train_sample;
+
 /* What a higher floor lends the loop. Each may be NULL. */
 typedef struct pu_train_hooks {
   void *arg;
-  /* Continues prompt with the model as it is now; appends the text to out. (The engine stands on this floor too.) */
-  pu_err (*sample)(void *arg, pu_model *m, const pu_tokenizer *t, const char *prompt, int64_t max_tokens,
-                   double temperature, pu_buf *out, pu_error *e);
+  /* Rows for the tasks that need one. What is given lives as long as the feed. */
+  pu_err (*feed)(void *arg, const pu_train_feed_options *o, pu_train_feed *out, pu_error *e);
+  /* Continues the prompt, or answers it; appends the text to out. (The engine stands on this floor too.) */
+  pu_err (*sample)(void *arg, const pu_train_sample *s, pu_buf *out, pu_error *e);
   /* After every step; false stops the run as SIGTERM would, with a checkpoint. */
   bool (*step)(void *arg, int64_t step, double loss);
 } pu_train_hooks;

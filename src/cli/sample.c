@@ -1,5 +1,7 @@
 #include "src/cli/sample.h"
 
+#include "puyu/tune.h"
+
 void pu_cli_show_share(void *bar, double done, double total) {
   pu_progress_set(bar, total > 0 ? 100 * done / total : 0, NULL);
 }
@@ -86,33 +88,68 @@ pu_err pu_cli_encode_prompt(const pu_tokenizer *t, pu_str text, pu_ids *out, pu_
   return pu_encode(t, text, pu_tokenizer_adds_bos(t) ? PU_ENCODE_BOS : 0, out, e);
 }
 
-pu_err pu_cli_continue(pu_engine *en, const char *prompt, const pu_sampling *how, pu_buf *out, pu_error *e) {
+/* The whole of an answer to ids, appended to out. */
+static pu_err answer_ids(pu_engine *en, const pu_ids *ids, const pu_sampling *how, pu_buf *out, pu_error *e) {
   pu_session *s = NULL;
-  pu_ids ids = {0};
-  pu_err err = pu_session_open(en, &s, e);
-  if (!err) err = pu_cli_encode_prompt(pu_engine_tokenizer(en), pu_str_c(prompt), &ids, e);
-  if (!err) err = pu_session_append(s, ids.v, ids.n, e);
+  pu_err err = pu_cli_open_session(en, &s, e);
+  if (!err) err = pu_session_append(s, ids->v, ids->n, e);
   if (!err) err = pu_session_generate(s, how, NULL, NULL, e);
   if (!err) {
     pu_str text = pu_session_text(s);
     if (!pu_buf_append(out, text.ptr, text.len)) err = pu_fail(e, PU_ERR_NOMEM, "no memory for the generated text");
   }
-  pu_ids_deinit(&ids);
   pu_session_close(s);
   return err;
 }
 
-pu_err pu_cli_sample_hook(void *arg, pu_model *m, const pu_tokenizer *t, const char *prompt, int64_t max_tokens,
-                          double temperature, pu_buf *out, pu_error *e) {
-  (void)arg;
+pu_err pu_cli_continue(pu_engine *en, const char *prompt, const pu_sampling *how, pu_buf *out, pu_error *e) {
+  pu_ids ids = {0};
+  pu_err err = pu_cli_encode_prompt(pu_engine_tokenizer(en), pu_str_c(prompt), &ids, e);
+  if (!err) err = answer_ids(en, &ids, how, out, e);
+  pu_ids_deinit(&ids);
+  return err;
+}
+
+/* What a model says to a user, in its chat template. */
+static pu_err reply(pu_engine *en, const pu_train_sample *s, pu_sampling *how, pu_buf *out, pu_error *e) {
+  const pu_chat_template *c;
+  const pu_message m = {"user", NULL, pu_str_c(s->prompt)};
+  int32_t stops[8];
+  pu_ids ids = {0};
+  PU_TRY(pu_tune_template(s->cfg, s->path, s->tokenizer, s->model->arch->name, &c, e));
+  how->stop_ids = stops;
+  how->n_stop_ids = pu_chat_stop_ids(c, s->tokenizer, stops, PU_COUNT(stops));
+  pu_err err = pu_chat_ids(c, s->tokenizer, &m, 1, true, &ids, e);
+  if (!err) err = answer_ids(en, &ids, how, out, e);
+  pu_ids_deinit(&ids);
+  pu_chat_free(c);
+  return err;
+}
+
+static pu_err sample_over(const pu_train_sample *s, const char *dir, pu_buf *out, pu_error *e) {
   pu_engine *en;
-  pu_engine_options o = {.context = PU_MIN(m->hp.max_position, 4096), .max_batch = 1};
-  PU_TRY(pu_engine_over(m, t, &o, &en, e));
+  const pu_engine_adapter beside = {"trained", dir};
+  pu_engine_options o = {.context = PU_MIN(s->model->hp.max_position, 4096),
+                         .max_batch = 1,
+                         .adapters = &beside,
+                         .n_adapters = dir ? 1 : 0};
+  if (dir) PU_TRY(pu_adapter_save(s->adapter, dir, PU_F32, e));
+  PU_TRY(pu_engine_over(s->model, s->tokenizer, &o, &en, e));
   pu_sampling how = pu_sampling_default();
-  how.temperature = temperature;
-  how.max_tokens = max_tokens;
+  how.temperature = s->cfg->sample.temperature;
+  how.max_tokens = s->cfg->sample.max_tokens;
   how.seed = 1;
-  pu_err err = pu_cli_continue(en, prompt, &how, out, e);
+  pu_err err = s->cfg->task == PU_TASK_SFT ? reply(en, s, &how, out, e) : pu_cli_continue(en, s->prompt, &how, out, e);
   pu_engine_free(en);
   return err;
+}
+
+pu_err pu_cli_sample_hook(void *arg, const pu_train_sample *s, pu_buf *out, pu_error *e) {
+  char dir[4096];
+  (void)arg;
+  if (!s->adapter) return sample_over(s, NULL, out, e);
+  if (snprintf(dir, sizeof dir, "%s/sample.tmp", s->cfg->run) >= (int)sizeof dir)
+    return pu_fail(e, PU_ERR_USAGE, "%.80s…: the name of the run is too long", s->cfg->run);
+  pu_err err = sample_over(s, dir, out, e), gone = pu_remove_tree(dir, err ? NULL : e);
+  return err ? err : gone;
 }

@@ -3,6 +3,7 @@
 #define PUYU_SAMPLE_H
 
 #include "puyu/engine.h"
+#include "puyu/train.h"
 #include "src/cli/rows.h"
 
 /* The type to compute in, by --dtype. AUTO: f32 where most of the weights in the files are f32, so that what was
@@ -65,8 +66,8 @@ pu_err pu_cli_encode_prompt(const pu_tokenizer *t, pu_str text, pu_ids *out, pu_
 /* Appends the continuation of prompt to out. */
 pu_err pu_cli_continue(pu_engine *en, const char *prompt, const pu_sampling *how, pu_buf *out, pu_error *e) PU_MUST_USE;
 
-/* pu_train_hooks.sample: an engine over the model in training, for one prompt. */
-pu_err pu_cli_sample_hook(void *arg, pu_model *m, const pu_tokenizer *t, const char *prompt, int64_t max_tokens,
-                          double temperature, pu_buf *out, pu_error *e);
+/* pu_train_hooks.sample: an engine over the model in training, for one prompt; an adapter goes there through a folder
+ * in the run's, which is removed again. */
+pu_err pu_cli_sample_hook(void *arg, const pu_train_sample *s, pu_buf *out, pu_error *e);
 
 #endif

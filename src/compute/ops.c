@@ -125,7 +125,8 @@ pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y
   if (!fits(x, 2, -1) || !fits(w, 2, x->shape[1]) || x->dtype != w->dtype || (b && !fits(b, 1, w->shape[0])))
     return misfit(c, "linear");
   bool grad = has_grad(x) || has_grad(w) || has_grad(b);
-  if (w->layout != PU_LAYOUT_PLAIN && pu_tape_recording(c) && grad)
+  bool frozen = w->layout == PU_LAYOUT_NF4 && !has_grad(w);
+  if (w->layout != PU_LAYOUT_PLAIN && !frozen && pu_tape_recording(c) && grad)
     return pu_ctx_fail(c, PU_ERR_UNSUPPORTED,
                        "linear: a tiled or packed weight has no backward; train with the plain one");
   pu_tensor *y = new2(c, y_f32 ? PU_F32 : x->dtype, x->shape[0], w->shape[0], grad);
@@ -277,8 +278,9 @@ pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const 
       targets->shape[0] != x->shape[0])
     return misfit(c, "linear_cross_entropy");
   bool grad = pu_tape_recording(c) && (has_grad(x) || has_grad(w));
-  if (grad && w->layout != PU_LAYOUT_PLAIN)
-    return pu_ctx_fail(c, PU_ERR_UNSUPPORTED, "linear_cross_entropy: a tiled or packed weight has no backward");
+  if (w->layout == PU_LAYOUT_NF4 || (grad && w->layout != PU_LAYOUT_PLAIN))
+    return pu_ctx_fail(c, PU_ERR_UNSUPPORTED,
+                       "linear_cross_entropy: a tiled or packed weight has no backward, and NF4 no forward");
   pu_tensor *loss = new1(c, PU_F32, x->shape[0], false);
   pu_tensor *dx = grad ? new2(c, x->dtype, x->shape[0], x->shape[1], false) : NULL;
   if (c->status) return NULL;

@@ -236,7 +236,8 @@ static pu_err read_all(reading *r, const char *name, pu_error *e) {
 }
 
 pu_err contam_add_as(pu_contam *c, const char *path, const char *name, pu_error *e) {
-  const pu_read_options o = {.source = "evaluation", .name = name, .skips = {on_skip, &c->counts.broken}};
+  const pu_read_options o = {
+      .source = "evaluation", .name = name, .skips = {.skip = on_skip, .arg = &c->counts.broken}};
   reading r = {.c = c};
   uint64_t broken = c->counts.broken;
   PU_TRY(contam_file_begin(c, name, e));

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "src/data/doc.h"
+#include "src/data/script.h"
 
 enum { KEPT_MAX = 64 << 10 };
 #define ARENA_MAX ((size_t)8 << 30) /* address space only: an n-gram table of the longest text, and more */
@@ -31,7 +32,7 @@ void pu_doc_clear(pu_doc *d) {
   pu_arena_reset(d->arena);
   pu_buf_clear(&d->text);
   pu_buf_clear(&d->spare);
-  d->id = d->source = d->url = d->title = d->author = d->time = d->lang = (pu_str){0};
+  d->id = d->source = d->repository = d->url = d->title = d->author = d->time = d->lang = (pu_str){0};
   d->type = pu_str_c("text");
   d->seen = false;
 }
@@ -64,51 +65,8 @@ pu_str pu_doc_keep(pu_doc *d, pu_str s) {
 
 /* ---- the view ---- */
 
-typedef enum kind {
-  SPACE,
-  LETTER, /* of a script that puts spaces between words; digits and punctuation are in its words */
-  OTHER,
-  UNSPACED,
-  UNSPACED_MARK
-} kind;
-
-typedef struct range {
-  uint32_t lo, hi;
-  kind is;
-} range;
-
-/* Sorted. What is not here and not ASCII is a letter. */
-static const range ranges[] = {
-    {0x0080, 0x009F, OTHER},         {0x00A0, 0x00A0, SPACE},         {0x00A1, 0x00BF, OTHER},
-    {0x0E00, 0x0EFF, UNSPACED},      {0x0F00, 0x109F, UNSPACED},      {0x1680, 0x1680, SPACE},
-    {0x1780, 0x17FF, UNSPACED},      {0x2000, 0x200A, SPACE},         {0x200B, 0x2027, OTHER},
-    {0x2028, 0x2029, SPACE},         {0x202A, 0x202E, OTHER},         {0x202F, 0x202F, SPACE},
-    {0x2030, 0x205E, OTHER},         {0x205F, 0x205F, SPACE},         {0x2060, 0x2BFF, OTHER},
-    {0x3000, 0x3000, SPACE},         {0x3001, 0x3004, UNSPACED_MARK}, {0x3005, 0x3007, UNSPACED},
-    {0x3008, 0x303F, UNSPACED_MARK}, {0x3040, 0x312F, UNSPACED},      {0x31A0, 0x31FF, UNSPACED},
-    {0x3400, 0x4DBF, UNSPACED},      {0x4E00, 0x9FFF, UNSPACED},      {0xE000, 0xF8FF, OTHER},
-    {0xF900, 0xFAFF, UNSPACED},      {0xFE30, 0xFE4F, UNSPACED_MARK}, {0xFF01, 0xFF0F, UNSPACED_MARK},
-    {0xFF1A, 0xFF20, UNSPACED_MARK}, {0xFF3B, 0xFF40, UNSPACED_MARK}, {0xFF5B, 0xFF65, UNSPACED_MARK},
-    {0xFF66, 0xFF9F, UNSPACED},      {0xFFF0, 0xFFFF, OTHER},         {0x1F000, 0x1FAFF, OTHER},
-    {0x20000, 0x3FFFF, UNSPACED},
-};
-
-static kind kind_of(uint32_t cp) {
-  if (cp == 0xFF0C || cp == 0x3001 || cp == 0x3002) return UNSPACED_MARK; /* most of what comes here */
-  size_t lo = 0, hi = PU_COUNT(ranges);
-  while (lo < hi) {
-    size_t mid = (lo + hi) / 2;
-    if (ranges[mid].hi < cp)
-      lo = mid + 1;
-    else
-      hi = mid;
-  }
-  return lo < PU_COUNT(ranges) && cp >= ranges[lo].lo ? ranges[lo].is : LETTER;
-}
-
-static inline kind kind_of_ascii(uint8_t c) {
-  if (c == ' ' || (c >= '\t' && c <= '\r')) return SPACE;
-  return (uint8_t)((c | 0x20) - 'a') < 26 ? LETTER : OTHER;
+static inline bool is_space(uint8_t c) {
+  return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
 static bool grow(void *v, size_t want, size_t *cap, size_t size) {
@@ -172,7 +130,7 @@ static inline bool is_han(const uint8_t *s, size_t left) {
 
 /* Where the run of ASCII characters at i ends that are no spaces. */
 static inline size_t ascii_run(const uint8_t *s, size_t i, size_t n) {
-  while (i < n && s[i] < 0x80 && (s[i] > ' ' || kind_of_ascii(s[i]) != SPACE)) i++;
+  while (i < n && s[i] < 0x80 && (s[i] > ' ' || !is_space(s[i]))) i++;
   return i;
 }
 
@@ -191,31 +149,31 @@ static size_t ascii_letters(const uint8_t *s, size_t n) {
 static bool find_words(pu_doc *d) {
   const uint8_t *s = (const uint8_t *)d->text.data;
   size_t n = d->text.len, begin = 0, han = 0, chars = 0, letters = ascii_letters(s, n);
-  kind open = SPACE; /* of the word that began at `begin`; SPACE: none */
+  pu_script open = PU_SCRIPT_SPACE; /* of the word that began at `begin`; of spaces: none */
   for (size_t i = 0, step, more; i < n; i += step, chars += more) {
     uint32_t cp = s[i];
-    kind is;
+    pu_script is;
     step = more = 1;
     if (cp < 0x80) {
-      is = cp > ' ' ? LETTER : kind_of_ascii((uint8_t)cp);
-      if (is != SPACE) step = more = ascii_run(s, i, n) - i;
+      is = is_space((uint8_t)cp) ? PU_SCRIPT_SPACE : PU_SCRIPT_LETTER;
+      if (is != PU_SCRIPT_SPACE) step = more = ascii_run(s, i, n) - i;
     } else if (is_han(s + i, n - i)) {
-      is = UNSPACED;
+      is = PU_SCRIPT_UNSPACED;
       step = 3;
     } else {
       step = pu_utf8_next(pu_str_of((const char *)s + i, n - i), &cp);
-      is = step ? kind_of(cp) : SPACE;
+      is = step ? pu_script_of(cp) : PU_SCRIPT_SPACE;
       step += step == 0;
-      letters += is == LETTER;
+      letters += is == PU_SCRIPT_LETTER;
     }
-    han += is == UNSPACED;
-    if (is == OTHER) is = LETTER;
-    if (is == open && is != UNSPACED) continue;
-    if (open != SPACE && !add_word(d, begin, i)) return false;
+    han += is == PU_SCRIPT_UNSPACED;
+    if (is == PU_SCRIPT_MARK || is == PU_SCRIPT_SYMBOL) is = PU_SCRIPT_LETTER;
+    if (is == open && is != PU_SCRIPT_UNSPACED) continue;
+    if (open != PU_SCRIPT_SPACE && !add_word(d, begin, i)) return false;
     open = is;
     begin = i;
   }
-  if (open != SPACE && !add_word(d, begin, n)) return false;
+  if (open != PU_SCRIPT_SPACE && !add_word(d, begin, n)) return false;
   d->view.n_chars = chars;
   d->view.n_han = han;
   d->view.unspaced = (double)han > 0.3 * (double)(letters + han);
@@ -223,8 +181,8 @@ static bool find_words(pu_doc *d) {
 }
 
 static pu_span trimmed(const char *s, size_t at, size_t end) {
-  while (at < end && kind_of_ascii((uint8_t)s[at]) == SPACE) at++;
-  while (end > at && kind_of_ascii((uint8_t)s[end - 1]) == SPACE) end--;
+  while (at < end && is_space((uint8_t)s[at])) at++;
+  while (end > at && is_space((uint8_t)s[end - 1])) end--;
   return (pu_span){(uint32_t)at, (uint32_t)(end - at)};
 }
 

@@ -29,6 +29,7 @@ typedef struct pu_doc {
   pu_arena *arena; /* of this document: strings below and whatever a filter needs; reset by pu_doc_clear */
   pu_str id;
   pu_str source;                   /* the name of its source */
+  pu_str repository;               /* its folder in ids, without the source; empty: the first one of the id, if any */
   pu_str url, title, author, time; /* empty: unknown; time is ISO 8601 as far as known ("2019-04-03", "2019") */
   pu_str lang;                     /* "en", "zh", "zh-Hant", …; empty: unknown */
   pu_str type;                     /* "text", "html", "markdown", "code", "latex", "table", "chat"; never empty */

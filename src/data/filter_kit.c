@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "src/data/filter_kit.h"
+#include "src/data/script.h"
 
 #define LISTS_MAX ((size_t)512 << 20) /* bytes of one file of a list */
 
@@ -29,40 +30,6 @@ size_t pu_kit_chars(const char *p, size_t len) {
 
 /* ---- kinds of words ---- */
 
-typedef enum sort { SORT_LETTER, SORT_UNSPACED, SORT_MARK, SORT_SYMBOL } sort;
-
-typedef struct range {
-  uint32_t lo, hi;
-  sort is;
-} range;
-
-/* Sorted; what is not here is a letter. Unspaced scripts and their marks as in doc.c's table. */
-static const range ranges[] = {
-    {0x00A1, 0x00A9, SORT_SYMBOL},   {0x00AB, 0x00B4, SORT_SYMBOL},     {0x00B6, 0x00B9, SORT_SYMBOL},
-    {0x00BB, 0x00BF, SORT_SYMBOL},   {0x00D7, 0x00D7, SORT_SYMBOL},     {0x00F7, 0x00F7, SORT_SYMBOL},
-    {0x0E00, 0x109F, SORT_UNSPACED}, {0x1780, 0x17FF, SORT_UNSPACED},   {0x2010, 0x2027, SORT_MARK},
-    {0x2028, 0x2BFF, SORT_SYMBOL},   {0x3001, 0x3004, SORT_MARK},       {0x3005, 0x3007, SORT_UNSPACED},
-    {0x3008, 0x303F, SORT_MARK},     {0x3040, 0x312F, SORT_UNSPACED},   {0x31A0, 0x31FF, SORT_UNSPACED},
-    {0x3200, 0x33FF, SORT_SYMBOL},   {0x3400, 0x4DBF, SORT_UNSPACED},   {0x4E00, 0x9FFF, SORT_UNSPACED},
-    {0xE000, 0xF8FF, SORT_SYMBOL},   {0xF900, 0xFAFF, SORT_UNSPACED},   {0xFE30, 0xFE4F, SORT_MARK},
-    {0xFF01, 0xFF0F, SORT_MARK},     {0xFF1A, 0xFF20, SORT_MARK},       {0xFF3B, 0xFF40, SORT_MARK},
-    {0xFF5B, 0xFF65, SORT_MARK},     {0xFF66, 0xFF9F, SORT_UNSPACED},   {0xFFE0, 0xFFFF, SORT_SYMBOL},
-    {0x1F000, 0x1FAFF, SORT_SYMBOL}, {0x20000, 0x3FFFF, SORT_UNSPACED},
-};
-
-static sort sort_of(uint32_t cp) {
-  if (cp == 0xFF0C || cp == 0x3001 || cp == 0x3002) return SORT_MARK; /* most of what comes here */
-  size_t lo = 0, hi = PU_COUNT(ranges);
-  while (lo < hi) {
-    size_t mid = (lo + hi) / 2;
-    if (ranges[mid].hi < cp)
-      lo = mid + 1;
-    else
-      hi = mid;
-  }
-  return lo < PU_COUNT(ranges) && cp >= ranges[lo].lo ? ranges[lo].is : SORT_LETTER;
-}
-
 typedef struct found {
   bool letter, digit, symbol;
 } found;
@@ -89,10 +56,10 @@ static pu_word_kind wide_kind(const char *p, size_t len, size_t *chars) {
       continue;
     }
     if ((step = pu_utf8_next(pu_str_of(p + i, len - i), &cp)) == 0) step = 1, cp = 0xFFFD;
-    sort is = sort_of(cp);
-    if (is == SORT_UNSPACED && step == len) return *chars = 1, PU_WORD_UNSPACED;
-    f.letter |= is == SORT_LETTER || is == SORT_UNSPACED;
-    f.symbol |= is == SORT_SYMBOL;
+    pu_script is = pu_script_of(cp);
+    if (is == PU_SCRIPT_UNSPACED && step == len) return *chars = 1, PU_WORD_UNSPACED;
+    f.letter |= is == PU_SCRIPT_LETTER || is == PU_SCRIPT_UNSPACED;
+    f.symbol |= is == PU_SCRIPT_SYMBOL;
   }
   *chars = n;
   return kind_by(&f);

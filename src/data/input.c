@@ -603,14 +603,16 @@ void pu_input_seek(pu_input *in, uint64_t offset) {
 
 pu_err pu_doc_place(pu_input *in, pu_doc *out, pu_error *e) {
   if (in->o.source) out->source = pu_str_c(in->o.source);
+  if (in->o.repository) out->repository = pu_str_c(in->o.repository);
   if (out->id.len > 0) return PU_OK;
   char part[32] = "";
   if (in->base > 0) snprintf(part, sizeof part, "%llu+", (unsigned long long)in->base);
   const char *source = in->o.source ? in->o.source : "", *slash = in->o.source ? "/" : "";
-  size_t size = strlen(source) + strlen(in->name) + 64;
+  const char *name = in->o.id ? in->o.id : "", *below = in->o.id ? in->name + strlen(in->root->name) : in->name;
+  size_t size = strlen(source) + strlen(name) + strlen(below) + 64;
   char *id = pu_arena_alloc(out->arena, size);
   if (!id) return nomem(e);
-  snprintf(id, size, "%s%s%s:%s%llu", source, slash, in->name, part,
+  snprintf(id, size, "%s%s%s%s:%s%llu", source, slash, name, below, part,
            (unsigned long long)PU_MAX(in->number, (uint64_t)1));
   out->id = pu_doc_keep(out, pu_str_c(id));
   return PU_OK;

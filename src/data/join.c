@@ -7,7 +7,7 @@
 
 const char *const pu_join_names[PU_JOINS] = {"none", "path", "similar"};
 
-enum { ID, SOURCE, STRINGS = 8 };
+enum { ID, SOURCE, STRINGS = 9 };
 enum { KEYS = 32, LOOKED_AT = 256 };
 #define DOCS_BYTES ((size_t)64 << 30)
 
@@ -55,10 +55,11 @@ static size_t slash_in(pu_str s, bool last) {
 }
 
 uint64_t pu_join_group(const pu_doc *d) {
-  pu_str path = path_of(d->id, d->source);
+  pu_str path = path_of(d->id, d->source), folder = d->repository;
   size_t slash = slash_in(path, false);
-  if (slash == SIZE_MAX) return 0;
-  uint64_t h = pu_hash64(path.ptr, slash, pu_hash64(d->source.ptr, d->source.len, 0));
+  if (folder.len == 0 && slash == SIZE_MAX) return 0;
+  if (folder.len == 0) folder = pu_str_of(path.ptr, slash);
+  uint64_t h = pu_hash64(folder.ptr, folder.len, pu_hash64(d->source.ptr, d->source.len, 0));
   return h ? h : 1;
 }
 
@@ -106,7 +107,8 @@ static bool keep(pu_joiner *j, pu_str s, pu_str *out) {
 }
 
 pu_err pu_joiner_add(pu_joiner *j, const pu_doc *d, pu_error *e) {
-  const pu_str strings[STRINGS] = {d->id, d->source, d->url, d->title, d->author, d->time, d->lang, d->type};
+  const pu_str strings[STRINGS] = {d->id,     d->source, d->repository, d->url, d->title,
+                                   d->author, d->time,   d->lang,       d->type};
   if (j->n == j->cap) {
     size_t cap = PU_MAX((size_t)256, 2 * j->cap);
     part *grown = realloc(j->v, cap * sizeof *grown);
@@ -144,7 +146,8 @@ static pu_err flush(pu_joiner *j, pu_error *e) {
 
 static void begin(pu_joiner *j, const part *p) {
   pu_doc *d = &j->out;
-  pu_str *const strings[STRINGS] = {&d->id, &d->source, &d->url, &d->title, &d->author, &d->time, &d->lang, &d->type};
+  pu_str *const strings[STRINGS] = {&d->id,     &d->source, &d->repository, &d->url, &d->title,
+                                    &d->author, &d->time,   &d->lang,       &d->type};
   pu_doc_clear(d);
   for (int i = 0; i < STRINGS; i++) *strings[i] = p->strings[i];
   pu_buf_clear(&j->parts);

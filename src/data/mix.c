@@ -11,9 +11,10 @@
 #include <zstd.h>
 
 #include "src/data/clean.h"
+#include "src/data/tokenize.h"
 #include "src/data/work.h"
 
-enum { BUCKETS_MAX = 4096, LEVEL = 1, FIELDS = 9 };
+enum { BUCKETS_MAX = 4096, LEVEL = -5, FIELDS = 10 };
 #define BUCKET_BYTES ((uint64_t)64 << 20)
 
 typedef struct mix {
@@ -41,7 +42,8 @@ typedef struct record {
 } record;
 
 static void fields_of(pu_doc *d, pu_str *out[FIELDS - 1]) {
-  pu_str *const v[FIELDS - 1] = {&d->id, &d->source, &d->url, &d->title, &d->author, &d->time, &d->lang, &d->type};
+  pu_str *const v[FIELDS - 1] = {&d->id,     &d->source, &d->repository, &d->url, &d->title,
+                                 &d->author, &d->time,   &d->lang,       &d->type};
   memcpy(out, v, sizeof v);
 }
 
@@ -271,18 +273,34 @@ static pu_err put_doc(void *arg, pu_doc *d, const char *parts, pu_error *e) {
   return pu_clean_counts_doc(out->counts, d, NULL, NAN, e);
 }
 
+static pu_err put_all(const loaded *l, pu_doc *d, unit_out *out, pu_error *e) {
+  for (size_t i = 0; i < l->n; i++) {
+    PU_TRY(fill(d, l->v[i], e));
+    PU_TRY(put_doc(out, d, NULL, e));
+  }
+  return PU_OK;
+}
+
+/* Those for validation, or those for training: nothing is joined across. */
+static pu_err put_joined(const mix *m, const loaded *l, bool valid, pu_doc *d, unit_out *out, pu_error *e) {
+  pu_joiner *j;
+  PU_TRY(pu_joiner_create((pu_join)m->o->join, (uint64_t)m->o->join_bytes, &j, e));
+  pu_err err = PU_OK;
+  for (size_t i = 0; err == PU_OK && i < l->n; i++) {
+    err = fill(d, l->v[i], e);
+    if (err == PU_OK && pu_tokenize_is_valid(m->o->valid_fraction, d->id) == valid) err = pu_joiner_add(j, d, e);
+  }
+  if (err == PU_OK) err = pu_joiner_write(j, put_doc, out, e);
+  pu_joiner_free(j);
+  return err;
+}
+
 static pu_err put_sorted(const mix *m, const loaded *l, unit_out *out, pu_error *e) {
   pu_doc d = {0};
   PU_TRY(pu_doc_init(&d, e));
-  pu_joiner *j = NULL;
-  pu_err err = PU_OK;
-  if (m->o->join != PU_JOIN_NONE) err = pu_joiner_create((pu_join)m->o->join, (uint64_t)m->o->join_bytes, &j, e);
-  for (size_t i = 0; err == PU_OK && i < l->n; i++) {
-    err = fill(&d, l->v[i], e);
-    if (err == PU_OK) err = j ? pu_joiner_add(j, &d, e) : put_doc(out, &d, NULL, e);
-  }
-  if (err == PU_OK && j) err = pu_joiner_write(j, put_doc, out, e);
-  pu_joiner_free(j);
+  bool joins = m->o->join != PU_JOIN_NONE;
+  pu_err err = joins ? put_joined(m, l, false, &d, out, e) : put_all(l, &d, out, e);
+  if (err == PU_OK && joins && m->o->valid_fraction > 0) err = put_joined(m, l, true, &d, out, e);
   pu_doc_deinit(&d);
   return err;
 }

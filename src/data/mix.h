@@ -26,8 +26,8 @@ json_t *pu_mix_plan_json(const pu_mix_plan *p, const pu_mix_options *o); /* NULL
 
 /* ---- join.c ---- */
 
-/* Of a document's repository: its source and the first folder of its path in it; 0: it lies in none. Documents of one
- * group belong into one bucket. */
+/* Of a document's repository: its source and its own folder, else the first one of its path; 0: it lies in none.
+ * Documents of one group belong into one bucket. */
 uint64_t pu_join_group(const pu_doc *d);
 
 /* Documents that are joined. PU_JOIN_PATH: the files of a repository, each after those that it imports, as far as

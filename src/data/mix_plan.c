@@ -123,7 +123,10 @@ json_t *pu_mix_plan_json(const pu_mix_plan *p, const pu_mix_options *o) {
   json_t *all = json_pack("{s:I, s:I, s:s, s:[]}", "seed", (json_int_t)o->seed, "min_bytes", (json_int_t)o->min_bytes,
                           "join", pu_join_names[o->join], "sources");
   if (!all) return NULL;
-  if (o->join != PU_JOIN_NONE) json_object_set_new(all, "join_bytes", json_integer(o->join_bytes));
+  if (o->join != PU_JOIN_NONE) {
+    json_object_set_new(all, "join_bytes", json_integer(o->join_bytes));
+    json_object_set_new(all, "valid", json_real(o->valid_fraction));
+  }
   for (size_t i = 0; i < p->n; i++) {
     const pu_mix_share *s = &p->v[i];
     json_array_append_new(json_object_get(all, "sources"),

@@ -12,6 +12,9 @@ const pu_option pu_source_options[] = {
            .help = "what a document is in plain text: the file, the lines up to a blank one, or each line"),
     PU_ROW(pu_source, html, "html", ENUM, .dflt = "auto", .choices = "auto|article|forum|all",
            .help = "what is taken of web pages: the main text, the posts, or all that is shown"),
+    PU_ROW(pu_source, filters, "filters", STRS,
+           .help = "filters and presets of this source, in place of those of all, with their bounds"),
+    PU_ROW(pu_source, bounds, "bounds", STRS, .help = "bounds of this source alone"),
     {0},
 };
 

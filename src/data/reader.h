@@ -22,13 +22,15 @@ typedef struct pu_skips {
 } pu_skips;
 
 typedef struct pu_read_options {
-  const char *source;  /* the documents' source; ids without one of their own are "SOURCE/NAME:NUMBER" */
-  const char *name;    /* NAME of a file in ids and errors; NULL: its path */
-  const char *format;  /* a reader's name; NULL or "auto": by the file's name, else by its first bytes */
-  const char *key;     /* of the text in JSON, the column in CSV and Parquet; NULL: "content", else "text" */
-  const char *charset; /* NULL: found out */
-  pu_split split;      /* what a document is in plain text */
-  int html;            /* pu_html_mode */
+  const char *source;     /* the documents' source; ids without one of their own are "SOURCE/NAME:NUMBER" */
+  const char *name;       /* of a file in errors; NULL: its path */
+  const char *id;         /* NAME of a file in ids; NULL: as in errors */
+  const char *repository; /* of the file; NULL: unknown */
+  const char *format;     /* a reader's name; NULL or "auto": by the file's name, else by its first bytes */
+  const char *key;        /* of the text in JSON, the column in CSV and Parquet; NULL: "content", else "text" */
+  const char *charset;    /* NULL: found out */
+  pu_split split;         /* what a document is in plain text */
+  int html;               /* pu_html_mode */
   pu_skips skips;
 } pu_read_options;
 

@@ -124,7 +124,9 @@ static pu_err mix_all(run *r, const pu_tokenizer *t, pu_error *e) {
     const char *step = pu_arena_printf(r->arena, "mix-%s", v[i].name), *dir;
     if (!step) return nomem(e);
     PU_TRY(next_dir(r, step, &dir, e));
-    PU_TRY(pu_mix_documents(dir, from, &v[i], r->how, &one, e));
+    pu_mix_options o = v[i];
+    o.valid_fraction = r->cfg->valid_fraction;
+    PU_TRY(pu_mix_documents(dir, from, &o, r->how, &one, e));
     r->stages[r->n++] = dir;
     PU_TRY(shards(r, t, dir, v[i].name, e));
   }

@@ -12,6 +12,8 @@ enum { MAX_DEPTH = 32 };
 
 typedef struct listing {
   pu_arena *arena;
+  size_t base;            /* bytes of a path before the name of its file */
+  const char *repository; /* of what is listed now, in ids; NULL: none yet */
   pu_source_file *v;
   size_t n, cap;
 } listing;
@@ -20,21 +22,41 @@ static pu_err nomem(pu_error *e) {
   return pu_fail(e, PU_ERR_NOMEM, "sources: no memory");
 }
 
+static const char *name_of(const listing *l, const char *path) {
+  return path + l->base + strspn(path + l->base, "/");
+}
+
+static pu_err list(listing *l, const char *path, int depth, pu_error *e);
+
+static pu_err list_folder(listing *l, const char *path, int depth, pu_error *e) {
+  char **names;
+  size_t n;
+  const char *outer = l->repository;
+  if (depth == MAX_DEPTH) return pu_fail(e, PU_ERR_USAGE, "%s: folders nested deeper than %d", path, MAX_DEPTH);
+  PU_TRY(pu_dir_list(l->arena, path, &names, &n, e));
+  bool is_one = depth == 1 && !outer;
+  for (size_t i = 0; i < n; i++) is_one |= strcmp(names[i], ".git") == 0;
+  if (is_one) l->repository = name_of(l, path);
+  for (size_t i = 0; i < n; i++) {
+    char *below = pu_path_join(l->arena, path, names[i]);
+    if (!below) return nomem(e);
+    if (names[i][0] != '.') PU_TRY(list(l, below, depth + 1, e));
+  }
+  l->repository = outer;
+  return PU_OK;
+}
+
+/* Where it is what the name says anyway, documents need not carry it. */
+static const char *repository_of(const listing *l, const char *name) {
+  size_t first = strcspn(name, "/"), len = l->repository ? strlen(l->repository) : 0;
+  bool said = name[first] ? len == first && strncmp(name, l->repository ? l->repository : "", first) == 0 : len == 0;
+  return said ? NULL : l->repository;
+}
+
 static pu_err list(listing *l, const char *path, int depth, pu_error *e) {
   struct stat st;
   if (stat(path, &st) != 0) return pu_fail(e, PU_ERR_IO, "%s: %s", path, strerror(errno));
-  if (S_ISDIR(st.st_mode)) {
-    char **names;
-    size_t n;
-    if (depth == MAX_DEPTH) return pu_fail(e, PU_ERR_USAGE, "%s: folders nested deeper than %d", path, MAX_DEPTH);
-    PU_TRY(pu_dir_list(l->arena, path, &names, &n, e));
-    for (size_t i = 0; i < n; i++) {
-      char *below = pu_path_join(l->arena, path, names[i]);
-      if (!below) return nomem(e);
-      if (names[i][0] != '.') PU_TRY(list(l, below, depth + 1, e));
-    }
-    return PU_OK;
-  }
+  if (S_ISDIR(st.st_mode)) return list_folder(l, path, depth, e);
   if (!S_ISREG(st.st_mode)) return PU_OK; /* a pipe would wait for ever */
   if (l->n == l->cap) {
     size_t cap = PU_MAX((size_t)64, 2 * l->cap);
@@ -45,7 +67,51 @@ static pu_err list(listing *l, const char *path, int depth, pu_error *e) {
   }
   char *copy = pu_arena_strdup(l->arena, path);
   if (!copy) return nomem(e);
-  l->v[l->n++] = (pu_source_file){copy, (uint64_t)st.st_size};
+  const char *name = name_of(l, copy);
+  l->v[l->n++] = (pu_source_file){copy, name, repository_of(l, name), (uint64_t)st.st_size};
+  return PU_OK;
+}
+
+/* Without "./" before it, "/" behind it, and more than one "/" in a place. */
+static char *cleaned(pu_arena *a, const char *path) {
+  char *out = pu_arena_alloc(a, strlen(path) + 2), *p = out;
+  if (!out) return NULL;
+  while (path[0] == '.' && path[1] == '/') path += 1 + strspn(path + 1, "/");
+  for (const char *c = path; *c; c++)
+    if (*c != '/' || p == out || p[-1] != '/') *p++ = *c;
+  if (p > out + 1 && p[-1] == '/') p--;
+  if (p == out) *p++ = '.';
+  *p = '\0';
+  return out;
+}
+
+/* Bytes of the folder that the path is in, with the slash. */
+static size_t parent_bytes(const char *path) {
+  const char *slash = strrchr(path, '/');
+  return slash ? (size_t)(slash - path) + 1 : 0;
+}
+
+/* Of a folder that is no repository itself, all of it. Else the last folder that all of the paths are in. */
+static size_t base_bytes(pu_arena *a, char *const *paths, size_t n) {
+  const char *git = n == 1 ? pu_path_join(a, paths[0], ".git") : NULL;
+  if (n == 1 && pu_path_is_dir(paths[0]) && !(git && pu_path_exists(git))) return strlen(paths[0]);
+  size_t base = n > 0 ? parent_bytes(paths[0]) : 0;
+  for (size_t i = 1; i < n; i++) {
+    size_t same = 0, most = PU_MIN(base, parent_bytes(paths[i])), k = 0;
+    for (; k < most && paths[0][k] == paths[i][k]; k++)
+      if (paths[0][k] == '/') same = k + 1;
+    base = same;
+  }
+  return base;
+}
+
+static pu_err list_all(listing *l, const pu_strs *paths, pu_error *e) {
+  char **v = pu_arena_zalloc(l->arena, (paths->n + 1) * sizeof *v);
+  if (!v) return nomem(e);
+  for (size_t i = 0; i < paths->n; i++)
+    if (!(v[i] = cleaned(l->arena, paths->v[i]))) return nomem(e);
+  l->base = base_bytes(l->arena, v, paths->n);
+  for (size_t i = 0; i < paths->n; i++) PU_TRY(list(l, v[i], 0, e));
   return PU_OK;
 }
 
@@ -112,7 +178,7 @@ pu_err pu_source_units_make(const pu_source *sources, size_t n, pu_source_units 
     const pu_source *s = &sources[i];
     listing l = {.arena = out->arena};
     pu_err err = check_name(s, i, sources, e);
-    for (size_t k = 0; err == PU_OK && k < s->paths.n; k++) err = list(&l, s->paths.v[k], 0, e);
+    if (err == PU_OK) err = list_all(&l, &s->paths, e);
     out->files[i] = l.v;
     out->n_files[i] = l.n;
     PU_TRY(err);

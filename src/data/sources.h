@@ -10,6 +10,8 @@ enum { PU_UNIT_FILES = 4096 };
 
 typedef struct pu_source_file {
   const char *path;
+  const char *name;       /* in ids: below the folder that all paths of the source are in */
+  const char *repository; /* in ids, where it is not the first folder of the name; NULL: it is, or there is none */
   uint64_t bytes;
 } pu_source_file;
 
@@ -29,7 +31,10 @@ typedef struct pu_source_units {
   size_t n, cap;
 } pu_source_units;
 
-/* Every file of every source, in the order of their names below each path. */
+/* Every file of every source, in the order of their names below each path. Names are relative to the source's folder:
+ * to the one that it names, or, where it names files or several paths, to the last one that all of them are in; so no
+ * two files share a name, and no name says where a corpus lies. A repository is a folder that holds .git, else the
+ * first one below a path. */
 pu_err pu_source_units_make(const pu_source *sources, size_t n, pu_source_units *out, pu_error *e) PU_MUST_USE;
 void pu_source_units_deinit(pu_source_units *u); /* of all zeros: fine */
 /* The read options of a source. */

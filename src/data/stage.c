@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/data/json_scan.h"
 #include "src/data/reader.h"
 #include "src/data/stage.h"
 
@@ -124,17 +125,22 @@ static pu_err lines_open(lines *l, const char *dir, const char *unit, const char
   return pu_input_open(path, 0, 0, &l->options, &l->in, e);
 }
 
-/* The next line as JSON that the caller owns. */
-static pu_err lines_next(lines *l, json_t **out, bool *found, pu_error *e) {
-  pu_str line;
-  *out = NULL;
-  PU_TRY(pu_input_line(l->in, &line, found, e));
+static pu_err lines_read(lines *l, pu_str *line, bool *found, pu_error *e) {
+  PU_TRY(pu_input_line(l->in, line, found, e));
   if (l->broken.code != PU_OK) {
     if (e) *e = l->broken;
     return l->broken.code;
   }
+  l->n += *found;
+  return PU_OK;
+}
+
+/* The next line as JSON that the caller owns. */
+static pu_err lines_next(lines *l, json_t **out, bool *found, pu_error *e) {
+  pu_str line;
+  *out = NULL;
+  PU_TRY(lines_read(l, &line, found, e));
   if (!*found) return PU_OK;
-  l->n++;
   pu_err err = pu_json_parse("", line, out, e);
   if (err != PU_OK) return pu_fail_in(e, err, "%s: line %llu", pu_input_name(l->in), (unsigned long long)l->n);
   return PU_OK;
@@ -230,39 +236,63 @@ pu_err pu_unit_open(const pu_stage *s, size_t unit, pu_unit **out, pu_error *e) 
   return err;
 }
 
-static pu_str member(pu_doc *d, const json_t *o, const char *key) {
-  const json_t *v = json_object_get(o, key);
-  return json_is_string(v) ? pu_doc_keep(d, pu_str_of(json_string_value(v), json_string_length(v))) : (pu_str){0};
+/* Where a member of the line goes; NULL: nowhere. */
+static pu_str *place_of(pu_doc *d, const pu_scan_value *key) {
+  const struct {
+    const char *name;
+    pu_str *to;
+  } all[] = {{"id", &d->id},     {"source", &d->source}, {"repository", &d->repository},
+             {"url", &d->url},   {"title", &d->title},   {"author", &d->author},
+             {"time", &d->time}, {"lang", &d->lang},     {"type", &d->type}};
+  for (size_t i = 0; i < PU_COUNT(all); i++)
+    if (pu_str_eq(pu_str_c(all[i].name), pu_str_of(key->ptr, key->len))) return all[i].to;
+  return NULL;
 }
 
-static pu_err fill(pu_doc *d, const json_t *o, const char *path, pu_error *e) {
-  const json_t *text = json_object_get(o, "content");
-  if (!json_is_string(text)) return pu_fail(e, PU_ERR_FORMAT, "%s: a line without \"content\"", path);
+static bool put_member(pu_doc *d, const pu_scan_value *key, const pu_scan_value *value) {
+  pu_str *to = place_of(d, key), plain = pu_str_of(value->ptr, value->len);
+  if (!to || value->kind != '"') return true;
+  pu_buf_clear(&d->spare);
+  if (value->escapes) {
+    if (!pu_scan_unescape(value, &d->spare)) return false;
+    plain = pu_str_of(d->spare.data, d->spare.len);
+  }
+  if (plain.len > 0) *to = pu_doc_keep(d, plain);
+  return true;
+}
+
+/* Scanned where it lies: most of a line is one string, of which a tree of JSON would make two copies. */
+static pu_err fill(pu_doc *d, pu_str line, bool *wrong, pu_error *e) {
+  const char *at = pu_scan_space(line.ptr, line.ptr + line.len), *end = line.ptr + line.len;
+  bool text = false, found = true;
   pu_doc_clear(d);
-  if (!pu_buf_append(&d->text, json_string_value(text), json_string_length(text))) return nomem(e);
-  d->id = member(d, o, "id");
-  d->source = member(d, o, "source");
-  d->url = member(d, o, "url");
-  d->title = member(d, o, "title");
-  d->author = member(d, o, "author");
-  d->time = member(d, o, "time");
-  d->lang = member(d, o, "lang");
-  pu_str type = member(d, o, "type");
-  if (type.len > 0) d->type = type;
+  *wrong = at == end || *at++ != '{' || pu_utf8_prefix(line) < line.len;
+  for (bool first = true; !*wrong && found; first = false) {
+    pu_scan_value key, value;
+    *wrong = pu_scan_member(&at, end, first, &key, &value, &found) != PU_SCAN_WHOLE;
+    if (*wrong || !found) break;
+    bool is_text = value.kind == '"' && pu_str_eq(pu_str_c("content"), pu_str_of(key.ptr, key.len));
+    if (is_text && text) pu_buf_clear(&d->text);
+    if (!(is_text ? pu_scan_unescape(&value, &d->text) : put_member(d, &key, &value))) return nomem(e);
+    text |= is_text;
+  }
+  pu_buf_clear(&d->spare);
+  *wrong |= !text || pu_scan_space(at, end) != end;
   return PU_OK;
 }
 
 pu_err pu_unit_next(pu_unit *u, pu_doc *d, uint64_t *n, bool *found, pu_error *e) {
   for (;;) {
-    json_t *line;
-    PU_TRY(lines_next(&u->in, &line, found, e));
+    pu_str line;
+    bool wrong;
+    PU_TRY(lines_read(&u->in, &line, found, e));
     if (!*found) return PU_OK;
-    uint64_t at = u->at++;
-    bool gone = at < u->n_gone && (u->gone[at / 64] >> (at % 64) & 1);
-    pu_err err = gone ? PU_OK : fill(d, line, pu_input_name(u->in.in), e);
-    json_decref(line);
-    *n = at;
-    if (err != PU_OK || !gone) return err;
+    *n = u->at++;
+    if (*n < u->n_gone && (u->gone[*n / 64] >> (*n % 64) & 1)) continue;
+    PU_TRY(fill(d, line, &wrong, e));
+    if (!wrong) return PU_OK;
+    return pu_fail(e, PU_ERR_FORMAT, "%s: line %llu: no JSON object with \"content\"", pu_input_name(u->in.in),
+                   (unsigned long long)u->in.n);
   }
 }
 

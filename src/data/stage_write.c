@@ -9,7 +9,7 @@
 
 #include "src/data/stage.h"
 
-enum { LEVEL = 3, PENDING = 1 << 17, SAMPLES_MAX = 8, PATIENCE = 600 /* s, for another rank's first sign */ };
+enum { LEVEL = 1, PENDING = 1 << 17, SAMPLES_MAX = 8, PATIENCE = 600 /* s, for another rank's first sign */ };
 
 #define UPS "../../../../"
 enum { UPS_MAX = (sizeof UPS - 1) / 3 };
@@ -271,6 +271,7 @@ pu_err pu_unit_doc(pu_unit_writer *u, const pu_doc *d, uint64_t *n, pu_error *e)
   pu_buf_puts(b, ", \"content\": ");
   pu_buf_json_str(b, pu_str_of(d->text.data, d->text.len));
   put_member(b, "source", d->source);
+  put_member(b, "repository", d->repository);
   put_member(b, "type", d->type);
   put_member(b, "lang", d->lang);
   put_member(b, "url", d->url);

@@ -62,6 +62,9 @@ pu_err pu_tokenize_check(const pu_tokenize_options *o, pu_error *e) {
 }
 
 bool pu_tokenize_is_valid(double fraction, pu_str id) {
+  size_t end = id.len;
+  while (end > 0 && id.ptr[end - 1] >= '0' && id.ptr[end - 1] <= '9') end--;
+  if (end > 0 && end < id.len && id.ptr[end - 1] == '+') id.len = end - 1;
   return (double)(pu_hash64(id.ptr, id.len, VALID_SALT) >> 11) * 0x1p-53 < fraction;
 }
 

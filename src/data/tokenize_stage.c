@@ -179,6 +179,20 @@ static json_t *options_json(const step *s) {
   return all;
 }
 
+/* Of a document of both sides the side would be wrong. */
+static pu_err check_joined(const step *s, pu_error *e) {
+  const json_t *options = json_object_get(pu_stage_about(s->before), "options");
+  const char *join = json_string_value(json_object_get(options, "join"));
+  double valid = json_number_value(json_object_get(options, "valid"));
+  if (!join || strcmp(join, pu_join_names[PU_JOIN_NONE]) == 0 || s->o->valid_fraction <= 0 ||
+      s->o->valid_fraction == valid)
+    return PU_OK;
+  return pu_fail(e, PU_ERR_USAGE,
+                 "%s: its documents were joined for a validation fraction of %g, not %g: mix them once more with "
+                 "--valid-fraction %g",
+                 pu_stage_dir(s->before), valid, s->o->valid_fraction, s->o->valid_fraction);
+}
+
 static void show(void *arg, double units) {
   const step *s = arg;
   if (s->how->progress) s->how->progress(s->how->progress_arg, "tokenize", units, (double)pu_stage_writer_units(s->w));
@@ -199,6 +213,7 @@ static pu_err create(step *s, pu_error *e) {
 }
 
 static pu_err run(step *s, pu_error *e) {
+  PU_TRY(check_joined(s, e));
   s->workers = s->how->pool ? pu_pool_size(s->how->pool) : 1;
   s->encoders = calloc((size_t)s->workers, sizeof(pu_encoder *));
   if (!s->encoders) return nomem(e);

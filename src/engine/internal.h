@@ -228,7 +228,8 @@ struct pu_session {
   pu_beside *adapter; /* NULL: the weights alone */
   uint64_t salt;      /* of its prefixes: made of own_salt and the adapter */
   uint64_t own_salt;
-  pu_kept prompt;
+  pu_kept prompt; /* of its tokens from score_from on */
+  int64_t score_from;
   int32_t guess[PU_MOST_GUESS]; /* what may follow the last of ids */
   int n_guess;
   pu_session *draft;    /* in en->draft */
@@ -317,6 +318,8 @@ pu_err pu_guess(pu_engine *en, pu_error *e) PU_MUST_USE;
 bool pu_schedule_scaled(const pu_engine *en, int64_t len);
 /* Tokens that could be processed now. */
 int64_t pu_session_pending(const pu_session *s);
+/* The first so many tokens may come from the prefix cache: not the last, and none that is to be scored. */
+int64_t pu_session_shareable(const pu_session *s);
 /* After anything that gives a session work or takes it away: in or out of the queue. */
 void pu_schedule_update(pu_session *s);
 /* Fills en->shares[0, n) with who takes part, with room in the cache for what they add. */

@@ -142,14 +142,16 @@ bool pu_schedule_scaled(const pu_engine *en, int64_t len) {
   return r->kind == PU_ROPE_DYNAMIC && len > r->original_max;
 }
 
-static bool may_match(const pu_session *s) {
-  return s->en->shares_prefixes && !s->n_blocks && s->prompt.top < 0 && !pu_schedule_scaled(s->en, (int64_t)s->ids.n);
+int64_t pu_session_shareable(const pu_session *s) {
+  int64_t last = (int64_t)s->ids.n - 1;
+  if (!s->en->shares_prefixes || pu_schedule_scaled(s->en, (int64_t)s->ids.n)) return 0;
+  return s->prompt.top < 0 ? last : PU_MIN(last, PU_MAX(s->score_from - 1, 0));
 }
 
 /* A running prompt is about to compute more of what this one begins with than the tree has now. */
 static bool worth_waiting(const pu_session *s) {
-  int64_t size = s->en->plan.kv_block, last = (int64_t)s->ids.n - 1;
-  if (!s->en->shares_prefixes || s->prompt.top >= 0 || pu_schedule_scaled(s->en, (int64_t)s->ids.n)) return false;
+  int64_t size = s->en->plan.kv_block, last = pu_session_shareable(s);
+  if (last == 0) return false;
   for (const pu_session *r = s->en->q_first; r != s; r = r->q_next) {
     if (r->state != PU_SESSION_RUNNING || r->salt != s->salt || pu_session_pending(r) <= 1) continue;
     if (pu_schedule_scaled(s->en, (int64_t)r->ids.n)) continue;
@@ -173,7 +175,7 @@ static bool make_room_for_all(pu_session *s) {
 
 static bool let_in(pu_session *s) {
   pu_engine *en = s->en;
-  int64_t asked = may_match(s) ? (int64_t)s->ids.n - 1 : 0;
+  int64_t asked = s->n_blocks ? 0 : pu_session_shareable(s);
   if (asked) {
     s->cached = pu_prefix_match(&en->cache, s->salt, s->ids.v, asked, s->blocks, &s->n_blocks);
     s->plain = s->cached;

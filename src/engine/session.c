@@ -108,7 +108,7 @@ pu_err pu_session_rewind(pu_session *s, int64_t n, pu_error *e) {
   if (n < s->cached) pu_session_remember(s, true);
   s->ids.n = (size_t)n;
   pu_session_uncache(s, PU_MAX(n - 1, 0)); /* the last token is computed again, for its logits */
-  s->prompt.n = PU_MIN(s->prompt.n, (size_t)n);
+  s->prompt.n = PU_MIN(s->prompt.n, (size_t)PU_MAX(n - s->score_from, 0));
   s->draft_agrees = PU_MIN(s->draft_agrees, n);
   pu_answer_forget(s);
   s->answer_at = s->ids.n;
@@ -167,12 +167,25 @@ pu_err pu_session_adapter(pu_session *s, const char *name, pu_error *e) {
   return PU_OK;
 }
 
-pu_err pu_session_score(pu_session *s, int top, pu_error *e) {
-  PU_TRY(check_empty(s, e));
+static pu_err keep_scores(pu_session *s, int64_t from, int top, pu_error *e) {
   if (top < 0 || top > PU_MOST_LOGPROBS)
     return pu_fail(e, PU_ERR_USAGE, "%d most probable tokens; it must be from 0 to %d", top, PU_MOST_LOGPROBS);
+  pu_kept_deinit(&s->prompt);
   pu_kept_init(&s->prompt, top);
+  s->score_from = from;
   return PU_OK;
+}
+
+pu_err pu_session_score(pu_session *s, int top, pu_error *e) {
+  PU_TRY(check_empty(s, e));
+  return keep_scores(s, 0, top, e);
+}
+
+pu_err pu_session_score_from(pu_session *s, int64_t from, int top, pu_error *e) {
+  if (from < 1 || s->cached >= from)
+    return pu_fail(e, PU_ERR_USAGE, "cannot tell of tokens from %lld on: %lld are processed", (long long)from,
+                   (long long)s->cached);
+  return keep_scores(s, from, top, e);
 }
 
 const pu_token_info *pu_session_prompt(const pu_session *s, size_t *n) {

@@ -93,39 +93,61 @@ static pu_err logits_of(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const int32
 
 /* ---- log-probabilities of prompts ---- */
 
-/* Token `at` of a session that has it, told of by the row before it. */
-static pu_err keep_score(pu_session *s, int64_t at, const float *logits, pu_error *e) {
-  if ((int64_t)s->prompt.n != at || at >= (int64_t)s->ids.n) return PU_OK; /* known already, or not there yet */
-  return pu_kept_add(&s->prompt, &s->en->sampler, logits, s->ids.v[at], e);
+/* Rows of all sessions that are scored, a few at a time: a chunk's logits would be hundreds of megabytes, and those of
+ * one option would read the whole output matrix for a row. */
+enum { MOST_ROWS = 16 };
+typedef struct scoring {
+  pu_session *s[MOST_ROWS];
+  int64_t at[MOST_ROWS]; /* which of its tokens the row tells of */
+  int32_t rows[MOST_ROWS], n, most;
+} scoring;
+
+static pu_err flush_scores(pu_engine *en, pu_ctx *c, pu_tensor *hidden, scoring *x, pu_error *e) {
+  size_t mem = pu_arena_mark(en->mem), host = pu_arena_mark(en->host);
+  float *logits;
+  if (x->n == 0) return PU_OK;
+  PU_TRY(logits_of(en, c, hidden, x->rows, x->n, &logits, e));
+  for (int32_t i = 0; i < x->n; i++) {
+    pu_session *s = x->s[i];
+    const float *row = logits + (int64_t)i * en->m->hp.vocab;
+    PU_TRY(pu_kept_add(&s->prompt, &en->sampler, row, s->ids.v[x->at[i]], e));
+  }
+  x->n = 0;
+  pu_arena_release(en->mem, mem);
+  pu_arena_release(en->host, host);
+  return PU_OK;
 }
 
-/* A few rows at a time: a chunk's logits would be hundreds of megabytes. */
-static pu_err score(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const pu_share *sh, int32_t first_row, pu_error *e) {
+/* Rows of a share, of which row i tells of the token behind it; not of those that are known already, or not there yet.
+ */
+static pu_err score(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const pu_share *sh, int32_t first_row, scoring *x,
+                    pu_error *e) {
   pu_session *s = sh->s;
-  enum { MOST = 16 };
-  int32_t rows[MOST], step = PU_MIN(MOST, en->max_batch);
-  if (s->cached == 0) PU_TRY(keep_score(s, 0, NULL, e));
-  for (int32_t at = 0; at < sh->tokens; at += step) {
-    int32_t n = PU_MIN(step, sh->tokens - at);
-    size_t mem = pu_arena_mark(en->mem), host = pu_arena_mark(en->host);
-    float *logits;
-    for (int32_t i = 0; i < n; i++) rows[i] = first_row + at + i;
-    PU_TRY(logits_of(en, c, hidden, rows, n, &logits, e));
-    for (int32_t i = 0; i < n; i++)
-      PU_TRY(keep_score(s, s->cached + at + i + 1, logits + (int64_t)i * en->m->hp.vocab, e));
-    pu_arena_release(en->mem, mem);
-    pu_arena_release(en->host, host);
+  int64_t told = s->score_from + (int64_t)s->prompt.n;
+  if (told == 0) {
+    PU_TRY(pu_kept_add(&s->prompt, &en->sampler, NULL, s->ids.v[0], e));
+    told++;
+  }
+  for (int32_t i = 0; i < sh->tokens; i++) {
+    int64_t at = s->cached + i + 1;
+    if (at != told || at >= (int64_t)s->ids.n) continue;
+    told++;
+    x->s[x->n] = s;
+    x->at[x->n] = at;
+    x->rows[x->n++] = first_row + i;
+    if (x->n == x->most) PU_TRY(flush_scores(en, c, hidden, x, e));
   }
   return PU_OK;
 }
 
 static pu_err score_prompts(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const batch *b, pu_error *e) {
+  scoring x = {.most = PU_MIN(MOST_ROWS, en->max_batch)};
   for (int32_t i = 0; i < b->n; i++) {
     const pu_share *sh = &en->shares[i];
     bool in_prompt = !sh->s->started || sh->s->cached < (int64_t)sh->s->answer_at;
-    if (sh->s->prompt.top >= 0 && in_prompt) PU_TRY(score(en, c, hidden, sh, b->seqs.cu[i], e));
+    if (sh->s->prompt.top >= 0 && in_prompt) PU_TRY(score(en, c, hidden, sh, b->seqs.cu[i], &x, e));
   }
-  return PU_OK;
+  return flush_scores(en, c, hidden, &x, e);
 }
 
 /* ---- the step ---- */

@@ -256,13 +256,33 @@ pu_param *pu_adapter_params(pu_adapter *a, size_t *n) {
 
 /* ---- a new one ---- */
 
-static json_t *config_json(const pu_adapter_shape *s) {
+static bool in_list(const json_t *list, const char *name) {
+  size_t i;
+  const json_t *v;
+  json_array_foreach(list, i, v) if (strcmp(json_string_value(v), name) == 0) return true;
+  return false;
+}
+
+/* The last parts of the names of all matrices that can be adapted. */
+static void all_targets(const pu_model *m, json_t *list) {
+  int64_t shape[PU_MAX_DIMS];
+  for (const pu_tensor_rule *r = m->arch->tensors; r->name; r++) {
+    char module[MAX_NAME];
+    if (!is_adaptable(r->slot) || !pu_slot_shape(&m->hp, r->slot, shape)) continue;
+    module_name(r, 0, module, sizeof module);
+    const char *dot = strrchr(module, '.');
+    if (dot && !in_list(list, dot + 1)) json_array_append_new(list, json_string(dot + 1));
+  }
+}
+
+static json_t *config_json(const pu_model *m, const pu_adapter_shape *s) {
   json_t *targets = json_array();
   for (size_t i = 0; i < s->targets.n; i++) json_array_append_new(targets, json_string(s->targets.v[i]));
-  return json_pack("{ss ss ss sI sf sb so sb sb sf sn sn}", "peft_type", "LORA", "task_type", "CAUSAL_LM", "bias",
+  if (s->targets.n == 0) all_targets(m, targets);
+  return json_pack("{ss ss ss sI sf sb so sb sb sf sn ss?}", "peft_type", "LORA", "task_type", "CAUSAL_LM", "bias",
                    "none", "r", (json_int_t)s->rank, "lora_alpha", s->alpha, "use_rslora", s->rslora, "target_modules",
                    targets, "fan_in_fan_out", 0, "inference_mode", 1, "lora_dropout", 0.0, "modules_to_save",
-                   "base_model_name_or_path");
+                   "base_model_name_or_path", s->base);
 }
 
 /* PEFT's start: kaiming_uniform_(a = sqrt(5)) is uniform in +-1 / sqrt(columns). */
@@ -285,7 +305,7 @@ pu_err pu_adapter_create(const pu_model *m, const pu_adapter_shape *s, uint64_t 
   pu_adapter_config config;
   pu_adapter *a;
   *out = NULL;
-  json_t *json = config_json(s);
+  json_t *json = config_json(m, s);
   if (!json) return pu_fail(e, PU_ERR_NOMEM, "no memory for a new adapter");
   PU_TRY(pu_adapter_config_read(json, where, &config, e));
   PU_TRY(pu_adapter_new(m, &config, where, m->dtype, true, &a, e));

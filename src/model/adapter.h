@@ -69,9 +69,8 @@ struct pu_adapter {
 /* Tensors without values. Takes config over, also when it fails. */
 pu_err pu_adapter_new(const pu_model *m, pu_adapter_config *config, const char *where, pu_dtype dtype, bool train,
                       pu_adapter **out, pu_error *e) PU_MUST_USE;
-/* Values of a or b, row-major, in the file's order of rows: in and out. */
+/* Values of a or b, row-major, in the file's order of rows. */
 pu_err pu_adapter_put(pu_adapter *a, const pu_adapted *t, bool b, const float *values, pu_error *e) PU_MUST_USE;
-pu_err pu_adapter_get(const pu_adapter *a, const pu_adapted *t, bool b, float *values, pu_error *e) PU_MUST_USE;
 /* As pu_adapter_load, with values of a type that may differ from the model's. */
 pu_err pu_adapter_load_as(const char *dir, const pu_model *m, pu_dtype dtype, bool train, pu_adapter **out,
                           pu_error *e) PU_MUST_USE;

@@ -46,14 +46,17 @@ pu_err pu_adapter_put(pu_adapter *a, const pu_adapted *t, bool b, const float *v
   return err;
 }
 
-pu_err pu_adapter_get(const pu_adapter *a, const pu_adapted *t, bool b, float *values, pu_error *e) {
-  const pu_param *p = param_of(a, t, b);
+/* Values of a or b, row-major, in the file's order of rows. copy: not NULL where they lie in the host's memory. */
+static pu_err get_values(const pu_adapter *a, const pu_adapted *t, bool b, const pu_param *copy, float *values,
+                         pu_error *e) {
+  const pu_param *p = copy ? copy : param_of(a, t, b);
   const pu_tensor *from = p->master ? p->master : p->w;
   int64_t n = pu_tensor_count(from);
   float *ordered = malloc((size_t)n * sizeof *ordered);
   void *typed = malloc((size_t)n * sizeof(float));
   pu_err err = ordered && typed ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its values", a->where);
-  if (err == PU_OK) err = a->m->be->download(a->m->be, typed, from->data, pu_tensor_bytes(from), e);
+  if (err == PU_OK && copy) memcpy(typed, from->data, pu_tensor_bytes(from));
+  if (err == PU_OK && !copy) err = a->m->be->download(a->m->be, typed, from->data, pu_tensor_bytes(from), e);
   if (err == PU_OK) {
     pu_convert(ordered, PU_F32, typed, from->dtype, n);
     if (b)
@@ -167,9 +170,19 @@ pu_err pu_adapter_load(const char *dir, const pu_model *m, bool train, pu_adapte
 
 /* ---- writing ---- */
 
-static pu_err collect(const pu_adapter *a, const pu_adapted *t, bool b, pu_dtype dtype, pu_arena *mem,
-                      pu_st_source *out, pu_error *e) {
-  const pu_param *p = param_of(a, t, b);
+typedef struct saving {
+  const pu_adapter *a;
+  const pu_param *copy; /* values of these instead of its own; NULL: its own */
+  pu_dtype dtype;
+  pu_arena *mem;
+} saving;
+
+static pu_err collect(const saving *s, size_t i, pu_st_source *out, pu_error *e) {
+  const pu_adapter *a = s->a;
+  const pu_adapted *t = &a->v[i / 2];
+  const pu_param *p = &a->params[i];
+  pu_dtype dtype = s->dtype;
+  pu_arena *mem = s->mem;
   int64_t n = pu_tensor_count(p->w);
   void *typed = pu_arena_alloc(mem, (size_t)n * pu_dtype_size(dtype));
   *out = (pu_st_source){.name = pu_arena_printf(mem, PREFIX "%s", p->name),
@@ -179,7 +192,7 @@ static pu_err collect(const pu_adapter *a, const pu_adapted *t, bool b, pu_dtype
                         .data = typed};
   float *values = malloc((size_t)n * sizeof *values);
   pu_err err = out->name && typed && values ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "%s: no memory to save it", a->where);
-  if (err == PU_OK) err = pu_adapter_get(a, t, b, values, e);
+  if (err == PU_OK) err = get_values(a, t, i % 2, s->copy ? &s->copy[i] : NULL, values, e);
   if (err == PU_OK) pu_convert(typed, dtype, values, PU_F32, n);
   free(values);
   return err;
@@ -193,28 +206,35 @@ static pu_err write_config(const pu_adapter *a, const char *path, pu_error *e) {
   return err;
 }
 
-static pu_err save_into(const pu_adapter *a, const char *dir, pu_dtype dtype, pu_arena *mem, pu_error *e) {
+static pu_err save_into(const saving *s, const char *dir, pu_error *e) {
   static const char *const metadata[] = {"format", "pt", NULL};
+  const pu_adapter *a = s->a;
+  pu_arena *mem = s->mem;
   const char *values = pu_path_join(mem, dir, VALUES), *config = pu_path_join(mem, dir, PU_ADAPTER_CONFIG);
   pu_st_source *list = pu_arena_alloc(mem, 2 * a->n * sizeof *list);
   if (!values || !config || !list) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to save an adapter", dir);
-  for (size_t i = 0; i < 2 * a->n; i++) PU_TRY(collect(a, &a->v[i / 2], i % 2, dtype, mem, &list[i], e));
+  for (size_t i = 0; i < 2 * a->n; i++) PU_TRY(collect(s, i, &list[i], e));
   PU_TRY(pu_mkdirs(dir, e));
   PU_TRY(pu_safetensors_write(values, list, 2 * a->n, metadata, e));
   return write_config(a, config, e);
 }
 
-pu_err pu_adapter_save(const pu_adapter *a, const char *dir, pu_dtype dtype, pu_error *e) {
-  pu_arena *mem;
+pu_err pu_adapter_save_params(const pu_adapter *a, const pu_param *params, const char *dir, pu_dtype dtype,
+                              pu_error *e) {
+  saving s = {.a = a, .copy = params, .dtype = dtype};
   size_t bytes = 1 << 16;
   if (dtype != PU_F32 && dtype != PU_BF16 && dtype != PU_F16)
     return pu_fail(e, PU_ERR_USAGE, "adapters are written as f32, bf16 or f16, not %s", pu_dtype_name(dtype));
   for (size_t i = 0; i < 2 * a->n; i++)
     bytes += (size_t)pu_tensor_count(a->params[i].w) * pu_dtype_size(dtype) + sizeof(pu_st_source) + 2 * MAX_NAME;
-  PU_TRY(pu_arena_create(bytes, &mem, e));
-  pu_err err = save_into(a, dir, dtype, mem, e);
-  pu_arena_free(mem);
+  PU_TRY(pu_arena_create(bytes, &s.mem, e));
+  pu_err err = save_into(&s, dir, e);
+  pu_arena_free(s.mem);
   return err;
+}
+
+pu_err pu_adapter_save(const pu_adapter *a, const char *dir, pu_dtype dtype, pu_error *e) {
+  return pu_adapter_save_params(a, NULL, dir, dtype, e);
 }
 
 /* ---- into the weights ---- */

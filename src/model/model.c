@@ -21,6 +21,11 @@ static bool is_tiled(pu_slot slot, int ndim, const pu_model_options *o, const pu
   return o->tile && !o->plain && ndim == 2 && pu_slot_is_matrix(slot) && !p->bits;
 }
 
+/* What an adapter can stand beside. */
+static bool is_nf4(pu_slot slot, const pu_model_options *o) {
+  return o->nf4 && (slot == PU_SLOT_QKV || slot == PU_SLOT_WO || slot == PU_SLOT_GATE_UP || slot == PU_SLOT_DOWN);
+}
+
 static pu_packing packing_of(const pu_forms *f, pu_slot slot, int layer) {
   return f ? pu_form_of(f, slot, layer)->packing : (pu_packing){0};
 }
@@ -38,7 +43,10 @@ static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu
   pu_tensor w = {.dtype = dtype_of(slot, o), .ndim = ndim, .packing = p};
   pu_dtype dtype = w.dtype;
   memcpy(w.shape, shape, sizeof w.shape);
-  w.layout = p.bits ? PU_LAYOUT_PACKED : is_tiled(slot, ndim, o, &p) ? PU_LAYOUT_TILED : PU_LAYOUT_PLAIN;
+  w.layout = p.bits                        ? PU_LAYOUT_PACKED
+             : is_nf4(slot, o)             ? PU_LAYOUT_NF4
+             : is_tiled(slot, ndim, o, &p) ? PU_LAYOUT_TILED
+                                           : PU_LAYOUT_PLAIN;
   size_t bytes = aligned(pu_weight_bytes(&w));
   if (o->train) bytes += aligned(n * 4) * (dtype == PU_F32 ? 1 : 2);
   return bytes;
@@ -100,8 +108,9 @@ static pu_tensor *make_weight(pu_model *m, const pu_model_options *o, pu_slot sl
                               pu_packing packing) {
   pu_dtype dtype = dtype_of(slot, o);
   /* A tiled or packed weight gets its memory when it is that. */
-  if (!packing.bits && !is_tiled(slot, ndim, o, &packing)) return placed(m, dtype, ndim, shape);
+  if (!packing.bits && !is_nf4(slot, o) && !is_tiled(slot, ndim, o, &packing)) return placed(m, dtype, ndim, shape);
   pu_tensor *w = header(m, dtype, ndim, shape, NULL);
+  if (w && is_nf4(slot, o)) w->layout = PU_LAYOUT_NF4;
   if (!w || !packing.bits) return w;
   w->layout = PU_LAYOUT_PACKED;
   w->packing = packing;
@@ -169,6 +178,8 @@ pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, c
   *out = NULL;
   if (o->dtype != PU_F32 && o->dtype != PU_BF16)
     return pu_fail(e, PU_ERR_USAGE, "a model computes in f32 or bf16, not %s", pu_dtype_name(o->dtype));
+  if (o->nf4 && (o->train || o->tile))
+    return pu_fail(e, PU_ERR_USAGE, "a model in NF4 is for adapters to be trained beside it, and for nothing else");
   if (o->train && o->tile) return pu_fail(e, PU_ERR_USAGE, "tiled weights are for inference, not for training");
   pu_model *m = calloc(1, sizeof *m);
   if (!m) return pu_fail(e, PU_ERR_NOMEM, "no memory for a model");
@@ -201,7 +212,7 @@ static size_t largest_tiled(const pu_model *m) {
   size_t bytes = 0;
   for (size_t i = 0; i < m->n_params; i++) {
     const pu_tensor *w = m->params[i].w;
-    if (!w->data && w->layout == PU_LAYOUT_PLAIN) bytes = PU_MAX(bytes, pu_tensor_bytes(w));
+    if (!w->data && w->layout != PU_LAYOUT_PACKED) bytes = PU_MAX(bytes, pu_tensor_bytes(w));
   }
   return bytes;
 }
@@ -288,12 +299,36 @@ static pu_tensor *tiled(pu_filler *f, const pu_tensor *plain, pu_err *err, pu_er
   return t;
 }
 
+/* The plain weight that w is to stand for, in NF4 in the weights' memory. */
+static pu_err pack_nf4(const pu_filler *f, pu_tensor *w, pu_error *e) {
+  pu_model *m = f->m;
+  int64_t n = pu_tensor_count(w);
+  size_t bytes = pu_nf4_bytes(n);
+  void *plain = malloc((size_t)n * sizeof(float)), *packed = malloc(bytes);
+  float *values = malloc((size_t)n * sizeof *values);
+  pu_err err = plain && packed && values ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory to pack the weights");
+  if (!err) err = m->be->download(m->be, plain, f->plain->data, pu_tensor_bytes(w), e);
+  if (!err) {
+    pu_convert(values, PU_F32, plain, w->dtype, n);
+    err = pu_nf4_pack(packed, values, n, e);
+  }
+  if (!err && !(w->data = pu_arena_alloc(m->weights, bytes)))
+    err = pu_fail(e, PU_ERR_NOMEM, "the model's weights do not fit into the memory planned for them");
+  if (!err) err = m->be->upload(m->be, w->data, packed, bytes, e);
+  free(plain);
+  free(packed);
+  free(values);
+  return err;
+}
+
 pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) {
   pu_err err = PU_OK;
   pu_tensor *packed = packed_of(f, p);
   if (packed) {
     pu_ctx c = {.be = f->m->be, .mem = f->m->weights, .host = f->m->host, .err = e};
     err = pu_packer_end(f->packer, &c, packed, e);
+  } else if (p->w->layout == PU_LAYOUT_NF4) {
+    err = pack_nf4(f, p->w, e);
   } else if (!p->w->data) {
     pu_tensor plain = *p->w;
     plain.data = f->plain->data;

@@ -142,21 +142,52 @@ typedef struct sink {
   pu_encoder *enc;
   pu_ids *ids;
   const pu_chat_template *c;
+  pu_ids *answers; /* NULL: not wanted */
+  int32_t answer;  /* place of the turn whose answer is written, -1: none is */
+  size_t from;     /* of text: where its part of that begins */
 } sink;
+
+/* Of ids from `begin` on, the encoding of s->text: those that are all the answer's. What stands before it is encoded by
+ * itself to see where it ends; a token that both have a part of is no answer's. */
+static pu_err mark_answer(sink *s, size_t begin, unsigned flags, pu_error *e) {
+  size_t at = begin;
+  if (s->answer >= 0 && s->from > 0) {
+    pu_ids before = {0};
+    pu_err err = pu_encoder_encode(s->enc, pu_str_of(s->text->data, s->from), flags, &before, e);
+    size_t same = 0;
+    while (same < before.n && begin + same < s->ids->n && before.v[same] == s->ids->v[begin + same]) same++;
+    at += same < before.n ? same + 1 : same;
+    pu_ids_deinit(&before);
+    if (err) return err;
+  }
+  for (size_t i = begin; i < s->ids->n; i++)
+    if (!pu_ids_push(s->answers, i >= at ? s->answer : -1))
+      return pu_fail(e, PU_ERR_NOMEM, "no memory to render a chat");
+  return PU_OK;
+}
 
 static pu_err flush(sink *s, pu_error *e) {
   if (s->text->failed) return pu_fail(e, PU_ERR_NOMEM, "no memory to render a chat");
   if (!s->t || s->text->len == 0) return PU_OK;
   /* Only a text that begins the whole sequence gets the dummy prefix. */
   unsigned flags = TEXT_ENCODE_GUARD | (s->ids->n > 0 ? PU_ENCODE_NO_PREFIX : 0);
+  size_t begin = s->ids->n;
   PU_TRY(pu_encoder_encode(s->enc, pu_str_of(s->text->data, s->text->len), flags, s->ids, e));
+  if (s->answers) PU_TRY(mark_answer(s, begin, flags, e));
   pu_buf_clear(s->text);
+  s->from = 0;
   return PU_OK;
 }
 
 static pu_err put_id(sink *s, int32_t id, pu_error *e) {
   PU_TRY(flush(s, e));
-  return pu_ids_push(s->ids, id) ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory to render a chat");
+  bool good = pu_ids_push(s->ids, id) && (!s->answers || pu_ids_push(s->answers, s->answer));
+  return good ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory to render a chat");
+}
+
+static void begin_answer(sink *s, const chat_turn *said) {
+  s->answer = strcmp(said->m.role, "assistant") == 0 ? said->place : -1;
+  s->from = s->text->len;
 }
 
 static pu_err put_mark(sink *s, const char *mark, pu_error *e) {
@@ -183,9 +214,12 @@ static pu_err put_name(sink *s, const char *before, const char *name, pu_error *
   return PU_OK;
 }
 
-static pu_err put_parts(sink *s, const part *p, const role_row *row, const pu_message *m, pu_error *e) {
+static pu_err put_parts(sink *s, const part *p, const role_row *row, const pu_message *m, bool closes, pu_error *e) {
   for (; p->kind != PART_END; p++) {
-    if (p->kind == PART_MARK) PU_TRY(put_mark(s, p->s, e));
+    if (p->kind == PART_MARK) {
+      PU_TRY(put_mark(s, p->s, e));
+      if (closes) s->answer = -1; /* what ends a turn ends with its marker */
+    }
     if (p->kind == PART_NAME) PU_TRY(put_name(s, p->s, m ? m->name : NULL, e));
     if (p->kind == PART_TEXT) pu_buf_puts(s->text, p->s);
     if (p->kind == PART_ROLE) pu_buf_puts(s->text, row->shown);
@@ -250,22 +284,24 @@ static pu_err render(sink *s, const chat_turn *turns, size_t n, bool generate, p
                      m->role ? m->role : "");
     }
     pu_str content = s->c->trim ? trimmed(m->content) : m->content;
-    PU_TRY(put_parts(s, row->turn->open, row, m, e));
+    PU_TRY(put_parts(s, row->turn->open, row, m, false, e));
+    if (s->answers) begin_answer(s, &turns[i]);
     if (content.len > 0) pu_buf_append(s->text, content.ptr, content.len);
     PU_TRY(put_calls(s, turns[i].calls, e));
-    PU_TRY(put_parts(s, row->turn->close, row, m, e));
+    PU_TRY(put_parts(s, row->turn->close, row, m, true, e));
+    s->answer = -1;
   }
   const role_row *assistant = find_role(s->c, "assistant");
-  if (generate) PU_TRY(put_parts(s, assistant->turn->open, assistant, NULL, e));
+  if (generate) PU_TRY(put_parts(s, assistant->turn->open, assistant, NULL, false, e));
   return flush(s, e);
 }
 
 static pu_err render_ids(const pu_chat_template *c, const pu_tokenizer *t, const chat_turn *turns, size_t n,
-                         bool generate, pu_ids *out, pu_error *e) {
+                         bool generate, pu_ids *out, pu_ids *answers, pu_error *e) {
   pu_ids ids = {0};
   pu_buf text;
   pu_buf_init(&text, PU_BUF_MAX);
-  sink s = {.t = t, .text = &text, .ids = &ids, .c = c};
+  sink s = {.t = t, .text = &text, .ids = &ids, .c = c, .answers = answers, .answer = -1};
   pu_err err = text_encoder_bare(t, &s.enc, e);
   if (err == PU_OK) err = render(&s, turns, n, generate, e);
   if (err == PU_OK && !text_reserve_ids(out, ids.n)) err = pu_fail(e, PU_ERR_NOMEM, "no memory to render a chat");
@@ -280,9 +316,9 @@ static pu_err render_ids(const pu_chat_template *c, const pu_tokenizer *t, const
 }
 
 pu_err chat_render_own(const pu_chat_template *c, const pu_tokenizer *t, const chat_turn *turns, size_t n,
-                       bool generate, pu_buf *text, pu_ids *ids, pu_error *e) {
-  if (t) return render_ids(c, t, turns, n, generate, ids, e);
-  sink s = {.text = text, .c = c};
+                       bool generate, pu_buf *text, pu_ids *ids, pu_ids *answers, pu_error *e) {
+  if (t) return render_ids(c, t, turns, n, generate, ids, answers, e);
+  sink s = {.text = text, .c = c, .answer = -1};
   return render(&s, turns, n, generate, e);
 }
 

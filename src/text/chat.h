@@ -33,11 +33,20 @@ struct pu_chat_template {
 typedef struct chat_turn {
   pu_message m;
   const json_t *calls; /* its tool_calls, an array, or NULL */
+  int32_t place;       /* in the list of messages; -1: it is of none */
 } chat_turn;
 
-/* chat.c. t NULL: text to `text`; else ids to `ids`. A failed call may leave text, but no ids. */
+/* chat.c. t NULL: text to `text`; else ids to `ids` and, where it is not NULL, a turn's place for each id of an answer
+ * to `answers`, -1 for the others. A failed call may leave text, but no ids. */
 pu_err chat_render_own(const pu_chat_template *c, const pu_tokenizer *t, const chat_turn *turns, size_t n,
-                       bool generate, pu_buf *text, pu_ids *ids, pu_error *e) PU_MUST_USE;
+                       bool generate, pu_buf *text, pu_ids *ids, pu_ids *answers, pu_error *e) PU_MUST_USE;
+
+/* chat_answers.c */
+typedef pu_err (*chat_ids_fn)(const pu_chat_template *c, const pu_tokenizer *t, const pu_chat *chat, pu_buf *text,
+                              pu_ids *ids, pu_error *e);
+/* Whose answer each id of a Jinja template is; render gives text and ids of a conversation. */
+pu_err chat_answers_jinja(const pu_chat_template *c, const pu_tokenizer *t, const pu_chat *chat, chat_ids_fn render,
+                          pu_ids *ids, pu_ids *answers, pu_error *e) PU_MUST_USE;
 
 /* chat_calls.c. Turns of a conversation with its tools as turns of their own; strings live in a. */
 pu_err chat_turns(const pu_chat_template *c, const pu_chat *chat, pu_arena *a, chat_turn **out, size_t *n,

@@ -90,7 +90,7 @@ typedef struct builder {
 } builder;
 
 static void add_turn(builder *b, const char *role, const char *name, pu_str content, const json_t *calls) {
-  b->turns[b->n++] = (chat_turn){{role, name, content}, calls};
+  b->turns[b->n++] = (chat_turn){.m = {role, name, content}, .calls = calls, .place = -1};
 }
 
 static pu_err add_functions(builder *b) {
@@ -167,6 +167,7 @@ static pu_err add_message(builder *b, size_t i, const json_t *m) {
   if (!content.ptr)
     return pu_fail(b->e, PU_ERR_UNSUPPORTED, "message %zu: chat template \"%s\" renders text only", i + 1, b->c->name);
   add_turn(b, role, shown_name(b, m), content, json_object_get(m, "tool_calls"));
+  b->turns[b->n - 1].place = (int32_t)i;
   return PU_OK;
 }
 

@@ -296,29 +296,44 @@ static pu_err jinja_ids(const pu_chat_template *c, const pu_tokenizer *t, const 
   return err;
 }
 
+/* Text and ids both. */
+static pu_err jinja_both(const pu_chat_template *c, const pu_tokenizer *t, const pu_chat *chat, pu_buf *text,
+                         pu_ids *ids, pu_error *e) {
+  PU_TRY(render_jinja(c, chat, text, NULL, e));
+  return jinja_ids(c, t, chat, ids, e);
+}
+
 /* ---- either kind ---- */
 
 static pu_err render(const pu_chat_template *c, const pu_tokenizer *t, const pu_chat *chat, pu_buf *text, pu_ids *ids,
-                     pu_error *e) {
+                     pu_ids *answers, pu_error *e) {
   pu_arena *a;
   chat_turn *turns;
   size_t n;
   if (!json_is_array(chat->messages)) return pu_fail(e, PU_ERR_USAGE, "a conversation needs a list of messages");
+  if (c->jinja && answers) return chat_answers_jinja(c, t, chat, jinja_both, ids, answers, e);
   if (c->jinja) return t ? jinja_ids(c, t, chat, ids, e) : render_jinja(c, chat, text, NULL, e);
   PU_TRY(pu_arena_create(ARENA_MAX, &a, e));
   pu_err err = chat_turns(c, chat, a, &turns, &n, e);
-  if (!err) err = chat_render_own(c, t, turns, n, chat->generate, text, ids, e);
+  if (!err) err = chat_render_own(c, t, turns, n, chat->generate, text, ids, answers, e);
   pu_arena_free(a);
   return err;
 }
 
+pu_err pu_chat_render_answers(const pu_chat_template *c, const pu_tokenizer *t, const pu_chat *chat, pu_ids *ids,
+                              pu_ids *answers, pu_error *e) {
+  pu_chat whole = *chat;
+  whole.generate = false;
+  return render(c, t, &whole, NULL, ids, answers, e);
+}
+
 pu_err pu_chat_render_text(const pu_chat_template *c, const pu_chat *chat, pu_buf *out, pu_error *e) {
-  return render(c, NULL, chat, out, NULL, e);
+  return render(c, NULL, chat, out, NULL, NULL, e);
 }
 
 pu_err pu_chat_render_ids(const pu_chat_template *c, const pu_tokenizer *t, const pu_chat *chat, pu_ids *out,
                           pu_error *e) {
-  return render(c, t, chat, NULL, out, e);
+  return render(c, t, chat, NULL, out, NULL, e);
 }
 
 /* JSON strings are UTF-8; what is not comes as U+FFFD. */
@@ -351,14 +366,14 @@ static pu_err render_messages(const pu_chat_template *c, const pu_tokenizer *t, 
   if (c->jinja) {
     json_t *list = as_json(m, n);
     const pu_chat chat = {.messages = list, .generate = generate};
-    pu_err err = list ? render(c, t, &chat, text, ids, e) : no_memory(e);
+    pu_err err = list ? render(c, t, &chat, text, ids, NULL, e) : no_memory(e);
     json_decref(list);
     return err;
   }
   chat_turn *turns = calloc(n + 1, sizeof *turns);
   if (!turns) return no_memory(e);
-  for (size_t i = 0; i < n; i++) turns[i].m = m[i];
-  pu_err err = chat_render_own(c, t, turns, n, generate, text, ids, e);
+  for (size_t i = 0; i < n; i++) turns[i] = (chat_turn){.m = m[i], .place = -1};
+  pu_err err = chat_render_own(c, t, turns, n, generate, text, ids, NULL, e);
   free(turns);
   return err;
 }

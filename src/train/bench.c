@@ -180,14 +180,14 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   PU_TRY(pu_model_random(pu_arch_find(shape->arch), &b->hp, 1, b->be, &mo, &b->model, e));
   PU_TRY(pu_arena_create((size_t)4 << 30, &b->host, e));
   PU_TRY(pu_arena_create((size_t)1 << 30, &b->step_host, e));
-  PU_TRY(pu_train_optim_create(b->model, b->host, &b->optim, e));
+  PU_TRY(pu_train_optim_create(b->be, b->model->params, b->model->n_params, b->host, &b->optim, e));
   PU_TRY(make_batch(b, e));
   size_t activations =
       pu_model_activation_bytes(b->model, b->o->batch * b->o->seq_len, b->o->seq_len, true, b->o->recompute);
   size_t room = PU_MAX(pu_train_activation_room(b->be, activations), product_bytes(b));
   r->planned_bytes = pu_model_weight_bytes(b->model->arch, &b->model->hp, &mo) + b->optim.moment_bytes +
                      b->optim.grad_bytes + activations +
-                     pu_train_work_bytes(b->be, b->model, b->o->batch * b->o->seq_len, b->o->seq_len);
+                     pu_train_work_bytes(b->be, b->model, b->o->batch * b->o->seq_len, b->o->seq_len, 0);
   PU_TRY(pu_train_plan_check(b->be, activations, false, e));
   PU_TRY(b->be->alloc(b->be, room, &b->memory, e));
   PU_TRY(pu_arena_wrap(b->memory, room, &b->ctx.mem, e));

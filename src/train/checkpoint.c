@@ -8,14 +8,20 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* What stands beside a model's weights; an adapter is beside its base, which has the first. */
+static const char *const BESIDE[] = {"generation_config.json", "chat_template.jinja", "chat_template.json"};
+enum { N_BESIDE = PU_COUNT(BESIDE), BESIDE_MAX = 4 << 20 };
+
 struct pu_train_saver {
   const pu_train_optim *optim;
   pu_train_saver_options o;
-  pu_buf generation; /* generation_config.json; empty: none */
-  pu_arena *memory;  /* the copy */
-  pu_backend host;   /* the copy's backend: the real one's threads are at work on the next step */
-  pu_model model;    /* the real one's description over the copy */
-  pu_tensor *m, *v;  /* [n_params] headers over the copy */
+  pu_buf beside[N_BESIDE]; /* those files; empty: not there */
+  pu_arena *memory;        /* the copy */
+  pu_backend host;         /* the copy's backend: the real one's threads are at work on the next step */
+  pu_model model;          /* the real one's description over the copy; of an adapter only the backend */
+  pu_param *params;        /* [n_params] over the copy */
+  size_t n_params;
+  pu_tensor *m, *v; /* [n_params] headers over the copy */
   pu_train_state state;
 
   pthread_t thread;
@@ -28,9 +34,6 @@ struct pu_train_saver {
 };
 
 /* ---- the files of a checkpoint ---- */
-
-static const char GENERATION[] = "generation_config.json";
-enum { GENERATION_MAX = 1 << 20 };
 
 static pu_err path_in(const char *dir, const char *name, char path[PATH_MAX], pu_error *e) {
   if (snprintf(path, PATH_MAX, "%s/%s", dir, name) < PATH_MAX) return PU_OK;
@@ -77,15 +80,15 @@ static pu_st_source moment_source(const char *name, const pu_tensor *t) {
 /* exp_avg.NAME and exp_avg_sq.NAME (PyTorch's words) by the parameter's name in memory: no layout of files or ranks in
  * it. */
 static pu_err write_moments(const pu_train_saver *s, const char *dir, pu_error *e) {
-  size_t n = s->model.n_params;
+  size_t n = s->n_params;
   pu_arena *a;
   PU_TRY(pu_arena_create(n * 1024 + (1 << 20), &a, e));
   pu_st_source *tensors = pu_arena_alloc(a, 2 * n * sizeof *tensors);
   const char *path = pu_path_join(a, dir, "optimizer.safetensors");
   bool ok = tensors && path;
   for (size_t i = 0; ok && i < n; i++) {
-    const char *first = pu_arena_printf(a, "exp_avg.%s", s->model.params[i].name);
-    const char *second = pu_arena_printf(a, "exp_avg_sq.%s", s->model.params[i].name);
+    const char *first = pu_arena_printf(a, "exp_avg.%s", s->params[i].name);
+    const char *second = pu_arena_printf(a, "exp_avg_sq.%s", s->params[i].name);
     ok = first && second;
     tensors[2 * i] = moment_source(first, &s->m[i]);
     tensors[2 * i + 1] = moment_source(second, &s->v[i]);
@@ -96,27 +99,37 @@ static pu_err write_moments(const pu_train_saver *s, const char *dir, pu_error *
   return err;
 }
 
-/* generation_config.json is read once: the checkpoint it stands in may be removed while the run goes on. */
-static pu_err keep_generation(pu_train_saver *s, pu_error *e) {
+/* They are read once: the checkpoint they stand in may be removed while the run goes on. */
+static pu_err keep_beside(pu_train_saver *s, pu_error *e) {
   char path[PATH_MAX];
-  pu_buf_init(&s->generation, GENERATION_MAX);
-  if (!s->o.copy_from) return PU_OK;
-  PU_TRY(path_in(s->o.copy_from, GENERATION, path, e));
-  return pu_path_exists(path) ? pu_file_read(path, GENERATION_MAX, &s->generation, e) : PU_OK;
+  for (size_t i = 0; i < N_BESIDE; i++) pu_buf_init(&s->beside[i], BESIDE_MAX);
+  for (size_t i = s->o.adapter ? 1 : 0; s->o.copy_from && i < N_BESIDE; i++) {
+    PU_TRY(path_in(s->o.copy_from, BESIDE[i], path, e));
+    if (pu_path_exists(path)) PU_TRY(pu_file_read(path, BESIDE_MAX, &s->beside[i], e));
+  }
+  return PU_OK;
 }
 
-static pu_err write_generation(const pu_train_saver *s, const char *dir, pu_error *e) {
+static pu_err write_beside(const pu_train_saver *s, const char *dir, pu_error *e) {
   char path[PATH_MAX];
-  if (s->generation.len == 0) return PU_OK;
-  PU_TRY(path_in(dir, GENERATION, path, e));
-  return pu_file_write(path, s->generation.data, s->generation.len, e);
+  for (size_t i = 0; i < N_BESIDE; i++) {
+    if (s->beside[i].len == 0) continue;
+    PU_TRY(path_in(dir, BESIDE[i], path, e));
+    PU_TRY(pu_file_write(path, s->beside[i].data, s->beside[i].len, e));
+  }
+  return PU_OK;
+}
+
+static pu_err write_weights(const pu_train_saver *s, const char *dir, pu_error *e) {
+  if (s->o.adapter) return pu_adapter_save_params(s->o.adapter, s->params, dir, PU_F32, e);
+  return pu_model_save(&s->model, dir, PU_F32, 0, e);
 }
 
 static pu_err write_files(const pu_train_saver *s, const char *dir, pu_error *e) {
   PU_TRY(pu_mkdirs(dir, e));
-  PU_TRY(pu_model_save(&s->model, dir, PU_F32, 0, e));
+  PU_TRY(write_weights(s, dir, e));
   if (s->o.tokenizer) PU_TRY(pu_tokenizer_save(s->o.tokenizer, dir, e));
-  PU_TRY(write_generation(s, dir, e));
+  PU_TRY(write_beside(s, dir, e));
   PU_TRY(write_moments(s, dir, e));
   PU_TRY(write_state(dir, &s->state, s->o.config, e));
   return pu_fsync_dir(dir, e);
@@ -202,7 +215,7 @@ static size_t padded(const pu_tensor *t) {
 
 size_t pu_train_saver_bytes(const pu_train_optim *optim) {
   size_t bytes = 0;
-  for (size_t i = 0; i < optim->model->n_params; i++) bytes += 3 * padded(optim->model->params[i].w);
+  for (size_t i = 0; i < optim->n_params; i++) bytes += 3 * padded(optim->params[i].w);
   return bytes;
 }
 
@@ -216,26 +229,28 @@ static pu_tensor over_copy(const pu_tensor *like, void *data) {
 
 /* The copy's headers: params, master weights and both moments, each over its own part of the memory. */
 static bool lay_out(pu_train_saver *s) {
-  const pu_model *from = s->optim->model;
-  size_t n = from->n_params;
+  size_t n = s->optim->n_params;
   pu_tensor *masters = pu_arena_alloc(s->memory, n * sizeof *masters);
   s->host = (pu_backend){.name = "cpu", .download = host_download};
-  s->model = *from;
+  s->params = pu_arena_alloc(s->memory, n * sizeof *s->params);
+  s->n_params = n;
+  s->model = *s->o.model;
   s->model.be = &s->host;
-  s->model.params = pu_arena_alloc(s->memory, n * sizeof *s->model.params);
+  s->model.params = s->params;
+  s->model.n_params = n;
   s->m = pu_arena_alloc(s->memory, n * sizeof *s->m);
   s->v = pu_arena_alloc(s->memory, n * sizeof *s->v);
-  if (!masters || !s->model.params || !s->m || !s->v) return false;
+  if (!masters || !s->params || !s->m || !s->v) return false;
   for (size_t i = 0; i < n; i++) {
-    const pu_param *p = &from->params[i];
+    const pu_param *p = &s->optim->params[i];
     void *parts[3];
     for (int k = 0; k < 3; k++)
       if (!(parts[k] = pu_arena_alloc(s->memory, padded(p->w)))) return false;
     masters[i] = over_copy(p->master, parts[0]);
     s->m[i] = over_copy(p->master, parts[1]);
     s->v[i] = over_copy(p->master, parts[2]);
-    s->model.params[i] = *p;
-    s->model.params[i].w = s->model.params[i].master = &masters[i];
+    s->params[i] = *p;
+    s->params[i].w = s->params[i].master = &masters[i];
   }
   return true;
 }
@@ -249,8 +264,8 @@ pu_err pu_train_saver_create(const pu_train_optim *optim, const pu_train_saver_o
   s->o = *o;
   pthread_mutex_init(&s->lock, NULL);
   pthread_cond_init(&s->changed, NULL);
-  pu_err err = keep_generation(s, e);
-  size_t headers = optim->model->n_params * (sizeof(pu_param) + 3 * sizeof(pu_tensor)) + (1 << 16);
+  pu_err err = keep_beside(s, e);
+  size_t headers = optim->n_params * (sizeof(pu_param) + 3 * sizeof(pu_tensor)) + (1 << 16);
   if (err == PU_OK) err = pu_arena_create(pu_train_saver_bytes(optim) + headers, &s->memory, e);
   if (err == PU_OK && !lay_out(s))
     err = pu_fail(e, PU_ERR_NOMEM, "no memory for the copy that checkpoints are made of");
@@ -275,7 +290,7 @@ void pu_train_saver_free(pu_train_saver *s) {
     pthread_join(s->thread, NULL);
   }
   pu_arena_free(s->memory);
-  pu_buf_deinit(&s->generation);
+  for (size_t i = 0; i < N_BESIDE; i++) pu_buf_deinit(&s->beside[i]);
   pthread_cond_destroy(&s->changed);
   pthread_mutex_destroy(&s->lock);
   free(s);
@@ -283,12 +298,12 @@ void pu_train_saver_free(pu_train_saver *s) {
 
 pu_err pu_train_saver_submit(pu_train_saver *s, const pu_train_state *state, pu_error *e) {
   PU_TRY(pu_train_saver_wait(s, e));
-  const pu_model *m = s->optim->model;
-  for (size_t i = 0; i < m->n_params; i++) {
-    size_t bytes = (size_t)pu_tensor_count(m->params[i].master) * sizeof(float);
-    PU_TRY(m->be->download(m->be, s->model.params[i].master->data, m->params[i].master->data, bytes, e));
-    PU_TRY(m->be->download(m->be, s->m[i].data, s->optim->m[i].data, bytes, e));
-    PU_TRY(m->be->download(m->be, s->v[i].data, s->optim->v[i].data, bytes, e));
+  const pu_train_optim *o = s->optim;
+  for (size_t i = 0; i < s->n_params; i++) {
+    size_t bytes = (size_t)pu_tensor_count(o->params[i].master) * sizeof(float);
+    PU_TRY(o->be->download(o->be, s->params[i].master->data, o->params[i].master->data, bytes, e));
+    PU_TRY(o->be->download(o->be, s->m[i].data, o->m[i].data, bytes, e));
+    PU_TRY(o->be->download(o->be, s->v[i].data, o->v[i].data, bytes, e));
   }
   pthread_mutex_lock(&s->lock);
   s->state = *state;
@@ -328,7 +343,7 @@ pu_err pu_train_state_read(const char *dir, pu_train_state *state, const char **
 
 static pu_err restore_one(const pu_safetensors *f, const char *path, const char *kind, const pu_param *p,
                           const pu_tensor *to, pu_backend *be, pu_error *e) {
-  char name[256];
+  char name[400];
   snprintf(name, sizeof name, "%s.%s", kind, p->name);
   const pu_st_tensor *t = pu_safetensors_find(f, name);
   size_t bytes = (size_t)pu_tensor_count(to) * sizeof(float);
@@ -344,10 +359,10 @@ pu_err pu_train_optim_restore(const char *dir, pu_train_optim *o, pu_error *e) {
   pu_safetensors *f;
   PU_TRY(pu_safetensors_open(path, &f, e));
   pu_err err = PU_OK;
-  for (size_t i = 0; err == PU_OK && i < o->model->n_params; i++) {
-    const pu_param *p = &o->model->params[i];
-    err = restore_one(f, path, "exp_avg", p, &o->m[i], o->model->be, e);
-    if (err == PU_OK) err = restore_one(f, path, "exp_avg_sq", p, &o->v[i], o->model->be, e);
+  for (size_t i = 0; err == PU_OK && i < o->n_params; i++) {
+    const pu_param *p = &o->params[i];
+    err = restore_one(f, path, "exp_avg", p, &o->m[i], o->be, e);
+    if (err == PU_OK) err = restore_one(f, path, "exp_avg_sq", p, &o->v[i], o->be, e);
   }
   pu_safetensors_close(f);
   return err;

@@ -1,4 +1,5 @@
-/* Checkpoints: RUN/step-NNNNNN/ with the model (f32, so that resuming is exact), optimizer.safetensors and state.json.
+/* Checkpoints: RUN/step-NNNNNN/ with the model, or the adapter that is trained beside it (f32, so that resuming is
+ * exact), optimizer.safetensors and state.json.
  * A thread of its own writes them from a copy while training goes on. */
 #ifndef PUYU_TRAIN_CHECKPOINT_H
 #define PUYU_TRAIN_CHECKPOINT_H
@@ -22,9 +23,11 @@ typedef struct pu_train_state {
 typedef struct pu_train_saver pu_train_saver;
 typedef struct pu_train_saver_options {
   const char *run;
+  const pu_model *model;
+  const pu_adapter *adapter; /* NULL: the model is trained */
   int64_t keep;
   const pu_tokenizer *tokenizer; /* NULL: none to copy */
-  const char *copy_from;         /* generation_config.json is copied from here, read at once; NULL: nowhere */
+  const char *copy_from;         /* what stands beside weights is copied from here, read at once; NULL: nowhere */
   const char *config;            /* YAML, kept in state.json */
 } pu_train_saver_options;
 

@@ -17,12 +17,50 @@ static pu_err check_sources(const pu_train_config *cfg, pu_error *e) {
     return pu_fail(e, PU_ERR_USAGE, "data.sources is empty: give at least one, e.g. {type: text, path: book.txt}");
   for (size_t i = 0; i < n; i++) {
     weighted += s[i].weight > 0;
+    if ((s[i].type == PU_SOURCE_CHAT) != (cfg->task == PU_TASK_SFT))
+      return pu_fail(e, PU_ERR_USAGE, "data.sources: a source of type chat goes with task: sft, and no other does: %s",
+                     cfg->task == PU_TASK_SFT ? "leave its type out" : "set the task");
     if (s[i].type == PU_SOURCE_IDS && n > 1)
       return pu_fail(e, PU_ERR_USAGE, "data.sources: an ids source is the whole batch of every step: give it alone");
   }
   if (weighted != 0 && weighted != n)
     return pu_fail(e, PU_ERR_USAGE, "data.sources: %zu of %zu have a weight: give one to each, or to none", weighted,
                    n);
+  return PU_OK;
+}
+
+/* All that a task of conversations can have is of that type: it need not be said. */
+static void imply_types(pu_train_config *cfg) {
+  pu_train_source *s = cfg->data.sources.items;
+  for (size_t i = 0; cfg->task == PU_TASK_SFT && i < cfg->data.sources.n; i++)
+    if (s[i].type == PU_SOURCE_SHARDS) s[i].type = PU_SOURCE_CHAT;
+}
+
+static pu_err check_sft(const pu_train_config *cfg, pu_error *e) {
+  const pu_train_source *s = cfg->data.sources.items;
+  if (cfg->task != PU_TASK_SFT && cfg->train.epochs > 0)
+    return pu_fail(e, PU_ERR_USAGE, "train.epochs goes with task: sft: set train.steps instead");
+  if (cfg->task != PU_TASK_SFT) return PU_OK;
+  if (cfg->train.epochs > 0 && cfg->train.minutes > 0)
+    return pu_fail(e, PU_ERR_USAGE, "train.epochs and train.minutes: give one of them");
+  if (cfg->data.cross_document)
+    return pu_fail(e, PU_ERR_USAGE, "data.cross_document: no conversation sees another: leave it out");
+  for (size_t i = 0; i < cfg->data.sources.n; i++)
+    if (s[i].weight > 0)
+      return pu_fail(e, PU_ERR_USAGE,
+                     "data.sources: %s has a weight, but each conversation comes once in a pass: leave it out",
+                     s[i].path);
+  return PU_OK;
+}
+
+static pu_err check_lora(const pu_train_config *cfg, pu_error *e) {
+  if (cfg->lora.base && !pu_train_config_adapts(cfg))
+    return pu_fail(e, PU_ERR_USAGE, "lora.base: nf4 keeps the model as it is: set lora.rank, for an adapter to train");
+  if (!pu_train_config_adapts(cfg)) return PU_OK;
+  if (cfg->lora.rank > 0 && cfg->lora.path)
+    return pu_fail(e, PU_ERR_USAGE, "lora.path is an adapter with a rank of its own: leave lora.rank out");
+  if (!cfg->model.path)
+    return pu_fail(e, PU_ERR_USAGE, "lora: an adapter stands beside a model that is there: set model.path");
   return PU_OK;
 }
 
@@ -57,10 +95,8 @@ static pu_err check_batch(const pu_train_config *cfg, pu_error *e) {
   return PU_OK;
 }
 
-/* Where the clock ends the run, nobody knows yet how many steps there will be. */
-static pu_err check_steps(const pu_train_config *cfg, pu_error *e) {
+pu_err pu_train_config_check_steps(const pu_train_config *cfg, pu_error *e) {
   long long steps = cfg->train.steps, warmup = cfg->schedule.warmup, decay = cfg->schedule.decay;
-  if (cfg->train.minutes > 0) return PU_OK;
   if (warmup >= steps)
     return pu_fail(e, PU_ERR_USAGE, "schedule.warmup %lld leaves nothing of train.steps %lld: lower it", warmup, steps);
   if (cfg->schedule.type == SCHEDULE_WSD && warmup + decay > steps)
@@ -71,7 +107,8 @@ static pu_err check_steps(const pu_train_config *cfg, pu_error *e) {
 
 static pu_err check_schedule(const pu_train_config *cfg, pu_error *e) {
   const pu_floats *b = &cfg->optim.betas;
-  PU_TRY(check_steps(cfg, e));
+  /* Where the clock or the data end the run, nobody knows yet how many steps there will be. */
+  if (cfg->train.minutes <= 0 && cfg->train.epochs <= 0) PU_TRY(pu_train_config_check_steps(cfg, e));
   if (cfg->schedule.type != SCHEDULE_CONSTANT && cfg->schedule.min_lr > cfg->optim.lr)
     return pu_fail(e, PU_ERR_USAGE, "schedule.min_lr %g is above optim.lr %g: lower it", cfg->schedule.min_lr,
                    cfg->optim.lr);
@@ -98,9 +135,12 @@ pu_err pu_train_config_resolve(pu_train_config *cfg, int64_t ids_rows, pu_error 
   if (cfg->train.global_batch == 0) cfg->train.global_batch = PU_MAX(cfg->train.micro_batch, DEFAULT_BATCH);
   if (cfg->train.micro_batch == 0) cfg->train.micro_batch = largest_divisor(cfg->train.global_batch, DEFAULT_MICRO);
   if (ids_rows > 0) cfg->train.micro_batch = PU_MIN(cfg->train.micro_batch, ids_rows);
+  imply_types(cfg);
   PU_TRY(check_rest(cfg, e));
   PU_TRY(check_model(cfg, e));
   PU_TRY(check_sources(cfg, e));
+  PU_TRY(check_sft(cfg, e));
+  PU_TRY(check_lora(cfg, e));
   PU_TRY(check_batch(cfg, e));
   return check_schedule(cfg, e);
 }
@@ -115,6 +155,7 @@ static const char *const harmless[] = {"run",           "checkpoint.", "validate
 static bool is_harmless(const pu_train_config *is, const char *key) {
   for (size_t i = 0; i < PU_COUNT(harmless); i++)
     if (strncmp(key, harmless[i], strlen(harmless[i])) == 0) return true;
+  if (strcmp(key, "train.steps") == 0 && is->train.epochs > 0) return true; /* they decide */
   /* A longer run bends every schedule but the constant one. */
   return strcmp(key, "train.steps") == 0 && is->schedule.type == SCHEDULE_CONSTANT;
 }
@@ -175,11 +216,29 @@ static const char *model_name(const pu_train_config *c) {
   return c->model.shape ? c->model.shape : c->model.path ? c->model.path : "none";
 }
 
+/* A run's adapter is what it was begun as. */
+static pu_err same_adapter(const pu_train_config *was, const pu_train_config *is, pu_error *e) {
+  bool same = was->lora.rank == is->lora.rank && was->lora.rslora == is->lora.rslora &&
+              !(was->lora.alpha < is->lora.alpha) && !(was->lora.alpha > is->lora.alpha) &&
+              same_strs(&was->lora.targets, &is->lora.targets) && same_str(was->lora.path, is->lora.path);
+  if (same && was->task == is->task) return PU_OK;
+  return pu_fail(e, PU_ERR_USAGE, "%s: the run %s was begun with another: take another run directory",
+                 same ? "task" : "lora", is->run);
+}
+
 pu_err pu_train_config_same_model(const pu_train_config *was, pu_train_config *is, pu_error *e) {
+  PU_TRY(same_adapter(was, is, e));
   if (!same_str(was->model.shape, is->model.shape))
     return pu_fail(e, PU_ERR_USAGE, "model: the run %s was begun with %s %s, not %s: take another run directory",
                    is->run, was->model.shape ? "shape" : "path", model_name(was), model_name(is));
-  if (!same_str(was->model.path, is->model.path))
+  bool moved = !same_str(was->model.path, is->model.path);
+  if (moved && pu_train_config_adapts(is)) {
+    pu_log(PU_LOG_WARN,
+           "model.path: the run was begun with %s; its adapter is worth something only beside the same weights",
+           model_name(was));
+    return PU_OK;
+  }
+  if (moved)
     pu_log(PU_LOG_WARN, "model.path: the run was begun with %s and goes on from its own checkpoint, not from %s",
            model_name(was), model_name(is));
   if (was->model.shape && was->model.seed != is->model.seed)

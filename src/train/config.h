@@ -16,4 +16,12 @@ pu_err pu_train_config_same_model(const pu_train_config *was, pu_train_config *i
  * from those of an unbroken run. */
 void pu_train_config_changes(const pu_train_config *was, const pu_train_config *is, pu_buf *keys);
 
+/* Is an adapter trained instead of the model? */
+static inline bool pu_train_config_adapts(const pu_train_config *cfg) {
+  return cfg->lora.rank > 0 || cfg->lora.path;
+}
+
+/* Steps against what the schedule asks of them: where epochs decide, when they are known. */
+pu_err pu_train_config_check_steps(const pu_train_config *cfg, pu_error *e) PU_MUST_USE;
+
 #endif

@@ -23,9 +23,10 @@ static pu_err take_ids(const pu_st_tensor *t, const char *path, pu_arena *a, pu_
   int64_t count = t->shape[0] * t->shape[1];
   *out = (pu_train_data){.seq_len = t->shape[1], .rows = t->shape[0], .n = 1, .tokens = (uint64_t)count};
   out->fixed = pu_arena_alloc(a, (size_t)count * sizeof *out->fixed);
-  out->names = pu_arena_alloc(a, sizeof *out->names);
-  if (!out->fixed || !out->names || !(out->names[0] = pu_arena_strdup(a, path)))
+  const char **names = pu_arena_alloc(a, sizeof *names);
+  if (!out->fixed || !names || !(names[0] = pu_arena_strdup(a, path)))
     return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for %lld ids", path, (long long)count);
+  out->names = names;
   for (int64_t i = 0; i < count; i++) out->fixed[i] = ids_at(t, i);
   return PU_OK;
 }
@@ -68,14 +69,15 @@ pu_err pu_train_data_open(const pu_train_source *s, size_t n, const pu_train_dat
                           pu_train_data *out, pu_error *e) {
   *out = (pu_train_data){.seq_len = o->seq_len};
   out->shards = pu_arena_zalloc(a, n * sizeof *out->shards);
-  out->names = pu_arena_alloc(a, n * sizeof *out->names);
+  const char **names = pu_arena_alloc(a, n * sizeof *names);
   out->cache = pu_arena_alloc(a, n * sizeof *out->cache);
   pu_mix_source *mixed = pu_arena_alloc(a, n * sizeof *mixed);
-  if (!out->shards || !out->names || !out->cache || !mixed) return pu_fail(e, PU_ERR_NOMEM, "data.sources: no memory");
+  out->names = names;
+  if (!out->shards || !names || !out->cache || !mixed) return pu_fail(e, PU_ERR_NOMEM, "data.sources: no memory");
   for (; out->n < n; out->n++) {
     size_t i = out->n;
     PU_TRY(open_source(&s[i], o, a, &out->shards[i], &out->cache[i], e));
-    if (!(out->names[i] = pu_arena_strdup(a, s[i].path))) return pu_fail(e, PU_ERR_NOMEM, "data.sources: no memory");
+    if (!(names[i] = pu_arena_strdup(a, s[i].path))) return pu_fail(e, PU_ERR_NOMEM, "data.sources: no memory");
     if (pu_shards_tokens(out->shards[i]) == 0)
       return pu_fail(e, PU_ERR_FORMAT, "%s: holds no tokens: leave it out of data.sources", s[i].path);
     mixed[i] = (pu_mix_source){.shards = out->shards[i], .weight = s[i].weight};
@@ -84,7 +86,24 @@ pu_err pu_train_data_open(const pu_train_source *s, size_t n, const pu_train_dat
   return pu_mix_create(mixed, n, o->seq_len, o->seed, &out->mix, e);
 }
 
+pu_err pu_train_data_open_feed(const pu_train_hooks *hooks, const pu_train_feed_options *o, pu_train_data *out,
+                               pu_error *e) {
+  *out = (pu_train_data){.seq_len = o->cfg->data.seq_len};
+  if (!hooks || !hooks->feed)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "this program has nothing that reads conversations");
+  PU_TRY(hooks->feed(hooks->arg, o, &out->feed, e));
+  out->n = out->feed.n;
+  out->names = out->feed.names;
+  out->tokens = out->feed.tokens;
+  return PU_OK;
+}
+
+uint64_t pu_train_data_pass(const pu_train_data *d) {
+  return d->fixed ? (uint64_t)d->rows : d->feed.read ? d->feed.rows : pu_mix_epoch_samples(d->mix, 0);
+}
+
 void pu_train_data_close(pu_train_data *d) {
+  if (d->feed.close) d->feed.close(d->feed.arg);
   if (d->mix) pu_mix_free(d->mix);
   for (size_t i = 0; d->shards && i < d->n; i++) pu_shards_close(d->shards[i]);
   *d = (pu_train_data){0};
@@ -103,6 +122,7 @@ static pu_err check_fixed(const pu_train_data *d, int64_t vocab, pu_error *e) {
 
 pu_err pu_train_data_check(const pu_train_data *d, int64_t vocab, const pu_tokenizer *t, pu_error *e) {
   if (d->fixed) return check_fixed(d, vocab, e);
+  if (d->feed.read) return PU_OK; /* made with the model's tokenizer */
   for (size_t i = 0; i < d->n; i++) {
     int32_t id = pu_shards_max_id(d->shards[i]);
     uint64_t made_with = pu_shards_tokenizer(d->shards[i]);
@@ -126,9 +146,10 @@ pu_err pu_train_rows_create(int64_t room, int64_t seq_len, pu_arena *a, pu_train
   out->ids = pu_arena_alloc(a, bytes);
   out->targets = pu_arena_alloc(a, bytes);
   out->starts = pu_arena_alloc(a, bytes);
+  out->len = pu_arena_alloc(a, (size_t)room * sizeof *out->len);
   out->n_starts = pu_arena_alloc(a, (size_t)room * sizeof *out->n_starts);
   out->source = pu_arena_alloc(a, (size_t)room * sizeof *out->source);
-  if (out->ids && out->targets && out->starts && out->n_starts && out->source) return PU_OK;
+  if (out->ids && out->targets && out->starts && out->len && out->n_starts && out->source) return PU_OK;
   return pu_fail(e, PU_ERR_NOMEM, "no memory for a batch of %lld sequences of %lld tokens", (long long)room,
                  (long long)seq_len);
 }
@@ -144,10 +165,24 @@ static void read_fixed(const pu_train_data *d, int64_t row, pu_train_rows *out, 
   out->source[at] = 0;
 }
 
+static void read_feed(const pu_train_data *d, uint64_t index, pu_train_rows *out, int64_t at) {
+  int64_t T = d->seq_len;
+  pu_train_row row = {.ids = out->ids + at * T, .targets = out->targets + at * T, .starts = out->starts + at * T};
+  d->feed.read(d->feed.arg, index, &row);
+  out->len[at] = row.n;
+  out->n_starts[at] = row.n_starts;
+  out->source[at] = row.source;
+}
+
 void pu_train_data_read(const pu_train_data *d, uint64_t first, int64_t rows, bool cross_document, pu_train_rows *out) {
   int64_t T = d->seq_len;
   out->rows = rows;
   for (int64_t i = 0; i < rows; i++) {
+    out->len[i] = T;
+    if (d->feed.read) {
+      read_feed(d, first + (uint64_t)i, out, i);
+      continue;
+    }
     if (d->fixed) {
       read_fixed(d, (int64_t)((first + (uint64_t)i) % (uint64_t)d->rows), out, i);
       continue;
@@ -159,9 +194,16 @@ void pu_train_data_read(const pu_train_data *d, uint64_t first, int64_t rows, bo
   }
 }
 
-int64_t pu_train_rows_targets(const pu_train_rows *r, int64_t from, int64_t n) {
+int64_t pu_train_rows_tokens(const pu_train_rows *r) {
   int64_t count = 0;
-  for (int64_t i = from * r->seq_len; i < (from + n) * r->seq_len; i++) count += r->targets[i] >= 0;
+  for (int64_t i = 0; i < r->rows; i++) count += r->len[i];
+  return count;
+}
+
+int64_t pu_train_rows_targets(const pu_train_rows *r) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < r->rows; i++)
+    for (int64_t t = 0; t < r->len[i]; t++) count += r->targets[i * r->seq_len + t] >= 0;
   return count;
 }
 
@@ -170,7 +212,9 @@ int64_t pu_train_rows_targets(const pu_train_rows *r, int64_t from, int64_t n) {
 pu_err pu_train_pack_create(int64_t tokens, pu_arena *a, pu_train_pack *out, pu_error *e) {
   out->cu = pu_arena_alloc(a, (size_t)(tokens + 1) * sizeof *out->cu);
   out->positions = pu_arena_alloc(a, (size_t)tokens * sizeof *out->positions);
-  if (out->cu && out->positions) return PU_OK;
+  out->ids = pu_arena_alloc(a, (size_t)tokens * sizeof *out->ids);
+  out->targets = pu_arena_alloc(a, (size_t)tokens * sizeof *out->targets);
+  if (out->cu && out->positions && out->ids && out->targets) return PU_OK;
   return pu_fail(e, PU_ERR_NOMEM, "no memory to pack %lld tokens", (long long)tokens);
 }
 
@@ -188,8 +232,11 @@ void pu_train_pack_rows(pu_train_pack *p, const pu_train_rows *r, int64_t from, 
   p->cu[0] = 0;
   for (int64_t row = from; row < from + n; row++) {
     const int32_t *starts = r->starts + row * r->seq_len;
+    size_t bytes = (size_t)r->len[row] * sizeof(int32_t), at = (size_t)p->cu[p->seqs.n];
+    memcpy(p->ids + at, r->ids + row * r->seq_len, bytes);
+    memcpy(p->targets + at, r->targets + row * r->seq_len, bytes);
     for (int i = 0; i < r->n_starts[row]; i++) {
-      int32_t end = i + 1 < r->n_starts[row] ? starts[i + 1] : (int32_t)r->seq_len;
+      int32_t end = i + 1 < r->n_starts[row] ? starts[i + 1] : (int32_t)r->len[row];
       if (end > starts[i]) add_sequence(p, end - starts[i]);
     }
   }

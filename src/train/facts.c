@@ -23,6 +23,7 @@ pu_err pu_train_write_facts(pu_train_loop *l, pu_error *e) {
   pu_buf_json_str(&b, pu_str_c(on_cpu ? l->be->name : pu_train_where(l->be, where)));
   pu_buf_puts(&b, ", \"processor\": ");
   pu_buf_json_str(&b, pu_str_c(cpu));
+  pu_buf_printf(&b, ", \"task\": \"%s\"", l->cfg.task == PU_TASK_SFT ? "fine-tuning on conversations" : "pretraining");
   pu_buf_printf(&b, ", \"threads\": %d, \"isa\": \"%s\", \"matrix_flops\": %s,\n",
                 on_cpu ? pu_pool_size(l->be->pool) : 0, on_cpu ? pu_isa_name(pu_cpu_isa(l->be)) : "", peak);
   pu_buf_printf(&b, " \"family\": \"%s\", \"parameters\": %lld, \"vocab\": %lld, \"layers\": %lld, \"hidden\": %lld,\n",
@@ -33,6 +34,13 @@ pu_err pu_train_write_facts(pu_train_loop *l, pu_error *e) {
                 "\"planned_bytes\": %zu}\n",
                 (unsigned long long)l->data.tokens, (long long)steps, (long long)l->cfg.train.global_batch,
                 (long long)l->data.seq_len, l->plan.total);
+  if (l->adapter) { /* the object goes on */
+    double trained = 0;
+    for (size_t i = 0; i < l->optim.n_params; i++) trained += (double)pu_tensor_count(l->optim.params[i].w);
+    b.len -= 2;
+    pu_buf_printf(&b, ",\n \"adapter_parameters\": %.0f, \"base\": \"%s\"}\n", trained,
+                  l->cfg.lora.base ? "NF4" : pu_dtype_name(l->model->dtype));
+  }
   pu_err err = b.failed ? pu_fail(e, PU_ERR_NOMEM, "%s: no memory", path) : pu_file_write(path, b.data, b.len, e);
   pu_buf_deinit(&b);
   if (err == PU_OK) l->told_flops = l->peak_flops;

@@ -13,8 +13,13 @@ static bool due(int64_t every, int64_t step) {
 
 static pu_err sample_one(pu_train_loop *l, const char *prompt, pu_buf *text, pu_error *e) {
   pu_buf_clear(text);
-  PU_TRY(l->hooks->sample(l->hooks->arg, l->model, l->tokenizer, prompt, l->cfg.sample.max_tokens,
-                          l->cfg.sample.temperature, text, e));
+  const pu_train_sample s = {.model = l->model,
+                             .adapter = l->adapter,
+                             .tokenizer = l->tokenizer,
+                             .cfg = &l->cfg,
+                             .path = l->from,
+                             .prompt = prompt};
+  PU_TRY(l->hooks->sample(l->hooks->arg, &s, text, e));
   pu_train_log_begin(&l->samples);
   pu_train_log_int(&l->samples, "step", l->state.step);
   pu_train_log_str(&l->samples, "prompt", pu_str_c(prompt));
@@ -80,7 +85,8 @@ static pu_err after_step(pu_train_loop *l, bool *stop, pu_error *e) {
   PU_TRY(measure_again(l, e));
   bool last = step >= l->cfg.train.steps;
   bool can_sample = l->cfg.sample.every > 0 && l->hooks && l->hooks->sample;
-  if (l->valid.mix && (last || due(l->cfg.validate.every, step))) PU_TRY(pu_train_loop_validate(l, e));
+  if (pu_train_data_there(&l->valid) && (last || due(l->cfg.validate.every, step)))
+    PU_TRY(pu_train_loop_validate(l, e));
   if (can_sample && (last || due(l->cfg.sample.every, step))) PU_TRY(sample(l, e));
   *stop = pu_signals_stop();
   if (l->hooks && l->hooks->step && !l->hooks->step(l->hooks->arg, step, l->loss)) *stop = true;

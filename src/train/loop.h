@@ -15,13 +15,15 @@ typedef struct pu_train_loop {
   const pu_train_hooks *hooks;
   pu_arena *host;     /* as long as the run */
   pu_claim *claim;    /* of its directory */
-  const char *from;   /* the model's directory: model.path, or the checkpoint resumed from; NULL: random weights */
+  const char *resume; /* the checkpoint resumed from; NULL: none */
+  const char *from; /* the model's directory: model.path, or the checkpoint where it holds one; NULL: random weights */
   const char *config; /* the resolved configuration as YAML */
 
   pu_backend *be;
   pu_tokenizer *tokenizer; /* NULL: none */
   pu_model *model;
-  pu_train_data data, valid; /* valid.mix NULL: no validation */
+  pu_adapter *adapter;       /* what is trained, where the model stays as it is; else NULL */
+  pu_train_data data, valid; /* valid empty: no validation */
   pu_train_optim optim;
   pu_train_saver *saver;
   pu_train_plan plan;
@@ -34,9 +36,10 @@ typedef struct pu_train_loop {
   pu_train_rows rows, valid_rows;
   pu_train_pack pack;
   float *losses;       /* [micro-batch tokens] */
-  double *source_loss; /* [sources] sums of a step */
+  double *source_loss; /* [most_sources] sums of a step */
   int64_t *source_tokens;
-  double squares; /* of a step: sum of its documents' squared lengths */
+  size_t most_sources; /* of training and validation */
+  double squares;      /* of a step: sum of its documents' squared lengths */
 
   pu_train_state state;
   pu_train_log metrics, samples;

@@ -1,30 +1,85 @@
 #include "src/train/memory.h"
 
-void pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hparams *hp, const pu_train_config *cfg,
-                        pu_train_plan *out) {
-  int64_t micro = cfg->train.micro_batch, T = cfg->data.seq_len;
-  const pu_model shape = {.arch = arch, .hp = *hp, .dtype = pu_train_dtype(cfg)};
-  const pu_model_options mo = {.dtype = shape.dtype, .train = true};
-  size_t each = (size_t)pu_hparams_count(hp, false) * sizeof(float), all;
-  pu_error why;
+#include "src/train/config.h"
+
+enum { BF16 = 0, NF4 = 1 };
+
+pu_model_options pu_train_model_options(const pu_train_config *cfg) {
+  return (pu_model_options){.dtype = cfg->train.precision == BF16 ? PU_BF16 : PU_F32,
+                            .train = !pu_train_config_adapts(cfg),
+                            .nf4 = cfg->lora.base == NF4};
+}
+
+static size_t work_bytes(const pu_backend *be, const pu_hparams *hp, pu_work_shape s) {
+  s.hidden = hp->hidden;
+  s.ffn = hp->ffn;
+  s.vocab = hp->vocab;
+  s.experts_used = hp->experts ? hp->experts_used : 0;
+  s.heads = (int)hp->heads;
+  s.kv_heads = (int)hp->kv_heads;
+  s.head_dim = (int)hp->head_dim;
+  return be->work_bytes ? be->work_bytes(be, &s) : 0;
+}
+
+size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t tokens, int64_t seq_len, int64_t rank) {
+  int64_t nf4 = 0;
+  for (size_t i = 0; i < m->n_params; i++)
+    if (m->params[i].w->layout == PU_LAYOUT_NF4) nf4 = PU_MAX(nf4, pu_tensor_count(m->params[i].w));
+  const pu_work_shape s = {.dtype = m->dtype, .tokens = tokens, .max_len = seq_len, .rank = rank, .nf4 = nf4};
+  return work_bytes(be, &m->hp, s);
+}
+
+/* What is trained, in values, and the largest rank of it. */
+static pu_err trained(const pu_arch *arch, const pu_hparams *hp, const pu_train_config *cfg, int64_t *count,
+                      int64_t *rank, pu_error *e) {
+  size_t bytes;
+  *rank = 0;
+  *count = pu_hparams_count(hp, false);
+  if (!pu_train_config_adapts(cfg)) return PU_OK;
+  *rank = cfg->lora.rank;
+  if (cfg->lora.path) {
+    PU_TRY(pu_adapter_measure(cfg->lora.path, arch, hp, PU_F32, &bytes, e));
+    *count = (int64_t)(bytes / sizeof(float));
+    return PU_OK;
+  }
+  int64_t q = hp->heads * hp->head_dim, kv = hp->kv_heads * hp->head_dim, c = hp->hidden, f = hp->ffn;
+  *count = hp->layers * *rank * (2 * (q + c) + 2 * (kv + c) + (hp->experts ? 0 : 3 * (c + f)));
+  return PU_OK;
+}
+
+pu_err pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hparams *hp, const pu_train_config *cfg,
+                          pu_train_plan *out, pu_error *e) {
+  int64_t micro = cfg->train.micro_batch, T = cfg->data.seq_len, count, rank;
+  const pu_model_options mo = pu_train_model_options(cfg);
+  const pu_model shape = {.arch = arch, .hp = *hp, .dtype = mo.dtype};
+  pu_work_shape step = {.dtype = mo.dtype, .tokens = micro * T, .max_len = T};
+  PU_TRY(trained(arch, hp, cfg, &count, &rank, e));
+  size_t each = (size_t)count * sizeof(float), weights = pu_model_weight_bytes(arch, hp, &mo);
+  step.rank = rank;
+  if (mo.nf4) step.nf4 = hp->hidden * PU_MAX(2 * hp->ffn, (hp->heads + 2 * hp->kv_heads) * hp->head_dim);
+  /* A model's gradients are counted with its weights there; an adapter's weights are not. */
+  weights = mo.train ? weights - each : weights + (size_t)count * (sizeof(float) + pu_dtype_size(mo.dtype));
   *out = (pu_train_plan){.gradients = each,
                          .moments = 2 * each,
                          .copy = 3 * each,
-                         .weights = pu_model_weight_bytes(arch, hp, &mo) - each,
+                         .weights = weights,
                          .activations = pu_model_activation_bytes(&shape, micro * T, T, true, cfg->train.recompute),
-                         .work = pu_train_work_bytes(be, &shape, micro * T, T),
+                         .work = work_bytes(be, hp, step),
                          .data = (size_t)(cfg->train.global_batch * T) * 3 * sizeof(int32_t),
-                         .parameters = pu_hparams_count(hp, false),
+                         .parameters = count,
                          .micro_batch = micro,
                          .seq_len = T};
   size_t host = out->data + out->copy;
   out->host = be->memory ? host : 0;
   out->total = out->weights + out->gradients + out->moments + out->activations + out->work + host - out->host;
+  size_t all;
+  pu_error why;
   if (!be->memory)
     out->available = pu_memory_free();
   else if (be->memory(be, &out->available, &all, &why) != PU_OK)
     out->available = 0;
   pu_train_where(be, out->device);
+  return PU_OK;
 }
 
 void pu_train_plan_print(const pu_backend *be, const pu_train_plan *p) {
@@ -46,21 +101,6 @@ void pu_train_plan_print(const pu_backend *be, const pu_train_plan *p) {
   } else {
     pu_log(PU_LOG_INFO, "memory plan: %s (%s)", pu_bytes_text(p->total, size), line);
   }
-}
-
-size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t tokens, int64_t seq_len) {
-  const pu_hparams *hp = &m->hp;
-  const pu_work_shape s = {.dtype = m->dtype,
-                           .tokens = tokens,
-                           .max_len = seq_len,
-                           .hidden = hp->hidden,
-                           .ffn = hp->ffn,
-                           .vocab = hp->vocab,
-                           .experts_used = hp->experts ? hp->experts_used : 0,
-                           .heads = (int)hp->heads,
-                           .kv_heads = (int)hp->kv_heads,
-                           .head_dim = (int)hp->head_dim};
-  return be->work_bytes ? be->work_bytes(be, &s) : 0;
 }
 
 pu_err pu_train_plan_check(const pu_backend *be, size_t bytes, bool force, pu_error *e) {

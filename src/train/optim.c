@@ -26,22 +26,23 @@ static bool needs_grad(const pu_param *p) {
   return !p->w->grad || !p->w->grad->data;
 }
 
-pu_err pu_train_optim_create(pu_model *m, pu_arena *host, pu_train_optim *out, pu_error *e) {
-  *out = (pu_train_optim){.model = m};
-  for (size_t i = 0; i < m->n_params; i++) {
-    out->moment_bytes += 2 * padded(m->params[i].w);
-    if (needs_grad(&m->params[i])) out->grad_bytes += padded(m->params[i].w);
+pu_err pu_train_optim_create(pu_backend *be, pu_param *params, size_t n, pu_arena *host, pu_train_optim *out,
+                             pu_error *e) {
+  *out = (pu_train_optim){.be = be, .params = params, .n_params = n};
+  for (size_t i = 0; i < n; i++) {
+    out->moment_bytes += 2 * padded(params[i].w);
+    if (needs_grad(&params[i])) out->grad_bytes += padded(params[i].w);
   }
-  out->m = pu_arena_alloc(host, m->n_params * sizeof *out->m);
-  out->v = pu_arena_alloc(host, m->n_params * sizeof *out->v);
-  out->g = pu_arena_alloc(host, m->n_params * sizeof *out->g);
+  out->m = pu_arena_alloc(host, n * sizeof *out->m);
+  out->v = pu_arena_alloc(host, n * sizeof *out->v);
+  out->g = pu_arena_alloc(host, n * sizeof *out->g);
   if (!out->m || !out->v || !out->g) return pu_fail(e, PU_ERR_NOMEM, "no memory for the optimiser's headers");
-  PU_TRY(m->be->alloc(m->be, out->moment_bytes, &out->moments, e));
-  PU_TRY(m->be->clear(m->be, out->moments, out->moment_bytes, e));
-  if (out->grad_bytes) PU_TRY(m->be->alloc(m->be, out->grad_bytes, &out->grads, e));
+  PU_TRY(be->alloc(be, out->moment_bytes, &out->moments, e));
+  PU_TRY(be->clear(be, out->moments, out->moment_bytes, e));
+  if (out->grad_bytes) PU_TRY(be->alloc(be, out->grad_bytes, &out->grads, e));
   char *moment = out->moments, *grad = out->grads;
-  for (size_t i = 0; i < m->n_params; i++) {
-    const pu_param *p = &m->params[i];
+  for (size_t i = 0; i < n; i++) {
+    const pu_param *p = &params[i];
     out->m[i] = out->v[i] = *p->master;
     out->m[i].grad = out->v[i].grad = NULL;
     out->m[i].data = moment;
@@ -55,33 +56,33 @@ pu_err pu_train_optim_create(pu_model *m, pu_arena *host, pu_train_optim *out, p
 }
 
 void pu_train_optim_free(pu_train_optim *o) {
-  if (!o->model) return;
-  if (o->moments) o->model->be->free(o->model->be, o->moments);
-  if (o->grads) o->model->be->free(o->model->be, o->grads);
+  if (!o->be) return;
+  if (o->moments) o->be->free(o->be, o->moments);
+  if (o->grads) o->be->free(o->be, o->grads);
   *o = (pu_train_optim){0};
 }
 
 void pu_train_optim_begin(pu_train_optim *o) {
-  for (size_t i = 0; i < o->model->n_params; i++) o->model->params[i].w->grad_set = false;
+  for (size_t i = 0; i < o->n_params; i++) o->params[i].w->grad_set = false;
 }
 
 pu_err pu_train_optim_norm(pu_train_optim *o, pu_ctx *c, double *norm) {
   double sum;
-  for (size_t i = 0; i < o->model->n_params; i++) {
-    pu_tensor *w = o->model->params[i].w;
+  for (size_t i = 0; i < o->n_params; i++) {
+    pu_tensor *w = o->params[i].w;
     if (!w->grad_set) PU_TRY(c->be->clear(c->be, w->grad->data, pu_tensor_bytes(w->grad), c->err));
     w->grad_set = true;
     o->g[i] = w->grad;
   }
-  PU_TRY(pu_sum_squares(c, o->g, (int)o->model->n_params, &sum));
+  PU_TRY(pu_sum_squares(c, o->g, (int)o->n_params, &sum));
   *norm = sqrt(sum);
   return PU_OK;
 }
 
 pu_err pu_train_optim_step(pu_train_optim *o, pu_ctx *c, const pu_train_config *cfg, double lr, double grad_scale,
                            int64_t step) {
-  for (size_t i = 0; i < o->model->n_params; i++) {
-    const pu_param *p = &o->model->params[i];
+  for (size_t i = 0; i < o->n_params; i++) {
+    const pu_param *p = &o->params[i];
     bool decay = p->decay || cfg->optim.decay_all;
     pu_adamw_args a = {.p = p->master,
                        .g = p->w->grad,

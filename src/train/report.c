@@ -151,8 +151,11 @@ static void put_fact(pu_buf *b, const char *key, const json_t *value) {
 static void put_facts(pu_buf *b, const pu_train_history *h) {
   static const struct {
     const char *key, *label;
-  } rows[] = {{"family", "model family"},
+  } rows[] = {{"task", "task"},
+              {"family", "model family"},
               {"parameters", "parameters"},
+              {"adapter_parameters", "of the adapter, which alone is trained"},
+              {"base", "the model's matrices meanwhile"},
               {"layers", "layers"},
               {"hidden", "hidden size"},
               {"vocab", "vocabulary"},

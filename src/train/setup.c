@@ -31,9 +31,9 @@ static pu_err compare_config(pu_train_loop *l, const char *was_yaml, pu_error *e
   return PU_OK;
 }
 
-/* Names the mend where a file of the checkpoint that the run goes on from cannot be read. */
-static pu_err damaged(const pu_train_loop *l, pu_err err, pu_error *e) {
-  if (l->saved_step < 0 || (err != PU_ERR_FORMAT && err != PU_ERR_IO)) return err;
+/* Names the mend where a file of the checkpoint that the run goes on from cannot be read. dir: whose file it was. */
+static pu_err damaged(const pu_train_loop *l, const char *dir, pu_err err, pu_error *e) {
+  if (!l->resume || dir != l->resume || (err != PU_ERR_FORMAT && err != PU_ERR_IO)) return err;
   int64_t older = -1;
   char path[PATH_MAX];
   if (pu_train_dir_before(l->cfg.run, l->saved_step, &older, NULL) != PU_OK ||
@@ -52,9 +52,10 @@ static pu_err open_run(pu_train_loop *l, const char **was_yaml, pu_error *e) {
   l->from = l->cfg.model.path;
   if (l->saved_step < 0) return PU_OK;
   PU_TRY(pu_train_dir_step(l->cfg.run, l->saved_step, false, path, e));
-  l->from = pu_arena_strdup(l->host, path);
-  if (!l->from) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its name", path);
-  return damaged(l, pu_train_state_read(l->from, &l->state, was_yaml, l->host, e), e);
+  l->resume = pu_arena_strdup(l->host, path);
+  if (!l->resume) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its name", path);
+  if (!pu_train_config_adapts(&l->cfg)) l->from = l->resume;
+  return damaged(l, l->resume, pu_train_state_read(l->resume, &l->state, was_yaml, l->host, e), e);
 }
 
 /* The configuration as it is now, checked. */
@@ -97,8 +98,8 @@ static pu_err check_tokenizer(const pu_train_loop *l, pu_error *e) {
 }
 
 static pu_err open_tokenizer(pu_train_loop *l, pu_error *e) {
-  if (l->saved_step >= 0 && pu_tokenizer_in(l->from)) {
-    PU_TRY(damaged(l, pu_tokenizer_load(l->from, &l->tokenizer, e), e));
+  if (l->resume && pu_tokenizer_in(l->resume)) {
+    PU_TRY(damaged(l, l->resume, pu_tokenizer_load(l->resume, &l->tokenizer, e), e));
     return check_tokenizer(l, e);
   }
   const char *dir = l->cfg.model.tokenizer;
@@ -142,12 +143,41 @@ static pu_err check_paths(const pu_train_config *cfg, pu_error *e) {
   return PU_OK;
 }
 
-static pu_err open_data(pu_train_loop *l, pu_error *e) {
+static int64_t round_up(double v) {
+  return PU_MAX((int64_t)ceil(v - 1e-9), 1);
+}
+
+/* Conversations, as a higher floor reads them. What validation reads is called as the first source calls it. */
+static pu_err open_feeds(pu_train_loop *l, const pu_arch *arch, int64_t vocab, pu_error *e) {
+  pu_train_feed_options o = {.cfg = &l->cfg,
+                             .sources = l->cfg.data.sources.items,
+                             .n = l->cfg.data.sources.n,
+                             .tokenizer = l->tokenizer,
+                             .model = l->from,
+                             .arch = arch,
+                             .vocab = vocab};
+  PU_TRY(pu_train_data_open_feed(l->hooks, &o, &l->data, e));
+  if (l->cfg.train.epochs > 0) {
+    l->cfg.train.steps = round_up(l->cfg.train.epochs * (double)l->data.feed.rows / (double)l->cfg.train.global_batch);
+    PU_TRY(pu_train_config_check_steps(&l->cfg, e));
+  }
+  if (!l->cfg.validate.path) return PU_OK;
+  pu_train_source valid = *(const pu_train_source *)l->cfg.data.sources.items;
+  valid.path = l->cfg.validate.path;
+  o.sources = &valid;
+  o.n = 1;
+  o.valid = true;
+  pu_err err = pu_train_data_open_feed(l->hooks, &o, &l->valid, e);
+  return err == PU_OK ? err : pu_fail_in(e, err, "validate.path");
+}
+
+static pu_err open_data(pu_train_loop *l, const pu_arch *arch, const pu_hparams *hp, pu_error *e) {
   pu_train_data_options o = {.seq_len = l->cfg.data.seq_len,
                              .seed = (uint64_t)l->cfg.train.seed,
                              .tokenizer = l->tokenizer,
                              .run = l->cfg.run};
   PU_TRY(check_paths(&l->cfg, e));
+  if (l->cfg.task == PU_TASK_SFT) return open_feeds(l, arch, hp->vocab, e);
   if (!l->data.fixed)
     PU_TRY(pu_train_data_open(l->cfg.data.sources.items, l->cfg.data.sources.n, &o, l->host, &l->data, e));
   if (l->cfg.validate.path) {
@@ -165,7 +195,7 @@ static pu_err describe(pu_train_loop *l, const pu_arch **arch, pu_hparams *hp, p
   if (l->from) {
     const char *path = pu_path_join(l->host, l->from, "config.json");
     if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for a name", l->from);
-    return damaged(l, pu_config_read(path, arch, hp, e), e);
+    return damaged(l, l->from, pu_config_read(path, arch, hp, e), e);
   }
   const pu_shape *shape = pu_shape_find(l->cfg.model.shape);
   *arch = pu_arch_find(shape->arch);
@@ -198,34 +228,48 @@ static pu_err check_fit(const pu_train_loop *l, const pu_hparams *hp, pu_error *
 static pu_err open_device(pu_train_loop *l, const pu_arch *arch, const pu_hparams *hp, pu_error *e) {
   PU_TRY(pu_backend_open(l->cfg.train.device, (int)l->cfg.train.threads, &l->be, e));
   if (l->be->memory) l->base_bytes = pu_train_memory_used(l->be);
-  pu_train_plan_make(l->be, arch, hp, &l->cfg, &l->plan);
+  PU_TRY(pu_train_plan_make(l->be, arch, hp, &l->cfg, &l->plan, e));
   pu_train_plan_print(l->be, &l->plan);
   return pu_train_plan_check(l->be, l->plan.total, l->cfg.train.force, e);
 }
 
-static pu_model_options model_options(const pu_train_loop *l) {
-  return (pu_model_options){.dtype = pu_train_dtype(&l->cfg), .train = true};
+/* What is trained beside the model, or nothing. */
+static pu_err open_adapter(pu_train_loop *l, pu_error *e) {
+  const char *dir = l->resume ? l->resume : l->cfg.lora.path;
+  if (!pu_train_config_adapts(&l->cfg)) return PU_OK;
+  if (dir) return damaged(l, dir, pu_adapter_load(dir, l->model, true, &l->adapter, e), e);
+  const pu_adapter_shape s = {.rank = l->cfg.lora.rank,
+                              .alpha = l->cfg.lora.alpha,
+                              .rslora = l->cfg.lora.rslora,
+                              .targets = l->cfg.lora.targets,
+                              .base = l->cfg.model.path};
+  return pu_adapter_create(l->model, &s, (uint64_t)l->cfg.model.seed, &l->adapter, e);
 }
 
 static pu_err open_model(pu_train_loop *l, const pu_arch *arch, const pu_hparams *hp, pu_error *e) {
-  const pu_model_options o = model_options(l);
+  const pu_model_options o = pu_train_model_options(&l->cfg);
   PU_TRY(check_fit(l, hp, e));
-  if (l->from) return damaged(l, pu_model_load(l->from, l->be, &o, &l->model, e), e);
-  return pu_model_random(arch, hp, (uint64_t)l->cfg.model.seed, l->be, &o, &l->model, e);
+  if (!l->from) return pu_model_random(arch, hp, (uint64_t)l->cfg.model.seed, l->be, &o, &l->model, e);
+  PU_TRY(damaged(l, l->from, pu_model_load(l->from, l->be, &o, &l->model, e), e));
+  return open_adapter(l, e);
 }
 
 /* There is nothing to do for a run that has all its steps, but its last checkpoint is what it was made for: its files
  * must have what their headers say, and the model all its tensors. Not a value is read. */
 static pu_err check_finished(const pu_train_loop *l, pu_error *e) {
-  const pu_model_options o = model_options(l);
-  const char *path = l->from ? pu_path_join(l->host, l->from, "optimizer.safetensors") : NULL;
-  pu_safetensors *f;
+  const pu_model_options o = pu_train_model_options(&l->cfg);
+  static const char *const names[] = {"optimizer.safetensors", "adapter_model.safetensors"};
+  bool adapts = pu_train_config_adapts(&l->cfg);
   size_t bytes;
-  if (l->saved_step < 0) return PU_OK;
-  if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for a name", l->from);
-  PU_TRY(damaged(l, pu_model_load_bytes(l->from, &o, &bytes, e), e));
-  PU_TRY(damaged(l, pu_safetensors_open(path, &f, e), e));
-  pu_safetensors_close(f);
+  if (!l->resume) return PU_OK;
+  if (!adapts) PU_TRY(damaged(l, l->resume, pu_model_load_bytes(l->resume, &o, &bytes, e), e));
+  for (size_t i = 0; i < (adapts ? 2 : 1); i++) {
+    pu_safetensors *f;
+    const char *path = pu_path_join(l->host, l->resume, names[i]);
+    if (!path) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for a name", l->resume);
+    PU_TRY(damaged(l, l->resume, pu_safetensors_open(path, &f, e), e));
+    pu_safetensors_close(f);
+  }
   return PU_OK;
 }
 
@@ -244,17 +288,25 @@ static pu_err open_step(pu_train_loop *l, pu_error *e) {
   PU_TRY(pu_train_rows_create(micro, T, l->host, &l->valid_rows, e));
   PU_TRY(pu_train_pack_create(micro * T, l->host, &l->pack, e));
   l->losses = pu_arena_alloc(l->host, (size_t)(micro * T) * sizeof *l->losses);
-  l->source_loss = pu_arena_alloc(l->host, l->data.n * sizeof *l->source_loss);
-  l->source_tokens = pu_arena_alloc(l->host, l->data.n * sizeof *l->source_tokens);
+  l->most_sources = PU_MAX(l->data.n, l->valid.n);
+  l->source_loss = pu_arena_alloc(l->host, l->most_sources * sizeof *l->source_loss);
+  l->source_tokens = pu_arena_alloc(l->host, l->most_sources * sizeof *l->source_tokens);
   if (!l->losses || !l->source_loss || !l->source_tokens) return pu_fail(e, PU_ERR_NOMEM, "no memory for a step");
   return PU_OK;
 }
 
 static pu_err open_memory(pu_train_loop *l, pu_error *e) {
-  PU_TRY(pu_train_optim_create(l->model, l->host, &l->optim, e));
-  if (l->saved_step >= 0) PU_TRY(damaged(l, pu_train_optim_restore(l->from, &l->optim, e), e));
+  size_t n = l->model->n_params;
+  pu_param *params = l->adapter ? pu_adapter_params(l->adapter, &n) : l->model->params;
+  size_t held = l->data.feed.read ? (size_t)(l->data.tokens + l->valid.tokens) * sizeof(int32_t) : 0;
+  l->plan.data += held; /* a feed's samples */
+  *(l->be->memory ? &l->plan.host : &l->plan.total) += held;
+  PU_TRY(pu_train_optim_create(l->be, params, n, l->host, &l->optim, e));
+  if (l->resume) PU_TRY(damaged(l, l->resume, pu_train_optim_restore(l->resume, &l->optim, e), e));
   PU_TRY(open_step(l, e));
   pu_train_saver_options o = {.run = l->cfg.run,
+                              .model = l->model,
+                              .adapter = l->adapter,
                               .keep = l->cfg.checkpoint.keep,
                               .tokenizer = l->tokenizer,
                               .copy_from = l->from,
@@ -286,6 +338,7 @@ static double passes(const pu_train_loop *l) {
   int64_t steps = l->cfg.train.steps, ramp = PU_MIN(l->cfg.train.ramp_steps, steps);
   for (int64_t s = 1; s <= ramp; s++) rows += (double)pu_train_batch(&l->cfg, s);
   rows += (double)l->cfg.train.global_batch * (double)(steps - ramp);
+  if (l->data.feed.read) return rows / (double)l->data.feed.rows;
   return rows * (double)l->data.seq_len / (double)l->data.tokens;
 }
 
@@ -301,7 +354,12 @@ static void announce(const pu_train_loop *l) {
   pu_log(PU_LOG_INFO, "%s, %.2fM parameters; %.2fM tokens of data; %s of %lld sequences of %lld%s",
          l->model->arch->name, (double)pu_hparams_count(&l->model->hp, false) / 1e6, (double)l->data.tokens / 1e6,
          steps, (long long)l->cfg.train.global_batch, (long long)l->data.seq_len, end);
-  if (l->saved_step >= 0) pu_log(PU_LOG_INFO, "resuming after step %lld (%s)", (long long)l->saved_step, l->from);
+  if (l->adapter) {
+    double trained = 0;
+    for (size_t i = 0; i < l->optim.n_params; i++) trained += (double)pu_tensor_count(l->optim.params[i].w);
+    pu_log(PU_LOG_INFO, "an adapter of %.2fM parameters is trained; the model stays as it is", trained / 1e6);
+  }
+  if (l->resume) pu_log(PU_LOG_INFO, "resuming after step %lld (%s)", (long long)l->saved_step, l->resume);
 }
 
 pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu_train_hooks *hooks, pu_error *e) {
@@ -316,7 +374,7 @@ pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu
   if (was_yaml) PU_TRY(compare_config(l, was_yaml, e));
   PU_TRY(keep_config(l, e));
   pu_train_loop_follow_clock(l); /* resumed: by the time it took so far */
-  if (pu_train_loop_done(l)) {
+  if (pu_train_loop_done(l) && l->cfg.train.epochs <= 0) {
     PU_TRY(check_finished(l, e));
     return cut_logs(l, e); /* the rest tells of steps that were made, and stays */
   }
@@ -325,7 +383,7 @@ pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu
   PU_TRY(open_tokenizer(l, e));
   PU_TRY(describe(l, &arch, &hp, e));
   PU_TRY(open_device(l, arch, &hp, e));
-  PU_TRY(open_data(l, e));
+  PU_TRY(open_data(l, arch, &hp, e));
   PU_TRY(open_model(l, arch, &hp, e));
   PU_TRY(open_memory(l, e));
   PU_TRY(pu_train_peak_raise(&l->ctx, l->model->dtype, &l->peak_flops));
@@ -335,7 +393,7 @@ pu_err pu_train_loop_open(pu_train_loop *l, const pu_train_config *cfg, const pu
 }
 
 pu_err pu_train_make_plan(const pu_train_config *cfg, pu_train_plan *out, pu_error *e) {
-  pu_train_loop l = {.cfg = *cfg, .metrics = {.fd = -1}, .samples = {.fd = -1}, .saved_step = -1};
+  pu_train_loop l = {.cfg = *cfg, .metrics = {.fd = -1}, .samples = {.fd = -1}};
   const pu_arch *arch;
   pu_hparams hp;
   *out = (pu_train_plan){0};
@@ -345,7 +403,7 @@ pu_err pu_train_make_plan(const pu_train_config *cfg, pu_train_plan *out, pu_err
   if (!err) err = open_tokenizer(&l, e);
   if (!err) err = describe(&l, &arch, &hp, e);
   if (!err) err = pu_backend_open(l.cfg.train.device, (int)l.cfg.train.threads, &l.be, e);
-  if (!err) pu_train_plan_make(l.be, arch, &hp, &l.cfg, out);
+  if (!err) err = pu_train_plan_make(l.be, arch, &hp, &l.cfg, out, e);
   pu_train_loop_close(&l);
   return err;
 }
@@ -359,6 +417,7 @@ void pu_train_loop_close(pu_train_loop *l) {
   pu_arena_free(l->ctx.mem);
   if (l->activation_memory) l->be->free(l->be, l->activation_memory);
   pu_arena_free(l->step_host);
+  pu_adapter_free(l->adapter);
   pu_model_free(l->model);
   if (l->be) l->be->close(l->be);
   pu_train_data_close(&l->valid);

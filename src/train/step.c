@@ -16,7 +16,6 @@ static pu_tensor *upload_i32(pu_ctx *c, const int32_t *host, int64_t n) {
 /* Rows [from, from + n): their losses into l->losses, and with a tape their gradients, scaled, into the parameters. */
 static pu_err run_rows(pu_train_loop *l, const pu_train_rows *rows, int64_t from, int64_t n, float grad_scale,
                        pu_tape *tape, pu_error *e) {
-  int64_t T = rows->seq_len, N = n * T;
   pu_ctx *c = &l->ctx;
   pu_arena_reset(c->mem);
   size_t mark = pu_arena_mark(c->host);
@@ -25,9 +24,15 @@ static pu_err run_rows(pu_train_loop *l, const pu_train_rows *rows, int64_t from
   c->status = PU_OK;
   if (tape) pu_tape_reset(tape);
   pu_train_pack_rows(&l->pack, rows, from, n);
-  pu_tensor *ids = upload_i32(c, rows->ids + from * T, N);
-  pu_tensor *targets = upload_i32(c, rows->targets + from * T, N);
-  pu_forward f = {.ids = ids, .seqs = &l->pack.seqs, .recompute = tape && l->cfg.train.recompute};
+  int64_t N = l->pack.seqs.tokens;
+  pu_tensor *ids = upload_i32(c, l->pack.ids, N);
+  pu_tensor *targets = upload_i32(c, l->pack.targets, N);
+  pu_adapter_rows all = {l->adapter, 0, (int32_t)N};
+  pu_forward f = {.ids = ids,
+                  .seqs = &l->pack.seqs,
+                  .recompute = tape && l->cfg.train.recompute,
+                  .adapters = &all,
+                  .n_adapters = l->adapter ? 1 : 0};
   pu_tensor *hidden = ids && targets ? pu_model_forward(l->model, c, &f) : NULL;
   pu_tensor *loss = hidden ? pu_model_loss(l->model, c, hidden, targets, grad_scale) : NULL;
   pu_err err = c->status;
@@ -40,15 +45,15 @@ static pu_err run_rows(pu_train_loop *l, const pu_train_rows *rows, int64_t from
   return err;
 }
 
-/* Adds the losses of rows [from, from + n) to their sources' sums. */
+/* Adds the losses of rows [from, from + n), which ran last, to their sources' sums. */
 static void add_losses(pu_train_loop *l, const pu_train_rows *rows, int64_t from, int64_t n, double *sum,
                        int64_t *count) {
-  for (int64_t i = 0; i < n; i++) {
-    const int32_t *targets = rows->targets + (from + i) * rows->seq_len;
-    int source = rows->source[from + i];
-    for (int64_t t = 0; t < rows->seq_len; t++) {
-      if (targets[t] < 0) continue;
-      sum[source] += (double)l->losses[i * rows->seq_len + t];
+  int64_t at = 0;
+  for (int64_t i = from; i < from + n; i++) {
+    int source = rows->source[i];
+    for (int64_t end = at + rows->len[i]; at < end; at++) {
+      if (l->pack.targets[at] < 0) continue;
+      sum[source] += (double)l->losses[at];
       count[source]++;
     }
   }
@@ -63,8 +68,10 @@ static double plain_nan(double v) {
 
 /* Model FLOPs of a step. pu_hparams_train_flops is linear in the length that attention runs over, and attention begins
  * anew at each document: a token of a document of n tokens counts n, so that the step counts the sum of n^2. */
-static double step_flops(const pu_hparams *hp, int64_t tokens, double squares) {
+static double step_flops(const pu_hparams *hp, int64_t tokens, double squares, bool adapts) {
   double fixed = pu_hparams_train_flops(hp, 0), by_length = pu_hparams_train_flops(hp, 1) - fixed;
+  if (adapts)
+    fixed *= 2.0 / 3; /* the model's matrices have no gradient of their own; the adapter's products count nothing */
   return fixed * (double)tokens + by_length * squares;
 }
 
@@ -74,7 +81,7 @@ static double step_flops(const pu_hparams *hp, int64_t tokens, double squares) {
 static pu_err accumulate(pu_train_loop *l, int64_t batch, double *loss, int64_t *predicted, bool *stop, pu_error *e) {
   int64_t micro = PU_MIN(l->cfg.train.micro_batch, batch);
   pu_train_data_read(&l->data, (uint64_t)l->state.samples, batch, l->cfg.data.cross_document, &l->rows);
-  *predicted = pu_train_rows_targets(&l->rows, 0, batch);
+  *predicted = pu_train_rows_targets(&l->rows);
   float scale = *predicted > 0 ? (float)(1.0 / (double)*predicted) : 0;
   memset(l->source_loss, 0, l->data.n * sizeof *l->source_loss);
   memset(l->source_tokens, 0, l->data.n * sizeof *l->source_tokens);
@@ -165,10 +172,11 @@ static pu_err write_line(pu_train_loop *l, double norm, double lr, int64_t step_
 pu_err pu_train_loop_step(pu_train_loop *l, bool *stopped, pu_error *e) {
   pu_train_state *s = &l->state;
   double begin = pu_now(), norm = NAN, loss = NAN;
-  int64_t batch = pu_train_batch(&l->cfg, s->step + 1), tokens = batch * l->data.seq_len, predicted;
+  int64_t batch = pu_train_batch(&l->cfg, s->step + 1), predicted;
   double lr = pu_train_lr(&l->cfg, s->step + 1);
   PU_TRY(accumulate(l, batch, &loss, &predicted, stopped, e));
   if (*stopped) return PU_OK;
+  int64_t tokens = pu_train_rows_tokens(&l->rows);
   PU_TRY(pu_train_optim_norm(&l->optim, &l->ctx, &norm));
   norm = plain_nan(norm);
   l->loss = loss;
@@ -181,7 +189,7 @@ pu_err pu_train_loop_step(pu_train_loop *l, bool *stopped, pu_error *e) {
   s->seconds += seconds;
   l->seconds += seconds;
   l->tok_per_s = (double)tokens / seconds;
-  double flops = step_flops(&l->model->hp, tokens, l->squares) / seconds;
+  double flops = step_flops(&l->model->hp, tokens, l->squares, l->adapter != NULL) / seconds;
   if (l->peak_flops > 0) l->peak_flops = PU_MAX(l->peak_flops, flops);
   l->mfu = l->peak_flops > 0 ? flops / l->peak_flops : NAN;
   l->peak_bytes = PU_MAX(l->peak_bytes, pu_train_memory_used(l->be));
@@ -194,17 +202,23 @@ pu_err pu_train_loop_step(pu_train_loop *l, bool *stopped, pu_error *e) {
 /* ---- validation ---- */
 
 pu_err pu_train_loop_validate(pu_train_loop *l, pu_error *e) {
-  int64_t micro = l->cfg.train.micro_batch, count = 0;
+  int64_t micro = l->cfg.train.micro_batch, predicted = 0;
   /* Once through a small set at most: nothing is counted twice. */
-  int64_t rows = PU_MIN(l->cfg.validate.batches * micro, (int64_t)pu_mix_epoch_samples(l->valid.mix, 0));
-  double sum = 0;
+  int64_t rows = PU_MIN(l->cfg.validate.batches * micro, (int64_t)pu_train_data_pass(&l->valid));
+  double all = 0;
+  memset(l->source_loss, 0, l->most_sources * sizeof *l->source_loss);
+  memset(l->source_tokens, 0, l->most_sources * sizeof *l->source_tokens);
   for (int64_t at = 0; at < rows; at += micro) {
     int64_t n = PU_MIN(micro, rows - at);
     pu_train_data_read(&l->valid, (uint64_t)at, n, l->cfg.data.cross_document, &l->valid_rows);
     PU_TRY(run_rows(l, &l->valid_rows, 0, n, 1, NULL, e));
-    add_losses(l, &l->valid_rows, 0, n, &sum, &count);
+    add_losses(l, &l->valid_rows, 0, n, l->source_loss, l->source_tokens);
   }
-  l->state.valid_loss = plain_nan(count > 0 ? sum / (double)count : NAN);
+  for (size_t i = 0; i < l->valid.n; i++) {
+    all += l->source_loss[i];
+    predicted += l->source_tokens[i];
+  }
+  l->state.valid_loss = plain_nan(predicted > 0 ? all / (double)predicted : NAN);
   pu_train_log_begin(&l->metrics);
   pu_train_log_int(&l->metrics, "step", l->state.step);
   pu_train_log_num(&l->metrics, "valid_loss", l->state.valid_loss);

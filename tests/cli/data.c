@@ -94,6 +94,35 @@ static void other_bounds(void **state) {
   assert_int_equal(puyu("data report --out r.html one/1-clean again"), 0);
 }
 
+/* A source with filters or bounds of its own, at once and once more. */
+static void sources_of_their_own(void **state) {
+  (void)state;
+  assert_int_equal(
+      shell("sed -e 's/name: b,/name: b, filters: [gopher_quality], bounds: [gopher_quality.words.min=3],/' "
+            "-e 's/name: e,/name: e, bounds: [wanjuan.line_length.min=5, gopher_quality.words.min=4],/' "
+            "run.yaml >own.yaml && puyu data run own.yaml out=own"),
+      0);
+  assert_int_equal(shell("for s in b e; do zstdcat own/1-clean/$s-*.drops.jsonl.zst | sed 's/.*rule\": \"\\([^\"]*\\)"
+                         ".*/\\1/' | sort | uniq -c; done; zstdcat own/1-clean/b-*.attrs.jsonl.zst | grep -c wanjuan"),
+                   1); /* grep's: b is not measured by what others are */
+  assert_string_equal(out, "      1 gopher_quality.mean_word_length\n0\n");
+  assert_int_equal(puyu("data filter own/1-clean --again --bound gopher_quality.words.min=3 --out own2"), 0);
+  assert_int_equal(shell("zstdcat own/1-clean/b-*.drops.jsonl.zst >x; zstdcat own2/b-*.drops.jsonl.zst >y; cmp x y"),
+                   0);
+  assert_int_equal(puyu("data filter own/1-clean --again --bound wanjuan.line_length.min=500 --bound "
+                        "gopher_quality.mean_word_length.min=0 --bound gopher_quality.alphabetic_words.min=0 --bound "
+                        "gopher_quality.stop_words.min=0 --out own3"),
+                   0);
+  assert_int_equal(shell("zstdcat own3/b-*.drops.jsonl.zst own3/e-*.drops.jsonl.zst | grep -c line_length"), 0);
+  assert_int_equal(puyu("data filter own/1-clean --again --bound fineweb.short_lines.max=1 --out own4"), 2);
+  says("not among those that run");
+  assert_int_equal(
+      shell("sed 's/name: b,/name: b, bounds: [c4.sentences.min=1],/' run.yaml >wrong.yaml && puyu data run "
+            "wrong.yaml out=own5"),
+      2);
+  says("source 'b'");
+}
+
 static void what_occurs_again(void **state) {
   (void)state;
   assert_int_equal(puyu("data extract b d --out raw"), 0);
@@ -230,6 +259,35 @@ static void pages_say(void **state) {
   assert_int_equal(shell("rm -r page paged"), 0);
 }
 
+/* The ids that the lines of a shell, `puyu data extract` on paths, give: one after the other. */
+static void assert_ids(const char *paths, const char *want) {
+  assert_int_equal(
+      shell("rm -rf ids && puyu data extract %s --name s --out ids >made && zstdcat ids/*.docs.jsonl.zst | "
+            "sed 's/.*\"id\": \"\\([^\"]*\\).*\"source\": \"s\"\\(, \"repository\": "
+            "\"\\([^\"]*\\)\\)\\{0,1\\}.*/\\1 \\3/' | tr '\\n' '|'",
+            paths),
+      0);
+  assert_string_equal(out, want);
+}
+
+/* Ids hold no more of a path than tells a source's files apart, and a repository is known by its own folder. */
+static void ids_are_short(void **state) {
+  (void)state;
+  assert_int_equal(shell("mkdir -p t/raw/one/r/src t/raw/one/org/q/.git t/raw/two/r && for f in one/r/src/x.c one/y.c "
+                         "one/org/q/z.c two/r/x.c; do echo \"int $f;\" >t/raw/$f; done"),
+                   0);
+  assert_ids("t/raw/one", "s/org/q/z.c:1 org/q|s/r/src/x.c:1 |s/y.c:1 |");
+  assert_ids("\"$PWD/t/\"/raw//one/", "s/org/q/z.c:1 org/q|s/r/src/x.c:1 |s/y.c:1 |");
+  assert_ids("./t/raw/one t/raw/two",
+             "s/one/org/q/z.c:1 one/org/q|s/one/r/src/x.c:1 one/r|s/one/y.c:1 |s/two/r/x.c:1 two/r|");
+  assert_ids("t/raw/one/r/src/x.c t/raw/two/r/x.c", "s/one/r/src/x.c:1 |s/two/r/x.c:1 |");
+  assert_ids("t/raw/one/r/src/x.c", "s/x.c:1 |");
+  assert_ids("t/raw/one/org/q", "s/q/z.c:1 |");
+  assert_int_equal(shell("tar cf t/raw/two/a.tar -C t/raw one/r/src/x.c && rm -r t/raw/two/r"), 0);
+  assert_ids("t/raw/two", "s/a.tar/one/r/src/x.c:1 |");
+  assert_int_equal(shell("rm -r t ids"), 0);
+}
+
 /* Files of lines are read in ranges; where a document may cross lines, they are not. */
 static void large_files(void **state) {
   (void)state;
@@ -276,9 +334,10 @@ static int end(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(whole_run),    cmocka_unit_test(threads_and_processes), cmocka_unit_test(kill_and_go_on),
-      cmocka_unit_test(other_bounds), cmocka_unit_test(what_occurs_again),     cmocka_unit_test(pages_say),
-      cmocka_unit_test(large_files),  cmocka_unit_test(wrong_words),           cmocka_unit_test(evaluation_sets),
+      cmocka_unit_test(whole_run),     cmocka_unit_test(threads_and_processes), cmocka_unit_test(kill_and_go_on),
+      cmocka_unit_test(other_bounds),  cmocka_unit_test(what_occurs_again),     cmocka_unit_test(pages_say),
+      cmocka_unit_test(large_files),   cmocka_unit_test(wrong_words),           cmocka_unit_test(evaluation_sets),
+      cmocka_unit_test(ids_are_short), cmocka_unit_test(sources_of_their_own),
   };
   return cmocka_run_group_tests(tests, begin, end);
 }

@@ -75,6 +75,24 @@ static void spans_are_true(void **state) {
   assert_int_equal(shell("test -s evo/a-00000-00000.bin && test -s evo/a-00000-00000.bin.meta"), 0);
 }
 
+/* Of no document is a copy for training in one mixture, or within a joined one, and another for validation. */
+static void sides_are_apart(void **state) {
+  (void)state;
+  assert_int_equal(
+      shell("for m in short long; do zstdcat one/[23]-mix-$m/*.attrs.jsonl.zst >parts; zstdcat "
+            "one/shards/$m/*.attrs.jsonl.zst >spans; paste -d ' ' parts spans; done >both && for s in train valid; do "
+            "grep \"\\\"$s/\" both | grep -o '\"id\": \"[^\"]*\"' | sed 's/+[0-9]*\"$/\"/' | sort -u >$s; done; "
+            "wc -l <train; wc -l <valid; comm -12 train valid"),
+      0);
+  int train, valid, used;
+  assert_int_equal(sscanf(out, "%d %d %n", &train, &valid, &used), 2);
+  assert_int_equal(train + valid, 240);
+  assert_in_range(valid, 10, 40);
+  assert_string_equal(out + used, "");
+  assert_int_equal(puyu("data tokenize one/3-mix-long -t tok --valid-fraction 0.2 --out other"), 2);
+  says("--valid-fraction 0.2");
+}
+
 static void wrong_words(void **state) {
   (void)state;
   assert_int_equal(puyu("data mix 1-a --weight b=1 --out m"), 2);
@@ -108,9 +126,8 @@ static int end(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(whole_run),
-      cmocka_unit_test(threads_processes_and_kills),
-      cmocka_unit_test(spans_are_true),
+      cmocka_unit_test(whole_run),      cmocka_unit_test(threads_processes_and_kills),
+      cmocka_unit_test(spans_are_true), cmocka_unit_test(sides_are_apart),
       cmocka_unit_test(wrong_words),
   };
   return cmocka_run_group_tests(tests, begin, end);

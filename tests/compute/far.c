@@ -187,10 +187,14 @@ TENSORS(moe_route, a->logits, a->idx, a->weight)
 TENSORS(moe_mlp, a->x, a->idx, a->weight, a->gate_up, a->down, a->y, a->order, a->offsets, a->gu, a->act, a->out)
 TENSORS(linear_cross_entropy, a->x, a->w, a->targets, a->loss, a->dx)
 TENSORS(top_logits, a->logits, a->scale, a->values, a->ids, a->sums)
-TENSORS(sum_squares, a->t)
 TENSORS(adamw, a->p, a->g, a->m, a->v, a->copy)
 TENSORS(tile_weight, a->w, a->out)
 TENSORS(pack_weight, a->out)
+
+static void list_sum_squares(const void *args, list *l) {
+  const pu_sum_squares_args *a = args;
+  add(l, a->t, a->n);
+}
 
 static void list_lora(const void *args, list *l) {
   const pu_lora_args *a = args;

@@ -1,13 +1,15 @@
 /* Speed and quality of deduplication, on FILES (text or JSON Lines; none: made-up text):
- *   bench_dedup [--pairs N] [FILE…]
+ *   bench_dedup [--signatures] [--pairs N] [FILE…]
  * prints the rate of signatures on one core, the error of the estimate against theory, the detection curve of the
- * bands, precision and recall on planted pairs, and what each mode takes of time and disk on the files. */
+ * bands, precision and recall on planted pairs, and what each mode takes of time and disk on the files; with
+ * --signatures the first of these alone. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "dedup_texts.h"
 #include "puyu/data.h"
+#include "tests/data/bench_time.h"
 
 enum { MAX_DOCS = 2000000 };
 
@@ -73,13 +75,13 @@ static void signatures(const texts *t) {
   uint32_t s[PU_MINHASHES], all = 0;
   size_t shingles = 0;
   for (int i = 0; i < 5; i++) {
-    double from = pu_now();
+    double from = used();
     shingles = 0;
     for (size_t k = 0; k < t->n; k++) {
       shingles += pu_minhash(t->docs[k].text, s);
       all ^= s[k % PU_MINHASHES];
     }
-    best = PU_MIN(best, pu_now() - from);
+    best = PU_MIN(best, used() - from);
   }
   printf("signatures: %.1f MB, %zu documents, %zu shingles: %.1f MB/s, %.1f M shingles/s (%08x)\n",
          (double)t->bytes / 1e6, t->n, shingles, (double)t->bytes / 1e6 / best, (double)shingles / 1e6 / best, all);
@@ -123,9 +125,9 @@ static pu_dedup *find(const texts *t, size_t units, pu_dedup_how o, double *seco
   }
   pu_dedup_input in = {units, texts_each, u, 0};
   pu_dedup *d;
-  double from = pu_now();
+  double from = used();
   must(pu_dedup_find(&in, dir, &o, &d, &e));
-  *seconds = pu_now() - from;
+  *seconds = used() - from;
   must(pu_dedup_clear(d, &e));
   free(u);
   return d;
@@ -211,12 +213,15 @@ static void modes(const texts *t) {
 int main(int argc, char **argv) {
   size_t pairs = 20000;
   int at = 1;
+  bool alone = at < argc && strcmp(argv[at], "--signatures") == 0;
+  at += alone;
   if (at + 1 < argc && strcmp(argv[at], "--pairs") == 0) {
     pairs = strtoull(argv[at + 1], NULL, 10);
     at += 2;
   }
   texts t = at < argc ? load((const char *const *)argv + at, (size_t)(argc - at)) : make((size_t)64 << 20);
   signatures(&t);
+  if (alone) return 0;
   estimates();
   for (int i = 5; i < 10; i++) {
     pu_bands b = pu_bands_for(i / 10.0);

@@ -16,6 +16,7 @@
 #include <zlib.h>
 
 #include "src/data/html/html.h"
+#include "tests/data/bench_time.h"
 
 /* ---- words ------------------------------------------------------------------------------------------------------- */
 
@@ -278,9 +279,9 @@ static void page(bench *b, sum sums[2], const char *set, const char *name, pu_ht
   double best = 1e9;
   pu_html_page p;
   for (int k = 0; k < 3; k++) {
-    double start = pu_now();
+    double start = used();
     extract(b, mode, &p);
-    best = PU_MIN(best, pu_now() - start);
+    best = PU_MIN(best, used() - start);
   }
   pu_html_page guessed;
   pu_buf_clear(&b->text);

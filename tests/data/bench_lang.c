@@ -4,9 +4,9 @@
  *
  * FOLDER/SOURCE/LANG.txt: a document a line. For a language that no model knows "und" is right. */
 #include <string.h>
-#include <time.h>
 
 #include "src/data/lang/lang.h"
+#include "tests/data/bench_time.h"
 
 typedef struct line {
   size_t docs, right;
@@ -54,13 +54,6 @@ static void print_line(const char *source, const char *lang, const line *l) {
   printf("%-12s %-8s %6zu %8.2f %%  ", source, lang, l->docs, 100.0 * (double)l->right / (double)PU_MAX(l->docs, 1));
   for (size_t i = 0; i < l->n_wrong; i++) printf(" %s %zu", l->wrong[i].lang, l->wrong[i].n);
   printf("\n");
-}
-
-/* Of the processor's time: others may be running, too. */
-static double used(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-  return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
 /* The best of ten runs over the whole file, cut into documents of 64 KiB. */

@@ -4,9 +4,9 @@
  *
  * Each file is read five times; the best is told: of the file's bytes, and of documents. */
 #include <stdlib.h>
-#include <time.h>
 
 #include "src/data/reader.h"
+#include "tests/data/bench_time.h"
 
 typedef struct sums {
   size_t documents, skips;
@@ -18,13 +18,6 @@ static void on_skip(void *arg, const char *path, uint64_t offset, const char *wh
   sums *s = arg;
   (void)path, (void)offset, (void)why;
   s->skips++;
-}
-
-/* Of the processor's time: others may be running, too. */
-static double used(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
-  return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
 static pu_err read_all(const char *path, pu_doc *d, sums *s, pu_error *e) {

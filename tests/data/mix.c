@@ -200,7 +200,7 @@ static pu_err put(void *arg, pu_doc *d, const char *parts, pu_error *e) {
 }
 
 typedef struct file {
-  const char *id, *text;
+  const char *id, *text; /* id: and after a space the repository, where it is not the first folder */
 } file;
 
 static void assert_joined(pu_join how, uint64_t bytes, const file *files, size_t n, const char *want) {
@@ -213,8 +213,10 @@ static void assert_joined(pu_join how, uint64_t bytes, const file *files, size_t
   assert_ok(pu_joiner_create(how, bytes, &j, &e), &e);
   for (size_t i = 0; i < n; i++) {
     pu_doc_clear(&d);
-    d.id = pu_str_c(files[i].id);
+    const char *space = strchr(files[i].id, ' ');
+    d.id = pu_str_of(files[i].id, strcspn(files[i].id, " "));
     d.source = pu_str_c(files[i].id[0] == 'b' ? "b" : "code");
+    if (space) d.repository = pu_str_c(space + 1);
     assert_true(pu_buf_puts(&d.text, files[i].text));
     assert_ok(pu_joiner_add(j, &d, &e), &e);
   }
@@ -251,6 +253,10 @@ static void by_imports(void **state) {
                                {"code/q/ant.js:1", "1\n"}};
   assert_joined(PU_JOIN_PATH, 1 << 20, other, PU_COUNT(other),
                 "code/q/ant.js:1+2: 1||fn z() {}||mod zebra;|  let x = require('./ant');|\n");
+  /* Two repositories in one folder. */
+  static const file apart[] = {
+      {"code/o/p/a.py:1 o/p", "import b\n"}, {"code/o/p/b.py:1 o/p", "b = 1\n"}, {"code/o/q/b.py:1 o/q", "b = 2\n"}};
+  assert_joined(PU_JOIN_PATH, 1000, apart, 3, "code/o/p/b.py:1+1: b = 1||import b|\ncode/o/q/b.py:1: b = 2|\n");
 }
 
 static void by_likeness(void **state) {

@@ -352,6 +352,51 @@ static void prompts_are_scored_whatever_happens(void **state) {
   close_model(&b);
 }
 
+/* Options of a question branch off it: what each is told with is what it is told with when all is computed for it. */
+static void options_are_told_from_where_they_branch(void **state) {
+  (void)state;
+  bench b = open_model(plain_rope, CONTEXT);
+  pu_engine *en = engine(&b, (pu_engine_options){.prefill_chunk = 16, .kv_block = 8});
+  enum { QUESTION = 45 };
+  pu_session *question = open_with(en, 8, QUESTION), *s[4];
+  size_t n, m;
+  run(en);
+  assert_int_equal(pu_session_score_from(question, QUESTION - 1, 0, &b.e), PU_ERR_USAGE); /* it is processed */
+  int64_t before = pu_engine_get_stats(en).prefill_tokens;
+  for (int i = 0; i < 4; i++) { /* forks, and one that finds it in the prefix cache */
+    if (i < 3)
+      assert_ok(pu_session_fork(question, &s[i], &b.e), &b.e);
+    else
+      s[i] = open_with(en, 8, QUESTION);
+    assert_ok(pu_session_score_from(s[i], QUESTION, 1, &b.e), &b.e);
+    for (int32_t k = 0; k <= 2 * i; k++)
+      assert_ok(pu_session_append(s[i], &(int32_t){(k * 7 + i) % VOCAB}, 1, &b.e), &b.e);
+  }
+  step(en);
+  pu_session_drop(s[1]); /* computed anew in the middle */
+  run(en);
+  assert_true(pu_engine_get_stats(en).prefill_tokens - before < 3 * QUESTION);
+  for (int i = 0; i < 4; i++) {
+    pu_session *whole;
+    assert_ok(pu_session_open(en, &whole, &b.e), &b.e);
+    assert_ok(pu_session_score(whole, 1, &b.e), &b.e);
+    assert_ok(pu_session_append(whole, s[i]->ids.v, s[i]->ids.n, &b.e), &b.e);
+    run(en);
+    const pu_token_info *x = pu_session_prompt(s[i], &n), *y = pu_session_prompt(whole, &m);
+    assert_int_equal(n, 2 * i + 1);
+    assert_int_equal(m, QUESTION + n);
+    for (size_t k = 0; k < n; k++) {
+      assert_int_equal(x[k].id, y[QUESTION + k].id);
+      assert_true(fabsf(x[k].logprob - y[QUESTION + k].logprob) < 1e-4f && x[k].n_top == 1);
+    }
+    assert_ok(pu_session_rewind(s[i], QUESTION + 1, &b.e), &b.e);
+    (void)pu_session_prompt(s[i], &n);
+    assert_int_equal(n, 1);
+  }
+  pu_engine_free(en);
+  close_model(&b);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(a_prompt_is_computed_once),
                                      cmocka_unit_test(walls_hold),
@@ -360,7 +405,8 @@ int main(void) {
                                      cmocka_unit_test(turns_are_taken),
                                      cmocka_unit_test(angles_survive),
                                      cmocka_unit_test(endings_wait_and_bad_words_never_come),
-                                     cmocka_unit_test(prompts_are_scored_whatever_happens)};
+                                     cmocka_unit_test(prompts_are_scored_whatever_happens),
+                                     cmocka_unit_test(options_are_told_from_where_they_branch)};
   int failed = 0;
   for (cache_type = PU_KV_SAME; cache_type <= PU_KV_INT4; cache_type += cache_type ? 1 : PU_KV_INT8)
     failed += cmocka_run_group_tests(tests, NULL, NULL);

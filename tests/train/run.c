@@ -172,8 +172,12 @@ static void test_squares(void **arg) {
   (void)arg;
   int32_t starts[] = {0, 3, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, cu[17], positions[16];
   int n_starts[] = {3, 1};
-  pu_train_rows rows = {.room = 2, .seq_len = 8, .rows = 2, .starts = starts, .n_starts = n_starts};
-  pu_train_pack pack = {.cu = cu, .positions = positions};
+  int32_t ids[16] = {0}, packed[2][16];
+  int64_t len[] = {8, 8};
+  pu_train_rows rows = {.room = 2, .seq_len = 8, .rows = 2, .ids = ids, .targets = ids, .len = len};
+  rows.starts = starts;
+  rows.n_starts = n_starts;
+  pu_train_pack pack = {.cu = cu, .positions = positions, .ids = packed[0], .targets = packed[1]};
   pu_train_pack_rows(&pack, &rows, 0, 2);
   assert_true(pack.squares == 3 * 3 + 2 * 2 + 3 * 3 + 8 * 8);
   pu_train_pack_rows(&pack, &rows, 1, 1);
@@ -214,6 +218,30 @@ static void test_micro_batches(void **arg) {
 }
 
 /* ---- guards and refusals ---- */
+
+/* An adapter beside a model of any family learns, beside 4 bits too, and the model stays out of it. */
+static void test_adapters(void **arg) {
+  state *s = *arg;
+  static const char *const names[] = {"internlm1-tiny", "internlm2-tiny", "internlm3-tiny", "llama3-tiny",
+                                      "mixtral-tiny",   "qwen2-tiny",     "qwen3-tiny"};
+  static const char *const bases[] = {"plain", "nf4"};
+  for (size_t i = 0; i < 2 * PU_COUNT(names); i++) {
+    const char *name = names[i / 2], *run = pu_arena_printf(s->a, "%s-%s", name, bases[i % 2]);
+    const char *yaml =
+        pu_arena_printf(s->a,
+                        "run: $D/%s\nmodel: {path: " PU_FIXTURES "/hf-mini/%s}\n"
+                        "data: {sources: [{type: ids, path: " PU_FIXTURES "/hf-mini/%s/expected.safetensors}]}\n"
+                        "train: {steps: 12, precision: %s}\noptim: {lr: 2e-2}\n"
+                        "schedule: {type: constant}\nlora: {rank: 4, base: %s}\n",
+                        run, name, name, i % 2 ? "bf16" : "f32", bases[i % 2]);
+    double loss[16];
+    assert_ok(run_yaml(s, yaml, NULL), &s->e);
+    assert_int_equal(read_metrics(s, run, "loss", loss, 16), 12);
+    if (!(loss[11] < loss[0] - 0.02)) fail_msg("%s: %g after %g", run, loss[11], loss[0]);
+    assert_true(pu_path_exists(path_in(s, pu_arena_printf(s->a, "%s/step-000012/adapter_model.safetensors", run))));
+    assert_false(pu_path_exists(path_in(s, pu_arena_printf(s->a, "%s/step-000012/model.safetensors", run))));
+  }
+}
 
 static void test_diverging(void **arg) {
   state *s = *arg;
@@ -414,6 +442,7 @@ int main(void) {
       cmocka_unit_test(test_squares),
       cmocka_unit_test_setup_teardown(test_companions, setup, teardown),
       cmocka_unit_test_setup_teardown(test_micro_batches, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_adapters, setup, teardown),
       cmocka_unit_test_setup_teardown(test_diverging, setup, teardown),
       cmocka_unit_test_setup_teardown(test_spikes, setup, teardown),
       cmocka_unit_test_setup_teardown(test_ramp, setup, teardown),

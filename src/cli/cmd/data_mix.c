@@ -25,6 +25,8 @@ static const pu_option rows[] = {
                    "each after the one it is most like"),
     PU_ROW(options, mix.join_bytes, "join-bytes", INT, .dflt = "131072", .min = 1, .max = 3e7, .meta = "N",
            .help = "how long a joined document becomes, about"),
+    PU_ROW(options, mix.valid_fraction, "valid-fraction", FLOAT, .dflt = "0", .max = 0.9, .meta = "SHARE",
+           .help = "join: that of `data tokenize`, so that no document is joined with one of the other side"),
     PU_ROW(options, mix.seed, "seed", INT, .dflt = "0", .help = "another seed, another order"),
     PU_CLI_STEP_ROWS(options, step),
     {0},

@@ -10,8 +10,8 @@ typedef pu_demo_options options;
 
 static const pu_option rows[] = {
     PU_ROW(options, text, "text", STR, .meta = "PATH",
-           .help = "your own text: a .txt or .jsonl file (also .gz, .zst) or a folder of them; without it, text made "
-                   "by rules"),
+           .help = "your own text: a file or a folder of whatever `puyu data extract` reads (text, JSON Lines, web "
+                   "pages, tables, books, archives); without it, text made by rules"),
     PU_ROW(options, out, "out", STR, .dflt = "demo", .meta = "DIR", .letter = 'o',
            .help = "where everything is written; what an earlier demo left there is replaced"),
     PU_ROW(options, minutes, "minutes", FLOAT, .dflt = "8", .min = 0.05, .max = 1e4, .meta = "M",
@@ -27,8 +27,8 @@ static const pu_option rows[] = {
     {0},
 };
 
-static const pu_demo_stage *const stages[] = {&pu_demo_corpus, &pu_demo_tokenizer, &pu_demo_shards, &pu_demo_pretrain,
-                                              &pu_demo_answer, &pu_demo_quantise,  &pu_demo_serve};
+static const pu_demo_stage *const stages[] = {&pu_demo_corpus,   &pu_demo_data,   &pu_demo_tokenizer, &pu_demo_shards,
+                                              &pu_demo_pretrain, &pu_demo_answer, &pu_demo_quantise,  &pu_demo_serve};
 
 /* ---- the table and the report ---- */
 
@@ -61,9 +61,11 @@ static pu_err finish(pu_demo *d, double started, pu_error *e) {
   for (size_t i = 0; i < PU_COUNT(stages); i++)
     if (stages[i]->rows) stages[i]->rows(d, &t);
   pu_demo_row(&t, "time", "%.0f s", pu_now() - started);
-  pu_buf_puts(&t.html, "</table>\n<h3>What it writes</h3>\n");
+  pu_buf_puts(&t.html, "</table>\n<p>What became of the text, step by step: <a "
+                       "href=\"data/report.html\">data/report.html</a></p>\n<h3>What it writes</h3>\n");
   pu_buf_append(&t.html, d->samples.data, d->samples.len);
-  fprintf(t.out, "  %-28s %s\n  %-28s puyu chat %s\n", "report", d->report, "talk to it", d->trained.checkpoint);
+  fprintf(t.out, "  %-28s %s; of its data %s/report.html\n  %-28s puyu chat %s\n", "report", d->report, d->data,
+          "talk to it", d->trained.checkpoint);
   pu_err err = t.html.failed || d->samples.failed ? pu_fail(e, PU_ERR_NOMEM, "no memory for the report") : PU_OK;
   if (!err) err = pu_report_write(d->run, d->report, t.html.data, e);
   pu_buf_deinit(&t.html);
@@ -101,54 +103,27 @@ static pu_err check_text(const options *o, pu_error *e) {
   return PU_OK;
 }
 
-/* Bytes of text that the corpus holds, counted up to `most`. */
-static pu_err count_text(const char *path, uint64_t most, uint64_t *bytes, pu_error *e) {
-  pu_corpus *c;
-  pu_document doc;
-  bool found = true;
-  *bytes = 0;
-  PU_TRY(pu_corpus_open((const char *const[]){path}, 1, PU_SPLIT_BLANK, NULL, &c, e));
-  pu_err err = PU_OK;
-  while (*bytes < most && !(err = pu_corpus_next(c, &doc, &found, e)) && found) *bytes += doc.text.len;
-  pu_corpus_close(c);
-  return err;
-}
-
-/* A token is a byte at least: less text than this is less than one step of training, which teaches nothing. */
-static pu_err check_length(const options *o, pu_error *e) {
-  const uint64_t least = (uint64_t)PU_DEMO_SEQ_LEN * PU_DEMO_BATCH;
-  uint64_t bytes;
-  if (!o->text) return PU_OK;
-  PU_TRY(count_text(o->text, least, &bytes, e));
-  if (bytes >= least) return PU_OK;
-  return pu_fail(e, PU_ERR_USAGE,
-                 "--text %s: %llu bytes of text are too few to learn from: %llu are the least, and a megabyte or more "
-                 "is better",
-                 o->text, (unsigned long long)bytes, (unsigned long long)least);
-}
-
 static pu_err check_options(const options *o, pu_error *e) {
   if (!o->out[0]) return pu_fail(e, PU_ERR_USAGE, "--out is empty: name a folder");
   const pu_shape *shape;
   PU_TRY(pu_cli_shape(o->shape, &shape, e));
-  PU_TRY(check_text(o, e));
-  return check_length(o, e);
+  return check_text(o, e);
 }
 
 static pu_err prepare(pu_demo *d, pu_claim **held, pu_error *e) {
   const char *out = d->o->out;
+  d->raw = pu_path_join(d->a, out, "raw");
+  d->data = pu_path_join(d->a, out, "data");
   d->corpus = pu_path_join(d->a, out, "corpus.jsonl");
   d->tokenizer = pu_path_join(d->a, out, "tokenizer");
   d->shards = pu_path_join(d->a, out, "shards");
   d->run = pu_path_join(d->a, out, "run");
   d->quantised = pu_path_join(d->a, out, "model-4bit");
   d->report = pu_path_join(d->a, out, "report.html");
-  if (!d->corpus || !d->tokenizer || !d->shards || !d->run || !d->quantised || !d->report)
+  if (!d->raw || !d->data || !d->corpus || !d->tokenizer || !d->shards || !d->run || !d->quantised || !d->report)
     return pu_fail(e, PU_ERR_NOMEM, "no memory for the paths");
   PU_TRY(check_options(d->o, e));
-  PU_TRY(claim(d, held, e));
-  PU_TRY(pu_remove_tree(d->shards, e));
-  return pu_remove_tree(d->run, e);
+  return claim(d, held, e);
 }
 
 static pu_err run(const pu_cli *cli, const void *opt, int n_args, const char **args, pu_error *e) {
@@ -175,10 +150,10 @@ const pu_command pu_command_demo = {
     .name = "demo",
     .summary = "make a corpus, train a tokenizer and a small model on it, and let it answer",
     .usage = "[options]",
-    .details = "Runs the whole chain in one go: a corpus made by rules (or your own text), a tokenizer,\n"
-               "token shards, pretraining of a small InternLM2-type model, answers, the same model in\n"
-               "4 bits, and a server that curl asks. Ends with a table and a self-contained page,\n"
-               "OUT/report.html. Every stage is also a command of its own: data synth, tokenizer\n"
+    .details = "Runs the whole chain in one go: a corpus made by rules (or your own text), the data pipeline,\n"
+               "a tokenizer, token shards, pretraining of a small InternLM2-type model, answers, the same\n"
+               "model in 4 bits, and a server that curl asks. Ends with a table and a self-contained page,\n"
+               "OUT/report.html. Every stage is also a command of its own: data synth, data run, tokenizer\n"
                "train, data tokenize, train, generate, quantize, serve, report.",
     .options = rows,
     .options_size = sizeof(options),

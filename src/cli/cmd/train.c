@@ -1,5 +1,7 @@
 #include "puyu/train.h"
 
+#include "puyu/tune.h"
+
 #include "src/cli/cli.h"
 #include "src/cli/sample.h"
 
@@ -34,7 +36,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   pu_train_result result;
   PU_TRY(pu_cli_read_config(pu_train_options, &cfg, args[0], n_args - 1, args + 1, cli->arena, e));
   pu_signals_catch();
-  pu_train_hooks hooks = {.sample = pu_cli_sample_hook};
+  pu_train_hooks hooks = {.feed = pu_tune_feed, .sample = pu_cli_sample_hook};
   pu_err err = pu_train_run(&cfg, &hooks, &result, e);
   if (err == PU_OK) print_result(cli->out, &cfg, &result);
   if (err == PU_OK && o->report) err = pu_report_write(cfg.run, o->report, NULL, e);
@@ -43,7 +45,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
 
 const pu_command pu_command_train = {
     .name = "train",
-    .summary = "train a model",
+    .summary = "train a model, or fine-tune one",
     .usage = "CONFIG.yaml [key=value …] [options]",
     .details =
         "Writes RUN/metrics.jsonl and a checkpoint RUN/step-NNNNNN/ at intervals, at the end, and when the "

@@ -1,11 +1,11 @@
-/* A bilingual corpus by rules; or the user's own text, which needs no making. */
+/* A bilingual corpus by rules, as raw files; or the user's own text, which needs no making. */
 #include "src/cli/demo/demo.h"
 
 typedef struct corpus_sink {
   pu_demo *d;
-  FILE *file;
-  const char *path;
+  FILE *files[PU_SYNTH_KINDS];
   pu_buf line;
+  uint64_t bytes;
   pu_progress *bar;
 } corpus_sink;
 
@@ -18,11 +18,10 @@ static pu_err write_document(void *arg, const pu_synth_document *doc, pu_error *
   pu_buf_json_str(&s->line, doc->content);
   pu_buf_puts(&s->line, "}\n");
   if (s->line.failed) return pu_fail(e, PU_ERR_NOMEM, "no memory for a document of %zu bytes", doc->content.len);
-  if (fwrite(s->line.data, 1, s->line.len, s->file) != s->line.len)
-    return pu_fail(e, PU_ERR_IO, "%s: cannot write: is the disk full?", s->path);
-  s->d->documents++;
-  s->d->corpus_bytes += doc->content.len;
-  pu_progress_set(s->bar, (double)s->d->corpus_bytes, NULL);
+  if (fwrite(s->line.data, 1, s->line.len, s->files[doc->kind]) != s->line.len)
+    return pu_fail(e, PU_ERR_IO, "%s: cannot write: is the disk full?", s->d->raw);
+  s->bytes += doc->content.len;
+  pu_progress_set(s->bar, (double)s->bytes, NULL);
   return pu_signals_stop() ? pu_fail(e, PU_ERR_STOPPED, "stopped by a signal") : PU_OK;
 }
 
@@ -30,13 +29,28 @@ static pu_err keep_question(void *arg, const pu_synth_question *q, pu_error *e) 
   return pu_sum_list_add(&((corpus_sink *)arg)->d->sums, q, e);
 }
 
-static pu_err make_corpus(pu_demo *d, pu_error *e) {
-  if (d->o->text) {
-    d->corpus = (char *)(uintptr_t)d->o->text;
-    return PU_OK;
+/* RAW/stories.jsonl and so on. */
+static pu_err files_open(corpus_sink *s, pu_error *e) {
+  PU_TRY(pu_remove_tree(s->d->raw, e));
+  PU_TRY(pu_mkdirs(s->d->raw, e));
+  for (int k = 0; k < PU_SYNTH_KINDS; k++) {
+    const char *path = pu_arena_printf(s->d->a, "%s/%s.jsonl", s->d->raw, pu_synth_kind_names[k]);
+    if (!path) return pu_fail(e, PU_ERR_NOMEM, "no memory for the paths");
+    if (!(s->files[k] = fopen(path, "w"))) return pu_fail(e, PU_ERR_IO, "%s: cannot be written", path);
   }
-  corpus_sink s = {.d = d, .path = d->corpus, .file = fopen(d->corpus, "w")};
-  if (!s.file) return pu_fail(e, PU_ERR_IO, "%s: cannot be written", d->corpus);
+  return PU_OK;
+}
+
+static pu_err files_close(corpus_sink *s, pu_err err, pu_error *e) {
+  bool good = true;
+  for (int k = 0; k < PU_SYNTH_KINDS; k++)
+    if (s->files[k]) good &= fclose(s->files[k]) == 0;
+  return err || good ? err : pu_fail(e, PU_ERR_IO, "%s: cannot write: is the disk full?", s->d->raw);
+}
+
+static pu_err make_corpus(pu_demo *d, pu_error *e) {
+  if (d->o->text) return PU_OK;
+  corpus_sink s = {.d = d};
   pu_buf_init(&s.line, PU_BUF_MAX);
   pu_synth_options o = pu_synth_defaults();
   o.seed = (uint64_t)d->o->seed;
@@ -45,16 +59,11 @@ static pu_err make_corpus(pu_demo *d, pu_error *e) {
   o.weights[PU_SYNTH_ARITHMETIC] = 6;
   o.weights[PU_SYNTH_STORIES] = o.weights[PU_SYNTH_FACTS] = 1;
   s.bar = pu_progress_open("corpus", "bytes", (double)o.bytes);
-  pu_err err = pu_synth_run(&o, &(pu_synth_sink){write_document, keep_question, &s}, e);
+  pu_err err = files_open(&s, e);
+  if (!err) err = pu_synth_run(&o, &(pu_synth_sink){write_document, keep_question, &s}, e);
   pu_progress_close(s.bar);
   pu_buf_deinit(&s.line);
-  if (fclose(s.file) && !err) err = pu_fail(e, PU_ERR_IO, "%s: cannot write: is the disk full?", d->corpus);
-  return err;
+  return files_close(&s, err, e);
 }
 
-static void tell(const pu_demo *d, pu_demo_table *t) {
-  pu_demo_row(t, "corpus", "%.1f MB, %llu documents", (double)d->tokens.bytes / 1e6,
-              (unsigned long long)d->tokens.documents);
-}
-
-const pu_demo_stage pu_demo_corpus = {"getting a corpus", make_corpus, tell};
+const pu_demo_stage pu_demo_corpus = {"getting a corpus", make_corpus, NULL};

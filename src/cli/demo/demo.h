@@ -26,9 +26,10 @@ typedef struct pu_demo {
   const pu_demo_options *o;
   const pu_cli *cli;
   pu_arena *a;
-  char *corpus, *tokenizer, *shards, *run, *quantised, *report;
+  char *raw, *data, *corpus, *tokenizer, *shards, *run, *quantised, *report;
   pu_sum_list sums; /* held out of the corpus */
-  uint64_t documents, corpus_bytes;
+  pu_data_result cleaned;
+  double cleaned_in; /* seconds */
   pu_tokenize_result tokens;
   int64_t vocab;
   pu_train_result trained;
@@ -54,7 +55,12 @@ typedef struct pu_demo_stage {
   void (*rows)(const pu_demo *d, pu_demo_table *t); /* its rows of the table */
 } pu_demo_stage;
 
-extern const pu_demo_stage pu_demo_corpus, pu_demo_tokenizer, pu_demo_shards, pu_demo_pretrain, pu_demo_answer,
-    pu_demo_quantise, pu_demo_serve;
+/* The last of the folders in d->data that the pipeline left: what the shards are of. NULL: no memory. */
+const char *pu_demo_mixed(const pu_demo *d);
+/* The pipeline's page, OUT/data/report.html, with the shards on it. */
+pu_err pu_demo_data_report(const pu_demo *d, pu_error *e) PU_MUST_USE;
+
+extern const pu_demo_stage pu_demo_corpus, pu_demo_data, pu_demo_tokenizer, pu_demo_shards, pu_demo_pretrain,
+    pu_demo_answer, pu_demo_quantise, pu_demo_serve;
 
 #endif

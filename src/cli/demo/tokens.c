@@ -1,10 +1,6 @@
 /* A tokenizer for the corpus, and the corpus as token shards. */
 #include "src/cli/demo/demo.h"
-
-static void show(void *bar, double done, double total) {
-  (void)total;
-  pu_progress_set(bar, done, NULL);
-}
+#include "src/cli/pipeline.h"
 
 static void show_phase(void *bar, double done, double total, const char *phase) {
   pu_progress_set(bar, total > 0 ? 100 * done / total : 0, phase);
@@ -48,29 +44,18 @@ static pu_err train_tokenizer(pu_demo *d, pu_error *e) {
 }
 
 static pu_err make_shards(pu_demo *d, pu_error *e) {
+  const char *mixed = pu_demo_mixed(d);
   pu_tokenizer *t;
+  pu_cli_running running;
+  if (!mixed) return pu_fail(e, PU_ERR_NOMEM, "no memory for the paths");
   PU_TRY(pu_tokenizer_load(d->tokenizer, &t, e));
   d->vocab = pu_tokenizer_size(t);
-  pu_corpus *c = NULL;
-  pu_pool *pool = NULL;
-  pu_err err = pu_pool_create((int)d->o->threads, &pool, e);
-  if (!err) err = pu_corpus_open((const char *const[]){d->corpus}, 1, PU_SPLIT_BLANK, NULL, &c, e);
-  if (!err) {
-    pu_progress *bar = pu_progress_open("tokenizing", "bytes", pu_corpus_bytes(c));
-    pu_tokenize_options o = {.tokenizer = t,
-                             .pool = pool,
-                             .valid_fraction = 0.02,
-                             .bos = true,
-                             .eos = true,
-                             .progress = show,
-                             .progress_arg = bar};
-    err = pu_tokenize_run(c, d->shards, &o, &d->tokens, e);
-    pu_progress_close(bar);
-  }
-  pu_corpus_close(c);
-  pu_pool_free(pool);
+  pu_err err = pu_cli_step_begin(&(pu_cli_step){.threads = d->o->threads}, &running, e);
+  const pu_tokenize_options o = {.tokenizer = t, .valid_fraction = 0.02, .bos = true, .eos = true};
+  if (!err) err = pu_tokenize_stage(d->shards, mixed, &o, &running.how, &d->tokens, e);
+  pu_cli_step_end(&running);
   pu_tokenizer_free(t);
-  return err;
+  return err ? err : pu_demo_data_report(d, e);
 }
 
 static void tell_tokenizer(const pu_demo *d, pu_demo_table *t) {

@@ -8,9 +8,9 @@
  * stop words are asked for. Not followed: stop words are found in any case and with punctuation around them, since
  * words here are runs between spaces; blank lines are no lines.
  *
- * Text without spaces: two characters are a word, the mean length of words says nothing (NAN), and the stop words are
- * common function words of modern and classical Chinese, or of Japanese; of other such scripts they say nothing, nor of
- * a spaced language that is known not to be English. */
+ * Text without spaces: two characters are a word, "……" is one ellipsis, the mean length of words says nothing (NAN),
+ * and the stop words are common function words of modern and classical Chinese, or of Japanese; of other such scripts
+ * they say nothing, nor of a spaced language that is known not to be English. */
 #include <string.h>
 
 #include "src/data/filter_kit.h"
@@ -117,7 +117,7 @@ static size_t count(pu_str s, const char *what) {
 
 static void count_symbols(pu_str s, size_t *hashes, size_t *ellipses) {
   *hashes = count(s, "#");
-  *ellipses = count(s, "...") + count(s, "…");
+  *ellipses = count(s, "...") + count(s, "…") - count(s, "……"); /* the Chinese one is two of these */
 }
 
 static bool begins_with_bullet(pu_str line) {

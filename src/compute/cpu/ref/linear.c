@@ -4,9 +4,32 @@
 #include "src/compute/cpu/ref/ref.h"
 #include "src/compute/cpu/rows.h"
 
+static void unpack_blocks(void *arg, int64_t begin, int64_t end, int worker) {
+  const pu_tensor *const *w = arg; /* packed, plain */
+  (void)worker;
+  pu_nf4_unpack(w[1]->data, w[1]->dtype, w[0]->data, pu_tensor_count(w[0]), begin, end);
+}
+
+static size_t unpacked_bytes(const pu_tensor *w) {
+  return w->layout == PU_LAYOUT_NF4 ? (pu_tensor_bytes(w) + 63) / 64 * 64 : 0;
+}
+
+/* A weight in NF4 as it is computed with, in `memory`; any other is itself. */
+static const pu_tensor *unpacked(pu_cpu *cpu, const pu_tensor *w, void *memory, pu_tensor *plain) {
+  if (w->layout != PU_LAYOUT_NF4) return w;
+  *plain = *w;
+  plain->layout = PU_LAYOUT_PLAIN;
+  plain->data = memory;
+  const pu_tensor *both[2] = {w, plain};
+  pu_pool_run(cpu->pool, (pu_tensor_count(w) + PU_NF4_BLOCK - 1) / PU_NF4_BLOCK, 256, unpack_blocks, both);
+  return plain;
+}
+
 pu_err pu_ref_linear(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_args *a = args;
   pu_cpu *cpu = (pu_cpu *)be;
+  pu_tensor plain;
+  void *memory = NULL;
   if (a->w->layout == PU_LAYOUT_PACKED) {
     void *work;
     PU_TRY(pu_cpu_work(cpu, pu_packed_work_bytes(a->x->shape[0], a->x->shape[1], a->x->dtype), &work, e));
@@ -17,11 +40,13 @@ pu_err pu_ref_linear(pu_backend *be, void *args, pu_error *e) {
     pu_cpu_linear_tiled(cpu, a->x, a->w, a->b, a->y);
     return PU_OK;
   }
+  PU_TRY(pu_cpu_work(cpu, unpacked_bytes(a->w), &memory, e));
+  const pu_tensor *w = unpacked(cpu, a->w, memory, &plain);
   pu_gemm g = {.m = a->x->shape[0],
                .n = a->w->shape[0],
                .k = a->x->shape[1],
                .a = a->x->data,
-               .b = a->w->data,
+               .b = w->data,
                .c = a->y->data,
                .a_row = a->x->stride[0],
                .a_col = 1,
@@ -65,13 +90,16 @@ static void narrow_rows(void *arg, int64_t begin, int64_t end, int worker) {
     pu_convert(pu_row(job->to, n), job->to->dtype, pu_row(job->from, n), job->from->dtype, job->from->shape[1]);
 }
 
-/* dy in the type of the weights, as the products want it (it differs where y was asked for in f32). */
-static pu_err like_weights(pu_cpu *cpu, const pu_tensor *dy, pu_dtype type, pu_tensor *out, pu_error *e) {
+/* dy in the type of the weights, as the products want it (it differs where y was asked for in f32), behind the first
+ * `before` bytes of work memory, which are the caller's. */
+static pu_err like_weights(pu_cpu *cpu, const pu_tensor *dy, pu_dtype type, size_t before, void **memory,
+                           pu_tensor *out, pu_error *e) {
   *out = *dy;
-  if (dy->dtype == type) return PU_OK;
   out->dtype = type;
+  PU_TRY(pu_cpu_work(cpu, before + (dy->dtype == type ? 0 : pu_tensor_bytes(out)), memory, e));
+  if (dy->dtype == type) return PU_OK;
   out->stride[0] = dy->shape[1];
-  PU_TRY(pu_cpu_work(cpu, pu_tensor_bytes(out), &out->data, e));
+  out->data = (char *)*memory + before;
   narrow_job job = {dy, out};
   pu_pool_run(cpu->pool, dy->shape[0], 64, narrow_rows, &job);
   return PU_OK;
@@ -80,15 +108,17 @@ static pu_err like_weights(pu_cpu *cpu, const pu_tensor *dy, pu_dtype type, pu_t
 pu_err pu_ref_linear_back(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_args *a = args;
   pu_cpu *cpu = (pu_cpu *)be;
-  pu_tensor dy;
-  PU_TRY(like_weights(cpu, a->y->grad, a->w->dtype, &dy, e));
+  pu_tensor dy, plain;
+  void *memory;
+  PU_TRY(like_weights(cpu, a->y->grad, a->w->dtype, unpacked_bytes(a->w), &memory, &dy, e));
   int64_t n = a->x->shape[0], k = a->x->shape[1], m = a->w->shape[0];
   if (a->x->grad) {
+    const pu_tensor *w = unpacked(cpu, a->w, memory, &plain);
     pu_gemm g = {.m = n,
                  .n = k,
                  .k = m,
                  .a = dy.data,
-                 .b = a->w->data,
+                 .b = w->data,
                  .c = a->x->grad->data,
                  .a_row = dy.stride[0],
                  .a_col = 1,

@@ -1,0 +1,173 @@
+/* NF4: weights in 4 bits, whose 16 values are quantiles of a normal distribution, by blocks of 64; and the blocks'
+ * scales in 8 bits, by blocks of 256 (Dettmers et al. 2023). Laid out as bitsandbytes does within a block: the first of
+ * two values in the high half of a byte. */
+#include "puyu/compute.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { BLOCK = PU_NF4_BLOCK, SCALES = 256 };
+
+/* What the codes stand for (table of the paper's appendix E). */
+static const float VALUES[16] = {-1.0f,
+                                 -0.6961928009986877f,
+                                 -0.5250730514526367f,
+                                 -0.39491748809814453f,
+                                 -0.28444138169288635f,
+                                 -0.18477343022823334f,
+                                 -0.09105003625154495f,
+                                 0.0f,
+                                 0.07958029955625534f,
+                                 0.16093020141124725f,
+                                 0.24611230194568634f,
+                                 0.33791524171829224f,
+                                 0.44070982933044434f,
+                                 0.5626170039176941f,
+                                 0.7229568362236023f,
+                                 1.0f};
+
+/* ---- where what lies ---- */
+
+typedef struct parts {
+  int64_t blocks, groups; /* of values; of scales */
+  size_t scale, step, offset, bytes;
+} parts;
+
+static size_t lines(size_t bytes) {
+  return (bytes + 63) / 64 * 64;
+}
+
+static parts parts_of(int64_t n) {
+  parts p = {.blocks = (n + BLOCK - 1) / BLOCK};
+  p.groups = (p.blocks + SCALES - 1) / SCALES;
+  p.scale = lines((size_t)(n + 1) / 2);
+  p.step = p.scale + lines((size_t)p.blocks);
+  p.offset = p.step + lines((size_t)p.groups * sizeof(float));
+  p.bytes = p.offset + 64;
+  return p;
+}
+
+size_t pu_nf4_bytes(int64_t n) {
+  return parts_of(n).bytes;
+}
+
+/* ---- 8-bit codes of scales ---- */
+
+/* Sorted: 0, 1, and for each of seven powers of ten twice as many steps as for the one below, of either sign (the
+ * "dynamic" type of Dettmers 2015, as bitsandbytes makes it). */
+static void scale_values(float v[256]) {
+  int n = 0;
+  for (int power = 0; power < 7; power++) {
+    int steps = 1 << power;
+    for (int i = 0; i < steps; i++) {
+      double low = 0.1 + 0.9 * i / steps, high = 0.1 + 0.9 * (i + 1) / steps;
+      double mean = (low + high) / 2 * pow(10, power - 6);
+      v[n++] = (float)mean;
+      v[n++] = (float)-mean;
+    }
+  }
+  v[n++] = 0;
+  v[n++] = 1;
+  for (int i = 1; i < n; i++) {
+    float x = v[i];
+    int k = i;
+    for (; k > 0 && v[k - 1] > x; k--) v[k] = v[k - 1];
+    v[k] = x;
+  }
+}
+
+/* The nearest of n sorted values; the lower of two as near. */
+static int nearest(const float *v, int n, float x) {
+  int low = 0, high = n - 1;
+  while (high - low > 1) {
+    int middle = (low + high) / 2;
+    if (v[middle] <= x)
+      low = middle;
+    else
+      high = middle;
+  }
+  return x - v[low] <= v[high] - x ? low : high;
+}
+
+/* ---- packing ---- */
+
+static float largest(const float *w, int64_t n) {
+  float most = 0;
+  for (int64_t i = 0; i < n; i++) most = fmaxf(most, fabsf(w[i]));
+  return most;
+}
+
+static void pack_block(uint8_t *to, const float *w, int64_t n, float scale) {
+  for (int64_t i = 0; i < n; i += 2) {
+    int code[2] = {7, 7};
+    for (int k = 0; k < 2 && i + k < n; k++)
+      if (scale > 0) code[k] = nearest(VALUES, 16, w[i + k] / scale);
+    to[i / 2] = (uint8_t)(code[0] << 4 | code[1]);
+  }
+}
+
+/* The blocks' scales, less their mean, as codes of a step each 256. */
+static void pack_scales(const parts *p, const float *scale, char *out) {
+  float values[256], offset;
+  double sum = 0;
+  scale_values(values);
+  for (int64_t i = 0; i < p->blocks; i++) sum += (double)scale[i];
+  offset = p->blocks ? (float)(sum / (double)p->blocks) : 0;
+  memcpy(out + p->offset, &offset, sizeof offset);
+  for (int64_t g = 0; g < p->groups; g++) {
+    int64_t to = PU_MIN(p->blocks, (g + 1) * SCALES);
+    float step = 0;
+    for (int64_t i = g * SCALES; i < to; i++) step = fmaxf(step, fabsf(scale[i] - offset));
+    memcpy(out + p->step + (size_t)g * sizeof step, &step, sizeof step);
+    for (int64_t i = g * SCALES; i < to; i++)
+      ((uint8_t *)out)[p->scale + (size_t)i] = (uint8_t)nearest(values, 256, step > 0 ? (scale[i] - offset) / step : 0);
+  }
+}
+
+pu_err pu_nf4_pack(void *out, const float *w, int64_t n, pu_error *e) {
+  parts p = parts_of(n);
+  float *scale = malloc((size_t)p.blocks * sizeof *scale + 1);
+  if (!scale) return pu_fail(e, PU_ERR_NOMEM, "no memory to pack %lld weights", (long long)n);
+  memset(out, 0, p.bytes);
+  for (int64_t i = 0; i < p.blocks; i++) {
+    int64_t k = PU_MIN((int64_t)BLOCK, n - i * BLOCK);
+    scale[i] = largest(w + i * BLOCK, k);
+    pack_block((uint8_t *)out + i * BLOCK / 2, w + i * BLOCK, k, scale[i]);
+  }
+  pack_scales(&p, scale, out);
+  free(scale);
+  return PU_OK;
+}
+
+/* ---- unpacking ---- */
+
+static void unpack_f32(float *to, const uint8_t *codes, int64_t n, float scale) {
+  float v[16];
+  for (int i = 0; i < 16; i++) v[i] = VALUES[i] * scale;
+  for (int64_t i = 0; i < n; i++) to[i] = v[i % 2 ? codes[i / 2] & 15 : codes[i / 2] >> 4];
+}
+
+static void unpack_bf16(uint16_t *to, const uint8_t *codes, int64_t n, float scale) {
+  uint16_t v[16];
+  for (int i = 0; i < 16; i++) v[i] = pu_f32_to_bf16(VALUES[i] * scale);
+  for (int64_t i = 0; i < n; i++) to[i] = v[i % 2 ? codes[i / 2] & 15 : codes[i / 2] >> 4];
+}
+
+void pu_nf4_unpack(void *out, pu_dtype type, const void *packed, int64_t n, int64_t begin, int64_t end) {
+  parts p = parts_of(n);
+  const char *from = packed;
+  float values[256], offset, step;
+  scale_values(values);
+  memcpy(&offset, from + p.offset, sizeof offset);
+  for (int64_t i = begin; i < end; i++) {
+    memcpy(&step, from + p.step + (size_t)(i / SCALES) * sizeof step, sizeof step);
+    float scale = values[((const uint8_t *)from)[p.scale + (size_t)i]] * step + offset;
+    const uint8_t *codes = (const uint8_t *)from + i * BLOCK / 2;
+    int64_t k = PU_MIN((int64_t)BLOCK, n - i * BLOCK);
+    if (type == PU_F32)
+      unpack_f32((float *)out + i * BLOCK, codes, k, scale);
+    else
+      unpack_bf16((uint16_t *)out + i * BLOCK, codes, k, scale);
+  }
+}

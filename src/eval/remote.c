@@ -1,0 +1,427 @@
+/* Asking a server that speaks OpenAI's API. Options are told by /v1/completions with echo and logprobs: all options of
+ * a question in one request, as prompts; windows of a text as ids from /tokenize; answers by /v1/completions, or as a
+ * turn by /v1/chat/completions. What fails for now (no connection, statuses 429 and 5xx) is sent again later. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "puyu/net.h"
+#include "src/eval/internal.h"
+
+enum { MOST_BODY = 256 << 20 };
+static const double LONGEST_WAIT = 0.1, LONGEST_PAUSE = 60;
+
+typedef struct remote {
+  pu_eval_model m;
+  pu_http_client *client;
+  char *base, *served, *ca_file, *header; /* base without /v1; header: NULL without a key */
+  int concurrency, retries;
+  double seconds;
+  int64_t window; /* tokens of a context, 0: not known */
+  bool wants_one; /* the server refuses max_tokens 0 */
+} remote;
+
+typedef struct running running;
+
+/* A request, however often it is sent. */
+typedef struct exchange {
+  running *r;
+  eval_ask *ask;
+  int64_t shots;
+  int tries;
+  double due; /* to be sent again */
+  pu_buf body;
+  struct exchange *next; /* of those that wait */
+} exchange;
+
+struct running {
+  remote *x;
+  eval_next next;
+  eval_done done;
+  void *arg;
+  exchange *waiting;
+  size_t active;
+  bool all_begun;
+  pu_err err;
+  pu_error why;
+};
+
+/* ---- bodies ---- */
+
+static json_t *text_json(const pu_buf *b) {
+  return json_stringn(b->data ? b->data : "", b->len);
+}
+
+static json_t *option_prompts(const eval_ask *ask, pu_buf *text) {
+  json_t *list = json_array();
+  size_t len = text->len;
+  for (size_t i = 0; list && i < ask->n_options; i++) {
+    text->len = len;
+    pu_buf_append(text, ask->options[i].ptr, ask->options[i].len);
+    json_array_append_new(list, text_json(text));
+  }
+  return list;
+}
+
+static json_t *window_prompt(const eval_ask *ask) {
+  json_t *list = json_array();
+  for (size_t i = 0; list && i < ask->n_ids; i++) json_array_append_new(list, json_integer(ask->ids[i]));
+  return list;
+}
+
+static bool tells(const eval_ask *ask) {
+  return ask->n_options || ask->ids;
+}
+
+static void add_stop(json_t *body, const eval_ask *ask) {
+  json_t *list = json_array();
+  for (size_t i = 0; i < ask->stop->n; i++) json_array_append_new(list, json_string(ask->stop->v[i]));
+  if (ask->stop->n)
+    json_object_set_new(body, "stop", list);
+  else
+    json_decref(list);
+}
+
+/* The caller frees it; NULL: no memory. */
+static char *body_of(const remote *x, const eval_ask *ask, int64_t shots) {
+  pu_buf text;
+  pu_buf_init(&text, MOST_BODY);
+  json_t *body = json_pack("{s:s,s:i}", "model", x->served, "temperature", 0);
+  bool ok = body && (ask->ids || eval_put_prompt(ask, shots, &text));
+  if (ok && tells(ask)) {
+    json_object_set_new(body, "prompt", ask->ids ? window_prompt(ask) : option_prompts(ask, &text));
+    json_object_set_new(body, "max_tokens", json_integer(x->wants_one));
+    json_object_set_new(body, "echo", json_true());
+    json_object_set_new(body, "logprobs", json_integer(1));
+  } else if (ok) {
+    json_t *prompt = text_json(&text);
+    if (x->m.chat)
+      json_object_set_new(body, "messages", json_pack("[{s:s,s:o}]", "role", "user", "content", prompt));
+    else
+      json_object_set_new(body, "prompt", prompt);
+    json_object_set_new(body, "max_tokens", json_integer(ask->max_tokens));
+    add_stop(body, ask);
+  }
+  char *out = ok ? json_dumps(body, JSON_COMPACT) : NULL;
+  json_decref(body);
+  pu_buf_deinit(&text);
+  return out;
+}
+
+/* ---- answers ---- */
+
+static pu_err take_reply(exchange *g, pu_error *e) {
+  const remote *x = g->r->x;
+  pu_str body = pu_str_of(g->body.data ? g->body.data : "", g->body.len);
+  return tells(g->ask) ? eval_reply_told(x->base, body, x->wants_one, g->ask, e)
+                       : eval_reply_answer(x->base, body, x->m.chat, g->ask, e);
+}
+
+/* ---- sending ---- */
+
+static bool on_data(void *arg, int status, pu_str piece) {
+  (void)status;
+  return pu_buf_append(&((exchange *)arg)->body, piece.ptr, piece.len);
+}
+
+static void exchange_free(exchange *g) {
+  pu_buf_deinit(&g->body);
+  free(g);
+}
+
+static void finish(exchange *g) {
+  running *r = g->r;
+  eval_ask *ask = g->ask;
+  ask->n_shots = g->shots;
+  exchange_free(g);
+  if (!r->err) r->err = r->done(r->arg, ask, &r->why);
+}
+
+static void again(exchange *g, double seconds) {
+  pu_buf_clear(&g->body);
+  g->due = pu_now() + seconds;
+  g->next = g->r->waiting;
+  g->r->waiting = g;
+}
+
+static bool is_too_long(int status, const char *why) {
+  return status == 400 && (strstr(why, "context") || strstr(why, "too long") || strstr(why, "maximum"));
+}
+
+/* A request that the server does not take as it is. */
+static void on_refused(exchange *g, int status) {
+  running *r = g->r;
+  char why[EVAL_WHY];
+  eval_reply_error(pu_str_of(g->body.data ? g->body.data : "", g->body.len), why);
+  if (is_too_long(status, why) && !g->ask->ids) {
+    g->ask->too_long = g->shots == 0;
+    if (g->shots == 0) {
+      finish(g);
+      return;
+    }
+    g->shots--;
+    again(g, 0);
+    return;
+  }
+  if (status == 400 && tells(g->ask) && strstr(why, "max_tokens") && !r->x->wants_one) {
+    r->x->wants_one = true;
+    again(g, 0);
+    return;
+  }
+  bool no_route = status == 404 && tells(g->ask);
+  r->err = pu_fail(&r->why, PU_ERR_IO, "%s: status %d: %s%s%s", r->x->base, status, why,
+                   status == 401 ? " (a key is taken from PUYU_API_KEY)" : "",
+                   no_route ? " (this task needs /v1/completions with echo and logprobs)" : "");
+  exchange_free(g);
+}
+
+static void on_end(void *arg, int status, pu_err err, const char *said) {
+  exchange *g = arg;
+  running *r = g->r;
+  r->active--;
+  if (r->err) {
+    exchange_free(g);
+    return;
+  }
+  bool for_now = err || status == 429 || status >= 500;
+  if (for_now && g->tries++ < r->x->retries) {
+    again(g, PU_MIN(ldexp(1, g->tries - 1), LONGEST_PAUSE));
+    return;
+  }
+  if (err) {
+    r->err = pu_fail(&r->why, PU_ERR_IO, "%s: %s, after %d tries", r->x->base, said, g->tries);
+    exchange_free(g);
+  } else if (status != 200) {
+    on_refused(g, status);
+  } else if ((r->err = take_reply(g, &r->why)) != PU_OK) {
+    exchange_free(g);
+  } else {
+    finish(g);
+  }
+}
+
+static pu_http_ask ask_for(const remote *x, const char *url, const char *const *headers, pu_str body) {
+  return (pu_http_ask){.url = url, .headers = headers, .ca_file = x->ca_file, .body = body, .seconds = x->seconds};
+}
+
+static pu_err send_it(exchange *g, pu_error *e) {
+  remote *x = g->r->x;
+  char url[1024];
+  const char *headers[] = {"Content-Type: application/json", x->header, NULL};
+  bool chat = x->m.chat && !tells(g->ask);
+  snprintf(url, sizeof url, "%s/v1/%s", x->base, chat ? "chat/completions" : "completions");
+  char *body = body_of(x, g->ask, g->shots);
+  pu_err err = body ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for a request");
+  if (!err) {
+    pu_http_ask ask = ask_for(x, url, headers, pu_str_c(body));
+    ask.on_data = on_data;
+    ask.on_end = on_end;
+    ask.arg = g;
+    err = pu_http_client_start(x->client, &ask, NULL, e);
+  }
+  free(body);
+  if (err)
+    exchange_free(g);
+  else
+    g->r->active++;
+  return err;
+}
+
+/* What is due again, and new ones, as many as may be under way. */
+static pu_err send_due(running *r, pu_error *e) {
+  exchange *due = NULL;
+  for (exchange **at = &r->waiting; *at;) {
+    exchange *g = *at;
+    if (g->due > pu_now()) {
+      at = &g->next;
+      continue;
+    }
+    *at = g->next;
+    g->next = due;
+    due = g;
+  }
+  while (due) {
+    exchange *g = due;
+    due = g->next;
+    pu_err err = send_it(g, e);
+    if (!err) continue;
+    for (; due; due = g) { /* none is lost */
+      g = due->next;
+      exchange_free(due);
+    }
+    return err;
+  }
+  while (!r->all_begun && r->active < (size_t)r->x->concurrency && !r->waiting) {
+    eval_ask *ask = r->next(r->arg);
+    exchange *g = ask ? calloc(1, sizeof *g) : NULL;
+    r->all_begun = !ask;
+    if (!ask) break;
+    if (!g) return pu_fail(e, PU_ERR_NOMEM, "no memory for a request");
+    *g = (exchange){.r = r, .ask = ask, .shots = ask->n_shots};
+    pu_buf_init(&g->body, MOST_BODY);
+    PU_TRY(send_it(g, e));
+  }
+  return PU_OK;
+}
+
+static pu_err run_all(running *r, pu_error *e) {
+  while (!r->err) {
+    PU_TRY(send_due(r, e));
+    if (r->all_begun && r->active == 0 && !r->waiting) return PU_OK;
+    if (pu_signals_stop()) return pu_fail(e, PU_ERR_STOPPED, "it was stopped");
+    PU_TRY(pu_http_client_wait(r->x->client, LONGEST_WAIT, e));
+  }
+  if (e) *e = r->why;
+  return r->err;
+}
+
+static pu_err run(pu_eval_model *m, eval_next next, eval_done done, void *arg, pu_error *e) {
+  remote *x = (remote *)(void *)m;
+  running r = {.x = x, .next = next, .done = done, .arg = arg};
+  PU_TRY(pu_http_client_open(&x->client, e));
+  pu_err err = run_all(&r, e);
+  if (err && !r.err) r.err = err; /* what is dropped now is no result */
+  pu_http_client_free(x->client);
+  x->client = NULL;
+  for (exchange *g; (g = r.waiting);) {
+    r.waiting = g->next;
+    exchange_free(g);
+  }
+  return err;
+}
+
+/* ---- one request ---- */
+
+typedef struct page {
+  pu_buf body;
+  int status;
+  char why[EVAL_WHY]; /* "": it came */
+  bool ended;
+} page;
+
+static bool on_page_data(void *arg, int status, pu_str piece) {
+  (void)status;
+  return pu_buf_append(&((page *)arg)->body, piece.ptr, piece.len);
+}
+
+static void on_page_end(void *arg, int status, pu_err err, const char *why) {
+  page *p = arg;
+  p->status = status;
+  p->ended = true;
+  if (err) snprintf(p->why, sizeof p->why, "%s", why);
+}
+
+static pu_err get_page(const remote *x, const char *url, pu_str body, page *p, pu_error *e) {
+  const char *headers[] = {"Content-Type: application/json", x->header, NULL};
+  pu_http_client *c;
+  PU_TRY(pu_http_client_open(&c, e));
+  pu_http_ask ask = ask_for(x, url, headers, body);
+  ask.on_data = on_page_data;
+  ask.on_end = on_page_end;
+  ask.arg = p;
+  pu_err err = pu_http_client_start(c, &ask, NULL, e);
+  while (!err && !p->ended && !pu_signals_stop()) err = pu_http_client_wait(c, LONGEST_WAIT, e);
+  bool stopped = !p->ended; /* what is dropped now ends, too */
+  pu_http_client_free(c);
+  if (err) return err;
+  if (stopped) return pu_fail(e, PU_ERR_STOPPED, "%s: it was stopped", url);
+  if (p->why[0]) return pu_fail(e, PU_ERR_IO, "%s: %s", url, p->why);
+  if (p->status == 200) return PU_OK;
+  char said[EVAL_WHY];
+  eval_reply_error(pu_str_of(p->body.data ? p->body.data : "", p->body.len), said);
+  return pu_fail(e, PU_ERR_IO, "%s: status %d: %s%s", url, p->status, said,
+                 p->status == 401 ? " (a key is taken from PUYU_API_KEY)" : "");
+}
+
+static pu_err ask_once(const remote *x, const char *path, pu_str body, json_t **out, pu_error *e) {
+  char url[1024];
+  page p = {0};
+  snprintf(url, sizeof url, "%s%s", x->base, path);
+  pu_buf_init(&p.body, MOST_BODY);
+  pu_err err = get_page(x, url, body, &p, e);
+  if (!err) err = pu_json_parse(url, pu_str_of(p.body.data ? p.body.data : "", p.body.len), out, e);
+  pu_buf_deinit(&p.body);
+  return err;
+}
+
+static pu_err encode(pu_eval_model *m, pu_str text, pu_ids *out, pu_error *e) {
+  const remote *x = (const remote *)(const void *)m;
+  json_t *v, *body = json_pack("{s:s,s:s%,s:b}", "model", x->served, "prompt", text.ptr, text.len, "add_special", 1);
+  char *words = body ? json_dumps(body, JSON_COMPACT) : NULL;
+  json_decref(body);
+  if (!words) return pu_fail(e, PU_ERR_FORMAT, "the text is not UTF-8");
+  pu_err err = ask_once(x, "/tokenize", pu_str_c(words), &v, e);
+  free(words);
+  if (err) return pu_fail_in(e, err, "windows of a text are cut by the server's /tokenize");
+  const json_t *ids = json_object_get(v, "tokens");
+  for (size_t i = 0; i < json_array_size(ids) && !err; i++)
+    if (!pu_ids_push(out, (int32_t)json_integer_value(json_array_get(ids, i))))
+      err = pu_fail(e, PU_ERR_NOMEM, "no memory for a text");
+  json_decref(v);
+  return err;
+}
+
+static int64_t context(const pu_eval_model *m) {
+  return ((const remote *)(const void *)m)->window;
+}
+
+static void remote_close(pu_eval_model *m) {
+  remote *x = (remote *)(void *)m;
+  free(x->base);
+  free(x->served);
+  free(x->ca_file);
+  free(x->header);
+}
+
+/* ---- opening ---- */
+
+/* The model's row of what the server has: its name, and how much it reads. A server without the list is taken at its
+ * word where the name is given. */
+static pu_err find_model(remote *x, const char *wanted, pu_error *e) {
+  json_t *v;
+  pu_err err = ask_once(x, "/v1/models", (pu_str){0}, &v, e);
+  if (err) return err;
+  const json_t *rows = json_object_get(v, "data"), *row = json_array_get(rows, 0);
+  for (size_t i = 0; wanted && i < json_array_size(rows); i++) {
+    const char *id = json_string_value(json_object_get(json_array_get(rows, i), "id"));
+    if (id && strcmp(id, wanted) == 0) row = json_array_get(rows, i);
+  }
+  const char *name = wanted ? wanted : json_string_value(json_object_get(row, "id"));
+  x->served = name ? strdup(name) : NULL;
+  x->window = PU_MAX(json_integer_value(json_object_get(row, "max_model_len")), 0);
+  json_decref(v);
+  return x->served ? PU_OK : pu_fail(e, PU_ERR_FORMAT, "%s: names no model: say which one with --served", x->base);
+}
+
+static pu_err set_up(remote *x, const pu_eval_remote *o, pu_error *e) {
+  size_t n = strlen(o->url);
+  while (n && o->url[n - 1] == '/') n--;
+  if (n >= 3 && memcmp(o->url + n - 3, "/v1", 3) == 0) n -= 3;
+  if (strncmp(o->url, "http://", 7) != 0 && strncmp(o->url, "https://", 8) != 0)
+    return pu_fail(e, PU_ERR_USAGE, "%s: an address begins with http:// or https://", o->url);
+  x->base = strndup(o->url, n);
+  x->ca_file = o->ca_file ? strdup(o->ca_file) : NULL;
+  if (o->key && asprintf(&x->header, "Authorization: Bearer %s", o->key) < 0) x->header = NULL;
+  if (!x->base || (o->key && !x->header)) return pu_fail(e, PU_ERR_NOMEM, "no memory for a server");
+  return find_model(x, o->model, e);
+}
+
+pu_err pu_eval_remote_open(const pu_eval_remote *o, pu_eval_model **out, pu_error *e) {
+  remote *x = calloc(1, sizeof *x);
+  char identity[600];
+  *out = NULL;
+  if (!x) return pu_fail(e, PU_ERR_NOMEM, "no memory for a server");
+  *x = (remote){.m = {.chat = o->chat, .run = run, .encode = encode, .context = context, .close = remote_close},
+                .concurrency = PU_MAX(o->concurrency, 1),
+                .retries = o->retries,
+                .seconds = o->seconds};
+  pu_err err = set_up(x, o, e);
+  if (err) {
+    pu_eval_model_close(&x->m);
+    return err;
+  }
+  snprintf(identity, sizeof identity, "%s %s", x->base, x->served);
+  PU_TRY(eval_model_name(&x->m, o->name ? o->name : x->served, identity, e));
+  *out = &x->m;
+  return PU_OK;
+}
