@@ -84,8 +84,8 @@ pu_err pu_cuda_work(pu_cuda *d, size_t bytes, void **out, pu_error *e) PU_MUST_U
 /* The device's copy of host memory, of the same contents; it stays valid and unchanged for this operation. */
 pu_err pu_cuda_mirrored(pu_cuda *d, const void *host, size_t bytes, void **out, pu_error *e) PU_MUST_USE;
 
-/* y = alpha a b^T (+ beta y) (+ bias), row-major, of f32 or bf16, summed in f32: see product.cu. y may be f32 where a and b are
- * bf16. */
+/* y = alpha a b^T (+ beta y) (+ bias), row-major, of f32 or bf16, summed in f32: see product.cu. y may be f32 where a
+ * and b are bf16. */
 typedef struct pu_cuda_product {
   const void *a, *b; /* a: [rows, inner], b: [cols, inner], before transposition */
   void *y;           /* [rows, cols] */
@@ -95,27 +95,27 @@ typedef struct pu_cuda_product {
   pu_dtype type, y_type;          /* of a and b; of y */
   bool scaled;                    /* by alpha; else alpha is 1 */
   float alpha;
-  float beta;                     /* 0: overwrite; 1: add */
-  const void *bias;               /* [cols] of bias_type, added to each row; NULL: none */
+  float beta;       /* 0: overwrite; 1: add */
+  const void *bias; /* [cols] of bias_type, added to each row; NULL: none */
   pu_dtype bias_type;
   bool b_rests; /* the kernel just before did not write b (a weight): it may be read before that one has ended */
   /* a and b in bytes of FP8 instead of `type` (see fp8.h), not turned, from compute capability 9.0 on: their scales in
    * device memory. Sums may be kept in fewer bits than f32's where `rough`. */
   const float *a_scale, *b_scale;
   bool fp8, a_gradient, rough; /* a_gradient: a is E5M2, else E4M3, as b is */
-  bool steady;  /* a row of y is the same to the bit whatever the number of rows (inference) */
+  bool steady;                 /* a row of y is the same to the bit whatever the number of rows (inference) */
 } pu_cuda_product;
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 
 /* Weights in few bits: see packed.h. `linear` where a->w is PACKED. Takes work memory. */
 pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) PU_MUST_USE;
-/* Rows [first, first + rows) of a PACKED matrix (of the matrix-th of [E, M, K]; else 0) as plain ones of its type, their
- * inputs in their own order, into [rows, K]. first: a multiple of 16. Takes no work memory. */
+/* Rows [first, first + rows) of a PACKED matrix (of the matrix-th of [E, M, K]; else 0) as plain ones of its type,
+ * their inputs in their own order, into [rows, K]. first: a multiple of 16. Takes no work memory. */
 pu_err pu_cuda_packed_plain(pu_cuda *d, const pu_tensor *w, int64_t matrix, int64_t first, int64_t rows, void *out,
                             pu_error *e) PU_MUST_USE;
-/* y[n] = w[e] x[n] for n in [offsets[e], offsets[e + 1]): products of a PACKED [E, M, K] with rows sorted by expert, in one
- * launch that knows nothing of the offsets, which lie in device memory ([E + 1]). room: pu_cuda_packed_experts_bytes of
- * work memory. */
+/* y[n] = w[e] x[n] for n in [offsets[e], offsets[e + 1]): products of a PACKED [E, M, K] with rows sorted by expert, in
+ * one launch that knows nothing of the offsets, which lie in device memory ([E + 1]). room:
+ * pu_cuda_packed_experts_bytes of work memory. */
 pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w, const int32_t *offsets, pu_tensor *y,
                               void *room, pu_error *e) PU_MUST_USE;
 size_t pu_cuda_packed_experts_bytes(const pu_tensor *x, const pu_tensor *w);
