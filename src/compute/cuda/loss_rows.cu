@@ -44,7 +44,9 @@ template <> __device__ inline float exp_below<float>(float x, float max) {
 }
 template <> __device__ inline float exp_below<bf16>(float x, float max) {
   const float log2_e = 1.4426950408889634f;
-  return exp2f(fmaf(x, log2_e, -max * log2_e));
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(fmaf(x, log2_e, -max * log2_e)));
+  return y;
 }
 
 /* WIDTH logits; those from `left` on lie behind the vocabulary and count for nothing. */
