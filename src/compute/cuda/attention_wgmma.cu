@@ -10,7 +10,7 @@
 
 namespace {
 
-constexpr int ROWS = PU_CUDA_MMA_TILE, GROUP_THREADS = 128, THREADS = 3 * GROUP_THREADS, CONSUMERS = 8 /* warps */;
+constexpr int ROWS = PU_CUDA_MMA_TILE, GROUP_THREADS = 128, THREADS = 3 * GROUP_THREADS;
 constexpr int STAGES = 2, KEYS = 128; /* forward: tiles that are on their way, and their rows */
 constexpr int TURNS = 3, SIDE = 64;   /* backward: the same */
 /* Backward: bytes of a tile of both matrices of the other side, and of the numbers beside it: lse and delta of its
@@ -20,6 +20,7 @@ constexpr int number_bytes = 1024; /* 2 SIDE numbers; tiles begin at multiples o
 
 #ifdef PU_WGMMA
 
+constexpr int CONSUMERS = 8; /* warps */
 constexpr float LOG2E = 1.4426950408889634f;
 
 /* A place in shared memory for a tile: filled by the third warpgroup, then read by the two others. */
