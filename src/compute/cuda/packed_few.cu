@@ -69,19 +69,28 @@ __device__ static inline void end_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-/* x of some pieces: [cols][step] in shared memory; this warp alone reads them. */
-__device__ static inline void stage_x(const few_job &j, int64_t token, int tokens, uint32_t to, int step, int piece, int pieces,
+/* x of some pieces: [cols][step] in shared memory; this warp alone reads them. By way of registers: it must not wait for the
+ * weights that are under way. */
+__device__ static inline void stage_x(const few_job &j, int64_t token, int tokens, bf16 *to, int step, int piece, int pieces,
                                       int lane) {
+  enum { AT_ONCE = 8 };
   int64_t first = (int64_t)piece * PIECE;
-  int width = (int)min((int64_t)pieces * PIECE, j.l.places - first);
+  int width = (int)min((int64_t)pieces * PIECE, j.l.places - first) / 8, n = tokens * j.parts * width;
   __syncwarp(); /* the last ones have been read */
-  for (int part = 0; part < j.parts; part++)
-    for (int i = 0; i < tokens; i++) {
-      const bf16 *from = j.x + (part * (int64_t)j.tokens + token + i) * j.x_step + first;
-      for (int k = lane * 8; k < width; k += 32 * 8) copy16(to + ((part * tokens + i) * step + k) * 2, from + k);
+  for (int begin = lane; begin < n; begin += 32 * AT_ONCE) {
+    uint4 v[AT_ONCE];
+#pragma unroll
+    for (int u = 0; u < AT_ONCE; u++) {
+      int i = begin + u * 32, col = i / width;
+      int64_t row = token + (col >= tokens ? col / tokens * (int64_t)j.tokens + col % tokens : col);
+      if (i < n) v[u] = *(const uint4 *)(j.x + row * j.x_step + first + i % width * 8);
     }
-  end_copies();
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
+#pragma unroll
+    for (int u = 0; u < AT_ONCE; u++) {
+      int i = begin + u * 32;
+      if (i < n) *(uint4 *)(to + i / width * step + i % width * 8) = v[u];
+    }
+  }
   __syncwarp();
 }
 
@@ -258,13 +267,13 @@ __device__ static inline void run_units(const few_job &j, char *room, int64_t to
 
   int slot = 0, buffer = 0;
   const bool whole = to - from <= j.x_pieces; /* x of the slice is there once for all */
-  if (whole) stage_x(j, token, tokens, x_to, x_step, from, to - from, lane);
+  if (whole) stage_x(j, token, tokens, x, x_step, from, to - from, lane);
   for (int unit = blockIdx.x; unit < j.units; unit += gridDim.x) {
     float acc[R][NT][4] = {};
     for (int begin = from; begin < to; begin += j.x_pieces) {
       const int end = min(begin + j.x_pieces, to);
       uint32_t x_piece = x_at;
-      if (!whole) stage_x(j, token, tokens, x_to, x_step, begin, end - begin, lane);
+      if (!whole) stage_x(j, token, tokens, x, x_step, begin, end - begin, lane);
       for (int piece = begin; piece < end; piece++, x_piece += PIECE * 2) {
         asm volatile("cp.async.wait_group %0;" ::"n"(S::depth - 2) : "memory");
         __syncwarp(); /* all lanes' copies are there, and all have read the piece before, whose place is filled next */
@@ -345,15 +354,9 @@ template <int BITS, int GROUP, bool ZEROS, int R, int NT> static pu_err launch(p
   return PU_OK;
 }
 
-/* Two blocks of rows to a warp share its x; with one, work may come out more even. */
+/* Two blocks of rows to a warp share its x, where that leaves enough to do for all multiprocessors. */
 static bool two_blocks(const pu_cuda *d, const few_job *j) {
-  int teams = WARPS / j->slices;
-  double even[2];
-  for (int r = 1; r <= 2; r++) {
-    int64_t units = ceil_div(j->l.blocks, teams * r);
-    even[r - 1] = (double)units / (double)(ceil_div(units, d->sms) * d->sms);
-  }
-  return even[1] > 0.9 * even[0];
+  return ceil_div(j->l.blocks, WARPS / j->slices * 2) * 4 >= d->sms * 3;
 }
 
 template <int BITS, int GROUP, bool ZEROS> static pu_err launch_shape(pu_cuda *d, few_job *j, pu_error *e) {

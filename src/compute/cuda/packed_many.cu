@@ -33,7 +33,9 @@ template <int BITS, int GROUP, bool ZEROS, int BN> struct many_shape {
   static constexpr int group_bytes = ZEROS ? 64 : 32, group_q = GROUP * PACKED_ROWS * BITS / 8;
   static constexpr int w_stage = PACKED_BLOCKS * (PACKED_PIECE / GROUP) * (group_q + group_bytes), x_stage = BN * BK * 2;
   static constexpr int at_once = BN <= 64 ? 2 : 1; /* blocks of threads to a multiprocessor */
-  static constexpr int consumer_registers = at_once == 2 ? 104 : 232;
+  /* What the launch gives all (80 or 168, 384 threads), less the copying warps' 40, among the consumers: asking for more
+   * waits for ever. */
+  static constexpr int consumer_registers = at_once == 2 ? 96 : 232;
   static constexpr int w_stages = BN == 256 || BITS == 8 && BN <= 64 ? 3 : 4;
   static constexpr int x_most = (ROOM / at_once - w_stages * w_stage) / x_stage, x_stages = x_most < MOST_STAGES ? x_most : MOST_STAGES;
   /* x first: it must begin at a multiple of 1,024 bytes. Then barriers. */
