@@ -5,14 +5,13 @@
  * lane l, g = l / 4, t = l % 4, holds the pairs of inputs
  *   0: row g, inputs 2t, 2t + 1    1: row g + 8, the same    2: row g, inputs 2t + 8, 2t + 9    3: row g + 8, the same
  * A piece is 128 inputs of sixteen rows: their bits, then their scales, so that all of it is read from one place.
- *   4 bits     two units of 512 bytes, of 64 inputs: sixteen bytes a lane, one word for each sixteen inputs; pair i's first
- *              value in bits 4i…, its second in bits 16 + 4i….
- *   8 bits     four units of 512 bytes, of 32 inputs: sixteen bytes a lane, two words for each sixteen inputs; of the first,
- *              bytes 0 and 2 are pair 0, bytes 1 and 3 pair 1; of the second pairs 2 and 3.
- *   scales     f16 [128 / group, 8]: scale of row g, of row g + 8, and where there are zeros, likewise, theirs.
- * The last piece may have fewer inputs (K' is a multiple of 32), and of 4 bits end with half a unit, eight bytes a lane. Eight
- * blocks of sixteen rows (or what is left) lie together: [M'/128] [K'/128] [8] pieces. The order follows, where compute.h
- * has it. */
+ *   4 bits     two units of 512 bytes, of 64 inputs: sixteen bytes a lane, one word for each sixteen inputs; pair i's
+ * first value in bits 4i…, its second in bits 16 + 4i…. 8 bits     four units of 512 bytes, of 32 inputs: sixteen bytes
+ * a lane, two words for each sixteen inputs; of the first, bytes 0 and 2 are pair 0, bytes 1 and 3 pair 1; of the
+ * second pairs 2 and 3. scales     f16 [128 / group, 8]: scale of row g, of row g + 8, and where there are zeros,
+ * likewise, theirs. The last piece may have fewer inputs (K' is a multiple of 32), and of 4 bits end with half a unit,
+ * eight bytes a lane. Eight blocks of sixteen rows (or what is left) lie together: [M'/128] [K'/128] [8] pieces. The
+ * order follows, where compute.h has it. */
 #ifndef PUYU_CUDA_PACKED_H
 #define PUYU_CUDA_PACKED_H
 
@@ -21,10 +20,10 @@
 enum { PACKED_ROWS = 16, PACKED_UNIT = 512, PACKED_PIECE = 128, PACKED_BLOCKS = 8 };
 
 typedef struct packed_layout {
-  int64_t groups, places, blocks, pieces;          /* places: K' */
-  int tail;                                        /* inputs of the last piece */
-  int64_t piece_bytes, tail_bytes, block_bytes;    /* of sixteen rows: a piece, the last one, all */
-  size_t order, bytes;                             /* where it begins; of all */
+  int64_t groups, places, blocks, pieces;       /* places: K' */
+  int tail;                                     /* inputs of the last piece */
+  int64_t piece_bytes, tail_bytes, block_bytes; /* of sixteen rows: a piece, the last one, all */
+  size_t order, bytes;                          /* where it begins; of all */
 } packed_layout;
 
 static inline packed_layout packed_layout_of(const pu_packing *p, int64_t rows, int64_t cols) {
@@ -71,8 +70,8 @@ static inline packed_matrix packed_matrix_of(const pu_tensor *w, int64_t i) {
   return m;
 }
 
-/* Rows of x as the kernels read them: bf16, K' of them, 16-byte aligned. An f32 row is three, `part` rows apart, whose sum
- * it is: eight bits of its mantissa each. */
+/* Rows of x as the kernels read them: bf16, K' of them, 16-byte aligned. An f32 row is three, `part` rows apart, whose
+ * sum it is: eight bits of its mantissa each. */
 typedef struct packed_x {
   const bf16 *x;
   int64_t step; /* elements */
@@ -88,8 +87,8 @@ typedef struct packed_y {
   pu_dtype bias_type;
 } packed_y;
 
-/* Where rows of a batch belong to several matrices (experts): matrix e has rows [offsets[e], offsets[e + 1]) of x and y. In
- * device memory. */
+/* Where rows of a batch belong to several matrices (experts): matrix e has rows [offsets[e], offsets[e + 1]) of x and
+ * y. In device memory. */
 typedef struct packed_parts {
   const int32_t *offsets; /* NULL: one matrix, all rows */
   int n;
@@ -102,8 +101,8 @@ enum { PACKED_FEW = 16 };
 pu_err packed_few(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, const packed_parts *parts,
                   pu_error *e) PU_MUST_USE;
 
-/* Any number of tokens, of one part, with wgmma: where the device has it. x's rows have `cols` inputs, K' or fewer; zeros
- * follow. room: packed_many_bytes of work memory. */
+/* Any number of tokens, of one part, with wgmma: where the device has it. x's rows have `cols` inputs, K' or fewer;
+ * zeros follow. room: packed_many_bytes of work memory. */
 bool packed_many_can(const pu_cuda *d);
 size_t packed_many_bytes(const pu_cuda *d, const packed_matrix *w, int64_t tokens);
 pu_err packed_many(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y, void *room,
@@ -111,7 +110,8 @@ pu_err packed_many(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_
 pu_err packed_many_parts(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y,
                          const packed_parts *parts, pu_error *e) PU_MUST_USE;
 
-/* ---- in kernels ---------------------------------------------------------------------------------------------------- */
+/* ---- in kernels ----------------------------------------------------------------------------------------------------
+ */
 
 /* a * 1 + b of two bf16 each; exact wherever it is used here. */
 __device__ static inline uint32_t add_bf16x2(uint32_t a, uint32_t b) {

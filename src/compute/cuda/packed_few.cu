@@ -1,11 +1,11 @@
 /* Products of weights in few bits with few tokens: as fast as memory gives the weights.
  *
- * A warp has some blocks of sixteen rows and a slice of the inputs. It copies its weights and their scales through a ring
- * of its own in shared memory (cp.async), several pieces ahead, makes bf16 integers of them in registers (q less 2^(bits-1):
- * exact) and multiplies by x on the tensor cores, eight tokens at a time; x waits in shared memory. The products of a group
- * are summed by themselves, and their sum times the scale, less the zero times the sum of the group's x, is added in f32.
- * So all that is rounded are sums. The slices' sums meet in shared memory and are added in order: how many slices there are
- * depends on K alone, thus no result on the number of tokens. */
+ * A warp has some blocks of sixteen rows and a slice of the inputs. It copies its weights and their scales through a
+ * ring of its own in shared memory (cp.async), several pieces ahead, makes bf16 integers of them in registers (q less
+ * 2^(bits-1): exact) and multiplies by x on the tensor cores, eight tokens at a time; x waits in shared memory. The
+ * products of a group are summed by themselves, and their sum times the scale, less the zero times the sum of the
+ * group's x, is added in f32. So all that is rounded are sums. The slices' sums meet in shared memory and are added in
+ * order: how many slices there are depends on K alone, thus no result on the number of tokens. */
 #include "src/compute/cuda/packed.h"
 
 enum { WARPS = 8, THREADS = WARPS * 32, PIECE = PACKED_PIECE, SUM_STEP = 20 };
@@ -69,10 +69,10 @@ __device__ static inline void end_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-/* x of some pieces: [cols][step] in shared memory; this warp alone reads them. By way of registers: it must not wait for the
- * weights that are under way. */
-__device__ static inline void stage_x(const few_job &j, int64_t token, int tokens, bf16 *to, int step, int piece, int pieces,
-                                      int lane) {
+/* x of some pieces: [cols][step] in shared memory; this warp alone reads them. By way of registers: it must not wait
+ * for the weights that are under way. */
+__device__ static inline void stage_x(const few_job &j, int64_t token, int tokens, bf16 *to, int step, int piece,
+                                      int pieces, int lane) {
   enum { AT_ONCE = 8 };
   int64_t first = (int64_t)piece * PIECE;
   int width = (int)min((int64_t)pieces * PIECE, j.l.places - first) / 8, n = tokens * j.parts * width;
@@ -281,7 +281,8 @@ __device__ static inline void run_units(const few_job &j, char *room, int64_t to
         if (GROUP == PIECE || piece + 1 < j.l.pieces || j.l.tail == PIECE)
           multiply_piece<BITS, GROUP, ZEROS, R, NT, true>(acc, ring + slot * S::stage, x_piece, x_tile, PIECE, lane);
         else
-          multiply_piece<BITS, GROUP, ZEROS, R, NT, false>(acc, ring + slot * S::stage, x_piece, x_tile, j.l.tail, lane);
+          multiply_piece<BITS, GROUP, ZEROS, R, NT, false>(acc, ring + slot * S::stage, x_piece, x_tile, j.l.tail,
+                                                           lane);
         slot = slot + 1 == S::depth ? 0 : slot + 1;
       }
     }
@@ -289,7 +290,8 @@ __device__ static inline void run_units(const few_job &j, char *room, int64_t to
     put_sums<R, NT>(sums + buffer * sums_step + warp * R * cols * SUM_STEP, acc, cols, lane);
     __syncthreads();
     store_unit<R>(j, sums + buffer * sums_step, unit, token, tokens);
-    if (NT == 1) buffer ^= 1; /* whoever comes to write there again has passed the next barrier, and so have those who read it */
+    if (NT == 1)
+      buffer ^= 1; /* whoever comes to write there again has passed the next barrier, and so have those who read it */
   }
 }
 
@@ -333,8 +335,10 @@ template <int BITS, int GROUP, bool ZEROS, int R, int NT> static pu_err launch(p
   static int most = 0; /* of shared memory; one device */
   const void *kernel = (const void *)few_kernel<BITS, GROUP, ZEROS, R, NT>;
   if (!most) {
-    PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "its shared memory", e);
-    PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "its shared memory", e);
+    PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "its shared memory",
+                e);
+    PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "its shared memory",
+                e);
   }
   few_room room = room_for(S::ring, R, j->cols, (int)ceil_div(j->l.pieces, j->slices), (size_t)most);
   int teams = WARPS / j->slices, resident = d->sms * (room.bytes <= (size_t)most / 2 - 1024 ? 2 : 1);
@@ -361,8 +365,8 @@ static bool two_blocks(const pu_cuda *d, const few_job *j) {
 
 template <int BITS, int GROUP, bool ZEROS> static pu_err launch_shape(pu_cuda *d, few_job *j, pu_error *e) {
   if (BITS == 4 && two_blocks(d, j))
-    return j->cols <= 8 ? launch<BITS, GROUP, ZEROS, BITS == 4 ? 2 : 1, 1>(d, j, e)
-                        : launch<BITS, GROUP, ZEROS, BITS == 4 ? 2 : 1, 2>(d, j, e);
+    return j->cols <= 8 ? launch < BITS, GROUP, ZEROS, BITS == 4 ? 2 : 1, 1 > (d, j, e) : launch < BITS, GROUP, ZEROS,
+           BITS == 4 ? 2 : 1, 2 > (d, j, e);
   return j->cols <= 8 ? launch<BITS, GROUP, ZEROS, 1, 1>(d, j, e) : launch<BITS, GROUP, ZEROS, 1, 2>(d, j, e);
 }
 
