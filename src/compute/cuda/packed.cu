@@ -24,7 +24,8 @@ __device__ static uint32_t value_at(const pack_job &j, int64_t row, int64_t plac
 
 /* The word-th of a piece's words of bits. */
 __device__ static uint32_t pack_word(const pack_job &j, int64_t block, int64_t piece, int word) {
-  int inputs = piece + 1 == j.l.pieces ? j.l.tail : PACKED_PIECE, unit = word / (PACKED_UNIT / 4), at = word % (PACKED_UNIT / 4);
+  int inputs = piece + 1 == j.l.pieces ? j.l.tail : PACKED_PIECE, unit = word / (PACKED_UNIT / 4),
+      at = word % (PACKED_UNIT / 4);
   int words = j.bits == 4 && unit * 64 + 32 == inputs ? 2 : 4, lane = at / words, w = at % words;
   int step = j.bits == 4 ? unit * 4 + w : unit * 2 + w / 2;
   int64_t k = piece * PACKED_PIECE + step * 16 + lane % 4 * 2, row = block * PACKED_ROWS + lane / 4;
@@ -40,7 +41,8 @@ __device__ static uint32_t pack_word(const pack_job &j, int64_t block, int64_t p
 /* The half-th of a piece's scales and zeros. */
 __device__ static __half pack_scale(const pack_job &j, int64_t block, int64_t piece, int half) {
   int of = j.zero ? 4 : 2, which = half % of;
-  int64_t row = block * PACKED_ROWS + half / of % 8 + which % 2 * 8, group = piece * (PACKED_PIECE / j.group) + half / of / 8;
+  int64_t row = block * PACKED_ROWS + half / of % 8 + which % 2 * 8,
+          group = piece * (PACKED_PIECE / j.group) + half / of / 8;
   const float *from = which < 2 ? j.scale : j.zero;
   return __float2half_rn(row < j.rows ? from[row * j.l.groups + group] : 0.0f);
 }
@@ -81,7 +83,8 @@ static pu_err pack_rows(pu_cuda *d, pack_job *j, const pack_source *s, char *roo
   return pu_cuda_launched("packing a weight", e);
 }
 
-static pu_err pack_matrix(pu_cuda *d, const packed_matrix *m, const pack_source *s, char *room, int64_t rows, pu_error *e) {
+static pu_err pack_matrix(pu_cuda *d, const packed_matrix *m, const pack_source *s, char *room, int64_t rows,
+                          pu_error *e) {
   pack_job j = {};
   j.l = m->l;
   j.cols = m->cols;
@@ -98,8 +101,8 @@ static pu_err pack_matrix(pu_cuda *d, const packed_matrix *m, const pack_source 
   return PU_OK;
 }
 
-/* A product may ask for its weights before the kernel before it is done (after_last_kernel), so packing ends with what is
- * no kernel. */
+/* A product may ask for its weights before the kernel before it is done (after_last_kernel), so packing ends with what
+ * is no kernel. */
 static pu_err pack_weight(pu_backend *be, void *args, pu_error *e) {
   const pu_pack_weight_args *a = (const pu_pack_weight_args *)args;
   const pu_tensor *w = a->out;
@@ -122,13 +125,14 @@ static pu_err pack_weight(pu_backend *be, void *args, pu_error *e) {
   return be->clear(be, room, 64, e);
 }
 
-/* On this backend TILED is as PLAIN, contiguous: the model keeps a second matrix only where it has two (a tied embedding). */
+/* On this backend TILED is as PLAIN, contiguous: the model keeps a second matrix only where it has two (a tied
+ * embedding). */
 static pu_err tile_weight(pu_backend *be, void *args, pu_error *e) {
   const pu_tile_weight_args *a = (const pu_tile_weight_args *)args;
   size_t size = pu_dtype_size(a->w->dtype), row = (size_t)a->w->shape[1] * size;
   if (a->w->shape[0] == 0 || row == 0) return PU_OK;
-  PU_CUDA_TRY(cudaMemcpy2DAsync(a->out->data, row, a->w->data, (size_t)a->w->stride[0] * size, row, (size_t)a->w->shape[0],
-                                cudaMemcpyDeviceToDevice, ((pu_cuda *)be)->stream),
+  PU_CUDA_TRY(cudaMemcpy2DAsync(a->out->data, row, a->w->data, (size_t)a->w->stride[0] * size, row,
+                                (size_t)a->w->shape[0], cudaMemcpyDeviceToDevice, ((pu_cuda *)be)->stream),
               "copying a weight", e);
   return PU_OK;
 }
@@ -146,9 +150,10 @@ typedef struct unpack_job {
 
 enum { UNPACK_THREADS = 128, UNPACK_STEP = 36 };
 
-/* Sixteen rows by 64 inputs (or 32) in shared memory, [16][UNPACK_STEP] pairs of bf16 integers: no two lanes in one bank.
- * from: the piece; unit: which half of it. */
-__device__ static inline void spread_unit(const uint8_t *from, int bits, int unit, int steps, uint32_t *tile, int lane) {
+/* Sixteen rows by 64 inputs (or 32) in shared memory, [16][UNPACK_STEP] pairs of bf16 integers: no two lanes in one
+ * bank. from: the piece; unit: which half of it. */
+__device__ static inline void spread_unit(const uint8_t *from, int bits, int unit, int steps, uint32_t *tile,
+                                          int lane) {
   const uint8_t *q = from + unit * 64 * PACKED_ROWS * bits / 8;
   for (int step = 0; step < steps; step++) {
     uint32_t a[4];
@@ -158,8 +163,7 @@ __device__ static inline void spread_unit(const uint8_t *from, int bits, int uni
       const uint32_t *v = (const uint32_t *)(q + step / 2 * PACKED_UNIT) + lane * 4 + step % 2 * 2;
       unpack8(v[0], a), unpack8(v[1], a + 2);
     }
-    for (int i = 0; i < 4; i++)
-      tile[(lane / 4 + i % 2 * 8) * UNPACK_STEP + step * 8 + i / 2 * 4 + lane % 4] = a[i];
+    for (int i = 0; i < 4; i++) tile[(lane / 4 + i % 2 * 8) * UNPACK_STEP + step * 8 + i / 2 * 4 + lane % 4] = a[i];
   }
 }
 
@@ -188,9 +192,11 @@ template <typename T> __global__ static void unpack_weight(unpack_job j) {
   const packed_matrix &w = j.w;
   int lane = threadIdx.x % 32;
   uint32_t *tile = tiles[threadIdx.x / 32];
-  int64_t unit = (int64_t)blockIdx.y * (UNPACK_THREADS / 32) + threadIdx.x / 32, block = j.first / PACKED_ROWS + blockIdx.x;
+  int64_t unit = (int64_t)blockIdx.y * (UNPACK_THREADS / 32) + threadIdx.x / 32,
+          block = j.first / PACKED_ROWS + blockIdx.x;
   if (unit * 64 >= w.l.places) return;
-  int width = (int)min((int64_t)64, w.l.places - unit * 64), inputs = unit / 2 + 1 == w.l.pieces ? w.l.tail : PACKED_PIECE;
+  int width = (int)min((int64_t)64, w.l.places - unit * 64),
+      inputs = unit / 2 + 1 == w.l.pieces ? w.l.tail : PACKED_PIECE;
   const uint8_t *piece = w.data + packed_at(w.l, block, unit / 2);
   spread_unit(piece, w.p.bits, (int)(unit % 2), width / 16, tile, lane);
   __syncwarp();
@@ -204,7 +210,8 @@ template <typename T> __global__ static void unpack_weight(unpack_job j) {
     float scale = __half2float(s[0]), zero = w.p.zeros ? __half2float(s[2]) - middle : 0.0f, v[8];
     const uint32_t *from = tile + row * UNPACK_STEP + at / 2;
 #pragma unroll
-    for (int n = 0; n < 8; n++) v[n] = (__uint_as_float(n % 2 ? from[n / 2] & 0xffff0000u : from[n / 2] << 16) - zero) * scale;
+    for (int n = 0; n < 8; n++)
+      v[n] = (__uint_as_float(n % 2 ? from[n / 2] & 0xffff0000u : from[n / 2] << 16) - zero) * scale;
     store8<T>(j, (T *)j.to + m * j.step, k, v);
   }
 }
@@ -231,7 +238,8 @@ pu_err pu_cuda_packed_plain(pu_cuda *d, const pu_tensor *w, int64_t matrix, int6
 
 /* [parts][tokens][places] from x's rows: in order, zeros where no input stands. */
 template <typename T>
-__global__ static void place_inputs(bf16 *to, const T *x, int64_t step, int64_t cols, int64_t places, const int32_t *order) {
+__global__ static void place_inputs(bf16 *to, const T *x, int64_t step, int64_t cols, int64_t places,
+                                    const int32_t *order) {
   int64_t k = (int64_t)blockIdx.y * PACK_THREADS + threadIdx.x, token = blockIdx.x;
   if (k >= places) return;
   int64_t from = order ? order[k] : k < cols ? k : -1;
@@ -246,17 +254,18 @@ __global__ static void place_inputs(bf16 *to, const T *x, int64_t step, int64_t 
 static pu_err place_x(pu_cuda *d, const pu_tensor *x, const packed_matrix *w, bf16 *to, pu_error *e) {
   dim3 grid((unsigned)x->shape[0], (unsigned)ceil_div(w->l.places, PACK_THREADS));
   if (x->dtype == PU_F32)
-    place_inputs<<<grid, PACK_THREADS, 0, d->stream>>>(to, (const float *)x->data, x->stride[0], x->shape[1], w->l.places,
-                                                      w->order);
+    place_inputs<<<grid, PACK_THREADS, 0, d->stream>>>(to, (const float *)x->data, x->stride[0], x->shape[1],
+                                                       w->l.places, w->order);
   else
-    place_inputs<<<grid, PACK_THREADS, 0, d->stream>>>(to, (const bf16 *)x->data, x->stride[0], x->shape[1], w->l.places,
-                                                      w->order);
+    place_inputs<<<grid, PACK_THREADS, 0, d->stream>>>(to, (const bf16 *)x->data, x->stride[0], x->shape[1],
+                                                       w->l.places, w->order);
   return pu_cuda_launched("laying out a packed weight's inputs", e);
 }
 
 /* x can be read as it lies. */
 static bool in_place(const pu_tensor *x, const packed_matrix *w) {
-  return x->dtype == PU_BF16 && !w->order && w->l.places == w->cols && (uintptr_t)x->data % 16 == 0 && x->stride[0] % 8 == 0;
+  return x->dtype == PU_BF16 && !w->order && w->l.places == w->cols && (uintptr_t)x->data % 16 == 0 &&
+         x->stride[0] % 8 == 0;
 }
 
 static packed_x x_as_it_lies(const pu_tensor *x) {
@@ -297,7 +306,8 @@ static pu_err linear_bits(pu_cuda *d, const pu_linear_args *a, const packed_matr
   return many ? packed_many(d, w, &x, w->l.places, &y, (char *)room + placed, e) : packed_few(d, w, &x, &y, NULL, e);
 }
 
-/* Plain rows into work memory, some at a time, and a plain product by them. Without an order they need none in x either. */
+/* Plain rows into work memory, some at a time, and a plain product by them. Without an order they need none in x
+ * either. */
 static pu_err linear_plain(pu_cuda *d, const pu_linear_args *a, const packed_matrix *w, pu_error *e) {
   size_t size = pu_dtype_size(a->x->dtype);
   int64_t whole = ceil_div(w->rows, PACKED_ROWS) * PACKED_ROWS, cols = w->cols;

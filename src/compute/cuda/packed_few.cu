@@ -1,11 +1,11 @@
 /* Products of weights in few bits with few tokens: as fast as memory gives the weights.
  *
- * A warp has some blocks of sixteen rows and a slice of the inputs. It copies its weights and their scales through a ring
- * of its own in shared memory (cp.async), several pieces ahead, makes bf16 integers of them in registers (q less 2^(bits-1):
- * exact) and multiplies by x on the tensor cores, eight tokens at a time; x waits in shared memory. The products of a group
- * are summed by themselves, and their sum times the scale, less the zero times the sum of the group's x, is added in f32.
- * So all that is rounded are sums. The slices' sums meet in shared memory and are added in order: how many slices there are
- * depends on K alone, thus no result on the number of tokens. */
+ * A warp has some blocks of sixteen rows and a slice of the inputs. It copies its weights and their scales through a
+ * ring of its own in shared memory (cp.async), several pieces ahead, makes bf16 integers of them in registers (q less
+ * 2^(bits-1): exact) and multiplies by x on the tensor cores, eight tokens at a time; x waits in shared memory. The
+ * products of a group are summed by themselves, and their sum times the scale, less the zero times the sum of the
+ * group's x, is added in f32. So all that is rounded are sums. The slices' sums meet in shared memory and are added in
+ * order: how many slices there are depends on K alone, thus no result on the number of tokens. */
 #include "src/compute/cuda/packed.h"
 
 enum { WARPS = 8, THREADS = WARPS * 32, PIECE = PACKED_PIECE, SUM_STEP = 20 };
@@ -69,19 +69,28 @@ __device__ static inline void end_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-/* x of some pieces: [cols][step] in shared memory; this warp alone reads them. */
-__device__ static inline void stage_x(const few_job &j, int64_t token, int tokens, uint32_t to, int step, int piece, int pieces,
-                                      int lane) {
+/* x of some pieces: [cols][step] in shared memory; this warp alone reads them. By way of registers: it must not wait
+ * for the weights that are under way. */
+__device__ static inline void stage_x(const few_job &j, int64_t token, int tokens, bf16 *to, int step, int piece,
+                                      int pieces, int lane) {
+  enum { AT_ONCE = 8 };
   int64_t first = (int64_t)piece * PIECE;
-  int width = (int)min((int64_t)pieces * PIECE, j.l.places - first);
+  int width = (int)min((int64_t)pieces * PIECE, j.l.places - first) / 8, n = tokens * j.parts * width;
   __syncwarp(); /* the last ones have been read */
-  for (int part = 0; part < j.parts; part++)
-    for (int i = 0; i < tokens; i++) {
-      const bf16 *from = j.x + (part * (int64_t)j.tokens + token + i) * j.x_step + first;
-      for (int k = lane * 8; k < width; k += 32 * 8) copy16(to + ((part * tokens + i) * step + k) * 2, from + k);
+  for (int begin = lane; begin < n; begin += 32 * AT_ONCE) {
+    uint4 v[AT_ONCE];
+#pragma unroll
+    for (int u = 0; u < AT_ONCE; u++) {
+      int i = begin + u * 32, col = i / width;
+      int64_t row = token + (col >= tokens ? col / tokens * (int64_t)j.tokens + col % tokens : col);
+      if (i < n) v[u] = *(const uint4 *)(j.x + row * j.x_step + first + i % width * 8);
     }
-  end_copies();
-  asm volatile("cp.async.wait_group 0;" ::: "memory");
+#pragma unroll
+    for (int u = 0; u < AT_ONCE; u++) {
+      int i = begin + u * 32;
+      if (i < n) *(uint4 *)(to + i / width * step + i % width * 8) = v[u];
+    }
+  }
   __syncwarp();
 }
 
@@ -258,13 +267,13 @@ __device__ static inline void run_units(const few_job &j, char *room, int64_t to
 
   int slot = 0, buffer = 0;
   const bool whole = to - from <= j.x_pieces; /* x of the slice is there once for all */
-  if (whole) stage_x(j, token, tokens, x_to, x_step, from, to - from, lane);
+  if (whole) stage_x(j, token, tokens, x, x_step, from, to - from, lane);
   for (int unit = blockIdx.x; unit < j.units; unit += gridDim.x) {
     float acc[R][NT][4] = {};
     for (int begin = from; begin < to; begin += j.x_pieces) {
       const int end = min(begin + j.x_pieces, to);
       uint32_t x_piece = x_at;
-      if (!whole) stage_x(j, token, tokens, x_to, x_step, begin, end - begin, lane);
+      if (!whole) stage_x(j, token, tokens, x, x_step, begin, end - begin, lane);
       for (int piece = begin; piece < end; piece++, x_piece += PIECE * 2) {
         asm volatile("cp.async.wait_group %0;" ::"n"(S::depth - 2) : "memory");
         __syncwarp(); /* all lanes' copies are there, and all have read the piece before, whose place is filled next */
@@ -272,7 +281,8 @@ __device__ static inline void run_units(const few_job &j, char *room, int64_t to
         if (GROUP == PIECE || piece + 1 < j.l.pieces || j.l.tail == PIECE)
           multiply_piece<BITS, GROUP, ZEROS, R, NT, true>(acc, ring + slot * S::stage, x_piece, x_tile, PIECE, lane);
         else
-          multiply_piece<BITS, GROUP, ZEROS, R, NT, false>(acc, ring + slot * S::stage, x_piece, x_tile, j.l.tail, lane);
+          multiply_piece<BITS, GROUP, ZEROS, R, NT, false>(acc, ring + slot * S::stage, x_piece, x_tile, j.l.tail,
+                                                           lane);
         slot = slot + 1 == S::depth ? 0 : slot + 1;
       }
     }
@@ -280,7 +290,8 @@ __device__ static inline void run_units(const few_job &j, char *room, int64_t to
     put_sums<R, NT>(sums + buffer * sums_step + warp * R * cols * SUM_STEP, acc, cols, lane);
     __syncthreads();
     store_unit<R>(j, sums + buffer * sums_step, unit, token, tokens);
-    if (NT == 1) buffer ^= 1; /* whoever comes to write there again has passed the next barrier, and so have those who read it */
+    if (NT == 1)
+      buffer ^= 1; /* whoever comes to write there again has passed the next barrier, and so have those who read it */
   }
 }
 
@@ -324,8 +335,10 @@ template <int BITS, int GROUP, bool ZEROS, int R, int NT> static pu_err launch(p
   static int most = 0; /* of shared memory; one device */
   const void *kernel = (const void *)few_kernel<BITS, GROUP, ZEROS, R, NT>;
   if (!most) {
-    PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "its shared memory", e);
-    PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "its shared memory", e);
+    PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "its shared memory",
+                e);
+    PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "its shared memory",
+                e);
   }
   few_room room = room_for(S::ring, R, j->cols, (int)ceil_div(j->l.pieces, j->slices), (size_t)most);
   int teams = WARPS / j->slices, resident = d->sms * (room.bytes <= (size_t)most / 2 - 1024 ? 2 : 1);
@@ -345,21 +358,15 @@ template <int BITS, int GROUP, bool ZEROS, int R, int NT> static pu_err launch(p
   return PU_OK;
 }
 
-/* Two blocks of rows to a warp share its x; with one, work may come out more even. */
+/* Two blocks of rows to a warp share its x, where that leaves enough to do for all multiprocessors. */
 static bool two_blocks(const pu_cuda *d, const few_job *j) {
-  int teams = WARPS / j->slices;
-  double even[2];
-  for (int r = 1; r <= 2; r++) {
-    int64_t units = ceil_div(j->l.blocks, teams * r);
-    even[r - 1] = (double)units / (double)(ceil_div(units, d->sms) * d->sms);
-  }
-  return even[1] > 0.9 * even[0];
+  return ceil_div(j->l.blocks, WARPS / j->slices * 2) * 4 >= d->sms * 3;
 }
 
 template <int BITS, int GROUP, bool ZEROS> static pu_err launch_shape(pu_cuda *d, few_job *j, pu_error *e) {
   if (BITS == 4 && two_blocks(d, j))
-    return j->cols <= 8 ? launch<BITS, GROUP, ZEROS, BITS == 4 ? 2 : 1, 1>(d, j, e)
-                        : launch<BITS, GROUP, ZEROS, BITS == 4 ? 2 : 1, 2>(d, j, e);
+    return j->cols <= 8 ? launch < BITS, GROUP, ZEROS, BITS == 4 ? 2 : 1, 1 > (d, j, e) : launch < BITS, GROUP, ZEROS,
+           BITS == 4 ? 2 : 1, 2 > (d, j, e);
   return j->cols <= 8 ? launch<BITS, GROUP, ZEROS, 1, 1>(d, j, e) : launch<BITS, GROUP, ZEROS, 1, 2>(d, j, e);
 }
 

@@ -1,9 +1,9 @@
 /* Products of weights in few bits with many tokens, on Hopper's warpgroup instructions (wgmma, PTX ISA 8.0 and later).
  *
- * A block of threads makes 128 rows of w by BN tokens of y. Two threads copy, several stages ahead: one x, 64 inputs at a
- * time, through the tensor copy engine in the swizzled form that wgmma reads; one the rows' pieces as they lie. Two
- * warpgroups have 64 rows each: bits become bf16 weights in registers, which are wgmma's left operand as packed.h lays them
- * out, while the tensor cores are at the stage before. A weight is rounded to bf16 once; sums are f32.
+ * A block of threads makes 128 rows of w by BN tokens of y. Two threads copy, several stages ahead: one x, 64 inputs at
+ * a time, through the tensor copy engine in the swizzled form that wgmma reads; one the rows' pieces as they lie. Two
+ * warpgroups have 64 rows each: bits become bf16 weights in registers, which are wgmma's left operand as packed.h lays
+ * them out, while the tensor cores are at the stage before. A weight is rounded to bf16 once; sums are f32.
  *
  * Where there are too few blocks to fill the device, the inputs are shared out too: each share's f32 sums go into work
  * memory, and another kernel adds them, in order. */
@@ -24,18 +24,22 @@ typedef struct many_job {
   int64_t rows, tokens;
   int token_tiles, row_tiles; /* token_tiles: at most, where there are several matrices */
   int shares;                 /* of the pieces */
-  float *sums; /* [shares, tokens, rows], where there are several */
+  float *sums;                /* [shares, tokens, rows], where there are several */
   packed_y y;
   packed_parts of;
 } many_job;
 
 template <int BITS, int GROUP, bool ZEROS, int BN> struct many_shape {
   static constexpr int group_bytes = ZEROS ? 64 : 32, group_q = GROUP * PACKED_ROWS * BITS / 8;
-  static constexpr int w_stage = PACKED_BLOCKS * (PACKED_PIECE / GROUP) * (group_q + group_bytes), x_stage = BN * BK * 2;
+  static constexpr int w_stage = PACKED_BLOCKS * (PACKED_PIECE / GROUP) * (group_q + group_bytes),
+                       x_stage = BN * BK * 2;
   static constexpr int at_once = BN <= 64 ? 2 : 1; /* blocks of threads to a multiprocessor */
-  static constexpr int consumer_registers = at_once == 2 ? 104 : 232;
+  /* What the launch gives all (80 or 168, 384 threads), less the copying warps' 40, among the consumers: asking for
+   * more waits for ever. */
+  static constexpr int consumer_registers = at_once == 2 ? 96 : 232;
   static constexpr int w_stages = BN == 256 || BITS == 8 && BN <= 64 ? 3 : 4;
-  static constexpr int x_most = (ROOM / at_once - w_stages * w_stage) / x_stage, x_stages = x_most < MOST_STAGES ? x_most : MOST_STAGES;
+  static constexpr int x_most = (ROOM / at_once - w_stages * w_stage) / x_stage,
+                       x_stages = x_most < MOST_STAGES ? x_most : MOST_STAGES;
   /* x first: it must begin at a multiple of 1,024 bytes. Then barriers. */
   static constexpr int w_at = x_stages * x_stage, barriers_at = w_at + w_stages * w_stage;
   static constexpr size_t bytes = 1024 + barriers_at + 4 * MOST_STAGES * 8;
@@ -48,9 +52,8 @@ template <> struct wgmma_of<32> {
     asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
                  "}, {%16, %17, %18, %19}, %20, 1, 1, 1, 0;"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
-                   "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
-                   "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
 };
@@ -60,11 +63,10 @@ template <> struct wgmma_of<64> {
                  "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
                  "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
                  "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
-                   "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
-                   "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]),
-                   "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                   "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+                   "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
+                   "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
                    "+f"(d[30]), "+f"(d[31])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
@@ -77,17 +79,15 @@ template <> struct wgmma_of<128> {
                  "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
                  "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
                  "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]),
-                   "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]),
-                   "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]), "+f"(d[17]),
-                   "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                   "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
-                   "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]),
-                   "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]),
-                   "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-                   "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]),
-                   "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]),
-                   "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
+                   "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
+                   "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
+                   "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]),
+                   "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]),
+                   "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]),
+                   "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]),
+                   "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
   }
 };
@@ -102,21 +102,23 @@ __device__ static inline void barrier_arrive(uint32_t at) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
 }
 __device__ static inline void barrier_wait(uint32_t at, int phase) {
-  asm volatile("{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra again;\n"
-               "done:\n}" ::"r"(at),
-               "r"(phase)
-               : "memory");
+  asm volatile(
+      "{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra again;\n"
+      "done:\n}" ::"r"(at),
+      "r"(phase)
+      : "memory");
 }
 __device__ static inline void bulk_copy(uint32_t to, const void *from, int bytes, uint32_t barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from),
-               "r"(bytes), "r"(barrier)
+  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+               "l"(from), "r"(bytes), "r"(barrier)
                : "memory");
 }
 __device__ static inline void tensor_copy(uint32_t to, const CUtensorMap *map, int x, int y, uint32_t barrier) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-                   to),
-               "l"(map), "r"(x), "r"(y), "r"(barrier)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+          to),
+      "l"(map), "r"(x), "r"(y), "r"(barrier)
+      : "memory");
 }
 
 /* Where a block of threads works: some rows of a matrix, tokens [token, end), a share of the pieces. */
@@ -136,7 +138,8 @@ template <int BN> __device__ static inline many_place place_of(const many_job &j
   return p;
 }
 
-/* Of several matrices; each has its own tiles, the last of them not full. Where there is nothing to do, token is end. */
+/* Of several matrices; each has its own tiles, the last of them not full. Where there is nothing to do, token is end.
+ */
 template <int BN> __device__ static inline many_place place_among(const many_job &j) {
   int tile = blockIdx.x % j.token_tiles;
   many_place p = {j.w, (int)blockIdx.x / j.token_tiles, 0, (int)j.l.pieces, 0, 0};
@@ -210,7 +213,8 @@ template <int BITS, bool ZEROS> __device__ static inline many_scale scale_of(con
 }
 
 __device__ static inline uint32_t weights_of(uint32_t pair, float scale, float low) {
-  float first = fmaf(__uint_as_float(pair << 16), scale, low), second = fmaf(__uint_as_float(pair & 0xffff0000u), scale, low);
+  float first = fmaf(__uint_as_float(pair << 16), scale, low),
+        second = fmaf(__uint_as_float(pair & 0xffff0000u), scale, low);
   uint32_t out;
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
   return out;
@@ -221,7 +225,8 @@ template <int BITS, int GROUP, bool ZEROS, int BN>
 __device__ static inline void unpack_half(uint32_t a[4][4], const char *piece, int half, int inputs, int lane) {
   using S = many_shape<BITS, GROUP, ZEROS, BN>;
   const char *q = piece + half * 64 * PACKED_ROWS * BITS / 8;
-  const char *scales = piece + inputs * PACKED_ROWS * BITS / 8 + half * 64 / GROUP * S::group_bytes + lane / 4 * (S::group_bytes / 8);
+  const char *scales =
+      piece + inputs * PACKED_ROWS * BITS / 8 + half * 64 / GROUP * S::group_bytes + lane / 4 * (S::group_bytes / 8);
   uint4 v[BITS / 4];
 #pragma unroll
   for (int i = 0; i < BITS / 4; i++) v[i] = *(const uint4 *)(q + i * PACKED_UNIT + lane * 16);
@@ -236,8 +241,7 @@ __device__ static inline void unpack_half(uint32_t a[4][4], const char *piece, i
     if (BITS == 4) {
       uint32_t word = k == 0 ? v[0].x : k == 1 ? v[0].y : k == 2 ? v[0].z : v[0].w;
 #pragma unroll
-      for (int i = 0; i < 4; i++)
-        a[k][i] = weights_of(pair4(word, i), s.scale[i % 2], s.low[i % 2]);
+      for (int i = 0; i < 4; i++) a[k][i] = weights_of(pair4(word, i), s.scale[i % 2], s.low[i % 2]);
     } else {
       const uint4 w = v[k / 2 % (BITS / 4)];
       uint32_t pairs[4];
@@ -248,9 +252,10 @@ __device__ static inline void unpack_half(uint32_t a[4][4], const char *piece, i
   }
 }
 
-/* acc += a x^T for `n` of the stage's four sixteens of inputs. x: rows of 128 bytes, swizzled: eight rows are 1,024 bytes
- * (PTX ISA, matrix descriptor). */
-template <int BN> __device__ static inline void multiply_stage(float acc[BN / 2], const uint32_t a[4][4], uint32_t x, int n) {
+/* acc += a x^T for `n` of the stage's four sixteens of inputs. x: rows of 128 bytes, swizzled: eight rows are 1,024
+ * bytes (PTX ISA, matrix descriptor). */
+template <int BN>
+__device__ static inline void multiply_stage(float acc[BN / 2], const uint32_t a[4][4], uint32_t x, int n) {
   constexpr int wide = BN < 128 ? BN : 128;
   asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
@@ -258,8 +263,8 @@ template <int BN> __device__ static inline void multiply_stage(float acc[BN / 2]
     if (k == 2 && n == 2) break;
 #pragma unroll
     for (int i = 0; i < BN / wide; i++) {
-      uint64_t b = (uint64_t)(((x + i * wide * BK * 2 + k * 32) & 0x3ffffu) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 |
-                   (uint64_t)1 << 62;
+      uint64_t b = (uint64_t)(((x + i * wide * BK * 2 + k * 32) & 0x3ffffu) >> 4) | (uint64_t)1 << 16 |
+                   (uint64_t)64 << 32 | (uint64_t)1 << 62;
       wgmma_of<wide>::run(acc + i * (wide / 2), a[k], b);
     }
   }
@@ -280,8 +285,8 @@ __device__ static inline void leave_stage(uint32_t empty, int lane) {
 }
 
 template <int BITS, int GROUP, bool ZEROS, int BN>
-__device__ static inline void multiply_pieces(float acc[BN / 2], const many_job &j, const many_place &p, const char *room,
-                                              uint32_t room_at, int thread) {
+__device__ static inline void multiply_pieces(float acc[BN / 2], const many_job &j, const many_place &p,
+                                              const char *room, uint32_t room_at, int thread) {
   using S = many_shape<BITS, GROUP, ZEROS, BN>;
   const int block = thread / 32, lane = thread % 32;
   many_ring x = ring_of<S>(room_at, 0), w = ring_of<S>(room_at, 1);
@@ -315,7 +320,8 @@ __device__ static inline void meet_consumers() {
 
 /* f32 as it lies in registers: eight rows are a sector. */
 template <int BN>
-__device__ static inline void store_f32(const float acc[BN / 2], float *to, int64_t step, int64_t rows, int64_t tokens, int lane) {
+__device__ static inline void store_f32(const float acc[BN / 2], float *to, int64_t step, int64_t rows, int64_t tokens,
+                                        int lane) {
 #pragma unroll
   for (int i = 0; i < BN / 2; i++) {
     int row = lane / 4 + i / 2 % 2 * 8, token = i / 4 * 8 + lane % 4 * 2 + i % 2;
@@ -328,7 +334,8 @@ template <int BN>
 __device__ static inline void store_bf16(const float acc[BN / 2], char *room, bf16 *to, int64_t step, int64_t rows,
                                          int64_t tokens, int thread) {
   int lane = thread % 32, warp = thread / 32;
-  uint32_t at = (uint32_t)__cvta_generic_to_shared(room) + (lane / 16 * 8 + lane % 8) * OUT_STEP + warp * 32 + lane / 8 % 2 * 16;
+  uint32_t at =
+      (uint32_t)__cvta_generic_to_shared(room) + (lane / 16 * 8 + lane % 8) * OUT_STEP + warp * 32 + lane / 8 % 2 * 16;
 #pragma unroll
   for (int i = 0; i < BN / 2; i += 8) {
     uint32_t v[4];
@@ -358,7 +365,8 @@ __device__ static inline float bias_at(const packed_y &y, int64_t row, int64_t r
 }
 
 template <int BN>
-__device__ static inline void store_tile(float acc[BN / 2], const many_job &j, const many_place &p, char *room, int thread) {
+__device__ static inline void store_tile(float acc[BN / 2], const many_job &j, const many_place &p, char *room,
+                                         int thread) {
   int64_t first = (int64_t)p.row_tile * BM, row = first + thread / 32 * PACKED_ROWS, token = p.token;
   int64_t tokens = p.end - token;
   int lane = thread % 32;
@@ -389,7 +397,8 @@ template <class S> __device__ static inline void make_barriers(uint32_t room) {
 }
 
 template <int BITS, int GROUP, bool ZEROS, int BN>
-__global__ void __launch_bounds__(MANY_THREADS, BN <= 64 ? 2 : 1) many_kernel(const many_job j, const __grid_constant__ CUtensorMap map) {
+__global__ void __launch_bounds__(MANY_THREADS, BN <= 64 ? 2 : 1)
+    many_kernel(const many_job j, const __grid_constant__ CUtensorMap map) {
 #ifdef HAS_WGMMA
   using S = many_shape<BITS, GROUP, ZEROS, BN>;
   extern __shared__ char raw[];
@@ -429,9 +438,9 @@ __global__ static void add_shares(const many_job j) {
 
 /* ---- launching ---- */
 
-typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *, const cuuint64_t *,
-                              const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave, CUtensorMapSwizzle,
-                              CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
+                              const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
+                              CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
 
 static pu_err describe_x(const packed_x *x, int64_t cols, int tokens, CUtensorMap *map, pu_error *e) {
   static encode_fn encode;
@@ -505,8 +514,8 @@ size_t packed_many_bytes(const pu_cuda *d, const packed_matrix *w, int64_t token
   return p.shares > 1 ? (size_t)(p.shares * tokens * w->rows) * sizeof(float) : 0;
 }
 
-static pu_err launch_packing(pu_cuda *d, const packed_matrix *w, many_job *j, const packed_x *x, int64_t cols, int width,
-                             pu_error *e) {
+static pu_err launch_packing(pu_cuda *d, const packed_matrix *w, many_job *j, const packed_x *x, int64_t cols,
+                             int width, pu_error *e) {
 #define SHAPE(B, G, Z)                                                                                                 \
   if (w->p.bits == B && w->p.group == G && w->p.zeros == Z) return launch_width<B, G, Z>(d, j, x, cols, width, e)
   SHAPE(4, 32, false);
