@@ -10,8 +10,10 @@ static pu_cuda *of(pu_backend *be) {
 
 pu_err pu_cuda_fail(cudaError_t err, const char *what, pu_error *e) {
   if (err == cudaErrorMemoryAllocation)
-    return pu_fail(e, PU_ERR_NOMEM, "cuda: no device memory for %s: use a smaller batch, a shorter context, weights of "
-                   "fewer bits, or end what else is on the device", what);
+    return pu_fail(e, PU_ERR_NOMEM,
+                   "cuda: no device memory for %s: use a smaller batch, a shorter context, weights of "
+                   "fewer bits, or end what else is on the device",
+                   what);
   return pu_fail(e, PU_ERR_IO, "cuda: %s: %s", what, cudaGetErrorString(err));
 }
 
@@ -26,7 +28,8 @@ static pu_err read_fault(pu_cuda *d, pu_error *e) {
   PU_CUDA_TRY(cudaMemcpy(first, d->faults.first, sizeof first, cudaMemcpyDeviceToHost), "asking what went wrong", e);
   PU_CUDA_TRY(cudaMemset(d->faults.first, 0xff, sizeof first), "clearing memory", e);
   for (int i = 0; i < PU_CUDA_FAULTS; i++)
-    if (first[i] != ~0ull) return pu_fail(e, PU_ERR_SHAPE, texts[i], (int)(uint32_t)first[i], (long long)(first[i] >> 32));
+    if (first[i] != ~0ull)
+      return pu_fail(e, PU_ERR_SHAPE, texts[i], (int)(uint32_t)first[i], (long long)(first[i] >> 32));
   return PU_OK;
 }
 
@@ -73,7 +76,8 @@ static pu_err cuda_upload(pu_backend *be, void *device, const void *host, size_t
       d->staged = 0;
     }
     memcpy((char *)d->staging + d->staged, from, n);
-    PU_CUDA_TRY(cudaMemcpyAsync(to, (char *)d->staging + d->staged, n, cudaMemcpyHostToDevice, d->stream), "an upload", e);
+    PU_CUDA_TRY(cudaMemcpyAsync(to, (char *)d->staging + d->staged, n, cudaMemcpyHostToDevice, d->stream), "an upload",
+                e);
     d->staged += (n + 63) / 64 * 64;
     from += n;
     to += n;
@@ -154,7 +158,8 @@ pu_err pu_cuda_mirrored(pu_cuda *d, const void *host, size_t bytes, void **out, 
   }
   if (oldest->cap < bytes) PU_TRY(mirror_grow(d, oldest, bytes, e));
   /* The pinned copy may still be on its way to the device. */
-  else PU_CUDA_TRY(cudaEventSynchronize(oldest->sent), "waiting for the device", e);
+  else
+    PU_CUDA_TRY(cudaEventSynchronize(oldest->sent), "waiting for the device", e);
   memcpy(oldest->host, host, bytes);
   oldest->bytes = bytes;
   oldest->used = ++d->clock;
@@ -216,10 +221,12 @@ static pu_err describe(pu_cuda *d, pu_error *e) {
   PU_CUDA_TRY(cudaDriverGetVersion(&driver), "asking for the driver's version", e);
   d->sms = p.multiProcessorCount;
   d->capability = p.major * 10 + p.minor;
-  snprintf(d->description, sizeof d->description, "%s, %d multiprocessors, %.1f GiB, compute capability %d.%d, driver for CUDA %d.%d",
-           p.name, d->sms, (double)p.totalGlobalMem / 0x1p30, p.major, p.minor, driver / 1000, driver % 1000 / 10);
+  snprintf(d->description, sizeof d->description,
+           "%s, %d multiprocessors, %.1f GiB, compute capability %d.%d, driver for CUDA %d.%d", p.name, d->sms,
+           (double)p.totalGlobalMem / 0x1p30, p.major, p.minor, driver / 1000, driver % 1000 / 10);
   if (d->capability < 80)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: %s: its compute capability is %d.%d, 8.0 (A100) or later is needed", p.name, p.major, p.minor);
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: %s: its compute capability is %d.%d, 8.0 (A100) or later is needed",
+                   p.name, p.major, p.minor);
   return PU_OK;
 }
 
@@ -237,10 +244,12 @@ static pu_err open_all(pu_cuda *d, pu_error *e) {
   int n = 0;
   cudaError_t err = cudaGetDeviceCount(&n);
   if (err == cudaErrorInsufficientDriver)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: the driver is older than CUDA %d.%d, which this build needs: update it",
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   "cuda: the driver is older than CUDA %d.%d, which this build needs: update it",
                    CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
   if (err != cudaSuccess || n == 0)
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: there is no device here (%s)", err ? cudaGetErrorString(err) : "none is visible");
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: there is no device here (%s)",
+                   err ? cudaGetErrorString(err) : "none is visible");
   PU_CUDA_TRY(cudaSetDevice(d->device), "choosing the device", e);
   PU_TRY(describe(d, e));
   PU_CUDA_TRY(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "making a stream", e);
@@ -256,8 +265,9 @@ static pu_err open_all(pu_cuda *d, pu_error *e) {
 
 extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
   static void (*const use[])(pu_cuda *) = {
-      pu_cuda_use_adamw, pu_cuda_use_attention, pu_cuda_use_embedding, pu_cuda_use_linear, pu_cuda_use_lora, pu_cuda_use_loss,
-      pu_cuda_use_moe, pu_cuda_use_norm, pu_cuda_use_packed, pu_cuda_use_paged, pu_cuda_use_rope, pu_cuda_use_swiglu};
+      pu_cuda_use_adamw, pu_cuda_use_attention, pu_cuda_use_embedding, pu_cuda_use_linear, pu_cuda_use_lora,
+      pu_cuda_use_loss,  pu_cuda_use_moe,       pu_cuda_use_norm,      pu_cuda_use_packed, pu_cuda_use_paged,
+      pu_cuda_use_rope,  pu_cuda_use_swiglu,    pu_cuda_use_top};
   pu_cuda *d = (pu_cuda *)calloc(1, sizeof *d);
   if (!d) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory");
   d->base.name = "cuda";

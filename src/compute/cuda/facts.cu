@@ -12,7 +12,8 @@ static void put_peers(const pu_cuda *d, int devices, pu_buf *out) {
     cudaDeviceGetP2PAttribute(&rank, cudaDevP2PAttrPerformanceRank, d->device, other);
     cudaDeviceGetP2PAttribute(&atomics, cudaDevP2PAttrNativeAtomicSupported, d->device, other);
     if (can)
-      pu_buf_printf(out, "link to device %d: direct, rank %d%s\n", other, rank, atomics ? ", with atomics (NVLink)" : "");
+      pu_buf_printf(out, "link to device %d: direct, rank %d%s\n", other, rank,
+                    atomics ? ", with atomics (NVLink)" : "");
     else
       pu_buf_printf(out, "link to device %d: through the host\n", other);
   }
@@ -44,8 +45,8 @@ extern "C" pu_err pu_cuda_facts(const pu_backend *be, pu_buf *out, pu_error *e) 
   cudaDeviceGetAttribute(&memory_clock, cudaDevAttrMemoryClockRate, d->device);
   pu_buf_printf(out, "devices: %d, of which number %d is used\nPCI bus: %s\ncompute capability: %d.%d\n", devices,
                 d->device, bus, p.major, p.minor);
-  pu_buf_printf(out, "multiprocessors: %d, at most %d MHz\nlevel 2 cache: %d MiB\n", p.multiProcessorCount, clock / 1000,
-                p.l2CacheSize >> 20);
+  pu_buf_printf(out, "multiprocessors: %d, at most %d MHz\nlevel 2 cache: %d MiB\n", p.multiProcessorCount,
+                clock / 1000, p.l2CacheSize >> 20);
   pu_buf_printf(out, "memory bus: %d bits at %d MHz\n", p.memoryBusWidth, memory_clock / 1000);
   put_versions(out);
   put_peers(d, devices, out);

@@ -16,6 +16,7 @@ void pu_cuda_use_packed(pu_cuda *d);
 void pu_cuda_use_paged(pu_cuda *d);
 void pu_cuda_use_rope(pu_cuda *d);
 void pu_cuda_use_swiglu(pu_cuda *d);
+void pu_cuda_use_top(pu_cuda *d);
 
 extern "C" pu_err pu_cuda_facts(const pu_backend *be, pu_buf *out, pu_error *e);
 
