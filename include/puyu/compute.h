@@ -283,8 +283,6 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * above covers. */
 typedef struct pu_linear_args {
   pu_tensor *x, *w, *b, *y;
-  bool fp8; /* products in FP8 where the backend has them and the sizes allow it: x and w as E4M3, y's gradient as E5M2,
-               one scale a tensor from the largest magnitude in it; y and the gradients have their types as ever */
 } pu_linear_args;
 pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y_f32);
 

@@ -131,7 +131,7 @@ pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y
                        "linear: a tiled or packed weight has no backward; train with the plain one");
   pu_tensor *y = new2(c, y_f32 ? PU_F32 : x->dtype, x->shape[0], w->shape[0], grad);
   if (!y) return NULL;
-  pu_linear_args a = {x, w, b, y, false};
+  pu_linear_args a = {x, w, b, y};
   return run_and_record(c, RECORD(linear, &a, LIST(x, w, b), LIST(y)), sizeof a) ? y : NULL;
 }
 

@@ -99,11 +99,7 @@ typedef struct pu_cuda_product {
   const void *bias; /* [cols] of bias_type, added to each row; NULL: none */
   pu_dtype bias_type;
   bool b_rests; /* the kernel just before did not write b (a weight): it may be read before that one has ended */
-  /* a and b in bytes of FP8 instead of `type` (see fp8.h), not turned, from compute capability 9.0 on: their scales in
-   * device memory. Sums may be kept in fewer bits than f32's where `rough`. */
-  const float *a_scale, *b_scale;
-  bool fp8, a_gradient, rough; /* a_gradient: a is E5M2, else E4M3, as b is */
-  bool steady;                 /* a row of y is the same to the bit whatever the number of rows (inference) */
+  bool steady;  /* a row of y is the same to the bit whatever the number of rows (inference) */
 } pu_cuda_product;
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 

@@ -1,5 +1,4 @@
 /* linear: y = x w^T + b. dx = dy w; dw = dy^T x; db = column sums of dy. */
-#include "src/compute/cuda/fp8.h"
 #include "src/compute/cuda/use.h"
 
 static bool learns(const pu_linear_args *a) {
@@ -8,8 +7,10 @@ static bool learns(const pu_linear_args *a) {
 
 static pu_err linear(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_args *a = (const pu_linear_args *)args;
+  if (a->w->layout == PU_LAYOUT_NF4)
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   "cuda: weights in NF4 are not read here: leave out lora.base, or train on the cpu");
   if (a->w->layout == PU_LAYOUT_PACKED) return pu_cuda_packed_linear((pu_cuda *)be, a, e);
-  if (a->fp8 && pu_cuda_fp8_can((pu_cuda *)be, a)) return pu_cuda_fp8_linear((pu_cuda *)be, a, e);
   pu_cuda_product p = {};
   p.a = a->x->data, p.b = a->w->data, p.y = a->y->data;
   p.rows = a->x->shape[0], p.cols = a->w->shape[0], p.inner = a->x->shape[1];
@@ -109,13 +110,12 @@ static pu_err linear_back(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_args *a = (const pu_linear_args *)args;
   pu_cuda *d = (pu_cuda *)be;
   pu_tensor dy = *a->y->grad;
-  bool fp8 = a->fp8 && pu_cuda_fp8_can(d, a), narrow = !fp8 && dy.dtype != a->w->dtype, bias = a->b && a->b->grad;
-  size_t first = narrow ? (size_t)ceil_div(dy.shape[0] * dy.shape[1], 128) * 256 : fp8 ? pu_cuda_fp8_room(a) : 0;
+  bool narrow = dy.dtype != a->w->dtype, bias = a->b && a->b->grad;
+  size_t narrowed = narrow ? (size_t)ceil_div(dy.shape[0] * dy.shape[1], 128) * 256 : 0;
   size_t parts = bias ? (size_t)(ceil_div(dy.shape[0], SUM_ROWS) * dy.shape[1]) * sizeof(float) : 0;
   void *work = NULL;
-  if (first + parts) PU_TRY(pu_cuda_work(d, first + parts, &work, e));
-  if (bias) PU_TRY(bias_back(d, &dy, a->b, (float *)((char *)work + first), e));
-  if (fp8) return pu_cuda_fp8_back(d, a, work, e);
+  if (narrowed + parts) PU_TRY(pu_cuda_work(d, narrowed + parts, &work, e));
+  if (bias) PU_TRY(bias_back(d, &dy, a->b, (float *)((char *)work + narrowed), e));
   if (narrow) PU_TRY(like_weights(d, a->y->grad, work, &dy, e));
   return products_back(d, a, &dy, e);
 }
