@@ -54,6 +54,8 @@ const char *pu_eval_task_at(size_t i) {
 
 static pu_err check(const pu_eval_task *t, const char *name, pu_error *e) {
   PU_TRY(pu_options_check(pu_eval_task_options, t, name, e));
+  if (!t->test || !t->test[0])
+    return pu_fail(e, PU_ERR_USAGE, "%s: 'test' is missing: the file of the questions", name);
   if (t->kind != PU_EVAL_PERPLEXITY && !t->prompt[0])
     return pu_fail(e, PU_ERR_USAGE, "%s: 'prompt' is missing: how a question is put", name);
   if (t->kind != PU_EVAL_PERPLEXITY && !t->answer)
@@ -94,6 +96,10 @@ pu_err pu_eval_task_parse(const char *name, pu_str text, pu_arena *a, pu_eval_ta
   if (!t) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for a task", name);
   PU_TRY(pu_options_default(pu_eval_task_options, t, a, e));
   PU_TRY(pu_options_parse_yaml(pu_eval_task_options, t, name, text, a, e));
+  /* A key without a value. */
+  if (!t->head) t->head = "";
+  if (!t->prompt) t->prompt = "";
+  if (!t->between) t->between = "";
   t->name = name_of(t->name ? t->name : name, a);
   if (!t->name) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for a task", name);
   *out = t;

@@ -134,6 +134,8 @@ static void mistakes_are_told(void **state) {
   static const struct {
     const char *yaml, *says;
   } rows[] = {{"prompt: x\n", "test"},
+              {"test:\nprompt: x\n", "test"},
+              {"test: x\nprompt:\nchoices: [a, b]\nanswer: a\n", "prompt"},
               {"test: x\nprompt: p\nanswer: a\n", "choices"},
               {"test: x\nprompt: p\nchoices: [a, b]\n", "answer"},
               {"test: x\nkind: generate\nprompt: p\nanswer: a\n", "extract"},
