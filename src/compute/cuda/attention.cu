@@ -38,18 +38,8 @@ static pu_err list_tiles(pu_cuda *d, const pu_seqs *seqs, int rows, pu_cuda_atte
 }
 
 static pu_cuda_attend told(const pu_attention_args *args) {
-  const int64_t value = (int64_t)pu_dtype_size(args->qkv->dtype), head = args->head_dim * value;
-  pu_cuda_attend a = {};
-  a.heads = args->heads;
-  a.share = args->heads / args->kv_heads;
-  a.dim = args->head_dim;
-  a.window = args->window > 0 ? args->window : INT64_MAX / 2;
-  a.scale = args->scale;
-  a.q = (const char *)args->qkv->data;
-  a.out = (char *)args->out->data;
-  a.q_row = args->qkv->stride[0] * value;
-  a.out_row = args->out->stride[0] * value;
-  a.q_bits = (int)(value * 8);
+  const int64_t head = args->head_dim * (int64_t)pu_dtype_size(args->qkv->dtype);
+  pu_cuda_attend a = pu_cuda_attend_of(args);
   a.k.base = (char *)args->qkv->data + args->heads * head;
   a.k.row = a.q_row;
   a.k.head = head;

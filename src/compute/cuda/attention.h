@@ -64,6 +64,23 @@ typedef struct pu_cuda_attention {
   size_t counter_count;
 } pu_cuda_attention;
 
+/* What attention over qkv and over a paged cache have in common: queries and outputs. */
+template <typename Args> static inline pu_cuda_attend pu_cuda_attend_of(const Args *args) {
+  const int64_t value = (int64_t)pu_dtype_size(args->qkv->dtype);
+  pu_cuda_attend a = {};
+  a.heads = args->heads;
+  a.share = args->heads / args->kv_heads;
+  a.dim = args->head_dim;
+  a.window = args->window > 0 ? args->window : INT64_MAX / 2;
+  a.scale = args->scale;
+  a.q = (const char *)args->qkv->data;
+  a.out = (char *)args->out->data;
+  a.q_row = args->qkv->stride[0] * value;
+  a.out_row = args->out->stride[0] * value;
+  a.q_bits = (int)(value * 8);
+  return a;
+}
+
 /* At least so many bytes of host memory, until the next call. */
 pu_err pu_cuda_list(pu_cuda *d, size_t bytes, char **out, pu_error *e) PU_MUST_USE;
 

@@ -123,18 +123,7 @@ pu_cuda_rows rows_of(const pu_attention_paged_args *a, const pu_tensor *x, int b
 }
 
 pu_cuda_attend told(const pu_attention_paged_args *args) {
-  const int64_t value = (int64_t)pu_dtype_size(args->qkv->dtype);
-  pu_cuda_attend a = {};
-  a.heads = args->heads;
-  a.share = args->heads / args->kv_heads;
-  a.dim = args->head_dim;
-  a.window = args->window > 0 ? args->window : INT64_MAX / 2;
-  a.scale = args->scale;
-  a.q = (const char *)args->qkv->data;
-  a.out = (char *)args->out->data;
-  a.q_row = args->qkv->stride[0] * value;
-  a.out_row = args->out->stride[0] * value;
-  a.q_bits = (int)(value * 8);
+  pu_cuda_attend a = pu_cuda_attend_of(args);
   a.k = rows_of(args, args->kv->k, args->kv->k_bits);
   a.v = rows_of(args, args->kv->v, args->kv->v_bits);
   return a;
