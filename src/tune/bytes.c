@@ -122,9 +122,10 @@ static pu_err fail_at(const pu_tune_objects *o, const char *why, pu_error *e) {
 
 /* In an array: the comma before an element, or its end. */
 static pu_err next_element(pu_tune_objects *o, bool *more, pu_error *e) {
+  static const char cut_off[] = "the array does not end: is the file cut off?";
   *more = false;
   skip_space(o);
-  if (o->at == o->text.len) return fail_at(o, "the array does not end: is the file cut off?", e);
+  if (o->at == o->text.len) return fail_at(o, cut_off, e);
   if (o->text.ptr[o->at] == ']') {
     o->at++;
     o->ended = true;
@@ -135,6 +136,7 @@ static pu_err next_element(pu_tune_objects *o, bool *more, pu_error *e) {
     if (o->text.ptr[o->at] != ',') return fail_at(o, "a comma is missing between two objects of the array", e);
     o->at++;
     skip_space(o);
+    if (o->at == o->text.len) return fail_at(o, cut_off, e);
   }
   o->first = false;
   *more = true;
