@@ -101,6 +101,7 @@ static inline pu_str pu_str_of(const char *ptr, size_t len) {
 pu_str pu_str_c(const char *s); /* view of a NUL-terminated string */
 bool pu_str_eq(pu_str a, pu_str b);
 bool pu_str_ends(pu_str s, const char *end);
+size_t pu_str_mark(pu_str s); /* bytes of the byte order mark of UTF-8 that it begins with: 3 or 0 */
 bool pu_ends_with(const char *s, const char *end);
 
 /* Growable bytes with a hard maximum; data always ends with a NUL that len does not count. A buffer whose append failed

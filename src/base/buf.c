@@ -16,6 +16,10 @@ bool pu_str_ends(pu_str s, const char *end) {
   return s.len >= e.len && pu_str_eq(pu_str_of(s.len ? s.ptr + s.len - e.len : "", e.len), e);
 }
 
+size_t pu_str_mark(pu_str s) {
+  return s.len >= 3 && memcmp(s.ptr, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
+}
+
 bool pu_ends_with(const char *s, const char *end) {
   return pu_str_ends(pu_str_c(s), end);
 }

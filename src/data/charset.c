@@ -371,7 +371,7 @@ static void utf8_count(pu_str bytes, size_t *good, size_t *bad) {
 }
 
 static const char *by_mark(pu_str s) {
-  if (s.len >= 3 && memcmp(s.ptr, "\xEF\xBB\xBF", 3) == 0) return "UTF-8";
+  if (pu_str_mark(s)) return "UTF-8";
   if (s.len >= 2 && memcmp(s.ptr, "\xFF\xFE", 2) == 0) return "UTF-16LE";
   if (s.len >= 2 && memcmp(s.ptr, "\xFE\xFF", 2) == 0) return "UTF-16BE";
   return NULL;

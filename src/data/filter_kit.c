@@ -160,7 +160,8 @@ pu_err pu_kit_lists(const pu_strs *files, pu_buf *text, pu_error *e) {
     err = pu_file_read(files->v[i], LISTS_MAX, &one, e);
     if (err != PU_OK) break;
     pu_str s = pu_str_of(one.data, one.len);
-    if (s.len >= 3 && memcmp(s.ptr, "\xEF\xBB\xBF", 3) == 0) s.ptr += 3, s.len -= 3;
+    size_t mark = pu_str_mark(s);
+    if (mark) s = pu_str_of(s.ptr + mark, s.len - mark);
     if (!pu_buf_append(text, s.ptr, s.len) || !pu_buf_putc(text, '\n'))
       err = pu_fail(e, PU_ERR_NOMEM, "%s: the lists together take more than %zu MiB", files->v[i], text->max >> 20);
   }

@@ -400,7 +400,7 @@ pu_err pu_input_as_text(pu_input *in, pu_error *e) {
   if (strcmp(charset, "UTF-8") != 0) PU_TRY(recode(in, charset, e));
   in->is_utf8 = in->recoder || !pu_charset_ascii(head);
   PU_TRY(pu_input_peek(in, 3, &head, e));
-  if (in->at == 0 && head.len >= 3 && memcmp(head.ptr, "\xEF\xBB\xBF", 3) == 0) pu_input_take(in, 3);
+  if (in->at == 0) pu_input_take(in, pu_str_mark(head));
   return PU_OK;
 }
 
@@ -628,7 +628,8 @@ pu_err pu_read_text(pu_input *in, pu_doc *out, pu_str bytes, const char *charset
       bytes = pu_str_of(out->spare.data, out->spare.len);
     }
   }
-  if (bytes.len >= 3 && memcmp(bytes.ptr, "\xEF\xBB\xBF", 3) == 0) bytes = pu_str_of(bytes.ptr + 3, bytes.len - 3);
+  size_t mark = pu_str_mark(bytes);
+  if (mark) bytes = pu_str_of(bytes.ptr + mark, bytes.len - mark);
   PU_TRY(pu_text_append(bytes, &out->text, e));
   pu_buf_clear(&out->spare);
   return PU_OK;

@@ -148,7 +148,7 @@ pu_err pu_tune_objects_next(pu_tune_objects *o, pu_str *object, uint64_t *line, 
   if (!o->begun) {
     o->begun = o->first = true;
     o->line = 1;
-    if (o->text.len >= 3 && memcmp(o->text.ptr, "\xEF\xBB\xBF", 3) == 0) o->at = 3;
+    o->at = pu_str_mark(o->text);
     skip_space(o);
     o->array = o->at < o->text.len && o->text.ptr[o->at] == '[';
     o->at += o->array;

@@ -32,6 +32,19 @@ static void scores_are_printed(void **state) {
   says("\"measure\":\"word perplexity\"");
 }
 
+/* Both commands tell a text by the same windows; a byte order mark is no text to either. */
+static void perplexity_is_that_of_ppl(void **state) {
+  (void)state;
+  assert_int_equal(
+      shell("printf '\\357\\273\\277' | cat - t.txt >marked.txt && sed s/t.txt/marked.txt/ ppl.yaml >marked.yaml &&"
+            " nats() { grep -o '\"bits_per_byte\": *[0-9.]*' | grep -o '[0-9.]*$' | cut -c1-6; } &&"
+            " a=$(puyu ppl m marked.txt --context 9 --stride 8 --dtype f32 --threads 1 --json | nats) &&"
+            " b=$(puyu ppl m t.txt --context 9 --stride 8 --dtype f32 --threads 1 --json | nats) &&"
+            " c=$(puyu eval --model m --tasks marked.yaml --data . --dtype f32 --threads 1 --json --quiet | nats) &&"
+            " echo \"<$a> <$b> <$c>\" && [ ${#a} = 6 ] && [ \"$a\" = \"$b\" ] && [ \"$a\" = \"$c\" ]"),
+      0);
+}
+
 /* Killed in the middle, then asked again: nothing is asked twice, and the scores are those of an unbroken run. */
 static void a_killed_run_goes_on(void **state) {
   (void)state;
@@ -88,7 +101,8 @@ static void mistakes_are_told(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(scores_are_printed), cmocka_unit_test(a_killed_run_goes_on),
-                                     cmocka_unit_test(several_models_by_yaml), cmocka_unit_test(mistakes_are_told)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(scores_are_printed), cmocka_unit_test(perplexity_is_that_of_ppl),
+                                     cmocka_unit_test(a_killed_run_goes_on), cmocka_unit_test(several_models_by_yaml),
+                                     cmocka_unit_test(mistakes_are_told)};
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -62,9 +62,12 @@ static pu_err read_text(const options *o, const char *dir, const char *path, mea
   pu_buf_init(&text, MOST_TEXT);
   pu_err err = pu_file_read(path, MOST_TEXT, &text, e);
   unsigned flags = pu_tokenizer_adds_bos(t) ? PU_ENCODE_BOS : 0;
-  if (!err) (void)pu_cli_warn_bytes(path, 1, pu_str_of(text.data ? text.data : "", text.len));
-  if (!err) err = pu_encode(t, pu_str_of(text.data ? text.data : "", text.len), flags, &x->ids, e);
-  x->bytes = text.len;
+  pu_str s = pu_str_of(text.data ? text.data : "", text.len);
+  size_t mark = pu_str_mark(s); /* is no text */
+  s = pu_str_of(s.ptr + mark, s.len - mark);
+  if (!err) (void)pu_cli_warn_bytes(path, 1, s);
+  if (!err) err = pu_encode(t, s, flags, &x->ids, e);
+  x->bytes = s.len;
   pu_buf_clear(&text);
   if (!err && o->max_tokens && (size_t)o->max_tokens < x->ids.n) { /* bits a byte are of what is left */
     x->ids.n = (size_t)o->max_tokens;

@@ -6,7 +6,7 @@
 
 static bool html_looks(pu_str head) {
   static const char *const begins[] = {"<!doctype html", "<html", "<head", "<body"};
-  size_t at = head.len >= 3 && memcmp(head.ptr, "\xEF\xBB\xBF", 3) == 0 ? 3 : 0;
+  size_t at = pu_str_mark(head);
   while (at < head.len && (head.ptr[at] == ' ' || (head.ptr[at] >= '\t' && head.ptr[at] <= '\r'))) at++;
   for (size_t i = 0; i < PU_COUNT(begins); i++) {
     size_t n = strlen(begins[i]);

@@ -291,8 +291,7 @@ static pu_err jsonl_next(void *state, pu_input *in, pu_doc *out, bool *found, pu
 }
 
 static const char *value_in(pu_str head) {
-  bool mark = head.len >= 3 && memcmp(head.ptr, "\xEF\xBB\xBF", 3) == 0;
-  return pu_scan_space(head.ptr + (mark ? 3 : 0), head.ptr + head.len);
+  return pu_scan_space(head.ptr + pu_str_mark(head), head.ptr + head.len);
 }
 
 static bool jsonl_lines(const pu_read_options *o, pu_str head) {
