@@ -147,6 +147,7 @@ __device__ static void sum_stages(float *sum, uint32_t room, int inner, int n, b
     load_fragments<tiles>(f[0], line + at, row + at);
     if (t) {
       use_fragments<tiles>(sum, f[1]);
+      __syncwarp(); /* what the other lanes read is read: the one that says so speaks for all */
       if (lane == 0) barrier_arrive(&bars->empty[slot ? slot - 1 : S::stages - 1]); /* stage t - 1 is in registers */
     }
     load_fragments<tiles>(f[1], line + at + DEPTH, row + at + DEPTH);
