@@ -44,6 +44,13 @@ typedef struct pu_note {
   float top[PU_NOTE_TOP];
 } pu_note;
 
+/* Where in the choice's text a token stands, as the API tells it: in characters. */
+typedef struct pu_text_place {
+  pu_decoder decoder;
+  size_t characters;
+  size_t shown; /* of the tokens to come, those whose special ones are in the text: a prompt given as ids */
+} pu_text_place;
+
 typedef struct pu_choice {
   pu_job *job;
   int index;
@@ -60,7 +67,7 @@ typedef struct pu_choice {
   bool done;
   /* The loop's thread: */
   bool opened, closed, called; /* what a stream has said of it; called: a tool call */
-  size_t offset;               /* characters whose tokens were told with log-probabilities */
+  pu_text_place place;         /* of the next token that is told with log-probabilities */
   pu_chat_reader *reader;      /* of a stream that may hold tool calls; made for its first text */
   pu_buf *events;              /* where it writes, while it is fed */
 } pu_choice;
@@ -74,13 +81,13 @@ typedef struct pu_answer_style {
   /* Tool calls: a piece of one in a stream, and a whole message of the API that has some. */
   void (*call)(pu_buf *b, const pu_chat_piece *p, const char *id);
   void (*message)(pu_buf *b, const json_t *message);
-  /* The value of "logprobs". offset: characters before the first note's; moved on. */
-  void (*logprobs)(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset);
+  /* The value of "logprobs". at: of the first note; moved on. */
+  void (*logprobs)(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, pu_text_place *at);
 } pu_answer_style;
 
 /* logprobs.c: the two ways of writing them. */
-void pu_put_chat_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset);
-void pu_put_text_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset);
+void pu_put_chat_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, pu_text_place *at);
+void pu_put_text_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, pu_text_place *at);
 
 struct pu_job {
   pu_server *sv;

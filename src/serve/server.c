@@ -142,9 +142,11 @@ static bool foreign_name(const pu_server *sv, const pu_http_request *r) {
   return !address && strcasecmp(name, "localhost") != 0 && !(sv->o.host && strcasecmp(name, sv->o.host) == 0);
 }
 
+/* Clients send headers of their own (OpenAI's a dozen), none of which means anything here: all may come. */
 static void preflight(pu_server *sv, pu_http_request *r) {
+  const char *asked = pu_http_header(r, "access-control-request-headers");
   pu_http_add_header(r, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
-  pu_http_add_header(r, "Access-Control-Allow-Headers", "Authorization, Content-Type");
+  pu_http_add_header(r, "Access-Control-Allow-Headers", asked && *asked ? asked : "Authorization, Content-Type");
   pu_http_add_header(r, "Access-Control-Max-Age", "86400");
   pu_reply(sv, r, 204, NULL, pu_str_c(""));
 }
