@@ -92,8 +92,17 @@ static pu_err read_adapters(pu_arena *a, const options *o, const char *model, pu
   return *out ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for the names of adapters");
 }
 
+/* What requests will be refused for, said before the first one is. */
+static void say_what_lacks(const char *name, const pu_engine *en) {
+  if (!pu_engine_tokenizer(en))
+    pu_log(PU_LOG_WARN, "%s: no tokenizer: prompts are token ids at /v1/completions, and answers have no text", name);
+  else if (!pu_engine_chat(en))
+    pu_log(PU_LOG_WARN, "%s: no chat template: it continues plain text at /v1/completions, and does not chat", name);
+}
+
 static pu_err serve(const pu_cli *cli, const options *o, pu_server *sv, const char *name, pu_engine *en, pu_error *e) {
   PU_TRY(pu_server_lend(sv, en, e));
+  say_what_lacks(name, en);
   pu_signals_catch();
   fprintf(cli->out, "%s\n", pu_server_url(sv));
   fflush(cli->out);
