@@ -134,8 +134,8 @@ typedef struct pu_worker {
   bool started;
   pthread_mutex_t lock;
   pthread_cond_t wake;
-  pu_job_list incoming; /* under the lock, as are the next two */
-  bool stop, nudged;
+  pu_job_list incoming; /* under the lock, as are the next three */
+  bool stop, nudged, give_up;
   atomic_int queued;           /* jobs that were submitted and do not run yet */
   _Atomic int64_t ticked_ms;   /* when the thread was last seen, on pu_now's clock */
   pu_job_list waiting, active; /* the thread's own */
@@ -148,6 +148,7 @@ pu_err pu_worker_start(pu_server *sv, pu_error *e) PU_MUST_USE;
 void pu_worker_stop(pu_server *sv);              /* ends what still runs */
 bool pu_worker_submit(pu_server *sv, pu_job *j); /* false: the queue is full */
 void pu_worker_nudge(pu_server *sv);             /* something was cancelled */
+void pu_worker_give_up(pu_server *sv);           /* what still runs or waits fails now */
 bool pu_worker_alive(pu_server *sv);             /* it ticked not long ago */
 
 /* ---- server.c ---- */
@@ -161,7 +162,8 @@ struct pu_server {
   const pu_chat_template *chat;
   pu_grammar_vocab *pieces; /* for grammars; made when the first comes, by the loop's thread */
   int64_t context, vocab;
-  int64_t started; /* seconds since 1970 */
+  int64_t started;   /* seconds since 1970 */
+  double give_up_at; /* on pu_now's clock, when answers that did not end are told so; 0: not stopping */
   pu_http_server *http;
   pu_worker worker;
   pu_metrics metrics;

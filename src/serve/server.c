@@ -211,11 +211,20 @@ static void handle(void *arg, pu_http_request *r) {
   }
 }
 
+/* Answers that did not end in time are told so, and get a little more for that to arrive. */
+static void begin_drain(pu_server *sv) {
+  static const double FAREWELL_SECONDS = 5;
+  if (pu_http_draining(sv->http)) return;
+  sv->give_up_at = pu_now() + sv->o.drain_seconds;
+  pu_http_drain(sv->http, sv->o.drain_seconds + FAREWELL_SECONDS);
+}
+
 static void tick(void *arg) {
   pu_server *sv = arg;
+  if (sv->give_up_at > 0 && pu_now() >= sv->give_up_at) pu_worker_give_up(sv);
   if (!pu_signals_stop() || pu_http_draining(sv->http)) return;
   pu_log(PU_LOG_INFO, "stopping: running answers get %g seconds to end", sv->o.drain_seconds);
-  pu_http_drain(sv->http, sv->o.drain_seconds);
+  begin_drain(sv);
 }
 
 /* ---- opening ---- */
@@ -343,8 +352,7 @@ pu_err pu_server_run(pu_server *sv, pu_error *e) {
 }
 
 static void drain(void *arg) {
-  pu_server *sv = arg;
-  pu_http_drain(sv->http, sv->o.drain_seconds);
+  begin_drain(arg);
 }
 
 void pu_server_stop(pu_server *sv) {
