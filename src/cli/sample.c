@@ -45,6 +45,7 @@ static pu_engine_options engine_options(const pu_cli_engine_options *o, const pu
                              .guess = (int)o->model.guess,
                              .kv_type = (pu_kv_type)o->model.kv_dtype,
                              .context = o->model.context,
+                             .prefill_chunk = o->prefill_chunk,
                              .memory = o->memory,
                              .adapters = o->adapter ? one : o->adapters,
                              .n_adapters = o->adapter ? 1 : o->n_adapters,
@@ -118,6 +119,7 @@ pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_
                                .threads = eo.threads,
                                .max_batch = eo.max_batch,
                                .context = eo.context,
+                               .prefill_chunk = eo.prefill_chunk,
                                .no_prefix_cache = true,
                                .says_plan = eo.says_plan};
     if (!eo.guess) eo.guess = GUESS;

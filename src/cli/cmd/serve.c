@@ -9,7 +9,7 @@
 typedef struct options {
   const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name;
   pu_cli_model model;
-  int64_t port, threads, max_batch, queue, drain;
+  int64_t port, threads, max_batch, prefill_chunk, queue, drain;
   double memory;
   bool insecure, prefix_cache;
   pu_strs adapters;
@@ -38,6 +38,9 @@ static const pu_option rows[] = {
     PU_CLI_MODEL_ROWS(options, model),
     PU_ROW(options, max_batch, "max-batch", INT, .dflt = "16", .min = 1, .max = 4096, .meta = "N",
            .help = "answers that are computed together; more take turns"),
+    PU_ROW(options, prefill_chunk, "prefill-chunk", INT, .dflt = "0", .max = 1 << 20, .meta = "N",
+           .help =
+               "tokens of prompts that a step reads at most, for which running answers wait; 0: 512, on a device 2048"),
     PU_ROW(options, memory, "memory", FLOAT, .dflt = "0", .max = 1e6, .meta = "GIB",
            .help = "GiB for weights, work and cache together; 0: nine tenths of what is free"),
     PU_ROW(options, prefix_cache, "prefix-cache", BOOL, .dflt = "true",
@@ -136,6 +139,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   pu_cli_engine_options eo = {.model = o->model,
                               .threads = o->threads,
                               .batch = o->max_batch,
+                              .prefill_chunk = o->prefill_chunk,
                               .adapters = adapters,
                               .n_adapters = (int)o->adapters.n,
                               .memory = (size_t)(o->memory * 1024 * 1024 * 1024),
