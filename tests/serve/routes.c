@@ -599,6 +599,8 @@ static void mistakes_are_told(void **state) {
       {"/detokenize", "", "{\"tokens\":\"a\"}", "tokens", 400},
       {"/detokenize", "", "{\"tokens\":[1,999999]}", "tokens", 400},
       {"/apply_template", "", "{\"prompt\":\"a\"}", "messages", 400},
+      {"/apply_template", "", "{\"messages\":[{\"role\":\"pope\",\"content\":\"\"}]}", "messages", 400},
+      {"/tokenize", "", "{\"messages\":[{\"role\":\"pope\",\"content\":\"\"}]}", "messages", 400},
   };
 #undef C
   for (size_t i = 0; i < PU_COUNT(rows); i++) {
