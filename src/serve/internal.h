@@ -162,8 +162,9 @@ struct pu_server {
   const pu_chat_template *chat;
   pu_grammar_vocab *pieces; /* for grammars; made when the first comes, by the loop's thread */
   int64_t context, vocab;
-  int64_t started;   /* seconds since 1970 */
-  double give_up_at; /* on pu_now's clock, when answers that did not end are told so; 0: not stopping */
+  size_t longest_piece; /* bytes of text that one token stands for at most */
+  int64_t started;      /* seconds since 1970 */
+  double give_up_at;    /* on pu_now's clock, when answers that did not end are told so; 0: not stopping */
   pu_http_server *http;
   pu_worker worker;
   pu_metrics metrics;

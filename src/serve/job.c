@@ -165,17 +165,37 @@ static pu_err check_model(pu_job *j, pu_error *e) {
                  more);
 }
 
+static pu_err too_long(pu_job *j, pu_error *e, size_t n, const char *of) {
+  j->refusal = 400;
+  j->code = "context_length_exceeded";
+  return pu_fail(e, PU_ERR_USAGE,
+                 "the prompt has %zu %s; the context of %lld%s has to hold it and at least one of the answer", n, of,
+                 (long long)j->sv->context, strcmp(of, "tokens") == 0 ? "" : " tokens");
+}
+
+static size_t content_bytes(const json_t *content) {
+  size_t n = json_string_length(content);
+  for (size_t i = 0; i < json_array_size(content); i++)
+    n += json_string_length(json_object_get(json_array_get(content, i), "text"));
+  return n;
+}
+
+/* Megabytes that no context holds take seconds to be told apart into tokens, and all streams would wait for that. */
+static pu_err check_bytes(pu_job *j, pu_error *e) {
+  const pu_ask *a = &j->ask;
+  size_t most = (size_t)j->sv->context * j->sv->longest_piece, n = 0;
+  if (!j->sv->t) return PU_OK;
+  for (size_t i = 0; i < json_array_size(a->messages); i++)
+    n += content_bytes(json_object_get(json_array_get(a->messages, i), "content"));
+  for (size_t i = 0; i < a->n_prompts; i++) n = PU_MAX(n, a->prompts[i].text.len);
+  return n > most ? too_long(j, e, n, "bytes") : PU_OK;
+}
+
 static pu_err check_lengths(pu_job *j, pu_error *e) {
   for (size_t i = 0; i < j->n_prompts; i++) {
     size_t n = j->prompts[i].n;
     if (n == 0) return pu_fail(e, PU_ERR_USAGE, "an empty prompt gives the model nothing to go on from");
-    if ((int64_t)n >= j->sv->context) {
-      j->refusal = 400;
-      j->code = "context_length_exceeded";
-      return pu_fail(e, PU_ERR_USAGE,
-                     "the prompt has %zu tokens; the context of %lld has to hold it and at least one of the answer", n,
-                     (long long)j->sv->context);
-    }
+    if ((int64_t)n >= j->sv->context) return too_long(j, e, n, "tokens");
     j->prompt_tokens += (int64_t)n;
   }
   return PU_OK;
@@ -255,6 +275,7 @@ static pu_err prepare(pu_job *j, pu_error *e) {
   PU_TRY(check_tokens(j, e));
   if (!j->ask.has_seed) j->ask.how.seed = random_bits();
   j->ask.param = j->ask.messages ? "messages" : "prompt";
+  PU_TRY(check_bytes(j, e));
   PU_TRY(pu_ask_encode(j->sv->en, &j->ask, &j->prompts, &j->n_prompts, e));
   PU_TRY(check_lengths(j, e));
   j->ask.param = NULL;

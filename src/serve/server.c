@@ -281,10 +281,23 @@ static pu_err name_adapters(pu_server *sv, pu_error *e) {
   return PU_OK;
 }
 
+static size_t longest_piece(const pu_tokenizer *t) {
+  size_t most = 1;
+  pu_buf b;
+  pu_buf_init(&b, PU_BUF_MAX);
+  for (int32_t i = 0, n = t ? pu_tokenizer_size(t) : 0; i < n; i++) {
+    pu_buf_clear(&b);
+    if (pu_tokenizer_bytes(t, i, &b, NULL) == PU_OK) most = PU_MAX(most, b.len);
+  }
+  pu_buf_deinit(&b);
+  return most;
+}
+
 pu_err pu_server_lend(pu_server *sv, pu_engine *en, pu_error *e) {
   sv->en = en;
   PU_TRY(name_adapters(sv, e));
   sv->t = pu_engine_tokenizer(en);
+  sv->longest_piece = longest_piece(sv->t);
   sv->chat = pu_engine_chat(en);
   sv->context = pu_engine_context(en);
   sv->vocab = pu_engine_model(en)->hp.vocab;

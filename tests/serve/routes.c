@@ -628,13 +628,20 @@ static void large_bodies_are_refused(void **state) {
   json_decref(tiny_post(b, CHAT, 413, body));
   body[N / 4] = 0;
   json_decref(tiny_post(b, CHAT, 400, body));
-  int at = sprintf(body, "{\"prompt\":\"");
-  memset(body + at, 'a', N);
-  strcpy(body + at + N, "\"}");
-  json_t *v = tiny_post(b, "/v1/completions", 400, body);
-  assert_string_equal(tiny_str(v, "error/param"), "prompt");
-  assert_string_equal(tiny_str(v, "error/code"), "context_length_exceeded");
-  json_decref(v);
+  /* What no context holds, whatever its tokens, is not made into tokens; what might fit is, and these are counted. */
+  static const char *const begin[] = {"{\"prompt\":\"", "{\"messages\":[{\"role\":\"user\",\"content\":\""};
+  static const char *const end[] = {"\"}", "\"}]}"}, *const key[] = {"prompt", "messages"};
+  for (int chat = 0; chat < 2; chat++)
+    for (int huge = 0; huge < 2; huge++) {
+      size_t n = huge ? N : 2 * TINY_CONTEXT, at = (size_t)sprintf(body, "%s", begin[chat]);
+      for (size_t i = 0; i < n; i++) body[at + i] = (char)('0' + i * i % 7);
+      strcpy(body + at + n, end[chat]);
+      json_t *v = tiny_post(b, chat ? CHAT : "/v1/completions", 400, body);
+      assert_string_equal(tiny_str(v, "error/param"), key[chat]);
+      assert_string_equal(tiny_str(v, "error/code"), "context_length_exceeded");
+      assert_non_null(strstr(tiny_str(v, "error/message"), huge ? "bytes;" : "tokens;"));
+      json_decref(v);
+    }
   free(body);
 }
 
