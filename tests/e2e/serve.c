@@ -64,12 +64,13 @@ static void mistakes_are_told(void **state) {
   (void)state;
   files f = names();
   static const struct {
-    const char *words[7], *says;
+    const char *words[8], *says;
   } rows[] = {{{"serve", MODEL, "--host", "0.0.0.0", "--port=0"}, "--api-key-file"},
               {{"serve", MODEL, "--api-key-file", "/no/such/file", "--port=0"}, "/no/such/file"},
               {{"serve", MODEL, "--tls-cert", "/dev/null", "--port=0"}, "key"},
               {{"serve", MODEL, "--context", "1000000000", "--port=0"}, "--context"},
-              {{"serve", MODEL, "--draft", MODEL, "--memory=0.004", "--port=0"}, "the model and its draft"},
+              {{"serve", MODEL, "--draft", MODEL, "--memory=0.002", "--prefill-chunk=64", "--port=0"},
+               "the model and its draft"},
               {{"serve", "/no/such/model", "--port=0"}, "/no/such/model"}};
   for (size_t i = 0; i < PU_COUNT(rows); i++) {
     assert_int_not_equal(program_wait(program_start(rows[i].words, f.out, f.err)), 0);
