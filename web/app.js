@@ -60,8 +60,9 @@ function showComposer() {
   frame.send.title = busy ? t('stop') : t('send');
   frame.send.setAttribute('aria-label', frame.send.title);
   frame.send.disabled = !busy && !frame.input.value.trim();
-  // For those who hear the page: words that come piece by piece are not read out, their end is.
-  if (busy !== frame.busy) frame.status.textContent = frame.busy ? t('done') : '';
+  // For those who hear the page: words that come piece by piece are not read out, their end is. An error says itself.
+  const whole = frame.busy && !pathOf(app.current).at(-1)?.error;
+  if (busy !== frame.busy) frame.status.textContent = whole ? t('done') : '';
   frame.busy = busy;
 }
 

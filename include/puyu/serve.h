@@ -29,7 +29,7 @@ typedef struct pu_server_options {
   int max_sessions;     /* sessions the engine can have open; 0: 1 */
   int max_queue;        /* requests that wait; more get status 429; 0: 256 */
   double stuck_seconds; /* a step of the engine that takes longer makes /health say so; 0: 120 */
-  double drain_seconds; /* that running answers get after SIGTERM; 0: 30 */
+  double drain_seconds; /* that running answers get after SIGTERM, before they end with an error; 0: 30 */
   size_t max_body;      /* bytes of a request; 0: 16 MiB */
 } pu_server_options;
 

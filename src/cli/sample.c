@@ -45,6 +45,7 @@ static pu_engine_options engine_options(const pu_cli_engine_options *o, const pu
                              .guess = (int)o->model.guess,
                              .kv_type = (pu_kv_type)o->model.kv_dtype,
                              .context = o->model.context,
+                             .prefill_chunk = o->prefill_chunk,
                              .memory = o->memory,
                              .adapters = o->adapter ? one : o->adapters,
                              .n_adapters = o->adapter ? 1 : o->n_adapters,
@@ -59,6 +60,53 @@ pu_err pu_cli_plan_engine(const char *model, const pu_cli_engine_options *o, pu_
   return pu_engine_make_plan(model, &eo, out, e);
 }
 
+static size_t plan_bytes(const pu_engine_plan *p) {
+  return p->weights + p->work + p->cache;
+}
+
+static double token_bytes(const pu_engine_plan *p) {
+  return (double)p->cache / ((double)p->kv_blocks * p->kv_block);
+}
+
+/* What is taken whatever the context. */
+static pu_err make_least_plan(const char *model, pu_engine_options eo, pu_engine_plan *out, pu_error *e) {
+  eo.context = 1;
+  return pu_engine_make_plan(model, &eo, out, e);
+}
+
+/* One budget for both: what is left of it beside weights and work is divided so that the draft's cache holds as many
+ * tokens as the model's. */
+static pu_err share_memory(const char *model, pu_engine_options *eo, const char *draft, pu_engine_options *small,
+                           pu_error *e) {
+  pu_engine_plan m, d, whole;
+  char needed[24], there[24];
+  PU_TRY(make_least_plan(model, *eo, &m, e));
+  PU_TRY(make_least_plan(draft, *small, &d, e));
+  PU_TRY(pu_engine_make_plan(draft, small, &whole, e));
+  size_t least = plan_bytes(&m) + plan_bytes(&d);
+  if (m.budget <= least)
+    return pu_fail(e, PU_ERR_NOMEM, "the model and its draft %s take %s beside their caches: %s are too little", draft,
+                   pu_bytes_text(least, needed), pu_bytes_text(m.budget, there));
+  size_t share = (size_t)((double)(m.budget - least) * token_bytes(&d) / (token_bytes(&m) + token_bytes(&d)));
+  small->memory = plan_bytes(&d) + PU_MIN(share, plan_bytes(&whole) - plan_bytes(&d));
+  eo->memory = m.budget - small->memory;
+  if (small->says_plan) pu_log(PU_LOG_INFO, "two models: the draft's memory, then that of the one it guesses for");
+  return PU_OK;
+}
+
+/* Another tokenizer's ids are other text: the answers stay what they are, but no guess holds. */
+static void compare_tokenizers(const pu_engine *en, const pu_engine *draft) {
+  const pu_tokenizer *t = pu_engine_tokenizer(en), *u = pu_engine_tokenizer(draft);
+  int32_t n = t && u ? PU_MIN(pu_tokenizer_size(t), pu_tokenizer_size(u)) : 0, same = 0;
+  for (int32_t i = 0; i < n; i++) {
+    same += pu_str_eq(pu_tokenizer_piece(t, i), pu_tokenizer_piece(u, i));
+  }
+  if (same < n / 2 + n % 2)
+    pu_log(PU_LOG_WARN,
+           "the draft's tokenizer has other pieces than the model's (%d of %d are the same): guesses will fail",
+           (int)same, (int)n);
+}
+
 pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_engine **out, pu_error *e) {
   enum { GUESS = 3 }; /* with a draft */
   const pu_cli_dtype dtype = (pu_cli_dtype)o->model.dtype;
@@ -70,12 +118,19 @@ pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_
                                .cache = eo.cache,
                                .threads = eo.threads,
                                .max_batch = eo.max_batch,
-                               .no_prefix_cache = true};
+                               .context = eo.context,
+                               .prefill_chunk = eo.prefill_chunk,
+                               .no_prefix_cache = true,
+                               .says_plan = eo.says_plan};
     if (!eo.guess) eo.guess = GUESS;
+    PU_TRY(choose_dtype(model, dtype, &eo.dtype, e));
+    PU_TRY(choose_dtype(o->model.draft, dtype, &draft.dtype, e));
+    PU_TRY(share_memory(model, &eo, o->model.draft, &draft, e));
     PU_TRY(open_one(o->model.draft, &draft, dtype, "reading the draft", &eo.draft, e));
   }
   pu_err err = open_one(model, &eo, dtype, "reading weights", out, e);
   if (err) pu_engine_free(eo.draft);
+  if (!err && eo.draft) compare_tokenizers(*out, eo.draft);
   return err;
 }
 

@@ -47,6 +47,7 @@ typedef struct pu_cli_engine_options {
   const pu_engine_adapter *adapters; /* instead of it */
   int n_adapters;
   size_t memory;                   /* bytes; 0: what is free */
+  int64_t prefill_chunk;           /* prompt tokens of a step; 0: the engine's own number */
   bool no_prefix_cache, says_plan; /* says_plan: what will be taken is said before it is */
 } pu_cli_engine_options;
 

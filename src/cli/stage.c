@@ -58,10 +58,23 @@ static const char *folder_itself(const char *dst, pu_arena *a) {
   return out;
 }
 
+/* The folder that goes away when the new one takes its place. Whoever stands in it, the shell that runs this for one,
+ * would be nowhere then, and find no file any more. */
+static bool stands_in(const char *dir) {
+  char *here = realpath(".", NULL);
+  size_t n = strlen(dir);
+  bool in = here && strncmp(here, dir, n) == 0 && (here[n] == '/' || here[n] == 0);
+  free(here);
+  return in;
+}
+
 /* A folder that something is mounted on cannot change places. */
 static pu_err check_there(const pu_cli_stage *s, pu_error *e) {
   struct stat is, beside;
   if (!pu_path_is_dir(s->dst)) return pu_fail(e, PU_ERR_USAGE, "%s: is no folder", s->dst);
+  if (stands_in(s->dst))
+    return pu_fail(e, PU_ERR_USAGE,
+                   "%s: is the folder you are in, and would be replaced by another: go out of it first", s->dst);
   if (stat(s->dst, &is) == 0 && stat(s->place.dir, &beside) == 0 && is.st_dev == beside.st_dev) return PU_OK;
   return pu_fail(e, PU_ERR_USAGE, "%s: is another disk, which cannot be replaced as a whole: name a folder in it",
                  s->dst);

@@ -112,6 +112,23 @@ static pu_err read_stop(pu_ask *a, pu_error *e) {
   return PU_OK;
 }
 
+static pu_err read_bad_words(pu_ask *a, pu_error *e) {
+  const json_t *v = get(a, "bad_words");
+  size_t n = json_array_size(v);
+  if (!v) return PU_OK;
+  if (!json_is_array(v) || n > PU_ASK_MAX_STOP)
+    return wrong(a, "bad_words", e, "must be an array of at most 64 strings");
+  a->bad_words = take(a, n, sizeof *a->bad_words, e);
+  if (!a->bad_words) return PU_ERR_NOMEM;
+  for (size_t i = 0; i < n; i++) {
+    const json_t *one = json_array_get(v, i);
+    if (!json_is_string(one) || !json_string_length(one))
+      return wrong(a, "bad_words", e, "must hold strings that are not empty");
+    a->bad_words[a->n_bad_words++] = string_of(one);
+  }
+  return PU_OK;
+}
+
 static pu_err read_ids(pu_ask *a, const char *key, const json_t *v, pu_ids *out, pu_error *e) {
   size_t n = json_array_size(v);
   out->v = take(a, n, sizeof *out->v, e);
@@ -220,12 +237,21 @@ static bool is_nothing(const json_t *v) {
   bool empty_list = json_is_array(v) && json_array_size(v) == 0;
   bool empty_object = json_is_object(v) && json_object_size(v) == 0;
   bool zero = json_is_integer(v) && json_integer_value(v) == 0;
-  bool none = json_is_string(v) && strcmp(json_string_value(v), "none") == 0;
+  bool none = json_is_string(v) && (strcmp(json_string_value(v), "none") == 0 || !json_string_length(v));
   return !v || json_is_false(v) || empty_list || empty_object || zero || none;
 }
 
 static pu_err refuse_unknown(pu_ask *a, pu_error *e) {
-  static const char *const keys[] = {"functions", "function_call", "audio", "suffix", "prediction"};
+  static const char *const keys[] = {"functions",
+                                     "function_call",
+                                     "audio",
+                                     "suffix",
+                                     "prediction",
+                                     "guided_choice",
+                                     "structured_outputs",
+                                     "allowed_token_ids",
+                                     "use_beam_search",
+                                     "continue_final_message"};
   for (size_t i = 0; i < PU_COUNT(keys); i++)
     if (!is_nothing(get(a, keys[i]))) return wrong(a, keys[i], e, "is not supported by this server");
   const json_t *best = get(a, "best_of");
@@ -255,8 +281,10 @@ static pu_err refuse_misspelt(pu_ask *a, pu_error *e) {
       "tool_choice",
       "parallel_tool_calls",
       "response_format",
+      "guided_json",
       "guided_regex",
       "guided_grammar",
+      "bad_words",
       "chat_template_kwargs",
       "echo",
       "best_of",
@@ -376,18 +404,25 @@ static pu_err set_schema(pu_ask *a, const char *key, const json_t *schema, pu_er
   return set_form(a, key, PU_GRAMMAR_JSON_SCHEMA, pu_str_c(kept), e);
 }
 
+/* A function's parameters as a part of another schema. In them #/… means the parameters themselves, as pydantic and zod
+ * write it, and a schema with an $id says so. The caller owns it. */
+static json_t *arguments_schema(const json_t *function) {
+  json_t *parameters = json_object_get(function, "parameters");
+  if (json_object_size(parameters) == 0) return json_pack("{ss}", "type", "object");
+  json_t *own = json_copy(parameters);
+  if (!json_object_get(own, "$id")) json_object_set_new(own, "$id", json_string("parameters"));
+  return own;
+}
+
 /* The schema of a call to one of the tools, or to the one of that name: {"name", "arguments"}. The caller owns it. */
 static json_t *call_schema(const json_t *tools, const char *only) {
   json_t *calls = json_array();
   for (size_t i = 0; i < json_array_size(tools); i++) {
     const json_t *f = json_object_get(json_array_get(tools, i), "function");
     const char *name = json_string_value(json_object_get(f, "name"));
-    json_t *parameters = json_object_get(f, "parameters");
     if (!name || (only && strcmp(only, name) != 0)) continue;
-    bool some = json_object_size(parameters) > 0;
-    json_t *arguments = some ? json_incref(parameters) : json_pack("{ss}", "type", "object");
     json_array_append_new(calls, json_pack("{ss s{s{ss} so} s[ss] sb}", "type", "object", "properties", "name", "const",
-                                           name, "arguments", arguments, "required", "name", "arguments",
+                                           name, "arguments", arguments_schema(f), "required", "name", "arguments",
                                            "additionalProperties", 0));
   }
   return json_pack("{so}", "anyOf", calls);
@@ -418,7 +453,7 @@ static pu_err read_tool_choice(pu_ask *a, pu_error *e) {
   return PU_OK;
 }
 
-/* response_format, and two keys of other servers for what it cannot say. */
+/* response_format, and keys of other servers for the same and for what it cannot say. */
 static pu_err read_form(pu_ask *a, pu_error *e) {
   static const struct {
     const char *key;
@@ -429,6 +464,11 @@ static pu_err read_form(pu_ask *a, pu_error *e) {
     if (v && !json_is_string(v)) return wrong(a, others[i].key, e, "must be a string");
     if (v) PU_TRY(set_form(a, others[i].key, others[i].kind, string_of(v), e));
   }
+  const json_t *given = get(a, "guided_json");
+  if (given && !json_is_object(given) && !json_is_string(given))
+    return wrong(a, "guided_json", e, "must be a schema: an object, or its text");
+  if (json_is_string(given)) PU_TRY(set_form(a, "guided_json", PU_GRAMMAR_JSON_SCHEMA, string_of(given), e));
+  if (json_is_object(given)) PU_TRY(set_schema(a, "guided_json", given, e));
   const json_t *format = get(a, "response_format");
   const char *type = json_string_value(json_object_get(format, "type"));
   if (!format || (type && strcmp(type, "text") == 0)) return PU_OK;
@@ -519,6 +559,7 @@ static pu_err read_generation(pu_ask *a, pu_error *e) {
   a->how.top_k = PU_MAX(a->how.top_k, 0); /* -1 is others' word for off */
   PU_TRY(read_stop(a, e));
   PU_TRY(read_stop_ids(a, e));
+  PU_TRY(read_bad_words(a, e));
   PU_TRY(read_bias(a, e));
   PU_TRY(read_seed(a, e));
   PU_TRY(read_stream_options(a, e));

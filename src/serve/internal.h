@@ -44,6 +44,13 @@ typedef struct pu_note {
   float top[PU_NOTE_TOP];
 } pu_note;
 
+/* Where in the choice's text a token stands, as the API tells it: in characters. */
+typedef struct pu_text_place {
+  pu_decoder decoder;
+  size_t characters;
+  size_t shown; /* of the tokens to come, those whose special ones are in the text: a prompt given as ids */
+} pu_text_place;
+
 typedef struct pu_choice {
   pu_job *job;
   int index;
@@ -60,7 +67,7 @@ typedef struct pu_choice {
   bool done;
   /* The loop's thread: */
   bool opened, closed, called; /* what a stream has said of it; called: a tool call */
-  size_t offset;               /* characters whose tokens were told with log-probabilities */
+  pu_text_place place;         /* of the next token that is told with log-probabilities */
   pu_chat_reader *reader;      /* of a stream that may hold tool calls; made for its first text */
   pu_buf *events;              /* where it writes, while it is fed */
 } pu_choice;
@@ -74,13 +81,13 @@ typedef struct pu_answer_style {
   /* Tool calls: a piece of one in a stream, and a whole message of the API that has some. */
   void (*call)(pu_buf *b, const pu_chat_piece *p, const char *id);
   void (*message)(pu_buf *b, const json_t *message);
-  /* The value of "logprobs". offset: characters before the first note's; moved on. */
-  void (*logprobs)(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset);
+  /* The value of "logprobs". at: of the first note; moved on. */
+  void (*logprobs)(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, pu_text_place *at);
 } pu_answer_style;
 
 /* logprobs.c: the two ways of writing them. */
-void pu_put_chat_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset);
-void pu_put_text_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset);
+void pu_put_chat_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, pu_text_place *at);
+void pu_put_text_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, pu_text_place *at);
 
 struct pu_job {
   pu_server *sv;
@@ -127,8 +134,8 @@ typedef struct pu_worker {
   bool started;
   pthread_mutex_t lock;
   pthread_cond_t wake;
-  pu_job_list incoming; /* under the lock, as are the next two */
-  bool stop, nudged;
+  pu_job_list incoming; /* under the lock, as are the next three */
+  bool stop, nudged, give_up;
   atomic_int queued;           /* jobs that were submitted and do not run yet */
   _Atomic int64_t ticked_ms;   /* when the thread was last seen, on pu_now's clock */
   pu_job_list waiting, active; /* the thread's own */
@@ -141,6 +148,7 @@ pu_err pu_worker_start(pu_server *sv, pu_error *e) PU_MUST_USE;
 void pu_worker_stop(pu_server *sv);              /* ends what still runs */
 bool pu_worker_submit(pu_server *sv, pu_job *j); /* false: the queue is full */
 void pu_worker_nudge(pu_server *sv);             /* something was cancelled */
+void pu_worker_give_up(pu_server *sv);           /* what still runs or waits fails now */
 bool pu_worker_alive(pu_server *sv);             /* it ticked not long ago */
 
 /* ---- server.c ---- */
@@ -154,7 +162,9 @@ struct pu_server {
   const pu_chat_template *chat;
   pu_grammar_vocab *pieces; /* for grammars; made when the first comes, by the loop's thread */
   int64_t context, vocab;
-  int64_t started; /* seconds since 1970 */
+  size_t longest_piece; /* bytes of text that one token stands for at most */
+  int64_t started;      /* seconds since 1970 */
+  double give_up_at;    /* on pu_now's clock, when answers that did not end are told so; 0: not stopping */
   pu_http_server *http;
   pu_worker worker;
   pu_metrics metrics;

@@ -36,6 +36,8 @@ pu_chat pu_ask_chat_of(const pu_ask *a) {
 
 static pu_err encode_all(const pu_engine *en, const pu_ask *a, pu_ids *ids, pu_error *e) {
   if (a->messages) {
+    if (!pu_engine_tokenizer(en))
+      return pu_fail(e, PU_ERR_USAGE, "the model has no tokenizer: use /v1/completions with token ids as the prompt");
     if (!pu_engine_chat(en))
       return pu_fail(e, PU_ERR_USAGE, "the model has no chat template: use /v1/completions with plain text");
     pu_chat chat = pu_ask_chat_of(a);
@@ -120,6 +122,39 @@ static pu_err add_spoken_ids(pu_job *j, pu_error *e) {
   return PU_OK;
 }
 
+/* One sequence of tokens: as the text is written inside another one, with a space in front of it or without. */
+static pu_err add_bad_word(pu_job *j, pu_str word, pu_ids_view *to, pu_error *e) {
+  pu_ids ids = {0};
+  pu_err err = pu_encode(j->sv->t, word, PU_ENCODE_NO_PREFIX, &ids, e);
+  int32_t *kept = err ? NULL : pu_arena_alloc(j->ask.arena, PU_MAX(ids.n, 1) * sizeof *kept);
+  if (!err && !kept) err = pu_fail(e, PU_ERR_NOMEM, "the request is too large");
+  if (kept && ids.n) memcpy(kept, ids.v, ids.n * sizeof *kept);
+  *to = (pu_ids_view){kept, ids.n};
+  pu_ids_deinit(&ids);
+  return err;
+}
+
+static pu_err add_bad_words(pu_job *j, pu_error *e) {
+  pu_ask *a = &j->ask;
+  if (!a->n_bad_words) return PU_OK;
+  a->param = "bad_words";
+  if (!j->sv->t) return pu_fail(e, PU_ERR_USAGE, "the model has no tokenizer, so that no text can be kept out");
+  pu_ids_view *all = pu_arena_alloc(a->arena, 2 * a->n_bad_words * sizeof *all);
+  a->how.bad_words = all;
+  for (size_t i = 0; all && i < 2 * a->n_bad_words; i++) {
+    pu_str word = a->bad_words[i / 2];
+    char *spaced = pu_arena_alloc(a->arena, word.len + 1);
+    if (!spaced) break;
+    spaced[0] = ' ';
+    memcpy(spaced + 1, word.ptr, word.len);
+    PU_TRY(add_bad_word(j, i % 2 ? pu_str_of(spaced, word.len + 1) : word, &all[a->how.n_bad_words], e));
+    a->how.n_bad_words++;
+  }
+  if (a->how.n_bad_words < 2 * a->n_bad_words) return pu_fail(e, PU_ERR_NOMEM, "the request is too large");
+  a->param = NULL;
+  return PU_OK;
+}
+
 static pu_err check_model(pu_job *j, pu_error *e) {
   const char *name = j->sv->o.model_name, *more = j->sv->adapters.n ? " and its adapters: see /v1/models" : "";
   if (!j->ask.model || pu_find_model(j->sv, j->ask.model, &j->adapter)) return PU_OK;
@@ -130,21 +165,52 @@ static pu_err check_model(pu_job *j, pu_error *e) {
                  more);
 }
 
+static pu_err too_long(pu_job *j, pu_error *e, size_t n, const char *of) {
+  j->refusal = 400;
+  j->code = "context_length_exceeded";
+  return pu_fail(e, PU_ERR_USAGE,
+                 "the prompt has %zu %s; the context of %lld%s has to hold it and at least one of the answer", n, of,
+                 (long long)j->sv->context, strcmp(of, "tokens") == 0 ? "" : " tokens");
+}
+
+static size_t content_bytes(const json_t *content) {
+  size_t n = json_string_length(content);
+  for (size_t i = 0; i < json_array_size(content); i++)
+    n += json_string_length(json_object_get(json_array_get(content, i), "text"));
+  return n;
+}
+
+/* Megabytes that no context holds take seconds to be told apart into tokens, and all streams would wait for that. */
+static pu_err check_bytes(pu_job *j, pu_error *e) {
+  const pu_ask *a = &j->ask;
+  size_t most = (size_t)j->sv->context * j->sv->longest_piece, n = 0;
+  if (!j->sv->t) return PU_OK;
+  for (size_t i = 0; i < json_array_size(a->messages); i++)
+    n += content_bytes(json_object_get(json_array_get(a->messages, i), "content"));
+  for (size_t i = 0; i < a->n_prompts; i++) n = PU_MAX(n, a->prompts[i].text.len);
+  return n > most ? too_long(j, e, n, "bytes") : PU_OK;
+}
+
 static pu_err check_lengths(pu_job *j, pu_error *e) {
-  j->ask.param = j->ask.messages ? "messages" : "prompt";
   for (size_t i = 0; i < j->n_prompts; i++) {
     size_t n = j->prompts[i].n;
     if (n == 0) return pu_fail(e, PU_ERR_USAGE, "an empty prompt gives the model nothing to go on from");
-    if ((int64_t)n >= j->sv->context) {
-      j->refusal = 400;
-      j->code = "context_length_exceeded";
-      return pu_fail(e, PU_ERR_USAGE,
-                     "the prompt has %zu tokens; the context of %lld has to hold it and at least one of the answer", n,
-                     (long long)j->sv->context);
-    }
+    if ((int64_t)n >= j->sv->context) return too_long(j, e, n, "tokens");
     j->prompt_tokens += (int64_t)n;
   }
   return PU_OK;
+}
+
+/* Where the first token stands that is told of: the text begins with the prompt, or goes on from it. */
+static pu_text_place first_place(const pu_job *j, const pu_choice *c) {
+  const pu_ids *ids = &j->prompts[c->prompt];
+  pu_text_place at = {.decoder = {.t = j->sv->t}};
+  if (!j->sv->t) return at;
+  if (!j->ask.echo)
+    at.decoder.started = j->grammar || !pu_tokenizer_is_special(j->sv->t, ids->v[ids->n - 1]);
+  else if (j->ask.prompts[c->prompt].ids.v)
+    at.shown = ids->n;
+  return at;
 }
 
 /* echo: the answer begins with the prompt. */
@@ -169,6 +235,7 @@ static pu_err make_choices(pu_job *j, pu_error *e) {
     c->prompt = i / (size_t)j->ask.n;
     pu_buf_init(&c->text, MOST_ANSWER_BYTES);
     pu_buf_init(&c->notes, 4 * MOST_ANSWER_BYTES);
+    c->place = first_place(j, c);
     PU_TRY(echo_prompt(j, c, e));
   }
   return PU_OK;
@@ -207,11 +274,14 @@ static pu_err prepare(pu_job *j, pu_error *e) {
   }
   PU_TRY(check_tokens(j, e));
   if (!j->ask.has_seed) j->ask.how.seed = random_bits();
+  j->ask.param = j->ask.messages ? "messages" : "prompt";
+  PU_TRY(check_bytes(j, e));
   PU_TRY(pu_ask_encode(j->sv->en, &j->ask, &j->prompts, &j->n_prompts, e));
   PU_TRY(check_lengths(j, e));
   j->ask.param = NULL;
   PU_TRY(add_stop_ids(j, e));
   PU_TRY(add_spoken_ids(j, e));
+  PU_TRY(add_bad_words(j, e));
   PU_TRY(compile_form(j, e));
   return make_choices(j, e);
 }
@@ -263,11 +333,11 @@ static const char *finish_word(pu_finish finish, bool called) {
 }
 
 /* Log-probabilities and the end of a choice. A whole answer that was asked for them has a list, if an empty one. */
-static void put_choice_end(pu_buf *b, const pu_job *j, const pu_buf *notes, size_t *offset, const char *finish) {
+static void put_choice_end(pu_buf *b, const pu_job *j, const pu_buf *notes, pu_text_place *at, const char *finish) {
   bool whole = !j->ask.stream && j->ask.how.top_logprobs >= 0;
   pu_buf_puts(b, ",\"logprobs\":");
   if (notes && (notes->len || whole))
-    j->style->logprobs(b, j->sv->t, (const pu_note *)(const void *)notes->data, notes->len / sizeof(pu_note), offset);
+    j->style->logprobs(b, j->sv->t, (const pu_note *)(const void *)notes->data, notes->len / sizeof(pu_note), at);
   else
     pu_buf_puts(b, "null");
   pu_buf_printf(b, ",\"finish_reason\":%s}", finish);
@@ -295,7 +365,7 @@ static void put_event(pu_buf *b, const pu_job *j, pu_choice *c, piece p) {
     j->style->opening(b);
   }
   bool opens = !p.call && !p.text;
-  put_choice_end(b, j, opens ? NULL : &c->notes, &c->offset, p.finish);
+  put_choice_end(b, j, opens ? NULL : &c->notes, &c->place, p.finish);
   if (!opens) pu_buf_clear(&c->notes);
   pu_buf_puts(b, j->ask.include_usage ? "],\"usage\":null}\n\n" : "]}\n\n");
 }
@@ -398,7 +468,7 @@ static void reply_whole(pu_job *j) {
         j->style->message(&b, m);
       else
         j->style->whole(&b, pu_str_of(c->text.data ? c->text.data : "", c->text.len));
-      put_choice_end(&b, j, &c->notes, &c->offset, finish_word(c->finish, m != NULL));
+      put_choice_end(&b, j, &c->notes, &c->place, finish_word(c->finish, m != NULL));
       json_decref(m);
     }
     pu_buf_puts(&b, "],");

@@ -31,8 +31,8 @@ static void put_token(pu_buf *b, pu_str bytes, float logprob) {
   pu_buf_putc(b, ']');
 }
 
-void pu_put_chat_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset) {
-  (void)offset;
+void pu_put_chat_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, pu_text_place *at) {
+  (void)at;
   pu_buf scratch;
   pu_buf_init(&scratch, 1 << 20);
   pu_buf_puts(b, "{\"content\":[");
@@ -83,17 +83,25 @@ static size_t characters(pu_str s) {
   return n;
 }
 
-void pu_put_text_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset) {
+/* As the text was decoded: special tokens are not in it, nor the space before a first word that some tokenizers add. */
+static void go_on(pu_text_place *at, int32_t id, pu_buf *scratch) {
+  at->decoder.flags = at->shown ? 0 : PU_DECODE_SKIP_SPECIAL;
+  at->shown -= at->shown > 0;
+  pu_buf_clear(scratch);
+  if (pu_decoder_push(&at->decoder, id, scratch, NULL) == PU_OK)
+    at->characters += characters(pu_str_of(scratch->data, scratch->len));
+}
+
+void pu_put_text_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, pu_text_place *at) {
   pu_buf scratch, offsets;
   pu_buf_init(&scratch, 1 << 20);
   pu_buf_init(&offsets, PU_BUF_MAX);
   pu_buf_puts(b, "{\"tokens\":[");
   for (size_t i = 0; i < n; i++) {
-    pu_str bytes = token_bytes(t, notes[i].id, &scratch);
     if (i) pu_buf_putc(b, ',');
-    pu_buf_json_str(b, bytes);
-    pu_buf_printf(&offsets, "%s%zu", i ? "," : "", *offset);
-    *offset += characters(bytes);
+    pu_buf_json_str(b, token_bytes(t, notes[i].id, &scratch));
+    pu_buf_printf(&offsets, "%s%zu", i ? "," : "", at->characters);
+    go_on(at, notes[i].id, &scratch);
   }
   pu_buf_puts(b, "],\"token_logprobs\":[");
   for (size_t i = 0; i < n; i++) {

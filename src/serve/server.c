@@ -142,9 +142,11 @@ static bool foreign_name(const pu_server *sv, const pu_http_request *r) {
   return !address && strcasecmp(name, "localhost") != 0 && !(sv->o.host && strcasecmp(name, sv->o.host) == 0);
 }
 
+/* Clients send headers of their own (OpenAI's a dozen), none of which means anything here: all may come. */
 static void preflight(pu_server *sv, pu_http_request *r) {
+  const char *asked = pu_http_header(r, "access-control-request-headers");
   pu_http_add_header(r, "Access-Control-Allow-Methods", "GET, POST, OPTIONS");
-  pu_http_add_header(r, "Access-Control-Allow-Headers", "Authorization, Content-Type");
+  pu_http_add_header(r, "Access-Control-Allow-Headers", asked && *asked ? asked : "Authorization, Content-Type");
   pu_http_add_header(r, "Access-Control-Max-Age", "86400");
   pu_reply(sv, r, 204, NULL, pu_str_c(""));
 }
@@ -209,11 +211,20 @@ static void handle(void *arg, pu_http_request *r) {
   }
 }
 
+/* Answers that did not end in time are told so, and get a little more for that to arrive. */
+static void begin_drain(pu_server *sv) {
+  static const double FAREWELL_SECONDS = 5;
+  if (pu_http_draining(sv->http)) return;
+  sv->give_up_at = pu_now() + sv->o.drain_seconds;
+  pu_http_drain(sv->http, sv->o.drain_seconds + FAREWELL_SECONDS);
+}
+
 static void tick(void *arg) {
   pu_server *sv = arg;
+  if (sv->give_up_at > 0 && pu_now() >= sv->give_up_at) pu_worker_give_up(sv);
   if (!pu_signals_stop() || pu_http_draining(sv->http)) return;
   pu_log(PU_LOG_INFO, "stopping: running answers get %g seconds to end", sv->o.drain_seconds);
-  pu_http_drain(sv->http, sv->o.drain_seconds);
+  begin_drain(sv);
 }
 
 /* ---- opening ---- */
@@ -270,10 +281,23 @@ static pu_err name_adapters(pu_server *sv, pu_error *e) {
   return PU_OK;
 }
 
+static size_t longest_piece(const pu_tokenizer *t) {
+  size_t most = 1;
+  pu_buf b;
+  pu_buf_init(&b, PU_BUF_MAX);
+  for (int32_t i = 0, n = t ? pu_tokenizer_size(t) : 0; i < n; i++) {
+    pu_buf_clear(&b);
+    if (pu_tokenizer_bytes(t, i, &b, NULL) == PU_OK) most = PU_MAX(most, b.len);
+  }
+  pu_buf_deinit(&b);
+  return most;
+}
+
 pu_err pu_server_lend(pu_server *sv, pu_engine *en, pu_error *e) {
   sv->en = en;
   PU_TRY(name_adapters(sv, e));
   sv->t = pu_engine_tokenizer(en);
+  sv->longest_piece = longest_piece(sv->t);
   sv->chat = pu_engine_chat(en);
   sv->context = pu_engine_context(en);
   sv->vocab = pu_engine_model(en)->hp.vocab;
@@ -341,8 +365,7 @@ pu_err pu_server_run(pu_server *sv, pu_error *e) {
 }
 
 static void drain(void *arg) {
-  pu_server *sv = arg;
-  pu_http_drain(sv->http, sv->o.drain_seconds);
+  begin_drain(arg);
 }
 
 void pu_server_stop(pu_server *sv) {

@@ -47,6 +47,14 @@ void pu_worker_nudge(pu_server *sv) {
   pthread_mutex_unlock(&w->lock);
 }
 
+void pu_worker_give_up(pu_server *sv) {
+  pu_worker *w = &sv->worker;
+  pthread_mutex_lock(&w->lock);
+  w->nudged = w->give_up = true;
+  pthread_cond_signal(&w->wake);
+  pthread_mutex_unlock(&w->lock);
+}
+
 bool pu_worker_alive(pu_server *sv) {
   return pu_now() - (double)atomic_load(&sv->worker.ticked_ms) / 1000 < sv->o.stuck_seconds;
 }
@@ -223,15 +231,33 @@ static void look_after_all(pu_server *sv) {
   }
 }
 
-/* The engine could not step. All its sessions are in doubt, so their requests fail; the next ones may do better. */
-static void fail_all(pu_server *sv, pu_err err, const pu_error *e) {
+static void fail_active(pu_server *sv, pu_err err, const pu_error *e) {
   pu_worker *w = &sv->worker;
-  pu_log(PU_LOG_ERROR, "the engine: %s", e->msg);
   while (w->active.head) {
     pu_job *j = list_take(&w->active, &w->active.head);
     fail_job(j, err, e);
     let_go(sv, j);
   }
+}
+
+/* The engine could not step. All its sessions are in doubt, so their requests fail; the next ones may do better. */
+static void fail_all(pu_server *sv, pu_err err, const pu_error *e) {
+  pu_log(PU_LOG_ERROR, "the engine: %s", e->msg);
+  fail_active(sv, err, e);
+}
+
+/* The time that answers had to end is over. */
+static void give_up(pu_server *sv) {
+  pu_worker *w = &sv->worker;
+  pu_error e;
+  pu_err err = pu_fail(&e, PU_ERR_STOPPED, "the server is stopping");
+  while (w->waiting.head) {
+    pu_job *j = list_take(&w->waiting, &w->waiting.head);
+    atomic_fetch_sub(&w->queued, 1);
+    fail_job(j, err, &e);
+    let_go(sv, j);
+  }
+  fail_active(sv, err, &e);
 }
 
 static void publish(pu_server *sv) {
@@ -248,7 +274,7 @@ static void publish(pu_server *sv) {
 
 /* Moves what came to the waiting. Sleeps while there is nothing to do, a second at most, so that the watchdog sees it
  * breathe. False: stop. */
-static bool take_incoming(pu_worker *w) {
+static bool take_incoming(pu_worker *w, bool *gives_up) {
   bool busy = w->active.head || w->waiting.head;
   pthread_mutex_lock(&w->lock);
   if (!busy && !w->incoming.head && !w->stop && !w->nudged) {
@@ -260,6 +286,7 @@ static bool take_incoming(pu_worker *w) {
   w->nudged = false;
   while (w->incoming.head) list_push(&w->waiting, list_take(&w->incoming, &w->incoming.head));
   bool stop = w->stop;
+  *gives_up = w->give_up;
   pthread_mutex_unlock(&w->lock);
   return !stop;
 }
@@ -267,9 +294,11 @@ static bool take_incoming(pu_worker *w) {
 static void *worker_main(void *arg) {
   pu_server *sv = arg;
   pu_worker *w = &sv->worker;
-  while (take_incoming(w)) {
+  bool gives_up;
+  while (take_incoming(w, &gives_up)) {
     drop_cancelled(sv, &w->waiting, true);
     drop_cancelled(sv, &w->active, false);
+    if (gives_up) give_up(sv);
     admit(sv);
     if (w->active.head) {
       pu_error e = {0};
@@ -282,19 +311,7 @@ static void *worker_main(void *arg) {
     }
     publish(sv);
   }
-  pu_error e;
-  pu_err err = pu_fail(&e, PU_ERR_STOPPED, "the server is stopping");
-  while (w->waiting.head) {
-    pu_job *j = list_take(&w->waiting, &w->waiting.head);
-    atomic_fetch_sub(&w->queued, 1);
-    fail_job(j, err, &e);
-    let_go(sv, j);
-  }
-  while (w->active.head) {
-    pu_job *j = list_take(&w->active, &w->active.head);
-    fail_job(j, err, &e);
-    let_go(sv, j);
-  }
+  give_up(sv);
   publish(sv);
   return NULL;
 }

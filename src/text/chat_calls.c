@@ -47,6 +47,7 @@ json_t *chat_arguments(const json_t *function) {
   json_t *v = json_object_get(function, "arguments");
   if (!v) v = json_object_get(function, "parameters");
   if (json_is_object(v)) return json_incref(v);
+  if (json_is_string(v) && !json_string_length(v)) return json_object(); /* of a function that takes none */
   json_t *parsed = json_is_string(v) ? json_loadb(json_string_value(v), json_string_length(v), 0, NULL) : NULL;
   if (json_is_object(parsed)) return parsed;
   json_decref(parsed);

@@ -211,6 +211,13 @@ static void guesses_leave_the_text(void **state) {
   assert_string_equal(out, want);
   assert_int_equal(
       shell(PU_PROGRAM " init --shape puyu-2m --vocab-size 300 --out other --threads 1 && %s --draft other", line), 2);
+  /* As many pieces, but others: the text stays, and a warning says why it gets no faster. */
+  assert_int_equal(shell("rm -r other && printf 'qu ux zy xw vu wz jk kj qx zz %%.0s' 1 2 3 4 5 6 >o.txt && " PU_PROGRAM
+                         " tokenizer train --out other --vocab-size 280 o.txt && " PU_PROGRAM
+                         " init --shape puyu-2m --vocab-size 280 --out other --threads 1"),
+                   0);
+  assert_int_equal(shell("%s --draft other", line), 0);
+  assert_string_equal(out, want);
 }
 
 int main(void) {

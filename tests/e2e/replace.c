@@ -177,6 +177,11 @@ static void folders_stay_what_they_are(void **state) {
       shell("mkdir t && echo tokens >t/merges.txt && puyu init --shape puyu-2m --vocab-size 300 --out t --threads 1 && "
             "grep tokens t/merges.txt && puyu init --shape puyu-2m --vocab-size 300 --out t --force --threads 1 && "
             "grep tokens t/merges.txt && puyu convert b t --force && [ ! -e t/merges.txt ]"));
+  /* Who stands in the folder would be left in one that is gone. */
+  does(shell(
+      "mkdir -p w/below && cd w/below && for to in . .. ../../w; do ! puyu init --shape puyu-2m --vocab-size 300 "
+      "--out $to --threads 1 2>said && grep 'the folder you are in' said || exit 1; done && rm said && cd ../.. && "
+      "rmdir w/below w && mkdir w && cd w && puyu init --shape puyu-2m --vocab-size 300 --out ../w2 --threads 1"));
 }
 
 int main(void) {

@@ -33,7 +33,8 @@ static int wait_for_port(const files *f, pid_t pid) {
 static void serves_until_it_is_stopped(void **state) {
   (void)state;
   files f = names();
-  const char *const words[] = {"serve", MODEL, "--port", "0", "--max-batch", "4", "--name", "mine", NULL};
+  const char *const words[] = {"serve", MODEL,     "--port", "0",        "--max-batch", "4", "--name",
+                               "mine",  "--draft", MODEL,    "--memory", "0.05",        NULL};
   pid_t pid = program_start(words, f.out, f.err);
   int port = wait_for_port(&f, pid);
   answer a = ask_once(port, "GET", "/v1/models", "", NULL);
@@ -51,6 +52,8 @@ static void serves_until_it_is_stopped(void **state) {
   assert_non_null(strstr(a.body.data, "data: [DONE]\n\n"));
   assert_int_equal(program_wait(pid), 0);
   assert_true(file_says(f.err, "cache of"));
+  assert_true(file_says(f.err, "mine: no tokenizer"));
+  assert_true(file_says(f.err, "two models"));
   answer_free(&a);
   client_close(&c);
   unlink(f.out);
@@ -61,11 +64,13 @@ static void mistakes_are_told(void **state) {
   (void)state;
   files f = names();
   static const struct {
-    const char *words[6], *says;
+    const char *words[8], *says;
   } rows[] = {{{"serve", MODEL, "--host", "0.0.0.0", "--port=0"}, "--api-key-file"},
               {{"serve", MODEL, "--api-key-file", "/no/such/file", "--port=0"}, "/no/such/file"},
               {{"serve", MODEL, "--tls-cert", "/dev/null", "--port=0"}, "key"},
               {{"serve", MODEL, "--context", "1000000000", "--port=0"}, "--context"},
+              {{"serve", MODEL, "--draft", MODEL, "--memory=0.002", "--prefill-chunk=64", "--port=0"},
+               "the model and its draft"},
               {{"serve", "/no/such/model", "--port=0"}, "/no/such/model"}};
   for (size_t i = 0; i < PU_COUNT(rows); i++) {
     assert_int_not_equal(program_wait(program_start(rows[i].words, f.out, f.err)), 0);

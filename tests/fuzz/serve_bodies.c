@@ -17,6 +17,8 @@ static void check(const pu_ask *a) {
   must(a->n >= 1 && a->n <= PU_ASK_MAX_CHOICES && s->max_tokens >= 0 && s->top_k >= 0);
   must(s->temperature >= 0 && s->temperature <= 2 && s->top_p > 0 && s->top_p <= 1 && s->min_p >= 0 && s->min_p <= 1);
   must(s->n_stop <= PU_ASK_MAX_STOP && s->n_stop_ids <= PU_ASK_MAX_STOP);
+  must(a->n_bad_words <= PU_ASK_MAX_STOP);
+  for (size_t i = 0; i < a->n_bad_words; i++) must(a->bad_words[i].len > 0);
   for (size_t i = 0; i < s->n_stop; i++) total += strlen(s->stop[i]);
   for (size_t i = 0; i < s->n_stop_ids; i++) must(s->stop_ids[i] >= 0);
   for (size_t i = 0; i < json_array_size(a->messages); i++) {

@@ -94,6 +94,8 @@ static const odd_key both[] = {{"model", ""},
                                {"stream_options", ""},
                                {"guided_regex", "s"},
                                {"guided_grammar", ""},
+                               {"guided_json", "o"},
+                               {"bad_words", "a"},
                                {"response_format", ""}};
 static const odd_key of_chat[] = {
     {"messages", ""},  {"tools", "a"},       {"tool_choice", ""},          {"parallel_tool_calls", "b"},

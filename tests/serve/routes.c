@@ -113,6 +113,28 @@ static void a_text_goes_on(void **state) {
   json_decref(v);
 }
 
+/* Each token is found where its offset, in characters, says; but for the first one where the text begins without it (a
+ * beginning that was put in front of the prompt), and for parts of characters. */
+static void tokens_stand_in_the_text(const json_t *choice) {
+  const json_t *tokens = tiny_at(choice, "logprobs/tokens"), *offsets = tiny_at(choice, "logprobs/text_offset");
+  const char *text = tiny_str(choice, "text"), *at = text;
+  long long here = 0;
+  bool whole = true;
+  for (size_t i = 0; i < json_array_size(tokens); i++) {
+    const char *token = json_string_value(json_array_get(tokens, i));
+    long long offset = json_integer_value(json_array_get(offsets, i));
+    assert_true(offset >= here);
+    for (; here < offset; here++) {
+      assert_true(*at);
+      for (at++; (*at & 0xC0) == 0x80;) at++;
+    }
+    bool partial = strstr(token, "\xEF\xBF\xBD") != NULL, in_front = i == 0 && token[0] == '<';
+    if (whole && !partial && !in_front && strncmp(at, token, strlen(token)) != 0)
+      fail_msg("'%s' is said to stand at %lld of '%s'", token, offset, text);
+    whole = !partial;
+  }
+}
+
 /* The chosen token of a greedy answer is the likeliest; both ways of asking tell the same numbers. */
 static void log_probabilities_are_told(void **state) {
   tiny *b = *state;
@@ -145,6 +167,7 @@ static void log_probabilities_are_told(void **state) {
   assert_true(json_is_null(json_array_get(given, 0)));
   assert_true(json_is_null(tiny_at(v, "choices/0/logprobs/top_logprobs/0")));
   assert_int_equal(tiny_int(v, "choices/0/logprobs/text_offset/0"), 0);
+  tokens_stand_in_the_text(tiny_at(v, "choices/0"));
   json_t *only =
       tiny_post(b, "/v1/completions", 200, "{\"prompt\":\"one two\",\"max_tokens\":0,\"logprobs\":2,\"echo\":true}");
   assert_non_null(strstr(tiny_str(only, "choices/0/text"), "one two"));
@@ -189,6 +212,13 @@ static void answers_keep_to_their_form(void **state) {
   v = tiny_post(b, "/v1/completions", 200, "{\"prompt\":\"one\",\"guided_grammar\":\"root ::= \\\"a\\\"+ \\\"!\\\"\"}");
   assert_string_equal(tiny_str(v, "object"), "text_completion");
   json_decref(v);
+  static const char *const schemas[] = {"{\"enum\":[\"fox\"]}", "\"{\\\"enum\\\":[\\\"fox\\\"]}\""};
+  for (size_t i = 0; i < PU_COUNT(schemas); i++) { /* as an object, and as its text */
+    snprintf(body, sizeof body, "{\"prompt\":\"one\",\"guided_json\":%s}", schemas[i]);
+    v = tiny_post(b, "/v1/completions", 200, body);
+    assert_string_equal(tiny_str(v, "choices/0/text"), "\"fox\"");
+    json_decref(v);
+  }
 }
 
 enum { MOST_CALLS = 4 };
@@ -322,6 +352,17 @@ static void calls_are_made(void **state) {
   assert_true(tiny_int(arguments, "days") >= 1 && tiny_int(arguments, "days") <= 9);
   json_decref(arguments);
   json_decref(tiny_post(b, CHAT, 200, "{" HELLO "," WEATHER ",\"max_tokens\":40,\"tool_choice\":\"required\"}"));
+  /* Parameters that refer to definitions of their own, as pydantic writes them. */
+  json_t *other =
+      tiny_post(b, CHAT, 200,
+                "{" HELLO ",\"tool_choice\":\"required\",\"tools\":[{\"type\":\"function\",\"function\":{"
+                "\"name\":\"paint\",\"parameters\":{\"type\":\"object\",\"properties\":{\"what\":{\"$ref\":"
+                "\"#/$defs/What\"}},\"required\":[\"what\"],\"$defs\":{\"What\":{\"enum\":[\"fox\"]}}}}}]}");
+  const char *fox = tiny_str(other, "choices/0/message/tool_calls/0/function/arguments");
+  arguments = json_loads(fox, 0, NULL);
+  assert_string_equal(tiny_str(arguments, "what"), "fox");
+  json_decref(arguments);
+  json_decref(other);
   streamed said = stream_of(b, CALL ",\"stream\":true}");
   assert_int_equal(said.n_calls, 1);
   assert_string_equal(said.names[0], "weather");
@@ -347,6 +388,25 @@ static void a_bias_decides(void **state) {
   assert_string_equal(tiny_str(v, "choices/0/text"), tiny_str(ids, "prompt"));
   json_decref(ids);
   json_decref(v);
+}
+
+/* What a bias asks for does not come where it is a bad word; a key that asks for nothing is no reason to refuse. */
+static void bad_words_stay_away(void **state) {
+  tiny *b = *state;
+  json_t *id = tiny_post(b, "/tokenize", 200, "{\"prompt\":\"z\"}");
+  const json_t *tokens = tiny_at(id, "tokens");
+  long long z = json_integer_value(json_array_get(tokens, json_array_size(tokens) - 1));
+  for (int bad = 0; bad < 2; bad++) {
+    char body[300];
+    snprintf(body, sizeof body,
+             "{\"prompt\":\"one\",\"temperature\":0,\"max_tokens\":3,\"suffix\":\"\",\"logit_bias\":{\"%lld\":100}%s}",
+             z, bad ? ",\"bad_words\":[\"fox\",\"z\"]" : "");
+    json_t *v = tiny_post(b, "/v1/completions", 200, body);
+    if (bad) assert_null(strchr(tiny_str(v, "choices/0/text"), 'z'));
+    if (!bad) assert_string_equal(tiny_str(v, "choices/0/text"), "zzz");
+    json_decref(v);
+  }
+  json_decref(id);
 }
 
 static void the_small_routes(void **state) {
@@ -468,7 +528,7 @@ static void mistakes_are_told(void **state) {
       {CHAT, "", "{\"messages\":{}}", "messages", 400},
       {CHAT, "", "{\"messages\":[1]}", "messages", 400},
       {CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":1}]}", "messages", 400},
-      {CHAT, "", "{\"messages\":[{\"role\":\"pope\",\"content\":\"\"}]}", NULL, 400},
+      {CHAT, "", "{\"messages\":[{\"role\":\"pope\",\"content\":\"\"}]}", "messages", 400},
       {CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":[{\"type\":\"image_url\"}]}]}", "messages", 400},
       {CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}", NULL, 400},
       {CHAT, "", "{\"messages\":[{\"role\":\"user\",\"content\":\"\\ud800\"}]}", NULL, 400},
@@ -520,12 +580,17 @@ static void mistakes_are_told(void **state) {
        "response_format", 400},
       {C, "\"guided_regex\":\"(\"}", "guided_regex", 400},
       {C, "\"guided_grammar\":\"x\"}", "guided_grammar", 400},
+      {C, "\"guided_json\":\"{\"}", "guided_json", 400},
+      {C, "\"guided_json\":{\"type\":\"cow\"}}", "guided_json", 400},
+      {C, "\"guided_json\":{},\"guided_regex\":\"a\"}", "guided_json", 400},
+      {C, "\"guided_choice\":[\"a\"]}", "guided_choice", 400},
+      {C, "\"bad_words\":[\"\"]}", "bad_words", 400},
       {"/v1/completions", "", "{}", "prompt", 400},
       {"/v1/completions", "", "{\"prompt\":[]}", "prompt", 400},
       {"/v1/completions", "", "{\"prompt\":[\"a\",[1]],\"n\":70}", "n", 400},
       {"/v1/completions", "", "{\"prompt\":[\"a\",1]}", "prompt", 400},
       {"/v1/completions", "", "{\"prompt\":[1,-1]}", "prompt", 400},
-      {"/v1/completions", "", "{\"prompt\":[1,100000]}", NULL, 400},
+      {"/v1/completions", "", "{\"prompt\":[1,100000]}", "prompt", 400},
       {"/v1/completions", "", "{\"prompt\":5}", "prompt", 400},
       {"/v1/completions", "", "{\"prompt\":\"a\",\"suffix\":\"b\"}", "suffix", 400},
       {"/v1/completions", "", "{\"prompt\":\"a\",\"best_of\":3}", "best_of", 400},
@@ -534,6 +599,8 @@ static void mistakes_are_told(void **state) {
       {"/detokenize", "", "{\"tokens\":\"a\"}", "tokens", 400},
       {"/detokenize", "", "{\"tokens\":[1,999999]}", "tokens", 400},
       {"/apply_template", "", "{\"prompt\":\"a\"}", "messages", 400},
+      {"/apply_template", "", "{\"messages\":[{\"role\":\"pope\",\"content\":\"\"}]}", "messages", 400},
+      {"/tokenize", "", "{\"messages\":[{\"role\":\"pope\",\"content\":\"\"}]}", "messages", 400},
   };
 #undef C
   for (size_t i = 0; i < PU_COUNT(rows); i++) {
@@ -561,13 +628,20 @@ static void large_bodies_are_refused(void **state) {
   json_decref(tiny_post(b, CHAT, 413, body));
   body[N / 4] = 0;
   json_decref(tiny_post(b, CHAT, 400, body));
-  int at = sprintf(body, "{\"prompt\":\"");
-  memset(body + at, 'a', N);
-  strcpy(body + at + N, "\"}");
-  json_t *v = tiny_post(b, "/v1/completions", 400, body);
-  assert_string_equal(tiny_str(v, "error/param"), "prompt");
-  assert_string_equal(tiny_str(v, "error/code"), "context_length_exceeded");
-  json_decref(v);
+  /* What no context holds, whatever its tokens, is not made into tokens; what might fit is, and these are counted. */
+  static const char *const begin[] = {"{\"prompt\":\"", "{\"messages\":[{\"role\":\"user\",\"content\":\""};
+  static const char *const end[] = {"\"}", "\"}]}"}, *const key[] = {"prompt", "messages"};
+  for (int chat = 0; chat < 2; chat++)
+    for (int huge = 0; huge < 2; huge++) {
+      size_t n = huge ? N : 2 * TINY_CONTEXT, at = (size_t)sprintf(body, "%s", begin[chat]);
+      for (size_t i = 0; i < n; i++) body[at + i] = (char)('0' + i * i % 7);
+      strcpy(body + at + n, end[chat]);
+      json_t *v = tiny_post(b, chat ? CHAT : "/v1/completions", 400, body);
+      assert_string_equal(tiny_str(v, "error/param"), key[chat]);
+      assert_string_equal(tiny_str(v, "error/code"), "context_length_exceeded");
+      assert_non_null(strstr(tiny_str(v, "error/message"), huge ? "bytes;" : "tokens;"));
+      json_decref(v);
+    }
   free(body);
 }
 
@@ -642,6 +716,11 @@ static void keys_open(void **state) {
   assert_non_null(strstr(a.head.data, "Access-Control-Allow-Origin: https://page.example\r\n"));
   assert_non_null(strstr(a.head.data, "Access-Control-Allow-Headers: Authorization, Content-Type\r\n"));
   answer_free(&a);
+  a = ask_once(b.port, "OPTIONS", CHAT,
+               "Origin: https://page.example\r\nAccess-Control-Request-Headers: authorization,x-stainless-os\r\n",
+               NULL);
+  assert_non_null(strstr(a.head.data, "Access-Control-Allow-Headers: authorization,x-stainless-os\r\n"));
+  answer_free(&a);
   json_decref(tiny_json(ask_once(b.port, "GET", "/health", "Origin: https://other.example\r\n", NULL), 403));
   tiny_close(&b);
 }
@@ -706,6 +785,7 @@ int main(void) {
                                      cmocka_unit_test(a_text_goes_on),
                                      cmocka_unit_test(log_probabilities_are_told),
                                      cmocka_unit_test(a_bias_decides),
+                                     cmocka_unit_test(bad_words_stay_away),
                                      cmocka_unit_test(answers_keep_to_their_form),
                                      cmocka_unit_test(calls_are_made),
                                      cmocka_unit_test(calls_are_streamed),

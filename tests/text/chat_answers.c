@@ -113,12 +113,15 @@ static void calls(void **state) {
       "{\"role\": \"assistant\", \"content\": \"so\", \"tool_calls\": [{\"id\": \"a\", \"type\": \"function\","
       "\"function\": {\"name\": \"add\", \"arguments\": \"{\\\"a\\\": 1}\"}}]},"
       "{\"role\": \"tool\", \"tool_call_id\": \"a\", \"content\": \"2\"},"
-      "{\"role\": \"assistant\", \"content\": \"2\"}]";
+      "{\"role\": \"assistant\", \"content\": null, \"tool_calls\": [{\"id\": \"b\", \"type\": \"function\","
+      "\"function\": {\"name\": \"now\", \"arguments\": \"\"}}]}]";
   static const char tools[] = "[{\"type\": \"function\", \"function\": {\"name\": \"add\"}}]";
   const char *const said[] = {NULL,
                               "so<|action_start|><|plugin|>\n{\"name\": \"add\", \"parameters\": {\"a\": 1}}"
                               "<|action_end|><|im_end|>",
-                              NULL, "2<|im_end|>"};
+                              NULL,
+                              "<|action_start|><|plugin|>\n{\"name\": \"now\", \"parameters\": {}}<|action_end|>"
+                              "<|im_end|>"};
   check_with(t, pu_chat_find("internlm2"), messages, tools, said);
 }
 

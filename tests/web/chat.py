@@ -240,9 +240,11 @@ class Page(unittest.TestCase):
         self.expected = ["500 (Internal Server Error)", "ERR_INCOMPLETE_CHUNKED_ENCODING"]
         self.ask("fail")
         self.assertEqual(self.texts(".note.error")[0].split("\n")[0], "the engine <b>stumbled</b>")
+        self.assertEqual(self.texts("[role=status]"), [""])
         b.click(".note.error button")
         b.until(LAST + ".innerText.includes('answer 2 to: fail') && " + IDLE)
         self.assertEqual(b.js("return document.querySelectorAll('.versions, .note').length"), 0)
+        self.assertEqual(self.texts("[role=status]"), ["The answer is finished."])
         self.ask("break")
         self.assertIn("The answer broke off.", self.texts(".note.error")[0])
         self.assertIn("half an ans", self.texts(".assistant")[1])

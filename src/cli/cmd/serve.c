@@ -9,7 +9,7 @@
 typedef struct options {
   const char *host, *unix_path, *tls_cert, *tls_key, *api_key_file, *cors, *name;
   pu_cli_model model;
-  int64_t port, threads, max_batch, queue, drain;
+  int64_t port, threads, max_batch, prefill_chunk, queue, drain;
   double memory;
   bool insecure, prefix_cache;
   pu_strs adapters;
@@ -38,6 +38,9 @@ static const pu_option rows[] = {
     PU_CLI_MODEL_ROWS(options, model),
     PU_ROW(options, max_batch, "max-batch", INT, .dflt = "16", .min = 1, .max = 4096, .meta = "N",
            .help = "answers that are computed together; more take turns"),
+    PU_ROW(options, prefill_chunk, "prefill-chunk", INT, .dflt = "0", .max = 1 << 20, .meta = "N",
+           .help =
+               "tokens of prompts that a step reads at most, for which running answers wait; 0: 512, on a device 2048"),
     PU_ROW(options, memory, "memory", FLOAT, .dflt = "0", .max = 1e6, .meta = "GIB",
            .help = "GiB for weights, work and cache together; 0: nine tenths of what is free"),
     PU_ROW(options, prefix_cache, "prefix-cache", BOOL, .dflt = "true",
@@ -92,8 +95,17 @@ static pu_err read_adapters(pu_arena *a, const options *o, const char *model, pu
   return *out ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for the names of adapters");
 }
 
+/* What requests will be refused for, said before the first one is. */
+static void say_what_lacks(const char *name, const pu_engine *en) {
+  if (!pu_engine_tokenizer(en))
+    pu_log(PU_LOG_WARN, "%s: no tokenizer: prompts are token ids at /v1/completions, and answers have no text", name);
+  else if (!pu_engine_chat(en))
+    pu_log(PU_LOG_WARN, "%s: no chat template: it continues plain text at /v1/completions, and does not chat", name);
+}
+
 static pu_err serve(const pu_cli *cli, const options *o, pu_server *sv, const char *name, pu_engine *en, pu_error *e) {
   PU_TRY(pu_server_lend(sv, en, e));
+  say_what_lacks(name, en);
   pu_signals_catch();
   fprintf(cli->out, "%s\n", pu_server_url(sv));
   fflush(cli->out);
@@ -127,6 +139,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   pu_cli_engine_options eo = {.model = o->model,
                               .threads = o->threads,
                               .batch = o->max_batch,
+                              .prefill_chunk = o->prefill_chunk,
                               .adapters = adapters,
                               .n_adapters = (int)o->adapters.n,
                               .memory = (size_t)(o->memory * 1024 * 1024 * 1024),

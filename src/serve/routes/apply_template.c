@@ -2,10 +2,8 @@
 #include "src/serve/internal.h"
 
 static pu_err answer(pu_server *sv, pu_ask *ask, pu_buf *b, pu_error *e) {
-  if (!ask->messages) {
-    ask->param = "messages";
-    return pu_fail(e, PU_ERR_USAGE, "'messages' must be an array of at least one message");
-  }
+  ask->param = "messages";
+  if (!ask->messages) return pu_fail(e, PU_ERR_USAGE, "'messages' must be an array of at least one message");
   if (!sv->chat) return pu_fail(e, PU_ERR_USAGE, "the model has no chat template");
   pu_buf text;
   pu_buf_init(&text, PU_BUF_MAX);

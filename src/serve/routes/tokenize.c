@@ -1,9 +1,10 @@
 /* POST /tokenize: the ids of a text, or of a conversation as the model would see it. */
 #include "src/serve/internal.h"
 
-static pu_err answer(pu_server *sv, const pu_ask *ask, pu_buf *b, pu_error *e) {
+static pu_err answer(pu_server *sv, pu_ask *ask, pu_buf *b, pu_error *e) {
   pu_ids *ids;
   size_t n;
+  ask->param = ask->messages ? "messages" : "prompt";
   pu_err err = pu_ask_encode(sv->en, ask, &ids, &n, e);
   if (!err) {
     pu_buf_puts(b, "{\"tokens\":[");
