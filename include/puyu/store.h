@@ -94,7 +94,7 @@ typedef struct pu_store_ask {
 /* Of one document at most three passages come before those of others. */
 typedef struct pu_store_hit {
   pu_str source, id, title;
-  pu_str snippet;      /* some 240 bytes around what was found, UTF-8 on one line; "…" where it was cut */
+  pu_str snippet;      /* some 240 bytes around what was found, UTF-8 on one line; "…" where it was cut; empty if the text is */
   uint64_t begin, end; /* the passage, in bytes of the text: for pu_store_get */
   uint32_t passage;    /* its number in the document, from 1 */
   double score;        /* larger is better, among those that have as much of the query */
