@@ -559,6 +559,18 @@ static bool try_memory_together(void) {
   return true;
 }
 
+/* Not an attempt: a child that is for a while in its parent's memory uses nothing more. word[0]: bytes. */
+static bool try_vfork(void) {
+  size_t n = strtoull(word[0], NULL, 10);
+  in_use = memset(malloc(n), 1, n);
+  pid_t child = vfork();
+  if (child == 0) {
+    usleep(300000);
+    _exit(0);
+  }
+  return waitpid(child, NULL, 0) != child;
+}
+
 /* A child that has left: its own session, its parent gone. It keeps standard output. */
 static bool try_daemon(void) {
   if (fork() == 0) {
@@ -686,6 +698,7 @@ static const struct {
                 {"bomb", try_bomb},
                 {"memory", try_memory},
                 {"memory-together", try_memory_together},
+                {"vfork", try_vfork},
                 {"daemon", try_daemon},
                 {"spin", try_spin},
                 {"spin-together", try_spin_together},

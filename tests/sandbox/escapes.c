@@ -218,6 +218,15 @@ static void test_memory_together(void **state) {
   nothing_left();
 }
 
+static void test_memory_of_vfork(void **state) {
+  (void)state;
+  pu_sandbox_limits l = pu_sandbox_defaults();
+  l.seconds = 60;
+  l.memory = 100 << 20;
+  assert_ok(run_words(&l, NULL, WORDS("/data/attempt", "vfork", "70000000")), &err);
+  ends_with(PU_SANDBOX_EXIT, 0);
+}
+
 /* What processes share counts once: eight that share 60 MB use less than 100. */
 static void test_memory_shared(void **state) {
   (void)state;
@@ -289,19 +298,46 @@ static void test_daemon(void **state) {
 #define TEST(name) cmocka_unit_test(test_##name)
 
 static int all(void) {
-  const struct CMUnitTest tests[] = {TEST(tcp),           TEST(udp),         TEST(dns),
-                                     TEST(unix_sockets),  TEST(sockets),     TEST(read),
-                                     TEST(descriptors),   TEST(write),       TEST(kernel_files),
-                                     TEST(mknod),         TEST(locks),       TEST(huge_file),
-                                     TEST(many_files),    TEST(ptrace),      TEST(signals),
-                                     TEST(namespaces),    TEST(mounts),      TEST(ids),
-                                     TEST(status),        TEST(calls),       TEST(terminal),
-                                     TEST(memory_tricks), TEST(environment), TEST(groups),
-                                     TEST(doors),         TEST(kill_all),    TEST(core),
-                                     TEST(stack),         TEST(machine),     TEST(forks),
-                                     TEST(fork_bomb),     TEST(memory),      TEST(memory_together),
-                                     TEST(memory_shared), TEST(disk),        TEST(output),
-                                     TEST(spin),          TEST(sleep),       TEST(daemon)};
+  const struct CMUnitTest tests[] = {TEST(tcp),
+                                     TEST(udp),
+                                     TEST(dns),
+                                     TEST(unix_sockets),
+                                     TEST(sockets),
+                                     TEST(read),
+                                     TEST(descriptors),
+                                     TEST(write),
+                                     TEST(kernel_files),
+                                     TEST(mknod),
+                                     TEST(locks),
+                                     TEST(huge_file),
+                                     TEST(many_files),
+                                     TEST(ptrace),
+                                     TEST(signals),
+                                     TEST(namespaces),
+                                     TEST(mounts),
+                                     TEST(ids),
+                                     TEST(status),
+                                     TEST(calls),
+                                     TEST(terminal),
+                                     TEST(memory_tricks),
+                                     TEST(environment),
+                                     TEST(groups),
+                                     TEST(doors),
+                                     TEST(kill_all),
+                                     TEST(core),
+                                     TEST(stack),
+                                     TEST(machine),
+                                     TEST(forks),
+                                     TEST(fork_bomb),
+                                     TEST(memory),
+                                     TEST(memory_together),
+                                     TEST(memory_of_vfork),
+                                     TEST(memory_shared),
+                                     TEST(disk),
+                                     TEST(output),
+                                     TEST(spin),
+                                     TEST(sleep),
+                                     TEST(daemon)};
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }
 

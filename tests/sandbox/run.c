@@ -195,6 +195,11 @@ static void test_limits_checked(void **state) {
   bad[8].limits.seconds = 1e9;
   for (size_t i = 0; i < PU_COUNT(bad); i++) refused(&bad[i], PU_ERR_USAGE, "sandbox: ");
   refused(&(pu_sandbox_job){.argv = argv}, PU_ERR_USAGE, "seconds");
+  pu_sandbox_job least = good;
+  least.limits = (pu_sandbox_limits){60, 0.5, 8 << 20, 1, 1, 1};
+  pu_sandbox_result_deinit(&r);
+  assert_ok(pu_sandbox_run(&least, NULL, &r, &err), &err);
+  ends_with(PU_SANDBOX_EXIT, 0);
 }
 
 static void test_folders(void **state) {
@@ -228,6 +233,21 @@ static void test_folders(void **state) {
   assert_ok(pu_sandbox_run(&job, NULL, &r, &err), &err);
   assert_int_equal(r.out.len, 0);
   unlink(link);
+}
+
+/* A folder of somebody else's that nobody else may enter: a clear line, for root as well. */
+static void test_closed_folder(void **state) {
+  (void)state;
+  if (geteuid() != 0) skip();
+  char path[100];
+  snprintf(path, sizeof path, "%s/closed", folder);
+  assert_int_equal(mkdir(path, 0700), 0);
+  assert_int_equal(chown(path, 12345, 12345), 0);
+  strcat(path, "/in");
+  assert_int_equal(mkdir(path, 0755), 0);
+  const char *argv[] = {"true", NULL};
+  pu_sandbox_job job = {.argv = argv, .limits = pu_sandbox_defaults(), .read_only = path};
+  refused(&job, PU_ERR_UNSUPPORTED, "Permission denied; root must be able to enter it");
 }
 
 /* Of a caller that is root: what nobody may not read is not read. */
@@ -519,12 +539,27 @@ static void test_containers(void **state) {
 #define TEST(name) cmocka_unit_test(test_##name)
 
 static int all(void) {
-  const struct CMUnitTest tests[] = {
-      TEST(python),      TEST(streams),        TEST(bytes),         TEST(surroundings),
-      TEST(signals),     TEST(python_library), TEST(python_limits), TEST(partial_output),
-      TEST(programs),    TEST(limits_checked), TEST(folders),       TEST(root_reads_as_nobody),
-      TEST(end_text),    TEST(stop),           TEST(threads),       TEST(nothing_is_leaked),
-      TEST(caller_dies), TEST(watcher_dies),   TEST(each_wall),     TEST(containers)};
+  const struct CMUnitTest tests[] = {TEST(python),
+                                     TEST(streams),
+                                     TEST(bytes),
+                                     TEST(surroundings),
+                                     TEST(signals),
+                                     TEST(python_library),
+                                     TEST(python_limits),
+                                     TEST(partial_output),
+                                     TEST(programs),
+                                     TEST(limits_checked),
+                                     TEST(folders),
+                                     TEST(closed_folder),
+                                     TEST(root_reads_as_nobody),
+                                     TEST(end_text),
+                                     TEST(stop),
+                                     TEST(threads),
+                                     TEST(nothing_is_leaked),
+                                     TEST(caller_dies),
+                                     TEST(watcher_dies),
+                                     TEST(each_wall),
+                                     TEST(containers)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
 
