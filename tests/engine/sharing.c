@@ -123,6 +123,80 @@ static void a_prompt_is_computed_once(void **state) {
   close_model(&b);
 }
 
+/* A prompt that waits for its answer to be asked for, and is there as a whole, takes no step. */
+static void a_prompt_that_is_there_takes_no_step(void **state) {
+  (void)state;
+  bench b = open_model(plain_rope, CONTEXT);
+  pu_engine *en = engine(&b, (pu_engine_options){.kv_block = 16});
+  pu_session *s = open_with(en, 1, 65);
+  run(en);
+  pu_session_close(s);
+  int64_t before = pu_engine_get_stats(en).prefill_tokens;
+  s = open_with(en, 1, 65);
+  run(en);
+  assert_int_equal(pu_session_get_state(s), PU_SESSION_IDLE);
+  assert_int_equal(pu_engine_get_stats(en).prefill_tokens, before);
+  start(s, 3, 10);
+  run(en);
+  check_alone(&b, s, 1, 65, 3, 10);
+  pu_engine_free(en);
+  close_model(&b);
+}
+
+enum { CYCLED = 8, PROMPT = 158, ROUNDS = 4 };
+
+/* One prompt after the other, over and over, through a cache of one context. The last two are the same but for the
+ * salt. */
+static pu_engine_stats cycle(bench *b, int64_t host_bytes) {
+  pu_engine *en =
+      engine(b, (pu_engine_options){.context = 256, .max_batch = 1, .kv_block = 16, .host_cache = host_bytes});
+  for (int i = 0; i < CYCLED * ROUNDS; i++) {
+    int k = i % CYCLED, text = PU_MIN(k, CYCLED - 2);
+    pu_session *from = open_with(en, text, PROMPT), *s;
+    assert_ok(pu_session_open(en, &s, &b->e), &b->e);
+    assert_ok(pu_session_salt(s, k == CYCLED - 1, &b->e), &b->e);
+    assert_ok(pu_session_append(s, from->ids.v, from->ids.n, &b->e), &b->e);
+    pu_session_close(from);
+    start(s, (uint64_t)k, 20);
+    if (k % 2) s->how.temperature = 0;
+    run(en);
+    if (i < CYCLED || i % 3 == 0) {
+      pu_engine *plain = engine(b, (pu_engine_options){.no_prefix_cache = true, .max_batch = 1});
+      pu_session *alone = open_with(plain, text, PROMPT);
+      start(alone, (uint64_t)k, 20);
+      if (k % 2) alone->how.temperature = 0;
+      run(plain);
+      same_answer(s, alone);
+      pu_engine_free(plain);
+    }
+    pu_session_close(s);
+  }
+  pu_engine_stats st = pu_engine_get_stats(en);
+  pu_engine_free(en);
+  return st;
+}
+
+/* What the cache has no room for comes back from host memory, where there is room; where there is too little for a
+ * round nothing does, and it does no harm. */
+static void prompts_come_back_from_the_host(void **state) {
+  (void)state;
+  bench b = open_model(plain_rope, CONTEXT);
+  pu_engine_stats st = cycle(&b, 64 << 20);
+  const int64_t asked = (int64_t)CYCLED * ROUNDS * (PROMPT - 1);
+  assert_int_equal(st.prefix_tokens_asked, asked);
+  assert_int_equal(st.prefix_tokens_hit,
+                   (int64_t)CYCLED * (ROUNDS - 1) * (PROMPT - 1)); /* also of blocks that end otherwise */
+  assert_true(st.prefix_tokens_host > st.prefix_tokens_hit / 2);
+  assert_true(st.host_blocks_in >= 100 && st.host_blocks_out >= st.host_blocks_in);
+  assert_true(st.host_blocks_used <= CYCLED * 12);
+  st = cycle(&b, 20 * (st.cache_bytes / 16));
+  assert_true(st.host_blocks >= 15 && st.host_blocks <= 20 && st.host_blocks_used == st.host_blocks);
+  assert_true(st.prefix_tokens_host < asked / 10);
+  st = cycle(&b, PU_NO_HOST_CACHE);
+  assert_int_equal(st.host_blocks + st.host_blocks_out + st.prefix_tokens_host, 0);
+  close_model(&b);
+}
+
 /* Other salts, and engines without a prefix cache, share nothing. */
 static void walls_hold(void **state) {
   (void)state;
@@ -399,6 +473,8 @@ static void options_are_told_from_where_they_branch(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(a_prompt_is_computed_once),
+                                     cmocka_unit_test(a_prompt_that_is_there_takes_no_step),
+                                     cmocka_unit_test(prompts_come_back_from_the_host),
                                      cmocka_unit_test(walls_hold),
                                      cmocka_unit_test(forks_share_until_they_write),
                                      cmocka_unit_test(a_long_prompt_holds_nobody_up),
