@@ -77,10 +77,23 @@ static void put_top(pu_buf *b, const pu_tokenizer *t, const pu_note *note, pu_bu
   json_decref(seen);
 }
 
-static size_t characters(pu_str s) {
+size_t pu_characters(pu_str s) {
   size_t n = 0;
   for (size_t i = 0; i < s.len; i++) n += ((unsigned char)s.ptr[i] & 0xC0) != 0x80;
   return n;
+}
+
+/* From the end, since before a text there may be more than it: a token that begins every prompt, a space that the
+ * tokenizer puts there. */
+size_t pu_first_of_last(const pu_tokenizer *t, const pu_ids *prompt, int64_t wanted) {
+  size_t from = prompt->n;
+  pu_buf scratch;
+  pu_buf_init(&scratch, 1 << 20);
+  do {
+    wanted -= (int64_t)pu_characters(token_bytes(t, prompt->v[--from], &scratch));
+  } while (wanted > 0 && from > 1);
+  pu_buf_deinit(&scratch);
+  return PU_MAX(from, (size_t)1);
 }
 
 void pu_put_text_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, size_t *offset) {
@@ -93,7 +106,7 @@ void pu_put_text_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes
     if (i) pu_buf_putc(b, ',');
     pu_buf_json_str(b, bytes);
     pu_buf_printf(&offsets, "%s%zu", i ? "," : "", *offset);
-    *offset += characters(bytes);
+    *offset += pu_characters(bytes);
   }
   pu_buf_puts(b, "],\"token_logprobs\":[");
   for (size_t i = 0; i < n; i++) {
