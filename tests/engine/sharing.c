@@ -18,8 +18,15 @@ typedef struct bench {
  * tokens are divided: elsewhere a value between two steps may go to the one or the other. */
 static pu_kv_type cache_type;
 
-static bench open_model(pu_rope_params rope, int64_t max_position) {
+static bench open_sized(const pu_hparams *hp) {
   bench b;
+  assert_ok(pu_test_open(1, cache_type ? PU_ISA_REF : pu_isa_best(), &b.be, &b.e), &b.e);
+  pu_model_options o = {.dtype = PU_F32, .tile = true};
+  assert_ok(pu_model_random(pu_arch_find("internlm2"), hp, 4, b.be, &o, &b.m, &b.e), &b.e);
+  return b;
+}
+
+static bench open_model(pu_rope_params rope, int64_t max_position) {
   const pu_hparams hp = {.vocab = VOCAB,
                          .hidden = 32,
                          .ffn = 48,
@@ -30,10 +37,7 @@ static bench open_model(pu_rope_params rope, int64_t max_position) {
                          .max_position = max_position,
                          .norm_eps = 1e-5,
                          .rope = rope};
-  assert_ok(pu_test_open(1, cache_type ? PU_ISA_REF : pu_isa_best(), &b.be, &b.e), &b.e);
-  pu_model_options o = {.dtype = PU_F32, .tile = true};
-  assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 4, b.be, &o, &b.m, &b.e), &b.e);
-  return b;
+  return open_sized(&hp);
 }
 
 static void close_model(bench *b) {
@@ -194,6 +198,37 @@ static void prompts_come_back_from_the_host(void **state) {
   assert_true(st.prefix_tokens_host < asked / 10);
   st = cycle(&b, PU_NO_HOST_CACHE);
   assert_int_equal(st.host_blocks + st.host_blocks_out + st.prefix_tokens_host, 0);
+  close_model(&b);
+}
+
+/* Blocks of 16 MiB, of which four lie in what is pinned at a time: the host has more than these. */
+static void the_host_has_more_than_one_area(void **state) {
+  (void)state;
+  enum { LONG = 1100, TEXTS = 3, ROUNDS_HERE = 2 };
+  if (cache_type) return;
+  const pu_hparams hp = {.vocab = VOCAB,
+                         .hidden = 32,
+                         .ffn = 48,
+                         .layers = 2,
+                         .heads = 8,
+                         .kv_heads = 8,
+                         .head_dim = 128,
+                         .max_position = 2048,
+                         .norm_eps = 1e-5,
+                         .rope = plain_rope};
+  bench b = open_sized(&hp);
+  pu_engine *en = engine(
+      &b, (pu_engine_options){.context = 2048, .max_batch = 1, .kv_block = 1024, .host_cache = (int64_t)170 << 20});
+  pu_session *s[TEXTS * ROUNDS_HERE];
+  for (int i = 0; i < TEXTS * ROUNDS_HERE; i++) {
+    s[i] = open_with(en, i % TEXTS, LONG);
+    start(s[i], 1, 8);
+    run(en);
+    if (i >= TEXTS) same_answer(s[i], s[i - TEXTS]);
+  }
+  pu_engine_stats st = pu_engine_get_stats(en);
+  assert_true(st.prefix_tokens_host >= TEXTS * (LONG - 1) && st.host_blocks_used > 4);
+  pu_engine_free(en);
   close_model(&b);
 }
 
@@ -475,6 +510,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(a_prompt_is_computed_once),
                                      cmocka_unit_test(a_prompt_that_is_there_takes_no_step),
                                      cmocka_unit_test(prompts_come_back_from_the_host),
+                                     cmocka_unit_test(the_host_has_more_than_one_area),
                                      cmocka_unit_test(walls_hold),
                                      cmocka_unit_test(forks_share_until_they_write),
                                      cmocka_unit_test(a_long_prompt_holds_nobody_up),
