@@ -122,6 +122,15 @@ struct pu_backend {
   pu_err (*download)(pu_backend *be, void *host, const void *device, size_t bytes, pu_error *e);
   pu_err (*clear)(pu_backend *be, void *device, size_t bytes, pu_error *e);
   pu_err (*copy)(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e); /* inside the device, apart */
+  /* `rows` pieces of so many bytes, their beginnings to_stride and from_stride apart. Either side may be memory of this
+   * machine. In order with operations, but the caller does not wait: what lies on this machine is read or written until
+   * the next sync. */
+  pu_err (*copy_rows)(pu_backend *be, void *to, size_t to_stride, const void *from, size_t from_stride, size_t bytes,
+                      int64_t rows, pu_error *e);
+  /* Makes copy_rows from and to this memory of the machine fast, until unpin (after a sync). Whole pages; takes them. A
+   * copy stays within one such area. NULL, both: nothing would be gained. */
+  pu_err (*pin)(pu_backend *be, void *host, size_t bytes, pu_error *e);
+  void (*unpin)(pu_backend *be, void *host);
   pu_err (*sync)(pu_backend *be, pu_error *e);
   void (*close)(pu_backend *be);
   /* Threads of this machine, for work between operations: the backend's own. NULL: none (pu_pool_run runs inline). */

@@ -17,6 +17,8 @@
  *           whole batch, and each adapter adds its own to the rows of its sessions.
  * Prefix cache. Full blocks are shared by all sessions that begin with the same ids, also after the one that computed
  *           them is closed, until their room is needed (least recently used first). A match may end inside a block.
+ *           What a device has no more room for goes to a second tier in this machine's memory, and comes back from there
+ *           when a session's ids lead along it, instead of being computed anew.
  *
  * Lifetimes: engine outlives its sessions; a session's ids and text live until it is closed.
  * Threads: one thread drives an engine and its sessions. on_text may call pu_session_cancel; it must not open, close,
@@ -69,6 +71,8 @@ typedef struct pu_engine_adapter {
   const char *name, *dir;
 } pu_engine_adapter;
 
+enum { PU_NO_HOST_CACHE = -1 };
+
 typedef struct pu_engine_options {
   const char *device;     /* as pu_backend_open takes it; NULL: cpu */
   pu_dtype dtype;         /* compute type: PU_BF16 or PU_F32 */
@@ -84,6 +88,9 @@ typedef struct pu_engine_options {
   int32_t kv_block;       /* tokens a cache block holds; 0: 32 */
   pu_kv_type kv_type;
   bool no_prefix_cache;
+  int64_t host_cache;     /* bytes of this machine's memory for the prefix cache's second tier; 0: for a device with memory
+                             of its own a quarter of what the machine has free, else none; PU_NO_HOST_CACHE. On the
+                             processor it is a part of `memory` */
   bool says_plan;         /* pu_engine_open logs the plan before it takes the memory */
   int guess;              /* tokens of an answer guessed ahead in each step, at most 15; 0: none. The text stays the same:
                              see src/engine/guess.c */
@@ -100,7 +107,9 @@ typedef struct pu_engine_options {
 typedef struct pu_engine_plan {
   size_t weights, work, cache, budget; /* of the device */
   size_t host;                         /* this machine's, where the device has memory of its own: logits, lists */
+  size_t host_cache;                   /* the prefix cache's second tier in this machine's memory, and its tables */
   int32_t kv_block, kv_blocks; /* tokens a block; blocks */
+  int32_t host_blocks;         /* of the second tier */
   int64_t context;             /* tokens of one session */
   char device[200];            /* "cuda: …", "cpu" */
 } pu_engine_plan;
@@ -292,8 +301,11 @@ typedef struct pu_engine_stats {
   int64_t steps, preemptions;
   int64_t guesses, guesses_right;
   int64_t prefix_tokens_hit, prefix_tokens_asked; /* prompt tokens found in the prefix cache, of those looked for */
+  int64_t prefix_tokens_host;                     /* of the hits, those that came from the second tier */
+  int64_t host_blocks_out, host_blocks_in;        /* copied to the second tier; back from it */
   int running, waiting;                           /* sessions now */
   int32_t kv_blocks, kv_blocks_used, kv_blocks_cached; /* all; held by sessions; held by the prefix cache alone */
+  int32_t host_blocks, host_blocks_used;               /* of the second tier */
   size_t weight_bytes, cache_bytes, work_bytes;
 } pu_engine_stats;
 pu_engine_stats pu_engine_get_stats(const pu_engine *en);

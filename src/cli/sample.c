@@ -35,6 +35,11 @@ static pu_err open_one(const char *model, pu_engine_options *eo, pu_cli_dtype dt
   return err;
 }
 
+/* What the engine calls it. */
+static int64_t host_cache(double gib) {
+  return gib > 0 ? PU_MAX((int64_t)(gib * 0x1p30), 1) : gib < 0 ? 0 : PU_NO_HOST_CACHE;
+}
+
 /* one: where the adapter's name and folder lie. */
 static pu_engine_options engine_options(const pu_cli_engine_options *o, const pu_engine_adapter *one) {
   return (pu_engine_options){.device = o->model.device,
@@ -47,6 +52,7 @@ static pu_engine_options engine_options(const pu_cli_engine_options *o, const pu
                              .context = o->model.context,
                              .prefill_chunk = o->prefill_chunk,
                              .memory = o->memory,
+                             .host_cache = host_cache(o->model.host_cache),
                              .adapters = o->adapter ? one : o->adapters,
                              .n_adapters = o->adapter ? 1 : o->n_adapters,
                              .no_prefix_cache = o->no_prefix_cache,

@@ -22,6 +22,7 @@ typedef struct pu_cli_model {
   int64_t context, guess;
   const char *weights_cache, *draft; /* NULL: none */
   const char *device;                /* NULL: the processor */
+  double host_cache;                 /* GiB; 0: none; -1: as the engine chooses */
 } pu_cli_model;
 #define PU_CLI_MODEL_ROWS(holder, in)                                                                                  \
   PU_ROW_DEVICE(holder, in.device), PU_CLI_DTYPE_ROW(holder, in.dtype), PU_ROW_QUANT(holder, in.quant),                \
@@ -30,6 +31,10 @@ typedef struct pu_cli_model {
              .help = "keep weights here as they lie in memory: the next start maps them"),                             \
       PU_ROW(holder, in.context, "context", INT, .dflt = "0", .max = 1 << 24, .meta = "N",                             \
              .help = "tokens of a prompt and its answer together; 0: what the model was trained for, at most 32768"),  \
+      PU_ROW(holder, in.host_cache, "host-cache", FLOAT, .dflt = "-1", .min = -1, .max = 1e6, .meta = "GIB",           \
+             .help =                                                                                                   \
+                 "GiB of this machine's memory for beginnings of prompts that the cache has no room for; -1: for a "   \
+                 "device a quarter of what is free, else none"),                                                       \
       PU_ROW(holder, in.guess, "guess", INT, .dflt = "0", .max = 15, .meta = "N",                                      \
              .help = "tokens guessed ahead; the text stays the same, 3 often makes it faster"),                        \
       PU_ROW(holder, in.draft, "draft", STR, .meta = "MODEL",                                                          \

@@ -22,12 +22,12 @@ static pu_err make_cache(pu_engine *en, pu_kv_format f, pu_error *e) {
   PU_TRY(en->be->alloc(en->be, p->cache, &en->kv_memory, e));
   PU_TRY(pu_arena_create((size_t)hp->layers * (sizeof *en->kv + 4 * sizeof(pu_tensor)) + 4096, &en->kv_headers, e));
   en->kv = pu_arena_zalloc(en->kv_headers, (size_t)hp->layers * sizeof *en->kv);
-  if (!en->kv || !pu_cache_init(&en->cache, p->kv_blocks, p->kv_block))
+  if (!en->kv || !pu_cache_init(&en->cache, p->kv_blocks, p->host_blocks, p->kv_block))
     return pu_fail(e, PU_ERR_NOMEM, "no memory for the cache's tables");
   pu_ctx c = {.be = en->be, .host = en->kv_headers, .err = e};
   for (int64_t l = 0; l < hp->layers; l++)
     PU_TRY(pu_kv_over(&c, f, hp, p->kv_blocks, p->kv_block, (char *)en->kv_memory + (size_t)l * layer, &en->kv[l]));
-  return PU_OK;
+  return pu_host_open(en, e);
 }
 
 /* Work space of one step: the activations of as many tokens as a step takes, and a row of logits for each session. */
@@ -71,6 +71,7 @@ static pu_err set_up(pu_engine *en, const char *path, bool counted, const pu_eng
   en->shares_prefixes = !o->no_prefix_cache;
   en->memory_bound = en->plan.context < o->context;
   size_t taken = en->plan.work + en->plan.cache + en->plan.weights - (counted ? 0 : weight_bytes(en->m));
+  if (!en->be->memory) taken += en->plan.host_cache;
   en->spare = en->plan.budget > taken ? en->plan.budget - taken : 0;
   choose_chat(en, path);
   if (!pu_sampler_init(&en->sampler, en->m->hp.vocab)) return pu_fail(e, PU_ERR_NOMEM, "no memory for the sampler");
@@ -145,6 +146,7 @@ void pu_engine_free(pu_engine *en) {
   pu_arena_free(en->mem);
   if (en->work_memory) en->be->free(en->be, en->work_memory);
   pu_arena_free(en->host);
+  pu_host_close(en);
   pu_arena_free(en->kv_headers);
   pu_cache_deinit(&en->cache);
   free(en->shares);
@@ -184,7 +186,11 @@ pu_engine_stats pu_engine_get_stats(const pu_engine *en) {
   for (const pu_session *s = en->q_first; s; s = s->q_next) st.waiting += s->state == PU_SESSION_WAITING;
   st.running = en->n_running;
   st.kv_blocks = en->plan.kv_blocks;
-  st.kv_blocks_cached = en->cache.n_kept;
+  st.kv_blocks_cached = en->cache.kept.n;
+  st.host_blocks = en->plan.host_blocks;
+  st.host_blocks_used = en->cache.host.n;
+  st.host_blocks_out = en->cache.n_out;
+  st.host_blocks_in = en->cache.n_in;
   st.kv_blocks_used = en->plan.kv_blocks - pu_cache_available(&en->cache);
   st.weight_bytes = en->plan.weights;
   st.cache_bytes = en->plan.cache;

@@ -17,6 +17,8 @@ enum { /* what options are when they are not given, and may be at most */
        PU_MOST_LOGPROBS = 20,
        PU_MOST_GUESS = 15,
        PU_MOST_ADAPTER_NAME = 128,
+       PU_LEAST_PART = 8,             /* tokens of a block: to copy it for less costs as much as to compute them */
+       PU_MOST_HOST_BLOCKS = 1 << 24, /* of the second tier */
 };
 
 /* ---- blocks.c, prefix.c: blocks of the cache, and the tree of what is in them ---- */
@@ -26,34 +28,74 @@ typedef struct pu_block {
   int32_t holders;                      /* sessions */
   int32_t tokens;                       /* in the tree: ids it stands for; 0: it is not in the tree */
   int32_t parent, child, before, after; /* tree; siblings are a list */
-  int32_t older, newer;                 /* list of those that only the tree holds, by when they were given back */
+  int32_t older, newer;                 /* list by age; of free blocks of the host, older is the next one */
   uint64_t salt;
 } pu_block;
 
+typedef struct pu_block_list {
+  int32_t oldest, newest, n;
+} pu_block_list;
+
+/* Blocks from 0 to n - 1 are the cache's own, and those from n + 1 on its second tier in host memory: see blocks.c. */
 typedef struct pu_cache {
-  int32_t n, size; /* blocks, tokens of each */
-  pu_block *b;     /* [n + 1], the last is the tree's root */
-  int32_t *ids;    /* [n, size]: of blocks in the tree */
-  int32_t *free;   /* a stack */
+  int32_t n, n_host, size; /* blocks, those of the host, tokens of each */
+  pu_block *b;             /* [n + 1 + n_host], n is the tree's root */
+  int32_t *ids;            /* [n + 1 + n_host, size]: of blocks in the tree */
+  int32_t *free;           /* a stack */
   int32_t n_free;
-  int32_t n_kept, oldest, newest; /* only the tree holds them */
+  int32_t host_free, host_begun; /* a list; how many of the host's blocks were ever used */
+  pu_block_list kept, host;      /* only the tree holds them: by when they were given back; came to the host */
+  int64_t n_out, n_in;           /* blocks copied to the host, and back */
+  pu_err (*copy)(void *arg, int32_t from, int32_t to, pu_error *e); /* what is in a block; with a second tier */
+  void *copy_arg;
 } pu_cache;
 
-bool pu_cache_init(pu_cache *c, int32_t n, int32_t size); /* false: no memory */
+bool pu_cache_init(pu_cache *c, int32_t n, int32_t n_host, int32_t size); /* false: no memory */
 void pu_cache_deinit(pu_cache *c);
 int32_t pu_cache_available(const pu_cache *c); /* blocks that can be taken */
-/* A block for one holder; the least recently used one of the tree where none is free. -1: all are held. */
-int32_t pu_cache_take(pu_cache *c);
+/* A block for one holder; the least recently used one of the tree where none is free, which goes on in the second tier.
+ * PU_ERR_INTERNAL: all are held. After an error all is as it was. */
+pu_err pu_cache_take(pu_cache *c, int32_t *out, pu_error *e) PU_MUST_USE;
 void pu_cache_hold(pu_cache *c, int32_t b); /* one holder more */
 void pu_cache_give(pu_cache *c, int32_t b); /* one less. A session gives its last block first: see blocks.c */
+/* Brings the first n ids of the host's block h into a block taken for one holder. A full block: h's place in the tree
+ * is that one's, and h free. Of others it is a copy outside the tree; h stays where it knows more. */
+pu_err pu_cache_bring(pu_cache *c, int32_t h, int32_t n, int32_t *out, pu_error *e) PU_MUST_USE;
+void pu_cache_forget(pu_cache *c, int32_t h); /* the host's block h, which is not in the tree any more */
 
 /* Blocks that spell the beginning of ids[0, n): holds them, puts them into blocks[], returns how many ids they cover.
- * Of the last block it may be a part only. */
+ * Of the last block it may be a part only. None of the host's. */
 int64_t pu_prefix_match(pu_cache *c, uint64_t salt, const int32_t *ids, int64_t n, int32_t *blocks, int32_t *n_blocks);
+/* The host's block that goes on with ids[0, n) after parent (-1: the root) further than any other, and for how many.
+ * -1: there is none. */
+int32_t pu_prefix_next_host(const pu_cache *c, uint64_t salt, int32_t parent, const int32_t *ids, int64_t n,
+                            int64_t *common);
 /* Puts block b, which stands for n ids, under parent (-1: the root). Returns b; or, where the tree has a block that
- * begins with these ids, that one, and leaves b as it was. */
+ * begins with these ids, that one, and leaves b as it was. Of the host's such a block is one only if it stands for more
+ * ids: else b takes its place. */
 int32_t pu_prefix_insert(pu_cache *c, uint64_t salt, int32_t parent, int32_t b, const int32_t *ids, int32_t n);
-void pu_prefix_remove(pu_cache *c, int32_t b); /* which has no children */
+void pu_prefix_remove(pu_cache *c, int32_t b);              /* which has no children */
+void pu_prefix_move(pu_cache *c, int32_t from, int32_t to); /* a place in the tree, to a block that has none */
+
+/* ---- host.c: what is in blocks, here and in host memory ---- */
+
+/* The second tier's memory: areas of whole pages, each with so many blocks. */
+typedef struct pu_host_tier {
+  pu_arena *arena;
+  char *memory;
+  size_t block, area; /* bytes */
+  int32_t area_blocks;
+  int32_t pinned;    /* areas: the first ones */
+  bool pins_no_more; /* the system refused */
+} pu_host_tier;
+
+/* Bytes of one block there, with its part of the tables. */
+size_t pu_host_block_bytes(size_t block, int32_t tokens);
+/* After the cache; the plan says how many blocks. */
+pu_err pu_host_open(pu_engine *en, pu_error *e) PU_MUST_USE;
+void pu_host_close(pu_engine *en);
+/* Copies what is in a block, of either tier, to another one: in order with the device's operations. */
+pu_err pu_host_copy(pu_engine *en, int32_t from, int32_t to, pu_error *e) PU_MUST_USE;
 
 /* ---- sampler.c, logprobs.c ---- */
 
@@ -195,6 +237,7 @@ struct pu_engine {
   pu_arena *kv_headers;
   pu_kv *kv; /* [layers]; table and len are set anew in each step */
   pu_cache cache;
+  pu_host_tier host_tier;
   pu_share *shares; /* [max_batch] of one step */
 
   pu_session *first;            /* all sessions */

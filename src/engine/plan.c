@@ -29,6 +29,8 @@ pu_err pu_plan_options(const pu_backend *be, const pu_hparams *hp, pu_engine_opt
     return pu_fail(e, PU_ERR_USAGE, "tokens guessed ahead: %d; it must be from 0 to %d", o->guess, PU_MOST_GUESS);
   o->max_batch = (int)batch;
   o->kv_block = (int32_t)block;
+  if (o->host_cache < PU_NO_HOST_CACHE)
+    return pu_fail(e, PU_ERR_USAGE, "the host's part of the cache: %lld bytes", (long long)o->host_cache);
   if (o->kv_type >= PU_KV_SAME && o->kv_type <= PU_KV_INT4) return PU_OK;
   return pu_fail(e, PU_ERR_USAGE, "the cache's type: there is no type %d", (int)o->kv_type);
 }
@@ -93,6 +95,16 @@ static pu_err find_budget(const pu_backend *be, const pu_engine_options *o, size
   return PU_OK;
 }
 
+/* Blocks of the second tier, each of so many bytes. A quarter: the rest is for the files that weights are read from,
+ * for whoever else is on this machine, and for what the tier's user does. */
+static void plan_host(const pu_backend *be, const pu_engine_options *o, size_t block, pu_engine_plan *out) {
+  size_t bytes = o->host_cache > 0 ? (size_t)o->host_cache : 0, one = pu_host_block_bytes(block, o->kv_block);
+  if (o->host_cache == 0 && be->memory) bytes = pu_memory_free() / 4;
+  if (o->no_prefix_cache) bytes = 0;
+  out->host_blocks = (int32_t)PU_MIN(bytes / one, (size_t)PU_MOST_HOST_BLOCKS);
+  out->host_cache = (size_t)out->host_blocks * one;
+}
+
 static pu_err too_little(const pu_backend *be, const pu_engine_plan *p, size_t least, bool counted, pu_error *e) {
   char have[24], need[24], weights[24];
   return pu_fail(e, PU_ERR_NOMEM,
@@ -122,7 +134,9 @@ pu_err pu_plan_make(const pu_model *m, const pu_engine_options *o, size_t weight
     step -= logits_bytes(hp, o); /* the sampler's copy */
     out->host = 2 * logits_bytes(hp, o);
   }
-  size_t fixed = step + adapters + (counted ? weights : 0), room = out->budget > fixed ? out->budget - fixed : 0;
+  plan_host(m->be, o, block, out);
+  size_t fixed = step + adapters + (counted ? weights : 0) + (m->be->memory ? 0 : out->host_cache),
+         room = out->budget > fixed ? out->budget - fixed : 0;
   blocks = PU_MIN(PU_MIN(blocks, room / (block + anew)), (size_t)INT32_MAX / (size_t)o->kv_block);
   size_t least = PU_MIN(whole, (size_t)(64 / o->kv_block + 1));
   if (blocks < least) return too_little(m->be, out, step + least * (block + anew), counted, e);
@@ -158,4 +172,7 @@ void pu_plan_say(const pu_backend *be, const pu_engine_plan *p) {
   pu_log(PU_LOG_INFO, "memory of %s: %s weights, %s work, %s cache of %lld tokens; %s may be taken", be->name,
          pu_bytes_text(p->weights, weights), pu_bytes_text(p->work, work), pu_bytes_text(p->cache, cache),
          (long long)p->kv_block * p->kv_blocks, pu_bytes_text(p->budget, budget));
+  if (p->host_blocks)
+    pu_log(PU_LOG_INFO, "memory of this machine: at most %s for prefixes of %lld tokens that the cache has no room for",
+           pu_bytes_text(p->host_cache, cache), (long long)p->kv_block * p->host_blocks);
 }

@@ -92,23 +92,13 @@ static bool must_copy(const pu_session *s, int32_t b) {
   return x->holders > 1 || x->child >= 0 || x->tokens > s->cached % s->en->plan.kv_block;
 }
 
-static pu_err copy_block(pu_engine *en, int32_t from, int32_t to, pu_error *e) {
-  for (int64_t l = 0; l < en->m->hp.layers; l++)
-    for (int v = 0; v < 2; v++) {
-      const pu_tensor *t = v ? en->kv[l].v : en->kv[l].k;
-      size_t bytes = pu_tensor_bytes(t) / (size_t)t->shape[0];
-      char *data = t->data;
-      PU_TRY(en->be->copy(en->be, data + (size_t)to * bytes, data + (size_t)from * bytes, bytes, e));
-    }
-  return PU_OK;
-}
-
 static pu_err own_half_full(pu_session *s, pu_error *e) {
   pu_cache *c = &s->en->cache;
   int32_t b = half_full(s), to;
   if (b < 0 || (c->b[b].holders == 1 && !c->b[b].tokens)) return PU_OK;
-  if (must_copy(s, b) && (to = pu_cache_take(c)) >= 0) {
-    pu_err err = copy_block(s->en, b, to, e);
+  if (must_copy(s, b) && pu_cache_available(c)) {
+    PU_TRY(pu_cache_take(c, &to, e));
+    pu_err err = pu_host_copy(s->en, b, to, e);
     pu_cache_give(c, err ? to : b);
     if (!err) s->blocks[s->cached / c->size] = to;
     return err;
@@ -126,11 +116,8 @@ static int32_t lacking(const pu_session *s, int64_t n) {
 
 static pu_err take_blocks(pu_session *s, int64_t n, pu_error *e) {
   PU_TRY(own_half_full(s, e));
-  for (int32_t want = pu_blocks_for(s->en, n); s->n_blocks < want;) {
-    int32_t b = pu_cache_take(&s->en->cache);
-    if (b < 0) return pu_fail(e, PU_ERR_INTERNAL, "the cache has no free block");
-    s->blocks[s->n_blocks++] = b;
-  }
+  for (int32_t want = pu_blocks_for(s->en, n); s->n_blocks < want; s->n_blocks++)
+    PU_TRY(pu_cache_take(&s->en->cache, &s->blocks[s->n_blocks], e));
   return PU_OK;
 }
 
@@ -173,7 +160,25 @@ static bool make_room_for_all(pu_session *s) {
   return make_room(s, lacking(s, n), false);
 }
 
-static bool let_in(pu_session *s) {
+/* What of the first n tokens follows in the second tier. There is room: these blocks are wanted anyway. */
+static pu_err bring_in(pu_session *s, int64_t n, pu_error *e) {
+  pu_cache *c = &s->en->cache;
+  while (s->cached < n && s->cached % c->size == 0) {
+    int64_t common;
+    int32_t last = s->n_blocks ? s->blocks[s->n_blocks - 1] : -1;
+    int32_t h = pu_prefix_next_host(c, s->salt, last, s->ids.v + s->cached, n - s->cached, &common);
+    if (h < 0) break;
+    PU_TRY(pu_cache_bring(c, h, (int32_t)common, &s->blocks[s->n_blocks], e));
+    s->n_blocks++;
+    s->cached += common;
+    s->plain = s->cached;
+    s->n_known = (int32_t)(s->cached / c->size);
+    s->en->stats.prefix_tokens_host += common;
+  }
+  return PU_OK;
+}
+
+static pu_err let_in(pu_session *s, bool *in, pu_error *e) {
   pu_engine *en = s->en;
   int64_t asked = s->n_blocks ? 0 : pu_session_shareable(s);
   if (asked) {
@@ -181,22 +186,27 @@ static bool let_in(pu_session *s) {
     s->plain = s->cached;
     s->n_known = (int32_t)(s->cached / en->plan.kv_block);
   }
-  int64_t hit = asked ? s->cached : 0;
-  if (!make_room_for_all(s)) {
+  *in = make_room_for_all(s);
+  if (!*in) {
     if (asked) pu_session_drop(s);
-    return false;
+    return PU_OK;
   }
+  if (asked) PU_TRY(bring_in(s, asked, e));
   en->stats.prefix_tokens_asked += asked;
-  en->stats.prefix_tokens_hit += PU_MIN(hit, s->cached);
+  en->stats.prefix_tokens_hit += asked ? s->cached : 0;
   set_state(s, PU_SESSION_RUNNING);
-  return true;
+  return PU_OK;
 }
 
 static pu_err let_all_in(pu_engine *en, pu_error *e) {
-  for (pu_session *s = en->q_first; s && en->n_running < en->max_batch; s = s->q_next) {
+  for (pu_session *s = en->q_first, *next; s && en->n_running < en->max_batch; s = next) {
+    bool in;
+    next = s->q_next;
     if (s->state != PU_SESSION_WAITING || worth_waiting(s)) continue;
-    if (!let_in(s)) break; /* nobody overtakes it */
+    PU_TRY(let_in(s, &in, e));
+    if (!in) break; /* nobody overtakes it */
     PU_TRY(take_blocks(s, PU_MIN((int64_t)s->ids.n + 1, en->plan.context), e));
+    pu_schedule_update(s); /* all of a prompt may have been there */
   }
   return PU_OK;
 }

@@ -1,6 +1,7 @@
 /* Asking a server that speaks OpenAI's API. Options are told by /v1/completions with echo and logprobs: all options of
- * a question in one request, as prompts; windows of a text as ids from /tokenize; answers by /v1/completions, or as a
- * turn by /v1/chat/completions. What fails for now (no connection, statuses 429 and 5xx) is sent again later. */
+ * a question in one request, as prompts, and puyu learns where they begin; windows of a text as ids from /tokenize;
+ * answers by /v1/completions, or as a turn by /v1/chat/completions. What fails for now (no connection, statuses 429 and
+ * 5xx) is sent again later. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,6 +20,7 @@ typedef struct remote {
   double seconds;
   int64_t window; /* tokens of a context, 0: not known */
   bool wants_one; /* the server refuses max_tokens 0 */
+  bool is_puyu;   /* it knows keys of its own */
 } remote;
 
 typedef struct running running;
@@ -50,6 +52,14 @@ struct running {
 
 static json_t *text_json(const pu_buf *b) {
   return json_stringn(b->data ? b->data : "", b->len);
+}
+
+/* Where the options begin; before that nothing has to be told, and the server need not compute it again. */
+static void add_from(json_t *body, const eval_ask *ask, pu_str before) {
+  if (!ask->n_options || ask->whole) return;
+  json_int_t n = 0;
+  for (size_t i = 0; i < before.len; i++) n += ((unsigned char)before.ptr[i] & 0xC0) != 0x80;
+  json_object_set_new(body, "logprobs_from", json_integer(n));
 }
 
 static json_t *option_prompts(const eval_ask *ask, pu_buf *text) {
@@ -89,6 +99,7 @@ static char *body_of(const remote *x, const eval_ask *ask, int64_t shots) {
   json_t *body = json_pack("{s:s,s:i}", "model", x->served, "temperature", 0);
   bool ok = body && (ask->ids || eval_put_prompt(ask, shots, &text));
   if (ok && tells(ask)) {
+    if (x->is_puyu) add_from(body, ask, pu_str_of(text.data ? text.data : "", text.len));
     json_object_set_new(body, "prompt", ask->ids ? window_prompt(ask) : option_prompts(ask, &text));
     json_object_set_new(body, "max_tokens", json_integer(x->wants_one));
     json_object_set_new(body, "echo", json_true());
@@ -388,6 +399,8 @@ static pu_err find_model(remote *x, const char *wanted, pu_error *e) {
   }
   const char *name = wanted ? wanted : json_string_value(json_object_get(row, "id"));
   x->served = name ? strdup(name) : NULL;
+  const char *owner = json_string_value(json_object_get(row, "owned_by"));
+  x->is_puyu = owner && strcmp(owner, "puyu") == 0;
   x->window = PU_MAX(json_integer_value(json_object_get(row, "max_model_len")), 0);
   json_decref(v);
   return x->served ? PU_OK : pu_fail(e, PU_ERR_FORMAT, "%s: names no model: say which one with --served", x->base);

@@ -33,8 +33,8 @@ static size_t first_of_last(const json_t *lp, size_t n, int64_t wanted) {
   return from;
 }
 
-/* The tokens of one prompt; those of the option are at its end. */
-static bool take_told(const json_t *choice, bool with_one, const pu_str *option, eval_told *out) {
+/* The tokens of one prompt; those of the option are at its end, and all that is needed unless the whole is. */
+static bool take_told(const json_t *choice, bool with_one, const pu_str *option, bool whole, eval_told *out) {
   const json_t *lp = json_object_get(choice, "logprobs"), *values = json_object_get(lp, "token_logprobs");
   const char *finish = json_string_value(json_object_get(choice, "finish_reason"));
   size_t n = json_array_size(values);
@@ -44,7 +44,7 @@ static bool take_told(const json_t *choice, bool with_one, const pu_str *option,
     return false;
   size_t from = option ? PU_MAX(first_of_last(lp, n, characters(*option)), (size_t)1) : 1;
   *out = (eval_told){.tokens = (int64_t)n - (int64_t)PU_MIN(from, n), .whole_tokens = (int64_t)n};
-  for (size_t i = 1; i < n; i++) {
+  for (size_t i = whole ? 1 : from; i < n; i++) {
     const json_t *v = json_array_get(values, i);
     if (!json_is_number(v)) return false;
     double nats = -json_number_value(v);
@@ -64,7 +64,7 @@ pu_err eval_reply_told(const char *who, pu_str body, bool with_one, eval_ask *as
     const json_t *c = json_array_get(choices, i);
     json_int_t at = json_integer_value(json_object_get(c, "index"));
     if (at < 0 || (size_t)at >= n || seen >> at & 1) break;
-    if (!take_told(c, with_one, ask->n_options ? &ask->options[at] : NULL, &ask->told[at])) break;
+    if (!take_told(c, with_one, ask->n_options ? &ask->options[at] : NULL, ask->whole, &ask->told[at])) break;
     seen |= (uint64_t)1 << at;
     there++;
   }

@@ -35,7 +35,8 @@ static const field generation_fields[] = {
     {"ignore_eos", FIELD_BOOL, AT(how.ignore_eos), 0, 0},
     {0},
 };
-static const field completion_fields[] = {{"echo", FIELD_BOOL, AT(echo), 0, 0}, {0}};
+static const field completion_fields[] = {
+    {"echo", FIELD_BOOL, AT(echo), 0, 0}, {"logprobs_from", FIELD_INT, AT(logprobs_from), 0, INT32_MAX}, {0}};
 
 static pu_err wrong(pu_ask *a, const char *key, pu_error *e, const char *what) {
   a->param = key;
@@ -276,6 +277,7 @@ static pu_err refuse_misspelt(pu_ask *a, pu_error *e) {
       "logit_bias",
       "stream_options",
       "logprobs",
+      "logprobs_from",
       "top_logprobs",
       "tools",
       "tool_choice",

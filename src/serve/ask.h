@@ -27,6 +27,7 @@ typedef struct pu_ask {
   bool has_seed, stream, include_usage, echo, no_answer; /* no_answer: max_tokens 0, only the prompt is asked about */
   int64_t n;                                             /* answers a prompt */
   int64_t top_logprobs;
+  int64_t logprobs_from; /* with echo: the character of the echoed prompt from which on they are wanted */
   pu_str *bad_words; /* texts that are not to come; their tokens go into `how` where there is a tokenizer */
   size_t n_bad_words;
   /* Inside body; NULL: none. Checked as far as the templates rely on it. */

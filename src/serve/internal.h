@@ -54,7 +54,8 @@ typedef struct pu_text_place {
 typedef struct pu_choice {
   pu_job *job;
   int index;
-  size_t prompt; /* which */
+  size_t prompt;    /* which */
+  size_t told_from; /* with echo: tokens of the prompt before that one are given without log-probabilities */
   /* The engine's thread: */
   pu_session *s;
   double last_at;             /* when its last token came */
@@ -85,7 +86,11 @@ typedef struct pu_answer_style {
   void (*logprobs)(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, pu_text_place *at);
 } pu_answer_style;
 
-/* logprobs.c: the two ways of writing them. */
+/* logprobs.c: the first of a prompt's tokens, but not the very first, that reaches into the last `wanted` characters of
+ * their text; the last one where none are wanted. */
+size_t pu_first_of_last(const pu_tokenizer *t, const pu_ids *prompt, int64_t wanted);
+size_t pu_characters(pu_str s); /* of UTF-8 */
+/* The two ways of writing them. */
 void pu_put_chat_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, pu_text_place *at);
 void pu_put_text_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, pu_text_place *at);
 

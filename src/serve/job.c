@@ -221,6 +221,14 @@ static pu_err echo_prompt(pu_job *j, pu_choice *c, pu_error *e) {
   return pu_buf_append(&c->text, p->text.ptr, p->text.len) ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for a prompt");
 }
 
+/* Which of a prompt's tokens are to be told with log-probabilities. */
+static void choose_told(pu_job *j, pu_choice *c) {
+  const pu_ids *prompt = &j->prompts[c->prompt];
+  if (!j->ask.echo || j->ask.logprobs_from == 0 || j->ask.how.top_logprobs < 0 || prompt->n < 2) return;
+  int64_t all = (int64_t)pu_characters(pu_str_of(c->text.data ? c->text.data : "", c->text.len));
+  c->told_from = pu_first_of_last(j->sv->t, prompt, all - j->ask.logprobs_from);
+}
+
 static pu_err make_choices(pu_job *j, pu_error *e) {
   j->n_choices = j->n_prompts * (size_t)j->ask.n;
   j->choices = calloc(j->n_choices, sizeof *j->choices);
@@ -237,6 +245,7 @@ static pu_err make_choices(pu_job *j, pu_error *e) {
     pu_buf_init(&c->notes, 4 * MOST_ANSWER_BYTES);
     c->place = first_place(j, c);
     PU_TRY(echo_prompt(j, c, e));
+    choose_told(j, c);
   }
   return PU_OK;
 }

@@ -77,10 +77,23 @@ static void put_top(pu_buf *b, const pu_tokenizer *t, const pu_note *note, pu_bu
   json_decref(seen);
 }
 
-static size_t characters(pu_str s) {
+size_t pu_characters(pu_str s) {
   size_t n = 0;
   for (size_t i = 0; i < s.len; i++) n += ((unsigned char)s.ptr[i] & 0xC0) != 0x80;
   return n;
+}
+
+/* From the end, since before a text there may be more than it: a token that begins every prompt, a space that the
+ * tokenizer puts there. */
+size_t pu_first_of_last(const pu_tokenizer *t, const pu_ids *prompt, int64_t wanted) {
+  size_t from = prompt->n;
+  pu_buf scratch;
+  pu_buf_init(&scratch, 1 << 20);
+  do {
+    wanted -= (int64_t)pu_characters(token_bytes(t, prompt->v[--from], &scratch));
+  } while (wanted > 0 && from > 1);
+  pu_buf_deinit(&scratch);
+  return PU_MAX(from, (size_t)1);
 }
 
 /* As the text was decoded: special tokens are not in it, nor the space before a first word that some tokenizers add. */
@@ -89,7 +102,7 @@ static void go_on(pu_text_place *at, int32_t id, pu_buf *scratch) {
   at->shown -= at->shown > 0;
   pu_buf_clear(scratch);
   if (pu_decoder_push(&at->decoder, id, scratch, NULL) == PU_OK)
-    at->characters += characters(pu_str_of(scratch->data, scratch->len));
+    at->characters += pu_characters(pu_str_of(scratch->data, scratch->len));
 }
 
 void pu_put_text_logprobs(pu_buf *b, const pu_tokenizer *t, const pu_note *notes, size_t n, pu_text_place *at) {

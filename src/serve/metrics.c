@@ -48,6 +48,12 @@ static void put_engine(pu_buf *b, const pu_engine_stats *st) {
   put(b, "prefix_tokens_hit_total", "counter", "Prompt tokens found in the prefix cache.",
       (double)st->prefix_tokens_hit);
   put(b, "prefix_tokens_asked_total", "counter", "Prompt tokens looked for there.", (double)st->prefix_tokens_asked);
+  put(b, "prefix_tokens_host_total", "counter", "Of those found, tokens that came from host memory.",
+      (double)st->prefix_tokens_host);
+  put(b, "host_blocks", "gauge", "Blocks of the prefix cache's second tier in host memory.", st->host_blocks);
+  put(b, "host_blocks_used", "gauge", "Of these, blocks that hold something.", st->host_blocks_used);
+  put(b, "host_blocks_out_total", "counter", "Blocks copied to host memory.", (double)st->host_blocks_out);
+  put(b, "host_blocks_in_total", "counter", "Blocks copied back from it.", (double)st->host_blocks_in);
   put(b, "preemptions_total", "counter", "Sequences that gave up their blocks for an older one.",
       (double)st->preemptions);
   put(b, "steps_total", "counter", "Forward passes.", (double)st->steps);

@@ -1,5 +1,6 @@
 /* The engine's thread: takes jobs from the queue, opens their sessions, steps, tells the loop's thread what is new. */
 #include <errno.h>
+#include <math.h>
 #include <string.h>
 #include <time.h>
 
@@ -102,7 +103,8 @@ static pu_err open_session(pu_server *sv, pu_choice *c, pu_error *e) {
   sv->worker.sessions++;
   if (c != first && !scores) return PU_OK;
   PU_TRY(pu_session_adapter(c->s, j->adapter, e));
-  if (scores) PU_TRY(pu_session_score(c->s, j->ask.how.top_logprobs, e));
+  if (scores && !c->told_from) PU_TRY(pu_session_score(c->s, j->ask.how.top_logprobs, e));
+  if (scores && c->told_from) PU_TRY(pu_session_score_from(c->s, (int64_t)c->told_from, j->ask.how.top_logprobs, e));
   return pu_session_append(c->s, j->prompts[c->prompt].v, j->prompts[c->prompt].n, e);
 }
 
@@ -176,11 +178,20 @@ static void take_notes(pu_choice *c, const pu_token_info *info, size_t from, siz
   }
 }
 
+/* Tokens that nothing is told of. */
+static void take_untold(pu_choice *c, const pu_ids *prompt) {
+  for (size_t i = 0; i < c->told_from; i++) {
+    pu_note note = {.id = prompt->v[i], .logprob = NAN};
+    pu_buf_append(&c->notes, &note, sizeof note);
+  }
+}
+
 /* The prompt's first, if they were asked for: they are whole when the first token of the answer is there. */
 static void take_all_notes(pu_choice *c, bool no_answer) {
   size_t n_prompt = 0, n = 0;
   const pu_token_info *of_prompt = pu_session_prompt(c->s, &n_prompt);
   const pu_token_info *of_answer = no_answer ? NULL : pu_session_tokens(c->s, &n);
+  if (n_prompt && !c->noted_prompt) take_untold(c, &c->job->prompts[c->prompt]);
   if (of_prompt) take_notes(c, of_prompt, c->noted_prompt, n_prompt);
   if (of_prompt) c->noted_prompt = n_prompt;
   if (of_answer) take_notes(c, of_answer, c->noted, n);

@@ -44,6 +44,10 @@ static pu_err inner_clear(pu_backend *be, void *device, size_t bytes, pu_error *
 static pu_err inner_copy(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e) {
   return inner_of(be)->copy(inner_of(be), to, from, bytes, e);
 }
+static pu_err inner_copy_rows(pu_backend *be, void *to, size_t to_stride, const void *from, size_t from_stride,
+                              size_t bytes, int64_t rows, pu_error *e) {
+  return inner_of(be)->copy_rows(inner_of(be), to, to_stride, from, from_stride, bytes, rows, e);
+}
 static pu_err inner_sync(pu_backend *be, pu_error *e) {
   return inner_of(be)->sync(inner_of(be), e);
 }
@@ -57,6 +61,7 @@ void pu_train_profile_init(pu_train_profile *p, pu_backend *inner) {
                          .download = inner_download,
                          .clear = inner_clear,
                          .copy = inner_copy,
+                         .copy_rows = inner_copy_rows,
                          .sync = inner_sync,
                          .pool = inner->pool};
 #define PU_OP(name, has_backward)                                                                                      \

@@ -73,10 +73,18 @@ static void plans_are_told(void **state) {
   (void)state;
   does(puyu("plan " MODEL " --device far --context 64"));
   says("this machine");
+  says("prefixes that the cache has no room for");
   does(puyu("plan " MODEL " --device cpu --context 64 --json"));
   json_t *j = parsed();
   assert_int_equal(json_integer_value(json_object_get(j, "host")), 0);
+  assert_int_equal(json_integer_value(json_object_get(j, "host_cache")), 0);
   assert_int_equal(json_integer_value(json_object_get(j, "context")), 64);
+  json_decref(j);
+  does(puyu("plan " MODEL " --device cpu --context 64 --host-cache 0.5 --json"));
+  j = parsed();
+  const json_int_t tier = json_integer_value(json_object_get(j, "host_cache"));
+  assert_true(tier > 0x1ff00000 && tier <= 0x20000000);
+  assert_true(json_integer_value(json_object_get(j, "total")) > tier);
   json_decref(j);
   assert_int_not_equal(puyu("plan " MODEL " train.steps=3"), 0);
   does(shell(

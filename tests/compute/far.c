@@ -21,6 +21,7 @@ typedef struct far {
   pu_backend *cpu;
   area *areas;
   size_t used, total;
+  size_t pinned; /* areas of the host */
 } far;
 
 enum { POISON = 4 << 20, USUAL_MIB = 32 << 10, MOST_TENSORS = 256 };
@@ -123,6 +124,35 @@ static pu_err far_copy(pu_backend *be, void *to, const void *from, size_t bytes,
   void *t = behind(f, to, bytes), *s = behind(f, from, bytes);
   PU_TRY(must(t && s, "a copy from or to host memory", e));
   return f->cpu->copy(f->cpu, t, s, bytes, e);
+}
+
+/* Where the memory behind one side of copy_rows is, which may be the host's. */
+static void *side(const far *f, const void *at, size_t stride, size_t bytes, int64_t rows) {
+  if (!behind(f, at, 1)) return (void *)(uintptr_t)at; /* the host's may begin where an area of the device ends */
+  return behind(f, at, stride * (size_t)(rows - 1) + bytes);
+}
+
+static pu_err far_copy_rows(pu_backend *be, void *to, size_t to_stride, const void *from, size_t from_stride,
+                            size_t bytes, int64_t rows, pu_error *e) {
+  far *f = of(be);
+  void *t = side(f, to, to_stride, bytes, rows), *s = side(f, from, from_stride, bytes, rows);
+  PU_TRY(must(t && s, "rows are copied beyond the device's memory", e));
+  return f->cpu->copy_rows(f->cpu, t, to_stride, s, from_stride, bytes, rows, e);
+}
+
+/* What is pinned is told apart, so that each piece is given back once. */
+static pu_err far_pin(pu_backend *be, void *host, size_t bytes, pu_error *e) {
+  far *f = of(be);
+  size_t page = (size_t)sysconf(_SC_PAGESIZE);
+  PU_TRY(must((uintptr_t)host % page == 0 && bytes % page == 0, "what is pinned are no whole pages", e));
+  PU_TRY(must(!behind(f, host, 1), "the device's memory is to be pinned", e));
+  f->pinned++;
+  return PU_OK;
+}
+
+static void far_unpin(pu_backend *be, void *host) {
+  (void)host;
+  if (of(be)->pinned-- == 0) abort();
 }
 
 static pu_err far_sync(pu_backend *be, pu_error *e) {
@@ -252,6 +282,7 @@ static pu_err run(pu_backend *be, pu_op op, bool backward, void *args, pu_error 
 static void far_close(pu_backend *be) {
   far *f = of(be);
   while (f->areas) far_free(be, f->areas->at);
+  if (f->pinned) abort();
   f->cpu->close(f->cpu);
   free(f);
 }
@@ -286,6 +317,9 @@ pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
                          .download = far_download,
                          .clear = far_clear,
                          .copy = far_copy,
+                         .copy_rows = far_copy_rows,
+                         .pin = far_pin,
+                         .unpin = far_unpin,
                          .sync = far_sync,
                          .close = far_close,
                          .pool = f->cpu->pool,

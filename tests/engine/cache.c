@@ -7,12 +7,12 @@
 
 /* ---- the tree ---- */
 
-enum { BLOCKS = 24, MOST_PATH = 64, HANDS = 6 };
+enum { BLOCKS = 24, MOST_HOST = 60, ALL = BLOCKS + 1 + MOST_HOST, MOST_PATH = 64, HANDS = 6 };
 
 /* What the model knows of a block: all ids from the root to its end. */
 typedef struct entry {
   bool in_tree;
-  int holders, given; /* given: when the last holder gave it back */
+  int holders, given; /* given: when the last holder gave it back, or it came to the host */
   uint64_t salt;
   int32_t path[MOST_PATH];
   int64_t begin, end; /* of its own ids in path */
@@ -20,8 +20,9 @@ typedef struct entry {
 
 typedef struct world {
   pu_cache c;
-  entry e[BLOCKS];
-  int clock;
+  entry e[ALL];
+  uint64_t data[ALL]; /* what was computed into a block: a hash of its path */
+  int clock, dropped; /* dropped: blocks that the host had no room for any more */
   pu_rng r;
 } world;
 
@@ -30,17 +31,31 @@ typedef struct hand {
   int32_t blocks[MOST_PATH], n;
 } hand;
 
-static void give_all(world *w, hand *h) {
-  while (h->n) {
-    int32_t b = h->blocks[--h->n];
-    pu_cache_give(&w->c, b);
-    if (--w->e[b].holders == 0) w->e[b].given = ++w->clock;
-  }
+static uint64_t hash_of(const entry *x) {
+  return pu_hash64(x->path, (size_t)x->end * sizeof *x->path, x->salt);
 }
 
+static pu_err copy_data(void *arg, int32_t from, int32_t to, pu_error *e) {
+  world *w = arg;
+  if (pu_rng_below(&w->r, 50) == 0) return pu_fail(e, PU_ERR_IO, "a copy fails now and then");
+  w->data[to] = w->data[from];
+  return PU_OK;
+}
+
+static void give_last(world *w, hand *h) {
+  int32_t b = h->blocks[--h->n];
+  pu_cache_give(&w->c, b);
+  if (--w->e[b].holders == 0) w->e[b].given = ++w->clock;
+}
+
+static void give_all(world *w, hand *h) {
+  while (h->n) give_last(w, h);
+}
+
+/* By the model, in both tiers. */
 static int64_t naive_match(const world *w, uint64_t salt, const int32_t *ids, int64_t n) {
   int64_t best = 0, least = PU_MIN(8, w->c.size);
-  for (int i = 0; i < BLOCKS; i++) {
+  for (int i = 0; i < ALL; i++) {
     const entry *x = &w->e[i];
     int64_t same = 0;
     if (!x->in_tree || x->salt != salt) continue;
@@ -50,20 +65,63 @@ static int64_t naive_match(const world *w, uint64_t salt, const int32_t *ids, in
   return best;
 }
 
-/* Takes a block; where that one was in the tree, it must be the one that nobody has held for longest. */
-static int32_t take(world *w) {
-  int oldest = -1, none_free = 1;
-  for (int i = 0; i < BLOCKS; i++) {
-    if (w->e[i].holders) continue;
-    none_free &= w->e[i].in_tree;
-    if (w->e[i].in_tree && (oldest < 0 || w->e[i].given < w->e[oldest].given)) oldest = i;
+/* The longest unused of some blocks' places in the tree that nobody holds. */
+static int oldest_of(const world *w, int from, int to, int but) {
+  int oldest = -1;
+  for (int i = from; i < to; i++)
+    if (i != but && w->e[i].in_tree && !w->e[i].holders && (oldest < 0 || w->e[i].given < w->e[oldest].given))
+      oldest = i;
+  return oldest;
+}
+
+static int host_count(const world *w) {
+  int n = 0;
+  for (int i = BLOCKS + 1; i < ALL; i++) n += w->e[i].in_tree;
+  return n;
+}
+
+/* The model's block b has lost its place here: it is the host's, where that has room, or had some that was older. */
+static void goes_to_host(world *w, int b, int victim) {
+  int h = victim;
+  entry x = w->e[b];
+  w->e[b].in_tree = false;
+  if (x.end - x.begin < PU_MIN(8, w->c.size)) return;
+  bool room = host_count(w) < w->c.n_host;
+  if (!room && victim < 0) return;
+  for (int i = BLOCKS + 1; i < ALL && room; i++)
+    if (w->c.b[i].tokens && !w->e[i].in_tree) h = i;
+  assert_true(h > BLOCKS);
+  w->dropped += !room;
+  x.given = ++w->clock;
+  w->e[h] = x;
+}
+
+/* Takes a block; where that one was in the tree, it must be the one that nobody has held for longest. in_hand: of the
+ * host, and not to be touched. */
+static int32_t take_but(world *w, int in_hand) {
+  int none_free = 1;
+  pu_error e;
+  for (int i = 0; i < BLOCKS; i++) none_free &= w->e[i].holders || w->e[i].in_tree;
+  int oldest = oldest_of(w, 0, BLOCKS, -1), victim = oldest_of(w, BLOCKS + 1, ALL, in_hand);
+  int32_t b;
+  pu_err err = pu_cache_take(&w->c, &b, &e);
+  if (err == PU_ERR_IO) { /* all is as it was, but for what was in the way at the host */
+    if (host_count(w) == w->c.n_host) w->e[victim].in_tree = false;
+    return take_but(w, in_hand);
   }
-  int32_t b = pu_cache_take(&w->c);
-  if (none_free) assert_int_equal(b, oldest); /* -1: all are held */
-  if (b < 0) return b;
-  if (!none_free) assert_false(w->e[b].in_tree);
+  assert_int_equal(err != PU_OK, none_free && oldest < 0);
+  if (err) return -1;
+  if (none_free) {
+    assert_int_equal(b, oldest);
+    goes_to_host(w, b, victim);
+  }
+  assert_false(w->e[b].in_tree);
   w->e[b] = (entry){.holders = 1};
   return b;
+}
+
+static int32_t take(world *w) {
+  return take_but(w, -1);
 }
 
 static int64_t random_path(world *w, int32_t *ids) {
@@ -72,69 +130,151 @@ static int64_t random_path(world *w, int32_t *ids) {
   return n;
 }
 
-/* Matches a random path, goes on from there with blocks of its own, and puts them into the tree. */
-static void walk(world *w, hand *h, int *matched) {
-  int32_t ids[MOST_PATH], size = w->c.size;
-  int64_t n = random_path(w, ids);
-  uint64_t salt = pu_rng_below(&w->r, 4) == 0;
-  int64_t got = pu_prefix_match(&w->c, salt, ids, n, h->blocks, &h->n), want = naive_match(w, salt, ids, n);
-  assert_int_equal(got, want);
-  *matched += got > 0;
+/* Blocks that the tree gave for a path hold what belongs there. */
+static void check_matched(world *w, const hand *h, const int32_t *ids, int64_t got) {
   for (int32_t i = 0; i < h->n; i++) {
-    const entry *x = &w->e[h->blocks[i]];
-    assert_true(x->in_tree && x->begin == (int64_t)i * size);
+    entry *x = &w->e[h->blocks[i]];
+    assert_true(x->in_tree && x->begin == (int64_t)i * w->c.size);
     assert_memory_equal(x->path, ids, (size_t)PU_MIN(x->end, got) * sizeof *ids);
-    w->e[h->blocks[i]].holders++;
-  }
-  if (got % size) { /* the last one is written from here on: a block of its own instead */
-    int32_t last = h->blocks[--h->n];
-    pu_cache_give(&w->c, last);
-    if (--w->e[last].holders == 0) w->e[last].given = ++w->clock;
-  }
-  for (int64_t at = (int64_t)h->n * size; at < n; at += size) {
-    int32_t b = take(w), len = (int32_t)PU_MIN(size, n - at);
-    if (b < 0) return;
-    int32_t in = pu_prefix_insert(&w->c, salt, h->n ? h->blocks[h->n - 1] : -1, b, ids + at, len);
-    h->blocks[h->n++] = b;
-    if (in != b) { /* a longer one that begins so is there: only a part can have been so */
-      assert_true(naive_match(w, salt, ids, at + len) == at + len || len < PU_MIN(8, size));
-      assert_true(len < size);
-      continue;
-    }
-    entry *x = &w->e[b];
-    x->in_tree = true;
-    x->salt = salt;
-    x->begin = at;
-    x->end = at + len;
-    memcpy(x->path, ids, (size_t)x->end * sizeof *ids);
+    assert_true(w->data[h->blocks[i]] == hash_of(x));
+    x->holders++;
   }
 }
 
+/* Brings in what follows at the host; the model finds out what came by its contents. Returns how many ids are there
+ * now. */
+static int64_t bring(world *w, hand *h, uint64_t salt, const int32_t *ids, int64_t n, int64_t got) {
+  int64_t size = w->c.size, common;
+  while (got < n && got % size == 0) {
+    int32_t from = pu_prefix_next_host(&w->c, salt, h->n ? h->blocks[h->n - 1] : -1, ids + got, n - got, &common), b;
+    pu_error e;
+    if (from < 0 || !pu_cache_available(&w->c)) break;
+    entry x = w->e[from];
+    assert_true(x.in_tree && x.begin == got && common <= x.end - x.begin);
+    assert_memory_equal(x.path, ids, (size_t)(got + common) * sizeof *ids);
+    int oldest = oldest_of(w, 0, BLOCKS, -1), victim = oldest_of(w, BLOCKS + 1, ALL, from),
+        full = host_count(w) == w->c.n_host;
+    int32_t none_free = w->c.n_free == 0;
+    int64_t out = w->c.n_out, in = w->c.n_in;
+    pu_err err = pu_cache_bring(&w->c, from, (int32_t)common, &b, &e);
+    if (none_free && w->c.n_out > out)
+      goes_to_host(w, oldest, full ? victim : -1);
+    else if (none_free && !err)
+      w->e[oldest].in_tree = false;
+    else if (none_free && full && victim >= 0 && !w->c.b[victim].tokens)
+      w->e[victim].in_tree = false;
+    assert_int_equal(w->c.n_in - in, !err);
+    if (err) {
+      if (none_free && w->c.n_out == out && !w->c.b[oldest].tokens) w->e[oldest].in_tree = false;
+      w->e[from].given = ++w->clock;
+      break;
+    }
+    assert_true(w->data[b] == hash_of(&x));
+    bool all = common == x.end - x.begin, whole = common == size;
+    w->e[from].in_tree = !all;
+    w->e[from].given = ++w->clock;
+    x.holders = 1;
+    x.in_tree = whole;
+    w->e[b] = x;
+    h->blocks[h->n++] = b;
+    got += common;
+  }
+  return got;
+}
+
+/* What a session does with a full block that the tree has already; a part is left as it is. */
+static void take_theirs(world *w, hand *h, int32_t in) {
+  int32_t *mine = &h->blocks[h->n - 1];
+  pu_cache_hold(&w->c, in);
+  w->e[in].holders++;
+  pu_cache_give(&w->c, *mine);
+  w->e[*mine].holders = 0;
+  *mine = in;
+}
+
+/* Goes on along a path with blocks of its own, and puts them into the tree. */
+static void compute(world *w, hand *h, uint64_t salt, const int32_t *ids, int64_t n) {
+  int32_t size = w->c.size;
+  for (int64_t at = (int64_t)h->n * size; at < n; at += size) {
+    int32_t b = take(w), len = (int32_t)PU_MIN(size, n - at);
+    if (b < 0) return;
+    entry x = {.in_tree = true, .holders = 1, .salt = salt, .begin = at, .end = at + len};
+    memcpy(x.path, ids, (size_t)x.end * sizeof *ids);
+    w->data[b] = hash_of(&x);
+    int32_t in = pu_prefix_insert(&w->c, salt, h->n ? h->blocks[h->n - 1] : -1, b, ids + at, len);
+    h->blocks[h->n++] = b;
+    if (in != b) { /* one that begins so is there */
+      assert_true(w->e[in].in_tree && w->e[in].begin == at && w->e[in].end >= at + len);
+      if (len == size) take_theirs(w, h, in);
+      continue;
+    }
+    for (int i = BLOCKS + 1; i < ALL; i++) /* the host's gives up its place */
+      if (w->e[i].in_tree && hash_of(&w->e[i]) == w->data[b]) w->e[i].in_tree = false;
+    w->e[b] = x;
+  }
+}
+
+/* Matches a random path, or computes it without asking, as sessions do that are scored. */
+static void walk(world *w, hand *h, int *matched) {
+  int32_t ids[MOST_PATH], size = w->c.size;
+  int64_t n = random_path(w, ids), got = 0;
+  uint64_t salt = pu_rng_below(&w->r, 4) == 0;
+  if (pu_rng_below(&w->r, 5)) {
+    int64_t want = naive_match(w, salt, ids, n);
+    int dropped = w->dropped;
+    got = pu_prefix_match(&w->c, salt, ids, n, h->blocks, &h->n);
+    check_matched(w, h, ids, got);
+    int64_t in = w->c.n_in, here = got;
+    got = bring(w, h, salt, ids, n, got);
+    assert_true(got <= want);
+    if (w->dropped == dropped && w->c.n_in - in == (want - here + size - 1) / size) assert_int_equal(got, want);
+    if (w->c.n_host == 0) assert_int_equal(got, want);
+    *matched += got > 0;
+  }
+  if (got % size) give_last(w, h); /* it is written from here on: a block of its own instead */
+  compute(w, h, salt, ids, n);
+}
+
+static void check_world(const world *w) {
+  int held = 0;
+  for (int b = 0; b < ALL; b++) {
+    if (b == BLOCKS) continue;
+    if (b < BLOCKS) assert_int_equal(w->c.b[b].holders, w->e[b].holders);
+    assert_int_equal(w->c.b[b].tokens, w->e[b].in_tree ? w->e[b].end - w->e[b].begin : 0);
+    if (w->e[b].in_tree) assert_true(w->data[b] == hash_of(&w->e[b]));
+    held += b < BLOCKS && w->e[b].holders > 0;
+  }
+  assert_int_equal(pu_cache_available(&w->c), BLOCKS - held);
+  assert_int_equal(w->c.host.n, host_count(w));
+}
+
+/* A tier of none, of one, of less and of more than there are here. */
 static void tree_is_as_the_model(void **state) {
   (void)state;
-  static const int32_t sizes[] = {1, 4, 8, 16, 32};
-  for (size_t k = 0; k < PU_COUNT(sizes); k++) {
+  static const int32_t sizes[] = {1, 4, 8, 16, 32}, hosts[] = {0, 1, 9, MOST_HOST};
+  for (size_t k = 0; k < PU_COUNT(sizes) * PU_COUNT(hosts); k++) {
+    int32_t n_host = hosts[k / PU_COUNT(sizes)];
     world w = {0};
     hand hands[HANDS] = {0};
     int matched = 0;
     pu_rng_seed(&w.r, k);
-    assert_true(pu_cache_init(&w.c, BLOCKS, sizes[k]));
+    assert_true(pu_cache_init(&w.c, BLOCKS, MOST_HOST, sizes[k % PU_COUNT(sizes)]));
+    w.c.n_host = n_host; /* of the tables that many are used */
+    w.c.copy = copy_data;
+    w.c.copy_arg = &w;
     for (int i = 0; i < 5000; i++) {
       hand *h = &hands[pu_rng_below(&w.r, HANDS)];
       give_all(&w, h);
       if (pu_rng_below(&w.r, 4)) walk(&w, h, &matched);
-      int held = 0;
-      for (int b = 0; b < BLOCKS; b++) {
-        assert_int_equal(w.c.b[b].holders, w.e[b].holders);
-        held += w.e[b].holders > 0;
-      }
-      assert_int_equal(pu_cache_available(&w.c), BLOCKS - held);
+      check_world(&w);
     }
     assert_true(matched > 500);
+    if (n_host > 1) assert_true(w.c.n_in > 100 && w.c.n_out > 100);
     for (int i = 0; i < HANDS; i++) give_all(&w, &hands[i]);
     assert_int_equal(pu_cache_available(&w.c), BLOCKS);
     for (int i = 0; i < BLOCKS; i++) assert_true(take(&w) >= 0); /* all can be taken, each a leaf when it is its turn */
-    assert_int_equal(pu_cache_take(&w.c), -1);
+    assert_int_equal(take(&w), -1);
+    check_world(&w);
     pu_cache_deinit(&w.c);
   }
 }

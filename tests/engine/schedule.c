@@ -67,6 +67,14 @@ static size_t memory_for(bench *b, pu_engine_options o, int32_t blocks) {
   return small.work - (size_t)small.kv_blocks * block / (size_t)(b->m->hp.layers + 1) + all + (size_t)blocks * block;
 }
 
+/* And for so many of the second tier. */
+static size_t host_bytes(bench *b, pu_engine_options o, int32_t blocks) {
+  pu_kv_format f = pu_kv_format_of(o.kv_type, b->m->dtype, b->m->hp.head_dim);
+  assert_ok(pu_plan_options(b->be, &b->m->hp, &o, &b->e), &b->e);
+  size_t layer = (size_t)o.kv_block * pu_kv_token_bytes(f, b->m->hp.kv_heads, b->m->hp.head_dim);
+  return (size_t)blocks * pu_host_block_bytes(layer * (size_t)b->m->hp.layers, o.kv_block);
+}
+
 /* ---- what a session is to give ---- */
 
 typedef struct task {
@@ -213,7 +221,7 @@ static void act(play *p) {
 /* Holders of every block, counted from the sessions; the tree's links; the list of those that only the tree holds. */
 static void check_blocks(pu_engine *en) {
   pu_cache *c = &en->cache;
-  int32_t *holders = calloc((size_t)c->n, sizeof *holders), held = 0, kept = 0;
+  int32_t *holders = calloc((size_t)c->n, sizeof *holders), held = 0, kept = 0, host = 0;
   for (const pu_session *s = en->first; s; s = s->next)
     for (int32_t i = 0; i < s->n_blocks; i++) holders[s->blocks[i]]++;
   for (int32_t b = 0; b < c->n; b++) {
@@ -223,19 +231,33 @@ static void check_blocks(pu_engine *en) {
     if (c->b[b].tokens && c->b[b].parent != c->n) assert_int_equal(c->b[c->b[b].parent].tokens, c->size);
     if (!c->b[b].tokens) assert_int_equal(c->b[b].child, -1);
   }
-  assert_int_equal(c->n_kept, kept);
+  for (int32_t h = c->n + 1; h <= c->n + c->host_begun; h++) {
+    host += c->b[h].tokens > 0;
+    assert_int_equal(c->b[h].holders, 0);
+    if (!c->b[h].tokens || c->b[h].parent == c->n) continue;
+    assert_int_equal(c->b[c->b[h].parent].tokens, c->size);
+    for (int32_t k = c->b[h].child; k >= 0; k = c->b[k].after) assert_true(k > c->n); /* nothing is behind it here */
+  }
+  assert_int_equal(c->host.n, host);
+  assert_int_equal(c->kept.n, kept);
   assert_int_equal(c->n_free, c->n - held - kept);
-  if (c->oldest >= 0) assert_int_equal(c->b[c->oldest].child, -1); /* what would be taken next is a leaf */
+  if (c->kept.oldest >= 0) /* what would be taken next is a leaf, or has children at the host alone */
+    for (int32_t k = c->b[c->kept.oldest].child; k >= 0; k = c->b[k].after) assert_true(k > c->n);
+  if (c->host.oldest >= 0) assert_int_equal(c->b[c->host.oldest].child, -1);
   free(holders);
 }
 
-static void play_on(bench *b, pu_engine_options o, int32_t blocks, uint64_t seed, pu_engine_stats *sum) {
+/* host: blocks of the second tier; -1: as many as there are by default. */
+static void play_on(bench *b, pu_engine_options o, int32_t blocks, int32_t host, uint64_t seed, pu_engine_stats *sum) {
   play p = {.alone = engine(b, (pu_engine_options){.max_batch = 1, .no_prefix_cache = true})};
   pu_error e;
   o.context = CONTEXT;
   o.memory = memory_for(b, o, blocks);
+  if (host >= 0) o.host_cache = host ? (int64_t)host_bytes(b, o, host) : PU_NO_HOST_CACHE;
+  if (host > 0 && !b->be->memory && !o.no_prefix_cache) o.memory += (size_t)o.host_cache;
   p.en = engine(b, o);
   assert_int_equal(p.en->plan.kv_blocks, blocks);
+  if (host >= 0 && !o.no_prefix_cache) assert_int_equal(p.en->plan.host_blocks, host);
   pu_rng_seed(&p.r, seed);
   for (int i = 0; i < 2500; i++) {
     bool more;
@@ -256,6 +278,9 @@ static void play_on(bench *b, pu_engine_options o, int32_t blocks, uint64_t seed
   sum->preemptions += st.preemptions;
   sum->prefix_tokens_hit += st.prefix_tokens_hit;
   sum->prefix_tokens_asked += st.prefix_tokens_asked;
+  sum->prefix_tokens_host += st.prefix_tokens_host;
+  sum->host_blocks_out += st.host_blocks_out;
+  sum->host_blocks_in += st.host_blocks_in;
   pu_engine_free(p.en);
   pu_engine_free(p.alone);
 }
@@ -264,18 +289,22 @@ static void answers_survive_any_schedule(void **state) {
   (void)state;
   static const struct {
     pu_engine_options o;
-    int32_t blocks;
-  } cases[] = {{{.max_batch = 6, .kv_block = 8}, 12}, /* one context */
-               {{.max_batch = 4, .kv_block = 16, .prefill_chunk = 16}, 9},
-               {{.max_batch = 8, .kv_block = 5, .prefill_chunk = 7}, 30},
-               {{.max_batch = 3, .kv_block = 32}, 6},
-               {{.max_batch = 6, .kv_block = 8, .no_prefix_cache = true}, 14},
-               {{.max_batch = 5, .kv_block = 8, .guess = 3}, 16},
-               {{.max_batch = 12, .kv_block = 16}, 60}};
+    int32_t blocks, host;
+  } cases[] = {{{.max_batch = 6, .kv_block = 8}, 12, -1}, /* one context */
+               {{.max_batch = 4, .kv_block = 16, .prefill_chunk = 16}, 9, 0},
+               {{.max_batch = 8, .kv_block = 5, .prefill_chunk = 7}, 30, 0},
+               {{.max_batch = 3, .kv_block = 32}, 6, 1},
+               {{.max_batch = 6, .kv_block = 8, .no_prefix_cache = true}, 14, 20},
+               {{.max_batch = 5, .kv_block = 8, .guess = 3}, 16, 9},
+               {{.max_batch = 12, .kv_block = 16}, 60, 0},
+               {{.max_batch = 6, .kv_block = 8}, 12, 100},
+               {{.max_batch = 8, .kv_block = 5, .prefill_chunk = 7}, 20, 13},
+               {{.max_batch = 4, .kv_block = 16, .prefill_chunk = 16}, 9, 7}};
   bench b = open_model(plain_rope, CONTEXT);
   pu_engine_stats sum = {0};
-  for (size_t i = 0; i < PU_COUNT(cases); i++) play_on(&b, cases[i].o, cases[i].blocks, i, &sum);
+  for (size_t i = 0; i < PU_COUNT(cases); i++) play_on(&b, cases[i].o, cases[i].blocks, cases[i].host, i, &sum);
   assert_true(sum.preemptions > 40 && sum.prefix_tokens_hit > 500); /* it was not an idle play */
+  assert_true(sum.host_blocks_out > 200 && sum.host_blocks_in > 100 && sum.prefix_tokens_host > 500);
   close_model(&b);
 }
 

@@ -18,8 +18,15 @@ typedef struct bench {
  * tokens are divided: elsewhere a value between two steps may go to the one or the other. */
 static pu_kv_type cache_type;
 
-static bench open_model(pu_rope_params rope, int64_t max_position) {
+static bench open_sized(const pu_hparams *hp) {
   bench b;
+  assert_ok(pu_test_open(1, cache_type ? PU_ISA_REF : pu_isa_best(), &b.be, &b.e), &b.e);
+  pu_model_options o = {.dtype = PU_F32, .tile = true};
+  assert_ok(pu_model_random(pu_arch_find("internlm2"), hp, 4, b.be, &o, &b.m, &b.e), &b.e);
+  return b;
+}
+
+static bench open_model(pu_rope_params rope, int64_t max_position) {
   const pu_hparams hp = {.vocab = VOCAB,
                          .hidden = 32,
                          .ffn = 48,
@@ -30,10 +37,7 @@ static bench open_model(pu_rope_params rope, int64_t max_position) {
                          .max_position = max_position,
                          .norm_eps = 1e-5,
                          .rope = rope};
-  assert_ok(pu_test_open(1, cache_type ? PU_ISA_REF : pu_isa_best(), &b.be, &b.e), &b.e);
-  pu_model_options o = {.dtype = PU_F32, .tile = true};
-  assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 4, b.be, &o, &b.m, &b.e), &b.e);
-  return b;
+  return open_sized(&hp);
 }
 
 static void close_model(bench *b) {
@@ -119,6 +123,111 @@ static void a_prompt_is_computed_once(void **state) {
   run(en);
   assert_true(pu_engine_get_stats(en).prefix_tokens_hit >= st.prefix_tokens_hit + 192);
   check_alone(&b, s[0], 1, 200, 3, 10);
+  pu_engine_free(en);
+  close_model(&b);
+}
+
+/* A prompt that waits for its answer to be asked for, and is there as a whole, takes no step. */
+static void a_prompt_that_is_there_takes_no_step(void **state) {
+  (void)state;
+  bench b = open_model(plain_rope, CONTEXT);
+  pu_engine *en = engine(&b, (pu_engine_options){.kv_block = 16});
+  pu_session *s = open_with(en, 1, 65);
+  run(en);
+  pu_session_close(s);
+  int64_t before = pu_engine_get_stats(en).prefill_tokens;
+  s = open_with(en, 1, 65);
+  run(en);
+  assert_int_equal(pu_session_get_state(s), PU_SESSION_IDLE);
+  assert_int_equal(pu_engine_get_stats(en).prefill_tokens, before);
+  start(s, 3, 10);
+  run(en);
+  check_alone(&b, s, 1, 65, 3, 10);
+  pu_engine_free(en);
+  close_model(&b);
+}
+
+enum { CYCLED = 8, PROMPT = 158, ROUNDS = 4 };
+
+/* One prompt after the other, over and over, through a cache of one context. The last two are the same but for the
+ * salt. */
+static pu_engine_stats cycle(bench *b, int64_t host_bytes) {
+  pu_engine *en =
+      engine(b, (pu_engine_options){.context = 256, .max_batch = 1, .kv_block = 16, .host_cache = host_bytes});
+  for (int i = 0; i < CYCLED * ROUNDS; i++) {
+    int k = i % CYCLED, text = PU_MIN(k, CYCLED - 2);
+    pu_session *from = open_with(en, text, PROMPT), *s;
+    assert_ok(pu_session_open(en, &s, &b->e), &b->e);
+    assert_ok(pu_session_salt(s, k == CYCLED - 1, &b->e), &b->e);
+    assert_ok(pu_session_append(s, from->ids.v, from->ids.n, &b->e), &b->e);
+    pu_session_close(from);
+    start(s, (uint64_t)k, 20);
+    if (k % 2) s->how.temperature = 0;
+    run(en);
+    if (i < CYCLED || i % 3 == 0) {
+      pu_engine *plain = engine(b, (pu_engine_options){.no_prefix_cache = true, .max_batch = 1});
+      pu_session *alone = open_with(plain, text, PROMPT);
+      start(alone, (uint64_t)k, 20);
+      if (k % 2) alone->how.temperature = 0;
+      run(plain);
+      same_answer(s, alone);
+      pu_engine_free(plain);
+    }
+    pu_session_close(s);
+  }
+  pu_engine_stats st = pu_engine_get_stats(en);
+  pu_engine_free(en);
+  return st;
+}
+
+/* What the cache has no room for comes back from host memory, where there is room; where there is too little for a
+ * round nothing does, and it does no harm. */
+static void prompts_come_back_from_the_host(void **state) {
+  (void)state;
+  bench b = open_model(plain_rope, CONTEXT);
+  pu_engine_stats st = cycle(&b, 64 << 20);
+  const int64_t asked = (int64_t)CYCLED * ROUNDS * (PROMPT - 1);
+  assert_int_equal(st.prefix_tokens_asked, asked);
+  assert_int_equal(st.prefix_tokens_hit,
+                   (int64_t)CYCLED * (ROUNDS - 1) * (PROMPT - 1)); /* also of blocks that end otherwise */
+  assert_true(st.prefix_tokens_host > st.prefix_tokens_hit / 2);
+  assert_true(st.host_blocks_in >= 100 && st.host_blocks_out >= st.host_blocks_in);
+  assert_true(st.host_blocks_used <= CYCLED * 12);
+  st = cycle(&b, 20 * (st.cache_bytes / 16));
+  assert_true(st.host_blocks >= 15 && st.host_blocks <= 20 && st.host_blocks_used == st.host_blocks);
+  assert_true(st.prefix_tokens_host < asked / 10);
+  st = cycle(&b, PU_NO_HOST_CACHE);
+  assert_int_equal(st.host_blocks + st.host_blocks_out + st.prefix_tokens_host, 0);
+  close_model(&b);
+}
+
+/* Blocks of 16 MiB, of which four lie in what is pinned at a time: the host has more than these. */
+static void the_host_has_more_than_one_area(void **state) {
+  (void)state;
+  enum { LONG = 1100, TEXTS = 3, ROUNDS_HERE = 2 };
+  if (cache_type) return;
+  const pu_hparams hp = {.vocab = VOCAB,
+                         .hidden = 32,
+                         .ffn = 48,
+                         .layers = 2,
+                         .heads = 8,
+                         .kv_heads = 8,
+                         .head_dim = 128,
+                         .max_position = 2048,
+                         .norm_eps = 1e-5,
+                         .rope = plain_rope};
+  bench b = open_sized(&hp);
+  pu_engine *en = engine(
+      &b, (pu_engine_options){.context = 2048, .max_batch = 1, .kv_block = 1024, .host_cache = (int64_t)170 << 20});
+  pu_session *s[TEXTS * ROUNDS_HERE];
+  for (int i = 0; i < TEXTS * ROUNDS_HERE; i++) {
+    s[i] = open_with(en, i % TEXTS, LONG);
+    start(s[i], 1, 8);
+    run(en);
+    if (i >= TEXTS) same_answer(s[i], s[i - TEXTS]);
+  }
+  pu_engine_stats st = pu_engine_get_stats(en);
+  assert_true(st.prefix_tokens_host >= TEXTS * (LONG - 1) && st.host_blocks_used > 4);
   pu_engine_free(en);
   close_model(&b);
 }
@@ -399,6 +508,9 @@ static void options_are_told_from_where_they_branch(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(a_prompt_is_computed_once),
+                                     cmocka_unit_test(a_prompt_that_is_there_takes_no_step),
+                                     cmocka_unit_test(prompts_come_back_from_the_host),
+                                     cmocka_unit_test(the_host_has_more_than_one_area),
                                      cmocka_unit_test(walls_hold),
                                      cmocka_unit_test(forks_share_until_they_write),
                                      cmocka_unit_test(a_long_prompt_holds_nobody_up),

@@ -8,11 +8,13 @@
   "{\"index\":0,\"finish_reason\":" finish ",\"logprobs\":{\"tokens\":[" texts "],\"token_logprobs\":[" values         \
   "],\"text_offset\":[" offsets "]}}"
 
+static bool all_counts;
+
 static pu_err told(const char *choices, const char *option, bool with_one, eval_told *out) {
   char body[1000];
   pu_error e;
   const pu_str options[] = {pu_str_c(option)};
-  eval_ask ask = {.options = options, .n_options = 1, .told = out};
+  eval_ask ask = {.options = options, .n_options = 1, .whole = all_counts, .told = out};
   snprintf(body, sizeof body, "{\"choices\":[%s]}", choices);
   return eval_reply_told("http://x", pu_str_c(body), with_one, &ask, &e);
 }
@@ -25,6 +27,7 @@ static void is(const eval_told *t, double nats, int64_t tokens, double whole, in
 
 static void options_are_at_the_end(void **state) {
   (void)state;
+  all_counts = true;
   eval_told t;
   static const char four[] = TOKENS("\"Q\",\":\",\" ab\",\"c\"", "null,-1,-2,-4", "0,1,2,5", "\"length\"");
   assert_int_equal(told(four, " abc", false, &t), PU_OK);
@@ -42,6 +45,19 @@ static void options_are_at_the_end(void **state) {
   static const char han[] = TOKENS("\" Q\",\"\xEF\xBF\xBD\",\"\"", "null,-1,-2", "0,2,3", "null");
   assert_int_equal(told(han, "\xE4\xBD\xA0", false, &t), PU_OK);
   is(&t, 3, 2, 3, 3);
+}
+
+/* Unless the whole counts, what stands before the option may be told without figures. */
+static void the_rest_may_be_untold(void **state) {
+  (void)state;
+  eval_told t;
+  static const char two[] = TOKENS("\"Q\",\":\",\" ab\",\"c\"", "null,null,-2,-4", "0,1,2,5", "\"length\"");
+  all_counts = true;
+  assert_int_equal(told(two, " abc", false, &t), PU_ERR_UNSUPPORTED);
+  all_counts = false;
+  assert_int_equal(told(two, " abc", false, &t), PU_OK);
+  is(&t, 6, 2, 6, 4);
+  assert_int_equal(told(two, ": abc", false, &t), PU_ERR_UNSUPPORTED);
 }
 
 static void what_is_missing(void **state) {
@@ -82,7 +98,7 @@ static void answers_and_errors(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(options_are_at_the_end), cmocka_unit_test(what_is_missing),
-                                     cmocka_unit_test(answers_and_errors)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(options_are_at_the_end), cmocka_unit_test(the_rest_may_be_untold),
+                                     cmocka_unit_test(what_is_missing), cmocka_unit_test(answers_and_errors)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -100,7 +100,7 @@ static const odd_key both[] = {{"model", ""},
 static const odd_key of_chat[] = {
     {"messages", ""},  {"tools", "a"},       {"tool_choice", ""},          {"parallel_tool_calls", "b"},
     {"logprobs", "b"}, {"top_logprobs", ""}, {"chat_template_kwargs", "o"}};
-static const odd_key of_text[] = {{"prompt", "sa"}, {"echo", "b"}, {"logprobs", "i"}};
+static const odd_key of_text[] = {{"prompt", "sa"}, {"echo", "b"}, {"logprobs", "i"}, {"logprobs_from", "i"}};
 
 static void try_keys(const char *path, const char *begin, const odd_key *keys, size_t n) {
   for (size_t k = 0; k < n; k++) {

@@ -182,6 +182,45 @@ static void log_probabilities_are_told(void **state) {
   json_decref(v);
 }
 
+#define LONG_TEXT                                                                                                      \
+  "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "        \
+  "eighteen"
+
+/* Of a text that is scored from a character on, the tokens before have no figures, the others those that they have
+ * anyway. */
+static void a_text_is_scored_from_where_it_is_asked(void **state) {
+  tiny *b = *state;
+  char body[1000];
+  json_t *whole = tiny_post(b, "/v1/completions", 200,
+                            "{\"prompt\":\"" LONG_TEXT "\",\"max_tokens\":0,\"logprobs\":1,\"echo\":true}");
+  const json_t *want = tiny_at(whole, "choices/0/logprobs/token_logprobs"),
+               *offsets = tiny_at(whole, "choices/0/logprobs/text_offset");
+  size_t n = json_array_size(want);
+  const int characters = (int)sizeof LONG_TEXT - 1;
+  /* The tokenizer may put a space before the text, which offsets count. */
+  const char *last = json_string_value(json_array_get(tiny_at(whole, "choices/0/logprobs/tokens"), n - 1));
+  const json_int_t before = json_integer_value(json_array_get(offsets, n - 1)) + (json_int_t)strlen(last) - characters;
+  for (int from = 0; from < characters + 9; from += 7) {
+    snprintf(body, sizeof body,
+             "{\"prompt\":\"" LONG_TEXT "\",\"max_tokens\":0,\"logprobs\":1,\"echo\":true,\"logprobs_from\":%d}", from);
+    json_t *part = tiny_post(b, "/v1/completions", 200, body);
+    const json_t *got = tiny_at(part, "choices/0/logprobs/token_logprobs");
+    assert_int_equal(json_array_size(got), n);
+    assert_true(json_equal(offsets, tiny_at(part, "choices/0/logprobs/text_offset")));
+    for (size_t i = 1; i < n; i++) {
+      json_int_t end = i + 1 < n ? json_integer_value(json_array_get(offsets, i + 1)) - before : INT32_MAX;
+      const json_t *value = json_array_get(got, i);
+      double a = json_number_value(value), c = json_number_value(json_array_get(want, i));
+      if (end <= from)
+        assert_true(json_is_null(value));
+      else
+        assert_true(a < 0 && a - c < 1e-4 && c - a < 1e-4);
+    }
+    json_decref(part);
+  }
+  json_decref(whole);
+}
+
 #define WEATHER                                                                                                        \
   "\"tools\":[{\"type\":\"function\",\"function\":{\"name\":\"weather\",\"parameters\":{\"type\":\"object\","          \
   "\"properties\":{\"days\":{\"type\":\"integer\",\"minimum\":1,\"maximum\":9}},\"required\":[\"days\"]}}},"           \
@@ -784,6 +823,7 @@ int main(void) {
                                      cmocka_unit_test(a_stream_says_the_same),
                                      cmocka_unit_test(a_text_goes_on),
                                      cmocka_unit_test(log_probabilities_are_told),
+                                     cmocka_unit_test(a_text_is_scored_from_where_it_is_asked),
                                      cmocka_unit_test(a_bias_decides),
                                      cmocka_unit_test(bad_words_stay_away),
                                      cmocka_unit_test(answers_keep_to_their_form),

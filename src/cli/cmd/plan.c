@@ -103,23 +103,28 @@ static void print_answering(FILE *out, bool json, const pu_engine_plan *p) {
   const part device[] = {{"weights", "weights", p->weights},
                          {"work", "work of a step", p->work},
                          {"cache", "cache of keys and values", p->cache}};
-  const part host[] = {{"host", "logits and lists", p->host}};
-  const size_t total = p->weights + p->work + p->cache;
+  const part host[] = {{"host", "logits and lists", p->host},
+                       {"host_cache", "prefixes that the cache has no room for", p->host_cache}};
+  const bool elsewhere = p->host > 0;
+  const size_t total = p->weights + p->work + p->cache + (elsewhere ? 0 : p->host_cache);
   char text[24], there[24];
   if (json) {
     fprintf(out, "{\"plan\": \"answering\", ");
     print_device(out, p->device);
     print_json_parts(out, device, PU_COUNT(device));
-    fprintf(out, ", \"total\": %zu, \"host\": %zu, \"budget\": %zu, \"context\": %lld, \"cache_tokens\": %lld}\n",
-            total, p->host, p->budget, (long long)p->context, (long long)p->kv_block * p->kv_blocks);
+    fprintf(out,
+            ", \"total\": %zu, \"host\": %zu, \"host_cache\": %zu, \"budget\": %zu, \"context\": %lld, "
+            "\"cache_tokens\": %lld}\n",
+            total, p->host, p->host_cache, p->budget, (long long)p->context, (long long)p->kv_block * p->kv_blocks);
     return;
   }
   fprintf(out, "answering, contexts of %lld tokens, %lld in all\n\n%s\n", (long long)p->context,
           (long long)p->kv_block * p->kv_blocks, p->device);
   print_parts(out, device, PU_COUNT(device));
+  if (!elsewhere) print_parts(out, host, PU_COUNT(host));
   fprintf(out, "  %-42s %10s of %s that may be taken\n", "together", pu_bytes_text(total, text),
           pu_bytes_text(p->budget, there));
-  if (!p->host) return;
+  if (!elsewhere) return;
   fprintf(out, "\nthis machine\n");
   print_parts(out, host, PU_COUNT(host));
 }

@@ -49,6 +49,15 @@ static pu_err cpu_copy(pu_backend *be, void *to, const void *from, size_t bytes,
   return PU_OK;
 }
 
+static pu_err cpu_copy_rows(pu_backend *be, void *to, size_t to_stride, const void *from, size_t from_stride,
+                            size_t bytes, int64_t rows, pu_error *e) {
+  (void)be;
+  (void)e;
+  for (size_t i = 0; i < (size_t)rows; i++)
+    memcpy((char *)to + i * to_stride, (const char *)from + i * from_stride, bytes);
+  return PU_OK;
+}
+
 static pu_err cpu_clear(pu_backend *be, void *device, size_t bytes, pu_error *e) {
   return cpu_copy(be, device, NULL, bytes, e);
 }
@@ -116,6 +125,7 @@ pu_err pu_cpu_open(int threads, pu_isa isa, pu_backend **out, pu_error *e) {
                            .download = cpu_copy,
                            .clear = cpu_clear,
                            .copy = cpu_copy,
+                           .copy_rows = cpu_copy_rows,
                            .sync = cpu_sync,
                            .close = cpu_close,
                            .work_bytes = cpu_work_bytes};

@@ -43,6 +43,7 @@ typedef struct pu_cuda_faults {
 typedef struct pu_cuda {
   pu_backend base;
   int device, sms, capability; /* 90: 9.0 */
+  size_t most_pitch;           /* bytes that rows of a copy may lie apart */
   char description[160];
   cudaStream_t stream;
   cublasLtHandle_t lt;

@@ -114,6 +114,35 @@ static pu_err cuda_copy(pu_backend *be, void *to, const void *from, size_t bytes
   return PU_OK;
 }
 
+/* One call for all rows, as far apart as it takes them. */
+static pu_err cuda_copy_rows(pu_backend *be, void *to, size_t to_stride, const void *from, size_t from_stride,
+                             size_t bytes, int64_t rows, pu_error *e) {
+  pu_cuda *d = of(be);
+  if (PU_MAX(to_stride, from_stride) <= d->most_pitch) {
+    PU_CUDA_TRY(cudaMemcpy2DAsync(to, to_stride, from, from_stride, bytes, (size_t)rows, cudaMemcpyDefault, d->stream),
+                "copying rows", e);
+    return PU_OK;
+  }
+  for (size_t i = 0; i < (size_t)rows; i++)
+    PU_CUDA_TRY(cudaMemcpyAsync((char *)to + i * to_stride, (const char *)from + i * from_stride, bytes,
+                                cudaMemcpyDefault, d->stream),
+                "copying rows", e);
+  return PU_OK;
+}
+
+static pu_err cuda_pin(pu_backend *be, void *host, size_t bytes, pu_error *e) {
+  PU_CUDA_TRY(cudaSetDevice(of(be)->device), "choosing the device", e);
+  cudaError_t err = cudaHostRegister(host, bytes, cudaHostRegisterDefault);
+  if (err == cudaSuccess) return PU_OK;
+  cudaGetLastError(); /* told here: the next operation must not find it */
+  return pu_cuda_fail(err, "pinning memory of this machine", e);
+}
+
+static void cuda_unpin(pu_backend *be, void *host) {
+  (void)be;
+  cudaHostUnregister(host);
+}
+
 static pu_err cuda_sync(pu_backend *be, pu_error *e) {
   return pu_cuda_wait(of(be), "waiting for the device", e);
 }
@@ -221,6 +250,7 @@ static pu_err describe(pu_cuda *d, pu_error *e) {
   PU_CUDA_TRY(cudaDriverGetVersion(&driver), "asking for the driver's version", e);
   d->sms = p.multiProcessorCount;
   d->capability = p.major * 10 + p.minor;
+  d->most_pitch = p.memPitch;
   snprintf(d->description, sizeof d->description,
            "%s, %d multiprocessors, %.1f GiB, compute capability %d.%d, driver for CUDA %d.%d", p.name, d->sms,
            (double)p.totalGlobalMem / 0x1p30, p.major, p.minor, driver / 1000, driver % 1000 / 10);
@@ -277,6 +307,9 @@ extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int thre
   d->base.download = cuda_download;
   d->base.clear = cuda_clear;
   d->base.copy = cuda_copy;
+  d->base.copy_rows = cuda_copy_rows;
+  d->base.pin = cuda_pin;
+  d->base.unpin = cuda_unpin;
   d->base.sync = cuda_sync;
   d->base.close = cuda_close;
   d->base.work_bytes = cuda_work_bytes;
