@@ -28,7 +28,7 @@ typedef struct pu_ask {
   int64_t n;                                             /* answers a prompt */
   int64_t top_logprobs;
   int64_t logprobs_from; /* with echo: the character of the echoed prompt from which on they are wanted */
-  pu_str *bad_words; /* texts that are not to come; their tokens go into `how` where there is a tokenizer */
+  pu_str *bad_words;     /* texts that are not to come; their tokens go into `how` where there is a tokenizer */
   size_t n_bad_words;
   /* Inside body; NULL: none. Checked as far as the templates rely on it. */
   const json_t *messages, *tools, *template_options;
