@@ -138,6 +138,7 @@ static pu_err file_read(pu_input *in, uint64_t pos, void *data, size_t len, size
 /* Counts what came out of compression or an archive; says how much of it may be had. */
 static size_t allowed(pu_input *in, size_t n) {
   pu_input *root = in->root;
+  if (in->o.own) return n;
   uint64_t base = PU_MAX(root->size, root->pos), most = PU_MAX(base * PU_INPUT_RATIO, PU_INPUT_LEAST);
   if (n <= most - root->unpacked) {
     root->unpacked += n;
@@ -474,7 +475,7 @@ pu_err pu_input_line(pu_input *in, pu_str *line, bool *found, pu_error *e) {
     size_t there = in->len - in->begin;
     char *end = there > looked ? memchr(base + looked, '\n', there - looked) : NULL;
     size_t len = end ? (size_t)(end - base) : there;
-    if (len > PU_DOC_MAX) {
+    if (len > (in->o.own ? PU_OWN_LINE_MAX : PU_DOC_MAX)) {
       in->number++;
       PU_TRY(line_pass(in, e));
       looked = 0;

@@ -121,7 +121,7 @@ static pu_err lines_open(lines *l, const char *dir, const char *unit, const char
   char path[4096];
   if ((size_t)snprintf(path, sizeof path, "%s/%s.%s.jsonl.zst", dir, unit, kind) >= sizeof path)
     return pu_fail(e, PU_ERR_USAGE, "%s: the path is too long", dir);
-  *l = (lines){.options.skips = {.skip = note_broken, .arg = l}};
+  *l = (lines){.options = {.own = true, .skips = {.skip = note_broken, .arg = l}}};
   return pu_input_open(path, 0, 0, &l->options, &l->in, e);
 }
 

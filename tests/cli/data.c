@@ -306,6 +306,34 @@ static void large_files(void **state) {
   assert_int_equal(shell("rm -r big ranges whole"), 0);
 }
 
+/* What lies in a folder and cannot be read is recorded, and the rest is read. Only what is named has to be there. */
+static void not_to_be_read(void **state) {
+  (void)state;
+  assert_int_equal(
+      shell("mkdir -p odd/below && echo 'A line of text.' >odd/below/x.txt && ln -s nowhere odd/link.txt && "
+            "ln -s .. odd/below/up && echo text >odd/shut.txt && chmod 0 odd/shut.txt"),
+      0);
+  assert_int_equal(puyu("data extract odd --out odd-1"), 0);
+  says(geteuid() == 0 ? "2 documents, 0 dropped, 2 left; 2 broken" : "1 documents, 0 dropped, 1 left; 3 broken");
+  assert_int_equal(shell("zstdcat odd-1/*.skips.jsonl.zst"), 0);
+  says("{\"file\": \"odd/below/up\", \"offset\": 0, \"why\": \"a link to a folder that it lies in\"}");
+  says("{\"file\": \"odd/link.txt\", \"offset\": 0, \"why\": \"No such file or directory\"}");
+  assert_int_equal(puyu("data extract odd/link.txt --out odd-2"), 1);
+  says("odd/link.txt: No such file");
+  assert_int_equal(shell("rm -r odd odd-1"), 0);
+}
+
+/* What a step wrote the next one reads, also a document of the greatest size in which JSON makes two bytes of each, and
+ * zstd a thousandth. */
+static void packed_well(void **state) {
+  (void)state;
+  assert_int_equal(shell("mkdir q && yes '\"\"\"\"\"\"\"' | head -c 67108864 >q/q.txt"), 0);
+  assert_int_equal(puyu("data extract q --out q-1 && puyu data dedup q-1 --mode exact --out q-2"), 0);
+  assert_int_equal(shell("puyu data sample q-2 --all | wc -c"), 0);
+  assert_true(atol(out) > 120000000);
+  assert_int_equal(shell("rm -r q q-1 q-2"), 0);
+}
+
 static void wrong_words(void **state) {
   (void)state;
   assert_int_equal(puyu("data filter a --out f --filter nonesuch"), 2);
@@ -337,7 +365,8 @@ int main(void) {
       cmocka_unit_test(whole_run),     cmocka_unit_test(threads_and_processes), cmocka_unit_test(kill_and_go_on),
       cmocka_unit_test(other_bounds),  cmocka_unit_test(what_occurs_again),     cmocka_unit_test(pages_say),
       cmocka_unit_test(large_files),   cmocka_unit_test(wrong_words),           cmocka_unit_test(evaluation_sets),
-      cmocka_unit_test(ids_are_short), cmocka_unit_test(sources_of_their_own),
+      cmocka_unit_test(ids_are_short), cmocka_unit_test(sources_of_their_own),  cmocka_unit_test(not_to_be_read),
+      cmocka_unit_test(packed_well),
   };
   return cmocka_run_group_tests(tests, begin, end);
 }
