@@ -144,6 +144,9 @@ typedef struct pu_data_result {
 
 pu_err pu_data_counts(const char *dir, pu_data_result *out, pu_error *e) PU_MUST_USE; /* of a stage that is there */
 bool pu_data_is_stage(const char *dir);
+/* The same of what a user named; a stage that was begun and is not finished is an error, since its files would be taken
+ * for raw ones. */
+pu_err pu_data_find_stage(const char *dir, bool *is_stage, pu_error *e) PU_MUST_USE;
 
 /* One value that a filter gives a document. NAN: it says nothing of it, and no bound drops it. */
 typedef struct pu_measure {

@@ -54,6 +54,7 @@ void pu_cli_step_print(const pu_cli *cli, const pu_cli_running *r, const char *d
   }
   fprintf(cli->out, "%s: %llu documents, %llu dropped, %llu left", dir, in, out, in - out);
   if (skipped) fprintf(cli->out, "; %llu broken records skipped", skipped);
+  if (skipped && pu_data_is_stage(dir)) fprintf(cli->out, " (puyu data stats %s says why)", dir);
   fputc('\n', cli->out);
 }
 
@@ -66,10 +67,11 @@ pu_err pu_cli_clean(const pu_cli *cli, const char *dir, int n_args, const char *
                             .charset = input->charset,
                             .split = input->split,
                             .html = input->html};
-  bool is_stage = n_args == 1 && pu_data_is_stage(args[0]);
+  bool is_stage = false;
   pu_clean_options all = *o;
   pu_cli_running running;
   pu_data_result result;
+  if (n_args == 1) PU_TRY(pu_data_find_stage(args[0], &is_stage, e));
   if (!is_stage) {
     all.sources = &source;
     all.n_sources = 1;

@@ -22,6 +22,15 @@ typedef struct pu_cli_step {
   PU_ROW(holder, in.memory, "memory", FLOAT, .dflt = "0", .max = 1e6, .meta = "GIB",                                   \
          .help = "most memory that sorting may take; 0: half of what is free")
 
+/* The filter normalise. */
+#define PU_CLI_NORMALISE_ROWS(holder, in)                                                                              \
+  PU_ROW(holder, in.width, "width", ENUM, .dflt = "keep", .choices = "keep|half",                                      \
+         .help = "full-width letters and digits (filter normalise)"),                                                  \
+      PU_ROW(holder, in.han, "han", ENUM, .dflt = "keep", .choices = "keep|simplified|traditional",                    \
+             .help = "Chinese characters: as they are, or folded to one script (filter normalise)"),                   \
+      PU_ROW(holder, in.nfkc, "nfkc", BOOL, .dflt = "true",                                                            \
+             .help = "compose characters where nothing is lost (filter normalise)")
+
 /* Files and folders as one source, or a stage. */
 typedef struct pu_cli_input {
   const char *name, *format, *key, *charset;

@@ -27,6 +27,14 @@ bool pu_data_is_stage(const char *dir) {
   return (size_t)snprintf(path, sizeof path, "%s/stage.json", dir) < sizeof path && pu_path_exists(path);
 }
 
+pu_err pu_data_find_stage(const char *dir, bool *is_stage, pu_error *e) {
+  char path[4096];
+  *is_stage = pu_data_is_stage(dir);
+  if (*is_stage || (size_t)snprintf(path, sizeof path, "%s/begun.json", dir) >= sizeof path || !pu_path_exists(path))
+    return PU_OK;
+  return pu_fail(e, PU_ERR_USAGE, "%s: a stage that is not finished; the command that began it goes on with it", dir);
+}
+
 /* What stage.json says lies beside it, from its folder. */
 static const char *beside(pu_arena *a, const char *dir, const char *name) {
   if (strcmp(name, ".") == 0) return dir;

@@ -315,12 +315,34 @@ static void not_to_be_read(void **state) {
       0);
   assert_int_equal(puyu("data extract odd --out odd-1"), 0);
   says(geteuid() == 0 ? "2 documents, 0 dropped, 2 left; 2 broken" : "1 documents, 0 dropped, 1 left; 3 broken");
+  says("(puyu data stats odd-1 says why)");
+  assert_int_equal(puyu("data stats odd-1"), 0);
+  says("skipped   No such file or directory               1 records");
+  assert_int_equal(shell("puyu data report --out odd.html odd-1 && grep -q 'a link to a folder that it lies "
+                         "in</td><td>1<' odd.html && ! grep -q Measures odd.html"),
+                   0);
   assert_int_equal(shell("zstdcat odd-1/*.skips.jsonl.zst"), 0);
   says("{\"file\": \"odd/below/up\", \"offset\": 0, \"why\": \"a link to a folder that it lies in\"}");
   says("{\"file\": \"odd/link.txt\", \"offset\": 0, \"why\": \"No such file or directory\"}");
   assert_int_equal(puyu("data extract odd/link.txt --out odd-2"), 1);
   says("odd/link.txt: No such file");
-  assert_int_equal(shell("rm -r odd odd-1"), 0);
+  assert_int_equal(shell("rm -r odd odd-1 odd.html"), 0);
+}
+
+/* Numbers and quoted pieces of a reason do not make it another one; of an unfinished stage nothing is read as raw. */
+static void reasons_and_unfinished(void **state) {
+  (void)state;
+  assert_int_equal(shell("mkdir r && printf '{broken\n   {wrong\n[1]\n{\"content\": \"text\"}\n' >r/x.jsonl"), 0);
+  assert_int_equal(puyu("data clean r --out r-1 --width half"), 0);
+  says("1 documents, 0 dropped, 1 left; 3 broken");
+  assert_int_equal(puyu("data stats r-1"), 0);
+  says("column N: string or '}' expected            2 records");
+  assert_int_equal(shell("rm r-1/stage.json"), 0);
+  assert_int_equal(puyu("data clean r-1 --out r-2"), 2);
+  says("not finished");
+  assert_int_equal(puyu("data stats r-1"), 2);
+  says("not finished");
+  assert_int_equal(shell("rm -r r r-1"), 0);
 }
 
 /* What a step wrote the next one reads, also a document of the greatest size in which JSON makes two bytes of each, and
@@ -362,11 +384,20 @@ static int end(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(whole_run),     cmocka_unit_test(threads_and_processes), cmocka_unit_test(kill_and_go_on),
-      cmocka_unit_test(other_bounds),  cmocka_unit_test(what_occurs_again),     cmocka_unit_test(pages_say),
-      cmocka_unit_test(large_files),   cmocka_unit_test(wrong_words),           cmocka_unit_test(evaluation_sets),
-      cmocka_unit_test(ids_are_short), cmocka_unit_test(sources_of_their_own),  cmocka_unit_test(not_to_be_read),
+      cmocka_unit_test(whole_run),
+      cmocka_unit_test(threads_and_processes),
+      cmocka_unit_test(kill_and_go_on),
+      cmocka_unit_test(other_bounds),
+      cmocka_unit_test(what_occurs_again),
+      cmocka_unit_test(pages_say),
+      cmocka_unit_test(large_files),
+      cmocka_unit_test(wrong_words),
+      cmocka_unit_test(evaluation_sets),
+      cmocka_unit_test(ids_are_short),
+      cmocka_unit_test(sources_of_their_own),
+      cmocka_unit_test(not_to_be_read),
       cmocka_unit_test(packed_well),
+      cmocka_unit_test(reasons_and_unfinished),
   };
   return cmocka_run_group_tests(tests, begin, end);
 }

@@ -107,6 +107,8 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_tokenizer *tokenizer;
   pu_tokenize_result result;
   int rank = 0;
+  bool is_stage = false;
+  if (n_args == 1) PU_TRY(pu_data_find_stage(args[0], &is_stage, e));
   PU_TRY(pu_cli_tokenizer(in->tokenizer, &tokenizer, e));
   pu_tokenize_options o = {.tokenizer = tokenizer,
                            .valid_fraction = in->valid_fraction,
@@ -114,8 +116,8 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
                            .eos = in->eos,
                            .internevo = in->internevo,
                            .max_tokens = (uint64_t)in->shard_tokens};
-  pu_err err = n_args == 1 && pu_data_is_stage(args[0]) ? tokenize_stage(in, &o, args[0], &rank, &result, e)
-                                                        : tokenize_files(cli, in, &o, n_args, args, &result, e);
+  pu_err err = is_stage ? tokenize_stage(in, &o, args[0], &rank, &result, e)
+                        : tokenize_files(cli, in, &o, n_args, args, &result, e);
   pu_tokenizer_free(tokenizer);
   if (err == PU_OK && rank == 0) print_result(cli->out, &result, in->step.json);
   return err;
