@@ -49,6 +49,22 @@ typedef struct pu_cli_input {
       PU_ROW(holder, in.html, "html", ENUM, .dflt = "auto", .choices = "auto|article|forum|all",                       \
              .help = "what is taken of web pages: the main text, the posts, or all that is shown")
 
+/* How shards are made: members of the holder, for pu_cli_tokenize_options. */
+typedef struct pu_cli_shards {
+  int64_t tokens;
+  bool bos, eos, internevo;
+} pu_cli_shards;
+#define PU_CLI_SHARDS_ROWS(holder, in)                                                                                 \
+  PU_ROW(holder, in.tokens, "shard-tokens", INT, .dflt = "268435456", .min = 1, .max = 1e15, .meta = "N",              \
+         .help = "tokens in one file at most"),                                                                        \
+      PU_ROW(holder, in.bos, "bos", BOOL, .dflt = "true",                                                              \
+             .help = "begin each document with the token that begins a text"),                                         \
+      PU_ROW(holder, in.eos, "eos", BOOL, .dflt = "true",                                                              \
+             .help = "end each document with the token that ends a text"),                                             \
+      PU_ROW(holder, in.internevo, "internevo", BOOL, .help = "write InternEvo's .bin and .bin.meta instead of .pub")
+pu_tokenize_options pu_cli_tokenize_options(const pu_cli_shards *in, const pu_tokenizer *t, double valid_fraction);
+void pu_cli_print_shards(FILE *out, const pu_tokenize_result *r, bool json);
+
 /* Threads, rank (from mpirun's or srun's environment) and a progress bar, for as long as a step runs. */
 typedef struct pu_cli_running {
   pu_data_how how;

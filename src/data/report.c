@@ -265,10 +265,11 @@ static void put_shares(pu_buf *b, const pu_stage *s) {
 
 /* Of a mixture: how often each source comes. */
 static void put_mixture(pu_buf *b, const pu_stage *s) {
-  const json_t *sources = json_object_get(json_object_get(pu_stage_about(s), "options"), "sources"), *row;
+  const json_t *options = json_object_get(pu_stage_about(s), "options"), *mix = json_object_get(options, "mix"), *row;
+  const json_t *sources = json_object_get(mix ? mix : options, "sources");
   char docs[32], bytes[32];
   size_t i;
-  if (strcmp(step_of(s), "mix") != 0) return;
+  if (!mix && strcmp(step_of(s), "mix") != 0) return; /* of a mixture, or of its shards */
   pu_buf_puts(b, "<h2>Mixture</h2>\n<table><tr><th>source</th><th>documents</th><th>text</th><th>passes</th></tr>\n");
   json_array_foreach((json_t *)sources, i, row) {
     pu_buf_puts(b, "<tr><td>");

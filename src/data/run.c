@@ -96,8 +96,8 @@ static pu_err decontaminate(run *r, pu_error *e) {
   return PU_OK;
 }
 
-/* name: of the mixture; NULL: there is none. */
-static pu_err shards(run *r, const pu_tokenizer *t, const char *from, const char *name, pu_error *e) {
+/* Shards of what is left, or of a mixture of it. */
+static pu_err shards(run *r, const pu_tokenizer *t, const char *from, const pu_mix_options *mix, pu_error *e) {
   const pu_data_config *c = r->cfg;
   const pu_tokenize_options o = {.tokenizer = t,
                                  .valid_fraction = c->valid_fraction,
@@ -105,31 +105,33 @@ static pu_err shards(run *r, const pu_tokenizer *t, const char *from, const char
                                  .eos = c->eos,
                                  .internevo = c->internevo,
                                  .max_tokens = (uint64_t)c->shard_tokens};
-  const char *dir = pu_arena_printf(r->arena, "%s/shards%s%s", c->out, name ? "/" : "", name ? name : "");
+  const char *dir = pu_arena_printf(r->arena, "%s/shards%s%s", c->out, mix ? "/" : "", mix ? mix->name : "");
   pu_tokenize_result one;
-  if (!t) return PU_OK;
   if (!dir) return nomem(e);
-  PU_TRY(pu_tokenize_stage(dir, from, &o, r->how, &one, e));
+  PU_TRY(mix ? pu_mix_shards(dir, from, mix, &o, r->how, &one, e) : pu_tokenize_stage(dir, from, &o, r->how, &one, e));
   r->stages[r->n++] = dir;
   r->out->tokens += one.tokens;
   return PU_OK;
 }
 
+static pu_err mixture(run *r, const char *from, const pu_mix_options *o, pu_error *e) {
+  pu_data_result one;
+  const char *step = pu_arena_printf(r->arena, "mix-%s", o->name), *dir;
+  if (!step) return nomem(e);
+  PU_TRY(next_dir(r, step, &dir, e));
+  pu_mix_options mix = *o;
+  mix.valid_fraction = r->cfg->valid_fraction; /* of shards that may be made of it later */
+  PU_TRY(pu_mix_documents(dir, from, &mix, r->how, &one, e));
+  r->stages[r->n++] = dir;
+  return PU_OK;
+}
+
+/* Where there is a tokenizer, mixtures become shards at once. */
 static pu_err mix_all(run *r, const pu_tokenizer *t, pu_error *e) {
   const pu_mix_options *v = r->cfg->mixes.items;
   const char *from = r->stages[r->n - 1];
-  if (r->cfg->mixes.n == 0) return shards(r, t, from, NULL, e);
-  for (size_t i = 0; i < r->cfg->mixes.n; i++) {
-    pu_data_result one;
-    const char *step = pu_arena_printf(r->arena, "mix-%s", v[i].name), *dir;
-    if (!step) return nomem(e);
-    PU_TRY(next_dir(r, step, &dir, e));
-    pu_mix_options o = v[i];
-    o.valid_fraction = r->cfg->valid_fraction;
-    PU_TRY(pu_mix_documents(dir, from, &o, r->how, &one, e));
-    r->stages[r->n++] = dir;
-    PU_TRY(shards(r, t, dir, v[i].name, e));
-  }
+  if (r->cfg->mixes.n == 0) return t ? shards(r, t, from, NULL, e) : PU_OK;
+  for (size_t i = 0; i < r->cfg->mixes.n; i++) PU_TRY(t ? shards(r, t, from, &v[i], e) : mixture(r, from, &v[i], e));
   return PU_OK;
 }
 

@@ -70,7 +70,8 @@ static pu_err chain(pu_stage_writer *w, const pu_stage_options *o, pu_error *e) 
   json_t *drops = json_array();
   const json_t *earlier = o->before ? json_object_get(pu_stage_about(o->before), "drops") : NULL;
   const char *docs = ".", *before = o->before ? pu_stage_dir(o->before) : NULL;
-  if (o->before && !o->docs) {
+  if (o->no_docs) docs = "";
+  if (o->before && !o->docs && !o->no_docs) {
     const char *theirs = json_string_value(json_object_get(pu_stage_about(o->before), "docs"));
     for (size_t i = 0; i + o->instead < json_array_size(earlier); i++) {
       const char *name = json_string_value(json_array_get(earlier, i));
@@ -185,6 +186,10 @@ void pu_stage_writer_free(pu_stage_writer *w) {
 
 size_t pu_stage_writer_units(const pu_stage_writer *w) {
   return w->n_units;
+}
+
+const char *pu_stage_writer_unit(const pu_stage_writer *w, size_t unit) {
+  return w->units[unit];
 }
 
 bool pu_stage_unit_done(const pu_stage_writer *w, size_t unit) {
