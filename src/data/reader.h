@@ -22,7 +22,8 @@ typedef struct pu_skips {
 } pu_skips;
 
 typedef struct pu_read_options {
-  const char *source;     /* the documents' source; ids without one of their own are "SOURCE/NAME:NUMBER" */
+  const char *source;     /* the documents' source; ids without one of their own are "SOURCE/NAME:NUMBER", numbers
+                             "SOURCE/NAME#ID" */
   const char *name;       /* of a file in errors; NULL: its path */
   const char *id;         /* NAME of a file in ids; NULL: as in errors */
   const char *repository; /* of the file; NULL: unknown */

@@ -285,6 +285,11 @@ static void ids_are_short(void **state) {
   assert_ids("t/raw/one/org/q", "s/q/z.c:1 |");
   assert_int_equal(shell("tar cf t/raw/two/a.tar -C t/raw one/r/src/x.c && rm -r t/raw/two/r"), 0);
   assert_ids("t/raw/two", "s/a.tar/one/r/src/x.c:1 |");
+  /* A number is an id within its file alone. */
+  assert_int_equal(shell("mkdir t/n && printf '{\"id\": 7, \"text\": \"x\"}\n{\"id\": \"a7\", \"text\": "
+                         "\"y\"}\n' >t/n/1.jsonl && printf 'id,text\n007,z\n' >t/n/2.csv"),
+                   0);
+  assert_ids("t/n", "s/1.jsonl#7 |a7 |s/2.csv#007 |");
   assert_int_equal(shell("rm -r t ids"), 0);
 }
 
@@ -297,13 +302,23 @@ static void large_files(void **state) {
       0);
   assert_int_equal(puyu("data extract big --out ranges --threads 2"), 0);
   says("1500000 documents");
+  /* Each document goes its own way, not a range as a whole. */
+  assert_int_equal(
+      shell("puyu tokenizer train --vocab-size 300 --out tk e/e.txt >made 2>&1 && puyu data tokenize -t tk "
+            "--valid-fraction 0.25 --out split ranges >made 2>&1 && grep -h valid_doc split/*.done.json | "
+            "grep -o '[0-9]*'"),
+      0);
+  int valid[2];
+  assert_int_equal(sscanf(out, "%d %d", &valid[0], &valid[1]), 2);
+  assert_in_range(valid[0], 300000, 330000);
+  assert_in_range(valid[1], 50000, 60000);
   assert_int_equal(shell("ls ranges/*.docs.jsonl.zst | wc -l"), 0);
   says("2");
   assert_int_equal(shell("mv big/x.jsonl big/x.txt"), 0);
   assert_int_equal(puyu("data extract big --split blank --out whole"), 0);
   assert_int_equal(shell("ls whole/*.docs.jsonl.zst | wc -l"), 0);
   says("1");
-  assert_int_equal(shell("rm -r big ranges whole"), 0);
+  assert_int_equal(shell("rm -r big ranges whole tk split"), 0);
 }
 
 /* What lies in a folder and cannot be read is recorded, and the rest is read. Only what is named has to be there. */
