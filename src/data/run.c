@@ -55,10 +55,26 @@ static pu_err check_mixes(const pu_mix_options *v, size_t n, pu_error *e) {
   return PU_OK;
 }
 
+/* A weight of a source that there is not would end a run at its last step. */
+static pu_err check_weights(const pu_data_config *cfg, const pu_mix_options *mix, pu_error *e) {
+  const pu_source *sources = cfg->sources.items;
+  for (size_t i = 0; i < mix->weights.n; i++) {
+    const char *weight = mix->weights.v[i];
+    size_t len = strcspn(weight, "=");
+    bool found = false;
+    for (size_t k = 0; k < cfg->sources.n; k++)
+      found |= sources[k].name && strlen(sources[k].name) == len && strncmp(sources[k].name, weight, len) == 0;
+    if (!found) return pu_fail(e, PU_ERR_USAGE, "mix %s: weights: '%s' is of none of the sources", mix->name, weight);
+  }
+  return PU_OK;
+}
+
 static pu_err check(const pu_data_config *cfg, pu_error *e) {
+  const pu_mix_options *mixes = cfg->mixes.items;
   int mode;
   if (cfg->tokenizer && !pu_path_exists(cfg->tokenizer))
     return pu_fail(e, PU_ERR_USAGE, "shards.tokenizer: %s: there is no such file or folder", cfg->tokenizer);
+  for (size_t i = 0; i < cfg->mixes.n; i++) PU_TRY(check_weights(cfg, &mixes[i], e));
   for (size_t i = 0; i < cfg->dedup.n; i++) PU_TRY(mode_of(cfg->dedup.v[i], &mode, e));
   for (size_t i = 0; i < cfg->contam.against.n; i++)
     if (!pu_path_exists(cfg->contam.against.v[i]))
@@ -135,14 +151,6 @@ static pu_err mix_all(run *r, const pu_tokenizer *t, pu_error *e) {
   return PU_OK;
 }
 
-static pu_err mix(run *r, pu_error *e) {
-  pu_tokenizer *t = NULL;
-  if (r->cfg->tokenizer) PU_TRY(pu_tokenizer_load(r->cfg->tokenizer, &t, e));
-  pu_err err = mix_all(r, t, e);
-  pu_tokenizer_free(t);
-  return err;
-}
-
 static pu_err report(const run *r, pu_error *e) {
   if (r->how->rank > 0) return PU_OK;
   const char *path = pu_path_join(r->arena, r->cfg->out, "report.html"), *slash = strrchr(r->cfg->out, '/');
@@ -150,11 +158,11 @@ static pu_err report(const run *r, pu_error *e) {
   return pu_data_report(slash && slash[1] ? slash + 1 : r->cfg->out, r->stages, r->n, path, e);
 }
 
-static pu_err steps(run *r, pu_error *e) {
+static pu_err steps(run *r, const pu_tokenizer *t, pu_error *e) {
   PU_TRY(clean(r, e));
   PU_TRY(dedup(r, e));
   PU_TRY(decontaminate(r, e));
-  PU_TRY(mix(r, e));
+  PU_TRY(mix_all(r, t, e));
   return report(r, e);
 }
 
@@ -164,7 +172,11 @@ pu_err pu_data_run(const pu_data_config *cfg, const pu_data_how *how, pu_data_re
   PU_TRY(check(cfg, e));
   PU_TRY(pu_arena_create((size_t)1 << 20, &r.arena, e));
   r.stages = pu_arena_alloc(r.arena, (3 + cfg->dedup.n + 2 * cfg->mixes.n) * sizeof *r.stages);
-  pu_err err = r.stages ? steps(&r, e) : nomem(e);
+  pu_tokenizer *t = NULL;
+  pu_err err = r.stages ? PU_OK : nomem(e);
+  if (err == PU_OK && cfg->tokenizer) err = pu_tokenizer_load(cfg->tokenizer, &t, e); /* a broken one is told at once */
+  if (err == PU_OK) err = steps(&r, t, e);
+  pu_tokenizer_free(t);
   pu_arena_free(r.arena);
   return err;
 }

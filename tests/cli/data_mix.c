@@ -121,6 +121,10 @@ static void wrong_words(void **state) {
   says("no stage");
   assert_int_equal(puyu("data run run.yaml out=w shards.tokenizer=nowhere"), 2);
   says("nowhere");
+  assert_int_equal(shell("sed 's/b=1/c=1/' run.yaml >other.yaml && puyu data run other.yaml out=w"), 2);
+  says("mix long: weights: 'c=1' is of none of the sources");
+  assert_int_not_equal(shell("echo '{}' >broken.json && puyu data run run.yaml out=w shards.tokenizer=broken.json"), 0);
+  says("broken.json");
   assert_int_equal(shell("test ! -e w"), 0);
   assert_int_equal(shell("sed 's/name: long/name: short/' run.yaml >twice.yaml && puyu data run twice.yaml out=w"), 2);
   says("two are called 'short'");
