@@ -354,7 +354,7 @@ pu_err pu_unit_drop(pu_unit_writer *u, uint64_t n, pu_str id, const char *rule, 
 
 /* Numbers, and what a message quotes, would make a reason of its own of each record. */
 static pu_err add_reason(pu_unit_writer *u, const char *why, pu_error *e) {
-  char text[96];
+  char text[160];
   size_t n = 0;
   const char *near = strstr(why, " near ");
   for (const char *c = why; *c && c != near && n < sizeof text - 4;) {
