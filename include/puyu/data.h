@@ -145,6 +145,9 @@ typedef struct pu_data_result {
 
 pu_err pu_data_counts(const char *dir, pu_data_result *out, pu_error *e) PU_MUST_USE; /* of a stage that is there */
 bool pu_data_is_stage(const char *dir);
+/* The same of what a user named; a stage that was begun and is not finished is an error, since its files would be taken
+ * for raw ones. */
+pu_err pu_data_find_stage(const char *dir, bool *is_stage, pu_error *e) PU_MUST_USE;
 
 /* One value that a filter gives a document. NAN: it says nothing of it, and no bound drops it. */
 typedef struct pu_measure {
@@ -325,6 +328,28 @@ typedef struct pu_mix_options {
 pu_err pu_mix_documents(const char *dir, const char *before, const pu_mix_options *o, const pu_data_how *how,
                         pu_data_result *out, pu_error *e) PU_MUST_USE;
 
+/* How text becomes shards. */
+typedef struct pu_tokenize_options {
+  const pu_tokenizer *tokenizer;
+  pu_pool *pool;         /* NULL: one thread. The files are the same whatever the threads */
+  double valid_fraction; /* of documents, by a hash of their id (without a "+3" at its end, by which joined documents
+                            have that of their first), into DIR/valid; the rest into DIR/train. 0: all in DIR */
+  bool bos, eos;         /* around each document, where the tokenizer has them */
+  bool internevo;
+  uint64_t max_tokens; /* a shard; 0: the writer's default */
+  void (*progress)(void *arg, double done, double total);
+  void *progress_arg;
+} pu_tokenize_options;
+
+typedef struct pu_tokenize_result {
+  uint64_t documents, tokens, bytes; /* training split and validation split together */
+  uint64_t valid_documents, valid_tokens;
+} pu_tokenize_result;
+/* Makes shards of the mixture at once: the same files as pu_tokenize_stage of what pu_mix_documents makes, for the
+ * split that t says, but the mixed text is written nowhere, so stage DIR has no documents to be read. */
+pu_err pu_mix_shards(const char *dir, const char *before, const pu_mix_options *o, const pu_tokenize_options *t,
+                     const pu_data_how *how, pu_tokenize_result *out, pu_error *e) PU_MUST_USE;
+
 /* A whole run, as YAML describes it (examples/wanjuan.yaml): stages OUT/1-clean, …, shards and OUT/report.html. */
 typedef struct pu_data_config {
   const char *out;
@@ -361,22 +386,6 @@ pu_err pu_data_report(const char *title, const char *const *stages, size_t n, co
 
 /* ---- text to shards ---------------------------------------------------------------------------------------------- */
 
-typedef struct pu_tokenize_options {
-  const pu_tokenizer *tokenizer;
-  pu_pool *pool;         /* NULL: one thread. The files are the same whatever the threads */
-  double valid_fraction; /* of documents, by a hash of their id (without a "+3" at its end, by which joined documents
-                            have that of their first), into DIR/valid; the rest into DIR/train. 0: all in DIR */
-  bool bos, eos;         /* around each document, where the tokenizer has them */
-  bool internevo;
-  uint64_t max_tokens; /* a shard; 0: the writer's default */
-  void (*progress)(void *arg, double done, double total);
-  void *progress_arg;
-} pu_tokenize_options;
-
-typedef struct pu_tokenize_result {
-  uint64_t documents, tokens, bytes; /* training split and validation split together */
-  uint64_t valid_documents, valid_tokens;
-} pu_tokenize_result;
 pu_err pu_tokenize_run(pu_corpus *corpus, const char *dir, const pu_tokenize_options *o, pu_tokenize_result *out,
                        pu_error *e) PU_MUST_USE;
 /* Makes stage DIR of the documents of stage BEFORE: UNIT-00000.pub and so on, in DIR/train and DIR/valid or all in DIR.

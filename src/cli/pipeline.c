@@ -54,6 +54,7 @@ void pu_cli_step_print(const pu_cli *cli, const pu_cli_running *r, const char *d
   }
   fprintf(cli->out, "%s: %llu documents, %llu dropped, %llu left", dir, in, out, in - out);
   if (skipped) fprintf(cli->out, "; %llu broken records skipped", skipped);
+  if (skipped && pu_data_is_stage(dir)) fprintf(cli->out, " (puyu data stats %s says why)", dir);
   fputc('\n', cli->out);
 }
 
@@ -66,10 +67,11 @@ pu_err pu_cli_clean(const pu_cli *cli, const char *dir, int n_args, const char *
                             .charset = input->charset,
                             .split = input->split,
                             .html = input->html};
-  bool is_stage = n_args == 1 && pu_data_is_stage(args[0]);
+  bool is_stage = false;
   pu_clean_options all = *o;
   pu_cli_running running;
   pu_data_result result;
+  if (n_args == 1) PU_TRY(pu_data_find_stage(args[0], &is_stage, e));
   if (!is_stage) {
     all.sources = &source;
     all.n_sources = 1;
@@ -79,4 +81,24 @@ pu_err pu_cli_clean(const pu_cli *cli, const char *dir, int n_args, const char *
   pu_cli_step_end(&running);
   if (err == PU_OK) pu_cli_step_print(cli, &running, dir, &result, step->json);
   return err;
+}
+
+pu_tokenize_options pu_cli_tokenize_options(const pu_cli_shards *in, const pu_tokenizer *t, double valid_fraction) {
+  return (pu_tokenize_options){.tokenizer = t,
+                               .valid_fraction = valid_fraction,
+                               .bos = in->bos,
+                               .eos = in->eos,
+                               .internevo = in->internevo,
+                               .max_tokens = (uint64_t)in->tokens};
+}
+
+void pu_cli_print_shards(FILE *out, const pu_tokenize_result *r, bool json) {
+  double each = r->tokens ? (double)r->bytes / (double)r->tokens : 0;
+  fprintf(out,
+          json ? "{\"documents\": %llu, \"tokens\": %llu, \"bytes\": %llu, \"bytes_per_token\": %.3f, "
+                 "\"valid_documents\": %llu, \"valid_tokens\": %llu}\n"
+               : "%llu documents, %llu tokens of %llu bytes, %.3f bytes a token; for validation %llu documents, "
+                 "%llu tokens\n",
+          (unsigned long long)r->documents, (unsigned long long)r->tokens, (unsigned long long)r->bytes, each,
+          (unsigned long long)r->valid_documents, (unsigned long long)r->valid_tokens);
 }

@@ -22,6 +22,15 @@ typedef struct pu_cli_step {
   PU_ROW(holder, in.memory, "memory", FLOAT, .dflt = "0", .max = 1e6, .meta = "GIB",                                   \
          .help = "most memory that sorting may take; 0: half of what is free")
 
+/* The filter normalise. */
+#define PU_CLI_NORMALISE_ROWS(holder, in)                                                                              \
+  PU_ROW(holder, in.width, "width", ENUM, .dflt = "keep", .choices = "keep|half",                                      \
+         .help = "full-width letters and digits (filter normalise)"),                                                  \
+      PU_ROW(holder, in.han, "han", ENUM, .dflt = "keep", .choices = "keep|simplified|traditional",                    \
+             .help = "Chinese characters: as they are, or folded to one script (filter normalise)"),                   \
+      PU_ROW(holder, in.nfkc, "nfkc", BOOL, .dflt = "true",                                                            \
+             .help = "compose characters where nothing is lost (filter normalise)")
+
 /* Files and folders as one source, or a stage. */
 typedef struct pu_cli_input {
   const char *name, *format, *key, *charset;
@@ -39,6 +48,22 @@ typedef struct pu_cli_input {
              .help = "what a document is in plain text: the file, the lines up to a blank one, or each line"),         \
       PU_ROW(holder, in.html, "html", ENUM, .dflt = "auto", .choices = "auto|article|forum|all",                       \
              .help = "what is taken of web pages: the main text, the posts, or all that is shown")
+
+/* How shards are made: members of the holder, for pu_cli_tokenize_options. */
+typedef struct pu_cli_shards {
+  int64_t tokens;
+  bool bos, eos, internevo;
+} pu_cli_shards;
+#define PU_CLI_SHARDS_ROWS(holder, in)                                                                                 \
+  PU_ROW(holder, in.tokens, "shard-tokens", INT, .dflt = "268435456", .min = 1, .max = 1e15, .meta = "N",              \
+         .help = "tokens in one file at most"),                                                                        \
+      PU_ROW(holder, in.bos, "bos", BOOL, .dflt = "true",                                                              \
+             .help = "begin each document with the token that begins a text"),                                         \
+      PU_ROW(holder, in.eos, "eos", BOOL, .dflt = "true",                                                              \
+             .help = "end each document with the token that ends a text"),                                             \
+      PU_ROW(holder, in.internevo, "internevo", BOOL, .help = "write InternEvo's .bin and .bin.meta instead of .pub")
+pu_tokenize_options pu_cli_tokenize_options(const pu_cli_shards *in, const pu_tokenizer *t, double valid_fraction);
+void pu_cli_print_shards(FILE *out, const pu_tokenize_result *r, bool json);
 
 /* Threads, rank (from mpirun's or srun's environment) and a progress bar, for as long as a step runs. */
 typedef struct pu_cli_running {

@@ -125,7 +125,7 @@ static pu_err read_sources(unit_run *r, size_t unit, pu_error *e) {
     const char *path = file->path;
     o.id = file->name;
     o.repository = file->repository;
-    pu_err err = read_file(r, u, path, &o, e);
+    pu_err err = file->why ? pu_unit_skip(r->out, path, 0, file->why, e) : read_file(r, u, path, &o, e);
     if (err == PU_ERR_FORMAT || err == PU_ERR_UNSUPPORTED) err = pu_unit_skip(r->out, path, 0, e ? e->msg : "", e);
     PU_TRY(err);
   }

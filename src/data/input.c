@@ -138,6 +138,7 @@ static pu_err file_read(pu_input *in, uint64_t pos, void *data, size_t len, size
 /* Counts what came out of compression or an archive; says how much of it may be had. */
 static size_t allowed(pu_input *in, size_t n) {
   pu_input *root = in->root;
+  if (in->o.own) return n;
   uint64_t base = PU_MAX(root->size, root->pos), most = PU_MAX(base * PU_INPUT_RATIO, PU_INPUT_LEAST);
   if (n <= most - root->unpacked) {
     root->unpacked += n;
@@ -474,7 +475,7 @@ pu_err pu_input_line(pu_input *in, pu_str *line, bool *found, pu_error *e) {
     size_t there = in->len - in->begin;
     char *end = there > looked ? memchr(base + looked, '\n', there - looked) : NULL;
     size_t len = end ? (size_t)(end - base) : there;
-    if (len > PU_DOC_MAX) {
+    if (len > (in->o.own ? PU_OWN_LINE_MAX : PU_DOC_MAX)) {
       in->number++;
       PU_TRY(line_pass(in, e));
       looked = 0;
@@ -601,19 +602,37 @@ void pu_input_seek(pu_input *in, uint64_t offset) {
 
 /* ---- documents out of bytes -------------------------------------------------------------------------------------- */
 
+static bool is_number(pu_str s) {
+  size_t sign = s.len > 0 && s.ptr[0] == '-';
+  for (size_t i = sign; i < s.len; i++)
+    if (s.ptr[i] < '0' || s.ptr[i] > '9') return false;
+  return s.len > sign && s.len <= 20;
+}
+
+/* What follows FILE in an id. A number of its own ("#153") is one of its file, as every file of a set may have it. In a
+ * range of a file records are counted from the byte that it begins with: not by '+', which joined documents have. */
+static void id_number(const pu_input *in, pu_str own, char text[64]) {
+  unsigned long long base = in->base, number = PU_MAX(in->number, (uint64_t)1);
+  if (own.len > 0)
+    snprintf(text, 64, "#%.*s", (int)own.len, own.ptr);
+  else if (base > 0)
+    snprintf(text, 64, ":%llu.%llu", base, number);
+  else
+    snprintf(text, 64, ":%llu", number);
+}
+
 pu_err pu_doc_place(pu_input *in, pu_doc *out, pu_error *e) {
   if (in->o.source) out->source = pu_str_c(in->o.source);
   if (in->o.repository) out->repository = pu_str_c(in->o.repository);
-  if (out->id.len > 0) return PU_OK;
-  char part[32] = "";
-  if (in->base > 0) snprintf(part, sizeof part, "%llu+", (unsigned long long)in->base);
+  if (out->id.len > 0 && !is_number(out->id)) return PU_OK;
+  char number[64];
+  id_number(in, out->id, number);
   const char *source = in->o.source ? in->o.source : "", *slash = in->o.source ? "/" : "";
   const char *name = in->o.id ? in->o.id : "", *below = in->o.id ? in->name + strlen(in->root->name) : in->name;
-  size_t size = strlen(source) + strlen(name) + strlen(below) + 64;
+  size_t size = strlen(source) + strlen(name) + strlen(below) + sizeof number + 2;
   char *id = pu_arena_alloc(out->arena, size);
   if (!id) return nomem(e);
-  snprintf(id, size, "%s%s%s%s:%s%llu", source, slash, name, below, part,
-           (unsigned long long)PU_MAX(in->number, (uint64_t)1));
+  snprintf(id, size, "%s%s%s%s%s", source, slash, name, below, number);
   out->id = pu_doc_keep(out, pu_str_c(id));
   return PU_OK;
 }

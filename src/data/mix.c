@@ -1,8 +1,9 @@
 /* Mixing: how often each document of a source comes, and all of them in random order, in memory that does not grow with
  * the corpus. Two passes over a work folder. The first gives every copy of a document a random key (of seed, unit, line
  * and copy alone) and puts it into the bucket that the key falls into; the second sorts each bucket by key. Buckets are
- * the units of the stage. How many there are depends on the amount of text alone, so the result does not depend on
- * threads, ranks or memory. */
+ * the units of the stage: of documents, or, where a tokenizer is given, of shards, for which the text is not written
+ * once more. How many there are depends on the amount of text alone, so the result does not depend on threads, ranks or
+ * memory. */
 #include "src/data/mix.h"
 
 #include <math.h>
@@ -24,6 +25,8 @@ typedef struct mix {
   pu_stage_writer *w;
   pu_mix_plan plan;
   size_t n_buckets;
+  const char **domains;  /* sources that come, where there are shards */
+  pu_sharding *sharding; /* NULL: documents are written */
   pu_work work;
   pu_map *spread; /* [units of before] */
   uint64_t *counts;
@@ -259,13 +262,17 @@ static pu_err fill(pu_doc *d, const char *at, pu_error *e) {
 /* One unit of the stage. */
 typedef struct unit_out {
   pu_unit_writer *unit;
-  pu_clean_counts *counts;
+  pu_clean_counts *counts; /* of documents that are written */
+  pu_unit_shards *shards;  /* NULL: they are */
+  uint64_t n;              /* documents that went into shards */
 } unit_out;
 
 /* parts: see pu_join_put; NULL: it is not joined. */
 static pu_err put_doc(void *arg, pu_doc *d, const char *parts, pu_error *e) {
   unit_out *out = arg;
   uint64_t n;
+  if (pu_signals_stop()) return pu_fail(e, PU_ERR_STOPPED, "stopped; what is done stays, the same command goes on");
+  if (out->shards) return pu_unit_shards_doc(out->shards, d, out->n++, parts, e);
   PU_TRY(pu_unit_doc(out->unit, d, &n, e));
   PU_TRY(pu_unit_attrs_begin(out->unit, n, d->id, e));
   if (parts) PU_TRY(pu_unit_attr_json(out->unit, "parts", parts, e));
@@ -305,25 +312,28 @@ static pu_err put_sorted(const mix *m, const loaded *l, unit_out *out, pu_error 
   return err;
 }
 
-static pu_err sort_bucket(void *arg, size_t bucket, int worker, pu_error *e) {
-  (void)worker;
-  const mix *m = arg;
+static pu_err put_bucket_out(const mix *m, size_t bucket, int worker, unit_out *out, pu_error *e) {
   static const pu_filter_set none;
-  unit_out out = {0};
   loaded l = {0};
   pu_buf_init(&l.all, (size_t)1 << 40);
-  pu_err err = pu_clean_counts_create(&none, &out.counts, e);
-  if (err == PU_OK) err = pu_unit_create(m->w, bucket, &out.unit, e);
-  if (out.unit) {
-    err = load(m, bucket, &l, e);
-    if (err == PU_OK) err = put_sorted(m, &l, &out, e);
-    if (err == PU_OK) err = pu_clean_counts_put(out.counts, out.unit, e);
-    err = pu_unit_end(out.unit, err, e);
-  }
-  pu_clean_counts_free(out.counts);
+  pu_err err = m->sharding ? pu_unit_shards_open(m->sharding, pu_stage_writer_unit(m->w, bucket), worker, out->unit,
+                                                 &out->shards, e)
+                           : pu_clean_counts_create(&none, &out->counts, e);
+  if (err == PU_OK) err = load(m, bucket, &l, e);
+  if (err == PU_OK) err = put_sorted(m, &l, out, e);
+  if (err == PU_OK && out->counts) err = pu_clean_counts_put(out->counts, out->unit, e);
+  err = pu_unit_shards_end(out->shards, err, e);
+  pu_clean_counts_free(out->counts);
   free(l.v);
   pu_buf_deinit(&l.all);
   return err;
+}
+
+static pu_err sort_bucket(void *arg, size_t bucket, int worker, pu_error *e) {
+  const mix *m = arg;
+  unit_out out = {0};
+  PU_TRY(pu_unit_create(m->w, bucket, &out.unit, e));
+  return pu_unit_end(out.unit, put_bucket_out(m, bucket, worker, &out, e), e);
 }
 
 /* ---- all ---- */
@@ -335,7 +345,20 @@ static void show(void *arg, const char *what, double done, double total) {
 
 static void show_buckets(void *arg, double buckets) {
   const mix *m = arg;
-  show(arg, "shuffling", buckets, (double)m->n_buckets);
+  show(arg, m->sharding ? "tokenize" : "shuffling", buckets, (double)m->n_buckets);
+}
+
+/* What stage.json says: the plan, or how shards are made, with the plan below "mix". */
+static json_t *options_json(const mix *m) {
+  json_t *plan = pu_mix_plan_json(&m->plan, m->o), *all = m->sharding ? pu_sharding_json(m->sharding) : NULL;
+  if (!m->sharding) return plan;
+  if (plan && all && json_object_set(all, "mix", plan) != 0) {
+    json_decref(all);
+    all = NULL;
+  }
+  if (!plan) json_decref(all);
+  json_decref(plan);
+  return plan ? all : NULL;
 }
 
 static pu_err create(mix *m, const char *dir, pu_error *e) {
@@ -344,14 +367,15 @@ static pu_err create(mix *m, const char *dir, pu_error *e) {
   pu_err err = names ? pu_arena_create((size_t)1 << 20, &a, e) : nomem(e);
   for (size_t i = 0; err == PU_OK && i < m->n_buckets; i++)
     if (!(names[i] = pu_arena_printf(a, "mix-%05zu", i))) err = nomem(e);
-  json_t *options = err == PU_OK ? pu_mix_plan_json(&m->plan, m->o) : NULL;
+  json_t *options = err == PU_OK ? options_json(m) : NULL;
   if (err == PU_OK && !options) err = nomem(e);
-  const pu_stage_options so = {.step = "mix",
+  const pu_stage_options so = {.step = m->sharding ? "tokenize" : "mix",
                                .options = options,
                                .before = m->before,
                                .units = names,
                                .n_units = m->n_buckets,
-                               .docs = true,
+                               .docs = !m->sharding,
+                               .no_docs = m->sharding,
                                .force = m->how->force,
                                .rank = m->how->rank,
                                .ranks = m->how->ranks};
@@ -395,12 +419,22 @@ static bool is_whole(const mix *m) {
   return true;
 }
 
-static pu_err run(mix *m, const char *dir, pu_error *e) {
+static pu_err begin_shards(mix *m, const char *dir, const pu_tokenize_options *t, pu_error *e) {
+  size_t n = 0;
+  m->domains = calloc(m->plan.n + 1, sizeof *m->domains);
+  if (!m->domains) return nomem(e);
+  for (size_t i = 0; i < m->plan.n; i++)
+    if (m->plan.v[i].passes > 0) m->domains[n++] = m->plan.v[i].source;
+  return pu_sharding_create(dir, t, m->how, m->domains, n, &m->sharding, e);
+}
+
+static pu_err run(mix *m, const char *dir, const pu_tokenize_options *t, pu_error *e) {
   char work[4096];
   if ((size_t)snprintf(work, sizeof work, "%s/work", dir) >= sizeof work - 32)
     return pu_fail(e, PU_ERR_USAGE, "%s: the path is too long", dir);
   PU_TRY(pu_mix_plan_make(m->before, m->o, &m->plan, e));
   m->n_buckets = (size_t)PU_MIN(m->plan.bytes / BUCKET_BYTES + 1, (uint64_t)BUCKETS_MAX);
+  if (t) PU_TRY(begin_shards(m, dir, t, e));
   PU_TRY(create(m, dir, e));
   const char *key = json_string_value(json_object_get(pu_stage_about(m->before), "key"));
   m->work.hash = pu_hash64(key, key ? strlen(key) : 0, m->n_buckets ^ m->plan.hash);
@@ -412,18 +446,35 @@ static pu_err run(mix *m, const char *dir, pu_error *e) {
   return err == PU_OK ? pu_stage_end(m->w, e) : err;
 }
 
-pu_err pu_mix_documents(const char *dir, const char *before, const pu_mix_options *o, const pu_data_how *how,
-                        pu_data_result *out, pu_error *e) {
+static pu_err make(const char *dir, const char *before, const pu_mix_options *o, const pu_tokenize_options *t,
+                   const pu_data_how *how, pu_error *e) {
   mix m = {.o = o, .how = how};
   pu_stage *s;
   PU_TRY(pu_stage_open(before, &s, e));
   m.before = s;
-  pu_err err = run(&m, dir, e);
+  pu_err err = run(&m, dir, t, e);
   for (size_t u = 0; m.spread && u < pu_stage_units(s); u++) pu_map_close(&m.spread[u]);
   free(m.spread);
   free(m.counts);
+  pu_sharding_free(m.sharding);
+  free(m.domains);
   pu_mix_plan_deinit(&m.plan);
   pu_stage_writer_free(m.w);
   pu_stage_close(s);
-  return err == PU_OK ? pu_data_counts(dir, out, e) : err;
+  return err;
+}
+
+pu_err pu_mix_documents(const char *dir, const char *before, const pu_mix_options *o, const pu_data_how *how,
+                        pu_data_result *out, pu_error *e) {
+  PU_TRY(make(dir, before, o, NULL, how, e));
+  return pu_data_counts(dir, out, e);
+}
+
+pu_err pu_mix_shards(const char *dir, const char *before, const pu_mix_options *o, const pu_tokenize_options *t,
+                     const pu_data_how *how, pu_tokenize_result *out, pu_error *e) {
+  pu_mix_options mixed = *o;
+  mixed.valid_fraction = t->valid_fraction;
+  PU_TRY(pu_tokenize_check(t, e));
+  PU_TRY(make(dir, before, &mixed, t, how, e));
+  return pu_sharding_result(dir, out, e);
 }

@@ -22,7 +22,8 @@ typedef struct pu_skips {
 } pu_skips;
 
 typedef struct pu_read_options {
-  const char *source;     /* the documents' source; ids without one of their own are "SOURCE/NAME:NUMBER" */
+  const char *source;     /* the documents' source; ids without one of their own are "SOURCE/NAME:NUMBER", numbers
+                             "SOURCE/NAME#ID" */
   const char *name;       /* of a file in errors; NULL: its path */
   const char *id;         /* NAME of a file in ids; NULL: as in errors */
   const char *repository; /* of the file; NULL: unknown */
@@ -31,6 +32,8 @@ typedef struct pu_read_options {
   const char *charset;    /* NULL: found out */
   pu_split split;         /* what a document is in plain text */
   int html;               /* pu_html_mode */
+  bool own;               /* puyu wrote it: whatever comes out of its compression may, and its lines may be as long as
+                             a document's are in JSON */
   pu_skips skips;
 } pu_read_options;
 
@@ -55,7 +58,9 @@ void pu_input_take(pu_input *in, size_t n); /* n of those that peek showed are d
 /* Up to len bytes; *got 0: the end. */
 pu_err pu_input_read(pu_input *in, void *data, size_t len, size_t *got, pu_error *e) PU_MUST_USE;
 /* The next line without its end (\n or \r\n), in a buffer that lives until the next call; *found false: the end. A line
- * of more than PU_DOC_MAX is skipped and recorded. Each counts as one of the number below. */
+ * of more than PU_DOC_MAX (of own files PU_OWN_LINE_MAX) is skipped and recorded. Each counts as one of the number
+ * below. */
+#define PU_OWN_LINE_MAX (7 * PU_DOC_MAX) /* JSON writes six bytes for some, and there are title, id, … */
 pu_err pu_input_line(pu_input *in, pu_str *line, bool *found, pu_error *e) PU_MUST_USE;
 /* The rest, at most max bytes (up to PU_DOC_MAX), in the input's buffer until the next call; more: *cut is set and the
  * rest is passed over. */

@@ -37,6 +37,15 @@ static const char *step_of(const pu_stage *s) {
   return step ? step : "";
 }
 
+/* Its step and its folder's name: two filterings are both called "clean". */
+static void put_name(pu_buf *b, const pu_stage *s) {
+  const char *dir = pu_stage_dir(s), *slash = strrchr(dir, '/');
+  pu_buf_html(b, pu_str_c(step_of(s)));
+  pu_buf_puts(b, " <small>");
+  pu_buf_html(b, pu_str_c(slash && slash[1] ? slash + 1 : dir));
+  pu_buf_puts(b, "</small>");
+}
+
 /* Does the stage take documents away, and nothing else? Mixtures repeat and join them. */
 static bool narrows(const pu_stage *s) {
   return strcmp(step_of(s), "mix") != 0 && strcmp(step_of(s), "tokenize") != 0;
@@ -50,7 +59,7 @@ static void put_funnel(pu_buf *b, pu_stage *const *v, size_t n) {
   for (size_t i = 0; i < n; i++) {
     int64_t seen = count(v[i], "documents"), dropped = count(v[i], "dropped"), tokens = count(v[i], "tokens");
     pu_buf_puts(b, "<tr><td>");
-    pu_buf_html(b, pu_str_c(step_of(v[i])));
+    put_name(b, v[i]);
     pu_buf_printf(b, "</td><td>%s</td><td>%s</td><td>%s</td>", grouped(seen, in), grouped(dropped, out),
                   grouped(seen - dropped, left));
     pu_buf_printf(b, "<td>%s</td><td>", tokens ? grouped(tokens, in) : "");
@@ -109,18 +118,23 @@ static int most_first(const void *a, const void *b) {
   return x->n == y->n ? strcmp(x->name, y->name) : x->n < y->n ? 1 : -1;
 }
 
-static void put_rules(pu_buf *b, const pu_stage *s) {
-  const json_t *rules = json_object_get(counts_of(s), "rules"), *v;
+/* The numbers of {"NAME": n}, the largest first; the caller's. NULL: there are none. */
+static rule_row *sorted(const json_t *all, size_t *n) {
   const char *name;
+  const json_t *v;
+  *n = 0;
+  rule_row *rows = json_object_size(all) > 0 ? calloc(json_object_size(all), sizeof *rows) : NULL;
+  if (!rows) return NULL;
+  json_object_foreach((json_t *)all, name, v) rows[(*n)++] = (rule_row){name, json_integer_value(v)};
+  qsort(rows, *n, sizeof *rows, most_first);
+  return rows;
+}
+
+static void put_rules(pu_buf *b, const pu_stage *s) {
   char text[32];
-  size_t n = 0, room = json_object_size(rules);
-  rule_row *rows = calloc(room + 1, sizeof *rows);
-  if (!rows || room == 0) {
-    free(rows);
-    return;
-  }
-  json_object_foreach((json_t *)rules, name, v) rows[n++] = (rule_row){name, json_integer_value(v)};
-  qsort(rows, n, sizeof *rows, most_first);
+  size_t n;
+  rule_row *rows = sorted(json_object_get(counts_of(s), "rules"), &n);
+  if (!rows) return;
   pu_buf_puts(b, "<table><tr><th>rule</th><th>documents dropped</th><th style=\"width:60%\"></th></tr>\n");
   for (size_t i = 0; i < PU_MIN(n, (size_t)RULES_SHOWN); i++) {
     pu_buf_puts(b, "<tr><td>");
@@ -128,6 +142,23 @@ static void put_rules(pu_buf *b, const pu_stage *s) {
     pu_buf_printf(b, "</td><td>%s</td><td>", grouped(rows[i].n, text));
     put_samples(b, json_object_get(json_object_get(counts_of(s), "samples"), rows[i].name));
     pu_buf_puts(b, "</td></tr>\n");
+  }
+  pu_buf_puts(b, "</table>\n");
+  free(rows);
+}
+
+/* Why records were skipped. */
+static void put_skips(pu_buf *b, const pu_stage *s) {
+  char text[32];
+  size_t n;
+  rule_row *rows = sorted(json_object_get(counts_of(s), "reasons"), &n);
+  if (!rows) return;
+  pu_buf_puts(b, "<h2>Skipped</h2>\n<p class=sub>File and place of each are in the stage's *.skips.jsonl.zst.</p>\n"
+                 "<table><tr><th>why</th><th>records</th></tr>\n");
+  for (size_t i = 0; i < PU_MIN(n, (size_t)RULES_SHOWN); i++) {
+    pu_buf_puts(b, "<tr><td>");
+    pu_buf_html(b, pu_str_c(rows[i].name));
+    pu_buf_printf(b, "</td><td>%s</td></tr>\n", grouped(rows[i].n, text));
   }
   pu_buf_puts(b, "</table>\n");
   free(rows);
@@ -173,7 +204,7 @@ static pu_err put_histograms(pu_buf *b, const pu_stage *s, pu_error *e) {
   const json_t *all = json_object_get(counts_of(s), "histograms"),
                *options = json_object_get(pu_stage_about(s), "options"), *filters = json_object_get(options, "filters"),
                *bounds = json_object_get(options, "bounds");
-  if (!all) return PU_OK;
+  if (json_object_size(all) == 0) return PU_OK;
   pu_filter_set *set = malloc(sizeof *set);
   const char **v = calloc(json_array_size(filters) + json_array_size(bounds) + 1, sizeof *v);
   pu_err err = set && v ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "report: no memory");
@@ -234,10 +265,11 @@ static void put_shares(pu_buf *b, const pu_stage *s) {
 
 /* Of a mixture: how often each source comes. */
 static void put_mixture(pu_buf *b, const pu_stage *s) {
-  const json_t *sources = json_object_get(json_object_get(pu_stage_about(s), "options"), "sources"), *row;
+  const json_t *options = json_object_get(pu_stage_about(s), "options"), *mix = json_object_get(options, "mix"), *row;
+  const json_t *sources = json_object_get(mix ? mix : options, "sources");
   char docs[32], bytes[32];
   size_t i;
-  if (strcmp(step_of(s), "mix") != 0) return;
+  if (!mix && strcmp(step_of(s), "mix") != 0) return; /* of a mixture, or of its shards */
   pu_buf_puts(b, "<h2>Mixture</h2>\n<table><tr><th>source</th><th>documents</th><th>text</th><th>passes</th></tr>\n");
   json_array_foreach((json_t *)sources, i, row) {
     pu_buf_puts(b, "<tr><td>");
@@ -328,9 +360,10 @@ static pu_err put_page(pu_buf *b, const char *title, pu_stage *const *v, size_t 
   put_funnel(b, v, n);
   for (size_t i = 0; i < n; i++) {
     pu_buf_puts(b, "<h2>Step: ");
-    pu_buf_html(b, pu_str_c(step_of(v[i])));
+    put_name(b, v[i]);
     pu_buf_puts(b, "</h2>\n");
     put_rules(b, v[i]);
+    put_skips(b, v[i]);
     PU_TRY(put_histograms(b, v[i], e));
     put_mixture(b, v[i]);
     put_contamination(b, v[i]);

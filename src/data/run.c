@@ -55,10 +55,26 @@ static pu_err check_mixes(const pu_mix_options *v, size_t n, pu_error *e) {
   return PU_OK;
 }
 
+/* A weight of a source that there is not would end a run at its last step. */
+static pu_err check_weights(const pu_data_config *cfg, const pu_mix_options *mix, pu_error *e) {
+  const pu_source *sources = cfg->sources.items;
+  for (size_t i = 0; i < mix->weights.n; i++) {
+    const char *weight = mix->weights.v[i];
+    size_t len = strcspn(weight, "=");
+    bool found = false;
+    for (size_t k = 0; k < cfg->sources.n; k++)
+      found |= sources[k].name && strlen(sources[k].name) == len && strncmp(sources[k].name, weight, len) == 0;
+    if (!found) return pu_fail(e, PU_ERR_USAGE, "mix %s: weights: '%s' is of none of the sources", mix->name, weight);
+  }
+  return PU_OK;
+}
+
 static pu_err check(const pu_data_config *cfg, pu_error *e) {
+  const pu_mix_options *mixes = cfg->mixes.items;
   int mode;
   if (cfg->tokenizer && !pu_path_exists(cfg->tokenizer))
     return pu_fail(e, PU_ERR_USAGE, "shards.tokenizer: %s: there is no such file or folder", cfg->tokenizer);
+  for (size_t i = 0; i < cfg->mixes.n; i++) PU_TRY(check_weights(cfg, &mixes[i], e));
   for (size_t i = 0; i < cfg->dedup.n; i++) PU_TRY(mode_of(cfg->dedup.v[i], &mode, e));
   for (size_t i = 0; i < cfg->contam.against.n; i++)
     if (!pu_path_exists(cfg->contam.against.v[i]))
@@ -96,8 +112,8 @@ static pu_err decontaminate(run *r, pu_error *e) {
   return PU_OK;
 }
 
-/* name: of the mixture; NULL: there is none. */
-static pu_err shards(run *r, const pu_tokenizer *t, const char *from, const char *name, pu_error *e) {
+/* Shards of what is left, or of a mixture of it. */
+static pu_err shards(run *r, const pu_tokenizer *t, const char *from, const pu_mix_options *mix, pu_error *e) {
   const pu_data_config *c = r->cfg;
   const pu_tokenize_options o = {.tokenizer = t,
                                  .valid_fraction = c->valid_fraction,
@@ -105,40 +121,34 @@ static pu_err shards(run *r, const pu_tokenizer *t, const char *from, const char
                                  .eos = c->eos,
                                  .internevo = c->internevo,
                                  .max_tokens = (uint64_t)c->shard_tokens};
-  const char *dir = pu_arena_printf(r->arena, "%s/shards%s%s", c->out, name ? "/" : "", name ? name : "");
+  const char *dir = pu_arena_printf(r->arena, "%s/shards%s%s", c->out, mix ? "/" : "", mix ? mix->name : "");
   pu_tokenize_result one;
-  if (!t) return PU_OK;
   if (!dir) return nomem(e);
-  PU_TRY(pu_tokenize_stage(dir, from, &o, r->how, &one, e));
+  PU_TRY(mix ? pu_mix_shards(dir, from, mix, &o, r->how, &one, e) : pu_tokenize_stage(dir, from, &o, r->how, &one, e));
   r->stages[r->n++] = dir;
   r->out->tokens += one.tokens;
   return PU_OK;
 }
 
-static pu_err mix_all(run *r, const pu_tokenizer *t, pu_error *e) {
-  const pu_mix_options *v = r->cfg->mixes.items;
-  const char *from = r->stages[r->n - 1];
-  if (r->cfg->mixes.n == 0) return shards(r, t, from, NULL, e);
-  for (size_t i = 0; i < r->cfg->mixes.n; i++) {
-    pu_data_result one;
-    const char *step = pu_arena_printf(r->arena, "mix-%s", v[i].name), *dir;
-    if (!step) return nomem(e);
-    PU_TRY(next_dir(r, step, &dir, e));
-    pu_mix_options o = v[i];
-    o.valid_fraction = r->cfg->valid_fraction;
-    PU_TRY(pu_mix_documents(dir, from, &o, r->how, &one, e));
-    r->stages[r->n++] = dir;
-    PU_TRY(shards(r, t, dir, v[i].name, e));
-  }
+static pu_err mixture(run *r, const char *from, const pu_mix_options *o, pu_error *e) {
+  pu_data_result one;
+  const char *step = pu_arena_printf(r->arena, "mix-%s", o->name), *dir;
+  if (!step) return nomem(e);
+  PU_TRY(next_dir(r, step, &dir, e));
+  pu_mix_options mix = *o;
+  mix.valid_fraction = r->cfg->valid_fraction; /* of shards that may be made of it later */
+  PU_TRY(pu_mix_documents(dir, from, &mix, r->how, &one, e));
+  r->stages[r->n++] = dir;
   return PU_OK;
 }
 
-static pu_err mix(run *r, pu_error *e) {
-  pu_tokenizer *t = NULL;
-  if (r->cfg->tokenizer) PU_TRY(pu_tokenizer_load(r->cfg->tokenizer, &t, e));
-  pu_err err = mix_all(r, t, e);
-  pu_tokenizer_free(t);
-  return err;
+/* Where there is a tokenizer, mixtures become shards at once. */
+static pu_err mix_all(run *r, const pu_tokenizer *t, pu_error *e) {
+  const pu_mix_options *v = r->cfg->mixes.items;
+  const char *from = r->stages[r->n - 1];
+  if (r->cfg->mixes.n == 0) return t ? shards(r, t, from, NULL, e) : PU_OK;
+  for (size_t i = 0; i < r->cfg->mixes.n; i++) PU_TRY(t ? shards(r, t, from, &v[i], e) : mixture(r, from, &v[i], e));
+  return PU_OK;
 }
 
 static pu_err report(const run *r, pu_error *e) {
@@ -148,11 +158,11 @@ static pu_err report(const run *r, pu_error *e) {
   return pu_data_report(slash && slash[1] ? slash + 1 : r->cfg->out, r->stages, r->n, path, e);
 }
 
-static pu_err steps(run *r, pu_error *e) {
+static pu_err steps(run *r, const pu_tokenizer *t, pu_error *e) {
   PU_TRY(clean(r, e));
   PU_TRY(dedup(r, e));
   PU_TRY(decontaminate(r, e));
-  PU_TRY(mix(r, e));
+  PU_TRY(mix_all(r, t, e));
   return report(r, e);
 }
 
@@ -162,7 +172,11 @@ pu_err pu_data_run(const pu_data_config *cfg, const pu_data_how *how, pu_data_re
   PU_TRY(check(cfg, e));
   PU_TRY(pu_arena_create((size_t)1 << 20, &r.arena, e));
   r.stages = pu_arena_alloc(r.arena, (3 + cfg->dedup.n + 2 * cfg->mixes.n) * sizeof *r.stages);
-  pu_err err = r.stages ? steps(&r, e) : nomem(e);
+  pu_tokenizer *t = NULL;
+  pu_err err = r.stages ? PU_OK : nomem(e);
+  if (err == PU_OK && cfg->tokenizer) err = pu_tokenizer_load(cfg->tokenizer, &t, e); /* a broken one is told at once */
+  if (err == PU_OK) err = steps(&r, t, e);
+  pu_tokenizer_free(t);
   pu_arena_free(r.arena);
   return err;
 }

@@ -5,15 +5,22 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "src/data/sources.h"
 
 enum { MAX_DEPTH = 32 };
 
+typedef struct place {
+  dev_t dev;
+  ino_t ino;
+} place;
+
 typedef struct listing {
   pu_arena *arena;
   size_t base;            /* bytes of a path before the name of its file */
   const char *repository; /* of what is listed now, in ids; NULL: none yet */
+  place in[MAX_DEPTH];    /* folders that what is listed now lies in */
   pu_source_file *v;
   size_t n, cap;
 } listing;
@@ -32,7 +39,6 @@ static pu_err list_folder(listing *l, const char *path, int depth, pu_error *e) 
   char **names;
   size_t n;
   const char *outer = l->repository;
-  if (depth == MAX_DEPTH) return pu_fail(e, PU_ERR_USAGE, "%s: folders nested deeper than %d", path, MAX_DEPTH);
   PU_TRY(pu_dir_list(l->arena, path, &names, &n, e));
   bool is_one = depth == 1 && !outer;
   for (size_t i = 0; i < n; i++) is_one |= strcmp(names[i], ".git") == 0;
@@ -53,11 +59,7 @@ static const char *repository_of(const listing *l, const char *name) {
   return said ? NULL : l->repository;
 }
 
-static pu_err list(listing *l, const char *path, int depth, pu_error *e) {
-  struct stat st;
-  if (stat(path, &st) != 0) return pu_fail(e, PU_ERR_IO, "%s: %s", path, strerror(errno));
-  if (S_ISDIR(st.st_mode)) return list_folder(l, path, depth, e);
-  if (!S_ISREG(st.st_mode)) return PU_OK; /* a pipe would wait for ever */
+static pu_err add_file(listing *l, const char *path, uint64_t bytes, const char *why, pu_error *e) {
   if (l->n == l->cap) {
     size_t cap = PU_MAX((size_t)64, 2 * l->cap);
     pu_source_file *grown = realloc(l->v, cap * sizeof *grown);
@@ -65,11 +67,37 @@ static pu_err list(listing *l, const char *path, int depth, pu_error *e) {
     l->v = grown;
     l->cap = cap;
   }
-  char *copy = pu_arena_strdup(l->arena, path);
-  if (!copy) return nomem(e);
+  char *copy = pu_arena_strdup(l->arena, path), *reason = why ? pu_arena_strdup(l->arena, why) : NULL;
+  if (!copy || (why && !reason)) return nomem(e);
   const char *name = name_of(l, copy);
-  l->v[l->n++] = (pu_source_file){copy, name, repository_of(l, name), (uint64_t)st.st_size};
+  l->v[l->n++] = (pu_source_file){copy, name, repository_of(l, name), bytes, reason};
   return PU_OK;
+}
+
+/* NULL: it can be listed. */
+static const char *why_not(listing *l, const char *path, const struct stat *st, int depth) {
+  if (access(path, R_OK | X_OK) != 0) return strerror(errno);
+  for (int i = 0; i < depth; i++)
+    if (l->in[i].dev == st->st_dev && l->in[i].ino == st->st_ino) return "a link to a folder that it lies in";
+  if (depth == MAX_DEPTH) return "folders nested too deep";
+  l->in[depth] = (place){st->st_dev, st->st_ino};
+  return NULL;
+}
+
+static pu_err list(listing *l, const char *path, int depth, pu_error *e) {
+  struct stat st;
+  const char *why;
+  if (stat(path, &st) != 0)
+    return depth > 0 ? add_file(l, path, 0, strerror(errno), e)
+                     : pu_fail(e, PU_ERR_IO, "%s: %s", path, strerror(errno));
+  if (S_ISDIR(st.st_mode)) {
+    why = why_not(l, path, &st, depth);
+    if (!why) return list_folder(l, path, depth, e);
+    return depth > 0 ? add_file(l, path, 0, why, e) : pu_fail(e, PU_ERR_IO, "%s: %s", path, why);
+  }
+  if (!S_ISREG(st.st_mode)) return PU_OK; /* a pipe would wait for ever */
+  why = depth > 0 && access(path, R_OK) != 0 ? strerror(errno) : NULL;
+  return add_file(l, path, why ? 0 : (uint64_t)st.st_size, why, e);
 }
 
 /* Without "./" before it, "/" behind it, and more than one "/" in a place. */

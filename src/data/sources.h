@@ -13,6 +13,7 @@ typedef struct pu_source_file {
   const char *name;       /* in ids: below the folder that all paths of the source are in */
   const char *repository; /* in ids, where it is not the first folder of the name; NULL: it is, or there is none */
   uint64_t bytes;
+  const char *why; /* it cannot be read: its unit records that, and reads the others; NULL: it can */
 } pu_source_file;
 
 typedef struct pu_source_unit {
@@ -34,7 +35,8 @@ typedef struct pu_source_units {
 /* Every file of every source, in the order of their names below each path. Names are relative to the source's folder:
  * to the one that it names, or, where it names files or several paths, to the last one that all of them are in; so no
  * two files share a name, and no name says where a corpus lies. A repository is a folder that holds .git, else the
- * first one below a path. */
+ * first one below a path. What stands in a folder and cannot be read (a link that leads nowhere or back, no permission)
+ * is one of the files, with the reason; what a path names has to be there. */
 pu_err pu_source_units_make(const pu_source *sources, size_t n, pu_source_units *out, pu_error *e) PU_MUST_USE;
 void pu_source_units_deinit(pu_source_units *u); /* of all zeros: fine */
 /* The read options of a source. */

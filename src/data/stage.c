@@ -27,6 +27,14 @@ bool pu_data_is_stage(const char *dir) {
   return (size_t)snprintf(path, sizeof path, "%s/stage.json", dir) < sizeof path && pu_path_exists(path);
 }
 
+pu_err pu_data_find_stage(const char *dir, bool *is_stage, pu_error *e) {
+  char path[4096];
+  *is_stage = pu_data_is_stage(dir);
+  if (*is_stage || (size_t)snprintf(path, sizeof path, "%s/begun.json", dir) >= sizeof path || !pu_path_exists(path))
+    return PU_OK;
+  return pu_fail(e, PU_ERR_USAGE, "%s: a stage that is not finished; the command that began it goes on with it", dir);
+}
+
 /* What stage.json says lies beside it, from its folder. */
 static const char *beside(pu_arena *a, const char *dir, const char *name) {
   if (strcmp(name, ".") == 0) return dir;
@@ -43,7 +51,7 @@ static pu_err read_about(pu_stage *s, const char *path, pu_error *e) {
   if (!json_is_array(units)) return pu_fail(e, PU_ERR_FORMAT, "%s: \"units\" must be a list of names", path);
   s->n_drops = json_array_size(after);
   s->n_units = json_array_size(units);
-  s->docs = beside(s->arena, s->dir, docs);
+  s->docs = docs[0] ? beside(s->arena, s->dir, docs) : docs;
   s->units = pu_arena_alloc(s->arena, (s->n_units + 1) * sizeof *s->units);
   if (!s->docs || !s->units) return nomem(e);
   for (size_t i = 0; i < s->n_drops; i++) {
@@ -121,7 +129,7 @@ static pu_err lines_open(lines *l, const char *dir, const char *unit, const char
   char path[4096];
   if ((size_t)snprintf(path, sizeof path, "%s/%s.%s.jsonl.zst", dir, unit, kind) >= sizeof path)
     return pu_fail(e, PU_ERR_USAGE, "%s: the path is too long", dir);
-  *l = (lines){.options.skips = {.skip = note_broken, .arg = l}};
+  *l = (lines){.options = {.own = true, .skips = {.skip = note_broken, .arg = l}}};
   return pu_input_open(path, 0, 0, &l->options, &l->in, e);
 }
 
@@ -153,6 +161,13 @@ static void lines_close(lines *l) {
 
 /* ---- records ---- */
 
+static pu_err docs_open(lines *l, const pu_stage *s, size_t unit, pu_error *e) {
+  if (s->docs[0]) return lines_open(l, s->docs, s->units[unit], "docs", e);
+  return pu_fail(e, PU_ERR_USAGE,
+                 "%s: the documents of this mixture went into shards at once; mix without --tokenizer to have them",
+                 s->dir);
+}
+
 struct pu_records {
   lines in;
   json_t *line;
@@ -161,8 +176,8 @@ struct pu_records {
 pu_err pu_records_open(const pu_stage *s, size_t unit, const char *kind, pu_records **out, pu_error *e) {
   *out = calloc(1, sizeof **out);
   if (!*out) return nomem(e);
-  const char *dir = strcmp(kind, "docs") == 0 ? s->docs : s->dir;
-  pu_err err = lines_open(&(*out)->in, dir, s->units[unit], kind, e);
+  pu_err err = strcmp(kind, "docs") == 0 ? docs_open(&(*out)->in, s, unit, e)
+                                         : lines_open(&(*out)->in, s->dir, s->units[unit], kind, e);
   if (err == PU_OK) return PU_OK;
   pu_records_close(*out);
   *out = NULL;
@@ -228,7 +243,7 @@ pu_err pu_unit_open(const pu_stage *s, size_t unit, pu_unit **out, pu_error *e) 
   if (!u) return nomem(e);
   pu_err err = PU_OK;
   for (size_t i = 0; err == PU_OK && i < s->n_drops; i++) err = read_drops(u, s->drops[i], s->units[unit], e);
-  if (err == PU_OK) err = lines_open(&u->in, s->docs, s->units[unit], "docs", e);
+  if (err == PU_OK) err = docs_open(&u->in, s, unit, e);
   if (err == PU_OK)
     *out = u;
   else

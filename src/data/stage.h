@@ -54,12 +54,14 @@ typedef struct pu_stage_options {
   const char *const *units; /* names; NULL: those of `before` */
   size_t n_units;
   bool docs, force;
+  bool no_docs; /* its units have documents of their own that it writes nowhere: they go into shards at once */
   bool instead; /* takes the place of `before`: has its documents, but not its drops */
   int rank, ranks;
 } pu_stage_options;
 pu_err pu_stage_create(const char *dir, const pu_stage_options *o, pu_stage_writer **out, pu_error *e) PU_MUST_USE;
 void pu_stage_writer_free(pu_stage_writer *w);
 size_t pu_stage_writer_units(const pu_stage_writer *w);
+const char *pu_stage_writer_unit(const pu_stage_writer *w, size_t unit); /* its name */
 bool pu_stage_unit_done(const pu_stage_writer *w, size_t unit);
 
 /* One unit's files; any thread, each its own unit. */

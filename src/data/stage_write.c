@@ -1,4 +1,5 @@
 /* Writing stages: a unit's files appear whole or not at all, done.json last; stage.json when all units are there. */
+#include <ctype.h>
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
@@ -7,9 +8,16 @@
 #include <time.h>
 #include <zstd.h>
 
+#include "src/data/reader.h"
 #include "src/data/stage.h"
 
-enum { LEVEL = 1, PENDING = 1 << 17, SAMPLES_MAX = 8, PATIENCE = 600 /* s, for another rank's first sign */ };
+enum {
+  LEVEL = 1,
+  PENDING = 1 << 17,
+  SAMPLES_MAX = 8,
+  REASONS_MAX = 32,
+  PATIENCE = 600 /* s, for another rank's first sign */
+};
 
 #define UPS "../../../../"
 enum { UPS_MAX = (sizeof UPS - 1) / 3 };
@@ -62,7 +70,8 @@ static pu_err chain(pu_stage_writer *w, const pu_stage_options *o, pu_error *e) 
   json_t *drops = json_array();
   const json_t *earlier = o->before ? json_object_get(pu_stage_about(o->before), "drops") : NULL;
   const char *docs = ".", *before = o->before ? pu_stage_dir(o->before) : NULL;
-  if (o->before && !o->docs) {
+  if (o->no_docs) docs = "";
+  if (o->before && !o->docs && !o->no_docs) {
     const char *theirs = json_string_value(json_object_get(pu_stage_about(o->before), "docs"));
     for (size_t i = 0; i + o->instead < json_array_size(earlier); i++) {
       const char *name = json_string_value(json_array_get(earlier, i));
@@ -179,6 +188,10 @@ size_t pu_stage_writer_units(const pu_stage_writer *w) {
   return w->n_units;
 }
 
+const char *pu_stage_writer_unit(const pu_stage_writer *w, size_t unit) {
+  return w->units[unit];
+}
+
 bool pu_stage_unit_done(const pu_stage_writer *w, size_t unit) {
   char path[4096];
   return pu_path_exists(in_dir(w, path, w->units[unit], ".done.json"));
@@ -198,7 +211,7 @@ struct pu_unit_writer {
   size_t unit;
   zst docs, attrs, drops, skips;
   uint64_t n_docs, n_seen, n_drops, n_skips, bytes;
-  json_t *done, *rules;
+  json_t *done, *rules, *reasons; /* reasons: {"WHY": records} of what was skipped */
 };
 
 static pu_err zst_open(zst *z, const char *path, pu_error *e) {
@@ -247,8 +260,9 @@ pu_err pu_unit_create(pu_stage_writer *w, size_t unit, pu_unit_writer **out, pu_
   u->unit = unit;
   u->done = json_object();
   u->rules = json_object();
+  u->reasons = json_object();
   char path[4096];
-  pu_err err = u->done && u->rules ? PU_OK : nomem(e);
+  pu_err err = u->done && u->rules && u->reasons ? PU_OK : nomem(e);
   if (err == PU_OK && w->docs) err = zst_open(&u->docs, in_dir(w, path, w->units[unit], ".docs.jsonl.zst"), e);
   if (err == PU_OK) err = zst_open(&u->attrs, in_dir(w, path, w->units[unit], ".attrs.jsonl.zst"), e);
   if (err == PU_OK) err = zst_open(&u->drops, in_dir(w, path, w->units[unit], ".drops.jsonl.zst"), e);
@@ -338,6 +352,23 @@ pu_err pu_unit_drop(pu_unit_writer *u, uint64_t n, pu_str id, const char *rule, 
   return zst_line(&u->drops, e);
 }
 
+/* Numbers, and what a message quotes, would make a reason of its own of each record. */
+static pu_err add_reason(pu_unit_writer *u, const char *why, pu_error *e) {
+  char text[160];
+  size_t n = 0;
+  const char *near = strstr(why, " near ");
+  for (const char *c = why; *c && c != near && n < sizeof text - 4;) {
+    bool number = isdigit((unsigned char)*c);
+    text[n++] = number ? 'N' : *c;
+    for (c++; number && isdigit((unsigned char)*c);) c++;
+  }
+  n = pu_utf8_prefix(pu_str_of(text, n));
+  if (json_object_size(u->reasons) >= REASONS_MAX && !json_object_getn(u->reasons, text, n))
+    n = (size_t)snprintf(text, sizeof text, "other reasons");
+  json_int_t before = json_integer_value(json_object_getn(u->reasons, text, n));
+  return json_object_setn_new(u->reasons, text, n, json_integer(before + 1)) == 0 ? PU_OK : nomem(e);
+}
+
 pu_err pu_unit_skip(pu_unit_writer *u, const char *file, uint64_t offset, const char *why, pu_error *e) {
   pu_buf *b = &u->skips.pending;
   pu_buf_puts(b, "{\"file\": ");
@@ -346,6 +377,7 @@ pu_err pu_unit_skip(pu_unit_writer *u, const char *file, uint64_t offset, const 
   put_member(b, "why", pu_str_c(why));
   pu_buf_putc(b, '}');
   u->n_skips++;
+  PU_TRY(add_reason(u, why, e));
   return zst_line(&u->skips, e);
 }
 
@@ -360,6 +392,7 @@ static pu_err done_write(pu_unit_writer *u, pu_error *e) {
   json_object_set_new(u->done, "skipped", json_integer((json_int_t)u->n_skips));
   if (u->w->docs) json_object_set_new(u->done, "bytes", json_integer((json_int_t)u->bytes));
   json_object_set(u->done, "rules", u->rules);
+  if (u->n_skips > 0) json_object_set(u->done, "reasons", u->reasons);
   return write_json(in_dir(u->w, path, u->w->units[u->unit], ".done.json"), u->done, e);
 }
 
@@ -372,6 +405,7 @@ pu_err pu_unit_end(pu_unit_writer *u, pu_err err, pu_error *e) {
   if (err == PU_OK) err = done_write(u, e);
   json_decref(u->done);
   json_decref(u->rules);
+  json_decref(u->reasons);
   free(u);
   return err;
 }

@@ -285,6 +285,11 @@ static void ids_are_short(void **state) {
   assert_ids("t/raw/one/org/q", "s/q/z.c:1 |");
   assert_int_equal(shell("tar cf t/raw/two/a.tar -C t/raw one/r/src/x.c && rm -r t/raw/two/r"), 0);
   assert_ids("t/raw/two", "s/a.tar/one/r/src/x.c:1 |");
+  /* A number is an id within its file alone. */
+  assert_int_equal(shell("mkdir t/n && printf '{\"id\": 7, \"text\": \"x\"}\n{\"id\": \"a7\", \"text\": "
+                         "\"y\"}\n' >t/n/1.jsonl && printf 'id,text\n007,z\n' >t/n/2.csv"),
+                   0);
+  assert_ids("t/n", "s/1.jsonl#7 |a7 |s/2.csv#007 |");
   assert_int_equal(shell("rm -r t ids"), 0);
 }
 
@@ -297,13 +302,73 @@ static void large_files(void **state) {
       0);
   assert_int_equal(puyu("data extract big --out ranges --threads 2"), 0);
   says("1500000 documents");
+  /* Each document goes its own way, not a range as a whole. */
+  assert_int_equal(
+      shell("puyu tokenizer train --vocab-size 300 --out tk e/e.txt >made 2>&1 && puyu data tokenize -t tk "
+            "--valid-fraction 0.25 --out split ranges >made 2>&1 && grep -h valid_doc split/*.done.json | "
+            "grep -o '[0-9]*'"),
+      0);
+  int valid[2];
+  assert_int_equal(sscanf(out, "%d %d", &valid[0], &valid[1]), 2);
+  assert_in_range(valid[0], 300000, 330000);
+  assert_in_range(valid[1], 50000, 60000);
   assert_int_equal(shell("ls ranges/*.docs.jsonl.zst | wc -l"), 0);
   says("2");
   assert_int_equal(shell("mv big/x.jsonl big/x.txt"), 0);
   assert_int_equal(puyu("data extract big --split blank --out whole"), 0);
   assert_int_equal(shell("ls whole/*.docs.jsonl.zst | wc -l"), 0);
   says("1");
-  assert_int_equal(shell("rm -r big ranges whole"), 0);
+  assert_int_equal(shell("rm -r big ranges whole tk split"), 0);
+}
+
+/* What lies in a folder and cannot be read is recorded, and the rest is read. Only what is named has to be there. */
+static void not_to_be_read(void **state) {
+  (void)state;
+  assert_int_equal(
+      shell("mkdir -p odd/below && echo 'A line of text.' >odd/below/x.txt && ln -s nowhere odd/link.txt && "
+            "ln -s .. odd/below/up && echo text >odd/shut.txt && chmod 0 odd/shut.txt"),
+      0);
+  assert_int_equal(puyu("data extract odd --out odd-1"), 0);
+  says(geteuid() == 0 ? "2 documents, 0 dropped, 2 left; 2 broken" : "1 documents, 0 dropped, 1 left; 3 broken");
+  says("(puyu data stats odd-1 says why)");
+  assert_int_equal(puyu("data stats odd-1"), 0);
+  says("skipped   No such file or directory               1 records");
+  assert_int_equal(shell("puyu data report --out odd.html odd-1 && grep -q 'a link to a folder that it lies "
+                         "in</td><td>1<' odd.html && ! grep -q Measures odd.html"),
+                   0);
+  assert_int_equal(shell("zstdcat odd-1/*.skips.jsonl.zst"), 0);
+  says("{\"file\": \"odd/below/up\", \"offset\": 0, \"why\": \"a link to a folder that it lies in\"}");
+  says("{\"file\": \"odd/link.txt\", \"offset\": 0, \"why\": \"No such file or directory\"}");
+  assert_int_equal(puyu("data extract odd/link.txt --out odd-2"), 1);
+  says("odd/link.txt: No such file");
+  assert_int_equal(shell("rm -r odd odd-1 odd.html"), 0);
+}
+
+/* Numbers and quoted pieces of a reason do not make it another one; of an unfinished stage nothing is read as raw. */
+static void reasons_and_unfinished(void **state) {
+  (void)state;
+  assert_int_equal(shell("mkdir r && printf '{broken\n   {wrong\n[1]\n{\"content\": \"text\"}\n' >r/x.jsonl"), 0);
+  assert_int_equal(puyu("data clean r --out r-1 --width half"), 0);
+  says("1 documents, 0 dropped, 1 left; 3 broken");
+  assert_int_equal(puyu("data stats r-1"), 0);
+  says("column N: string or '}' expected            2 records");
+  assert_int_equal(shell("rm r-1/stage.json"), 0);
+  assert_int_equal(puyu("data clean r-1 --out r-2"), 2);
+  says("not finished");
+  assert_int_equal(puyu("data stats r-1"), 2);
+  says("not finished");
+  assert_int_equal(shell("rm -r r r-1"), 0);
+}
+
+/* What a step wrote the next one reads, also a document of the greatest size in which JSON makes two bytes of each, and
+ * zstd a thousandth. */
+static void packed_well(void **state) {
+  (void)state;
+  assert_int_equal(shell("mkdir q && yes '\"\"\"\"\"\"\"' | head -c 67108864 >q/q.txt"), 0);
+  assert_int_equal(puyu("data extract q --out q-1 && puyu data dedup q-1 --mode exact --out q-2"), 0);
+  assert_int_equal(shell("puyu data sample q-2 --all | wc -c"), 0);
+  assert_true(atol(out) > 120000000);
+  assert_int_equal(shell("rm -r q q-1 q-2"), 0);
 }
 
 static void wrong_words(void **state) {
@@ -334,10 +399,20 @@ static int end(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(whole_run),     cmocka_unit_test(threads_and_processes), cmocka_unit_test(kill_and_go_on),
-      cmocka_unit_test(other_bounds),  cmocka_unit_test(what_occurs_again),     cmocka_unit_test(pages_say),
-      cmocka_unit_test(large_files),   cmocka_unit_test(wrong_words),           cmocka_unit_test(evaluation_sets),
-      cmocka_unit_test(ids_are_short), cmocka_unit_test(sources_of_their_own),
+      cmocka_unit_test(whole_run),
+      cmocka_unit_test(threads_and_processes),
+      cmocka_unit_test(kill_and_go_on),
+      cmocka_unit_test(other_bounds),
+      cmocka_unit_test(what_occurs_again),
+      cmocka_unit_test(pages_say),
+      cmocka_unit_test(large_files),
+      cmocka_unit_test(wrong_words),
+      cmocka_unit_test(evaluation_sets),
+      cmocka_unit_test(ids_are_short),
+      cmocka_unit_test(sources_of_their_own),
+      cmocka_unit_test(not_to_be_read),
+      cmocka_unit_test(packed_well),
+      cmocka_unit_test(reasons_and_unfinished),
   };
   return cmocka_run_group_tests(tests, begin, end);
 }

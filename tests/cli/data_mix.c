@@ -31,16 +31,38 @@ static void whole_run(void **state) {
   (void)state;
   assert_int_equal(puyu("data run run.yaml out=one --threads 1"), 0);
   says("shards: one/shards");
-  assert_int_equal(puyu("data stats one/2-mix-short one/shards/short"), 0);
-  says("mix, ");
+  assert_int_equal(puyu("data stats one/shards/short"), 0);
   says("tokenize, ");
   says("of them for validation");
   assert_int_equal(puyu("data stats one/shards/short/train"), 0);
   says("domain 0");
   says("domain 1");
   assert_int_equal(shell("grep -c 'Mixture' one/report.html"), 0);
-  assert_int_equal(shell("zstdcat one/3-mix-long/*.attrs.jsonl.zst"), 0);
+  assert_int_equal(shell("zstdcat one/shards/long/*.attrs.jsonl.zst"), 0);
   says("\"parts\": [{\"id\": \"");
+  assert_int_equal(puyu("data sample one/shards/short"), 2);
+  says("went into shards at once");
+  assert_int_equal(shell("test ! -e one/2-mix-short && test ! -e one/shards/long/work"), 0);
+}
+
+/* Shards that are made at once are those that the mixture's documents become, joined ones, too. */
+static void both_ways(void **state) {
+  (void)state;
+  static const char *const mixes[] = {"--temperature 2",
+                                      "--weight b=1 --weight a=0.5 --join similar --join-bytes 2000"};
+  assert_int_equal(shell("sed '/^shards/d' run.yaml >texts.yaml && puyu data run texts.yaml out=texts"), 0);
+  assert_int_equal(puyu("data stats texts/2-mix-short texts/3-mix-long"), 0);
+  says("mix, ");
+  for (size_t i = 0; i < PU_COUNT(mixes); i++) {
+    assert_int_equal(shell("rm -rf m t u && puyu data mix texts/1-clean %s --valid-fraction 0.1 --out m && puyu data "
+                           "tokenize m -t tok --valid-fraction 0.1 --out t && puyu data mix texts/1-clean %s "
+                           "--valid-fraction 0.1 -t tok --out u",
+                           mixes[i], mixes[i]),
+                     0);
+    assert_int_equal(shell("ls t/train t/valid | grep -c pub"), 0);
+    assert_int_equal(atoi(out), 2);
+    assert_int_equal(shell("diff -r t/train u/train && diff -r t/valid u/valid"), 0);
+  }
 }
 
 static void threads_processes_and_kills(void **state) {
@@ -78,18 +100,16 @@ static void spans_are_true(void **state) {
 /* Of no document is a copy for training in one mixture, or within a joined one, and another for validation. */
 static void sides_are_apart(void **state) {
   (void)state;
-  assert_int_equal(
-      shell("for m in short long; do zstdcat one/[23]-mix-$m/*.attrs.jsonl.zst >parts; zstdcat "
-            "one/shards/$m/*.attrs.jsonl.zst >spans; paste -d ' ' parts spans; done >both && for s in train valid; do "
-            "grep \"\\\"$s/\" both | grep -o '\"id\": \"[^\"]*\"' | sed 's/+[0-9]*\"$/\"/' | sort -u >$s; done; "
-            "wc -l <train; wc -l <valid; comm -12 train valid"),
-      0);
+  assert_int_equal(shell("zstdcat one/shards/*/*.attrs.jsonl.zst >both && for s in train valid; do grep \"\\\"$s/\" "
+                         "both | grep -o '\"id\": \"[^\"]*\"' | sed 's/+[0-9]*\"$/\"/' | sort -u >$s; done; "
+                         "wc -l <train; wc -l <valid; comm -12 train valid"),
+                   0);
   int train, valid, used;
   assert_int_equal(sscanf(out, "%d %d %n", &train, &valid, &used), 2);
   assert_int_equal(train + valid, 240);
   assert_in_range(valid, 10, 40);
   assert_string_equal(out + used, "");
-  assert_int_equal(puyu("data tokenize one/3-mix-long -t tok --valid-fraction 0.2 --out other"), 2);
+  assert_int_equal(puyu("data tokenize texts/3-mix-long -t tok --valid-fraction 0.2 --out other"), 2);
   says("--valid-fraction 0.2");
 }
 
@@ -101,6 +121,10 @@ static void wrong_words(void **state) {
   says("no stage");
   assert_int_equal(puyu("data run run.yaml out=w shards.tokenizer=nowhere"), 2);
   says("nowhere");
+  assert_int_equal(shell("sed 's/b=1/c=1/' run.yaml >other.yaml && puyu data run other.yaml out=w"), 2);
+  says("mix long: weights: 'c=1' is of none of the sources");
+  assert_int_not_equal(shell("echo '{}' >broken.json && puyu data run run.yaml out=w shards.tokenizer=broken.json"), 0);
+  says("broken.json");
   assert_int_equal(shell("test ! -e w"), 0);
   assert_int_equal(shell("sed 's/name: long/name: short/' run.yaml >twice.yaml && puyu data run twice.yaml out=w"), 2);
   says("two are called 'short'");
@@ -126,9 +150,9 @@ static int end(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(whole_run),      cmocka_unit_test(threads_processes_and_kills),
-      cmocka_unit_test(spans_are_true), cmocka_unit_test(sides_are_apart),
-      cmocka_unit_test(wrong_words),
+      cmocka_unit_test(whole_run),       cmocka_unit_test(threads_processes_and_kills),
+      cmocka_unit_test(both_ways),       cmocka_unit_test(spans_are_true),
+      cmocka_unit_test(sides_are_apart), cmocka_unit_test(wrong_words),
   };
   return cmocka_run_group_tests(tests, begin, end);
 }

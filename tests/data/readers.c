@@ -43,9 +43,8 @@ static void test_jsonl(void **state) {
                               "{\"text\": \"two\\r\\nlines\", \"id\": 17, \"title\": \"T\\u00e9\", \"url\": \"u\"}\r\n"
                               "{\"text\": 3}\n[]\n{\"content\": \"bro\n{\"content\": \"\\ud800x\", \"lang\": \"en\"}\n"
                               "{\"content\": \"\"}\n{\"m\": [1, {\"a\": [{}]}, true], \"content\": \"last\"}";
-  expect_docs(
-      put("a.jsonl", lines, strlen(lines)),
-      "[x text] a中😀\n\"/|[17 text title=Té url=u] two\nlines|[s/n:7 text lang=en] \xEF\xBF\xBDx|[s/n:9 text] last|");
+  expect_docs(put("a.jsonl", lines, strlen(lines)), "[x text] a中😀\n\"/|[s/n#17 text title=Té url=u] two\nlines|[s/n:7 "
+                                                    "text lang=en] \xEF\xBF\xBDx|[s/n:9 text] last|");
   expect_skips("132: no string under \"content\" or \"text\"; name the key with --key|144: no object|"
                "147: column 16: premature end of input near '\"bro'|");
 }

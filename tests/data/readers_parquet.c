@@ -254,8 +254,8 @@ static void test_plain(void **state) {
       page(&t, version == 2 ? 3 : 0, PLAIN, 4, (pu_str){0}, pu_str_of((const char *)ids, sizeof ids));
       column_end(&t, 2, 4);
       group_end(&t, 4);
-      expect_docs(table_put(&t, "a.parquet"),
-                  "[7 text title=T] one|[-1 text] two\nlines|[9223372036854775807 text] 四|");
+      expect_docs(table_put(&t, "a.parquet"), "[s/a.parquet#7 text title=T] one|[s/a.parquet#-1 text] "
+                                              "two\nlines|[s/a.parquet#9223372036854775807 text] 四|");
       expect_skips("");
     }
   }

@@ -24,9 +24,11 @@ const pu_command pu_command_data_extract = {
     .name = "data extract",
     .summary = "read documents out of raw files",
     .usage = "--out DIR FILE... [options]",
-    .details = "Files are web pages, web archives (WARC), JSON Lines and text in any common charset, plain or with .gz "
-               "or .zst, or folders of them. What is broken is counted, recorded with its place, and passed over.\n\n"
-               "A run that was stopped goes on where it was when the same command is given again.",
+    .details =
+        "Files are web pages, web archives (WARC), EPUB books, JSON Lines, CSV, Parquet, Markdown, LaTeX, source "
+        "code and text in any common charset, plain or with .gz or .zst, zip and tar archives, or folders of "
+        "them (docs/data.md). What is broken is counted, recorded with its place, and passed over.\n\n"
+        "A run that was stopped goes on where it was when the same command is given again.",
     .options = rows,
     .options_size = sizeof(options),
     .min_args = 1,

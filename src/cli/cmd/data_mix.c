@@ -1,9 +1,11 @@
 /* Sources by weight, in random order. */
 #include "src/cli/pipeline.h"
+#include "src/cli/rows.h"
 
 typedef struct options {
-  const char *out;
+  const char *out, *tokenizer;
   pu_mix_options mix;
+  pu_cli_shards shards;
   pu_cli_step step;
 } options;
 
@@ -26,17 +28,36 @@ static const pu_option rows[] = {
     PU_ROW(options, mix.join_bytes, "join-bytes", INT, .dflt = "131072", .min = 1, .max = 3e7, .meta = "N",
            .help = "how long a joined document becomes, about"),
     PU_ROW(options, mix.valid_fraction, "valid-fraction", FLOAT, .dflt = "0", .max = 0.9, .meta = "SHARE",
-           .help = "join: that of `data tokenize`, so that no document is joined with one of the other side"),
+           .help =
+               "tokenizer: share of the documents that goes to DIR/valid, the rest to DIR/train; else for join: that "
+               "of `data tokenize`, so that no document is joined with one of the other side"),
     PU_ROW(options, mix.seed, "seed", INT, .dflt = "0", .help = "another seed, another order"),
+    PU_ROW_TOKENIZER(options, "tokenizer", 't', false, "; makes token shards at once, without the mixed text"),
+    PU_CLI_SHARDS_ROWS(options, shards),
     PU_CLI_STEP_ROWS(options, step),
     {0},
 };
+
+static pu_err mix_shards(const pu_cli *cli, const options *in, const char *stage, pu_error *e) {
+  pu_cli_running running;
+  pu_tokenizer *t;
+  pu_tokenize_result result;
+  PU_TRY(pu_cli_tokenizer(in->tokenizer, &t, e));
+  const pu_tokenize_options o = pu_cli_tokenize_options(&in->shards, t, in->mix.valid_fraction);
+  pu_err err = pu_cli_step_begin(&in->step, &running, e);
+  if (err == PU_OK) err = pu_mix_shards(in->out, stage, &in->mix, &o, &running.how, &result, e);
+  pu_cli_step_end(&running);
+  pu_tokenizer_free(t);
+  if (err == PU_OK && running.how.rank == 0) pu_cli_print_shards(cli->out, &result, in->step.json);
+  return err;
+}
 
 static pu_err run(const pu_cli *cli, const void *given, int n_args, const char **args, pu_error *e) {
   (void)n_args;
   const options *in = given;
   pu_cli_running running;
   pu_data_result result;
+  if (in->tokenizer) return mix_shards(cli, in, args[0], e);
   pu_err err = pu_cli_step_begin(&in->step, &running, e);
   if (err == PU_OK) err = pu_mix_documents(in->out, args[0], &in->mix, &running.how, &result, e);
   pu_cli_step_end(&running);
@@ -48,9 +69,11 @@ const pu_command pu_command_data_mix = {
     .name = "data mix",
     .summary = "sources by weight, in random order, joined for long contexts",
     .usage = "--out DIR STAGE [options]",
-    .details = "How often each source comes stands in DIR/stage.json. A document comes in whole passes and, of a share "
-               "of one, or not.\n\n"
-               "A run that was stopped goes on where it was when the same command is given again.",
+    .details =
+        "How often each source comes stands in DIR/stage.json. A document comes in whole passes and, of a share "
+        "of one, or not. With --tokenizer the mixture becomes token shards, the same as `data tokenize` makes of it, "
+        "but its text is not written.\n\n"
+        "A run that was stopped goes on where it was when the same command is given again.",
     .options = rows,
     .options_size = sizeof(options),
     .min_args = 1,

@@ -35,7 +35,7 @@ static int most_first(const void *a, const void *b) {
 }
 
 /* The largest rows of {"NAME": n} or {"NAME": [documents, bytes, documents left, bytes left]}. */
-static pu_err print_rows(FILE *out, const char *title, const json_t *all, pu_error *e) {
+static pu_err print_rows(FILE *out, const char *title, const char *what, const json_t *all, pu_error *e) {
   size_t n = 0;
   const char *name;
   const json_t *v;
@@ -51,7 +51,7 @@ static pu_err print_rows(FILE *out, const char *title, const json_t *all, pu_err
   for (size_t i = 0; i < PU_MIN(n, (size_t)ROWS); i++) {
     char size[32] = "";
     if (list[i].v[1] >= 0) pu_bytes_text((size_t)list[i].v[1], size);
-    fprintf(out, "  %-9s %-28s %12lld documents  %s\n", i ? "" : title, list[i].name, (long long)list[i].v[0], size);
+    fprintf(out, "  %-9s %-28s %12lld %s  %s\n", i ? "" : title, list[i].name, (long long)list[i].v[0], what, size);
   }
   if (n > ROWS) fprintf(out, "  %-9s and %zu more\n", "", n - ROWS);
   free(list);
@@ -76,11 +76,11 @@ static pu_err print_stage(const pu_cli *cli, const char *dir, bool json, pu_erro
     if (number(c, "tokens"))
       fprintf(cli->out, "  tokens    %lld, of them for validation %lld\n", number(c, "tokens"),
               number(c, "valid_tokens"));
-    if (number(c, "skipped")) fprintf(cli->out, "  skipped   %lld broken records\n", number(c, "skipped"));
-    err = print_rows(cli->out, "sources", json_object_get(shares, "source"), e);
-    if (err == PU_OK) err = print_rows(cli->out, "languages", json_object_get(shares, "lang"), e);
-    if (err == PU_OK) err = print_rows(cli->out, "kinds", json_object_get(shares, "type"), e);
-    if (err == PU_OK) err = print_rows(cli->out, "dropped", json_object_get(c, "rules"), e);
+    err = print_rows(cli->out, "sources", "documents", json_object_get(shares, "source"), e);
+    if (err == PU_OK) err = print_rows(cli->out, "languages", "documents", json_object_get(shares, "lang"), e);
+    if (err == PU_OK) err = print_rows(cli->out, "kinds", "documents", json_object_get(shares, "type"), e);
+    if (err == PU_OK) err = print_rows(cli->out, "dropped", "documents", json_object_get(c, "rules"), e);
+    if (err == PU_OK) err = print_rows(cli->out, "skipped", "records", json_object_get(c, "reasons"), e);
   }
   json_decref(about);
   return err;
@@ -162,9 +162,11 @@ static pu_err print_shards(const pu_cli *cli, const char *path, bool json, pu_er
 
 static pu_err run(const pu_cli *cli, const void *given, int n_args, const char **args, pu_error *e) {
   const options *in = given;
-  for (int i = 0; i < n_args; i++)
-    PU_TRY(pu_data_is_stage(args[i]) ? print_stage(cli, args[i], in->json, e)
-                                     : print_shards(cli, args[i], in->json, e));
+  for (int i = 0; i < n_args; i++) {
+    bool is_stage;
+    PU_TRY(pu_data_find_stage(args[i], &is_stage, e));
+    PU_TRY(is_stage ? print_stage(cli, args[i], in->json, e) : print_shards(cli, args[i], in->json, e));
+  }
   return PU_OK;
 }
 
@@ -172,7 +174,8 @@ const pu_command pu_command_data_stats = {
     .name = "data stats",
     .summary = "what stages and token shards hold, in numbers",
     .usage = "STAGE|SHARDS... [options]",
-    .details = "Of a stage: documents in, dropped and left, by source, language, kind and rule. Of shards (a file or a "
+    .details = "Of a stage: documents in, dropped and left, by source, language, kind and rule, and why records were "
+               "skipped. Of shards (a file or a "
                "folder of them): tokens, documents, their lengths, domains.",
     .options = rows,
     .options_size = sizeof(options),

@@ -8,8 +8,7 @@ typedef struct options {
   const char *tokenizer, *out, *key;
   int split;
   double valid_fraction;
-  int64_t shard_tokens;
-  bool bos, eos, internevo;
+  pu_cli_shards shards;
   pu_cli_step step;
 } options;
 
@@ -21,11 +20,7 @@ static const pu_option rows[] = {
            .help = "what a document is in plain text: the whole file, the lines up to a blank one, or each line"),
     PU_ROW_VALID(options, "0", 0.9,
                  "share of the documents that goes to DIR/valid, the rest to DIR/train; 0: all to DIR"),
-    PU_ROW(options, shard_tokens, "shard-tokens", INT, .dflt = "268435456", .min = 1, .max = 1e15, .meta = "N",
-           .help = "tokens in one file at most"),
-    PU_ROW(options, bos, "bos", BOOL, .dflt = "true", .help = "begin each document with the token that begins a text"),
-    PU_ROW(options, eos, "eos", BOOL, .dflt = "true", .help = "end each document with the token that ends a text"),
-    PU_ROW(options, internevo, "internevo", BOOL, .help = "write InternEvo's .bin and .bin.meta instead of .pub"),
+    PU_CLI_SHARDS_ROWS(options, shards),
     PU_CLI_STEP_ROWS(options, step),
     {0},
 };
@@ -33,17 +28,6 @@ static const pu_option rows[] = {
 static void show(void *bar, double done, double total) {
   (void)total;
   pu_progress_set(bar, done / 1e6, NULL);
-}
-
-static void print_result(FILE *out, const pu_tokenize_result *r, bool json) {
-  double each = r->tokens ? (double)r->bytes / (double)r->tokens : 0;
-  fprintf(out,
-          json ? "{\"documents\": %llu, \"tokens\": %llu, \"bytes\": %llu, \"bytes_per_token\": %.3f, "
-                 "\"valid_documents\": %llu, \"valid_tokens\": %llu}\n"
-               : "%llu documents, %llu tokens of %llu bytes, %.3f bytes a token; for validation %llu documents, "
-                 "%llu tokens\n",
-          (unsigned long long)r->documents, (unsigned long long)r->tokens, (unsigned long long)r->bytes, each,
-          (unsigned long long)r->valid_documents, (unsigned long long)r->valid_tokens);
 }
 
 static bool is_shard(const char *name) {
@@ -107,17 +91,14 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_tokenizer *tokenizer;
   pu_tokenize_result result;
   int rank = 0;
+  bool is_stage = false;
+  if (n_args == 1) PU_TRY(pu_data_find_stage(args[0], &is_stage, e));
   PU_TRY(pu_cli_tokenizer(in->tokenizer, &tokenizer, e));
-  pu_tokenize_options o = {.tokenizer = tokenizer,
-                           .valid_fraction = in->valid_fraction,
-                           .bos = in->bos,
-                           .eos = in->eos,
-                           .internevo = in->internevo,
-                           .max_tokens = (uint64_t)in->shard_tokens};
-  pu_err err = n_args == 1 && pu_data_is_stage(args[0]) ? tokenize_stage(in, &o, args[0], &rank, &result, e)
-                                                        : tokenize_files(cli, in, &o, n_args, args, &result, e);
+  pu_tokenize_options o = pu_cli_tokenize_options(&in->shards, tokenizer, in->valid_fraction);
+  pu_err err = is_stage ? tokenize_stage(in, &o, args[0], &rank, &result, e)
+                        : tokenize_files(cli, in, &o, n_args, args, &result, e);
   pu_tokenizer_free(tokenizer);
-  if (err == PU_OK && rank == 0) print_result(cli->out, &result, in->step.json);
+  if (err == PU_OK && rank == 0) pu_cli_print_shards(cli->out, &result, in->step.json);
   return err;
 }
 
