@@ -45,7 +45,6 @@ typedef struct pu_agent_server {
   const char *key;     /* NULL: none */
   const char *ca_file; /* NULL: the system's */
   double seconds;      /* of one answer; 0: any time */
-  bool (*stop)(void);  /* asked while waiting; NULL: never */
 } pu_agent_server;
 /* Asks the server for its models, so that one that is not there is said at once. */
 pu_err pu_agent_remote(const pu_agent_server *o, pu_agent_model **out, pu_error *e) PU_MUST_USE;

@@ -34,7 +34,7 @@ json_t *agent_text(pu_str bytes);
 
 /* ---- models (local.c, remote.c) ---------------------------------------------------------------------------------- */
 
-typedef enum agent_finish { AGENT_DONE, AGENT_LENGTH, AGENT_CANCEL, AGENT_FULL } agent_finish;
+typedef enum agent_finish { AGENT_DONE, AGENT_LENGTH, AGENT_CANCEL } agent_finish;
 
 typedef struct agent_ask {
   const json_t *messages, *tools;
@@ -46,7 +46,7 @@ typedef struct agent_ask {
 
 struct pu_agent_model {
   bool takes_code; /* knows {"type": "code_interpreter"} */
-  /* *finish AGENT_FULL: nothing was answered, and *message is NULL. */
+  /* PU_ERR_USAGE: the conversation is too long for it. */
   pu_err (*answer)(pu_agent_model *m, const agent_ask *ask, json_t **message, agent_finish *finish, pu_error *e);
   void (*close)(pu_agent_model *m); /* frees m, too */
 };

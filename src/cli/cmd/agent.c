@@ -334,6 +334,17 @@ static pu_err run_model(talk *t, const char *path, const char *question, pu_erro
   return err;
 }
 
+static pu_err run_server(talk *t, const char *question, pu_error *e) {
+  const options *o = t->o;
+  const pu_agent_server so = {
+      .url = o->url, .model = o->served, .key = getenv("PUYU_API_KEY"), .ca_file = o->ca_file, .seconds = o->timeout};
+  if (o->adapter) return pu_fail(e, PU_ERR_USAGE, "%s: adapters of a server are names of --served", o->url);
+  PU_TRY(pu_agent_remote(&so, &t->model, e));
+  pu_err err = run_agent(t, question, e);
+  pu_agent_model_close(t->model);
+  return err;
+}
+
 static pu_err check(const options *o, int n_args, const char *question, pu_error *e) {
   if (o->url && n_args > 1) return pu_fail(e, PU_ERR_USAGE, "give either --url or MODEL");
   if (!o->url && n_args == 0) return pu_fail(e, PU_ERR_USAGE, "who is to be asked? Give MODEL or --url");
@@ -350,7 +361,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   PU_TRY(check(o, n_args, question, e));
   pu_turns_init(&t.turns, cli->in, cli->out);
   t.shows = !o->json && isatty(fileno(cli->out));
-  pu_err err = run_model(&t, args[0], question, e);
+  pu_err err = o->url ? run_server(&t, question, e) : run_model(&t, args[0], question, e);
   pu_turns_deinit(&t.turns);
   return err;
 }
