@@ -6,7 +6,7 @@
  *
  * Steps. A step is one answer of the model. An answer without calls ends the question. Otherwise all its calls are run, in
  *           their order, and what they gave goes back as messages of the role "tool". A call that cannot be run (no such
- *           tool, arguments that are no JSON or do not fit its schema) and one that fails give the model a text that
+ *           tool, arguments that are no JSON or do not fit its schema) and one that fails give the model a line that
  *           begins with "Error: ".
  * Forms.  For InternLM2's own template, functions are its plugins and the interpreter is offered as {"type":
  *           "code_interpreter"}; everywhere else all tools are functions, in the way that the template or server has.
@@ -29,7 +29,9 @@ bool pu_agent_tool_at(size_t i, pu_agent_tool *out);
 
 /* What tools are opened with. Strings live as long as the agent. */
 typedef struct pu_agent_setup {
-  const char *docs; /* the folder of documents, for `search`; NULL: none */
+  const char *docs; /* the folder of documents: `search` looks in it, `python` reads it as /data; NULL: none */
+  void (*progress)(void *arg, double done, double total); /* bytes of it that are indexed; NULL: not wanted */
+  void *progress_arg;
 } pu_agent_setup;
 
 /* ---- models ------------------------------------------------------------------------------------------------------ */

@@ -290,22 +290,31 @@ static pu_err ask_many(talk *t, pu_error *e) {
 
 /* ---- the command ---- */
 
+static void show_progress(void *arg, double done, double total) {
+  pu_progress **bar = arg;
+  if (!*bar) *bar = pu_progress_open("index", "MB", total / 1e6);
+  pu_progress_set(*bar, done / 1e6, NULL);
+}
+
 static pu_err run_agent(talk *t, const char *question, pu_error *e) {
   const options *o = t->o;
   pu_strs tools;
+  pu_progress *bar = NULL;
   PU_TRY(choose_tools(o, t->cli->arena, &tools, e));
   const pu_agent_options ao = {.model = t->model,
                                .tools = tools.v,
                                .n_tools = tools.n,
-                               .setup = {.docs = o->docs},
+                               .setup = {.docs = o->docs, .progress = show_progress, .progress_arg = &bar},
                                .system = o->system,
                                .max_steps = (int)o->max_steps,
                                .how = pu_cli_sampling_get(&o->sampling),
                                .on_event = on_event,
                                .arg = t,
                                .stop = pu_signals_stop};
-  PU_TRY(pu_agent_open(&ao, &t->agent, e));
-  pu_err err = open_transcript(t, e);
+  pu_err err = pu_agent_open(&ao, &t->agent, e);
+  pu_progress_close(bar);
+  if (err) return err;
+  err = open_transcript(t, e);
   pu_error ignored;
   if (question)
     pu_signals_catch();
