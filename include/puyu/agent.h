@@ -82,7 +82,8 @@ typedef struct pu_agent_event {
 } pu_agent_event;
 
 typedef struct pu_agent_options {
-  pu_agent_model *model; /* outlives the agent */
+  pu_agent_model *model; /* outlives the agent. NULL: it comes with pu_agent_use, so that a tool that cannot be opened
+                            shows before minutes of reading weights */
   const char *const *tools;
   size_t n_tools;
   pu_agent_setup setup;
@@ -107,6 +108,7 @@ typedef struct pu_agent pu_agent;
 /* Opens its tools. Errors name the tool that is not there, or what it lacks. */
 pu_err pu_agent_open(const pu_agent_options *o, pu_agent **out, pu_error *e) PU_MUST_USE;
 void pu_agent_close(pu_agent *a); /* NULL is fine */
+pu_err pu_agent_use(pu_agent *a, pu_agent_model *m, pu_error *e) PU_MUST_USE;
 /* A user's turn and all steps of its answer. On an error (the server went away, no memory) the conversation is what it
  * was before. After any end it can be gone on with. */
 pu_err pu_agent_ask(pu_agent *a, pu_str question, pu_agent_end *end, pu_error *e) PU_MUST_USE;

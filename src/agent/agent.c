@@ -83,7 +83,15 @@ pu_err agent_add_tool(pu_agent *a, const pu_tool *t, const pu_agent_setup *setup
     return pu_fail_in(e, err, "tool %s", t->is.name);
   }
   a->tools[a->n_tools++] = one;
-  return json_array_append_new(a->offered, offer(a, &one)) == 0 ? PU_OK : no_memory(e);
+  return a->o.model ? pu_agent_use(a, a->o.model, e) : PU_OK;
+}
+
+pu_err pu_agent_use(pu_agent *a, pu_agent_model *m, pu_error *e) {
+  a->o.model = m;
+  json_array_clear(a->offered);
+  for (size_t i = 0; i < a->n_tools; i++)
+    if (json_array_append_new(a->offered, offer(a, &a->tools[i])) != 0) return no_memory(e);
+  return PU_OK;
 }
 
 static pu_err add_named(pu_agent *a, const char *name, pu_error *e) {

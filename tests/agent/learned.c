@@ -12,10 +12,11 @@ enum { CONTEXT = 1024, TALKS = 4 };
 #define CODE(text) "{\"type\": \"code_interpreter\", \"code_interpreter\": {\"input\": \"" text "\"}}"
 
 /* Questions of each conversation, and what the scripted model says to them. */
-static const struct talk {
+typedef struct talk {
   const char *questions[3];
   const char *script[8];
-} talks[TALKS] = {
+} talk;
+static const talk native[TALKS] = {
     {{"how much is 17 * 3?"}, {"{\"tool_calls\": [" SUM("17 * 3") "]}", "{\"content\": \"it is 51.\"}"}},
     {{"run it"},
      {"{\"content\": \"so:\", \"tool_calls\": [" CODE("x = 1\\n\\nprint(x)") "]}", "{\"content\": \"done\"}"}},
@@ -25,6 +26,27 @@ static const struct talk {
     {{"one after the other"},
      {"{\"tool_calls\": [" SUM("1/0") "]}", "{\"tool_calls\": [" CODE("two") "]}", "{\"content\": \"it is two.\"}"}},
 };
+
+static const talk functions[TALKS] = {
+    {{"how much is 17 * 3?"}, {"{\"tool_calls\": [" SUM("17 * 3") "]}", "{\"content\": \"it is 51.\"}"}},
+    {{"run it"},
+     {"{\"content\": \"so:\", \"tool_calls\": [" CALL("python", "{\\\"code\\\": \\\"x = 1\\\\n\\\"}") "]}",
+      "{\"content\": \"done\"}"}},
+    {{"hello", "two sums!"},
+     {"{\"content\": \"hello you\"}", "{\"content\": \"both.\", \"tool_calls\": [" SUM("1 / 3") ", " SUM("-2 ^ 2") "]}",
+      "{\"content\": \"a third\\n\\nand minus four\"}"}},
+    {{"one after the other"},
+     {"{\"tool_calls\": [" SUM("1/0") "]}", "{\"tool_calls\": [" SUM("2") "]}", "{\"content\": \"it is two.\"}"}},
+};
+
+/* How several families write tools and calls. */
+static const char template[] =
+    "{%- if tools %}<|im_start|>system\n{% for t in tools %}{{ t | tojson }}\n{% endfor %}<|im_end|>\n{% endif %}\n"
+    "{%- for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content }}\n"
+    "{%- for c in m.tool_calls or [] %}{{ '\n' if m.content or not loop.first }}<tool_call>\n"
+    "{{ {'name': c.function.name, 'arguments': c.function.arguments} | tojson }}\n"
+    "</tool_call>{% endfor %}<|im_end|>\n{% endfor %}\n"
+    "{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
 static pu_agent *agent_over(pu_agent_model *m, void (*on_event)(void *, const pu_agent_event *), void *arg) {
   static const char *const names[] = {"calculator"};
@@ -38,7 +60,7 @@ static pu_agent *agent_over(pu_agent_model *m, void (*on_event)(void *, const pu
   return a;
 }
 
-static void ask_all(pu_agent *a, const struct talk *t) {
+static void ask_all(pu_agent *a, const talk *t) {
   pu_error e;
   pu_agent_end end;
   for (int i = 0; t->questions[i]; i++) {
@@ -51,10 +73,10 @@ static void ask_all(pu_agent *a, const struct talk *t) {
 }
 
 /* The transcripts of the scripted conversations: a line each. */
-static void scripted(pu_buf *lines) {
+static void scripted(const talk *talks, bool takes_code, pu_buf *lines) {
   for (int i = 0; i < TALKS; i++) {
     pu_error e;
-    fake *f = fake_open(talks[i].script, true);
+    fake *f = fake_open(talks[i].script, takes_code);
     pu_agent *a = agent_over(&f->m, NULL, NULL);
     ask_all(a, &talks[i]);
     assert_ok(pu_agent_transcript(a, lines, &e), &e);
@@ -64,12 +86,13 @@ static void scripted(pu_buf *lines) {
 }
 
 /* A tokenizer that was learned from them, and a random model. */
-static void write_base(state *s, pu_str lines) {
+static void write_base(state *s, const char *family, bool own, pu_str lines) {
+  static const char *const special[] = {"<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", NULL}; /* no plugins */
   pu_bpe_trainer *trainer;
   pu_tokenizer *t;
   pu_backend *be;
   pu_model *m;
-  const pu_bpe_options o = {.vocab_size = 420};
+  const pu_bpe_options o = {.vocab_size = 420, .special = own ? NULL : special};
   const pu_model_options mo = {.dtype = PU_F32};
   assert_ok(pu_bpe_trainer_create(&o, &trainer, &s->e), &s->e);
   assert_ok(pu_bpe_trainer_add(trainer, lines, &s->e), &s->e);
@@ -91,7 +114,7 @@ static void write_base(state *s, pu_str lines) {
                          .n_eos = 1,
                          .rope = {.base = 1e4, .factor = 1}};
   assert_ok(pu_backend_open("cpu", 1, &be, &s->e), &s->e);
-  assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 3, be, &mo, &m, &s->e), &s->e);
+  assert_ok(pu_model_random(pu_arch_find(family), &hp, 3, be, &mo, &m, &s->e), &s->e);
   assert_ok(pu_model_save(m, path_in(s, "m"), PU_F32, 0, &s->e), &s->e);
   pu_model_free(m);
   be->close(be);
@@ -155,16 +178,16 @@ static void same_lines(char *a, char *b) {
   assert_true(!x && !y);
 }
 
-static void the_circle_closes(void **arg) {
-  state *s = *arg;
+static void close_circle(state *s, const talk *talks, const char *family, const char *jinja) {
   pu_buf lines, again;
   pu_engine *en;
   pu_agent_model *m;
   pu_buf_init(&lines, 1 << 20);
   pu_buf_init(&again, 1 << 20);
-  scripted(&lines);
+  scripted(talks, !jinja, &lines);
   assert_ok(pu_file_write(path_in(s, "talks.jsonl"), lines.data, lines.len, &s->e), &s->e);
-  write_base(s, pu_str_of(lines.data, lines.len));
+  write_base(s, family, !jinja, pu_str_of(lines.data, lines.len));
+  if (jinja) assert_ok(pu_file_write(path_in(s, "m/chat_template.jinja"), jinja, strlen(jinja), &s->e), &s->e);
   assert_ok(run_yaml(s,
                      sft_yaml(s, "r", "steps: 200, global_batch: 4, micro_batch: 4, seed: 1",
                               "data: {seq_len: 1024, pack: false, sources: [{path: $D/talks.jsonl}]}\n"
@@ -175,7 +198,7 @@ static void the_circle_closes(void **arg) {
   const pu_engine_options eo = {.dtype = PU_F32, .threads = 1, .max_batch = 1, .kv_block = 8};
   assert_ok(pu_engine_open(step_of(s, "r", 200), &eo, &en, &s->e), &s->e);
   assert_ok(pu_agent_engine(en, &m, &s->e), &s->e);
-  assert_true(m->takes_code);
+  assert_int_equal(m->takes_code, !jinja);
   for (int i = 0; i < TALKS; i++) {
     made k = {.m = m};
     pu_agent *a = agent_over(m, keep_ids, &k);
@@ -193,7 +216,16 @@ static void the_circle_closes(void **arg) {
   pu_buf_deinit(&again);
 }
 
+static void the_circle_closes(void **arg) {
+  close_circle(*arg, native, "internlm2", NULL);
+}
+
+static void so_it_does_with_a_template(void **arg) {
+  close_circle(*arg, functions, "llama", template);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(the_circle_closes, setup, teardown)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test_setup_teardown(the_circle_closes, setup, teardown),
+                                     cmocka_unit_test_setup_teardown(so_it_does_with_a_template, setup, teardown)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
