@@ -175,7 +175,7 @@ static void calls_come_in_many_ways(void **state) {
   for (size_t i = 0; i < PU_COUNT(names); i++) {
     bench b;
     pu_agent_end end;
-    open_bench(&b, names[i], 10, NULL);
+    open_bench(&b, names[i], 60, NULL);
     assert_ok(pu_agent_ask(b.a, pu_str_c("6 * 7?"), &end, &b.e), &b.e);
     assert_int_equal(end, PU_AGENT_ANSWERED);
     const json_t *m = pu_agent_messages(b.a);
@@ -213,7 +213,7 @@ static void failures_are_one_line(void **state) {
   for (size_t i = 0; i < PU_COUNT(rows); i++) {
     bench b;
     pu_agent_end end;
-    open_bench(&b, rows[i].name, strcmp(rows[i].name, "hang") == 0 ? 0.3 : 10, NULL);
+    open_bench(&b, rows[i].name, strcmp(rows[i].name, "hang") == 0 ? 4 : 60, NULL);
     pu_err err = pu_agent_ask(b.a, pu_str_c("?"), &end, &b.e);
     if (err != rows[i].err || !strstr(b.e.msg, rows[i].says)) fail_msg("%s: error %d: %s", rows[i].name, err, b.e.msg);
     assert_int_equal(json_array_size(pu_agent_messages(b.a)), 0);
@@ -225,7 +225,7 @@ static void an_answer_that_is_cut(void **state) {
   (void)state;
   bench b;
   pu_agent_end end;
-  open_bench(&b, "cut", 10, NULL);
+  open_bench(&b, "cut", 60, NULL);
   assert_ok(pu_agent_ask(b.a, pu_str_c("?"), &end, &b.e), &b.e);
   assert_int_equal(end, PU_AGENT_CUT);
   assert_string_equal(at(pu_agent_messages(b.a), "1/content"), "so lon");
@@ -264,7 +264,7 @@ static void opening(void **state) {
   for (size_t i = 0; i < PU_COUNT(rows); i++) {
     char url[200];
     snprintf(url, sizeof url, "%s/%s", pu_http_url(server), rows[i].path);
-    const pu_agent_server o = {.url = url, .model = rows[i].model, .key = "k", .seconds = 10};
+    const pu_agent_server o = {.url = url, .model = rows[i].model, .key = "k", .seconds = 60};
     e.msg[0] = 0;
     pu_err err = pu_agent_remote(&o, &m, &e);
     if (err != rows[i].err || !strstr(e.msg, rows[i].says)) fail_msg("%s: error %d: %s", rows[i].path, err, e.msg);
@@ -285,7 +285,7 @@ static void sampling_is_sent(void **state) {
   pu_agent_model *m;
   pu_agent *a;
   snprintf(url, sizeof url, "%s/cut", pu_http_url(server));
-  const pu_agent_server o = {.url = url, .model = "two", .seconds = 10};
+  const pu_agent_server o = {.url = url, .model = "two", .seconds = 60};
   assert_ok(pu_agent_remote(&o, &m, &b.e), &b.e);
   pu_agent_options ao = {.model = m, .how = pu_sampling_default()};
   ao.how.temperature = 0.5;

@@ -58,12 +58,13 @@ static void a_question_is_answered(void **state) {
 /* A line a conversation, behind what is there; one that was left unfinished stays a line of its own. */
 static void transcripts_grow(void **state) {
   (void)state;
-  assert_int_equal(shell("printf 'x' >t.jsonl && puyu agent m hello --max-tokens 3 --threads 1 --transcript t.jsonl &&"
-                         " printf 'one\\ntwo\\n/reset\\nthree\\n' | XDG_CACHE_HOME=c puyu agent m --docs docs --max-tokens 3"
-                         " --system 'be brief' --threads 1 --transcript t.jsonl && printf '/reset\\n/quit\\n' |"
-                         " puyu agent m --tools none --threads 1 --transcript t.jsonl && wc -l <t.jsonl &&"
-                         " sed -n 3p t.jsonl | puyu data show /dev/stdin --model m 2>&1 | head -c 300; sed 1d t.jsonl >s.jsonl"),
-                   0);
+  assert_int_equal(
+      shell("printf 'x' >t.jsonl && puyu agent m hello --max-tokens 3 --threads 1 --transcript t.jsonl &&"
+            " printf 'one\\ntwo\\n/reset\\nthree\\n' | XDG_CACHE_HOME=c puyu agent m --docs docs --max-tokens 3"
+            " --system 'be brief' --threads 1 --transcript t.jsonl && printf '/reset\\n/quit\\n' |"
+            " puyu agent m --tools none --threads 1 --transcript t.jsonl && wc -l <t.jsonl &&"
+            " sed -n 3p t.jsonl | puyu data show /dev/stdin --model m 2>&1 | head -c 300; sed 1d t.jsonl >s.jsonl"),
+      0);
   says("\n4\n");
   assert_int_equal(shell("sed -n 3p t.jsonl"), 0);
   json_t *v = json_loads(out, 0, NULL), *m = json_object_get(v, "messages");

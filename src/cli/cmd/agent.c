@@ -150,15 +150,12 @@ static void on_event(void *arg, const pu_agent_event *ev) {
   fflush(t->turns.out);
 }
 
-static void say_end(const talk *t, pu_agent_end end) {
-  static const char *const words[PU_AGENT_ENDS] = {
-      [PU_AGENT_STEPS] = "the model still calls tools after %lld steps; --max-steps allows more",
-      [PU_AGENT_REPEATED] = "the model makes the same call again and again",
-      [PU_AGENT_CUT] = "the answer was cut: --max-tokens, or the context, allows no more",
-      [PU_AGENT_FULL] = "the conversation no longer fits the context",
-      [PU_AGENT_STOPPED] = "stopped"};
-  if (words[end]) pu_log(end == PU_AGENT_STOPPED ? PU_LOG_INFO : PU_LOG_WARN, words[end], (long long)t->o->max_steps);
-}
+static const char *const end_words[PU_AGENT_ENDS] = {
+    [PU_AGENT_STEPS] = "the model still calls tools after all steps; --max-steps allows more",
+    [PU_AGENT_REPEATED] = "the model makes the same call again and again",
+    [PU_AGENT_CUT] = "the answer was cut: --max-tokens, or the context, allows no more",
+    [PU_AGENT_FULL] = "the conversation no longer fits the context",
+    [PU_AGENT_STOPPED] = "stopped"};
 
 static pu_err print_json(const talk *t, pu_agent_end end, pu_error *e) {
   pu_agent_count n = pu_agent_counted(t->agent);
@@ -214,9 +211,9 @@ static pu_err ask_once(talk *t, const char *question, pu_error *e) {
     fwrite(said.ptr, 1, said.len, t->turns.out);
     fputc('\n', t->turns.out);
   }
-  if (end == PU_AGENT_STOPPED) return pu_fail(e, PU_ERR_STOPPED, "stopped");
-  say_end(t, end);
-  return PU_OK;
+  if (end == PU_AGENT_CUT) pu_log(PU_LOG_WARN, "%s", end_words[end]);
+  bool answered = end == PU_AGENT_ANSWERED || end == PU_AGENT_CUT;
+  return answered ? PU_OK : pu_fail(e, PU_ERR_STOPPED, "%s", end_words[end]);
 }
 
 /* ---- many ---- */
@@ -232,7 +229,7 @@ static pu_err answer(talk *t, pu_error *e) {
       fputc('\n', t->turns.out);
       fflush(t->turns.out);
     }
-    say_end(t, end);
+    if (end_words[end]) pu_log(end == PU_AGENT_STOPPED ? PU_LOG_INFO : PU_LOG_WARN, "%s", end_words[end]);
   } else if (t->turns.typed &&
              err != PU_ERR_NOMEM) { /* the server is away, or the question too long: the talk goes on */
     pu_log(PU_LOG_ERROR, "%s", e->msg);
