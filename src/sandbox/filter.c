@@ -11,6 +11,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -44,8 +45,8 @@ static const char *const allowed[] = {
     "getcpu", "getegid", "getegid32", "geteuid", "geteuid32", "getgid", "getgid32", "getgroups", "getgroups32",
     "getpriority", "getrandom", "getresgid", "getresgid32", "getresuid", "getresuid32", "getrlimit", "getrusage",
     "getuid", "getuid32", "ioprio_get", "sched_get_priority_max", "sched_get_priority_min", "sched_getaffinity",
-    "sched_getattr", "sched_getparam", "sched_getscheduler", "sched_rr_get_interval", "sched_yield", "setrlimit",
-    "sysinfo", "times", "ugetrlimit", "uname",
+    "sched_getattr", "sched_getparam", "sched_getscheduler", "sched_rr_get_interval", "sched_yield", "sysinfo", "times",
+    "ugetrlimit", "uname",
     /* time and waiting */
     "alarm", "clock_getres", "clock_getres_time64", "clock_gettime", "clock_gettime64", "clock_nanosleep",
     "clock_nanosleep_time64", "epoll_create", "epoll_create1", "epoll_ctl", "epoll_pwait", "epoll_pwait2", "epoll_wait",
@@ -67,7 +68,8 @@ static const int prctls[] = {PR_SET_NAME,       PR_GET_NAME,         PR_SET_PDEA
                              PR_GET_DUMPABLE,   PR_GET_NO_NEW_PRIVS, PR_SET_NO_NEW_PRIVS, PR_SET_TIMERSLACK,
                              PR_GET_TIMERSLACK, PR_GET_SECCOMP,      PR_CAPBSET_READ};
 
-/* The bits that the 32 bits an argument of the kernel's has can hold. */
+/* Of an argument of 64 bits the kernel reads these, where it is an int: a rule that compared all could be got around.
+ */
 #define LOW 0xffffffffUL
 
 static int add(scmp_filter_ctx f, uint32_t action, const char *name, unsigned n, const struct scmp_arg_cmp *args) {
@@ -109,6 +111,20 @@ static int rules_of_socketpair(scmp_filter_ctx f) {
   return add(f, SCMP_ACT_ALLOW, "socketpair", 2, is);
 }
 
+/* Limits, of itself only, and never that of core dumps: it is what keeps them from a program of the machine's. */
+static int rules_of_limits(scmp_filter_ctx f) {
+  static const int may[] = {RLIMIT_AS,     RLIMIT_CPU,   RLIMIT_DATA, RLIMIT_FSIZE,
+                            RLIMIT_NOFILE, RLIMIT_NPROC, RLIMIT_STACK};
+  struct scmp_arg_cmp self = SCMP_CMP64(0, SCMP_CMP_MASKED_EQ, LOW, 0);
+  int err = add(f, SCMP_ACT_ALLOW, "prlimit64", 2, (struct scmp_arg_cmp[]){self, SCMP_CMP64(2, SCMP_CMP_EQ, 0)});
+  for (size_t i = 0; i < PU_COUNT(may) && !err; i++) {
+    struct scmp_arg_cmp is[] = {self, SCMP_CMP64(1, SCMP_CMP_MASKED_EQ, LOW, (uint64_t)may[i])};
+    err = add(f, SCMP_ACT_ALLOW, "prlimit64", 2, is);
+    if (!err) err = allow_equal(f, "setrlimit", 0, LOW, (uint64_t)may[i]);
+  }
+  return err;
+}
+
 static int rules(scmp_filter_ctx f) {
   int err = 0;
   for (size_t i = 0; i < PU_COUNT(allowed) && !err; i++) err = add(f, SCMP_ACT_ALLOW, allowed[i], 0, NULL);
@@ -121,7 +137,7 @@ static int rules(scmp_filter_ctx f) {
   if (!err) err = rules_of_clone(f);
   if (!err) err = rules_of_mmap(f);
   if (!err) err = rules_of_socketpair(f);
-  if (!err) err = allow_equal(f, "prlimit64", 0, LOW, 0); /* of itself only */
+  if (!err) err = rules_of_limits(f);
   if (!err) err = allow_equal(f, "sched_setaffinity", 0, LOW, 0);
   return err;
 }

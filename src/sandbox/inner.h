@@ -14,8 +14,7 @@ typedef struct sandbox_child {
   int report;   /* read from */
   int order;    /* closing it ends the run */
 } sandbox_child;
-/* A file in memory that holds these bytes, open for reading only, whatever its descriptor is passed to. */
-pu_err sandbox_memory_file(const char *name, pu_str bytes, int *fd, pu_error *e) PU_MUST_USE;
+/* input becomes the standard input of the program inside. */
 pu_err sandbox_spawn(pu_str plan, pu_str input, sandbox_child *out, pu_error *e) PU_MUST_USE;
 void sandbox_child_close(sandbox_child *c); /* waits for its end */
 

@@ -30,8 +30,8 @@ static pu_err check_limits(const pu_sandbox_limits *l, pu_error *e) {
                    DAY);
   if (l->processes < 1 || l->processes > MOST_PROCESSES)
     return pu_fail(e, PU_ERR_USAGE, "sandbox: processes must be in 1 to %d", MOST_PROCESSES);
-  if (l->memory < 1 << 20 || l->memory > (size_t)1 << 50 || l->files < 1 || l->files > (size_t)1 << 50)
-    return pu_fail(e, PU_ERR_USAGE, "sandbox: memory must be at least 1 MiB and files above 0");
+  if (l->memory < 8 << 20 || l->memory > (size_t)1 << 50 || l->files < 1 || l->files > (size_t)1 << 50)
+    return pu_fail(e, PU_ERR_USAGE, "sandbox: memory must be at least 8 MiB and files above 0");
   if (l->output < 1 || l->output > PU_BUF_MAX / 2)
     return pu_fail(e, PU_ERR_USAGE, "sandbox: output must be above 0 and at most 2 GiB");
   return PU_OK;
@@ -155,6 +155,9 @@ static const char *mend_of(const box_report *b) {
     return "; sysctl user.max_user_namespaces (and …pid…, …net…) is too low";
   if (b->step == BOX_STEP_WATCH) return "; /proc must be mounted, in a kernel with CONFIG_PROC_CHILDREN";
   if (b->step == BOX_STEP_BIND && b->code == ENOENT) return "; it must be there";
+  if (b->step == BOX_STEP_BIND && b->code == EACCES)
+    return "; root must be able to enter it as its owner, or anybody: privileges do not count here";
+  if (b->step == BOX_STEP_MAP && geteuid() == 0) return "; a container must map user 65534 (nobody), too";
   if (b->step == BOX_STEP_FILTER) return "; the kernel needs CONFIG_SECCOMP_FILTER";
   if (refused && b->step <= BOX_STEP_DROP && b->step >= BOX_STEP_CLONE)
     return "; user namespaces must be allowed: sysctl kernel.unprivileged_userns_clone=1, on Ubuntu "
@@ -185,7 +188,7 @@ static pu_err settle(run *r, pu_error *e) {
   if (r->result->out.failed || r->result->err.failed)
     return pu_fail(e, PU_ERR_NOMEM, "sandbox: no memory for its output");
   if (r->past) return PU_OK;
-  if (!r->reported || r->report.end == BOX_KILLED)
+  if (!r->reported || r->report.end >= BOX_KILLED)
     return pu_fail(e, PU_ERR_IO, "sandbox: the process that watched the run was killed, and the run with it");
   static const pu_sandbox_end ends[] = {[BOX_EXIT] = PU_SANDBOX_EXIT,
                                         [BOX_SIGNAL] = PU_SANDBOX_SIGNAL,

@@ -19,7 +19,8 @@
 enum { ABOVE = 16 }; /* descriptors here are above those of the program, so that moving one never covers another */
 
 static pu_err no_descriptor(pu_error *e) {
-  return pu_fail(e, PU_ERR_IO, "sandbox: no file or pipe for it: %s (ulimit -n?)", strerror(errno));
+  return pu_fail(e, PU_ERR_IO, "sandbox: no file or pipe for it: %s%s", strerror(errno),
+                 errno == EMFILE ? "; ulimit -n is too low" : "");
 }
 
 /* Above those of the program; the old one is closed. */
@@ -58,10 +59,6 @@ static pu_err memory_file(const char *name, pu_str bytes, bool run, int *fd, pu_
   pu_err err = *fd < 0 ? no_descriptor(e) : PU_OK;
   close(made);
   return err;
-}
-
-pu_err sandbox_memory_file(const char *name, pu_str bytes, int *fd, pu_error *e) {
-  return memory_file(name, bytes, false, fd, e);
 }
 
 /* ours: which end stays here, 0 (reading) or 1. */

@@ -42,7 +42,7 @@ void box_set_limits(const box *b) {
   lower(RLIMIT_STACK, 8 << 20);
   lower(RLIMIT_NOFILE, 128);
   lower(RLIMIT_SIGPENDING, 256);
-  lower(RLIMIT_CORE, 0);
+  lower(RLIMIT_CORE, 1); /* 0 means no file, but a program of the machine's may still be handed the dump; 1: neither */
   lower(RLIMIT_MEMLOCK, 0);
   lower(RLIMIT_MSGQUEUE, 0);
   lower(RLIMIT_NICE, 0);

@@ -4,17 +4,18 @@
 #include "src/sandbox/program/box.h"
 
 #include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
+#include <linux/kcmp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 enum { MOST = 4096 }; /* processes in one look; there are fewer: RLIMIT_NPROC */
 
 typedef struct queue {
-  int pid[MOST];
+  int pid[MOST], parent[MOST];
   int n;
 } queue;
 
@@ -35,6 +36,7 @@ static void add_children(queue *q, int pid, const char *thread) {
   for (char *p = read_proc(path, text, sizeof text); q->n < MOST; p = end) {
     long child = strtol(p, &end, 10);
     if (end == p) return;
+    q->parent[q->n] = pid;
     q->pid[q->n++] = (int)child;
   }
 }
@@ -88,6 +90,11 @@ static uint64_t share_of(int pid) {
   return *read_proc(path, text, sizeof text) ? kilobytes(text, fields) : memory_of(pid);
 }
 
+/* After vfork, until it starts another program, a child is in its parent's memory: that counts once. */
+static bool in_memory_of(int pid, int parent) {
+  return syscall(SYS_kcmp, pid, parent, KCMP_VM, 0, 0) == 0;
+}
+
 bool box_can_look(void) {
   char path[64];
   snprintf(path, sizeof path, "/proc/self/task/%d/children", (int)getpid());
@@ -98,6 +105,7 @@ box_use box_look(int pid, uint64_t enough) {
   static queue q;
   box_use use = {0};
   q.n = 0;
+  q.parent[q.n] = 0;
   q.pid[q.n++] = pid;
   for (int i = 0; i < q.n; i++) {
     add_below(&q, q.pid[i]);
@@ -106,6 +114,7 @@ box_use box_look(int pid, uint64_t enough) {
   }
   if (use.memory <= enough) return use;
   use.memory = 0;
-  for (int i = 0; i < q.n; i++) use.memory += share_of(q.pid[i]);
+  for (int i = 0; i < q.n; i++)
+    if (!in_memory_of(q.pid[i], q.parent[i])) use.memory += share_of(q.pid[i]);
   return use;
 }
