@@ -17,20 +17,21 @@
 
 /* Not here, on purpose: anything that makes or enters namespaces, mounts, changes ids, the clock or the machine, looks
  * into other processes, loads code into the kernel (bpf, modules), keyrings, sockets that are not a pair, io_uring (it
- * calls past this filter), userfaultfd, perf_event_open, file handles, and memory that no process is charged with
- * (memfd_create, System V and POSIX message queues, shared memory and semaphores). */
+ * calls past this filter), userfaultfd, perf_event_open, file handles, locks on whole files and notices of them, and
+ * memory that no process is charged with (memfd_create, System V and POSIX message queues, shared memory and
+ * semaphores). */
 static const char *const allowed[] = {
     /* files (fcntl has a rule of its own) */
     "access", "chdir", "chmod", "close", "close_range", "copy_file_range", "creat", "dup", "dup2", "dup3", "faccessat",
     "faccessat2", "fadvise64", "fadvise64_64", "fallocate", "fchdir", "fchmod", "fchmodat", "fchmodat2", "fdatasync",
     "fgetxattr", "flistxattr", "fstat", "fstat64", "fstatat64", "fstatfs", "fstatfs64", "fsync", "ftruncate",
-    "ftruncate64", "futimesat", "getcwd", "getdents", "getdents64", "getxattr", "inotify_add_watch", "inotify_init",
-    "inotify_init1", "inotify_rm_watch", "lgetxattr", "link", "linkat", "listxattr", "llistxattr", "lseek", "_llseek",
-    "lstat", "lstat64", "mkdir", "mkdirat", "newfstatat", "open", "openat", "openat2", "pipe", "pipe2", "pread64",
-    "preadv", "preadv2", "pwrite64", "pwritev", "pwritev2", "read", "readahead", "readlink", "readlinkat", "readv",
-    "rename", "renameat", "renameat2", "rmdir", "sendfile", "sendfile64", "splice", "stat", "stat64", "statfs",
-    "statfs64", "statx", "symlink", "symlinkat", "sync_file_range", "tee", "truncate", "truncate64", "umask", "unlink",
-    "unlinkat", "utime", "utimensat", "utimensat_time64", "utimes", "write", "writev",
+    "ftruncate64", "futimesat", "getcwd", "getdents", "getdents64", "getxattr", "lgetxattr", "link", "linkat",
+    "listxattr", "llistxattr", "lseek", "_llseek", "lstat", "lstat64", "mkdir", "mkdirat", "newfstatat", "open",
+    "openat", "openat2", "pipe", "pipe2", "pread64", "preadv", "preadv2", "pwrite64", "pwritev", "pwritev2", "read",
+    "readahead", "readlink", "readlinkat", "readv", "rename", "renameat", "renameat2", "rmdir", "sendfile",
+    "sendfile64", "splice", "stat", "stat64", "statfs", "statfs64", "statx", "symlink", "symlinkat", "sync_file_range",
+    "tee", "truncate", "truncate64", "umask", "unlink", "unlinkat", "utime", "utimensat", "utimensat_time64", "utimes",
+    "write", "writev",
     /* memory (mmap has rules of its own) */
     "brk", "madvise", "mincore", "mlock", "mlock2", "mprotect", "mremap", "msync", "munlock", "munmap",
     /* processes, threads, signals */
@@ -91,7 +92,8 @@ static int rules_of_clone(scmp_filter_ctx f) {
   return allow_equal(f, "clone", 0, namespaces, 0);
 }
 
-/* mmap: anonymous memory that is shared stays when nobody maps its pages any more, and huge pages are in no limit. */
+/* mmap: anonymous memory that is shared can be given up page by page and still be there, where no count of what a
+ * process uses sees it; huge pages are in no limit. */
 static int rules_of_mmap(scmp_filter_ctx f) {
   static const char *const names[] = {"mmap", "mmap2"};
   uint64_t never = MAP_HUGETLB, shared = MAP_SHARED | MAP_ANONYMOUS | never;

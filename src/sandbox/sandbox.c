@@ -155,7 +155,7 @@ static const char *mend_of(const box_report *b) {
     return "; sysctl user.max_user_namespaces (and …pid…, …net…) is too low";
   if (b->step == BOX_STEP_WATCH) return "; /proc must be mounted, in a kernel with CONFIG_PROC_CHILDREN";
   if (b->step == BOX_STEP_BIND && b->code == ENOENT) return "; it must be there";
-  if (b->step == BOX_STEP_BIND && b->code == EACCES)
+  if (b->step == BOX_STEP_BIND && b->code == EACCES && b->what[1]) /* of / itself it is what AppArmor says */
     return "; root must be able to enter it as its owner, or anybody: privileges do not count here";
   if (b->step == BOX_STEP_MAP && geteuid() == 0) return "; a container must map user 65534 (nobody), too";
   if (b->step == BOX_STEP_FILTER) return "; the kernel needs CONFIG_SECCOMP_FILTER";

@@ -40,6 +40,13 @@ static bool write_all(int fd, pu_str s) {
   return true;
 }
 
+/* To who the program is, so that it may open /dev/stdin and the like. Where that cannot be its id cannot be mapped
+ * either, and the run fails for that. */
+static void give_away(int fd) {
+  int failed = geteuid() == 0 ? fchown(fd, BOX_NOBODY, BOX_NOBODY) : 0;
+  (void)failed;
+}
+
 /* A kernel before 6.3 does not know MFD_EXEC, and lets all be run. */
 static int make_memory(const char *name, bool run) {
   int fd = run ? memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_EXEC) : -1;
@@ -53,7 +60,7 @@ static pu_err memory_file(const char *name, pu_str bytes, bool run, int *fd, pu_
   if (made < 0) return no_descriptor(e);
   bool ok =
       write_all(made, bytes) && fcntl(made, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE | F_SEAL_SEAL) == 0;
-  if (ok && geteuid() == 0) ok = fchown(made, BOX_NOBODY, BOX_NOBODY) == 0; /* or /dev/stdin could not be opened */
+  give_away(made);
   snprintf(path, sizeof path, "/proc/self/fd/%d", made);
   *fd = ok ? lift(open(path, O_RDONLY | O_CLOEXEC)) : -1;
   pu_err err = *fd < 0 ? no_descriptor(e) : PU_OK;
@@ -85,7 +92,8 @@ static pu_err open_all(pu_str plan, pu_str input, side *s, sandbox_child *c, pu_
   PU_TRY(make_pipe(0, &c->report, &s->fd[BOX_REPORT], e));
   PU_TRY(make_pipe(1, &c->order, &s->fd[BOX_ORDER], e));
   bool ok = fcntl(c->out, F_SETFL, O_NONBLOCK) == 0 && fcntl(c->err, F_SETFL, O_NONBLOCK) == 0;
-  for (int i = 1; i <= 2 && geteuid() == 0; i++) ok = ok && fchown(s->fd[i], BOX_NOBODY, BOX_NOBODY) == 0;
+  give_away(s->fd[1]);
+  give_away(s->fd[2]);
   return ok ? PU_OK : no_descriptor(e);
 }
 

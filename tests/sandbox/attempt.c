@@ -444,6 +444,7 @@ static bool try_calls(void) {
               {"semget", SYS_semget},
               {"msgget", SYS_msgget},
               {"mq_open", SYS_mq_open},
+              {"inotify_init1", SYS_inotify_init1},
               {"syslog", SYS_syslog},
               {"acct", SYS_acct},
               {"fanotify_init", SYS_fanotify_init},

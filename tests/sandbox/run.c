@@ -75,6 +75,13 @@ static void test_surroundings(void **state) {
   assert_non_null(strstr(text_of(&r.out), "/data:\nattempt\n\n/tmp:\nbin\ndata\ndev\netc\n"));
 }
 
+/* When the machine runs out of memory the kernel ends these first. */
+static void test_first_to_go(void **state) {
+  (void)state;
+  assert_ok(run_words(NULL, NULL, WORDS("sh", "-c", "cat /proc/self/oom_score_adj || echo 1000")), &err);
+  assert_string_equal(text_of(&r.out), "1000\n");
+}
+
 /* What a caller's signals were set to is not what a program finds. */
 static void test_signals(void **state) {
   (void)state;
@@ -139,10 +146,10 @@ static void test_partial_output(void **state) {
   (void)state;
   if (!have_python) skip();
   pu_sandbox_limits l = pu_sandbox_defaults();
-  l.seconds = 3;
-  assert_ok(run_words(&l, NULL, WORDS("python3", "-c", "print('before')\nwhile True: __import__('time').sleep(1)")),
-            &err);
-  ends_with(PU_SANDBOX_TIMEOUT, 0);
+  l.seconds = 200;
+  l.cpu_seconds = 2;
+  assert_ok(run_words(&l, NULL, WORDS("python3", "-c", "print('before')\nwhile True: pass")), &err);
+  ends_with(PU_SANDBOX_CPU, 0);
   assert_string_equal(text_of(&r.out), "before\n");
 }
 
@@ -440,7 +447,8 @@ static void test_watcher_dies(void **state) {
 /* ---- fails closed ---- */
 
 typedef struct lack {
-  const char *call; /* is answered with EPERM, */
+  const char *call; /* is answered with */
+  int error;        /* this, */
   int arg;          /* where the bits `value` of this argument are set, unless it is -1 */
   uint64_t value;
   const char *says;
@@ -452,7 +460,8 @@ static int without(const void *arg) {
   scmp_filter_ctx f = seccomp_init(SCMP_ACT_ALLOW);
   struct scmp_arg_cmp is = SCMP_CMP64((unsigned)PU_MAX(l->arg, 0), SCMP_CMP_MASKED_EQ, l->value, l->value);
   int nr = seccomp_syscall_resolve_name(l->call);
-  if (!f || seccomp_rule_add_array(f, SCMP_ACT_ERRNO(EPERM), nr, l->arg >= 0, &is) != 0 || seccomp_load(f) != 0)
+  if (!f || seccomp_rule_add_array(f, SCMP_ACT_ERRNO((unsigned)l->error), nr, l->arg >= 0, &is) != 0 ||
+      seccomp_load(f) != 0)
     return 2;
   seccomp_release(f);
   pu_err result = run_words(NULL, NULL, WORDS("/data/attempt", "environment"));
@@ -466,20 +475,22 @@ static int without(const void *arg) {
 static void test_each_wall(void **state) {
   (void)state;
   static const lack lacks[] = {
-      {"clone", 0, CLONE_NEWUSER, "namespaces failed: Operation not permitted; user namespaces must be"},
-      {"clone", 0, CLONE_NEWNET, "namespaces"},
-      {"mount", -1, 0, "view of /"},
-      {"open_tree", -1, 0, "view of /usr"},
-      {"mount_setattr", -1, 0, "view of /usr"},
-      {"setresuid", -1, 0, "unprivileged user"},
-      {"sethostname", -1, 0, "the host name"},
-      {"move_mount", -1, 0, "new root at"},
-      {"pivot_root", -1, 0, "old root"},
-      {"umount2", -1, 0, "old root"},
-      {"prlimit64", -1, 0, "limits"},
-      {"capset", -1, 0, "capabilities"},
-      {"prctl", 0, PR_SET_NO_NEW_PRIVS, "capabilities"},
-      {"seccomp", 0, 1, "filtering"}};
+      {"clone", EPERM, 0, CLONE_NEWUSER, "namespaces failed: Operation not permitted; user namespaces must be"},
+      {"clone", EPERM, 0, CLONE_NEWNET, "namespaces"},
+      {"clone", ENOSPC, 0, CLONE_NEWUSER, "max_user_namespaces"},
+      {"mount", EPERM, -1, 0, "view of / failed: Operation not permitted; user namespaces must be"},
+      {"mount", EACCES, -1, 0, "view of / failed: Permission denied; user namespaces must be"},
+      {"open_tree", EPERM, -1, 0, "view of /usr"},
+      {"mount_setattr", EPERM, -1, 0, "view of /usr"},
+      {"setresuid", EPERM, -1, 0, "unprivileged user"},
+      {"sethostname", EPERM, -1, 0, "the host name"},
+      {"move_mount", EPERM, -1, 0, "new root at"},
+      {"pivot_root", EPERM, -1, 0, "old root"},
+      {"umount2", EPERM, -1, 0, "old root"},
+      {"prlimit64", EPERM, -1, 0, "limits"},
+      {"capset", EPERM, -1, 0, "capabilities"},
+      {"prctl", EPERM, 0, PR_SET_NO_NEW_PRIVS, "capabilities"},
+      {"seccomp", EPERM, 0, 1, "filtering"}};
   for (size_t i = 0; i < PU_COUNT(lacks); i++) assert_int_equal(in_child(without, &lacks[i]), 0);
 }
 
@@ -539,27 +550,17 @@ static void test_containers(void **state) {
 #define TEST(name) cmocka_unit_test(test_##name)
 
 static int all(void) {
-  const struct CMUnitTest tests[] = {TEST(python),
-                                     TEST(streams),
-                                     TEST(bytes),
-                                     TEST(surroundings),
-                                     TEST(signals),
-                                     TEST(python_library),
-                                     TEST(python_limits),
-                                     TEST(partial_output),
-                                     TEST(programs),
-                                     TEST(limits_checked),
-                                     TEST(folders),
-                                     TEST(closed_folder),
-                                     TEST(root_reads_as_nobody),
-                                     TEST(end_text),
-                                     TEST(stop),
-                                     TEST(threads),
-                                     TEST(nothing_is_leaked),
-                                     TEST(caller_dies),
-                                     TEST(watcher_dies),
-                                     TEST(each_wall),
-                                     TEST(containers)};
+  const struct CMUnitTest tests[] = {TEST(python),         TEST(streams),
+                                     TEST(bytes),          TEST(surroundings),
+                                     TEST(first_to_go),    TEST(signals),
+                                     TEST(python_library), TEST(python_limits),
+                                     TEST(partial_output), TEST(programs),
+                                     TEST(limits_checked), TEST(folders),
+                                     TEST(closed_folder),  TEST(root_reads_as_nobody),
+                                     TEST(end_text),       TEST(stop),
+                                     TEST(threads),        TEST(nothing_is_leaked),
+                                     TEST(caller_dies),    TEST(watcher_dies),
+                                     TEST(each_wall),      TEST(containers)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
 

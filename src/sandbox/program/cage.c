@@ -40,7 +40,7 @@ void box_set_limits(const box *b) {
   lower(RLIMIT_NPROC, (uint64_t)b->plan.processes + 1); /* counted in this user namespace: this process is one */
   lower(RLIMIT_FSIZE, b->plan.files);
   lower(RLIMIT_STACK, 8 << 20);
-  lower(RLIMIT_NOFILE, 128);
+  lower(RLIMIT_NOFILE, 64); /* what is under way in pairs of sockets is the kernel's memory, some 200 KB each */
   lower(RLIMIT_SIGPENDING, 256);
   lower(RLIMIT_CORE, 1); /* 0 means no file, but a program of the machine's may still be handed the dump; 1: neither */
   lower(RLIMIT_MEMLOCK, 0);
