@@ -8,8 +8,8 @@
  * Words.    Letters and digits, without case, width, compatibility forms (NFKC) and, in Latin script, without accents.
  *           Han, kana and Hangul are indexed as overlapping pairs of characters, so any part of a run is found, a single
  *           character too. Traditional and simplified characters are different ones.
- * Queries.  Plain words in any order, nothing in them is syntax. Passages with all of the words come first; where these
- *           are fewer than asked for, those with some of them follow. A run of Han, kana or Hangul has to stand in the
+ * Queries.  Plain words, nothing in them is syntax. Passages that have them as they stand come first, then those with all
+ *           of them; where these are fewer than asked for, those with some of them follow. A run of Han, kana or Hangul has to stand in the
  *           text as it is to count as all of it; a part of what follows is any pair of it. Ranked by BM25 (Robertson and
  *           Zaragoza 2009), a word in the title weighs as several in the text.
  *
@@ -94,10 +94,10 @@ typedef struct pu_store_ask {
 /* Of one document at most three passages come before those of others. */
 typedef struct pu_store_hit {
   pu_str source, id, title;
-  pu_str snippet;      /* some 240 bytes around what was found, UTF-8 on one line; "…" where it was cut */
+  pu_str snippet;      /* some 240 bytes around what was found, UTF-8 on one line; "…" where it was cut; empty if the text is */
   uint64_t begin, end; /* the passage, in bytes of the text: for pu_store_get */
   uint32_t passage;    /* its number in the document, from 1 */
-  double score;        /* larger is better; scores of hits with all words and of others are of different kinds */
+  double score;        /* larger is better, among those that have as much of the query */
   bool all;            /* has all words of the query */
 } pu_store_hit;
 

@@ -85,10 +85,12 @@ bool store_word_ends(const char *p, size_t at);
 typedef struct store_query store_query;
 pu_err store_query_parse(pu_str text, store_query **out, pu_error *e) PU_MUST_USE;
 void store_query_free(store_query *q);
-bool store_query_empty(const store_query *q);
-/* FTS5's expression for passages that have all of the words. */
+/* FTS5's expression for passages that have the words as they stand in the query; none for a single word. False: no
+ * memory, here and below. */
+bool store_query_phrase(const store_query *q, pu_buf *out);
+/* For passages that have all of them. */
 bool store_query_all(const store_query *q, pu_buf *out);
-/* And for those that have any of the telling ones; rows: how many passages have a term. False: no memory. */
+/* And for those that have any of the telling ones; rows: how many passages have a term. */
 typedef pu_err (*store_rows_fn)(void *arg, pu_str term, uint64_t *rows, pu_error *e);
 pu_err store_query_any(const store_query *q, uint64_t passages, store_rows_fn rows, void *arg, pu_buf *out,
                        pu_error *e) PU_MUST_USE;

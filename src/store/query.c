@@ -25,7 +25,12 @@ struct store_query {
   pu_buf items[ITEMS]; /* a word; the pairs of a run, a space between them; or a single character */
   bool prefix[ITEMS];
   size_t n_items;
-  bool open; /* the last item is a run that goes on */
+  bool open;     /* the last item is a run that goes on */
+  pu_buf phrase; /* all terms in their order */
+  size_t words;  /* how many words and runs these are */
+  bool phrase_prefix;
+  char held[8]; /* the last character of a run: in the phrase where something comes behind it */
+  size_t held_len;
   bool failed;
 };
 
@@ -72,8 +77,22 @@ static void item_begin(store_query *q, const store_term *t) {
   q->open = t->kind == STORE_PAIR;
 }
 
+/* The texts' terms in a row, but for the end of a run that ends the query: in a text it may go on. */
+static void phrase_add(store_query *q, const store_term *t) {
+  bool held = t->kind == STORE_LAST && !t->first;
+  if (q->held_len > 0) pu_buf_printf(&q->phrase, " %.*s", (int)q->held_len, q->held);
+  q->held_len = held ? t->text.len : 0;
+  memcpy(q->held, t->text.ptr, q->held_len);
+  if (held) return;
+  if (q->phrase.len > 0) pu_buf_putc(&q->phrase, ' ');
+  pu_buf_append(&q->phrase, t->text.ptr, t->text.len);
+  q->phrase_prefix = t->kind == STORE_LAST;
+  q->words += t->first;
+}
+
 static int query_term(void *arg, const store_term *t) {
   store_query *q = arg;
+  phrase_add(q, t);
   if (t->kind == STORE_LAST && !t->first) { /* its pairs have said it all */
     item_end(q);
     return 0;
@@ -96,9 +115,10 @@ pu_err store_query_parse(pu_str text, store_query **out, pu_error *e) {
   store_query *q = calloc(1, sizeof *q);
   if (!q) return pu_fail(e, PU_ERR_NOMEM, "store: no memory for a query");
   pu_buf_init(&q->terms, TERMS * STORE_TERM_MAX);
+  pu_buf_init(&q->phrase, 8 * PU_STORE_QUERY_MAX);
   (void)store_terms(text, query_term, q);
   item_end(q);
-  if (q->failed) {
+  if (q->failed || q->phrase.failed) {
     store_query_free(q);
     return pu_fail(e, PU_ERR_NOMEM, "store: no memory for a query");
   }
@@ -110,11 +130,8 @@ void store_query_free(store_query *q) {
   if (!q) return;
   for (size_t i = 0; i < q->n_items; i++) pu_buf_deinit(&q->items[i]);
   pu_buf_deinit(&q->terms);
+  pu_buf_deinit(&q->phrase);
   free(q);
-}
-
-bool store_query_empty(const store_query *q) {
-  return q->n == 0;
 }
 
 int store_query_find(const store_query *q, pu_str text) {
@@ -138,6 +155,11 @@ static void put(pu_buf *out, const char *between, pu_str text, bool prefix) {
   pu_buf_putc(out, '"');
   pu_buf_append(out, text.ptr, text.len);
   pu_buf_puts(out, prefix ? "\" *" : "\"");
+}
+
+bool store_query_phrase(const store_query *q, pu_buf *out) {
+  if (q->words > 1) put(out, "", pu_str_of(q->phrase.data, q->phrase.len), q->phrase_prefix);
+  return !out->failed;
 }
 
 bool store_query_all(const store_query *q, pu_buf *out) {

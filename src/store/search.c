@@ -1,4 +1,4 @@
-/* Passages for a query: those with all of its words, then those with some. */
+/* Passages for a query: those that have it as it stands, those with all of its words, those with some. */
 #include <string.h>
 
 #include "src/store/internal.h"
@@ -70,7 +70,7 @@ static void take(search *w, bool all) {
     }
 }
 
-/* ---- the two expressions -------------------------------------------------------------------------------------------
+/* ---- the expressions ---------------------------------------------------------------------------------------------
  */
 
 static pu_err term_rows(void *arg, pu_str term, uint64_t *rows, pu_error *e) {
@@ -97,18 +97,28 @@ static pu_err passage_count(pu_store *s, uint64_t *out, pu_error *e) {
   return PU_OK;
 }
 
-static pu_err find(search *w, pu_buf *expression, pu_error *e) {
-  uint64_t passages;
-  if (!store_query_all(w->q, expression)) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for a query", w->s->path);
+static pu_err find_all(search *w, bool (*make)(const store_query *q, pu_buf *out), pu_buf *expression, pu_error *e) {
+  pu_buf_clear(expression);
+  if (!make(w->q, expression)) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory for a query", w->s->path);
   PU_TRY(match(w, expression, e));
   take(w, true);
-  if (w->n == w->ask->k) return PU_OK;
+  return PU_OK;
+}
+
+static pu_err find_any(search *w, pu_buf *expression, pu_error *e) {
+  uint64_t passages;
   pu_buf_clear(expression);
   PU_TRY(passage_count(w->s, &passages, e));
   PU_TRY(store_query_any(w->q, passages, term_rows, w->s, expression, e));
   PU_TRY(match(w, expression, e));
   take(w, false);
   return PU_OK;
+}
+
+static pu_err find(search *w, pu_buf *expression, pu_error *e) {
+  PU_TRY(find_all(w, store_query_phrase, expression, e));
+  if (w->n < w->ask->k) PU_TRY(find_all(w, store_query_all, expression, e));
+  return w->n < w->ask->k ? find_any(w, expression, e) : PU_OK;
 }
 
 /* ---- hits ----------------------------------------------------------------------------------------------------------

@@ -106,8 +106,8 @@ bool store_snippet(const store_query *q, pu_str text, const char *open, const ch
   size_t at = from;
   for (size_t i = 0; i < p.n && p.v[i].begin < end; i++) {
     size_t begin = PU_MAX(p.v[i].begin, at), stop = PU_MIN(p.v[i].end, end);
-    while (i + 1 < p.n && p.v[i + 1].begin <= stop && p.v[i + 1].begin < end)
-      stop = PU_MIN(PU_MAX(stop, p.v[++i].end), end);
+    for (; i + 1 < p.n && p.v[i + 1].begin <= stop && p.v[i + 1].begin < end; i++) /* those that overlap are one */
+      stop = PU_MAX(stop, PU_MIN(p.v[i + 1].end, end));
     if (stop <= at) continue;
     put_plain(text, at, begin, &gap, out);
     if (open) pu_buf_puts(out, open);

@@ -153,9 +153,9 @@ static void add(state *s, uint32_t c, size_t begin, size_t end) {
 
 /* ---- folding ----------------------------------------------------------------------------------------------------- */
 
-/* Drops marks behind Latin letters. */
+/* Drops marks behind Latin letters, and those that have nothing before them: what of a long row of marks is cut off. */
 static size_t strip(utf8proc_int32_t *c, size_t n) {
-  uint32_t base = 0;
+  uint32_t base = 'a';
   size_t kept = 0;
   for (size_t i = 0; i < n; i++) {
     bool mark = c[i] >= 0x300 && is_mark(utf8proc_category(c[i]));

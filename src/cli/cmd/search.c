@@ -49,7 +49,7 @@ static pu_err update(pu_rag *r, const options *o, pu_error *e) {
            (unsigned long long)c.files, (unsigned long long)c.removed);
   if (c.broken > 0 && o->broken) return pu_rag_broken(r, tell_broken, NULL, e);
   if (c.broken > 0)
-    pu_log(PU_LOG_WARN, "%llu files are no text, or broken somewhere; --broken lists them",
+    pu_log(PU_LOG_WARN, "files that are no text, or broken somewhere: %llu; --broken lists them",
            (unsigned long long)c.broken);
   return PU_OK;
 }
