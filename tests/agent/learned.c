@@ -197,14 +197,14 @@ static void close_circle(state *s, const talk *talks, const char *family, const 
   write_base(s, family, !jinja, pu_str_of(lines.data, lines.len));
   if (jinja) assert_ok(pu_file_write(path_in(s, "m/chat_template.jinja"), jinja, strlen(jinja), &s->e), &s->e);
   assert_ok(run_yaml(s,
-                     sft_yaml(s, "r", "steps: 180, global_batch: 4, micro_batch: 4, seed: 1",
+                     sft_yaml(s, "r", "steps: 150, global_batch: 4, micro_batch: 4, seed: 1",
                               "data: {seq_len: 512, pack: false, sources: [{path: $D/talks.jsonl}]}\n"
                               "optim: {lr: 8.0e-3, betas: [0.9, 0.95], weight_decay: 0.0}\n"
                               "schedule: {type: cosine, warmup: 10, min_lr: 1.0e-4}\n"),
                      &tune_hooks),
             &s->e);
   const pu_engine_options eo = {.dtype = PU_F32, .threads = 1, .max_batch = 1, .kv_block = 8};
-  assert_ok(pu_engine_open(step_of(s, "r", 180), &eo, &en, &s->e), &s->e);
+  assert_ok(pu_engine_open(step_of(s, "r", 150), &eo, &en, &s->e), &s->e);
   assert_ok(pu_agent_engine(en, &m, &s->e), &s->e);
   assert_int_equal(m->takes_code, !jinja);
   for (int i = 0; i < TALKS; i++) {
