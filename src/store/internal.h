@@ -64,7 +64,7 @@ pu_str store_column(sqlite3_stmt *st, int column); /* until the next step */
 /* Makes the index's words those of terms.h known to this connection. */
 pu_err store_tokenizer_register(pu_store *s, pu_error *e) PU_MUST_USE;
 /* What words depend on: a file that was made with others is indexed anew. */
-const char *store_words_version(void);
+void store_words_version(char text[64]);
 
 /* ---- text.c ---- */
 

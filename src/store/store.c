@@ -201,6 +201,12 @@ static pu_err identify(pu_store *s, bool *made, pu_error *e) {
   return PU_OK;
 }
 
+static pu_err words_mark(pu_store *s, pu_error *e) {
+  char version[64];
+  store_words_version(version);
+  return pu_store_set(s, "words", pu_str_c(version), e);
+}
+
 static pu_err make_tables(pu_store *s, pu_error *e) {
   char marks[128];
   bool made;
@@ -208,24 +214,26 @@ static pu_err make_tables(pu_store *s, pu_error *e) {
   if (made) return PU_OK;
   snprintf(marks, sizeof marks, "PRAGMA application_id = %d; PRAGMA user_version = %d", MAGIC, VERSION);
   PU_TRY(run_text(s, tables, e));
-  PU_TRY(pu_store_set(s, "words", pu_str_c(store_words_version()), e));
+  PU_TRY(words_mark(s, e));
   return run_text(s, marks, e);
 }
 
 /* Words that other tables of Unicode found would neither be found nor be dropped again. */
 static pu_err check_words(pu_store *s, bool *same, pu_error *e) {
+  char now[64];
   pu_buf version;
   bool found;
+  store_words_version(now);
   pu_buf_init(&version, 4096);
   pu_err err = pu_store_value(s, "words", &version, &found, e);
-  *same = err == PU_OK && found && pu_str_eq(pu_str_of(version.data, version.len), pu_str_c(store_words_version()));
+  *same = err == PU_OK && found && version.len == strlen(now) && memcmp(version.data, now, version.len) == 0;
   pu_buf_deinit(&version);
   return err;
 }
 
 static pu_err index_again(pu_store *s, pu_error *e) {
   PU_TRY(store_run_kept(s, SQL_WORDS_REBUILD, e));
-  return pu_store_set(s, "words", pu_str_c(store_words_version()), e);
+  return words_mark(s, e);
 }
 
 static pu_err in_transaction(pu_store *s, pu_err (*fn)(pu_store *, pu_error *), pu_error *e) {

@@ -63,8 +63,6 @@ pu_err store_tokenizer_register(pu_store *s, pu_error *e) {
   return rc == SQLITE_OK ? PU_OK : store_fail(s, rc, e);
 }
 
-const char *store_words_version(void) {
-  static char text[64];
-  snprintf(text, sizeof text, "1, Unicode %s", utf8proc_unicode_version());
-  return text;
+void store_words_version(char text[64]) {
+  snprintf(text, 64, "1, Unicode %s", utf8proc_unicode_version());
 }
