@@ -118,6 +118,20 @@ static const topic topics[] = {{capitals,
                                 {"一只{k}有{v}条腿。", "A {k} has {v} legs."},
                                 {"问：一只{k}有几条腿？答：{v}条。", "Q: How many legs does a {k} have? A: {v}."}}};
 
+size_t pu_synth_fact_count(void) {
+  size_t n = 0;
+  for (size_t i = 0; i < PU_COUNT(topics); i++) n += topics[i].n;
+  return n;
+}
+
+void pu_synth_fact(size_t number, int lang, pu_buf *says, pu_buf *asks) {
+  const topic *t = topics;
+  while (number >= t->n) number -= t++->n;
+  const pu_slot slots[] = {{"k", t->rows[number][lang].key}, {"v", t->rows[number][lang].value}};
+  pu_synth_fill(t->says[lang], slots, PU_COUNT(slots), says);
+  pu_synth_fill(t->asks[lang], slots, PU_COUNT(slots), asks);
+}
+
 /* Different rows in a random order. */
 static void topic_write(pu_rng *r, int lang, pu_buf *out) {
   const topic *t = &PU_PICK(r, topics);
