@@ -79,6 +79,16 @@ pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_
   return err;
 }
 
+pu_err pu_cli_check_talker(const char *model, pu_error *e) {
+  const pu_arch *arch;
+  pu_hparams hp;
+  PU_TRY(pu_model_describe(model, &arch, &hp, e));
+  if (!pu_path_is_dir(model) || pu_tokenizer_in(model)) return PU_OK;
+  return pu_fail(e, PU_ERR_UNSUPPORTED,
+                 "%s: no tokenizer (tokenizer.json or tokenizer.model) in this folder: copy the model's own into it",
+                 model);
+}
+
 pu_err pu_cli_open_session(pu_engine *en, pu_session **out, pu_error *e) {
   PU_TRY(pu_session_open(en, out, e));
   return pu_session_adapter(*out, pu_engine_adapter_at(en, 0), e);

@@ -53,6 +53,9 @@ typedef struct pu_cli_engine_options {
 /* An engine over a model directory, with a progress bar while its weights are read. */
 pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_engine **out, pu_error *e) PU_MUST_USE;
 
+/* Is it a model, and can it be talked to? Asked before its weights are read. */
+pu_err pu_cli_check_talker(const char *model, pu_error *e) PU_MUST_USE;
+
 /* What that would take. */
 pu_err pu_cli_plan_engine(const char *model, const pu_cli_engine_options *o, pu_engine_plan *out,
                           pu_error *e) PU_MUST_USE;
