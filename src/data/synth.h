@@ -19,6 +19,8 @@ void pu_synth_ask(char op, int a, int b, int lang, pu_buf *out);
 void pu_synth_reply(int value, int lang, pu_buf *out);
 /* Uniform over the pairs of the range that training may see. */
 void pu_synth_pair(pu_rng *r, char op, int within, int *a, int *b);
+/* Up to seven digits each; one number, or the result, has four or more. Held-out ones among them. */
+void pu_synth_large_pair(pu_rng *r, char op, int *a, int *b);
 
 /* The scored phrasing of a op b: where `answer` is false, it ends where the answer begins. */
 void pu_synth_plain(char op, int a, int b, int lang, bool answer, pu_buf *out);

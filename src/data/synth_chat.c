@@ -8,7 +8,7 @@
 
 const char *const pu_synth_talk_names[PU_TALKS] = {"sums", "facts", "stories", "small", "tool"};
 
-enum { STREAM_TALK = 4, STREAM_TALK_VALID = 5, STREAM_TALK_QUESTION = 6, MOST_LINE = 1 << 20, MOST_DIGITS = 7 };
+enum { STREAM_TALK = 4, STREAM_TALK_VALID = 5, STREAM_TALK_QUESTION = 6, MOST_LINE = 1 << 20 };
 #define FACT_SALT 0x6661637473u
 
 static const char calculator[] =
@@ -96,24 +96,10 @@ static void small_sum(talk *t, int within) {
 
 /* ---- the tool ---------------------------------------------------------------------------------------------------- */
 
-static int of_digits(pu_rng *r, int digits) {
-  int low = 1;
-  for (int i = 1; i < digits; i++) low *= 10;
-  return low + (int)pu_rng_below(r, (uint64_t)low * 9);
-}
-
-/* One number, or the result, has four digits or more. */
-static void large_pair(pu_rng *r, char op, int *a, int *b) {
-  do {
-    *a = of_digits(r, 1 + (int)pu_rng_below(r, MOST_DIGITS));
-    *b = of_digits(r, 1 + (int)pu_rng_below(r, MOST_DIGITS));
-  } while ((op == '-' && *a < *b) || (*a < 1000 && *b < 1000 && *a + (op == '+' ? *b : 0) < 1000));
-}
-
 static void large_sum(talk *t) {
   char op = pick_op(t);
   int a, b;
-  do large_pair(&t->r, op, &a, &b);
+  do pu_synth_large_pair(&t->r, op, &a, &b);
   while (pu_synth_heldout(op, a, b));
   int result = op == '+' ? a + b : a - b;
   ask_sum(t, op, a, b);
@@ -202,10 +188,10 @@ static void small_talk(talk *t) {
 
 /* ---- conversations ----------------------------------------------------------------------------------------------- */
 
-/* Of ten: six calls, and what is to be answered without one. */
+/* Of ten: seven calls, and what is to be answered without one. */
 static void with_tool(talk *t) {
   uint64_t at = pu_rng_below(&t->r, 10);
-  if (at < 6)
+  if (at < 7)
     large_sum(t);
   else if (at < 8)
     small_sum(t, 100);
@@ -215,9 +201,10 @@ static void with_tool(talk *t) {
     small_talk(t);
 }
 
-/* Few enough for a sequence of 256 tokens. */
+/* Several turns behind one list of tools: what has to be copied is a larger part of what is read. Few enough for a
+ * sequence of 512 tokens. */
 static void turns(talk *t, pu_synth_talk kind) {
-  int n = 1 + (int)pu_rng_below(&t->r, kind == PU_TALK_TOOL ? 2 : 3);
+  int n = 1 + (int)pu_rng_below(&t->r, 3);
   switch (kind) {
   case PU_TALK_SUMS:
     for (int i = 0; i < n + 1; i++) small_sum(t, pu_rng_below(&t->r, 3) ? 100 : 1000);
@@ -293,7 +280,7 @@ static pu_err ask_large(int64_t n, char op, const pu_synth_chat_sink *sink, pu_e
   pu_rng_seed(&r, pu_random_at(0, STREAM_TALK_QUESTION, (unsigned char)op));
   for (int64_t i = 0; i < n;) {
     int a, b;
-    large_pair(&r, op, &a, &b);
+    pu_synth_large_pair(&r, op, &a, &b);
     if (!pu_synth_heldout(op, a, b)) continue;
     PU_TRY(pu_synth_tell_sum(op, a, b, 0, i % 2 ? PU_EN : PU_ZH, sink->question, sink->arg, e));
     i++;

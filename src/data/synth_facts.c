@@ -200,6 +200,27 @@ static void compare_write(pu_rng *r, int lang, pu_buf *out) {
   }
 }
 
+/* Numbers of any length written once more: what a call of a calculator wants, and learned slowly later on by a model
+ * that has only seen numbers made of others. */
+static void repeat_write(pu_rng *r, int lang, pu_buf *out) {
+  static const char *const says[PU_LANGS][2] = {
+      {"把{a}加{b}写成算式：{a}+{b}。", "把{a}减{b}写成算式：{a}-{b}。"},
+      {"Write {a} plus {b} with a sign: {a}+{b}.", "Write {a} minus {b} with a sign: {a}-{b}."}};
+  static const char *const again[PU_LANGS] = {"数是{a}。再写一遍：{a}。", "The number is {a}. Once more: {a}."};
+  for (int i = 0, n = 3 + (int)pu_rng_below(r, 4); i < n;) {
+    bool minus = pu_rng_below(r, 2);
+    char a_text[16], b_text[16];
+    int a, b;
+    pu_synth_large_pair(r, minus ? '-' : '+', &a, &b);
+    if (pu_synth_heldout(minus ? '-' : '+', a, b)) continue;
+    snprintf(a_text, sizeof a_text, "%d", a);
+    snprintf(b_text, sizeof b_text, "%d", b);
+    const pu_slot slots[] = {{"a", a_text}, {"b", b_text}};
+    if (i++ > 0) pu_buf_putc(out, '\n');
+    pu_synth_fill(pu_rng_below(r, 3) ? says[lang][minus] : again[lang], slots, PU_COUNT(slots), out);
+  }
+}
+
 /* ---- people who were made up ------------------------------------------------------------------------------------- */
 
 enum { PEOPLE = 400 };
@@ -244,7 +265,7 @@ static void person_write(pu_rng *r, int lang, uint64_t seed, pu_buf *out) {
 }
 
 void pu_synth_facts(pu_rng *r, int lang, uint64_t seed, pu_buf *out) {
-  switch (pu_rng_below(r, 10)) {
+  switch (pu_rng_below(r, 14)) {
   case 0:
     counting_write(r, lang, out);
     break;
@@ -260,6 +281,12 @@ void pu_synth_facts(pu_rng *r, int lang, uint64_t seed, pu_buf *out) {
   case 4:
   case 5:
     person_write(r, lang, seed, out);
+    break;
+  case 6:
+  case 7:
+  case 8:
+  case 9:
+    repeat_write(r, lang, out);
     break;
   default:
     topic_write(r, lang, out);

@@ -39,6 +39,21 @@ void pu_synth_pair(pu_rng *r, char op, int within, int *a, int *b) {
   *b = s.b;
 }
 
+enum { MOST_DIGITS = 7 };
+
+static int of_digits(pu_rng *r, int digits) {
+  int low = 1;
+  for (int i = 1; i < digits; i++) low *= 10;
+  return low + (int)pu_rng_below(r, (uint64_t)low * 9);
+}
+
+void pu_synth_large_pair(pu_rng *r, char op, int *a, int *b) {
+  do {
+    *a = of_digits(r, 1 + (int)pu_rng_below(r, MOST_DIGITS));
+    *b = of_digits(r, 1 + (int)pu_rng_below(r, MOST_DIGITS));
+  } while ((op == '-' && *a < *b) || (*a < 1000 && *b < 1000 && *a + (op == '+' ? *b : 0) < 1000));
+}
+
 static int result(sum s) {
   return s.op == '+' ? s.a + s.b : s.a - s.b;
 }

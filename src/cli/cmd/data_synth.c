@@ -5,6 +5,7 @@
 #include "puyu/data.h"
 #include "src/cli/cli.h"
 #include "src/cli/rows.h"
+#include "src/cli/tools.h"
 
 typedef struct options {
   const char *out;
@@ -179,13 +180,14 @@ static pu_err make_text(const pu_synth_options *o, job *j, double megabytes, pu_
   return err;
 }
 
-static pu_err make_dialogues(const options *in, job *j, pu_error *e) {
+static pu_err make_dialogues(const options *in, job *j, pu_arena *a, pu_error *e) {
   const pu_synth_chat_sink sink = {put_dialogue, put_question, j};
   pu_synth_chat_options o = pu_synth_chat_defaults();
   o.seed = (uint64_t)in->seed;
   o.dialogues = in->dialogues;
   o.valid_fraction = in->valid_fraction;
   o.questions = in->questions;
+  PU_TRY(pu_cli_tool_json("calculator", a, &o.tool, e)); /* as `puyu agent` will offer it */
   j->bar = pu_progress_open("conversations", "", (double)o.dialogues);
   pu_err err = pu_synth_chat_run(&o, &sink, e);
   pu_progress_close(j->bar);
@@ -203,7 +205,7 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   pu_buf_init(&j.line, (size_t)1 << 24);
   pu_err err = files_open(&j, cli, in, e);
   if (err == PU_OK) err = make_text(&o, &j, in->megabytes, e);
-  if (err == PU_OK && in->dialogues) err = make_dialogues(in, &j, e);
+  if (err == PU_OK && in->dialogues) err = make_dialogues(in, &j, cli->arena, e);
   err = files_close(&j, err, e);
   pu_buf_deinit(&j.line);
   if (err != PU_OK) return err;

@@ -1,5 +1,7 @@
 /* What the model learns from, as raw files: a bilingual corpus by rules, or the user's own text; and conversations by
  * rules. And what it will be asked: questions that neither holds. */
+#include <math.h>
+
 #include "src/cli/demo/demo.h"
 
 enum { MOST_LINE = 16 << 20 };
@@ -90,7 +92,8 @@ static pu_err make_text(making *m, pu_error *e) {
   o.documents = 0;
   o.bytes = given->megabytes << 20;
   o.weights[PU_SYNTH_ARITHMETIC] = 6;
-  o.weights[PU_SYNTH_STORIES] = o.weights[PU_SYNTH_FACTS] = 1;
+  o.weights[PU_SYNTH_STORIES] = 1;
+  o.weights[PU_SYNTH_FACTS] = 1.5;
   o.questions = given->questions;
   o.valid_fraction = 0.002;
   m->bar = given->text ? NULL : pu_progress_open("corpus", "bytes", (double)o.bytes);
@@ -105,6 +108,7 @@ static pu_err make_dialogues(making *m, pu_error *e) {
   o.seed = (uint64_t)given->seed;
   o.dialogues = given->dialogues;
   o.questions = given->questions;
+  o.valid_fraction = fmax(o.valid_fraction, 40.0 / (double)o.dialogues); /* some, of few too */
   o.tool = m->d->tool;
   m->bar = pu_progress_open("conversations", "", (double)o.dialogues);
   pu_err err = pu_synth_chat_run(&o, &(pu_synth_chat_sink){write_dialogue, keep_question, m}, e);

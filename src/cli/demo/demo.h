@@ -35,13 +35,20 @@ extern const char *const pu_demo_model_names[PU_DEMO_MODELS];
 /* What it is asked: rows of `tasks` in evaluate.c. */
 enum { PU_DEMO_TASKS = 8 };
 
+/* The same sums, asked with the calculator and without. */
+typedef struct pu_demo_tool {
+  int asked, helped, alone; /* helped, alone: right with it, without */
+  int64_t calls;
+  pu_buf transcript, examples; /* HTML: turns; rows of a table */
+} pu_demo_tool;
+
 /* What stages hand on. Paths live in the command's arena. */
 typedef struct pu_demo {
   const pu_demo_options *o;
   const pu_cli *cli;
   pu_arena *a;
   char *raw, *data, *corpus, *talks, *questions, *tokenizer, *shards, *run, *chat, *quantised, *report;
-  char *tool; /* the calculator as the model is offered it: JSON */
+  const char *tool; /* the calculator as the model is offered it: JSON */
   pu_data_result cleaned;
   double cleaned_in; /* seconds */
   pu_tokenize_result tokens;
@@ -50,7 +57,8 @@ typedef struct pu_demo {
   int64_t parameters;
   pu_demo_quantised quantising;
   pu_eval_result scores[PU_DEMO_TASKS][PU_DEMO_MODELS]; /* n 0: not asked */
-  double served_rate;                                   /* tokens a second, through HTTP */
+  pu_demo_tool use;
+  double served_rate;         /* tokens a second, through HTTP */
   pu_buf samples, talk, curl; /* HTML: texts of the pretrained model, answers of the tuned one, and through HTTP */
 } pu_demo;
 
@@ -71,7 +79,8 @@ typedef struct pu_demo_stage {
 } pu_demo_stage;
 
 extern const pu_demo_stage pu_demo_corpus, pu_demo_data, pu_demo_tokenizer, pu_demo_shards, pu_demo_pretrain,
-    pu_demo_ask_pretrained, pu_demo_tune, pu_demo_ask_tuned, pu_demo_quantise, pu_demo_ask_quantised, pu_demo_serve;
+    pu_demo_ask_pretrained, pu_demo_tune, pu_demo_ask_tuned, pu_demo_quantise, pu_demo_ask_quantised, pu_demo_serve,
+    pu_demo_use_tool;
 
 /* ---- what stages share ---- */
 
