@@ -69,26 +69,37 @@ static void tiles(const pu_demo *d, pu_buf *b, double seconds) {
   snprintf(text, sizeof text, "%.1f M", (double)(d->trained.tokens + d->tuned.tokens) / 1e6);
   pu_page_tile(b, text, "tokens trained on");
   snprintf(text, sizeof text, "%.0f", d->trained.tok_per_s);
-  pu_page_tile(b, text, "tokens a second in training");
+  pu_page_tile(b, text, "tokens a second, pretraining");
+  snprintf(text, sizeof text, "%.0f %%", 100.0 * d->use.helped / PU_MAX(d->use.asked, 1));
+  pu_page_tile(b, text, "of large sums right with the tool");
   snprintf(text, sizeof text, "%.0f min %02d s", floor(seconds / 60), (int)fmod(seconds, 60));
   pu_page_tile(b, text, "from nothing to here");
   pu_buf_puts(b, "</div>\n");
 }
 
-/* A heading begins a table of the rows that follow. */
+static void set_table(pu_buf *html, bool *open, bool wanted) {
+  if (*open != wanted) pu_buf_puts(html, wanted ? "<table>\n" : "</table>\n");
+  *open = wanted;
+}
+
+/* Rows of stages that follow each other are one table. */
 static pu_err parts(pu_demo *d, pu_demo_table *t, pu_error *e) {
+  bool open = false;
   for (size_t i = 0; i < PU_COUNT(stages); i++) {
     const pu_demo_stage *s = stages[i];
-    if (s->heading) pu_buf_printf(&t->html, "<h2>%s</h2>\n", s->heading);
-    if (s->rows) {
-      pu_buf_puts(&t->html, "<table>\n");
-      s->rows(d, t);
-      pu_buf_puts(&t->html, "</table>\n");
+    if (s->heading) {
+      set_table(&t->html, &open, false);
+      pu_buf_printf(&t->html, "<h2>%s</h2>\n<p>%s</p>\n", s->heading, s->about);
     }
-    if (s->part) PU_TRY(s->part(d, &t->html, e));
+    if (s->rows) {
+      set_table(&t->html, &open, true);
+      s->rows(d, t);
+    }
+    if (!s->part) continue;
+    set_table(&t->html, &open, false);
+    PU_TRY(s->part(d, &t->html, e));
   }
-  pu_buf_puts(&t->html, "<h2>What each step changed</h2>\n");
-  pu_demo_scores(d, t);
+  set_table(&t->html, &open, false);
   return PU_OK;
 }
 
@@ -109,13 +120,18 @@ static pu_err finish(pu_demo *d, double started, pu_error *e) {
   pu_buf_init(&t.html, PU_BUF_MAX);
   pu_page_begin(&t.html, pu_str_c("From text to a model that uses a tool"));
   pu_buf_printf(&t.html, "<p class=sub>puyu demo · %s · %s</p>\n", d->o->shape,
-                d->o->text ? "a text of one's own" : "text made by rules");
+                d->o->text ? "a text of one's own, conversations made by rules"
+                           : "text and conversations made by rules");
   tiles(d, &t.html, seconds);
+  fprintf(t.out, "\n");
+  pu_buf_puts(&t.html, "<h2>What each step changed</h2>\n<p>The same questions each time, none of which the model has "
+                       "seen.</p>\n");
+  pu_demo_scores(d, &t);
   fprintf(t.out, "\n");
   pu_err err = parts(d, &t, e);
   go_on(d, &t.html);
   pu_page_end(&t.html, "puyu demo");
-  pu_demo_row(&t, "time", "%.0f s", seconds);
+  fprintf(t.out, "  %-28s %.0f s\n", "time", seconds);
   fprintf(t.out, "  %-28s %s; of its data %s/report.html\n  %-28s puyu chat %s\n", "report", d->report, d->data,
           "talk to it", d->tuned.checkpoint);
   if (!err && t.html.failed) err = pu_fail(e, PU_ERR_NOMEM, "no memory for the report");

@@ -109,6 +109,6 @@ static pu_err ask_quantised(pu_demo *d, pu_error *e) {
   return err;
 }
 
-const pu_demo_stage pu_demo_ask_pretrained = {"asking it", NULL, ask_pretrained, NULL, part_samples};
-const pu_demo_stage pu_demo_ask_tuned = {"asking the chat model", NULL, ask_tuned, NULL, part_chat};
-const pu_demo_stage pu_demo_ask_quantised = {"asking the model in 4 bits", NULL, ask_quantised, NULL, NULL};
+const pu_demo_stage pu_demo_ask_pretrained = {"asking it", NULL, NULL, ask_pretrained, NULL, part_samples};
+const pu_demo_stage pu_demo_ask_tuned = {"asking the chat model", NULL, NULL, ask_tuned, NULL, part_chat};
+const pu_demo_stage pu_demo_ask_quantised = {"asking the model in 4 bits", NULL, NULL, ask_quantised, NULL, NULL};

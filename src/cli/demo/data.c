@@ -144,4 +144,4 @@ static void tell(const pu_demo *d, pu_demo_table *t) {
               (unsigned long long)d->tokens.documents);
 }
 
-const pu_demo_stage pu_demo_data = {"cleaning and mixing the text", NULL, clean, tell, NULL};
+const pu_demo_stage pu_demo_data = {"cleaning and mixing the text", NULL, NULL, clean, tell, NULL};

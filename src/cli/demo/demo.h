@@ -71,8 +71,9 @@ typedef struct pu_demo_table {
 void pu_demo_row(pu_demo_table *t, const char *label, const char *fmt, ...) PU_PRINTF(3, 4);
 
 typedef struct pu_demo_stage {
-  const char *title;   /* "training a tokenizer" */
-  const char *heading; /* of its part of the report, which later stages go on with; NULL: it goes on with the last */
+  const char *title; /* "training a tokenizer" */
+  /* Of its part of the report, and what is done there, in HTML. NULL: it goes on with the part of the stage before. */
+  const char *heading, *about;
   pu_err (*run)(pu_demo *d, pu_error *e);
   void (*rows)(const pu_demo *d, pu_demo_table *t);            /* its rows of the table; or NULL */
   pu_err (*part)(const pu_demo *d, pu_buf *html, pu_error *e); /* what follows them in the report; or NULL */

@@ -171,7 +171,7 @@ static const char *score_text(const pu_eval_result *r, char text[24]) {
 
 void pu_demo_scores(const pu_demo *d, pu_demo_table *t) {
   char text[24];
-  fprintf(t->out, "\n  %-40s", "");
+  fprintf(t->out, "  %-40s", "");
   pu_buf_puts(&t->html, "<table class=scores>\n<tr><th></th>");
   for (int k = 0; k < PU_DEMO_MODELS; k++) {
     fprintf(t->out, "%12s", pu_demo_model_names[k]);

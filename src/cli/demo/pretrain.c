@@ -88,4 +88,5 @@ static pu_err part(const pu_demo *d, pu_buf *html, pu_error *e) {
   return pu_report_write(d->run, NULL, NULL, e);
 }
 
-const pu_demo_stage pu_demo_pretrain = {"pretraining", "Pretraining", pretrain, tell, part};
+const pu_demo_stage pu_demo_pretrain = {
+    "pretraining", "Pretraining", "It learns to go on with the text, from random weights.", pretrain, tell, part};

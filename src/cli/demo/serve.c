@@ -78,4 +78,4 @@ static pu_err part(const pu_demo *d, pu_buf *html, pu_error *e) {
   return PU_OK;
 }
 
-const pu_demo_stage pu_demo_serve = {"serving it, and asking through HTTP", NULL, serve, tell, part};
+const pu_demo_stage pu_demo_serve = {"serving it, and asking through HTTP", NULL, NULL, serve, tell, part};

@@ -118,5 +118,5 @@ static pu_err part_shards(const pu_demo *d, pu_buf *html, pu_error *e) {
   return PU_OK;
 }
 
-const pu_demo_stage pu_demo_tokenizer = {"training a tokenizer", NULL, train_tokenizer, tell_tokenizer, NULL};
-const pu_demo_stage pu_demo_shards = {"turning text into token shards", NULL, make_shards, NULL, part_shards};
+const pu_demo_stage pu_demo_tokenizer = {"training a tokenizer", NULL, NULL, train_tokenizer, tell_tokenizer, NULL};
+const pu_demo_stage pu_demo_shards = {"turning text into token shards", NULL, NULL, make_shards, NULL, part_shards};

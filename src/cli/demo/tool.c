@@ -146,4 +146,12 @@ static pu_err part(const pu_demo *d, pu_buf *html, pu_error *e) {
   return PU_OK;
 }
 
-const pu_demo_stage pu_demo_use_tool = {"letting it use a calculator", "A tool", use_tool, tell, part};
+const pu_demo_stage pu_demo_use_tool = {
+    "letting it use a calculator",
+    "A tool",
+    "The model in 4 bits is asked sums with numbers of up to seven digits, alone and "
+    "with a calculator: it writes the call, the program computes, it reads the result "
+    "and answers.",
+    use_tool,
+    tell,
+    part};

@@ -36,4 +36,10 @@ static pu_err part(const pu_demo *d, pu_buf *html, pu_error *e) {
   return pu_report_write(d->chat, NULL, NULL, e);
 }
 
-const pu_demo_stage pu_demo_tune = {"fine-tuning it on conversations", "Fine-tuning", tune, tell, part};
+const pu_demo_stage pu_demo_tune = {"fine-tuning it on conversations",
+                                    "Fine-tuning",
+                                    "It learns what the assistant says in the conversations: answers, and calls of the "
+                                    "calculator.",
+                                    tune,
+                                    tell,
+                                    part};
