@@ -7,6 +7,7 @@
 function(puyu_module name)
   cmake_parse_arguments(M "" "" "USES;LIBS" ${ARGN})
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${name}/*.c)
+  list(FILTER sources EXCLUDE REGEX "/src/${name}/program/") # puyu_program makes that
   if(NOT sources) # a module whose first file has not come yet
     set(sources ${CMAKE_BINARY_DIR}/generated/${name}_empty.c)
     file(CONFIGURE OUTPUT ${sources} CONTENT "typedef int pu_nothing_here;\n")
@@ -27,6 +28,22 @@ function(puyu_module name)
       endif()
     endforeach()
   endforeach()
+endfunction()
+
+# puyu_program(MODULE): the .c files of src/MODULE/program, a program of its own that the module runs from memory. It is
+# plain C without sanitizers, whatever puyu is built with, and its bytes become the array MODULE_program.
+function(puyu_program module)
+  file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/${module}/program/*.c)
+  add_executable(puyu_${module}_program ${sources})
+  target_include_directories(puyu_${module}_program PRIVATE ${CMAKE_SOURCE_DIR})
+  target_compile_options(puyu_${module}_program PRIVATE -Os -g0 -fno-sanitize=all)
+  target_link_options(puyu_${module}_program PRIVATE -s -fno-sanitize=all)
+  target_link_libraries(puyu_${module}_program PRIVATE m)
+  set(out ${CMAKE_BINARY_DIR}/generated/${module}_program.c)
+  add_custom_command(OUTPUT ${out} DEPENDS puyu_${module}_program ${CMAKE_SOURCE_DIR}/cmake/bytes.cmake VERBATIM
+                     COMMAND ${CMAKE_COMMAND} -DIN=$<TARGET_FILE:puyu_${module}_program> -DOUT=${out}
+                             -DNAME=${module}_program -P ${CMAKE_SOURCE_DIR}/cmake/bytes.cmake)
+  target_sources(puyu_${module} PRIVATE ${out})
 endfunction()
 
 # puyu_cuda_plugin(): libpuyu-cuda.so beside the program, every .cu below src/compute/cuda.

@@ -6,7 +6,7 @@
  *
  * Steps. A step is one answer of the model. An answer without calls ends the question. Otherwise all its calls are run, in
  *           their order, and what they gave goes back as messages of the role "tool". A call that cannot be run (no such
- *           tool, arguments that are no JSON or do not fit its schema) and one that fails give the model a text that
+ *           tool, arguments that are no JSON or do not fit its schema) and one that fails give the model a line that
  *           begins with "Error: ".
  * Forms.  For InternLM2's own template, functions are its plugins and the interpreter is offered as {"type":
  *           "code_interpreter"}; everywhere else all tools are functions, in the way that the template or server has.
@@ -29,7 +29,9 @@ bool pu_agent_tool_at(size_t i, pu_agent_tool *out);
 
 /* What tools are opened with. Strings live as long as the agent. */
 typedef struct pu_agent_setup {
-  const char *docs; /* the folder of documents, for `search`; NULL: none */
+  const char *docs; /* the folder of documents: `search` looks in it, `python` reads it as /data; NULL: none */
+  void (*progress)(void *arg, double done, double total); /* bytes of it that are indexed; NULL: not wanted */
+  void *progress_arg;
 } pu_agent_setup;
 
 /* ---- models ------------------------------------------------------------------------------------------------------ */
@@ -80,7 +82,8 @@ typedef struct pu_agent_event {
 } pu_agent_event;
 
 typedef struct pu_agent_options {
-  pu_agent_model *model; /* outlives the agent */
+  pu_agent_model *model; /* outlives the agent. NULL: it comes with pu_agent_use, so that a tool that cannot be opened
+                            shows before minutes of reading weights */
   const char *const *tools;
   size_t n_tools;
   pu_agent_setup setup;
@@ -105,6 +108,7 @@ typedef struct pu_agent pu_agent;
 /* Opens its tools. Errors name the tool that is not there, or what it lacks. */
 pu_err pu_agent_open(const pu_agent_options *o, pu_agent **out, pu_error *e) PU_MUST_USE;
 void pu_agent_close(pu_agent *a); /* NULL is fine */
+pu_err pu_agent_use(pu_agent *a, pu_agent_model *m, pu_error *e) PU_MUST_USE;
 /* A user's turn and all steps of its answer. On an error (the server went away, no memory) the conversation is what it
  * was before. After any end it can be gone on with. */
 pu_err pu_agent_ask(pu_agent *a, pu_str question, pu_agent_end *end, pu_error *e) PU_MUST_USE;

@@ -117,6 +117,7 @@ typedef enum pu_split { PU_SPLIT_FILE, PU_SPLIT_BLANK, PU_SPLIT_LINE } pu_split;
 typedef struct pu_document {
   pu_str id; /* of JSONL; else "PATH:NUMBER" */
   pu_str text;
+  pu_str title; /* as a web page, a book, a record says it; empty: unknown */
 } pu_document;
 
 /* Reads a corpus document by document, whatever docs/data.md lists as read, by the files' names or first bytes: plain

@@ -83,7 +83,15 @@ pu_err agent_add_tool(pu_agent *a, const pu_tool *t, const pu_agent_setup *setup
     return pu_fail_in(e, err, "tool %s", t->is.name);
   }
   a->tools[a->n_tools++] = one;
-  return json_array_append_new(a->offered, offer(a, &one)) == 0 ? PU_OK : no_memory(e);
+  return a->o.model ? pu_agent_use(a, a->o.model, e) : PU_OK;
+}
+
+pu_err pu_agent_use(pu_agent *a, pu_agent_model *m, pu_error *e) {
+  a->o.model = m;
+  json_array_clear(a->offered);
+  for (size_t i = 0; i < a->n_tools; i++)
+    if (json_array_append_new(a->offered, offer(a, &a->tools[i])) != 0) return no_memory(e);
+  return PU_OK;
 }
 
 static pu_err add_named(pu_agent *a, const char *name, pu_error *e) {
@@ -101,6 +109,8 @@ static pu_err add_named(pu_agent *a, const char *name, pu_error *e) {
 
 pu_err pu_agent_reset(pu_agent *a, pu_error *e) {
   const char *system = a->o.system;
+  for (size_t i = 0; i < a->n_tools; i++)
+    if (a->tools[i].tool->reset) a->tools[i].tool->reset(a->tools[i].state);
   json_array_clear(a->messages);
   json_array_clear(a->faulty);
   if (!system || !*system) return PU_OK;
@@ -333,10 +343,7 @@ static pu_err answer_call(run *r, const call *c, bool *fault, pu_error *e) {
     return pu_fail(e, err, "%s: %s", c->name, why.msg);
   }
   if (err == PU_ERR_STOPPED && !r->over) end_with(r, PU_AGENT_STOPPED);
-  if (err) {
-    pu_buf_clear(&b);
-    pu_buf_printf(&b, "Error: %s", why.msg);
-  }
+  if (err) pu_buf_printf(&b, "%sError: %s", b.len ? "\n" : "", why.msg);
   err = b.failed ? no_memory(e) : add_result(r, c, &b, err != PU_OK, e);
   pu_buf_deinit(&b);
   return err;

@@ -36,16 +36,12 @@ bool agent_answer_say(agent_answer *a, pu_str text) {
 
 bool agent_answer_call(agent_answer *a, const char *id, const char *name, bool is_code) {
   size_t n = json_array_size(a->calls);
+  if (!id) id = "";
   json_t *call = n == AGENT_MOST_CALLS ? NULL
-                 : is_code             ? json_pack("{ss s{}}", "type", CODE, CODE)
-                                       : json_pack("{ss s{ss}}", "type", "function", "function", "name", name);
-  bool good = call && (!id || json_object_set_new(call, "id", json_string(id)) == 0);
-  if (good) {
-    pu_buf_init(&a->arguments[n], AGENT_MOST_ANSWER);
-    good = json_array_append(a->calls, call) == 0;
-  }
-  json_decref(call);
-  return noted(a, good);
+                 : is_code             ? json_pack("{ss ss s{}}", "id", id, "type", CODE, CODE)
+                           : json_pack("{ss ss s{ss}}", "id", id, "type", "function", "function", "name", name);
+  if (call) pu_buf_init(&a->arguments[n], AGENT_MOST_ANSWER);
+  return noted(a, call && json_array_append_new(a->calls, call) == 0);
 }
 
 bool agent_answer_argue(agent_answer *a, size_t call, pu_str piece) {

@@ -43,7 +43,7 @@ static size_t find_call(const agent_stream *s, const json_t *piece, const char *
   }
   if (at == n) return AGENT_MOST_CALLS;
   const char *known = json_string_value(json_object_get(json_array_get(s->answer.calls, at), "id"));
-  return id && *id && known && strcmp(id, known) != 0 ? AGENT_MOST_CALLS : at;
+  return id && *id && known && *known && strcmp(id, known) != 0 ? AGENT_MOST_CALLS : at;
 }
 
 static bool add_arguments(agent_stream *s, size_t call, const json_t *v) {

@@ -19,20 +19,28 @@ typedef struct reading {
   pu_err err;
 } reading;
 
+static void say(reading *r, pu_str text) {
+  agent_answer_say(&r->answer, text);
+  r->ask->on_text(r->ask->arg, text);
+}
+
 static void on_piece(void *arg, const pu_chat_piece *p) {
   reading *r = arg;
   if (p->content.ptr) {
-    agent_answer_say(&r->answer, p->content);
-    r->ask->on_text(r->ask->arg, p->content);
+    say(r, p->content);
     return;
   }
   if (p->name) agent_answer_call(&r->answer, NULL, p->name, p->is_code);
   agent_answer_argue(&r->answer, p->call, p->arguments);
 }
 
+/* Where there are no tools, what looks like a call is none. */
 static bool on_text(void *arg, pu_str text) {
   reading *r = arg;
-  r->err = pu_chat_reader_feed(r->reader, text, r->e);
+  if (r->ask->tools)
+    r->err = pu_chat_reader_feed(r->reader, text, r->e);
+  else
+    say(r, text);
   return !r->err && !r->answer.failed;
 }
 

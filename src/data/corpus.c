@@ -150,7 +150,7 @@ pu_err pu_corpus_next(pu_corpus *c, pu_document *out, bool *found, pu_error *e) 
     PU_TRY(pu_reading_next(c->reading, &c->doc, found, e));
     PU_TRY(broken_check(c, e));
     if (*found) {
-      *out = (pu_document){c->doc.id, pu_str_of(c->doc.text.data, c->doc.text.len)};
+      *out = (pu_document){c->doc.id, pu_str_of(c->doc.text.data, c->doc.text.len), c->doc.title};
       return PU_OK;
     }
     file_end(c);

@@ -31,7 +31,8 @@ static const pu_option rows[] = {
            .help = "answers of the model to one question at most"),
     PU_ROW(options, transcript, "transcript", STR, .meta = "FILE",
            .help = "append each conversation to it as a line that puyu train can learn"),
-    PU_ROW(options, list, "list", BOOL, .help = "print the tools with the schemas of their arguments"),
+    PU_ROW(options, list, "list", BOOL,
+           .help = "print all tools, or those of --tools, with the schemas of their arguments"),
     PU_ROW_JSON(options),
     PU_ROW(options, url, "url", STR, .meta = "URL", .help = "a server that speaks OpenAI's API, instead of MODEL"),
     PU_ROW(options, served, "served", STR, .meta = "NAME",
@@ -55,7 +56,6 @@ typedef struct talk {
   bool quit;
   char last; /* what was shown last; '\n' at the beginning of a line */
   int file;  /* of transcripts; -1: none */
-  pu_agent_model *model;
   pu_agent *agent;
 } talk;
 
@@ -84,27 +84,33 @@ static pu_err choose_tools(const options *o, pu_arena *a, pu_strs *out, pu_error
   return PU_OK;
 }
 
-static pu_err list_tools(const pu_cli *cli, bool as_json, pu_error *e) {
+static bool is_among(const pu_strs *names, const char *name) {
+  for (size_t i = 0; i < names->n; i++)
+    if (strcmp(names->v[i], name) == 0) return true;
+  return false;
+}
+
+/* All, or those of --tools: for people, or as a server and a line of a transcript have them. */
+static pu_err list_tools(const pu_cli *cli, const options *o, pu_error *e) {
+  pu_strs names;
   pu_agent_tool t;
   json_t *all = json_array();
-  for (size_t i = 0; pu_agent_tool_at(i, &t); i++) {
-    json_t *schema;
-    pu_err err = pu_json_parse(t.name, pu_str_c(t.parameters), &schema, e);
-    if (err) {
-      json_decref(all);
-      return err;
-    }
-    char *text = json_dumps(schema, JSON_INDENT(2));
-    if (!as_json) fprintf(cli->out, "%s%s\n  %s\n%s\n", i ? "\n" : "", t.name, t.about, text ? text : "");
-    json_array_append_new(all, json_pack("{ss s{ss ss so}}", "type", "function", "function", "name", t.name,
+  pu_err err = choose_tools(o, cli->arena, &names, e);
+  for (size_t i = 0; !err && pu_agent_tool_at(i, &t); i++) {
+    json_t *schema = NULL;
+    if (o->tools.n && !is_among(&names, t.name)) continue;
+    err = pu_json_parse(t.name, pu_str_c(t.parameters), &schema, e);
+    json_array_append_new(all, json_pack("{ss s{ss ss so*}}", "type", "function", "function", "name", t.name,
                                          "description", t.about, "parameters", schema));
+    char *text = json_dumps(schema, JSON_INDENT(2));
+    if (!err && !o->json) fprintf(cli->out, "%s\n  %s\n%s\n\n", t.name, t.about, text ? text : "");
     free(text);
   }
   char *text = json_dumps(all, JSON_COMPACT);
-  if (as_json && text) fprintf(cli->out, "%s\n", text);
+  if (!err && o->json && text) fprintf(cli->out, "%s\n", text);
   free(text);
   json_decref(all);
-  return PU_OK;
+  return err;
 }
 
 /* ---- showing ---- */
@@ -144,15 +150,12 @@ static void on_event(void *arg, const pu_agent_event *ev) {
   fflush(t->turns.out);
 }
 
-static void say_end(const talk *t, pu_agent_end end) {
-  static const char *const words[PU_AGENT_ENDS] = {
-      [PU_AGENT_STEPS] = "the model still calls tools after %lld steps; --max-steps allows more",
-      [PU_AGENT_REPEATED] = "the model makes the same call again and again",
-      [PU_AGENT_CUT] = "the answer was cut: --max-tokens, or the context, allows no more",
-      [PU_AGENT_FULL] = "the conversation no longer fits the context",
-      [PU_AGENT_STOPPED] = "stopped"};
-  if (words[end]) pu_log(end == PU_AGENT_STOPPED ? PU_LOG_INFO : PU_LOG_WARN, words[end], (long long)t->o->max_steps);
-}
+static const char *const end_words[PU_AGENT_ENDS] = {
+    [PU_AGENT_STEPS] = "the model still calls tools after all steps; --max-steps allows more",
+    [PU_AGENT_REPEATED] = "the model makes the same call again and again",
+    [PU_AGENT_CUT] = "the answer was cut: --max-tokens, or the context, allows no more",
+    [PU_AGENT_FULL] = "the conversation no longer fits the context",
+    [PU_AGENT_STOPPED] = "stopped"};
 
 static pu_err print_json(const talk *t, pu_agent_end end, pu_error *e) {
   pu_agent_count n = pu_agent_counted(t->agent);
@@ -208,9 +211,9 @@ static pu_err ask_once(talk *t, const char *question, pu_error *e) {
     fwrite(said.ptr, 1, said.len, t->turns.out);
     fputc('\n', t->turns.out);
   }
-  if (end == PU_AGENT_STOPPED) return pu_fail(e, PU_ERR_STOPPED, "stopped");
-  say_end(t, end);
-  return PU_OK;
+  if (end == PU_AGENT_CUT) pu_log(PU_LOG_WARN, "%s", end_words[end]);
+  bool answered = end == PU_AGENT_ANSWERED || end == PU_AGENT_CUT;
+  return answered ? PU_OK : pu_fail(e, PU_ERR_STOPPED, "%s", end_words[end]);
 }
 
 /* ---- many ---- */
@@ -226,7 +229,7 @@ static pu_err answer(talk *t, pu_error *e) {
       fputc('\n', t->turns.out);
       fflush(t->turns.out);
     }
-    say_end(t, end);
+    if (end_words[end]) pu_log(end == PU_AGENT_STOPPED ? PU_LOG_INFO : PU_LOG_WARN, "%s", end_words[end]);
   } else if (t->turns.typed &&
              err != PU_ERR_NOMEM) { /* the server is away, or the question too long: the talk goes on */
     pu_log(PU_LOG_ERROR, "%s", e->msg);
@@ -243,14 +246,6 @@ static pu_err do_reset(void *arg, const char *argument, pu_error *e) {
   return pu_agent_reset(t->agent, e);
 }
 
-static pu_err do_tools(void *arg, const char *argument, pu_error *e) {
-  const talk *t = arg;
-  pu_agent_tool is;
-  (void)argument, (void)e;
-  for (size_t i = 0; pu_agent_tool_at(i, &is); i++) fprintf(t->turns.out, "%-12s %s\n", is.name, is.about);
-  return PU_OK;
-}
-
 static pu_err do_quit(void *arg, const char *argument, pu_error *e) {
   (void)argument, (void)e;
   ((talk *)arg)->quit = true;
@@ -261,7 +256,6 @@ static pu_err do_help(void *arg, const char *argument, pu_error *e);
 
 static const pu_turn_command commands[] = {
     {"/reset", "", "forget all turns; the system text stays", do_reset},
-    {"/tools", "", "list the tools that there are", do_tools},
     {"/help", "", "show this", do_help},
     {"/quit", "", "end; so does Ctrl-D", do_quit},
     {0},
@@ -290,46 +284,54 @@ static pu_err ask_many(talk *t, pu_error *e) {
 
 /* ---- the command ---- */
 
-static pu_err run_agent(talk *t, const char *question, pu_error *e) {
+static void show_progress(void *arg, double done, double total) {
+  pu_progress **bar = arg;
+  if (!*bar) *bar = pu_progress_open("index", "MB", total / 1e6);
+  pu_progress_set(*bar, done / 1e6, NULL);
+}
+
+/* Tools and file of transcripts, before anything takes long. */
+static pu_err open_agent(talk *t, pu_error *e) {
   const options *o = t->o;
   pu_strs tools;
+  pu_progress *bar = NULL;
   PU_TRY(choose_tools(o, t->cli->arena, &tools, e));
-  const pu_agent_options ao = {.model = t->model,
-                               .tools = tools.v,
+  PU_TRY(open_transcript(t, e));
+  const pu_agent_options ao = {.tools = tools.v,
                                .n_tools = tools.n,
-                               .setup = {.docs = o->docs},
+                               .setup = {.docs = o->docs, .progress = show_progress, .progress_arg = &bar},
                                .system = o->system,
                                .max_steps = (int)o->max_steps,
                                .how = pu_cli_sampling_get(&o->sampling),
                                .on_event = on_event,
                                .arg = t,
                                .stop = pu_signals_stop};
-  PU_TRY(pu_agent_open(&ao, &t->agent, e));
-  pu_err err = open_transcript(t, e);
+  pu_err err = pu_agent_open(&ao, &t->agent, e);
+  pu_progress_close(bar);
+  return err;
+}
+
+static pu_err run_agent(talk *t, pu_agent_model *m, const char *question, pu_error *e) {
   pu_error ignored;
+  PU_TRY(pu_agent_use(t->agent, m, e));
   if (question)
     pu_signals_catch();
   else
     pu_turns_catch(&t->turns);
-  if (!err) {
-    err = question ? ask_once(t, question, e) : ask_many(t, e);
-    pu_err kept = add_transcript(t, err ? &ignored : e); /* what was answered, also after a failure */
-    if (!err) err = kept;
-  }
-  if (t->file >= 0) close(t->file);
-  pu_agent_close(t->agent);
-  return err;
+  pu_err err = question ? ask_once(t, question, e) : ask_many(t, e);
+  pu_err kept = add_transcript(t, err ? &ignored : e); /* what was answered, also after a failure */
+  return err ? err : kept;
 }
 
 static pu_err run_model(talk *t, const char *path, const char *question, pu_error *e) {
   const options *o = t->o;
   const pu_cli_engine_options eo = {.model = o->model, .threads = o->threads, .batch = 1, .adapter = o->adapter};
   pu_engine *en;
-  PU_TRY(pu_cli_check_talker(path, e));
+  pu_agent_model *m = NULL;
   PU_TRY(pu_cli_open_engine(path, &eo, &en, e));
-  pu_err err = pu_agent_engine(en, &t->model, e);
-  if (!err) err = run_agent(t, question, e);
-  pu_agent_model_close(t->model);
+  pu_err err = pu_agent_engine(en, &m, e);
+  if (!err) err = run_agent(t, m, question, e);
+  pu_agent_model_close(m);
   pu_engine_free(en);
   return err;
 }
@@ -338,18 +340,19 @@ static pu_err run_server(talk *t, const char *question, pu_error *e) {
   const options *o = t->o;
   const pu_agent_server so = {
       .url = o->url, .model = o->served, .key = getenv("PUYU_API_KEY"), .ca_file = o->ca_file, .seconds = o->timeout};
-  if (o->adapter) return pu_fail(e, PU_ERR_USAGE, "%s: adapters of a server are names of --served", o->url);
-  PU_TRY(pu_agent_remote(&so, &t->model, e));
-  pu_err err = run_agent(t, question, e);
-  pu_agent_model_close(t->model);
+  pu_agent_model *m;
+  PU_TRY(pu_agent_remote(&so, &m, e));
+  pu_err err = run_agent(t, m, question, e);
+  pu_agent_model_close(m);
   return err;
 }
 
-static pu_err check(const options *o, int n_args, const char *question, pu_error *e) {
+static pu_err check(const options *o, int n_args, const char **args, const char *question, pu_error *e) {
   if (o->url && n_args > 1) return pu_fail(e, PU_ERR_USAGE, "give either --url or MODEL");
   if (!o->url && n_args == 0) return pu_fail(e, PU_ERR_USAGE, "who is to be asked? Give MODEL or --url");
   if (o->json && !question) return pu_fail(e, PU_ERR_USAGE, "--json needs a QUESTION");
-  return PU_OK;
+  if (o->url && o->adapter) return pu_fail(e, PU_ERR_USAGE, "%s: adapters of a server are names of --served", o->url);
+  return o->url ? PU_OK : pu_cli_check_talker(args[0], e);
 }
 
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
@@ -357,11 +360,14 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   int n = o->url ? 0 : 1;
   const char *question = n_args > n ? args[n] : NULL;
   talk t = {.cli = cli, .o = o, .last = '\n', .file = -1};
-  if (o->list) return list_tools(cli, o->json, e);
-  PU_TRY(check(o, n_args, question, e));
+  if (o->list) return list_tools(cli, o, e);
+  PU_TRY(check(o, n_args, args, question, e));
   pu_turns_init(&t.turns, cli->in, cli->out);
   t.shows = !o->json && isatty(fileno(cli->out));
-  pu_err err = o->url ? run_server(&t, question, e) : run_model(&t, args[0], question, e);
+  pu_err err = open_agent(&t, e);
+  if (!err) err = o->url ? run_server(&t, question, e) : run_model(&t, args[0], question, e);
+  pu_agent_close(t.agent);
+  if (t.file >= 0) close(t.file);
   pu_turns_deinit(&t.turns);
   return err;
 }

@@ -23,7 +23,7 @@ static const pu_option rows[] = {
            .help = "pieces of the tokenizer"),
     PU_ROW(options, megabytes, "megabytes", INT, .dflt = "24", .min = 1, .max = 4096, .meta = "N",
            .help = "size of the text made by rules"),
-    PU_ROW(options, dialogues, "dialogues", INT, .dflt = "40000", .min = 200, .max = 1e7, .meta = "N",
+    PU_ROW(options, dialogues, "dialogues", INT, .dflt = "30000", .min = 200, .max = 1e7, .meta = "N",
            .help = "conversations made by rules, to fine-tune on"),
     PU_ROW(options, questions, "questions", INT, .dflt = "250", .min = 1, .max = 20000, .meta = "N",
            .help = "held-out sums that it is asked, for each range and operation"),
