@@ -85,7 +85,7 @@ extern const char *const pu_synth_talk_names[PU_TALKS];
 typedef struct pu_synth_chat_options {
   uint64_t seed;     /* conversation number i is a function of (seed, i) */
   int64_t dialogues; /* how many */
-  double weights[PU_TALKS]; /* shares of the conversations; all 0: 20, 12, 13, 5, 50 */
+  double weights[PU_TALKS]; /* shares of the conversations; all 0: 45, 15, 10, 4, 26 */
   double valid_fraction;    /* marked valid, by a hash of the number (0.01) */
   int64_t questions;        /* held-out ones for each operation, and of facts, at most (250) */
   /* The calculator on offer, as OpenAI's API has it: {"type": "function", "function": {"name": "calculator", …}}, with one

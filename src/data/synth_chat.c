@@ -18,7 +18,7 @@ static const char calculator[] =
 
 pu_synth_chat_options pu_synth_chat_defaults(void) {
   return (pu_synth_chat_options){
-      .dialogues = 20000, .weights = {20, 12, 13, 5, 50}, .valid_fraction = 0.01, .questions = 250};
+      .dialogues = 20000, .weights = {45, 15, 10, 4, 26}, .valid_fraction = 0.01, .questions = 250};
 }
 
 /* ---- a conversation as JSON -------------------------------------------------------------------------------------- */
@@ -201,13 +201,14 @@ static void with_tool(talk *t) {
     small_talk(t);
 }
 
-/* Several turns behind one list of tools: what has to be copied is a larger part of what is read. Few enough for a
- * sequence of 512 tokens. */
+/* Several turns behind one list of tools, and many short ones of sums: what has to be computed or copied is a larger
+ * part of what is read. Few enough for a sequence of 512 tokens. */
 static void turns(talk *t, pu_synth_talk kind) {
   int n = 1 + (int)pu_rng_below(&t->r, 3);
   switch (kind) {
   case PU_TALK_SUMS:
-    for (int i = 0; i < n + 1; i++) small_sum(t, pu_rng_below(&t->r, 3) ? 100 : 1000);
+    for (int i = 0, sums = 2 + (int)pu_rng_below(&t->r, 7); i < sums; i++)
+      small_sum(t, pu_rng_below(&t->r, 3) ? 100 : 1000);
     break;
   case PU_TALK_FACTS:
     for (int i = 0; i < n; i++) fact(t);

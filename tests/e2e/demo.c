@@ -58,7 +58,7 @@ static void of_rules(void **state) {
   /* One page with all of it: curves of both trainings, scores of four models, a conversation with the tool. */
   assert_int_equal(
       shell("for x in 'id=pretraining-loss' 'id=fine-tuning-loss' 'id=fine-tuning-speed' '<th>served</th>' "
-            "'A call, turn by turn' 'run/report.html' 'chat/report.html'; do grep -q \"$x\" "
+            "'Calls, turn by turn' 'run/report.html' 'chat/report.html'; do grep -q \"$x\" "
             "made/report.html || { echo \"$x\"; exit 1; }; done; test -s made/run/report.html && test -s "
             "made/chat/report.html && ! grep -q '<script' made/report.html"),
       0);

@@ -26,8 +26,8 @@ static const pu_option rows[] = {
     PU_ROW(options, kinds, "kinds", STR, .dflt = "stories:1,arithmetic:3,facts:1", .meta = "LIST",
            .help = "kinds of documents, each with its share of the text after a colon; no number: 1"),
     PU_ROW(options, dialogues, "dialogues", INT, .dflt = "0", .max = 1e9, .meta = "N",
-           .help = "how many conversations to make besides, for fine-tuning: about sums, facts and stories, half of "
-                   "them with a calculator to call"),
+           .help = "how many conversations to make besides, for fine-tuning: about sums, facts and stories, some "
+                   "with a calculator to call"),
     PU_ROW(options, within, "within", FLOATS, .dflt = "100,1000", .meta = "LIST",
            .help = "sums whose numbers and results are at most 100, at most 1000, or some of both"),
     PU_ROW(options, questions, "questions", INT, .dflt = "250", .max = 20000, .meta = "N",

@@ -16,7 +16,7 @@ static const pu_option rows[] = {
                    "pages, tables, books, archives); without it, text made by rules"),
     PU_ROW(options, out, "out", STR, .dflt = "demo", .meta = "DIR", .letter = 'o',
            .help = "where everything is written; what an earlier demo left there is replaced"),
-    PU_ROW(options, minutes, "minutes", FLOAT, .dflt = "11", .min = 0.05, .max = 1e4, .meta = "M",
+    PU_ROW(options, minutes, "minutes", FLOAT, .dflt = "12", .min = 0.05, .max = 1e4, .meta = "M",
            .help = "time for both trainings together; the rest takes two to three minutes more"),
     PU_ROW_SHAPE(options, "puyu-2m"),
     PU_ROW(options, vocab_size, "vocab-size", INT, .dflt = "2048", .min = 300, .max = 200000, .meta = "N",

@@ -135,8 +135,8 @@ const pu_demo_stage pu_demo_corpus = {
     "getting a corpus and conversations",
     "Text and conversations",
     "A text is cleaned, what occurs again is left out, the rest mixed and cut into "
-    "tokens. The conversations are made by rules: about sums, facts and stories, half "
-    "of them with a calculator on offer. What the model is asked later stands in "
+    "tokens. The conversations are made by rules: about sums, facts and stories, a "
+    "quarter of them with a calculator on offer. What the model is asked later stands in "
     "neither.",
     make_corpus,
     tell,

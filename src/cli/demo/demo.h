@@ -15,7 +15,7 @@ typedef struct pu_demo_options {
 } pu_demo_options;
 
 enum { PU_DEMO_SEQ_LEN = 256, PU_DEMO_BATCH = 8, PU_DEMO_CONTEXT = 512 };
-#define PU_DEMO_TUNE_SHARE 0.27 /* of the minutes; pretraining has the rest */
+#define PU_DEMO_TUNE_SHARE (1.0 / 3) /* of the minutes; pretraining has the rest */
 
 typedef struct pu_demo_quantised {
   int64_t bytes_before, bytes_after; /* of all tensors */

@@ -5,7 +5,7 @@
 #include "puyu/agent.h"
 #include "src/cli/demo/demo.h"
 
-enum { ASKED = 100, SHOWN = 8, ANSWER_TOKENS = 64 };
+enum { ASKED = 100, SHOWN = 8, TRANSCRIPTS = 2, ANSWER_TOKENS = 64 }; /* transcripts: one in each language */
 
 static const char *const calculator[] = {"calculator"};
 
@@ -67,7 +67,7 @@ static pu_err ask_one(asking *x, const char *question, const char *answer, pu_er
   if (end == PU_AGENT_STOPPED) return pu_fail(e, PU_ERR_STOPPED, "stopped by a signal");
   pu_str bare = pu_agent_said(x->without), told = pu_agent_said(x->with);
   bool alone = has_number(bare, answer), helped = has_number(told, answer);
-  if (t->asked == 0) put_transcript(&t->transcript, pu_agent_messages(x->with));
+  if (t->asked < TRANSCRIPTS) put_transcript(&t->transcript, pu_agent_messages(x->with));
   if (t->asked < SHOWN) {
     pu_buf_puts(&t->examples, "<tr><td>");
     pu_buf_html(&t->examples, pu_str_c(question));
@@ -136,7 +136,7 @@ static void tell(const pu_demo *d, pu_demo_table *t) {
 
 static pu_err part(const pu_demo *d, pu_buf *html, pu_error *e) {
   (void)e;
-  pu_buf_puts(html, "<h3>A call, turn by turn</h3>\n");
+  pu_buf_puts(html, "<h3>Calls, turn by turn</h3>\n");
   pu_buf_append(html, d->use.transcript.data, d->use.transcript.len);
   pu_buf_puts(html,
               "<h3>The same questions, without the tool and with it</h3>\n<table class=scores><tr><th>question</th>"
