@@ -77,7 +77,7 @@ typedef enum pu_synth_talk {
   PU_TALK_FACTS,   /* facts asked for */
   PU_TALK_STORIES, /* a story wanted, or questions on one that is told */
   PU_TALK_SMALL,   /* greetings, who are you */
-  PU_TALK_TOOL,    /* with a calculator on offer: called for large numbers, and left alone for anything else */
+  PU_TALK_TOOL,    /* with a calculator on offer: called for sums of any size, and left alone for anything else */
   PU_TALKS
 } pu_synth_talk;
 extern const char *const pu_synth_talk_names[PU_TALKS];
@@ -106,7 +106,7 @@ typedef struct pu_synth_chat_sink {
   pu_err (*question)(void *arg, const pu_synth_question *q, pu_error *e);
   void *arg;
 } pu_synth_chat_sink;
-/* Questions are of sums for which the tool is called, on held-out pairs, and of facts that no conversation asks for (a
+/* Questions are of sums that are beyond 1000, on held-out pairs, and of facts that no conversation asks for (a
  * fifth of them, always the same; the text of pu_synth_run states and asks all). */
 pu_err pu_synth_chat_run(const pu_synth_chat_options *o, const pu_synth_chat_sink *sink, pu_error *e) PU_MUST_USE;
 
