@@ -124,8 +124,9 @@ static pu_err finish(pu_demo *d, double started, pu_error *e) {
                            : "text and conversations made by rules");
   tiles(d, &t.html, seconds);
   fprintf(t.out, "\n");
-  pu_buf_puts(&t.html, "<h2>What each step changed</h2>\n<p>The same questions each time, none of which the model has "
-                       "seen.</p>\n");
+  pu_buf_puts(&t.html,
+              "<h2>What each step changed</h2>\n<p>The same questions each time. The sums are in nothing that it "
+              "learned from; the facts are in the text, but no conversation asks for them.</p>\n");
   pu_demo_scores(d, &t);
   fprintf(t.out, "\n");
   pu_err err = parts(d, &t, e);

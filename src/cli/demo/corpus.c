@@ -131,13 +131,12 @@ static void tell(const pu_demo *d, pu_demo_table *t) {
   pu_demo_row(t, "conversations", "%lld, made by rules", (long long)d->o->dialogues);
 }
 
-const pu_demo_stage pu_demo_corpus = {
-    "getting a corpus and conversations",
-    "Text and conversations",
-    "A text is cleaned, what occurs again is left out, the rest mixed and cut into "
-    "tokens. The conversations are made by rules: about sums, facts and stories, a "
-    "quarter of them with a calculator on offer. What the model is asked later stands in "
-    "neither.",
-    make_corpus,
-    tell,
-    NULL};
+const pu_demo_stage pu_demo_corpus = {"getting a corpus and conversations",
+                                      "Text and conversations",
+                                      "A text is cleaned, what occurs again is left out, the rest mixed and cut into "
+                                      "tokens. The conversations are made by rules: about sums, facts and stories, a "
+                                      "quarter of them with a calculator on offer. The sums that it is asked later "
+                                      "stand in neither, the facts in the text alone.",
+                                      make_corpus,
+                                      tell,
+                                      NULL};
