@@ -43,16 +43,21 @@ typedef struct pu_synth_document {
   bool valid;       /* belongs to the validation split */
 } pu_synth_document;
 
-/* A question on a held-out pair in one of the plain phrasings. The prompt ends where the answer begins; a generated
- * answer is compared with `answer` after spaces before it are dropped. */
+/* A question on a held-out pair, or of pu_synth_chat_run a held-out fact, in one of the plain phrasings. The prompt ends
+ * where the answer begins; a generated answer is compared with `answer` after spaces before it are dropped. */
 typedef struct pu_synth_question {
   const char *prompt; /* "问：37加45等于多少？答：", "Q: What is 37 + 45? A:" */
   const char *answer; /* "82" */
+  const char *ask;    /* of a conversation: "37加45等于多少？", "What is 37 + 45?" */
+  const char *reply;  /* to that: "答案是82。", "The answer is 82." */
   const char *lang;
-  int within; /* 100 or 1000 */
-  char op;    /* '+' or '-' */
+  int within; /* 100 or 1000; 0: numbers of up to seven digits, one or the result of four or more; of a fact 0 */
+  char op;    /* '+' or '-'; of a fact 0 */
   int a, b;
 } pu_synth_question;
+
+/* Appends it as one JSON object, the members as keys, and "kind": "arithmetic" or "facts". */
+bool pu_synth_question_json(const pu_synth_question *q, pu_buf *out);
 
 /* Callbacks may be NULL; one that returns an error ends the run with it. Views live until the callback returns. */
 typedef struct pu_synth_sink {
@@ -63,6 +68,47 @@ typedef struct pu_synth_sink {
 pu_err pu_synth_run(const pu_synth_options *o, const pu_synth_sink *sink, pu_error *e) PU_MUST_USE;
 /* Is (a op b) kept out of training? Both orders of a sum have one answer. */
 bool pu_synth_heldout(char op, int a, int b);
+
+/* ---- rule-made conversations ------------------------------------------------------------------------------------- */
+
+/* What a conversation is about. All but PU_TALK_TOOL are without tools. */
+typedef enum pu_synth_talk {
+  PU_TALK_SUMS,    /* sums and differences within 100 and within 1000, answered at once */
+  PU_TALK_FACTS,   /* facts asked for */
+  PU_TALK_STORIES, /* a story wanted, or questions on one that is told */
+  PU_TALK_SMALL,   /* greetings, who are you */
+  PU_TALK_TOOL,    /* with a calculator on offer: called for sums of any size, and left alone for anything else */
+  PU_TALKS
+} pu_synth_talk;
+extern const char *const pu_synth_talk_names[PU_TALKS];
+
+typedef struct pu_synth_chat_options {
+  uint64_t seed;     /* conversation number i is a function of (seed, i) */
+  int64_t dialogues; /* how many */
+  double weights[PU_TALKS]; /* shares of the conversations; all 0: 45, 15, 10, 4, 26 */
+  double valid_fraction;    /* marked valid, by a hash of the number (0.01) */
+  int64_t questions;        /* held-out ones for each operation, and of facts, at most (250) */
+  /* The calculator on offer, as OpenAI's API has it: {"type": "function", "function": {"name": "calculator", …}}, with one
+   * argument, `expression`. NULL: one that is built in. */
+  const char *tool;
+} pu_synth_chat_options;
+pu_synth_chat_options pu_synth_chat_defaults(void);
+
+typedef struct pu_synth_dialogue {
+  pu_str json; /* {"messages": […], "tools": […]} on one line: tune's form `messages` */
+  pu_synth_talk talk;
+  const char *lang;
+  bool valid;
+} pu_synth_dialogue;
+
+typedef struct pu_synth_chat_sink {
+  pu_err (*dialogue)(void *arg, const pu_synth_dialogue *d, pu_error *e);
+  pu_err (*question)(void *arg, const pu_synth_question *q, pu_error *e);
+  void *arg;
+} pu_synth_chat_sink;
+/* Questions are of sums that are beyond 1000, on held-out pairs, and of facts that no conversation asks for (a
+ * fifth of them, always the same; the text of pu_synth_run states and asks all). */
+pu_err pu_synth_chat_run(const pu_synth_chat_options *o, const pu_synth_chat_sink *sink, pu_error *e) PU_MUST_USE;
 
 /* ---- raw documents ----------------------------------------------------------------------------------------------- */
 

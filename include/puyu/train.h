@@ -207,5 +207,8 @@ pu_err pu_train_bench(const pu_train_bench_options *o, pu_train_bench_result *ou
 /* A self-contained HTML page of a run, finished or not: curves of loss, validation loss, learning rate, gradient norm
  * and throughput as inline SVG, samples, configuration. extra_html (may be NULL) is put after the summary. */
 pu_err pu_report_write(const char *run_dir, const char *out_path, const char *extra_html, pu_error *e) PU_MUST_USE;
+/* Its curves of loss and throughput alone, appended as a part of a page (see pu_page_begin). id, at most 70 bytes of a name:
+ * what tells them from those of another run on the page. */
+pu_err pu_report_curves(const char *run_dir, const char *id, pu_buf *out, pu_error *e) PU_MUST_USE;
 
 #endif

@@ -7,7 +7,7 @@
 const char *const pu_synth_kind_names[PU_SYNTH_KINDS] = {"stories", "arithmetic", "facts"};
 
 /* Bytes of an average document of each kind (measured): weights are shares of bytes, choices are of documents. */
-static const double mean_bytes[PU_SYNTH_KINDS] = {460, 310, 170};
+static const double mean_bytes[PU_SYNTH_KINDS] = {460, 310, 175};
 
 enum { STREAM_DOCUMENT = 1, STREAM_VALID = 2, STREAM_QUESTION = 3, MAX_DOCUMENT = 1 << 20 };
 
@@ -79,16 +79,40 @@ static pu_err document_make(const pu_synth_options *o, int64_t number, pu_buf *t
   return sink->document ? sink->document(sink->arg, &d, e) : PU_OK;
 }
 
-static pu_err question_make(char op, int a, int b, int within, int lang, const pu_synth_sink *sink, pu_error *e) {
-  pu_buf prompt;
+pu_err pu_synth_tell_sum(char op, int a, int b, int within, int lang,
+                         pu_err (*question)(void *arg, const pu_synth_question *q, pu_error *e), void *arg,
+                         pu_error *e) {
+  pu_buf prompt, ask, reply;
   pu_buf_init(&prompt, 1024);
+  pu_buf_init(&ask, 1024);
+  pu_buf_init(&reply, 1024);
+  int result = op == '+' ? a + b : a - b;
   pu_synth_plain(op, a, b, lang, false, &prompt);
+  pu_synth_ask(op, a, b, lang, &ask);
+  pu_synth_reply(result, lang, &reply);
   char answer[16];
-  snprintf(answer, sizeof answer, "%d", op == '+' ? a + b : a - b);
-  const pu_synth_question q = {prompt.data, answer, lang == PU_ZH ? "zh" : "en", within, op, a, b};
-  pu_err err = prompt.failed ? pu_fail(e, PU_ERR_NOMEM, "synth: no memory") : sink->question(sink->arg, &q, e);
+  snprintf(answer, sizeof answer, "%d", result);
+  const pu_synth_question q = {prompt.data, answer, ask.data, reply.data, lang == PU_ZH ? "zh" : "en",
+                               within,      op,     a,        b};
+  bool failed = prompt.failed || ask.failed || reply.failed;
+  pu_err err = failed ? pu_fail(e, PU_ERR_NOMEM, "synth: no memory") : question(arg, &q, e);
   pu_buf_deinit(&prompt);
+  pu_buf_deinit(&ask);
+  pu_buf_deinit(&reply);
   return err;
+}
+
+bool pu_synth_question_json(const pu_synth_question *q, pu_buf *out) {
+  const struct {
+    const char *key, *value;
+  } texts[] = {{"prompt", q->prompt}, {"answer", q->answer}, {"ask", q->ask}, {"reply", q->reply}, {"lang", q->lang}};
+  for (size_t i = 0; i < PU_COUNT(texts); i++) {
+    pu_buf_printf(out, "%s\"%s\": ", i ? ", " : "{", texts[i].key);
+    pu_buf_json_str(out, pu_str_c(texts[i].value));
+  }
+  if (!q->op) return pu_buf_puts(out, ", \"kind\": \"facts\"}");
+  return pu_buf_printf(out, ", \"kind\": \"arithmetic\", \"within\": %d, \"op\": \"%c\", \"a\": %d, \"b\": %d}",
+                       q->within, q->op, q->a, q->b);
 }
 
 /* Held-out pairs of one range and operation, in an order that depends on nothing, half of them in each language. */
@@ -103,7 +127,7 @@ static pu_err questions_make(const pu_synth_options *o, char op, int within, con
     size_t bit = (size_t)a * 1000 + (size_t)b;
     if (!pu_synth_heldout(op, a, b) || (seen[bit / 8] >> (bit % 8) & 1)) continue;
     seen[bit / 8] |= (uint8_t)(1u << (bit % 8));
-    PU_TRY(question_make(op, a, b, within, n % 2 ? PU_EN : PU_ZH, sink, e));
+    PU_TRY(pu_synth_tell_sum(op, a, b, within, n % 2 ? PU_EN : PU_ZH, sink->question, sink->arg, e));
     n++;
   }
   return PU_OK;

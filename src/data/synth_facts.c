@@ -118,6 +118,20 @@ static const topic topics[] = {{capitals,
                                 {"一只{k}有{v}条腿。", "A {k} has {v} legs."},
                                 {"问：一只{k}有几条腿？答：{v}条。", "Q: How many legs does a {k} have? A: {v}."}}};
 
+size_t pu_synth_fact_count(void) {
+  size_t n = 0;
+  for (size_t i = 0; i < PU_COUNT(topics); i++) n += topics[i].n;
+  return n;
+}
+
+void pu_synth_fact(size_t number, int lang, pu_buf *says, pu_buf *asks) {
+  const topic *t = topics;
+  while (number >= t->n) number -= t++->n;
+  const pu_slot slots[] = {{"k", t->rows[number][lang].key}, {"v", t->rows[number][lang].value}};
+  pu_synth_fill(t->says[lang], slots, PU_COUNT(slots), says);
+  pu_synth_fill(t->asks[lang], slots, PU_COUNT(slots), asks);
+}
+
 /* Different rows in a random order. */
 static void topic_write(pu_rng *r, int lang, pu_buf *out) {
   const topic *t = &PU_PICK(r, topics);
@@ -186,6 +200,27 @@ static void compare_write(pu_rng *r, int lang, pu_buf *out) {
   }
 }
 
+/* Numbers of any length written once more: what a call of a calculator wants, and learned slowly later on by a model
+ * that has only seen numbers made of others. */
+static void repeat_write(pu_rng *r, int lang, pu_buf *out) {
+  static const char *const says[PU_LANGS][2] = {
+      {"把{a}加{b}写成算式：{a}+{b}。", "把{a}减{b}写成算式：{a}-{b}。"},
+      {"Write {a} plus {b} with a sign: {a}+{b}.", "Write {a} minus {b} with a sign: {a}-{b}."}};
+  static const char *const again[PU_LANGS] = {"数是{a}。再写一遍：{a}。", "The number is {a}. Once more: {a}."};
+  for (int i = 0, n = 3 + (int)pu_rng_below(r, 4); i < n;) {
+    bool minus = pu_rng_below(r, 2);
+    char a_text[16], b_text[16];
+    int a, b;
+    pu_synth_large_pair(r, minus ? '-' : '+', &a, &b);
+    if (pu_synth_heldout(minus ? '-' : '+', a, b)) continue;
+    snprintf(a_text, sizeof a_text, "%d", a);
+    snprintf(b_text, sizeof b_text, "%d", b);
+    const pu_slot slots[] = {{"a", a_text}, {"b", b_text}};
+    if (i++ > 0) pu_buf_putc(out, '\n');
+    pu_synth_fill(pu_rng_below(r, 3) ? says[lang][minus] : again[lang], slots, PU_COUNT(slots), out);
+  }
+}
+
 /* ---- people who were made up ------------------------------------------------------------------------------------- */
 
 enum { PEOPLE = 400 };
@@ -230,7 +265,7 @@ static void person_write(pu_rng *r, int lang, uint64_t seed, pu_buf *out) {
 }
 
 void pu_synth_facts(pu_rng *r, int lang, uint64_t seed, pu_buf *out) {
-  switch (pu_rng_below(r, 10)) {
+  switch (pu_rng_below(r, 14)) {
   case 0:
     counting_write(r, lang, out);
     break;
@@ -246,6 +281,12 @@ void pu_synth_facts(pu_rng *r, int lang, uint64_t seed, pu_buf *out) {
   case 4:
   case 5:
     person_write(r, lang, seed, out);
+    break;
+  case 6:
+  case 7:
+  case 8:
+  case 9:
+    repeat_write(r, lang, out);
     break;
   default:
     topic_write(r, lang, out);

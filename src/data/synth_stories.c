@@ -168,7 +168,7 @@ static const char *choice(pu_rng *r, const char *const *choices) {
   return n > 0 ? choices[pu_rng_below(r, (uint64_t)n)] : NULL;
 }
 
-void pu_synth_story(pu_rng *r, int lang, pu_buf *out) {
+const char *pu_synth_story(pu_rng *r, int lang, pu_buf *out) {
   int n, k;
   share_pick(r, &n, &k);
   char n_text[16], k_text[16], m_text[16];
@@ -205,5 +205,6 @@ void pu_synth_story(pu_rng *r, int lang, pu_buf *out) {
     pu_buf_putc(out, '\n');
     pu_synth_fill(p->questions[i], world, PU_COUNT(world), out);
   }
+  return heroes[lang][hero];
 }
 _Static_assert(PU_COUNT(plots_en) == PU_COUNT(plots_zh), "each plot in both languages");

@@ -24,7 +24,6 @@ typedef struct sum {
   int a, b;
 } sum;
 
-/* Uniform over the pairs of the range that training may see. */
 static sum sum_pick(pu_rng *r, char op, int within) {
   for (;;) {
     int a = (int)pu_rng_below(r, (uint64_t)within), b = (int)pu_rng_below(r, (uint64_t)within);
@@ -32,6 +31,27 @@ static sum sum_pick(pu_rng *r, char op, int within) {
     if (op == '+' && a + b >= within) continue;
     if (!pu_synth_heldout(op, a, b)) return (sum){op, a, b};
   }
+}
+
+void pu_synth_pair(pu_rng *r, char op, int within, int *a, int *b) {
+  sum s = sum_pick(r, op, within);
+  *a = s.a;
+  *b = s.b;
+}
+
+enum { MOST_DIGITS = 7 };
+
+static int of_digits(pu_rng *r, int digits) {
+  int low = 1;
+  for (int i = 1; i < digits; i++) low *= 10;
+  return low + (int)pu_rng_below(r, (uint64_t)low * 9);
+}
+
+void pu_synth_large_pair(pu_rng *r, char op, int *a, int *b) {
+  do {
+    *a = of_digits(r, 1 + (int)pu_rng_below(r, MOST_DIGITS));
+    *b = of_digits(r, 1 + (int)pu_rng_below(r, MOST_DIGITS));
+  } while ((op == '-' && *a < *b) || (*a < 1000 && *b < 1000 && *a + (op == '+' ? *b : 0) < 1000));
 }
 
 static int result(sum s) {
@@ -49,9 +69,11 @@ static void fill(const char *template, sum s, pu_buf *out) {
 
 /* ---- phrasings: [language][0 sum, 1 difference] ------------------------------------------------------------------ */
 
-static const char *const plain[PU_LANGS][2] = {{"问：{a}加{b}等于多少？答：", "问：{a}减{b}等于多少？答："},
-                                               {"Q: What is {a} + {b}? A:", "Q: What is {a} - {b}? A:"}};
+static const char *const plain[PU_LANGS][2] = {{"{a}加{b}等于多少？", "{a}减{b}等于多少？"},
+                                               {"What is {a} + {b}?", "What is {a} - {b}?"}};
+static const char *const plain_marks[PU_LANGS][2] = {{"问：", "答："}, {"Q: ", " A:"}};
 static const char *const plain_answer[PU_LANGS] = {"{c}。", " {c}."};
+static const char *const replies[PU_LANGS] = {"答案是%d。", "The answer is %d."};
 
 static const char *const symbols[PU_LANGS][2] = {{"{a}+{b}={c}", "{a}-{b}={c}"},
                                                  {"{a} + {b} = {c}", "{a} - {b} = {c}"}};
@@ -85,9 +107,19 @@ static const char *const names[PU_LANGS][8] = {{"小明", "小红", "小华", "�
 static const char *const things[PU_LANGS][6] = {{"个苹果", "支铅笔", "颗糖", "张卡片", "块石头", "朵花"},
                                                 {"apples", "pencils", "sweets", "cards", "stones", "flowers"}};
 
+void pu_synth_ask(char op, int a, int b, int lang, pu_buf *out) {
+  fill(plain[lang][op == '-'], (sum){op, a, b}, out);
+}
+
+void pu_synth_reply(int value, int lang, pu_buf *out) {
+  pu_buf_printf(out, replies[lang], value);
+}
+
 void pu_synth_plain(char op, int a, int b, int lang, bool answer, pu_buf *out) {
   const sum s = {op, a, b};
+  pu_buf_puts(out, plain_marks[lang][0]);
   fill(plain[lang][op == '-'], s, out);
+  pu_buf_puts(out, plain_marks[lang][1]);
   if (answer) fill(plain_answer[lang], s, out);
 }
 

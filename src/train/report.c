@@ -55,18 +55,20 @@ static void put_tiles(pu_buf *b, const pu_train_history *h, const pu_train_serie
 
 /* ---- curves ---- */
 
-static void put_loss(pu_buf *b, const pu_train_history *h, const pu_train_series *smooth) {
-  pu_train_chart c = {.id = "loss", .title = "Loss", .width = 1040, .height = 340, .robust = true};
+static void put_loss_sized(pu_buf *b, const char *id, int width, int height, const pu_train_history *h,
+                           const pu_train_series *smooth) {
+  pu_train_chart c = {.id = id, .title = "Loss", .width = width, .height = height, .robust = true};
   bool differ = h->loss.n >= PU_TRAIN_SMOOTH_FROM; /* otherwise two curves would lie on each other */
   c.curves[c.n++] = (pu_train_curve){.s = &h->loss, .style = differ ? "c0 faint" : "c0", .label = "each step"};
   if (differ) c.curves[c.n++] = (pu_train_curve){.s = smooth, .style = "c0", .label = "smoothed"};
   c.curves[c.n++] = (pu_train_curve){.s = &h->valid, .style = "c1", .label = "validation", .dots = true};
+  pu_train_chart_svg(&c, b);
+}
+
+static void put_loss(pu_buf *b, const pu_train_history *h, const pu_train_series *smooth) {
   pu_buf_puts(b, "<div class=wide>");
-  pu_train_chart_svg(&c, b);
-  c.id = "loss-narrow";
-  c.width = 480;
-  c.height = 300;
-  pu_train_chart_svg(&c, b);
+  put_loss_sized(b, "loss", 1040, 340, h, smooth);
+  put_loss_sized(b, "loss-narrow", 480, 300, h, smooth);
   pu_buf_puts(b, "</div>");
 }
 
@@ -218,6 +220,26 @@ pu_err pu_report_write(const char *run_dir, const char *out_path, const char *ex
     err = pu_fail(e, PU_ERR_NOMEM, "%s: the report is above %d bytes", run_dir, PAGE_MAX);
   if (err == PU_OK) err = pu_file_write(out_path ? out_path : path, page.data, page.len, e);
   pu_buf_deinit(&page);
+  pu_train_history_close(&h);
+  return err;
+}
+
+pu_err pu_report_curves(const char *run_dir, const char *id, pu_buf *out, pu_error *e) {
+  char name[2][80];
+  pu_train_history h;
+  pu_train_series smooth = {0};
+  snprintf(name[0], sizeof name[0], "%s-loss", id);
+  snprintf(name[1], sizeof name[1], "%s-speed", id);
+  pu_err err = pu_train_history_read(run_dir, &h, e);
+  if (!err && !pu_train_series_smooth(&h.loss, &smooth))
+    err = pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its curves", run_dir);
+  if (!err) {
+    pu_buf_puts(out, "<div class=charts>");
+    put_loss_sized(out, name[0], 500, 230, &h, &smooth);
+    put_curve(out, name[1], "Tokens per second", &h.rate, "c6", true);
+    pu_buf_puts(out, "</div>\n");
+  }
+  pu_train_series_deinit(&smooth);
   pu_train_history_close(&h);
   return err;
 }

@@ -53,6 +53,8 @@ static const struct {
     {0, N " is (?:greater|less) than " N},
     {0, "^数数：" N "、" N},
     {0, "^Count: " N ", " N},
+    {0, "^数是" N "。再写一遍：" N "。$"},
+    {0, "^The number is " N "\\. Once more: " N "\\.$"},
 };
 
 typedef struct scan {

@@ -69,11 +69,24 @@ static void test_adapter(void **state) {
   says("was begun with another");
 }
 
+static void test_tool(void **state) {
+  (void)state;
+  run("puyu data synth --out corpus --documents 20 --dialogues 120 --valid-fraction 0.2 --questions 2");
+  says("conversations for training: corpus-chat/train.jsonl");
+  run("wc -l <corpus-heldout.jsonl");
+  assert_string_equal(out, "14\n"); /* two ranges and what is beyond, two operations, two each; and two facts */
+  run("puyu data show corpus-chat/train.jsonl --model base -n 20 | grep -c 'action_start'");
+  run("puyu train " EXAMPLES "/chat.yaml train.steps=2 train.threads=2 model.path=base data.seq_len=1024 "
+      "train.global_batch=2 train.micro_batch=2 schedule.warmup=1 validate.batches=1");
+  run("puyu agent runs/chat/step-000002 'What is 58657 + 77?' --max-tokens 4 --max-steps 1 --threads 2");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(test_show),
       cmocka_unit_test(test_full),
       cmocka_unit_test(test_adapter),
+      cmocka_unit_test(test_tool),
   };
   return cmocka_run_group_tests(tests, make_base, remove_base);
 }

@@ -116,6 +116,24 @@ static void test_page(void **arg) {
   assert_ok(pu_report_write(dir, NULL, NULL, &e), &e);
 }
 
+/* Two runs on one page: no name twice. */
+static void test_curves(void **arg) {
+  (void)arg;
+  pu_buf page;
+  pu_buf_init(&page, 1 << 20);
+  assert_int_equal(pu_report_curves(dir, "a", &page, &e), PU_ERR_IO);
+  write_in("metrics.jsonl", "{\"step\":1,\"loss\":3.5,\"tok_per_s\":10}\n{\"step\":2,\"loss\":2.5,\"tok_per_s\":12}\n");
+  assert_ok(pu_report_curves(dir, "a", &page, &e), &e);
+  assert_ok(pu_report_curves(dir, "b", &page, &e), &e);
+  static const char *const ids[] = {"id=a-loss>", "id=a-speed>", "id=b-loss>", "id=b-speed>"};
+  for (size_t i = 0; i < PU_COUNT(ids); i++) {
+    const char *at = strstr(page.data, ids[i]);
+    assert_non_null(at);
+    assert_null(strstr(at + 1, ids[i]));
+  }
+  pu_buf_deinit(&page);
+}
+
 static int setup(void **arg) {
   (void)arg;
   strcpy(dir, "/tmp/puyu-test-XXXXXX");
@@ -130,6 +148,7 @@ static int teardown(void **arg) {
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_series), cmocka_unit_test(test_chart),
                                      cmocka_unit_test(test_numbers),
-                                     cmocka_unit_test_setup_teardown(test_page, setup, teardown)};
+                                     cmocka_unit_test_setup_teardown(test_page, setup, teardown),
+                                     cmocka_unit_test_setup_teardown(test_curves, setup, teardown)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

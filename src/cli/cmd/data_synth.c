@@ -5,10 +5,11 @@
 #include "puyu/data.h"
 #include "src/cli/cli.h"
 #include "src/cli/rows.h"
+#include "src/cli/tools.h"
 
 typedef struct options {
   const char *out;
-  int64_t seed, documents, questions;
+  int64_t seed, documents, questions, dialogues;
   double megabytes, valid_fraction;
   const char *kinds;
   pu_floats within;
@@ -24,6 +25,9 @@ static const pu_option rows[] = {
            .help = "how many documents; 0: as many as --megabytes asks for"),
     PU_ROW(options, kinds, "kinds", STR, .dflt = "stories:1,arithmetic:3,facts:1", .meta = "LIST",
            .help = "kinds of documents, each with its share of the text after a colon; no number: 1"),
+    PU_ROW(options, dialogues, "dialogues", INT, .dflt = "0", .max = 1e9, .meta = "N",
+           .help = "how many conversations to make besides, for fine-tuning: about sums, facts and stories, some "
+                   "with a calculator to call"),
     PU_ROW(options, within, "within", FLOATS, .dflt = "100,1000", .meta = "LIST",
            .help = "sums whose numbers and results are at most 100, at most 1000, or some of both"),
     PU_ROW(options, questions, "questions", INT, .dflt = "250", .max = 20000, .meta = "N",
@@ -33,9 +37,10 @@ static const pu_option rows[] = {
     {0},
 };
 
-enum { TRAIN, VALID, HELDOUT, FILES };
-/* The questions lie beside the folder, which is a corpus: they are no text to train on. */
-static const char *const ends[FILES] = {"/train.jsonl", "/valid.jsonl", "-heldout.jsonl"};
+enum { TRAIN, VALID, HELDOUT, CHAT_TRAIN, CHAT_VALID, FILES };
+/* Questions and conversations lie beside the folder, which is a corpus: they are no text to train on. */
+static const char *const ends[FILES] = {"/train.jsonl", "/valid.jsonl", "-heldout.jsonl", "-chat/train.jsonl",
+                                        "-chat/valid.jsonl"};
 
 typedef struct job {
   const char *path[FILES];
@@ -46,6 +51,7 @@ typedef struct job {
   double bytes;
   int64_t count[FILES];
   bool by_documents;
+  int files; /* without conversations the last two are not made */
 } job;
 
 static pu_err put_line(job *j, int file, pu_error *e) {
@@ -72,13 +78,20 @@ static pu_err put_document(void *arg, const pu_synth_document *d, pu_error *e) {
 static pu_err put_question(void *arg, const pu_synth_question *q, pu_error *e) {
   job *j = arg;
   pu_buf_clear(&j->line);
-  pu_buf_puts(&j->line, "{\"prompt\": ");
-  pu_buf_json_str(&j->line, pu_str_c(q->prompt));
-  pu_buf_printf(&j->line,
-                ", \"answer\": \"%s\", \"kind\": \"arithmetic\", \"lang\": \"%s\", \"within\": %d, "
-                "\"op\": \"%c\", \"a\": %d, \"b\": %d}\n",
-                q->answer, q->lang, q->within, q->op, q->a, q->b);
+  pu_synth_question_json(q, &j->line);
+  pu_buf_putc(&j->line, '\n');
   return put_line(j, HELDOUT, e);
+}
+
+static pu_err put_dialogue(void *arg, const pu_synth_dialogue *d, pu_error *e) {
+  job *j = arg;
+  if (pu_signals_stop()) return pu_fail(e, PU_ERR_STOPPED, "stopped; nothing was written");
+  pu_buf_clear(&j->line);
+  pu_buf_append(&j->line, d->json.ptr, d->json.len);
+  pu_buf_putc(&j->line, '\n');
+  PU_TRY(put_line(j, d->valid ? CHAT_VALID : CHAT_TRAIN, e));
+  pu_progress_set(j->bar, (double)(j->count[CHAT_TRAIN] + j->count[CHAT_VALID]), NULL);
+  return PU_OK;
 }
 
 /* "stories:1,facts" */
@@ -128,14 +141,17 @@ static pu_err files_open(job *j, const pu_cli *cli, const options *in, pu_error 
   char *whole = in->out[len - 1] == '.' ? realpath(in->out, NULL) : NULL; /* "." has no name to put more behind */
   char *dir = whole ? pu_arena_strdup(cli->arena, whole) : pu_arena_strndup(cli->arena, in->out, len);
   free(whole);
-  for (int i = 0; i < FILES; i++) {
+  for (int i = 0; i < j->files; i++) {
     j->path[i] = dir ? pu_arena_printf(cli->arena, "%s%s", dir, ends[i]) : NULL;
     if (!j->path[i]) return pu_fail(e, PU_ERR_NOMEM, "no memory");
     if (!in->force && pu_path_exists(j->path[i]))
       return pu_fail(e, PU_ERR_USAGE, "%s: is there already; take another folder, or replace it with --force",
                      j->path[i]);
   }
-  for (int i = 0; i < FILES; i++) {
+  const char *chat = pu_arena_printf(cli->arena, "%s-chat", dir);
+  if (!chat) return pu_fail(e, PU_ERR_NOMEM, "no memory");
+  if (j->files > CHAT_TRAIN) PU_TRY(pu_mkdirs(chat, e));
+  for (int i = 0; i < j->files; i++) {
     j->tmp[i] = pu_arena_printf(cli->arena, "%s.tmp", j->path[i]);
     if (!j->tmp[i]) return pu_fail(e, PU_ERR_NOMEM, "no memory");
     j->file[i] = fopen(j->tmp[i], "wbe");
@@ -146,12 +162,35 @@ static pu_err files_open(job *j, const pu_cli *cli, const options *in, pu_error 
 
 /* All files get their names, or none does. */
 static pu_err files_close(job *j, pu_err err, pu_error *e) {
-  for (int i = 0; i < FILES; i++)
+  for (int i = 0; i < j->files; i++)
     if (j->file[i] && fclose(j->file[i]) != 0 && err == PU_OK) err = pu_fail(e, PU_ERR_IO, "%s: %m", j->path[i]);
-  for (int i = 0; i < FILES; i++) {
+  for (int i = 0; i < j->files; i++) {
     if (err == PU_OK && rename(j->tmp[i], j->path[i]) != 0) err = pu_fail(e, PU_ERR_IO, "%s: %m", j->path[i]);
     if (err != PU_OK && j->tmp[i]) remove(j->tmp[i]);
   }
+  return err;
+}
+
+static pu_err make_text(const pu_synth_options *o, job *j, double megabytes, pu_error *e) {
+  const pu_synth_sink sink = {put_document, put_question, j};
+  j->bar = j->by_documents ? pu_progress_open("synth", "documents", (double)o->documents)
+                           : pu_progress_open("synth", "MB", megabytes);
+  pu_err err = pu_synth_run(o, &sink, e);
+  pu_progress_close(j->bar);
+  return err;
+}
+
+static pu_err make_dialogues(const options *in, job *j, pu_arena *a, pu_error *e) {
+  const pu_synth_chat_sink sink = {put_dialogue, put_question, j};
+  pu_synth_chat_options o = pu_synth_chat_defaults();
+  o.seed = (uint64_t)in->seed;
+  o.dialogues = in->dialogues;
+  o.valid_fraction = in->valid_fraction;
+  o.questions = in->questions;
+  PU_TRY(pu_cli_tool_json("calculator", a, &o.tool, e)); /* as `puyu agent` will offer it */
+  j->bar = pu_progress_open("conversations", "", (double)o.dialogues);
+  pu_err err = pu_synth_chat_run(&o, &sink, e);
+  pu_progress_close(j->bar);
   return err;
 }
 
@@ -161,34 +200,33 @@ static pu_err run(const pu_cli *cli, const void *given, int n_args, const char *
   const options *in = given;
   pu_synth_options o;
   PU_TRY(options_read(in, &o, e));
-  job j = {.by_documents = o.documents > 0};
+  job j = {.by_documents = o.documents > 0, .files = in->dialogues ? FILES : CHAT_TRAIN};
   pu_signals_catch(); /* so that nothing half-made stays */
   pu_buf_init(&j.line, (size_t)1 << 24);
   pu_err err = files_open(&j, cli, in, e);
-  if (err == PU_OK) {
-    j.bar = j.by_documents ? pu_progress_open("synth", "documents", (double)o.documents)
-                           : pu_progress_open("synth", "MB", in->megabytes);
-    const pu_synth_sink sink = {put_document, put_question, &j};
-    err = pu_synth_run(&o, &sink, e);
-    pu_progress_close(j.bar);
-  }
+  if (err == PU_OK) err = make_text(&o, &j, in->megabytes, e);
+  if (err == PU_OK && in->dialogues) err = make_dialogues(in, &j, cli->arena, e);
   err = files_close(&j, err, e);
   pu_buf_deinit(&j.line);
   if (err != PU_OK) return err;
   fprintf(cli->out, "%lld documents for training, %lld for validation, %.1f MB: %s; %lld held-out questions: %s\n",
           (long long)j.count[TRAIN], (long long)j.count[VALID], j.bytes / 1e6, in->out, (long long)j.count[HELDOUT],
           j.path[HELDOUT]);
+  if (in->dialogues)
+    fprintf(cli->out, "%lld conversations for training: %s; %lld for validation: %s\n", (long long)j.count[CHAT_TRAIN],
+            j.path[CHAT_TRAIN], (long long)j.count[CHAT_VALID], j.path[CHAT_VALID]);
   return PU_OK;
 }
 
 const pu_command pu_command_data_synth = {
     .name = "data synth",
-    .summary = "make bilingual text from rules: stories, sums, facts",
+    .summary = "make bilingual text from rules: stories, sums, facts, conversations",
     .usage = "--out DIR [options]",
     .details = "Writes DIR/train.jsonl and DIR/valid.jsonl, {\"id\", \"content\", \"kind\", \"lang\"} a line, and\n"
                "beside the folder, which is a corpus, DIR-heldout.jsonl, {\"prompt\", \"answer\", \"within\",\n"
                "...}: sums whose operands never appear in the other two, in any phrasing. A tenth of all\n"
-               "pairs is held out, the same tenth whatever the seed.\n",
+               "pairs is held out, the same tenth whatever the seed. With --dialogues also conversations in\n"
+               "OpenAI's form, DIR-chat/train.jsonl and DIR-chat/valid.jsonl, and their held-out questions.\n",
     .options = rows,
     .options_size = sizeof(options),
     .max_args = 0,

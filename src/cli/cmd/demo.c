@@ -1,10 +1,12 @@
 /* The main job, end to end: the stages in src/cli/demo/, one after the other, then a table and a report. */
 #include <limits.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "src/cli/demo/demo.h"
 #include "src/cli/rows.h"
+#include "src/cli/tools.h"
 
 typedef pu_demo_options options;
 
@@ -14,21 +16,27 @@ static const pu_option rows[] = {
                    "pages, tables, books, archives); without it, text made by rules"),
     PU_ROW(options, out, "out", STR, .dflt = "demo", .meta = "DIR", .letter = 'o',
            .help = "where everything is written; what an earlier demo left there is replaced"),
-    PU_ROW(options, minutes, "minutes", FLOAT, .dflt = "8", .min = 0.05, .max = 1e4, .meta = "M",
-           .help = "time for pretraining; the rest takes one to two minutes more"),
+    PU_ROW(options, minutes, "minutes", FLOAT, .dflt = "12", .min = 0.05, .max = 1e4, .meta = "M",
+           .help = "time for both trainings together; the rest takes two to three minutes more"),
     PU_ROW_SHAPE(options, "puyu-2m"),
     PU_ROW(options, vocab_size, "vocab-size", INT, .dflt = "2048", .min = 300, .max = 200000, .meta = "N",
            .help = "pieces of the tokenizer"),
     PU_ROW(options, megabytes, "megabytes", INT, .dflt = "24", .min = 1, .max = 4096, .meta = "N",
            .help = "size of the text made by rules"),
+    PU_ROW(options, dialogues, "dialogues", INT, .dflt = "30000", .min = 200, .max = 1e7, .meta = "N",
+           .help = "conversations made by rules, to fine-tune on"),
+    PU_ROW(options, questions, "questions", INT, .dflt = "250", .min = 1, .max = 20000, .meta = "N",
+           .help = "held-out sums that it is asked, for each range and operation"),
     PU_ROW_SEED(options, "of text, weights and sample order"),
     PU_ROW_DEVICE(options, device),
     PU_ROW_THREADS(options, 64),
     {0},
 };
 
-static const pu_demo_stage *const stages[] = {&pu_demo_corpus,   &pu_demo_data,   &pu_demo_tokenizer, &pu_demo_shards,
-                                              &pu_demo_pretrain, &pu_demo_answer, &pu_demo_quantise,  &pu_demo_serve};
+static const pu_demo_stage *const stages[] = {&pu_demo_corpus,        &pu_demo_data,      &pu_demo_tokenizer,
+                                              &pu_demo_shards,        &pu_demo_pretrain,  &pu_demo_ask_pretrained,
+                                              &pu_demo_tune,          &pu_demo_ask_tuned, &pu_demo_quantise,
+                                              &pu_demo_ask_quantised, &pu_demo_serve,     &pu_demo_use_tool};
 
 /* ---- the table and the report ---- */
 
@@ -44,30 +52,91 @@ void pu_demo_row(pu_demo_table *t, const char *label, const char *fmt, ...) {
   pu_buf_puts(&t->html, "</td></tr>\n");
 }
 
-void pu_demo_sample(pu_demo *d, const char *prompt, pu_str text) {
+void pu_demo_sample(pu_buf *html, const char *prompt, pu_str text) {
   pu_log_sample(" ", prompt, text);
-  pu_buf_puts(&d->samples, "<p class=\"sample\"><b>");
-  pu_buf_html(&d->samples, pu_str_c(prompt));
-  pu_buf_puts(&d->samples, "</b>");
-  pu_buf_html(&d->samples, text);
-  pu_buf_puts(&d->samples, "</p>\n");
+  pu_buf_puts(html, "<div class=sample><b>");
+  pu_buf_html(html, pu_str_c(prompt));
+  pu_buf_puts(html, "</b> ");
+  pu_buf_html(html, text);
+  pu_buf_puts(html, "</div>\n");
+}
+
+static void tiles(const pu_demo *d, pu_buf *b, double seconds) {
+  char text[64];
+  pu_buf_puts(b, "<div class=tiles>");
+  snprintf(text, sizeof text, "%.2f M", (double)d->parameters / 1e6);
+  pu_page_tile(b, text, "parameters");
+  snprintf(text, sizeof text, "%.1f M", (double)(d->trained.tokens + d->tuned.tokens) / 1e6);
+  pu_page_tile(b, text, "tokens trained on");
+  snprintf(text, sizeof text, "%.0f", d->trained.tok_per_s);
+  pu_page_tile(b, text, "tokens a second, pretraining");
+  snprintf(text, sizeof text, "%.0f %%", 100.0 * d->use.helped / PU_MAX(d->use.asked, 1));
+  pu_page_tile(b, text, "of large sums right with the tool");
+  snprintf(text, sizeof text, "%.0f min %02d s", floor(seconds / 60), (int)fmod(seconds, 60));
+  pu_page_tile(b, text, "from nothing to here");
+  pu_buf_puts(b, "</div>\n");
+}
+
+static void set_table(pu_buf *html, bool *open, bool wanted) {
+  if (*open != wanted) pu_buf_puts(html, wanted ? "<table>\n" : "</table>\n");
+  *open = wanted;
+}
+
+/* Rows of stages that follow each other are one table. */
+static pu_err parts(pu_demo *d, pu_demo_table *t, pu_error *e) {
+  bool open = false;
+  for (size_t i = 0; i < PU_COUNT(stages); i++) {
+    const pu_demo_stage *s = stages[i];
+    if (s->heading) {
+      set_table(&t->html, &open, false);
+      pu_buf_printf(&t->html, "<h2>%s</h2>\n<p>%s</p>\n", s->heading, s->about);
+    }
+    if (s->rows) {
+      set_table(&t->html, &open, true);
+      s->rows(d, t);
+    }
+    if (!s->part) continue;
+    set_table(&t->html, &open, false);
+    PU_TRY(s->part(d, &t->html, e));
+  }
+  set_table(&t->html, &open, false);
+  return PU_OK;
+}
+
+static void go_on(const pu_demo *d, pu_buf *b) {
+  pu_buf_puts(b, "<h2>Go on from here</h2>\n<pre>");
+  const char *lines[][2] = {{"puyu chat ", d->tuned.checkpoint}, {"puyu serve ", d->quantised}};
+  for (size_t i = 0; i < PU_COUNT(lines); i++) {
+    pu_buf_puts(b, lines[i][0]);
+    pu_buf_html(b, pu_str_c(lines[i][1]));
+    pu_buf_putc(b, '\n');
+  }
+  pu_buf_puts(b, "</pre>\n");
 }
 
 static pu_err finish(pu_demo *d, double started, pu_error *e) {
   pu_demo_table t = {.out = d->cli->out};
+  double seconds = pu_now() - started;
   pu_buf_init(&t.html, PU_BUF_MAX);
-  pu_buf_puts(&t.html, "<h2>The demo</h2>\n<table>\n");
+  pu_page_begin(&t.html, pu_str_c("From text to a model that uses a tool"));
+  pu_buf_printf(&t.html, "<p class=sub>puyu demo · %s · %s</p>\n", d->o->shape,
+                d->o->text ? "a text of one's own, conversations made by rules"
+                           : "text and conversations made by rules");
+  tiles(d, &t.html, seconds);
   fprintf(t.out, "\n");
-  for (size_t i = 0; i < PU_COUNT(stages); i++)
-    if (stages[i]->rows) stages[i]->rows(d, &t);
-  pu_demo_row(&t, "time", "%.0f s", pu_now() - started);
-  pu_buf_puts(&t.html, "</table>\n<p>What became of the text, step by step: <a "
-                       "href=\"data/report.html\">data/report.html</a></p>\n<h3>What it writes</h3>\n");
-  pu_buf_append(&t.html, d->samples.data, d->samples.len);
+  pu_buf_puts(&t.html,
+              "<h2>What each step changed</h2>\n<p>The same questions each time. The sums are in nothing that it "
+              "learned from; the facts are in the text, but no conversation asks for them.</p>\n");
+  pu_demo_scores(d, &t);
+  fprintf(t.out, "\n");
+  pu_err err = parts(d, &t, e);
+  go_on(d, &t.html);
+  pu_page_end(&t.html, "puyu demo");
+  fprintf(t.out, "  %-28s %.0f s\n", "time", seconds);
   fprintf(t.out, "  %-28s %s; of its data %s/report.html\n  %-28s puyu chat %s\n", "report", d->report, d->data,
-          "talk to it", d->trained.checkpoint);
-  pu_err err = t.html.failed || d->samples.failed ? pu_fail(e, PU_ERR_NOMEM, "no memory for the report") : PU_OK;
-  if (!err) err = pu_report_write(d->run, d->report, t.html.data, e);
+          "talk to it", d->tuned.checkpoint);
+  if (!err && t.html.failed) err = pu_fail(e, PU_ERR_NOMEM, "no memory for the report");
+  if (!err) err = pu_file_write(d->report, t.html.data, t.html.len, e);
   pu_buf_deinit(&t.html);
   return err;
 }
@@ -111,27 +180,35 @@ static pu_err check_options(const options *o, pu_error *e) {
 }
 
 static pu_err prepare(pu_demo *d, pu_claim **held, pu_error *e) {
-  const char *out = d->o->out;
-  d->raw = pu_path_join(d->a, out, "raw");
-  d->data = pu_path_join(d->a, out, "data");
-  d->corpus = pu_path_join(d->a, out, "corpus.jsonl");
-  d->tokenizer = pu_path_join(d->a, out, "tokenizer");
-  d->shards = pu_path_join(d->a, out, "shards");
-  d->run = pu_path_join(d->a, out, "run");
-  d->quantised = pu_path_join(d->a, out, "model-4bit");
-  d->report = pu_path_join(d->a, out, "report.html");
-  if (!d->raw || !d->data || !d->corpus || !d->tokenizer || !d->shards || !d->run || !d->quantised || !d->report)
-    return pu_fail(e, PU_ERR_NOMEM, "no memory for the paths");
+  const struct {
+    char **to;
+    const char *name;
+  } paths[] = {{&d->raw, "raw"},
+               {&d->data, "data"},
+               {&d->corpus, "corpus.jsonl"},
+               {&d->talks, "conversations"},
+               {&d->questions, "questions"},
+               {&d->tokenizer, "tokenizer"},
+               {&d->shards, "shards"},
+               {&d->run, "run"},
+               {&d->chat, "chat"},
+               {&d->quantised, "model-4bit"},
+               {&d->report, "report.html"}};
+  for (size_t i = 0; i < PU_COUNT(paths); i++)
+    if (!(*paths[i].to = pu_path_join(d->a, d->o->out, paths[i].name)))
+      return pu_fail(e, PU_ERR_NOMEM, "no memory for the paths");
   PU_TRY(check_options(d->o, e));
+  PU_TRY(pu_cli_tool_json("calculator", d->a, &d->tool, e));
   return claim(d, held, e);
 }
 
 static pu_err run(const pu_cli *cli, const void *opt, int n_args, const char **args, pu_error *e) {
   (void)n_args, (void)args;
-  pu_demo d = {.o = opt, .cli = cli, .a = cli->arena, .sums = {.arena = cli->arena}};
+  pu_demo d = {.o = opt, .cli = cli, .a = cli->arena};
+  pu_buf *const texts[] = {&d.samples, &d.talk, &d.curl, &d.use.transcript, &d.use.examples};
   double started = pu_now();
   pu_claim *held = NULL; /* as long as the demo runs */
-  pu_buf_init(&d.samples, PU_BUF_MAX);
+  for (size_t i = 0; i < PU_COUNT(texts); i++) pu_buf_init(texts[i], PU_BUF_MAX);
   pu_signals_catch();
   pu_err err = prepare(&d, &held, e);
   for (size_t i = 0; i < PU_COUNT(stages) && !err; i++) {
@@ -141,20 +218,20 @@ static pu_err run(const pu_cli *cli, const void *opt, int n_args, const char **a
   }
   if (!err) err = finish(&d, started, e);
   pu_claim_close(held);
-  pu_sum_list_deinit(&d.sums);
-  pu_buf_deinit(&d.samples);
+  for (size_t i = 0; i < PU_COUNT(texts); i++) pu_buf_deinit(texts[i]);
   return err;
 }
 
 const pu_command pu_command_demo = {
     .name = "demo",
-    .summary = "make a corpus, train a tokenizer and a small model on it, and let it answer",
+    .summary = "the whole chain: from text to a small chat model that is served and uses a tool",
     .usage = "[options]",
-    .details = "Runs the whole chain in one go: a corpus made by rules (or your own text), the data pipeline,\n"
-               "a tokenizer, token shards, pretraining of a small InternLM2-type model, answers, the same\n"
-               "model in 4 bits, and a server that curl asks. Ends with a table and a self-contained page,\n"
-               "OUT/report.html. Every stage is also a command of its own: data synth, data run, tokenizer\n"
-               "train, data tokenize, train, generate, quantize, serve, report.",
+    .details = "Runs the whole chain in one go: a corpus made by rules (or your own text) and conversations,\n"
+               "the data pipeline, a tokenizer, token shards, pretraining of a small InternLM2-type model,\n"
+               "fine-tuning it into one that chats, the same in 4 bits, a server that curl asks, and a\n"
+               "calculator that it calls. After each step it is asked the same held-out questions. Ends with\n"
+               "a table and a self-contained page, OUT/report.html. Every stage is also a command of its own:\n"
+               "data synth, data run, tokenizer train, data tokenize, train, eval, quantize, serve, agent.",
     .options = rows,
     .options_size = sizeof(options),
     .run = run,

@@ -120,6 +120,7 @@ static pu_err clean(pu_demo *d, pu_error *e) {
   PU_TRY(check_length(d, bytes, e));
   d->cleaned_in = pu_now() - began;
   PU_TRY(pu_remove_tree(d->shards, e));
+  PU_TRY(pu_remove_tree(d->chat, e));
   return pu_remove_tree(d->run, e);
 }
 
@@ -143,4 +144,4 @@ static void tell(const pu_demo *d, pu_demo_table *t) {
               (unsigned long long)d->tokens.documents);
 }
 
-const pu_demo_stage pu_demo_data = {"cleaning and mixing it", clean, tell};
+const pu_demo_stage pu_demo_data = {"cleaning and mixing the text", NULL, NULL, clean, tell, NULL};

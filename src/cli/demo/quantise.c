@@ -1,4 +1,5 @@
-/* The model in 4 bits, by `puyu quantize`: calibrated on the corpus, measured on a part of it that was kept out. */
+/* The chat model in 4 bits, by `puyu quantize`: calibrated on the corpus, measured on a part of it that was kept out.
+ */
 #include "src/cli/demo/child.h"
 #include "src/cli/demo/demo.h"
 
@@ -9,7 +10,7 @@ static pu_err quantise(pu_demo *d, pu_error *e) {
   bool calibrates = d->tokens.tokens >= LEAST_TOKENS;
   const char *argv[] = {PU_CHILD_PUYU,
                         "quantize",
-                        d->trained.checkpoint,
+                        d->tuned.checkpoint,
                         d->quantised,
                         "--method",
                         calibrates ? "awq" : "rtn",
@@ -35,7 +36,6 @@ static pu_err quantise(pu_demo *d, pu_error *e) {
   if (!err) err = pu_json_num_or(report, "perplexity_before", 0, &q->perplexity_before, name, e);
   if (!err) err = pu_json_num_or(report, "perplexity_after", 0, &q->perplexity_after, name, e);
   json_decref(report);
-  d->served = d->quantised;
   return err;
 }
 
@@ -49,4 +49,11 @@ static void tell(const pu_demo *d, pu_demo_table *t) {
                 100 * (q->perplexity_after / q->perplexity_before - 1));
 }
 
-const pu_demo_stage pu_demo_quantise = {"quantising it to 4 bits", quantise, tell};
+const pu_demo_stage pu_demo_quantise = {
+    "quantising it to 4 bits",
+    "4 bits, and serving",
+    "The matrices of the chat model in 4 bits instead of 32, with scales that are fitted "
+    "to the text (AWQ); then a server, asked with curl.",
+    quantise,
+    tell,
+    NULL};
