@@ -210,11 +210,22 @@ typedef struct pu_state {
   pu_tensor *x; /* [N, C] what is still to be added to it (the last block's output), or NULL */
 } pu_state;
 typedef pu_state (*pu_segment_fn)(pu_ctx *c, void *arg, pu_state in);
-/* Runs fn. With a tape: records it as a segment. With recompute: keeps only `in` and `arg` (which must live until
+/* What a segment computes again in backward, instead of keeping it until then. The results are the same to the bit. */
+typedef enum pu_recompute {
+  PU_RECOMPUTE_NONE,
+  PU_RECOMPUTE_SOME, /* norms, swiglu, and what is done in place to their outputs: passes over memory, no products */
+  PU_RECOMPUTE_ALL   /* everything: only `in` is kept */
+} pu_recompute;
+
+/* Runs fn. With a tape: records it as a segment. SOME: what is computed again, and what pu_passing marked, lies at the
+ * end of c->mem, in memory that the segments take in turn. ALL: keeps only `in` and `arg` (which must live until
  * backward), gives back what fn used but for its result, and runs fn again in backward. Without a tape: calls it, puts
  * the result where `in` was (whose values are gone then) and gives back the rest, so inference needs the memory of one
  * block. Only the state and parameters may have gradients across a segment's border; segments do not nest. */
-pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, bool recompute);
+pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, pu_recompute recompute);
+/* From here on (until `on` is false again) outputs are passing: in the segment their values are read by what follows at
+ * once, and no backward reads them. Of use for what a norm adds to the residual stream. */
+void pu_passing(pu_ctx *c, bool on);
 
 /* From the recorded losses back to every parameter's grad. */
 pu_err pu_backward(pu_ctx *c) PU_MUST_USE;

@@ -437,7 +437,7 @@ typedef struct pu_forward {
   const pu_kv *kv;        /* [layers] paged caches, or NULL: attention inside each sequence (training, scoring) */
   /* Which length decides dynamic RoPE scaling, per sequence; NULL: each sequence's own (kv: its length in the cache). */
   const int32_t *rope_len;
-  bool recompute;         /* with a tape: keep only each block's input */
+  pu_recompute recompute; /* with a tape: what each block computes again in backward */
   const pu_adapter_rows *adapters; /* no row twice; the others use the plain weights. Must live until backward */
   int n_adapters;
   const pu_observer *observer; /* NULL: none */
@@ -458,6 +458,6 @@ void pu_rope_angles(const pu_rope_params *r, int64_t head_dim, const pu_seqs *se
 
 /* Activation memory one step of N tokens in sequences of length T takes, as the tape lays it out: the plan that is
  * printed before training. */
-size_t pu_model_activation_bytes(const pu_model *m, int64_t tokens, int64_t seq_len, bool train, bool recompute);
+size_t pu_model_activation_bytes(const pu_model *m, int64_t tokens, int64_t seq_len, bool train, pu_recompute recompute);
 
 #endif

@@ -66,7 +66,7 @@ typedef struct pu_train_config {
     int64_t ramp_start, ramp_steps; /* batch-size ramp-up: from ramp_start sequences, linearly over ramp_steps */
     int precision;                  /* 0: bf16, 1: f32 */
     double grad_clip;
-    bool recompute;
+    int recompute; /* pu_recompute */
     const char *device;
     int64_t max_skips;              /* stop after this many skipped steps in a row (NaN, spikes) */
     double spike;                   /* skip a step whose gradient norm is above spike * running mean; 0: off */
@@ -90,6 +90,7 @@ typedef struct pu_train_config {
 } pu_train_config;
 
 extern const pu_option pu_train_options[];
+#define PU_RECOMPUTE_CHOICES "none|some|all" /* of an option: a pu_recompute */
 
 /* ---- rows from a higher floor ------------------------------------------------------------------------------------ */
 
@@ -189,7 +190,8 @@ typedef struct pu_train_bench_options {
   int64_t rounds;         /* step and products, this many times: the best of each counts */
   pu_dtype dtype;
   int threads;            /* 0: all */
-  bool recompute, profile;
+  pu_recompute recompute;
+  bool profile;
 } pu_train_bench_options;
 
 typedef struct pu_train_bench_result {

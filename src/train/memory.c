@@ -63,7 +63,8 @@ pu_err pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hp
                          .moments = 2 * each,
                          .copy = 3 * each,
                          .weights = weights,
-                         .activations = pu_model_activation_bytes(&shape, micro * T, T, true, cfg->train.recompute),
+                         .activations =
+                             pu_model_activation_bytes(&shape, micro * T, T, true, (pu_recompute)cfg->train.recompute),
                          .work = work_bytes(be, hp, step),
                          .data = (size_t)(cfg->train.global_batch * T) * 3 * sizeof(int32_t),
                          .parameters = count,
@@ -111,7 +112,7 @@ pu_err pu_train_plan_check(const pu_backend *be, size_t bytes, bool force, pu_er
   if ((available == 0 && !be->memory) || bytes <= available || force) return PU_OK;
   return pu_fail(e, PU_ERR_NOMEM,
                  "the run needs %s of %s memory, and %s are free: lower train.micro_batch or data.seq_len, set "
-                 "train.recompute=true, take a smaller model, or train.force=true to try anyway",
+                 "train.recompute=some or all, take a smaller model, or train.force=true to try anyway",
                  pu_bytes_text(bytes, need), be->name, pu_bytes_text(available, have));
 }
 

@@ -352,7 +352,7 @@ static void rows_are_independent(void **state) {
 
 /* ---- gradients ---- */
 
-static double loss_of(pu_model *m, const input *in, const pu_adapter *a, bool back, bool recompute) {
+static double loss_of(pu_model *m, const input *in, const pu_adapter *a, bool back, pu_recompute recompute) {
   pu_error e;
   pu_ctx c = {.be = m->be, .err = &e};
   assert_ok(pu_arena_create(64 << 20, &c.mem, &e), &e);
@@ -378,17 +378,17 @@ static void gradients_match_differences(void **state) {
   pu_param *p = pu_adapter_params(a, &n);
   input in;
   make_input(&in, m, 0, 2);
-  for (int recompute = 0; recompute < 2; recompute++) {
+  for (int recompute = PU_RECOMPUTE_NONE; recompute <= PU_RECOMPUTE_ALL; recompute++) {
     for (size_t i = 0; i < n; i++) p[i].w->grad_set = false;
-    loss_of(m, &in, a, true, recompute);
+    loss_of(m, &in, a, true, (pu_recompute)recompute);
     for (size_t i = 0; i < n; i++) {
       float *w = p[i].w->data, *g = p[i].w->grad->data;
       int64_t at = 5 % pu_tensor_count(p[i].w);
       float was = w[at], step = 0.02f;
       w[at] = was + step;
-      double up = loss_of(m, &in, a, false, false);
+      double up = loss_of(m, &in, a, false, PU_RECOMPUTE_NONE);
       w[at] = was - step;
-      double down = loss_of(m, &in, a, false, false), want = (up - down) / (2 * (double)step);
+      double down = loss_of(m, &in, a, false, PU_RECOMPUTE_NONE), want = (up - down) / (2 * (double)step);
       w[at] = was;
       if (!(fabs(want - (double)g[at]) < 2e-3 + 0.02 * fabs(want)))
         fail_msg("%s: gradient %g, by differences %g", p[i].name, (double)g[at], want);

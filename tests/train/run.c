@@ -205,8 +205,11 @@ static void test_micro_batches(void **arg) {
   write_shards(s, "a", 1, 0);
   write_shards(s, "b", 2, 0);
   assert_ok(run_tiny(s, "four", "f32", "seed: 1", NULL), &s->e);
-  assert_ok(run_tiny(s, "recompute", "f32", "recompute: true", NULL), &s->e);
-  same_run(s, "four", "recompute");
+  static const char *const words[] = {"some", "all", "true", "false"};
+  for (size_t i = 0; i < PU_COUNT(words); i++) {
+    assert_ok(run_tiny(s, words[i], "f32", pu_arena_printf(s->a, "recompute: %s", words[i]), NULL), &s->e);
+    same_run(s, "four", words[i]);
+  }
   const char *yaml = pu_arena_printf(s->a, tiny, "eight", "f32", "seed: 1");
   char *cut = strstr(yaml, "micro_batch: 4");
   cut[strlen("micro_batch: ")] = '8';
