@@ -346,7 +346,9 @@ pu_err pu_adamw(pu_ctx *c, const pu_adamw_args *a) {
   pu_adamw_args args = *a;
   int64_t n = pu_tensor_count(a->p);
   bool ok = pu_tensor_count(a->g) == n && pu_tensor_count(a->m) == n && pu_tensor_count(a->v) == n &&
-            (!a->copy || (pu_tensor_count(a->copy) == n && a->copy->dtype == PU_BF16)) && a->step > 0;
+            a->g->dtype == PU_F32 && is_compute(a->p->dtype) && is_compute(a->m->dtype) && a->v->dtype == a->m->dtype &&
+            a->step > 0 &&
+            (!a->low || (pu_tensor_count(a->low) == n && a->low->dtype == PU_U16 && a->p->dtype == PU_BF16));
   if (!ok) misfit(c, "adamw");
   run(c, PU_OP_adamw, &args);
   return c->status;

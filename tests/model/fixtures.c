@@ -216,7 +216,7 @@ static double adamw_step(bench *b, const json_t *settings, float *const *moments
   for (size_t i = 0; i < b->m->n_params; i++) {
     pu_param *p = &b->m->params[i];
     pu_tensor m = like(p->w, moments[2 * i]), v = like(p->w, moments[2 * i + 1]);
-    pu_adamw_args a = {.p = p->master,
+    pu_adamw_args a = {.p = p->w,
                        .g = p->w->grad,
                        .m = &m,
                        .v = &v,

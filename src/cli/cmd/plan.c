@@ -50,7 +50,7 @@ static void print_device(FILE *out, const char *device) {
 /* ---- training ---- */
 
 static void print_training(FILE *out, bool json, const pu_train_plan *p) {
-  const part device[] = {{"weights", "weights, and their f32 masters", p->weights},
+  const part device[] = {{"weights", "weights, and the lower halves of f32 ones", p->weights},
                          {"gradients", "gradients", p->gradients},
                          {"moments", "the optimiser's moments", p->moments},
                          {"activations", "activations of a micro-batch", p->activations},
