@@ -231,7 +231,7 @@ typedef enum pu_recompute {
   PU_RECOMPUTE_ALL   /* everything: only `in` is kept */
 } pu_recompute;
 
-/* Runs fn. With a tape: records it as a segment. SOME: what is computed again, and what pu_passing marked, lies at the
+/* Runs fn. With a tape: records it as a segment. What pu_passing marked, and with SOME what is computed again, lies at the
  * end of c->mem, in memory that the segments take in turn. ALL: keeps only `in` and `arg` (which must live until
  * backward), gives back what fn used but for its result, and runs fn again in backward. Without a tape: calls it, puts
  * the result where `in` was (whose values are gone then) and gives back the rest, so inference needs the memory of one

@@ -29,7 +29,7 @@ void pu_tape_add(pu_ctx *c, const pu_record *r, size_t args_size);
 
 /* Is what is cheap made again in this segment (PU_RECOMPUTE_SOME)? */
 bool pu_tape_saving(const pu_ctx *c);
-/* And do outputs pass (pu_passing)? */
+/* Do outputs pass (pu_passing), where that saves memory? */
 bool pu_tape_passes(const pu_ctx *c);
 /* Will t's values be there again in this segment's backward, because a record runs again? */
 bool pu_tape_again(const pu_ctx *c, const pu_tensor *t);

@@ -20,7 +20,7 @@ typedef struct pu_tape_segment {
   void *arg;
   pu_state in, out;
   pu_recompute recompute;
-  size_t end, cheap; /* SOME: where its part of the arena's end begins, and how long it is */
+  size_t end, cheap; /* where its part of the arena's end begins, and how long it is */
 } pu_tape_segment;
 
 struct pu_tape {
@@ -75,7 +75,7 @@ bool pu_tape_saving(const pu_ctx *c) {
 }
 
 bool pu_tape_passes(const pu_ctx *c) {
-  return pu_tape_saving(c) && c->tape->passing;
+  return c->tape && c->tape->open && c->tape->open->recompute != PU_RECOMPUTE_ALL && c->tape->passing;
 }
 
 void pu_passing(pu_ctx *c, bool on) {
@@ -217,28 +217,88 @@ pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, pu_reco
 
 /* ---- backward ---- */
 
+/* Memory for the gradients of a segment's activations. What is no longer read is given to the next ones that fit into
+ * it, in part if need be. More pieces than there is room for here are not given twice. */
+typedef struct pool {
+  struct {
+    char *p;
+    size_t bytes;
+    bool taken;
+  } piece[64];
+  int n;
+} pool;
+
+static void pool_add(pool *b, char *p, size_t bytes, bool taken) {
+  if (b->n < (int)PU_COUNT(b->piece)) {
+    b->piece[b->n].p = p;
+    b->piece[b->n].bytes = bytes;
+    b->piece[b->n++].taken = taken;
+  }
+}
+
+static void *pool_take(pu_ctx *c, pool *b, size_t bytes) {
+  int best = -1;
+  bytes = (bytes + 63) / 64 * 64;
+  for (int i = 0; i < b->n; i++)
+    if (!b->piece[i].taken && b->piece[i].bytes >= bytes && (best < 0 || b->piece[i].bytes < b->piece[best].bytes))
+      best = i;
+  if (best < 0) {
+    char *p = pu_arena_alloc(c->mem, bytes);
+    if (p) pool_add(b, p, bytes, true);
+    return p;
+  }
+  char *p = b->piece[best].p;
+  if (b->piece[best].bytes > bytes) pool_add(b, p + bytes, b->piece[best].bytes - bytes, false);
+  b->piece[best].bytes = bytes;
+  b->piece[best].taken = true;
+  return p;
+}
+
+static void pool_give(pool *b, const void *p) {
+  for (int i = 0; i < b->n; i++)
+    if (b->piece[i].p == p) b->piece[i].taken = false;
+}
+
 /* Gives t's gradient memory where it has none. */
-static void grad_memory(pu_ctx *c, pu_tensor *t) {
+static void grad_memory(pu_ctx *c, pool *b, pu_tensor *t) {
   if (c->status || !t->grad || t->grad->data) return;
-  t->grad->data = pu_arena_alloc(c->mem, pu_tensor_bytes(t->grad));
+  t->grad->data = pool_take(c, b, pu_tensor_bytes(t->grad));
   t->grad_set = false;
   if (!t->grad->data)
     pu_ctx_fail(c, PU_ERR_NOMEM, "a gradient of %zu bytes does not fit in what is left of %zu: use a smaller batch",
                 pu_tensor_bytes(t->grad), pu_arena_max(c->mem));
 }
 
-static void record_back(pu_ctx *c, pu_record *r) {
+static bool mentions(const pu_record *r, const pu_tensor *t) {
+  for (int i = 0; i < r->n_in; i++)
+    if (r->in[i] == t) return true;
+  for (int i = 0; i < r->n_out; i++)
+    if (r->out[i] == t) return true;
+  return false;
+}
+
+/* Gives back the gradients of r's outputs that no record before it knows. */
+static void forget_outputs(pool *b, const pu_record *r) {
+  for (int i = 0; i < r->n_out; i++) {
+    const pu_record *q = r->before;
+    while (q && !mentions(q, r->out[i])) q = q->before;
+    if (!q && r->out[i]->grad) pool_give(b, r->out[i]->grad->data);
+  }
+}
+
+static void record_back(pu_ctx *c, pool *b, pu_record *r) {
   bool reached = false;
   for (int i = 0; i < r->n_out; i++) reached |= r->out[i]->grad && r->out[i]->grad_set;
   if (r->n_out && !reached) return; /* nothing that the loss depends on */
-  for (int i = 0; i < r->n_in; i++) grad_memory(c, r->in[i]);
+  for (int i = 0; i < r->n_in; i++) grad_memory(c, b, r->in[i]);
   if (r->n_out && !r->out[0]->grad_set) {
-    grad_memory(c, r->out[0]);
+    grad_memory(c, b, r->out[0]);
     pu_tensor *g = r->out[0]->grad;
     if (c->status || !pu_ctx_ok(c, c->be->clear(c->be, g->data, pu_tensor_bytes(g), c->err))) return;
     r->out[0]->grad_set = true;
   }
   if (!c->status) pu_ctx_ok(c, c->be->backward[r->op](c->be, r->args, c->err));
+  forget_outputs(b, r);
 }
 
 /* The two buffers that the gradients of one part of the state lie in, in turn. */
@@ -293,7 +353,8 @@ static void segment_back(pu_ctx *c, pu_tape_segment *s) {
   pu_tape *t = c->tape;
   size_t mem = pu_arena_mark(c->mem), host = pu_arena_mark(c->host), own = pu_arena_mark(t->host);
   bool all = s->recompute == PU_RECOMPUTE_ALL;
-  if (s->cheap) make_again(c, s);
+  bool some = s->recompute == PU_RECOMPUTE_SOME && s->cheap;
+  if (some) make_again(c, s);
   if (all) {
     t->open = s;
     pu_state again = s->fn(c, s->arg, s->in);
@@ -301,9 +362,10 @@ static void segment_back(pu_ctx *c, pu_tape_segment *s) {
     grad_hand_over(s->out.h, again.h);
     grad_hand_over(s->out.x, again.x);
   }
-  for (pu_record *r = s->last; r && !c->status; r = r->before) record_back(c, r);
+  pool grads = {.n = 0};
+  for (pu_record *r = s->last; r && !c->status; r = r->before) record_back(c, &grads, r);
   if (all) s->first = s->last = NULL;
-  if (s->cheap) pu_arena_release_end(c->mem, s->end);
+  if (some) pu_arena_release_end(c->mem, s->end);
   pu_arena_release(c->mem, mem);
   if (own <= pu_arena_mark(t->host)) pu_arena_release(t->host, own);
   if (c->host != t->host) pu_arena_release(c->host, host);

@@ -211,6 +211,34 @@ static void gradients_cross_segments(void **state) {
   net_close(&n);
 }
 
+enum { LINKS = 12 };
+
+static pu_state run_chain(pu_ctx *c, void *arg, pu_state in) {
+  pu_tensor **p = arg;
+  pu_state out;
+  out.x = pu_rmsnorm_add(c, in.h, in.x, p[0], 1e-5f, p[1]->dtype, &out.h);
+  for (int i = 0; i < LINKS; i++) out.x = pu_linear(c, out.x, p[1], NULL, false);
+  return out;
+}
+
+/* In a chain of products the gradients of two links are there at a time, and their memory serves all the others. */
+static void gradients_give_way(void **state) {
+  (void)state;
+  net n;
+  pu_tensor *h;
+  net_open(&n, PU_F32);
+  assert_int_equal(pu_tape_create(n.c.host, &n.c.tape, &n.error), PU_OK);
+  for (int i = 0; i < PARAMS; i++) n.p[i]->grad_set = false;
+  pu_state s = {pu_embedding(&n.c, n.ids, n.p[PARAMS - 1], PU_F32), NULL};
+  s = pu_segment(&n.c, run_chain, n.p, s, PU_RECOMPUTE_NONE);
+  pu_tensor *y = pu_rmsnorm_add(&n.c, s.h, s.x, n.p[PARAMS - 2], 1e-5f, n.type, &h);
+  must(&n, pu_linear_cross_entropy(&n.c, y, n.p[PARAMS - 1], n.targets, 0.01f));
+  size_t before = pu_arena_mark(n.c.mem), link = (pu_tensor_bytes(y) + 63) / 64 * 64;
+  if (pu_backward(&n.c) != PU_OK) fail_msg("%s", n.error.msg);
+  assert_in_range(pu_arena_peak(n.c.mem) - before, 4 * link, 6 * link + 256); /* four: the state's, in turn */
+  net_close(&n);
+}
+
 static void micro_batches_add_up(void **state) {
   (void)state;
   net n;
@@ -278,8 +306,8 @@ static void failures_stop_the_step(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(recompute_changes_nothing), cmocka_unit_test(gradients_cross_segments),
-      cmocka_unit_test(micro_batches_add_up),      cmocka_unit_test(inference_takes_one_block),
-      cmocka_unit_test(failures_stop_the_step),
+      cmocka_unit_test(gradients_give_way),        cmocka_unit_test(micro_batches_add_up),
+      cmocka_unit_test(inference_takes_one_block), cmocka_unit_test(failures_stop_the_step),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
