@@ -85,7 +85,12 @@ char *pu_arena_printf(pu_arena *a, const char *fmt, ...) PU_PRINTF(2, 3);
 size_t pu_arena_mark(const pu_arena *a);              /* how much is in use: give it to release */
 void pu_arena_release(pu_arena *a, size_t mark);      /* back to that point */
 void pu_arena_reset(pu_arena *a);
-size_t pu_arena_peak(const pu_arena *a);              /* the most that was ever in use */
+/* The same from the other end downwards, with marks of its own: for what goes while things at the bottom stay. */
+void *pu_arena_alloc_end(pu_arena *a, size_t bytes);
+size_t pu_arena_mark_end(const pu_arena *a);
+void pu_arena_release_end(pu_arena *a, size_t mark);
+bool pu_arena_at_end(const pu_arena *a, const void *p); /* lies p in what is in use at the end? */
+size_t pu_arena_peak(const pu_arena *a);              /* the most that was ever in use, both ends together */
 size_t pu_arena_max(const pu_arena *a);
 
 /* ---- bytes --------------------------------------------------------------------------------------------------- */
@@ -290,6 +295,7 @@ typedef struct pu_option {
   const char *dflt;    /* text, parsed like input; NULL: zero, false or NULL */
   double min, max;     /* both 0: no bound; max below min: no maximum; max INFINITY: .inf is a value too */
   const char *choices; /* PU_OPT_ENUM */
+  const char *also;    /* PU_OPT_ENUM: words that were choices once, "old=a|older=b"; read, not named anywhere */
   const char *meta;    /* what stands for the value in --help: "N", "FILE" */
   const char *help;    /* one line */
   const struct pu_option *sub;

@@ -23,7 +23,7 @@
 
 /* ---- types and tensors ----------------------------------------------------------------------------------------- */
 
-typedef enum pu_dtype { PU_F32, PU_BF16, PU_F16, PU_I8, PU_U8, PU_I32, PU_I64, PU_DTYPE_COUNT } pu_dtype;
+typedef enum pu_dtype { PU_F32, PU_BF16, PU_F16, PU_I8, PU_U8, PU_U16, PU_I32, PU_I64, PU_DTYPE_COUNT } pu_dtype;
 
 size_t pu_dtype_size(pu_dtype t);
 const char *pu_dtype_name(pu_dtype t);                  /* "f32", "bf16", … */
@@ -39,10 +39,24 @@ static inline uint16_t pu_f32_to_bf16(float f) {
   if ((v.u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)((v.u >> 16) | 0x40u); /* NaN stays NaN */
   return (uint16_t)((v.u + 0x7fffu + ((v.u >> 16) & 1u)) >> 16);
 }
+/* An f32 in two halves, nothing of it lost: the nearest bf16 (halfway: away from zero), and the lower 16 bits, which as
+ * an int16 are what is to be added to the upper half's. A NaN is quiet and has no lower half. */
+static inline uint16_t pu_split_f32(float f, uint16_t *low) {
+  union { float f; uint32_t u; } v = {f};
+  bool nan = (v.u & 0x7fffffffu) > 0x7f800000u;
+  *low = nan ? 0 : (uint16_t)v.u;
+  return (uint16_t)((nan ? v.u | 0x400000u : v.u + 0x8000u) >> 16);
+}
+static inline float pu_join_f32(uint16_t high, uint16_t low) {
+  union { uint32_t u; float f; } v = {((uint32_t)high << 16) - (low >= 0x8000u ? 0x10000u : 0) + low};
+  return v.f;
+}
 float pu_f16_to_f32(uint16_t h);
 uint16_t pu_f32_to_f16(float f);
 /* n values from one type to another (f32, bf16, f16 among each other), row-major. */
 void pu_convert(void *dst, pu_dtype to, const void *src, pu_dtype from, int64_t n);
+void pu_split_halves(uint16_t *high, uint16_t *low, const float *src, int64_t n);
+void pu_join_halves(float *dst, const uint16_t *high, const uint16_t *low, int64_t n);
 
 enum { PU_MAX_DIMS = 4 };
 
@@ -219,11 +233,22 @@ typedef struct pu_state {
   pu_tensor *x; /* [N, C] what is still to be added to it (the last block's output), or NULL */
 } pu_state;
 typedef pu_state (*pu_segment_fn)(pu_ctx *c, void *arg, pu_state in);
-/* Runs fn. With a tape: records it as a segment. With recompute: keeps only `in` and `arg` (which must live until
+/* What a segment computes again in backward, instead of keeping it until then. The results are the same to the bit. */
+typedef enum pu_recompute {
+  PU_RECOMPUTE_NONE,
+  PU_RECOMPUTE_SOME, /* norms, swiglu, and what is done in place to their outputs: passes over memory, no products */
+  PU_RECOMPUTE_ALL   /* everything: only `in` is kept */
+} pu_recompute;
+
+/* Runs fn. With a tape: records it as a segment. What pu_passing marked, and with SOME what is computed again, lies at the
+ * end of c->mem, in memory that the segments take in turn. ALL: keeps only `in` and `arg` (which must live until
  * backward), gives back what fn used but for its result, and runs fn again in backward. Without a tape: calls it, puts
  * the result where `in` was (whose values are gone then) and gives back the rest, so inference needs the memory of one
  * block. Only the state and parameters may have gradients across a segment's border; segments do not nest. */
-pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, bool recompute);
+pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, pu_recompute recompute);
+/* From here on (until `on` is false again) outputs are passing: in the segment their values are read by what follows at
+ * once, and no backward reads them. Of use for what a norm adds to the residual stream. */
+void pu_passing(pu_ctx *c, bool on);
 
 /* From the recorded losses back to every parameter's grad. */
 pu_err pu_backward(pu_ctx *c) PU_MUST_USE;
@@ -425,11 +450,15 @@ pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) 
 
 /* One AdamW step (Loshchilov & Hutter 2019), as PyTorch's: p *= 1 - lr wd; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2)
  * g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps). g is first multiplied by grad_scale (clipping).
- * p, g, m, v: f32, same count; copy: bf16 working copy rewritten from p, or NULL. */
+ * g: f32; m, v: both f32 or both bf16; p: f32; or bf16 with the lower halves of the f32 values in low (u16; pu_split_f32);
+ * or bf16 alone. All of the same count. Computed in f32. What is bf16 (but for a p that has low) is rounded
+ * stochastically: up with the probability that its distance from the lower of its neighbours is of theirs, so that what
+ * is too small to be seen in one step is there on average; which way is a function of (seed, step, element). */
 typedef struct pu_adamw_args {
-  pu_tensor *p, *g, *m, *v, *copy;
+  pu_tensor *p, *low, *g, *m, *v;
   float lr, beta1, beta2, eps, weight_decay, grad_scale;
   int64_t step; /* from 1 */
+  uint64_t seed;
 } pu_adamw_args;
 pu_err pu_adamw(pu_ctx *c, const pu_adamw_args *a) PU_MUST_USE;
 

@@ -234,7 +234,9 @@ typedef struct pu_param {
   pu_slot slot;
   int layer;         /* -1: outer */
   pu_tensor *w;      /* what the operations read: compute type; norms, biases and the router of experts stay f32 */
-  pu_tensor *master; /* f32, for training; == w where that is f32; NULL for inference */
+  /* Training with f32 masters beside a bf16 w: u16, the lower halves of the f32 values that are trained, of which w is the
+   * upper ones (pu_split_f32). NULL: there are no values but w's. */
+  pu_tensor *low;
   bool decay;        /* weight decay by default: matrices; not norms, biases, the embedding */
 } pu_param;
 
@@ -273,7 +275,8 @@ typedef enum pu_quant {
 
 typedef struct pu_model_options {
   pu_dtype dtype;   /* compute type */
-  bool train;       /* f32 masters, and gradients (w->grad, f32) with their memory */
+  bool train;       /* f32 masters (pu_param.low), and gradients (w->grad, f32) with their memory */
+  bool rough;       /* with `train`: no masters: what is trained are the weights in the compute type */
   bool nf4;         /* beside an adapter in training: the matrices of attention and dense MLPs in PU_LAYOUT_NF4 (QLoRA) */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */
   bool plain;       /* with `tile`: PU_LAYOUT_PLAIN for those not packed; set for backends that have no tiles */
@@ -408,7 +411,7 @@ size_t pu_adapter_bytes(const pu_adapter *a); /* of the backend's memory */
 pu_param *pu_adapter_params(pu_adapter *a, size_t *n);
 /* Writes the directory, from the masters where there are some; the configuration last. dtype: f32, bf16 or f16. */
 pu_err pu_adapter_save(const pu_adapter *a, const char *dir, pu_dtype dtype, pu_error *e) PU_MUST_USE;
-/* The same with the values of other params, as many as pu_adapter_params gives and like them, whose masters lie in the
+/* The same with the values of other params, as many as pu_adapter_params gives and like them, which lie in the
  * host's memory: a copy, written while the adapter is trained. Another thread may call it. */
 pu_err pu_adapter_save_params(const pu_adapter *a, const pu_param *params, const char *dir, pu_dtype dtype,
                               pu_error *e) PU_MUST_USE;
@@ -437,7 +440,7 @@ typedef struct pu_forward {
   const pu_kv *kv;        /* [layers] paged caches, or NULL: attention inside each sequence (training, scoring) */
   /* Which length decides dynamic RoPE scaling, per sequence; NULL: each sequence's own (kv: its length in the cache). */
   const int32_t *rope_len;
-  bool recompute;         /* with a tape: keep only each block's input */
+  pu_recompute recompute; /* with a tape: what each block computes again in backward */
   const pu_adapter_rows *adapters; /* no row twice; the others use the plain weights. Must live until backward */
   int n_adapters;
   const pu_observer *observer; /* NULL: none */
@@ -458,6 +461,6 @@ void pu_rope_angles(const pu_rope_params *r, int64_t head_dim, const pu_seqs *se
 
 /* Activation memory one step of N tokens in sequences of length T takes, as the tape lays it out: the plan that is
  * printed before training. */
-size_t pu_model_activation_bytes(const pu_model *m, int64_t tokens, int64_t seq_len, bool train, bool recompute);
+size_t pu_model_activation_bytes(const pu_model *m, int64_t tokens, int64_t seq_len, bool train, pu_recompute recompute);
 
 #endif

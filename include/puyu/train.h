@@ -65,14 +65,21 @@ typedef struct pu_train_config {
     double minutes; /* above 0: the run ends after so many minutes of steps, and the schedule is stretched to fit */
     int64_t ramp_start, ramp_steps; /* batch-size ramp-up: from ramp_start sequences, linearly over ramp_steps */
     int precision;                  /* 0: bf16, 1: f32 */
+    int weights;                    /* what is trained: 0: f32 values, 1: the bf16 ones that are computed with */
     double grad_clip;
-    bool recompute;
+    int recompute; /* pu_recompute */
     const char *device;
     int64_t max_skips;              /* stop after this many skipped steps in a row (NaN, spikes) */
     double spike;                   /* skip a step whose gradient norm is above spike * running mean; 0: off */
     bool force;                     /* start although the memory plan does not fit */
   } train;
-  struct { double lr; pu_floats betas; double eps, weight_decay; bool decay_all; } optim;
+  struct {
+    double lr;
+    pu_floats betas;
+    double eps, weight_decay;
+    bool decay_all;
+    int state; /* moments in 0: f32, 1: bf16 */
+  } optim;
   struct { int type; int64_t warmup, decay; double min_lr; } schedule; /* 0 constant, 1 linear, 2 cosine, 3 wsd */
   struct { int64_t every, keep; } checkpoint;
   struct { int64_t every, batches; const char *path; } validate;
@@ -90,6 +97,7 @@ typedef struct pu_train_config {
 } pu_train_config;
 
 extern const pu_option pu_train_options[];
+#define PU_RECOMPUTE_CHOICES "none|some|all" /* of an option: a pu_recompute */
 
 /* ---- rows from a higher floor ------------------------------------------------------------------------------------ */
 
@@ -160,7 +168,7 @@ pu_err pu_train_run(const pu_train_config *cfg, const pu_train_hooks *hooks, pu_
 /* What a run takes of the device's memory, in bytes, from the configuration and the model's sizes: nothing of it is taken
  * for asking. Where the device is the processor, all of it is the machine's. */
 typedef struct pu_train_plan {
-  size_t weights; /* in the compute type, and f32 masters where that is another */
+  size_t weights; /* in the compute type, and the lower halves of f32 masters where that is bf16 */
   size_t gradients, moments;
   size_t activations;      /* of one micro-batch, as the tape lays them out */
   size_t work;             /* what operations use while they run */
@@ -189,7 +197,9 @@ typedef struct pu_train_bench_options {
   int64_t rounds;         /* step and products, this many times: the best of each counts */
   pu_dtype dtype;
   int threads;            /* 0: all */
-  bool recompute, profile;
+  pu_recompute recompute;
+  int weights, state; /* as train.weights and optim.state */
+  bool profile;
 } pu_train_bench_options;
 
 typedef struct pu_train_bench_result {

@@ -1,5 +1,5 @@
-/* Arenas: one mmap reservation, filled from the bottom. The kernel gives pages on first touch, so a generous maximum
- * costs address space only. */
+/* Arenas: one mmap reservation, filled from the bottom, and from the end by what has another lifetime. The kernel gives
+ * pages on first touch, so a generous maximum costs address space only. */
 #include "puyu/base.h"
 
 #include <errno.h>
@@ -31,6 +31,7 @@ enum {
 struct pu_arena {
   uint8_t *base;
   size_t max, used, peak;
+  size_t above; /* in use at the end */
   size_t
       poisoned;  /* bytes from base on whose shadow was written: poisoning a whole reservation would touch 1/8 of it */
   void *mapping; /* NULL when the memory is someone else's */
@@ -44,7 +45,7 @@ static pu_err arena_new(pu_arena **out, pu_error *e) {
 
 /* Keeps the bytes just above the last allocation poisoned. */
 static void poison_ahead(pu_arena *a) {
-  size_t want = a->max - a->used > POISON_AHEAD ? a->used + POISON_AHEAD : a->max;
+  size_t room = a->max - a->above, want = room - a->used > POISON_AHEAD ? a->used + POISON_AHEAD : room;
   if (!a->mapping || want <= a->poisoned) return;
   size_t from = PU_MAX(a->poisoned, a->used);
   ASAN_POISON_MEMORY_REGION(a->base + from, want - from);
@@ -95,9 +96,10 @@ void pu_arena_free(pu_arena *a) {
 void *pu_arena_alloc(pu_arena *a, size_t bytes) {
   uintptr_t at = (uintptr_t)a->base + a->used;
   size_t start = a->used + (size_t)(-at & (ARENA_ALIGN - 1));
-  if (start > a->max || bytes > a->max - start) return NULL;
+  size_t room = a->max - a->above;
+  if (start > room || bytes > room - start) return NULL;
   a->used = start + bytes;
-  a->peak = PU_MAX(a->peak, a->used);
+  a->peak = PU_MAX(a->peak, a->used + a->above);
   if (a->mapping) {
     if (start < a->poisoned) ASAN_UNPOISON_MEMORY_REGION(a->base + start, PU_MIN(bytes, a->poisoned - start));
     poison_ahead(a);
@@ -147,6 +149,32 @@ void pu_arena_release(pu_arena *a, size_t mark) {
 
 void pu_arena_reset(pu_arena *a) {
   pu_arena_release(a, 0);
+  pu_arena_release_end(a, 0);
+}
+
+void *pu_arena_alloc_end(pu_arena *a, size_t bytes) {
+  size_t room = a->max - a->above;
+  if (bytes > room) return NULL;
+  size_t start = room - bytes, over = ((uintptr_t)a->base + start) & (ARENA_ALIGN - 1);
+  if (over > start || start - over < a->used) return NULL;
+  start -= over;
+  a->above = a->max - start;
+  a->peak = PU_MAX(a->peak, a->used + a->above);
+  if (a->mapping && start < a->poisoned)
+    ASAN_UNPOISON_MEMORY_REGION(a->base + start, PU_MIN(bytes, a->poisoned - start));
+  return a->base + start;
+}
+
+size_t pu_arena_mark_end(const pu_arena *a) {
+  return a->above;
+}
+
+void pu_arena_release_end(pu_arena *a, size_t mark) {
+  a->above = PU_MIN(a->above, mark);
+}
+
+bool pu_arena_at_end(const pu_arena *a, const void *p) {
+  return (uintptr_t)p - (uintptr_t)a->base - (a->max - a->above) < a->above;
 }
 
 size_t pu_arena_peak(const pu_arena *a) {

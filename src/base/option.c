@@ -165,16 +165,33 @@ void pu_option_choices(const char *choices, char *dst, size_t size) {
   dst[n] = 0;
 }
 
-static pu_err parse_enum(const pu_option *row, const char *text, int *v, const char *where, pu_error *e) {
-  size_t len = strlen(text);
+/* Where text is among "a|b|c", or -1. */
+static int choice_of(const char *choices, pu_str text) {
   int index = 0;
-  for (const char *p = row->choices; *p; index++) {
+  for (const char *p = choices; *p; index++) {
     size_t n = strcspn(p, "|");
-    if (n == len && memcmp(p, text, n) == 0) {
-      *v = index;
-      return PU_OK;
-    }
+    if (n == text.len && memcmp(p, text.ptr, n) == 0) return index;
     p += n + (p[n] == '|');
+  }
+  return -1;
+}
+
+/* The choice that an old word stands for, or text itself. */
+static pu_str today(const pu_option *row, const char *text) {
+  size_t len = strlen(text);
+  for (const char *p = row->also ? row->also : ""; *p;) {
+    size_t n = strcspn(p, "|");
+    if (n > len && memcmp(p, text, len) == 0 && p[len] == '=') return (pu_str){p + len + 1, n - len - 1};
+    p += n + (p[n] == '|');
+  }
+  return pu_str_c(text);
+}
+
+static pu_err parse_enum(const pu_option *row, const char *text, int *v, const char *where, pu_error *e) {
+  int index = choice_of(row->choices, today(row, text));
+  if (index >= 0) {
+    *v = index;
+    return PU_OK;
   }
   char list[256];
   pu_option_choices(row->choices, list, sizeof list);

@@ -14,16 +14,28 @@ enum { PU_RECORD_MAX = 4 };
 /* One operation that ran: what backward needs to run it in reverse. out[0] is the output without whose gradient
  * backward makes no sense; the others may go without. */
 typedef struct pu_record {
-  struct pu_record *before;
+  struct pu_record *before, *after; /* in the order in which they ran */
   pu_op op;
   void *args;
+  void *again; /* what it is run with once more before backward, to have its outputs again; NULL: they were kept */
   int n_in, n_out;
   pu_tensor *in[PU_RECORD_MAX], *out[PU_RECORD_MAX];
 } pu_record;
 
 /* Operations are being recorded: there is a tape, and it is not in the first run of a segment that is run again. */
 bool pu_tape_recording(const pu_ctx *c);
-/* Adds a copy of r, and of its args of the given size, to the open segment. */
+/* Adds a copy of r, and of its args (and of what it is run with again) of the given size, to the open segment. */
 void pu_tape_add(pu_ctx *c, const pu_record *r, size_t args_size);
+
+/* Is what is cheap made again in this segment (PU_RECOMPUTE_SOME)? */
+bool pu_tape_saving(const pu_ctx *c);
+/* Do outputs pass (pu_passing), where that saves memory? */
+bool pu_tape_passes(const pu_ctx *c);
+/* Will t's values be there again in this segment's backward, because a record runs again? */
+bool pu_tape_again(const pu_ctx *c, const pu_tensor *t);
+/* Are t's values gone in this segment's backward? */
+bool pu_tape_gone(const pu_ctx *c, const pu_tensor *t);
+/* As pu_tensor_new, for the output of an operation that runs again where the segment is saving. */
+pu_tensor *pu_tensor_again(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, bool wants_grad);
 
 #endif

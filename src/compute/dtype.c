@@ -8,8 +8,8 @@ static const struct {
   size_t size;
 } dtypes[PU_DTYPE_COUNT] = {
     [PU_F32] = {"f32", "float32", 4}, [PU_BF16] = {"bf16", "bfloat16", 2}, [PU_F16] = {"f16", "float16", 2},
-    [PU_I8] = {"i8", "int8", 1},      [PU_U8] = {"u8", "uint8", 1},        [PU_I32] = {"i32", "int32", 4},
-    [PU_I64] = {"i64", "int64", 8},
+    [PU_I8] = {"i8", "int8", 1},      [PU_U8] = {"u8", "uint8", 1},        [PU_U16] = {"u16", "uint16", 2},
+    [PU_I32] = {"i32", "int32", 4},   [PU_I64] = {"i64", "int64", 8},
 };
 
 size_t pu_dtype_size(pu_dtype t) {
@@ -98,4 +98,12 @@ void pu_convert(void *dst, pu_dtype to, const void *src, pu_dtype from, int64_t 
     widen(middle, (const char *)src + (size_t)i * pu_dtype_size(from), from, m);
     narrow((char *)dst + (size_t)i * pu_dtype_size(to), to, middle, m);
   }
+}
+
+void pu_split_halves(uint16_t *high, uint16_t *low, const float *src, int64_t n) {
+  for (int64_t i = 0; i < n; i++) high[i] = pu_split_f32(src[i], &low[i]);
+}
+
+void pu_join_halves(float *dst, const uint16_t *high, const uint16_t *low, int64_t n) {
+  for (int64_t i = 0; i < n; i++) dst[i] = pu_join_f32(high[i], low[i]);
 }

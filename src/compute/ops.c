@@ -26,7 +26,7 @@ static bool run_and_record(pu_ctx *c, pu_record r, size_t args_size) {
   for (int i = 0; i < r.n_in; i++)
     if (has_grad(r.in[i])) r.in[n++] = r.in[i];
   r.n_in = n;
-  if (n) pu_tape_add(c, &r, args_size);
+  if (n || r.again) pu_tape_add(c, &r, args_size);
   return c->status == PU_OK;
 }
 
@@ -45,6 +45,26 @@ static pu_tensor *new1(pu_ctx *c, pu_dtype dtype, int64_t n, bool grad) {
 
 static pu_tensor *new2(pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols, bool grad) {
   return pu_tensor_new(c, dtype, 2, (int64_t[]){rows, cols}, grad);
+}
+
+/* The same for operations whose outputs come from pu_tensor_again. */
+static pu_tensor *cheap1(pu_ctx *c, pu_dtype dtype, int64_t n) {
+  return pu_tensor_again(c, dtype, 1, &n, false);
+}
+
+static pu_tensor *cheap2(pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols, bool grad) {
+  return pu_tensor_again(c, dtype, 2, (int64_t[]){rows, cols}, grad);
+}
+
+static bool run_and_record_again(pu_ctx *c, pu_record r, void *again, size_t args_size) {
+  if (pu_tape_saving(c)) r.again = again;
+  return run_and_record(c, r, args_size);
+}
+
+/* What is done in place is done again where what it is done to is. */
+static bool run_and_record_in_place(pu_ctx *c, pu_record r, size_t args_size) {
+  if (pu_tape_again(c, r.out[0])) r.again = r.args;
+  return run_and_record(c, r, args_size);
 }
 
 static bool is_compute(pu_dtype t) {
@@ -81,12 +101,16 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
   if (!ok) return misfit(c, "rmsnorm_add");
   bool grad = has_grad(res) || has_grad(x) || has_grad(w);
   int64_t n = res->shape[0], width = res->shape[1];
-  pu_tensor *sum = x ? new2(c, PU_F32, n, width, grad) : res;
-  pu_tensor *y = new2(c, out, n, width, grad);
-  pu_tensor *rstd = new1(c, PU_F32, n, false);
+  /* With x the sum can be had again; where x is gone, the sum is kept, and y had again from it. */
+  bool gone = x && pu_tape_gone(c, x), cheap = !gone || x->dtype == out;
+  pu_tensor *sum = !x ? res : gone ? new2(c, PU_F32, n, width, grad) : cheap2(c, PU_F32, n, width, grad);
+  pu_tensor *y = cheap ? cheap2(c, out, n, width, grad) : new2(c, out, n, width, grad);
+  pu_tensor *rstd = cheap ? cheap1(c, PU_F32, n) : new1(c, PU_F32, n, false);
   if (!sum || !y || !rstd) return NULL;
-  pu_rmsnorm_add_args a = {res, x, w, sum, y, rstd, eps};
-  if (!run_and_record(c, RECORD(rmsnorm_add, &a, LIST(res, x, w), LIST(y, sum)), sizeof a)) return NULL;
+  pu_rmsnorm_add_args a = {res, x, w, sum, y, rstd, eps}, again = a;
+  if (gone) again.res = sum, again.x = NULL;
+  pu_record r = RECORD(rmsnorm_add, &a, LIST(res, x, w), LIST(y, sum));
+  if (!(cheap ? run_and_record_again(c, r, &again, sizeof a) : run_and_record(c, r, sizeof a))) return NULL;
   *h = sum;
   return y;
 }
@@ -102,11 +126,11 @@ pu_tensor *pu_qk_norm(pu_ctx *c, pu_tensor *qkv, pu_tensor *wq, pu_tensor *wk, i
   if (c->status || !qkv || !wq || !wk) return NULL;
   if (!fits_heads(qkv, heads, kv_heads, head_dim) || !fits(wq, 1, head_dim) || !fits(wk, 1, head_dim))
     return misfit(c, "qk_norm");
-  pu_tensor *out = new2(c, qkv->dtype, qkv->shape[0], qkv->shape[1], has_grad(qkv) || has_grad(wq) || has_grad(wk));
-  pu_tensor *rstd = new2(c, PU_F32, qkv->shape[0], heads + kv_heads, false);
+  pu_tensor *out = cheap2(c, qkv->dtype, qkv->shape[0], qkv->shape[1], has_grad(qkv) || has_grad(wq) || has_grad(wk));
+  pu_tensor *rstd = cheap2(c, PU_F32, qkv->shape[0], heads + kv_heads, false);
   if (!out || !rstd) return NULL;
   pu_qk_norm_args a = {qkv, wq, wk, out, rstd, heads, kv_heads, head_dim, eps};
-  return run_and_record(c, RECORD(qk_norm, &a, LIST(qkv, wq, wk), LIST(out)), sizeof a) ? out : NULL;
+  return run_and_record_again(c, RECORD(qk_norm, &a, LIST(qkv, wq, wk), LIST(out)), &a, sizeof a) ? out : NULL;
 }
 
 pu_tensor *pu_rope(pu_ctx *c, pu_tensor *qkv, const pu_tensor *cs, int heads, int kv_heads, int head_dim) {
@@ -115,7 +139,7 @@ pu_tensor *pu_rope(pu_ctx *c, pu_tensor *qkv, const pu_tensor *cs, int heads, in
       cs->shape[0] != qkv->shape[0])
     return misfit(c, "rope");
   pu_rope_args a = {qkv, cs, heads, kv_heads, head_dim};
-  return run_and_record(c, RECORD(rope, &a, LIST(qkv), LIST(qkv)), sizeof a) ? qkv : NULL;
+  return run_and_record_in_place(c, RECORD(rope, &a, LIST(qkv), LIST(qkv)), sizeof a) ? qkv : NULL;
 }
 
 /* ---- linear ---------------------------------------------------------------------------------------------------- */
@@ -144,17 +168,18 @@ static bool fits_lora(const pu_tensor *x, const pu_tensor *y, const pu_lora_part
 
 /* The parts must live as long as the record. */
 static bool record_lora(pu_ctx *c, const pu_lora_args *a) {
-  bool grad = has_grad(a->x);
+  bool grad = has_grad(a->x), again = pu_tape_again(c, a->y);
   for (int i = 0; i < a->n; i++) grad |= has_grad(a->parts[i].a) || has_grad(a->parts[i].b);
-  if (!pu_tape_recording(c) || !grad) return true;
+  if (!pu_tape_recording(c) || (!grad && !again)) return true;
   size_t bytes = (size_t)a->n * sizeof *a->parts;
   pu_lora_args kept = *a;
   pu_lora_part *parts = pu_arena_alloc(c->host, bytes);
   if (!parts) return pu_ctx_fail(c, PU_ERR_NOMEM, "no memory for the tape");
   kept.parts = memcpy(parts, a->parts, bytes);
   /* The product that y came from has perhaps nothing to learn. */
-  if (!a->y->grad) a->y->grad = pu_tensor_over(c, a->y->dtype, 2, a->y->shape, NULL);
+  if (grad && !a->y->grad) a->y->grad = pu_tensor_over(c, a->y->dtype, 2, a->y->shape, NULL);
   pu_record r = {.op = PU_OP_lora, .args = &kept, .n_in = has_grad(a->x), .n_out = 1, .in = {a->x}, .out = {a->y}};
+  if (again) r.again = &kept;
   if (!c->status) pu_tape_add(c, &r, sizeof kept);
   return c->status == PU_OK;
 }
@@ -229,10 +254,10 @@ pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, co
 pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu) {
   if (c->status || !gu) return NULL;
   if (!fits(gu, 2, -1) || gu->shape[1] % 2) return misfit(c, "swiglu");
-  pu_tensor *y = new2(c, gu->dtype, gu->shape[0], gu->shape[1] / 2, has_grad(gu));
+  pu_tensor *y = cheap2(c, gu->dtype, gu->shape[0], gu->shape[1] / 2, has_grad(gu));
   if (!y) return NULL;
   pu_swiglu_args a = {gu, y};
-  return run_and_record(c, RECORD(swiglu, &a, LIST(gu), LIST(y)), sizeof a) ? y : NULL;
+  return run_and_record_again(c, RECORD(swiglu, &a, LIST(gu), LIST(y)), &a, sizeof a) ? y : NULL;
 }
 
 pu_tensor *pu_moe_route(pu_ctx *c, pu_tensor *logits, int k, pu_tensor **weight) {
@@ -321,7 +346,9 @@ pu_err pu_adamw(pu_ctx *c, const pu_adamw_args *a) {
   pu_adamw_args args = *a;
   int64_t n = pu_tensor_count(a->p);
   bool ok = pu_tensor_count(a->g) == n && pu_tensor_count(a->m) == n && pu_tensor_count(a->v) == n &&
-            (!a->copy || (pu_tensor_count(a->copy) == n && a->copy->dtype == PU_BF16)) && a->step > 0;
+            a->g->dtype == PU_F32 && is_compute(a->p->dtype) && is_compute(a->m->dtype) && a->v->dtype == a->m->dtype &&
+            a->step > 0 &&
+            (!a->low || (pu_tensor_count(a->low) == n && a->low->dtype == PU_U16 && a->p->dtype == PU_BF16));
   if (!ok) misfit(c, "adamw");
   run(c, PU_OP_adamw, &args);
   return c->status;

@@ -3,7 +3,11 @@
  * Records that no segment holds (the embedding before the blocks, the loss after them) are kept in loose segments, made
  * as they come. Between two segments only the state (h, x) has gradients; they lie in one of two buffers each, in turn,
  * outside the memory of the segments, so that a segment's backward can give all its memory back (Chen et al. 2016 is
- * the recomputation). */
+ * the recomputation).
+ *
+ * A segment that makes again what is cheap puts it at the arena's end and lets go of that after its forward: the next
+ * one lies in the same place. In backward the place is taken once more, so that the headers point where they did, and
+ * the records that say so run again. */
 #include <stdarg.h>
 #include <string.h>
 
@@ -11,11 +15,12 @@
 
 typedef struct pu_tape_segment {
   struct pu_tape_segment *before;
-  pu_record *last;
+  pu_record *first, *last;
   pu_segment_fn fn; /* NULL: loose */
   void *arg;
   pu_state in, out;
-  bool recompute;
+  pu_recompute recompute;
+  size_t end, cheap; /* where its part of the arena's end begins, and how long it is */
 } pu_tape_segment;
 
 struct pu_tape {
@@ -23,6 +28,7 @@ struct pu_tape {
   pu_tape_segment *last;
   pu_tape_segment *open; /* the segment that runs, or NULL */
   bool paused;           /* the first run of a segment to be run again: nothing is recorded */
+  bool passing;          /* pu_passing */
 };
 
 /* ---- the context's status ---- */
@@ -57,11 +63,35 @@ pu_err pu_tape_create(pu_arena *host, pu_tape **out, pu_error *e) {
 
 void pu_tape_reset(pu_tape *t) {
   t->last = t->open = NULL;
-  t->paused = false;
+  t->paused = t->passing = false;
 }
 
 bool pu_tape_recording(const pu_ctx *c) {
   return c->tape && !c->tape->paused;
+}
+
+bool pu_tape_saving(const pu_ctx *c) {
+  return c->tape && c->tape->open && c->tape->open->recompute == PU_RECOMPUTE_SOME;
+}
+
+bool pu_tape_passes(const pu_ctx *c) {
+  return c->tape && c->tape->open && c->tape->open->recompute != PU_RECOMPUTE_ALL && c->tape->passing;
+}
+
+void pu_passing(pu_ctx *c, bool on) {
+  if (c->tape) c->tape->passing = on;
+}
+
+bool pu_tape_again(const pu_ctx *c, const pu_tensor *t) {
+  if (!pu_tape_saving(c)) return false;
+  for (const pu_record *r = c->tape->open->last; r; r = r->before)
+    for (int i = 0; r->again && i < r->n_out; i++)
+      if (r->out[i] == t) return true;
+  return false;
+}
+
+bool pu_tape_gone(const pu_ctx *c, const pu_tensor *t) {
+  return pu_tape_saving(c) && pu_arena_at_end(c->mem, t->data) && !pu_tape_again(c, t);
 }
 
 static pu_tape_segment *segment_push(pu_ctx *c) {
@@ -77,14 +107,18 @@ void pu_tape_add(pu_ctx *c, const pu_record *r, size_t args_size) {
   pu_tape_segment *s = t->open ? t->open : t->last;
   if (!s || (!t->open && s->fn)) s = segment_push(c);
   pu_record *copy = pu_arena_alloc(t->host, sizeof *copy);
-  void *args = pu_arena_alloc(t->host, args_size);
-  if (!s || !copy || !args) {
+  void *args = pu_arena_alloc(t->host, args_size), *again = args;
+  if (r->again && r->again != r->args) again = pu_arena_alloc(t->host, args_size);
+  if (!s || !copy || !args || !again) {
     pu_ctx_fail(c, PU_ERR_NOMEM, "no memory for the tape");
     return;
   }
   *copy = *r;
   copy->args = memcpy(args, r->args, args_size);
+  if (r->again) copy->again = again == args ? args : memcpy(again, r->again, args_size);
   copy->before = s->last;
+  copy->after = NULL;
+  *(s->last ? &s->last->after : &s->first) = copy;
   s->last = copy;
 }
 
@@ -142,7 +176,30 @@ static pu_state run_to_recompute(pu_ctx *c, pu_tape_segment *s) {
   return out;
 }
 
-pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, bool recompute) {
+/* What the next segment reads may not lie where it puts its own. */
+static void keep(pu_ctx *c, pu_tensor *t) {
+  if (c->status || !t || !pu_arena_at_end(c->mem, t->data)) return;
+  void *to = pu_arena_alloc(c->mem, pu_tensor_bytes(t));
+  if (!to) {
+    pu_ctx_fail(c, PU_ERR_NOMEM, "no memory left to keep the residual state");
+    return;
+  }
+  if (pu_ctx_ok(c, c->be->copy(c->be, to, t->data, pu_tensor_bytes(t), c->err))) t->data = to;
+}
+
+static pu_state run_recorded(pu_ctx *c, pu_tape_segment *s) {
+  s->end = pu_arena_mark_end(c->mem);
+  c->tape->open = s;
+  pu_state out = s->fn(c, s->arg, s->in);
+  c->tape->open = NULL;
+  keep(c, out.h);
+  keep(c, out.x);
+  s->cheap = pu_arena_mark_end(c->mem) - s->end;
+  pu_arena_release_end(c->mem, s->end);
+  return c->status ? no_state : out;
+}
+
+pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, pu_recompute recompute) {
   if (c->status || !in.h) return no_state;
   if (!c->tape) return run_inference(c, fn, arg, in);
   if (c->tape->open || c->tape->paused) {
@@ -155,37 +212,93 @@ pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, bool re
   s->arg = arg;
   s->in = in;
   s->recompute = recompute;
-  if (recompute) return s->out = run_to_recompute(c, s);
-  c->tape->open = s;
-  s->out = fn(c, arg, in);
-  c->tape->open = NULL;
-  return s->out;
+  return s->out = recompute == PU_RECOMPUTE_ALL ? run_to_recompute(c, s) : run_recorded(c, s);
 }
 
 /* ---- backward ---- */
 
+/* Memory for the gradients of a segment's activations. What is no longer read is given to the next ones that fit into
+ * it, in part if need be. More pieces than there is room for here are not given twice. */
+typedef struct pool {
+  struct {
+    char *p;
+    size_t bytes;
+    bool taken;
+  } piece[64];
+  int n;
+} pool;
+
+static void pool_add(pool *b, char *p, size_t bytes, bool taken) {
+  if (b->n < (int)PU_COUNT(b->piece)) {
+    b->piece[b->n].p = p;
+    b->piece[b->n].bytes = bytes;
+    b->piece[b->n++].taken = taken;
+  }
+}
+
+static void *pool_take(pu_ctx *c, pool *b, size_t bytes) {
+  int best = -1;
+  bytes = (bytes + 63) / 64 * 64;
+  for (int i = 0; i < b->n; i++)
+    if (!b->piece[i].taken && b->piece[i].bytes >= bytes && (best < 0 || b->piece[i].bytes < b->piece[best].bytes))
+      best = i;
+  if (best < 0) {
+    char *p = pu_arena_alloc(c->mem, bytes);
+    if (p) pool_add(b, p, bytes, true);
+    return p;
+  }
+  char *p = b->piece[best].p;
+  if (b->piece[best].bytes > bytes) pool_add(b, p + bytes, b->piece[best].bytes - bytes, false);
+  b->piece[best].bytes = bytes;
+  b->piece[best].taken = true;
+  return p;
+}
+
+static void pool_give(pool *b, const void *p) {
+  for (int i = 0; i < b->n; i++)
+    if (b->piece[i].p == p) b->piece[i].taken = false;
+}
+
 /* Gives t's gradient memory where it has none. */
-static void grad_memory(pu_ctx *c, pu_tensor *t) {
+static void grad_memory(pu_ctx *c, pool *b, pu_tensor *t) {
   if (c->status || !t->grad || t->grad->data) return;
-  t->grad->data = pu_arena_alloc(c->mem, pu_tensor_bytes(t->grad));
+  t->grad->data = pool_take(c, b, pu_tensor_bytes(t->grad));
   t->grad_set = false;
   if (!t->grad->data)
     pu_ctx_fail(c, PU_ERR_NOMEM, "a gradient of %zu bytes does not fit in what is left of %zu: use a smaller batch",
                 pu_tensor_bytes(t->grad), pu_arena_max(c->mem));
 }
 
-static void record_back(pu_ctx *c, pu_record *r) {
+static bool mentions(const pu_record *r, const pu_tensor *t) {
+  for (int i = 0; i < r->n_in; i++)
+    if (r->in[i] == t) return true;
+  for (int i = 0; i < r->n_out; i++)
+    if (r->out[i] == t) return true;
+  return false;
+}
+
+/* Gives back the gradients of r's outputs that no record before it knows. */
+static void forget_outputs(pool *b, const pu_record *r) {
+  for (int i = 0; i < r->n_out; i++) {
+    const pu_record *q = r->before;
+    while (q && !mentions(q, r->out[i])) q = q->before;
+    if (!q && r->out[i]->grad) pool_give(b, r->out[i]->grad->data);
+  }
+}
+
+static void record_back(pu_ctx *c, pool *b, pu_record *r) {
   bool reached = false;
   for (int i = 0; i < r->n_out; i++) reached |= r->out[i]->grad && r->out[i]->grad_set;
   if (r->n_out && !reached) return; /* nothing that the loss depends on */
-  for (int i = 0; i < r->n_in; i++) grad_memory(c, r->in[i]);
+  for (int i = 0; i < r->n_in; i++) grad_memory(c, b, r->in[i]);
   if (r->n_out && !r->out[0]->grad_set) {
-    grad_memory(c, r->out[0]);
+    grad_memory(c, b, r->out[0]);
     pu_tensor *g = r->out[0]->grad;
     if (c->status || !pu_ctx_ok(c, c->be->clear(c->be, g->data, pu_tensor_bytes(g), c->err))) return;
     r->out[0]->grad_set = true;
   }
   if (!c->status) pu_ctx_ok(c, c->be->backward[r->op](c->be, r->args, c->err));
+  forget_outputs(b, r);
 }
 
 /* The two buffers that the gradients of one part of the state lie in, in turn. */
@@ -226,18 +339,33 @@ static void grad_hand_over(pu_tensor *from, pu_tensor *to) {
   to->grad_set = from->grad_set;
 }
 
+/* Has what the segment did not keep made again, where it was. */
+static void make_again(pu_ctx *c, const pu_tape_segment *s) {
+  if (pu_arena_mark_end(c->mem) != s->end)
+    pu_ctx_fail(c, PU_ERR_INTERNAL, "the place of what is computed again is taken");
+  else if (!pu_arena_alloc_end(c->mem, s->cheap))
+    pu_ctx_fail(c, PU_ERR_NOMEM, "%zu bytes for what is computed again do not fit: use a smaller batch", s->cheap);
+  for (const pu_record *r = s->first; r && !c->status; r = r->after)
+    if (r->again) pu_ctx_ok(c, c->be->forward[r->op](c->be, r->again, c->err));
+}
+
 static void segment_back(pu_ctx *c, pu_tape_segment *s) {
   pu_tape *t = c->tape;
   size_t mem = pu_arena_mark(c->mem), host = pu_arena_mark(c->host), own = pu_arena_mark(t->host);
-  if (s->recompute) {
+  bool all = s->recompute == PU_RECOMPUTE_ALL;
+  bool some = s->recompute == PU_RECOMPUTE_SOME && s->cheap;
+  if (some) make_again(c, s);
+  if (all) {
     t->open = s;
     pu_state again = s->fn(c, s->arg, s->in);
     t->open = NULL;
     grad_hand_over(s->out.h, again.h);
     grad_hand_over(s->out.x, again.x);
   }
-  for (pu_record *r = s->last; r && !c->status; r = r->before) record_back(c, r);
-  if (s->recompute) s->last = NULL;
+  pool grads = {.n = 0};
+  for (pu_record *r = s->last; r && !c->status; r = r->before) record_back(c, &grads, r);
+  if (all) s->first = s->last = NULL;
+  if (some) pu_arena_release_end(c->mem, s->end);
   pu_arena_release(c->mem, mem);
   if (own <= pu_arena_mark(t->host)) pu_arena_release(t->host, own);
   if (c->host != t->host) pu_arena_release(c->host, host);

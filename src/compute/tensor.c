@@ -61,16 +61,25 @@ static bool bytes_of(pu_dtype dtype, int ndim, const int64_t *shape, size_t *out
   return true;
 }
 
-pu_tensor *pu_tensor_new(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, bool wants_grad) {
+/* at_end: in the memory that the segments of the tape take in turn. */
+static pu_tensor *make(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, bool wants_grad, bool at_end) {
   size_t bytes;
   if (c->status) return NULL;
   if (!bytes_of(dtype, ndim, shape, &bytes)) return pu_ctx_fail(c, PU_ERR_SHAPE, "a tensor's size does not fit");
   pu_tensor *t = pu_tensor_over(c, dtype, ndim, shape, NULL);
   if (!t) return NULL;
-  t->data = pu_arena_alloc(c->mem, bytes);
+  t->data = at_end ? pu_arena_alloc_end(c->mem, bytes) : pu_arena_alloc(c->mem, bytes);
   if (!t->data)
     return pu_ctx_fail(c, PU_ERR_NOMEM, "%zu bytes for a tensor do not fit in what is left of %zu: use a smaller batch",
                        bytes, pu_arena_max(c->mem));
   if (wants_grad && pu_tape_recording(c)) t->grad = pu_tensor_over(c, dtype, ndim, shape, NULL);
   return t;
+}
+
+pu_tensor *pu_tensor_new(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, bool wants_grad) {
+  return make(c, dtype, ndim, shape, wants_grad, pu_tape_passes(c));
+}
+
+pu_tensor *pu_tensor_again(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, bool wants_grad) {
+  return make(c, dtype, ndim, shape, wants_grad, pu_tape_saving(c));
 }

@@ -94,7 +94,7 @@ static size_t aligned(size_t bytes) {
 
 static size_t param_bytes(const sizes *s, int64_t rows, int64_t cols) {
   size_t n = (size_t)(rows * cols), bytes = aligned(n * pu_dtype_size(s->dtype));
-  if (s->train) bytes += aligned(n * 4) * (s->dtype == PU_F32 ? 1 : 2);
+  if (s->train) bytes += aligned(n * 4) + (s->dtype == PU_BF16 ? aligned(n * 2) : 0);
   return bytes;
 }
 
@@ -151,9 +151,10 @@ static pu_tensor *make_param(maker *k, const pu_adapted *t, const char *which, i
                   .decay = true};
   if (!p->name || !p->w) return NULL;
   if (k->train) {
-    p->master = a->dtype == PU_F32 ? p->w : placed(a, PU_F32, rows, cols);
+    bool halves = a->dtype == PU_BF16;
     p->w->grad = placed(a, PU_F32, rows, cols);
-    if (!p->master || !p->w->grad) return NULL;
+    if (halves) p->low = placed(a, PU_U16, rows, cols);
+    if (!p->w->grad || (halves && !p->low)) return NULL;
   }
   return p->w;
 }

@@ -25,47 +25,77 @@ static const pu_param *param_of(const pu_adapter *a, const pu_adapted *t, bool b
   return &a->params[2 * (t - a->v) + b];
 }
 
+/* Room for n values, once in memory's order and once as they lie in memory. */
+typedef struct room {
+  float *ordered;
+  uint16_t *typed; /* n values of f32, or of bf16 and behind them the lower halves */
+} room;
+
+static pu_err room_take(room *r, const pu_adapter *a, int64_t n, pu_error *e) {
+  *r = (room){malloc((size_t)n * sizeof(float)), malloc((size_t)n * sizeof(float))};
+  return r->ordered && r->typed ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its values", a->where);
+}
+
+static void room_give(room *r) {
+  free(r->ordered);
+  free(r->typed);
+}
+
+static pu_err put_ordered(pu_backend *be, const pu_param *p, const room *r, int64_t n, pu_error *e) {
+  if (!p->low) {
+    pu_convert(r->typed, p->w->dtype, r->ordered, PU_F32, n);
+    return be->upload(be, p->w->data, r->typed, pu_tensor_bytes(p->w), e);
+  }
+  pu_split_halves(r->typed, r->typed + n, r->ordered, n);
+  PU_TRY(be->upload(be, p->w->data, r->typed, pu_tensor_bytes(p->w), e));
+  return be->upload(be, p->low->data, r->typed + n, pu_tensor_bytes(p->low), e);
+}
+
 pu_err pu_adapter_put(pu_adapter *a, const pu_adapted *t, bool b, const float *values, pu_error *e) {
   const pu_param *p = param_of(a, t, b);
   int64_t n = pu_tensor_count(p->w);
-  float *ordered = malloc((size_t)n * sizeof *ordered);
-  void *typed = malloc((size_t)n * sizeof(float));
-  pu_err err = ordered && typed ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its values", a->where);
+  room r;
+  pu_err err = room_take(&r, a, n, e);
   if (err == PU_OK) {
     if (b)
-      reorder(t, values, ordered, true);
+      reorder(t, values, r.ordered, true);
     else
-      memcpy(ordered, values, (size_t)n * sizeof *ordered);
-    pu_convert(typed, p->w->dtype, ordered, PU_F32, n);
-    err = a->m->be->upload(a->m->be, p->w->data, typed, pu_tensor_bytes(p->w), e);
-    if (err == PU_OK && p->master && p->master != p->w)
-      err = a->m->be->upload(a->m->be, p->master->data, ordered, pu_tensor_bytes(p->master), e);
+      memcpy(r.ordered, values, (size_t)n * sizeof *values);
+    err = put_ordered(a->m->be, p, &r, n, e);
   }
-  free(ordered);
-  free(typed);
+  room_give(&r);
   return err;
+}
+
+static pu_err host_download(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e) {
+  (void)be, (void)e;
+  memcpy(to, from, bytes);
+  return PU_OK;
+}
+
+static pu_err get_ordered(pu_backend *be, bool host, const pu_param *p, const room *r, int64_t n, pu_error *e) {
+  pu_err (*download)(pu_backend *, void *, const void *, size_t, pu_error *) = host ? host_download : be->download;
+  PU_TRY(download(be, r->typed, p->w->data, pu_tensor_bytes(p->w), e));
+  if (!p->low) {
+    pu_convert(r->ordered, PU_F32, r->typed, p->w->dtype, n);
+    return PU_OK;
+  }
+  PU_TRY(download(be, r->typed + n, p->low->data, pu_tensor_bytes(p->low), e));
+  pu_join_halves(r->ordered, r->typed, r->typed + n, n);
+  return PU_OK;
 }
 
 /* Values of a or b, row-major, in the file's order of rows. copy: not NULL where they lie in the host's memory. */
 static pu_err get_values(const pu_adapter *a, const pu_adapted *t, bool b, const pu_param *copy, float *values,
                          pu_error *e) {
   const pu_param *p = copy ? copy : param_of(a, t, b);
-  const pu_tensor *from = p->master ? p->master : p->w;
-  int64_t n = pu_tensor_count(from);
-  float *ordered = malloc((size_t)n * sizeof *ordered);
-  void *typed = malloc((size_t)n * sizeof(float));
-  pu_err err = ordered && typed ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "%s: no memory for its values", a->where);
-  if (err == PU_OK && copy) memcpy(typed, from->data, pu_tensor_bytes(from));
-  if (err == PU_OK && !copy) err = a->m->be->download(a->m->be, typed, from->data, pu_tensor_bytes(from), e);
-  if (err == PU_OK) {
-    pu_convert(ordered, PU_F32, typed, from->dtype, n);
-    if (b)
-      reorder(t, ordered, values, false);
-    else
-      memcpy(values, ordered, (size_t)n * sizeof *values);
-  }
-  free(ordered);
-  free(typed);
+  int64_t n = pu_tensor_count(p->w);
+  room r;
+  pu_err err = room_take(&r, a, n, e);
+  if (err == PU_OK) err = get_ordered(a->m->be, copy != NULL, p, &r, n, e);
+  if (err == PU_OK && b) reorder(t, r.ordered, values, false);
+  if (err == PU_OK && !b) memcpy(values, r.ordered, (size_t)n * sizeof *values);
+  room_give(&r);
   return err;
 }
 

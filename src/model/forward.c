@@ -55,7 +55,10 @@ static pu_tensor *attention(pu_ctx *c, const block *b, pu_tensor *x) {
   pu_tensor *out =
       b->f->kv ? pu_attention_paged(c, qkv, b->f->seqs, &b->f->kv[b->layer], heads, kv_heads, head_dim, window, scale)
                : pu_attention(c, qkv, b->f->seqs, heads, kv_heads, head_dim, window, scale);
-  return linear(c, b, out, PU_SLOT_WO, PU_SLOT_WO_BIAS);
+  pu_passing(c, true); /* the norm after it adds it to h, which stays */
+  out = linear(c, b, out, PU_SLOT_WO, PU_SLOT_WO_BIAS);
+  pu_passing(c, false);
+  return out;
 }
 
 static pu_tensor *mlp(pu_ctx *c, const block *b, pu_tensor *x) {

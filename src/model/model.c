@@ -37,7 +37,11 @@ static pu_dtype dtype_of(pu_slot slot, const pu_model_options *o) {
   return exact ? PU_F32 : o->dtype;
 }
 
-/* What one parameter takes of the weights' memory: the weight, and in training its f32 master and gradient. */
+static bool has_low(pu_dtype dtype, const pu_model_options *o) {
+  return o->train && !o->rough && dtype == PU_BF16;
+}
+
+/* What one parameter takes of the weights' memory: the weight, and in training its lower half and its gradient. */
 static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o, pu_packing p) {
   size_t n = (size_t)product(shape, ndim);
   pu_tensor w = {.dtype = dtype_of(slot, o), .ndim = ndim, .packing = p};
@@ -48,7 +52,8 @@ static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu
              : is_tiled(slot, ndim, o, &p) ? PU_LAYOUT_TILED
                                            : PU_LAYOUT_PLAIN;
   size_t bytes = aligned(pu_weight_bytes(&w));
-  if (o->train) bytes += aligned(n * 4) * (dtype == PU_F32 ? 1 : 2);
+  if (o->train) bytes += aligned(n * 4);
+  if (has_low(dtype, o)) bytes += aligned(n * 2);
   return bytes;
 }
 
@@ -128,9 +133,9 @@ static bool make_param(pu_model *m, const pu_model_options *o, const pu_forms *f
   p->w = make_weight(m, o, slot, shape, ndim, packing_of(forms, slot, layer));
   if (!p->w || !p->name) return false;
   if (o->train) {
-    p->master = dtype == PU_F32 ? p->w : placed(m, PU_F32, ndim, shape);
     p->w->grad = placed(m, PU_F32, ndim, shape);
-    if (!p->master || !p->w->grad) return false;
+    if (has_low(dtype, o)) p->low = placed(m, PU_U16, ndim, shape);
+    if (!p->w->grad || (has_low(dtype, o) && !p->low)) return false;
   }
   *(layer < 0 ? &m->outer[slot] : &m->layers[layer].slot[slot]) = p->w;
   return true;
@@ -281,14 +286,32 @@ static pu_err put_piece(pu_filler *f, const pu_tensor *to, int64_t at, const voi
   return PU_OK;
 }
 
+/* Both halves of f32 values. */
+static pu_err put_halves(pu_filler *f, const pu_param *p, int64_t at, const void *src, pu_dtype type, int64_t n,
+                         pu_error *e) {
+  float *values = f->room;
+  uint16_t *high = (uint16_t *)f->room + (ptrdiff_t)2 * PU_FILL_PIECE, *low = high + PU_FILL_PIECE;
+  pu_backend *be = f->m->be;
+  for (int64_t i = 0; i < n; i += PU_FILL_PIECE) {
+    int64_t k = PU_MIN(n - i, (int64_t)PU_FILL_PIECE);
+    const void *from = (const uint8_t *)src + (size_t)i * pu_dtype_size(type);
+    if ((uintptr_t)from % pu_dtype_size(type)) from = memcpy(high, from, (size_t)k * pu_dtype_size(type));
+    pu_convert(values, PU_F32, from, type, k);
+    pu_split_halves(high, low, values, k);
+    PU_TRY(be->upload(be, (uint16_t *)p->w->data + at + i, high, (size_t)k * sizeof *high, e));
+    PU_TRY(be->upload(be, (uint16_t *)p->low->data + at + i, low, (size_t)k * sizeof *low, e));
+  }
+  return PU_OK;
+}
+
 pu_err pu_filler_put(pu_filler *f, const pu_param *p, int64_t at, const void *src, pu_dtype type, int64_t n,
                      pu_error *e) {
   if (packed_of(f, p) && !f->coded) pu_packer_round(f->packer, at, src, type, n);
   if (p->w->layout == PU_LAYOUT_PACKED) return PU_OK;
+  if (p->low) return put_halves(f, p, at, src, type, n, e);
   pu_tensor plain = *p->w;
   if (!plain.data) plain.data = f->plain->data;
-  PU_TRY(put_piece(f, &plain, at, src, type, n, e));
-  return p->master && p->master != p->w ? put_piece(f, p->master, at, src, type, n, e) : PU_OK;
+  return put_piece(f, &plain, at, src, type, n, e);
 }
 
 /* A tiled copy of `plain`, in the weights' memory. */

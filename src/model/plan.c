@@ -107,7 +107,7 @@ static bool make_seqs(pu_arena *a, int64_t tokens, int64_t seq_len, pu_seqs *out
   return true;
 }
 
-static pu_err run_dry(pu_model *m, pu_ctx *c, const pu_seqs *seqs, bool recompute) {
+static pu_err run_dry(pu_model *m, pu_ctx *c, const pu_seqs *seqs, pu_recompute recompute) {
   const int64_t n = seqs->tokens;
   pu_tensor ids = {.dtype = PU_I32, .ndim = 1, .shape = {n}, .stride = {1}, .data = NOWHERE};
   pu_forward f = {.ids = &ids, .seqs = seqs, .recompute = recompute};
@@ -117,8 +117,8 @@ static pu_err run_dry(pu_model *m, pu_ctx *c, const pu_seqs *seqs, bool recomput
   return c->status ? c->status : pu_backward(c);
 }
 
-static pu_err measure(const pu_model *m, pu_arena *host, int64_t tokens, int64_t seq_len, bool train, bool recompute,
-                      size_t *out) {
+static pu_err measure(const pu_model *m, pu_arena *host, int64_t tokens, int64_t seq_len, bool train,
+                      pu_recompute recompute, size_t *out) {
   pu_backend be = dry_backend();
   pu_error e;
   pu_model *dry;
@@ -141,7 +141,8 @@ static pu_err measure(const pu_model *m, pu_arena *host, int64_t tokens, int64_t
   return err;
 }
 
-size_t pu_model_activation_bytes(const pu_model *m, int64_t tokens, int64_t seq_len, bool train, bool recompute) {
+size_t pu_model_activation_bytes(const pu_model *m, int64_t tokens, int64_t seq_len, bool train,
+                                 pu_recompute recompute) {
   pu_arena *host;
   size_t bytes = 0;
   if (tokens < 1 || seq_len < 1 || tokens > INT32_MAX) return 0;

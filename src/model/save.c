@@ -13,9 +13,28 @@ enum { MAX_NAME = 256 };
 
 /* ---- one file tensor's values from memory ---- */
 
+/* What follows, of a parameter in two halves. */
+static pu_err read_halves(const pu_outgoing *o, int64_t mem, int64_t n, pu_dtype type, uint8_t *dst, pu_error *e) {
+  enum { PIECE = 4096 };
+  pu_backend *be = o->m->be;
+  uint16_t high[PIECE], low[PIECE];
+  float values[PIECE];
+  uint32_t out[PIECE];
+  for (int64_t i = 0; i < n; i += PIECE) {
+    int64_t k = PU_MIN(n - i, PIECE);
+    PU_TRY(be->download(be, high, (const uint16_t *)o->from->data + mem + i, (size_t)k * sizeof *high, e));
+    PU_TRY(be->download(be, low, (const uint16_t *)o->low->data + mem + i, (size_t)k * sizeof *low, e));
+    pu_join_halves(values, high, low, k);
+    pu_convert(out, type, values, PU_F32, k);
+    memcpy(dst + (size_t)i * pu_dtype_size(type), out, (size_t)k * pu_dtype_size(type));
+  }
+  return PU_OK;
+}
+
 /* n elements from memory element `mem` on, as `type`. */
 static pu_err read_run(const pu_outgoing *o, int64_t mem, int64_t n, pu_dtype type, uint8_t *dst, pu_error *e) {
   pu_backend *be = o->m->be;
+  if (o->low) return read_halves(o, mem, n, type, dst, e);
   size_t from_size = pu_dtype_size(o->from->dtype), to_size = pu_dtype_size(type);
   const uint8_t *src = (const uint8_t *)o->from->data + (size_t)mem * from_size;
   if (o->from->dtype == type) return be->download(be, dst, src, (size_t)n * to_size, e);
@@ -55,7 +74,7 @@ static pu_err fill_outgoing(const pu_model *m, const pu_param *p, const pu_tenso
                             pu_arena *a, pu_outgoing *o, pu_error *e) {
   char name[MAX_NAME];
   pu_rule_name(rule, p->layer, expert, name, sizeof name);
-  *o = (pu_outgoing){.m = m, .slot = p->slot, .param = (size_t)(p - m->params), .from = p->master ? p->master : p->w};
+  *o = (pu_outgoing){.m = m, .slot = p->slot, .param = (size_t)(p - m->params), .from = p->w, .low = p->low};
   o->name = pu_arena_strdup(a, name);
   pu_mapping_of(&m->hp, rule, pu_rule_places(rule) > 1 ? expert : -1, &o->map);
   return o->name ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for the list of tensors");

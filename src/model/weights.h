@@ -96,9 +96,9 @@ typedef struct pu_outgoing {
   const char *name;
   const pu_model *m;
   pu_slot slot;
-  size_t param; /* of m->params */
-  const pu_tensor *from;
-  pu_mapping map; /* its shape is the tensor's */
+  size_t param;                /* of m->params */
+  const pu_tensor *from, *low; /* low: the lower halves of f32 values; or NULL */
+  pu_mapping map;              /* its shape is the tensor's */
 } pu_outgoing;
 
 size_t pu_outgoing_count(const pu_model *m, const pu_tensor_rule *rules);

@@ -171,7 +171,11 @@ static size_t product_bytes(const bench *b) {
 static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   const pu_shape *shape = pu_shape_find(b->o->shape);
   if (!shape) return pu_fail(e, PU_ERR_USAGE, "there is no shape '%s': puyu init --help lists them", b->o->shape);
-  pu_model_options mo = {.dtype = b->o->dtype, .train = true};
+  b->cfg.train.precision = b->o->dtype == PU_F32;
+  b->cfg.train.weights = b->o->weights;
+  b->cfg.optim.state = b->o->state;
+  const pu_model_options mo = pu_train_model_options(&b->cfg);
+  const pu_dtype state = pu_train_moment_type(&b->cfg);
   b->hp = shape->hp;
   if (b->o->layers) b->hp.layers = b->o->layers;
   PU_TRY(pu_backend_open(b->o->device, b->o->threads, &b->be, e));
@@ -180,7 +184,7 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   PU_TRY(pu_model_random(pu_arch_find(shape->arch), &b->hp, 1, b->be, &mo, &b->model, e));
   PU_TRY(pu_arena_create((size_t)4 << 30, &b->host, e));
   PU_TRY(pu_arena_create((size_t)1 << 30, &b->step_host, e));
-  PU_TRY(pu_train_optim_create(b->be, b->model->params, b->model->n_params, b->host, &b->optim, e));
+  PU_TRY(pu_train_optim_create(b->be, b->model->params, b->model->n_params, state, b->host, &b->optim, e));
   PU_TRY(make_batch(b, e));
   size_t activations =
       pu_model_activation_bytes(b->model, b->o->batch * b->o->seq_len, b->o->seq_len, true, b->o->recompute);

@@ -72,7 +72,7 @@ static pu_err write_state(const char *dir, const pu_train_state *s, const char *
 }
 
 static pu_st_source moment_source(const char *name, const pu_tensor *t) {
-  pu_st_source s = {.name = name, .dtype = PU_F32, .ndim = t->ndim, .data = t->data};
+  pu_st_source s = {.name = name, .dtype = t->dtype, .ndim = t->ndim, .data = t->data};
   memcpy(s.shape, t->shape, sizeof s.shape);
   return s;
 }
@@ -209,28 +209,37 @@ static pu_err host_download(pu_backend *be, void *to, const void *from, size_t b
   return PU_OK;
 }
 
-static size_t padded(const pu_tensor *t) {
-  return ((size_t)pu_tensor_count(t) * sizeof(float) + 63) / 64 * 64;
+enum { PARTS = 4 };
+
+/* What is copied of a parameter: its values, their lower halves or NULL, both moments. */
+static void parts_of(const pu_train_optim *o, size_t i, const pu_tensor *parts[PARTS]) {
+  const pu_tensor *all[PARTS] = {o->params[i].w, o->params[i].low, &o->m[i], &o->v[i]};
+  memcpy(parts, all, sizeof all);
 }
 
 size_t pu_train_saver_bytes(const pu_train_optim *optim) {
   size_t bytes = 0;
-  for (size_t i = 0; i < optim->n_params; i++) bytes += 3 * padded(optim->params[i].w);
+  for (size_t i = 0; i < optim->n_params; i++) {
+    const pu_tensor *parts[PARTS];
+    parts_of(optim, i, parts);
+    for (int k = 0; k < PARTS; k++)
+      if (parts[k]) bytes += (pu_tensor_bytes(parts[k]) + 63) / 64 * 64;
+  }
   return bytes;
 }
 
-static pu_tensor over_copy(const pu_tensor *like, void *data) {
-  pu_tensor t = *like;
-  t.data = data;
-  t.grad = NULL;
-  t.grad_set = false;
-  return t;
+static bool over_copy(pu_train_saver *s, const pu_tensor *like, pu_tensor *out) {
+  *out = *like;
+  out->data = pu_arena_alloc(s->memory, pu_tensor_bytes(like));
+  out->grad = NULL;
+  out->grad_set = false;
+  return out->data != NULL;
 }
 
-/* The copy's headers: params, master weights and both moments, each over its own part of the memory. */
+/* The copy's headers: params, their values and both moments, each over its own part of the memory. */
 static bool lay_out(pu_train_saver *s) {
   size_t n = s->optim->n_params;
-  pu_tensor *masters = pu_arena_alloc(s->memory, n * sizeof *masters);
+  pu_tensor *values = pu_arena_alloc(s->memory, 2 * n * sizeof *values);
   s->host = (pu_backend){.name = "cpu", .download = host_download};
   s->params = pu_arena_alloc(s->memory, n * sizeof *s->params);
   s->n_params = n;
@@ -240,17 +249,16 @@ static bool lay_out(pu_train_saver *s) {
   s->model.n_params = n;
   s->m = pu_arena_alloc(s->memory, n * sizeof *s->m);
   s->v = pu_arena_alloc(s->memory, n * sizeof *s->v);
-  if (!masters || !s->params || !s->m || !s->v) return false;
+  if (!values || !s->params || !s->m || !s->v) return false;
   for (size_t i = 0; i < n; i++) {
-    const pu_param *p = &s->optim->params[i];
-    void *parts[3];
-    for (int k = 0; k < 3; k++)
-      if (!(parts[k] = pu_arena_alloc(s->memory, padded(p->w)))) return false;
-    masters[i] = over_copy(p->master, parts[0]);
-    s->m[i] = over_copy(p->master, parts[1]);
-    s->v[i] = over_copy(p->master, parts[2]);
-    s->params[i] = *p;
-    s->params[i].w = s->params[i].master = &masters[i];
+    pu_tensor *to[PARTS] = {&values[2 * i], &values[2 * i + 1], &s->m[i], &s->v[i]};
+    const pu_tensor *parts[PARTS];
+    parts_of(s->optim, i, parts);
+    for (int k = 0; k < PARTS; k++)
+      if (parts[k] && !over_copy(s, parts[k], to[k])) return false;
+    s->params[i] = s->optim->params[i];
+    s->params[i].w = to[0];
+    if (parts[1]) s->params[i].low = to[1];
   }
   return true;
 }
@@ -265,7 +273,7 @@ pu_err pu_train_saver_create(const pu_train_optim *optim, const pu_train_saver_o
   pthread_mutex_init(&s->lock, NULL);
   pthread_cond_init(&s->changed, NULL);
   pu_err err = keep_beside(s, e);
-  size_t headers = optim->n_params * (sizeof(pu_param) + 3 * sizeof(pu_tensor)) + (1 << 16);
+  size_t headers = optim->n_params * (sizeof(pu_param) + PARTS * sizeof(pu_tensor)) + (1 << 16);
   if (err == PU_OK) err = pu_arena_create(pu_train_saver_bytes(optim) + headers, &s->memory, e);
   if (err == PU_OK && !lay_out(s))
     err = pu_fail(e, PU_ERR_NOMEM, "no memory for the copy that checkpoints are made of");
@@ -300,10 +308,10 @@ pu_err pu_train_saver_submit(pu_train_saver *s, const pu_train_state *state, pu_
   PU_TRY(pu_train_saver_wait(s, e));
   const pu_train_optim *o = s->optim;
   for (size_t i = 0; i < s->n_params; i++) {
-    size_t bytes = (size_t)pu_tensor_count(o->params[i].master) * sizeof(float);
-    PU_TRY(o->be->download(o->be, s->params[i].master->data, o->params[i].master->data, bytes, e));
-    PU_TRY(o->be->download(o->be, s->m[i].data, o->m[i].data, bytes, e));
-    PU_TRY(o->be->download(o->be, s->v[i].data, o->v[i].data, bytes, e));
+    const pu_tensor *to[PARTS] = {s->params[i].w, s->params[i].low, &s->m[i], &s->v[i]}, *parts[PARTS];
+    parts_of(o, i, parts);
+    for (int k = 0; k < PARTS; k++)
+      if (parts[k]) PU_TRY(o->be->download(o->be, to[k]->data, parts[k]->data, pu_tensor_bytes(parts[k]), e));
   }
   pthread_mutex_lock(&s->lock);
   s->state = *state;
@@ -346,11 +354,22 @@ static pu_err restore_one(const pu_safetensors *f, const char *path, const char 
   char name[400];
   snprintf(name, sizeof name, "%s.%s", kind, p->name);
   const pu_st_tensor *t = pu_safetensors_find(f, name);
-  size_t bytes = (size_t)pu_tensor_count(to) * sizeof(float);
-  if (!t || t->dtype != PU_F32 || t->bytes != bytes || t->ndim != to->ndim ||
-      memcmp(t->shape, to->shape, (size_t)to->ndim * sizeof *t->shape) != 0)
+  int64_t n = pu_tensor_count(to);
+  if (!t || (t->dtype != PU_F32 && t->dtype != PU_BF16) || t->bytes != (size_t)n * pu_dtype_size(t->dtype) ||
+      t->ndim != to->ndim || memcmp(t->shape, to->shape, (size_t)to->ndim * sizeof *t->shape) != 0)
     return pu_fail(e, PU_ERR_FORMAT, "%s: '%s' is %s", path, name, t ? "misshapen" : "missing");
-  return be->upload(be, to->data, t->data, bytes, e);
+  if (t->dtype == to->dtype) return be->upload(be, to->data, t->data, t->bytes, e);
+  /* optim.state has changed since. */
+  void *raw = malloc(t->bytes + 1), *typed = malloc(pu_tensor_bytes(to) + 1);
+  pu_err err = raw && typed ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "%s: no memory to read '%s'", path, name);
+  if (err == PU_OK) {
+    memcpy(raw, t->data, t->bytes); /* the file's may be unaligned */
+    pu_convert(typed, to->dtype, raw, t->dtype, n);
+    err = be->upload(be, to->data, typed, pu_tensor_bytes(to), e);
+  }
+  free(raw);
+  free(typed);
+  return err;
 }
 
 pu_err pu_train_optim_restore(const char *dir, pu_train_optim *o, pu_error *e) {

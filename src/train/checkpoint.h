@@ -31,7 +31,7 @@ typedef struct pu_train_saver_options {
   const char *config;            /* YAML, kept in state.json */
 } pu_train_saver_options;
 
-/* Reserves the copy (3 x 4 bytes a parameter). Everything given outlives the saver. */
+/* Reserves the copy of weights (f32, or as they are trained) and moments. Everything given outlives the saver. */
 pu_err pu_train_saver_create(const pu_train_optim *optim, const pu_train_saver_options *o, pu_train_saver **out,
                              pu_error *e) PU_MUST_USE;
 /* Copies weights and moments as they are now and lets the thread write them; waits first for the one before. */

@@ -2,12 +2,17 @@
 
 #include "src/train/config.h"
 
-enum { BF16 = 0, NF4 = 1 };
+enum { BF16 = 0, NF4 = 1, IN_BF16 = 1 };
 
 pu_model_options pu_train_model_options(const pu_train_config *cfg) {
   return (pu_model_options){.dtype = cfg->train.precision == BF16 ? PU_BF16 : PU_F32,
                             .train = !pu_train_config_adapts(cfg),
+                            .rough = cfg->train.weights == IN_BF16,
                             .nf4 = cfg->lora.base == NF4};
+}
+
+pu_dtype pu_train_moment_type(const pu_train_config *cfg) {
+  return cfg->optim.state == IN_BF16 ? PU_BF16 : PU_F32;
 }
 
 static size_t work_bytes(const pu_backend *be, const pu_hparams *hp, pu_work_shape s) {
@@ -55,15 +60,17 @@ pu_err pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hp
   pu_work_shape step = {.dtype = mo.dtype, .tokens = micro * T, .max_len = T};
   PU_TRY(trained(arch, hp, cfg, &count, &rank, e));
   size_t each = (size_t)count * sizeof(float), weights = pu_model_weight_bytes(arch, hp, &mo);
+  size_t moments = 2 * (size_t)count * pu_dtype_size(pu_train_moment_type(cfg));
   step.rank = rank;
   if (mo.nf4) step.nf4 = hp->hidden * PU_MAX(2 * hp->ffn, (hp->heads + 2 * hp->kv_heads) * hp->head_dim);
   /* A model's gradients are counted with its weights there; an adapter's weights are not. */
-  weights = mo.train ? weights - each : weights + (size_t)count * (sizeof(float) + pu_dtype_size(mo.dtype));
+  weights = mo.train ? weights - each : weights + each;
   *out = (pu_train_plan){.gradients = each,
-                         .moments = 2 * each,
-                         .copy = 3 * each,
+                         .moments = moments,
+                         .copy = moments + (mo.train ? weights : each),
                          .weights = weights,
-                         .activations = pu_model_activation_bytes(&shape, micro * T, T, true, cfg->train.recompute),
+                         .activations =
+                             pu_model_activation_bytes(&shape, micro * T, T, true, (pu_recompute)cfg->train.recompute),
                          .work = work_bytes(be, hp, step),
                          .data = (size_t)(cfg->train.global_batch * T) * 3 * sizeof(int32_t),
                          .parameters = count,
@@ -111,7 +118,7 @@ pu_err pu_train_plan_check(const pu_backend *be, size_t bytes, bool force, pu_er
   if ((available == 0 && !be->memory) || bytes <= available || force) return PU_OK;
   return pu_fail(e, PU_ERR_NOMEM,
                  "the run needs %s of %s memory, and %s are free: lower train.micro_batch or data.seq_len, set "
-                 "train.recompute=true, take a smaller model, or train.force=true to try anyway",
+                 "train.recompute=some or all, take a smaller model, or train.force=true to try anyway",
                  pu_bytes_text(bytes, need), be->name, pu_bytes_text(available, have));
 }
 

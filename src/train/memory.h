@@ -6,6 +6,7 @@
 
 /* How the model is loaded: beside an adapter it is not trained itself. */
 pu_model_options pu_train_model_options(const pu_train_config *cfg);
+pu_dtype pu_train_moment_type(const pu_train_config *cfg);
 /* From a model's sizes and a configuration that is resolved. What is trained beside a model is counted with all of its
  * linear layers, and without samples that a feed holds: those are known once they are read. */
 pu_err pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hparams *hp, const pu_train_config *cfg,

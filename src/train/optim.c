@@ -3,9 +3,8 @@
 #include <math.h>
 #include <string.h>
 
-static size_t padded(const pu_tensor *t) {
-  size_t bytes = (size_t)pu_tensor_count(t) * sizeof(float);
-  return (bytes + 63) / 64 * 64;
+static size_t padded(const pu_tensor *t, pu_dtype type) {
+  return ((size_t)pu_tensor_count(t) * pu_dtype_size(type) + 63) / 64 * 64;
 }
 
 /* A gradient's header over memory; the model may have made the header already. */
@@ -26,12 +25,21 @@ static bool needs_grad(const pu_param *p) {
   return !p->w->grad || !p->w->grad->data;
 }
 
-pu_err pu_train_optim_create(pu_backend *be, pu_param *params, size_t n, pu_arena *host, pu_train_optim *out,
-                             pu_error *e) {
+static pu_tensor moment(const pu_tensor *w, pu_dtype type, void *memory) {
+  pu_tensor t = *w;
+  t.dtype = type;
+  t.data = memory;
+  t.grad = NULL;
+  t.grad_set = false;
+  return t;
+}
+
+pu_err pu_train_optim_create(pu_backend *be, pu_param *params, size_t n, pu_dtype state, pu_arena *host,
+                             pu_train_optim *out, pu_error *e) {
   *out = (pu_train_optim){.be = be, .params = params, .n_params = n};
   for (size_t i = 0; i < n; i++) {
-    out->moment_bytes += 2 * padded(params[i].w);
-    if (needs_grad(&params[i])) out->grad_bytes += padded(params[i].w);
+    out->moment_bytes += 2 * padded(params[i].w, state);
+    if (needs_grad(&params[i])) out->grad_bytes += padded(params[i].w, PU_F32);
   }
   out->m = pu_arena_alloc(host, n * sizeof *out->m);
   out->v = pu_arena_alloc(host, n * sizeof *out->v);
@@ -40,17 +48,15 @@ pu_err pu_train_optim_create(pu_backend *be, pu_param *params, size_t n, pu_aren
   PU_TRY(be->alloc(be, out->moment_bytes, &out->moments, e));
   PU_TRY(be->clear(be, out->moments, out->moment_bytes, e));
   if (out->grad_bytes) PU_TRY(be->alloc(be, out->grad_bytes, &out->grads, e));
-  char *moment = out->moments, *grad = out->grads;
+  char *at = out->moments, *grad = out->grads;
   for (size_t i = 0; i < n; i++) {
     const pu_param *p = &params[i];
-    out->m[i] = out->v[i] = *p->master;
-    out->m[i].grad = out->v[i].grad = NULL;
-    out->m[i].data = moment;
-    out->v[i].data = moment + padded(p->w);
-    moment += 2 * padded(p->w);
+    out->m[i] = moment(p->w, state, at);
+    out->v[i] = moment(p->w, state, at + padded(p->w, state));
+    at += 2 * padded(p->w, state);
     if (!needs_grad(p)) continue;
     PU_TRY(give_grad(p->w, host, grad, e));
-    grad += padded(p->w);
+    grad += padded(p->w, PU_F32);
   }
   return PU_OK;
 }
@@ -84,18 +90,19 @@ pu_err pu_train_optim_step(pu_train_optim *o, pu_ctx *c, const pu_train_config *
   for (size_t i = 0; i < o->n_params; i++) {
     const pu_param *p = &o->params[i];
     bool decay = p->decay || cfg->optim.decay_all;
-    pu_adamw_args a = {.p = p->master,
+    pu_adamw_args a = {.p = p->w,
+                       .low = p->low,
                        .g = p->w->grad,
                        .m = &o->m[i],
                        .v = &o->v[i],
-                       .copy = p->w == p->master ? NULL : p->w,
                        .lr = (float)lr,
                        .beta1 = (float)cfg->optim.betas.v[0],
                        .beta2 = (float)cfg->optim.betas.v[1],
                        .eps = (float)cfg->optim.eps,
                        .weight_decay = decay ? (float)cfg->optim.weight_decay : 0,
                        .grad_scale = (float)grad_scale,
-                       .step = step};
+                       .step = step,
+                       .seed = pu_hash64(p->name, strlen(p->name), (uint64_t)cfg->train.seed)};
     PU_TRY(pu_adamw(c, &a));
   }
   return PU_OK;

@@ -8,15 +8,15 @@ typedef struct pu_train_optim {
   pu_backend *be;
   pu_param *params; /* what is trained: a model's, or an adapter's */
   size_t n_params;
-  pu_tensor *m, *v;    /* [n_params] headers, f32, shaped like the parameters */
+  pu_tensor *m, *v;    /* [n_params] headers, f32 or bf16, shaped like the parameters */
   const pu_tensor **g; /* [n_params] room for the list of gradients */
   void *moments, *grads;
   size_t moment_bytes, grad_bytes; /* what the two take */
 } pu_train_optim;
 
-/* Moments are zero; parameters that have no gradient memory yet get it. params outlives it. */
-pu_err pu_train_optim_create(pu_backend *be, pu_param *params, size_t n, pu_arena *host, pu_train_optim *out,
-                             pu_error *e) PU_MUST_USE;
+/* Moments, of type `state`, are zero; parameters that have no gradient memory yet get it. params outlives it. */
+pu_err pu_train_optim_create(pu_backend *be, pu_param *params, size_t n, pu_dtype state, pu_arena *host,
+                             pu_train_optim *out, pu_error *e) PU_MUST_USE;
 void pu_train_optim_free(pu_train_optim *o);
 /* Before a step: the first contribution overwrites. */
 void pu_train_optim_begin(pu_train_optim *o);

@@ -68,13 +68,17 @@ const pu_option pu_train_options[] = {
         .help = "sequences of the first step, where the batch grows; 0: no ramp"),
     ROW(train.ramp_steps, INT, .dflt = "0", .max = 1e9, .meta = "N",
         .help = "steps over which the batch grows to global_batch"),
-    ROW(train.precision, ENUM, .dflt = "bf16", .choices = "bf16|f32",
-        .help = "compute type; master weights are f32 in both"),
+    ROW(train.precision, ENUM, .dflt = "bf16", .choices = "bf16|f32", .help = "compute type"),
+    ROW(train.weights, ENUM, .dflt = "f32", .choices = "f32|bf16",
+        .help =
+            "what is trained, where bf16 is computed with: f32 values, of which the upper halves are computed with; "
+            "or those themselves, rounded stochastically: 2 bytes a parameter less"),
     ROW(train.seed, INT, .dflt = "1", .max = 1e15, .meta = "N", .help = "seed of the order of samples"),
     ROW(train.grad_clip, FLOAT, .dflt = "1.0", .max = 1e9, .meta = "X",
         .help = "global norm above which gradients are scaled down; 0: never"),
-    ROW(train.recompute, BOOL, .dflt = "false",
-        .help = "keep only each block's input and compute the rest again: less memory, more time"),
+    ROW(train.recompute, ENUM, .dflt = "none", .choices = PU_RECOMPUTE_CHOICES, .also = "false=none|true=all",
+        .help = "what a block computes again in backward, to need less memory: some: what takes no products; all: "
+                "everything but its input"),
     ROW(train.max_skips, INT, .dflt = "10", .min = 1, .max = 1e6, .meta = "N",
         .help = "stop after this many skipped steps in a row"),
     ROW(train.spike, FLOAT, .dflt = "10", .max = 1e9, .meta = "X",
@@ -94,6 +98,8 @@ const pu_option pu_train_options[] = {
     ROW(optim.eps, FLOAT, .dflt = "1e-8", .max = 1, .meta = "X", .help = "added to the root of the second moment"),
     ROW(optim.weight_decay, FLOAT, .dflt = "0.1", .max = 1e3, .meta = "X",
         .help = "decoupled decay, times the learning rate"),
+    ROW(optim.state, ENUM, .dflt = "f32", .choices = "f32|bf16",
+        .help = "type of both running means; bf16: rounded stochastically, 4 bytes a parameter less"),
     ROW(optim.decay_all, BOOL, .dflt = "false", .help = "decay norms, biases and embeddings too"),
 
     {.key = "schedule", .type = PU_OPT_GROUP, .help = "Learning rate over the run"},

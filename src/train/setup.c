@@ -301,7 +301,7 @@ static pu_err open_memory(pu_train_loop *l, pu_error *e) {
   size_t held = l->data.feed.read ? (size_t)(l->data.tokens + l->valid.tokens) * sizeof(int32_t) : 0;
   l->plan.data += held; /* a feed's samples */
   *(l->be->memory ? &l->plan.host : &l->plan.total) += held;
-  PU_TRY(pu_train_optim_create(l->be, params, n, l->host, &l->optim, e));
+  PU_TRY(pu_train_optim_create(l->be, params, n, pu_train_moment_type(&l->cfg), l->host, &l->optim, e));
   if (l->resume) PU_TRY(damaged(l, l->resume, pu_train_optim_restore(l->resume, &l->optim, e), e));
   PU_TRY(open_step(l, e));
   pu_train_saver_options o = {.run = l->cfg.run,

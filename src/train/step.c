@@ -30,7 +30,7 @@ static pu_err run_rows(pu_train_loop *l, const pu_train_rows *rows, int64_t from
   pu_adapter_rows all = {l->adapter, 0, (int32_t)N};
   pu_forward f = {.ids = ids,
                   .seqs = &l->pack.seqs,
-                  .recompute = tape && l->cfg.train.recompute,
+                  .recompute = tape ? (pu_recompute)l->cfg.train.recompute : PU_RECOMPUTE_NONE,
                   .adapters = &all,
                   .n_adapters = l->adapter ? 1 : 0};
   pu_tensor *hidden = ids && targets ? pu_model_forward(l->model, c, &f) : NULL;

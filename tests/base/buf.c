@@ -139,7 +139,26 @@ static void arenas_fill_from_the_bottom(void **state) {
   pu_arena_release(a, 4000); /* above what is in use: nothing to give back */
   assert_int_equal(pu_arena_mark(a), mark);
 
+  /* The end is filled downwards, with marks of its own, and the two ends meet. */
+  char *last = pu_arena_alloc_end(a, 1), *before = pu_arena_alloc_end(a, 100);
+  assert_int_equal((uintptr_t)last % 64, 0);
+  assert_int_equal(last - one, 4096 - 64);
+  assert_int_equal(last - before, 128);
+  assert_int_equal(pu_arena_mark_end(a), 64 + 128);
+  assert_int_equal(pu_arena_mark(a), mark);
+  assert_true(pu_arena_at_end(a, before) && pu_arena_at_end(a, last));
+  assert_false(pu_arena_at_end(a, before - 1) || pu_arena_at_end(a, one + 4096) || pu_arena_at_end(a, one));
+  assert_null(pu_arena_alloc(a, 4096 - 64 - 128 - mark + 1)); /* mark is a multiple of 64 */
+  assert_null(pu_arena_alloc_end(a, 4096 - 64 - 128 - mark + 1));
+  pu_arena_release_end(a, 64);
+  assert_ptr_equal(pu_arena_alloc_end(a, 100), before);
+  pu_arena_release_end(a, 4000); /* above what is in use */
+  assert_int_equal(pu_arena_mark_end(a), 64 + 128);
+  assert_non_null(pu_arena_alloc(a, 4096 - 64 - 128 - mark - 64));
+  assert_int_equal(pu_arena_peak(a), 4096 - 64);
+
   pu_arena_reset(a);
+  assert_int_equal(pu_arena_mark_end(a), 0);
   uint8_t *all = pu_arena_alloc(a, 4096);
   assert_non_null(all);
   memset(all, 0xAB, 4096);

@@ -38,6 +38,7 @@ static const pu_option rows[] = {
      .type = PU_OPT_ENUM,
      .offset = offsetof(config, dtype),
      .choices = "f32|bf16",
+     .also = "float=f32|half=bf16",
      .dflt = "bf16"},
     {.key = "tags", .type = PU_OPT_STRS, .offset = offsetof(config, tags)},
     {.key = "limit", .type = PU_OPT_FLOAT, .offset = offsetof(config, limit), .min = 0, .max = INFINITY},
@@ -120,6 +121,14 @@ static void text_sets_values(void **state) {
   assert_int_equal(c.tags.n, 1);
 }
 
+static void old_words_are_still_read(void **state) {
+  (void)state;
+  assert_ok(set("train.dtype", "float"), &e);
+  assert_int_equal(c.dtype, 0);
+  assert_ok(set("train.dtype", "half"), &e);
+  assert_int_equal(c.dtype, 1);
+}
+
 static void text_errors_name_place_and_mend(void **state) {
   (void)state;
   static const struct {
@@ -141,6 +150,8 @@ static void text_errors_name_place_and_mend(void **state) {
       {"limit", "1e999", "--limit: 1e999 is not finite"},
       {"optim.betas", "1,,2", "--optim.betas: '' is not a number"},
       {"train.dtype", "f16", "--train.dtype: 'f16' is not one of f32, bf16"},
+      {"train.dtype", "hal", "--train.dtype: 'hal' is not one of f32, bf16"},
+      {"train.dtype", "half=bf16", "--train.dtype: 'half=bf16' is not one of f32, bf16"},
       {"trian.steps", "1", "--trian.steps: unknown key 'trian.steps'; did you mean 'train.steps'?"},
       {"lr", "1", "--lr: unknown key 'lr'; did you mean 'optim.lr'?"},
       {"zebra.crossing", "1", "--zebra.crossing: unknown key 'zebra.crossing'"},
@@ -354,17 +365,10 @@ static void edit_distance_counts_swaps_once(void **state) {
 int main(void) {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
   const struct CMUnitTest tests[] = {
-      T(defaults_come_from_the_table),
-      T(text_sets_values),
-      T(text_errors_name_place_and_mend),
-      T(yaml_sets_values),
-      T(yaml_of_nothing_changes_nothing),
-      T(yaml_errors_name_the_line),
-      T(yaml_has_limits),
-      T(an_arena_that_is_spent_is_an_error),
-      T(what_is_written_reads_back),
-      T(required_keys_are_checked),
-      T(edit_distance_counts_swaps_once),
+      T(defaults_come_from_the_table),    T(text_sets_values),          T(old_words_are_still_read),
+      T(text_errors_name_place_and_mend), T(yaml_sets_values),          T(yaml_of_nothing_changes_nothing),
+      T(yaml_errors_name_the_line),       T(yaml_has_limits),           T(an_arena_that_is_spent_is_an_error),
+      T(what_is_written_reads_back),      T(required_keys_are_checked), T(edit_distance_counts_swaps_once),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

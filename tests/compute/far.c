@@ -217,7 +217,7 @@ TENSORS(moe_route, a->logits, a->idx, a->weight)
 TENSORS(moe_mlp, a->x, a->idx, a->weight, a->gate_up, a->down, a->y, a->order, a->offsets, a->gu, a->act, a->out)
 TENSORS(linear_cross_entropy, a->x, a->w, a->targets, a->loss, a->dx)
 TENSORS(top_logits, a->logits, a->scale, a->values, a->ids, a->sums)
-TENSORS(adamw, a->p, a->g, a->m, a->v, a->copy)
+TENSORS(adamw, a->p, a->low, a->g, a->m, a->v)
 TENSORS(tile_weight, a->w, a->out)
 TENSORS(pack_weight, a->out)
 

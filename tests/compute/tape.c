@@ -1,7 +1,7 @@
 /* Segments of the tape: recomputation changes nothing to the bit, and memory comes back. The model here is a stack of
- * blocks, each a norm and a SwiGLU between linear maps, with an embedding before and a loss after. One block also maps
- * its input x straight to its output x, so that the two's gradients must not share memory. PUYU_TEST_DEVICE names
- * another device than the CPU to run all of it on. */
+ * blocks, each a norm and a SwiGLU between linear maps, every second one two of these, with an embedding before and a
+ * loss after. One block also maps its input x straight to its output x, so that the two's gradients must not share
+ * memory. PUYU_TEST_DEVICE names another device than the CPU to run all of it on. */
 #include "tests/device.h"
 
 #include <math.h>
@@ -94,12 +94,23 @@ static void net_close(net *n) {
   n->c.be->close(n->c.be);
 }
 
-static pu_state run_block(pu_ctx *c, void *arg, pu_state in) {
-  block *b = arg;
+static pu_state half_block(pu_ctx *c, const block *b, pu_state in, bool passing) {
   pu_tensor **p = b->n->p + (ptrdiff_t)3 * b->index;
   pu_state out;
   pu_tensor *y = pu_rmsnorm_add(c, in.h, in.x, p[0], 1e-5f, b->n->type, &out.h);
-  out.x = pu_linear(c, pu_swiglu(c, pu_linear(c, y, p[1], NULL, false)), p[2], NULL, false);
+  y = pu_swiglu(c, pu_linear(c, y, p[1], NULL, false));
+  pu_passing(c, passing);
+  out.x = pu_linear(c, y, p[2], NULL, false);
+  pu_passing(c, false);
+  return out;
+}
+
+static pu_state run_block(pu_ctx *c, void *arg, pu_state in) {
+  block *b = arg;
+  pu_tensor **p = b->n->p + (ptrdiff_t)3 * b->index;
+  bool two = b->index % 2;
+  pu_state out = half_block(c, b, in, two);
+  if (two) out = half_block(c, b, out, false);
   if (b->index == CROSSED) {
     pu_rmsnorm_add(c, out.h, out.x, p[0], 1e-5f, b->n->type, &out.h);
     out.x = pu_linear(c, in.x, p[1], NULL, false);
@@ -107,12 +118,19 @@ static pu_state run_block(pu_ctx *c, void *arg, pu_state in) {
   return out;
 }
 
-static pu_tensor *forward(net *n, block *blocks, int recompute_from) {
+/* Blocks from this one on compute something again. */
+typedef struct again {
+  int from;
+  pu_recompute what;
+} again;
+static const again never = {BLOCKS, PU_RECOMPUTE_NONE};
+
+static pu_tensor *forward(net *n, block *blocks, again a) {
   pu_tensor *h;
   pu_state s = {pu_embedding(&n->c, n->ids, n->p[PARAMS - 1], PU_F32), NULL};
   for (int b = 0; b < BLOCKS; b++) {
     blocks[b] = (block){n, b};
-    s = pu_segment(&n->c, run_block, &blocks[b], s, b >= recompute_from);
+    s = pu_segment(&n->c, run_block, &blocks[b], s, b >= a.from ? a.what : PU_RECOMPUTE_NONE);
   }
   pu_tensor *y = pu_rmsnorm_add(&n->c, s.h, s.x, n->p[PARAMS - 2], 1e-5f, n->type, &h);
   n->forward_bytes = pu_arena_mark(n->c.mem);
@@ -125,18 +143,19 @@ static size_t read_out(net *n, const pu_tensor *t, char *out) {
 }
 
 /* One step; losses and all gradients, end to end, in `out`. Returns how many bytes of it. */
-static size_t step(net *n, int recompute_from, bool first, char *out) {
+static size_t step(net *n, again a, bool first, char *out) {
   block blocks[BLOCKS];
   size_t at = 0;
   pu_arena_reset(n->c.mem);
   pu_arena_reset(n->c.host);
   assert_int_equal(pu_tape_create(n->c.host, &n->c.tape, &n->error), PU_OK);
   for (int i = 0; i < PARAMS && first; i++) n->p[i]->grad_set = false;
-  pu_tensor *loss = forward(n, blocks, recompute_from);
+  pu_tensor *loss = forward(n, blocks, a);
   size_t before = pu_arena_mark(n->c.mem);
   if (pu_backward(&n->c) != PU_OK) fail_msg("%s", n->error.msg);
   assert_int_equal(pu_arena_mark(n->c.mem), before); /* backward gives its memory back, segment by segment */
-  assert_true(pu_arena_peak(n->c.mem) - before < n->forward_bytes / 2 || recompute_from < BLOCKS);
+  assert_int_equal(pu_arena_mark_end(n->c.mem), 0);
+  assert_true(pu_arena_peak(n->c.mem) - before < n->forward_bytes / 2 || a.from < BLOCKS);
   at += read_out(n, loss, out);
   for (int i = 0; i < PARAMS; i++) {
     assert_true(n->p[i]->grad_set);
@@ -153,9 +172,10 @@ static void recompute_changes_nothing(void **state) {
   for (int type = PU_F32; type <= PU_BF16; type++) {
     net n;
     net_open(&n, (pu_dtype)type);
-    size_t bytes = step(&n, BLOCKS, true, plain), most = n.forward_bytes;
-    for (int from = 0; from < BLOCKS; from++) {
-      assert_int_equal(step(&n, from, true, other), bytes);
+    size_t bytes = step(&n, never, true, plain), most = n.forward_bytes;
+    for (int i = 0; i < 2 * BLOCKS; i++) {
+      again a = {i / 2, i % 2 ? PU_RECOMPUTE_SOME : PU_RECOMPUTE_ALL};
+      assert_int_equal(step(&n, a, true, other), bytes);
       assert_memory_equal(plain, other, bytes);
       assert_true(n.forward_bytes < most);
     }
@@ -169,7 +189,7 @@ static void gradients_cross_segments(void **state) {
   net n;
   block blocks[BLOCKS];
   net_open(&n, PU_F32);
-  step(&n, 2, true, plain);
+  step(&n, (again){2, PU_RECOMPUTE_SOME}, true, plain);
   for (int i = 0; i < PARAMS; i++) {
     float *w = pu_test_download(n.c.be, n.p[i]), *g = pu_test_download(n.c.be, n.p[i]->grad), keep = w[3], grad = g[3];
     double sum[2] = {0, 0};
@@ -178,7 +198,7 @@ static void gradients_cross_segments(void **state) {
       pu_test_upload(n.c.be, n.p[i], w);
       pu_arena_reset(n.c.mem);
       pu_arena_reset(n.c.host);
-      float *loss = pu_test_download(n.c.be, forward(&n, blocks, BLOCKS));
+      float *loss = pu_test_download(n.c.be, forward(&n, blocks, never));
       for (int t = 0; t < TOKENS; t++) sum[side] += (double)loss[t] * 0.01;
       free(loss);
     }
@@ -191,12 +211,40 @@ static void gradients_cross_segments(void **state) {
   net_close(&n);
 }
 
+enum { LINKS = 12 };
+
+static pu_state run_chain(pu_ctx *c, void *arg, pu_state in) {
+  pu_tensor **p = arg;
+  pu_state out;
+  out.x = pu_rmsnorm_add(c, in.h, in.x, p[0], 1e-5f, p[1]->dtype, &out.h);
+  for (int i = 0; i < LINKS; i++) out.x = pu_linear(c, out.x, p[1], NULL, false);
+  return out;
+}
+
+/* In a chain of products the gradients of two links are there at a time, and their memory serves all the others. */
+static void gradients_give_way(void **state) {
+  (void)state;
+  net n;
+  pu_tensor *h;
+  net_open(&n, PU_F32);
+  assert_int_equal(pu_tape_create(n.c.host, &n.c.tape, &n.error), PU_OK);
+  for (int i = 0; i < PARAMS; i++) n.p[i]->grad_set = false;
+  pu_state s = {pu_embedding(&n.c, n.ids, n.p[PARAMS - 1], PU_F32), NULL};
+  s = pu_segment(&n.c, run_chain, n.p, s, PU_RECOMPUTE_NONE);
+  pu_tensor *y = pu_rmsnorm_add(&n.c, s.h, s.x, n.p[PARAMS - 2], 1e-5f, n.type, &h);
+  must(&n, pu_linear_cross_entropy(&n.c, y, n.p[PARAMS - 1], n.targets, 0.01f));
+  size_t before = pu_arena_mark(n.c.mem), link = (pu_tensor_bytes(y) + 63) / 64 * 64;
+  if (pu_backward(&n.c) != PU_OK) fail_msg("%s", n.error.msg);
+  assert_in_range(pu_arena_peak(n.c.mem) - before, 4 * link, 6 * link + 256); /* four: the state's, in turn */
+  net_close(&n);
+}
+
 static void micro_batches_add_up(void **state) {
   (void)state;
   net n;
   net_open(&n, PU_F32);
-  size_t bytes = step(&n, BLOCKS, true, plain);
-  step(&n, BLOCKS, false, other);
+  size_t bytes = step(&n, never, true, plain);
+  step(&n, never, false, other);
   for (size_t i = TOKENS; i < bytes / sizeof(float); i++) {
     float once = ((float *)plain)[i], twice = ((float *)other)[i];
     assert_float_equal(twice, 2 * once, 1e-6 * (1 + (double)(once < 0 ? -once : once)));
@@ -212,11 +260,11 @@ static void inference_takes_one_block(void **state) {
     net n;
     block blocks[BLOCKS];
     net_open(&n, (pu_dtype)type);
-    step(&n, BLOCKS, true, plain);
+    step(&n, never, true, plain);
     size_t with_tape = n.forward_bytes;
     pu_arena_reset(n.c.mem);
     pu_arena_reset(n.c.host);
-    pu_tensor *loss = forward(&n, blocks, BLOCKS);
+    pu_tensor *loss = forward(&n, blocks, never);
     float *y = pu_test_download(n.c.be, loss);
     if (!pu_test_elsewhere()) assert_memory_equal(y, plain, pu_tensor_bytes(loss));
     for (int i = 0; i < TOKENS; i++)
@@ -233,7 +281,7 @@ static pu_state fails(pu_ctx *c, void *arg, pu_state in) {
 }
 
 static pu_state nests(pu_ctx *c, void *arg, pu_state in) {
-  return pu_segment(c, fails, arg, in, false);
+  return pu_segment(c, fails, arg, in, PU_RECOMPUTE_NONE);
 }
 
 static void failures_stop_the_step(void **state) {
@@ -242,22 +290,24 @@ static void failures_stop_the_step(void **state) {
   net_open(&n, PU_F32);
   assert_int_equal(pu_tape_create(n.c.host, &n.c.tape, &n.error), PU_OK);
   pu_state s = {pu_embedding(&n.c, n.ids, n.p[PARAMS - 1], PU_F32), NULL};
-  pu_state out = pu_segment(&n.c, nests, n.ids, s, false);
+  pu_state out = pu_segment(&n.c, nests, n.ids, s, PU_RECOMPUTE_NONE);
   assert_null(out.x);
   assert_int_equal(n.c.status, PU_ERR_INTERNAL);
-  n.c.status = PU_OK;
-  out = pu_segment(&n.c, fails, n.ids, s, true);
-  assert_null(out.h);
-  assert_int_equal(n.c.status, PU_ERR_SHAPE);
-  assert_int_equal(pu_backward(&n.c), PU_ERR_SHAPE);
+  for (int what = PU_RECOMPUTE_SOME; what <= PU_RECOMPUTE_ALL; what++) {
+    n.c.status = PU_OK;
+    out = pu_segment(&n.c, fails, n.ids, s, (pu_recompute)what);
+    assert_null(out.h);
+    assert_int_equal(n.c.status, PU_ERR_SHAPE);
+    assert_int_equal(pu_backward(&n.c), PU_ERR_SHAPE);
+  }
   net_close(&n);
 }
 
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(recompute_changes_nothing), cmocka_unit_test(gradients_cross_segments),
-      cmocka_unit_test(micro_batches_add_up),      cmocka_unit_test(inference_takes_one_block),
-      cmocka_unit_test(failures_stop_the_step),
+      cmocka_unit_test(gradients_give_way),        cmocka_unit_test(micro_batches_add_up),
+      cmocka_unit_test(inference_takes_one_block), cmocka_unit_test(failures_stop_the_step),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -133,7 +133,7 @@ static double rel_error(const float *got, const void *want_bytes, size_t n) {
 
 /* ---- a training step ---- */
 
-static double step_loss(bench *b, bool recompute) {
+static double step_loss(bench *b, pu_recompute recompute) {
   pu_ctx c = context(b);
   int counted = b->seqs.tokens - b->seqs.n;
   OK(b, pu_tape_create(b->host, &c.tape, &b->e));
@@ -216,7 +216,7 @@ static double adamw_step(bench *b, const json_t *settings, float *const *moments
   for (size_t i = 0; i < b->m->n_params; i++) {
     pu_param *p = &b->m->params[i];
     pu_tensor m = like(p->w, moments[2 * i]), v = like(p->w, moments[2 * i + 1]);
-    pu_adamw_args a = {.p = p->master,
+    pu_adamw_args a = {.p = p->w,
                        .g = p->w->grad,
                        .m = &m,
                        .v = &v,
@@ -419,6 +419,16 @@ static void trained_model(void **state) {
 
 /* ---- recomputation, the plan ---- */
 
+static void same_gradients(const bench *a, const bench *b) {
+  for (size_t p = 0; p < a->m->n_params; p++) {
+    const pu_tensor *x = a->m->params[p].w->grad, *y = b->m->params[p].w->grad;
+    void *both[] = {pu_test_download(a->be, x), pu_test_download(b->be, y)};
+    assert_memory_equal(both[0], both[1], pu_tensor_bytes(x));
+    free(both[0]);
+    free(both[1]);
+  }
+}
+
 static void recompute_and_threads_change_nothing(void **state) {
   (void)state;
   for (size_t i = 0; i < PU_COUNT(families); i++) {
@@ -430,21 +440,17 @@ static void recompute_and_threads_change_nothing(void **state) {
     open_bench(&b, dir, 2, pu_isa_best(), &o);
     set_input(&a);
     set_input(&b);
-    double kept = step_loss(&a, false), again = step_loss(&b, true);
-    assert_true(kept == again);
-    for (size_t p = 0; p < a.m->n_params; p++) {
-      const pu_tensor *x = a.m->params[p].w->grad, *y = b.m->params[p].w->grad;
-      void *both[] = {pu_test_download(a.be, x), pu_test_download(b.be, y)};
-      assert_memory_equal(both[0], both[1], pu_tensor_bytes(x));
-      free(both[0]);
-      free(both[1]);
+    double kept = step_loss(&a, PU_RECOMPUTE_NONE);
+    for (int what = PU_RECOMPUTE_SOME; what <= PU_RECOMPUTE_ALL; what++) {
+      assert_true(step_loss(&b, (pu_recompute)what) == kept);
+      same_gradients(&a, &b);
     }
     close_bench(&a);
     close_bench(&b);
   }
 }
 
-static void check_plan(bench *b, bool train, bool recompute) {
+static void check_plan(bench *b, bool train, pu_recompute recompute) {
   /* A fresh arena, so that its peak is this step's. */
   pu_arena_free(b->mem);
   OK(b, pu_arena_wrap(b->memory, ROOM, &b->mem, &b->e));
@@ -458,19 +464,19 @@ static void check_plan(bench *b, bool train, bool recompute) {
   double real = (double)pu_arena_peak(b->mem);
   double plan = (double)pu_model_activation_bytes(b->m, b->seqs.tokens, b->seqs.max_len, train, recompute);
   if (!(fabs(plan / real - 1) < 0.1))
-    fail_msg("%s: %.0f bytes planned, %.0f used (train %d, recompute %d)", b->dir, plan, real, train, recompute);
+    fail_msg("%s: %.0f bytes planned, %.0f used (train %d, recompute %d)", b->dir, plan, real, train, (int)recompute);
 }
 
 static void plan_is_what_is_used(void **state) {
   (void)state;
   for (size_t i = 0; i < PU_COUNT(families); i++)
-    for (int kind = 0; kind < 3; kind++) {
+    for (int kind = -1; kind <= PU_RECOMPUTE_ALL; kind++) { /* -1: inference */
       bench b;
       char dir[400];
       snprintf(dir, sizeof dir, PU_FIXTURES "/hf-mini/%s", families[i]);
-      open_bench(&b, dir, 1, pu_isa_best(), &(pu_model_options){.dtype = i % 2 ? PU_BF16 : PU_F32, .train = kind > 0});
+      open_bench(&b, dir, 1, pu_isa_best(), &(pu_model_options){.dtype = i % 2 ? PU_BF16 : PU_F32, .train = kind >= 0});
       set_input(&b);
-      check_plan(&b, kind > 0, kind > 1);
+      check_plan(&b, kind >= 0, (pu_recompute)PU_MAX(kind, 0));
       close_bench(&b);
     }
 }

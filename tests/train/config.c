@@ -61,6 +61,8 @@ static void test_refusals(void **arg) {
   assert_ok(pu_train_config_resolve(&s->cfg, 0, &s->e), &s->e);
   refuses(s, "optim: {lr: 1e-4}\nschedule: {min_lr: 1e-3}\n", "schedule.min_lr 0.001 is above optim.lr 0.0001");
   refuses(s, "optim: {betas: [0.9, 1.0]}\n", "optim.betas");
+  refuses(s, "train: {precision: f32, weights: bf16}\n", "train.weights: bf16 goes with train.precision: bf16");
+  refuses(s, "train: {weights: bf16}\nlora: {rank: 2}\n", "train.weights: bf16 goes with");
   refuses(s, "sample: {every: 5}\n", "sample.prompts is empty");
   refuses(s, "train: {global_batch: 8, ramp_start: 16, ramp_steps: 4}\n", "train.ramp_start 16 is above");
   refuses(s, "train: {ramp_start: 16}\n", "belong together");

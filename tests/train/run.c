@@ -36,9 +36,12 @@ static const char tiny[] = "run: $D/%s\nmodel: {path: " PU_FIXTURES "/hf-mini/in
                            "optim: {lr: 3e-3}\nschedule: {warmup: 2, min_lr: 3e-4}\n"
                            "checkpoint: {every: 5, keep: 2}\nvalidate: {every: 5, batches: 2, path: $D/a}\n";
 
+/* precision "rough": bf16 in everything but gradients. */
 static pu_err run_tiny(state *s, const char *run, const char *precision, const char *more,
                        const pu_train_hooks *hooks) {
-  return run_yaml(s, pu_arena_printf(s->a, tiny, run, precision, more), hooks);
+  bool rough = strcmp(precision, "rough") == 0;
+  const char *yaml = pu_arena_printf(s->a, tiny, run, rough ? "bf16, weights: bf16" : precision, more);
+  return run_yaml(s, pu_arena_printf(s->a, "%s%s", yaml, rough ? "optim.state: bf16\n" : ""), hooks);
 }
 
 /* metrics.jsonl without what time changes. */
@@ -67,8 +70,8 @@ static void test_resume(void **arg) {
   state *s = *arg;
   write_shards(s, "a", 1, 0);
   write_shards(s, "b", 2, 0);
-  const char *const precisions[] = {"f32", "bf16"};
-  for (int p = 0; p < 2; p++) {
+  const char *const precisions[] = {"f32", "bf16", "rough"};
+  for (size_t p = 0; p < PU_COUNT(precisions); p++) {
     const char *whole = pu_arena_printf(s->a, "whole-%s", precisions[p]);
     const char *broken = pu_arena_printf(s->a, "broken-%s", precisions[p]);
     assert_ok(run_tiny(s, whole, precisions[p], "threads: 2", NULL), &s->e);
@@ -96,6 +99,26 @@ static void test_resume(void **arg) {
     assert_false(pu_path_exists(path_in(s, pu_arena_printf(s->a, "%s/step-000012", broken))));
     assert_ok(run_tiny(s, broken, precisions[p], "threads: 1", NULL), &s->e); /* nothing left to do */
     same_run(s, whole, broken);
+  }
+}
+
+/* Moments of the other type go on as they are, or rounded; the change is named. */
+static void test_other_state(void **arg) {
+  state *s = *arg;
+  write_shards(s, "a", 1, 0);
+  write_shards(s, "b", 2, 0);
+  const int64_t stop = 7;
+  pu_train_hooks hooks = {.arg = (void *)(uintptr_t)&stop, .step = stop_at};
+  const char *const precisions[] = {"bf16", "rough", "bf16"};
+  double losses[64], plain[64];
+  assert_ok(run_tiny(s, "plain", "bf16", "seed: 1", NULL), &s->e);
+  assert_int_equal(read_metrics(s, "plain", "loss", plain, 64), 20);
+  for (int i = 0; i < 2; i++) {
+    const char *run = precisions[i];
+    assert_int_equal(run_tiny(s, run, precisions[i], "seed: 1", &hooks), PU_ERR_STOPPED);
+    assert_ok(run_tiny(s, run, precisions[i + 1], "seed: 1", NULL), &s->e);
+    assert_int_equal(read_metrics(s, run, "loss", losses, 64), 20);
+    for (int t = 0; t < 20; t++) assert_true(fabs(losses[t] / plain[t] - 1) < 0.1);
   }
 }
 
@@ -205,8 +228,11 @@ static void test_micro_batches(void **arg) {
   write_shards(s, "a", 1, 0);
   write_shards(s, "b", 2, 0);
   assert_ok(run_tiny(s, "four", "f32", "seed: 1", NULL), &s->e);
-  assert_ok(run_tiny(s, "recompute", "f32", "recompute: true", NULL), &s->e);
-  same_run(s, "four", "recompute");
+  static const char *const words[] = {"some", "all", "true", "false"};
+  for (size_t i = 0; i < PU_COUNT(words); i++) {
+    assert_ok(run_tiny(s, words[i], "f32", pu_arena_printf(s->a, "recompute: %s", words[i]), NULL), &s->e);
+    same_run(s, "four", words[i]);
+  }
   const char *yaml = pu_arena_printf(s->a, tiny, "eight", "f32", "seed: 1");
   char *cut = strstr(yaml, "micro_batch: 4");
   cut[strlen("micro_batch: ")] = '8';
@@ -437,6 +463,7 @@ static void test_damaged(void **arg) {
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test_setup_teardown(test_resume, setup, teardown),
+      cmocka_unit_test_setup_teardown(test_other_state, setup, teardown),
       cmocka_unit_test_setup_teardown(test_stop_inside, setup, teardown),
       cmocka_unit_test_setup_teardown(test_facts_stay, setup, teardown),
       cmocka_unit_test(test_squares),

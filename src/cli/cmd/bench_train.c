@@ -6,8 +6,8 @@
 typedef struct options {
   const char *shape, *device;
   int64_t layers, seq, batch, threads, rounds;
-  int dtype;
-  bool recompute, profile, json;
+  int dtype, recompute, weights, state;
+  bool profile, json;
 } options;
 
 static const pu_option rows[] = {
@@ -17,8 +17,11 @@ static const pu_option rows[] = {
     PU_ROW_BATCH(options, "8"),
     PU_ROW_SEQ(options, 2, "1024", "tokens of a sequence"),
     PU_ROW_DTYPE(options, "bf16|f32", "bf16", "type to compute in"),
-    PU_ROW(options, recompute, "recompute", BOOL,
-           .help = "keep only each block's input and compute the rest again in the backward pass"),
+    PU_ROW(options, recompute, "recompute", ENUM, .dflt = "none", .choices = PU_RECOMPUTE_CHOICES,
+           .help = "what a block computes again in the backward pass"),
+    PU_ROW(options, weights, "weights", ENUM, .dflt = "f32", .choices = "f32|bf16",
+           .help = "what is trained: f32 values, or the bf16 ones that are computed with"),
+    PU_ROW(options, state, "state", ENUM, .dflt = "f32", .choices = "f32|bf16", .help = "type of AdamW's moments"),
     PU_ROW(options, profile, "profile", BOOL, .help = "print the time of each kind of operation too"),
     PU_ROW_ROUNDS(options, "4"),
     PU_ROW_DEVICE(options, device),
@@ -91,7 +94,9 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                               .rounds = o->rounds,
                               .dtype = o->dtype ? PU_F32 : PU_BF16,
                               .threads = (int)o->threads,
-                              .recompute = o->recompute,
+                              .recompute = (pu_recompute)o->recompute,
+                              .weights = o->weights,
+                              .state = o->state,
                               .profile = o->profile};
   const pu_shape *shape;
   PU_TRY(pu_cli_shape(o->shape, &shape, e));

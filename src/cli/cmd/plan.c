@@ -50,7 +50,7 @@ static void print_device(FILE *out, const char *device) {
 /* ---- training ---- */
 
 static void print_training(FILE *out, bool json, const pu_train_plan *p) {
-  const part device[] = {{"weights", "weights, and their f32 masters", p->weights},
+  const part device[] = {{"weights", "weights, and the lower halves of f32 ones", p->weights},
                          {"gradients", "gradients", p->gradients},
                          {"moments", "the optimiser's moments", p->moments},
                          {"activations", "activations of a micro-batch", p->activations},
@@ -93,7 +93,7 @@ static pu_err plan_training(const pu_cli *cli, const options *o, int n_args, con
   if (p.total <= p.available || !p.available) return PU_OK;
   return pu_fail(
       e, PU_ERR_NOMEM,
-      "it does not fit: lower train.micro_batch or data.seq_len, set train.recompute=true, or take a smaller "
+      "it does not fit: lower train.micro_batch or data.seq_len, set train.recompute=some or all, or take a smaller "
       "model");
 }
 

@@ -44,4 +44,36 @@ static inline void pu_write_piece(const pu_tensor *t, int64_t row, int64_t col, 
   pu_convert((char *)pu_row(t, row) + (size_t)col * pu_dtype_size(t->dtype), t->dtype, in, PU_F32, n);
 }
 
+/* Random bits for stochastic rounding: those of element i are a function of (seed, step, i) that every version of an
+ * operation computes. A counter, begun anywhere, through a mixing function of 32 bits (lowbias32, Wellons 2018). */
+typedef struct pu_noise {
+  uint32_t begin, more;
+} pu_noise;
+
+static inline uint32_t pu_mix32(uint32_t x) {
+  x = (x ^ x >> 16) * 0x7feb352du;
+  x = (x ^ x >> 15) * 0x846ca68bu;
+  return x ^ x >> 16;
+}
+
+static inline pu_noise pu_noise_of(uint64_t seed, int64_t step) {
+  uint64_t key = pu_random_at(seed, (uint64_t)step, 0);
+  return (pu_noise){(uint32_t)key, (uint32_t)(key >> 32)};
+}
+
+/* Where the counter stands at element i; i + 1's is one more, unless i + 1 is a multiple of 2^32. */
+static inline uint32_t pu_noise_at(pu_noise noise, int64_t i) {
+  return noise.begin + (uint32_t)i + (uint32_t)(i >> 32) * 0x9e3779b9u;
+}
+
+/* f with its lower half zero: rounded up where its lower half and 16 random bits carry. */
+static inline float pu_dither_bf16(float f, uint32_t bits) {
+  union {
+    float f;
+    uint32_t u;
+  } v = {f};
+  if (f == f) v.u = (v.u + (bits & 0xffffu)) & 0xffff0000u;
+  return v.f;
+}
+
 #endif

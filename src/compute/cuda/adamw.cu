@@ -2,8 +2,10 @@
  *
  * sum_squares: the chunks of all tensors, one after the other, are the blocks of one launch; each leaves its sum in
  * double, and one block adds those of a tensor in order and then the tensors. The host waits once, for that number.
- * adamw: 28 bytes a parameter and 2 for the bf16 copy, all of which is new to the caches. */
+ * adamw: 28 bytes a parameter (f32, or f32 in two halves), 20 with moments in bf16, 16 with p in bf16 too, all of which
+ * is new to the caches. */
 #include <stdlib.h>
+#include <type_traits>
 
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/use.h"
@@ -106,72 +108,170 @@ static pu_err sum_squares(pu_backend *be, void *args, pu_error *e) {
 
 /* ---- adamw ---- */
 
-typedef struct step_of {
-  float *p, *m, *v;
+/* How p lies in memory. */
+enum form { WHOLE /* f32 */, HALVES /* f32, as the nearest bf16 and the lower half */, ROUGH /* bf16 */ };
+
+template <typename M> struct step_of {
+  void *p;
+  uint16_t *low;
+  M *m, *v;
   const float *g;
-  bf16 *copy;
   int64_t n;
   float keep, rate, scale_v, beta1, beta2, eps, scale;
-} step_of;
+  uint32_t begin, more; /* of the random bits: see pu_noise in src/compute/cpu/rows.h */
+};
 
-/* As the reference has it, operation by operation. */
-__device__ static inline void update(const step_of &s, float *p, float g, float *m, float *v) {
+__device__ static inline uint32_t mix(uint32_t x) {
+  x = (x ^ x >> 16) * 0x7feb352du;
+  x = (x ^ x >> 15) * 0x846ca68bu;
+  return x ^ x >> 16;
+}
+
+/* The lower half becomes zero, carrying up as often as it is large. */
+__device__ static inline float dither(float f, uint32_t bits) {
+  return isnan(f) ? f : __uint_as_float((__float_as_uint(f) + (bits & 0xffffu)) & 0xffff0000u);
+}
+
+__device__ static inline float join(uint32_t high, uint32_t low) {
+  return __uint_as_float((high << 16) + (uint32_t)(int32_t)(int16_t)low);
+}
+
+__device__ static inline uint32_t split(float f, uint32_t *low) {
+  uint32_t u = __float_as_uint(f);
+  *low = isnan(f) ? 0 : u & 0xffffu;
+  return (isnan(f) ? u | 0x400000u : u + 0x8000u) >> 16;
+}
+
+/* As the reference has it, operation by operation. i: of the tensor. */
+template <form P, typename M>
+__device__ static inline void update(const step_of<M> &s, int64_t i, float *p, float g, float *m, float *v) {
   float gi = g * s.scale;
   *m = s.beta1 * *m + (1.0f - s.beta1) * gi;
   *v = s.beta2 * *v + (1.0f - s.beta2) * gi * gi;
   *p = *p * s.keep - s.rate * *m / (sqrtf(*v * s.scale_v) + s.eps);
+  uint32_t bits = mix(s.begin + (uint32_t)i + (uint32_t)(i >> 32) * 0x9e3779b9u);
+  if constexpr (std::is_same<M, bf16>::value) {
+    *m = dither(*m, bits);
+    *v = dither(*v, bits >> 16);
+  }
+  if constexpr (P == ROUGH) *p = dither(*p, mix(bits + s.more));
 }
 
-template <bool FAST> __global__ void __launch_bounds__(THREADS) adamw_values(step_of s) {
-  int64_t begin = (int64_t)blockIdx.x * THREADS * STEP_LANE;
-  int at = (int)threadIdx.x * STEP_LANE, count = (int)min(s.n - begin, (int64_t)(THREADS * STEP_LANE));
-  if (at >= count) return;
-  float p[STEP_LANE], g[STEP_LANE], m[STEP_LANE], v[STEP_LANE];
-  if (FAST && at + STEP_LANE <= count) {
-    read_row<true>(s.g + begin, at, count, g);
-    read_row<true>(s.m + begin, at, count, m);
-    read_row<true>(s.v + begin, at, count, v);
-    read_row<true>(s.p + begin, at, count, p);
+/* Four values in halves, or those of them that there are. */
+template <bool FAST>
+__device__ static inline void read_halves(const uint16_t *high, const uint16_t *low, int count, float (&p)[STEP_LANE]) {
+  if constexpr (FAST) {
+    uint2 h = *(const uint2 *)high, l = *(const uint2 *)low;
+    p[0] = join(h.x & 0xffffu, l.x), p[1] = join(h.x >> 16, l.x >> 16);
+    p[2] = join(h.y & 0xffffu, l.y), p[3] = join(h.y >> 16, l.y >> 16);
+  } else {
 #pragma unroll
-    for (int i = 0; i < STEP_LANE; i++) update(s, &p[i], g[i], &m[i], &v[i]);
-    write_row<true>(s.m + begin, at, count, m);
-    write_row<true>(s.v + begin, at, count, v);
-    write_row<true>(s.p + begin, at, count, p);
-    if (s.copy) write_row<true>(s.copy + begin, at, count, p);
-    return;
+    for (int i = 0; i < STEP_LANE; i++) p[i] = i < count ? join(high[i], low[i]) : 0.0f;
   }
-  for (int64_t i = begin + at; i < begin + min(at + STEP_LANE, count); i++) {
-    update(s, &s.p[i], s.g[i], &s.m[i], &s.v[i]);
-    if (s.copy) s.copy[i] = from_f32<bf16>(s.p[i]);
+}
+
+template <bool FAST>
+__device__ static inline void write_halves(uint16_t *high, uint16_t *low, int count, const float (&p)[STEP_LANE]) {
+  uint32_t h[STEP_LANE], l[STEP_LANE];
+#pragma unroll
+  for (int i = 0; i < STEP_LANE; i++) h[i] = split(p[i], &l[i]);
+  if constexpr (FAST) {
+    *(uint2 *)high = make_uint2(h[0] | h[1] << 16, h[2] | h[3] << 16);
+    *(uint2 *)low = make_uint2(l[0] | l[1] << 16, l[2] | l[3] << 16);
+  } else {
+#pragma unroll
+    for (int i = 0; i < STEP_LANE; i++)
+      if (i < count) high[i] = (uint16_t)h[i], low[i] = (uint16_t)l[i];
   }
+}
+
+template <form P, bool FAST, typename M>
+__device__ static inline void read_p(const step_of<M> &s, int64_t at, int count, float (&p)[STEP_LANE]) {
+  if constexpr (P == WHOLE)
+    read_row<FAST>((const float *)s.p + at, 0, count, p);
+  else if constexpr (P == ROUGH)
+    read_row<FAST>((const bf16 *)s.p + at, 0, count, p);
+  else
+    read_halves<FAST>((const uint16_t *)s.p + at, s.low + at, count, p);
+}
+
+template <form P, bool FAST, typename M>
+__device__ static inline void write_p(const step_of<M> &s, int64_t at, int count, const float (&p)[STEP_LANE]) {
+  if constexpr (P == WHOLE)
+    write_row<FAST>((float *)s.p + at, 0, count, p);
+  else if constexpr (P == ROUGH)
+    write_row<FAST>((bf16 *)s.p + at, 0, count, p);
+  else
+    write_halves<FAST>((uint16_t *)s.p + at, s.low + at, count, p);
+}
+
+template <form P, bool FAST, typename M> __device__ static inline void update_four(const step_of<M> &s, int64_t at) {
+  int count = (int)min(s.n - at, (int64_t)STEP_LANE);
+  float p[STEP_LANE], g[STEP_LANE], m[STEP_LANE], v[STEP_LANE];
+  read_row<FAST>(s.g + at, 0, count, g);
+  read_row<FAST>(s.m + at, 0, count, m);
+  read_row<FAST>(s.v + at, 0, count, v);
+  read_p<P, FAST>(s, at, count, p);
+#pragma unroll
+  for (int i = 0; i < STEP_LANE; i++) update<P>(s, at + i, &p[i], g[i], &m[i], &v[i]);
+  write_row<FAST>(s.m + at, 0, count, m);
+  write_row<FAST>(s.v + at, 0, count, v);
+  write_p<P, FAST>(s, at, count, p);
+}
+
+template <form P, bool FAST, typename M> __global__ void __launch_bounds__(THREADS) adamw_values(step_of<M> s) {
+  int64_t at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * STEP_LANE;
+  if (at >= s.n) return;
+  if constexpr (FAST) {
+    if (at + STEP_LANE <= s.n) {
+      update_four<P, true>(s, at);
+      return;
+    }
+  }
+  update_four<P, false>(s, at);
 }
 
 static bool whole(const void *p) {
   return (uintptr_t)p % 16 == 0;
 }
 
-static pu_err adamw(pu_backend *be, void *args, pu_error *e) {
-  const pu_adamw_args *a = (const pu_adamw_args *)args;
-  pu_cuda *d = (pu_cuda *)be;
-  step_of s = {.p = (float *)a->p->data,
-               .m = (float *)a->m->data,
-               .v = (float *)a->v->data,
-               .g = (const float *)a->g->data,
-               .copy = a->copy ? (bf16 *)a->copy->data : NULL,
-               .n = pu_tensor_count(a->p),
-               .beta1 = a->beta1,
-               .beta2 = a->beta2,
-               .eps = a->eps,
-               .scale = a->grad_scale};
+template <form P, typename M> static void adamw_launch(pu_cuda *d, const step_of<M> &s) {
+  unsigned blocks = (unsigned)ceil_div(s.n, THREADS * STEP_LANE);
+  if (whole(s.p) && whole(s.low) && whole(s.m) && whole(s.v) && whole(s.g))
+    adamw_values<P, true><<<blocks, THREADS, 0, d->stream>>>(s);
+  else
+    adamw_values<P, false><<<blocks, THREADS, 0, d->stream>>>(s);
+}
+
+template <typename M> static void adamw_of(pu_cuda *d, const pu_adamw_args *a) {
+  uint64_t key = pu_random_at(a->seed, (uint64_t)a->step, 0);
+  step_of<M> s = {.p = a->p->data,
+                  .low = a->low ? (uint16_t *)a->low->data : NULL,
+                  .m = (M *)a->m->data,
+                  .v = (M *)a->v->data,
+                  .g = (const float *)a->g->data,
+                  .n = pu_tensor_count(a->p),
+                  .beta1 = a->beta1,
+                  .beta2 = a->beta2,
+                  .eps = a->eps,
+                  .scale = a->grad_scale};
   s.keep = (float)(1 - (double)a->lr * (double)a->weight_decay);
   s.rate = (float)((double)a->lr / (1 - pow((double)a->beta1, (double)a->step)));
   s.scale_v = (float)(1 / (1 - pow((double)a->beta2, (double)a->step)));
-  unsigned blocks = (unsigned)ceil_div(s.n, THREADS * STEP_LANE);
-  if (s.n == 0) return PU_OK;
-  if (whole(s.p) && whole(s.m) && whole(s.v) && whole(s.g) && whole(s.copy))
-    adamw_values<true><<<blocks, THREADS, 0, d->stream>>>(s);
+  s.begin = (uint32_t)key;
+  s.more = (uint32_t)(key >> 32);
+  if (a->low)
+    adamw_launch<HALVES>(d, s);
+  else if (a->p->dtype == PU_BF16)
+    adamw_launch<ROUGH>(d, s);
   else
-    adamw_values<false><<<blocks, THREADS, 0, d->stream>>>(s);
+    adamw_launch<WHOLE>(d, s);
+}
+
+static pu_err adamw(pu_backend *be, void *args, pu_error *e) {
+  const pu_adamw_args *a = (const pu_adamw_args *)args;
+  if (pu_tensor_count(a->p) == 0) return PU_OK;
+  pu_with_type(a->m->dtype, [&](auto state) { adamw_of<decltype(state)>((pu_cuda *)be, a); });
   return pu_cuda_launched("adamw", e);
 }
 

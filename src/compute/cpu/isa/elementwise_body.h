@@ -580,28 +580,80 @@ static pu_err sum_squares(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
+typedef struct adam {
+  v16 keep, rate, scale_v, b1, b2, c1, c2, scale, eps;
+  pu_noise noise;
+} adam;
+
+static adam adam_of(const pu_adamw_args *a) {
+  return (adam){.keep = v_set1((float)(1 - (double)a->lr * (double)a->weight_decay)),
+                .rate = v_set1((float)(-(double)a->lr / (1 - pow((double)a->beta1, (double)a->step)))),
+                .scale_v = v_set1((float)(1 / (1 - pow((double)a->beta2, (double)a->step)))),
+                .b1 = v_set1(a->beta1),
+                .b2 = v_set1(a->beta2),
+                .c1 = v_set1(1 - a->beta1),
+                .c2 = v_set1(1 - a->beta2),
+                .scale = v_set1(a->grad_scale),
+                .eps = v_set1(a->eps),
+                .noise = pu_noise_of(a->seed, a->step)};
+}
+
+INLINE void write16_rough(void *row, pu_dtype type, int64_t i, int64_t n, v16 v, w16 random) {
+  if (type == PU_F32)
+    write16(row, PU_F32, i, n, v);
+  else
+    w_store_upper(element(row, PU_BF16, i), w_dither(v, random), (int)PU_MIN(n - i, 16));
+}
+
+INLINE v16 read16_p(const pu_adamw_args *a, int64_t i, int64_t n, pu_dtype type, bool halves) {
+  v16 p = read16(a->p->data, type, i, n);
+  return halves ? v_join(p, read16(a->low->data, PU_BF16, i, n)) : p;
+}
+
+INLINE void write16_p(const pu_adamw_args *a, int64_t i, int64_t n, pu_dtype type, bool halves, v16 p, w16 random) {
+  if (!halves) {
+    write16_rough(a->p->data, type, i, n, p, random);
+    return;
+  }
+  w16 high, low;
+  v_split(p, &high, &low);
+  w_store_upper(element(a->p->data, PU_BF16, i), high, (int)PU_MIN(n - i, 16));
+  w_store_upper(element(a->low->data, PU_BF16, i), low, (int)PU_MIN(n - i, 16));
+}
+
+INLINE void adamw_values(const pu_adamw_args *a, int64_t begin, int64_t end, pu_dtype type, bool halves,
+                         pu_dtype state) {
+  const adam k = adam_of(a);
+  void *m = a->m->data, *v = a->v->data;
+  for (int64_t i = begin; i < end; i += 16) {
+    w16 random = w_mix(w_from(pu_noise_at(k.noise, i)));
+    v16 gi = v_mul(k.scale, read16(a->g->data, PU_F32, i, end));
+    v16 mi = v_fma(k.b1, read16(m, state, i, end), v_mul(k.c1, gi));
+    v16 vi = v_fma(k.b2, read16(v, state, i, end), v_mul(v_mul(k.c2, gi), gi));
+    v16 step = v_div(v_mul(k.rate, mi), v_add(v_sqrt(v_mul(vi, k.scale_v)), k.eps));
+    v16 pi = v_fma(k.keep, read16_p(a, i, end, type, halves), step);
+    write16_rough(m, state, i, end, mi, random);
+    write16_rough(v, state, i, end, vi, w_upper(random));
+    write16_p(a, i, end, type, halves, pi, w_mix(w_plus(random, k.noise.more)));
+  }
+}
+
+INLINE void adamw_state(const pu_adamw_args *a, int64_t begin, int64_t end, pu_dtype state) {
+  if (a->low)
+    adamw_values(a, begin, end, PU_BF16, true, state);
+  else if (a->p->dtype == PU_BF16)
+    adamw_values(a, begin, end, PU_BF16, false, state);
+  else
+    adamw_values(a, begin, end, PU_F32, false, state);
+}
+
 static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
   const pu_adamw_args *a = arg;
-  float *p = a->p->data, *m = a->m->data, *v = a->v->data;
-  const float *g = a->g->data;
-  uint16_t *copy = a->copy ? a->copy->data : NULL;
-  v16 keep = v_set1((float)(1 - (double)a->lr * (double)a->weight_decay));
-  v16 rate = v_set1((float)(-(double)a->lr / (1 - pow((double)a->beta1, (double)a->step))));
-  v16 scale_v = v_set1((float)(1 / (1 - pow((double)a->beta2, (double)a->step))));
-  v16 b1 = v_set1(a->beta1), b2 = v_set1(a->beta2), c1 = v_set1(1 - a->beta1), c2 = v_set1(1 - a->beta2);
-  v16 scale = v_set1(a->grad_scale), eps = v_set1(a->eps);
   (void)worker;
-  for (int64_t i = begin; i < end; i += 16) {
-    v16 gi = v_mul(scale, read16(g, PU_F32, i, end));
-    v16 mi = v_fma(b1, read16(m, PU_F32, i, end), v_mul(c1, gi));
-    v16 vi = v_fma(b2, read16(v, PU_F32, i, end), v_mul(v_mul(c2, gi), gi));
-    v16 step = v_div(v_mul(rate, mi), v_add(v_sqrt(v_mul(vi, scale_v)), eps));
-    v16 pi = v_fma(keep, read16(p, PU_F32, i, end), step);
-    write16(m, PU_F32, i, end, mi);
-    write16(v, PU_F32, i, end, vi);
-    write16(p, PU_F32, i, end, pi);
-    if (copy) write16(copy, PU_BF16, i, end, pi);
-  }
+  if (a->m->dtype == PU_BF16)
+    adamw_state(a, begin, end, PU_BF16);
+  else
+    adamw_state(a, begin, end, PU_F32);
 }
 
 static pu_err adamw(pu_backend *be, void *args, pu_error *e) {

@@ -4,6 +4,7 @@
 
 #include <immintrin.h>
 #include <math.h>
+#include <string.h>
 
 #include "puyu/compute.h"
 
@@ -143,6 +144,67 @@ static inline void v_store_half(void *p, pu_dtype type, __m256 a) {
 static inline void v_store_row(void *p, pu_dtype type, v16 a, int n) {
   if (n >= 8) v_store_half(p, type, a.lo);
   if (n >= 16) v_store_half((char *)p + 8 * (type == PU_F32 ? 4 : 2), type, a.hi);
+}
+
+typedef struct w16 {
+  __m256i lo, hi;
+} w16;
+
+static inline w16 w_bits(v16 a) {
+  return (w16){_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi)};
+}
+static inline w16 w_from(uint32_t first) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), x = _mm256_set1_epi32((int)first);
+  return (w16){_mm256_add_epi32(x, lane), _mm256_add_epi32(_mm256_add_epi32(x, lane), _mm256_set1_epi32(8))};
+}
+static inline w16 w_plus(w16 a, uint32_t x) {
+  const __m256i b = _mm256_set1_epi32((int)x);
+  return (w16){_mm256_add_epi32(a.lo, b), _mm256_add_epi32(a.hi, b)};
+}
+static inline w16 w_upper(w16 a) {
+  return (w16){_mm256_srli_epi32(a.lo, 16), _mm256_srli_epi32(a.hi, 16)};
+}
+static inline __m256i w_mix_half(__m256i x) {
+  x = _mm256_mullo_epi32(_mm256_xor_si256(x, _mm256_srli_epi32(x, 16)), _mm256_set1_epi32(0x7feb352d));
+  x = _mm256_mullo_epi32(_mm256_xor_si256(x, _mm256_srli_epi32(x, 15)), _mm256_set1_epi32((int)0x846ca68b));
+  return _mm256_xor_si256(x, _mm256_srli_epi32(x, 16));
+}
+static inline w16 w_mix(w16 x) {
+  return (w16){w_mix_half(x.lo), w_mix_half(x.hi)};
+}
+static inline __m256i w_dither_half(__m256 a, __m256i random) {
+  __m256i live = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_ORD_Q));
+  __m256i low = _mm256_and_si256(_mm256_and_si256(random, _mm256_set1_epi32(0xffff)), live);
+  return _mm256_add_epi32(_mm256_castps_si256(a), low);
+}
+static inline w16 w_dither(v16 a, w16 random) {
+  return (w16){w_dither_half(a.lo, random.lo), w_dither_half(a.hi, random.hi)};
+}
+static inline void v_split_half(__m256 a, __m256i *high, __m256i *low) {
+  __m256i u = _mm256_castps_si256(a), nan = _mm256_castps_si256(_mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  __m256i quiet = _mm256_or_si256(u, _mm256_set1_epi32(0x400000));
+  *high = _mm256_blendv_epi8(_mm256_add_epi32(u, _mm256_set1_epi32(0x8000)), quiet, nan);
+  *low = _mm256_andnot_si256(nan, _mm256_slli_epi32(u, 16));
+}
+static inline void v_split(v16 a, w16 *high, w16 *low) {
+  v_split_half(a.lo, &high->lo, &low->lo);
+  v_split_half(a.hi, &high->hi, &low->hi);
+}
+static inline v16 v_join(v16 high, v16 low) {
+  w16 h = w_bits(high), l = w_bits(low);
+  return (v16){_mm256_castsi256_ps(_mm256_add_epi32(h.lo, _mm256_srai_epi32(l.lo, 16))),
+               _mm256_castsi256_ps(_mm256_add_epi32(h.hi, _mm256_srai_epi32(l.hi, 16)))};
+}
+static inline void w_store_upper(void *p, w16 a, int n) {
+  __m256i both = _mm256_packus_epi32(_mm256_srli_epi32(a.lo, 16), _mm256_srli_epi32(a.hi, 16));
+  both = _mm256_permute4x64_epi64(both, 0xd8); /* packing goes by halves of 128 bits */
+  if (n >= 16) {
+    _mm256_storeu_si256(p, both);
+    return;
+  }
+  uint16_t whole[16];
+  _mm256_storeu_si256((__m256i *)(void *)whole, both);
+  memcpy(p, whole, (size_t)n * sizeof *whole);
 }
 
 static inline void v_transpose8(__m256 r[8]) {

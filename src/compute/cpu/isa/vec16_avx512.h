@@ -134,6 +134,49 @@ static inline void v_store_row(void *p, pu_dtype type, v16 a, int n) {
     _mm256_mask_storeu_epi16(p, k, v_round_bf16(a));
 }
 
+/* Sixteen words of 32 bits. */
+typedef __m512i w16;
+
+static inline w16 w_bits(v16 a) {
+  return _mm512_castps_si512(a);
+}
+static inline w16 w_from(uint32_t first) { /* first, first + 1, … */
+  const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+  return _mm512_add_epi32(_mm512_set1_epi32((int)first), lane);
+}
+static inline w16 w_plus(w16 a, uint32_t x) {
+  return _mm512_add_epi32(a, _mm512_set1_epi32((int)x));
+}
+static inline w16 w_upper(w16 a) { /* the upper halves, as numbers */
+  return _mm512_srli_epi32(a, 16);
+}
+static inline w16 w_mix(w16 x) { /* pu_mix32 */
+  x = _mm512_mullo_epi32(_mm512_xor_si512(x, _mm512_srli_epi32(x, 16)), _mm512_set1_epi32(0x7feb352d));
+  x = _mm512_mullo_epi32(_mm512_xor_si512(x, _mm512_srli_epi32(x, 15)), _mm512_set1_epi32((int)0x846ca68b));
+  return _mm512_xor_si512(x, _mm512_srli_epi32(x, 16));
+}
+/* The upper halves are a rounded to bf16 with these lower halves of random bits; NaN stays. */
+static inline w16 w_dither(v16 a, w16 random) {
+  __m512i u = _mm512_castps_si512(a), low = _mm512_and_si512(random, _mm512_set1_epi32(0xffff));
+  return _mm512_mask_add_epi32(u, _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), u, low);
+}
+/* pu_split_f32 and back: both parts lie in upper halves. */
+static inline void v_split(v16 a, w16 *high, w16 *low) {
+  __m512i u = _mm512_castps_si512(a);
+  __mmask16 nan = _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+  *high = _mm512_add_epi32(u, _mm512_set1_epi32(0x8000));
+  *high = _mm512_mask_or_epi32(*high, nan, u, _mm512_set1_epi32(0x400000));
+  *low = _mm512_mask_set1_epi32(_mm512_slli_epi32(u, 16), nan, 0);
+}
+static inline v16 v_join(v16 high, v16 low) {
+  return _mm512_castsi512_ps(_mm512_add_epi32(w_bits(high), _mm512_srai_epi32(w_bits(low), 16)));
+}
+/* The upper halves of n of them (more than 16: of all). */
+static inline void w_store_upper(void *p, w16 a, int n) {
+  __mmask16 k = n >= 16 ? 0xffff : (__mmask16)((1u << (n > 0 ? n : 0)) - 1);
+  _mm256_mask_storeu_epi16(p, k, _mm512_cvtepi32_epi16(_mm512_srli_epi32(a, 16)));
+}
+
 /* 16 x 16, in place: pairs of lanes, pairs of pairs, then whole 128-bit quarters. */
 static inline void v_transpose(v16 r[16]) {
   v16 t[16], u[16];

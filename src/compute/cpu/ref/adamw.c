@@ -46,20 +46,38 @@ pu_err pu_ref_sum_squares(pu_backend *be, void *args, pu_error *e) {
 
 /* ---- adamw ----------------------------------------------------------------------------------------------------- */
 
+static float read_p(const pu_adamw_args *a, int64_t i) {
+  if (!a->low) return pu_get1(a->p, i);
+  return pu_join_f32(((const uint16_t *)a->p->data)[i], ((const uint16_t *)a->low->data)[i]);
+}
+
+static void write_rough(const pu_tensor *t, int64_t i, float v, uint32_t bits) {
+  pu_set1(t, i, t->dtype == PU_BF16 ? pu_dither_bf16(v, bits) : v);
+}
+
+static void write_p(const pu_adamw_args *a, int64_t i, float p, uint32_t bits) {
+  if (a->low)
+    ((uint16_t *)a->p->data)[i] = pu_split_f32(p, (uint16_t *)a->low->data + i);
+  else
+    write_rough(a->p, i, p, bits);
+}
+
 static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
   const pu_adamw_args *a = arg;
-  float *p = a->p->data, *m = a->m->data, *v = a->v->data;
   const float *g = a->g->data;
+  pu_noise noise = pu_noise_of(a->seed, a->step);
   float keep = (float)(1 - (double)a->lr * (double)a->weight_decay);
   float rate = (float)((double)a->lr / (1 - pow((double)a->beta1, (double)a->step)));
   float scale_v = (float)(1 / (1 - pow((double)a->beta2, (double)a->step)));
   (void)worker;
   for (int64_t i = begin; i < end; i++) {
+    uint32_t bits = pu_mix32(pu_noise_at(noise, i));
     float gi = g[i] * a->grad_scale;
-    m[i] = a->beta1 * m[i] + (1 - a->beta1) * gi;
-    v[i] = a->beta2 * v[i] + (1 - a->beta2) * gi * gi;
-    p[i] = p[i] * keep - rate * m[i] / (sqrtf(v[i] * scale_v) + a->eps);
-    if (a->copy) ((uint16_t *)a->copy->data)[i] = pu_f32_to_bf16(p[i]);
+    float m = a->beta1 * pu_get1(a->m, i) + (1 - a->beta1) * gi;
+    float v = a->beta2 * pu_get1(a->v, i) + (1 - a->beta2) * gi * gi;
+    write_rough(a->m, i, m, bits);
+    write_rough(a->v, i, v, bits >> 16);
+    write_p(a, i, read_p(a, i) * keep - rate * m / (sqrtf(v * scale_v) + a->eps), pu_mix32(bits + noise.more));
   }
 }
 
