@@ -57,6 +57,7 @@ static const scene scenes[] = {
     {"odd", 200, "data: [1, 2]\n\n", NULL},
     {"empty", 200, "", NULL},
     {"many", 200, NULL, NULL},
+    {"hush", 200, "data: {\"error\": {\"message\": \"\"}}\n\n", NULL},
     {"bad500", 500, "{\"error\": {\"message\": \"it hurts\"}}", NULL},
     {"bad400", 400, "{\"error\": {\"message\": \"this model's maximum context is 5\"}}", NULL},
     {"bad401", 401, "{\"detail\": \"who are you\"}", NULL},
@@ -213,6 +214,7 @@ static void failures_are_one_line(void **state) {
     pu_err err;
     const char *says;
   } rows[] = {{"error", PU_ERR_IO, "/error/v1/chat/completions: out of memory"},
+              {"hush", PU_ERR_IO, "/hush/v1/chat/completions: {\"error\""},
               {"broken", PU_ERR_FORMAT, "its answer broke off"},
               {"page", PU_ERR_FORMAT, "its answer broke off"},
               {"odd", PU_ERR_FORMAT, "is no stream of JSON objects"},
