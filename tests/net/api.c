@@ -1,10 +1,8 @@
 /* Asking servers that speak OpenAI's API: addresses, keys, what errors say, lists of models as servers have them. */
-#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "puyu/net.h"
-#include "tests/test.h"
+#include "tests/net/served.h"
 
 /* ---- a server to ask: what stands first in the path is the way it behaves ---- */
 
@@ -49,36 +47,21 @@ static void handler(void *arg, pu_http_request *r) {
   pu_http_reply(r, 418, "text/plain", pu_str_c(path));
 }
 
-static pu_http_server *server, *by_socket;
-static pthread_t threads[2];
+static served server, by_socket;
 static char socket_path[64];
 
-static void *run(void *arg) {
-  pu_error e;
-  return pu_http_run(arg, &e) ? arg : NULL;
-}
-
-static void drain(void *arg) {
-  pu_http_drain(arg, 0.1);
-}
-
 static int open_servers(void **state) {
-  pu_error e;
   (void)state;
   snprintf(socket_path, sizeof socket_path, "/tmp/puyu-api-%d.sock", (int)getpid());
-  assert_ok(pu_http_open(&(pu_http_options){.handler = handler}, &server, &e), &e);
-  assert_ok(pu_http_open(&(pu_http_options){.handler = handler, .unix_path = socket_path}, &by_socket, &e), &e);
-  return pthread_create(&threads[0], NULL, run, server) || pthread_create(&threads[1], NULL, run, by_socket);
+  server = served_open((pu_http_options){.handler = handler});
+  by_socket = served_open((pu_http_options){.handler = handler, .unix_path = socket_path});
+  return 0;
 }
 
 static int close_servers(void **state) {
-  pu_http_server *const all[] = {server, by_socket};
   (void)state;
-  for (size_t i = 0; i < PU_COUNT(all); i++) {
-    assert_true(pu_http_post(all[i], drain, all[i]));
-    pthread_join(threads[i], NULL);
-    pu_http_free(all[i]);
-  }
+  served_close(server);
+  served_close(by_socket);
   return 0;
 }
 
@@ -86,7 +69,7 @@ static pu_api api_at(const char *path, const char *key) {
   char url[200];
   pu_api api;
   pu_error e;
-  snprintf(url, sizeof url, "%s%s", pu_http_url(server), path);
+  snprintf(url, sizeof url, "%s%s", pu_http_url(server.s), path);
   assert_ok(pu_api_init(&(pu_api_options){.url = url, .key = key}, &api, &e), &e);
   return api;
 }
