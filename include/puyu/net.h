@@ -1,5 +1,5 @@
 /* net: an HTTP/1.1 server over libevent (RFC 9110, 9112), with optional TLS and Unix sockets; and, at the end, a client
- * over libcurl.
+ * over libcurl, and what is asked of servers that speak OpenAI's API.
  *
  * One thread runs the loop (pu_http_run) and everything about requests happens on it: the handler is called there, and
  * the pu_http_* functions of a request may be called only there. Other threads bring their results by pu_http_post.
@@ -113,5 +113,58 @@ typedef struct pu_events {
 void pu_events_init(pu_events *ev, size_t max);
 void pu_events_deinit(pu_events *ev);
 bool pu_events_feed(pu_events *ev, pu_str piece, bool (*on_event)(void *arg, pu_str data), void *arg);
+
+/* ---- a client of OpenAI's API ----------------------------------------------------------------------------------- */
+
+typedef struct pu_api_options {
+  const char *url;       /* "http://127.0.0.1:23333", with or without /v1 */
+  const char *unix_path; /* NULL: by the address */
+  const char *ca_file;   /* NULL: the system's */
+  const char *key;       /* NULL: none */
+  bool any_scheme;       /* else an address without http:// or https:// is refused (PU_ERR_USAGE) */
+} pu_api_options;
+
+/* A server: base is its address without /v1, for errors to name it by. Not changed by asking, so that threads may share
+ * it. Made by init, which copies the options; after a failure there is nothing to deinit, and it does no harm. */
+typedef struct pu_api {
+  char *base, *unix_path, *ca_file, *header;
+} pu_api;
+pu_err pu_api_init(const pu_api_options *o, pu_api *out, pu_error *e) PU_MUST_USE;
+void pu_api_deinit(pu_api *api);
+/* pu_http_client_start for a path such as "/v1/models": of the ask, body, seconds and functions count. */
+pu_err pu_api_start(const pu_api *api, pu_http_client *c, const char *path, pu_http_ask ask, pu_error *e) PU_MUST_USE;
+
+enum { PU_API_WHY = 300 };
+/* How an exchange ended, as on_end is told it. The caller initialises the body, whose maximum bounds the answer. */
+typedef struct pu_api_reply {
+  pu_buf body;
+  int status;
+  pu_err err;
+  char why[PU_API_WHY];
+} pu_api_reply;
+/* One exchange, waited for until stop says so (PU_ERR_STOPPED; NULL: pu_signals_stop). The ask's on_data, where it has
+ * one, hears an answer of status 200; all else goes into the body. PU_OK: r says how it ended, well or not. */
+pu_err pu_api_call(const pu_api *api, const char *path, const pu_http_ask *ask, bool (*stop)(void), pu_api_reply *r,
+                   pu_error *e) PU_MUST_USE;
+/* Did a whole answer of status 200 come? PU_ERR_FORMAT: it is larger than it may be; PU_ERR_USAGE: the request is too
+ * long for the model. */
+pu_err pu_api_check(const pu_api *api, const char *path, const pu_api_reply *r, pu_error *e) PU_MUST_USE;
+/* The same, and its JSON; the caller owns it. */
+pu_err pu_api_json(const pu_api *api, const char *path, const pu_api_reply *r, json_t **out, pu_error *e) PU_MUST_USE;
+/* What went wrong, as a part of one line, "status 500: out of memory" (status 0: without it): error.message of most
+ * servers, error, message or detail of some; else the body's first 200 bytes. */
+void pu_api_error(int status, pu_str body, char *why, size_t room);
+/* Whether that says that a request is too long for the model; servers have no code for it in common. */
+bool pu_api_is_too_long(int status, const char *why);
+
+typedef struct pu_api_model {
+  char *name;      /* the caller frees it; NULL: none was wanted, and the server names none */
+  int64_t context; /* tokens; 0: it does not say */
+  bool is_puyu;    /* it knows keys of puyu's own */
+} pu_api_model;
+/* The wanted one of /v1/models, else (or wanted NULL) the first. What is wanted keeps its name also where the list has
+ * it not; a server without a list (404, 405) is taken at its word. seconds: in all; 0: any time. */
+pu_err pu_api_find_model(const pu_api *api, const char *wanted, double seconds, pu_api_model *out, pu_error *e)
+    PU_MUST_USE;
 
 #endif

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "puyu/net.h"
 #include "src/agent/internal.h"
 
 void agent_stream_init(agent_stream *s, void (*on_text)(void *arg, pu_str text), void *arg) {
@@ -12,22 +13,6 @@ void agent_stream_init(agent_stream *s, void (*on_text)(void *arg, pu_str text),
 
 void agent_stream_deinit(agent_stream *s) {
   agent_answer_deinit(&s->answer);
-}
-
-void agent_error_of(pu_str body, char *why, size_t room) {
-  json_t *v = json_loadb(body.ptr ? body.ptr : "", body.len, JSON_ALLOW_NUL, NULL);
-  const json_t *m = json_object_get(json_object_get(v, "error"), "message");
-  if (!m) m = json_object_get(v, "error");
-  if (!json_is_string(m)) m = json_object_get(v, "message");
-  if (!m) m = json_object_get(v, "detail");
-  const char *said = json_string_value(m);
-  if (said)
-    snprintf(why, room, "%s", said);
-  else
-    snprintf(why, room, "%.*s", (int)PU_MIN(body.len, (size_t)200), body.ptr ? body.ptr : "");
-  for (char *c = why; *c; c++) /* it becomes a part of one line */
-    if ((unsigned char)*c < 0x20 || *c == 0x7f) *c = ' ';
-  json_decref(v);
 }
 
 /* The call that a piece belongs to: by its index; one that is new by another id. AGENT_MOST_CALLS: there is none yet.
@@ -100,7 +85,7 @@ bool agent_stream_event(void *stream, pu_str data) {
   if (!good) s->strange = true;
   const json_t *error = json_object_get(v, "error");
   if (good && error && !json_is_null(error)) {
-    agent_error_of(data, s->why, sizeof s->why);
+    pu_api_error(0, data, s->why, sizeof s->why);
     good = false;
   }
   const json_t *choice = json_array_get(json_object_get(v, "choices"), 0); /* usage comes with none */

@@ -70,8 +70,6 @@ typedef struct agent_stream {
 void agent_stream_init(agent_stream *s, void (*on_text)(void *arg, pu_str text), void *arg);
 void agent_stream_deinit(agent_stream *s);
 bool agent_stream_event(void *stream, pu_str data); /* for pu_events_feed */
-/* What went wrong: error.message of most servers, message or detail of some; else the body itself. */
-void agent_error_of(pu_str body, char *why, size_t room);
 
 /* ---- agents (agent.c) -------------------------------------------------------------------------------------------- */
 

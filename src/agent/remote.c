@@ -6,32 +6,26 @@
 #include "puyu/net.h"
 #include "src/agent/internal.h"
 
-enum { MOST_EVENT = 8 << 20, MOST_BODY = 16 << 20, WHY = 300 };
-static const double LONGEST_WAIT = 0.1, LIST_SECONDS = 30;
+enum { MOST_EVENT = 8 << 20, MOST_BODY = 16 << 20 };
+static const double LIST_SECONDS = 30;
+static const char CHAT_PATH[] = "/v1/chat/completions";
 
 typedef struct remote {
   pu_agent_model m;
-  char *base, *served, *ca_file, *header; /* base without /v1; header: NULL without a key */
+  pu_api api;
+  pu_api_model served;
   double seconds;
 } remote;
-
-static bool never(void) {
-  return false;
-}
 
 /* ---- one exchange ---- */
 
 typedef enum shape { UNKNOWN, EVENTS, WHOLE } shape;
 
 typedef struct exchange {
-  agent_stream *stream; /* NULL: the body is wanted as it is */
+  agent_stream *stream;
   pu_events events;
-  pu_buf body; /* of what is no event stream */
+  pu_api_reply reply; /* its body: of what is no event stream */
   shape shape;
-  int status;
-  pu_err err;
-  char why[WHY];
-  bool ended;
 } exchange;
 
 /* Servers that do not stream answer with one object. */
@@ -43,74 +37,32 @@ static shape shape_of(pu_str piece) {
 
 static bool on_data(void *arg, int status, pu_str piece) {
   exchange *x = arg;
-  if (!x->stream || status != 200) return pu_buf_append(&x->body, piece.ptr, piece.len);
+  (void)status; /* 200 */
   if (x->shape == UNKNOWN) x->shape = shape_of(piece);
-  if (x->shape == WHOLE) return pu_buf_append(&x->body, piece.ptr, piece.len);
+  if (x->shape == WHOLE) return pu_buf_append(&x->reply.body, piece.ptr, piece.len);
   return pu_events_feed(&x->events, piece, agent_stream_event, x->stream);
-}
-
-static void on_end(void *arg, int status, pu_err err, const char *why) {
-  exchange *x = arg;
-  x->status = status;
-  x->err = err;
-  x->ended = true;
-  if (err) snprintf(x->why, sizeof x->why, "%s", why);
 }
 
 static void exchange_init(exchange *x, agent_stream *stream) {
   *x = (exchange){.stream = stream};
   pu_events_init(&x->events, MOST_EVENT);
-  pu_buf_init(&x->body, MOST_BODY);
+  pu_buf_init(&x->reply.body, MOST_BODY);
 }
 
 static void exchange_deinit(exchange *x) {
   pu_events_deinit(&x->events);
-  pu_buf_deinit(&x->body);
-}
-
-/* PU_ERR_STOPPED: stop said so. What came and how it ended is in x. */
-static pu_err exchange_run(const remote *r, const char *path, pu_str body, double seconds, bool (*stop)(void),
-                           exchange *x, pu_error *e) {
-  const char *headers[] = {r->header, NULL};
-  pu_http_client *c;
-  char *url;
-  if (asprintf(&url, "%s%s", r->base, path) < 0) return pu_fail(e, PU_ERR_NOMEM, "no memory for a request");
-  const pu_http_ask ask = {.url = url,
-                           .headers = headers,
-                           .ca_file = r->ca_file,
-                           .body = body,
-                           .seconds = seconds,
-                           .on_data = on_data,
-                           .on_end = on_end,
-                           .arg = x};
-  bool stopped = false;
-  pu_err err = pu_http_client_open(&c, e);
-  if (!err) {
-    err = pu_http_client_start(c, &ask, NULL, e);
-    while (!err && !x->ended && !(stopped = stop())) err = pu_http_client_wait(c, LONGEST_WAIT, e);
-    pu_http_client_free(c); /* drops it, if it still runs */
-  }
-  free(url);
-  if (!err && stopped) return pu_fail(e, PU_ERR_STOPPED, "%s: it was stopped", r->base);
-  return err;
-}
-
-static bool is_too_long(int status, const char *why) {
-  return status == 400 && (strstr(why, "context") || strstr(why, "too long") || strstr(why, "maximum"));
+  pu_buf_deinit(&x->reply.body);
 }
 
 /* An exchange that is over: did a whole answer come? */
-static pu_err check_exchange(const remote *r, const char *path, const exchange *x, pu_error *e) {
-  char why[WHY];
-  if (x->stream && x->stream->why[0]) return pu_fail(e, PU_ERR_IO, "%s%s: %s", r->base, path, x->stream->why);
-  if (x->stream && x->stream->strange)
-    return pu_fail(e, PU_ERR_FORMAT, "%s%s: its answer is no stream of JSON objects", r->base, path);
-  if (x->err == PU_ERR_STOPPED) return pu_fail(e, PU_ERR_FORMAT, "%s%s: its answer is too large", r->base, path);
-  if (x->err) return pu_fail(e, PU_ERR_IO, "%s%s: %s", r->base, path, x->why);
-  if (x->status == 200) return PU_OK;
-  agent_error_of(pu_str_of(x->body.data, x->body.len), why, sizeof why);
-  return pu_fail(e, is_too_long(x->status, why) ? PU_ERR_USAGE : PU_ERR_IO, "%s%s: status %d: %s%s", r->base, path,
-                 x->status, why, x->status == 401 ? " (a key is taken from PUYU_API_KEY)" : "");
+static pu_err check_exchange(const pu_api *api, const exchange *x, pu_error *e) {
+  const agent_stream *s = x->stream;
+  if (s->why[0]) return pu_fail(e, PU_ERR_IO, "%s%s: %s", api->base, CHAT_PATH, s->why);
+  if (s->strange)
+    return pu_fail(e, PU_ERR_FORMAT, "%s%s: its answer is no stream of JSON objects", api->base, CHAT_PATH);
+  PU_TRY(pu_api_check(api, CHAT_PATH, &x->reply, e));
+  if (s->over || s->finish[0]) return PU_OK;
+  return pu_fail(e, PU_ERR_FORMAT, "%s%s: its answer broke off", api->base, CHAT_PATH);
 }
 
 /* ---- asking ---- */
@@ -145,7 +97,7 @@ static void set_sampling(json_t *body, const pu_sampling *how) {
 
 /* The caller frees it; NULL: no memory. */
 static char *body_of(const remote *r, const agent_ask *ask) {
-  json_t *body = json_pack("{ss sO sb}", "model", r->served, "messages", ask->messages, "stream", 1);
+  json_t *body = json_pack("{ss sO sb}", "model", r->served.name, "messages", ask->messages, "stream", 1);
   if (!body) return NULL;
   if (ask->tools) json_object_set(body, "tools", (json_t *)(uintptr_t)ask->tools);
   set_sampling(body, ask->how);
@@ -155,14 +107,13 @@ static char *body_of(const remote *r, const agent_ask *ask) {
 }
 
 static pu_err ask_server(const remote *r, const agent_ask *ask, const char *body, exchange *x, pu_error *e) {
-  static const char path[] = "/v1/chat/completions";
   agent_stream *s = x->stream;
-  PU_TRY(exchange_run(r, path, pu_str_c(body), r->seconds, ask->stop, x, e));
-  if (x->shape == WHOLE && x->status == 200 && !x->err)
-    s->over = agent_stream_event(s, pu_str_of(x->body.data, x->body.len));
-  PU_TRY(check_exchange(r, path, x, e));
-  if (s->over || s->finish[0]) return PU_OK;
-  return pu_fail(e, PU_ERR_FORMAT, "%s%s: its answer broke off", r->base, path);
+  const pu_api_reply *reply = &x->reply;
+  const pu_http_ask how = {.body = pu_str_c(body), .seconds = r->seconds, .on_data = on_data, .arg = x};
+  PU_TRY(pu_api_call(&r->api, CHAT_PATH, &how, ask->stop, &x->reply, e));
+  if (x->shape == WHOLE && reply->status == 200 && !reply->err)
+    s->over = agent_stream_event(s, pu_str_of(reply->body.data, reply->body.len));
+  return check_exchange(&r->api, x, e);
 }
 
 static pu_err answer(pu_agent_model *m, const agent_ask *ask, json_t **message, agent_finish *finish, pu_error *e) {
@@ -187,50 +138,17 @@ static pu_err answer(pu_agent_model *m, const agent_ask *ask, json_t **message, 
 
 static void remote_close(pu_agent_model *m) {
   remote *r = (remote *)(void *)m;
-  free(r->base);
-  free(r->served);
-  free(r->ca_file);
-  free(r->header);
+  pu_api_deinit(&r->api);
+  free(r->served.name);
   free(r);
 }
 
-static pu_err choose_model(remote *r, const json_t *list, const char *wanted, pu_error *e) {
-  const json_t *rows = json_object_get(list, "data");
-  const char *first = json_string_value(json_object_get(json_array_get(rows, 0), "id"));
-  if (!wanted && !first) return pu_fail(e, PU_ERR_FORMAT, "%s: names no model: say which one with --served", r->base);
-  r->served = strdup(wanted ? wanted : first);
-  return r->served ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for a server");
-}
-
-/* A server without the list is taken at its word where the name is given. */
-static pu_err find_model(remote *r, const char *wanted, pu_error *e) {
-  static const char path[] = "/v1/models";
-  exchange x;
-  json_t *list = NULL;
-  exchange_init(&x, NULL);
-  double seconds = r->seconds > 0 ? PU_MIN(r->seconds, LIST_SECONDS) : LIST_SECONDS;
-  pu_err err = exchange_run(r, path, (pu_str){0}, seconds, never, &x, e);
-  bool no_list = !err && wanted && !x.err && (x.status == 404 || x.status == 405);
-  if (!err && !no_list) err = check_exchange(r, path, &x, e);
-  if (!err && !no_list) err = pu_json_parse(r->base, pu_str_of(x.body.data ? x.body.data : "", x.body.len), &list, e);
-  if (!err) err = choose_model(r, list, wanted, e);
-  json_decref(list);
-  exchange_deinit(&x);
-  return err;
-}
-
 static pu_err set_up(remote *r, const pu_agent_server *o, pu_error *e) {
-  size_t n = strlen(o->url);
-  while (n && o->url[n - 1] == '/') n--;
-  if (n >= 3 && memcmp(o->url + n - 3, "/v1", 3) == 0) n -= 3;
-  if (strncmp(o->url, "http://", 7) != 0 && strncmp(o->url, "https://", 8) != 0)
-    return pu_fail(e, PU_ERR_USAGE, "%s: an address begins with http:// or https://", o->url);
-  r->base = strndup(o->url, n);
-  r->ca_file = o->ca_file ? strdup(o->ca_file) : NULL;
-  if (o->key && asprintf(&r->header, "Authorization: Bearer %s", o->key) < 0) r->header = NULL;
-  if (!r->base || (o->ca_file && !r->ca_file) || (o->key && !r->header))
-    return pu_fail(e, PU_ERR_NOMEM, "no memory for a server");
-  return find_model(r, o->model, e);
+  double seconds = o->seconds > 0 ? PU_MIN(o->seconds, LIST_SECONDS) : LIST_SECONDS;
+  PU_TRY(pu_api_init(&(pu_api_options){.url = o->url, .ca_file = o->ca_file, .key = o->key}, &r->api, e));
+  PU_TRY(pu_api_find_model(&r->api, o->model, seconds, &r->served, e));
+  if (r->served.name) return PU_OK;
+  return pu_fail(e, PU_ERR_FORMAT, "%s: names no model: say which one with --served", r->api.base);
 }
 
 pu_err pu_agent_remote(const pu_agent_server *o, pu_agent_model **out, pu_error *e) {

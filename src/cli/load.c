@@ -20,7 +20,7 @@ typedef struct load {
   const pu_load_plan *plan;
   pu_load_result *r;
   pu_http_client *client;
-  const char *url, *headers[2];
+  pu_api api;
   char *model; /* as JSON */
   size_t next; /* to be sent */
   double begin, end;
@@ -48,20 +48,8 @@ static void exchange_free(exchange *x) {
   free(x);
 }
 
-/* "error": {"message": …} of OpenAI and most others, "message" or "detail" of some; else as it is. */
-static void take_error(exchange *x, pu_str body) {
-  json_t *v = json_loadb(body.ptr, body.len, JSON_ALLOW_NUL | JSON_DISABLE_EOF_CHECK, NULL);
-  const json_t *m = json_object_get(json_object_get(v, "error"), "message");
-  if (!m) m = json_object_get(v, "message");
-  if (!m) m = json_object_get(v, "detail");
-  pu_str said = json_is_string(m) ? pu_str_of(json_string_value(m), json_string_length(m)) : body;
-  pu_buf text;
-  pu_buf_init(&text, MOST_ERROR_BODY);
-  pu_buf_append(&text, said.ptr, said.len);
-  pu_buf_clear(&x->error);
-  if (text.len) pu_buf_append(&x->error, text.data, text.len);
-  pu_buf_deinit(&text);
-  json_decref(v);
+static void keep_error(exchange *x, pu_str said) {
+  pu_buf_append(&x->error, said.ptr, PU_MIN(said.len, (size_t)MOST_ERROR_BODY - 1 - x->error.len));
 }
 
 static void take_usage(exchange *x, const json_t *usage) {
@@ -86,7 +74,7 @@ static bool on_event(void *arg, pu_str data) {
   }
   json_t *v = json_loadb(data.ptr, data.len, JSON_ALLOW_NUL, NULL);
   if (!v || json_object_get(v, "error")) {
-    take_error(x, data);
+    keep_error(x, data);
     json_decref(v);
     return false;
   }
@@ -105,7 +93,7 @@ static bool on_event(void *arg, pu_str data) {
 static bool on_data(void *arg, int status, pu_str piece) {
   exchange *x = arg;
   if (status == 200) return pu_events_feed(&x->events, piece, on_event, x);
-  pu_buf_append(&x->error, piece.ptr, PU_MIN(piece.len, (size_t)MOST_ERROR_BODY - 1 - x->error.len));
+  keep_error(x, piece);
   return true;
 }
 
@@ -152,9 +140,8 @@ static void on_end(void *arg, int status, pu_err err, const char *why) {
   if (status == 200 && x->done && !x->error.len) {
     count_success(l, x, l->end);
   } else {
-    if (status != 200 && x->error.len) take_error(x, pu_str_of(x->error.data, x->error.len));
     if (x->error.len)
-      snprintf(text, sizeof text, "status %d: %s", status, x->error.data);
+      pu_api_error(status, pu_str_of(x->error.data, x->error.len), text, sizeof text);
     else
       snprintf(text, sizeof text, "%s", err ? why : status == 200 ? "the stream ended early" : "no answer");
     count_failure(l, text);
@@ -185,18 +172,12 @@ static pu_err send_one(load *l, const pu_load_request *what, pu_error *e) {
   pu_buf body;
   pu_buf_init(&body, PU_BUF_MAX);
   put_body(&body, l, what);
-  pu_http_ask ask = {.url = l->url,
-                     .unix_path = l->o->unix_path,
-                     .ca_file = l->o->ca_file,
-                     .headers = l->headers,
-                     .body = pu_str_of(body.data, body.len),
-                     .seconds = l->o->seconds,
-                     .on_data = on_data,
-                     .on_end = on_end,
-                     .arg = x};
+  const char *path = l->o->chat ? "/v1/chat/completions" : "/v1/completions";
+  const pu_http_ask ask = {
+      .body = pu_str_of(body.data, body.len), .seconds = l->o->seconds, .on_data = on_data, .on_end = on_end, .arg = x};
   x->sent_at = pu_now();
   pu_err err = body.failed ? pu_fail(e, PU_ERR_NOMEM, "no memory for a request")
-                           : pu_http_client_start(l->client, &ask, NULL, e);
+                           : pu_api_start(&l->api, l->client, path, ask, e);
   pu_buf_deinit(&body);
   if (err) exchange_free(x);
   return err;
@@ -261,82 +242,26 @@ void pu_load_result_deinit(pu_load_result *r) {
 
 /* ---- the server ---- */
 
-/* The address of a route: "/v1" may stand at the base's end, or not. */
-static char *route(pu_arena *a, const char *base, const char *path) {
-  size_t n = strlen(base);
-  while (n && base[n - 1] == '/') n--;
-  if (n >= 3 && memcmp(base + n - 3, "/v1", 3) == 0) n -= 3;
-  return pu_arena_printf(a, "%.*s%s", (int)n, base, path);
-}
-
-static pu_err set_headers(const pu_load_options *o, pu_arena *a, const char *headers[2], pu_error *e) {
-  headers[0] = o->api_key ? pu_arena_printf(a, "Authorization: Bearer %s", o->api_key) : NULL;
-  headers[1] = NULL;
-  return o->api_key && !headers[0] ? pu_fail(e, PU_ERR_NOMEM, "no memory for a header") : PU_OK;
-}
-
-typedef struct page {
-  pu_buf body;
-  int status;
-  char why[256]; /* "": it came */
-  bool ended;
-} page;
-
-static bool on_page_data(void *arg, int status, pu_str piece) {
-  (void)status;
-  return pu_buf_append(&((page *)arg)->body, piece.ptr, piece.len);
-}
-
-static void on_page_end(void *arg, int status, pu_err err, const char *why) {
-  page *p = arg;
-  p->status = status;
-  p->ended = true;
-  if (err) snprintf(p->why, sizeof p->why, "%s", why);
-}
-
-static pu_err get_page(const pu_load_options *o, const char *url, const char *const *headers, page *p, pu_error *e) {
-  enum { SECONDS = 30 };
-  pu_http_client *c;
-  PU_TRY(pu_http_client_open(&c, e));
-  pu_http_ask ask = {.url = url,
-                     .unix_path = o->unix_path,
-                     .ca_file = o->ca_file,
-                     .headers = headers,
-                     .seconds = SECONDS,
-                     .on_data = on_page_data,
-                     .on_end = on_page_end,
-                     .arg = p};
-  pu_err err = pu_http_client_start(c, &ask, NULL, e);
-  while (!err && !p->ended && !pu_signals_stop()) err = pu_http_client_wait(c, LONGEST_WAIT, e);
-  bool stopped = !p->ended; /* what is dropped now ends, too */
-  pu_http_client_free(c);
-  if (!err && stopped) err = pu_fail(e, PU_ERR_STOPPED, "%s: it was stopped", url);
-  if (!err && p->why[0]) err = pu_fail(e, PU_ERR_IO, "%s: %s", url, p->why);
-  if (!err && p->status != 200)
-    err = pu_fail(e, PU_ERR_IO, "%s: status %d%s", url, p->status,
-                  p->status == 401 ? ": a key is needed, in PUYU_API_KEY" : "");
-  return err;
+static pu_err open_api(const pu_load_options *o, pu_api *out, pu_error *e) {
+  const pu_api_options ao = {
+      .url = o->url, .unix_path = o->unix_path, .ca_file = o->ca_file, .key = o->api_key, .any_scheme = true};
+  return pu_api_init(&ao, out, e);
 }
 
 pu_err pu_load_model(const pu_load_options *o, pu_arena *a, const char **model, int64_t *context, pu_error *e) {
-  const char *headers[2], *url = route(a, o->url, "/v1/models");
-  page p = {0};
-  json_t *v = NULL;
-  if (!url) return pu_fail(e, PU_ERR_NOMEM, "no memory for an address");
-  PU_TRY(set_headers(o, a, headers, e));
-  pu_buf_init(&p.body, 1 << 20);
-  pu_err err = get_page(o, url, headers, &p, e);
-  if (!err) err = pu_json_parse(url, pu_str_of(p.body.data ? p.body.data : "", p.body.len), &v, e);
-  const json_t *first = json_array_get(json_object_get(v, "data"), 0);
-  const char *name = json_string_value(json_object_get(first, "id"));
-  if (!err && !name) err = pu_fail(e, PU_ERR_FORMAT, "%s: names no model: give --name", url);
+  enum { SECONDS = 30 };
+  pu_api api;
+  pu_api_model first;
+  PU_TRY(open_api(o, &api, e));
+  pu_err err = pu_api_find_model(&api, NULL, SECONDS, &first, e);
+  if (!err && !first.name) err = pu_fail(e, PU_ERR_FORMAT, "%s/v1/models: names no model: give --name", api.base);
   if (!err) {
-    *model = pu_arena_strdup(a, name);
-    *context = PU_MAX(json_integer_value(json_object_get(first, "max_model_len")), 0);
+    *model = pu_arena_strdup(a, first.name);
+    *context = first.context;
     if (!*model) err = pu_fail(e, PU_ERR_NOMEM, "no memory for a name");
   }
-  json_decref(v);
-  pu_buf_deinit(&p.body);
+  free(first.name);
+  pu_api_deinit(&api);
   return err;
 }
 
@@ -346,9 +271,8 @@ static pu_err set_up(load *l, pu_arena *a, pu_error *e) {
   pu_buf_json_str(&name, pu_str_c(l->o->model ? l->o->model : ""));
   l->model = pu_arena_strdup(a, name.data ? name.data : "\"\"");
   pu_buf_deinit(&name);
-  l->url = route(a, l->o->url, l->o->chat ? "/v1/chat/completions" : "/v1/completions");
-  if (!l->model || !l->url) return pu_fail(e, PU_ERR_NOMEM, "no memory for a load");
-  PU_TRY(set_headers(l->o, a, l->headers, e));
+  if (!l->model) return pu_fail(e, PU_ERR_NOMEM, "no memory for a load");
+  PU_TRY(open_api(l->o, &l->api, e));
   return pu_http_client_open(&l->client, e);
 }
 
@@ -363,6 +287,7 @@ pu_err pu_load_run(const pu_load_options *o, const pu_load_plan *plan, pu_load_r
   if (!err) err = ask_all(&l, e);
   l.stopping = true;
   pu_http_client_free(l.client);
+  pu_api_deinit(&l.api);
   out->seconds = l.end - l.begin;
   take_times(&out->first, &l.first);
   take_times(&out->each, &l.each);

@@ -57,9 +57,6 @@ bool eval_put_prompt(const eval_ask *ask, int64_t shots, pu_buf *b);
 
 /* ---- what servers answer (reply.c) ---- */
 
-enum { EVAL_WHY = 300 };
-/* What went wrong: error.message of most servers, message or detail of some; else the body itself. */
-void eval_reply_error(pu_str body, char out[EVAL_WHY]);
 /* Of /v1/completions with echo and logprobs, a choice an option or one window, into ask->told. with_one: a token was
  * made behind each prompt. */
 pu_err eval_reply_told(const char *who, pu_str body, bool with_one, eval_ask *ask, pu_error *e) PU_MUST_USE;

@@ -15,12 +15,11 @@ static const double LONGEST_WAIT = 0.1, LONGEST_PAUSE = 60;
 typedef struct remote {
   pu_eval_model m;
   pu_http_client *client;
-  char *base, *served, *ca_file, *header; /* base without /v1; header: NULL without a key */
+  pu_api api;
+  pu_api_model served;
   int concurrency, retries;
   double seconds;
-  int64_t window; /* tokens of a context, 0: not known */
   bool wants_one; /* the server refuses max_tokens 0 */
-  bool is_puyu;   /* it knows keys of its own */
 } remote;
 
 typedef struct running running;
@@ -96,10 +95,10 @@ static void add_stop(json_t *body, const eval_ask *ask) {
 static char *body_of(const remote *x, const eval_ask *ask, int64_t shots) {
   pu_buf text;
   pu_buf_init(&text, MOST_BODY);
-  json_t *body = json_pack("{s:s,s:i}", "model", x->served, "temperature", 0);
+  json_t *body = json_pack("{s:s,s:i}", "model", x->served.name, "temperature", 0);
   bool ok = body && (ask->ids || eval_put_prompt(ask, shots, &text));
   if (ok && tells(ask)) {
-    if (x->is_puyu) add_from(body, ask, pu_str_of(text.data ? text.data : "", text.len));
+    if (x->served.is_puyu) add_from(body, ask, pu_str_of(text.data ? text.data : "", text.len));
     json_object_set_new(body, "prompt", ask->ids ? window_prompt(ask) : option_prompts(ask, &text));
     json_object_set_new(body, "max_tokens", json_integer(x->wants_one));
     json_object_set_new(body, "echo", json_true());
@@ -124,8 +123,8 @@ static char *body_of(const remote *x, const eval_ask *ask, int64_t shots) {
 static pu_err take_reply(exchange *g, pu_error *e) {
   const remote *x = g->r->x;
   pu_str body = pu_str_of(g->body.data ? g->body.data : "", g->body.len);
-  return tells(g->ask) ? eval_reply_told(x->base, body, x->wants_one, g->ask, e)
-                       : eval_reply_answer(x->base, body, x->m.chat, g->ask, e);
+  return tells(g->ask) ? eval_reply_told(x->api.base, body, x->wants_one, g->ask, e)
+                       : eval_reply_answer(x->api.base, body, x->m.chat, g->ask, e);
 }
 
 /* ---- sending ---- */
@@ -155,16 +154,12 @@ static void again(exchange *g, double seconds) {
   g->r->waiting = g;
 }
 
-static bool is_too_long(int status, const char *why) {
-  return status == 400 && (strstr(why, "context") || strstr(why, "too long") || strstr(why, "maximum"));
-}
-
 /* A request that the server does not take as it is. */
 static void on_refused(exchange *g, int status) {
   running *r = g->r;
-  char why[EVAL_WHY];
-  eval_reply_error(pu_str_of(g->body.data ? g->body.data : "", g->body.len), why);
-  if (is_too_long(status, why) && !g->ask->ids) {
+  char why[PU_API_WHY];
+  pu_api_error(status, pu_str_of(g->body.data, g->body.len), why, sizeof why);
+  if (pu_api_is_too_long(status, why) && !g->ask->ids) {
     g->ask->too_long = g->shots == 0;
     if (g->shots == 0) {
       finish(g);
@@ -180,8 +175,7 @@ static void on_refused(exchange *g, int status) {
     return;
   }
   bool no_route = status == 404 && tells(g->ask);
-  r->err = pu_fail(&r->why, PU_ERR_IO, "%s: status %d: %s%s%s", r->x->base, status, why,
-                   status == 401 ? " (a key is taken from PUYU_API_KEY)" : "",
+  r->err = pu_fail(&r->why, PU_ERR_IO, "%s: %s%s", r->x->api.base, why,
                    no_route ? " (this task needs /v1/completions with echo and logprobs)" : "");
   exchange_free(g);
 }
@@ -200,7 +194,7 @@ static void on_end(void *arg, int status, pu_err err, const char *said) {
     return;
   }
   if (err) {
-    r->err = pu_fail(&r->why, PU_ERR_IO, "%s: %s, after %d tries", r->x->base, said, g->tries);
+    r->err = pu_fail(&r->why, PU_ERR_IO, "%s: %s, after %d tries", r->x->api.base, said, g->tries);
     exchange_free(g);
   } else if (status != 200) {
     on_refused(g, status);
@@ -211,24 +205,15 @@ static void on_end(void *arg, int status, pu_err err, const char *said) {
   }
 }
 
-static pu_http_ask ask_for(const remote *x, const char *url, const char *const *headers, pu_str body) {
-  return (pu_http_ask){.url = url, .headers = headers, .ca_file = x->ca_file, .body = body, .seconds = x->seconds};
-}
-
 static pu_err send_it(exchange *g, pu_error *e) {
   remote *x = g->r->x;
-  char url[1024];
-  const char *headers[] = {"Content-Type: application/json", x->header, NULL};
   bool chat = x->m.chat && !tells(g->ask);
-  snprintf(url, sizeof url, "%s/v1/%s", x->base, chat ? "chat/completions" : "completions");
   char *body = body_of(x, g->ask, g->shots);
   pu_err err = body ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for a request");
   if (!err) {
-    pu_http_ask ask = ask_for(x, url, headers, pu_str_c(body));
-    ask.on_data = on_data;
-    ask.on_end = on_end;
-    ask.arg = g;
-    err = pu_http_client_start(x->client, &ask, NULL, e);
+    const pu_http_ask ask = {
+        .body = pu_str_c(body), .seconds = x->seconds, .on_data = on_data, .on_end = on_end, .arg = g};
+    err = pu_api_start(&x->api, x->client, chat ? "/v1/chat/completions" : "/v1/completions", ask, e);
   }
   free(body);
   if (err)
@@ -301,67 +286,21 @@ static pu_err run(pu_eval_model *m, eval_next next, eval_done done, void *arg, p
   return err;
 }
 
-/* ---- one request ---- */
-
-typedef struct page {
-  pu_buf body;
-  int status;
-  char why[EVAL_WHY]; /* "": it came */
-  bool ended;
-} page;
-
-static bool on_page_data(void *arg, int status, pu_str piece) {
-  (void)status;
-  return pu_buf_append(&((page *)arg)->body, piece.ptr, piece.len);
-}
-
-static void on_page_end(void *arg, int status, pu_err err, const char *why) {
-  page *p = arg;
-  p->status = status;
-  p->ended = true;
-  if (err) snprintf(p->why, sizeof p->why, "%s", why);
-}
-
-static pu_err get_page(const remote *x, const char *url, pu_str body, page *p, pu_error *e) {
-  const char *headers[] = {"Content-Type: application/json", x->header, NULL};
-  pu_http_client *c;
-  PU_TRY(pu_http_client_open(&c, e));
-  pu_http_ask ask = ask_for(x, url, headers, body);
-  ask.on_data = on_page_data;
-  ask.on_end = on_page_end;
-  ask.arg = p;
-  pu_err err = pu_http_client_start(c, &ask, NULL, e);
-  while (!err && !p->ended && !pu_signals_stop()) err = pu_http_client_wait(c, LONGEST_WAIT, e);
-  bool stopped = !p->ended; /* what is dropped now ends, too */
-  pu_http_client_free(c);
-  if (err) return err;
-  if (stopped) return pu_fail(e, PU_ERR_STOPPED, "%s: it was stopped", url);
-  if (p->why[0]) return pu_fail(e, PU_ERR_IO, "%s: %s", url, p->why);
-  if (p->status == 200) return PU_OK;
-  char said[EVAL_WHY];
-  eval_reply_error(pu_str_of(p->body.data ? p->body.data : "", p->body.len), said);
-  return pu_fail(e, PU_ERR_IO, "%s: status %d: %s%s", url, p->status, said,
-                 p->status == 401 ? " (a key is taken from PUYU_API_KEY)" : "");
-}
-
-static pu_err ask_once(const remote *x, const char *path, pu_str body, json_t **out, pu_error *e) {
-  char url[1024];
-  page p = {0};
-  snprintf(url, sizeof url, "%s%s", x->base, path);
-  pu_buf_init(&p.body, MOST_BODY);
-  pu_err err = get_page(x, url, body, &p, e);
-  if (!err) err = pu_json_parse(url, pu_str_of(p.body.data ? p.body.data : "", p.body.len), out, e);
-  pu_buf_deinit(&p.body);
-  return err;
-}
+/* ---- the model ---- */
 
 static pu_err encode(pu_eval_model *m, pu_str text, pu_ids *out, pu_error *e) {
+  static const char path[] = "/tokenize";
   const remote *x = (const remote *)(const void *)m;
-  json_t *v, *body = json_pack("{s:s,s:s%,s:b}", "model", x->served, "prompt", text.ptr, text.len, "add_special", 1);
+  pu_api_reply r = {0};
+  json_t *v = NULL,
+         *body = json_pack("{s:s,s:s%,s:b}", "model", x->served.name, "prompt", text.ptr, text.len, "add_special", 1);
   char *words = body ? json_dumps(body, JSON_COMPACT) : NULL;
   json_decref(body);
   if (!words) return pu_fail(e, PU_ERR_FORMAT, "the text is not UTF-8");
-  pu_err err = ask_once(x, "/tokenize", pu_str_c(words), &v, e);
+  pu_buf_init(&r.body, MOST_BODY);
+  pu_err err = pu_api_call(&x->api, path, &(pu_http_ask){.body = pu_str_c(words), .seconds = x->seconds}, NULL, &r, e);
+  if (!err) err = pu_api_json(&x->api, path, &r, &v, e);
+  pu_buf_deinit(&r.body);
   free(words);
   if (err) return pu_fail_in(e, err, "windows of a text are cut by the server's /tokenize");
   const json_t *ids = json_object_get(v, "tokens");
@@ -373,50 +312,22 @@ static pu_err encode(pu_eval_model *m, pu_str text, pu_ids *out, pu_error *e) {
 }
 
 static int64_t context(const pu_eval_model *m) {
-  return ((const remote *)(const void *)m)->window;
+  return ((const remote *)(const void *)m)->served.context;
 }
 
 static void remote_close(pu_eval_model *m) {
   remote *x = (remote *)(void *)m;
-  free(x->base);
-  free(x->served);
-  free(x->ca_file);
-  free(x->header);
+  pu_api_deinit(&x->api);
+  free(x->served.name);
 }
 
 /* ---- opening ---- */
 
-/* The model's row of what the server has: its name, and how much it reads. A server without the list is taken at its
- * word where the name is given. */
-static pu_err find_model(remote *x, const char *wanted, pu_error *e) {
-  json_t *v;
-  pu_err err = ask_once(x, "/v1/models", (pu_str){0}, &v, e);
-  if (err) return err;
-  const json_t *rows = json_object_get(v, "data"), *row = json_array_get(rows, 0);
-  for (size_t i = 0; wanted && i < json_array_size(rows); i++) {
-    const char *id = json_string_value(json_object_get(json_array_get(rows, i), "id"));
-    if (id && strcmp(id, wanted) == 0) row = json_array_get(rows, i);
-  }
-  const char *name = wanted ? wanted : json_string_value(json_object_get(row, "id"));
-  x->served = name ? strdup(name) : NULL;
-  const char *owner = json_string_value(json_object_get(row, "owned_by"));
-  x->is_puyu = owner && strcmp(owner, "puyu") == 0;
-  x->window = PU_MAX(json_integer_value(json_object_get(row, "max_model_len")), 0);
-  json_decref(v);
-  return x->served ? PU_OK : pu_fail(e, PU_ERR_FORMAT, "%s: names no model: say which one with --served", x->base);
-}
-
 static pu_err set_up(remote *x, const pu_eval_remote *o, pu_error *e) {
-  size_t n = strlen(o->url);
-  while (n && o->url[n - 1] == '/') n--;
-  if (n >= 3 && memcmp(o->url + n - 3, "/v1", 3) == 0) n -= 3;
-  if (strncmp(o->url, "http://", 7) != 0 && strncmp(o->url, "https://", 8) != 0)
-    return pu_fail(e, PU_ERR_USAGE, "%s: an address begins with http:// or https://", o->url);
-  x->base = strndup(o->url, n);
-  x->ca_file = o->ca_file ? strdup(o->ca_file) : NULL;
-  if (o->key && asprintf(&x->header, "Authorization: Bearer %s", o->key) < 0) x->header = NULL;
-  if (!x->base || (o->key && !x->header)) return pu_fail(e, PU_ERR_NOMEM, "no memory for a server");
-  return find_model(x, o->model, e);
+  PU_TRY(pu_api_init(&(pu_api_options){.url = o->url, .ca_file = o->ca_file, .key = o->key}, &x->api, e));
+  PU_TRY(pu_api_find_model(&x->api, o->model, o->seconds, &x->served, e));
+  if (x->served.name) return PU_OK;
+  return pu_fail(e, PU_ERR_FORMAT, "%s: names no model: say which one with --served", x->api.base);
 }
 
 pu_err pu_eval_remote_open(const pu_eval_remote *o, pu_eval_model **out, pu_error *e) {
@@ -433,8 +344,8 @@ pu_err pu_eval_remote_open(const pu_eval_remote *o, pu_eval_model **out, pu_erro
     pu_eval_model_close(&x->m);
     return err;
   }
-  snprintf(identity, sizeof identity, "%s %s", x->base, x->served);
-  PU_TRY(eval_model_name(&x->m, o->name ? o->name : x->served, identity, e));
+  snprintf(identity, sizeof identity, "%s %s", x->api.base, x->served.name);
+  PU_TRY(eval_model_name(&x->m, o->name ? o->name : x->served.name, identity, e));
   *out = &x->m;
   return PU_OK;
 }

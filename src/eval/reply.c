@@ -3,19 +3,6 @@
 
 #include "src/eval/internal.h"
 
-void eval_reply_error(pu_str body, char out[EVAL_WHY]) {
-  json_t *v = json_loadb(body.ptr, body.len, JSON_ALLOW_NUL, NULL);
-  const json_t *m = json_object_get(json_object_get(v, "error"), "message");
-  if (!m) m = json_object_get(v, "message");
-  if (!m) m = json_object_get(v, "detail");
-  const char *said = json_string_value(m);
-  if (said)
-    snprintf(out, EVAL_WHY, "%s", said);
-  else
-    snprintf(out, EVAL_WHY, "%.*s", (int)PU_MIN(body.len, (size_t)200), body.ptr);
-  json_decref(v);
-}
-
 static int64_t characters(pu_str s) {
   int64_t n = 0;
   for (size_t i = 0; i < s.len; i++) n += ((unsigned char)s.ptr[i] & 0xC0) != 0x80;

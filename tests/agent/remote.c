@@ -1,5 +1,6 @@
 /* Servers: streams of calls in all the ways they come, servers that fail in all the ways they do, and puyu's own. */
 #include "tests/agent/fake.h"
+#include "tests/net/served.h"
 #include "tests/serve/tiny.h"
 
 /* ---- a scripted server: the first part of a path says what it does ---- */
@@ -57,6 +58,7 @@ static const scene scenes[] = {
     {"odd", 200, "data: [1, 2]\n\n", NULL},
     {"empty", 200, "", NULL},
     {"many", 200, NULL, NULL},
+    {"hush", 200, "data: {\"error\": {\"message\": \"\"}}\n\n", NULL},
     {"bad500", 500, "{\"error\": {\"message\": \"it hurts\"}}", NULL},
     {"bad400", 400, "{\"error\": {\"message\": \"this model's maximum context is 5\"}}", NULL},
     {"bad401", 401, "{\"detail\": \"who are you\"}", NULL},
@@ -125,31 +127,17 @@ static void handler(void *arg, pu_http_request *r) {
   pu_http_reply(r, 404, "text/plain", pu_str_c("no"));
 }
 
-static void *serve(void *arg) {
-  pu_error e;
-  return pu_http_run(arg, &e) ? arg : NULL;
-}
-
-static void drain(void *arg) {
-  pu_http_drain(arg, 0.1);
-}
-
-static pu_http_server *server;
-static pthread_t thread;
+static served server;
 
 static int open_server(void **state) {
-  pu_error e;
   (void)state;
-  const pu_http_options o = {.handler = handler};
-  assert_ok(pu_http_open(&o, &server, &e), &e);
-  return pthread_create(&thread, NULL, serve, server);
+  server = served_open((pu_http_options){.handler = handler});
+  return 0;
 }
 
 static int close_server(void **state) {
   (void)state;
-  assert_true(pu_http_post(server, drain, server));
-  pthread_join(thread, NULL);
-  pu_http_free(server);
+  served_close(server);
   return 0;
 }
 
@@ -168,7 +156,7 @@ static void on_event(void *arg, const pu_agent_event *ev) {
 
 static void open_bench(bench *b, const char *name, double seconds, bool (*stop)(void)) {
   char url[200];
-  snprintf(url, sizeof url, "%s/%s/v1/", pu_http_url(server), name);
+  snprintf(url, sizeof url, "%s/%s/v1/", pu_http_url(server.s), name);
   const pu_agent_server o = {.url = url, .seconds = seconds};
   assert_ok(pu_agent_remote(&o, &b->m, &b->e), &b->e);
   pu_buf_init(&b->text, 1 << 20);
@@ -213,6 +201,7 @@ static void failures_are_one_line(void **state) {
     pu_err err;
     const char *says;
   } rows[] = {{"error", PU_ERR_IO, "/error/v1/chat/completions: out of memory"},
+              {"hush", PU_ERR_IO, "/hush/v1/chat/completions: {\"error\""},
               {"broken", PU_ERR_FORMAT, "its answer broke off"},
               {"page", PU_ERR_FORMAT, "its answer broke off"},
               {"odd", PU_ERR_FORMAT, "is no stream of JSON objects"},
@@ -276,7 +265,7 @@ static void opening(void **state) {
   pu_error e = {0};
   for (size_t i = 0; i < PU_COUNT(rows); i++) {
     char url[200];
-    snprintf(url, sizeof url, "%s/%s", pu_http_url(server), rows[i].path);
+    snprintf(url, sizeof url, "%s/%s", pu_http_url(server.s), rows[i].path);
     const pu_agent_server o = {.url = url, .model = rows[i].model, .key = "k", .seconds = 60};
     e.msg[0] = 0;
     pu_err err = pu_agent_remote(&o, &m, &e);
@@ -297,7 +286,7 @@ static void sampling_is_sent(void **state) {
   pu_agent_end end;
   pu_agent_model *m;
   pu_agent *a;
-  snprintf(url, sizeof url, "%s/cut", pu_http_url(server));
+  snprintf(url, sizeof url, "%s/cut", pu_http_url(server.s));
   const pu_agent_server o = {.url = url, .model = "two", .seconds = 60};
   assert_ok(pu_agent_remote(&o, &m, &b.e), &b.e);
   pu_agent_options ao = {.model = m, .how = pu_sampling_default()};

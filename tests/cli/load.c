@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "src/cli/load.h"
+#include "tests/net/served.h"
 #include "tests/serve/tiny.h"
 
 static pu_arena *arena;
@@ -169,29 +170,16 @@ static void other_server(void *arg, pu_http_request *r) {
   pu_http_reply(r, 200, "text/event-stream", pu_str_c(answers[(*n)++ % PU_COUNT(answers)]));
 }
 
-static void *run_other(void *arg) {
-  pu_error e;
-  return pu_http_run(arg, &e) ? arg : NULL;
-}
-
-static void drain_other(void *arg) {
-  pu_http_drain(arg, 0.1);
-}
-
 static void other_servers_are_measured(void **state) {
   (void)state;
-  pu_http_server *s;
-  pthread_t thread;
   pu_error e;
   pu_load_result r;
   size_t n = 0;
-  const pu_http_options ho = {.handler = other_server, .arg = &n};
   pu_load_request requests[] = {
       {pu_str_c("x"), 7, 4}, {pu_str_c("x"), 7, 4}, {pu_str_c("x"), 7, 4}, {pu_str_c("x"), 7, 4}};
   const pu_load_plan plan = {requests, PU_COUNT(requests)};
-  assert_ok(pu_http_open(&ho, &s, &e), &e);
-  pthread_create(&thread, NULL, run_other, s);
-  const pu_load_options o = {.url = pu_http_url(s), .model = "x", .concurrency = 1, .rate = INFINITY};
+  served s = served_open((pu_http_options){.handler = other_server, .arg = &n});
+  const pu_load_options o = {.url = pu_http_url(s.s), .model = "x", .concurrency = 1, .rate = INFINITY};
   assert_ok(pu_load_run(&o, &plan, &r, &e), &e);
   assert_int_equal(r.completed, 1);
   assert_false(r.counted);
@@ -205,9 +193,7 @@ static void other_servers_are_measured(void **state) {
   static const char *const why[] = {"the stream ended early", "status 200: no luck", "status 200: nonsense"};
   for (size_t i = 0; i < PU_COUNT(why); i++) assert_string_equal(r.reasons[i].text, why[i]);
   pu_load_result_deinit(&r);
-  assert_true(pu_http_post(s, drain_other, s));
-  pthread_join(thread, NULL);
-  pu_http_free(s);
+  served_close(s);
 }
 
 static void failures_are_told(void **state) {

@@ -38,7 +38,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   pu_events ev;
   pu_error e;
   json_t *message;
-  char why[300];
   size_t heard = 0;
   pu_str text = pu_str_of((const char *)data, size);
   agent_stream_init(&s, on_text, &heard);
@@ -51,7 +50,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     free(dump);
     json_decref(message);
   }
-  agent_error_of(text, why, sizeof why);
   pu_events_deinit(&ev);
   agent_stream_deinit(&s);
   return 0;

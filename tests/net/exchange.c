@@ -1,10 +1,8 @@
 /* The client's side: exchanges at once, dropped ones, those that fail; event streams at every cut. */
-#include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
 
-#include "puyu/net.h"
-#include "tests/test.h"
+#include "tests/net/served.h"
 
 /* ---- a server to ask ---- */
 
@@ -20,30 +18,6 @@ static void handler(void *arg, pu_http_request *r) {
   } else {
     pu_http_reply(r, 404, "text/plain", pu_str_c("no"));
   }
-}
-
-static void *run(void *arg) {
-  pu_error e;
-  return pu_http_run(arg, &e) ? arg : NULL;
-}
-
-static void drain(void *arg) {
-  pu_http_drain(arg, 0.1);
-}
-
-static pu_http_server *open_server(pthread_t *thread, const char *unix_path) {
-  pu_http_server *s;
-  pu_error e;
-  const pu_http_options o = {.handler = handler, .unix_path = unix_path};
-  assert_ok(pu_http_open(&o, &s, &e), &e);
-  pthread_create(thread, NULL, run, s);
-  return s;
-}
-
-static void close_server(pu_http_server *s, pthread_t thread) {
-  assert_true(pu_http_post(s, drain, s));
-  pthread_join(thread, NULL);
-  pu_http_free(s);
 }
 
 /* ---- exchanges ---- */
@@ -85,15 +59,14 @@ static void wait_for_all(pu_http_client *c) {
 static void many_at_once(void **state) {
   (void)state;
   enum { N = 40 };
-  pthread_t thread;
-  pu_http_server *s = open_server(&thread, NULL);
+  served s = served_open((pu_http_options){.handler = handler});
   pu_http_client *c;
   pu_error e;
   char url[100], body[N][20];
   const char *const key[] = {"X-Key: k", NULL};
   static heard h[N];
   assert_ok(pu_http_client_open(&c, &e), &e);
-  snprintf(url, sizeof url, "%s/echo", pu_http_url(s));
+  snprintf(url, sizeof url, "%s/echo", pu_http_url(s.s));
   for (int i = 0; i < N; i++) {
     pu_http_ask ask = ask_of(&h[i], url);
     snprintf(body[i], sizeof body[i], "body %d", i);
@@ -110,21 +83,20 @@ static void many_at_once(void **state) {
     pu_buf_deinit(&h[i].body);
   }
   pu_http_client_free(c);
-  close_server(s, thread);
+  served_close(s);
 }
 
 static void ends_of_all_kinds(void **state) {
   (void)state;
   enum { NOT_FOUND, STOPPED, DROPPED, LEFT, REFUSED, LATE, N };
-  pthread_t thread;
-  pu_http_server *s = open_server(&thread, NULL);
+  served s = served_open((pu_http_options){.handler = handler});
   pu_http_client *c;
   pu_http_call *call;
   pu_error e;
   heard h[N];
   char open[100], none[100];
-  snprintf(open, sizeof open, "%s/open", pu_http_url(s));
-  snprintf(none, sizeof none, "%s/none", pu_http_url(s));
+  snprintf(open, sizeof open, "%s/open", pu_http_url(s.s));
+  snprintf(none, sizeof none, "%s/none", pu_http_url(s.s));
   assert_ok(pu_http_client_open(&c, &e), &e);
   pu_http_ask ask[N] = {ask_of(&h[NOT_FOUND], none),
                         ask_of(&h[STOPPED], open),
@@ -147,18 +119,17 @@ static void ends_of_all_kinds(void **state) {
     pu_buf_deinit(&h[i].body);
   }
   assert_int_equal(h[NOT_FOUND].status, 404);
-  close_server(s, thread);
+  served_close(s);
 }
 
 static void by_a_unix_socket(void **state) {
   (void)state;
   char path[64];
-  pthread_t thread;
   pu_http_client *c;
   pu_error e;
   heard h;
   snprintf(path, sizeof path, "/tmp/puyu-exchange-%d.sock", (int)getpid());
-  pu_http_server *s = open_server(&thread, path);
+  served s = served_open((pu_http_options){.handler = handler, .unix_path = path});
   assert_ok(pu_http_client_open(&c, &e), &e);
   pu_http_ask ask = ask_of(&h, "http://localhost/none");
   ask.unix_path = path;
@@ -172,7 +143,7 @@ static void by_a_unix_socket(void **state) {
   assert_int_equal(h.err, PU_ERR_IO);
   assert_int_equal(h.body.len, 0);
   pu_http_client_free(c);
-  close_server(s, thread);
+  served_close(s);
 }
 
 /* ---- event streams ---- */
