@@ -162,6 +162,12 @@ function(puyu_test path)
   if(path MATCHES "^(cli|e2e)/")
     add_dependencies(test_${name} puyu) # they run the program
   endif()
+  if(threads IN_LIST T_LABELS) # what TSan is for is built without the rest
+    if(NOT TARGET threads)
+      add_custom_target(threads)
+    endif()
+    add_dependencies(threads test_${name})
+  endif()
   add_test(NAME ${name} COMMAND test_${name})
   # The same figures on every machine: what runs on a device says so.
   set_tests_properties(${name} PROPERTIES LABELS "${T_LABELS}" TIMEOUT 300 ENVIRONMENT PUYU_DEVICE=cpu)
