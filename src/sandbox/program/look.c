@@ -16,10 +16,10 @@ enum { MOST = 4096 }; /* processes in one look; there are fewer: RLIMIT_NPROC */
 
 typedef struct process {
   int pid;
-  int above;  /* its parent's place in the queue; -1: not known */
+  int above;  /* its parent's place in the same queue; -1: not known */
   int thread; /* one that has its memory: the first has none once it has ended, though others go on; 0: none has */
   uint64_t memory;
-  uint64_t start;    /* with pid, it is this process and no later one */
+  uint64_t start;    /* with pid, it is this process and no later one; 0: it was gone before it could be asked */
   uint64_t own, all; /* ticks of the processor; all: and those of children that were waited for */
 } process;
 
@@ -74,12 +74,15 @@ static void read_memory(process *p, int thread) {
 }
 
 /* The same, with what is shared divided among those who share it: slower. */
-static uint64_t share_of(const process *p) {
+static uint64_t share_of(process *p) {
   static const char *const fields[] = {"\nPss_Anon:", "\nPss_Shmem:", "\nSwapPss:", NULL};
   char path[64], text[4096];
   uint64_t bytes;
   snprintf(path, sizeof path, "/proc/%d/smaps_rollup", p->thread);
-  return kilobytes(read_proc(path, text, sizeof text), fields, &bytes) ? bytes : p->memory;
+  if (kilobytes(read_proc(path, text, sizeof text), fields, &bytes)) return bytes;
+  p->memory = 0; /* of one that has ended since */
+  read_memory(p, p->thread);
+  return p->memory;
 }
 
 /* After vfork, until it starts another program, a child is in its parent's memory: that counts once. */
@@ -137,19 +140,13 @@ static void look_for_missed(queue *q, const queue *before) {
     const process *then = &before->v[i];
     int at = find(q, then->pid);
     process now = {.pid = then->pid};
-    if (at >= 0 && q->v[at].start == then->start) continue;
+    if (then->start == 0 || (at >= 0 && q->v[at].start == then->start)) continue;
     if (!read_times(&now) || now.start != then->start)
       ticks_of_gone += then->own;
     else
-      add(q, now.pid, -1);
+      add(q, now.pid, then->above < 0 ? -1 : find(q, before->v[then->above].pid));
   }
   for (int i = n; i < q->n; i++) look_at(q, i);
-}
-
-static void remember(const queue *q, queue *before) {
-  before->n = 0;
-  for (int i = 0; i < q->n; i++)
-    if (q->v[i].start) before->v[before->n++] = q->v[i];
 }
 
 /* Either sum may lack some: the one time nobody waited for, the other that of processes no look saw. */
@@ -175,7 +172,8 @@ box_use box_look(int pid, uint64_t enough) {
   add(&q, pid, -1);
   for (int i = 0; i < q.n; i++) look_at(&q, i);
   look_for_missed(&q, &before);
-  remember(&q, &before);
+  memcpy(before.v, q.v, (size_t)q.n * sizeof *q.v);
+  before.n = q.n;
   use.cpu_seconds = seconds_of(&q);
   for (int i = 0; i < q.n; i++) use.memory += q.v[i].memory;
   if (use.memory <= enough) return use;
