@@ -41,7 +41,7 @@ typedef struct pu_sandbox_job {
   pu_sandbox_limits limits;  /* every one above 0 */
   const char *read_only;     /* a folder shown as /data, with what is mounted below it, or NULL. For a caller that is
                               * root, too, the program reads only what nobody (the user) may. Not /, nor in /dev,
-                              * /proc, /run or /sys. */
+                              * /proc, /run or /sys, nor one with a mount of the kernel's (proc, sysfs…) in it. */
 } pu_sandbox_job;
 
 typedef enum pu_sandbox_end {

@@ -1,5 +1,6 @@
 /* Exchanges of a client, by libcurl's multi interface. */
 #include <curl/curl.h>
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -106,7 +107,7 @@ static bool set_up(pu_http_call *call) {
   if (good && ask->body.ptr)
     good = curl_easy_setopt(h, CURLOPT_POSTFIELDSIZE_LARGE, (curl_off_t)ask->body.len) == CURLE_OK &&
            curl_easy_setopt(h, CURLOPT_COPYPOSTFIELDS, ask->body.ptr) == CURLE_OK;
-  curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)(ask->seconds * 1000));
+  curl_easy_setopt(h, CURLOPT_TIMEOUT_MS, (long)ceil(ask->seconds * 1000)); /* 0 is any time */
   curl_easy_setopt(h, CURLOPT_NOSIGNAL, 1L);
   curl_easy_setopt(h, CURLOPT_WRITEFUNCTION, on_body);
   curl_easy_setopt(h, CURLOPT_WRITEDATA, call);

@@ -29,7 +29,9 @@ pu_err rag_cache_path(const char *dir, char **out, pu_error *e) {
   if (n < 0 || (size_t)n >= sizeof parent) return pu_fail(e, PU_ERR_USAGE, "the cache folder's path is too long");
   snprintf(folder, sizeof folder, "%s/search", parent);
   snprintf(file, sizeof file, "%s/%016llx.sqlite", folder, (unsigned long long)pu_hash64(dir, strlen(dir), 0));
-  PU_TRY(make_private(parent, folder, e));
+  pu_error why;
+  pu_err err = make_private(parent, folder, &why);
+  if (err) return pu_fail(e, err, "%s; XDG_CACHE_HOME names another place for the index", why.msg);
   *out = strdup(file);
   return *out ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory");
 }
@@ -57,7 +59,7 @@ static void index_remove(const char *path) {
 static pu_err store_open(const char *path, bool cache, pu_store **out, pu_error *e) {
   pu_err err = pu_store_open(path, out, e);
   if (err != PU_ERR_FORMAT || !cache) return err;
-  pu_log(PU_LOG_WARN, "%s; it is made again", e->msg);
+  pu_log(PU_LOG_WARN, "%s: damaged, or another program's: it is made again", path);
   index_remove(path);
   return pu_store_open(path, out, e);
 }

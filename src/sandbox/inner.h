@@ -7,6 +7,9 @@
 /* filter.c: appends the seccomp filter, as the kernel takes it (struct sock_filter). */
 pu_err sandbox_filter(pu_buf *out, pu_error *e) PU_MUST_USE;
 
+/* folder.c: appends the folder's path as it is without links, and a NUL; an error where it leads to more than files. */
+pu_err sandbox_folder(const char *path, pu_buf *out, pu_error *e) PU_MUST_USE;
+
 /* spawn.c: a program that was started and the ends of its pipes, which are ours to close; -1: closed. */
 typedef struct sandbox_child {
   int pid;

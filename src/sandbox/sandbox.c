@@ -37,29 +37,6 @@ static pu_err check_limits(const pu_sandbox_limits *l, pu_error *e) {
   return PU_OK;
 }
 
-static bool within(const char *path, const char *folder) {
-  size_t n = strlen(folder);
-  return strncmp(path, folder, n) == 0 && (path[n] == 0 || path[n] == '/');
-}
-
-/* Folders that lead to more than files: sockets, devices, other processes. */
-static pu_err find_folder(const char *path, pu_buf *out, pu_error *e) {
-  static const char *const never[] = {"/dev", "/proc", "/run", "/sys"};
-  char *real = realpath(path, NULL);
-  if (!real || !pu_path_is_dir(real)) {
-    int why = real ? ENOTDIR : errno;
-    free(real);
-    return pu_fail(e, PU_ERR_USAGE, "sandbox: %s cannot be shown as /data: %s", path, strerror(why));
-  }
-  bool bad = strcmp(real, "/") == 0;
-  for (size_t i = 0; i < PU_COUNT(never); i++) bad = bad || within(real, never[i]);
-  if (!bad) pu_buf_append(out, real, strlen(real) + 1);
-  free(real);
-  return bad ? pu_fail(e, PU_ERR_USAGE,
-                       "sandbox: %s is not shown as /data: it holds more than files; name a folder in it", path)
-             : PU_OK;
-}
-
 static pu_err make_plan(const pu_sandbox_job *job, bool check_only, pu_buf *out, pu_error *e) {
   const pu_sandbox_limits *l = &job->limits;
   box_plan plan = {.check_only = check_only,
@@ -73,7 +50,7 @@ static pu_err make_plan(const pu_sandbox_job *job, bool check_only, pu_buf *out,
   plan.filters = (uint32_t)((out->len - sizeof plan) / sizeof(struct sock_filter));
   for (; job->argv[plan.argc]; plan.argc++) pu_buf_append(out, job->argv[plan.argc], strlen(job->argv[plan.argc]) + 1);
   if (job->read_only)
-    PU_TRY(find_folder(job->read_only, out, e));
+    PU_TRY(sandbox_folder(job->read_only, out, e));
   else
     pu_buf_append(out, "", 1);
   if (out->failed) return pu_fail(e, PU_ERR_USAGE, "sandbox: the arguments are more than 1 MiB: give text as input");

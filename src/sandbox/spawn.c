@@ -20,7 +20,9 @@ enum { ABOVE = 16 }; /* descriptors here are above those of the program, so that
 
 static pu_err no_descriptor(pu_error *e) {
   return pu_fail(e, PU_ERR_IO, "sandbox: no file or pipe for it: %s%s", strerror(errno),
-                 errno == EMFILE ? "; ulimit -n is too low" : "");
+                 errno == EMFILE   ? "; ulimit -n is too low"
+                 : errno == ENOENT ? "; /proc must be mounted"
+                                   : "");
 }
 
 /* Above those of the program; the old one is closed. */

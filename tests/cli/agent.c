@@ -1,4 +1,5 @@
 /* puyu agent, as a shell starts it. */
+#include "src/cli/safe.h"
 #include "tests/shell.h"
 
 static char folder[] = "/tmp/puyu-cli-agent-XXXXXX";
@@ -76,6 +77,31 @@ static void transcripts_grow(void **state) {
   assert_int_equal(shell("puyu data show s.jsonl --model m"), 0); /* and can be learned */
 }
 
+/* Ctrl-C while a pipe is read: what was answered is kept. The program by its path: it is sent a signal. */
+static void a_stop_keeps_the_transcript(void **state) {
+  (void)state;
+  assert_int_equal(shell("mkfifo f; %s agent m --max-tokens 3 --threads 1 --transcript u.jsonl <f >o 2>log &"
+                         " exec 3>f; echo one >&3 && until test -s o; do sleep 0.01; done;"
+                         " kill -INT $!; exec 3>&-; wait $!; echo status $?; cat log; wc -l <u.jsonl",
+                         PU_PROGRAM),
+                   0);
+  says("status 1\n");
+  says("puyu agent: stopped\n1\n");
+}
+
+/* What a model says is a document's word, perhaps: a terminal does not obey it. */
+static void orders_to_terminals_are_dropped(void **state) {
+  (void)state;
+  FILE *f = tmpfile();
+  char got[64];
+  pu_cli_put_safe(f, pu_str_c("a\x1b]0;x\a\tb\n\xc2\x9b\xff\xc3\xa9\x7f"));
+  rewind(f);
+  size_t n = fread(got, 1, sizeof got - 1, f);
+  got[n] = 0;
+  fclose(f);
+  assert_string_equal(got, "a ]0;x \tb\n  \xc3\xa9 ");
+}
+
 static void mistakes_are_told(void **state) {
   (void)state;
   static const struct {
@@ -87,6 +113,7 @@ static void mistakes_are_told(void **state) {
               {"agent m --json", 2, "--json needs a QUESTION"},
               {"agent no x", 1, "no: "},
               {"agent m x --tools calcolator", 2, "there is no tool 'calcolator'; known: calculator, python, search"},
+              {"agent --list --tools calculator,calcolator", 2, "there is no tool 'calcolator'"},
               {"agent m x --tools calculator,calculator", 2, "'calculator' is named twice"},
               {"agent m x --tools search", 2, "tool search: which folder is it to look in? Give --docs"},
               {"agent m x --docs nowhere", 1, "tool search: nowhere"},
@@ -104,7 +131,11 @@ static void mistakes_are_told(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(tools_are_listed), cmocka_unit_test(a_question_is_answered),
-                                     cmocka_unit_test(transcripts_grow), cmocka_unit_test(mistakes_are_told)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(tools_are_listed),
+                                     cmocka_unit_test(a_question_is_answered),
+                                     cmocka_unit_test(transcripts_grow),
+                                     cmocka_unit_test(a_stop_keeps_the_transcript),
+                                     cmocka_unit_test(orders_to_terminals_are_dropped),
+                                     cmocka_unit_test(mistakes_are_told)};
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -88,7 +88,7 @@ static void many_at_once(void **state) {
 
 static void ends_of_all_kinds(void **state) {
   (void)state;
-  enum { NOT_FOUND, STOPPED, DROPPED, LEFT, REFUSED, LATE, N };
+  enum { NOT_FOUND, STOPPED, DROPPED, LEFT, REFUSED, LATE, HURRIED, N };
   served s = served_open((pu_http_options){.handler = handler});
   pu_http_client *c;
   pu_http_call *call;
@@ -103,16 +103,20 @@ static void ends_of_all_kinds(void **state) {
                         ask_of(&h[DROPPED], open),
                         ask_of(&h[LEFT], open),
                         ask_of(&h[REFUSED], "http://127.0.0.1:1/"),
-                        ask_of(&h[LATE], open)};
+                        ask_of(&h[LATE], open),
+                        ask_of(&h[HURRIED], open)};
   h[STOPPED].stops = true;
   ask[LATE].seconds = 0.2;
+  ask[HURRIED].seconds = 1e-5; /* less than is counted in, and not any time */
   for (int i = 0; i < N; i++) assert_ok(pu_http_client_start(c, &ask[i], i == DROPPED ? &call : NULL, &e), &e);
-  for (int i = 0; i < 1000 && (!h[LATE].ends || !h[STOPPED].ends || !h[REFUSED].ends || !h[DROPPED].body.len); i++)
+  for (int i = 0;
+       i < 1000 && (!h[LATE].ends || !h[HURRIED].ends || !h[STOPPED].ends || !h[REFUSED].ends || !h[DROPPED].body.len);
+       i++)
     assert_ok(pu_http_client_wait(c, 0.1, &e), &e);
   pu_http_client_drop(call);
   assert_int_equal(pu_http_client_running(c), 1);
   pu_http_client_free(c);
-  static const pu_err err[N] = {PU_OK, PU_ERR_STOPPED, PU_ERR_STOPPED, PU_ERR_STOPPED, PU_ERR_IO, PU_ERR_IO};
+  static const pu_err err[N] = {PU_OK, PU_ERR_STOPPED, PU_ERR_STOPPED, PU_ERR_STOPPED, PU_ERR_IO, PU_ERR_IO, PU_ERR_IO};
   for (int i = 0; i < N; i++) {
     assert_int_equal(h[i].ends, 1);
     assert_int_equal(h[i].err, err[i]);

@@ -560,6 +560,26 @@ static bool try_memory_together(void) {
   return true;
 }
 
+static void *keep(void *bytes) {
+  size_t n = strtoull(bytes, NULL, 10);
+  in_use = memset(malloc(n), 1, n);
+  for (;;) pause();
+  return NULL;
+}
+
+/* The same, by processes whose first thread has ended: the kernel says of that one that it has no memory.
+ * word[0], word[1]: as above. */
+static bool try_memory_headless(void) {
+  for (int i = 0; i < atoi(word[0]); i++) {
+    if (fork() != 0) continue;
+    pthread_t t;
+    if (pthread_create(&t, NULL, keep, word[1]) == 0) pthread_exit(NULL);
+    _exit(1);
+  }
+  sleep(60);
+  return true;
+}
+
 /* Not an attempt: a child that is for a while in its parent's memory uses nothing more. word[0]: bytes. */
 static bool try_vfork(void) {
   size_t n = strtoull(word[0], NULL, 10);
@@ -602,6 +622,19 @@ static bool try_spin_together(void) {
       _exit(0);
     }
     waitpid(child, NULL, 0);
+  }
+}
+
+/* The same, of children that nobody waits for: the kernel forgets their time. word[0]: milliseconds of each. */
+static bool try_spin_unwaited(void) {
+  signal(SIGCHLD, SIG_IGN);
+  for (;;) {
+    if (fork() == 0) {
+      clock_t end = clock() + CLOCKS_PER_SEC / 1000 * atoi(word[0]);
+      while (clock() < end) {}
+      _exit(0);
+    }
+    wait(NULL);
   }
 }
 
@@ -699,10 +732,12 @@ static const struct {
                 {"bomb", try_bomb},
                 {"memory", try_memory},
                 {"memory-together", try_memory_together},
+                {"memory-headless", try_memory_headless},
                 {"vfork", try_vfork},
                 {"daemon", try_daemon},
                 {"spin", try_spin},
                 {"spin-together", try_spin_together},
+                {"spin-unwaited", try_spin_unwaited},
                 {"sleep", try_sleep},
                 {"output", try_output},
                 {"stack", try_stack},

@@ -218,6 +218,17 @@ static void test_memory_together(void **state) {
   nothing_left();
 }
 
+/* Those whose first thread has ended hold memory all the same. */
+static void test_memory_headless(void **state) {
+  (void)state;
+  pu_sandbox_limits l = pu_sandbox_defaults();
+  l.seconds = 60;
+  l.memory = 100 << 20;
+  assert_ok(run_words(&l, NULL, WORDS("/data/attempt", "memory-headless", "8", "50000000")), &err);
+  ends_with(PU_SANDBOX_MEMORY, 0);
+  nothing_left();
+}
+
 static void test_memory_of_vfork(void **state) {
   (void)state;
   pu_sandbox_limits l = pu_sandbox_defaults();
@@ -276,6 +287,17 @@ static void test_spin(void **state) {
   }
 }
 
+/* Time of children that nobody waits for counts, too. */
+static void test_spin_unwaited(void **state) {
+  (void)state;
+  pu_sandbox_limits l = pu_sandbox_defaults();
+  l.seconds = 100;
+  l.cpu_seconds = 0.5;
+  assert_ok(run_words(&l, NULL, WORDS("/data/attempt", "spin-unwaited", "200")), &err);
+  ends_with(PU_SANDBOX_CPU, 0);
+  nothing_left();
+}
+
 static void test_sleep(void **state) {
   (void)state;
   pu_sandbox_limits l = pu_sandbox_defaults();
@@ -331,11 +353,13 @@ static int all(void) {
                                      TEST(fork_bomb),
                                      TEST(memory),
                                      TEST(memory_together),
+                                     TEST(memory_headless),
                                      TEST(memory_of_vfork),
                                      TEST(memory_shared),
                                      TEST(disk),
                                      TEST(output),
                                      TEST(spin),
+                                     TEST(spin_unwaited),
                                      TEST(sleep),
                                      TEST(daemon)};
   return cmocka_run_group_tests(tests, set_up, tear_down);

@@ -9,6 +9,7 @@
 
 #include "src/cli/cli.h"
 #include "src/cli/rows.h"
+#include "src/cli/safe.h"
 #include "src/cli/sample.h"
 #include "src/cli/sampling.h"
 #include "src/cli/turns.h"
@@ -90,12 +91,24 @@ static bool is_among(const pu_strs *names, const char *name) {
   return false;
 }
 
+static pu_err check_known(const pu_strs *names, pu_error *e) {
+  for (size_t i = 0; i < names->n; i++) {
+    pu_agent_tool t;
+    size_t at = 0;
+    while (pu_agent_tool_at(at, &t) && strcmp(t.name, names->v[i]) != 0) at++;
+    if (!pu_agent_tool_at(at, &t)) return pu_fail(e, PU_ERR_USAGE, "there is no tool '%.60s'", names->v[i]);
+  }
+  return PU_OK;
+}
+
 /* All, or those of --tools: for people, or as a server and a line of a transcript have them. */
 static pu_err list_tools(const pu_cli *cli, const options *o, pu_error *e) {
   pu_strs names;
   pu_agent_tool t;
+  PU_TRY(choose_tools(o, cli->arena, &names, e));
+  PU_TRY(check_known(&names, e));
   json_t *all = json_array();
-  pu_err err = choose_tools(o, cli->arena, &names, e);
+  pu_err err = PU_OK;
   for (size_t i = 0; !err && pu_agent_tool_at(i, &t); i++) {
     json_t *schema = NULL;
     if (o->tools.n && !is_among(&names, t.name)) continue;
@@ -115,38 +128,40 @@ static pu_err list_tools(const pu_cli *cli, const options *o, pu_error *e) {
 
 /* ---- showing ---- */
 
-static void put(talk *t, const char *s, size_t n) {
-  if (n == 0) return;
-  fwrite(s, 1, n, t->turns.out);
-  t->last = s[n - 1];
+/* A model may say again what stood in a document. */
+static void put(talk *t, pu_str s) {
+  if (s.len == 0) return;
+  pu_cli_put_safe(t->turns.out, s);
+  t->last = s.ptr[s.len - 1];
 }
 
-/* Dimmed and indented. What tools give may be anything: control characters would move the cursor, or worse. */
+/* Dimmed and indented. */
 static void put_aside(talk *t, const char *mark, const char *name, pu_str text) {
   enum { MOST = 2000 };
   FILE *out = t->turns.out;
   size_t n = PU_MIN(text.len, (size_t)MOST);
   while (n < text.len && n > 0 && ((unsigned char)text.ptr[n] & 0xC0) == 0x80) n--;
+  bool cut = n < text.len;
   if (t->last != '\n') fputc('\n', out);
   fprintf(out, "\x1b[2m  %s %s%s", mark, name, *name ? " " : "");
-  for (size_t i = 0; i < n; i++) {
-    char c = text.ptr[i];
-    if (c == '\n' && i + 1 < n)
-      fputs("\n    ", out);
-    else
-      fputc((unsigned char)c < 0x20 || c == 0x7f ? ' ' : c, out);
+  while (n > 0 && text.ptr[n - 1] == '\n') n--;
+  for (size_t i = 0, len; i < n; i += len + 1) {
+    const char *end = memchr(text.ptr + i, '\n', n - i);
+    len = end ? (size_t)(end - (text.ptr + i)) : n - i;
+    if (i > 0) fputs("\n    ", out);
+    pu_cli_put_safe(out, pu_str_of(text.ptr + i, len));
   }
-  fprintf(out, "%s\x1b[0m\n", n < text.len ? " …" : "");
+  fprintf(out, "%s\x1b[0m\n", cut ? " …" : "");
   t->last = '\n';
 }
 
 static void on_event(void *arg, const pu_agent_event *ev) {
   talk *t = arg;
   if (!t->shows) return;
-  if (ev->kind == PU_AGENT_TEXT) put(t, ev->text.ptr, ev->text.len);
+  if (ev->kind == PU_AGENT_TEXT) put(t, ev->text);
   if (ev->kind == PU_AGENT_CALL) put_aside(t, "→", ev->name, ev->text);
   if (ev->kind == PU_AGENT_RESULT) put_aside(t, "←", "", ev->text);
-  if (ev->kind == PU_AGENT_END && t->last != '\n') put(t, "\n", 1);
+  if (ev->kind == PU_AGENT_END && t->last != '\n') put(t, pu_str_c("\n"));
   fflush(t->turns.out);
 }
 
@@ -218,9 +233,14 @@ static pu_err ask_once(talk *t, const char *question, pu_error *e) {
 
 /* ---- many ---- */
 
+/* Where nobody types, Ctrl-C ends the talk and not only an answer. */
+static bool was_stopped(const talk *t) {
+  return !t->turns.typed && pu_signals_stop();
+}
+
 static pu_err answer(talk *t, pu_error *e) {
   pu_agent_end end;
-  pu_signals_clear();
+  if (t->turns.typed) pu_signals_clear();
   pu_err err = pu_agent_ask(t->agent, pu_str_of(t->turns.turn.data, t->turns.turn.len), &end, e);
   if (!err) {
     pu_str said = pu_agent_said(t->agent);
@@ -229,13 +249,14 @@ static pu_err answer(talk *t, pu_error *e) {
       fputc('\n', t->turns.out);
       fflush(t->turns.out);
     }
-    if (end_words[end]) pu_log(end == PU_AGENT_STOPPED ? PU_LOG_INFO : PU_LOG_WARN, "%s", end_words[end]);
+    if (end_words[end] && !was_stopped(t))
+      pu_log(end == PU_AGENT_STOPPED ? PU_LOG_INFO : PU_LOG_WARN, "%s", end_words[end]);
   } else if (t->turns.typed &&
              err != PU_ERR_NOMEM) { /* the server is away, or the question too long: the talk goes on */
     pu_log(PU_LOG_ERROR, "%s", e->msg);
     err = PU_OK;
   }
-  pu_signals_clear();
+  if (t->turns.typed) pu_signals_clear();
   return err;
 }
 
@@ -269,7 +290,7 @@ static pu_err do_help(void *arg, const char *argument, pu_error *e) {
 
 static pu_err ask_many(talk *t, pu_error *e) {
   if (t->turns.asks) fputs("/help lists the commands\n", t->turns.out);
-  while (!t->quit && !ferror(t->turns.out)) {
+  while (!t->quit && !ferror(t->turns.out) && !was_stopped(t)) {
     if (!pu_turns_read(&t->turns)) break;
     if (t->turns.turn.len == 0) continue;
     if (t->turns.turn.data[0] == '/')
@@ -279,7 +300,7 @@ static pu_err ask_many(talk *t, pu_error *e) {
   }
   PU_TRY(pu_turns_end(&t->turns, e));
   if (t->turns.asks && !t->quit) fputc('\n', t->turns.out);
-  return PU_OK;
+  return was_stopped(t) ? pu_fail(e, PU_ERR_STOPPED, "%s", end_words[PU_AGENT_STOPPED]) : PU_OK;
 }
 
 /* ---- the command ---- */
@@ -314,7 +335,7 @@ static pu_err open_agent(talk *t, pu_error *e) {
 static pu_err run_agent(talk *t, pu_agent_model *m, const char *question, pu_error *e) {
   pu_error ignored;
   PU_TRY(pu_agent_use(t->agent, m, e));
-  if (question)
+  if (question || !t->turns.typed)
     pu_signals_catch();
   else
     pu_turns_catch(&t->turns);

@@ -2,9 +2,9 @@
 #include <unistd.h>
 
 #include "puyu/rag.h"
-#include "puyu/text.h"
 #include "src/cli/cli.h"
 #include "src/cli/rows.h"
+#include "src/cli/safe.h"
 
 typedef struct options {
   const char *index;
@@ -56,40 +56,25 @@ static pu_err update(pu_rag *r, const options *o, pu_error *e) {
 
 /* ---- what was found ---- */
 
-/* Texts of others may hold what a terminal takes for orders. Marks around what was found are let through: they are
- * ours. */
-static void put_safe(FILE *out, pu_str s) {
-  uint32_t cp;
-  for (size_t i = 0, len; i < s.len; i += len) {
-    len = pu_utf8_next(pu_str_of(s.ptr + i, s.len - i), &cp);
-    if (len == 0) len = 1, cp = 0;
-    bool control = (cp < ' ' && cp != '\n') || (cp >= 0x7F && cp < 0xA0);
-    if (control)
-      putc(' ', out);
-    else
-      fwrite(s.ptr + i, 1, len, out);
-  }
-}
-
 static pu_err put_whole(pu_rag *r, FILE *out, const pu_store_hit *h, pu_error *e) {
   pu_buf text;
   bool found;
   pu_buf_init(&text, PU_STORE_TEXT_MAX);
   pu_err err =
       pu_store_get(pu_rag_store(r), h->source, h->id, h->begin, (size_t)(h->end - h->begin), NULL, &text, &found, e);
-  if (err == PU_OK) put_safe(out, pu_str_of(text.data ? text.data : "", text.len));
+  if (err == PU_OK) pu_cli_put_safe(out, pu_str_of(text.data ? text.data : "", text.len));
   pu_buf_deinit(&text);
   return err;
 }
 
 static pu_err put_hit(pu_rag *r, FILE *out, const pu_store_hit *h, bool whole, bool colour, pu_error *e) {
   fputs(colour ? "\033[36m" : "", out);
-  put_safe(out, h->source);
-  put_safe(out, h->id);
+  pu_cli_put_safe(out, h->source);
+  pu_cli_put_safe(out, h->id);
   fputs(colour ? "\033[0m" : "", out);
   fprintf(out, ", passage %u", h->passage);
   if (h->title.len > 0) fputs(": ", out);
-  put_safe(out, h->title);
+  pu_cli_put_safe(out, h->title);
   fputs(h->all ? "\n" : " (some of the words)\n", out);
   if (whole)
     PU_TRY(put_whole(r, out, h, e));

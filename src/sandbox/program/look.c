@@ -14,8 +14,17 @@
 
 enum { MOST = 4096 }; /* processes in one look; there are fewer: RLIMIT_NPROC */
 
+typedef struct process {
+  int pid;
+  int above;  /* its parent's place in the same queue; -1: not known */
+  int thread; /* one that has its memory: the first has none once it has ended, though others go on; 0: none has */
+  uint64_t memory;
+  uint64_t start;    /* with pid, it is this process and no later one; 0: it was gone before it could be asked */
+  uint64_t own, all; /* ticks of the processor; all: and those of children that were waited for */
+} process;
+
 typedef struct queue {
-  int pid[MOST], parent[MOST];
+  process v[MOST];
   int n;
 } queue;
 
@@ -30,69 +39,124 @@ static char *read_proc(const char *path, char *text, size_t room) {
   return text;
 }
 
-static void add_children(queue *q, int pid, const char *thread) {
-  char path[96], text[32768], *end;
-  snprintf(path, sizeof path, "/proc/%d/task/%.20s/children", pid, thread);
-  for (char *p = read_proc(path, text, sizeof text); q->n < MOST; p = end) {
-    long child = strtol(p, &end, 10);
-    if (end == p) return;
-    q->parent[q->n] = pid;
-    q->pid[q->n++] = (int)child;
-  }
-}
-
-static void add_below(queue *q, int pid) {
-  char path[64];
-  snprintf(path, sizeof path, "/proc/%d/task", pid);
-  DIR *d = opendir(path);
-  if (!d) return;
-  for (struct dirent *entry; (entry = readdir(d));)
-    if (*entry->d_name != '.') add_children(q, pid, entry->d_name);
-  closedir(d);
-}
-
-/* Seconds of the process and of its children that were waited for. The name, which it chose, may hold anything: fields
- * are counted from its last bracket. */
-static double cpu_of(int pid) {
+/* Its times. The name, which it chose, may hold anything: fields are counted from its last bracket. */
+static bool read_times(process *p) {
   char path[64], text[1024];
-  unsigned long long ticks[4] = {0};
-  snprintf(path, sizeof path, "/proc/%d/stat", pid);
-  const char *p = strrchr(read_proc(path, text, sizeof text), ')');
-  if (!p || sscanf(p + 1, "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu %llu %llu %llu", &ticks[0], &ticks[1],
-                   &ticks[2], &ticks[3]) != 4)
-    return 0;
-  return (double)(ticks[0] + ticks[1] + ticks[2] + ticks[3]) / (double)sysconf(_SC_CLK_TCK);
+  unsigned long long user, kernel, user_below, kernel_below, start;
+  snprintf(path, sizeof path, "/proc/%d/stat", p->pid);
+  const char *fields = strrchr(read_proc(path, text, sizeof text), ')');
+  if (!fields ||
+      sscanf(fields + 1, "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu %llu %llu %llu %*s %*s %*s %*s %llu", &user,
+             &kernel, &user_below, &kernel_below, &start) != 5)
+    return false;
+  p->own = user + kernel;
+  p->all = p->own + user_below + kernel_below;
+  p->start = start;
+  return true;
 }
 
-/* The sum of the kB of these fields. */
-static uint64_t kilobytes(const char *text, const char *const *fields) {
-  uint64_t sum = 0;
-  for (; *fields; fields++) {
+/* The sum of the kB of these fields; false where the first is missing. */
+static bool kilobytes(const char *text, const char *const *fields, uint64_t *bytes) {
+  bool found = strstr(text, *fields) != NULL;
+  for (*bytes = 0; *fields; fields++) {
     const char *p = strstr(text, *fields);
-    if (p) sum += strtoull(p + strlen(*fields), NULL, 10);
+    if (p) *bytes += strtoull(p + strlen(*fields), NULL, 10) << 10;
   }
-  return sum << 10;
+  return found;
 }
 
 /* Memory of its own, without files of /usr that are mapped. What a fork shares counts for both. */
-static uint64_t memory_of(int pid) {
+static void read_memory(process *p, int thread) {
   static const char *const fields[] = {"\nRssAnon:", "\nRssShmem:", "\nVmSwap:", NULL};
   char path[64], text[4096];
-  snprintf(path, sizeof path, "/proc/%d/status", pid);
-  return kilobytes(read_proc(path, text, sizeof text), fields);
+  snprintf(path, sizeof path, "/proc/%d/status", thread);
+  if (kilobytes(read_proc(path, text, sizeof text), fields, &p->memory)) p->thread = thread;
 }
 
 /* The same, with what is shared divided among those who share it: slower. */
-static uint64_t share_of(int pid) {
+static uint64_t share_of(process *p) {
   static const char *const fields[] = {"\nPss_Anon:", "\nPss_Shmem:", "\nSwapPss:", NULL};
   char path[64], text[4096];
-  snprintf(path, sizeof path, "/proc/%d/smaps_rollup", pid);
-  return *read_proc(path, text, sizeof text) ? kilobytes(text, fields) : memory_of(pid);
+  uint64_t bytes;
+  snprintf(path, sizeof path, "/proc/%d/smaps_rollup", p->thread);
+  if (kilobytes(read_proc(path, text, sizeof text), fields, &bytes)) return bytes;
+  p->memory = 0; /* of one that has ended since */
+  read_memory(p, p->thread);
+  return p->memory;
 }
 
 /* After vfork, until it starts another program, a child is in its parent's memory: that counts once. */
-static bool in_memory_of(int pid, int parent) {
-  return syscall(SYS_kcmp, pid, parent, KCMP_VM, 0, 0) == 0;
+static bool in_memory_of_parent(const queue *q, const process *p) {
+  return p->above >= 0 && syscall(SYS_kcmp, p->thread, q->v[p->above].thread, KCMP_VM, 0, 0) == 0;
+}
+
+static int find(const queue *q, int pid) {
+  for (int i = 0; i < q->n; i++)
+    if (q->v[i].pid == pid) return i;
+  return -1;
+}
+
+/* Once: a child whose parent ends during the look is listed again, by who has it then. */
+static void add(queue *q, int pid, int above) {
+  if (q->n < MOST && find(q, pid) < 0) q->v[q->n++] = (process){.pid = pid, .above = above};
+}
+
+static void add_children(queue *q, int at, int thread) {
+  char path[96], text[32768], *end;
+  snprintf(path, sizeof path, "/proc/%d/task/%d/children", q->v[at].pid, thread);
+  for (char *p = read_proc(path, text, sizeof text);; p = end) {
+    long child = strtol(p, &end, 10);
+    if (end == p) return;
+    add(q, (int)child, at);
+  }
+}
+
+static void look_at(queue *q, int at) {
+  char path[64];
+  process *p = &q->v[at];
+  snprintf(path, sizeof path, "/proc/%d/task", p->pid);
+  DIR *d = opendir(path);
+  if (!d) return;
+  for (struct dirent *entry; (entry = readdir(d));) {
+    int thread = atoi(entry->d_name);
+    if (thread == 0) continue;
+    add_children(q, at, thread);
+    if (!p->thread) read_memory(p, thread);
+  }
+  closedir(d);
+  read_times(p);
+}
+
+/* ---- from look to look ---- */
+
+/* Time of processes that are gone. The kernel gives it to their parents only if those wait for them: here it is kept
+ * as it was last seen. */
+static uint64_t ticks_of_gone;
+
+/* What was there a look ago and was not found now is gone, or else it was missed. */
+static void look_for_missed(queue *q, const queue *before) {
+  int n = q->n;
+  for (int i = 0; i < before->n; i++) {
+    const process *then = &before->v[i];
+    int at = find(q, then->pid);
+    process now = {.pid = then->pid};
+    if (then->start == 0 || (at >= 0 && q->v[at].start == then->start)) continue;
+    if (!read_times(&now) || now.start != then->start)
+      ticks_of_gone += then->own;
+    else
+      add(q, now.pid, then->above < 0 ? -1 : find(q, before->v[then->above].pid));
+  }
+  for (int i = n; i < q->n; i++) look_at(q, i);
+}
+
+/* Either sum may lack some: the one time nobody waited for, the other that of processes no look saw. */
+static double seconds_of(const queue *q) {
+  uint64_t all = 0, own = ticks_of_gone;
+  for (int i = 0; i < q->n; i++) {
+    all += q->v[i].all;
+    own += q->v[i].own;
+  }
+  return (double)(all > own ? all : own) / (double)sysconf(_SC_CLK_TCK);
 }
 
 bool box_can_look(void) {
@@ -102,19 +166,19 @@ bool box_can_look(void) {
 }
 
 box_use box_look(int pid, uint64_t enough) {
-  static queue q;
+  static queue q, before;
   box_use use = {0};
   q.n = 0;
-  q.parent[q.n] = 0;
-  q.pid[q.n++] = pid;
-  for (int i = 0; i < q.n; i++) {
-    add_below(&q, q.pid[i]);
-    use.cpu_seconds += cpu_of(q.pid[i]);
-    use.memory += memory_of(q.pid[i]);
-  }
+  add(&q, pid, -1);
+  for (int i = 0; i < q.n; i++) look_at(&q, i);
+  look_for_missed(&q, &before);
+  memcpy(before.v, q.v, (size_t)q.n * sizeof *q.v);
+  before.n = q.n;
+  use.cpu_seconds = seconds_of(&q);
+  for (int i = 0; i < q.n; i++) use.memory += q.v[i].memory;
   if (use.memory <= enough) return use;
   use.memory = 0;
   for (int i = 0; i < q.n; i++)
-    if (!in_memory_of(q.pid[i], q.parent[i])) use.memory += share_of(q.pid[i]);
+    if (!in_memory_of_parent(&q, &q.v[i])) use.memory += share_of(&q.v[i]);
   return use;
 }
