@@ -15,9 +15,21 @@ static void must(bool good) {
   if (!good) abort();
 }
 
-static int first_term(void *arg, const store_term *t) {
-  *(store_term *)arg = *t;
-  return 1;
+typedef struct beginning {
+  store_term term[2];
+  int n;
+} beginning;
+
+static int first_terms(void *arg, const store_term *t) {
+  beginning *b = arg;
+  b->term[b->n++] = *t;
+  return b->n == 2;
+}
+
+/* One character may stand for several words (U+FDFA for four), of which the last goes on in the text: then the
+ * character alone has another last word. */
+static bool shares_character(const beginning *b) {
+  return b->n == 2 && b->term[0].kind == STORE_WORD && b->term[1].begin < b->term[0].end;
 }
 
 /* How many passages have all of the words. */
@@ -39,15 +51,17 @@ static size_t search(pu_store *s, pu_str query) {
 static void check(pu_store *s, pu_str query, pu_str text) {
   const pu_str source = pu_str_of("s", 1);
   const pu_store_document d = {pu_str_of("", 0), query, text};
-  store_term term;
+  beginning b = {0};
   pu_error e;
   must(pu_store_begin(s, NULL, &e) == PU_OK);
   must(pu_store_replace(s, source, (pu_store_stamp){0}, &e) == PU_OK);
   must(pu_store_put(s, source, &d, &e) == PU_OK);
   must(pu_store_commit(s, &e) == PU_OK);
   (void)search(s, query);
-  if (store_terms(text, first_term, &term) == 0 || term.end - term.begin > PU_STORE_QUERY_MAX) return;
-  must(search(s, pu_str_of(text.ptr + term.begin, term.end - term.begin)) > 0);
+  (void)store_terms(text, first_terms, &b);
+  const store_term *first = &b.term[0];
+  if (b.n == 0 || first->end - first->begin > PU_STORE_QUERY_MAX || shares_character(&b)) return;
+  must(search(s, pu_str_of(text.ptr + first->begin, first->end - first->begin)) > 0);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
