@@ -118,7 +118,7 @@ static int rules_of_limits(scmp_filter_ctx f) {
   static const int may[] = {RLIMIT_AS,     RLIMIT_CPU,   RLIMIT_DATA, RLIMIT_FSIZE,
                             RLIMIT_NOFILE, RLIMIT_NPROC, RLIMIT_STACK};
   struct scmp_arg_cmp self = SCMP_CMP64(0, SCMP_CMP_MASKED_EQ, LOW, 0);
-  int err = add(f, SCMP_ACT_ALLOW, "prlimit64", 2, (struct scmp_arg_cmp[]){self, SCMP_CMP64(2, SCMP_CMP_EQ, 0)});
+  int err = add(f, SCMP_ACT_ALLOW, "prlimit64", 2, (struct scmp_arg_cmp[]){self, SCMP_CMP64(2, SCMP_CMP_EQ, 0, 0)});
   for (size_t i = 0; i < PU_COUNT(may) && !err; i++) {
     struct scmp_arg_cmp is[] = {self, SCMP_CMP64(1, SCMP_CMP_MASKED_EQ, LOW, (uint64_t)may[i])};
     err = add(f, SCMP_ACT_ALLOW, "prlimit64", 2, is);
