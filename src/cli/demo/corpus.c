@@ -91,7 +91,7 @@ static pu_err make_text(making *m, pu_error *e) {
   o.seed = (uint64_t)given->seed;
   o.documents = 0;
   o.bytes = given->megabytes << 20;
-  o.weights[PU_SYNTH_ARITHMETIC] = 6;
+  o.weights[PU_SYNTH_ARITHMETIC] = 8;
   o.weights[PU_SYNTH_STORIES] = 1;
   o.weights[PU_SYNTH_FACTS] = 1.5;
   o.questions = given->questions;
