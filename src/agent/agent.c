@@ -362,7 +362,7 @@ static pu_err answer_calls(run *r, json_t *calls, bool *faulty, pu_error *e) {
   json_t *said;
   json_array_foreach(calls, i, said) {
     call c;
-    bool fault;
+    bool fault = false;
     PU_TRY(read_call(r->a, said, &c, e));
     pu_err err = give_id(r->a, &c, e);
     if (!err) err = answer_call(r, &c, &fault, e);
