@@ -35,8 +35,8 @@ typedef struct pu_store pu_store;
 pu_err pu_store_open(const char *path, pu_store **out, pu_error *e) PU_MUST_USE;
 void pu_store_close(pu_store *s); /* NULL is fine; what was begun and not committed is undone */
 
-/* All or nothing of what is written in between, and much faster than one by one. They do not nest. */
-/* busy: true, and nothing was begun, where another process has been writing all the time; NULL: that is an error. */
+/* All or nothing of what is written in between, and much faster than one by one. They do not nest. busy: true, and
+ * nothing was begun, where another process has been writing all the time; NULL: that is an error. */
 pu_err pu_store_begin(pu_store *s, bool *busy, pu_error *e) PU_MUST_USE;
 pu_err pu_store_commit(pu_store *s, pu_error *e) PU_MUST_USE;
 void pu_store_rollback(pu_store *s); /* fine where nothing was begun */
