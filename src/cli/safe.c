@@ -1,5 +1,7 @@
 #include "src/cli/safe.h"
 
+#include <unistd.h>
+
 #include "puyu/text.h"
 
 void pu_cli_put_safe(FILE *out, pu_str s) {
@@ -13,4 +15,11 @@ void pu_cli_put_safe(FILE *out, pu_str s) {
     else
       fwrite(s.ptr + i, 1, len, out);
   }
+}
+
+void pu_cli_put_text(FILE *out, pu_str s) {
+  if (isatty(fileno(out)))
+    pu_cli_put_safe(out, s);
+  else
+    fwrite(s.ptr, 1, s.len, out);
 }

@@ -1,6 +1,7 @@
 #include "src/cli/cli.h"
 #include "src/cli/conversation.h"
 #include "src/cli/rows.h"
+#include "src/cli/safe.h"
 #include "src/cli/sample.h"
 #include "src/cli/sampling.h"
 #include "src/cli/turns.h"
@@ -33,7 +34,7 @@ typedef struct chat {
 
 static bool print_text(void *arg, pu_str text) {
   chat *c = arg;
-  fwrite(text.ptr, 1, text.len, c->turns.out);
+  pu_cli_put_text(c->turns.out, text);
   return fflush(c->turns.out) == 0;
 }
 

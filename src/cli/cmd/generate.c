@@ -6,6 +6,7 @@
 #include "src/cli/cli.h"
 #include "src/cli/lines.h"
 #include "src/cli/rows.h"
+#include "src/cli/safe.h"
 #include "src/cli/sample.h"
 #include "src/cli/sampling.h"
 #include "src/cli/structure.h"
@@ -105,7 +106,7 @@ static pu_err read_prompt(const pu_cli *cli, const pu_engine *en, const options 
 }
 
 static bool print_text(void *out, pu_str text) {
-  fwrite(text.ptr, 1, text.len, out);
+  pu_cli_put_text(out, text);
   return fflush(out) == 0;
 }
 
