@@ -50,8 +50,10 @@ typedef struct pu_cuda {
   void *lt_work; /* PU_CUDA_LT_BYTES */
   void *work;
   size_t work_bytes;
-  void *staging; /* pinned, PU_CUDA_STAGING; used up to `staged` */
+  void *staging; /* pinned, PU_CUDA_STAGING, in two halves; the one that is being filled is used up to `staged` */
   size_t staged;
+  int half;
+  cudaEvent_t staging_read[2]; /* the copies out of a half have ended */
   pu_cuda_mirror mirrors[PU_CUDA_MIRRORS];
   uint64_t clock;
   pu_cuda_faults faults;
