@@ -112,6 +112,8 @@ pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) P
  * their inputs in their own order, into [rows, K]. first: a multiple of 16. Takes no work memory. */
 pu_err pu_cuda_packed_plain(pu_cuda *d, const pu_tensor *w, int64_t matrix, int64_t first, int64_t rows, void *out,
                             pu_error *e) PU_MUST_USE;
+/* A weight in NF4 as a plain one of its type. Takes no work memory. */
+pu_err pu_cuda_nf4_plain(pu_cuda *d, const pu_tensor *w, void *out, pu_error *e) PU_MUST_USE;
 /* y[n] = w[e] x[n] for n in [offsets[e], offsets[e + 1]): products of a PACKED [E, M, K] with rows sorted by expert, in
  * one launch that knows nothing of the offsets, which lie in device memory ([E + 1]). room:
  * pu_cuda_packed_experts_bytes of work memory. */

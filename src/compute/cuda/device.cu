@@ -238,6 +238,7 @@ static size_t cuda_work_bytes(const pu_backend *be, const pu_work_shape *s) {
   size_t most = PU_MAX(pu_cuda_loss_work_bytes(s), pu_cuda_attention_work_bytes(d, s));
   most = PU_MAX(most, PU_MAX(pu_cuda_lora_work_bytes(s), pu_cuda_embedding_work_bytes(s)));
   most = PU_MAX(most, pu_cuda_norm_work_bytes(d, s));
+  most = PU_MAX(most, (size_t)s->nf4 * pu_dtype_size(s->dtype)); /* as it is computed with */
   return PU_MAX(most, pu_cuda_moe_work_bytes(s)) + PU_CUDA_LT_BYTES;
 }
 
