@@ -12,6 +12,36 @@
 
 enum { PAIRS = 512, BLOCK = 2 * PAIRS };
 
+/* xoshiro128++ 1.0 (Blackman & Vigna 2019), LANES of them side by side. */
+enum { LANES = 16 };
+
+static uint32_t turned(uint32_t x, int by) {
+  return x << by | x >> (32 - by);
+}
+
+static void draw_bits(uint64_t seed, uint32_t *out, int n) {
+  uint32_t s[4][LANES];
+  pu_rng rng;
+  pu_rng_seed(&rng, seed);
+  for (int i = 0; i < 4; i++)
+    for (int k = 0; k < LANES; k += 2) {
+      uint64_t drawn = pu_rng_next(&rng);
+      s[i][k] = (uint32_t)drawn;
+      s[i][k + 1] = (uint32_t)(drawn >> 32);
+    }
+  for (int at = 0; at < n; at += LANES)
+    for (int k = 0; k < LANES; k++) {
+      uint32_t shifted = s[1][k] << 9;
+      out[at + k] = turned(s[0][k] + s[3][k], 7) + s[0][k];
+      s[2][k] ^= s[0][k];
+      s[3][k] ^= s[1][k];
+      s[1][k] ^= s[2][k];
+      s[0][k] ^= s[3][k];
+      s[2][k] ^= shifted;
+      s[3][k] = turned(s[3][k], 11);
+    }
+}
+
 typedef union bits {
   float f;
   uint32_t u;
@@ -63,14 +93,8 @@ static void draw_blocks(void *arg, int64_t begin, int64_t end, int worker) {
   for (int64_t block = begin; block < end; block++) {
     uint32_t uniform[2][PAIRS];
     float length[PAIRS], values[BLOCK];
-    pu_rng rng;
     int64_t first = block * BLOCK;
-    pu_rng_seed(&rng, pu_random_at(d->seed, d->stream, (uint64_t)(d->at / BLOCK + block)));
-    for (int i = 0; i < PAIRS; i++) {
-      uint64_t drawn = pu_rng_next(&rng);
-      uniform[0][i] = (uint32_t)drawn;
-      uniform[1][i] = (uint32_t)(drawn >> 32);
-    }
+    draw_bits(pu_random_at(d->seed, d->stream, (uint64_t)(d->at / BLOCK + block)), uniform[0], BLOCK);
     draw_lengths(uniform[0], length);
     for (int i = 0; i < PAIRS; i++) length[i] *= d->deviation;
     draw_turned(uniform[1], length, values);
@@ -106,7 +130,7 @@ static void fill_piece(const pu_model *m, const pu_param *p, draw *d) {
     d->type = PU_F32;
   } else {
     d->deviation = deviation_of(&m->hp, p->slot);
-    pu_pool_run(m->be->pool, (d->n + BLOCK - 1) / BLOCK, 16, draw_blocks, d);
+    pu_pool_run(m->be->pool, (d->n + BLOCK - 1) / BLOCK, 8, draw_blocks, d);
   }
 }
 
