@@ -296,18 +296,26 @@ static pu_err open_faults(pu_cuda *d, pu_error *e) {
   return PU_OK;
 }
 
-static pu_err open_all(pu_cuda *d, pu_error *e) {
-  int n = 0;
+/* Whether there is anything to compute on, in words that say what to do about it. */
+static pu_err find_devices(pu_error *e) {
+  int n = 0, driver = 0;
   cudaError_t err = cudaGetDeviceCount(&n);
+  if (err == cudaErrorInsufficientDriver && (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0))
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: there is no device here: no NVIDIA driver is installed");
   if (err == cudaErrorInsufficientDriver)
     return pu_fail(e, PU_ERR_UNSUPPORTED,
-                   "cuda: the driver is older than CUDA %d.%d, which this build needs: update it",
-                   CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+                   "cuda: the driver is for CUDA %d.%d, and this build needs one for %d.%d: update it", driver / 1000,
+                   driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
   if (err != cudaSuccess || n == 0)
     return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: there is no device here (%s)",
                    err ? cudaGetErrorString(err) : "none is visible");
+  return PU_OK;
+}
+
+static pu_err open_all(pu_cuda *d, pu_error *e) {
+  PU_TRY(find_devices(e));
+  PU_TRY(describe(d, e)); /* refuses what is too old before anything is made on it */
   PU_CUDA_TRY(cudaSetDevice(d->device), "choosing the device", e);
-  PU_TRY(describe(d, e));
   PU_CUDA_TRY(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "making a stream", e);
   PU_CUDA_TRY(cudaMallocHost(&d->staging, PU_CUDA_STAGING), "pinned memory", e);
   for (int i = 0; i < 2; i++)
