@@ -1,5 +1,5 @@
 # A thin front for CMake: each target is one or two commands, and says which.
-.PHONY: all deps dev-deps test test-gpu demo bench bench-data check fuzz install clean
+.PHONY: all deps dev-deps test test-gpu with-cuda demo bench bench-data check fuzz install clean
 
 BUILD := build/release
 JOBS ?= $(shell nproc)
@@ -20,11 +20,21 @@ test: all
 	ctest --preset release -j $(JOBS)
 
 # On a GPU, where there is one.
-test-gpu: deps
-	@if command -v nvcc >/dev/null; then cmake --preset cuda >/dev/null && cmake --build --preset cuda -j $(JOBS); fi
+test-gpu: with-cuda
 	@scripts/test-gpu build/cuda
 
-# The main job on an embedded default, or on your own text: make demo TEXT=FILE_OR_DIR
+# Beside the plain build, where CUDA's compiler is.
+with-cuda: deps
+	@if command -v nvcc >/dev/null; then cmake --preset cuda >/dev/null && cmake --build --preset cuda -j $(JOBS); fi
+
+# The main job on an embedded default, or on your own text: make demo TEXT=FILE_OR_DIR. With a GPU and CUDA's compiler, on
+# the GPU.
+ifneq ($(wildcard /dev/nvidiactl),)
+ifneq ($(shell command -v nvcc),)
+demo: BUILD := build/cuda
+demo: with-cuda
+endif
+endif
 demo: all
 	$(BUILD)/puyu demo $(if $(TEXT),--text "$(TEXT)") $(if $(OUT),--out "$(OUT)")
 

@@ -490,8 +490,18 @@ size_t pu_packed_work_bytes(int64_t tokens, int64_t cols, pu_dtype dtype);
  * scale; and the scales, less their mean, in 8 bits by blocks of 256: 4.127 bits a value in all. There follow one another, each
  * from a multiple of 64 bytes: codes (two a byte, the first in its high half), scales' codes (a byte each), their steps (f32, one
  * for 256), their mean (f32). Codes and scales are those of bitsandbytes. */
-enum { PU_NF4_BLOCK = 64 };
+enum { PU_NF4_BLOCK = 64, PU_NF4_SCALES = 256 };
 size_t pu_nf4_bytes(int64_t n);
+/* Where the parts begin, and what the codes stand for, for a device that unpacks them itself. */
+typedef struct pu_nf4_parts {
+  int64_t blocks, groups;          /* of values; of scales */
+  size_t scale, step, mean, bytes; /* the values' codes at 0 */
+} pu_nf4_parts;
+pu_nf4_parts pu_nf4_parts_of(int64_t n);
+typedef struct pu_nf4_values {
+  float code[16], scale[256];
+} pu_nf4_values;
+void pu_nf4_get_values(pu_nf4_values *out);
 pu_err pu_nf4_pack(void *out, const float *w, int64_t n, pu_error *e) PU_MUST_USE;
 /* Blocks [begin, end) of them as f32 or bf16, into their places of out [n]. */
 void pu_nf4_unpack(void *out, pu_dtype type, const void *packed, int64_t n, int64_t begin, int64_t end);

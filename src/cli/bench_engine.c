@@ -37,6 +37,7 @@ static pu_err make_model(const pu_bench_options *o, const pu_model_options *mo, 
   PU_TRY(pu_cli_shape(o->shape, &shape, e));
   pu_hparams hp = shape->hp;
   hp.window = o->window;
+  if (o->layers) hp.layers = o->layers;
   return pu_model_random(pu_arch_find(shape->arch), &hp, 1, b->be, mo, &b->m, e);
 }
 

@@ -9,14 +9,16 @@
 
 typedef struct pu_bench_options {
   const char *shape, *gguf, *device;
-  int64_t threads, batch, seq, tokens, rounds, window, chunk;
+  int64_t layers, threads, batch, seq, tokens, rounds, window, chunk;
   int dtype, quant, kv_dtype;
   bool json;
 } pu_bench_options;
 
 #define PU_BENCH_MODEL_ROWS                                                                                            \
-  PU_ROW(pu_bench_options, quant, "quant", ENUM, .dflt = "none", .choices = "none|q8|q4|bf16|f32",                     \
-         .help = "bits of the matrices: 8 or 4; bf16 and f32 set --dtype"),                                            \
+  PU_ROW(pu_bench_options, layers, "layers", INT, .dflt = "0", .max = 1 << 10, .meta = "N",                            \
+         .help = "layers of the model of random weights; 0: as many as the shape has"),                                \
+      PU_ROW(pu_bench_options, quant, "quant", ENUM, .dflt = "none", .choices = "none|q8|q4|bf16|f32",                 \
+             .help = "bits of the matrices: 8 or 4; bf16 and f32 set --dtype"),                                        \
       PU_ROW(pu_bench_options, gguf, "gguf", STR, .meta = "FILE",                                                      \
              .help = "a model instead of random weights: a GGUF file, or a directory; its matrices stay in few bits, " \
                      "and with --quant q8 or q4 the others become so"),                                                \

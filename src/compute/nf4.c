@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { BLOCK = PU_NF4_BLOCK, SCALES = 256 };
+enum { BLOCK = PU_NF4_BLOCK, SCALES = PU_NF4_SCALES };
 
 /* What the codes stand for (table of the paper's appendix E). */
 static const float VALUES[16] = {-1.0f,
@@ -29,27 +29,22 @@ static const float VALUES[16] = {-1.0f,
 
 /* ---- where what lies ---- */
 
-typedef struct parts {
-  int64_t blocks, groups; /* of values; of scales */
-  size_t scale, step, offset, bytes;
-} parts;
-
 static size_t lines(size_t bytes) {
   return (bytes + 63) / 64 * 64;
 }
 
-static parts parts_of(int64_t n) {
-  parts p = {.blocks = (n + BLOCK - 1) / BLOCK};
+pu_nf4_parts pu_nf4_parts_of(int64_t n) {
+  pu_nf4_parts p = {.blocks = (n + BLOCK - 1) / BLOCK};
   p.groups = (p.blocks + SCALES - 1) / SCALES;
   p.scale = lines((size_t)(n + 1) / 2);
   p.step = p.scale + lines((size_t)p.blocks);
-  p.offset = p.step + lines((size_t)p.groups * sizeof(float));
-  p.bytes = p.offset + 64;
+  p.mean = p.step + lines((size_t)p.groups * sizeof(float));
+  p.bytes = p.mean + 64;
   return p;
 }
 
 size_t pu_nf4_bytes(int64_t n) {
-  return parts_of(n).bytes;
+  return pu_nf4_parts_of(n).bytes;
 }
 
 /* ---- 8-bit codes of scales ---- */
@@ -75,6 +70,11 @@ static void scale_values(float v[256]) {
     for (; k > 0 && v[k - 1] > x; k--) v[k] = v[k - 1];
     v[k] = x;
   }
+}
+
+void pu_nf4_get_values(pu_nf4_values *out) {
+  memcpy(out->code, VALUES, sizeof VALUES);
+  scale_values(out->scale);
 }
 
 /* The nearest of n sorted values; the lower of two as near. */
@@ -108,13 +108,13 @@ static void pack_block(uint8_t *to, const float *w, int64_t n, float scale) {
 }
 
 /* The blocks' scales, less their mean, as codes of a step each 256. */
-static void pack_scales(const parts *p, const float *scale, char *out) {
+static void pack_scales(const pu_nf4_parts *p, const float *scale, char *out) {
   float values[256], offset;
   double sum = 0;
   scale_values(values);
   for (int64_t i = 0; i < p->blocks; i++) sum += (double)scale[i];
   offset = p->blocks ? (float)(sum / (double)p->blocks) : 0;
-  memcpy(out + p->offset, &offset, sizeof offset);
+  memcpy(out + p->mean, &offset, sizeof offset);
   for (int64_t g = 0; g < p->groups; g++) {
     int64_t to = PU_MIN(p->blocks, (g + 1) * SCALES);
     float step = 0;
@@ -126,7 +126,7 @@ static void pack_scales(const parts *p, const float *scale, char *out) {
 }
 
 pu_err pu_nf4_pack(void *out, const float *w, int64_t n, pu_error *e) {
-  parts p = parts_of(n);
+  pu_nf4_parts p = pu_nf4_parts_of(n);
   float *scale = malloc((size_t)p.blocks * sizeof *scale + 1);
   if (!scale) return pu_fail(e, PU_ERR_NOMEM, "no memory to pack %lld weights", (long long)n);
   memset(out, 0, p.bytes);
@@ -155,11 +155,11 @@ static void unpack_bf16(uint16_t *to, const uint8_t *codes, int64_t n, float sca
 }
 
 void pu_nf4_unpack(void *out, pu_dtype type, const void *packed, int64_t n, int64_t begin, int64_t end) {
-  parts p = parts_of(n);
+  pu_nf4_parts p = pu_nf4_parts_of(n);
   const char *from = packed;
   float values[256], offset, step;
   scale_values(values);
-  memcpy(&offset, from + p.offset, sizeof offset);
+  memcpy(&offset, from + p.mean, sizeof offset);
   for (int64_t i = begin; i < end; i++) {
     memcpy(&step, from + p.step + (size_t)(i / SCALES) * sizeof step, sizeof step);
     float scale = values[((const uint8_t *)from)[p.scale + (size_t)i]] * step + offset;

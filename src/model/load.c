@@ -76,8 +76,9 @@ static pu_err put_run(loader *l, const pu_param *p, const pu_source_tensor *t, c
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "%s: tensor '%s' of type %s cannot be reordered: its blocks reach across rows", l->from.where,
                    t->name, t->type);
-  for (int64_t i = 0; i < run->n; i += PU_SOURCE_PIECE) {
-    int64_t n = PU_MIN(run->n - i, (int64_t)PU_SOURCE_PIECE);
+  int64_t most = t->coding ? PU_SOURCE_PIECE : run->n; /* what is there already is a view of any size */
+  for (int64_t i = 0; i < run->n; i += most) {
+    int64_t n = PU_MIN(run->n - i, most);
     const void *values = pu_source_values(&l->from, t, run->file + i, n, l->room);
     PU_TRY(pu_filler_put(&l->fill, p, run->mem + i, values, t->dtype, n, e));
   }

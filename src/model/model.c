@@ -1,7 +1,6 @@
 /* A model's tensors: which there are, where they lie, how values get into them. */
 #include "src/model/weights.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -243,7 +242,7 @@ pu_err pu_filler_init(pu_filler *f, pu_model *m, const pu_model_options *o, pu_e
     count_packed(m->params[i].w, &packed);
   }
   count_packed(m->outer[PU_SLOT_OUTPUT], &packed);
-  f->room = malloc(2 * (size_t)PU_FILL_PIECE * 4);
+  f->room = malloc((size_t)PU_FILL_PIECE * 4);
   f->plain = pu_arena_zalloc(m->host, sizeof *f->plain);
   if (!f->room || !f->plain) return pu_fail(e, PU_ERR_NOMEM, "no memory to fill the weights");
   if (packed.values) PU_TRY(pu_packer_create(m->be, packed.values, packed.scales, packed.cols, &f->packer, e));
@@ -269,6 +268,33 @@ void pu_filler_begin(pu_filler *f, const pu_param *p, bool coded) {
   if (w) pu_packer_begin(f->packer, w);
 }
 
+/* Values on their way into the type they are kept in, by the backend's threads. */
+typedef struct conversion {
+  const char *src; /* unaligned perhaps */
+  pu_dtype from, to;
+  void *out;
+  uint16_t *low; /* NULL: out is of type `to`; else out has the upper halves, and this the lower ones */
+} conversion;
+
+enum { CONVERTED = 1024, GRAIN = 1 << 14 };
+
+static void convert_part(void *arg, int64_t begin, int64_t end, int worker) {
+  const conversion *c = arg;
+  size_t from = pu_dtype_size(c->from);
+  float aligned[CONVERTED], values[CONVERTED];
+  (void)worker;
+  for (int64_t i = begin; i < end; i += CONVERTED) {
+    int64_t n = PU_MIN(end - i, (int64_t)CONVERTED);
+    memcpy(aligned, c->src + (size_t)i * from, (size_t)n * from);
+    if (!c->low) {
+      pu_convert((char *)c->out + (size_t)i * pu_dtype_size(c->to), c->to, aligned, c->from, n);
+    } else {
+      pu_convert(values, PU_F32, aligned, c->from, n);
+      pu_split_halves((uint16_t *)c->out + i, c->low + i, values, n);
+    }
+  }
+}
+
 static pu_err put_piece(pu_filler *f, const pu_tensor *to, int64_t at, const void *src, pu_dtype type, int64_t n,
                         pu_error *e) {
   size_t size = pu_dtype_size(to->dtype);
@@ -277,10 +303,8 @@ static pu_err put_piece(pu_filler *f, const pu_tensor *to, int64_t at, const voi
   if (type == to->dtype) return be->upload(be, dst, src, (size_t)n * size, e);
   for (int64_t i = 0; i < n; i += PU_FILL_PIECE) {
     int64_t k = PU_MIN(n - i, (int64_t)PU_FILL_PIECE);
-    const void *from = (const uint8_t *)src + (size_t)i * pu_dtype_size(type);
-    void *half = (uint8_t *)f->room + (size_t)PU_FILL_PIECE * 4;
-    if ((uintptr_t)from % pu_dtype_size(type)) from = memcpy(half, from, (size_t)k * pu_dtype_size(type));
-    pu_convert(f->room, to->dtype, from, type, k);
+    conversion c = {(const char *)src + (size_t)i * pu_dtype_size(type), type, to->dtype, f->room, NULL};
+    pu_pool_run(be->pool, k, GRAIN, convert_part, &c);
     PU_TRY(be->upload(be, dst + (size_t)i * size, f->room, (size_t)k * size, e));
   }
   return PU_OK;
@@ -289,19 +313,20 @@ static pu_err put_piece(pu_filler *f, const pu_tensor *to, int64_t at, const voi
 /* Both halves of f32 values. */
 static pu_err put_halves(pu_filler *f, const pu_param *p, int64_t at, const void *src, pu_dtype type, int64_t n,
                          pu_error *e) {
-  float *values = f->room;
-  uint16_t *high = (uint16_t *)f->room + (ptrdiff_t)2 * PU_FILL_PIECE, *low = high + PU_FILL_PIECE;
+  uint16_t *high = f->room, *low = high + PU_FILL_PIECE;
   pu_backend *be = f->m->be;
   for (int64_t i = 0; i < n; i += PU_FILL_PIECE) {
     int64_t k = PU_MIN(n - i, (int64_t)PU_FILL_PIECE);
-    const void *from = (const uint8_t *)src + (size_t)i * pu_dtype_size(type);
-    if ((uintptr_t)from % pu_dtype_size(type)) from = memcpy(high, from, (size_t)k * pu_dtype_size(type));
-    pu_convert(values, PU_F32, from, type, k);
-    pu_split_halves(high, low, values, k);
+    conversion c = {(const char *)src + (size_t)i * pu_dtype_size(type), type, PU_BF16, high, low};
+    pu_pool_run(be->pool, k, GRAIN, convert_part, &c);
     PU_TRY(be->upload(be, (uint16_t *)p->w->data + at + i, high, (size_t)k * sizeof *high, e));
     PU_TRY(be->upload(be, (uint16_t *)p->low->data + at + i, low, (size_t)k * sizeof *low, e));
   }
   return PU_OK;
+}
+
+pu_dtype pu_filler_type(const pu_filler *f, const pu_param *p) {
+  return packed_of(f, p) || p->low ? PU_F32 : p->w->dtype;
 }
 
 pu_err pu_filler_put(pu_filler *f, const pu_param *p, int64_t at, const void *src, pu_dtype type, int64_t n,
@@ -365,100 +390,8 @@ pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) {
   return err;
 }
 
-/* ---- random weights ---- */
-
-typedef struct draw {
-  uint64_t seed, stream;
-  int64_t at, n; /* at: even */
-  float deviation;
-  float *out;
-} draw;
-
-/* Box and Muller 1958: two values from one 64-bit draw. */
-static void draw_normal(void *arg, int64_t begin, int64_t end, int worker) {
-  const draw *d = arg;
-  (void)worker;
-  for (int64_t i = begin; i < end; i++) {
-    uint64_t bits = pu_random_at(d->seed, d->stream, (uint64_t)(d->at / 2 + i));
-    float u = ((float)(uint32_t)bits + 0.5f) * 0x1p-32f,
-          angle = (float)(uint32_t)(bits >> 32) * (float)(2 * M_PI * 0x1p-32);
-    float r = d->deviation * sqrtf(-2.0f * logf(u));
-    d->out[2 * i] = r * cosf(angle);
-    if (2 * i + 1 < d->n) d->out[2 * i + 1] = r * sinf(angle);
-  }
-}
-
-static float deviation_of(const pu_hparams *hp, pu_slot slot) {
-  switch (slot) {
-  case PU_SLOT_WO:
-  case PU_SLOT_DOWN:
-  case PU_SLOT_EXPERTS_DOWN: /* what is added to the residual stream, 2 layers times (GPT-2's way) */
-    return (float)(0.02 / sqrt(2.0 * (double)hp->layers));
-  default:
-    return 0.02f;
-  }
-}
-
-static bool is_norm(pu_slot slot) {
-  return slot == PU_SLOT_OUT_NORM || slot == PU_SLOT_ATTN_NORM || slot == PU_SLOT_MLP_NORM || slot == PU_SLOT_Q_NORM ||
-         slot == PU_SLOT_K_NORM;
-}
-
-static void fill_piece(const pu_model *m, const pu_param *p, draw *d) {
-  bool random = pu_slot_is_matrix(p->slot) || p->slot == PU_SLOT_EMBED;
-  int64_t pairs = (d->n + 1) / 2;
-  if (!random) {
-    for (int64_t i = 0; i < d->n; i++) d->out[i] = is_norm(p->slot) ? 1.0f : 0.0f;
-  } else {
-    d->deviation = deviation_of(&m->hp, p->slot);
-    pu_pool_run(m->be->pool, pairs, 4096, draw_normal, d);
-  }
-}
-
-static pu_err fill_random(pu_filler *f, uint64_t seed, float *values, pu_error *e) {
-  pu_model *m = f->m;
-  for (size_t i = 0; i < m->n_params; i++) {
-    const pu_param *p = &m->params[i];
-    int64_t count = pu_tensor_count(p->w);
-    pu_filler_begin(f, p, false);
-    draw d = {.seed = seed, .stream = pu_hash64(p->name, strlen(p->name), 0), .out = values};
-    for (d.at = 0; d.at < count; d.at += d.n) {
-      d.n = PU_MIN(count - d.at, (int64_t)PU_FILL_PIECE);
-      fill_piece(m, p, &d);
-      PU_TRY(pu_filler_put(f, p, d.at, values, PU_F32, d.n, e));
-    }
-    PU_TRY(pu_filler_finish(f, p, e));
-  }
-  return PU_OK;
-}
-
 pu_model_options pu_model_options_on(const pu_backend *be, const pu_model_options *o) {
   pu_model_options own = *o;
   own.plain |= !be->forward[PU_OP_tile_weight];
   return own;
-}
-
-pu_err pu_model_random(const pu_arch *arch, const pu_hparams *hp, uint64_t seed, pu_backend *be,
-                       const pu_model_options *o, pu_model **out, pu_error *e) {
-  pu_model *m;
-  pu_forms forms;
-  const pu_model_options own = pu_model_options_on(be, o);
-  *out = NULL;
-  PU_TRY(pu_forms_init(&forms, hp, &own, e));
-  pu_err made = pu_model_new(arch, hp, be, &own, &forms, &m, e);
-  pu_forms_deinit(&forms);
-  if (made) return made;
-  pu_filler f;
-  float *values = malloc(((size_t)PU_FILL_PIECE + 1) * sizeof *values);
-  pu_err err = pu_filler_init(&f, m, &own, e);
-  if (!values && err == PU_OK) err = pu_fail(e, PU_ERR_NOMEM, "no memory for random weights");
-  if (err == PU_OK) err = fill_random(&f, seed, values, e);
-  pu_filler_deinit(&f);
-  free(values);
-  m->hp.norm_head = false; /* random rows need no normalising */
-  if (err == PU_OK)
-    *out = m;
-  else
-    pu_model_free(m);
-  return err;
 }

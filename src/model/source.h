@@ -22,7 +22,7 @@ typedef struct pu_source_tensor {
   int64_t file_group;   /* columns in one of those */
 } pu_source_tensor;
 
-enum { PU_SOURCE_PIECE = 1 << 16 }; /* the most values read at once */
+enum { PU_SOURCE_PIECE = 1 << 16 }; /* the most values decoded at once */
 
 typedef struct pu_source pu_source;
 struct pu_source {
@@ -47,7 +47,7 @@ struct pu_source {
 pu_err pu_source_open(const char *path, pu_source *out, pu_error *e) PU_MUST_USE; /* path outlives it */
 void pu_source_close(pu_source *s);
 const pu_source_tensor *pu_source_find(const pu_source *s, const char *name); /* NULL: none */
-/* Values [at, at + n), n at most PU_SOURCE_PIECE, as t->dtype: a view into the file, or made in room. */
+/* Values [at, at + n) as t->dtype: a view into the file, or made in room (n at most PU_SOURCE_PIECE). */
 const void *pu_source_values(const pu_source *s, const pu_source_tensor *t, int64_t at, int64_t n, void *room);
 
 /* ---- the openers; they may fail half-way: pu_source_close cleans up ---- */

@@ -29,20 +29,22 @@ typedef struct pu_filler {
   pu_model *m;
   bool tile, coded;
   pu_tensor *plain;         /* where a matrix that is to be tiled lies first; its data is NULL without tiling */
-  void *room;               /* host memory for PU_FILL_PIECE values of 4 bytes, twice */
+  void *room;               /* host memory for PU_FILL_PIECE values of 4 bytes */
   struct pu_packer *packer; /* where a matrix that is to be packed lies first; NULL: none is */
   double done, total;
   void (*progress)(void *arg, double done, double total);
   void *progress_arg;
 } pu_filler;
 
-enum { PU_FILL_PIECE = 1 << 18 };
+enum { PU_FILL_PIECE = 1 << 21 };
 
 pu_err pu_filler_init(pu_filler *f, pu_model *m, const pu_model_options *o, pu_error *e) PU_MUST_USE;
 void pu_filler_deinit(pu_filler *f);
 /* Before the first of a parameter's values. coded: a packed weight made of them comes by pu_filler_put_codes, not by
  * rounding them. */
 void pu_filler_begin(pu_filler *f, const pu_param *p, bool coded);
+/* In what type values that are made for p are best given: they go in as they are. */
+pu_dtype pu_filler_type(const pu_filler *f, const pu_param *p);
 /* n values of `type` at src (unaligned perhaps) become the parameter's values from `at` on; of one that
  * is rounded to few bits, whole rows in the end. */
 pu_err pu_filler_put(pu_filler *f, const pu_param *p, int64_t at, const void *src, pu_dtype type, int64_t n,

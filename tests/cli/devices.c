@@ -69,6 +69,23 @@ static void devices_are_chosen(void **state) {
   assert_int_not_equal(shell("PUYU_DEVICE=abacus puyu bench decode --shape puyu-2m"), 0);
 }
 
+/* With a driver of the tests' own in the place of NVIDIA's. */
+static void drivers_that_will_not_do_are_told(void **state) {
+  (void)state;
+  does(puyu("env"));
+  if (!strstr(out, "cuda")) skip(); /* built without the plug-in */
+#define FAKE "LD_LIBRARY_PATH=$(dirname " PU_PROGRAM ")/fake-driver "
+  does(shell(FAKE "FAKE_DRIVER=12080 puyu env"));
+  says("the driver is for CUDA 12.8");
+  says("--device auto is cpu");
+  assert_int_not_equal(shell(FAKE "FAKE_DRIVER=12080 puyu generate " MODEL " --ids 1,2 --device cuda"), 0);
+  says("update it");
+  does(shell(FAKE "FAKE_DRIVER=0 puyu env"));
+  says("no NVIDIA driver is installed");
+  does(shell(FAKE "FAKE_DRIVER=99000 puyu env"));
+  says("there is no device here");
+}
+
 static void plans_are_told(void **state) {
   (void)state;
   does(puyu("plan " MODEL " --device far --context 64"));
@@ -115,6 +132,7 @@ static void too_little_memory_is_told(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(env_says_what_is_there), cmocka_unit_test(devices_are_chosen),
+                                     cmocka_unit_test(drivers_that_will_not_do_are_told),
                                      cmocka_unit_test(plans_are_told), cmocka_unit_test(too_little_memory_is_told)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -1,6 +1,5 @@
 /* NF4: what its bytes are, how far values move, and products with it. */
-#include "puyu/compute.h"
-#include "tests/test.h"
+#include "tests/device.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -74,50 +73,78 @@ static void test_error(void **state) {
 static pu_tensor *made(pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols, uint64_t seed, bool grad) {
   pu_tensor *t = pu_tensor_new(c, dtype, 2, (int64_t[]){rows, cols}, false);
   float *v = normal(rows * cols, seed, 1);
+  void *typed = malloc((size_t)(rows * cols) * sizeof(float));
   assert_non_null(t);
-  pu_convert(t->data, dtype, v, PU_F32, rows * cols);
+  assert_non_null(typed);
+  pu_convert(typed, dtype, v, PU_F32, rows * cols);
+  pu_test_upload(c->be, t, typed);
   if (grad) t->grad = pu_tensor_new(c, dtype, 2, t->shape, false);
+  free(typed);
   free(v);
   return t;
 }
 
-/* Forward and dx as with the plain weight that it stands for, to the bit. */
+/* A weight in NF4 and the plain one that it stands for. */
+static void both_weights(pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols, pu_tensor *packed, pu_tensor *plain) {
+  int64_t n = rows * cols;
+  float *w = normal(n, 5, 0.1f);
+  void *values = malloc((size_t)n * sizeof *w), *bytes = malloc(pu_nf4_bytes(n));
+  assert_true(values && bytes);
+  *plain = *packed = *made(c, dtype, rows, cols, 1, false);
+  packed->layout = PU_LAYOUT_NF4;
+  packed->data = pu_arena_alloc(c->mem, pu_nf4_bytes(n));
+  assert_int_equal(pu_weight_bytes(packed), pu_nf4_bytes(n));
+  assert_ok(pu_nf4_pack(bytes, w, n, &err), &err);
+  assert_ok(c->be->upload(c->be, packed->data, bytes, pu_nf4_bytes(n), &err), &err);
+  pu_nf4_unpack(values, dtype, bytes, n, 0, (n + 63) / 64);
+  pu_test_upload(c->be, plain, values);
+  free(w);
+  free(values);
+  free(bytes);
+}
+
+static void assert_same(pu_backend *be, const pu_tensor *a, const pu_tensor *b) {
+  void *x = pu_test_download(be, a), *y = pu_test_download(be, b);
+  assert_memory_equal(x, y, pu_tensor_bytes(a));
+  free(x);
+  free(y);
+}
+
+static void one_linear(pu_backend *be, pu_dtype dtype, int64_t n, int64_t m, int64_t k) {
+  pu_ctx c = {.err = &err, .be = be};
+  pu_tensor w[2], *x[2], *y[2];
+  void *memory = pu_test_memory(be, 1 << 24, &c.mem);
+  assert_ok(pu_arena_create(1 << 20, &c.host, &err), &err);
+  both_weights(&c, dtype, m, k, &w[0], &w[1]);
+  for (int i = 0; i < 2; i++) {
+    x[i] = made(&c, dtype, n, k, 9, true);
+    y[i] = made(&c, dtype, n, m, 11, true);
+    y[i]->grad = made(&c, dtype, n, m, 13, false);
+    y[i]->grad_set = true;
+    pu_linear_args a = {.x = x[i], .w = &w[i], .y = y[i]};
+    assert_ok(be->forward[PU_OP_linear](be, &a, &err), &err);
+    assert_ok(be->backward[PU_OP_linear](be, &a, &err), &err);
+  }
+  assert_same(be, y[0], y[1]);
+  assert_same(be, x[0]->grad, x[1]->grad);
+  pu_arena_free(c.mem);
+  pu_arena_free(c.host);
+  be->free(be, memory);
+}
+
+/* Forward and dx as with the plain weight that it stands for, to the bit; blocks end within rows, groups of scales
+ * within the weight, and a block where the weight does. */
 static void test_linear(void **state) {
   (void)state;
-  static const pu_dtype types[] = {PU_F32, PU_BF16};
-  enum { N = 37, M = 96, K = 64 };
-  for (size_t i = 0; i < 2; i++) {
-    pu_backend *be;
-    pu_ctx c = {.err = &err};
-    assert_ok(pu_backend_open("cpu", 2, &be, &err), &err);
-    assert_ok(pu_arena_create(1 << 24, &c.mem, &err), &err);
-    assert_ok(pu_arena_create(1 << 20, &c.host, &err), &err);
-    c.be = be;
-    float *w = normal(M * K, 5, 0.1f);
-    pu_tensor *plain = made(&c, types[i], M, K, 1, false), packed = *plain;
-    packed.layout = PU_LAYOUT_NF4;
-    packed.data = pu_arena_alloc(c.mem, pu_nf4_bytes(M * K));
-    assert_int_equal(pu_weight_bytes(&packed), pu_nf4_bytes(M * K));
-    assert_ok(pu_nf4_pack(packed.data, w, M * K, &err), &err);
-    pu_nf4_unpack(plain->data, types[i], packed.data, M * K, 0, M * K / 64);
-    pu_tensor *x[2], *y[2];
-    for (int k = 0; k < 2; k++) {
-      x[k] = made(&c, types[i], N, K, 9, true);
-      y[k] = made(&c, types[i], N, M, 11, true);
-      pu_tensor *dy = made(&c, types[i], N, M, 13, false);
-      y[k]->grad = dy;
-      y[k]->grad_set = true;
-      pu_linear_args a = {.x = x[k], .w = k ? &packed : plain, .y = y[k]};
-      assert_ok(be->forward[PU_OP_linear](be, &a, &err), &err);
-      assert_ok(be->backward[PU_OP_linear](be, &a, &err), &err);
-    }
-    assert_memory_equal(y[0]->data, y[1]->data, pu_tensor_bytes(y[0]));
-    assert_memory_equal(x[0]->grad->data, x[1]->grad->data, pu_tensor_bytes(x[0]->grad));
-    free(w);
-    pu_arena_free(c.mem);
-    pu_arena_free(c.host);
-    be->close(be);
+  pu_backend *be;
+  assert_ok(pu_test_open(2, pu_isa_best(), &be, &err), &err);
+  for (pu_dtype dtype = PU_F32; dtype <= PU_BF16; dtype++) {
+    one_linear(be, dtype, 37, 96, 64);
+    one_linear(be, dtype, 5, 33, 72);
+    one_linear(be, dtype, 3, 7, 9);
+    one_linear(be, dtype, 16, 300, 136);
   }
+  be->close(be);
 }
 
 int main(void) {

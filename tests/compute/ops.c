@@ -628,6 +628,37 @@ static void device_refuses(void **state) {
   be->close(be);
 }
 
+/* Logits of a stretch of the vocabulary that are no number, the target's not among them: neither is the loss. */
+static void nan_shows_on(pu_backend *be) {
+  enum { V = 30000, C = 8, PART = 10000 };
+  float *values = malloc(sizeof(float) * V * C);
+  assert_non_null(values);
+  for (pu_dtype type = PU_F32; type <= PU_BF16; type++)
+    for (int first = 0; first < V; first += PART) {
+      env t;
+      env_open(&t, be, type, 1, MEMORY);
+      pu_tensor *w = filled(&t, type, 2, (int64_t[]){V, C}, 1, false);
+      pu_tensor *x = filled(&t, type, 2, (int64_t[]){1, C}, 1, false), *target = ints(&t, 1, 0, V);
+      for (int64_t i = 0; i < (int64_t)V * C; i++) values[i] = i / C / PART == first / PART ? NAN : 0.5f;
+      upload(&t, w, values);
+      int32_t id = (first + PART) % V;
+      ok(&t, be->upload(be, target->data, &id, sizeof id, &t.error));
+      vec loss = download(&t, must(&t, pu_linear_cross_entropy(&t.c, x, w, target, 1)));
+      if (!isnan(loss.v[0])) fail_msg("%s, %s, from %d: a loss of %g", be->name, pu_dtype_name(type), first, loss.v[0]);
+      free(loss.v);
+      env_close(&t);
+    }
+  free(values);
+  be->close(be);
+}
+
+static void nan_shows(void **state) {
+  (void)state;
+  for (int isa = 0; isa <= (int)pu_isa_best(); isa++) nan_shows_on(open_cpu(1, (pu_isa)isa));
+  pu_backend *be = open_device();
+  if (be) nan_shows_on(be);
+}
+
 /* ---- finite differences ---------------------------------------------------------------------------------------- */
 
 static double loss_at(const op_case *op, pu_backend *be, uint64_t seed, int which, int64_t at, double by) {
@@ -775,6 +806,7 @@ int main(void) {
       cmocka_unit_test(cpu_isas_match_reference),
       cmocka_unit_test(device_matches_reference),
       cmocka_unit_test(device_refuses),
+      cmocka_unit_test(nan_shows),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

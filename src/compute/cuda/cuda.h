@@ -50,8 +50,10 @@ typedef struct pu_cuda {
   void *lt_work; /* PU_CUDA_LT_BYTES */
   void *work;
   size_t work_bytes;
-  void *staging; /* pinned, PU_CUDA_STAGING; used up to `staged` */
+  void *staging; /* pinned, PU_CUDA_STAGING, in two halves; the one that is being filled is used up to `staged` */
   size_t staged;
+  int half;
+  cudaEvent_t staging_read[2]; /* the copies out of a half have ended */
   pu_cuda_mirror mirrors[PU_CUDA_MIRRORS];
   uint64_t clock;
   pu_cuda_faults faults;
@@ -110,6 +112,8 @@ pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) P
  * their inputs in their own order, into [rows, K]. first: a multiple of 16. Takes no work memory. */
 pu_err pu_cuda_packed_plain(pu_cuda *d, const pu_tensor *w, int64_t matrix, int64_t first, int64_t rows, void *out,
                             pu_error *e) PU_MUST_USE;
+/* A weight in NF4 as a plain one of its type. Takes no work memory. */
+pu_err pu_cuda_nf4_plain(pu_cuda *d, const pu_tensor *w, void *out, pu_error *e) PU_MUST_USE;
 /* y[n] = w[e] x[n] for n in [offsets[e], offsets[e + 1]): products of a PACKED [E, M, K] with rows sorted by expert, in
  * one launch that knows nothing of the offsets, which lie in device memory ([E + 1]). room:
  * pu_cuda_packed_experts_bytes of work memory. */

@@ -63,21 +63,44 @@ static void cuda_free(pu_backend *be, void *memory) {
   cudaFree(memory);
 }
 
-/* Small arrays go through pinned memory, so that the call does not wait for what is in the stream already; the staging
- * buffer is used like a ring, and waited for when it comes around. */
+typedef struct host_copy {
+  char *to;
+  const char *from;
+} host_copy;
+
+static void copy_part(void *arg, int64_t begin, int64_t end, int worker) {
+  const host_copy *c = (const host_copy *)arg;
+  (void)worker;
+  memcpy(c->to + begin, c->from + begin, (size_t)(end - begin));
+}
+
+/* One thread copies a fifth of what the link takes, and less where pages of a file are touched for the first time. */
+static void copy_host(pu_cuda *d, void *to, const void *from, size_t bytes) {
+  host_copy c = {(char *)to, (const char *)from};
+  pu_pool_run(d->base.pool, (int64_t)bytes, 1 << 18, copy_part, &c);
+}
+
+/* The other half of the staging buffer, once the device has read what was in it. */
+static pu_err turn_staging(pu_cuda *d, pu_error *e) {
+  PU_CUDA_TRY(cudaEventRecord(d->staging_read[d->half], d->stream), "an upload", e);
+  d->half ^= 1;
+  d->staged = 0;
+  PU_CUDA_TRY(cudaEventSynchronize(d->staging_read[d->half]), "an upload", e);
+  return PU_OK;
+}
+
+/* Through pinned memory, so that the call does not wait for what is in the stream already: one half of the staging buffer
+ * is filled while the device reads the other. */
 static pu_err cuda_upload(pu_backend *be, void *device, const void *host, size_t bytes, pu_error *e) {
   pu_cuda *d = of(be);
   const char *from = (const char *)host;
   char *to = (char *)device;
   while (bytes) {
-    size_t n = PU_MIN(bytes, (size_t)PU_CUDA_STAGING / 2);
-    if (d->staged + n > (size_t)PU_CUDA_STAGING) {
-      PU_CUDA_TRY(cudaStreamSynchronize(d->stream), "an upload", e);
-      d->staged = 0;
-    }
-    memcpy((char *)d->staging + d->staged, from, n);
-    PU_CUDA_TRY(cudaMemcpyAsync(to, (char *)d->staging + d->staged, n, cudaMemcpyHostToDevice, d->stream), "an upload",
-                e);
+    size_t half = PU_CUDA_STAGING / 2, n = PU_MIN(bytes, half);
+    if (d->staged + n > half) PU_TRY(turn_staging(d, e));
+    char *staging = (char *)d->staging + d->half * half + d->staged;
+    copy_host(d, staging, from, n);
+    PU_CUDA_TRY(cudaMemcpyAsync(to, staging, n, cudaMemcpyHostToDevice, d->stream), "an upload", e);
     d->staged += (n + 63) / 64 * 64;
     from += n;
     to += n;
@@ -96,7 +119,7 @@ static pu_err cuda_download(pu_backend *be, void *host, const void *device, size
     PU_CUDA_TRY(cudaMemcpyAsync(d->staging, from, n, cudaMemcpyDeviceToHost, d->stream), "a download", e);
     PU_TRY(pu_cuda_wait(d, "a download", e));
     d->staged = 0;
-    memcpy(to, d->staging, n);
+    copy_host(d, to, d->staging, n);
     from += n;
     to += n;
     bytes -= n;
@@ -215,6 +238,7 @@ static size_t cuda_work_bytes(const pu_backend *be, const pu_work_shape *s) {
   size_t most = PU_MAX(pu_cuda_loss_work_bytes(s), pu_cuda_attention_work_bytes(d, s));
   most = PU_MAX(most, PU_MAX(pu_cuda_lora_work_bytes(s), pu_cuda_embedding_work_bytes(s)));
   most = PU_MAX(most, pu_cuda_norm_work_bytes(d, s));
+  most = PU_MAX(most, (size_t)s->nf4 * pu_dtype_size(s->dtype)); /* as it is computed with */
   return PU_MAX(most, pu_cuda_moe_work_bytes(s)) + PU_CUDA_LT_BYTES;
 }
 
@@ -238,6 +262,8 @@ static void cuda_close(pu_backend *be) {
   cudaFree(d->faults.first);
   cudaFreeHost(d->faults.any);
   cudaFreeHost(d->staging);
+  for (int i = 0; i < 2; i++)
+    if (d->staging_read[i]) cudaEventDestroy(d->staging_read[i]);
   if (d->stream) cudaStreamDestroy(d->stream);
   pu_pool_free(d->base.pool);
   free(d);
@@ -270,20 +296,30 @@ static pu_err open_faults(pu_cuda *d, pu_error *e) {
   return PU_OK;
 }
 
-static pu_err open_all(pu_cuda *d, pu_error *e) {
-  int n = 0;
+/* Whether there is anything to compute on, in words that say what to do about it. */
+static pu_err find_devices(pu_error *e) {
+  int n = 0, driver = 0;
   cudaError_t err = cudaGetDeviceCount(&n);
+  if (err == cudaErrorInsufficientDriver && (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0))
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: there is no device here: no NVIDIA driver is installed");
   if (err == cudaErrorInsufficientDriver)
     return pu_fail(e, PU_ERR_UNSUPPORTED,
-                   "cuda: the driver is older than CUDA %d.%d, which this build needs: update it",
-                   CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+                   "cuda: the driver is for CUDA %d.%d, and this build needs one for %d.%d: update it", driver / 1000,
+                   driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
   if (err != cudaSuccess || n == 0)
     return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: there is no device here (%s)",
                    err ? cudaGetErrorString(err) : "none is visible");
+  return PU_OK;
+}
+
+static pu_err open_all(pu_cuda *d, pu_error *e) {
+  PU_TRY(find_devices(e));
+  PU_TRY(describe(d, e)); /* refuses what is too old before anything is made on it */
   PU_CUDA_TRY(cudaSetDevice(d->device), "choosing the device", e);
-  PU_TRY(describe(d, e));
   PU_CUDA_TRY(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "making a stream", e);
   PU_CUDA_TRY(cudaMallocHost(&d->staging, PU_CUDA_STAGING), "pinned memory", e);
+  for (int i = 0; i < 2; i++)
+    PU_CUDA_TRY(cudaEventCreateWithFlags(&d->staging_read[i], cudaEventDisableTiming), "making an event", e);
   PU_TRY(cuda_alloc(&d->base, PU_CUDA_LT_BYTES, &d->lt_work, e));
   PU_TRY(open_faults(d, e));
   for (int i = 0; i < PU_CUDA_MIRRORS; i++)

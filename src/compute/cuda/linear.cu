@@ -5,19 +5,30 @@ static bool learns(const pu_linear_args *a) {
   return a->y->grad != NULL;
 }
 
+/* What the plain values of a weight in NF4 take of work memory; others are read where they lie. */
+static size_t plain_bytes(const pu_tensor *w) {
+  return w->layout == PU_LAYOUT_NF4 ? (size_t)ceil_div((int64_t)pu_tensor_bytes(w), 256) * 256 : 0;
+}
+
+/* The weight's values: its own, or those in room. */
+static pu_err plain_of(pu_cuda *d, const pu_tensor *w, void *room, const void **out, pu_error *e) {
+  *out = w->layout == PU_LAYOUT_NF4 ? room : w->data;
+  return w->layout == PU_LAYOUT_NF4 ? pu_cuda_nf4_plain(d, w, room, e) : PU_OK;
+}
+
 static pu_err linear(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_args *a = (const pu_linear_args *)args;
-  if (a->w->layout == PU_LAYOUT_NF4)
-    return pu_fail(e, PU_ERR_UNSUPPORTED,
-                   "cuda: weights in NF4 are not read here: leave out lora.base, or train on the cpu");
   if (a->w->layout == PU_LAYOUT_PACKED) return pu_cuda_packed_linear((pu_cuda *)be, a, e);
   pu_cuda_product p = {};
-  p.a = a->x->data, p.b = a->w->data, p.y = a->y->data;
+  void *room = NULL;
+  if (plain_bytes(a->w)) PU_TRY(pu_cuda_work((pu_cuda *)be, plain_bytes(a->w), &room, e));
+  PU_TRY(plain_of((pu_cuda *)be, a->w, room, &p.b, e));
+  p.a = a->x->data, p.y = a->y->data;
   p.rows = a->x->shape[0], p.cols = a->w->shape[0], p.inner = a->x->shape[1];
   p.a_step = a->x->stride[0], p.b_step = a->w->stride[0], p.y_step = a->y->stride[0];
   p.type = a->x->dtype, p.y_type = a->y->dtype;
   if (a->b) p.bias = a->b->data, p.bias_type = a->b->dtype;
-  p.steady = !learns(a), p.b_rests = true;
+  p.steady = !learns(a), p.b_rests = !room;
   return pu_cuda_multiply((pu_cuda *)be, &p, e);
 }
 
@@ -84,13 +95,14 @@ static pu_err like_weights(pu_cuda *d, const pu_tensor *dy, void *room, pu_tenso
   return pu_cuda_launched("rounding a gradient", e);
 }
 
-static pu_err products_back(pu_cuda *d, const pu_linear_args *a, const pu_tensor *dy, pu_error *e) {
+static pu_err products_back(pu_cuda *d, const pu_linear_args *a, const pu_tensor *dy, void *room, pu_error *e) {
   pu_cuda_product p = {};
   p.a = dy->data, p.a_step = dy->stride[0], p.type = dy->dtype;
   p.b_turned = true;
   if (a->x->grad) {
     pu_tensor *dx = a->x->grad;
-    p.b = a->w->data, p.b_step = a->w->stride[0];
+    PU_TRY(plain_of(d, a->w, room, &p.b, e));
+    p.b_step = a->w->stride[0];
     p.y = dx->data, p.y_step = dx->stride[0], p.y_type = dx->dtype;
     p.rows = a->x->shape[0], p.cols = a->x->shape[1], p.inner = a->w->shape[0];
     p.beta = pu_grad_beta(a->x);
@@ -113,11 +125,12 @@ static pu_err linear_back(pu_backend *be, void *args, pu_error *e) {
   bool narrow = dy.dtype != a->w->dtype, bias = a->b && a->b->grad;
   size_t narrowed = narrow ? (size_t)ceil_div(dy.shape[0] * dy.shape[1], 128) * 256 : 0;
   size_t parts = bias ? (size_t)(ceil_div(dy.shape[0], SUM_ROWS) * dy.shape[1]) * sizeof(float) : 0;
+  size_t plain = plain_bytes(a->w), bytes = plain + narrowed + parts;
   void *work = NULL;
-  if (narrowed + parts) PU_TRY(pu_cuda_work(d, narrowed + parts, &work, e));
-  if (bias) PU_TRY(bias_back(d, &dy, a->b, (float *)((char *)work + narrowed), e));
-  if (narrow) PU_TRY(like_weights(d, a->y->grad, work, &dy, e));
-  return products_back(d, a, &dy, e);
+  if (bytes) PU_TRY(pu_cuda_work(d, bytes, &work, e));
+  if (bias) PU_TRY(bias_back(d, &dy, a->b, (float *)((char *)work + plain + narrowed), e));
+  if (narrow) PU_TRY(like_weights(d, a->y->grad, (char *)work + plain, &dy, e));
+  return products_back(d, a, &dy, work, e);
 }
 
 void pu_cuda_use_linear(pu_cuda *d) {

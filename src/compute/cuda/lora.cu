@@ -1,8 +1,9 @@
 /* lora: y += scale (x a^T) b^T, part by part. With u = x a^T: db = scale dy^T u; du = scale dy b; da = du^T x;
  * dx += du a.
  *
- * Serving has many parts of few rows: all of their first products are one launch, all of the second another one.
- * Training has few parts of many rows: they go through cuBLASLt. */
+ * Serving has many parts of few rows: all of their first products are one launch, all of the second another one. The
+ * first ones have sums of thousands and results of a few columns: all threads of a block share a sum, in an order that
+ * knows nothing of the other rows. Training has few parts of many rows: they go through cuBLASLt. */
 #include <stdlib.h>
 
 #include "src/compute/cuda/grouped.h"
@@ -29,14 +30,117 @@ static bool learns(const pu_lora_args *l) {
 
 /* ---- forward, all parts at once ---- */
 
-static pu_cuda_group down_group(const pu_lora_args *l, const pu_lora_part *p, void *u) {
-  pu_cuda_group g = {at(l->x, p->row, 0), p->a->data, u};
-  g.a_row = l->x->stride[0], g.a_inner = 1;
-  g.b_col = p->a->stride[0], g.b_inner = 1;
-  g.y_step = step_of(p);
-  g.rows = (int32_t)p->rows, g.cols = (int32_t)p->a->shape[0], g.inner = (int32_t)l->x->shape[1];
-  g.alpha = 1;
-  return g;
+enum { DOWN_THREADS = 256, DOWN_ROWS = 4, DOWN_COLS = 4, DOWN_AT_ONCE = 8, DOWN_PARTS = 32 };
+
+/* u = x a^T of one part; DOWN_ROWS by DOWN_COLS of it is a block's. */
+typedef struct down_part {
+  const void *x, *a;
+  void *u;
+  int64_t x_step, a_step, u_step;
+  int32_t rows, cols;
+  int32_t first; /* blocks of the parts before it */
+} down_part;
+
+typedef struct down_parts {
+  down_part of[DOWN_PARTS];
+  int n, inner;
+} down_parts;
+
+/* Eight values, zeros behind the end; WHOLE: on 16 bytes, and all there. */
+template <typename T, bool WHOLE> __device__ static inline void down_load(const T *from, int left, float *v) {
+  if constexpr (WHOLE) {
+#pragma unroll
+    for (int i = 0; i < DOWN_AT_ONCE; i += pu_pack<T>::n) {
+      pu_pack<T> p = *(const pu_pack<T> *)(from + i);
+#pragma unroll
+      for (int j = 0; j < pu_pack<T>::n; j++) v[i + j] = to_f32(p.v[j]);
+    }
+  } else {
+#pragma unroll
+    for (int i = 0; i < DOWN_AT_ONCE; i++) v[i] = i < left ? to_f32(from[i]) : 0.0f;
+  }
+}
+
+/* A thread's share of the sums: every DOWN_THREADS-th eight values. Behind the last row and column it is theirs again.
+ */
+template <typename T, bool WHOLE>
+__device__ static inline void down_sums(const down_part &p, int inner, int row, int col, float (*sum)[DOWN_COLS]) {
+  const T *x = (const T *)p.x, *a = (const T *)p.a;
+  for (int k = (int)threadIdx.x * DOWN_AT_ONCE; k < inner; k += DOWN_THREADS * DOWN_AT_ONCE) {
+    float v[DOWN_COLS][DOWN_AT_ONCE], w[DOWN_ROWS][DOWN_AT_ONCE];
+#pragma unroll
+    for (int j = 0; j < DOWN_COLS; j++)
+      down_load<T, WHOLE>(a + min(col + j, p.cols - 1) * p.a_step + k, inner - k, v[j]);
+#pragma unroll
+    for (int i = 0; i < DOWN_ROWS; i++)
+      down_load<T, WHOLE>(x + min(row + i, p.rows - 1) * p.x_step + k, inner - k, w[i]);
+#pragma unroll
+    for (int i = 0; i < DOWN_ROWS; i++)
+#pragma unroll
+      for (int j = 0; j < DOWN_COLS; j++)
+#pragma unroll
+        for (int m = 0; m < DOWN_AT_ONCE; m++) sum[i][j] = fmaf(w[i][m], v[j][m], sum[i][j]);
+  }
+}
+
+template <typename T, bool WHOLE>
+__global__ void __launch_bounds__(DOWN_THREADS) down_kernel(const __grid_constant__ down_parts parts) {
+  __shared__ float room[DOWN_THREADS / 32][DOWN_ROWS * DOWN_COLS];
+  int i = 0, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  while (i + 1 < parts.n && parts.of[i + 1].first <= (int)blockIdx.x) i++;
+  const down_part &p = parts.of[i];
+  int across = (p.cols + DOWN_COLS - 1) / DOWN_COLS, block = (int)blockIdx.x - p.first;
+  int row = block / across * DOWN_ROWS, col = block % across * DOWN_COLS;
+  float sum[DOWN_ROWS][DOWN_COLS] = {};
+  down_sums<T, WHOLE>(p, parts.inner, row, col, sum);
+#pragma unroll
+  for (int s = 0; s < DOWN_ROWS * DOWN_COLS; s++) {
+    float all = warp_sum(sum[s / DOWN_COLS][s % DOWN_COLS]);
+    if (lane == 0) room[warp][s] = all;
+  }
+  __syncthreads();
+  int r = row + (int)threadIdx.x / DOWN_COLS, c = col + (int)threadIdx.x % DOWN_COLS;
+  if (threadIdx.x >= DOWN_ROWS * DOWN_COLS || r >= p.rows || c >= p.cols) return;
+  float all = 0;
+  for (int w = 0; w < DOWN_THREADS / 32; w++) all += room[w][threadIdx.x];
+  ((T *)p.u)[r * p.u_step + c] = from_f32<T>(all);
+}
+
+static down_part down_of(const pu_lora_args *l, const pu_lora_part *p, void *u) {
+  down_part d = {at(l->x, p->row, 0), p->a->data, u, l->x->stride[0], p->a->stride[0], step_of(p)};
+  d.rows = (int32_t)p->rows, d.cols = (int32_t)p->a->shape[0];
+  return d;
+}
+
+template <typename T> static void down_launch(pu_cuda *d, const down_parts *parts, int blocks, bool whole) {
+  if (whole)
+    down_kernel<T, true><<<(unsigned)blocks, DOWN_THREADS, 0, d->stream>>>(*parts);
+  else
+    down_kernel<T, false><<<(unsigned)blocks, DOWN_THREADS, 0, d->stream>>>(*parts);
+}
+
+/* x a^T of all parts, DOWN_PARTS in a launch. Which way a part is read depends on where the model's and the adapter's
+ * rows lie, not on which rows there are; the sums' order is the same in both. */
+static pu_err run_down(pu_cuda *d, const pu_lora_args *l, char *u, pu_error *e) {
+  down_parts parts = {};
+  size_t size = pu_dtype_size(l->x->dtype);
+  bool whole = true;
+  int blocks = 0;
+  parts.inner = (int)l->x->shape[1];
+  for (int i = 0; i < l->n; u += u_bytes(&l->parts[i], l->x->dtype), i++) {
+    down_part *p = &parts.of[parts.n++];
+    *p = down_of(l, &l->parts[i], u);
+    p->first = blocks;
+    blocks += (int)(ceil_div(p->rows, DOWN_ROWS) * ceil_div(p->cols, DOWN_COLS));
+    whole = whole && ((uintptr_t)p->x | (uintptr_t)p->a | (size_t)(p->x_step | p->a_step) * size) % 16 == 0;
+    if (parts.n < DOWN_PARTS && i + 1 < l->n) continue;
+    whole = whole && parts.inner % DOWN_AT_ONCE == 0;
+    if (blocks && l->x->dtype == PU_F32) down_launch<float>(d, &parts, blocks, whole);
+    if (blocks && l->x->dtype != PU_F32) down_launch<bf16>(d, &parts, blocks, whole);
+    parts.n = blocks = 0;
+    whole = true;
+  }
+  return pu_cuda_launched("an adapter's product", e);
 }
 
 static pu_cuda_group up_group(const pu_lora_args *l, const pu_lora_part *p, void *u) {
@@ -64,17 +168,14 @@ static int strip_of(const pu_cuda_groups *common, const pu_cuda_group *groups, i
 }
 
 static pu_err run_groups(pu_cuda *d, const pu_lora_args *l, pu_cuda_group *groups, char *u, pu_error *e) {
-  pu_cuda_groups down = {l->x->dtype, l->x->dtype}, up = down;
+  pu_cuda_groups up = {l->x->dtype, l->x->dtype};
+  PU_TRY(run_down(d, l, u, e));
   for (int i = 0; i < l->n; u += u_bytes(&l->parts[i], l->x->dtype), i++) {
-    groups[i] = down_group(l, &l->parts[i], u);
-    groups[l->n + i] = up_group(l, &l->parts[i], u);
-    down.cols = PU_MAX(down.cols, (int64_t)groups[i].cols);
-    up.cols = PU_MAX(up.cols, (int64_t)groups[l->n + i].cols);
+    groups[i] = up_group(l, &l->parts[i], u);
+    up.cols = PU_MAX(up.cols, (int64_t)groups[i].cols);
   }
-  down.strip = strip_of(&down, groups, l->n);
-  up.strip = strip_of(&up, groups + l->n, l->n);
-  PU_TRY(pu_cuda_grouped(d, &down, groups, l->n, e));
-  return pu_cuda_grouped(d, &up, groups + l->n, l->n, e);
+  up.strip = strip_of(&up, groups, l->n);
+  return pu_cuda_grouped(d, &up, groups, l->n, e);
 }
 
 static pu_err forward_grouped(pu_cuda *d, const pu_lora_args *l, pu_error *e) {
@@ -82,7 +183,7 @@ static pu_err forward_grouped(pu_cuda *d, const pu_lora_args *l, pu_error *e) {
   void *work;
   for (int i = 0; i < l->n; i++) bytes += u_bytes(&l->parts[i], l->x->dtype);
   PU_TRY(pu_cuda_work(d, bytes, &work, e));
-  pu_cuda_group *groups = (pu_cuda_group *)calloc((size_t)l->n * 2, sizeof *groups);
+  pu_cuda_group *groups = (pu_cuda_group *)calloc((size_t)l->n, sizeof *groups);
   if (!groups) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory");
   pu_err err = run_groups(d, l, groups, (char *)work, e);
   free(groups);

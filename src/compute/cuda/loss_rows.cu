@@ -14,9 +14,10 @@ typedef struct soft {
   float max, sum;
 } soft;
 
+/* fmaxf passes over a NaN, whose exponential then is one, and so is every sum it goes into. */
 __device__ static soft soft_join(soft a, soft b) {
   float max = fmaxf(a.max, b.max);
-  if (max == -INFINITY) return {max, 0};
+  if (max == -INFINITY) return {max, a.sum + b.sum};
   return {max, a.sum * expf(a.max - max) + b.sum * expf(b.max - max)};
 }
 
@@ -91,10 +92,10 @@ template <typename T> __device__ static soft soft_row(const float *row, int64_t 
     read_logits(row + i, vocab - i, v);
 #pragma unroll
     for (int j = 0; j < WIDTH; j++) max = fmaxf(max, v[j]);
-    if (max == -INFINITY) continue;
+    float below = max == -INFINITY ? 0.0f : max;
 #pragma unroll
-    for (int j = 0; j < WIDTH; j++) sum += exp_below<T>(v[j], max);
-    s = {max, s.sum * exp_below<T>(s.max, max) + sum};
+    for (int j = 0; j < WIDTH; j++) sum += exp_below<T>(v[j], below);
+    s = {max, s.sum * exp_below<T>(s.max, below) + sum};
   }
   return s;
 }

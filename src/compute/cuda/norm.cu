@@ -36,6 +36,11 @@ void pu_cuda_add_partials(pu_cuda *d, const float *partial, int64_t rows, int64_
                                                                                    (float *)w->grad->data, add);
 }
 
+/* Squares that overflowed make the row NaN: 1 / sqrt(infinity) would make it zeros, which nobody would look into. */
+__device__ static inline float inverse_root(float mean) {
+  return mean <= 3.402823466e38f ? rsqrtf(mean) : NAN;
+}
+
 /* ---- rmsnorm_add ---- */
 
 template <typename X, typename Y> struct row_norm {
@@ -79,7 +84,7 @@ template <int K, typename X, typename Y> __global__ void __launch_bounds__(MOST_
     read_vector<true>(g.w, at, g.width, w[k]);
     if (g.x) write_row<true>(g.h + n * g.h_step, at, g.width, h[k]);
   }
-  float r = rsqrtf(block_sum(squares, room) / (float)g.width + g.eps);
+  float r = inverse_root(block_sum(squares, room) / (float)g.width + g.eps);
   if (threadIdx.x == 0) g.rstd[n] = r;
 #pragma unroll
   for (int k = 0; k < K; k++) {
@@ -105,7 +110,7 @@ template <typename X, typename Y> __global__ void __launch_bounds__(PLAIN_THREAD
     if (g.x) h[c] = v;
     squares += v * v;
   }
-  float r = rsqrtf(block_sum(squares, room) / (float)g.width + g.eps);
+  float r = inverse_root(block_sum(squares, room) / (float)g.width + g.eps);
   if (threadIdx.x == 0) g.rstd[n] = r;
   for (int c = (int)threadIdx.x; c < g.width; c += PLAIN_THREADS)
     g.y[n * g.y_step + c] = from_f32<Y>(h[c] * r * weight_at(g.w, c));
@@ -399,7 +404,7 @@ __device__ static inline void norm_heads(const head_norms<T> &g, seat s, int64_t
     for (int k = 0; k < K; k++)
 #pragma unroll
       for (int i = 0; i < HEAD_LANE; i++) squares += v[j][k][i] * v[j][k][i];
-    float r = rsqrtf(lanes_sum(squares, g.lanes) / (float)g.dim + g.eps);
+    float r = inverse_root(lanes_sum(squares, g.lanes) / (float)g.dim + g.eps);
     if (s.first == 0 && normed) g.rstd[(n + j) * g.normed + s.head] = r;
     if (!normed) r = 1.0f;
 #pragma unroll
