@@ -265,8 +265,7 @@ static pu_err rows_of(pu_engine *en, const batch *b, const outcome *o, pu_logit_
   float *logits;
   if (en->be->memory) return pu_short_fetch(en, &o->found, b->n_rows, rows, e);
   PU_TRY(fetch(en, o->logits, &logits, e));
-  for (int32_t i = 0; i < b->n_rows; i++)
-    rows[i] = (pu_logit_row){.logits = logits + (int64_t)i * en->m->hp.vocab};
+  for (int32_t i = 0; i < b->n_rows; i++) rows[i] = (pu_logit_row){.logits = logits + (int64_t)i * en->m->hp.vocab};
   return PU_OK;
 }
 

@@ -4,8 +4,8 @@
  * instruction set); and what operations are given must lie in it. So whoever takes a device's memory for the machine's
  * own crashes here, and not first on a GPU. It has no tiled weights, like other devices.
  *
- * What is recorded under a key runs as it is asked for, but it must be the same each time, and nothing may be waited for
- * in between. The third time nothing runs at all, and it is to be asked for again. */
+ * What is recorded under a key runs as it is asked for, but it must be the same each time, and nothing may be waited
+ * for in between. The third time nothing runs at all, and it is to be asked for again. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>

@@ -56,12 +56,6 @@ void place(plan *p, char *memory, const pu_seqs *seqs, int32_t tiles, int64_t st
   p->list = placed<pu_cuda_stretch>(memory, &p->bytes, (size_t)stretches);
 }
 
-int32_t longest(const pu_attention_paged_args *a) {
-  int32_t most = 0;
-  for (int32_t s = 0; s < a->seqs->n; s++) most = PU_MAX(most, a->kv->len[s]);
-  return most;
-}
-
 /* Adds a sequence to the decoded ones. */
 void add_few(plan *p, const pu_attention_paged_args *a, const pu_cuda_tile *whole) {
   const int32_t seen = a->window > 0 ? PU_MAX(whole->base - a->window + 1, 0) : 0;
@@ -94,7 +88,7 @@ pu_err make_plan(pu_cuda *d, const pu_attention_paged_args *a, bool few, int row
   int64_t stretches = 0;
   void *device;
   for (int32_t s = 0; s < seqs->n && few; s++) stretches += ceil_div(a->kv->len[s], PU_CUDA_SPLIT);
-  p->table_stride = (int32_t)ceil_div(longest(a), a->kv->block);
+  p->table_stride = a->kv->table_stride;
   place(p, NULL, seqs, most, stretches);
   PU_TRY(pu_cuda_list(d, p->bytes, &p->host, e));
   memset(p->host, 0, p->bytes); /* also what is between the arrays: the contents are compared */
@@ -173,6 +167,11 @@ pu_err prefill(pu_cuda *d, pu_cuda_attend a, const plan *p, const pu_attention_p
   return pu_cuda_mma_fits(&a) ? pu_cuda_mma_forward(d, &a, e) : pu_cuda_plain_forward(d, &a, e);
 }
 
+pu_err plan_of(pu_cuda *d, const pu_attention_paged_args *args, const pu_cuda_attend *a, plan *p, pu_error *e) {
+  const int tile = pu_cuda_mma_fits(a) ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(args->head_dim);
+  return make_plan(d, args, pu_cuda_few_fits(a), tile, p, e);
+}
+
 pu_err attention_paged(pu_backend *be, void *v, pu_error *e) {
   pu_cuda *d = (pu_cuda *)be;
   const pu_attention_paged_args *args = (const pu_attention_paged_args *)v;
@@ -182,8 +181,7 @@ pu_err attention_paged(pu_backend *be, void *v, pu_error *e) {
                    PU_CUDA_MAX_HEAD);
   if (args->seqs->tokens == 0) return PU_OK;
   pu_cuda_attend a = told(args);
-  const int tile = pu_cuda_mma_fits(&a) ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(args->head_dim);
-  PU_TRY(make_plan(d, args, pu_cuda_few_fits(&a), tile, &p, e));
+  PU_TRY(plan_of(d, args, &a, &p, e));
   a.k.table = a.v.table = on_device(&p, p.table);
   a.k.table_stride = a.v.table_stride = p.table_stride;
   PU_TRY(prefill(d, a, &p, args, e));
@@ -191,6 +189,12 @@ pu_err attention_paged(pu_backend *be, void *v, pu_error *e) {
 }
 
 } // namespace
+
+pu_err pu_cuda_paged_plan(pu_cuda *d, const pu_attention_paged_args *args, pu_error *e) {
+  const pu_cuda_attend a = told(args);
+  plan p = {};
+  return plan_of(d, args, &a, &p, e);
+}
 
 void pu_cuda_use_paged(pu_cuda *d) {
   d->base.forward[PU_OP_attention_paged] = attention_paged;

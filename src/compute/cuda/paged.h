@@ -32,6 +32,9 @@ bool pu_cuda_few_fits(const pu_cuda_attend *a);
 /* Puts the new rows into the cache, too. */
 pu_err pu_cuda_few_forward(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_error *e) PU_MUST_USE;
 
+/* Hands over what the kernels of such a call have to know, and launches none. */
+pu_err pu_cuda_paged_plan(pu_cuda *d, const pu_attention_paged_args *args, pu_error *e) PU_MUST_USE;
+
 /* ---- in kernels: new rows into the cache ---- */
 
 enum { PU_CUDA_LANE_VALUES = PU_CUDA_MAX_HEAD / 32 };

@@ -55,6 +55,8 @@ __global__ void __launch_bounds__(THREADS) top_kernel(const float *logits, int64
   __shared__ float sum_room[32];
   const float *row = logits + blockIdx.x * step;
   const best start = {INFINITY, -1};
+  let_next_start();
+  wait_for_before();
   best mine = next_best(row, vocab, start), first = start;
   for (int i = 0; i < k; i++) {
     best top = best_of_block(mine, room);
@@ -84,9 +86,9 @@ pu_err top_logits(pu_backend *be, void *args, pu_error *e) {
   const pu_top_logits_args *a = (const pu_top_logits_args *)args;
   unsigned rows = (unsigned)a->logits->shape[0];
   if (rows == 0) return PU_OK;
-  top_kernel<<<rows, THREADS, 0, ((pu_cuda *)be)->stream>>>(
-      (const float *)a->logits->data, a->logits->stride[0], (const float *)a->scale->data, (int)a->vocab, a->k,
-      (float *)a->values->data, (int32_t *)a->ids->data, (float *)a->sums->data);
+  pu_cuda_start((pu_cuda *)be, true, top_kernel, rows, THREADS, 0, (const float *)a->logits->data, a->logits->stride[0],
+                (const float *)a->scale->data, (int)a->vocab, a->k, (float *)a->values->data, (int32_t *)a->ids->data,
+                (float *)a->sums->data);
   return pu_cuda_launched("top_logits", e);
 }
 
