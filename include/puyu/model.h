@@ -244,6 +244,12 @@ typedef struct pu_layer {
   pu_tensor *slot[PU_SLOT_COUNT]; /* NULL where the family has none */
 } pu_layer;
 
+/* Rows of angles, of positions from 0 on: worked out once. */
+typedef struct pu_rope_rows {
+  float *v; /* [n, head_dim] */
+  int64_t n;
+} pu_rope_rows;
+
 typedef struct pu_model {
   const pu_arch *arch;
   pu_hparams hp;
@@ -257,6 +263,7 @@ typedef struct pu_model {
   pu_layer *layers;
   pu_param *params;
   size_t n_params;
+  pu_rope_rows rope_rows;
 } pu_model;
 
 /* Layers [from, to), and what belongs to no layer where `outer` says so. */

@@ -166,9 +166,17 @@ typedef struct pu_logit_row {
   const int32_t *ids;
   double scaled_sum, sum; /* of e^(logit - largest), the first with the logits divided by the temperature */
 } pu_logit_row;
-/* What is worth knowing of rows of logits [n, V] before they are fetched; s: whose they are. */
-pu_err pu_short_rows(pu_engine *en, pu_ctx *c, const pu_tensor *logits, pu_session *const *s, int64_t n,
-                     pu_logit_row *rows, pu_error *e) PU_MUST_USE;
+/* What is worth knowing of rows of logits [n, V] before they are fetched. */
+typedef struct pu_short {
+  int k; /* of each row; 0: nothing */
+  const pu_tensor *logits, *values, *ids, *sums;
+} pu_short;
+/* How many of each row are worth to be known; s: whose they are. */
+int pu_short_count(const pu_engine *en, pu_session *const *s, int64_t n);
+/* Has the device find them (k: pu_short_count's), and fetches what it found. */
+pu_err pu_short_ask(pu_engine *en, pu_ctx *c, const pu_tensor *logits, int k, pu_session *const *s, int64_t n,
+                    pu_short *out, pu_error *e) PU_MUST_USE;
+pu_err pu_short_fetch(pu_engine *en, const pu_short *found, int64_t n, pu_logit_row *rows, pu_error *e) PU_MUST_USE;
 pu_err pu_row_fetch(pu_engine *en, pu_logit_row *row, pu_error *e) PU_MUST_USE;
 /* The session's next id from what is here. False: that takes the row. */
 bool pu_row_choose(const pu_logit_row *row, pu_session *s, const pu_history *h, int32_t *id);

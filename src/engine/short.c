@@ -21,52 +21,67 @@ static bool wants_first(const pu_session *s) {
          s->how.min_tokens == 0;
 }
 
-static pu_err download(pu_engine *en, const pu_tensor *t, const void **out, pu_error *e) {
-  size_t bytes = pu_tensor_bytes(t);
-  void *host = pu_arena_alloc(en->host, bytes);
-  if (!host) return pu_fail(e, PU_ERR_NOMEM, "no memory for the largest logits");
-  *out = host;
-  return en->be->download(en->be, host, t->data, bytes, e);
+static int64_t vocab_of(const pu_engine *en) {
+  return en->t ? PU_MIN(en->m->hp.vocab, (int64_t)pu_tokenizer_size(en->t)) : en->m->hp.vocab;
 }
 
-/* For the n rows of the sessions s[]; k of each. */
-static pu_err find(pu_engine *en, pu_ctx *c, const pu_tensor *logits, int k, pu_session *const *s, int64_t n,
-                   pu_logit_row *rows, pu_error *e) {
+int pu_short_count(const pu_engine *en, pu_session *const *s, int64_t n) {
+  bool any = false, first = true;
+  for (int64_t i = 0; i < n; i++) {
+    any |= untouched(s[i]);
+    first &= !untouched(s[i]) || wants_first(s[i]);
+  }
+  if (!any || !en->be->forward[PU_OP_top_logits]) return 0;
+  return first ? 1 : (int)PU_MIN(MANY, vocab_of(en));
+}
+
+pu_err pu_short_ask(pu_engine *en, pu_ctx *c, const pu_tensor *logits, int k, pu_session *const *s, int64_t n,
+                    pu_short *out, pu_error *e) {
+  *out = (pu_short){.k = k, .logits = logits};
+  if (k == 0) return PU_OK;
   float *scale = pu_arena_alloc(en->host, (size_t)n * sizeof *scale);
   pu_tensor *by = pu_tensor_new(c, PU_F32, 1, &n, false), *values, *sums;
   if (!scale || !by) return pu_fail(e, PU_ERR_NOMEM, "no memory for the largest logits");
   for (int64_t i = 0; i < n; i++) scale[i] = s[i]->how.temperature > 0 ? (float)(1 / s[i]->how.temperature) : 1;
   PU_TRY(en->be->upload(en->be, by->data, scale, (size_t)n * sizeof *scale, e));
-  int64_t vocab = en->t ? PU_MIN(en->m->hp.vocab, (int64_t)pu_tokenizer_size(en->t)) : en->m->hp.vocab;
-  pu_tensor *ids = pu_top_logits(c, logits, vocab, k, by, &values, &sums);
-  if (!ids) return c->status;
-  const void *v = NULL, *id = NULL, *sum = NULL;
-  PU_TRY(download(en, values, &v, e));
-  PU_TRY(download(en, ids, &id, e));
-  PU_TRY(download(en, sums, &sum, e));
+  out->ids = pu_top_logits(c, logits, vocab_of(en), k, by, &values, &sums);
+  out->values = values;
+  out->sums = sums;
+  return c->status;
+}
+
+/* All of it lies close together, and comes in one copy: to wait for each would take longer than what is computed. */
+static pu_err download(pu_engine *en, const pu_tensor *const *t, const void **out, int n, pu_error *e) {
+  const char *begin = t[0]->data, *end = begin;
+  for (int i = 0; i < n; i++) {
+    const char *at = t[i]->data;
+    begin = PU_MIN(begin, at);
+    end = PU_MAX(end, at + pu_tensor_bytes(t[i]));
+  }
+  char *host = pu_arena_alloc(en->host, (size_t)(end - begin));
+  if (!host) return pu_fail(e, PU_ERR_NOMEM, "no memory for the largest logits");
+  for (int i = 0; i < n; i++) out[i] = host + ((const char *)t[i]->data - begin);
+  return en->be->download(en->be, host, begin, (size_t)(end - begin), e);
+}
+
+pu_err pu_short_fetch(pu_engine *en, const pu_short *found, int64_t n, pu_logit_row *rows, pu_error *e) {
+  const void *to[3];
+  const int k = found->k;
+  for (int64_t i = 0; i < n; i++) rows[i] = (pu_logit_row){.from = found->logits, .at = i};
+  if (k == 0) return PU_OK;
+  PU_TRY(download(en, (const pu_tensor *const[]){found->values, found->ids, found->sums}, to, 3, e));
+  const float *values = to[0], *sums = to[2];
+  const int32_t *ids = to[1];
   for (int64_t i = 0; i < n; i++) {
     pu_logit_row *r = &rows[i];
     r->k = k;
-    r->whole = k == vocab;
-    r->values = (const float *)v + i * k;
-    r->ids = (const int32_t *)id + i * k;
-    r->scaled_sum = (double)((const float *)sum)[2 * i];
-    r->sum = (double)((const float *)sum)[2 * i + 1];
+    r->whole = k == vocab_of(en);
+    r->values = values + i * k;
+    r->ids = ids + i * k;
+    r->scaled_sum = (double)sums[2 * i];
+    r->sum = (double)sums[2 * i + 1];
   }
   return PU_OK;
-}
-
-pu_err pu_short_rows(pu_engine *en, pu_ctx *c, const pu_tensor *logits, pu_session *const *s, int64_t n,
-                     pu_logit_row *rows, pu_error *e) {
-  bool any = false, first = true;
-  for (int64_t i = 0; i < n; i++) {
-    rows[i] = (pu_logit_row){.from = logits, .at = i};
-    any |= untouched(s[i]);
-    first &= !untouched(s[i]) || wants_first(s[i]);
-  }
-  if (!any || !en->be->forward[PU_OP_top_logits]) return PU_OK;
-  int64_t vocab = en->t ? PU_MIN(en->m->hp.vocab, (int64_t)pu_tokenizer_size(en->t)) : en->m->hp.vocab;
-  return find(en, c, logits, first ? 1 : (int)PU_MIN(MANY, vocab), s, n, rows, e);
 }
 
 pu_err pu_row_fetch(pu_engine *en, pu_logit_row *row, pu_error *e) {

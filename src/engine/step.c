@@ -16,6 +16,15 @@ static void *take(pu_engine *en, size_t n, size_t size) {
   return pu_arena_alloc(en->host, n * size);
 }
 
+/* Rounded up, so that a batch of growing sequences is laid out alike for a while: to sixteens, later to powers of two.
+ */
+static int32_t wide_enough(int32_t blocks) {
+  int32_t wide = 128;
+  if (blocks <= wide) return (blocks + 15) / 16 * 16;
+  while (wide < blocks) wide *= 2;
+  return wide;
+}
+
 static void measure(const pu_engine *en, batch *b) {
   for (int32_t i = 0; i < b->n; i++) {
     const pu_share *sh = &en->shares[i];
@@ -24,6 +33,7 @@ static void measure(const pu_engine *en, batch *b) {
     b->table_stride = PU_MAX(b->table_stride, sh->s->n_blocks);
     b->seqs.max_len = PU_MAX(b->seqs.max_len, sh->tokens);
   }
+  b->table_stride = wide_enough(b->table_stride);
 }
 
 /* The arrays a forward pass reads. */
@@ -33,7 +43,7 @@ static pu_err lay_out(pu_engine *en, batch *b, pu_error *e) {
   b->ids = take(en, tokens, sizeof *b->ids);
   b->len = take(en, n, sizeof *b->len);
   b->rope_len = take(en, n, sizeof *b->rope_len);
-  b->table = take(en, n * (size_t)b->table_stride, sizeof *b->table);
+  b->table = pu_arena_zalloc(en->host, n * (size_t)b->table_stride * sizeof *b->table);
   b->rows = take(en, (size_t)b->n_rows, sizeof *b->rows);
   b->adapters = take(en, n, sizeof *b->adapters);
   if (!b->adapters || !cu || !positions || !b->ids || !b->len || !b->rope_len || !b->table || !b->rows)
@@ -81,14 +91,12 @@ static pu_tensor *forward(pu_engine *en, pu_ctx *c, const batch *b) {
   return pu_model_forward(en->m, c, &f);
 }
 
-/* Logits [n, V] of rows of hidden, in host memory until the marks are released. */
-static pu_err logits_of(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const int32_t *rows, int32_t n, float **out,
-                        pu_error *e) {
-  pu_tensor *t = pu_model_logits(en->m, c, hidden, rows, n);
-  if (c->status) return c->status;
-  *out = take(en, pu_tensor_bytes(t), 1);
-  if (!*out) return pu_fail(e, PU_ERR_NOMEM, "no memory for %d rows of logits", n);
-  return en->be->download(en->be, *out, t->data, pu_tensor_bytes(t), e);
+/* Logits in host memory, until the marks are released. */
+static pu_err fetch(pu_engine *en, const pu_tensor *logits, float **out, pu_error *e) {
+  size_t bytes = pu_tensor_bytes(logits);
+  *out = take(en, bytes, 1);
+  if (!*out) return pu_fail(e, PU_ERR_NOMEM, "no memory for %lld rows of logits", (long long)logits->shape[0]);
+  return en->be->download(en->be, *out, logits->data, bytes, e);
 }
 
 /* ---- log-probabilities of prompts ---- */
@@ -106,7 +114,9 @@ static pu_err flush_scores(pu_engine *en, pu_ctx *c, pu_tensor *hidden, scoring 
   size_t mem = pu_arena_mark(en->mem), host = pu_arena_mark(en->host);
   float *logits;
   if (x->n == 0) return PU_OK;
-  PU_TRY(logits_of(en, c, hidden, x->rows, x->n, &logits, e));
+  const pu_tensor *t = pu_model_logits(en->m, c, hidden, x->rows, x->n);
+  if (c->status) return c->status;
+  PU_TRY(fetch(en, t, &logits, e));
   for (int32_t i = 0; i < x->n; i++) {
     pu_session *s = x->s[i];
     const float *row = logits + (int64_t)i * en->m->hp.vocab;
@@ -140,12 +150,15 @@ static pu_err score(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const pu_share 
   return PU_OK;
 }
 
+static bool is_scored(const pu_session *s) {
+  return s->prompt.top >= 0 && (!s->started || s->cached < (int64_t)s->answer_at);
+}
+
 static pu_err score_prompts(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const batch *b, pu_error *e) {
   scoring x = {.most = PU_MIN(MOST_ROWS, en->max_batch)};
   for (int32_t i = 0; i < b->n; i++) {
     const pu_share *sh = &en->shares[i];
-    bool in_prompt = !sh->s->started || sh->s->cached < (int64_t)sh->s->answer_at;
-    if (sh->s->prompt.top >= 0 && in_prompt) PU_TRY(score(en, c, hidden, sh, b->seqs.cu[i], &x, e));
+    if (is_scored(sh->s)) PU_TRY(score(en, c, hidden, sh, b->seqs.cu[i], &x, e));
   }
   return flush_scores(en, c, hidden, &x, e);
 }
@@ -192,34 +205,80 @@ static void count(pu_engine *en, const batch *b, int64_t wrong, double seconds) 
   *(prompts ? &en->stats.prefill_tokens : &en->stats.decode_tokens) += b->tokens - wrong;
 }
 
-/* The logits that tokens are to be chosen from. On a device they stay there, but for the largest: see short.c. */
-static pu_err rows_of(pu_engine *en, pu_ctx *c, pu_tensor *hidden, const batch *b, pu_logit_row **out, pu_error *e) {
-  size_t n = (size_t)b->n_rows;
-  pu_logit_row *rows = *out = take(en, n, sizeof *rows);
-  pu_session **whose = take(en, n, sizeof *whose);
-  float *logits;
-  if (!rows || !whose) return pu_fail(e, PU_ERR_NOMEM, "no memory for %zu rows of logits", n);
-  if (!en->be->memory) {
-    PU_TRY(logits_of(en, c, hidden, b->rows, b->n_rows, &logits, e));
-    for (size_t i = 0; i < n; i++) rows[i] = (pu_logit_row){.logits = logits + (int64_t)i * en->m->hp.vocab};
-    return PU_OK;
-  }
+/* Whose each row of logits is. */
+static pu_session **owners(pu_engine *en, const batch *b) {
+  pu_session **whose = take(en, (size_t)b->n_rows, sizeof *whose);
   size_t at = 0;
-  for (int32_t i = 0; i < b->n; i++)
+  for (int32_t i = 0; whose && i < b->n; i++)
     for (int k = 0; en->shares[i].makes && k <= en->shares[i].guesses; k++) whose[at++] = en->shares[i].s;
-  pu_tensor *t = pu_model_logits(en->m, c, hidden, b->rows, b->n_rows);
-  return t ? pu_short_rows(en, c, t, whose, b->n_rows, rows, e) : c->status;
+  return whose;
+}
+
+/* The logits that tokens are to be chosen from. On a device they stay there, but for the largest: see short.c. */
+typedef struct outcome {
+  pu_session **whose; /* [n_rows] */
+  int k;              /* that of short.c */
+  pu_tensor *logits;
+  pu_short found;
+} outcome;
+
+/* All that a step has computed; a device may still be at it. */
+static pu_err compute(pu_engine *en, const batch *b, outcome *o, pu_error *e) {
+  pu_ctx c = {.be = en->be, .mem = en->mem, .host = en->host, .err = e};
+  pu_tensor *hidden = forward(en, &c, b);
+  if (c.status) return c.status;
+  PU_TRY(score_prompts(en, &c, hidden, b, e));
+  if (b->n_rows == 0) return PU_OK;
+  o->logits = pu_model_logits(en->m, &c, hidden, b->rows, b->n_rows);
+  if (c.status) return c.status;
+  return en->be->memory ? pu_short_ask(en, &c, o->logits, o->k, o->whose, b->n_rows, &o->found, e) : PU_OK;
+}
+
+/* What steps that ask for the same operations have in common, so that the device may keep them: those in which each
+ * sequence gives a token and gets one. 0: it is none of these. */
+static uint64_t key_of(const pu_engine *en, const batch *b, const outcome *o) {
+  const uint64_t like[] = {(uintptr_t)en->work_memory, (uint64_t)b->n, (uint64_t)b->table_stride, (uint64_t)o->k};
+  if (!en->be->record || b->tokens != b->n || b->n_rows != b->n || o->k == 0) return 0;
+  uint64_t key = pu_hash64(like, sizeof like, 0);
+  for (int32_t i = 0; i < b->n; i++) {
+    const pu_session *s = en->shares[i].s;
+    if (is_scored(s)) return 0;
+    if (s->adapter) key = pu_hash64(&(const uint64_t[]){(uint64_t)i, s->adapter->serial}, 2 * sizeof key, key);
+  }
+  return key ? key : 1;
+}
+
+/* As one with what the device has kept, if it has. */
+static pu_err compute_kept(pu_engine *en, const batch *b, outcome *o, uint64_t key, pu_error *e) {
+  size_t mem = pu_arena_mark(en->mem), host = pu_arena_mark(en->host);
+  for (bool again = true; again;) {
+    pu_arena_release(en->mem, mem);
+    pu_arena_release(en->host, host);
+    PU_TRY(en->be->record(en->be, key, e));
+    pu_err err = compute(en, b, o, e), other = en->be->play(en->be, &again, e);
+    if (err || other) return err ? err : other;
+  }
+  return PU_OK;
+}
+
+static pu_err rows_of(pu_engine *en, const batch *b, const outcome *o, pu_logit_row *rows, pu_error *e) {
+  float *logits;
+  if (en->be->memory) return pu_short_fetch(en, &o->found, b->n_rows, rows, e);
+  PU_TRY(fetch(en, o->logits, &logits, e));
+  for (int32_t i = 0; i < b->n_rows; i++) rows[i] = (pu_logit_row){.logits = logits + (int64_t)i * en->m->hp.vocab};
+  return PU_OK;
 }
 
 static pu_err run(pu_engine *en, batch *b, pu_error *e) {
-  pu_ctx c = {.be = en->be, .mem = en->mem, .host = en->host, .err = e};
-  pu_logit_row *rows = NULL;
-  pu_tensor *hidden = forward(en, &c, b);
-  if (c.status) return c.status;
+  pu_logit_row *rows = take(en, (size_t)b->n_rows, sizeof *rows);
+  outcome o = {.whose = owners(en, b)};
+  if (!rows || !o.whose) return pu_fail(e, PU_ERR_NOMEM, "no memory for %d rows of logits", b->n_rows);
+  if (en->be->memory) o.k = pu_short_count(en, o.whose, b->n_rows);
+  uint64_t key = key_of(en, b, &o);
+  PU_TRY(key ? compute_kept(en, b, &o, key, e) : compute(en, b, &o, e));
   for (int32_t i = 0; i < b->n; i++) /* a device computes meanwhile */
     if (en->shares[i].makes) pu_constrain_prepare(en->shares[i].s);
-  PU_TRY(score_prompts(en, &c, hidden, b, e));
-  if (b->n_rows) PU_TRY(rows_of(en, &c, hidden, b, &rows, e));
+  if (b->n_rows) PU_TRY(rows_of(en, b, &o, rows, e));
   return hand_out(en, b, rows, e);
 }
 

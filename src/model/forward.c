@@ -1,5 +1,6 @@
 /* The one forward pass: the blocks of any family, from its hyper-parameters and the slots it has. */
 #include "src/model/adapter.h"
+#include "src/model/rope.h"
 
 #include <math.h>
 #include <string.h>
@@ -98,7 +99,7 @@ static pu_err keep_first(pu_ctx *c, pu_err err) {
 }
 
 /* The tokens' angles, worked out here and sent to the device. */
-static pu_tensor *angles(const pu_model *m, pu_ctx *c, const pu_forward *f) {
+static pu_tensor *angles(pu_model *m, pu_ctx *c, const pu_forward *f) {
   const int64_t shape[] = {f->seqs->tokens, m->hp.head_dim};
   const int32_t *len = f->rope_len ? f->rope_len : f->kv ? f->kv->len : NULL;
   pu_tensor *cs = pu_tensor_new(c, PU_F32, 2, shape, false);
@@ -106,7 +107,7 @@ static pu_tensor *angles(const pu_model *m, pu_ctx *c, const pu_forward *f) {
   size_t mark = pu_arena_mark(c->host);
   float *host = pu_arena_alloc(c->host, pu_tensor_bytes(cs));
   if (!host) return fail(c, PU_ERR_NOMEM, "no host memory for the angles of so many tokens");
-  pu_rope_angles(&m->hp.rope, m->hp.head_dim, f->seqs, len, host);
+  pu_rope_kept_angles(&m->rope_rows, &m->hp.rope, m->hp.head_dim, f->seqs, len, host);
   pu_err err = keep_first(c, c->be->upload(c->be, cs->data, host, pu_tensor_bytes(cs), c->err));
   pu_arena_release(c->host, mark);
   return err == PU_OK ? cs : NULL;

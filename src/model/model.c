@@ -207,6 +207,7 @@ void pu_model_free(pu_model *m) {
   else if (m->weights_memory)
     m->be->free(m->be, m->weights_memory);
   pu_arena_free(m->host);
+  free(m->rope_rows.v);
   free(m);
 }
 

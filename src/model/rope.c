@@ -66,6 +66,11 @@ double pu_rope_llama3_divisor(const pu_rope_params *r, int64_t head_dim, int64_t
   return frequency / llama3_frequency(r, frequency);
 }
 
+/* Of cosines and sines. */
+static double scale_of(const pu_rope_params *r) {
+  return r->kind == PU_ROPE_YARN ? r->attention_factor : 1;
+}
+
 /* Pairs of one frequency for all tokens of one sequence, times `scale`. */
 static void fill_column(const pu_seqs *seqs, int32_t s, double frequency, double scale, int64_t head_dim, int64_t i,
                         float *cs) {
@@ -79,7 +84,6 @@ static void fill_column(const pu_seqs *seqs, int32_t s, double frequency, double
 
 void pu_rope_angles(const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs, const int32_t *rope_len,
                     float *cs) {
-  const double scale = r->kind == PU_ROPE_YARN ? r->attention_factor : 1;
   for (int32_t s = 0; s < seqs->n; s++) {
     int32_t begin = seqs->cu[s], len = seqs->cu[s + 1] - begin;
     if (r->kind == PU_ROPE_DYNAMIC && rope_len) len = rope_len[s];
@@ -93,6 +97,44 @@ void pu_rope_angles(const pu_rope_params *r, int64_t head_dim, const pu_seqs *se
       continue;
     }
     for (int64_t i = 0; i < head_dim / 2; i++)
-      fill_column(seqs, s, frequency_of(r, head_dim, len, i), scale, head_dim, i, cs);
+      fill_column(seqs, s, frequency_of(r, head_dim, len, i), scale_of(r), head_dim, i, cs);
   }
+}
+
+/* ---- kept ---- */
+
+enum { MOST_KEPT = 1 << 17, KEPT_AT_A_TIME = 256 /* positions */ };
+
+static int64_t last_position(const pu_seqs *seqs) {
+  int32_t last = 0;
+  for (int32_t t = 0; t < seqs->tokens; t++) last = PU_MAX(last, seqs->positions[t]);
+  return last;
+}
+
+/* Rows up to that of a position. False: no memory. */
+static bool keep(pu_rope_rows *kept, const pu_rope_params *r, int64_t head_dim, int64_t position) {
+  int64_t n = (position / KEPT_AT_A_TIME + 1) * KEPT_AT_A_TIME;
+  float *more = realloc(kept->v, (size_t)(n * head_dim) * sizeof *more);
+  if (!more) return false;
+  kept->v = more;
+  int32_t positions[KEPT_AT_A_TIME];
+  for (; kept->n < n; kept->n += KEPT_AT_A_TIME) {
+    const pu_seqs next = {1, KEPT_AT_A_TIME, KEPT_AT_A_TIME, (const int32_t[]){0, KEPT_AT_A_TIME}, positions};
+    for (int32_t i = 0; i < KEPT_AT_A_TIME; i++) positions[i] = (int32_t)kept->n + i;
+    for (int64_t i = 0; i < head_dim / 2; i++)
+      fill_column(&next, 0, frequency_of(r, head_dim, 0, i), scale_of(r), head_dim, i, more + kept->n * head_dim);
+  }
+  return true;
+}
+
+void pu_rope_kept_angles(pu_rope_rows *kept, const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs,
+                         const int32_t *rope_len, float *cs) {
+  int64_t last = last_position(seqs);
+  bool fits = r->kind != PU_ROPE_DYNAMIC && last < MOST_KEPT;
+  if (!fits || (last >= kept->n && !keep(kept, r, head_dim, last))) {
+    pu_rope_angles(r, head_dim, seqs, rope_len, cs);
+    return;
+  }
+  for (int32_t t = 0; t < seqs->tokens; t++)
+    memcpy(cs + t * head_dim, kept->v + seqs->positions[t] * head_dim, (size_t)head_dim * sizeof *cs);
 }

@@ -2,13 +2,16 @@
  * gives out as memory are addresses that nobody can touch: only its own functions know where the memory behind them is.
  * It holds NaNs where nothing was written, and is as much as PUYU_FAR_MEMORY says (in MiB; PUYU_FAR_ISA lowers the
  * instruction set); and what operations are given must lie in it. So whoever takes a device's memory for the machine's
- * own crashes here, and not first on a GPU. It has no tiled weights, like other devices. */
+ * own crashes here, and not first on a GPU. It has no tiled weights, like other devices.
+ *
+ * What is recorded under a key runs as it is asked for, but it must be the same each time, and nothing may be waited
+ * for in between. The third time nothing runs at all, and it is to be asked for again. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "puyu/compute.h"
+#include "src/compute/calls.h"
 
 typedef struct area {
   struct area *next;
@@ -16,10 +19,20 @@ typedef struct area {
   size_t bytes;
 } area;
 
+/* What was asked for under a key. */
+typedef struct kept {
+  struct kept *next;
+  uint64_t key, *calls;
+  size_t n, cap;
+  int times; /* it was played */
+} kept;
+
 typedef struct far {
   pu_backend base;
   pu_backend *cpu;
   area *areas;
+  kept *kept, *open; /* open: between record and play */
+  size_t at;         /* of its calls: the next */
   size_t used, total;
   size_t pinned; /* areas of the host */
 } far;
@@ -56,6 +69,77 @@ static pu_err must(bool ok, const char *what, pu_error *e) {
   return ok ? PU_OK : pu_fail(e, PU_ERR_INTERNAL, "far: %s", what);
 }
 
+/* ---- what is kept ---- */
+
+enum { DRY = 2 }; /* times played before the one in which nothing runs */
+
+static bool is_dry(const far *f) {
+  return f->open && f->open->times == DRY;
+}
+
+static pu_err is_outside(const far *f, const char *what, pu_error *e) {
+  return f->open ? pu_fail(e, PU_ERR_INTERNAL, "far: %s between record and play", what) : PU_OK;
+}
+
+static void add_call(kept *k, uint64_t call) {
+  if (k->n == k->cap) {
+    k->cap = PU_MAX(2 * k->cap, (size_t)64);
+    k->calls = realloc(k->calls, k->cap * sizeof *k->calls);
+    if (!k->calls) abort();
+  }
+  k->calls[k->n++] = call;
+}
+
+/* Before each call of a kind that may be played again. */
+static pu_err note(far *f, uint64_t call, pu_error *e) {
+  kept *k = f->open;
+  if (!k) return PU_OK;
+  if (k->times == 0) add_call(k, call);
+  size_t at = f->at++;
+  if (at < k->n && k->calls[at] == call) return PU_OK;
+  return pu_fail(e, PU_ERR_INTERNAL, "far: call %zu under a key is not what it was", at);
+}
+
+static pu_err note_bytes(far *f, const void *place, size_t bytes, pu_error *e) {
+  return note(f, pu_call_hash_bytes(0, place, bytes), e);
+}
+
+static void forget_all(far *f) {
+  for (kept *k = f->kept, *next; k; k = next) {
+    next = k->next;
+    free(k->calls);
+    free(k);
+  }
+  f->kept = NULL;
+}
+
+static pu_err far_record(pu_backend *be, uint64_t key, pu_error *e) {
+  far *f = of(be);
+  kept *k = f->kept;
+  PU_TRY(is_outside(f, "record", e));
+  while (k && k->key != key) k = k->next;
+  if (!k) {
+    k = calloc(1, sizeof *k);
+    if (!k) abort();
+    k->key = key;
+    k->next = f->kept;
+    f->kept = k;
+  }
+  f->open = k;
+  f->at = 0;
+  return PU_OK;
+}
+
+static pu_err far_play(pu_backend *be, bool *again, pu_error *e) {
+  far *f = of(be);
+  kept *k = f->open;
+  *again = is_dry(f);
+  PU_TRY(must(k, "play without record", e));
+  f->open = NULL;
+  k->times++;
+  return must(f->at == k->n, "there are fewer calls under a key than there were", e);
+}
+
 /* ---- memory and copies ---- */
 
 static size_t pages(size_t bytes) {
@@ -65,8 +149,9 @@ static size_t pages(size_t bytes) {
 
 static pu_err far_alloc(pu_backend *be, size_t bytes, void **out, pu_error *e) {
   far *f = of(be);
-  area *a = malloc(sizeof *a);
   *out = NULL;
+  PU_TRY(is_outside(f, "an allocation", e));
+  area *a = malloc(sizeof *a);
   if (bytes > f->total - f->used || !a) {
     free(a);
     return pu_fail(e, PU_ERR_NOMEM, "far: %zu bytes are wanted, %zu are left", bytes, f->total - f->used);
@@ -85,6 +170,8 @@ static pu_err far_alloc(pu_backend *be, size_t bytes, void **out, pu_error *e) {
 
 static void far_free(pu_backend *be, void *memory) {
   far *f = of(be);
+  if (f->open) abort();
+  forget_all(f);
   for (area **p = &f->areas; *p; p = &(*p)->next) {
     area *a = *p;
     if (a->at != memory) continue;
@@ -102,12 +189,14 @@ static pu_err far_upload(pu_backend *be, void *device, const void *host, size_t 
   far *f = of(be);
   void *to = behind(f, device, bytes);
   PU_TRY(must(to && !inside(f, host), "an upload from the device, or not to it", e));
-  return f->cpu->upload(f->cpu, to, host, bytes, e);
+  PU_TRY(note_bytes(f, device, bytes, e));
+  return is_dry(f) ? PU_OK : f->cpu->upload(f->cpu, to, host, bytes, e);
 }
 
 static pu_err far_download(pu_backend *be, void *host, const void *device, size_t bytes, pu_error *e) {
   far *f = of(be);
   const void *from = behind(f, device, bytes);
+  PU_TRY(is_outside(f, "a download", e));
   PU_TRY(must(from && !inside(f, host), "a download to the device, or not from it", e));
   return f->cpu->download(f->cpu, host, from, bytes, e);
 }
@@ -116,14 +205,17 @@ static pu_err far_clear(pu_backend *be, void *device, size_t bytes, pu_error *e)
   far *f = of(be);
   void *at = behind(f, device, bytes);
   PU_TRY(must(at, "host memory is to be cleared", e));
-  return f->cpu->clear(f->cpu, at, bytes, e);
+  PU_TRY(note_bytes(f, device, bytes, e));
+  return is_dry(f) ? PU_OK : f->cpu->clear(f->cpu, at, bytes, e);
 }
 
 static pu_err far_copy(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e) {
   far *f = of(be);
   void *t = behind(f, to, bytes), *s = behind(f, from, bytes);
   PU_TRY(must(t && s, "a copy from or to host memory", e));
-  return f->cpu->copy(f->cpu, t, s, bytes, e);
+  PU_TRY(note_bytes(f, to, bytes, e));
+  PU_TRY(note_bytes(f, from, bytes, e));
+  return is_dry(f) ? PU_OK : f->cpu->copy(f->cpu, t, s, bytes, e);
 }
 
 /* Where the memory behind one side of copy_rows is, which may be the host's. */
@@ -137,6 +229,7 @@ static pu_err far_copy_rows(pu_backend *be, void *to, size_t to_stride, const vo
   far *f = of(be);
   void *t = side(f, to, to_stride, bytes, rows), *s = side(f, from, from_stride, bytes, rows);
   PU_TRY(must(t && s, "rows are copied beyond the device's memory", e));
+  PU_TRY(is_outside(f, "rows are copied", e));
   return f->cpu->copy_rows(f->cpu, t, to_stride, s, from_stride, bytes, rows, e);
 }
 
@@ -156,6 +249,7 @@ static void far_unpin(pu_backend *be, void *host) {
 }
 
 static pu_err far_sync(pu_backend *be, pu_error *e) {
+  PU_TRY(is_outside(of(be), "a wait", e));
   return of(be)->cpu->sync(of(be)->cpu, e);
 }
 
@@ -251,6 +345,8 @@ static pu_err run(pu_backend *be, pu_op op, bool backward, void *args, pu_error 
   far *f = of(be);
   list l = {.n = 0};
   pu_err err = PU_OK;
+  if (f->open) PU_TRY(must(pu_call_playable(op) && !backward, "this operation cannot be played again", e));
+  PU_TRY(note(f, pu_call_hash(0, op, args), e));
   lists[op](args, &l);
   int n = 0; /* so many of them point to where the memory is */
   for (; n < l.n && !err; n++) {
@@ -259,7 +355,7 @@ static pu_err run(pu_backend *be, pu_op op, bool backward, void *args, pu_error 
     err = must(memory, "an operation's tensor lies in host memory", e);
     if (memory) l.v[n]->data = memory;
   }
-  if (!err) err = (backward ? f->cpu->backward : f->cpu->forward)[op](f->cpu, args, e);
+  if (!err && !is_dry(f)) err = (backward ? f->cpu->backward : f->cpu->forward)[op](f->cpu, args, e);
   while (n-- > 0) l.v[n]->data = l.given[n];
   for (int i = 0; i < l.n; i++) /* an operation may hand memory on as a gradient's */
     if (l.v[i]->grad) l.v[i]->grad->data = before(f, l.v[i]->grad->data);
@@ -282,6 +378,7 @@ static pu_err run(pu_backend *be, pu_op op, bool backward, void *args, pu_error 
 static void far_close(pu_backend *be) {
   far *f = of(be);
   while (f->areas) far_free(be, f->areas->at);
+  forget_all(f);
   if (f->pinned) abort();
   f->cpu->close(f->cpu);
   free(f);
@@ -321,6 +418,8 @@ pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
                          .pin = far_pin,
                          .unpin = far_unpin,
                          .sync = far_sync,
+                         .record = far_record,
+                         .play = far_play,
                          .close = far_close,
                          .pool = f->cpu->pool,
                          .work_bytes = far_work_bytes,

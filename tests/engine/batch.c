@@ -1,5 +1,6 @@
 /* A session alone and among forty others, prompts read in chunks: the same tokens, and the same log-probabilities to
- * the bit, on every instruction set, for every type of weights and of the cache. */
+ * the bit, on every instruction set, for every type of weights and of the cache. And of long answers, whose steps a
+ * device may keep: the same as where it keeps none. */
 #include "src/engine/internal.h"
 #include "tests/device.h"
 #include "tests/test.h"
@@ -38,7 +39,7 @@ static void close_model(bench *b) {
   b->be->close(b->be);
 }
 
-static pu_session *begin(pu_engine *en, int i) {
+static pu_session *begin(pu_engine *en, int i, int32_t tokens) {
   pu_session *s;
   pu_error e;
   assert_ok(pu_session_open(en, &s, &e), &e);
@@ -47,7 +48,7 @@ static pu_session *begin(pu_engine *en, int i) {
     assert_ok(pu_session_append(s, &id, 1, &e), &e);
   }
   pu_sampling how = pu_sampling_default();
-  how.max_tokens = ANSWER;
+  how.max_tokens = tokens;
   how.top_logprobs = 3;
   how.temperature = i % 2;
   how.seed = (uint64_t)i;
@@ -60,6 +61,18 @@ static void run(pu_engine *en) {
   for (bool more = true; more;) assert_ok(pu_engine_step(en, &more, &e), &e);
 }
 
+static void same(const pu_session *a, const pu_session *b, const char *what, int i) {
+  size_t n, m;
+  const pu_token_info *x = pu_session_tokens(a, &n), *y = pu_session_tokens(b, &m);
+  assert_int_equal(n, m);
+  for (size_t k = 0; k < n; k++) {
+    if (x[k].id != y[k].id) fail_msg("%s: token %zu of session %d is %d, not %d", what, k, i, x[k].id, y[k].id);
+    if (memcmp(&x[k].logprob, &y[k].logprob, sizeof(float)) != 0 ||
+        memcmp(x[k].top_logprobs, y[k].top_logprobs, 3 * sizeof(float)) != 0)
+      fail_msg("%s: token %zu of session %d has another log-probability", what, k, i);
+  }
+}
+
 static void compare(bench *b, pu_kv_type type, const char *what) {
   pu_engine_options o = {
       .context = CONTEXT, .max_batch = N, .prefill_chunk = CHUNK, .no_prefix_cache = true, .kv_type = type};
@@ -67,20 +80,12 @@ static void compare(bench *b, pu_kv_type type, const char *what) {
   pu_session *s[N];
   assert_ok(pu_engine_over(b->m, NULL, &o, &many, &b->e), &b->e);
   assert_ok(pu_engine_over(b->m, NULL, &o, &one, &b->e), &b->e);
-  for (int i = 0; i < N; i++) s[i] = begin(many, i);
+  for (int i = 0; i < N; i++) s[i] = begin(many, i, ANSWER);
   run(many);
   for (int i = 0; i < N; i++) {
-    pu_session *alone = begin(one, i);
+    pu_session *alone = begin(one, i, ANSWER);
     run(one);
-    size_t n, m;
-    const pu_token_info *x = pu_session_tokens(s[i], &n), *y = pu_session_tokens(alone, &m);
-    assert_int_equal(n, m);
-    for (size_t k = 0; k < n; k++) {
-      if (x[k].id != y[k].id) fail_msg("%s: token %zu of session %d is %d, not %d", what, k, i, x[k].id, y[k].id);
-      if (memcmp(&x[k].logprob, &y[k].logprob, sizeof(float)) != 0 ||
-          memcmp(x[k].top_logprobs, y[k].top_logprobs, 3 * sizeof(float)) != 0)
-        fail_msg("%s: token %zu of session %d has another log-probability", what, k, i);
-    }
+    same(s[i], alone, what, i);
     pu_session_close(alone);
   }
   pu_engine_free(many);
@@ -113,7 +118,40 @@ static void alone_as_among_others(void **state) {
       }
 }
 
+/* Sessions that end one after the other, so that steps of each number of them come again and again, twice. */
+enum { FEW = 4, LONG = 120 };
+
+static void answer(pu_engine *en, pu_session **s) {
+  for (int i = 0; i < FEW; i++) s[i] = begin(en, i, LONG - 25 * i);
+  run(en);
+}
+
+static void kept_steps_say_the_same(void **state) {
+  (void)state;
+  static const pu_dtype types[] = {PU_F32, PU_BF16};
+  for (size_t t = 0; t < PU_COUNT(types); t++)
+    for (pu_kv_type type = PU_KV_SAME; type <= PU_KV_INT4; type++) {
+      bench b = open_model(pu_isa_best(), types[t], PU_QUANT_NONE, true);
+      pu_engine_options o = {.context = CONTEXT, .max_batch = FEW, .no_prefix_cache = true, .kv_type = type};
+      pu_engine *en;
+      pu_session *kept[2][FEW], *anew[FEW];
+      assert_ok(pu_engine_over(b.m, NULL, &o, &en, &b.e), &b.e);
+      for (int i = 0; i < 2; i++) answer(en, kept[i]);
+      pu_err (*record)(pu_backend *, uint64_t, pu_error *) = b.be->record;
+      b.be->record = NULL;
+      answer(en, anew);
+      b.be->record = record;
+      for (int i = 0; i < FEW; i++) {
+        same(kept[0][i], anew[i], "first", i);
+        same(kept[1][i], anew[i], "second", i);
+      }
+      pu_engine_free(en);
+      close_model(&b);
+    }
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(alone_as_among_others)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(alone_as_among_others),
+                                     cmocka_unit_test(kept_steps_say_the_same)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,7 +9,8 @@ static pu_err too_large(int dim, pu_error *e) {
                  PU_CUDA_MAX_HEAD);
 }
 
-pu_err pu_cuda_list(pu_cuda *d, size_t bytes, char **out, pu_error *e) {
+/* At least so many bytes of host memory, until the next call. */
+static pu_err list_room(pu_cuda *d, size_t bytes, char **out, pu_error *e) {
   pu_cuda_attention *own = d->attention;
   if (bytes > own->list_bytes) {
     char *more = (char *)realloc(own->list, bytes * 2);
@@ -26,7 +27,7 @@ static pu_err list_tiles(pu_cuda *d, const pu_seqs *seqs, int rows, pu_cuda_atte
   char *list;
   void *device;
   int32_t n = 0;
-  PU_TRY(pu_cuda_list(d, (size_t)(seqs->tokens / rows + seqs->n) * sizeof(pu_cuda_tile), &list, e));
+  PU_TRY(list_room(d, (size_t)(seqs->tokens / rows + seqs->n) * sizeof(pu_cuda_tile), &list, e));
   pu_cuda_tile *tiles = (pu_cuda_tile *)list;
   for (int32_t s = 0; s < seqs->n; s++)
     for (int32_t len = seqs->cu[s + 1] - seqs->cu[s], at = (len + rows - 1) / rows * rows; (at -= rows) >= 0;)
@@ -110,6 +111,7 @@ void pu_cuda_use_attention(pu_cuda *d) {
 void pu_cuda_attention_close(pu_cuda *d) {
   if (!d->attention) return;
   pu_cuda_cudnn_close(d->attention->cudnn);
+  pu_cuda_paged_close(d->attention->planned);
   d->base.free(&d->base, d->attention->counters);
   free(d->attention->list);
   free(d->attention);

@@ -57,10 +57,11 @@ typedef struct pu_cuda_attend {
 
 /* What the backend keeps for attention. */
 typedef struct pu_cuda_attention {
-  char *list; /* of a call: its tiles, or all that a call on the cache has to know */
+  char *list; /* of a call: its tiles */
   size_t list_bytes;
-  struct pu_cudnn *cudnn; /* attention_cudnn.cu */
-  int32_t *counters;      /* paged.cu; device memory */
+  struct pu_cuda_planned *planned; /* paged.cu: of a call on the cache, all that it has to know */
+  struct pu_cudnn *cudnn;          /* attention_cudnn.cu */
+  int32_t *counters;               /* paged.cu; device memory */
   size_t counter_count;
 } pu_cuda_attention;
 
@@ -80,9 +81,6 @@ template <typename Args> static inline pu_cuda_attend pu_cuda_attend_of(const Ar
   a.q_bits = (int)(value * 8);
   return a;
 }
-
-/* At least so many bytes of host memory, until the next call. */
-pu_err pu_cuda_list(pu_cuda *d, size_t bytes, char **out, pu_error *e) PU_MUST_USE;
 
 /* Plain kernels: any head up to PU_CUDA_MAX_HEAD, any type. Tiles are of pu_cuda_plain_tile(dim) tokens. */
 int pu_cuda_plain_tile(int dim);
@@ -112,6 +110,7 @@ pu_err pu_cuda_cudnn_attention(pu_cuda *d, const pu_cuda_attend *a, int64_t n, i
 /* Sequences of its backward that run at a time: a divisor of n. */
 int64_t pu_cuda_cudnn_part(int64_t n, int64_t len, int heads);
 void pu_cuda_cudnn_close(struct pu_cudnn *c);
+void pu_cuda_paged_close(struct pu_cuda_planned *last);
 size_t pu_cuda_cudnn_version(void); /* 91400: 9.14.0; 0: it is not there */
 
 /* ---- in kernels ---- */

@@ -59,6 +59,9 @@ typedef struct pu_cuda {
   pu_cuda_faults faults;
   struct pu_cuda_linear *linear;       /* product.cu: algorithms chosen so far */
   struct pu_cuda_attention *attention; /* attention.cu: plans made so far */
+  struct pu_cuda_graphs *graphs;       /* graphs.cu: what record and play keep; NULL: nothing */
+  uint64_t generation;                 /* of memory: counts what was freed, so that no graph goes on with it */
+  uint64_t waits;                      /* for all that was asked of the device */
 } pu_cuda;
 
 enum { PU_CUDA_LT_BYTES = 64 << 20, PU_CUDA_STAGING = 16 << 20 };
@@ -77,6 +80,24 @@ static inline pu_err pu_cuda_launched(const char *what, pu_error *e) {
   cudaError_t err = cudaGetLastError();
   return err == cudaSuccess ? PU_OK : pu_cuda_fail(err, what, e);
 }
+
+/* As kernel<<<grid, block, shared, d->stream>>>(args...). early: it may start before the kernel before it has ended
+ * (programmatic dependent launch, from compute capability 9.0 on), so each of its threads calls wait_for_before()
+ * before it reads what earlier kernels wrote, and before it writes at all. */
+template <typename... P, typename... A>
+static inline void pu_cuda_start(pu_cuda *d, bool early, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
+                                 const A &...args) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid, config.blockDim = block;
+  config.dynamicSmemBytes = shared, config.stream = d->stream;
+  config.attrs = &attribute, config.numAttrs = early && d->capability >= 90;
+  cudaLaunchKernelEx(&config, kernel, P(args)...);
+}
+/* Of so many rows a kernel is short, and its start counts. */
+enum { PU_CUDA_SHORT_ROWS = 512 };
 
 /* Waits for all that was asked of the device; what went wrong on it since the last wait is an error. */
 pu_err pu_cuda_wait(pu_cuda *d, const char *what, pu_error *e) PU_MUST_USE;
@@ -123,6 +144,19 @@ size_t pu_cuda_packed_experts_bytes(const pu_tensor *x, const pu_tensor *w);
 
 /* ---- in kernels ----------------------------------------------------------------------------------------------------
  */
+
+/* The next kernel of the stream may start, if it was launched so. */
+__device__ static inline void let_next_start(void) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+/* The kernels before this one have ended, and what they wrote is there: see pu_cuda_start. */
+__device__ static inline void wait_for_before(void) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
 
 template <typename T> struct pu_type;
 template <> struct pu_type<float> { static constexpr pu_dtype id = PU_F32; };

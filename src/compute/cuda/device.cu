@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/compute/cuda/graphs.h"
 #include "src/compute/cuda/use.h"
 
 static pu_cuda *of(pu_backend *be) {
@@ -35,6 +36,7 @@ static pu_err read_fault(pu_cuda *d, pu_error *e) {
 
 pu_err pu_cuda_wait(pu_cuda *d, const char *what, pu_error *e) {
   PU_CUDA_TRY(cudaStreamSynchronize(d->stream), what, e);
+  d->waits++;
   return *(volatile int *)d->faults.any ? read_fault(d, e) : PU_OK;
 }
 
@@ -61,6 +63,7 @@ static void cuda_free(pu_backend *be, void *memory) {
   cudaSetDevice(of(be)->device);
   cudaStreamSynchronize(of(be)->stream);
   cudaFree(memory);
+  of(be)->generation++;
 }
 
 typedef struct host_copy {
@@ -95,6 +98,10 @@ static pu_err cuda_upload(pu_backend *be, void *device, const void *host, size_t
   pu_cuda *d = of(be);
   const char *from = (const char *)host;
   char *to = (char *)device;
+  if (pu_cuda_is_recording(d)) { /* where it fails, play says so */
+    pu_cuda_hand_over(d, &device, host, bytes);
+    return PU_OK;
+  }
   while (bytes) {
     size_t half = PU_CUDA_STAGING / 2, n = PU_MIN(bytes, half);
     if (d->staged + n > half) PU_TRY(turn_staging(d, e));
@@ -114,6 +121,7 @@ static pu_err cuda_download(pu_backend *be, void *host, const void *device, size
   pu_cuda *d = of(be);
   char *to = (char *)host;
   const char *from = (const char *)device;
+  PU_TRY(pu_cuda_may_wait(d, e));
   do {
     size_t n = PU_MIN(bytes, (size_t)PU_CUDA_STAGING);
     PU_CUDA_TRY(cudaMemcpyAsync(d->staging, from, n, cudaMemcpyDeviceToHost, d->stream), "a download", e);
@@ -128,12 +136,19 @@ static pu_err cuda_download(pu_backend *be, void *host, const void *device, size
 }
 
 static pu_err cuda_clear(pu_backend *be, void *device, size_t bytes, pu_error *e) {
-  PU_CUDA_TRY(cudaMemsetAsync(device, 0, bytes, of(be)->stream), "clearing memory", e);
+  pu_cuda *d = of(be);
+  if (pu_cuda_is_recording(d) && !pu_cuda_note(d, device, bytes)) return PU_OK;
+  PU_CUDA_TRY(cudaMemsetAsync(device, 0, bytes, d->stream), "clearing memory", e);
   return PU_OK;
 }
 
 static pu_err cuda_copy(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e) {
-  PU_CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, of(be)->stream), "a copy", e);
+  pu_cuda *d = of(be);
+  if (pu_cuda_is_recording(d)) {
+    pu_cuda_note(d, from, bytes);
+    if (!pu_cuda_note(d, to, bytes)) return PU_OK;
+  }
+  PU_CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, d->stream), "a copy", e);
   return PU_OK;
 }
 
@@ -141,6 +156,7 @@ static pu_err cuda_copy(pu_backend *be, void *to, const void *from, size_t bytes
 static pu_err cuda_copy_rows(pu_backend *be, void *to, size_t to_stride, const void *from, size_t from_stride,
                              size_t bytes, int64_t rows, pu_error *e) {
   pu_cuda *d = of(be);
+  PU_TRY(pu_cuda_may_wait(d, e)); /* the host's side may be another one each time */
   if (PU_MAX(to_stride, from_stride) <= d->most_pitch) {
     PU_CUDA_TRY(cudaMemcpy2DAsync(to, to_stride, from, from_stride, bytes, (size_t)rows, cudaMemcpyDefault, d->stream),
                 "copying rows", e);
@@ -167,13 +183,14 @@ static void cuda_unpin(pu_backend *be, void *host) {
 }
 
 static pu_err cuda_sync(pu_backend *be, pu_error *e) {
+  PU_TRY(pu_cuda_may_wait(of(be), e));
   return pu_cuda_wait(of(be), "waiting for the device", e);
 }
 
 pu_err pu_cuda_work(pu_cuda *d, size_t bytes, void **out, pu_error *e) {
   if (bytes > d->work_bytes) {
-    PU_CUDA_TRY(cudaStreamSynchronize(d->stream), "waiting for the device", e);
-    cudaFree(d->work);
+    if (pu_cuda_is_capturing(d)) return pu_fail(e, PU_ERR_INTERNAL, "cuda: work memory grows");
+    cuda_free(&d->base, d->work);
     d->work = NULL;
     d->work_bytes = 0;
     PU_TRY(cuda_alloc(&d->base, bytes, &d->work, e));
@@ -199,6 +216,10 @@ static pu_err mirror_grow(pu_cuda *d, pu_cuda_mirror *m, size_t bytes, pu_error 
 /* By contents, not by address: a caller may have written something else to the same place since. */
 pu_err pu_cuda_mirrored(pu_cuda *d, const void *host, size_t bytes, void **out, pu_error *e) {
   pu_cuda_mirror *oldest = &d->mirrors[0];
+  if (pu_cuda_is_recording(d)) {
+    *out = NULL;
+    return pu_cuda_hand_over(d, out, host, bytes) ? PU_OK : pu_fail(e, PU_ERR_INTERNAL, "cuda: a graph does not fit");
+  }
   for (int i = 0; i < PU_CUDA_MIRRORS; i++) {
     pu_cuda_mirror *m = &d->mirrors[i];
     if (m->cap && m->bytes == bytes && memcmp(m->host, host, bytes) == 0) {
@@ -249,6 +270,7 @@ static void cuda_close(pu_backend *be) {
   if (!d) return;
   cudaSetDevice(d->device);
   if (d->stream) cudaStreamSynchronize(d->stream);
+  pu_cuda_graphs_close(d);
   pu_cuda_linear_close(d);
   pu_cuda_attention_close(d);
   for (int i = 0; i < PU_CUDA_MIRRORS; i++) {
@@ -331,9 +353,9 @@ static pu_err open_all(pu_cuda *d, pu_error *e) {
 
 extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
   static void (*const use[])(pu_cuda *) = {
-      pu_cuda_use_adamw, pu_cuda_use_attention, pu_cuda_use_embedding, pu_cuda_use_linear, pu_cuda_use_lora,
-      pu_cuda_use_loss,  pu_cuda_use_moe,       pu_cuda_use_norm,      pu_cuda_use_packed, pu_cuda_use_paged,
-      pu_cuda_use_rope,  pu_cuda_use_swiglu,    pu_cuda_use_top};
+      pu_cuda_use_adamw, pu_cuda_use_attention, pu_cuda_use_embedding, pu_cuda_use_graphs, pu_cuda_use_linear,
+      pu_cuda_use_lora,  pu_cuda_use_loss,      pu_cuda_use_moe,       pu_cuda_use_norm,   pu_cuda_use_packed,
+      pu_cuda_use_paged, pu_cuda_use_rope,      pu_cuda_use_swiglu,    pu_cuda_use_top};
   pu_cuda *d = (pu_cuda *)calloc(1, sizeof *d);
   if (!d) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory");
   d->base.name = "cuda";

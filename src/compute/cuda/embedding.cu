@@ -27,6 +27,8 @@ template <typename W, typename Y> struct gathered {
 template <typename W, typename Y, bool FAST> __global__ void __launch_bounds__(THREADS) gather(gathered<W, Y> g) {
   constexpr int N = PU_MIN(pu_lane<W>::n, pu_lane<Y>::n);
   int at = (int)(blockIdx.x * blockDim.x + threadIdx.x) * N;
+  let_next_start();
+  wait_for_before();
   if (at >= g.width) return;
   for (int64_t n = blockIdx.y; n < g.rows; n += gridDim.y) {
     int32_t id = g.ids[n];
@@ -64,10 +66,8 @@ static pu_err embedding(pu_backend *be, void *args, pu_error *e) {
                           a->w->shape[0],
                           (int)width,
                           d->faults};
-      if (fast)
-        gather<W, Y, true><<<grid, threads, 0, d->stream>>>(g);
-      else
-        gather<W, Y, false><<<grid, threads, 0, d->stream>>>(g);
+      pu_cuda_start(d, rows <= PU_CUDA_SHORT_ROWS, fast ? gather<W, Y, true> : gather<W, Y, false>, grid, threads, 0,
+                    g);
     });
   });
   return pu_cuda_launched("embedding", e);

@@ -79,6 +79,8 @@ template <typename T, typename Y> struct tensor_way {
 
 template <typename WAY> __device__ static void run_block(const pu_cuda_group *groups, int n) {
   extern __shared__ __align__(256) unsigned char room[];
+  let_next_start();
+  wait_for_before();
   const pu_cuda_group *g = group_of(groups, n, blockIdx.x);
   int64_t row = ((int64_t)blockIdx.x - g->first) * WAY::rows, col = (int64_t)blockIdx.y * WAY::cols;
   if (row < g->rows && col < g->cols) WAY::run(*g, room, row, col);
@@ -118,10 +120,11 @@ template <typename WAY> static pu_err launch(pu_cuda *d, const group_launch *l, 
   if (WAY::room > 48 << 10)
     PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, WAY::room),
                 "shared memory for products", e);
+  const bool early = l->strips * WAY::rows <= PU_CUDA_SHORT_ROWS;
   if (l->batch)
-    batch_kernel<WAY><<<grid, WAY::threads, WAY::room, d->stream>>>(*l->batch, l->n);
+    pu_cuda_start(d, early, batch_kernel<WAY>, grid, WAY::threads, WAY::room, *l->batch, l->n);
   else
-    device_kernel<WAY><<<grid, WAY::threads, WAY::room, d->stream>>>(l->device, l->n);
+    pu_cuda_start(d, early, device_kernel<WAY>, grid, WAY::threads, WAY::room, l->device, l->n);
   return pu_cuda_launched("products", e);
 }
 

@@ -52,6 +52,7 @@ template <typename X, typename Y> struct row_norm {
   int64_t res_step, x_step, h_step, y_step;
   int width;
   float eps;
+  bool w_rests; /* no kernel before writes w: nobody trains it */
 };
 
 /* The first of the k-th four values of this thread. */
@@ -63,6 +64,12 @@ template <int K, typename X, typename Y> __global__ void __launch_bounds__(MOST_
   __shared__ float room[32];
   int64_t n = blockIdx.x;
   float h[K][LANE], x[K][LANE], w[K][LANE], squares = 0;
+  let_next_start();
+  if (!g.w_rests) wait_for_before();
+#pragma unroll
+  for (int k = 0; k < K; k++)
+    if (place_of(k) < g.width) read_vector<true>(g.w, place_of(k), g.width, w[k]);
+  wait_for_before();
 #pragma unroll
   for (int k = 0; k < K; k++) {
     int at = place_of(k);
@@ -81,7 +88,6 @@ template <int K, typename X, typename Y> __global__ void __launch_bounds__(MOST_
       squares += h[k][i] * h[k][i];
     }
     if (at >= g.width) continue;
-    read_vector<true>(g.w, at, g.width, w[k]);
     if (g.x) write_row<true>(g.h + n * g.h_step, at, g.width, h[k]);
   }
   float r = inverse_root(block_sum(squares, room) / (float)g.width + g.eps);
@@ -104,6 +110,8 @@ template <typename X, typename Y> __global__ void __launch_bounds__(PLAIN_THREAD
   __shared__ float room[32];
   int64_t n = blockIdx.x;
   const float *res = g.res + n * g.res_step;
+  let_next_start();
+  wait_for_before();
   float *h = g.h + n * g.h_step, squares = 0;
   for (int c = (int)threadIdx.x; c < g.width; c += PLAIN_THREADS) {
     float v = res[c] + (g.x ? to_f32(g.x[n * g.x_step + c]) : 0.0f);
@@ -140,19 +148,16 @@ template <typename X, typename Y> static void norm_launch(pu_cuda *d, const pu_r
                       .h_step = pu_step(a->h),
                       .y_step = pu_step(a->y),
                       .width = (int)width,
-                      .eps = a->eps};
+                      .eps = a->eps,
+                      .w_rests = !a->w->grad};
   bool fast = pu_width_whole(width) && pu_rows_aligned(a->res) && pu_rows_aligned(a->x) && pu_rows_aligned(a->h) &&
               pu_rows_aligned(a->y);
   int fours = fast ? fours_of(width) : 0;
-  unsigned threads = threads_of(width, fours);
-  if (fours == 1)
-    norm_rows<1><<<rows, threads, 0, d->stream>>>(g);
-  else if (fours == 2)
-    norm_rows<2><<<rows, threads, 0, d->stream>>>(g);
-  else if (fours == 4)
-    norm_rows<4><<<rows, threads, 0, d->stream>>>(g);
-  else
-    norm_any_rows<<<rows, threads, 0, d->stream>>>(g);
+  void (*kernel)(row_norm<X, Y>) = fours == 1   ? norm_rows<1, X, Y>
+                                   : fours == 2 ? norm_rows<2, X, Y>
+                                   : fours == 4 ? norm_rows<4, X, Y>
+                                                : norm_any_rows<X, Y>;
+  pu_cuda_start(d, rows <= PU_CUDA_SHORT_ROWS, kernel, rows, threads_of(width, fours), 0, g);
 }
 
 /* x is of the compute type and y of the type that was asked for; without an x only the latter counts. */
@@ -343,6 +348,7 @@ template <typename T> struct head_norms {
   int heads, normed, all, dim, lanes; /* query heads; these and key heads; and value heads; lanes of a head */
   float eps;
   bool add;
+  bool w_rests; /* as above */
 };
 
 /* Of the lanes that share a head: a power of two, next to each other. */
@@ -421,7 +427,10 @@ template <bool FAST, int K, int ROWS, typename T>
 __global__ void __launch_bounds__(HEAD_THREADS) heads_norm(head_norms<T> g) {
   seat s = take_seat(g);
   float w[K][HEAD_LANE];
+  let_next_start();
+  if (!g.w_rests) wait_for_before();
   read_weight<FAST, K>(g, s, w);
+  wait_for_before();
   for (int64_t n = (int64_t)blockIdx.y * ROWS; n < g.rows; n += (int64_t)gridDim.y * ROWS) {
     if (n + ROWS <= g.rows) {
       norm_heads<FAST, K, ROWS>(g, s, n, w);
@@ -467,7 +476,8 @@ template <typename T> static head_norms<T> heads_of(const pu_qk_norm_args *a) {
           .all = normed + a->kv_heads,
           .dim = a->head_dim,
           .lanes = lanes_of(a->head_dim),
-          .eps = a->eps};
+          .eps = a->eps,
+          .w_rests = !a->wq->grad && !a->wk->grad};
 }
 
 static pu_err qk_norm(pu_backend *be, void *args, pu_error *e) {
@@ -480,12 +490,11 @@ static pu_err qk_norm(pu_backend *be, void *args, pu_error *e) {
     head_norms<decltype(type)> g = heads_of<decltype(type)>(a);
     int64_t batches = ceil_div(g.rows, is_wide(g.dim) ? 1 : FORWARD_ROWS);
     dim3 grid((unsigned)chunks_of(g.all, g.lanes), (unsigned)PU_MIN(batches, (int64_t)MOST_ROWS));
-    if (is_wide(g.dim))
-      heads_norm<false, WIDE_HEAD, 1><<<grid, HEAD_THREADS, 0, d->stream>>>(g);
-    else if (fast)
-      heads_norm<true, 1, FORWARD_ROWS><<<grid, HEAD_THREADS, 0, d->stream>>>(g);
-    else
-      heads_norm<false, 1, FORWARD_ROWS><<<grid, HEAD_THREADS, 0, d->stream>>>(g);
+    typedef decltype(type) T;
+    void (*kernel)(head_norms<T>) = is_wide(g.dim) ? heads_norm<false, WIDE_HEAD, 1, T>
+                                    : fast         ? heads_norm<true, 1, FORWARD_ROWS, T>
+                                                   : heads_norm<false, 1, FORWARD_ROWS, T>;
+    pu_cuda_start(d, g.rows <= PU_CUDA_SHORT_ROWS, kernel, grid, HEAD_THREADS, 0, g);
   });
   return pu_cuda_launched("qk_norm", e);
 }

@@ -1,4 +1,5 @@
 /* Attention over the paged cache: new rows go in, then the new queries look at all that their sequence has there. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "src/compute/cuda/paged.h"
@@ -27,18 +28,39 @@ __global__ void append_kernel(pu_cuda_attend a, const int32_t *token_seq, int kv
 
 /* ---- what the device is told of a call ---- */
 
-/* Host arrays of one call, in one piece of memory that layer after layer finds on the device already. */
+/* Host arrays of one call, in one piece of memory that layer after layer finds on the device already. Where all
+ * sequences are decoded, its size follows from their number and the table's width alone, as everything does that a
+ * launch depends on: how long they are stands in `few`. */
 typedef struct plan {
-  pu_cuda_tile *seqs;    /* [n] each sequence, whole */
-  pu_cuda_tile *tiles;   /* [tile_count] the queries of the others */
-  int32_t *token_seq;    /* [N] the sequence of a token; -1: it is decoded, which puts it into the cache */
-  int32_t *table;        /* [n, table_stride], as many blocks as the longest has */
-  pu_cuda_stretch *list; /* [stretches] of the decoded ones */
-  int32_t few_count, tile_count, table_stride, stretches;
+  pu_cuda_few_seq *few; /* [n + 1] the decoded ones; the last entry counts the stretches of all */
+  int32_t *table;       /* [n, table_stride] */
+  pu_cuda_tile *seqs;   /* [n] each sequence, whole; this and the following only where some are not decoded */
+  pu_cuda_tile *tiles;  /* [tile_count] the queries of the others */
+  int32_t *token_seq;   /* [N] the sequence of a token; -1: it is decoded, which puts it into the cache */
+  int32_t n, few_count, tile_count, table_stride;
   int rows;
   size_t bytes;
   char *host, *device;
 } plan;
+
+/* What a plan was made from. */
+enum { FACTS = 8 };
+typedef struct origin {
+  int64_t facts[FACTS];
+  const int32_t *cu, *len; /* [n + 1], [n] */
+} origin;
+
+} // namespace
+
+/* The plan of the last call, for the next layer's. */
+struct pu_cuda_planned {
+  plan p;
+  origin of;
+  char *memory; /* the plan's arrays, and behind them the origin's */
+  size_t cap;
+};
+
+namespace {
 
 template <typename T> T *placed(char *memory, size_t *used, size_t n) {
   T *at = (T *)(memory + *used);
@@ -46,61 +68,119 @@ template <typename T> T *placed(char *memory, size_t *used, size_t n) {
   return at;
 }
 
-/* Where the arrays lie in `memory`, with at most so many tiles and stretches. */
-void place(plan *p, char *memory, const pu_seqs *seqs, int32_t tiles, int64_t stretches) {
+bool is_few(const pu_attention_paged_args *a, int32_t n) {
+  return n <= PU_CUDA_FEW && n * (a->heads / a->kv_heads) <= PU_CUDA_FEW_ROWS;
+}
+
+/* Where the arrays lie in `memory`; tiles: of how many tokens those of the others are. */
+void place(plan *p, char *memory, const pu_seqs *seqs, bool others, int tile) {
   p->bytes = 0;
+  p->few = placed<pu_cuda_few_seq>(memory, &p->bytes, (size_t)seqs->n + 1);
+  p->table = placed<int32_t>(memory, &p->bytes, (size_t)seqs->n * (size_t)p->table_stride);
+  if (!others) return;
   p->seqs = placed<pu_cuda_tile>(memory, &p->bytes, (size_t)seqs->n);
   p->token_seq = placed<int32_t>(memory, &p->bytes, (size_t)seqs->tokens);
-  p->table = placed<int32_t>(memory, &p->bytes, (size_t)seqs->n * (size_t)p->table_stride);
-  p->tiles = placed<pu_cuda_tile>(memory, &p->bytes, (size_t)tiles);
-  p->list = placed<pu_cuda_stretch>(memory, &p->bytes, (size_t)stretches);
+  p->tiles = placed<pu_cuda_tile>(memory, &p->bytes, (size_t)(seqs->tokens / tile + seqs->n));
 }
 
-int32_t longest(const pu_attention_paged_args *a) {
-  int32_t most = 0;
-  for (int32_t s = 0; s < a->seqs->n; s++) most = PU_MAX(most, a->kv->len[s]);
-  return most;
+/* Adds a sequence to the decoded ones, or only its number of stretches: none. */
+void add_few(plan *p, const pu_attention_paged_args *a, const pu_cuda_tile *whole, bool few) {
+  pu_cuda_few_seq *q = &p->few[whole->seq];
+  const int64_t seen = a->window > 0 ? PU_MAX((int64_t)whole->base - a->window + 1, (int64_t)0) : 0;
+  *q = {whole->row, whole->n, whole->base, p->few_count, q->before, 0, 0, 0};
+  if (few) {
+    q->first = pu_cuda_stretch_of((int32_t)seen, a->kv->k_bits);
+    q->stretches = pu_cuda_stretch_of(whole->base + whole->n - 1, a->kv->k_bits) - q->first + 1;
+    p->few_count++;
+    p->rows = PU_MAX(p->rows, whole->n * (a->heads / a->kv_heads));
+  }
+  q[1].before = q->before + q->stretches;
 }
 
-/* Adds a sequence to the decoded ones. */
-void add_few(plan *p, const pu_attention_paged_args *a, const pu_cuda_tile *whole) {
-  const int32_t seen = a->window > 0 ? PU_MAX(whole->base - a->window + 1, 0) : 0;
-  const int32_t first = seen / PU_CUDA_SPLIT, last = (whole->base + whole->n - 1) / PU_CUDA_SPLIT;
-  for (int32_t i = first; i <= last; i++)
-    p->list[p->stretches++] = {whole->row, whole->n, whole->base, whole->seq, p->few_count, i, first, last};
-  p->few_count++;
-  p->rows = PU_MAX(p->rows, whole->n * (a->heads / a->kv_heads));
-}
-
-void add_seq(plan *p, const pu_attention_paged_args *a, int32_t s, bool few, int rows) {
+void add_seq(plan *p, const pu_attention_paged_args *a, int32_t s, bool few, int tile) {
   const int32_t n = a->seqs->cu[s + 1] - a->seqs->cu[s];
   const pu_cuda_tile whole = {a->seqs->cu[s], n, 0, a->kv->len[s] - n, s};
-  few = few && n <= PU_CUDA_FEW && n * (a->heads / a->kv_heads) <= PU_CUDA_FEW_ROWS;
-  p->seqs[s] = whole;
-  for (int32_t i = 0; i < n; i++) p->token_seq[whole.row + i] = few ? -1 : s;
+  few = few && is_few(a, n);
   memcpy(p->table + (size_t)s * (size_t)p->table_stride, a->kv->table + (int64_t)s * a->kv->table_stride,
          (size_t)ceil_div(a->kv->len[s], a->kv->block) * sizeof *p->table);
-  if (few && n) add_few(p, a, &whole);
+  add_few(p, a, &whole, few && n);
+  if (!p->seqs) return;
+  p->seqs[s] = whole;
+  for (int32_t i = 0; i < n; i++) p->token_seq[whole.row + i] = few ? -1 : s;
   /* From the end: what sees most begins first. */
-  for (int32_t at = few ? 0 : (n + rows - 1) / rows * rows; (at -= rows) >= 0;) {
+  for (int32_t at = few ? 0 : (n + tile - 1) / tile * tile; (at -= tile) >= 0;) {
     p->tiles[p->tile_count] = whole;
     p->tiles[p->tile_count++].at = at;
   }
 }
 
-pu_err make_plan(pu_cuda *d, const pu_attention_paged_args *a, bool few, int rows, plan *p, pu_error *e) {
+pu_err room_for(pu_cuda_planned *last, size_t bytes, pu_error *e) {
+  if (bytes <= last->cap) return PU_OK;
+  char *more = (char *)realloc(last->memory, bytes * 2);
+  if (!more) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory for the list of a batch's sequences");
+  last->memory = more;
+  last->cap = bytes * 2;
+  return PU_OK;
+}
+
+pu_err build_plan(pu_cuda_planned *last, const pu_attention_paged_args *a, bool few, int tile, pu_error *e) {
   const pu_seqs *seqs = a->seqs;
-  const int32_t most = seqs->tokens / rows + seqs->n;
-  int64_t stretches = 0;
+  plan *p = &last->p;
+  bool others = !few;
+  *p = {};
+  for (int32_t s = 0; s < seqs->n && few; s++) others |= !is_few(a, seqs->cu[s + 1] - seqs->cu[s]);
+  p->n = seqs->n;
+  p->table_stride = a->kv->table_stride;
+  place(p, NULL, seqs, others, tile);
+  PU_TRY(room_for(last, p->bytes + (size_t)(2 * seqs->n + 1) * sizeof(int32_t), e));
+  memset(last->memory, 0, p->bytes); /* also what is between the arrays: the contents are compared */
+  p->host = last->memory;
+  place(p, p->host, seqs, others, tile);
+  for (int32_t s = 0; s < seqs->n; s++) add_seq(p, a, s, few, tile);
+  return PU_OK;
+}
+
+origin origin_of(const pu_attention_paged_args *a, bool few, int tile) {
+  return {{a->seqs->n, a->seqs->tokens, a->kv->block, a->kv->table_stride, a->heads / a->kv_heads, a->window,
+           a->kv->k_bits, few ? -tile : tile},
+          a->seqs->cu,
+          a->kv->len};
+}
+
+/* By contents: a caller may have written something else to the same place since. */
+bool is_same(const pu_cuda_planned *last, const origin *of, const pu_attention_paged_args *a) {
+  const size_t n = (size_t)a->seqs->n;
+  if (memcmp(last->of.facts, of->facts, sizeof of->facts) != 0) return false;
+  if (memcmp(last->of.cu, of->cu, (n + 1) * sizeof(int32_t)) != 0) return false;
+  if (memcmp(last->of.len, of->len, n * sizeof(int32_t)) != 0) return false;
+  for (size_t s = 0; s < n; s++)
+    if (memcmp(last->p.table + s * (size_t)last->p.table_stride, a->kv->table + s * (size_t)a->kv->table_stride,
+               (size_t)ceil_div(of->len[s], a->kv->block) * sizeof(int32_t)) != 0)
+      return false;
+  return true;
+}
+
+/* Makes the call's plan, or finds that it is the last one's. */
+pu_err make_plan(pu_cuda *d, const pu_attention_paged_args *a, bool few, int tile, plan *p, pu_error *e) {
+  pu_cuda_attention *own = d->attention;
+  const origin of = origin_of(a, few, tile);
+  const size_t n = (size_t)a->seqs->n;
   void *device;
-  for (int32_t s = 0; s < seqs->n && few; s++) stretches += ceil_div(a->kv->len[s], PU_CUDA_SPLIT);
-  p->table_stride = (int32_t)ceil_div(longest(a), a->kv->block);
-  place(p, NULL, seqs, most, stretches);
-  PU_TRY(pu_cuda_list(d, p->bytes, &p->host, e));
-  memset(p->host, 0, p->bytes); /* also what is between the arrays: the contents are compared */
-  place(p, p->host, seqs, most, stretches);
-  for (int32_t s = 0; s < seqs->n; s++) add_seq(p, a, s, few, rows);
-  PU_TRY(pu_cuda_mirrored(d, p->host, p->bytes, &device, e));
+  if (!own->planned) own->planned = (pu_cuda_planned *)calloc(1, sizeof *own->planned);
+  if (!own->planned) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory for the list of a batch's sequences");
+  pu_cuda_planned *last = own->planned;
+  if (!is_same(last, &of, a)) {
+    last->of.facts[0] = -1; /* in case of an error */
+    PU_TRY(build_plan(last, a, few, tile, e));
+    int32_t *cu = (int32_t *)(last->memory + last->p.bytes), *len = cu + n + 1;
+    memcpy(cu, of.cu, (n + 1) * sizeof *cu);
+    memcpy(len, of.len, n * sizeof *len);
+    last->of = of;
+    last->of.cu = cu;
+    last->of.len = len;
+  }
+  PU_TRY(pu_cuda_mirrored(d, last->p.host, last->p.bytes, &device, e));
+  *p = last->p;
   p->device = (char *)device;
   return PU_OK;
 }
@@ -145,16 +225,19 @@ pu_err counters(pu_cuda *d, size_t n, int32_t **out, pu_error *e) {
   return PU_OK;
 }
 
+/* As many parts as the sequences would have if all were as long as the table is wide. */
 pu_err decode(pu_cuda *d, const pu_cuda_attend &a, const plan *p, int kv_heads, pu_error *e) {
-  const size_t rows = (size_t)p->stretches * (size_t)kv_heads * (size_t)p->rows;
+  const int64_t longest = (int64_t)p->table_stride * a.k.block;
   pu_cuda_few f = {};
   void *work;
   if (p->few_count == 0) return PU_OK;
+  f.n = p->n;
+  f.most = p->n * (pu_cuda_stretch_of((int32_t)PU_MIN(longest, (int64_t)INT32_MAX) - 1, a.k.bits) + 1);
+  const size_t rows = (size_t)f.most * (size_t)kv_heads * (size_t)p->rows;
   PU_TRY(pu_cuda_work(d, rows * (size_t)(a.dim + 2) * sizeof(float), &work, e));
-  PU_TRY(counters(d, (size_t)p->few_count * (size_t)kv_heads, &f.arrived, e));
+  PU_TRY(counters(d, (size_t)p->n * (size_t)kv_heads, &f.arrived, e));
   f.kv_heads = kv_heads;
-  f.list = on_device(p, p->list);
-  f.items = p->stretches * kv_heads;
+  f.seqs = on_device(p, p->few);
   f.rows = p->rows;
   f.parts = (float *)work;
   f.sums = f.parts + rows * (size_t)a.dim;
@@ -173,6 +256,11 @@ pu_err prefill(pu_cuda *d, pu_cuda_attend a, const plan *p, const pu_attention_p
   return pu_cuda_mma_fits(&a) ? pu_cuda_mma_forward(d, &a, e) : pu_cuda_plain_forward(d, &a, e);
 }
 
+pu_err plan_of(pu_cuda *d, const pu_attention_paged_args *args, const pu_cuda_attend *a, plan *p, pu_error *e) {
+  const int tile = pu_cuda_mma_fits(a) ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(args->head_dim);
+  return make_plan(d, args, pu_cuda_few_fits(a), tile, p, e);
+}
+
 pu_err attention_paged(pu_backend *be, void *v, pu_error *e) {
   pu_cuda *d = (pu_cuda *)be;
   const pu_attention_paged_args *args = (const pu_attention_paged_args *)v;
@@ -182,8 +270,7 @@ pu_err attention_paged(pu_backend *be, void *v, pu_error *e) {
                    PU_CUDA_MAX_HEAD);
   if (args->seqs->tokens == 0) return PU_OK;
   pu_cuda_attend a = told(args);
-  const int tile = pu_cuda_mma_fits(&a) ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(args->head_dim);
-  PU_TRY(make_plan(d, args, pu_cuda_few_fits(&a), tile, &p, e));
+  PU_TRY(plan_of(d, args, &a, &p, e));
   a.k.table = a.v.table = on_device(&p, p.table);
   a.k.table_stride = a.v.table_stride = p.table_stride;
   PU_TRY(prefill(d, a, &p, args, e));
@@ -192,6 +279,17 @@ pu_err attention_paged(pu_backend *be, void *v, pu_error *e) {
 
 } // namespace
 
+pu_err pu_cuda_paged_plan(pu_cuda *d, const pu_attention_paged_args *args, pu_error *e) {
+  const pu_cuda_attend a = told(args);
+  plan p = {};
+  return plan_of(d, args, &a, &p, e);
+}
+
 void pu_cuda_use_paged(pu_cuda *d) {
   d->base.forward[PU_OP_attention_paged] = attention_paged;
+}
+
+void pu_cuda_paged_close(pu_cuda_planned *last) {
+  if (last) free(last->memory);
+  free(last);
 }

@@ -5,32 +5,57 @@
 #include "src/compute/cuda/attention.h"
 
 enum {
-  PU_CUDA_FEW = 8,       /* up to so many new tokens of a sequence are decoded */
-  PU_CUDA_FEW_ROWS = 64, /* and so many rows: new tokens times the query heads that share a key head */
-  PU_CUDA_SPLIT = 256    /* keys of one block of threads, by their place in the sequence: never by the batch */
+  PU_CUDA_FEW = 8,      /* up to so many new tokens of a sequence are decoded */
+  PU_CUDA_FEW_ROWS = 64 /* and so many rows: new tokens times the query heads that share a key head */
 };
 
-/* Decoding: few new tokens of each sequence, by stretches of PU_CUDA_SPLIT keys. A sequence's stretches follow each
- * other. */
-typedef struct alignas(16) pu_cuda_stretch {
-  int32_t row, n, base, seq; /* as in pu_cuda_tile */
-  int32_t number;            /* of the sequence, among the ones that are decoded */
-  int32_t mine, first, last; /* stretches are counted from the sequence's begin: this one, and the ones that are seen */
-} pu_cuda_stretch;
+/* The keys of a sequence are divided into stretches, one for a block of threads, by their place alone: never by the
+ * batch, nor by how long the sequence is, so a token's sums are the same ones however it comes. 32 stretches of 128
+ * keys (256 in few bits, which are as many bytes at 8), then 16 stretches for each doubling of the context. */
+static __host__ __device__ inline int pu_cuda_split_log(int bits) {
+  return bits == 8 || bits == 4 ? 8 : 7;
+}
+static __host__ __device__ inline int32_t pu_cuda_stretch_of(int32_t pos, int bits) {
+  const int log = pu_cuda_split_log(bits);
+  if (pos >> log < 32) return pos >> log;
+  int top = log + 5;
+  while (top < 30 && pos >> (top + 1)) top++;
+  return 32 + 16 * (top - log - 5) + ((pos - (1 << top)) >> (top - 4));
+}
+/* Its first key; of the stretch behind the last: where that would begin. */
+static __host__ __device__ inline int32_t pu_cuda_stretch_begin(int32_t stretch, int bits) {
+  const int log = pu_cuda_split_log(bits), more = stretch - 32;
+  if (more < 0) return stretch << log;
+  const int64_t begin = ((int64_t)1 << (log + 5 + more / 16)) + ((int64_t)(more % 16) << (log + 1 + more / 16));
+  return begin > INT32_MAX ? INT32_MAX : (int32_t)begin;
+}
+
+/* Decoding: few new tokens of each sequence. A sequence's stretches follow each other. */
+typedef struct alignas(16) pu_cuda_few_seq {
+  int32_t row, n, base; /* as in pu_cuda_tile */
+  int32_t number;       /* among the ones that are decoded */
+  int32_t before;       /* stretches of the sequences before */
+  int32_t first;        /* stretch that is seen, */
+  int32_t stretches;    /* and how many are; 0: the sequence is not decoded */
+  int32_t none;
+} pu_cuda_few_seq;
 
 typedef struct pu_cuda_few {
-  const pu_cuda_stretch *list; /* [items / kv_heads] */
-  int items;                   /* stretches of all, times kv_heads */
+  const pu_cuda_few_seq *seqs; /* [n + 1] */
+  int n, most;                 /* sequences of the batch; stretches that they may have */
   int kv_heads, rows;          /* rows: of a sequence and key head, the most */
-  float *parts;                /* [items, rows, dim] sums, not divided */
-  float *sums;                 /* [items, rows, 2]: maximum (base 2), sum of exponentials */
-  int32_t *arrived;            /* [sequences, kv_heads], zero before and after */
+  float *parts;                /* [most, kv_heads, rows, dim] sums, not divided */
+  float *sums;                 /* [most, kv_heads, rows, 2]: maximum (base 2), sum of exponentials */
+  int32_t *arrived;            /* [n, kv_heads], zero before and after */
 } pu_cuda_few;
 
 /* Whether the kernels on tensor cores take it: heads of 64 or 128 in bf16, a cache in bf16 or few bits, aligned. */
 bool pu_cuda_few_fits(const pu_cuda_attend *a);
 /* Puts the new rows into the cache, too. */
 pu_err pu_cuda_few_forward(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_error *e) PU_MUST_USE;
+
+/* Hands over what the kernels of such a call have to know, and launches none. */
+pu_err pu_cuda_paged_plan(pu_cuda *d, const pu_attention_paged_args *args, pu_error *e) PU_MUST_USE;
 
 /* ---- in kernels: new rows into the cache ---- */
 

@@ -1,6 +1,6 @@
 /* Decoding over the paged cache on tensor cores, bound by the cache's bytes: each is read once for all query heads and
  * new tokens that look at it, and the context is split among blocks of threads (flash decoding: Dao et al. 2023,
- * https://crfm.stanford.edu/2023/10/12/flashdecoding.html) at multiples of PU_CUDA_SPLIT keys, whatever the batch is,
+ * https://crfm.stanford.edu/2023/10/12/flashdecoding.html) at fixed places, whatever the batch is,
  * so a sequence's result is the same to the bit in every batch and however its tokens come.
  *
  * A block takes stretches of keys of one sequence and key head, one after the other. Its rows are (new token, query
@@ -18,7 +18,7 @@
 
 namespace {
 
-constexpr int TILE = 64, SPLIT = PU_CUDA_SPLIT, SLICES = 4, GROUP = 16 /* keys that lie side by side in the cache */;
+constexpr int TILE = 64, SLICES = 4, GROUP = 16 /* keys that lie side by side in the cache */;
 constexpr int PITCH = TILE * 2 + 16; /* bytes from row to row of probabilities */
 constexpr float LOG2E = 1.4426950408889634f;
 
@@ -29,28 +29,59 @@ template <int D, int BITS> struct sizes {
 };
 
 /* A stretch and a key head: keys [from, end) of the sequence, the first at a multiple of TILE. */
+typedef struct stretch {
+  int row, n, base, seq, number; /* of its sequence; see pu_cuda_few_seq */
+  int mine, first, last;         /* this stretch, and the ones that are seen */
+  int at;                        /* stretches of the sequences before */
+} stretch;
+
 typedef struct item {
-  pu_cuda_stretch t;
+  stretch t;
   int from, end, head, tiles;
   int at; /* in the list, of the sequence's first stretch */
 } item;
 
-/* Item `index`, of what the list has there. */
-__device__ item item_of(const pu_cuda_attend &a, const pu_cuda_few &f, const pu_cuda_stretch &t, int index) {
+/* Item `index`, of the stretch that it is. */
+__device__ item item_of(const pu_cuda_attend &a, const pu_cuda_few &f, const stretch &t, int index) {
   item m;
   const int seen = (int)max(t.base - a.window + 1, (int64_t)0);
   m.t = t;
   m.head = index % f.kv_heads;
-  m.at = index / f.kv_heads - (t.mine - t.first);
-  m.from = max(t.mine * SPLIT, seen / TILE * TILE);
-  m.end = min((t.mine + 1) * SPLIT, t.base + t.n);
+  m.at = t.at;
+  m.from = max(pu_cuda_stretch_begin(t.mine, a.k.bits), seen / TILE * TILE);
+  m.end = min(pu_cuda_stretch_begin(t.mine + 1, a.k.bits), t.base + t.n);
   m.tiles = (m.end - m.from + TILE - 1) / TILE;
   return m;
 }
 
-/* A stretch from the list: the last one again, behind its end. */
-__device__ pu_cuda_stretch fetch(const pu_cuda_few &f, int index) {
-  return f.list[min(index, f.items - 1) / f.kv_heads];
+/* The stretch that is number `at` of all, by a warp: of ever fewer sequences the last that begins no later. */
+__device__ stretch find(const pu_cuda_few &f, int at) {
+  const int lane = threadIdx.x % 32;
+  int first = 0, span = f.n;
+  while (span > 32) {
+    const int step = (span + 31) / 32, mine = first + min(lane * step, span - 1);
+    const unsigned before = __ballot_sync(0xffffffffu, __ldg(&f.seqs[mine].before) <= at && lane * step < span);
+    const int skip = (31 - __clz(before)) * step;
+    first += skip;
+    span = min(step, span - skip);
+  }
+  const int4 *mine = (const int4 *)&f.seqs[first + min(lane, span - 1)];
+  const int4 x = __ldg(mine), y = __ldg(mine + 1);
+  const int which = 31 - __clz(__ballot_sync(0xffffffffu, lane < span && y.x <= at));
+  const auto of = [&](int v) { return __shfl_sync(0xffffffffu, v, which); };
+  stretch t = {of(x.x), of(x.y), of(x.z), first + which, of(x.w), 0, of(y.y), 0, of(y.x)};
+  t.last = t.first + of(y.z) - 1;
+  t.mine = t.first + at - t.at;
+  return t;
+}
+
+__device__ int items_of(const pu_cuda_few &f) {
+  return __ldg(&f.seqs[f.n].before) * f.kv_heads;
+}
+
+/* An item's stretch: the last one again, behind its end. */
+__device__ stretch fetch(const pu_cuda_few &f, int index, int items) {
+  return find(f, min(index, items - 1) / f.kv_heads);
 }
 
 /* ---- into shared memory ---- */
@@ -515,15 +546,17 @@ template <int D, int KB, int VB, int ROW_TILES> struct shape {
 typedef struct cursor {
   int index, tile; /* item, and tile of it */
   item m;
-  pu_cuda_stretch after;
+  stretch after;
+  int items;
   int block;
 } cursor;
 
 template <int KB> __device__ void start(cursor &c, const pu_cuda_attend &a, const pu_cuda_few &f) {
+  c.items = items_of(f);
   c.index = blockIdx.x;
   c.tile = 0;
-  c.m = item_of(a, f, fetch(f, c.index), c.index);
-  c.after = fetch(f, c.index + gridDim.x);
+  c.m = item_of(a, f, fetch(f, c.index, c.items), c.index);
+  c.after = fetch(f, c.index + gridDim.x, c.items);
   c.block = find_block<KB>(a.k, c.m, c.m.from);
 }
 
@@ -532,7 +565,7 @@ template <int KB> __device__ void advance(cursor &c, const pu_cuda_attend &a, co
     c.tile = 0;
     c.index += gridDim.x;
     c.m = item_of(a, f, c.after, c.index);
-    c.after = fetch(f, c.index + gridDim.x);
+    c.after = fetch(f, c.index + gridDim.x, c.items);
   }
   c.block = find_block<KB>(a.k, c.m, c.m.from + c.tile * TILE);
 }
@@ -550,7 +583,7 @@ __global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D,
   cursor coming;
   start<KB>(coming, a, f);
   const auto load = [&](int step) {
-    if (coming.index < f.items) {
+    if (coming.index < coming.items) {
       const uint32_t at = shared_address(shared) + step % S::stages * stage,
                      barrier = shared_address(&barriers[step % S::stages]);
       load_tile<D, KB, VB>(at, a, coming.m, f.kv_heads, coming.m.from + coming.tile * TILE, coming.block, barrier);
@@ -572,10 +605,11 @@ __global__ void __launch_bounds__(shape<D, KB, VB, ROW_TILES>::threads, shape<D,
     w.head[h] = (row0 + lane / 4 + 8 * h) % a.share;
   }
   int step = 0;
-  pu_cuda_stretch after = fetch(f, blockIdx.x);
-  for (int index = blockIdx.x; index < f.items; index += gridDim.x) {
+  const int items = coming.items;
+  stretch after = fetch(f, blockIdx.x, items);
+  for (int index = blockIdx.x; index < items; index += gridDim.x) {
     const item m = item_of(a, f, after, index);
-    after = fetch(f, index + gridDim.x);
+    after = fetch(f, index + gridDim.x, items);
     for (int i = 0; i < m.tiles; i++, step++) {
       char *keys = shared + step % S::stages * stage, *values = keys + S::keys;
       const int key0 = m.from + i * TILE;
@@ -618,7 +652,7 @@ pu_err launch(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_erro
   PU_CUDA_TRY(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerMultiprocessor, d->device), "attention", e);
   const int blocks = PU_MAX(1, PU_MIN(S::blocks, room / (bytes + 1088))); /* the system's, and what is not dynamic */
   PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention", e);
-  kernel<<<PU_MIN(f->items, d->sms * blocks), S::threads, bytes, d->stream>>>(*a, *f);
+  kernel<<<PU_MIN(f->most * f->kv_heads, d->sms * blocks), S::threads, bytes, d->stream>>>(*a, *f);
   return pu_cuda_launched("attention over the cache", e);
 }
 

@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/compute/cuda/graphs.h"
 #include "src/compute/cuda/grouped.h"
 #include "src/compute/cuda/product.h"
 #include "src/compute/cuda/use.h"
@@ -327,6 +328,7 @@ static pu_err settle(pu_cuda *d, const pu_cuda_product *p, choice *c, pu_error *
 }
 
 static bool may_time(pu_cuda *d, const pu_cuda_product *p) {
+  pu_cuda_not_settled(d);
   cudaStreamCaptureStatus capture;
   return p->beta == 0 && cudaStreamIsCapturing(d->stream, &capture) == cudaSuccess &&
          capture == cudaStreamCaptureStatusNone;

@@ -18,6 +18,8 @@ template <typename T> struct rotation {
 template <typename T, bool FAST> __global__ void __launch_bounds__(THREADS) rotate_rows(rotation<T> r) {
   constexpr int N = pu_lane<T>::n;
   int head = (int)(blockIdx.x * blockDim.y + threadIdx.y);
+  let_next_start();
+  wait_for_before();
   if (head >= r.heads) return;
   for (int64_t n = blockIdx.y; n < r.rows; n += gridDim.y) {
     T *first = r.t + n * r.step + (int64_t)head * 2 * r.half, *second = first + r.half;
@@ -51,10 +53,8 @@ static pu_err rotate(pu_cuda *d, const pu_rope_args *a, const pu_tensor *t, floa
   pu_with_type(t->dtype, [&](auto type) {
     typedef decltype(type) T;
     rotation<T> r = {(T *)t->data, (const float *)a->cs->data, pu_step(t), pu_step(a->cs), rows, heads, half, sign};
-    if (fast)
-      rotate_rows<T, true><<<grid, block, 0, d->stream>>>(r);
-    else
-      rotate_rows<T, false><<<grid, block, 0, d->stream>>>(r);
+    pu_cuda_start(d, rows <= PU_CUDA_SHORT_ROWS, fast ? rotate_rows<T, true> : rotate_rows<T, false>, grid, block, 0,
+                  r);
   });
   return pu_cuda_launched("rope", e);
 }

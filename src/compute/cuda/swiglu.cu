@@ -24,6 +24,8 @@ template <typename T> struct gates {
 template <typename T, bool FAST> __global__ void __launch_bounds__(THREADS) swiglu_rows(gates<T> g) {
   constexpr int N = pu_lane<T>::n;
   int at = (int)(blockIdx.x * THREADS + threadIdx.x) * N;
+  let_next_start();
+  wait_for_before();
   if (at >= g.inner) return;
   for (int64_t n = blockIdx.y; n < g.rows; n += gridDim.y) {
     const T *row = g.gu + n * g.gu_step;
@@ -76,10 +78,8 @@ static pu_err swiglu(pu_backend *be, void *args, pu_error *e) {
                   .y_step = pu_step(a->y),
                   .rows = rows,
                   .inner = (int)inner};
-    if (fast)
-      swiglu_rows<T, true><<<grid_of<T>(rows, inner), THREADS, 0, d->stream>>>(g);
-    else
-      swiglu_rows<T, false><<<grid_of<T>(rows, inner), THREADS, 0, d->stream>>>(g);
+    pu_cuda_start(d, rows <= PU_CUDA_SHORT_ROWS, fast ? swiglu_rows<T, true> : swiglu_rows<T, false>,
+                  grid_of<T>(rows, inner), THREADS, 0, g);
   });
   return pu_cuda_launched("swiglu", e);
 }

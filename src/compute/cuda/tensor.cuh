@@ -47,7 +47,7 @@ __device__ static inline void multiply_add(float *c, const uint32_t *a, const ui
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-/* ---- from compute capability 9.0 on: the copy engine, barriers in shared memory, early start ---- */
+/* ---- from compute capability 9.0 on: the copy engine, barriers in shared memory ---- */
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
@@ -79,14 +79,6 @@ __device__ static inline void bulk_copy(uint32_t to, const void *from, uint32_t 
   asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
                "l"(from), "r"(bytes), "r"(shared_at(b))
                : "memory");
-}
-/* The next kernel of the stream may start, if it was launched so. */
-__device__ static inline void let_next_start(void) {
-  asm volatile("griddepcontrol.launch_dependents;");
-}
-/* The kernels before this one have ended, and what they wrote is there. */
-__device__ static inline void wait_for_before(void) {
-  asm volatile("griddepcontrol.wait;" ::: "memory");
 }
 
 #endif

@@ -7,6 +7,7 @@
 void pu_cuda_use_adamw(pu_cuda *d); /* and sum_squares */
 void pu_cuda_use_attention(pu_cuda *d);
 void pu_cuda_use_embedding(pu_cuda *d);
+void pu_cuda_use_graphs(pu_cuda *d); /* record and play */
 void pu_cuda_use_linear(pu_cuda *d);
 void pu_cuda_use_lora(pu_cuda *d);
 void pu_cuda_use_loss(pu_cuda *d);
@@ -21,6 +22,7 @@ void pu_cuda_use_top(pu_cuda *d);
 extern "C" pu_err pu_cuda_facts(const pu_backend *be, pu_buf *out, pu_error *e);
 
 /* What they keep in the backend. */
+void pu_cuda_graphs_close(pu_cuda *d);
 void pu_cuda_linear_close(pu_cuda *d);
 void pu_cuda_attention_close(pu_cuda *d);
 /* What they take of the shared work memory at most, for a step of that shape. */
