@@ -338,6 +338,8 @@ pu_tensor *pu_top_logits(pu_ctx *c, const pu_tensor *logits, int64_t vocab, int 
 pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) {
   pu_sum_squares_args a = {t, n, out};
   *out = 0;
+  for (int i = 0; i < n; i++)
+    if (!c->status && !is_compute(t[i]->dtype)) misfit(c, "sum_squares");
   run(c, PU_OP_sum_squares, &a);
   return c->status;
 }
@@ -346,8 +348,8 @@ pu_err pu_adamw(pu_ctx *c, const pu_adamw_args *a) {
   pu_adamw_args args = *a;
   int64_t n = pu_tensor_count(a->p);
   bool ok = pu_tensor_count(a->g) == n && pu_tensor_count(a->m) == n && pu_tensor_count(a->v) == n &&
-            a->g->dtype == PU_F32 && is_compute(a->p->dtype) && is_compute(a->m->dtype) && a->v->dtype == a->m->dtype &&
-            a->step > 0 &&
+            is_compute(a->g->dtype) && is_compute(a->p->dtype) && is_compute(a->m->dtype) &&
+            a->v->dtype == a->m->dtype && a->step > 0 &&
             (!a->low || (pu_tensor_count(a->low) == n && a->low->dtype == PU_U16 && a->p->dtype == PU_BF16));
   if (!ok) misfit(c, "adamw");
   run(c, PU_OP_adamw, &args);
