@@ -7,10 +7,11 @@
  * Shapes    are written [N, C]; N is tokens of all packed sequences together, C the hidden size, H query heads, G
  *           key/value heads, D the head's size, F the MLP's inner size, V the vocabulary, E experts.
  * Types     Weights and what goes in and out of matrix products have the compute type (f32 or bf16). The residual
- *           stream, norms' statistics, losses and gradients of parameters are always f32. Products accumulate in f32.
- * Gradients A tensor that takes part in backward has `grad`, of the same shape: f32 for parameters and for the residual
- *           stream, the compute type for other activations. Backward writes the first contribution and adds the later
- *           ones (pu_grad_beta).
+ *           stream, norms' statistics and losses are always f32. Products accumulate in f32.
+ * Gradients A tensor that takes part in backward has `grad`, of the same shape: f32 for the residual stream and for
+ *           parameters, of which matrices and the embedding's table may have the compute type instead; the compute type
+ *           for other activations. Backward writes the first contribution and adds the later ones (pu_grad_beta); what
+ *           one operation contributes is summed in f32 and rounded once (the loss: once a chunk of rows).
  * Determinism. A result is the same to the bit for the same inputs, whatever the number of threads; it may differ
  *           between instruction sets.
  * Errors    The first failure stays in the context; every later call given a NULL tensor returns NULL, so a model reads
@@ -95,6 +96,7 @@ typedef struct pu_tensor {
   void *data;                  /* memory of the backend; owned by whoever made it (an arena, mostly) */
   struct pu_tensor *grad;      /* NULL: none wanted */
   bool grad_set;               /* on the tensor that has grad: grad holds a value already, so add to it */
+  bool grad_late;              /* likewise, a parameter: grad->data is NULL, and taken when it is first written */
 } pu_tensor;
 
 int64_t pu_tensor_count(const pu_tensor *t); /* elements */
@@ -250,8 +252,14 @@ pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, pu_reco
  * once, and no backward reads them. Of use for what a norm adds to the residual stream. */
 void pu_passing(pu_ctx *c, bool on);
 
-/* From the recorded losses back to every parameter's grad. */
+/* From the recorded losses back to every parameter's grad.
+ *
+ * Parameters whose gradients are `grad_late` are for steps of one pass: the gradients' memory is c->mem's and theirs until
+ * it is reset, and each segment's goes back once its backward is done, so that gradients come where activations were. Of
+ * what lies in c->mem only the losses and what was there before the first segment have values then. */
 pu_err pu_backward(pu_ctx *c) PU_MUST_USE;
+/* Memory for a late gradient that has none yet. */
+void pu_late_grad(pu_ctx *c, pu_tensor *w);
 
 /* ---- sequences in a batch --------------------------------------------------------------------------------------------- */
 
@@ -439,7 +447,7 @@ typedef struct pu_top_logits_args {
 pu_tensor *pu_top_logits(pu_ctx *c, const pu_tensor *logits, int64_t vocab, int k, const pu_tensor *scale,
                          pu_tensor **values, pu_tensor **sums); /* = ids */
 
-/* Sum of squares of all elements of n tensors (f32, contiguous), in double, in an order that does not depend on threads:
+/* Sum of squares of all elements of n tensors (f32 or bf16, contiguous), in double, in an order that does not depend on threads:
  * tensor by tensor in the order of the list. *out: host; a device is waited for once, for that number. */
 typedef struct pu_sum_squares_args {
   const pu_tensor *const *t;
@@ -450,7 +458,7 @@ pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) 
 
 /* One AdamW step (Loshchilov & Hutter 2019), as PyTorch's: p *= 1 - lr wd; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2)
  * g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps). g is first multiplied by grad_scale (clipping).
- * g: f32; m, v: both f32 or both bf16; p: f32; or bf16 with the lower halves of the f32 values in low (u16; pu_split_f32);
+ * g: f32 or bf16; m, v: both f32 or both bf16; p: f32; or bf16 with the lower halves of the f32 values in low (u16; pu_split_f32);
  * or bf16 alone. All of the same count. Computed in f32. What is bf16 (but for a p that has low) is rounded
  * stochastically: up with the probability that its distance from the lower of its neighbours is of theirs, so that what
  * is too small to be seen in one step is there on average; which way is a function of (seed, step, element). */

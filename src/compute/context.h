@@ -35,6 +35,8 @@ bool pu_tape_passes(const pu_ctx *c);
 bool pu_tape_again(const pu_ctx *c, const pu_tensor *t);
 /* Are t's values gone in this segment's backward? */
 bool pu_tape_gone(const pu_ctx *c, const pu_tensor *t);
+/* Memory at c->mem's end until it is reset, beside late gradients. */
+void *pu_tape_last(pu_ctx *c, size_t bytes);
 /* As pu_tensor_new, for the output of an operation that runs again where the segment is saving. */
 pu_tensor *pu_tensor_again(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, bool wants_grad);
 

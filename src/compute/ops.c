@@ -297,6 +297,14 @@ pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight
 
 /* ---- loss, optimiser ------------------------------------------------------------------------------------------- */
 
+/* The losses, where they outlive the blocks' memory; and w's gradient, which is made with them. */
+static pu_tensor *new_last(pu_ctx *c, pu_tensor *w, int64_t n) {
+  pu_tensor *loss = pu_tensor_over(c, PU_F32, 1, &n, NULL);
+  pu_late_grad(c, w);
+  if (loss) loss->data = pu_tape_last(c, pu_tensor_bytes(loss));
+  return loss;
+}
+
 pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale) {
   if (c->status || !x || !w || !targets) return NULL;
   if (!fits(x, 2, -1) || !fits(w, 2, x->shape[1]) || x->dtype != w->dtype || targets->dtype != PU_I32 ||
@@ -306,7 +314,7 @@ pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const 
   if (w->layout == PU_LAYOUT_NF4 || (grad && w->layout != PU_LAYOUT_PLAIN))
     return pu_ctx_fail(c, PU_ERR_UNSUPPORTED,
                        "linear_cross_entropy: a tiled or packed weight has no backward, and NF4 no forward");
-  pu_tensor *loss = new1(c, PU_F32, x->shape[0], false);
+  pu_tensor *loss = grad && w->grad_late ? new_last(c, w, x->shape[0]) : new1(c, PU_F32, x->shape[0], false);
   pu_tensor *dx = grad ? new2(c, x->dtype, x->shape[0], x->shape[1], false) : NULL;
   if (c->status) return NULL;
   pu_linear_cross_entropy_args a = {x, w, targets, loss, dx, grad_scale};

@@ -7,7 +7,10 @@
  *
  * A segment that makes again what is cheap puts it at the arena's end and lets go of that after its forward: the next
  * one lies in the same place. In backward the place is taken once more, so that the headers point where they did, and
- * the records that say so run again. */
+ * the records that say so run again.
+ *
+ * Late gradients of parameters lie at the arena's end too, behind that place, which is held for good when the first of
+ * them comes (the output matrix's, while the loss runs forward). */
 #include <stdarg.h>
 #include <string.h>
 
@@ -20,6 +23,7 @@ typedef struct pu_tape_segment {
   void *arg;
   pu_state in, out;
   pu_recompute recompute;
+  size_t mem;        /* what of the arena was in use before it */
   size_t end, cheap; /* where its part of the arena's end begins, and how long it is */
 } pu_tape_segment;
 
@@ -29,6 +33,9 @@ struct pu_tape {
   pu_tape_segment *open; /* the segment that runs, or NULL */
   bool paused;           /* the first run of a segment to be run again: nothing is recorded */
   bool passing;          /* pu_passing */
+  bool late;             /* some gradients are late */
+  bool held;             /* the arena's end, `cheap` bytes from `end` on, is the segments' until the arena is reset */
+  size_t end, cheap;     /* cheap: the most that a segment makes again there */
 };
 
 /* ---- the context's status ---- */
@@ -63,7 +70,8 @@ pu_err pu_tape_create(pu_arena *host, pu_tape **out, pu_error *e) {
 
 void pu_tape_reset(pu_tape *t) {
   t->last = t->open = NULL;
-  t->paused = t->passing = false;
+  t->paused = t->passing = t->late = t->held = false;
+  t->cheap = 0;
 }
 
 bool pu_tape_recording(const pu_ctx *c) {
@@ -113,6 +121,7 @@ void pu_tape_add(pu_ctx *c, const pu_record *r, size_t args_size) {
     pu_ctx_fail(c, PU_ERR_NOMEM, "no memory for the tape");
     return;
   }
+  for (int i = 0; i < r->n_in; i++) t->late |= r->in[i]->grad_late;
   *copy = *r;
   copy->args = memcpy(args, r->args, args_size);
   if (r->again) copy->again = again == args ? args : memcpy(again, r->again, args_size);
@@ -120,6 +129,32 @@ void pu_tape_add(pu_ctx *c, const pu_record *r, size_t args_size) {
   copy->after = NULL;
   *(s->last ? &s->last->after : &s->first) = copy;
   s->last = copy;
+}
+
+/* ---- late gradients ---- */
+
+static void hold_end(pu_ctx *c) {
+  pu_tape *t = c->tape;
+  if (t->held) return;
+  t->late = t->held = true;
+  t->end = pu_arena_mark_end(c->mem);
+  if (t->cheap && !pu_arena_alloc_end(c->mem, t->cheap))
+    pu_ctx_fail(c, PU_ERR_NOMEM, "%zu bytes for what is computed again do not fit: use a smaller batch", t->cheap);
+}
+
+void *pu_tape_last(pu_ctx *c, size_t bytes) {
+  if (c->tape) hold_end(c);
+  void *p = c->status ? NULL : pu_arena_alloc_end(c->mem, bytes);
+  if (!p)
+    pu_ctx_fail(c, PU_ERR_NOMEM, "a gradient of %zu bytes does not fit in what is left of %zu: use a smaller batch",
+                bytes, pu_arena_max(c->mem));
+  return p;
+}
+
+void pu_late_grad(pu_ctx *c, pu_tensor *w) {
+  if (c->status || !w->grad || !w->grad_late || w->grad->data) return;
+  w->grad->data = pu_tape_last(c, pu_tensor_bytes(w->grad));
+  w->grad_set = false;
 }
 
 /* ---- running a segment ---- */
@@ -195,6 +230,7 @@ static pu_state run_recorded(pu_ctx *c, pu_tape_segment *s) {
   keep(c, out.h);
   keep(c, out.x);
   s->cheap = pu_arena_mark_end(c->mem) - s->end;
+  if (s->recompute == PU_RECOMPUTE_SOME) c->tape->cheap = PU_MAX(c->tape->cheap, s->cheap);
   pu_arena_release_end(c->mem, s->end);
   return c->status ? no_state : out;
 }
@@ -211,6 +247,7 @@ pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, pu_reco
   s->fn = fn;
   s->arg = arg;
   s->in = in;
+  s->mem = pu_arena_mark(c->mem);
   s->recompute = recompute;
   return s->out = recompute == PU_RECOMPUTE_ALL ? run_to_recompute(c, s) : run_recorded(c, s);
 }
@@ -262,6 +299,10 @@ static void pool_give(pool *b, const void *p) {
 /* Gives t's gradient memory where it has none. */
 static void grad_memory(pu_ctx *c, pool *b, pu_tensor *t) {
   if (c->status || !t->grad || t->grad->data) return;
+  if (t->grad_late) {
+    pu_late_grad(c, t);
+    return;
+  }
   t->grad->data = pool_take(c, b, pu_tensor_bytes(t->grad));
   t->grad_set = false;
   if (!t->grad->data)
@@ -323,7 +364,7 @@ static void turns_give(pu_ctx *c, turns *b, pu_tensor *begin, const pu_tensor *e
 static void turns_init(pu_ctx *c, turns *b, size_t bytes) {
   b->bytes = bytes;
   for (int i = 0; i < 2 && bytes; i++) {
-    b->memory[i] = pu_arena_alloc(c->mem, bytes);
+    b->memory[i] = c->tape->late ? pu_tape_last(c, bytes) : pu_arena_alloc(c->mem, bytes);
     if (!b->memory[i]) pu_ctx_fail(c, PU_ERR_NOMEM, "no memory left for the residual stream's gradients");
   }
 }
@@ -341,17 +382,18 @@ static void grad_hand_over(pu_tensor *from, pu_tensor *to) {
 
 /* Has what the segment did not keep made again, where it was. */
 static void make_again(pu_ctx *c, const pu_tape_segment *s) {
-  if (pu_arena_mark_end(c->mem) != s->end)
+  const pu_tape *t = c->tape;
+  if (s->end != (t->held ? t->end : pu_arena_mark_end(c->mem)))
     pu_ctx_fail(c, PU_ERR_INTERNAL, "the place of what is computed again is taken");
-  else if (!pu_arena_alloc_end(c->mem, s->cheap))
+  else if (!t->held && !pu_arena_alloc_end(c->mem, s->cheap))
     pu_ctx_fail(c, PU_ERR_NOMEM, "%zu bytes for what is computed again do not fit: use a smaller batch", s->cheap);
   for (const pu_record *r = s->first; r && !c->status; r = r->after)
     if (r->again) pu_ctx_ok(c, c->be->forward[r->op](c->be, r->again, c->err));
 }
 
-static void segment_back(pu_ctx *c, pu_tape_segment *s) {
+static void segment_back(pu_ctx *c, pu_tape_segment *s, bool gives) {
   pu_tape *t = c->tape;
-  size_t mem = pu_arena_mark(c->mem), host = pu_arena_mark(c->host), own = pu_arena_mark(t->host);
+  size_t mem = gives && s->fn ? s->mem : pu_arena_mark(c->mem), host = pu_arena_mark(c->host), own = pu_arena_mark(t->host);
   bool all = s->recompute == PU_RECOMPUTE_ALL;
   bool some = s->recompute == PU_RECOMPUTE_SOME && s->cheap;
   if (some) make_again(c, s);
@@ -365,7 +407,7 @@ static void segment_back(pu_ctx *c, pu_tape_segment *s) {
   pool grads = {.n = 0};
   for (pu_record *r = s->last; r && !c->status; r = r->before) record_back(c, &grads, r);
   if (all) s->first = s->last = NULL;
-  if (some) pu_arena_release_end(c->mem, s->end);
+  if (some && !t->held) pu_arena_release_end(c->mem, s->end);
   pu_arena_release(c->mem, mem);
   if (own <= pu_arena_mark(t->host)) pu_arena_release(t->host, own);
   if (c->host != t->host) pu_arena_release(c->host, host);
@@ -374,6 +416,7 @@ static void segment_back(pu_ctx *c, pu_tape_segment *s) {
 pu_err pu_backward(pu_ctx *c) {
   size_t mem = pu_arena_mark(c->mem), h_bytes = 0, x_bytes = 0;
   turns h, x;
+  bool gives = c->tape->late; /* segments give back what they kept */
   for (pu_tape_segment *s = c->tape->last; s; s = s->before) {
     h_bytes = PU_MAX(state_bytes(s->out.h, h_bytes), state_bytes(s->in.h, h_bytes));
     x_bytes = PU_MAX(state_bytes(s->out.x, x_bytes), state_bytes(s->in.x, x_bytes));
@@ -385,7 +428,7 @@ pu_err pu_backward(pu_ctx *c) {
     pu_state begin = s->fn ? s->in : s->before ? s->before->out : no_state;
     turns_give(c, &h, begin.h, s->out.h);
     turns_give(c, &x, begin.x, s->out.x);
-    segment_back(c, s);
+    segment_back(c, s, gives);
   }
   pu_arena_release(c->mem, mem);
   return c->status;

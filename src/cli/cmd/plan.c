@@ -53,7 +53,9 @@ static void print_training(FILE *out, bool json, const pu_train_plan *p) {
   const part device[] = {{"weights", "weights, and the lower halves of f32 ones", p->weights},
                          {"gradients", "gradients", p->gradients},
                          {"moments", "the optimiser's moments", p->moments},
-                         {"activations", "activations of a micro-batch", p->activations},
+                         {"activations",
+                          p->gradients ? "activations of a micro-batch" : "activations, and gradients in their place",
+                          p->activations},
                          {"work", "work space of operations", p->work}};
   const part host[] = {{"data", "token ids of a step", p->data},
                        {"copy", "the copy that checkpoints are written from", p->copy}};

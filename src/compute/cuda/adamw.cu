@@ -20,9 +20,8 @@ typedef struct summand {
   bool f32;         /* else bf16 */
 } summand;
 
-/* The sum of the squares of a thread's values of a chunk: of every THREADS-th four of f32, eight of bf16. In f32 over runs
-
- * of at most 16 terms, in double over these. */
+/* The sum of the squares of a thread's values of a chunk: of every THREADS-th four of f32, eight of bf16. In f32 over
+ * runs of at most 16 terms, in double over these. */
 template <typename T> __device__ static inline double sum_values(const T *v, int count) {
   constexpr int N = pu_lane<T>::n;
   int at = (int)threadIdx.x * N;
