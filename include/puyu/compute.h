@@ -153,6 +153,9 @@ struct pu_backend {
   pu_pool *pool;
   /* At most so many bytes are its own, beside its callers' tensors, while a step of such a model runs. NULL: none. */
   size_t (*work_bytes)(const pu_backend *be, const pu_work_shape *s);
+  /* The memory that linear_cross_entropy wants for logits: it is taken of c->mem while that runs, where there is as much
+   * left, else of the backend's own. NULL: always of its own. */
+  size_t (*loss_bytes)(int64_t tokens, int64_t vocab);
   /* Bytes of its memory that are free, and all of them. NULL: it computes in the machine's own memory. */
   pu_err (*memory)(const pu_backend *be, size_t *available, size_t *total, pu_error *e);
   const char *(*describe)(const pu_backend *be); /* one line, for people: which device. NULL: the processor */
@@ -306,7 +309,8 @@ typedef struct pu_embedding_args {
 pu_tensor *pu_embedding(pu_ctx *c, const pu_tensor *ids, pu_tensor *w, pu_dtype out);
 
 /* h = res + x (x may be NULL: h is res itself); y = h / sqrt(mean(h^2) + eps) * w (Zhang & Sennrich 2019).
- * res, h: f32 [N, C]; x, y: compute type [N, C]; w: f32 [C]; rstd: f32 [N], kept for backward. */
+ * res, h: f32 [N, C]; x, y: compute type [N, C]; w: f32 [C]; rstd: f32 [N], kept for backward. res's gradient may lie
+ * where h's does. */
 typedef struct pu_rmsnorm_add_args {
   pu_tensor *res, *x, *w, *h, *y, *rstd;
   float eps;
@@ -325,6 +329,7 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * above covers. */
 typedef struct pu_linear_args {
   pu_tensor *x, *w, *b, *y;
+  bool no_dx, no_dw; /* what backward leaves out: x's gradient; w's and b's. x's comes last, and may lie where x does */
 } pu_linear_args;
 pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y_f32);
 
@@ -394,9 +399,10 @@ typedef struct pu_attention_paged_args {
 pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, const pu_kv *kv, int heads, int kv_heads,
                               int head_dim, int window, float scale);
 
-/* y = silu(a) * b with gu = [a, b]: [N, 2F] -> [N, F] (Shazeer 2020). */
+/* y = silu(a) * b with gu = [a, b]: [N, 2F] -> [N, F] (Shazeer 2020). gu's gradient may lie where gu does. */
 typedef struct pu_swiglu_args {
   pu_tensor *gu, *y;
+  bool again; /* backward makes y once more, which lies where its gradient does */
 } pu_swiglu_args;
 pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu);
 
@@ -429,6 +435,7 @@ typedef struct pu_linear_cross_entropy_args {
   pu_tensor *x, *w;
   const pu_tensor *targets;
   pu_tensor *loss, *dx; /* dx: NULL without a tape */
+  void *room;           /* pu_backend.loss_bytes of memory; NULL: the backend takes its own */
   float grad_scale;
 } pu_linear_cross_entropy_args;
 pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale);

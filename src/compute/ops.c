@@ -155,7 +155,7 @@ pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y
                        "linear: a tiled or packed weight has no backward; train with the plain one");
   pu_tensor *y = new2(c, y_f32 ? PU_F32 : x->dtype, x->shape[0], w->shape[0], grad);
   if (!y) return NULL;
-  pu_linear_args a = {x, w, b, y};
+  pu_linear_args a = {.x = x, .w = w, .b = b, .y = y};
   return run_and_record(c, RECORD(linear, &a, LIST(x, w, b), LIST(y)), sizeof a) ? y : NULL;
 }
 
@@ -256,8 +256,10 @@ pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu) {
   if (!fits(gu, 2, -1) || gu->shape[1] % 2) return misfit(c, "swiglu");
   pu_tensor *y = cheap2(c, gu->dtype, gu->shape[0], gu->shape[1] / 2, has_grad(gu));
   if (!y) return NULL;
-  pu_swiglu_args a = {gu, y};
-  return run_and_record_again(c, RECORD(swiglu, &a, LIST(gu), LIST(y)), &a, sizeof a) ? y : NULL;
+  pu_swiglu_args a = {gu, y, false};
+  pu_record r = RECORD(swiglu, &a, LIST(gu), LIST(y));
+  r.in_back = &a.again;
+  return run_and_record_again(c, r, &a, sizeof a) ? y : NULL;
 }
 
 pu_tensor *pu_moe_route(pu_ctx *c, pu_tensor *logits, int k, pu_tensor **weight) {
@@ -317,9 +319,13 @@ pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const 
   pu_tensor *loss = grad && w->grad_late ? new_last(c, w, x->shape[0]) : new1(c, PU_F32, x->shape[0], false);
   pu_tensor *dx = grad ? new2(c, x->dtype, x->shape[0], x->shape[1], false) : NULL;
   if (c->status) return NULL;
-  pu_linear_cross_entropy_args a = {x, w, targets, loss, dx, grad_scale};
+  pu_linear_cross_entropy_args a = {.x = x, .w = w, .targets = targets, .loss = loss, .dx = dx, .grad_scale = grad_scale};
   pu_record r = {.op = PU_OP_linear_cross_entropy, .args = &a};
-  if (!run(c, r.op, &a)) return NULL;
+  size_t mark = pu_arena_mark(c->mem);
+  if (c->be->loss_bytes) a.room = pu_arena_alloc(c->mem, c->be->loss_bytes(x->shape[0], w->shape[0]));
+  bool ok = run(c, r.op, &a);
+  pu_arena_release(c->mem, mark);
+  if (!ok) return NULL;
   /* No inputs are named: backward hands dx on as x's gradient, in its own memory where x has none yet. */
   if (dx && has_grad(x)) pu_tape_add(c, &r, sizeof a);
   return c->status ? NULL : loss;

@@ -120,6 +120,7 @@ static pu_err run_dry(pu_model *m, pu_ctx *c, const pu_seqs *seqs, pu_recompute 
 static pu_err measure(const pu_model *m, pu_arena *host, int64_t tokens, int64_t seq_len, bool train,
                       pu_recompute recompute, size_t *out) {
   pu_backend be = dry_backend();
+  if (m->be) be.loss_bytes = m->be->loss_bytes;
   pu_error e;
   pu_model *dry;
   pu_arena *mem;

@@ -398,6 +398,7 @@ INLINE void swiglu_row_back(const swiglu_job *job, int64_t n, pu_dtype type) {
     v16 slope = v_fma(gs, v_sub(v_set1(1), s), s); /* s + g s (1 - s) */
     add16(dgate, type, f, inner, v_mul(v_mul(d, u), slope), job->add);
     add16(dup, type, f, inner, v_mul(d, gs), job->add);
+    if (a->again) write16(pu_row(a->y, n), type, f, inner, v_mul(gs, u));
   }
 }
 
