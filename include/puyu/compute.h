@@ -241,12 +241,13 @@ typedef pu_state (*pu_segment_fn)(pu_ctx *c, void *arg, pu_state in);
 /* What a segment computes again in backward, instead of keeping it until then. The results are the same to the bit. */
 typedef enum pu_recompute {
   PU_RECOMPUTE_NONE,
-  PU_RECOMPUTE_SOME, /* norms, swiglu, and what is done in place to their outputs: passes over memory, no products */
+  PU_RECOMPUTE_GATES, /* swiglu, whose backward has read all of its input anyway */
+  PU_RECOMPUTE_SOME, /* norms too, and what is done in place to their outputs: passes over memory, no products */
   PU_RECOMPUTE_ALL   /* everything: only `in` is kept */
 } pu_recompute;
 
-/* Runs fn. With a tape: records it as a segment. What pu_passing marked, and with SOME what is computed again, lies at the
- * end of c->mem, in memory that the segments take in turn. ALL: keeps only `in` and `arg` (which must live until
+/* Runs fn. With a tape: records it as a segment. What pu_passing marked, and with GATES or SOME what is computed again,
+ * lies at the end of c->mem, in memory that the segments take in turn. ALL: keeps only `in` and `arg` (which must live until
  * backward), gives back what fn used but for its result, and runs fn again in backward. Without a tape: calls it, puts
  * the result where `in` was (whose values are gone then) and gives back the rest, so inference needs the memory of one
  * block. Only the state and parameters may have gradients across a segment's border; segments do not nest. */

@@ -98,7 +98,7 @@ typedef struct pu_train_config {
 } pu_train_config;
 
 extern const pu_option pu_train_options[];
-#define PU_RECOMPUTE_CHOICES "none|some|all" /* of an option: a pu_recompute */
+#define PU_RECOMPUTE_CHOICES "none|gates|some|all" /* of an option: a pu_recompute */
 
 /* ---- rows from a higher floor ------------------------------------------------------------------------------------ */
 

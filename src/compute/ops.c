@@ -49,11 +49,11 @@ static pu_tensor *new2(pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols, bo
 
 /* The same for operations whose outputs come from pu_tensor_again. */
 static pu_tensor *cheap1(pu_ctx *c, pu_dtype dtype, int64_t n) {
-  return pu_tensor_again(c, dtype, 1, &n, false);
+  return pu_tensor_again(c, dtype, 1, &n, false, pu_tape_saving(c));
 }
 
 static pu_tensor *cheap2(pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols, bool grad) {
-  return pu_tensor_again(c, dtype, 2, (int64_t[]){rows, cols}, grad);
+  return pu_tensor_again(c, dtype, 2, (int64_t[]){rows, cols}, grad, pu_tape_saving(c));
 }
 
 static bool run_and_record_again(pu_ctx *c, pu_record r, void *again, size_t args_size) {
@@ -254,12 +254,14 @@ pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, co
 pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu) {
   if (c->status || !gu) return NULL;
   if (!fits(gu, 2, -1) || gu->shape[1] % 2) return misfit(c, "swiglu");
-  pu_tensor *y = cheap2(c, gu->dtype, gu->shape[0], gu->shape[1] / 2, has_grad(gu));
+  bool again = pu_tape_gates(c);
+  pu_tensor *y = pu_tensor_again(c, gu->dtype, 2, (int64_t[]){gu->shape[0], gu->shape[1] / 2}, has_grad(gu), again);
   if (!y) return NULL;
   pu_swiglu_args a = {gu, y, false};
   pu_record r = RECORD(swiglu, &a, LIST(gu), LIST(y));
   r.in_back = &a.again;
-  return run_and_record_again(c, r, &a, sizeof a) ? y : NULL;
+  if (again) r.again = &a;
+  return run_and_record(c, r, sizeof a) ? y : NULL;
 }
 
 pu_tensor *pu_moe_route(pu_ctx *c, pu_tensor *logits, int k, pu_tensor **weight) {
@@ -319,7 +321,8 @@ pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const 
   pu_tensor *loss = grad && w->grad_late ? new_last(c, w, x->shape[0]) : new1(c, PU_F32, x->shape[0], false);
   pu_tensor *dx = grad ? new2(c, x->dtype, x->shape[0], x->shape[1], false) : NULL;
   if (c->status) return NULL;
-  pu_linear_cross_entropy_args a = {.x = x, .w = w, .targets = targets, .loss = loss, .dx = dx, .grad_scale = grad_scale};
+  pu_linear_cross_entropy_args a = {
+      .x = x, .w = w, .targets = targets, .loss = loss, .dx = dx, .grad_scale = grad_scale};
   pu_record r = {.op = PU_OP_linear_cross_entropy, .args = &a};
   size_t mark = pu_arena_mark(c->mem);
   if (c->be->loss_bytes) a.room = pu_arena_alloc(c->mem, c->be->loss_bytes(x->shape[0], w->shape[0]));

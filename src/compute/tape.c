@@ -7,8 +7,8 @@
  *
  * A segment that makes again what is cheap puts it at the arena's end and lets go of that after its forward: the next
  * one lies in the same place. For backward the place is taken once more, so that the headers point where they did, and
- * the records that say so run again; but swiglu's output is made by swiglu's own backward, which goes in between the two
- * halves of the product's that reads it. The state's gradients lie behind that place.
+ * the records that say so run again; but swiglu's output is made by swiglu's own backward, which goes in between the
+ * two halves of the product's that reads it. The state's gradients lie behind that place.
  *
  * Late gradients of parameters lie at the arena's end too, behind that place, which is held for good when the first of
  * them comes (the output matrix's, while the loss runs forward).
@@ -84,6 +84,14 @@ bool pu_tape_recording(const pu_ctx *c) {
 
 bool pu_tape_saving(const pu_ctx *c) {
   return c->tape && c->tape->open && c->tape->open->recompute == PU_RECOMPUTE_SOME;
+}
+
+static bool makes_again(const pu_tape_segment *s) {
+  return s->recompute == PU_RECOMPUTE_GATES || s->recompute == PU_RECOMPUTE_SOME;
+}
+
+bool pu_tape_gates(const pu_ctx *c) {
+  return c->tape && c->tape->open && makes_again(c->tape->open);
 }
 
 bool pu_tape_passes(const pu_ctx *c) {
@@ -236,7 +244,7 @@ static pu_state run_recorded(pu_ctx *c, pu_tape_segment *s) {
   keep(c, out.h);
   keep(c, out.x);
   s->cheap = pu_arena_mark_end(c->mem) - s->end;
-  if (s->recompute == PU_RECOMPUTE_SOME) c->tape->cheap = PU_MAX(c->tape->cheap, s->cheap);
+  if (makes_again(s)) c->tape->cheap = PU_MAX(c->tape->cheap, s->cheap);
   pu_arena_release_end(c->mem, s->end);
   return c->status ? no_state : out;
 }
@@ -260,8 +268,8 @@ pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, pu_reco
 
 /* ---- backward ---- */
 
-/* The two buffers that the gradients of one part of the state lie in, in turn: that of the state at a segment's beginning
- * is the one that its end's does not lie in. They are taken when first needed, sized for the largest type. */
+/* The two buffers that the gradients of one part of the state lie in, in turn: that of the state at a segment's
+ * beginning is the one that its end's does not lie in. They are taken when first needed, sized for the largest type. */
 typedef struct turns {
   void *memory[2];
   size_t bytes;
@@ -488,8 +496,7 @@ static void segment_back(pu_ctx *c, pu_tape_segment *s, turns *h, turns *x, bool
   size_t mem = gives && s->fn ? s->mem : pu_arena_mark(c->mem);
   size_t host = pu_arena_mark(c->host), own = pu_arena_mark(t->host);
   bool all = s->recompute == PU_RECOMPUTE_ALL;
-  bool some = s->recompute == PU_RECOMPUTE_SOME && s->cheap;
-  if (some) make_again(c, s);
+  if (makes_again(s) && s->cheap) make_again(c, s);
   if (all) {
     t->open = s;
     pu_state again = s->fn(c, s->arg, s->in);

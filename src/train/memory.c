@@ -138,7 +138,7 @@ pu_err pu_train_plan_check(const pu_backend *be, size_t bytes, bool force, pu_er
   if ((available == 0 && !be->memory) || bytes <= available || force) return PU_OK;
   return pu_fail(e, PU_ERR_NOMEM,
                  "the run needs %s of %s memory, and %s are free: lower train.micro_batch or data.seq_len, set "
-                 "train.recompute=some or all, take a smaller model, or train.force=true to try anyway",
+                 "train.recompute=gates, some or all, take a smaller model, or train.force=true to try anyway",
                  pu_bytes_text(bytes, need), be->name, pu_bytes_text(available, have));
 }
 

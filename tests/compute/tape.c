@@ -1,7 +1,7 @@
-/* Segments of the tape: recomputation changes nothing to the bit, nor does where gradients lie, and memory comes back. The model here is a stack of
- * blocks, each a norm and a SwiGLU between linear maps, every second one two of these, with an embedding before and a
- * loss after. One block also maps its input x straight to its output x, so that the two's gradients must not share
- * memory. PUYU_TEST_DEVICE names another device than the CPU to run all of it on. */
+/* Segments of the tape: recomputation changes nothing to the bit, nor does where gradients lie, and memory comes back.
+ * The model here is a stack of blocks, each a norm and a SwiGLU between linear maps, every second one two of these,
+ * with an embedding before and a loss after. One block also maps its input x straight to its output x, so that the
+ * two's gradients must not share memory. PUYU_TEST_DEVICE names another device than the CPU to run all of it on. */
 #include "tests/device.h"
 
 #include <math.h>
@@ -179,8 +179,8 @@ static void recompute_changes_nothing(void **state) {
     net n;
     net_open(&n, (pu_dtype)type);
     size_t bytes = step(&n, never, true, plain), most = n.forward_bytes;
-    for (int i = 0; i < 2 * BLOCKS; i++) {
-      again a = {i / 2, i % 2 ? PU_RECOMPUTE_SOME : PU_RECOMPUTE_ALL};
+    for (int i = 0; i < PU_RECOMPUTE_ALL * BLOCKS; i++) {
+      again a = {i / PU_RECOMPUTE_ALL, (pu_recompute)(1 + i % PU_RECOMPUTE_ALL)};
       assert_int_equal(step(&n, a, true, other), bytes);
       assert_memory_equal(plain, other, bytes);
       assert_true(n.forward_bytes < most);
@@ -319,7 +319,7 @@ static void failures_stop_the_step(void **state) {
   pu_state out = pu_segment(&n.c, nests, n.ids, s, PU_RECOMPUTE_NONE);
   assert_null(out.x);
   assert_int_equal(n.c.status, PU_ERR_INTERNAL);
-  for (int what = PU_RECOMPUTE_SOME; what <= PU_RECOMPUTE_ALL; what++) {
+  for (int what = PU_RECOMPUTE_GATES; what <= PU_RECOMPUTE_ALL; what++) {
     n.c.status = PU_OK;
     out = pu_segment(&n.c, fails, n.ids, s, (pu_recompute)what);
     assert_null(out.h);
@@ -331,10 +331,13 @@ static void failures_stop_the_step(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(recompute_changes_nothing), cmocka_unit_test(gradients_cross_segments),
-      cmocka_unit_test(late_gradients),            cmocka_unit_test(gradients_give_way),
+      cmocka_unit_test(recompute_changes_nothing),
+      cmocka_unit_test(gradients_cross_segments),
+      cmocka_unit_test(late_gradients),
+      cmocka_unit_test(gradients_give_way),
       cmocka_unit_test(micro_batches_add_up),
-      cmocka_unit_test(inference_takes_one_block), cmocka_unit_test(failures_stop_the_step),
+      cmocka_unit_test(inference_takes_one_block),
+      cmocka_unit_test(failures_stop_the_step),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

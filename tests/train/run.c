@@ -40,7 +40,8 @@ static const char tiny[] = "run: $D/%s\nmodel: {path: " PU_FIXTURES "/hf-mini/in
 static pu_err run_tiny(state *s, const char *run, const char *precision, const char *more,
                        const pu_train_hooks *hooks) {
   bool rough = strcmp(precision, "rough") == 0;
-  const char *yaml = pu_arena_printf(s->a, tiny, run, rough ? 8 : 4, rough ? "bf16, weights: bf16, grads: bf16" : precision, more);
+  const char *yaml =
+      pu_arena_printf(s->a, tiny, run, rough ? 8 : 4, rough ? "bf16, weights: bf16, grads: bf16" : precision, more);
   return run_yaml(s, pu_arena_printf(s->a, "%s%s", yaml, rough ? "optim.state: bf16\n" : ""), hooks);
 }
 
@@ -228,7 +229,7 @@ static void test_micro_batches(void **arg) {
   write_shards(s, "a", 1, 0);
   write_shards(s, "b", 2, 0);
   assert_ok(run_tiny(s, "four", "f32", "seed: 1", NULL), &s->e);
-  static const char *const words[] = {"some", "all", "true", "false"};
+  static const char *const words[] = {"gates", "some", "all", "true", "false"};
   for (size_t i = 0; i < PU_COUNT(words); i++) {
     assert_ok(run_tiny(s, words[i], "f32", pu_arena_printf(s->a, "recompute: %s", words[i]), NULL), &s->e);
     same_run(s, "four", words[i]);

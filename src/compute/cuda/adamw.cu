@@ -261,15 +261,15 @@ template <form P, typename M, typename G> static void adamw_launch(pu_cuda *d, c
 template <typename M, typename G> static void adamw_of(pu_cuda *d, const pu_adamw_args *a) {
   uint64_t key = pu_random_at(a->seed, (uint64_t)a->step, 0);
   step_of<M, G> s = {.p = a->p->data,
-                  .low = a->low ? (uint16_t *)a->low->data : NULL,
-                  .m = (M *)a->m->data,
-                  .v = (M *)a->v->data,
-                  .g = (const G *)a->g->data,
-                  .n = pu_tensor_count(a->p),
-                  .beta1 = a->beta1,
-                  .beta2 = a->beta2,
-                  .eps = a->eps,
-                  .scale = a->grad_scale};
+                     .low = a->low ? (uint16_t *)a->low->data : NULL,
+                     .m = (M *)a->m->data,
+                     .v = (M *)a->v->data,
+                     .g = (const G *)a->g->data,
+                     .n = pu_tensor_count(a->p),
+                     .beta1 = a->beta1,
+                     .beta2 = a->beta2,
+                     .eps = a->eps,
+                     .scale = a->grad_scale};
   s.keep = (float)(1 - (double)a->lr * (double)a->weight_decay);
   s.rate = (float)((double)a->lr / (1 - pow((double)a->beta1, (double)a->step)));
   s.scale_v = (float)(1 / (1 - pow((double)a->beta2, (double)a->step)));

@@ -1,6 +1,6 @@
 /* swiglu: y = silu(a) b, silu(a) = a s with s = 1 / (1 + exp(-a)); silu'(a) = s (1 + a (1 - s)). A thread has 16
- * bytes of one row, and reads all of it before it writes; bytes are all that counts: of bf16, 6 a value of y forward, 10
- * backward, 12 where y is made again. */
+ * bytes of one row, and reads all of it before it writes; bytes are all that counts: of bf16, 6 a value of y forward,
+ * 10 backward, 12 where y is made again. */
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/use.h"
 
@@ -42,8 +42,7 @@ template <typename T, bool FAST> __global__ void __launch_bounds__(THREADS) swig
   }
 }
 
-template <typename T, bool FAST, bool AGAIN>
-__global__ void __launch_bounds__(THREADS) swiglu_rows_back(gates<T> g) {
+template <typename T, bool FAST, bool AGAIN> __global__ void __launch_bounds__(THREADS) swiglu_rows_back(gates<T> g) {
   constexpr int N = pu_lane<T>::n;
   int at = (int)(blockIdx.x * THREADS + threadIdx.x) * N;
   if (at >= g.inner) return;

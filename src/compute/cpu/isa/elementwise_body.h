@@ -634,8 +634,8 @@ INLINE void write16_p(const pu_adamw_args *a, int64_t i, int64_t n, pu_dtype typ
   w_store_upper(element(a->low->data, PU_BF16, i), low, (int)PU_MIN(n - i, 16));
 }
 
-INLINE void adamw_values(const pu_adamw_args *a, int64_t begin, int64_t end, pu_dtype type, bool halves,
-                         pu_dtype state, pu_dtype grad) {
+INLINE void adamw_values(const pu_adamw_args *a, int64_t begin, int64_t end, pu_dtype type, bool halves, pu_dtype state,
+                         pu_dtype grad) {
   const adam k = adam_of(a);
   void *m = a->m->data, *v = a->v->data;
   for (int64_t i = begin; i < end; i += 16) {
