@@ -7,10 +7,11 @@
  * Shapes    are written [N, C]; N is tokens of all packed sequences together, C the hidden size, H query heads, G
  *           key/value heads, D the head's size, F the MLP's inner size, V the vocabulary, E experts.
  * Types     Weights and what goes in and out of matrix products have the compute type (f32 or bf16). The residual
- *           stream, norms' statistics, losses and gradients of parameters are always f32. Products accumulate in f32.
- * Gradients A tensor that takes part in backward has `grad`, of the same shape: f32 for parameters and for the residual
- *           stream, the compute type for other activations. Backward writes the first contribution and adds the later
- *           ones (pu_grad_beta).
+ *           stream, norms' statistics and losses are always f32. Products accumulate in f32.
+ * Gradients A tensor that takes part in backward has `grad`, of the same shape: f32 for the residual stream and for
+ *           parameters, of which matrices and the embedding's table may have the compute type instead; the compute type
+ *           for other activations. Backward writes the first contribution and adds the later ones (pu_grad_beta); what
+ *           one operation contributes is summed in f32 and rounded once (the loss: once a chunk of rows).
  * Determinism. A result is the same to the bit for the same inputs, whatever the number of threads; it may differ
  *           between instruction sets.
  * Errors    The first failure stays in the context; every later call given a NULL tensor returns NULL, so a model reads
@@ -95,6 +96,7 @@ typedef struct pu_tensor {
   void *data;                  /* memory of the backend; owned by whoever made it (an arena, mostly) */
   struct pu_tensor *grad;      /* NULL: none wanted */
   bool grad_set;               /* on the tensor that has grad: grad holds a value already, so add to it */
+  bool grad_late;              /* likewise, a parameter: grad->data is NULL, and taken when it is first written */
 } pu_tensor;
 
 int64_t pu_tensor_count(const pu_tensor *t); /* elements */
@@ -159,6 +161,9 @@ struct pu_backend {
   pu_pool *pool;
   /* At most so many bytes are its own, beside its callers' tensors, while a step of such a model runs. NULL: none. */
   size_t (*work_bytes)(const pu_backend *be, const pu_work_shape *s);
+  /* The memory that linear_cross_entropy wants for logits: it is taken of c->mem while that runs, where there is as much
+   * left, else of the backend's own. NULL: always of its own. */
+  size_t (*loss_bytes)(int64_t tokens, int64_t vocab);
   /* Bytes of its memory that are free, and all of them. NULL: it computes in the machine's own memory. */
   pu_err (*memory)(const pu_backend *be, size_t *available, size_t *total, pu_error *e);
   const char *(*describe)(const pu_backend *be); /* one line, for people: which device. NULL: the processor */
@@ -244,12 +249,13 @@ typedef pu_state (*pu_segment_fn)(pu_ctx *c, void *arg, pu_state in);
 /* What a segment computes again in backward, instead of keeping it until then. The results are the same to the bit. */
 typedef enum pu_recompute {
   PU_RECOMPUTE_NONE,
-  PU_RECOMPUTE_SOME, /* norms, swiglu, and what is done in place to their outputs: passes over memory, no products */
+  PU_RECOMPUTE_GATES, /* swiglu, whose backward has read all of its input anyway */
+  PU_RECOMPUTE_SOME, /* norms too, and what is done in place to their outputs: passes over memory, no products */
   PU_RECOMPUTE_ALL   /* everything: only `in` is kept */
 } pu_recompute;
 
-/* Runs fn. With a tape: records it as a segment. What pu_passing marked, and with SOME what is computed again, lies at the
- * end of c->mem, in memory that the segments take in turn. ALL: keeps only `in` and `arg` (which must live until
+/* Runs fn. With a tape: records it as a segment. What pu_passing marked, and with GATES or SOME what is computed again,
+ * lies at the end of c->mem, in memory that the segments take in turn. ALL: keeps only `in` and `arg` (which must live until
  * backward), gives back what fn used but for its result, and runs fn again in backward. Without a tape: calls it, puts
  * the result where `in` was (whose values are gone then) and gives back the rest, so inference needs the memory of one
  * block. Only the state and parameters may have gradients across a segment's border; segments do not nest. */
@@ -258,8 +264,14 @@ pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, pu_reco
  * once, and no backward reads them. Of use for what a norm adds to the residual stream. */
 void pu_passing(pu_ctx *c, bool on);
 
-/* From the recorded losses back to every parameter's grad. */
+/* From the recorded losses back to every parameter's grad.
+ *
+ * Parameters whose gradients are `grad_late` are for steps of one pass: the gradients' memory is c->mem's and theirs until
+ * it is reset, and each segment's goes back once its backward is done, so that gradients come where activations were. Of
+ * what lies in c->mem only the losses and what was there before the first segment have values then. */
 pu_err pu_backward(pu_ctx *c) PU_MUST_USE;
+/* Memory for a late gradient that has none yet. */
+void pu_late_grad(pu_ctx *c, pu_tensor *w);
 
 /* ---- sequences in a batch --------------------------------------------------------------------------------------------- */
 
@@ -306,7 +318,8 @@ typedef struct pu_embedding_args {
 pu_tensor *pu_embedding(pu_ctx *c, const pu_tensor *ids, pu_tensor *w, pu_dtype out);
 
 /* h = res + x (x may be NULL: h is res itself); y = h / sqrt(mean(h^2) + eps) * w (Zhang & Sennrich 2019).
- * res, h: f32 [N, C]; x, y: compute type [N, C]; w: f32 [C]; rstd: f32 [N], kept for backward. */
+ * res, h: f32 [N, C]; x, y: compute type [N, C]; w: f32 [C]; rstd: f32 [N], kept for backward. res's gradient may lie
+ * where h's does. */
 typedef struct pu_rmsnorm_add_args {
   pu_tensor *res, *x, *w, *h, *y, *rstd;
   float eps;
@@ -325,6 +338,7 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * above covers. */
 typedef struct pu_linear_args {
   pu_tensor *x, *w, *b, *y;
+  bool no_dx, no_dw; /* what backward leaves out: x's gradient; w's and b's. x's comes last, and may lie where x does */
 } pu_linear_args;
 pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y_f32);
 
@@ -394,9 +408,10 @@ typedef struct pu_attention_paged_args {
 pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, const pu_kv *kv, int heads, int kv_heads,
                               int head_dim, int window, float scale);
 
-/* y = silu(a) * b with gu = [a, b]: [N, 2F] -> [N, F] (Shazeer 2020). */
+/* y = silu(a) * b with gu = [a, b]: [N, 2F] -> [N, F] (Shazeer 2020). gu's gradient may lie where gu does. */
 typedef struct pu_swiglu_args {
   pu_tensor *gu, *y;
+  bool again; /* backward makes y once more, which lies where its gradient does */
 } pu_swiglu_args;
 pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu);
 
@@ -429,6 +444,7 @@ typedef struct pu_linear_cross_entropy_args {
   pu_tensor *x, *w;
   const pu_tensor *targets;
   pu_tensor *loss, *dx; /* dx: NULL without a tape */
+  void *room;           /* pu_backend.loss_bytes of memory; NULL: the backend takes its own */
   float grad_scale;
 } pu_linear_cross_entropy_args;
 pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale);
@@ -447,7 +463,7 @@ typedef struct pu_top_logits_args {
 pu_tensor *pu_top_logits(pu_ctx *c, const pu_tensor *logits, int64_t vocab, int k, const pu_tensor *scale,
                          pu_tensor **values, pu_tensor **sums); /* = ids */
 
-/* Sum of squares of all elements of n tensors (f32, contiguous), in double, in an order that does not depend on threads:
+/* Sum of squares of all elements of n tensors (f32 or bf16, contiguous), in double, in an order that does not depend on threads:
  * tensor by tensor in the order of the list. *out: host; a device is waited for once, for that number. */
 typedef struct pu_sum_squares_args {
   const pu_tensor *const *t;
@@ -458,7 +474,7 @@ pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) 
 
 /* One AdamW step (Loshchilov & Hutter 2019), as PyTorch's: p *= 1 - lr wd; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2)
  * g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps). g is first multiplied by grad_scale (clipping).
- * g: f32; m, v: both f32 or both bf16; p: f32; or bf16 with the lower halves of the f32 values in low (u16; pu_split_f32);
+ * g: f32 or bf16; m, v: both f32 or both bf16; p: f32; or bf16 with the lower halves of the f32 values in low (u16; pu_split_f32);
  * or bf16 alone. All of the same count. Computed in f32. What is bf16 (but for a p that has low) is rounded
  * stochastically: up with the probability that its distance from the lower of its neighbours is of theirs, so that what
  * is too small to be seen in one step is there on average; which way is a function of (seed, step, element). */

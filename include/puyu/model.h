@@ -254,6 +254,8 @@ typedef struct pu_model {
   const pu_arch *arch;
   pu_hparams hp;
   pu_dtype dtype;    /* compute type: PU_F32 or PU_BF16 */
+  pu_dtype grads;    /* these two: of one that is trained, as in pu_model_options */
+  bool late_grads;
   pu_backend *be;
   pu_arena *host;    /* headers, names */
   pu_arena *weights; /* tensor data, in the backend's memory: wraps weights_memory */
@@ -282,7 +284,9 @@ typedef enum pu_quant {
 
 typedef struct pu_model_options {
   pu_dtype dtype;   /* compute type */
-  bool train;       /* f32 masters (pu_param.low), and gradients (w->grad, f32) with their memory */
+  bool train;       /* f32 masters (pu_param.low), and gradients (w->grad) with their memory */
+  pu_dtype grads;   /* with `train`: type of the gradients of what has the compute type; of all else f32 */
+  bool late_grads;  /* with `train`: gradients have no memory of their own: see pu_tensor.grad_late */
   bool rough;       /* with `train`: no masters: what is trained are the weights in the compute type */
   bool nf4;         /* beside an adapter in training: the matrices of attention and dense MLPs in PU_LAYOUT_NF4 (QLoRA) */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */

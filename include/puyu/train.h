@@ -66,6 +66,7 @@ typedef struct pu_train_config {
     int64_t ramp_start, ramp_steps; /* batch-size ramp-up: from ramp_start sequences, linearly over ramp_steps */
     int precision;                  /* 0: bf16, 1: f32 */
     int weights;                    /* what is trained: 0: f32 values, 1: the bf16 ones that are computed with */
+    int grads;                      /* gradients of matrices in 0: f32, 1: bf16 */
     double grad_clip;
     int recompute; /* pu_recompute */
     const char *device;
@@ -97,7 +98,7 @@ typedef struct pu_train_config {
 } pu_train_config;
 
 extern const pu_option pu_train_options[];
-#define PU_RECOMPUTE_CHOICES "none|some|all" /* of an option: a pu_recompute */
+#define PU_RECOMPUTE_CHOICES "none|gates|some|all" /* of an option: a pu_recompute */
 
 /* ---- rows from a higher floor ------------------------------------------------------------------------------------ */
 
@@ -169,8 +170,9 @@ pu_err pu_train_run(const pu_train_config *cfg, const pu_train_hooks *hooks, pu_
  * for asking. Where the device is the processor, all of it is the machine's. */
 typedef struct pu_train_plan {
   size_t weights; /* in the compute type, and the lower halves of f32 masters where that is bf16 */
-  size_t gradients, moments;
-  size_t activations;      /* of one micro-batch, as the tape lays them out */
+  size_t gradients;        /* 0: of a step of one micro-batch, whose gradients come where activations were */
+  size_t moments;
+  size_t activations;      /* of one micro-batch, as the tape lays them out, with such gradients */
   size_t work;             /* what operations use while they run */
   size_t data;             /* ids of one step */
   size_t copy;             /* what the checkpoint thread writes from */
@@ -198,7 +200,7 @@ typedef struct pu_train_bench_options {
   pu_dtype dtype;
   int threads;            /* 0: all */
   pu_recompute recompute;
-  int weights, state; /* as train.weights and optim.state */
+  int weights, grads, state; /* as train.weights, train.grads and optim.state */
   bool profile;
 } pu_train_bench_options;
 

@@ -18,6 +18,8 @@ typedef struct pu_record {
   pu_op op;
   void *args;
   void *again; /* what it is run with once more before backward, to have its outputs again; NULL: they were kept */
+  bool
+      *in_back; /* of its args, or NULL: its backward can make its output again instead, in the place of its gradient */
   int n_in, n_out;
   pu_tensor *in[PU_RECORD_MAX], *out[PU_RECORD_MAX];
 } pu_record;
@@ -27,15 +29,18 @@ bool pu_tape_recording(const pu_ctx *c);
 /* Adds a copy of r, and of its args (and of what it is run with again) of the given size, to the open segment. */
 void pu_tape_add(pu_ctx *c, const pu_record *r, size_t args_size);
 
-/* Is what is cheap made again in this segment (PU_RECOMPUTE_SOME)? */
+/* Is what is cheap made again in this segment (PU_RECOMPUTE_SOME)? Is swiglu's output (GATES, SOME)? */
 bool pu_tape_saving(const pu_ctx *c);
+bool pu_tape_gates(const pu_ctx *c);
 /* Do outputs pass (pu_passing), where that saves memory? */
 bool pu_tape_passes(const pu_ctx *c);
 /* Will t's values be there again in this segment's backward, because a record runs again? */
 bool pu_tape_again(const pu_ctx *c, const pu_tensor *t);
 /* Are t's values gone in this segment's backward? */
 bool pu_tape_gone(const pu_ctx *c, const pu_tensor *t);
-/* As pu_tensor_new, for the output of an operation that runs again where the segment is saving. */
-pu_tensor *pu_tensor_again(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, bool wants_grad);
+/* Memory at c->mem's end until it is reset, beside late gradients. */
+void *pu_tape_last(pu_ctx *c, size_t bytes);
+/* As pu_tensor_new, for the output of an operation that runs `again`. */
+pu_tensor *pu_tensor_again(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, bool wants_grad, bool again);
 
 #endif

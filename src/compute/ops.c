@@ -49,11 +49,11 @@ static pu_tensor *new2(pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols, bo
 
 /* The same for operations whose outputs come from pu_tensor_again. */
 static pu_tensor *cheap1(pu_ctx *c, pu_dtype dtype, int64_t n) {
-  return pu_tensor_again(c, dtype, 1, &n, false);
+  return pu_tensor_again(c, dtype, 1, &n, false, pu_tape_saving(c));
 }
 
 static pu_tensor *cheap2(pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols, bool grad) {
-  return pu_tensor_again(c, dtype, 2, (int64_t[]){rows, cols}, grad);
+  return pu_tensor_again(c, dtype, 2, (int64_t[]){rows, cols}, grad, pu_tape_saving(c));
 }
 
 static bool run_and_record_again(pu_ctx *c, pu_record r, void *again, size_t args_size) {
@@ -155,7 +155,7 @@ pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y
                        "linear: a tiled or packed weight has no backward; train with the plain one");
   pu_tensor *y = new2(c, y_f32 ? PU_F32 : x->dtype, x->shape[0], w->shape[0], grad);
   if (!y) return NULL;
-  pu_linear_args a = {x, w, b, y};
+  pu_linear_args a = {.x = x, .w = w, .b = b, .y = y};
   return run_and_record(c, RECORD(linear, &a, LIST(x, w, b), LIST(y)), sizeof a) ? y : NULL;
 }
 
@@ -254,10 +254,14 @@ pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, co
 pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu) {
   if (c->status || !gu) return NULL;
   if (!fits(gu, 2, -1) || gu->shape[1] % 2) return misfit(c, "swiglu");
-  pu_tensor *y = cheap2(c, gu->dtype, gu->shape[0], gu->shape[1] / 2, has_grad(gu));
+  bool again = pu_tape_gates(c);
+  pu_tensor *y = pu_tensor_again(c, gu->dtype, 2, (int64_t[]){gu->shape[0], gu->shape[1] / 2}, has_grad(gu), again);
   if (!y) return NULL;
-  pu_swiglu_args a = {gu, y};
-  return run_and_record_again(c, RECORD(swiglu, &a, LIST(gu), LIST(y)), &a, sizeof a) ? y : NULL;
+  pu_swiglu_args a = {gu, y, false};
+  pu_record r = RECORD(swiglu, &a, LIST(gu), LIST(y));
+  r.in_back = &a.again;
+  if (again) r.again = &a;
+  return run_and_record(c, r, sizeof a) ? y : NULL;
 }
 
 pu_tensor *pu_moe_route(pu_ctx *c, pu_tensor *logits, int k, pu_tensor **weight) {
@@ -297,6 +301,14 @@ pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight
 
 /* ---- loss, optimiser ------------------------------------------------------------------------------------------- */
 
+/* The losses, where they outlive the blocks' memory; and w's gradient, which is made with them. */
+static pu_tensor *new_last(pu_ctx *c, pu_tensor *w, int64_t n) {
+  pu_tensor *loss = pu_tensor_over(c, PU_F32, 1, &n, NULL);
+  pu_late_grad(c, w);
+  if (loss) loss->data = pu_tape_last(c, pu_tensor_bytes(loss));
+  return loss;
+}
+
 pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale) {
   if (c->status || !x || !w || !targets) return NULL;
   if (!fits(x, 2, -1) || !fits(w, 2, x->shape[1]) || x->dtype != w->dtype || targets->dtype != PU_I32 ||
@@ -306,12 +318,17 @@ pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const 
   if (w->layout == PU_LAYOUT_NF4 || (grad && w->layout != PU_LAYOUT_PLAIN))
     return pu_ctx_fail(c, PU_ERR_UNSUPPORTED,
                        "linear_cross_entropy: a tiled or packed weight has no backward, and NF4 no forward");
-  pu_tensor *loss = new1(c, PU_F32, x->shape[0], false);
+  pu_tensor *loss = grad && w->grad_late ? new_last(c, w, x->shape[0]) : new1(c, PU_F32, x->shape[0], false);
   pu_tensor *dx = grad ? new2(c, x->dtype, x->shape[0], x->shape[1], false) : NULL;
   if (c->status) return NULL;
-  pu_linear_cross_entropy_args a = {x, w, targets, loss, dx, grad_scale};
+  pu_linear_cross_entropy_args a = {
+      .x = x, .w = w, .targets = targets, .loss = loss, .dx = dx, .grad_scale = grad_scale};
   pu_record r = {.op = PU_OP_linear_cross_entropy, .args = &a};
-  if (!run(c, r.op, &a)) return NULL;
+  size_t mark = pu_arena_mark(c->mem);
+  if (c->be->loss_bytes) a.room = pu_arena_alloc(c->mem, c->be->loss_bytes(x->shape[0], w->shape[0]));
+  bool ok = run(c, r.op, &a);
+  pu_arena_release(c->mem, mark);
+  if (!ok) return NULL;
   /* No inputs are named: backward hands dx on as x's gradient, in its own memory where x has none yet. */
   if (dx && has_grad(x)) pu_tape_add(c, &r, sizeof a);
   return c->status ? NULL : loss;
@@ -338,6 +355,8 @@ pu_tensor *pu_top_logits(pu_ctx *c, const pu_tensor *logits, int64_t vocab, int 
 pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) {
   pu_sum_squares_args a = {t, n, out};
   *out = 0;
+  for (int i = 0; i < n; i++)
+    if (!c->status && !is_compute(t[i]->dtype)) misfit(c, "sum_squares");
   run(c, PU_OP_sum_squares, &a);
   return c->status;
 }
@@ -346,8 +365,8 @@ pu_err pu_adamw(pu_ctx *c, const pu_adamw_args *a) {
   pu_adamw_args args = *a;
   int64_t n = pu_tensor_count(a->p);
   bool ok = pu_tensor_count(a->g) == n && pu_tensor_count(a->m) == n && pu_tensor_count(a->v) == n &&
-            a->g->dtype == PU_F32 && is_compute(a->p->dtype) && is_compute(a->m->dtype) && a->v->dtype == a->m->dtype &&
-            a->step > 0 &&
+            is_compute(a->g->dtype) && is_compute(a->p->dtype) && is_compute(a->m->dtype) &&
+            a->v->dtype == a->m->dtype && a->step > 0 &&
             (!a->low || (pu_tensor_count(a->low) == n && a->low->dtype == PU_U16 && a->p->dtype == PU_BF16));
   if (!ok) misfit(c, "adamw");
   run(c, PU_OP_adamw, &args);

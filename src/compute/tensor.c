@@ -80,6 +80,6 @@ pu_tensor *pu_tensor_new(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *sha
   return make(c, dtype, ndim, shape, wants_grad, pu_tape_passes(c));
 }
 
-pu_tensor *pu_tensor_again(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, bool wants_grad) {
-  return make(c, dtype, ndim, shape, wants_grad, pu_tape_saving(c));
+pu_tensor *pu_tensor_again(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, bool wants_grad, bool again) {
+  return make(c, dtype, ndim, shape, wants_grad, again);
 }

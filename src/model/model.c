@@ -36,6 +36,10 @@ static pu_dtype dtype_of(pu_slot slot, const pu_model_options *o) {
   return exact ? PU_F32 : o->dtype;
 }
 
+static pu_dtype grad_type(pu_slot slot, const pu_model_options *o) {
+  return dtype_of(slot, o) == PU_F32 ? PU_F32 : o->grads;
+}
+
 static bool has_low(pu_dtype dtype, const pu_model_options *o) {
   return o->train && !o->rough && dtype == PU_BF16;
 }
@@ -51,7 +55,7 @@ static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu
              : is_tiled(slot, ndim, o, &p) ? PU_LAYOUT_TILED
                                            : PU_LAYOUT_PLAIN;
   size_t bytes = aligned(pu_weight_bytes(&w));
-  if (o->train) bytes += aligned(n * 4);
+  if (o->train && !o->late_grads) bytes += aligned(n * pu_dtype_size(grad_type(slot, o)));
   if (has_low(dtype, o)) bytes += aligned(n * 2);
   return bytes;
 }
@@ -132,7 +136,9 @@ static bool make_param(pu_model *m, const pu_model_options *o, const pu_forms *f
   p->w = make_weight(m, o, slot, shape, ndim, packing_of(forms, slot, layer));
   if (!p->w || !p->name) return false;
   if (o->train) {
-    p->w->grad = placed(m, PU_F32, ndim, shape);
+    pu_dtype type = grad_type(slot, o);
+    p->w->grad = o->late_grads ? header(m, type, ndim, shape, NULL) : placed(m, type, ndim, shape);
+    p->w->grad_late = o->late_grads;
     if (has_low(dtype, o)) p->low = placed(m, PU_U16, ndim, shape);
     if (!p->w->grad || (has_low(dtype, o) && !p->low)) return false;
   }
@@ -190,6 +196,8 @@ pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, c
   m->arch = arch;
   m->hp = *hp;
   m->dtype = o->dtype;
+  m->grads = o->grads;
+  m->late_grads = o->late_grads;
   m->be = be;
   pu_err err = make_memory(m, o, forms, e);
   if (err == PU_OK)

@@ -120,6 +120,7 @@ static pu_err run_dry(pu_model *m, pu_ctx *c, const pu_seqs *seqs, pu_recompute 
 static pu_err measure(const pu_model *m, pu_arena *host, int64_t tokens, int64_t seq_len, bool train,
                       pu_recompute recompute, size_t *out) {
   pu_backend be = dry_backend();
+  if (m->be) be.loss_bytes = m->be->loss_bytes;
   pu_error e;
   pu_model *dry;
   pu_arena *mem;
@@ -127,8 +128,9 @@ static pu_err measure(const pu_model *m, pu_arena *host, int64_t tokens, int64_t
   pu_hparams hp = m->hp;
   /* Angles are worked out on the host whatever the backend: as short ones as can be. */
   hp.rope = (pu_rope_params){.base = 2, .factor = 1};
+  const pu_model_options o = {.dtype = m->dtype, .train = train, .grads = m->grads, .late_grads = m->late_grads};
   if (!make_seqs(host, tokens, seq_len, &seqs)) return PU_ERR_NOMEM;
-  PU_TRY(pu_model_new(m->arch, &hp, &be, &(pu_model_options){.dtype = m->dtype, .train = train}, NULL, &dry, &e));
+  PU_TRY(pu_model_new(m->arch, &hp, &be, &o, NULL, &dry, &e));
   pu_err err = pu_arena_wrap(NOWHERE, (size_t)1 << 46, &mem, &e);
   if (err == PU_OK) {
     pu_ctx c = {.be = &be, .mem = mem, .host = host, .err = &e};

@@ -28,12 +28,12 @@ typedef struct bench {
 /* ---- the products of a step ---- */
 
 /* y = x w^T with [N, K] and [M, K], forward, dx and dw; seconds. Gradients lie in the memory of their tensors' kind. */
-static double time_linear(pu_ctx *c, pu_dtype dtype, int64_t N, int64_t M, int64_t K) {
+static double time_linear(pu_ctx *c, pu_dtype dtype, pu_dtype grads, int64_t N, int64_t M, int64_t K) {
   size_t mark = pu_arena_mark(c->mem), host = pu_arena_mark(c->host);
   pu_tensor *x = pu_tensor_new(c, dtype, 2, (int64_t[]){N, K}, false);
   pu_tensor *dx = pu_tensor_new(c, dtype, 2, (int64_t[]){N, K}, false);
   pu_tensor *w = pu_tensor_new(c, dtype, 2, (int64_t[]){M, K}, false);
-  pu_tensor *dw = pu_tensor_new(c, PU_F32, 2, (int64_t[]){M, K}, false);
+  pu_tensor *dw = pu_tensor_new(c, grads, 2, (int64_t[]){M, K}, false);
   pu_tensor *y = pu_tensor_new(c, dtype, 2, (int64_t[]){N, M}, false);
   pu_tensor *dy = pu_tensor_new(c, dtype, 2, (int64_t[]){N, M}, false);
   double best = INFINITY;
@@ -73,7 +73,7 @@ static double products_rate(bench *b) {
   for (size_t i = 0; i < PU_COUNT(products); i++) {
     /* The output matrix is never applied to a whole batch at once (its logits do not fit): nor here. */
     int64_t rows = i + 1 == PU_COUNT(products) ? PU_MIN(N, 1024) : N;
-    double t = time_linear(&b->ctx, b->o->dtype, rows, products[i].rows, products[i].cols);
+    double t = time_linear(&b->ctx, b->o->dtype, b->model->grads, rows, products[i].rows, products[i].cols);
     double n = (double)products[i].count * (double)N / (double)rows;
     flops += 6.0 * n * (double)rows * (double)products[i].rows * (double)products[i].cols;
     seconds += n * t;
@@ -173,6 +173,7 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   if (!shape) return pu_fail(e, PU_ERR_USAGE, "there is no shape '%s': puyu init --help lists them", b->o->shape);
   b->cfg.train.precision = b->o->dtype == PU_F32;
   b->cfg.train.weights = b->o->weights;
+  b->cfg.train.grads = b->o->grads;
   b->cfg.optim.state = b->o->state;
   const pu_model_options mo = pu_train_model_options(&b->cfg);
   const pu_dtype state = pu_train_moment_type(&b->cfg);

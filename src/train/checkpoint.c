@@ -232,7 +232,7 @@ static bool over_copy(pu_train_saver *s, const pu_tensor *like, pu_tensor *out) 
   *out = *like;
   out->data = pu_arena_alloc(s->memory, pu_tensor_bytes(like));
   out->grad = NULL;
-  out->grad_set = false;
+  out->grad_set = out->grad_late = false;
   return out->data != NULL;
 }
 

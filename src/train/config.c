@@ -69,6 +69,10 @@ static pu_err check_model(const pu_train_config *cfg, pu_error *e) {
     return pu_fail(e, PU_ERR_USAGE,
                    "train.weights: bf16 goes with train.precision: bf16 and without an adapter (whose "
                    "values are few): leave it out");
+  if (cfg->train.grads && (cfg->train.precision || pu_train_config_adapts(cfg)))
+    return pu_fail(e, PU_ERR_USAGE,
+                   "train.grads: bf16 goes with train.precision: bf16 and without an adapter (whose "
+                   "values are few): leave it out");
   if (!cfg->model.path == !cfg->model.shape)
     return pu_fail(e, PU_ERR_USAGE, "model: give either path (a model to start from) or shape (random weights)%s",
                    cfg->model.path ? ", not both" : "");
@@ -91,6 +95,11 @@ static pu_err check_batch(const pu_train_config *cfg, pu_error *e) {
     return pu_fail(e, PU_ERR_USAGE,
                    "train.global_batch %lld is not a multiple of train.micro_batch %lld: set one of them so that it is",
                    (long long)batch, (long long)micro);
+  if (cfg->train.grads && batch > micro)
+    return pu_fail(e, PU_ERR_USAGE,
+                   "train.grads: bf16 would be rounded anew by each of a step's %lld micro-batches: set "
+                   "train.micro_batch to train.global_batch, or leave it out",
+                   (long long)(batch / micro));
   if (cfg->train.ramp_start > batch)
     return pu_fail(e, PU_ERR_USAGE, "train.ramp_start %lld is above train.global_batch %lld: lower it",
                    (long long)cfg->train.ramp_start, (long long)batch);

@@ -4,10 +4,17 @@
 
 enum { BF16 = 0, NF4 = 1, IN_BF16 = 1 };
 
+/* A step is one micro-batch, so that nothing is to be added up from one to the next. */
+static bool one_pass(const pu_train_config *cfg) {
+  return cfg->train.global_batch <= cfg->train.micro_batch && !pu_train_config_adapts(cfg);
+}
+
 pu_model_options pu_train_model_options(const pu_train_config *cfg) {
   return (pu_model_options){.dtype = cfg->train.precision == BF16 ? PU_BF16 : PU_F32,
                             .train = !pu_train_config_adapts(cfg),
                             .rough = cfg->train.weights == IN_BF16,
+                            .grads = cfg->train.grads == IN_BF16 ? PU_BF16 : PU_F32,
+                            .late_grads = one_pass(cfg),
                             .nf4 = cfg->lora.base == NF4};
 }
 
@@ -52,20 +59,33 @@ static pu_err trained(const pu_arch *arch, const pu_hparams *hp, const pu_train_
   return PU_OK;
 }
 
+/* What gradients take beside the weights; late ones are the activations'. */
+static size_t gradient_bytes(const pu_arch *arch, const pu_hparams *hp, pu_model_options o) {
+  size_t all = pu_model_weight_bytes(arch, hp, &o);
+  o.late_grads = true;
+  return all - pu_model_weight_bytes(arch, hp, &o);
+}
+
 pu_err pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hparams *hp, const pu_train_config *cfg,
                           pu_train_plan *out, pu_error *e) {
   int64_t micro = cfg->train.micro_batch, T = cfg->data.seq_len, count, rank;
   const pu_model_options mo = pu_train_model_options(cfg);
-  const pu_model shape = {.arch = arch, .hp = *hp, .dtype = mo.dtype};
+  const pu_model shape = {.arch = arch,
+                          .hp = *hp,
+                          .dtype = mo.dtype,
+                          .grads = mo.grads,
+                          .late_grads = mo.late_grads,
+                          .be = (pu_backend *)(uintptr_t)be};
   pu_work_shape step = {.dtype = mo.dtype, .tokens = micro * T, .max_len = T};
   PU_TRY(trained(arch, hp, cfg, &count, &rank, e));
   size_t each = (size_t)count * sizeof(float), weights = pu_model_weight_bytes(arch, hp, &mo);
   size_t moments = 2 * (size_t)count * pu_dtype_size(pu_train_moment_type(cfg));
   step.rank = rank;
   if (mo.nf4) step.nf4 = hp->hidden * PU_MAX(2 * hp->ffn, (hp->heads + 2 * hp->kv_heads) * hp->head_dim);
+  size_t gradients = mo.train ? gradient_bytes(arch, hp, mo) : each;
   /* A model's gradients are counted with its weights there; an adapter's weights are not. */
-  weights = mo.train ? weights - each : weights + each;
-  *out = (pu_train_plan){.gradients = each,
+  weights = mo.train ? weights - gradients : weights + each;
+  *out = (pu_train_plan){.gradients = gradients,
                          .moments = moments,
                          .copy = moments + (mo.train ? weights : each),
                          .weights = weights,
@@ -118,7 +138,7 @@ pu_err pu_train_plan_check(const pu_backend *be, size_t bytes, bool force, pu_er
   if ((available == 0 && !be->memory) || bytes <= available || force) return PU_OK;
   return pu_fail(e, PU_ERR_NOMEM,
                  "the run needs %s of %s memory, and %s are free: lower train.micro_batch or data.seq_len, set "
-                 "train.recompute=some or all, take a smaller model, or train.force=true to try anyway",
+                 "train.recompute=gates, some or all, take a smaller model, or train.force=true to try anyway",
                  pu_bytes_text(bytes, need), be->name, pu_bytes_text(available, have));
 }
 

@@ -22,7 +22,7 @@ static pu_err give_grad(pu_tensor *w, pu_arena *host, char *memory, pu_error *e)
 }
 
 static bool needs_grad(const pu_param *p) {
-  return !p->w->grad || !p->w->grad->data;
+  return !p->w->grad || (!p->w->grad->data && !p->w->grad_late);
 }
 
 static pu_tensor moment(const pu_tensor *w, pu_dtype type, void *memory) {
@@ -30,7 +30,7 @@ static pu_tensor moment(const pu_tensor *w, pu_dtype type, void *memory) {
   t.dtype = type;
   t.data = memory;
   t.grad = NULL;
-  t.grad_set = false;
+  t.grad_set = t.grad_late = false;
   return t;
 }
 
@@ -69,13 +69,19 @@ void pu_train_optim_free(pu_train_optim *o) {
 }
 
 void pu_train_optim_begin(pu_train_optim *o) {
-  for (size_t i = 0; i < o->n_params; i++) o->params[i].w->grad_set = false;
+  for (size_t i = 0; i < o->n_params; i++) {
+    pu_tensor *w = o->params[i].w;
+    w->grad_set = false;
+    if (w->grad_late) w->grad->data = NULL;
+  }
 }
 
 pu_err pu_train_optim_norm(pu_train_optim *o, pu_ctx *c, double *norm) {
   double sum;
   for (size_t i = 0; i < o->n_params; i++) {
     pu_tensor *w = o->params[i].w;
+    pu_late_grad(c, w);
+    PU_TRY(c->status);
     if (!w->grad_set) PU_TRY(c->be->clear(c->be, w->grad->data, pu_tensor_bytes(w->grad), c->err));
     w->grad_set = true;
     o->g[i] = w->grad;

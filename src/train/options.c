@@ -73,12 +73,17 @@ const pu_option pu_train_options[] = {
         .help =
             "what is trained, where bf16 is computed with: f32 values, of which the upper halves are computed with; "
             "or those themselves, rounded stochastically: 2 bytes a parameter less"),
+    ROW(train.grads, ENUM, .dflt = "f32", .choices = "f32|bf16",
+        .help =
+            "type of the gradients of matrices, where bf16 is computed with; bf16: half as many bytes, for steps of "
+            "one micro-batch"),
     ROW(train.seed, INT, .dflt = "1", .max = 1e15, .meta = "N", .help = "seed of the order of samples"),
     ROW(train.grad_clip, FLOAT, .dflt = "1.0", .max = 1e9, .meta = "X",
         .help = "global norm above which gradients are scaled down; 0: never"),
     ROW(train.recompute, ENUM, .dflt = "none", .choices = PU_RECOMPUTE_CHOICES, .also = "false=none|true=all",
-        .help = "what a block computes again in backward, to need less memory: some: what takes no products; all: "
-                "everything but its input"),
+        .help =
+            "what a block computes again in backward, to need less memory: gates: SwiGLU's output; some: what takes "
+            "no products; all: everything but its input"),
     ROW(train.max_skips, INT, .dflt = "10", .min = 1, .max = 1e6, .meta = "N",
         .help = "stop after this many skipped steps in a row"),
     ROW(train.spike, FLOAT, .dflt = "10", .max = 1e9, .meta = "X",

@@ -192,6 +192,11 @@ static pu_tensor *leaf2(env *t, pu_dtype type, pu_dtype grad_type, int64_t rows,
   return leaf(t, type, grad_type, 2, (int64_t[]){rows, cols}, scale);
 }
 
+/* A matrix that is trained: its gradient in f32, or as it is itself. */
+static pu_tensor *param2(env *t, int64_t rows, int64_t cols, double scale) {
+  return leaf2(t, t->type, below(t, 2) ? PU_F32 : t->type, rows, cols, scale);
+}
+
 /* A norm's weight or a bias: f32, as models keep them, and now and then of the compute type. */
 static pu_tensor *param1(env *t, int64_t n) {
   return leaf(t, below(t, 4) ? PU_F32 : t->type, PU_F32, 1, &n, 1);
@@ -237,7 +242,7 @@ static void env_finish(env *t) {
 
 static void run_embedding(env *t) {
   int64_t vocab = size(t, 60), width = width_of(t, 130, 4096), n = size(t, t->wide ? 900 : 100);
-  pu_tensor *w = leaf2(t, t->type, PU_F32, vocab, width, 1);
+  pu_tensor *w = param2(t, vocab, width, 1);
   result(t, pu_embedding(&t->c, ints(t, n, 0, vocab), w, below(t, 2) ? PU_F32 : t->type));
 }
 
@@ -253,7 +258,7 @@ static void run_rmsnorm(env *t) {
 static void run_linear(env *t) {
   int64_t n = size(t, 80), k = width_of(t, 140, 1024), m = width_of(t, 140, 1024);
   pu_tensor *x = leaf2(t, t->type, t->type, n, k, 1);
-  pu_tensor *w = leaf2(t, t->type, PU_F32, m, k, 0.2);
+  pu_tensor *w = param2(t, m, k, 0.2);
   pu_tensor *b = below(t, 2) ? param1(t, m) : NULL;
   result(t, pu_linear(&t->c, x, w, b, below(t, 2)));
 }
@@ -270,7 +275,7 @@ static void run_linear_tiled(env *t) {
 /* Two adapters: of the first rows, of the last ones; those between go without, or by the first one again. */
 static void run_lora(env *t) {
   int64_t n = 1 + size(t, 150), k = width_of(t, 140, 512), m = width_of(t, 140, 512), from[2], rows[2], rank[2];
-  pu_tensor *x = leaf2(t, t->type, t->type, n, k, 1), *w = leaf2(t, t->type, PU_F32, m, k, 0.2), *a[2], *b[2];
+  pu_tensor *x = leaf2(t, t->type, t->type, n, k, 1), *w = param2(t, m, k, 0.2), *a[2], *b[2];
   for (int i = 0; i < 2; i++) {
     rank[i] = size(t, 40);
     from[i] = below(t, m);
@@ -415,15 +420,16 @@ static void run_moe_mlp(env *t) {
   if (weight->grad) memcpy(weight->grad->shape, weight->shape, sizeof weight->shape);
   if (weight->grad) memcpy(weight->grad->stride, weight->stride, sizeof weight->stride);
   if (weight->grad) weight->grad->ndim = 2;
-  pu_tensor *gate_up = leaf(t, t->type, PU_F32, 3, (int64_t[]){experts, 2 * inner, width}, 0.3);
-  pu_tensor *down = leaf(t, t->type, PU_F32, 3, (int64_t[]){experts, width, inner}, 0.3);
+  pu_dtype grads = below(t, 2) ? PU_F32 : t->type;
+  pu_tensor *gate_up = leaf(t, t->type, grads, 3, (int64_t[]){experts, 2 * inner, width}, 0.3);
+  pu_tensor *down = leaf(t, t->type, grads, 3, (int64_t[]){experts, width, inner}, 0.3);
   result(t, pu_moe_mlp(&t->c, x, chosen, weight, gate_up, down));
 }
 
 static void run_loss(env *t) {
   int64_t n = size(t, 70), width = width_of(t, 90, 512), vocab = 1 + (t->wide ? below(t, 5000) : size(t, 300));
   pu_tensor *x = leaf2(t, t->type, t->type, n, width, 1);
-  pu_tensor *w = leaf2(t, t->type, PU_F32, vocab, width, 0.3);
+  pu_tensor *w = param2(t, vocab, width, 0.3);
   float scale = 0.125f;
   t->loss_weight = (double)scale;
   /* Some targets missing, often none of them, sometimes all. */
@@ -438,7 +444,7 @@ static void run_sum_squares(env *t) {
   pu_tensor *out = must(t, pu_tensor_new(&t->c, PU_F32, 1, (int64_t[]){1}, false));
   for (int i = 0; i < n; i++) {
     int64_t count = below(t, 4) ? 1 + below(t, 200000) : below(t, 2);
-    list[i] = filled(t, PU_F32, 1, &count, 1, false);
+    list[i] = filled(t, below(t, 2) ? PU_F32 : t->type, 1, &count, 1, false);
   }
   ok(t, pu_sum_squares(&t->c, list, n, &sum));
   upload(t, out, (float[]){(float)sum});
@@ -474,7 +480,8 @@ static pu_tensor *joined(env *t, const pu_tensor *p, const pu_tensor *low) {
 static void run_adamw(env *t) {
   int64_t n = 1 + below(t, 50000), form = below(t, t->type == PU_BF16 ? 3 : 2);
   pu_dtype state = t->type == PU_BF16 && below(t, 3) ? PU_BF16 : PU_F32;
-  pu_tensor *p = filled(t, form ? PU_BF16 : PU_F32, 1, &n, 1, false), *g = filled(t, PU_F32, 1, &n, 1, false);
+  pu_tensor *p = filled(t, form ? PU_BF16 : PU_F32, 1, &n, 1, false), *g;
+  g = filled(t, below(t, 2) ? PU_F32 : t->type, 1, &n, 1, false);
   pu_tensor *m = filled(t, state, 1, &n, 0.1, false), *v = must(t, pu_tensor_new(&t->c, state, 1, &n, false));
   pu_tensor *low = form == 1 ? lower_halves(t, n) : NULL;
   float *squares = normal(t, n, 1);

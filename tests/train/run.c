@@ -32,15 +32,16 @@ static void write_shards(state *s, const char *name, uint64_t seed, uint64_t has
 static const char tiny[] = "run: $D/%s\nmodel: {path: " PU_FIXTURES "/hf-mini/internlm2-tiny}\n"
                            "data:\n  seq_len: 32\n  sources:\n    - {path: $D/a, weight: 0.7}\n"
                            "    - {path: $D/b, weight: 0.3}\n"
-                           "train: {steps: 20, global_batch: 8, micro_batch: 4, precision: %s, %s}\n"
+                           "train: {steps: 20, global_batch: 8, micro_batch: %d, precision: %s, %s}\n"
                            "optim: {lr: 3e-3}\nschedule: {warmup: 2, min_lr: 3e-4}\n"
                            "checkpoint: {every: 5, keep: 2}\nvalidate: {every: 5, batches: 2, path: $D/a}\n";
 
-/* precision "rough": bf16 in everything but gradients. */
+/* precision "rough": bf16 in everything, and a step is one micro-batch. */
 static pu_err run_tiny(state *s, const char *run, const char *precision, const char *more,
                        const pu_train_hooks *hooks) {
   bool rough = strcmp(precision, "rough") == 0;
-  const char *yaml = pu_arena_printf(s->a, tiny, run, rough ? "bf16, weights: bf16" : precision, more);
+  const char *yaml =
+      pu_arena_printf(s->a, tiny, run, rough ? 8 : 4, rough ? "bf16, weights: bf16, grads: bf16" : precision, more);
   return run_yaml(s, pu_arena_printf(s->a, "%s%s", yaml, rough ? "optim.state: bf16\n" : ""), hooks);
 }
 
@@ -228,15 +229,12 @@ static void test_micro_batches(void **arg) {
   write_shards(s, "a", 1, 0);
   write_shards(s, "b", 2, 0);
   assert_ok(run_tiny(s, "four", "f32", "seed: 1", NULL), &s->e);
-  static const char *const words[] = {"some", "all", "true", "false"};
+  static const char *const words[] = {"gates", "some", "all", "true", "false"};
   for (size_t i = 0; i < PU_COUNT(words); i++) {
     assert_ok(run_tiny(s, words[i], "f32", pu_arena_printf(s->a, "recompute: %s", words[i]), NULL), &s->e);
     same_run(s, "four", words[i]);
   }
-  const char *yaml = pu_arena_printf(s->a, tiny, "eight", "f32", "seed: 1");
-  char *cut = strstr(yaml, "micro_batch: 4");
-  cut[strlen("micro_batch: ")] = '8';
-  assert_ok(run_yaml(s, yaml, NULL), &s->e);
+  assert_ok(run_yaml(s, pu_arena_printf(s->a, tiny, "eight", 8, "f32", "seed: 1"), NULL), &s->e);
   double x[64], y[64];
   assert_int_equal(read_metrics(s, "four", "loss", x, 64), 20);
   assert_int_equal(read_metrics(s, "eight", "loss", y, 64), 20);
@@ -312,11 +310,7 @@ static void test_ramp(void **arg) {
   const char *yaml[2];
   write_shards(s, "a", 1, 0);
   write_shards(s, "b", 2, 0);
-  for (int i = 0; i < 2; i++) {
-    char *text = pu_arena_printf(s->a, tiny, i ? "broken" : "whole", "f32", more);
-    memcpy(strstr(text, "micro_batch: 4"), "micro_batch: 2", 14);
-    yaml[i] = text;
-  }
+  for (int i = 0; i < 2; i++) yaml[i] = pu_arena_printf(s->a, tiny, i ? "broken" : "whole", 2, "f32", more);
   assert_ok(run_yaml(s, yaml[0], NULL), &s->e);
   for (int64_t stop = 1; stop <= 4; stop++) {
     pu_train_hooks hooks = {.arg = &stop, .step = stop_at};
@@ -439,7 +433,7 @@ static void test_damaged(void **arg) {
   write_shards(s, "a", 1, 0);
   write_shards(s, "b", 2, 0);
   assert_ok(run_tiny(s, "r", "f32", "seed: 1", NULL), &s->e);
-  const char *more = pu_arena_printf(s->a, tiny, "r", "f32", "seed: 1");
+  const char *more = pu_arena_printf(s->a, tiny, "r", 4, "f32", "seed: 1");
   memcpy(strstr(more, "steps: 20"), "steps: 22", 9);
   static const char *const names[] = {"optimizer.safetensors", "model.safetensors", "state.json"};
   for (size_t i = 0; i < PU_COUNT(names); i++) {

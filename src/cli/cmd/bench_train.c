@@ -6,7 +6,7 @@
 typedef struct options {
   const char *shape, *device;
   int64_t layers, seq, batch, threads, rounds;
-  int dtype, recompute, weights, state;
+  int dtype, recompute, weights, grads, state;
   bool profile, json;
 } options;
 
@@ -21,6 +21,8 @@ static const pu_option rows[] = {
            .help = "what a block computes again in the backward pass"),
     PU_ROW(options, weights, "weights", ENUM, .dflt = "f32", .choices = "f32|bf16",
            .help = "what is trained: f32 values, or the bf16 ones that are computed with"),
+    PU_ROW(options, grads, "grads", ENUM, .dflt = "f32", .choices = "f32|bf16",
+           .help = "type of the gradients of matrices"),
     PU_ROW(options, state, "state", ENUM, .dflt = "f32", .choices = "f32|bf16", .help = "type of AdamW's moments"),
     PU_ROW(options, profile, "profile", BOOL, .help = "print the time of each kind of operation too"),
     PU_ROW_ROUNDS(options, "4"),
@@ -96,6 +98,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                               .threads = (int)o->threads,
                               .recompute = (pu_recompute)o->recompute,
                               .weights = o->weights,
+                              .grads = o->grads,
                               .state = o->state,
                               .profile = o->profile};
   const pu_shape *shape;

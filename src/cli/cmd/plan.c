@@ -53,7 +53,9 @@ static void print_training(FILE *out, bool json, const pu_train_plan *p) {
   const part device[] = {{"weights", "weights, and the lower halves of f32 ones", p->weights},
                          {"gradients", "gradients", p->gradients},
                          {"moments", "the optimiser's moments", p->moments},
-                         {"activations", "activations of a micro-batch", p->activations},
+                         {"activations",
+                          p->gradients ? "activations of a micro-batch" : "activations, and gradients in their place",
+                          p->activations},
                          {"work", "work space of operations", p->work}};
   const part host[] = {{"data", "token ids of a step", p->data},
                        {"copy", "the copy that checkpoints are written from", p->copy}};
@@ -91,10 +93,10 @@ static pu_err plan_training(const pu_cli *cli, const options *o, int n_args, con
   PU_TRY(pu_train_make_plan(&cfg, &p, e));
   print_training(cli->out, o->json, &p);
   if (p.total <= p.available || !p.available) return PU_OK;
-  return pu_fail(
-      e, PU_ERR_NOMEM,
-      "it does not fit: lower train.micro_batch or data.seq_len, set train.recompute=some or all, or take a smaller "
-      "model");
+  return pu_fail(e, PU_ERR_NOMEM,
+                 "it does not fit: lower train.micro_batch or data.seq_len, set train.recompute=gates, some or all, or "
+                 "take a smaller "
+                 "model");
 }
 
 /* ---- answering ---- */

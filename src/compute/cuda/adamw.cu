@@ -2,8 +2,8 @@
  *
  * sum_squares: the chunks of all tensors, one after the other, are the blocks of one launch; each leaves its sum in
  * double, and one block adds those of a tensor in order and then the tensors. The host waits once, for that number.
- * adamw: 28 bytes a parameter (f32, or f32 in two halves), 20 with moments in bf16, 16 with p in bf16 too, all of which
- * is new to the caches. */
+ * adamw: 28 bytes a parameter (f32, or f32 in two halves), 20 with moments in bf16, 16 with p in bf16 too, 2 less with
+ * gradients in bf16, all of which is new to the caches. */
 #include <stdlib.h>
 #include <type_traits>
 
@@ -15,11 +15,36 @@ enum { THREADS = 256, STEP_LANE = 4, SUM_CHUNK = 1 << 14, SUM_THREADS = 1024 };
 /* ---- sum_squares ---- */
 
 typedef struct summand {
-  const float *v;
+  const void *v;
   int64_t n, first; /* first: its first chunk among all */
+  bool f32;         /* else bf16 */
 } summand;
 
-/* In f32 over runs of 16 terms, in double over these. */
+/* The sum of the squares of a thread's values of a chunk: of every THREADS-th four of f32, eight of bf16. In f32 over
+ * runs of at most 16 terms, in double over these. */
+template <typename T> __device__ static inline double sum_values(const T *v, int count) {
+  constexpr int N = pu_lane<T>::n;
+  int at = (int)threadIdx.x * N;
+  float part[N] = {0}, f[N];
+  if ((uintptr_t)v % 16 == 0) {
+#pragma unroll 8
+    for (; at + N <= count; at += THREADS * N) {
+      read_fast(v + at, f);
+#pragma unroll
+      for (int i = 0; i < N; i++) part[i] += f[i] * f[i];
+    }
+  }
+  for (; at < count; at += THREADS * N) {
+    read_row<false>(v, at, count, f);
+#pragma unroll
+    for (int i = 0; i < N; i++) part[i] += f[i] * f[i];
+  }
+  double sum = 0;
+#pragma unroll
+  for (int i = 0; i < N; i++) sum += (double)part[i];
+  return sum;
+}
+
 __global__ void __launch_bounds__(THREADS) sum_chunks(const summand *all, int n, double *partial) {
   __shared__ double room[THREADS / 32];
   int low = 0, high = n; /* the last one whose first chunk is not behind this block */
@@ -32,19 +57,8 @@ __global__ void __launch_bounds__(THREADS) sum_chunks(const summand *all, int n,
   }
   summand s = all[low];
   int64_t begin = ((int64_t)blockIdx.x - s.first) * SUM_CHUNK;
-  int count = (int)min(s.n - begin, (int64_t)SUM_CHUNK), at = (int)threadIdx.x * 4;
-  const float *v = s.v + begin;
-  float part[4] = {0};
-  if ((uintptr_t)v % 16 == 0) {
-#pragma unroll 8
-    for (; at + 4 <= count; at += THREADS * 4) {
-      float4 f = *(const float4 *)(v + at);
-      part[0] += f.x * f.x, part[1] += f.y * f.y, part[2] += f.z * f.z, part[3] += f.w * f.w;
-    }
-  }
-  for (; at < count; at += THREADS * 4)
-    for (int i = 0; i < 4 && at + i < count; i++) part[i] += v[at + i] * v[at + i];
-  double sum = (double)part[0] + (double)part[1] + (double)part[2] + (double)part[3];
+  int count = (int)min(s.n - begin, (int64_t)SUM_CHUNK);
+  double sum = s.f32 ? sum_values((const float *)s.v + begin, count) : sum_values((const bf16 *)s.v + begin, count);
   for (int step = 16; step; step >>= 1) sum += __shfl_xor_sync(0xffffffffu, sum, step);
   if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = sum;
   __syncthreads();
@@ -68,18 +82,16 @@ __global__ void __launch_bounds__(SUM_THREADS) add_chunks(const double *partial,
 }
 
 /* What the device has to know of the tensors, and how many chunks they are; the empty ones are left out. */
-static pu_err list_summands(const pu_sum_squares_args *a, summand *list, int *n, int64_t *chunks, pu_error *e) {
+static void list_summands(const pu_sum_squares_args *a, summand *list, int *n, int64_t *chunks) {
   *n = 0;
   *chunks = 0;
   for (int i = 0; i < a->n; i++) {
     const pu_tensor *t = a->t[i];
     int64_t count = pu_tensor_count(t);
-    if (t->dtype != PU_F32) return pu_fail(e, PU_ERR_UNSUPPORTED, "sum_squares: f32 only");
     if (count == 0) continue;
-    list[(*n)++] = {(const float *)t->data, count, *chunks};
+    list[(*n)++] = {t->data, count, *chunks, t->dtype == PU_F32};
     *chunks += ceil_div(count, SUM_CHUNK);
   }
-  return PU_OK;
 }
 
 static pu_err sum_listed(pu_cuda *d, const summand *list, int n, int64_t chunks, double *out, pu_error *e) {
@@ -99,9 +111,10 @@ static pu_err sum_squares(pu_backend *be, void *args, pu_error *e) {
   int n;
   summand *list = (summand *)malloc((size_t)a->n * sizeof *list + 1);
   if (!list) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory for a list of %d tensors", a->n);
-  pu_err err = list_summands(a, list, &n, &chunks, e);
+  list_summands(a, list, &n, &chunks);
   *a->out = 0;
-  if (!err && n) err = sum_listed((pu_cuda *)be, list, n, chunks, a->out, e);
+  pu_err err = PU_OK;
+  if (n) err = sum_listed((pu_cuda *)be, list, n, chunks, a->out, e);
   free(list);
   return err;
 }
@@ -111,11 +124,11 @@ static pu_err sum_squares(pu_backend *be, void *args, pu_error *e) {
 /* How p lies in memory. */
 enum form { WHOLE /* f32 */, HALVES /* f32, as the nearest bf16 and the lower half */, ROUGH /* bf16 */ };
 
-template <typename M> struct step_of {
+template <typename M, typename G> struct step_of {
   void *p;
   uint16_t *low;
   M *m, *v;
-  const float *g;
+  const G *g;
   int64_t n;
   float keep, rate, scale_v, beta1, beta2, eps, scale;
   uint32_t begin, more; /* of the random bits: see pu_noise in src/compute/cpu/rows.h */
@@ -143,8 +156,8 @@ __device__ static inline uint32_t split(float f, uint32_t *low) {
 }
 
 /* As the reference has it, operation by operation. i: of the tensor. */
-template <form P, typename M>
-__device__ static inline void update(const step_of<M> &s, int64_t i, float *p, float g, float *m, float *v) {
+template <form P, typename M, typename G>
+__device__ static inline void update(const step_of<M, G> &s, int64_t i, float *p, float g, float *m, float *v) {
   float gi = g * s.scale;
   *m = s.beta1 * *m + (1.0f - s.beta1) * gi;
   *v = s.beta2 * *v + (1.0f - s.beta2) * gi * gi;
@@ -185,8 +198,8 @@ __device__ static inline void write_halves(uint16_t *high, uint16_t *low, int co
   }
 }
 
-template <form P, bool FAST, typename M>
-__device__ static inline void read_p(const step_of<M> &s, int64_t at, int count, float (&p)[STEP_LANE]) {
+template <form P, bool FAST, typename M, typename G>
+__device__ static inline void read_p(const step_of<M, G> &s, int64_t at, int count, float (&p)[STEP_LANE]) {
   if constexpr (P == WHOLE)
     read_row<FAST>((const float *)s.p + at, 0, count, p);
   else if constexpr (P == ROUGH)
@@ -195,8 +208,8 @@ __device__ static inline void read_p(const step_of<M> &s, int64_t at, int count,
     read_halves<FAST>((const uint16_t *)s.p + at, s.low + at, count, p);
 }
 
-template <form P, bool FAST, typename M>
-__device__ static inline void write_p(const step_of<M> &s, int64_t at, int count, const float (&p)[STEP_LANE]) {
+template <form P, bool FAST, typename M, typename G>
+__device__ static inline void write_p(const step_of<M, G> &s, int64_t at, int count, const float (&p)[STEP_LANE]) {
   if constexpr (P == WHOLE)
     write_row<FAST>((float *)s.p + at, 0, count, p);
   else if constexpr (P == ROUGH)
@@ -205,7 +218,8 @@ __device__ static inline void write_p(const step_of<M> &s, int64_t at, int count
     write_halves<FAST>((uint16_t *)s.p + at, s.low + at, count, p);
 }
 
-template <form P, bool FAST, typename M> __device__ static inline void update_four(const step_of<M> &s, int64_t at) {
+template <form P, bool FAST, typename M, typename G>
+__device__ static inline void update_four(const step_of<M, G> &s, int64_t at) {
   int count = (int)min(s.n - at, (int64_t)STEP_LANE);
   float p[STEP_LANE], g[STEP_LANE], m[STEP_LANE], v[STEP_LANE];
   read_row<FAST>(s.g + at, 0, count, g);
@@ -219,7 +233,8 @@ template <form P, bool FAST, typename M> __device__ static inline void update_fo
   write_p<P, FAST>(s, at, count, p);
 }
 
-template <form P, bool FAST, typename M> __global__ void __launch_bounds__(THREADS) adamw_values(step_of<M> s) {
+template <form P, bool FAST, typename M, typename G>
+__global__ void __launch_bounds__(THREADS) adamw_values(step_of<M, G> s) {
   int64_t at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * STEP_LANE;
   if (at >= s.n) return;
   if constexpr (FAST) {
@@ -235,7 +250,7 @@ static bool whole(const void *p) {
   return (uintptr_t)p % 16 == 0;
 }
 
-template <form P, typename M> static void adamw_launch(pu_cuda *d, const step_of<M> &s) {
+template <form P, typename M, typename G> static void adamw_launch(pu_cuda *d, const step_of<M, G> &s) {
   unsigned blocks = (unsigned)ceil_div(s.n, THREADS * STEP_LANE);
   if (whole(s.p) && whole(s.low) && whole(s.m) && whole(s.v) && whole(s.g))
     adamw_values<P, true><<<blocks, THREADS, 0, d->stream>>>(s);
@@ -243,18 +258,18 @@ template <form P, typename M> static void adamw_launch(pu_cuda *d, const step_of
     adamw_values<P, false><<<blocks, THREADS, 0, d->stream>>>(s);
 }
 
-template <typename M> static void adamw_of(pu_cuda *d, const pu_adamw_args *a) {
+template <typename M, typename G> static void adamw_of(pu_cuda *d, const pu_adamw_args *a) {
   uint64_t key = pu_random_at(a->seed, (uint64_t)a->step, 0);
-  step_of<M> s = {.p = a->p->data,
-                  .low = a->low ? (uint16_t *)a->low->data : NULL,
-                  .m = (M *)a->m->data,
-                  .v = (M *)a->v->data,
-                  .g = (const float *)a->g->data,
-                  .n = pu_tensor_count(a->p),
-                  .beta1 = a->beta1,
-                  .beta2 = a->beta2,
-                  .eps = a->eps,
-                  .scale = a->grad_scale};
+  step_of<M, G> s = {.p = a->p->data,
+                     .low = a->low ? (uint16_t *)a->low->data : NULL,
+                     .m = (M *)a->m->data,
+                     .v = (M *)a->v->data,
+                     .g = (const G *)a->g->data,
+                     .n = pu_tensor_count(a->p),
+                     .beta1 = a->beta1,
+                     .beta2 = a->beta2,
+                     .eps = a->eps,
+                     .scale = a->grad_scale};
   s.keep = (float)(1 - (double)a->lr * (double)a->weight_decay);
   s.rate = (float)((double)a->lr / (1 - pow((double)a->beta1, (double)a->step)));
   s.scale_v = (float)(1 / (1 - pow((double)a->beta2, (double)a->step)));
@@ -271,7 +286,9 @@ template <typename M> static void adamw_of(pu_cuda *d, const pu_adamw_args *a) {
 static pu_err adamw(pu_backend *be, void *args, pu_error *e) {
   const pu_adamw_args *a = (const pu_adamw_args *)args;
   if (pu_tensor_count(a->p) == 0) return PU_OK;
-  pu_with_type(a->m->dtype, [&](auto state) { adamw_of<decltype(state)>((pu_cuda *)be, a); });
+  pu_with_type(a->m->dtype, [&](auto state) {
+    pu_with_type(a->g->dtype, [&](auto grad) { adamw_of<decltype(state), decltype(grad)>((pu_cuda *)be, a); });
+  });
   return pu_cuda_launched("adamw", e);
 }
 

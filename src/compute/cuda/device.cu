@@ -256,7 +256,7 @@ static const char *cuda_describe(const pu_backend *be) {
 
 static size_t cuda_work_bytes(const pu_backend *be, const pu_work_shape *s) {
   const pu_cuda *d = (const pu_cuda *)be;
-  size_t most = PU_MAX(pu_cuda_loss_work_bytes(s), pu_cuda_attention_work_bytes(d, s));
+  size_t most = pu_cuda_attention_work_bytes(d, s);
   most = PU_MAX(most, PU_MAX(pu_cuda_lora_work_bytes(s), pu_cuda_embedding_work_bytes(s)));
   most = PU_MAX(most, pu_cuda_norm_work_bytes(d, s));
   most = PU_MAX(most, (size_t)s->nf4 * pu_dtype_size(s->dtype)); /* as it is computed with */

@@ -95,22 +95,11 @@ static pu_err like_weights(pu_cuda *d, const pu_tensor *dy, void *room, pu_tenso
   return pu_cuda_launched("rounding a gradient", e);
 }
 
-static pu_err products_back(pu_cuda *d, const pu_linear_args *a, const pu_tensor *dy, void *room, pu_error *e) {
+static pu_err weight_back(pu_cuda *d, const pu_linear_args *a, const pu_tensor *dy, pu_error *e) {
   pu_cuda_product p = {};
-  p.a = dy->data, p.a_step = dy->stride[0], p.type = dy->dtype;
-  p.b_turned = true;
-  if (a->x->grad) {
-    pu_tensor *dx = a->x->grad;
-    PU_TRY(plain_of(d, a->w, room, &p.b, e));
-    p.b_step = a->w->stride[0];
-    p.y = dx->data, p.y_step = dx->stride[0], p.y_type = dx->dtype;
-    p.rows = a->x->shape[0], p.cols = a->x->shape[1], p.inner = a->w->shape[0];
-    p.beta = pu_grad_beta(a->x);
-    PU_TRY(pu_cuda_multiply(d, &p, e));
-  }
-  if (!a->w->grad) return PU_OK;
   pu_tensor *dw = a->w->grad;
-  p.a_turned = true;
+  p.a = dy->data, p.a_step = dy->stride[0], p.type = dy->dtype;
+  p.a_turned = p.b_turned = true;
   p.b = a->x->data, p.b_step = a->x->stride[0];
   p.y = dw->data, p.y_step = dw->stride[0], p.y_type = dw->dtype;
   p.rows = a->w->shape[0], p.cols = a->x->shape[1], p.inner = a->x->shape[0];
@@ -118,11 +107,25 @@ static pu_err products_back(pu_cuda *d, const pu_linear_args *a, const pu_tensor
   return pu_cuda_multiply(d, &p, e);
 }
 
+/* room: for w's plain values. */
+static pu_err input_back(pu_cuda *d, const pu_linear_args *a, const pu_tensor *dy, void *room, pu_error *e) {
+  pu_cuda_product p = {};
+  pu_tensor *dx = a->x->grad;
+  p.a = dy->data, p.a_step = dy->stride[0], p.type = dy->dtype;
+  p.b_turned = true;
+  PU_TRY(plain_of(d, a->w, room, &p.b, e));
+  p.b_step = a->w->stride[0];
+  p.y = dx->data, p.y_step = dx->stride[0], p.y_type = dx->dtype;
+  p.rows = a->x->shape[0], p.cols = a->x->shape[1], p.inner = a->w->shape[0];
+  p.beta = pu_grad_beta(a->x);
+  return pu_cuda_multiply(d, &p, e);
+}
+
 static pu_err linear_back(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_args *a = (const pu_linear_args *)args;
   pu_cuda *d = (pu_cuda *)be;
   pu_tensor dy = *a->y->grad;
-  bool narrow = dy.dtype != a->w->dtype, bias = a->b && a->b->grad;
+  bool narrow = dy.dtype != a->w->dtype, bias = a->b && a->b->grad && !a->no_dw;
   size_t narrowed = narrow ? (size_t)ceil_div(dy.shape[0] * dy.shape[1], 128) * 256 : 0;
   size_t parts = bias ? (size_t)(ceil_div(dy.shape[0], SUM_ROWS) * dy.shape[1]) * sizeof(float) : 0;
   size_t plain = plain_bytes(a->w), bytes = plain + narrowed + parts;
@@ -130,7 +133,8 @@ static pu_err linear_back(pu_backend *be, void *args, pu_error *e) {
   if (bytes) PU_TRY(pu_cuda_work(d, bytes, &work, e));
   if (bias) PU_TRY(bias_back(d, &dy, a->b, (float *)((char *)work + plain + narrowed), e));
   if (narrow) PU_TRY(like_weights(d, a->y->grad, (char *)work + plain, &dy, e));
-  return products_back(d, a, &dy, work, e);
+  if (a->w->grad && !a->no_dw) PU_TRY(weight_back(d, a, &dy, e));
+  return a->x->grad && !a->no_dx ? input_back(d, a, &dy, work, e) : PU_OK;
 }
 
 void pu_cuda_use_linear(pu_cuda *d) {

@@ -9,7 +9,9 @@
 /* ---- chunks --------------------------------------------------------------------------------------------------------
  */
 
-#define LOGITS_BYTES ((int64_t)3 << 29) /* of a chunk at most: the products want some thousand rows */
+/* Of a chunk at most: the products want some thousand rows; and it should be no more than what a step's backward needs
+ * at its beginning, whose memory it is. */
+#define LOGITS_BYTES ((int64_t)1 << 30)
 
 /* Plain rows of a weight in few bits are made so many bytes at a time: sixteen rows at least. */
 enum { PLAIN_BYTES = 64 << 20 };
@@ -34,8 +36,8 @@ static loss_plan plan(int64_t n, int64_t vocab) {
   return p;
 }
 
-size_t pu_cuda_loss_work_bytes(const pu_work_shape *s) {
-  return plan(s->tokens, s->vocab).bytes + PLAIN_BYTES;
+static size_t loss_bytes(int64_t tokens, int64_t vocab) {
+  return plan(tokens, vocab).bytes;
 }
 
 typedef struct loss_chunk {
@@ -109,9 +111,9 @@ static pu_err cross_entropy(pu_backend *be, void *args, pu_error *e) {
   size_t plain =
       a->w->layout == PU_LAYOUT_PACKED ? (size_t)(plain_rows(a->w) * a->w->shape[1]) * pu_dtype_size(a->w->dtype) : 0;
   if (n == 0) return PU_OK;
-  PU_TRY(pu_cuda_work(d, p.bytes + plain, &work, e));
-  c.logits = (float *)work;
-  c.plain = (char *)work + p.bytes;
+  PU_TRY(pu_cuda_work(d, (a->room ? 0 : p.bytes) + plain, &work, e));
+  c.logits = (float *)(a->room ? a->room : work);
+  c.plain = (char *)work + (a->room ? 0 : p.bytes);
   for (; c.first < n; c.first += p.rows) {
     c.rows = PU_MIN(p.rows, n - c.first);
     PU_TRY(chunk_logits(d, &c, e));
@@ -154,4 +156,5 @@ static pu_err cross_entropy_back(pu_backend *be, void *args, pu_error *e) {
 void pu_cuda_use_loss(pu_cuda *d) {
   d->base.forward[PU_OP_linear_cross_entropy] = cross_entropy;
   d->base.backward[PU_OP_linear_cross_entropy] = cross_entropy_back;
+  d->base.loss_bytes = loss_bytes;
 }

@@ -410,7 +410,7 @@ static pu_err moe_mlp(pu_backend *be, void *args, pu_error *e) {
   PU_TRY(sort_slots(d, &job, e));
   if (job.slots == 0) return PU_OK;
   bool f32 = a->x->dtype == PU_F32;
-  pu_swiglu_args middle = {a->gu, a->act};
+  pu_swiglu_args middle = {a->gu, a->act, false};
   PU_TRY(f32 ? gather<float>(d, &job, e) : gather<bf16>(d, &job, e));
   PU_TRY(experts_product(d, &job, &job.w.x, a->gate_up, false, a->gu, e));
   PU_TRY(be->forward[PU_OP_swiglu](be, &middle, e));
@@ -429,7 +429,7 @@ static pu_err swiglu_back(pu_cuda *d, const moe_job *job, pu_error *e) {
   gu.grad = &dgu;
   act.grad = &dact;
   gu.grad_set = false;
-  pu_swiglu_args middle = {&gu, &act};
+  pu_swiglu_args middle = {&gu, &act, false};
   return d->base.backward[PU_OP_swiglu](&d->base, &middle, e);
 }
 

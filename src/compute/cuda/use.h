@@ -28,7 +28,6 @@ void pu_cuda_attention_close(pu_cuda *d);
 /* What they take of the shared work memory at most, for a step of that shape. */
 size_t pu_cuda_embedding_work_bytes(const pu_work_shape *s);
 size_t pu_cuda_norm_work_bytes(const pu_cuda *d, const pu_work_shape *s);
-size_t pu_cuda_loss_work_bytes(const pu_work_shape *s);
 size_t pu_cuda_attention_work_bytes(const pu_cuda *d, const pu_work_shape *s);
 size_t pu_cuda_lora_work_bytes(const pu_work_shape *s);
 size_t pu_cuda_moe_work_bytes(const pu_work_shape *s);

@@ -398,6 +398,7 @@ INLINE void swiglu_row_back(const swiglu_job *job, int64_t n, pu_dtype type) {
     v16 slope = v_fma(gs, v_sub(v_set1(1), s), s); /* s + g s (1 - s) */
     add16(dgate, type, f, inner, v_mul(v_mul(d, u), slope), job->add);
     add16(dup, type, f, inner, v_mul(d, gs), job->add);
+    if (a->again) write16(pu_row(a->y, n), type, f, inner, v_mul(gs, u));
   }
 }
 
@@ -441,15 +442,22 @@ static void sort_tokens(const embedding_job *job) {
   job->start[0] = 0;
 }
 
+/* A piece of the row at a time, summed in f32 and rounded once. */
 INLINE void embedding_row_back(const embedding_job *job, int64_t v, pu_dtype type) {
-  const pu_tensor *dy = job->a->y->grad;
+  const pu_tensor *dy = job->a->y->grad, *dw = job->a->w->grad;
   int64_t width = dy->shape[1];
-  float *dw = pu_row(job->a->w->grad, v);
   int32_t begin = job->start[v], end = job->start[v + 1];
-  if (begin == end && !job->add) memset(dw, 0, (size_t)width * sizeof *dw);
-  for (int32_t i = begin; i < end; i++)
-    for (int64_t c = 0; c < width; c += 16)
-      add16(dw, PU_F32, c, width, read16(pu_row(dy, job->order[i]), type, c, width), job->add || i > begin);
+  if (begin == end && job->add) return;
+  for (int64_t at = 0; at < width; at += PU_PIECE) {
+    float sum[PU_PIECE] = {0};
+    int64_t n = PU_MIN(width - at, (int64_t)PU_PIECE);
+    if (job->add) pu_read_piece(dw, v, at, n, sum);
+    for (int32_t i = begin; i < end; i++) {
+      const void *row = element(pu_row(dy, job->order[i]), type, at);
+      for (int64_t c = 0; c < n; c += 16) add16(sum, PU_F32, c, n, read16(row, type, c, n), true);
+    }
+    pu_write_piece(dw, v, at, n, sum);
+  }
 }
 
 static void embedding_rows_back(void *arg, int64_t begin, int64_t end, int worker) {
@@ -536,33 +544,38 @@ static pu_err linear_cross_entropy(pu_backend *be, void *args, pu_error *e) {
 enum { SUM_CHUNK = 1 << 16, SUM_RUN = 1024, STEP_CHUNK = 1 << 14 };
 
 typedef struct sum_job {
-  const float *v;
+  const void *v;
+  pu_dtype type;
   double *partial;
 } sum_job;
 
 /* In double, but for runs of 64 terms a lane. */
-static void sum_chunk(void *arg, int64_t begin, int64_t end, int worker) {
-  const sum_job *job = arg;
+INLINE double sum_values(const sum_job *job, int64_t begin, int64_t end, pu_dtype type) {
   double sum = 0;
-  (void)worker;
   for (int64_t run = begin; run < end; run += SUM_RUN) {
     int64_t stop = PU_MIN(run + SUM_RUN, end);
     v16 part = v_set1(0);
     for (int64_t i = run; i < stop; i += 16) {
-      v16 v = read16(job->v, PU_F32, i, stop);
+      v16 v = read16(job->v, type, i, stop);
       part = v_fma(v, v, part);
     }
     sum += (double)v_sum(part);
   }
-  job->partial[begin / SUM_CHUNK] = sum;
+  return sum;
+}
+
+static void sum_chunk(void *arg, int64_t begin, int64_t end, int worker) {
+  const sum_job *job = arg;
+  (void)worker;
+  job->partial[begin / SUM_CHUNK] =
+      job->type == PU_F32 ? sum_values(job, begin, end, PU_F32) : sum_values(job, begin, end, PU_BF16);
 }
 
 static pu_err sum_one(pu_cpu *cpu, const pu_tensor *t, double *out, pu_error *e) {
   int64_t n = pu_tensor_count(t), chunks = (n + SUM_CHUNK - 1) / SUM_CHUNK;
   void *work;
-  if (t->dtype != PU_F32) return pu_fail(e, PU_ERR_UNSUPPORTED, "sum_squares: f32 only");
   PU_TRY(pu_cpu_work(cpu, (size_t)chunks * sizeof(double), &work, e));
-  sum_job job = {t->data, work};
+  sum_job job = {t->data, t->dtype, work};
   pu_pool_run(cpu->pool, n, SUM_CHUNK, sum_chunk, &job);
   *out = 0;
   for (int64_t i = 0; i < chunks; i++) *out += job.partial[i];
@@ -621,13 +634,13 @@ INLINE void write16_p(const pu_adamw_args *a, int64_t i, int64_t n, pu_dtype typ
   w_store_upper(element(a->low->data, PU_BF16, i), low, (int)PU_MIN(n - i, 16));
 }
 
-INLINE void adamw_values(const pu_adamw_args *a, int64_t begin, int64_t end, pu_dtype type, bool halves,
-                         pu_dtype state) {
+INLINE void adamw_values(const pu_adamw_args *a, int64_t begin, int64_t end, pu_dtype type, bool halves, pu_dtype state,
+                         pu_dtype grad) {
   const adam k = adam_of(a);
   void *m = a->m->data, *v = a->v->data;
   for (int64_t i = begin; i < end; i += 16) {
     w16 random = w_mix(w_from(pu_noise_at(k.noise, i)));
-    v16 gi = v_mul(k.scale, read16(a->g->data, PU_F32, i, end));
+    v16 gi = v_mul(k.scale, read16(a->g->data, grad, i, end));
     v16 mi = v_fma(k.b1, read16(m, state, i, end), v_mul(k.c1, gi));
     v16 vi = v_fma(k.b2, read16(v, state, i, end), v_mul(v_mul(k.c2, gi), gi));
     v16 step = v_div(v_mul(k.rate, mi), v_add(v_sqrt(v_mul(vi, k.scale_v)), k.eps));
@@ -638,13 +651,20 @@ INLINE void adamw_values(const pu_adamw_args *a, int64_t begin, int64_t end, pu_
   }
 }
 
-INLINE void adamw_state(const pu_adamw_args *a, int64_t begin, int64_t end, pu_dtype state) {
+INLINE void adamw_form(const pu_adamw_args *a, int64_t begin, int64_t end, pu_dtype state, pu_dtype grad) {
   if (a->low)
-    adamw_values(a, begin, end, PU_BF16, true, state);
+    adamw_values(a, begin, end, PU_BF16, true, state, grad);
   else if (a->p->dtype == PU_BF16)
-    adamw_values(a, begin, end, PU_BF16, false, state);
+    adamw_values(a, begin, end, PU_BF16, false, state, grad);
   else
-    adamw_values(a, begin, end, PU_F32, false, state);
+    adamw_values(a, begin, end, PU_F32, false, state, grad);
+}
+
+INLINE void adamw_state(const pu_adamw_args *a, int64_t begin, int64_t end, pu_dtype state) {
+  if (a->g->dtype == PU_F32)
+    adamw_form(a, begin, end, state, PU_F32);
+  else
+    adamw_form(a, begin, end, state, PU_BF16);
 }
 
 static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {

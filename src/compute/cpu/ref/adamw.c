@@ -9,7 +9,7 @@
 enum { SUM_CHUNK = 1 << 16, STEP_CHUNK = 1 << 14 };
 
 typedef struct sum_job {
-  const float *v;
+  const pu_tensor *t;
   double *partial;
 } sum_job;
 
@@ -17,16 +17,18 @@ static void sum_chunk(void *arg, int64_t begin, int64_t end, int worker) {
   const sum_job *job = arg;
   (void)worker;
   double sum = 0;
-  for (int64_t i = begin; i < end; i++) sum += (double)job->v[i] * job->v[i];
+  for (int64_t i = begin; i < end; i++) {
+    double v = pu_get1(job->t, i);
+    sum += v * v;
+  }
   job->partial[begin / SUM_CHUNK] = sum;
 }
 
 static pu_err sum_one(pu_cpu *cpu, const pu_tensor *t, double *out, pu_error *e) {
   int64_t n = pu_tensor_count(t), chunks = (n + SUM_CHUNK - 1) / SUM_CHUNK;
   void *work;
-  if (t->dtype != PU_F32) return pu_fail(e, PU_ERR_UNSUPPORTED, "sum_squares: f32 only");
   PU_TRY(pu_cpu_work(cpu, (size_t)chunks * sizeof(double), &work, e));
-  sum_job job = {t->data, work};
+  sum_job job = {t, work};
   pu_pool_run(cpu->pool, n, SUM_CHUNK, sum_chunk, &job);
   *out = 0;
   for (int64_t i = 0; i < chunks; i++) *out += job.partial[i];
@@ -64,7 +66,6 @@ static void write_p(const pu_adamw_args *a, int64_t i, float p, uint32_t bits) {
 
 static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
   const pu_adamw_args *a = arg;
-  const float *g = a->g->data;
   pu_noise noise = pu_noise_of(a->seed, a->step);
   float keep = (float)(1 - (double)a->lr * (double)a->weight_decay);
   float rate = (float)((double)a->lr / (1 - pow((double)a->beta1, (double)a->step)));
@@ -72,7 +73,7 @@ static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
   (void)worker;
   for (int64_t i = begin; i < end; i++) {
     uint32_t bits = pu_mix32(pu_noise_at(noise, i));
-    float gi = g[i] * a->grad_scale;
+    float gi = pu_get1(a->g, i) * a->grad_scale;
     float m = a->beta1 * pu_get1(a->m, i) + (1 - a->beta1) * gi;
     float v = a->beta2 * pu_get1(a->v, i) + (1 - a->beta2) * gi * gi;
     write_rough(a->m, i, m, bits);

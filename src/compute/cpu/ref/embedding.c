@@ -1,6 +1,4 @@
 /* embedding: y[n] = w[ids[n]]; dw[v] = sum of dy[n] over ids[n] = v. */
-#include <string.h>
-
 #include "src/compute/cpu/ref/ref.h"
 #include "src/compute/cpu/rows.h"
 
@@ -23,19 +21,43 @@ pu_err pu_ref_embedding(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
-/* Adds rows in the order of the tokens; a thread owns some of the columns, so that no two meet. */
-static void scatter_columns(void *arg, int64_t begin, int64_t end, int worker) {
-  const pu_embedding_args *a = arg;
-  const int32_t *ids = a->ids->data;
+/* The tokens of each id, in their order: the first of them and for each the next. */
+typedef struct scatter_job {
+  const pu_embedding_args *a;
+  int32_t *first, *next; /* [V], [N]; -1: none */
+  float beta;
+} scatter_job;
+
+static void list_tokens(const scatter_job *job) {
+  const int32_t *ids = job->a->ids->data;
+  for (int64_t v = 0; v < job->a->w->shape[0]; v++) job->first[v] = -1;
+  for (int64_t n = job->a->ids->shape[0]; n-- > 0;) {
+    job->next[n] = job->first[ids[n]];
+    job->first[ids[n]] = (int32_t)n;
+  }
+}
+
+/* Summed in f32, whatever the gradient's type. */
+static void scatter_rows(void *arg, int64_t begin, int64_t end, int worker) {
+  const scatter_job *job = arg;
+  const pu_tensor *dw = job->a->w->grad, *dy = job->a->y->grad;
   (void)worker;
-  for (int64_t n = 0; n < a->ids->shape[0]; n++)
-    for (int64_t c = begin; c < end; c++) pu_acc(a->w->grad, ids[n], c, pu_get(a->y->grad, n, c), 1);
+  for (int64_t v = begin; v < end; v++)
+    for (int64_t c = 0; c < dw->shape[1]; c++) {
+      float sum = job->beta != 0 ? pu_get(dw, v, c) : 0;
+      for (int32_t n = job->first[v]; n >= 0; n = job->next[n]) sum += pu_get(dy, n, c);
+      pu_set(dw, v, c, sum);
+    }
 }
 
 pu_err pu_ref_embedding_back(pu_backend *be, void *args, pu_error *e) {
   const pu_embedding_args *a = args;
+  int64_t vocab = a->w->shape[0];
+  void *work;
   if (!a->w->grad) return PU_OK;
-  if (pu_grad_beta(a->w) == 0) PU_TRY(be->clear(be, a->w->grad->data, pu_tensor_bytes(a->w->grad), e));
-  pu_pool_run(((pu_cpu *)be)->pool, a->w->shape[1], 64, scatter_columns, args);
+  PU_TRY(pu_cpu_work((pu_cpu *)be, (size_t)(vocab + a->ids->shape[0]) * sizeof(int32_t), &work, e));
+  scatter_job job = {a, work, (int32_t *)work + vocab, pu_grad_beta(a->w)};
+  list_tokens(&job);
+  pu_pool_run(((pu_cpu *)be)->pool, vocab, 64, scatter_rows, &job);
   return PU_OK;
 }

@@ -112,26 +112,7 @@ pu_err pu_ref_linear_back(pu_backend *be, void *args, pu_error *e) {
   void *memory;
   PU_TRY(like_weights(cpu, a->y->grad, a->w->dtype, unpacked_bytes(a->w), &memory, &dy, e));
   int64_t n = a->x->shape[0], k = a->x->shape[1], m = a->w->shape[0];
-  if (a->x->grad) {
-    const pu_tensor *w = unpacked(cpu, a->w, memory, &plain);
-    pu_gemm g = {.m = n,
-                 .n = k,
-                 .k = m,
-                 .a = dy.data,
-                 .b = w->data,
-                 .c = a->x->grad->data,
-                 .a_row = dy.stride[0],
-                 .a_col = 1,
-                 .b_row = a->w->stride[0],
-                 .b_col = 1,
-                 .c_row = a->x->grad->stride[0],
-                 .ab_type = dy.dtype,
-                 .c_type = a->x->grad->dtype,
-                 .alpha = 1,
-                 .beta = pu_grad_beta(a->x)};
-    pu_cpu_gemm(cpu, &g);
-  }
-  if (a->w->grad) {
+  if (a->w->grad && !a->no_dw) {
     pu_gemm g = {.m = m,
                  .n = k,
                  .k = n,
@@ -149,9 +130,28 @@ pu_err pu_ref_linear_back(pu_backend *be, void *args, pu_error *e) {
                  .beta = pu_grad_beta(a->w)};
     pu_cpu_gemm(cpu, &g);
   }
-  if (a->b && a->b->grad) {
+  if (a->b && a->b->grad && !a->no_dw) {
     bias_back b = {a->y->grad, a->b->grad, pu_grad_beta(a->b)};
     pu_pool_run(cpu->pool, m, PU_PIECE, sum_columns, &b);
+  }
+  if (a->x->grad && !a->no_dx) {
+    const pu_tensor *w = unpacked(cpu, a->w, memory, &plain);
+    pu_gemm g = {.m = n,
+                 .n = k,
+                 .k = m,
+                 .a = dy.data,
+                 .b = w->data,
+                 .c = a->x->grad->data,
+                 .a_row = dy.stride[0],
+                 .a_col = 1,
+                 .b_row = a->w->stride[0],
+                 .b_col = 1,
+                 .c_row = a->x->grad->stride[0],
+                 .ab_type = dy.dtype,
+                 .c_type = a->x->grad->dtype,
+                 .alpha = 1,
+                 .beta = pu_grad_beta(a->x)};
+    pu_cpu_gemm(cpu, &g);
   }
   return PU_OK;
 }

@@ -125,7 +125,7 @@ static void chunk_back(pu_cpu *cpu, const loss_job *job, int64_t rows) {
                 .b_col = 1,
                 .c_row = w->grad->stride[0],
                 .ab_type = w->dtype,
-                .c_type = PU_F32,
+                .c_type = w->grad->dtype,
                 .alpha = 1,
                 .beta = pu_grad_beta(w)};
   pu_cpu_gemm(cpu, &dw);

@@ -261,7 +261,7 @@ pu_err pu_ref_moe_mlp(pu_backend *be, void *args, pu_error *e) {
   PU_TRY(take_work(cpu, a, false, &job.w, e));
   pu_pool_run(cpu->pool, a->order->shape[0], 64, gather_rows, &job);
   experts_product(cpu, &job, &job.w.x, a->gate_up, true, a->gu);
-  PU_TRY(be->forward[PU_OP_swiglu](be, &(pu_swiglu_args){a->gu, a->act}, e));
+  PU_TRY(be->forward[PU_OP_swiglu](be, &(pu_swiglu_args){a->gu, a->act, false}, e));
   experts_product(cpu, &job, a->act, a->down, true, a->out);
   pu_pool_run(cpu->pool, a->y->shape[0], 16, combine_rows, &job);
   return PU_OK;
@@ -321,7 +321,7 @@ pu_err pu_ref_moe_mlp_back(pu_backend *be, void *args, pu_error *e) {
   gu.grad = &job.w.dgu;
   act.grad = &job.w.dact;
   gu.grad_set = false;
-  PU_TRY(be->backward[PU_OP_swiglu](be, &(pu_swiglu_args){&gu, &act}, e));
+  PU_TRY(be->backward[PU_OP_swiglu](be, &(pu_swiglu_args){&gu, &act, false}, e));
   experts_weights_back(cpu, a, &job.w.dgu, &job.w.x, a->gate_up);
   if (!a->x->grad) return PU_OK;
   job.beta_x = pu_grad_beta(a->x);

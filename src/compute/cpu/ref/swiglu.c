@@ -42,6 +42,7 @@ static void swiglu_rows_back(void *arg, int64_t begin, int64_t end, int worker) 
       float s = sigmoid(gate);
       pu_acc(a->gu->grad, n, f, dy * up * s * (1 + gate * (1 - s)), b->beta);
       pu_acc(a->gu->grad, n, inner + f, dy * gate * s, b->beta);
+      if (a->again) pu_set(a->y, n, f, gate * s * up);
     }
 }
 
