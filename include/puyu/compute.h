@@ -526,7 +526,8 @@ typedef struct pu_nf4_values {
   float code[16], scale[256];
 } pu_nf4_values;
 void pu_nf4_get_values(pu_nf4_values *out);
-pu_err pu_nf4_pack(void *out, const float *w, int64_t n, pu_error *e) PU_MUST_USE;
+/* By the pool's threads; NULL: the caller alone. */
+pu_err pu_nf4_pack(pu_pool *pool, void *out, const float *w, int64_t n, pu_error *e) PU_MUST_USE;
 /* Blocks [begin, end) of them as f32 or bf16, into their places of out [n]. */
 void pu_nf4_unpack(void *out, pu_dtype type, const void *packed, int64_t n, int64_t begin, int64_t end);
 static inline int64_t pu_packed_groups(const pu_packing *p, int64_t cols) {

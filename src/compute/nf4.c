@@ -107,36 +107,53 @@ static void pack_block(uint8_t *to, const float *w, int64_t n, float scale) {
   }
 }
 
-/* The blocks' scales, less their mean, as codes of a step each 256. */
-static void pack_scales(const pu_nf4_parts *p, const float *scale, char *out) {
-  float values[256], offset;
-  double sum = 0;
-  scale_values(values);
-  for (int64_t i = 0; i < p->blocks; i++) sum += (double)scale[i];
-  offset = p->blocks ? (float)(sum / (double)p->blocks) : 0;
-  memcpy(out + p->mean, &offset, sizeof offset);
-  for (int64_t g = 0; g < p->groups; g++) {
-    int64_t to = PU_MIN(p->blocks, (g + 1) * SCALES);
-    float step = 0;
-    for (int64_t i = g * SCALES; i < to; i++) step = fmaxf(step, fabsf(scale[i] - offset));
-    memcpy(out + p->step + (size_t)g * sizeof step, &step, sizeof step);
-    for (int64_t i = g * SCALES; i < to; i++)
-      ((uint8_t *)out)[p->scale + (size_t)i] = (uint8_t)nearest(values, 256, step > 0 ? (scale[i] - offset) / step : 0);
+typedef struct packing {
+  pu_nf4_parts at;
+  const float *w;
+  int64_t n;
+  uint8_t *out;
+  float *scale, mean;
+  pu_nf4_values values;
+} packing;
+
+static void pack_blocks(void *arg, int64_t begin, int64_t end, int worker) {
+  const packing *p = arg;
+  (void)worker;
+  for (int64_t i = begin; i < end; i++) {
+    int64_t n = PU_MIN((int64_t)BLOCK, p->n - i * BLOCK);
+    p->scale[i] = largest(p->w + i * BLOCK, n);
+    pack_block(p->out + i * BLOCK / 2, p->w + i * BLOCK, n, p->scale[i]);
   }
 }
 
-pu_err pu_nf4_pack(void *out, const float *w, int64_t n, pu_error *e) {
-  pu_nf4_parts p = pu_nf4_parts_of(n);
-  float *scale = malloc((size_t)p.blocks * sizeof *scale + 1);
-  if (!scale) return pu_fail(e, PU_ERR_NOMEM, "no memory to pack %lld weights", (long long)n);
-  memset(out, 0, p.bytes);
-  for (int64_t i = 0; i < p.blocks; i++) {
-    int64_t k = PU_MIN((int64_t)BLOCK, n - i * BLOCK);
-    scale[i] = largest(w + i * BLOCK, k);
-    pack_block((uint8_t *)out + i * BLOCK / 2, w + i * BLOCK, k, scale[i]);
+/* Groups of the blocks' scales, less their mean, as codes of a step each. */
+static void pack_scales(void *arg, int64_t begin, int64_t end, int worker) {
+  const packing *p = arg;
+  (void)worker;
+  for (int64_t g = begin; g < end; g++) {
+    int64_t to = PU_MIN(p->at.blocks, (g + 1) * SCALES);
+    float step = 0;
+    for (int64_t i = g * SCALES; i < to; i++) step = fmaxf(step, fabsf(p->scale[i] - p->mean));
+    memcpy(p->out + p->at.step + (size_t)g * sizeof step, &step, sizeof step);
+    for (int64_t i = g * SCALES; i < to; i++)
+      p->out[p->at.scale + (size_t)i] =
+          (uint8_t)nearest(p->values.scale, 256, step > 0 ? (p->scale[i] - p->mean) / step : 0);
   }
-  pack_scales(&p, scale, out);
-  free(scale);
+}
+
+pu_err pu_nf4_pack(pu_pool *pool, void *out, const float *w, int64_t n, pu_error *e) {
+  packing p = {.at = pu_nf4_parts_of(n), .w = w, .n = n, .out = out};
+  double sum = 0;
+  p.scale = malloc((size_t)p.at.blocks * sizeof *p.scale + 1);
+  if (!p.scale) return pu_fail(e, PU_ERR_NOMEM, "no memory to pack %lld weights", (long long)n);
+  pu_nf4_get_values(&p.values);
+  memset(out, 0, p.at.bytes);
+  pu_pool_run(pool, p.at.blocks, SCALES, pack_blocks, &p);
+  for (int64_t i = 0; i < p.at.blocks; i++) sum += (double)p.scale[i];
+  p.mean = p.at.blocks ? (float)(sum / (double)p.at.blocks) : 0;
+  memcpy(p.out + p.at.mean, &p.mean, sizeof p.mean);
+  pu_pool_run(pool, p.at.groups, 4, pack_scales, &p);
+  free(p.scale);
   return PU_OK;
 }
 

@@ -366,8 +366,9 @@ static pu_err pack_nf4(const pu_filler *f, pu_tensor *w, pu_error *e) {
   pu_err err = plain && packed && values ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory to pack the weights");
   if (!err) err = m->be->download(m->be, plain, f->plain->data, pu_tensor_bytes(w), e);
   if (!err) {
-    pu_convert(values, PU_F32, plain, w->dtype, n);
-    err = pu_nf4_pack(packed, values, n, e);
+    conversion c = {plain, w->dtype, PU_F32, values, NULL};
+    pu_pool_run(m->be->pool, n, GRAIN, convert_part, &c);
+    err = pu_nf4_pack(m->be->pool, packed, values, n, e);
   }
   if (!err && !(w->data = pu_arena_alloc(m->weights, bytes)))
     err = pu_fail(e, PU_ERR_NOMEM, "the model's weights do not fit into the memory planned for them");

@@ -25,7 +25,7 @@ static void test_bytes(void **state) {
   w[3] = 0.16f; /* 0.08 of the scale: code 8 */
   w[64] = 2;
   w[69] = -1.1f; /* -0.55: code 2 */
-  assert_ok(pu_nf4_pack(packed, w, 70, &err), &err);
+  assert_ok(pu_nf4_pack(NULL, packed, w, 70, &err), &err);
   assert_int_equal(packed[0], 0x0F);
   assert_int_equal(packed[1], 0x78);
   assert_int_equal(packed[32], 0xF7);
@@ -45,7 +45,7 @@ static void test_error(void **state) {
   float *w = normal(N, 3, 0.02f), *back = malloc(N * sizeof *back);
   void *packed = malloc(pu_nf4_bytes(N));
   assert_true((double)pu_nf4_bytes(N) * 8 / N < 4.15);
-  assert_ok(pu_nf4_pack(packed, w, N, &err), &err);
+  assert_ok(pu_nf4_pack(NULL, packed, w, N, &err), &err);
   pu_nf4_unpack(back, PU_F32, packed, N, 0, N / 64 + 1);
   double wrong = 0, all = 0;
   for (int64_t b = 0; b < N; b += 64) {
@@ -94,7 +94,7 @@ static void both_weights(pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols, 
   packed->layout = PU_LAYOUT_NF4;
   packed->data = pu_arena_alloc(c->mem, pu_nf4_bytes(n));
   assert_int_equal(pu_weight_bytes(packed), pu_nf4_bytes(n));
-  assert_ok(pu_nf4_pack(bytes, w, n, &err), &err);
+  assert_ok(pu_nf4_pack(c->be->pool, bytes, w, n, &err), &err);
   assert_ok(c->be->upload(c->be, packed->data, bytes, pu_nf4_bytes(n), &err), &err);
   pu_nf4_unpack(values, dtype, bytes, n, 0, (n + 63) / 64);
   pu_test_upload(c->be, plain, values);

@@ -3,7 +3,7 @@
  *
  * A case makes its inputs from a seed and runs its operation; the rest is the same for all of them. PUYU_TEST_DEVICE
  * names one more backend to test (a plug-in beside this program), also with wide rows, which devices have other kernels
- * for; PUYU_TEST_OP names the one case to try. */
+ * for; PUYU_TEST_OP names the one case to try, PUYU_TEST_TRIALS how often (tools that watch every access are slow). */
 #include <math.h>
 #include <stdlib.h>
 
@@ -569,12 +569,17 @@ static bool wanted(const pu_backend *be, const op_case *op) {
   return !only || strcmp(op->name, only) == 0;
 }
 
+static uint64_t trials(void) {
+  const char *n = getenv("PUYU_TEST_TRIALS");
+  return n ? strtoull(n, NULL, 10) : TRIALS;
+}
+
 /* A backend against the reference, and to the bit against a twin (which may be itself). */
 static void check_backend(const char *what, pu_backend *be, pu_backend *twin, extent x) {
   static const double bounds[] = {[PU_F32] = 1e-5, [PU_BF16] = 1e-2};
   pu_backend *ref = open_cpu(1, PU_ISA_REF);
   for (size_t i = 0; i < PU_COUNT(cases); i++)
-    for (uint64_t seed = 0; seed < 2 * TRIALS && wanted(be, &cases[i]); seed++) {
+    for (uint64_t seed = 0; seed < 2 * trials() && wanted(be, &cases[i]); seed++) {
       env want, got, again;
       pu_dtype type = seed % 2 ? PU_BF16 : PU_F32;
       run_case(&want, &cases[i], ref, type, seed / 2 + 1000 * i, x);
