@@ -235,10 +235,11 @@ pu_err decode(pu_cuda *d, const pu_cuda_attend &a, const plan *p, int kv_heads, 
   f.most = p->n * (pu_cuda_stretch_of((int32_t)PU_MIN(longest, (int64_t)INT32_MAX) - 1, a.k.bits) + 1);
   const size_t rows = (size_t)f.most * (size_t)kv_heads * (size_t)p->rows;
   PU_TRY(pu_cuda_work(d, rows * (size_t)(a.dim + 2) * sizeof(float), &work, e));
-  PU_TRY(counters(d, (size_t)p->n * (size_t)kv_heads, &f.arrived, e));
+  PU_TRY(counters(d, (size_t)p->n * (size_t)kv_heads * (size_t)PU_MAX(p->rows, 4), &f.arrived, e));
   f.kv_heads = kv_heads;
   f.seqs = on_device(p, p->few);
   f.rows = p->rows;
+  f.early = p->tile_count == 0;
   f.parts = (float *)work;
   f.sums = f.parts + rows * (size_t)a.dim;
   return pu_cuda_few_forward(d, &a, &f, e);
