@@ -44,8 +44,9 @@ typedef struct pu_cuda_few {
   const pu_cuda_few_seq *seqs; /* [n + 1] */
   int n, most;                 /* sequences of the batch; stretches that they may have */
   int kv_heads, rows;          /* rows: of a sequence and key head, the most */
-  int groups;                  /* of them, each a block's; whoever launches says */
-  bool early;                  /* the kernel just before does not write to the cache */
+  int groups;                  /* of them, each a block's */
+  int stages;                  /* places in shared memory for a warp's tiles; both for who launches to say */
+  bool early;                  /* seqs, the table and the cache's older rows were there before the kernel just before */
   float *parts;                /* [most, kv_heads, rows, dim] sums, not divided */
   float *sums;                 /* [most, kv_heads, rows, 2]: maximum (base 2), sum of exponentials */
   int32_t *arrived;            /* [n, kv_heads, rows or 4, the larger], zero before and after */

@@ -30,11 +30,10 @@ template <int D, int BITS> struct sizes {
 template <int D, int KB, int VB, int NT> struct shape {
   static constexpr int tile = KB == 16 ? 16 : 32; /* keys of a warp's step */
   static constexpr int keys = tile * sizes<D, KB>::row, stage = keys + tile * sizes<D, VB>::row;
-  static constexpr int stages = 3, blocks = NT == 4 ? 1 : KB == 4 && NT == 1 ? 3 : 2; /* blocks: of a multiprocessor */
-  static constexpr int pitch = D + 4; /* floats from row to row of what warps leave for each other */
-  /* rows: of a block, at most. */
-  static __host__ __device__ constexpr int bytes(int rows) {
-    return WARPS * (stages * stage + rows * (pitch + 2) * (int)sizeof(float));
+  static constexpr int blocks = KB == 4 && NT == 1 ? 3 : 2; /* of a multiprocessor */
+  /* Of shared memory: a warp's stages, and what it leaves for the others of so many rows (see `exchange`). */
+  static constexpr int bytes(int stages, int rows) {
+    return WARPS * (stages * stage + rows * (D + 4 + 2) * (int)sizeof(float));
   }
 };
 
@@ -677,42 +676,48 @@ __device__ void start_next() {
 }
 
 /* Items blockIdx.x, + gridDim.x, …: while one is computed, the next tiles are on their way, of the next item too. The
- * cache's rows and the table were written long before, so the first tiles are asked for at once. */
+ * first tiles are asked for before the kernels before have ended, where they write neither the plan nor the cache (but
+ * for the new rows, which are put in later). */
 template <int D, int KB, int VB, int NT>
 __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
     few_kernel(const __grid_constant__ pu_cuda_attend a, const __grid_constant__ pu_cuda_few f) {
   typedef shape<D, KB, VB, NT> S;
   constexpr int TILE = S::tile;
   extern __shared__ __align__(1024) char shared[];
+  if (!f.early) wait_before();
+  start_next();
   const int warp = threadIdx.x / 32, items = items_of(f);
   const float scale = a.scale * LOG2E;
-  char *mine = shared + warp * S::stages * S::stage;
-  exchange<D> x = {(float *)(shared + WARPS * S::stages * S::stage), NULL, min(f.rows, NT * 8)};
+  char *mine = shared + warp * f.stages * S::stage;
+  exchange<D> x = {(float *)(shared + WARPS * f.stages * S::stage), NULL, min(f.rows, NT * 8)};
   x.sum = (float2 *)(x.out + WARPS * x.most * x.pitch);
-  start_next();
-  if (!f.early) wait_before();
   cursor<TILE> coming;
   start<TILE, NT>(coming, a, f, items);
-  const auto load = [&](int step) {
+  int used = 0, next = 0; /* stages: the one to be read, the one to be filled */
+  const auto load = [&] {
     if (coming.index < items) {
-      load_tile<D, KB, VB, TILE>(shared_address(mine) + step % S::stages * S::stage, coming, a, f.kv_heads);
+      load_tile<D, KB, VB, TILE>(shared_address(mine) + next * S::stage, coming, a, f.kv_heads);
       advance<TILE, NT>(coming, a, f, items);
     }
     copies_commit();
+    next = next + 1 == f.stages ? 0 : next + 1;
   };
-  int step = 0;
-  for (; step < S::stages - 1; step++) load(step);
+  for (int i = 1; i < f.stages; i++) load();
   wait_before();
   for (int index = blockIdx.x; index < items; index += gridDim.x) {
     const item m = item_of<TILE, NT>(a, f, index, items);
     if (m.rows <= 0) continue;
     rows<D, NT> w;
     begin<D, KB, NT>(w, a, m, scale);
-    for (int pos = first_of<TILE>(m); pos < m.end; pos += WARPS * TILE, step++) {
-      char *keys = mine + (step + 1) % S::stages * S::stage, *values = keys + S::keys;
-      copies_wait<S::stages - 2>();
+    for (int pos = first_of<TILE>(m); pos < m.end; pos += WARPS * TILE) {
+      char *keys = mine + used * S::stage, *values = keys + S::keys;
+      used = used + 1 == f.stages ? 0 : used + 1;
+      if (f.stages == 3)
+        copies_wait<1>();
+      else
+        copies_wait<0>();
       __syncwarp();
-      load(step); /* where the last step's tile was */
+      load(); /* where the last step's tile was */
       if (pos + TILE > m.base) {
         put_rows<D, KB, TILE>(a, a.k, m, a.heads + m.head, pos, keys);
         put_rows<D, VB, TILE>(a, a.v, m, a.heads + f.kv_heads + m.head, pos, values);
@@ -735,17 +740,18 @@ template <int D, int KB, int VB, int NT>
 pu_err launch(pu_cuda *d, const pu_cuda_attend *a, pu_cuda_few f, pu_error *e) {
   typedef shape<D, KB, VB, NT> S;
   const auto kernel = few_kernel<D, KB, VB, NT>;
-  const int bytes = S::bytes(PU_MIN(f.rows, NT * 8));
-  static int room = 0; /* of a multiprocessor; one device */
+  const int rows = PU_MIN(f.rows, NT * 8);
+  static int room = 0, most; /* of a multiprocessor, of a block; one device */
   cudaLaunchAttribute early = {};
   cudaLaunchConfig_t c = {};
   f.groups = (int)ceil_div(f.rows, NT * 8);
   if (!room) {
-    PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, S::bytes(NT * 8)),
-                "its shared memory", e);
-    PU_CUDA_TRY(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerMultiprocessor, d->device),
-                "its shared memory", e);
+    PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "attention", e);
+    PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "attention", e);
+    PU_CUDA_TRY(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerMultiprocessor, d->device), "attention", e);
   }
+  f.stages = S::bytes(3, rows) <= most ? 3 : 2;
+  const int bytes = S::bytes(f.stages, rows);
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   c.gridDim = dim3((unsigned)PU_MIN((int64_t)f.most * f.kv_heads * f.groups,
@@ -761,8 +767,7 @@ pu_err launch(pu_cuda *d, const pu_cuda_attend *a, pu_cuda_few f, pu_error *e) {
 
 template <int D, int KB, int VB>
 pu_err by_rows(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_error *e) {
-  if (f->rows <= 8) return launch<D, KB, VB, 1>(d, a, *f, e);
-  return f->rows <= 16 ? launch<D, KB, VB, 2>(d, a, *f, e) : launch<D, KB, VB, 4>(d, a, *f, e);
+  return f->rows <= 8 ? launch<D, KB, VB, 1>(d, a, *f, e) : launch<D, KB, VB, 2>(d, a, *f, e);
 }
 
 template <int D> pu_err by_bits(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_error *e) {
