@@ -1,5 +1,6 @@
 /* Attention in training: which kernels run, and what they are told. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "src/compute/cuda/attention.h"
 #include "src/compute/cuda/use.h"
@@ -22,19 +23,36 @@ static pu_err list_room(pu_cuda *d, size_t bytes, char **out, pu_error *e) {
   return PU_OK;
 }
 
+/* Every tile of `rows` tokens, the ones that begin last in their sequences first: they see most. Counts of the tiles that
+ * begin at each place stand behind the tiles. */
+static int32_t fill_tiles(const pu_seqs *seqs, int rows, pu_cuda_tile *tiles, int32_t *places, int32_t most) {
+  int32_t n = 0;
+  memset(places, 0, (size_t)most * sizeof *places);
+  for (int32_t s = 0; s < seqs->n; s++)
+    for (int32_t i = 0; i * rows < seqs->cu[s + 1] - seqs->cu[s]; i++) places[i]++;
+  for (int32_t i = most - 1; i >= 0; i--) {
+    const int32_t here = places[i];
+    places[i] = n;
+    n += here;
+  }
+  for (int32_t s = 0; s < seqs->n; s++)
+    for (int32_t len = seqs->cu[s + 1] - seqs->cu[s], i = 0; i * rows < len; i++)
+      tiles[places[i]++] = {seqs->cu[s], len, i * rows, 0, s};
+  return n;
+}
+
 /* The device's list of tiles of `rows` tokens. */
 static pu_err list_tiles(pu_cuda *d, const pu_seqs *seqs, int rows, pu_cuda_attend *a, pu_error *e) {
+  const size_t room = (size_t)(seqs->tokens / rows + seqs->n) * sizeof(pu_cuda_tile);
+  int32_t most = 0;
   char *list;
   void *device;
-  int32_t n = 0;
-  PU_TRY(list_room(d, (size_t)(seqs->tokens / rows + seqs->n) * sizeof(pu_cuda_tile), &list, e));
+  for (int32_t s = 0; s < seqs->n; s++) most = PU_MAX(most, (seqs->cu[s + 1] - seqs->cu[s] + rows - 1) / rows);
+  PU_TRY(list_room(d, room + (size_t)most * sizeof(int32_t), &list, e));
   pu_cuda_tile *tiles = (pu_cuda_tile *)list;
-  for (int32_t s = 0; s < seqs->n; s++)
-    for (int32_t len = seqs->cu[s + 1] - seqs->cu[s], at = (len + rows - 1) / rows * rows; (at -= rows) >= 0;)
-      tiles[n++] = {seqs->cu[s], len, at, 0, s}; /* from the end: what sees most begins first */
-  PU_TRY(pu_cuda_mirrored(d, tiles, (size_t)n * sizeof *tiles, &device, e));
+  a->tile_count = fill_tiles(seqs, rows, tiles, (int32_t *)(list + room), most);
+  PU_TRY(pu_cuda_mirrored(d, tiles, (size_t)a->tile_count * sizeof *tiles, &device, e));
   a->tiles = (const pu_cuda_tile *)device;
-  a->tile_count = n;
   return PU_OK;
 }
 

@@ -204,25 +204,37 @@ template <int D> __device__ void store_row(char *row, const float (&c)[D / 2], i
 
 /* ---- forward ---- */
 
-template <int D>
-__device__ void bring_keys(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int from,
-                           int tiles, int end) {
-  constexpr int TILE = KEYS * D * 2;
-  const int g = blockIdx.x / a.share;
-  const source k = source_of(a.k, g, t), v = source_of(a.v, g, t);
-  for (int i = 0; i <= 2 * tiles; i++) { /* K0 V0 K1 V1 …, each told when the next is on its way */
-    if (i < 2 * tiles) {
-      const slot s = slot_of(barriers, i % (2 * STAGES));
-      wait_free(s, i / (2 * STAGES));
+/* What a block does, one after the other: a tile of queries of one head, over keys [from, end). */
+typedef struct job {
+  pu_cuda_tile t;
+  int head, from, end, tiles;
+} job;
+
+__device__ job job_of(const pu_cuda_attend &a, int index) {
+  job j = {a.tiles[index / a.heads], index % a.heads, 0, 0, 0};
+  j.from = (int)(max(j.t.base + j.t.at - a.window + 1, (int64_t)0) / KEYS * KEYS);
+  j.end = j.t.base + min(j.t.n, j.t.at + ROWS);
+  j.tiles = (j.end - j.from + KEYS - 1) / KEYS;
+  return j;
+}
+
+/* K0 V0 K1 V1 … of all jobs, each told when the next is on its way. */
+template <int D> __device__ void bring_keys(const pu_cuda_attend &a, char *shared, uint64_t *barriers) {
+  constexpr int TILE = KEYS * D * 2, SLOTS = 2 * STAGES;
+  int turn = 0;
+  for (int index = blockIdx.x; index < a.heads * a.tile_count; index += gridDim.x) {
+    const job j = job_of(a, index);
+    const source k = source_of(a.k, j.head / a.share, j.t), v = source_of(a.v, j.head / a.share, j.t);
+    for (int i = 0; i < 2 * j.tiles; i++, turn++) {
+      wait_free(slot_of(barriers, turn % SLOTS), turn / SLOTS);
       if (i % 2)
-        fill<D, KEYS>(shared + i % (2 * STAGES) * TILE, v, from + i / 2 * KEYS, end);
+        fill<D, KEYS>(shared + turn % SLOTS * TILE, v, j.from + i / 2 * KEYS, j.end);
       else
-        fill<D, KEYS>(shared + i % (2 * STAGES) * TILE, k, from + i / 2 * KEYS, end);
-    } else {
-      copies_commit();
+        fill<D, KEYS>(shared + turn % SLOTS * TILE, k, j.from + i / 2 * KEYS, j.end);
+      if (turn > 0) tell_full<1>(slot_of(barriers, (turn - 1) % SLOTS));
     }
-    if (i > 0) tell_full<1>(slot_of(barriers, (i - 1) % (2 * STAGES)));
   }
+  tell_full<0>(slot_of(barriers, (turn - 1) % SLOTS));
 }
 
 typedef struct state {
@@ -265,50 +277,54 @@ template <int D> __device__ void soften(state &w, float (&s)[KEYS / 2], float (&
   }
 }
 
+/* A job, by one of the two warpgroups; first: tiles of the jobs before. */
 template <int D>
-__device__ void attend(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int from,
-                       int tiles) {
+__device__ void attend(const pu_cuda_attend &a, const job &j, char *shared, uint64_t *barriers, int first) {
   constexpr int TILE = KEYS * D * 2;
-  const int head = blockIdx.x, warp = threadIdx.x / 32, r = t.at + warp * 16 + threadIdx.x % 32 / 4;
+  const pu_cuda_tile &t = j.t;
+  const int head = j.head, warp = threadIdx.x / 32, r = t.at + warp * 16 + threadIdx.x % 32 / 4;
   const int window = (int)min(a.window, (int64_t)1 << 30), pos = t.base + t.at + warp * 16;
   const uint32_t at = shared_address(shared);
   const char *row0 = a.q + (int64_t)(t.row + r) * a.q_row + (int64_t)head * D * 2;
   uint32_t q[D / 16][4], p[KEYS / 16][4];
   float s[KEYS / 2], out[D / 2];
   state w = {{-INFINITY, -INFINITY}, {0, 0}};
+  const auto keys_of = [&](int i) { return (first + i) % STAGES * 2; };
+  const auto phase_of = [&](int i) { return (first + i) / STAGES & 1; };
   load_a<D>(q, r < t.n ? row0 : NULL, r + 8 < t.n ? row0 + 8 * a.q_row : NULL);
 #pragma unroll
   for (int i = 0; i < D / 2; i++) out[i] = 0;
-  barrier_wait(slot_of(barriers, 0).full, 0);
+  barrier_wait(slot_of(barriers, keys_of(0)).full, phase_of(0));
   wide_begin();
-  times_rows<D, KEYS>(s, q, at);
+  times_rows<D, KEYS>(s, q, at + keys_of(0) * TILE);
   wide_commit();
   wide_wait<0>();
-  give_free(slot_of(barriers, 0));
+  give_free(slot_of(barriers, keys_of(0)));
   const auto soften_tile = [&](int i) {
-    const int key0 = from + i * KEYS;
+    const int key0 = j.from + i * KEYS;
     if (key0 + KEYS - 1 > pos || key0 <= pos + 15 - window) mask(s, key0, pos + threadIdx.x % 32 / 4, window);
     soften<D>(w, s, out, a.scale * LOG2E);
     as_a<KEYS>(p, s);
-    barrier_wait(slot_of(barriers, i % STAGES * 2 + 1).full, i / STAGES & 1);
+    barrier_wait(slot_of(barriers, keys_of(i) + 1).full, phase_of(i));
   };
-  for (int i = 0; i + 1 < tiles; i++) {
-    const int next = (i + 1) % STAGES * 2;
+  for (int i = 0; i + 1 < j.tiles; i++) {
+    const int next = keys_of(i + 1);
     soften_tile(i);
-    barrier_wait(slot_of(barriers, next).full, (i + 1) / STAGES & 1);
+    barrier_wait(slot_of(barriers, next).full, phase_of(i + 1));
     wide_begin();
-    add_rows<D, KEYS>(out, p, at + (i % STAGES * 2 + 1) * TILE);
+    add_rows<D, KEYS>(out, p, at + (keys_of(i) + 1) * TILE);
     times_rows<D, KEYS>(s, q, at + next * TILE);
     wide_commit();
     wide_wait<0>();
-    give_free(slot_of(barriers, i % STAGES * 2 + 1));
+    give_free(slot_of(barriers, keys_of(i) + 1));
     give_free(slot_of(barriers, next));
   }
-  soften_tile(tiles - 1);
+  soften_tile(j.tiles - 1);
   wide_begin();
-  add_rows<D, KEYS>(out, p, at + ((tiles - 1) % STAGES * 2 + 1) * TILE);
+  add_rows<D, KEYS>(out, p, at + (keys_of(j.tiles - 1) + 1) * TILE);
   wide_commit();
   wide_wait<0>();
+  give_free(slot_of(barriers, keys_of(j.tiles - 1) + 1));
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     const float sum = quad_sum(w.sum[h]);
@@ -491,17 +507,17 @@ __global__ void __launch_bounds__(THREADS, 1) forward_kernel(const __grid_consta
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) char shared[];
   __shared__ uint64_t barriers[2 * 2 * STAGES];
-  const pu_cuda_tile t = a.tiles[blockIdx.y];
-  const int end = t.base + min(t.n, t.at + ROWS),
-            from = (int)(max(t.base + t.at - a.window + 1, (int64_t)0) / KEYS * KEYS);
-  const int tiles = (end - from + KEYS - 1) / KEYS;
   init_slots(barriers, 2 * STAGES);
   if (threadIdx.x >= 2 * GROUP_THREADS) {
     registers_less<56>();
-    bring_keys<D>(a, t, shared, barriers, from, tiles, end);
+    bring_keys<D>(a, shared, barriers);
   } else {
     registers_more<224>();
-    attend<D>(a, t, shared, barriers, from, tiles);
+    for (int index = blockIdx.x, first = 0; index < a.heads * a.tile_count; index += gridDim.x) {
+      const job j = job_of(a, index);
+      attend<D>(a, j, shared, barriers, first);
+      first += j.tiles;
+    }
   }
 #endif
 }
@@ -558,7 +574,7 @@ template <int D> pu_err forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e
   const int bytes = 2 * STAGES * KEYS * D * 2;
   PU_CUDA_TRY(cudaFuncSetAttribute(forward_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), "attention",
               e);
-  forward_kernel<D><<<dim3(a->heads, a->tile_count), THREADS, bytes, d->stream>>>(*a);
+  forward_kernel<D><<<PU_MIN(a->heads * a->tile_count, d->sms), THREADS, bytes, d->stream>>>(*a);
   return pu_cuda_launched("attention", e);
 }
 

@@ -55,6 +55,7 @@ typedef struct pu_cuda {
   int half;
   cudaEvent_t staging_read[2]; /* the copies out of a half have ended */
   pu_cuda_mirror mirrors[PU_CUDA_MIRRORS];
+  bool was_there; /* what pu_cuda_mirrored was asked for: set where nothing had to be brought, cleared by who asks */
   uint64_t clock;
   pu_cuda_faults faults;
   struct pu_cuda_linear *linear;       /* product.cu: algorithms chosen so far */

@@ -224,6 +224,7 @@ pu_err pu_cuda_mirrored(pu_cuda *d, const void *host, size_t bytes, void **out, 
     pu_cuda_mirror *m = &d->mirrors[i];
     if (m->cap && m->bytes == bytes && memcmp(m->host, host, bytes) == 0) {
       m->used = ++d->clock;
+      d->was_there = true;
       *out = m->device;
       return PU_OK;
     }

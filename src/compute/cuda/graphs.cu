@@ -46,6 +46,7 @@ struct pu_cuda_graphs {
   uint64_t clock, calls;
   int n; /* letters so far */
   size_t used;
+  bool says;        /* on the log, what becomes of graphs */
   bool inside;      /* an operation, which may call others */
   bool not_settled; /* see pu_cuda_not_settled */
   last_plan plan;
@@ -79,8 +80,9 @@ kept *find(graphs *g, uint64_t key) {
 }
 
 /* Nothing of this bracket has run, nor will it. */
-void break_off(pu_cuda *d) {
+void break_off(pu_cuda *d, const char *why) {
   graphs *g = d->graphs;
+  if (g->says) pu_log(PU_LOG_INFO, "cuda: step %016llx is asked for again: %s", (unsigned long long)g->k->key, why);
   cudaGraph_t graph = NULL;
   if (g->now == CAPTURING && cudaStreamEndCapture(d->stream, &graph) == cudaSuccess) cudaGraphDestroy(graph);
   cudaGetLastError(); /* what went wrong is found again, if it does again */
@@ -152,7 +154,7 @@ pu_err call(pu_backend *be, pu_op op, void *args, pu_error *e) {
   graphs *g = d->graphs;
   pu_err err = PU_OK;
   if (g->inside) return g->own[op](be, args, e);
-  if (!pu_call_playable(op) && g->now != BROKEN) break_off(d);
+  if (!pu_call_playable(op) && g->now != BROKEN) break_off(d, "an operation is none of a forward pass");
   if (g->now == BROKEN) return PU_OK;
   g->calls = pu_call_hash(g->calls, op, args);
   if (g->now == CAPTURING) {
@@ -162,7 +164,7 @@ pu_err call(pu_backend *be, pu_op op, void *args, pu_error *e) {
   } else if (op == PU_OP_attention_paged) {
     err = plan_again(d, (const pu_attention_paged_args *)args, e);
   }
-  if (err && g->now != BROKEN) break_off(d);
+  if (err && g->now != BROKEN) break_off(d, e->msg);
   return PU_OK;
 }
 
@@ -230,6 +232,8 @@ bool finish(pu_cuda *d, kept *k) {
   if (err == cudaSuccess) err = cudaGraphInstantiate(&k->graph, graph, 0);
   if (graph) cudaGraphDestroy(graph);
   if (err != cudaSuccess) k->graph = NULL;
+  if (d->graphs->says)
+    pu_log(PU_LOG_INFO, "cuda: step %016llx, a graph: %s", (unsigned long long)k->key, cudaGetErrorString(err));
   k->calls = d->graphs->calls;
   k->n = d->graphs->n;
   return err == cudaSuccess;
@@ -255,7 +259,7 @@ pu_err play(pu_backend *be, bool *again, pu_error *e) {
     k->seen = true;
     k->generation = d->generation;
   } else if (was == BROKEN || !is_whole(d)) {
-    if (was != BROKEN) break_off(d);
+    if (was != BROKEN) break_off(d, g->not_settled ? "an algorithm is not chosen yet" : "other calls than before");
     *again = true;
   }
   g->now = IDLE;
@@ -286,7 +290,7 @@ bool pu_cuda_hand_over(pu_cuda *d, void **to, const void *host, size_t bytes) {
   l = next_letter(g, *to, bytes);
   if (l) memcpy(g->inbox + l->at, host, bytes);
   if (!l || (g->now == CAPTURING && !send(d, l))) {
-    break_off(d);
+    break_off(d, "the host hands over other sizes than before, or too much");
     return false;
   }
   *to = l->to;
@@ -312,6 +316,7 @@ void pu_cuda_use_graphs(pu_cuda *d) {
   if (wanted && strcmp(wanted, "0") == 0) return;
   d->graphs = (graphs *)calloc(1, sizeof *d->graphs);
   if (!d->graphs) return;
+  d->graphs->says = wanted && strcmp(wanted, "say") == 0;
   d->graphs->launched = ~(uint64_t)0;
   d->base.record = record;
   d->base.play = play;

@@ -39,6 +39,7 @@ typedef struct plan {
   int32_t *token_seq;   /* [N] the sequence of a token; -1: it is decoded, which puts it into the cache */
   int32_t n, few_count, tile_count, table_stride;
   int rows;
+  bool was_there; /* on the device, before this call */
   size_t bytes;
   char *host, *device;
 } plan;
@@ -107,11 +108,17 @@ void add_seq(plan *p, const pu_attention_paged_args *a, int32_t s, bool few, int
   if (!p->seqs) return;
   p->seqs[s] = whole;
   for (int32_t i = 0; i < n; i++) p->token_seq[whole.row + i] = few ? -1 : s;
-  /* From the end: what sees most begins first. */
-  for (int32_t at = few ? 0 : (n + tile - 1) / tile * tile; (at -= tile) >= 0;) {
+  for (int32_t at = 0; at < n && !few; at += tile) {
     p->tiles[p->tile_count] = whole;
     p->tiles[p->tile_count++].at = at;
   }
+}
+
+/* What sees most begins first. */
+int by_work(const void *x, const void *y) {
+  const pu_cuda_tile *a = (const pu_cuda_tile *)x, *b = (const pu_cuda_tile *)y;
+  const int32_t more = b->base + b->at - (a->base + a->at);
+  return more ? more : a->seq - b->seq;
 }
 
 pu_err room_for(pu_cuda_planned *last, size_t bytes, pu_error *e) {
@@ -137,6 +144,7 @@ pu_err build_plan(pu_cuda_planned *last, const pu_attention_paged_args *a, bool 
   p->host = last->memory;
   place(p, p->host, seqs, others, tile);
   for (int32_t s = 0; s < seqs->n; s++) add_seq(p, a, s, few, tile);
+  if (p->tile_count) qsort(p->tiles, (size_t)p->tile_count, sizeof *p->tiles, by_work);
   return PU_OK;
 }
 
@@ -179,8 +187,10 @@ pu_err make_plan(pu_cuda *d, const pu_attention_paged_args *a, bool few, int til
     last->of.cu = cu;
     last->of.len = len;
   }
+  d->was_there = false;
   PU_TRY(pu_cuda_mirrored(d, last->p.host, last->p.bytes, &device, e));
   *p = last->p;
+  p->was_there = d->was_there;
   p->device = (char *)device;
   return PU_OK;
 }
@@ -235,10 +245,11 @@ pu_err decode(pu_cuda *d, const pu_cuda_attend &a, const plan *p, int kv_heads, 
   f.most = p->n * (pu_cuda_stretch_of((int32_t)PU_MIN(longest, (int64_t)INT32_MAX) - 1, a.k.bits) + 1);
   const size_t rows = (size_t)f.most * (size_t)kv_heads * (size_t)p->rows;
   PU_TRY(pu_cuda_work(d, rows * (size_t)(a.dim + 2) * sizeof(float), &work, e));
-  PU_TRY(counters(d, (size_t)p->n * (size_t)kv_heads, &f.arrived, e));
+  PU_TRY(counters(d, (size_t)p->n * (size_t)kv_heads * (size_t)PU_MAX(p->rows, 4), &f.arrived, e));
   f.kv_heads = kv_heads;
   f.seqs = on_device(p, p->few);
   f.rows = p->rows;
+  f.early = p->was_there && p->tile_count == 0;
   f.parts = (float *)work;
   f.sums = f.parts + rows * (size_t)a.dim;
   return pu_cuda_few_forward(d, &a, &f, e);

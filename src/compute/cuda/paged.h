@@ -44,9 +44,12 @@ typedef struct pu_cuda_few {
   const pu_cuda_few_seq *seqs; /* [n + 1] */
   int n, most;                 /* sequences of the batch; stretches that they may have */
   int kv_heads, rows;          /* rows: of a sequence and key head, the most */
+  int groups;                  /* of them, each a block's */
+  int stages;                  /* places in shared memory for a warp's tiles; both for who launches to say */
+  bool early;                  /* seqs, the table and the cache's older rows were there before the kernel just before */
   float *parts;                /* [most, kv_heads, rows, dim] sums, not divided */
   float *sums;                 /* [most, kv_heads, rows, 2]: maximum (base 2), sum of exponentials */
-  int32_t *arrived;            /* [n, kv_heads], zero before and after */
+  int32_t *arrived;            /* [n, kv_heads, rows or 4, the larger], zero before and after */
 } pu_cuda_few;
 
 /* Whether the kernels on tensor cores take it: heads of 64 or 128 in bf16, a cache in bf16 or few bits, aligned. */
