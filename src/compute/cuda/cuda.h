@@ -56,6 +56,7 @@ typedef struct pu_cuda {
   uint64_t clock;
   pu_cuda_faults faults;
   struct pu_cuda_linear *linear;       /* product.cu: algorithms chosen so far */
+  struct pu_cuda_maps *maps;           /* skinny.cu: tensor maps made so far */
   struct pu_cuda_attention *attention; /* attention.cu: plans made so far */
 } pu_cuda;
 
