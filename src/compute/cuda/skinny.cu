@@ -24,11 +24,15 @@
 #include "src/compute/cuda/use.h"
 #include "src/compute/cuda/wgmma.h"
 
+#ifndef PU_PROMOTION
+#define PU_PROMOTION CU_TENSOR_MAP_L2_PROMOTION_L2_256B
+#endif
+
 enum { BOX = 64 /* values of a line: 128 bytes */, MOST_STAGES = 32, THREADS = 160 };
 
-/* Up to ROWS of a; COUNT products of N lines of b; blocks of a CLUSTER share a. */
-template <int ROWS, int N, int COUNT, int CLUSTER> struct shape {
-  static constexpr int rows = ROWS, n = N, count = COUNT, cluster = CLUSTER, strip = N * COUNT;
+/* Up to ROWS of a; COUNT products of N lines of b. */
+template <int ROWS, int N, int COUNT> struct shape {
+  static constexpr int rows = ROWS, n = N, count = COUNT, strip = N * COUNT;
   static constexpr int boxes = strip <= 64 ? 2 : 1, depth = boxes * BOX;
   static constexpr int a_box = ROWS * 128, b_box = strip * 128, stage = boxes * (a_box + b_box);
   /* The last box of a is read as 64 rows, beyond what there is of the last stage. */
@@ -40,7 +44,8 @@ typedef struct skinny_args {
   const void *bias;
   int64_t y_step, cols;
   int inner, rows;
-  int stages, ahead; /* in shared memory; in the L2 cache before the wait */
+  int stages; /* in shared memory */
+  int late;   /* stages yet to be fetched when the next kernel may start */
   bool bias_f32, b_rests;
 } skinny_args;
 
@@ -49,18 +54,12 @@ typedef struct skinny_args {
 /* Of each stage: it has arrived; it is used up. */
 struct barriers { uint64_t full[MOST_STAGES], empty[MOST_STAGES]; };
 
-__device__ static inline int rank_in_cluster(void) {
-  int r;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(r));
-  return r;
-}
-
 /* One thread's work: stages of a and b on their way. */
 template <typename S> struct fetcher {
   const CUtensorMap *a, *b;
   barriers *bars;
   uint32_t room;
-  int line, rank;
+  int line;
 
   __device__ void expect(int slot) const {
     barrier_expect(&bars->full[slot], S::stage);
@@ -70,40 +69,33 @@ template <typename S> struct fetcher {
     for (int i = 0; i < S::boxes; i++) box_copy(to + i * S::b_box, b, t * S::depth + i * BOX, line, &bars->full[slot]);
   }
   __device__ void fetch_a(int slot, int t) const {
-    constexpr int part = S::rows / S::cluster;
-    uint32_t to = room + slot * S::stage + rank * part * 128;
-    for (int i = 0; i < S::boxes; i++) {
-      int k = t * S::depth + i * BOX;
-      if (S::cluster == 1)
-        box_copy(to + i * S::a_box, a, k, 0, &bars->full[slot]);
-      else
-        box_copies(to + i * S::a_box, a, k, rank * part, &bars->full[slot], (1 << S::cluster) - 1);
-    }
-  }
-  __device__ void ahead(int t) const {
-    for (int i = 0; i < S::boxes; i++) box_ahead(b, t * S::depth + i * BOX, line);
+    uint32_t to = room + slot * S::stage;
+    for (int i = 0; i < S::boxes; i++) box_copy(to + i * S::a_box, a, t * S::depth + i * BOX, 0, &bars->full[slot]);
   }
 };
 
 template <typename S> __device__ static void fetch_stages(const fetcher<S> &f, const skinny_args &p, int n) {
-  int early = PU_MIN(n, p.stages), slot = 0;
+  int early = PU_MIN(n, p.stages), slot = 0, last = PU_MAX(n - p.late, 0);
   uint32_t turn = 0;
   map_ahead(f.a);
   if (!p.b_rests) wait_for_before();
   for (int t = 0; t < early; t++) {
+    if (t == last) let_next_start();
     f.expect(t);
     f.fetch_b(t, t);
   }
-  for (int t = early; t < PU_MIN(n, early + p.ahead); t++) f.ahead(t);
+  if (early == n) let_next_start();
   wait_for_before();
   for (int t = 0; t < early; t++) f.fetch_a(t, t);
   for (int t = early; t < n; t++) {
+    if (t == last) let_next_start();
     barrier_wait(&f.bars->empty[slot], turn);
     f.expect(slot);
     f.fetch_b(slot, t);
     f.fetch_a(slot, t);
     if (++slot == p.stages) slot = 0, turn ^= 1;
   }
+  let_next_start();
 }
 
 /* One stage of the sums. */
@@ -119,15 +111,6 @@ __device__ static inline void use_stage(float (&sum)[S::count][S::n / 2], uint32
   }
 }
 
-template <typename S> __device__ static inline void give_back(barriers *bars, int slot) {
-  int lane = threadIdx.x % 32;
-  if (S::cluster == 1) {
-    if (lane == 0) barrier_arrive(&bars->empty[slot]);
-  } else if (lane < S::cluster) {
-    barrier_arrive_at(&bars->empty[slot], lane);
-  }
-}
-
 template <typename S>
 __device__ static inline void sum_stages(float (&sum)[S::count][S::n / 2], uint32_t room, int n, int stages,
                                          barriers *bars) {
@@ -139,7 +122,7 @@ __device__ static inline void sum_stages(float (&sum)[S::count][S::n / 2], uint3
     use_stage<S>(sum, room + slot * S::stage, t == 0);
     wide_commit();
     wide_wait<1>();
-    if (t) give_back<S>(bars, last);
+    if (t && threadIdx.x % 32 == 0) barrier_arrive(&bars->empty[last]);
     last = slot;
     if (++slot == stages) slot = 0, turn ^= 1;
   }
@@ -187,28 +170,20 @@ __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, 
     map_ahead(b);
     for (int s = 0; s < p.stages; s++) {
       barrier_init(&bars.full[s], 1);
-      barrier_init(&bars.empty[s], 4 * S::cluster);
+      barrier_init(&bars.empty[s], 4);
     }
     barriers_visible();
   }
-  if (S::cluster == 1)
-    __syncthreads();
-  else
-    cluster_meets();
-  let_next_start();
+  __syncthreads();
   if (warp == 4) {
-    if (threadIdx.x % 32 == 0) {
-      fetcher<S> f = {a, b, &bars, room, (int)col, S::cluster == 1 ? 0 : rank_in_cluster()};
-      fetch_stages<S>(f, p, n);
-    }
-    __syncwarp();
-  } else {
-    float sum[S::count][S::n / 2];
-    wait_for_before();
-    sum_stages<S>(sum, room, n, p.stages, &bars);
-    store_sums<S, Y>(p, sum, col);
+    fetcher<S> f = {a, b, &bars, room, (int)col};
+    if (threadIdx.x % 32 == 0) fetch_stages<S>(f, p, n);
+    return;
   }
-  if (S::cluster > 1) cluster_meets(); /* nobody leaves while others write to it */
+  float sum[S::count][S::n / 2];
+  wait_for_before();
+  sum_stages<S>(sum, room, n, p.stages, &bars);
+  store_sums<S, Y>(p, sum, col);
 }
 
 #endif
@@ -271,7 +246,7 @@ static pu_err encode_map(const pu_cuda *d, known_map *m, pu_error *e) {
   cuuint32_t box[2] = {BOX, (cuuint32_t)k->box}, ones[2] = {1, 1};
   CUresult r = d->maps->encode(&m->map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)k->data, dims, steps, box, ones,
                                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                               PU_PROMOTION, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (r == CUDA_SUCCESS) return PU_OK;
   memset(m, 0, sizeof *m);
   return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: no tensor map of %lld x %lld values (error %d)", (long long)k->lines,
@@ -296,71 +271,64 @@ static pu_err map_of(pu_cuda *d, const void *data, int64_t lines, int64_t inner,
  */
 
 typedef struct skinny_plan {
-  int rows, n, count, cluster;
-  int ring, ahead; /* bytes of shared memory for stages; of b that are brought into the L2 cache by each block */
+  int rows, n, count;
+  int ring; /* bytes of shared memory for stages */
+  int late; /* bytes of b that a block has yet to fetch when the next kernel may start */
 } skinny_plan;
 
 template <typename S, typename Y>
 static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
   skinny_args p = {q->y, q->bias, q->y_step, q->cols, (int)q->inner, (int)q->rows};
   CUtensorMap a, b;
-  PU_TRY(map_of(d, q->a, q->rows, q->inner, q->a_step, S::rows / S::cluster, &a, e));
+  PU_TRY(map_of(d, q->a, q->rows, q->inner, q->a_step, S::rows, &a, e));
   PU_TRY(map_of(d, q->b, q->cols, q->inner, q->b_step, S::strip, &b, e));
-  p.stages = PU_MIN(PU_MAX(plan->ring / S::stage, 2), (int)MOST_STAGES), p.ahead = plan->ahead / (S::boxes * S::b_box);
+  p.stages = PU_MIN(PU_MAX(plan->ring / S::stage, 2), (int)MOST_STAGES), p.late = plan->late / (S::boxes * S::b_box);
   p.bias_f32 = q->bias_type == PU_F32, p.b_rests = q->b_rests;
   const int bytes = S::stage * p.stages + S::behind + 1024;
   PU_CUDA_TRY(cudaFuncSetAttribute(skinny_kernel<S, Y>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for a product", e);
-  cudaLaunchAttribute attrs[2] = {};
-  attrs[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attrs[0].val.programmaticStreamSerializationAllowed = 1;
-  attrs[1].id = cudaLaunchAttributeClusterDimension;
-  attrs[1].val.clusterDim.x = S::cluster, attrs[1].val.clusterDim.y = attrs[1].val.clusterDim.z = 1;
+  cudaLaunchAttribute early = {};
+  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3((unsigned)(ceil_div(ceil_div(q->cols, S::strip), S::cluster) * S::cluster));
-  config.blockDim = dim3(THREADS), config.dynamicSmemBytes = (size_t)bytes, config.stream = d->stream;
-  config.attrs = attrs, config.numAttrs = S::cluster > 1 ? 2 : 1;
+  config.gridDim = dim3((unsigned)ceil_div(q->cols, S::strip)), config.blockDim = dim3(THREADS);
+  config.dynamicSmemBytes = (size_t)bytes, config.stream = d->stream;
+  config.attrs = &early, config.numAttrs = 1;
   PU_CUDA_TRY(cudaLaunchKernelEx(&config, skinny_kernel<S, Y>, p, a, b), "a product of few rows", e);
   return PU_OK;
 }
 
-template <int ROWS, int CLUSTER, typename Y>
+template <int ROWS, typename Y>
 static pu_err launch_strip(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
   if (plan->count == 1) switch (plan->n) {
-    case 16: return launch<shape<ROWS, 16, 1, CLUSTER>, Y>(d, q, plan, e);
-    case 24: return launch<shape<ROWS, 24, 1, CLUSTER>, Y>(d, q, plan, e);
-    case 32: return launch<shape<ROWS, 32, 1, CLUSTER>, Y>(d, q, plan, e);
-    case 48: return launch<shape<ROWS, 48, 1, CLUSTER>, Y>(d, q, plan, e);
-    case 56: return launch<shape<ROWS, 56, 1, CLUSTER>, Y>(d, q, plan, e);
-    default: return launch<shape<ROWS, 64, 1, CLUSTER>, Y>(d, q, plan, e);
+    case 16: return launch<shape<ROWS, 16, 1>, Y>(d, q, plan, e);
+    case 24: return launch<shape<ROWS, 24, 1>, Y>(d, q, plan, e);
+    case 32: return launch<shape<ROWS, 32, 1>, Y>(d, q, plan, e);
+    case 48: return launch<shape<ROWS, 48, 1>, Y>(d, q, plan, e);
+    default: return launch<shape<ROWS, 64, 1>, Y>(d, q, plan, e);
     }
   if (plan->count == 2)
-    return plan->n == 56 ? launch<shape<ROWS, 56, 2, CLUSTER>, Y>(d, q, plan, e)
-                         : launch<shape<ROWS, 64, 2, CLUSTER>, Y>(d, q, plan, e);
-  return launch<shape<ROWS, 56, 4, CLUSTER>, Y>(d, q, plan, e);
+    return plan->n == 56 ? launch<shape<ROWS, 56, 2>, Y>(d, q, plan, e)
+                         : launch<shape<ROWS, 64, 2>, Y>(d, q, plan, e);
+  return launch<shape<ROWS, 56, 4>, Y>(d, q, plan, e);
 }
 
 template <typename Y>
 static pu_err launch_rows(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
   switch (plan->rows) {
-  case 8: return launch_strip<8, 1, Y>(d, q, plan, e);
-  case 16: return launch_strip<16, 1, Y>(d, q, plan, e);
-#ifdef PU_BENCH
-  case 32: return plan->cluster == 1 ? launch_strip<32, 1, Y>(d, q, plan, e) : plan->cluster == 2 ? launch_strip<32, 2, Y>(d, q, plan, e) : launch_strip<32, 4, Y>(d, q, plan, e);
-  default: return plan->cluster == 1 ? launch_strip<64, 1, Y>(d, q, plan, e) : plan->cluster == 2 ? launch_strip<64, 2, Y>(d, q, plan, e) : launch_strip<64, 4, Y>(d, q, plan, e);
-#else
-  case 32: return launch_strip<32, 2, Y>(d, q, plan, e);
-  default: return launch_strip<64, 4, Y>(d, q, plan, e);
-#endif
+  case 8: return launch_strip<8, Y>(d, q, plan, e);
+  case 16: return launch_strip<16, Y>(d, q, plan, e);
+  case 32: return launch_strip<32, Y>(d, q, plan, e);
+  default: return launch_strip<64, Y>(d, q, plan, e);
   }
 }
 
 static skinny_plan plan_of(const pu_cuda *d, const pu_cuda_product *p) {
-  skinny_plan plan = {64, 56, 2, 4, 100 << 10, 0};
-  static const int strips[][2] = {{16, 1}, {24, 1}, {32, 1}, {48, 1}, {64, 1}};
+  skinny_plan plan = {64, 56, 2, 200 << 10, 0};
+  static const int strips[][2] = {{16, 1}, {32, 1}, {48, 1}, {64, 1}};
   plan.rows = p->rows <= 8 ? 8 : p->rows <= 16 ? 16 : p->rows <= 32 ? 32 : 64;
   for (const int *s : strips)
-    if (ceil_div(p->cols, s[0]) <= 2 * d->sms) {
+    if (ceil_div(p->cols, s[0]) <= d->sms) {
       plan.n = s[0], plan.count = 1;
       break;
     }

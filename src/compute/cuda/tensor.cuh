@@ -85,27 +85,8 @@ __device__ static inline void box_copy(uint32_t to, const void *map, int k, int 
   asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];"
                ::"r"(to), "l"(map), "r"(k), "r"(line), "r"(shared_at(b)) : "memory");
 }
-/* The same, to the same place in each block of the cluster that `blocks` has a bit for, told to the barrier there. */
-__device__ static inline void box_copies(uint32_t to, const void *map, int k, int line, uint64_t *b, int blocks) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
-               "[%1, {%2, %3}], [%4], %5;"
-               ::"r"(to), "l"(map), "r"(k), "r"(line), "r"(shared_at(b)), "h"((uint16_t)blocks) : "memory");
-}
-/* Into the L2 cache only. */
-__device__ static inline void box_ahead(const void *map, int k, int line) {
-  asm volatile("cp.async.bulk.prefetch.tensor.2d.L2.global [%0, {%1, %2}];" ::"l"(map), "r"(k), "r"(line) : "memory");
-}
 __device__ static inline void map_ahead(const void *map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
-/* Of block `rank` of the cluster, the barrier at the same place. */
-__device__ static inline void barrier_arrive_at(uint64_t *b, int rank) {
-  asm volatile("{\n\t.reg .b32 there;\n\tmapa.shared::cluster.u32 there, %0, %1;\n\t"
-               "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n\t}" ::"r"(shared_at(b)), "r"(rank)
-               : "memory");
-}
-__device__ static inline void cluster_meets(void) {
-  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
 /* The next kernel of the stream may start, if it was launched so. */
 __device__ static inline void let_next_start(void) {
