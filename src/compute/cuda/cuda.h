@@ -100,7 +100,9 @@ typedef struct pu_cuda_product {
   float beta;       /* 0: overwrite; 1: add */
   const void *bias; /* [cols] of bias_type, added to each row; NULL: none */
   pu_dtype bias_type;
-  bool b_rests; /* the kernel just before did not write b (a weight): it may be read before that one has ended */
+  /* b is a weight, which no kernel writes that lets the next one start before it has ended: it may be read before the
+   * kernels before have ended. */
+  bool b_rests;
   bool steady;  /* a row of y is the same to the bit whatever the number of rows (inference) */
 } pu_cuda_product;
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;

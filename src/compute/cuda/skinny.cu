@@ -1,4 +1,5 @@
-/* Products of few rows (decoding) at the speed of memory: b, the weights, is read once, and that is what takes the time.
+/* Products of few rows (decoding) at the speed of memory: b, the weights, is read once, and that is what takes the
+ * time.
  *
  * A block takes a strip of columns of y, which are lines of b, and walks along the whole sum in stages. One thread has
  * the copy engine fetch stages ahead of their use, as boxes of 64 values of all lines of the strip and of all rows of
@@ -7,14 +8,11 @@
  * again; the lines are operand B. Each element's sum is one sequence of steps of 16. Rows and lines that are not there
  * only reach sums that nobody stores.
  *
- * A block takes less than half of a multiprocessor's shared memory, so that another is there, of this kernel or of the
- * next such one, whose copies are under way while this one ends. For what the kernel waits for is a, not b, where b
- * rests: it may start before the kernels before it have ended, fetches the first stages of b and brings more of b into
- * the L2 cache, and only then waits (programmatic dependent launch). So the memory is busy while small kernels run
- * between products.
- *
- * With many rows a is a good part of what comes from the L2 cache: the blocks of a cluster share it, each bringing its
- * part to all. */
+ * What the kernel waits for is a, not b, where b rests: its blocks may start before the kernels before it have ended,
+ * fetch the first stages of b, and only then wait (programmatic dependent launch). So the memory is busy while small
+ * kernels run between products. To have as much as possible on the way, a block takes nearly all of a multiprocessor's
+ * shared memory, and all multiprocessors have as many lines. The next kernel may start when all copies have been asked
+ * for: what it fetches would only be in their way. */
 #include <cuda.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,19 +22,15 @@
 #include "src/compute/cuda/use.h"
 #include "src/compute/cuda/wgmma.h"
 
-#ifndef PU_PROMOTION
-#define PU_PROMOTION CU_TENSOR_MAP_L2_PROMOTION_L2_256B
-#endif
+enum { BOX = 64 /* values of a line: 128 bytes */, MOST_STAGES = 32, MOST_LINES = 256, THREADS = 160 };
+enum { RING = 200 << 10, LATE = 0 };
 
-enum { BOX = 64 /* values of a line: 128 bytes */, MOST_STAGES = 32, THREADS = 160 };
-
-/* Up to ROWS of a; COUNT products of N lines of b. */
+/* Up to ROWS of a; up to N * COUNT lines of b, in COUNT products. */
 template <int ROWS, int N, int COUNT> struct shape {
-  static constexpr int rows = ROWS, n = N, count = COUNT, strip = N * COUNT;
-  static constexpr int boxes = strip <= 64 ? 2 : 1, depth = boxes * BOX;
-  static constexpr int a_box = ROWS * 128, b_box = strip * 128, stage = boxes * (a_box + b_box);
-  /* The last box of a is read as 64 rows, beyond what there is of the last stage. */
-  static constexpr int behind = ROWS == 8 ? 0 : PU_MAX((boxes - 1) * a_box + 64 * 128 - stage, 0);
+  static constexpr int rows = ROWS, n = N, count = COUNT;
+  static constexpr int boxes = COUNT == 1 ? 2 : 1, depth = boxes * BOX, a_box = ROWS * 128; /* of a stage */
+  /* What a product reads of a box: 8 rows again and again, or all that follow. */
+  static constexpr int a_reach = ROWS == 8 ? a_box : 64 * 128, b_reach = N * COUNT * 128;
 };
 
 typedef struct skinny_args {
@@ -44,32 +38,41 @@ typedef struct skinny_args {
   const void *bias;
   int64_t y_step, cols;
   int inner, rows;
+  int lines;  /* of b, of a block */
   int stages; /* in shared memory */
   int late;   /* stages yet to be fetched when the next kernel may start */
   bool bias_f32, b_rests;
 } skinny_args;
 
+/* Rows of a, then lines of b. */
+template <typename S> __host__ __device__ static inline int stage_bytes(int lines) {
+  return S::boxes * (S::a_box + lines * 128);
+}
+
 #ifdef PU_WGMMA
 
 /* Of each stage: it has arrived; it is used up. */
-struct barriers { uint64_t full[MOST_STAGES], empty[MOST_STAGES]; };
+struct barriers {
+  uint64_t full[MOST_STAGES], empty[MOST_STAGES];
+};
 
 /* One thread's work: stages of a and b on their way. */
 template <typename S> struct fetcher {
   const CUtensorMap *a, *b;
   barriers *bars;
   uint32_t room;
-  int line;
+  int line, lines;
 
   __device__ void expect(int slot) const {
-    barrier_expect(&bars->full[slot], S::stage);
+    barrier_expect(&bars->full[slot], stage_bytes<S>(lines));
   }
   __device__ void fetch_b(int slot, int t) const {
-    uint32_t to = room + slot * S::stage + S::boxes * S::a_box;
-    for (int i = 0; i < S::boxes; i++) box_copy(to + i * S::b_box, b, t * S::depth + i * BOX, line, &bars->full[slot]);
+    uint32_t to = room + slot * stage_bytes<S>(lines) + S::boxes * S::a_box;
+    for (int i = 0; i < S::boxes; i++)
+      box_copy(to + i * lines * 128, b, t * S::depth + i * BOX, line, &bars->full[slot]);
   }
   __device__ void fetch_a(int slot, int t) const {
-    uint32_t to = room + slot * S::stage;
+    uint32_t to = room + slot * stage_bytes<S>(lines);
     for (int i = 0; i < S::boxes; i++) box_copy(to + i * S::a_box, a, t * S::depth + i * BOX, 0, &bars->full[slot]);
   }
 };
@@ -100,11 +103,12 @@ template <typename S> __device__ static void fetch_stages(const fetcher<S> &f, c
 
 /* One stage of the sums. */
 template <typename S>
-__device__ static inline void use_stage(float (&sum)[S::count][S::n / 2], uint32_t at, bool first) {
+__device__ static inline void use_stage(float (&sum)[S::count][S::n / 2], uint32_t at, int b_box, bool first) {
+  /* As wide_matrix, but of 8 rows the next 8 are the same. */
   const uint64_t rows = (uint64_t)(S::rows == 8 ? 0 : 1024 >> 4) << 32 | (uint64_t)1 << 62 | (uint64_t)1 << 16;
 #pragma unroll
   for (int k = 0; k < S::boxes * 4; k++) {
-    uint32_t a = at + k / 4 * S::a_box + k % 4 * 32, b = at + S::boxes * S::a_box + k / 4 * S::b_box + k % 4 * 32;
+    uint32_t a = at + k / 4 * S::a_box + k % 4 * 32, b = at + S::boxes * S::a_box + k / 4 * b_box + k % 4 * 32;
 #pragma unroll
     for (int c = 0; c < S::count; c++)
       wide_mma<0>(sum[c], rows | (a & 0x3ffff) >> 4, wide_matrix(b + c * S::n * 128, 16), !(first && k == 0));
@@ -112,19 +116,20 @@ __device__ static inline void use_stage(float (&sum)[S::count][S::n / 2], uint32
 }
 
 template <typename S>
-__device__ static inline void sum_stages(float (&sum)[S::count][S::n / 2], uint32_t room, int n, int stages,
+__device__ static inline void sum_stages(float (&sum)[S::count][S::n / 2], uint32_t room, int n, const skinny_args &p,
                                          barriers *bars) {
+  const int stage = stage_bytes<S>(p.lines);
   int slot = 0, last = 0;
   uint32_t turn = 0;
   for (int t = 0; t < n; t++) {
     barrier_wait(&bars->full[slot], turn);
     wide_begin();
-    use_stage<S>(sum, room + slot * S::stage, t == 0);
+    use_stage<S>(sum, room + slot * stage, p.lines * 128, t == 0);
     wide_commit();
-    wide_wait<1>();
+    wide_wait<1>(); /* the stage before is used up */
     if (t && threadIdx.x % 32 == 0) barrier_arrive(&bars->empty[last]);
     last = slot;
-    if (++slot == stages) slot = 0, turn ^= 1;
+    if (++slot == p.stages) slot = 0, turn ^= 1;
   }
   wide_wait<0>();
 }
@@ -138,11 +143,12 @@ template <typename Y> __device__ static inline float biased(const skinny_args &p
 template <typename Y> struct alignas(2 * sizeof(Y)) two { Y v[2]; };
 
 template <typename Y>
-__device__ static inline void store_two(const skinny_args &p, int row, int64_t col, float first, float second) {
-  if (row >= p.rows || col >= p.cols) return;
+__device__ static inline void store_two(const skinny_args &p, int row, int64_t col, int64_t end, float first,
+                                        float second) {
+  if (row >= p.rows || col >= end) return;
   Y *y = (Y *)p.y + row * p.y_step + col;
   first = biased<Y>(p, col, first);
-  if (col + 1 < p.cols)
+  if (col + 1 < end)
     *(two<Y> *)y = {from_f32<Y>(first), from_f32<Y>(biased<Y>(p, col + 1, second))};
   else
     *y = from_f32<Y>(first);
@@ -151,20 +157,21 @@ __device__ static inline void store_two(const skinny_args &p, int row, int64_t c
 template <typename S, typename Y>
 __device__ static void store_sums(const skinny_args &p, const float (&sum)[S::count][S::n / 2], int64_t col) {
   int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+  int64_t end = PU_MIN(col + p.lines, p.cols);
   col += lane % 4 * 2;
 #pragma unroll
   for (int c = 0; c < S::count; c++)
 #pragma unroll
     for (int i = 0; i < S::n / 8; i++) {
-      store_two<Y>(p, row, col + c * S::n + i * 8, sum[c][4 * i], sum[c][4 * i + 1]);
-      if (S::rows > 8) store_two<Y>(p, row + 8, col + c * S::n + i * 8, sum[c][4 * i + 2], sum[c][4 * i + 3]);
+      store_two<Y>(p, row, col + c * S::n + i * 8, end, sum[c][4 * i], sum[c][4 * i + 1]);
+      if (S::rows > 8) store_two<Y>(p, row + 8, col + c * S::n + i * 8, end, sum[c][4 * i + 2], sum[c][4 * i + 3]);
     }
 }
 
 template <typename S, typename Y>
 __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, const CUtensorMap *b, uint32_t room) {
   __shared__ barriers bars;
-  int64_t col = (int64_t)blockIdx.x * S::strip;
+  int64_t col = (int64_t)blockIdx.x * p.lines;
   int n = (p.inner + S::depth - 1) / S::depth, warp = threadIdx.x / 32;
   if (threadIdx.x == 0) {
     map_ahead(b);
@@ -176,13 +183,13 @@ __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, 
   }
   __syncthreads();
   if (warp == 4) {
-    fetcher<S> f = {a, b, &bars, room, (int)col};
+    fetcher<S> f = {a, b, &bars, room, (int)col, p.lines};
     if (threadIdx.x % 32 == 0) fetch_stages<S>(f, p, n);
     return;
   }
   float sum[S::count][S::n / 2];
   wait_for_before();
-  sum_stages<S>(sum, room, n, p.stages, &bars);
+  sum_stages<S>(sum, room, n, p, &bars);
   store_sums<S, Y>(p, sum, col);
 }
 
@@ -246,7 +253,7 @@ static pu_err encode_map(const pu_cuda *d, known_map *m, pu_error *e) {
   cuuint32_t box[2] = {BOX, (cuuint32_t)k->box}, ones[2] = {1, 1};
   CUresult r = d->maps->encode(&m->map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)k->data, dims, steps, box, ones,
                                CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                               PU_PROMOTION, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   if (r == CUDA_SUCCESS) return PU_OK;
   memset(m, 0, sizeof *m);
   return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: no tensor map of %lld x %lld values (error %d)", (long long)k->lines,
@@ -271,27 +278,30 @@ static pu_err map_of(pu_cuda *d, const void *data, int64_t lines, int64_t inner,
  */
 
 typedef struct skinny_plan {
-  int rows, n, count;
+  int rows, n, count, lines;
   int ring; /* bytes of shared memory for stages */
   int late; /* bytes of b that a block has yet to fetch when the next kernel may start */
 } skinny_plan;
 
 template <typename S, typename Y>
 static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
-  skinny_args p = {q->y, q->bias, q->y_step, q->cols, (int)q->inner, (int)q->rows};
+  skinny_args p = {q->y, q->bias, q->y_step, q->cols, (int)q->inner, (int)q->rows, plan->lines};
+  const int stage = stage_bytes<S>(p.lines), b_bytes = S::boxes * p.lines * 128;
   CUtensorMap a, b;
   PU_TRY(map_of(d, q->a, q->rows, q->inner, q->a_step, S::rows, &a, e));
-  PU_TRY(map_of(d, q->b, q->cols, q->inner, q->b_step, S::strip, &b, e));
-  p.stages = PU_MIN(PU_MAX(plan->ring / S::stage, 2), (int)MOST_STAGES), p.late = plan->late / (S::boxes * S::b_box);
+  PU_TRY(map_of(d, q->b, q->cols, q->inner, q->b_step, p.lines, &b, e));
+  p.stages = PU_MIN(PU_MAX(plan->ring / stage, 2), (int)MOST_STAGES), p.late = plan->late / b_bytes;
   p.bias_f32 = q->bias_type == PU_F32, p.b_rests = q->b_rests;
-  const int bytes = S::stage * p.stages + S::behind + 1024;
+  /* The last boxes of the last stage are read beyond its end. */
+  const int behind = PU_MAX((S::boxes - 1) * S::a_box + S::a_reach - stage, S::b_reach - p.lines * 128);
+  const int bytes = stage * p.stages + PU_MAX(behind, 0) + 1024;
   PU_CUDA_TRY(cudaFuncSetAttribute(skinny_kernel<S, Y>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for a product", e);
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3((unsigned)ceil_div(q->cols, S::strip)), config.blockDim = dim3(THREADS);
+  config.gridDim = dim3((unsigned)ceil_div(q->cols, p.lines)), config.blockDim = dim3(THREADS);
   config.dynamicSmemBytes = (size_t)bytes, config.stream = d->stream;
   config.attrs = &early, config.numAttrs = 1;
   PU_CUDA_TRY(cudaLaunchKernelEx(&config, skinny_kernel<S, Y>, p, a, b), "a product of few rows", e);
@@ -299,39 +309,48 @@ static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *pl
 }
 
 template <int ROWS, typename Y>
-static pu_err launch_strip(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
-  if (plan->count == 1) switch (plan->n) {
-    case 16: return launch<shape<ROWS, 16, 1>, Y>(d, q, plan, e);
-    case 24: return launch<shape<ROWS, 24, 1>, Y>(d, q, plan, e);
-    case 32: return launch<shape<ROWS, 32, 1>, Y>(d, q, plan, e);
-    case 48: return launch<shape<ROWS, 48, 1>, Y>(d, q, plan, e);
-    default: return launch<shape<ROWS, 64, 1>, Y>(d, q, plan, e);
-    }
-  if (plan->count == 2)
-    return plan->n == 56 ? launch<shape<ROWS, 56, 2>, Y>(d, q, plan, e)
-                         : launch<shape<ROWS, 64, 2>, Y>(d, q, plan, e);
-  return launch<shape<ROWS, 56, 4>, Y>(d, q, plan, e);
+static pu_err launch_lines(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
+  switch (plan->n * plan->count) {
+  case 16:
+    return launch<shape<ROWS, 16, 1>, Y>(d, q, plan, e);
+  case 32:
+    return launch<shape<ROWS, 32, 1>, Y>(d, q, plan, e);
+  case 48:
+    return launch<shape<ROWS, 48, 1>, Y>(d, q, plan, e);
+  case 64:
+    return launch<shape<ROWS, 64, 1>, Y>(d, q, plan, e);
+  case 128:
+    return launch<shape<ROWS, 64, 2>, Y>(d, q, plan, e);
+  case 192:
+    return launch<shape<ROWS, 64, 3>, Y>(d, q, plan, e);
+  default:
+    return launch<shape<ROWS, 64, 4>, Y>(d, q, plan, e);
+  }
 }
 
 template <typename Y>
 static pu_err launch_rows(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
   switch (plan->rows) {
-  case 8: return launch_strip<8, Y>(d, q, plan, e);
-  case 16: return launch_strip<16, Y>(d, q, plan, e);
-  case 32: return launch_strip<32, Y>(d, q, plan, e);
-  default: return launch_strip<64, Y>(d, q, plan, e);
+  case 8:
+    return launch_lines<8, Y>(d, q, plan, e);
+  case 16:
+    return launch_lines<16, Y>(d, q, plan, e);
+  case 32:
+    return launch_lines<32, Y>(d, q, plan, e);
+  default:
+    return launch_lines<64, Y>(d, q, plan, e);
   }
 }
 
+/* So many lines of b to a block that all multiprocessors have as many: what takes longest is what one has to do. */
 static skinny_plan plan_of(const pu_cuda *d, const pu_cuda_product *p) {
-  skinny_plan plan = {64, 56, 2, 200 << 10, 0};
-  static const int strips[][2] = {{16, 1}, {32, 1}, {48, 1}, {64, 1}};
+  skinny_plan plan = {};
+  int64_t turns = ceil_div(p->cols, (int64_t)d->sms * MOST_LINES);
   plan.rows = p->rows <= 8 ? 8 : p->rows <= 16 ? 16 : p->rows <= 32 ? 32 : 64;
-  for (const int *s : strips)
-    if (ceil_div(p->cols, s[0]) <= d->sms) {
-      plan.n = s[0], plan.count = 1;
-      break;
-    }
+  plan.lines = (int)ceil_div(p->cols, turns * d->sms * 8) * 8;
+  plan.n = plan.lines <= 48 ? (int)ceil_div(plan.lines, 16) * 16 : 64;
+  plan.count = (int)ceil_div(plan.lines, plan.n);
+  plan.ring = RING, plan.late = LATE;
   return plan;
 }
 
