@@ -103,7 +103,7 @@ typedef struct pu_cuda_product {
   /* b is a weight, which no kernel writes that lets the next one start before it has ended: it may be read before the
    * kernels before have ended. */
   bool b_rests;
-  bool steady;  /* a row of y is the same to the bit whatever the number of rows (inference) */
+  bool steady; /* a row of y is the same to the bit whatever the number of rows (inference) */
 } pu_cuda_product;
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 
