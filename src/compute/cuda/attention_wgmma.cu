@@ -6,6 +6,7 @@
  * A row's result depends on its own sequence alone: tiles begin at multiples of their size, and what a row does not see
  * adds nothing, to the bit. */
 #include "src/compute/cuda/attention.h"
+#include "src/compute/cuda/mma.h"
 #include "src/compute/cuda/wgmma.h"
 
 namespace {

@@ -59,6 +59,7 @@ typedef struct pu_cuda {
   uint64_t clock;
   pu_cuda_faults faults;
   struct pu_cuda_linear *linear;       /* product.cu: algorithms chosen so far */
+  struct pu_cuda_maps *maps;           /* skinny.cu: tensor maps made so far */
   struct pu_cuda_attention *attention; /* attention.cu: plans made so far */
   struct pu_cuda_graphs *graphs;       /* graphs.cu: what record and play keep; NULL: nothing */
   uint64_t generation;                 /* of memory: counts what was freed, so that no graph goes on with it */
@@ -123,8 +124,10 @@ typedef struct pu_cuda_product {
   float beta;       /* 0: overwrite; 1: add */
   const void *bias; /* [cols] of bias_type, added to each row; NULL: none */
   pu_dtype bias_type;
-  bool b_rests; /* the kernel just before did not write b (a weight): it may be read before that one has ended */
-  bool steady;  /* a row of y is the same to the bit whatever the number of rows (inference) */
+  /* b is a weight, which no kernel writes that lets the next one start before it has ended: it may be read before the
+   * kernels before have ended. */
+  bool b_rests;
+  bool steady; /* a row of y is the same to the bit whatever the number of rows (inference) */
 } pu_cuda_product;
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 

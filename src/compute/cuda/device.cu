@@ -273,6 +273,7 @@ static void cuda_close(pu_backend *be) {
   if (d->stream) cudaStreamSynchronize(d->stream);
   pu_cuda_graphs_close(d);
   pu_cuda_linear_close(d);
+  pu_cuda_skinny_close(d);
   pu_cuda_attention_close(d);
   for (int i = 0; i < PU_CUDA_MIRRORS; i++) {
     cudaFreeHost(d->mirrors[i].host);

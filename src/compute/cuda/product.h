@@ -4,7 +4,7 @@
 
 #include "src/compute/cuda/cuda.h"
 
-enum { PU_SKINNY_ROWS = 16 };
+enum { PU_SKINNY_ROWS = 64 };
 
 /* y = a b^T + bias of at most PU_SKINNY_ROWS rows, bf16, all rows 16-byte aligned, neither operand turned, beta 0: at
  * the speed of memory, each sum in one sequence. */

@@ -1,227 +1,364 @@
-/* Products of a few rows (decoding) at the speed of memory: b, the weights, is read once, and that is what takes the
+/* Products of few rows (decoding) at the speed of memory: b, the weights, is read once, and that is what takes the
  * time.
  *
- * A block takes STRIP columns of y and walks along the whole sum in stages of DEPTH. One warp has the copy engine fetch
- * stages ahead of their use: a line of b or a row of a is one bulk copy. The other warps have 8 columns each: tensor
- * cores multiply up to 16 rows of a with 8 lines of b. Each element's sum is one sequence of steps of 16, which nothing
- * can shorten: a step waits for the one before it, some 33 cycles. So there have to be many sums under way (hence 8
- * lines a warp, not 16), those warps do next to nothing else, and fragments are in registers half a stage before they
- * are used.
+ * A block takes a strip of columns of y, which are lines of b, and walks along the whole sum in stages. One thread has
+ * the copy engine fetch stages ahead of their use, as boxes of 64 values of all lines of the strip and of all rows of
+ * a, in the pattern that warpgroup products read (wgmma.h). One warpgroup does nothing but these products: the rows are
+ * the 64 of its operand A, of which those that are not there are whatever lies behind or, with up to 8 rows, the same 8
+ * again; the lines are operand B. Each element's sum is one sequence of steps of 16. Rows and lines that are not there
+ * only reach sums that nobody stores.
  *
- * Lines lie 16 bytes further apart than they are long, so that the eight pieces that ldmatrix reads at once lie in
- * different banks. Rows and lines that are not there stay whatever they are: they only reach sums that nobody stores.
- *
- * What the kernel waits for is a, not b, where b rests: it may start before the kernel before it has ended, fetches the
- * first stages of b, and only then waits (programmatic dependent launch). */
+ * What the kernel waits for is a, not b, where b rests: its blocks may start before the kernels before it have ended,
+ * fetch the first stages of b, and only then wait (programmatic dependent launch). So the memory is busy while small
+ * kernels run between products. To have as much as possible on the way, a block takes nearly all of a multiprocessor's
+ * shared memory, and all multiprocessors have as many lines. The next kernel may start when all copies have been asked
+ * for: what it fetches would only be in their way. */
+#include <cuda.h>
+#include <stdlib.h>
+#include <string.h>
+
 #include "src/compute/cuda/product.h"
 #include "src/compute/cuda/tensor.cuh"
+#include "src/compute/cuda/use.h"
+#include "src/compute/cuda/wgmma.h"
 
-enum { DEPTH = 256, STEPS = 8 /* of half a stage */, LINE = DEPTH * 2 + 16 };
+enum { BOX = 64 /* values of a line: 128 bytes */, MOST_STAGES = 32, MOST_LINES = 256, THREADS = 160 };
+enum { RING = 200 << 10, LATE = 0 };
 
-template <int COLS, int TILES> struct shape { /* of 8 rows of a */
-  static constexpr int strip = COLS, tiles = TILES, lines = COLS + 8 * TILES, stage = lines * LINE;
-  static constexpr int stages = (COLS == 16 ? 72 << 10 : 108 << 10) / stage; /* three blocks on a multiprocessor; two */
-  static constexpr int warps = COLS / 8, threads = (warps + 1) * 32;
+/* Up to ROWS of a; up to N * COUNT lines of b, in COUNT products. */
+template <int ROWS, int N, int COUNT> struct shape {
+  static constexpr int rows = ROWS, n = N, count = COUNT;
+  static constexpr int boxes = COUNT == 1 ? 2 : 1, depth = boxes * BOX, a_box = ROWS * 128; /* of a stage */
+  /* What a product reads of a box: 8 rows again and again, or all that follow. */
+  static constexpr int a_reach = ROWS == 8 ? a_box : 64 * 128, b_reach = N * COUNT * 128;
 };
 
 typedef struct skinny_args {
-  const bf16 *a, *b;
   void *y;
   const void *bias;
-  int64_t a_step, b_step, y_step, cols;
+  int64_t y_step, cols;
   int inner, rows;
+  int lines;  /* of b, of a block */
+  int stages; /* in shared memory */
+  int late;   /* stages yet to be fetched when the next kernel may start */
   bool bias_f32, b_rests;
 } skinny_args;
 
-/* The fragments of half a stage. */
-template <int TILES> struct fragments {
-  uint32_t rows[STEPS * 2 * TILES]; /* of a: of 8 rows, the halves of a step; of 16, with the lower 8 second */
-  uint32_t lines[STEPS * 2];
+/* Rows of a, then lines of b. */
+template <typename S> __host__ __device__ static inline int stage_bytes(int lines) {
+  return S::boxes * (S::a_box + lines * 128);
+}
+
+#ifdef PU_WGMMA
+
+/* Of each stage: it has arrived; it is used up. */
+struct barriers {
+  uint64_t full[MOST_STAGES], empty[MOST_STAGES];
 };
 
-/* line, row: where this lane's piece of the first step lies. */
-template <int TILES> __device__ static inline void load_fragments(fragments<TILES> &f, uint32_t line, uint32_t row) {
-#pragma unroll
-  for (int s = 0; s < STEPS; s += 2) load4(f.lines + 2 * s, line + s * 32); /* two steps' */
-#pragma unroll
-  for (int s = 0; s < STEPS; s += 3 - TILES) load4(f.rows + 2 * TILES * s, row + s * 32);
-}
+/* One thread's work: stages of a and b on their way. */
+template <typename S> struct fetcher {
+  const CUtensorMap *a, *b;
+  barriers *bars;
+  uint32_t room;
+  int line, lines;
 
-template <int TILES> __device__ static inline void use_step(float *sum, const fragments<TILES> &f, int s) {
-  const uint32_t *r = f.rows + 2 * TILES * s, few[4] = {r[0], 0, r[1], 0};
-  multiply_add(sum, TILES == 1 ? few : r, f.lines + 2 * s);
-}
-
-template <int TILES> __device__ static inline void use_fragments(float *sum, const fragments<TILES> &f) {
-#pragma unroll
-  for (int s = 0; s < STEPS; s++) use_step<TILES>(sum, f, s);
-}
-
-/* What is left of the sum, in values; of a step that is half there, the other half is zeros. */
-template <int TILES> __device__ static inline void use_last(float *sum, fragments<TILES> &f, int left) {
-#pragma unroll
-  for (int s = 0; s < STEPS; s++) {
-    if (s * 16 >= left) break;
-    if (s * 16 + 8 == left) {
-      f.lines[2 * s + 1] = 0;
-      for (int i = TILES; i < 2 * TILES; i++) f.rows[2 * TILES * s + i] = 0;
-    }
-    use_step<TILES>(sum, f, s);
+  __device__ void expect(int slot) const {
+    barrier_expect(&bars->full[slot], stage_bytes<S>(lines));
   }
+  __device__ void fetch_b(int slot, int t) const {
+    uint32_t to = room + slot * stage_bytes<S>(lines) + S::boxes * S::a_box;
+    for (int i = 0; i < S::boxes; i++)
+      box_copy(to + i * lines * 128, b, t * S::depth + i * BOX, line, &bars->full[slot]);
+  }
+  __device__ void fetch_a(int slot, int t) const {
+    uint32_t to = room + slot * stage_bytes<S>(lines);
+    for (int i = 0; i < S::boxes; i++) box_copy(to + i * S::a_box, a, t * S::depth + i * BOX, 0, &bars->full[slot]);
+  }
+};
+
+template <typename S> __device__ static void fetch_stages(const fetcher<S> &f, const skinny_args &p, int n) {
+  int early = PU_MIN(n, p.stages), slot = 0, last = PU_MAX(n - p.late, 0);
+  uint32_t turn = 0;
+  map_ahead(f.a);
+  if (!p.b_rests) wait_for_before();
+  for (int t = 0; t < early; t++) {
+    if (t == last) let_next_start();
+    f.expect(t);
+    f.fetch_b(t, t);
+  }
+  if (early == n) let_next_start();
+  wait_for_before();
+  for (int t = 0; t < early; t++) f.fetch_a(t, t);
+  for (int t = early; t < n; t++) {
+    if (t == last) let_next_start();
+    barrier_wait(&f.bars->empty[slot], turn);
+    f.expect(slot);
+    f.fetch_b(slot, t);
+    f.fetch_a(slot, t);
+    if (++slot == p.stages) slot = 0, turn ^= 1;
+  }
+  let_next_start();
+}
+
+/* One stage of the sums. */
+template <typename S>
+__device__ static inline void use_stage(float (&sum)[S::count][S::n / 2], uint32_t at, int b_box, bool first) {
+  /* As wide_matrix, but of 8 rows the next 8 are the same. */
+  const uint64_t rows = (uint64_t)(S::rows == 8 ? 0 : 1024 >> 4) << 32 | (uint64_t)1 << 62 | (uint64_t)1 << 16;
+#pragma unroll
+  for (int k = 0; k < S::boxes * 4; k++) {
+    uint32_t a = at + k / 4 * S::a_box + k % 4 * 32, b = at + S::boxes * S::a_box + k / 4 * b_box + k % 4 * 32;
+#pragma unroll
+    for (int c = 0; c < S::count; c++)
+      wide_mma<0>(sum[c], rows | (a & 0x3ffff) >> 4, wide_matrix(b + c * S::n * 128, 16), !(first && k == 0));
+  }
+}
+
+template <typename S>
+__device__ static inline void sum_stages(float (&sum)[S::count][S::n / 2], uint32_t room, int n, const skinny_args &p,
+                                         barriers *bars) {
+  const int stage = stage_bytes<S>(p.lines);
+  int slot = 0, last = 0;
+  uint32_t turn = 0;
+  for (int t = 0; t < n; t++) {
+    barrier_wait(&bars->full[slot], turn);
+    wide_begin();
+    use_stage<S>(sum, room + slot * stage, p.lines * 128, t == 0);
+    wide_commit();
+    wide_wait<1>(); /* the stage before is used up */
+    if (t && threadIdx.x % 32 == 0) barrier_arrive(&bars->empty[last]);
+    last = slot;
+    if (++slot == p.stages) slot = 0, turn ^= 1;
+  }
+  wide_wait<0>();
 }
 
 /* A bias is rounded to y's type first, as where cuBLASLt adds it. */
-template <typename Y> __device__ static inline void store_one(const skinny_args &p, int row, int64_t col, float sum) {
-  if (row >= p.rows || col >= p.cols) return;
-  if (p.bias)
-    sum += to_f32(from_f32<Y>(p.bias_f32 ? ((const float *)p.bias)[col] : to_f32(((const bf16 *)p.bias)[col])));
-  ((Y *)p.y)[row * p.y_step + col] = from_f32<Y>(sum);
+template <typename Y> __device__ static inline float biased(const skinny_args &p, int64_t col, float sum) {
+  if (!p.bias) return sum;
+  return sum + to_f32(from_f32<Y>(p.bias_f32 ? ((const float *)p.bias)[col] : to_f32(((const bf16 *)p.bias)[col])));
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+template <typename Y> struct alignas(2 * sizeof(Y)) two { Y v[2]; };
 
-/* Of each stage: it has arrived; it is used up. */
-template <typename S> struct barriers { uint64_t full[S::stages], empty[S::stages]; };
-
-/* One lane, one line of b and one row of a. */
-template <typename S> struct fetcher {
-  const bf16 *b, *a;
-  uint32_t to_b, to_a; /* in the first stage */
-  bool has_b, has_a;
-  int inner, lines; /* that come with each stage */
-
-  __device__ fetcher(const skinny_args &p, uint32_t room, int64_t col) {
-    int lane = threadIdx.x % 32;
-    has_b = lane < S::strip && col + lane < p.cols, has_a = lane < p.rows;
-    b = p.b + (has_b ? (col + lane) * p.b_step : 0), a = p.a + (has_a ? lane * p.a_step : 0);
-    to_b = room + lane * LINE, to_a = room + (S::strip + lane) * LINE;
-    inner = p.inner, lines = (int)PU_MIN((int64_t)S::strip, p.cols - col) + p.rows;
-  }
-  __device__ uint32_t bytes(int t) const {
-    return (uint32_t)PU_MIN(inner - t * DEPTH, (int)DEPTH) * 2;
-  }
-  __device__ void expect(uint64_t *full, int t) const {
-    if (threadIdx.x % 32 == 0) barrier_expect(full, bytes(t) * (uint32_t)lines);
-    __syncwarp();
-  }
-  __device__ void fetch_b(uint64_t *full, int slot, int t) const {
-    if (has_b) bulk_copy(to_b + slot * S::stage, b + t * DEPTH, bytes(t), full);
-  }
-  __device__ void fetch_a(uint64_t *full, int slot, int t) const {
-    if (has_a) bulk_copy(to_a + slot * S::stage, a + t * DEPTH, bytes(t), full);
-  }
-};
-
-template <typename S>
-__device__ static void fetch_stages(const skinny_args &p, uint32_t room, int64_t col, int n, barriers<S> *bars) {
-  fetcher<S> f(p, room, col);
-  int early = PU_MIN(n, S::stages);
-  if (!p.b_rests) wait_for_before();
-  for (int t = 0; t < early; t++) {
-    f.expect(&bars->full[t], t);
-    f.fetch_b(&bars->full[t], t, t);
-  }
-  wait_for_before();
-  for (int t = 0; t < early; t++) f.fetch_a(&bars->full[t], t, t);
-  for (int t = early; t < n; t++) {
-    int slot = t % S::stages;
-    barrier_wait(&bars->empty[slot], (uint32_t)(t / S::stages - 1) & 1);
-    f.expect(&bars->full[slot], t);
-    f.fetch_b(&bars->full[slot], slot, t);
-    f.fetch_a(&bars->full[slot], slot, t);
-  }
+template <typename Y>
+__device__ static inline void store_two(const skinny_args &p, int row, int64_t col, int64_t end, float first,
+                                        float second) {
+  if (row >= p.rows || col >= end) return;
+  Y *y = (Y *)p.y + row * p.y_step + col;
+  first = biased<Y>(p, col, first);
+  if (col + 1 < end)
+    *(two<Y> *)y = {from_f32<Y>(first), from_f32<Y>(biased<Y>(p, col + 1, second))};
+  else
+    *y = from_f32<Y>(first);
 }
 
-template <typename S>
-__device__ static void sum_stages(float *sum, uint32_t room, int inner, int n, barriers<S> *bars) {
-  constexpr int tiles = S::tiles;
-  int lane = threadIdx.x % 32, warp = threadIdx.x / 32, matrix = lane / 8, l = lane % 8;
-  uint32_t line = room + (warp * 8 + l) * LINE + matrix * 16;
-  uint32_t row = tiles == 1 ? room + (S::strip + l) * LINE + matrix * 16
-                            : room + (S::strip + matrix % 2 * 8 + l) * LINE + matrix / 2 * 16;
-  fragments<tiles> f[2];
-  int slot = 0;
-  for (int t = 0; t < n; t++) {
-    uint32_t at = slot * S::stage;
-    barrier_wait(&bars->full[slot], (uint32_t)(t / S::stages) & 1);
-    load_fragments<tiles>(f[0], line + at, row + at);
-    if (t) {
-      use_fragments<tiles>(sum, f[1]);
-      __syncwarp(); /* what the other lanes read is read: the one that says so speaks for all */
-      if (lane == 0) barrier_arrive(&bars->empty[slot ? slot - 1 : S::stages - 1]); /* stage t - 1 is in registers */
+template <typename S, typename Y>
+__device__ static void store_sums(const skinny_args &p, const float (&sum)[S::count][S::n / 2], int64_t col) {
+  int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+  int64_t end = PU_MIN(col + p.lines, p.cols);
+  col += lane % 4 * 2;
+#pragma unroll
+  for (int c = 0; c < S::count; c++)
+#pragma unroll
+    for (int i = 0; i < S::n / 8; i++) {
+      store_two<Y>(p, row, col + c * S::n + i * 8, end, sum[c][4 * i], sum[c][4 * i + 1]);
+      if (S::rows > 8) store_two<Y>(p, row + 8, col + c * S::n + i * 8, end, sum[c][4 * i + 2], sum[c][4 * i + 3]);
     }
-    load_fragments<tiles>(f[1], line + at + DEPTH, row + at + DEPTH);
-    if (t + 1 < n) use_fragments<tiles>(sum, f[0]);
-    slot = slot + 1 == S::stages ? 0 : slot + 1;
-  }
-  int left = inner - (n - 1) * DEPTH;
-  if (n == 0) return;
-  use_last<tiles>(sum, f[0], left);
-  use_last<tiles>(sum, f[1], left - DEPTH / 2);
 }
 
-template <typename S, typename Y> __device__ static void skinny_block(const skinny_args &p, uint32_t room) {
-  __shared__ barriers<S> bars;
-  int64_t col = (int64_t)blockIdx.x * S::strip;
-  int n = (p.inner + DEPTH - 1) / DEPTH, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  let_next_start();
+template <typename S, typename Y>
+__device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, const CUtensorMap *b, uint32_t room) {
+  __shared__ barriers bars;
+  int64_t col = (int64_t)blockIdx.x * p.lines;
+  int n = (p.inner + S::depth - 1) / S::depth, warp = threadIdx.x / 32;
   if (threadIdx.x == 0) {
-    for (int s = 0; s < S::stages; s++) {
+    map_ahead(b);
+    for (int s = 0; s < p.stages; s++) {
       barrier_init(&bars.full[s], 1);
-      barrier_init(&bars.empty[s], S::warps);
+      barrier_init(&bars.empty[s], 4);
     }
     barriers_visible();
   }
   __syncthreads();
-  if (warp == S::warps) {
-    fetch_stages<S>(p, room, col, n, &bars);
+  if (warp == 4) {
+    fetcher<S> f = {a, b, &bars, room, (int)col, p.lines};
+    if (threadIdx.x % 32 == 0) fetch_stages<S>(f, p, n);
     return;
   }
-  float sum[4] = {};
-  sum_stages<S>(sum, room, p.inner, n, &bars);
-  col += warp * 8 + lane % 4 * 2;
-#pragma unroll
-  for (int i = 0; i < 4; i++) store_one<Y>(p, lane / 4 + i / 2 * 8, col + i % 2, sum[i]);
+  float sum[S::count][S::n / 2];
+  wait_for_before();
+  sum_stages<S>(sum, room, n, p, &bars);
+  store_sums<S, Y>(p, sum, col);
 }
 
 #endif
 
-template <typename S, typename Y> __global__ void __launch_bounds__(S::threads) skinny_kernel(const skinny_args p) {
-#if __CUDA_ARCH__ >= 900
-  extern __shared__ __align__(128) unsigned char room[];
-  skinny_block<S, Y>(p, shared_at(room));
+template <typename S, typename Y>
+__global__ void __launch_bounds__(THREADS, 2)
+    skinny_kernel(const skinny_args p, const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b) {
+#ifdef PU_WGMMA
+  extern __shared__ __align__(1024) unsigned char raw[];
+  skinny_block<S, Y>(p, &a, &b, (shared_at(raw) + 1023) / 1024 * 1024);
 #endif
 }
 
-template <typename S, typename Y> static pu_err launch(pu_cuda *d, const skinny_args *a, pu_error *e) {
-  const int bytes = S::stage * S::stages;
+/* ---- tensor maps ---------------------------------------------------------------------------------------------------
+ */
+
+typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
+                              const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
+                              CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
+
+/* Cleared before it is filled: it is compared byte by byte. */
+typedef struct map_key {
+  const void *data;
+  int64_t lines, inner, step;
+  int64_t box; /* lines of a box */
+} map_key;
+
+typedef struct known_map {
+  CUtensorMap map;
+  map_key key;
+} known_map;
+
+enum { MAPS = 1 << 11 };
+
+struct pu_cuda_maps {
+  encode_fn encode;
+  known_map known[MAPS]; /* at its key's hash, until another takes its place */
+};
+
+void pu_cuda_skinny_close(pu_cuda *d) {
+  free(d->maps);
+}
+
+static pu_err open_maps(pu_cuda *d, pu_error *e) {
+  cudaDriverEntryPointQueryResult found;
+  void *encode = NULL;
+  if (d->maps) return PU_OK;
+  PU_CUDA_TRY(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &encode, 12000, cudaEnableDefault, &found),
+              "tensor maps", e);
+  if (!encode) return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: the driver makes no tensor maps");
+  d->maps = (struct pu_cuda_maps *)calloc(1, sizeof *d->maps);
+  if (!d->maps) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory");
+  d->maps->encode = (encode_fn)encode;
+  return PU_OK;
+}
+
+static pu_err encode_map(const pu_cuda *d, known_map *m, pu_error *e) {
+  const map_key *k = &m->key;
+  cuuint64_t dims[2] = {(cuuint64_t)k->inner, (cuuint64_t)k->lines}, steps[1] = {(cuuint64_t)k->step * sizeof(bf16)};
+  cuuint32_t box[2] = {BOX, (cuuint32_t)k->box}, ones[2] = {1, 1};
+  CUresult r = d->maps->encode(&m->map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)k->data, dims, steps, box, ones,
+                               CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                               CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  if (r == CUDA_SUCCESS) return PU_OK;
+  memset(m, 0, sizeof *m);
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: no tensor map of %lld x %lld values (error %d)", (long long)k->lines,
+                 (long long)k->inner, (int)r);
+}
+
+/* Encoding takes the host longer than a launch. */
+static pu_err map_of(pu_cuda *d, const void *data, int64_t lines, int64_t inner, int64_t step, int box,
+                     CUtensorMap *out, pu_error *e) {
+  map_key key = {data, lines, inner, lines == 1 ? ceil_div(inner, 8) * 8 : step, box};
+  PU_TRY(open_maps(d, e));
+  known_map *m = &d->maps->known[pu_hash64(&key, sizeof key, 0) % MAPS];
+  if (memcmp(&m->key, &key, sizeof key) != 0) {
+    m->key = key;
+    PU_TRY(encode_map(d, m, e));
+  }
+  *out = m->map;
+  return PU_OK;
+}
+
+/* ---- launch --------------------------------------------------------------------------------------------------------
+ */
+
+typedef struct skinny_plan {
+  int rows, n, count, lines;
+  int ring; /* bytes of shared memory for stages */
+  int late; /* bytes of b that a block has yet to fetch when the next kernel may start */
+} skinny_plan;
+
+template <typename S, typename Y>
+static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
+  skinny_args p = {q->y, q->bias, q->y_step, q->cols, (int)q->inner, (int)q->rows, plan->lines};
+  const int stage = stage_bytes<S>(p.lines), b_bytes = S::boxes * p.lines * 128;
+  CUtensorMap a, b;
+  PU_TRY(map_of(d, q->a, q->rows, q->inner, q->a_step, S::rows, &a, e));
+  PU_TRY(map_of(d, q->b, q->cols, q->inner, q->b_step, p.lines, &b, e));
+  p.stages = PU_MIN(PU_MAX(plan->ring / stage, 2), (int)MOST_STAGES), p.late = plan->late / b_bytes;
+  p.bias_f32 = q->bias_type == PU_F32, p.b_rests = q->b_rests;
+  /* The last boxes of the last stage are read beyond its end. */
+  const int behind = PU_MAX((S::boxes - 1) * S::a_box + S::a_reach - stage, S::b_reach - p.lines * 128);
+  const int bytes = stage * p.stages + PU_MAX(behind, 0) + 1024;
   PU_CUDA_TRY(cudaFuncSetAttribute(skinny_kernel<S, Y>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for a product", e);
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3((unsigned)ceil_div(a->cols, S::strip)), config.blockDim = dim3(S::threads);
+  config.gridDim = dim3((unsigned)ceil_div(q->cols, p.lines)), config.blockDim = dim3(THREADS);
   config.dynamicSmemBytes = (size_t)bytes, config.stream = d->stream;
   config.attrs = &early, config.numAttrs = 1;
-  PU_CUDA_TRY(cudaLaunchKernelEx(&config, skinny_kernel<S, Y>, *a), "a product of few rows", e);
+  PU_CUDA_TRY(cudaLaunchKernelEx(&config, skinny_kernel<S, Y>, p, a, b), "a product of few rows", e);
   return PU_OK;
 }
 
-template <typename Y> static pu_err launch_for(pu_cuda *d, const skinny_args *a, pu_error *e) {
-  bool narrow = ceil_div(a->cols, 32) < 2 * d->sms; /* with wide strips some multiprocessors would have two, some one */
-  if (a->rows <= 8) return narrow ? launch<shape<16, 1>, Y>(d, a, e) : launch<shape<32, 1>, Y>(d, a, e);
-  return narrow ? launch<shape<16, 2>, Y>(d, a, e) : launch<shape<32, 2>, Y>(d, a, e);
+template <int ROWS, typename Y>
+static pu_err launch_lines(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
+  switch (plan->n * plan->count) {
+  case 16:
+    return launch<shape<ROWS, 16, 1>, Y>(d, q, plan, e);
+  case 32:
+    return launch<shape<ROWS, 32, 1>, Y>(d, q, plan, e);
+  case 48:
+    return launch<shape<ROWS, 48, 1>, Y>(d, q, plan, e);
+  case 64:
+    return launch<shape<ROWS, 64, 1>, Y>(d, q, plan, e);
+  case 128:
+    return launch<shape<ROWS, 64, 2>, Y>(d, q, plan, e);
+  case 192:
+    return launch<shape<ROWS, 64, 3>, Y>(d, q, plan, e);
+  default:
+    return launch<shape<ROWS, 64, 4>, Y>(d, q, plan, e);
+  }
+}
+
+template <typename Y>
+static pu_err launch_rows(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
+  switch (plan->rows) {
+  case 8:
+    return launch_lines<8, Y>(d, q, plan, e);
+  case 16:
+    return launch_lines<16, Y>(d, q, plan, e);
+  case 32:
+    return launch_lines<32, Y>(d, q, plan, e);
+  default:
+    return launch_lines<64, Y>(d, q, plan, e);
+  }
+}
+
+/* So many lines of b to a block that all multiprocessors have as many: what takes longest is what one has to do. */
+static skinny_plan plan_of(const pu_cuda *d, const pu_cuda_product *p) {
+  skinny_plan plan = {};
+  int64_t turns = ceil_div(p->cols, (int64_t)d->sms * MOST_LINES);
+  plan.rows = p->rows <= 8 ? 8 : p->rows <= 16 ? 16 : p->rows <= 32 ? 32 : 64;
+  plan.lines = (int)ceil_div(p->cols, turns * d->sms * 8) * 8;
+  plan.n = plan.lines <= 48 ? (int)ceil_div(plan.lines, 16) * 16 : 64;
+  plan.count = (int)ceil_div(plan.lines, plan.n);
+  plan.ring = RING, plan.late = LATE;
+  return plan;
 }
 
 bool pu_cuda_has_skinny(const pu_cuda *d) {
-  return d->capability >= 90;
+  return d->capability == 90;
 }
 
 pu_err pu_cuda_skinny(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
-  skinny_args a = {(const bf16 *)p->a, (const bf16 *)p->b, p->y, p->bias};
-  a.a_step = p->a_step, a.b_step = p->b_step, a.y_step = p->y_step;
-  a.cols = p->cols, a.inner = (int)p->inner, a.rows = (int)p->rows;
-  a.bias_f32 = p->bias_type == PU_F32, a.b_rests = p->b_rests;
-  return p->y_type == PU_F32 ? launch_for<float>(d, &a, e) : launch_for<bf16>(d, &a, e);
+  skinny_plan plan = plan_of(d, p);
+  return p->y_type == PU_F32 ? launch_rows<float>(d, p, &plan, e) : launch_rows<bf16>(d, p, &plan, e);
 }

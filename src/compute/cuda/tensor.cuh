@@ -80,6 +80,17 @@ __device__ static inline void bulk_copy(uint32_t to, const void *from, uint32_t 
                "l"(from), "r"(bytes), "r"(shared_at(b))
                : "memory");
 }
+/* A box of a matrix by its tensor map, from value k of a line on; what lies outside the matrix is zeros. */
+__device__ static inline void box_copy(uint32_t to, const void *map, int k, int line, uint64_t *b) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
+          to),
+      "l"(map), "r"(k), "r"(line), "r"(shared_at(b))
+      : "memory");
+}
+__device__ static inline void map_ahead(const void *map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
 
 #endif
 

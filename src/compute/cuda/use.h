@@ -24,6 +24,7 @@ extern "C" pu_err pu_cuda_facts(const pu_backend *be, pu_buf *out, pu_error *e);
 /* What they keep in the backend. */
 void pu_cuda_graphs_close(pu_cuda *d);
 void pu_cuda_linear_close(pu_cuda *d);
+void pu_cuda_skinny_close(pu_cuda *d);
 void pu_cuda_attention_close(pu_cuda *d);
 /* What they take of the shared work memory at most, for a step of that shape. */
 size_t pu_cuda_embedding_work_bytes(const pu_work_shape *s);
