@@ -457,7 +457,10 @@ pu_tensor *pu_model_logits(pu_model *m, pu_ctx *c, pu_tensor *hidden, const int3
 pu_tensor *pu_model_loss(pu_model *m, pu_ctx *c, pu_tensor *hidden, const pu_tensor *targets, float grad_scale);
 
 /* Cosines and sines f32 [N, D] for the tokens of seqs (see pu_rope), in double precision before rounding. */
-void pu_rope_angles(const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs, const int32_t *rope_len, float *cs);
+void pu_rope_angles(pu_pool *pool, const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs,
+                    const int32_t *rope_len, float *cs);
+/* Sequence s has the same angles as the first tokens of the one before: common in training. */
+bool pu_rope_repeats(const pu_rope_params *r, const pu_seqs *seqs, const int32_t *rope_len, int32_t s);
 
 /* Activation memory one step of N tokens in sequences of length T takes, as the tape lays it out: the plan that is
  * printed before training. */

@@ -97,7 +97,33 @@ static pu_err keep_first(pu_ctx *c, pu_err err) {
   return c->status;
 }
 
-/* The tokens' angles, worked out here and sent to the device. */
+/* So many rows are copied on the device rather than sent again. */
+enum { ROWS_ENOUGH = 256 };
+
+static bool is_copy(const pu_model *m, const pu_forward *f, const int32_t *len, int32_t s) {
+  return f->seqs->cu[s + 1] - f->seqs->cu[s] >= ROWS_ENOUGH && pu_rope_repeats(&m->hp.rope, f->seqs, len, s);
+}
+
+/* The angles of sequences [first, end), worked out here and sent to the device. */
+static pu_err send_angles(const pu_model *m, pu_ctx *c, const pu_forward *f, const int32_t *len, int32_t first,
+                          int32_t end, float *host, pu_tensor *cs) {
+  const int64_t D = m->hp.head_dim, at = f->seqs->cu[first] * D, n = f->seqs->cu[end] * D - at;
+  pu_seqs part = *f->seqs;
+  part.n = end - first;
+  part.cu += first;
+  pu_rope_angles(c->be->pool, &m->hp.rope, D, &part, len ? len + first : NULL, host);
+  return c->be->upload(c->be, (float *)cs->data + at, host + at, (size_t)n * sizeof *host, c->err);
+}
+
+/* Those of the sequence before. */
+static pu_err copy_angles(pu_ctx *c, const pu_forward *f, int32_t s, pu_tensor *cs) {
+  const int32_t *cu = f->seqs->cu;
+  const int64_t D = cs->shape[1];
+  float *data = cs->data;
+  return c->be->copy(c->be, data + cu[s] * D, data + cu[s - 1] * D, (size_t)((cu[s + 1] - cu[s]) * D) * sizeof *data,
+                     c->err);
+}
+
 static pu_tensor *angles(const pu_model *m, pu_ctx *c, const pu_forward *f) {
   const int64_t shape[] = {f->seqs->tokens, m->hp.head_dim};
   const int32_t *len = f->rope_len ? f->rope_len : f->kv ? f->kv->len : NULL;
@@ -106,10 +132,14 @@ static pu_tensor *angles(const pu_model *m, pu_ctx *c, const pu_forward *f) {
   size_t mark = pu_arena_mark(c->host);
   float *host = pu_arena_alloc(c->host, pu_tensor_bytes(cs));
   if (!host) return fail(c, PU_ERR_NOMEM, "no host memory for the angles of so many tokens");
-  pu_rope_angles(&m->hp.rope, m->hp.head_dim, f->seqs, len, host);
-  pu_err err = keep_first(c, c->be->upload(c->be, cs->data, host, pu_tensor_bytes(cs), c->err));
+  pu_err err = PU_OK;
+  for (int32_t s = 0, first; !err && s < f->seqs->n;) {
+    for (first = s++; s < f->seqs->n && !is_copy(m, f, len, s);) s++;
+    err = send_angles(m, c, f, len, first, s, host, cs);
+    for (; !err && s < f->seqs->n && is_copy(m, f, len, s); s++) err = copy_angles(c, f, s, cs);
+  }
   pu_arena_release(c->host, mark);
-  return err == PU_OK ? cs : NULL;
+  return keep_first(c, err) == PU_OK ? cs : NULL;
 }
 
 static bool fits(const pu_model *m, const pu_forward *f, pu_ctx *c) {
@@ -129,8 +159,8 @@ pu_tensor *pu_model_forward(pu_model *m, pu_ctx *c, const pu_forward *f) {
   pu_forward *kept = pu_arena_alloc(c->host, sizeof *kept);
   if (!blocks || !kept) return fail(c, PU_ERR_NOMEM, "no host memory for the blocks of a forward pass");
   *kept = *f;
+  pu_state s = {pu_embedding(c, f->ids, m->outer[PU_SLOT_EMBED], PU_F32), NULL}; /* a device has that to do meanwhile */
   pu_tensor *cs = angles(m, c, f), *h;
-  pu_state s = {pu_embedding(c, f->ids, m->outer[PU_SLOT_EMBED], PU_F32), NULL};
   for (int64_t l = 0; l < m->hp.layers && cs; l++) {
     blocks[l] = (block){m, kept, cs, l};
     s = pu_segment(c, run_block, &blocks[l], s, f->recompute);

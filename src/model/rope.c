@@ -66,33 +66,57 @@ double pu_rope_llama3_divisor(const pu_rope_params *r, int64_t head_dim, int64_t
   return frequency / llama3_frequency(r, frequency);
 }
 
-/* Pairs of one frequency for all tokens of one sequence, times `scale`. */
-static void fill_column(const pu_seqs *seqs, int32_t s, double frequency, double scale, int64_t head_dim, int64_t i,
-                        float *cs) {
-  for (int32_t t = seqs->cu[s]; t < seqs->cu[s + 1]; t++) {
-    double sine, cosine;
-    sincos((double)seqs->positions[t] * frequency, &sine, &cosine);
-    cs[t * head_dim + i] = (float)(scale * cosine);
-    cs[t * head_dim + head_dim / 2 + i] = (float)(scale * sine);
+typedef struct sequence {
+  const pu_rope_params *r;
+  const int32_t *positions;
+  int64_t head_dim, len; /* len: that dynamic scaling goes by */
+  float *cs;
+} sequence;
+
+/* Tokens [begin, end) of a sequence, one frequency after the other. */
+static void fill_rows(void *arg, int64_t begin, int64_t end, int worker) {
+  const sequence *q = arg;
+  const double scale = q->r->kind == PU_ROPE_YARN ? q->r->attention_factor : 1;
+  const int64_t half = q->head_dim / 2;
+  (void)worker;
+  for (int64_t i = 0; i < half; i++) {
+    const double frequency = frequency_of(q->r, q->head_dim, q->len, i);
+    for (int64_t t = begin; t < end; t++) {
+      double sine, cosine;
+      sincos((double)q->positions[t] * frequency, &sine, &cosine);
+      q->cs[t * q->head_dim + i] = (float)(scale * cosine);
+      q->cs[t * q->head_dim + half + i] = (float)(scale * sine);
+    }
   }
 }
 
-void pu_rope_angles(const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs, const int32_t *rope_len,
-                    float *cs) {
-  const double scale = r->kind == PU_ROPE_YARN ? r->attention_factor : 1;
+static int64_t rows_of(const pu_seqs *seqs, int32_t s) {
+  return seqs->cu[s + 1] - seqs->cu[s];
+}
+
+/* What dynamic scaling makes of a sequence: all up to the trained length are alike. */
+static int64_t len_of(const pu_rope_params *r, const pu_seqs *seqs, const int32_t *rope_len, int32_t s) {
+  const int64_t len = rope_len ? rope_len[s] : rows_of(seqs, s);
+  return r->kind == PU_ROPE_DYNAMIC && len > r->original_max ? len : 0;
+}
+
+bool pu_rope_repeats(const pu_rope_params *r, const pu_seqs *seqs, const int32_t *rope_len, int32_t s) {
+  if (s == 0 || rows_of(seqs, s) > rows_of(seqs, s - 1)) return false;
+  if (len_of(r, seqs, rope_len, s) != len_of(r, seqs, rope_len, s - 1)) return false;
+  return memcmp(seqs->positions + seqs->cu[s], seqs->positions + seqs->cu[s - 1],
+                (size_t)rows_of(seqs, s) * sizeof(int32_t)) == 0;
+}
+
+void pu_rope_angles(pu_pool *pool, const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs,
+                    const int32_t *rope_len, float *cs) {
   for (int32_t s = 0; s < seqs->n; s++) {
-    int32_t begin = seqs->cu[s], len = seqs->cu[s + 1] - begin;
-    if (r->kind == PU_ROPE_DYNAMIC && rope_len) len = rope_len[s];
-    /* A sequence that lies at the same positions as the one before has the same rows: batches of equal rows are common
-     * in training. */
-    int32_t before = s ? begin - seqs->cu[s - 1] : -1, rows = seqs->cu[s + 1] - begin;
-    bool same = r->kind != PU_ROPE_DYNAMIC && before >= rows &&
-                memcmp(seqs->positions + begin, seqs->positions + seqs->cu[s - 1], (size_t)rows * sizeof(int32_t)) == 0;
-    if (same) {
-      memcpy(cs + begin * head_dim, cs + seqs->cu[s - 1] * head_dim, (size_t)(rows * head_dim) * sizeof *cs);
+    const int64_t begin = seqs->cu[s], rows = rows_of(seqs, s);
+    float *own = cs + begin * head_dim;
+    if (pu_rope_repeats(r, seqs, rope_len, s)) {
+      memcpy(own, cs + seqs->cu[s - 1] * head_dim, (size_t)(rows * head_dim) * sizeof *cs);
       continue;
     }
-    for (int64_t i = 0; i < head_dim / 2; i++)
-      fill_column(seqs, s, frequency_of(r, head_dim, len, i), scale, head_dim, i, cs);
+    sequence q = {r, seqs->positions + begin, head_dim, len_of(r, seqs, rope_len, s), own};
+    pu_pool_run(pool, rows, 64, fill_rows, &q);
   }
 }

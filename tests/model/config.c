@@ -306,7 +306,7 @@ static void angles_follow_the_scaling(void **state) {
   pu_seqs seqs = {.n = 2, .tokens = N, .max_len = 4, .cu = cu, .positions = positions};
   float cs[N * D], other[N * D];
   pu_rope_params r = {.base = 100, .factor = 1};
-  pu_rope_angles(&r, D, &seqs, NULL, cs);
+  pu_rope_angles(NULL, &r, D, &seqs, NULL, cs);
   for (int t = 0; t < N; t++)
     for (int i = 0; i < D / 2; i++) {
       double angle = positions[t] * pow(100, -2.0 * i / D);
@@ -315,17 +315,17 @@ static void angles_follow_the_scaling(void **state) {
     }
   /* Dynamic: only a sequence longer than the limit changes, and rope_len decides what counts as its length. */
   r = (pu_rope_params){.kind = PU_ROPE_DYNAMIC, .base = 100, .factor = 2, .original_max = 3};
-  pu_rope_angles(&r, D, &seqs, NULL, other);
+  pu_rope_angles(NULL, &r, D, &seqs, NULL, other);
   assert_memory_equal(cs + 4 * D, other + 4 * D, 2 * D * sizeof *cs);
   double base = 100 * pow(2.0 * 4 / 3 - 1, D / (D - 2.0));
   assert_true(fabs((double)other[3 * D + 1] - cos(3 * pow(base, -2.0 / D))) < 1e-6);
   const int32_t len[] = {3, 4};
-  pu_rope_angles(&r, D, &seqs, len, other);
+  pu_rope_angles(NULL, &r, D, &seqs, len, other);
   assert_memory_equal(cs, other, 4 * D * sizeof *cs);
   assert_true(fabs((double)other[5 * D + 1] - cos(pow(base, -2.0 / D))) < 1e-6);
   /* Linear: positions are divided. */
   r = (pu_rope_params){.kind = PU_ROPE_LINEAR, .base = 100, .factor = 2};
-  pu_rope_angles(&r, D, &seqs, NULL, other);
+  pu_rope_angles(NULL, &r, D, &seqs, NULL, other);
   assert_memory_equal(cs + D, other + 2 * D, D * sizeof *cs);
 }
 
@@ -379,7 +379,7 @@ static void yarn_has_the_papers_frequencies(void **state) {
     const int64_t D = cases[k].dim;
     const double a = cases[k].r.attention_factor;
     float cs[2 * 128];
-    pu_rope_angles(&cases[k].r, D, &seqs, NULL, cs);
+    pu_rope_angles(NULL, &cases[k].r, D, &seqs, NULL, cs);
     for (size_t w = 0; w < PU_COUNT(cases[k].want); w++)
       for (int t = 0; t < 2; t++) {
         const double angle = positions[t] * cases[k].want[w].frequency;
