@@ -147,6 +147,9 @@ struct pu_backend {
   void (*unpin)(pu_backend *be, void *host);
   pu_err (*sync)(pu_backend *be, pu_error *e);
   void (*close)(pu_backend *be);
+  /* Set by callers: sums may be added in any order where that is faster, so that the same inputs give other last bits
+   * from run to run. */
+  bool any_order;
   /* Threads of this machine, for work between operations: the backend's own. NULL: none (pu_pool_run runs inline). */
   pu_pool *pool;
   /* At most so many bytes are its own, beside its callers' tensors, while a step of such a model runs. NULL: none. */
