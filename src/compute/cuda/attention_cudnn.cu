@@ -21,6 +21,7 @@ namespace {
 
 enum uid { NONE, Q, K, V, O, STATS, SCALE, LOWEST, ONE, DO, DQ, DK, DV, DELTA, DQ_SUM, FIRST_VIRTUAL };
 enum { MAX_DESCRIPTORS = 128, MAX_OPS = 40, MAX_PLANS = 16, DIMS = 4 };
+enum { CLEARS_ITSELF = 90600 }; /* from this version on cuDNN clears what it adds dq into */
 
 typedef cudnnBackendDescriptor_t descriptor;
 
@@ -41,6 +42,7 @@ typedef struct plan {
 typedef struct functions {
   cudnnStatus_t (*create)(cudnnHandle_t *);
   cudnnStatus_t (*destroy)(cudnnHandle_t);
+  size_t (*version)(void);
   cudnnStatus_t (*set_stream)(cudnnHandle_t, cudaStream_t);
   cudnnStatus_t (*create_descriptor)(cudnnBackendDescriptorType_t, descriptor *);
   cudnnStatus_t (*destroy_descriptor)(descriptor);
@@ -405,7 +407,8 @@ template <typename F> static bool find(void *library, const char *name, F *out) 
 
 static bool find_all(void *l, functions *f) {
   return find(l, "cudnnCreate", &f->create) && find(l, "cudnnDestroy", &f->destroy) &&
-         find(l, "cudnnSetStream", &f->set_stream) && find(l, "cudnnBackendCreateDescriptor", &f->create_descriptor) &&
+         find(l, "cudnnGetVersion", &f->version) && find(l, "cudnnSetStream", &f->set_stream) &&
+         find(l, "cudnnBackendCreateDescriptor", &f->create_descriptor) &&
          find(l, "cudnnBackendDestroyDescriptor", &f->destroy_descriptor) &&
          find(l, "cudnnBackendFinalize", &f->finalize) && find(l, "cudnnBackendSetAttribute", &f->set) &&
          find(l, "cudnnBackendGetAttribute", &f->get) && find(l, "cudnnBackendExecute", &f->execute) &&
@@ -552,15 +555,12 @@ static bool fits(const pu_cuda_attend *a, int64_t len) {
   return a->q_bits == 16 && a->window >= len && len >= PU_CUDNN_LEAST && a->dim % 8 == 0 && bytes % 16 == 0 && !a->add;
 }
 
-pu_err pu_cuda_cudnn_attention(pu_cuda *d, const pu_cuda_attend *a, int64_t n, int64_t len, bool *done, pu_error *e) {
-  pu_cudnn *c = fits(a, len) ? library_of(d) : NULL;
-  void *work;
-  *done = false;
-  if (!c) return PU_OK;
+/* What n sequences of len tokens want; batch 0: nothing. */
+static key key_of(const pu_cudnn *c, const pu_cuda_attend *a, bool any_order, int64_t n, int64_t len) {
   key of;
   memset(&of, 0, sizeof of); /* compared as bytes */
   of.backward = a->dq != NULL;
-  of.any_order = of.backward && d->base.any_order;
+  of.any_order = of.backward && any_order && c->f.version() >= CLEARS_ITSELF;
   of.batch = of.backward && !of.any_order ? pu_cuda_cudnn_part(n, len, a->heads) : n;
   of.len = len;
   of.lse_stride = a->lse_stride;
@@ -571,6 +571,15 @@ pu_err pu_cuda_cudnn_attention(pu_cuda *d, const pu_cuda_attend *a, int64_t n, i
   of.heads = a->heads;
   of.share = a->share;
   of.dim = a->dim;
+  return of;
+}
+
+pu_err pu_cuda_cudnn_attention(pu_cuda *d, const pu_cuda_attend *a, int64_t n, int64_t len, bool *done, pu_error *e) {
+  pu_cudnn *c = fits(a, len) ? library_of(d) : NULL;
+  void *work;
+  *done = false;
+  if (!c) return PU_OK;
+  const key of = key_of(c, a, d->base.any_order, n, len);
   const plan *p = of.batch ? plan_for(c, &of) : NULL;
   if (!p || !p->plan) return PU_OK;
   const int64_t delta = of.backward ? whole(a->heads * of.batch * len * (int64_t)sizeof(float)) : 0;
