@@ -251,6 +251,7 @@ typedef struct pu_model {
   pu_backend *be;
   pu_arena *host;    /* headers, names */
   pu_arena *weights; /* tensor data, in the backend's memory: wraps weights_memory */
+  int64_t recompute_layers; /* of a pu_forward that recomputes: its first layers; 0: all */
   void *weights_memory;
   pu_map weights_map; /* where they are a file's (pu_model_options.cache); data NULL: none */
   pu_tensor *outer[PU_SLOT_COUNT]; /* embed, out_norm, output (== embed when tied) */
@@ -440,7 +441,8 @@ typedef struct pu_forward {
   const pu_kv *kv;        /* [layers] paged caches, or NULL: attention inside each sequence (training, scoring) */
   /* Which length decides dynamic RoPE scaling, per sequence; NULL: each sequence's own (kv: its length in the cache). */
   const int32_t *rope_len;
-  pu_recompute recompute; /* with a tape: what each block computes again in backward */
+  /* With a tape: what each block computes again in backward (pu_model.recompute_layers: not all of them). */
+  pu_recompute recompute;
   const pu_adapter_rows *adapters; /* no row twice; the others use the plain weights. Must live until backward */
   int n_adapters;
   const pu_observer *observer; /* NULL: none */

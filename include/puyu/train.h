@@ -68,6 +68,7 @@ typedef struct pu_train_config {
     int weights;                    /* what is trained: 0: f32 values, 1: the bf16 ones that are computed with */
     double grad_clip;
     int recompute; /* pu_recompute */
+    int64_t recompute_layers; /* as pu_model's */
     bool deterministic; /* the same losses to the bit in each run; else sums in any order where that is faster */
     const char *device;
     int64_t max_skips;              /* stop after this many skipped steps in a row (NaN, spikes) */
@@ -199,6 +200,7 @@ typedef struct pu_train_bench_options {
   pu_dtype dtype;
   int threads;            /* 0: all */
   pu_recompute recompute;
+  int64_t recompute_layers;
   int weights, state; /* as train.weights and optim.state */
   bool any_order;     /* not train.deterministic */
   bool profile;

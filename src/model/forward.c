@@ -163,7 +163,8 @@ pu_tensor *pu_model_forward(pu_model *m, pu_ctx *c, const pu_forward *f) {
   pu_tensor *cs = angles(m, c, f), *h;
   for (int64_t l = 0; l < m->hp.layers && cs; l++) {
     blocks[l] = (block){m, kept, cs, l};
-    s = pu_segment(c, run_block, &blocks[l], s, f->recompute);
+    bool keeps = m->recompute_layers > 0 && l >= m->recompute_layers;
+    s = pu_segment(c, run_block, &blocks[l], s, keeps ? PU_RECOMPUTE_NONE : f->recompute);
   }
   return pu_rmsnorm_add(c, s.h, s.x, m->outer[PU_SLOT_OUT_NORM], (float)m->hp.norm_eps, m->dtype, &h);
 }

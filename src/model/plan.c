@@ -129,6 +129,7 @@ static pu_err measure(const pu_model *m, pu_arena *host, int64_t tokens, int64_t
   hp.rope = (pu_rope_params){.base = 2, .factor = 1};
   if (!make_seqs(host, tokens, seq_len, &seqs)) return PU_ERR_NOMEM;
   PU_TRY(pu_model_new(m->arch, &hp, &be, &(pu_model_options){.dtype = m->dtype, .train = train}, NULL, &dry, &e));
+  dry->recompute_layers = m->recompute_layers;
   pu_err err = pu_arena_wrap(NOWHERE, (size_t)1 << 46, &mem, &e);
   if (err == PU_OK) {
     pu_ctx c = {.be = &be, .mem = mem, .host = host, .err = &e};

@@ -56,7 +56,7 @@ pu_err pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hp
                           pu_train_plan *out, pu_error *e) {
   int64_t micro = cfg->train.micro_batch, T = cfg->data.seq_len, count, rank;
   const pu_model_options mo = pu_train_model_options(cfg);
-  const pu_model shape = {.arch = arch, .hp = *hp, .dtype = mo.dtype};
+  const pu_model shape = {.arch = arch, .hp = *hp, .dtype = mo.dtype, .recompute_layers = cfg->train.recompute_layers};
   pu_work_shape step = {.dtype = mo.dtype, .tokens = micro * T, .max_len = T};
   PU_TRY(trained(arch, hp, cfg, &count, &rank, e));
   size_t each = (size_t)count * sizeof(float), weights = pu_model_weight_bytes(arch, hp, &mo);

@@ -79,6 +79,8 @@ const pu_option pu_train_options[] = {
     ROW(train.recompute, ENUM, .dflt = "none", .choices = PU_RECOMPUTE_CHOICES, .also = "false=none|true=all",
         .help = "what a block computes again in backward, to need less memory: some: what takes no products; all: "
                 "everything but its input"),
+    ROW(train.recompute_layers, INT, .dflt = "0", .max = 1 << 20, .meta = "N",
+        .help = "above 0: only the first N layers do; the others keep all, as far as memory allows"),
     ROW(train.deterministic, BOOL, .dflt = "true",
         .help = "the same losses to the bit in each run; false: on a GPU attention's gradient is summed in any order, "
                 "which is faster"),

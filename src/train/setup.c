@@ -250,9 +250,12 @@ static pu_err open_adapter(pu_train_loop *l, pu_error *e) {
 static pu_err open_model(pu_train_loop *l, const pu_arch *arch, const pu_hparams *hp, pu_error *e) {
   const pu_model_options o = pu_train_model_options(&l->cfg);
   PU_TRY(check_fit(l, hp, e));
-  if (!l->from) return pu_model_random(arch, hp, (uint64_t)l->cfg.model.seed, l->be, &o, &l->model, e);
-  PU_TRY(damaged(l, l->from, pu_model_load(l->from, l->be, &o, &l->model, e), e));
-  return open_adapter(l, e);
+  if (l->from)
+    PU_TRY(damaged(l, l->from, pu_model_load(l->from, l->be, &o, &l->model, e), e));
+  else
+    PU_TRY(pu_model_random(arch, hp, (uint64_t)l->cfg.model.seed, l->be, &o, &l->model, e));
+  l->model->recompute_layers = l->cfg.train.recompute_layers;
+  return l->from ? open_adapter(l, e) : PU_OK;
 }
 
 /* There is nothing to do for a run that has all its steps, but its last checkpoint is what it was made for: its files

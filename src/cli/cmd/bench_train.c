@@ -5,7 +5,7 @@
 
 typedef struct options {
   const char *shape, *device;
-  int64_t layers, seq, batch, threads, rounds;
+  int64_t layers, recompute_layers, seq, batch, threads, rounds;
   int dtype, recompute, weights, state;
   bool deterministic, profile, json;
 } options;
@@ -19,6 +19,8 @@ static const pu_option rows[] = {
     PU_ROW_DTYPE(options, "bf16|f32", "bf16", "type to compute in"),
     PU_ROW(options, recompute, "recompute", ENUM, .dflt = "none", .choices = PU_RECOMPUTE_CHOICES,
            .help = "what a block computes again in the backward pass"),
+    PU_ROW(options, recompute_layers, "recompute-layers", INT, .dflt = "0", .max = 1 << 10, .meta = "N",
+           .help = "above 0: only the first N layers do, the others keep all"),
     PU_ROW(options, weights, "weights", ENUM, .dflt = "f32", .choices = "f32|bf16",
            .help = "what is trained: f32 values, or the bf16 ones that are computed with"),
     PU_ROW(options, state, "state", ENUM, .dflt = "f32", .choices = "f32|bf16", .help = "type of AdamW's moments"),
@@ -102,6 +104,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                               .dtype = o->dtype ? PU_F32 : PU_BF16,
                               .threads = (int)o->threads,
                               .recompute = (pu_recompute)o->recompute,
+                              .recompute_layers = o->recompute_layers,
                               .weights = o->weights,
                               .state = o->state,
                               .any_order = !o->deterministic,
