@@ -157,6 +157,9 @@ struct pu_backend {
   pu_err (*record)(pu_backend *be, uint64_t key, pu_error *e);
   pu_err (*play)(pu_backend *be, bool *again, pu_error *e);
   void (*close)(pu_backend *be);
+  /* Set by callers: sums may be added in any order where that is faster, so that the same inputs give other last bits
+   * from run to run. */
+  bool any_order;
   /* Threads of this machine, for work between operations: the backend's own. NULL: none (pu_pool_run runs inline). */
   pu_pool *pool;
   /* At most so many bytes are its own, beside its callers' tensors, while a step of such a model runs. NULL: none. */

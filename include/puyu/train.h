@@ -69,6 +69,7 @@ typedef struct pu_train_config {
     int grads;                      /* gradients of matrices in 0: f32, 1: bf16 */
     double grad_clip;
     int recompute; /* pu_recompute */
+    bool deterministic; /* the same losses to the bit in each run; else sums in any order where that is faster */
     const char *device;
     int64_t max_skips;              /* stop after this many skipped steps in a row (NaN, spikes) */
     double spike;                   /* skip a step whose gradient norm is above spike * running mean; 0: off */
@@ -201,12 +202,14 @@ typedef struct pu_train_bench_options {
   int threads;            /* 0: all */
   pu_recompute recompute;
   int weights, grads, state; /* as train.weights, train.grads and optim.state */
+  bool any_order;     /* not train.deterministic */
   bool profile;
 } pu_train_bench_options;
 
 typedef struct pu_train_bench_result {
   double step_seconds, tok_per_s, flops; /* flops: pu_hparams_train_flops a second */
   double gemm_flops, ratio;              /* ratio: flops / gemm_flops */
+  double row_seconds;                    /* of a step among others without a rest, the mean; 0: on a processor */
   double optim_seconds;                  /* of step_seconds: norm and update */
   double op_seconds[PU_OP_COUNT][2];     /* profile: forward, backward, in one step */
   double peak_flops, mfu;                /* a large product, or the bare matrix unit; flops / peak_flops */

@@ -89,10 +89,10 @@ static pu_tensor *to_device(pu_ctx *c, const int32_t *v, int64_t n) {
   return t;
 }
 
-static pu_err run_step(bench *b, int64_t step, double *seconds, double *optim_seconds, pu_error *e) {
+/* Forward and backward. */
+static pu_err run_passes(bench *b, pu_error *e) {
   pu_ctx *c = &b->ctx;
   int64_t N = b->o->batch * b->o->seq_len;
-  double norm, begin = pu_now();
   pu_arena_reset(c->mem);
   pu_train_optim_begin(&b->optim);
   size_t mark = pu_arena_mark(c->host);
@@ -105,15 +105,46 @@ static pu_err run_step(bench *b, int64_t step, double *seconds, double *optim_se
   pu_err err = loss ? pu_backward(c) : c->status;
   c->tape = NULL;
   pu_arena_release(c->host, mark);
-  if (err == PU_OK) err = c->be->sync(c->be, e);
-  if (err != PU_OK) return err;
-  double middle = pu_now();
-  PU_TRY(pu_train_optim_norm(&b->optim, c, &norm));
+  return err;
+}
+
+static pu_err run_update(bench *b, int64_t step, pu_error *e) {
+  double norm;
+  PU_TRY(pu_train_optim_norm(&b->optim, &b->ctx, &norm));
   if (!isfinite(norm)) return pu_fail(e, PU_ERR_INTERNAL, "the gradient of random weights is not a number");
-  PU_TRY(pu_train_optim_step(&b->optim, c, &b->cfg, b->cfg.optim.lr, 1 / fmax(norm, 1), step));
-  PU_TRY(c->be->sync(c->be, e));
+  return pu_train_optim_step(&b->optim, &b->ctx, &b->cfg, b->cfg.optim.lr, 1 / fmax(norm, 1), step);
+}
+
+/* A step alone, and how much of it norm and update are. */
+static pu_err run_step(bench *b, int64_t step, double *seconds, double *optim_seconds, pu_error *e) {
+  double begin = pu_now();
+  PU_TRY(run_passes(b, e));
+  PU_TRY(b->ctx.be->sync(b->ctx.be, e));
+  double middle = pu_now();
+  PU_TRY(run_update(b, step, e));
+  PU_TRY(b->ctx.be->sync(b->ctx.be, e));
   *seconds = pu_now() - begin;
   *optim_seconds = pu_now() - middle;
+  return PU_OK;
+}
+
+enum { ROW_FIRST = 3, ROW_STEPS = 6 };
+
+static pu_err run_row(bench *b, int n, pu_error *e) {
+  for (int i = 0; i < n; i++) {
+    PU_TRY(run_passes(b, e));
+    PU_TRY(run_update(b, 2 + i, e));
+  }
+  return b->ctx.be->sync(b->ctx.be, e);
+}
+
+/* Steps as a run has them: the device is not waited for between them, and if its power bounds it, it is slower than
+ * for a moment. */
+static pu_err measure_row(bench *b, pu_train_bench_result *r, pu_error *e) {
+  PU_TRY(run_row(b, ROW_FIRST, e));
+  double begin = pu_now();
+  PU_TRY(run_row(b, ROW_STEPS, e));
+  r->row_seconds = (pu_now() - begin) / ROW_STEPS;
   return PU_OK;
 }
 
@@ -139,7 +170,7 @@ static pu_err measure(bench *b, pu_train_bench_result *r, pu_error *e) {
   r->ratio = r->flops / r->gemm_flops;
   r->peak_flops = fmax(r->peak_flops, r->gemm_flops);
   r->mfu = r->flops / r->peak_flops;
-  return PU_OK;
+  return b->be->memory ? measure_row(b, r, e) : PU_OK;
 }
 
 /* ---- setup ---- */
@@ -180,6 +211,7 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   b->hp = shape->hp;
   if (b->o->layers) b->hp.layers = b->o->layers;
   PU_TRY(pu_backend_open(b->o->device, b->o->threads, &b->be, e));
+  b->be->any_order = b->o->any_order;
   b->before = pu_train_memory_used(b->be);
   PU_TRY(pu_train_plan_check(b->be, (size_t)pu_hparams_count(&b->hp, false) * 4 * sizeof(float), false, e));
   PU_TRY(pu_model_random(pu_arch_find(shape->arch), &b->hp, 1, b->be, &mo, &b->model, e));

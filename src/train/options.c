@@ -84,6 +84,9 @@ const pu_option pu_train_options[] = {
         .help =
             "what a block computes again in backward, to need less memory: gates: SwiGLU's output; some: what takes "
             "no products; all: everything but its input"),
+    ROW(train.deterministic, BOOL, .dflt = "true",
+        .help = "the same losses to the bit in each run; false: on a GPU attention's gradient is summed in any order, "
+                "which is faster"),
     ROW(train.max_skips, INT, .dflt = "10", .min = 1, .max = 1e6, .meta = "N",
         .help = "stop after this many skipped steps in a row"),
     ROW(train.spike, FLOAT, .dflt = "10", .max = 1e9, .meta = "X",

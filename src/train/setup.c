@@ -227,6 +227,7 @@ static pu_err check_fit(const pu_train_loop *l, const pu_hparams *hp, pu_error *
 /* Before the data, which may be hours of tokenising: can the run be there at all? */
 static pu_err open_device(pu_train_loop *l, const pu_arch *arch, const pu_hparams *hp, pu_error *e) {
   PU_TRY(pu_backend_open(l->cfg.train.device, (int)l->cfg.train.threads, &l->be, e));
+  l->be->any_order = !l->cfg.train.deterministic;
   if (l->be->memory) l->base_bytes = pu_train_memory_used(l->be);
   PU_TRY(pu_train_plan_make(l->be, arch, hp, &l->cfg, &l->plan, e));
   pu_train_plan_print(l->be, &l->plan);
@@ -403,6 +404,7 @@ pu_err pu_train_make_plan(const pu_train_config *cfg, pu_train_plan *out, pu_err
   if (!err) err = open_tokenizer(&l, e);
   if (!err) err = describe(&l, &arch, &hp, e);
   if (!err) err = pu_backend_open(l.cfg.train.device, (int)l.cfg.train.threads, &l.be, e);
+  if (!err) l.be->any_order = !l.cfg.train.deterministic;
   if (!err) err = pu_train_plan_make(l.be, arch, &hp, &l.cfg, out, e);
   pu_train_loop_close(&l);
   return err;

@@ -7,7 +7,7 @@ typedef struct options {
   const char *shape, *device;
   int64_t layers, seq, batch, threads, rounds;
   int dtype, recompute, weights, grads, state;
-  bool profile, json;
+  bool deterministic, profile, json;
 } options;
 
 static const pu_option rows[] = {
@@ -24,6 +24,8 @@ static const pu_option rows[] = {
     PU_ROW(options, grads, "grads", ENUM, .dflt = "f32", .choices = "f32|bf16",
            .help = "type of the gradients of matrices"),
     PU_ROW(options, state, "state", ENUM, .dflt = "f32", .choices = "f32|bf16", .help = "type of AdamW's moments"),
+    PU_ROW(options, deterministic, "deterministic", BOOL, .dflt = "true",
+           .help = "the same bits each time; --no-deterministic: sums in any order, where that is faster"),
     PU_ROW(options, profile, "profile", BOOL, .help = "print the time of each kind of operation too"),
     PU_ROW_ROUNDS(options, "4"),
     PU_ROW_DEVICE(options, device),
@@ -41,12 +43,13 @@ static const char *const op_names[PU_OP_COUNT] = {
 static void print_json(FILE *out, const options *o, const pu_train_bench_result *r) {
   fprintf(out,
           "{\"bench\": \"train\", \"device\": \"%s\", \"shape\": \"%s\", \"layers\": %lld, \"seq\": %lld, \"batch\": "
-          "%lld, \"dtype\": \"%s\", "
-          "\"step_seconds\": %.6g, \"tok_per_s\": %.6g, \"flops\": %.6g, \"gemm_flops\": %.6g, \"ratio\": %.4g, "
+          "%lld, \"dtype\": \"%s\", \"deterministic\": %s, "
+          "\"step_seconds\": %.6g, \"row_seconds\": %.6g, \"tok_per_s\": %.6g, \"flops\": %.6g, \"gemm_flops\": %.6g, "
+          "\"ratio\": %.4g, "
           "\"peak_flops\": %.6g, \"mfu\": %.4g, \"optim_seconds\": %.6g, \"planned_bytes\": %zu, \"peak_bytes\": %zu",
           r->where, o->shape, (long long)r->layers, (long long)o->seq, (long long)o->batch, o->dtype ? "f32" : "bf16",
-          r->step_seconds, r->tok_per_s, r->flops, r->gemm_flops, r->ratio, r->peak_flops, r->mfu, r->optim_seconds,
-          r->planned_bytes, r->peak_bytes);
+          o->deterministic ? "true" : "false", r->step_seconds, r->row_seconds, r->tok_per_s, r->flops, r->gemm_flops,
+          r->ratio, r->peak_flops, r->mfu, r->optim_seconds, r->planned_bytes, r->peak_bytes);
   for (int op = 0, n = 0; o->profile && op < PU_OP_COUNT; op++)
     if (r->op_seconds[op][0] > 0)
       fprintf(out, "%s\"%s\": [%.6g, %.6g]", n++ ? ", " : ", \"ops\": {", op_names[op], r->op_seconds[op][0],
@@ -69,11 +72,15 @@ static void print_profile(FILE *out, const pu_train_bench_result *r) {
 
 static void print_text(FILE *out, const options *o, const pu_train_bench_result *r) {
   const double mib = 1024 * 1024;
-  fprintf(out, "training step, %s, %lld layers, %lld x %lld tokens, %s\n%s\n", o->shape, (long long)r->layers,
-          (long long)o->batch, (long long)o->seq, o->dtype ? "f32" : "bf16", r->where);
+  fprintf(out, "training step, %s, %lld layers, %lld x %lld tokens, %s%s\n%s\n", o->shape, (long long)r->layers,
+          (long long)o->batch, (long long)o->seq, o->dtype ? "f32" : "bf16",
+          o->deterministic ? "" : ", sums in any order", r->where);
   fprintf(out, "  step           %10.1f ms   (of which norm and update %.1f ms)\n", 1e3 * r->step_seconds,
           1e3 * r->optim_seconds);
   fprintf(out, "  tokens/s       %10.0f\n", r->tok_per_s);
+  if (r->row_seconds > 0)
+    fprintf(out, "  in a row       %10.1f ms   (the mean of steps without a rest: %.0f tokens/s)\n",
+            1e3 * r->row_seconds, r->tok_per_s * r->step_seconds / r->row_seconds);
   fprintf(out, "  model FLOP/s   %10.1f G\n", r->flops / 1e9);
   fprintf(out, "  own products   %10.1f G     (the step's linear layers, forward and backward, same run)\n",
           r->gemm_flops / 1e9);
@@ -100,6 +107,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                               .weights = o->weights,
                               .grads = o->grads,
                               .state = o->state,
+                              .any_order = !o->deterministic,
                               .profile = o->profile};
   const pu_shape *shape;
   PU_TRY(pu_cli_shape(o->shape, &shape, e));

@@ -136,12 +136,12 @@ void pu_cuda_attention_close(pu_cuda *d) {
 }
 
 size_t pu_cuda_attention_work_bytes(const pu_cuda *d, const pu_work_shape *s) {
-  (void)d;
   const int64_t n = PU_MAX(s->tokens / PU_MAX(s->max_len, (int64_t)1), (int64_t)1),
                 padded = (s->max_len + 63) / 64 * 64;
   const int64_t delta = s->heads * s->tokens * (int64_t)sizeof(float); /* the backward's */
   if (s->dtype != PU_BF16) return (size_t)delta;
-  /* cuDNN's backward of equal sequences: dS, and dk and dv of each query head, of a part of them. */
-  const int64_t each = s->heads * padded * 2 * (padded + 2 * s->head_dim);
-  return (size_t)(delta + pu_cuda_cudnn_part(n, s->max_len, s->heads) * each + (1 << 20));
+  /* cuDNN's backward of equal sequences: dk and dv of each query head, and dq in f32, or dS of a part of them. */
+  const int64_t row = s->heads * padded * 2, part = pu_cuda_cudnn_part(n, s->max_len, s->heads), dim = s->head_dim;
+  const int64_t most = d->base.any_order ? n * row * 4 * dim : part * row * (padded + 2 * dim);
+  return (size_t)(delta + most + (1 << 20));
 }

@@ -104,10 +104,12 @@ pu_err pu_cuda_wgmma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) 
 
 /* Training on n sequences of len tokens each, by cuDNN; done: whether it was: cuDNN may be absent, or not take the
  * case. The backward runs where a->dq is set. */
-enum { PU_CUDNN_SCORES = 1 << 30, PU_CUDNN_LEAST = 128 };
+enum { PU_CUDNN_LEAST = 128 };
+#define PU_CUDNN_SCORES ((int64_t)2 << 30)
+#define PU_CUDNN_MOST   ((int64_t)8 << 30) /* bytes of dS: longer sequences are left to own kernels */
 pu_err pu_cuda_cudnn_attention(pu_cuda *d, const pu_cuda_attend *a, int64_t n, int64_t len, bool *done,
                                pu_error *e) PU_MUST_USE;
-/* Sequences of its backward that run at a time: a divisor of n. */
+/* Sequences of its backward that run at a time: a divisor of n; 0: not even one. */
 int64_t pu_cuda_cudnn_part(int64_t n, int64_t len, int heads);
 void pu_cuda_cudnn_close(struct pu_cudnn *c);
 void pu_cuda_paged_close(struct pu_cuda_planned *last);

@@ -4,8 +4,9 @@
  * documentation, "Graph API: fused flash attention fprop and bprop"). Here that shape is described, once for each size
  * of batch, and kept.
  *
- * The backward is the deterministic one: dq is a product of its own with dS in memory, not a sum by atomic additions.
- * dS takes heads * len^2 values a sequence, so as many sequences run at a time as PU_CUDNN_SCORES bytes hold.
+ * The backward is the deterministic one, unless sums may be added in any order: dq is a product of its own with dS in
+ * memory, not a sum in f32 by atomic additions. dS takes heads * len^2 values a sequence, so as many sequences run at a
+ * time as PU_CUDNN_SCORES bytes hold.
  *
  * The library is looked for when the first such attention runs. */
 #include <cudnn_graph.h>
@@ -18,15 +19,16 @@
 
 namespace {
 
-enum uid { NONE, Q, K, V, O, STATS, SCALE, LOWEST, ONE, DO, DQ, DK, DV, DELTA, FIRST_VIRTUAL };
+enum uid { NONE, Q, K, V, O, STATS, SCALE, LOWEST, ONE, DO, DQ, DK, DV, DELTA, DQ_SUM, FIRST_VIRTUAL };
 enum { MAX_DESCRIPTORS = 128, MAX_OPS = 40, MAX_PLANS = 16, DIMS = 4 };
+enum { CLEARS_ITSELF = 90600 }; /* from this version on cuDNN clears what it adds dq into */
 
 typedef cudnnBackendDescriptor_t descriptor;
 
 /* What decides how a graph is built. */
 typedef struct key {
   int64_t batch, len, lse_stride, q_row, out_row, dout_row, dqkv_row; /* rows in elements */
-  int heads, share, dim, backward;
+  int heads, share, dim, backward, any_order;
 } key;
 
 typedef struct plan {
@@ -40,6 +42,7 @@ typedef struct plan {
 typedef struct functions {
   cudnnStatus_t (*create)(cudnnHandle_t *);
   cudnnStatus_t (*destroy)(cudnnHandle_t);
+  size_t (*version)(void);
   cudnnStatus_t (*set_stream)(cudnnHandle_t, cudaStream_t);
   cudnnStatus_t (*create_descriptor)(cudnnBackendDescriptorType_t, descriptor *);
   cudnnStatus_t (*destroy_descriptor)(descriptor);
@@ -322,7 +325,15 @@ void describe_backward(graph *g, const key *of) {
   in_f32(g, CUDNN_POINTWISE_MUL, &ds, &scale, &scaled);
   sum_heads(g, &scaled, &q, DK, of->dqkv_row);
   const tensor k_plain = turn(g, &k);
-  multiply(g, &scaled, &k_plain, &dq);
+  if (!of->any_order) {
+    multiply(g, &scaled, &k_plain, &dq);
+    return;
+  }
+  const int64_t shape[] = {g->batch, g->heads, g->len, g->dim};
+  const int64_t stride[] = {g->heads * g->len * g->dim, g->len * g->dim, g->dim, 1};
+  const tensor sum = make_tensor(g, DQ_SUM, CUDNN_DATA_FLOAT, MEMORY, shape, stride);
+  multiply(g, &scaled, &k_plain, &sum);
+  in_f32(g, CUDNN_POINTWISE_IDENTITY, &sum, NULL, &dq);
 }
 
 /* The best engine that cuDNN's own judgement names and that accepts the graph. */
@@ -396,7 +407,8 @@ template <typename F> static bool find(void *library, const char *name, F *out) 
 
 static bool find_all(void *l, functions *f) {
   return find(l, "cudnnCreate", &f->create) && find(l, "cudnnDestroy", &f->destroy) &&
-         find(l, "cudnnSetStream", &f->set_stream) && find(l, "cudnnBackendCreateDescriptor", &f->create_descriptor) &&
+         find(l, "cudnnGetVersion", &f->version) && find(l, "cudnnSetStream", &f->set_stream) &&
+         find(l, "cudnnBackendCreateDescriptor", &f->create_descriptor) &&
          find(l, "cudnnBackendDestroyDescriptor", &f->destroy_descriptor) &&
          find(l, "cudnnBackendFinalize", &f->finalize) && find(l, "cudnnBackendSetAttribute", &f->set) &&
          find(l, "cudnnBackendGetAttribute", &f->get) && find(l, "cudnnBackendExecute", &f->execute) &&
@@ -496,6 +508,15 @@ static cudnnStatus_t execute(pu_cudnn *c, const plan *p, const binding *b, void 
   return status;
 }
 
+static int64_t whole(int64_t bytes) {
+  return (bytes + 255) / 256 * 256;
+}
+
+/* dq in f32, where it is added to in any order. */
+static int64_t sum_bytes(const key *of) {
+  return of->any_order ? whole(of->batch * of->len * of->heads * of->dim * (int64_t)sizeof(float)) : 0;
+}
+
 /* Sequences [first, first + p->of.batch). */
 static cudnnStatus_t run_part(pu_cudnn *c, const pu_cuda_attend *a, const plan *p, int64_t first, char *work) {
   const int64_t rows = first * p->of.len, delta = (int64_t)a->heads * p->of.batch * p->of.len * (int64_t)sizeof(float);
@@ -515,12 +536,15 @@ static cudnnStatus_t run_part(pu_cudnn *c, const pu_cuda_attend *a, const plan *
   bind(&b, DK, a->dk + rows * a->dqkv_row);
   bind(&b, DV, a->dv + rows * a->dqkv_row);
   bind(&b, DELTA, work);
-  return execute(c, p, &b, work + (delta + 255) / 256 * 256);
+  work += whole(delta);
+  if (p->of.any_order) bind(&b, DQ_SUM, work);
+  return execute(c, p, &b, work + sum_bytes(&p->of));
 }
 
 int64_t pu_cuda_cudnn_part(int64_t n, int64_t len, int heads) {
   const int64_t padded = (len + 63) / 64 * 64, each = padded * padded * heads * 2;
-  int64_t part = PU_MAX(PU_MIN(n, (int64_t)PU_CUDNN_SCORES / each), (int64_t)1);
+  if (each > PU_CUDNN_MOST) return 0;
+  int64_t part = PU_MAX(PU_MIN(n, PU_CUDNN_SCORES / each), (int64_t)1);
   while (n % part) part--;
   return part;
 }
@@ -531,15 +555,13 @@ static bool fits(const pu_cuda_attend *a, int64_t len) {
   return a->q_bits == 16 && a->window >= len && len >= PU_CUDNN_LEAST && a->dim % 8 == 0 && bytes % 16 == 0 && !a->add;
 }
 
-pu_err pu_cuda_cudnn_attention(pu_cuda *d, const pu_cuda_attend *a, int64_t n, int64_t len, bool *done, pu_error *e) {
-  pu_cudnn *c = fits(a, len) ? library_of(d) : NULL;
-  void *work;
-  *done = false;
-  if (!c) return PU_OK;
+/* What n sequences of len tokens want; batch 0: nothing. */
+static key key_of(const pu_cudnn *c, const pu_cuda_attend *a, bool any_order, int64_t n, int64_t len) {
   key of;
   memset(&of, 0, sizeof of); /* compared as bytes */
   of.backward = a->dq != NULL;
-  of.batch = of.backward ? pu_cuda_cudnn_part(n, len, a->heads) : n;
+  of.any_order = of.backward && any_order && c->f.version() >= CLEARS_ITSELF;
+  of.batch = of.backward && !of.any_order ? pu_cuda_cudnn_part(n, len, a->heads) : n;
   of.len = len;
   of.lse_stride = a->lse_stride;
   of.q_row = a->q_row / 2;
@@ -549,10 +571,19 @@ pu_err pu_cuda_cudnn_attention(pu_cuda *d, const pu_cuda_attend *a, int64_t n, i
   of.heads = a->heads;
   of.share = a->share;
   of.dim = a->dim;
-  const plan *p = plan_for(c, &of);
-  if (!p->plan) return PU_OK;
-  const size_t delta = of.backward ? (size_t)(a->heads * of.batch * len) * sizeof(float) + 256 : 0;
-  PU_TRY(pu_cuda_work(d, (size_t)p->bytes + delta, &work, e));
+  return of;
+}
+
+pu_err pu_cuda_cudnn_attention(pu_cuda *d, const pu_cuda_attend *a, int64_t n, int64_t len, bool *done, pu_error *e) {
+  pu_cudnn *c = fits(a, len) ? library_of(d) : NULL;
+  void *work;
+  *done = false;
+  if (!c) return PU_OK;
+  const key of = key_of(c, a, d->base.any_order, n, len);
+  const plan *p = of.batch ? plan_for(c, &of) : NULL;
+  if (!p || !p->plan) return PU_OK;
+  const int64_t delta = of.backward ? whole(a->heads * of.batch * len * (int64_t)sizeof(float)) : 0;
+  PU_TRY(pu_cuda_work(d, (size_t)(p->bytes + delta + sum_bytes(&of)), &work, e));
   for (int64_t first = 0; first < n; first += of.batch) {
     const cudnnStatus_t status = run_part(c, a, p, first, (char *)work);
     if (status != CUDNN_STATUS_SUCCESS)
