@@ -30,11 +30,23 @@ static void ask(client *c, int i, bool stream) {
   pu_buf_deinit(&b);
 }
 
+/* Of an answer or an event. A model of random weights says zeros too; they are ones here. */
+static void put_text(pu_buf *to, const json_t *v) {
+  const json_t *text = tiny_at(v, "choices/0/text");
+  const char *from = json_string_value(text);
+  for (size_t i = 0; i < json_string_length(text); i++) pu_buf_putc(to, from[i] ? from[i] : 1);
+}
+
 static char *whole_answer(client *c) {
   json_t *v = tiny_json(client_answer(c), 200);
-  char *text = strdup(tiny_str(v, "choices/0/text"));
+  pu_buf text;
+  pu_buf_init(&text, 1 << 20);
+  pu_buf_puts(&text, "");
+  put_text(&text, v);
+  char *got = strdup(text.data);
+  pu_buf_deinit(&text);
   json_decref(v);
-  return text;
+  return got;
 }
 
 /* events: stop after so many; 0: to the end. NULL: it stopped, or the stream broke off. */
@@ -48,8 +60,8 @@ static char *streamed_answer(client *c, int events) {
   client_head(c, &a);
   for (int n = 0; !done && (events == 0 || n < events) && tiny_event(c, &data); n++) {
     done = strcmp(data.data, "[DONE]") == 0;
-    json_t *v = done ? NULL : json_loads(data.data, 0, NULL);
-    if (v) pu_buf_puts(&text, tiny_str(v, "choices/0/text"));
+    json_t *v = done ? NULL : json_loads(data.data, JSON_ALLOW_NUL, NULL);
+    if (v) put_text(&text, v);
     json_decref(v);
   }
   answer_free(&a);
