@@ -30,19 +30,12 @@ static void ask(client *c, int i, bool stream) {
   pu_buf_deinit(&b);
 }
 
-/* Of an answer or an event. A model of random weights says zeros too; they are ones here. */
-static void put_text(pu_buf *to, const json_t *v) {
-  const json_t *text = tiny_at(v, "choices/0/text");
-  const char *from = json_string_value(text);
-  for (size_t i = 0; i < json_string_length(text); i++) pu_buf_putc(to, from[i] ? from[i] : 1);
-}
-
 static char *whole_answer(client *c) {
   json_t *v = tiny_json(client_answer(c), 200);
   pu_buf text;
   pu_buf_init(&text, 1 << 20);
   pu_buf_puts(&text, "");
-  put_text(&text, v);
+  tiny_put_text(&text, tiny_at(v, "choices/0/text"));
   char *got = strdup(text.data);
   pu_buf_deinit(&text);
   json_decref(v);
@@ -61,7 +54,7 @@ static char *streamed_answer(client *c, int events) {
   for (int n = 0; !done && (events == 0 || n < events) && tiny_event(c, &data); n++) {
     done = strcmp(data.data, "[DONE]") == 0;
     json_t *v = done ? NULL : json_loads(data.data, JSON_ALLOW_NUL, NULL);
-    if (v) put_text(&text, v);
+    if (v) tiny_put_text(&text, tiny_at(v, "choices/0/text"));
     json_decref(v);
   }
   answer_free(&a);
