@@ -32,9 +32,14 @@ static void ask(client *c, int i, bool stream) {
 
 static char *whole_answer(client *c) {
   json_t *v = tiny_json(client_answer(c), 200);
-  char *text = strdup(tiny_str(v, "choices/0/text"));
+  pu_buf text;
+  pu_buf_init(&text, 1 << 20);
+  pu_buf_puts(&text, "");
+  tiny_put_text(&text, tiny_at(v, "choices/0/text"));
+  char *got = strdup(text.data);
+  pu_buf_deinit(&text);
   json_decref(v);
-  return text;
+  return got;
 }
 
 /* events: stop after so many; 0: to the end. NULL: it stopped, or the stream broke off. */
@@ -48,8 +53,8 @@ static char *streamed_answer(client *c, int events) {
   client_head(c, &a);
   for (int n = 0; !done && (events == 0 || n < events) && tiny_event(c, &data); n++) {
     done = strcmp(data.data, "[DONE]") == 0;
-    json_t *v = done ? NULL : json_loads(data.data, 0, NULL);
-    if (v) pu_buf_puts(&text, tiny_str(v, "choices/0/text"));
+    json_t *v = done ? NULL : json_loads(data.data, JSON_ALLOW_NUL, NULL);
+    if (v) tiny_put_text(&text, tiny_at(v, "choices/0/text"));
     json_decref(v);
   }
   answer_free(&a);

@@ -127,6 +127,12 @@ static inline const char *tiny_str(const json_t *v, const char *path) {
   return s;
 }
 
+/* What a model of random weights says has zeros in it, too; they are ones here. */
+static inline void tiny_put_text(pu_buf *to, const json_t *text) {
+  const char *from = json_string_value(text);
+  for (size_t i = 0; i < json_string_length(text); i++) pu_buf_putc(to, from[i] ? from[i] : 1);
+}
+
 static inline long long tiny_int(const json_t *v, const char *path) {
   assert_true(json_is_integer(tiny_at(v, path)));
   return json_integer_value(tiny_at(v, path));

@@ -339,7 +339,7 @@ static pu_err find_devices(pu_error *e) {
 static pu_err open_all(pu_cuda *d, pu_error *e) {
   PU_TRY(find_devices(e));
   PU_TRY(describe(d, e)); /* refuses what is too old before anything is made on it */
-  PU_CUDA_TRY(cudaSetDevice(d->device), "choosing the device", e);
+  PU_CUDA_TRY(cudaSetDevice(d->device), "a context on the device", e);
   PU_CUDA_TRY(cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking), "making a stream", e);
   PU_CUDA_TRY(cudaMallocHost(&d->staging, PU_CUDA_STAGING), "pinned memory", e);
   for (int i = 0; i < 2; i++)

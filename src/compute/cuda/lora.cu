@@ -1,12 +1,8 @@
 /* lora: y += scale (x a^T) b^T, part by part. With u = x a^T: db = scale dy^T u; du = scale dy b; da = du^T x;
  * dx += du a.
  *
- * Serving has many parts of few rows: all of their first products are one launch, all of the second another one. The
- * first ones have sums of thousands and results of a few columns: all threads of a block share a sum, in an order that
- * knows nothing of the other rows. Training has few parts of many rows: they go through cuBLASLt. */
-#include <stdlib.h>
-
-#include "src/compute/cuda/grouped.h"
+ * Serving has many parts of few rows, which go together. Training has few parts of many rows: they go through cuBLASLt.
+ */
 #include "src/compute/cuda/use.h"
 
 static char *at(const pu_tensor *t, int64_t row, int64_t col) {
@@ -28,166 +24,252 @@ static bool learns(const pu_lora_args *l) {
   return any;
 }
 
-/* ---- forward, all parts at once ---- */
+/* ---- forward, all parts at once ----
+ *
+ * A sum of u is shared by all threads of a block, one of y is a thread's; neither's order knows of other rows, nor
+ * which of the two ways is taken: parts of few rows in one launch, whose blocks each make u anew, others in two. */
 
-enum { DOWN_THREADS = 256, DOWN_ROWS = 4, DOWN_COLS = 4, DOWN_AT_ONCE = 8, DOWN_PARTS = 32 };
+enum {
+  THREADS = 512,
+  ROWS = 2, /* a block makes so much of u at a time */
+  COLS = 16,
+  AT_ONCE = 8,
+  FEW_ROWS = 4, /* of a part whose blocks make u anew */
+  FEW_RANK = 32,
+  UP_ROWS = 8,
+  UP_RANK = 64,
+  PARTS = 24 /* travel as an argument of the kernel */
+};
 
-/* u = x a^T of one part; DOWN_ROWS by DOWN_COLS of it is a block's. */
-typedef struct down_part {
-  const void *x, *a;
-  void *u;
-  int64_t x_step, a_step, u_step;
-  int32_t rows, cols;
+typedef struct lora_part {
+  const void *x, *a, *b;
+  void *u, *y;
+  int64_t x_step, a_step, b_step, u_step, y_step;
+  int32_t rows, rank, cols;
   int32_t first; /* blocks of the parts before it */
-} down_part;
+  float scale;
+} lora_part;
 
-typedef struct down_parts {
-  down_part of[DOWN_PARTS];
+typedef struct lora_parts {
+  lora_part of[PARTS];
   int n, inner;
-} down_parts;
+  int each; /* columns of a block */
+} lora_parts;
 
 /* Eight values, zeros behind the end; WHOLE: on 16 bytes, and all there. */
-template <typename T, bool WHOLE> __device__ static inline void down_load(const T *from, int left, float *v) {
+template <typename T, bool WHOLE> __device__ static inline void load_values(const T *from, int left, float *v) {
   if constexpr (WHOLE) {
 #pragma unroll
-    for (int i = 0; i < DOWN_AT_ONCE; i += pu_pack<T>::n) {
+    for (int i = 0; i < AT_ONCE; i += pu_pack<T>::n) {
       pu_pack<T> p = *(const pu_pack<T> *)(from + i);
 #pragma unroll
       for (int j = 0; j < pu_pack<T>::n; j++) v[i + j] = to_f32(p.v[j]);
     }
   } else {
 #pragma unroll
-    for (int i = 0; i < DOWN_AT_ONCE; i++) v[i] = i < left ? to_f32(from[i]) : 0.0f;
+    for (int i = 0; i < AT_ONCE; i++) v[i] = i < left ? to_f32(from[i]) : 0.0f;
   }
 }
 
-/* A thread's share of the sums: every DOWN_THREADS-th eight values. Behind the last row and column it is theirs again.
- */
+/* A thread's share of the sums: every THREADS-th eight values. Behind the last row and column it is theirs again. */
 template <typename T, bool WHOLE>
-__device__ static inline void down_sums(const down_part &p, int inner, int row, int col, float (*sum)[DOWN_COLS]) {
+__device__ static inline void down_sums(const lora_part &p, int inner, int row, int col, float (*sum)[COLS]) {
   const T *x = (const T *)p.x, *a = (const T *)p.a;
-  for (int k = (int)threadIdx.x * DOWN_AT_ONCE; k < inner; k += DOWN_THREADS * DOWN_AT_ONCE) {
-    float v[DOWN_COLS][DOWN_AT_ONCE], w[DOWN_ROWS][DOWN_AT_ONCE];
+  for (int k = (int)threadIdx.x * AT_ONCE; k < inner; k += THREADS * AT_ONCE) {
+    float w[ROWS][AT_ONCE];
 #pragma unroll
-    for (int j = 0; j < DOWN_COLS; j++)
-      down_load<T, WHOLE>(a + min(col + j, p.cols - 1) * p.a_step + k, inner - k, v[j]);
+    for (int i = 0; i < ROWS; i++) load_values<T, WHOLE>(x + min(row + i, p.rows - 1) * p.x_step + k, inner - k, w[i]);
 #pragma unroll
-    for (int i = 0; i < DOWN_ROWS; i++)
-      down_load<T, WHOLE>(x + min(row + i, p.rows - 1) * p.x_step + k, inner - k, w[i]);
+    for (int j = 0; j < COLS; j++) {
+      float v[AT_ONCE];
+      load_values<T, WHOLE>(a + min(col + j, p.rank - 1) * p.a_step + k, inner - k, v);
 #pragma unroll
-    for (int i = 0; i < DOWN_ROWS; i++)
+      for (int i = 0; i < ROWS; i++)
 #pragma unroll
-      for (int j = 0; j < DOWN_COLS; j++)
-#pragma unroll
-        for (int m = 0; m < DOWN_AT_ONCE; m++) sum[i][j] = fmaf(w[i][m], v[j][m], sum[i][j]);
+        for (int m = 0; m < AT_ONCE; m++) sum[i][j] = fmaf(w[i][m], v[m], sum[i][j]);
+    }
   }
 }
 
-template <typename T, bool WHOLE>
-__global__ void __launch_bounds__(DOWN_THREADS) down_kernel(const __grid_constant__ down_parts parts) {
-  __shared__ float room[DOWN_THREADS / 32][DOWN_ROWS * DOWN_COLS];
-  int i = 0, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  while (i + 1 < parts.n && parts.of[i + 1].first <= (int)blockIdx.x) i++;
-  const down_part &p = parts.of[i];
-  int across = (p.cols + DOWN_COLS - 1) / DOWN_COLS, block = (int)blockIdx.x - p.first;
-  int row = block / across * DOWN_ROWS, col = block % across * DOWN_COLS;
-  float sum[DOWN_ROWS][DOWN_COLS] = {};
-  down_sums<T, WHOLE>(p, parts.inner, row, col, sum);
+/* ROWS by COLS of u. Thread i < ROWS COLS gets one of them, of row i / COLS, rounded to T. */
+template <typename T, bool WHOLE> __device__ static float down_tile(const lora_part &p, int inner, int row, int col) {
+  __shared__ float room[THREADS / 32][ROWS * COLS];
+  int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  float sum[ROWS][COLS] = {}, all = 0;
+  down_sums<T, WHOLE>(p, inner, row, col, sum);
+  __syncthreads(); /* room may still be read from before */
 #pragma unroll
-  for (int s = 0; s < DOWN_ROWS * DOWN_COLS; s++) {
-    float all = warp_sum(sum[s / DOWN_COLS][s % DOWN_COLS]);
-    if (lane == 0) room[warp][s] = all;
+  for (int s = 0; s < ROWS * COLS; s++) {
+    float of_warp = warp_sum(sum[s / COLS][s % COLS]);
+    if (lane == 0) room[warp][s] = of_warp;
   }
   __syncthreads();
-  int r = row + (int)threadIdx.x / DOWN_COLS, c = col + (int)threadIdx.x % DOWN_COLS;
-  if (threadIdx.x >= DOWN_ROWS * DOWN_COLS || r >= p.rows || c >= p.cols) return;
-  float all = 0;
-  for (int w = 0; w < DOWN_THREADS / 32; w++) all += room[w][threadIdx.x];
-  ((T *)p.u)[r * p.u_step + c] = from_f32<T>(all);
+  if (threadIdx.x < ROWS * COLS)
+    for (int w = 0; w < THREADS / 32; w++) all += room[w][threadIdx.x];
+  return to_f32(from_f32<T>(all));
 }
 
-static down_part down_of(const pu_lora_args *l, const pu_lora_part *p, void *u) {
-  down_part d = {at(l->x, p->row, 0), p->a->data, u, l->x->stride[0], p->a->stride[0], step_of(p)};
-  d.rows = (int32_t)p->rows, d.cols = (int32_t)p->a->shape[0];
-  return d;
+/* acc += columns [from, to) of R rows of u, which lie as [to - from][R], times those of b. */
+template <typename T, bool WHOLE, int R>
+__device__ static inline void up_sums(const lora_part &p, int col, int from, int to, const float *u, float *acc) {
+  const T *b = (const T *)p.b + col * p.b_step;
+  for (int j = from; j < to; j += AT_ONCE) {
+    float v[AT_ONCE];
+    load_values<T, WHOLE>(b + j, p.rank - j, v);
+#pragma unroll
+    for (int m = 0; m < AT_ONCE; m++)
+#pragma unroll
+      for (int i = 0; i < R; i++) acc[i] = fmaf(u[(j - from + m) * R + i], v[m], acc[i]);
+  }
 }
 
-template <typename T> static void down_launch(pu_cuda *d, const down_parts *parts, int blocks, bool whole) {
-  if (whole)
-    down_kernel<T, true><<<(unsigned)blocks, DOWN_THREADS, 0, d->stream>>>(*parts);
-  else
-    down_kernel<T, false><<<(unsigned)blocks, DOWN_THREADS, 0, d->stream>>>(*parts);
+template <typename T, int R>
+__device__ static inline void up_store(const lora_part &p, int row, int col, const float *acc) {
+#pragma unroll
+  for (int i = 0; i < R; i++)
+    if (row + i < p.rows) {
+      T *y = (T *)p.y + (row + i) * p.y_step + col;
+      *y = from_f32<T>(fmaf(p.scale, acc[i], to_f32(*y)));
+    }
 }
 
-/* x a^T of all parts, DOWN_PARTS in a launch. Which way a part is read depends on where the model's and the adapter's
- * rows lie, not on which rows there are; the sums' order is the same in both. */
-static pu_err run_down(pu_cuda *d, const pu_lora_args *l, char *u, pu_error *e) {
-  down_parts parts = {};
-  size_t size = pu_dtype_size(l->x->dtype);
-  bool whole = true;
-  int blocks = 0;
+/* The part of a block, and the block's number in it. */
+__device__ static inline const lora_part &part_of(const lora_parts &parts, int *block) {
+  int i = 0;
+  while (i + 1 < parts.n && parts.of[i + 1].first <= (int)blockIdx.x) i++;
+  *block = (int)blockIdx.x - parts.of[i].first;
+  return parts.of[i];
+}
+
+template <typename T, bool WHOLE>
+__global__ void __launch_bounds__(THREADS) few_kernel(const __grid_constant__ lora_parts parts) {
+  __shared__ __align__(16) float u[FEW_RANK][FEW_ROWS];
+  int block;
+  const lora_part &p = part_of(parts, &block);
+  int begin = block * parts.each, end = min(begin + parts.each, p.cols);
+  for (int c = begin + (int)threadIdx.x; c < end; c += THREADS) /* on its way while u is made */
+    asm volatile("prefetch.global.L2 [%0];" ::"l"((const T *)p.b + c * p.b_step));
+  for (int i = threadIdx.x; i < FEW_RANK * FEW_ROWS; i += THREADS) u[i / FEW_ROWS][i % FEW_ROWS] = 0;
+  for (int row = 0; row < p.rows; row += ROWS)
+    for (int col = 0; col < p.rank; col += COLS) {
+      float mine = down_tile<T, WHOLE>(p, parts.inner, row, col);
+      int c = col + (int)threadIdx.x % COLS;
+      if (threadIdx.x < ROWS * COLS && c < p.rank) u[c][row + threadIdx.x / COLS] = mine;
+    }
+  __syncthreads();
+  for (int c = begin + (int)threadIdx.x; c < end; c += THREADS) {
+    float acc[FEW_ROWS] = {};
+    up_sums<T, WHOLE, FEW_ROWS>(p, c, 0, p.rank, u[0], acc);
+    up_store<T, FEW_ROWS>(p, 0, c, acc);
+  }
+}
+
+template <typename T, bool WHOLE>
+__global__ void __launch_bounds__(THREADS) down_kernel(const __grid_constant__ lora_parts parts) {
+  int block;
+  const lora_part &p = part_of(parts, &block);
+  int across = (p.rank + COLS - 1) / COLS, row = block / across * ROWS, col = block % across * COLS;
+  float mine = down_tile<T, WHOLE>(p, parts.inner, row, col);
+  int r = row + (int)threadIdx.x / COLS, c = col + (int)threadIdx.x % COLS;
+  if (threadIdx.x < ROWS * COLS && r < p.rows && c < p.rank) ((T *)p.u)[r * p.u_step + c] = from_f32<T>(mine);
+}
+
+template <typename T, bool WHOLE>
+__global__ void __launch_bounds__(THREADS) up_kernel(const __grid_constant__ lora_parts parts) {
+  __shared__ __align__(16) float u[UP_RANK][UP_ROWS];
+  int block;
+  const lora_part &p = part_of(parts, &block);
+  int across = (p.cols + THREADS - 1) / THREADS, row = block / across * UP_ROWS;
+  int col = block % across * THREADS + (int)threadIdx.x;
+  float acc[UP_ROWS] = {};
+  for (int from = 0; from < p.rank; from += UP_RANK) {
+    __syncthreads(); /* u may still be read from before */
+    for (int i = threadIdx.x; i < UP_RANK * UP_ROWS; i += THREADS) {
+      int j = from + i % UP_RANK, r = row + i / UP_RANK;
+      u[i % UP_RANK][i / UP_RANK] = j < p.rank && r < p.rows ? to_f32(((const T *)p.u)[r * p.u_step + j]) : 0.0f;
+    }
+    __syncthreads();
+    if (col < p.cols) up_sums<T, WHOLE, UP_ROWS>(p, col, from, min(from + UP_RANK, p.rank), u[0], acc);
+  }
+  if (col < p.cols) up_store<T, UP_ROWS>(p, row, col, acc);
+}
+
+/* ---- launches ---- */
+
+typedef enum lora_kernel { LORA_FEW, LORA_DOWN, LORA_UP } lora_kernel;
+
+static lora_part part_for(const pu_lora_args *l, const pu_lora_part *p, void *u) {
+  lora_part k = {at(l->x, p->row, 0), p->a->data, p->b->data, u, at(l->y, p->row, p->from)};
+  k.x_step = l->x->stride[0], k.a_step = p->a->stride[0], k.b_step = p->b->stride[0];
+  k.u_step = step_of(p), k.y_step = l->y->stride[0];
+  k.rows = (int32_t)p->rows, k.rank = (int32_t)p->a->shape[0], k.cols = (int32_t)p->b->shape[0];
+  k.scale = p->scale;
+  return k;
+}
+
+static bool lies_well(const lora_parts *parts, size_t size) {
+  bool well = parts->inner % AT_ONCE == 0;
+  for (int i = 0; i < parts->n; i++) {
+    const lora_part *p = &parts->of[i];
+    size_t steps = (size_t)(p->x_step | p->a_step | p->b_step) * size;
+    well = well && (((uintptr_t)p->x | (uintptr_t)p->a | (uintptr_t)p->b | steps) % 16 == 0 && p->rank % AT_ONCE == 0);
+  }
+  return well;
+}
+
+/* Says which blocks are a part's; how many there are. */
+static int64_t count_blocks(pu_cuda *d, lora_kernel which, lora_parts *parts) {
+  int64_t blocks = 0, cols = 0;
+  for (int i = 0; i < parts->n; i++) cols += parts->of[i].cols;
+  parts->each = (int)PU_MAX(cols / d->sms / THREADS * THREADS, (int64_t)THREADS);
+  for (int i = 0; i < parts->n; i++) {
+    lora_part *p = &parts->of[i];
+    p->first = (int32_t)blocks;
+    if (p->rows == 0) continue;
+    blocks += which == LORA_FEW    ? ceil_div(p->cols, parts->each)
+              : which == LORA_DOWN ? ceil_div(p->rows, ROWS) * ceil_div(p->rank, COLS)
+                                   : ceil_div(p->rows, UP_ROWS) * ceil_div(p->cols, THREADS);
+  }
+  return blocks;
+}
+
+template <typename T, bool WHOLE>
+static pu_err launch(pu_cuda *d, lora_kernel which, const lora_parts *parts, int64_t blocks, pu_error *e) {
+  if (which == LORA_FEW) few_kernel<T, WHOLE><<<(unsigned)blocks, THREADS, 0, d->stream>>>(*parts);
+  if (which == LORA_DOWN) down_kernel<T, WHOLE><<<(unsigned)blocks, THREADS, 0, d->stream>>>(*parts);
+  if (which == LORA_UP) up_kernel<T, WHOLE><<<(unsigned)blocks, THREADS, 0, d->stream>>>(*parts);
+  return pu_cuda_launched("an adapter's products", e);
+}
+
+static pu_err run_kernel(pu_cuda *d, lora_kernel which, lora_parts *parts, pu_dtype type, pu_error *e) {
+  int64_t blocks = count_blocks(d, which, parts);
+  bool whole = lies_well(parts, pu_dtype_size(type));
+  if (blocks == 0) return PU_OK;
+  if (type == PU_F32) return (whole ? launch<float, true> : launch<float, false>)(d, which, parts, blocks, e);
+  return (whole ? launch<bf16, true> : launch<bf16, false>)(d, which, parts, blocks, e);
+}
+
+static pu_err forward_all(pu_cuda *d, const pu_lora_args *l, pu_error *e) {
+  lora_parts parts = {};
+  size_t bytes = 0;
+  bool few = true;
+  void *work = NULL;
+  for (int i = 0; i < l->n; i++) {
+    bytes += u_bytes(&l->parts[i], l->x->dtype);
+    few = few && l->parts[i].rows <= FEW_ROWS && l->parts[i].a->shape[0] <= FEW_RANK;
+  }
+  if (!few) PU_TRY(pu_cuda_work(d, bytes, &work, e));
+  char *u = (char *)work;
   parts.inner = (int)l->x->shape[1];
   for (int i = 0; i < l->n; u += u_bytes(&l->parts[i], l->x->dtype), i++) {
-    down_part *p = &parts.of[parts.n++];
-    *p = down_of(l, &l->parts[i], u);
-    p->first = blocks;
-    blocks += (int)(ceil_div(p->rows, DOWN_ROWS) * ceil_div(p->cols, DOWN_COLS));
-    whole = whole && ((uintptr_t)p->x | (uintptr_t)p->a | (size_t)(p->x_step | p->a_step) * size) % 16 == 0;
-    if (parts.n < DOWN_PARTS && i + 1 < l->n) continue;
-    whole = whole && parts.inner % DOWN_AT_ONCE == 0;
-    if (blocks && l->x->dtype == PU_F32) down_launch<float>(d, &parts, blocks, whole);
-    if (blocks && l->x->dtype != PU_F32) down_launch<bf16>(d, &parts, blocks, whole);
-    parts.n = blocks = 0;
-    whole = true;
+    parts.of[parts.n++] = part_for(l, &l->parts[i], u);
+    if (parts.n < PARTS && i + 1 < l->n) continue;
+    if (few) PU_TRY(run_kernel(d, LORA_FEW, &parts, l->x->dtype, e));
+    if (!few) PU_TRY(run_kernel(d, LORA_DOWN, &parts, l->x->dtype, e));
+    if (!few) PU_TRY(run_kernel(d, LORA_UP, &parts, l->x->dtype, e));
+    parts.n = 0;
   }
-  return pu_cuda_launched("an adapter's product", e);
-}
-
-static pu_cuda_group up_group(const pu_lora_args *l, const pu_lora_part *p, void *u) {
-  pu_cuda_group g = {u, p->b->data, at(l->y, p->row, p->from)};
-  g.a_row = step_of(p), g.a_inner = 1;
-  g.b_col = p->b->stride[0], g.b_inner = 1;
-  g.y_step = l->y->stride[0];
-  g.rows = (int32_t)p->rows, g.cols = (int32_t)p->b->shape[0], g.inner = (int32_t)p->a->shape[0];
-  g.alpha = p->scale, g.beta = 1;
-  return g;
-}
-
-/* The strip that suits all of them: that of one whose places and steps have the others' worst alignment. */
-static int strip_of(const pu_cuda_groups *common, const pu_cuda_group *groups, int n) {
-  pu_cuda_group like = groups[0];
-  uintptr_t a = 0, b = 0;
-  int64_t rows = 0;
-  for (int i = 0; i < n; i++) {
-    a |= (uintptr_t)groups[i].a, b |= (uintptr_t)groups[i].b;
-    like.a_row |= groups[i].a_row, like.b_col |= groups[i].b_col;
-    rows += groups[i].rows;
-  }
-  like.a = (const void *)a, like.b = (const void *)b;
-  return pu_cuda_strip(common, &like, rows / n);
-}
-
-static pu_err run_groups(pu_cuda *d, const pu_lora_args *l, pu_cuda_group *groups, char *u, pu_error *e) {
-  pu_cuda_groups up = {l->x->dtype, l->x->dtype};
-  PU_TRY(run_down(d, l, u, e));
-  for (int i = 0; i < l->n; u += u_bytes(&l->parts[i], l->x->dtype), i++) {
-    groups[i] = up_group(l, &l->parts[i], u);
-    up.cols = PU_MAX(up.cols, (int64_t)groups[i].cols);
-  }
-  up.strip = strip_of(&up, groups, l->n);
-  return pu_cuda_grouped(d, &up, groups, l->n, e);
-}
-
-static pu_err forward_grouped(pu_cuda *d, const pu_lora_args *l, pu_error *e) {
-  size_t bytes = 0;
-  void *work;
-  for (int i = 0; i < l->n; i++) bytes += u_bytes(&l->parts[i], l->x->dtype);
-  PU_TRY(pu_cuda_work(d, bytes, &work, e));
-  pu_cuda_group *groups = (pu_cuda_group *)calloc((size_t)l->n, sizeof *groups);
-  if (!groups) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory");
-  pu_err err = run_groups(d, l, groups, (char *)work, e);
-  free(groups);
-  return err;
+  return PU_OK;
 }
 
 /* ---- part by part ---- */
@@ -224,7 +306,7 @@ static pu_err forward_part(pu_cuda *d, const pu_lora_args *l, const pu_lora_part
 static pu_err lora(pu_backend *be, void *args, pu_error *e) {
   const pu_lora_args *l = (const pu_lora_args *)args;
   pu_cuda *d = (pu_cuda *)be;
-  if (!learns(l)) return forward_grouped(d, l, e);
+  if (!learns(l)) return forward_all(d, l, e);
   for (int i = 0; i < l->n; i++) PU_TRY(forward_part(d, l, &l->parts[i], e));
   return PU_OK;
 }
