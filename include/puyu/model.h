@@ -248,6 +248,7 @@ typedef struct pu_model {
   const pu_arch *arch;
   pu_hparams hp;
   pu_dtype dtype;    /* compute type: PU_F32 or PU_BF16 */
+  bool fp8;          /* pu_model_options.fp8 */
   pu_backend *be;
   pu_arena *host;    /* headers, names */
   pu_arena *weights; /* tensor data, in the backend's memory: wraps weights_memory */
@@ -277,6 +278,7 @@ typedef struct pu_model_options {
   pu_dtype dtype;   /* compute type */
   bool train;       /* f32 masters (pu_param.low), and gradients (w->grad, f32) with their memory */
   bool rough;       /* with `train`: no masters: what is trained are the weights in the compute type */
+  bool fp8;         /* with `train`: while a tape records, attention's matrices and dense MLPs multiply in FP8 (pu_linear_fp8) */
   bool nf4;         /* beside an adapter in training: the matrices of attention and dense MLPs in PU_LAYOUT_NF4 (QLoRA) */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */
   bool plain;       /* with `tile`: PU_LAYOUT_PLAIN for those not packed; set for backends that have no tiles */

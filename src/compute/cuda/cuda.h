@@ -99,10 +99,17 @@ typedef struct pu_cuda_product {
   float beta;       /* 0: overwrite; 1: add */
   const void *bias; /* [cols] of bias_type, added to each row; NULL: none */
   pu_dtype bias_type;
+  /* a and b in E4M3 instead of `type`, not turned; their scales, in device memory: see fp8.h. */
+  bool fp8, b_blocks; /* b_blocks: b has one for a block, as a never has */
+  const float *a_scale, *b_scale;
   bool b_rests; /* the kernel just before did not write b (a weight): it may be read before that one has ended */
   bool steady;  /* a row of y is the same to the bit whatever the number of rows (inference) */
 } pu_cuda_product;
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
+
+/* db (+)= column sums of dy, in one order. parts: so many bytes of work memory. */
+size_t pu_cuda_bias_back_bytes(const pu_tensor *dy);
+pu_err pu_cuda_bias_back(pu_cuda *d, const pu_tensor *dy, pu_tensor *b, float *parts, pu_error *e) PU_MUST_USE;
 
 /* Weights in few bits: see packed.h. `linear` where a->w is PACKED. Takes work memory. */
 pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) PU_MUST_USE;

@@ -214,7 +214,7 @@ static size_t cuda_work_bytes(const pu_backend *be, const pu_work_shape *s) {
   const pu_cuda *d = (const pu_cuda *)be;
   size_t most = PU_MAX(pu_cuda_loss_work_bytes(s), pu_cuda_attention_work_bytes(d, s));
   most = PU_MAX(most, PU_MAX(pu_cuda_lora_work_bytes(s), pu_cuda_embedding_work_bytes(s)));
-  most = PU_MAX(most, pu_cuda_norm_work_bytes(d, s));
+  most = PU_MAX(most, PU_MAX(pu_cuda_norm_work_bytes(d, s), pu_cuda_fp8_work_bytes(s)));
   return PU_MAX(most, pu_cuda_moe_work_bytes(s)) + PU_CUDA_LT_BYTES;
 }
 
@@ -319,6 +319,7 @@ extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int thre
   for (size_t i = 0; i < PU_COUNT(use); i++) use[i](d);
   pu_err err = pu_pool_create(threads, &d->base.pool, e);
   if (err == PU_OK) err = open_all(d, e);
+  pu_cuda_use_fp8(d);
   if (err != PU_OK) {
     cuda_close(&d->base);
     return err;

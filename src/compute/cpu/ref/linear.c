@@ -79,6 +79,11 @@ static void sum_columns(void *arg, int64_t begin, int64_t end, int worker) {
   for (int64_t m = begin; m < end; m++) pu_acc(b->db, 0, m, sum[m - begin], b->beta);
 }
 
+void pu_ref_bias_back(pu_cpu *cpu, const pu_tensor *dy, pu_tensor *b) {
+  bias_back job = {dy, b->grad, pu_grad_beta(b)};
+  pu_pool_run(cpu->pool, dy->shape[1], PU_PIECE, sum_columns, &job);
+}
+
 typedef struct narrow_job {
   const pu_tensor *from, *to;
 } narrow_job;
@@ -149,10 +154,7 @@ pu_err pu_ref_linear_back(pu_backend *be, void *args, pu_error *e) {
                  .beta = pu_grad_beta(a->w)};
     pu_cpu_gemm(cpu, &g);
   }
-  if (a->b && a->b->grad) {
-    bias_back b = {a->y->grad, a->b->grad, pu_grad_beta(a->b)};
-    pu_pool_run(cpu->pool, m, PU_PIECE, sum_columns, &b);
-  }
+  if (a->b && a->b->grad) pu_ref_bias_back(cpu, a->y->grad, a->b);
   return PU_OK;
 }
 

@@ -18,5 +18,10 @@
 /* The work memory that moe_mlp and lora take in backward. */
 size_t pu_ref_moe_work_bytes(const pu_work_shape *s);
 size_t pu_ref_lora_work_bytes(const pu_work_shape *s);
+/* linear_fp8's and mlp_fp8's. */
+size_t pu_ref_fp8_work_bytes(const pu_work_shape *s);
+
+/* db = column sums of dy. */
+void pu_ref_bias_back(pu_cpu *cpu, const pu_tensor *dy, pu_tensor *b);
 
 #endif

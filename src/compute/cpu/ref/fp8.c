@@ -1,0 +1,220 @@
+/* linear_fp8 and mlp_fp8: operands rounded to E4M3 and back, then products in f32. Slow; it is what devices are tested
+ * against. */
+#include "src/compute/cpu/gemm.h"
+#include "src/compute/cpu/ref/ref.h"
+#include "src/compute/cpu/rows.h"
+
+#include <math.h>
+
+/* ---- rounding -------------------------------------------------------------------------------------------------------
+ */
+
+/* Which 128 values have a scale: side by side, below each other, or all of a block. */
+typedef enum side { ALONG_ROWS, ALONG_COLUMNS, IN_BLOCKS } side;
+
+typedef struct rounding {
+  const pu_tensor *from;
+  side along;
+  float *to; /* [rows, cols] */
+} rounding;
+
+static float largest(const pu_tensor *t, int64_t row, int64_t rows, int64_t col, int64_t cols) {
+  float most = 0;
+  for (int64_t n = row; n < row + rows; n++)
+    for (int64_t k = col; k < col + cols; k++) most = fmaxf(most, fabsf(pu_get(t, n, k)));
+  return most;
+}
+
+/* Values that share a scale. */
+static void round_group(const rounding *r, int64_t row, int64_t rows, int64_t col, int64_t cols) {
+  float scale = fmaxf(largest(r->from, row, rows, col, cols), 0x1p-100f) * (1.0f / 448), by = 1 / scale;
+  for (int64_t n = row; n < row + rows; n++)
+    for (int64_t k = col; k < col + cols; k++)
+      r->to[n * r->from->shape[1] + k] = pu_e4m3_to_f32(pu_f32_to_e4m3(pu_get(r->from, n, k) * by)) * scale;
+}
+
+static void round_blocks(void *arg, int64_t begin, int64_t end, int worker) {
+  const rounding *r = arg;
+  (void)worker;
+  for (int64_t row = begin * PU_FP8_BLOCK; row < end * PU_FP8_BLOCK; row += PU_FP8_BLOCK)
+    for (int64_t col = 0; col < r->from->shape[1]; col += PU_FP8_BLOCK) {
+      if (r->along == IN_BLOCKS) round_group(r, row, PU_FP8_BLOCK, col, PU_FP8_BLOCK);
+      for (int64_t i = 0; i < PU_FP8_BLOCK && r->along == ALONG_ROWS; i++)
+        round_group(r, row + i, 1, col, PU_FP8_BLOCK);
+      for (int64_t i = 0; i < PU_FP8_BLOCK && r->along == ALONG_COLUMNS; i++)
+        round_group(r, row, PU_FP8_BLOCK, col + i, 1);
+    }
+}
+
+/* ---- products -------------------------------------------------------------------------------------------------------
+ */
+
+/* Work memory: two operands as f32. */
+typedef struct operands {
+  pu_cpu *cpu;
+  float *a, *b;
+} operands;
+
+static const float *rounded(const operands *o, const pu_tensor *t, side along, float *to) {
+  rounding r = {t, along, to};
+  pu_pool_run(o->cpu->pool, t->shape[0] / PU_FP8_BLOCK, 1, round_blocks, &r);
+  return to;
+}
+
+static void product(const operands *o, pu_gemm g) {
+  g.ab_type = PU_F32;
+  g.alpha = 1;
+  pu_cpu_gemm(o->cpu, &g);
+}
+
+static void times_weight(const operands *o, const pu_tensor *x, const pu_tensor *w, const pu_tensor *b,
+                         const pu_tensor *y) {
+  product(o, (pu_gemm){.m = x->shape[0],
+                       .n = w->shape[0],
+                       .k = x->shape[1],
+                       .a = rounded(o, x, ALONG_ROWS, o->a),
+                       .b = rounded(o, w, IN_BLOCKS, o->b),
+                       .c = y->data,
+                       .a_row = x->shape[1],
+                       .a_col = 1,
+                       .b_row = 1,
+                       .b_col = w->shape[1],
+                       .c_row = y->stride[0],
+                       .c_type = y->dtype,
+                       .bias = b ? b->data : NULL,
+                       .bias_type = b ? b->dtype : PU_F32});
+}
+
+/* dx = dy w */
+static void x_back(const operands *o, const pu_tensor *dy, const pu_tensor *w, const pu_tensor *dx, float beta) {
+  product(o, (pu_gemm){.m = dy->shape[0],
+                       .n = w->shape[1],
+                       .k = w->shape[0],
+                       .a = rounded(o, dy, ALONG_ROWS, o->a),
+                       .b = rounded(o, w, IN_BLOCKS, o->b),
+                       .c = dx->data,
+                       .a_row = dy->shape[1],
+                       .a_col = 1,
+                       .b_row = w->shape[1],
+                       .b_col = 1,
+                       .c_row = dx->stride[0],
+                       .c_type = dx->dtype,
+                       .beta = beta});
+}
+
+/* dw = dy^T x */
+static void w_back(const operands *o, const pu_tensor *dy, const pu_tensor *x, pu_tensor *w) {
+  product(o, (pu_gemm){.m = dy->shape[1],
+                       .n = x->shape[1],
+                       .k = x->shape[0],
+                       .a = rounded(o, dy, ALONG_COLUMNS, o->a),
+                       .b = rounded(o, x, ALONG_COLUMNS, o->b),
+                       .c = w->grad->data,
+                       .a_row = 1,
+                       .a_col = dy->shape[1],
+                       .b_row = x->shape[1],
+                       .b_col = 1,
+                       .c_row = w->grad->stride[0],
+                       .c_type = w->grad->dtype,
+                       .beta = pu_grad_beta(w)});
+}
+
+/* ---- linear -------------------------------------------------------------------------------------------------------- */
+
+pu_err pu_ref_linear_fp8(pu_backend *be, void *args, pu_error *e) {
+  const pu_linear_fp8_args *a = args;
+  operands o = {.cpu = (pu_cpu *)be};
+  void *work;
+  int64_t x = pu_tensor_count(a->x), w = pu_tensor_count(a->w);
+  PU_TRY(pu_cpu_work(o.cpu, (size_t)(x + w) * sizeof(float), &work, e));
+  o.a = work;
+  o.b = o.a + x;
+  times_weight(&o, a->x, a->w, a->b, a->y);
+  return PU_OK;
+}
+
+pu_err pu_ref_linear_fp8_back(pu_backend *be, void *args, pu_error *e) {
+  const pu_linear_fp8_args *a = args;
+  operands o = {.cpu = (pu_cpu *)be};
+  void *work;
+  int64_t x = pu_tensor_count(a->x), w = pu_tensor_count(a->w), y = pu_tensor_count(a->y);
+  PU_TRY(pu_cpu_work(o.cpu, (size_t)(y + PU_MAX(x, w)) * sizeof(float), &work, e));
+  o.a = work;
+  o.b = o.a + y;
+  if (a->x->grad) x_back(&o, a->y->grad, a->w, a->x->grad, pu_grad_beta(a->x));
+  if (a->w->grad) w_back(&o, a->y->grad, a->x, a->w);
+  if (a->b && a->b->grad) pu_ref_bias_back(o.cpu, a->y->grad, a->b);
+  return PU_OK;
+}
+
+/* ---- the MLP ------------------------------------------------------------------------------------------------------- */
+
+/* Work memory: the operands; swiglu's output and its gradient, and gu's, in bf16. */
+typedef struct mlp_work {
+  operands o;
+  pu_tensor act, dact, dgu;
+} mlp_work;
+
+static pu_tensor over(int64_t rows, int64_t cols, void *data) {
+  return (pu_tensor){.dtype = PU_BF16, .ndim = 2, .shape = {rows, cols}, .stride = {cols, 1}, .data = data};
+}
+
+/* The first operand: gu's gradient, or what is as wide as the model. */
+static int64_t first_values(int64_t n, int64_t wide, int64_t inner) {
+  return n * PU_MAX(2 * inner, wide);
+}
+
+static size_t mlp_bytes(int64_t n, int64_t wide, int64_t inner) {
+  int64_t second = PU_MAX(2 * inner * wide, n * PU_MAX(inner, wide));
+  return (size_t)(first_values(n, wide, inner) + second) * sizeof(float) + (size_t)(n * inner * 4) * sizeof(uint16_t);
+}
+
+size_t pu_ref_fp8_work_bytes(const pu_work_shape *s) {
+  if (!s->fp8) return 0;
+  int64_t out = (s->heads + 2 * s->kv_heads) * s->head_dim, n = s->tokens;
+  int64_t linear = n * PU_MAX(out, s->hidden) + PU_MAX(n, out) * PU_MAX(s->hidden, s->heads * s->head_dim);
+  return PU_MAX((size_t)linear * sizeof(float), mlp_bytes(n, s->hidden, s->ffn));
+}
+
+static pu_err take_work(pu_cpu *cpu, const pu_mlp_fp8_args *a, mlp_work *w, pu_error *e) {
+  int64_t n = a->x->shape[0], inner = a->down->shape[1], wide = PU_MAX(a->x->shape[1], a->down->shape[0]);
+  void *work;
+  PU_TRY(pu_cpu_work(cpu, mlp_bytes(n, wide, inner), &work, e));
+  uint16_t *at = work;
+  w->act = over(n, inner, at);
+  w->dact = over(n, inner, at + n * inner);
+  w->dgu = over(n, 2 * inner, at + 2 * n * inner);
+  w->o = (operands){.cpu = cpu, .a = (float *)(at + 4 * n * inner)};
+  w->o.b = w->o.a + first_values(n, wide, inner);
+  return PU_OK;
+}
+
+pu_err pu_ref_mlp_fp8(pu_backend *be, void *args, pu_error *e) {
+  const pu_mlp_fp8_args *a = args;
+  mlp_work w;
+  PU_TRY(take_work((pu_cpu *)be, a, &w, e));
+  times_weight(&w.o, a->x, a->gate_up, NULL, a->gu);
+  pu_swiglu_args act = {a->gu, &w.act};
+  PU_TRY(pu_ref_swiglu(be, &act, e));
+  times_weight(&w.o, &w.act, a->down, NULL, a->y);
+  return PU_OK;
+}
+
+pu_err pu_ref_mlp_fp8_back(pu_backend *be, void *args, pu_error *e) {
+  const pu_mlp_fp8_args *a = args;
+  const pu_tensor *dy = a->y->grad;
+  mlp_work w;
+  PU_TRY(take_work((pu_cpu *)be, a, &w, e));
+  pu_tensor gu = *a->gu;
+  gu.grad = &w.dgu;
+  gu.grad_set = false;
+  w.act.grad = &w.dact;
+  pu_swiglu_args act = {&gu, &w.act};
+  PU_TRY(pu_ref_swiglu(be, &act, e));
+  x_back(&w.o, dy, a->down, &w.dact, 0);
+  PU_TRY(pu_ref_swiglu_back(be, &act, e));
+  if (a->down->grad) w_back(&w.o, dy, &w.act, a->down);
+  if (a->x->grad) x_back(&w.o, &w.dgu, a->gate_up, a->x->grad, pu_grad_beta(a->x));
+  if (a->gate_up->grad) w_back(&w.o, &w.dgu, a->x, a->gate_up);
+  return PU_OK;
+}

@@ -1,0 +1,267 @@
+/* E4M3 itself; linear_fp8 and mlp_fp8 on the CPU against products without rounding; the device that PUYU_TEST_DEVICE
+ * names against the CPU. */
+#include <math.h>
+
+#include "tests/device.h"
+
+/* ---- E4M3 ---------------------------------------------------------------------------------------------------------- */
+
+static void every_code_is_its_value(void **state) {
+  (void)state;
+  for (int sign = 0; sign < 2; sign++)
+    for (int code = 0; code < 0x7f; code++) {
+      int exponent = code >> 3, fraction = code & 7;
+      double v = exponent ? ldexp(8 + fraction, exponent - 10) : ldexp(fraction, -9);
+      float f = pu_e4m3_to_f32((uint8_t)(sign << 7 | code));
+      assert_true((double)f == (sign ? -v : v) && (signbit(f) != 0) == sign);
+      assert_int_equal(pu_f32_to_e4m3(f), sign << 7 | code);
+    }
+  assert_true(isnan(pu_e4m3_to_f32(0x7f)) && isnan(pu_e4m3_to_f32(0xff)));
+  assert_int_equal(pu_f32_to_e4m3(NAN) & 0x7f, 0x7f);
+}
+
+static void values_go_to_the_nearest_code(void **state) {
+  (void)state;
+  for (int code = 0; code < 0x7e; code++) {
+    float low = pu_e4m3_to_f32((uint8_t)code), high = pu_e4m3_to_f32((uint8_t)(code + 1)), middle = (low + high) / 2;
+    assert_int_equal(pu_f32_to_e4m3(middle), code % 2 ? code + 1 : code); /* to even */
+    assert_int_equal(pu_f32_to_e4m3(nextafterf(middle, 0)), code);
+    assert_int_equal(pu_f32_to_e4m3(nextafterf(middle, 500)), code + 1);
+    assert_int_equal(pu_f32_to_e4m3(-nextafterf(middle, 500)), 0x80 | (code + 1));
+  }
+  static const float beyond[] = {448, 449, 464, 480, 1e10f, INFINITY};
+  for (size_t i = 0; i < PU_COUNT(beyond); i++) {
+    assert_int_equal(pu_f32_to_e4m3(beyond[i]), 0x7e);
+    assert_int_equal(pu_f32_to_e4m3(-beyond[i]), 0xfe);
+  }
+  assert_int_equal(pu_f32_to_e4m3(1e-40f), 0);
+}
+
+/* ---- one run of one operation -------------------------------------------------------------------------------------- */
+
+enum { MEMORY = 64 << 20, MOST = 8 };
+
+/* Sizes, and what is special about a run. */
+typedef struct shape {
+  int64_t n, k, m;    /* tokens, columns of x, of y */
+  int64_t inner;      /* of an MLP; 0: a linear */
+  bool bias, strided; /* x's rows lie apart */
+  bool add;           /* gradients are added to what is there */
+  bool odd;           /* blocks of zeros, of very small and of very large values */
+} shape;
+
+typedef struct run {
+  pu_backend *be;
+  pu_ctx c;
+  pu_error e;
+  void *memory;
+  pu_rng rng;
+  pu_tensor *out[MOST];
+  int n;
+} run;
+
+static void run_open(run *r, const char *device) {
+  *r = (run){0};
+  assert_ok(pu_backend_open(device, 2, &r->be, &r->e), &r->e);
+  r->memory = pu_test_memory(r->be, MEMORY, &r->c.mem);
+  assert_ok(pu_arena_create(8 << 20, &r->c.host, &r->e), &r->e);
+  assert_ok(pu_tape_create(r->c.host, &r->c.tape, &r->e), &r->e);
+  r->c.be = r->be;
+  r->c.err = &r->e;
+  pu_rng_seed(&r->rng, 7);
+}
+
+static void run_close(run *r) {
+  pu_arena_free(r->c.mem);
+  pu_arena_free(r->c.host);
+  r->be->free(r->be, r->memory);
+  r->be->close(r->be);
+}
+
+static float value(run *r, const shape *s, int64_t row, int64_t col, float size) {
+  float v = (float)(pu_rng_uniform(&r->rng) + pu_rng_uniform(&r->rng) + pu_rng_uniform(&r->rng) - 1.5) * size;
+  int64_t block = row / 128 * 3 + col / 128;
+  if (!s->odd) return v;
+  if (block % 4 == 1) return 0;
+  return block % 4 == 2 ? v * 1e-30f : block % 4 == 3 && row % 128 == 5 ? v * 1000 : v;
+}
+
+static pu_tensor *filled(run *r, const shape *s, pu_dtype type, int64_t rows, int64_t cols, int64_t step, float size) {
+  pu_tensor *t = pu_tensor_new(&r->c, type, 2, (int64_t[]){rows, step}, true);
+  assert_non_null(t);
+  size_t bytes = pu_tensor_bytes(t);
+  char *host = malloc(bytes);
+  assert_non_null(host);
+  memset(host, 0xff, bytes); /* what lies between rows is no number */
+  for (int64_t n = 0; n < rows; n++)
+    for (int64_t k = 0; k < cols; k++) {
+      float v = value(r, s, n, k, size);
+      if (type == PU_F32)
+        ((float *)host)[n * step + k] = v;
+      else
+        ((uint16_t *)host)[n * step + k] = pu_f32_to_bf16(v);
+    }
+  pu_test_upload(r->be, t, host);
+  free(host);
+  t->shape[1] = cols;
+  return t;
+}
+
+static void with_grad(run *r, const shape *s, pu_tensor *t, pu_dtype type) {
+  t->grad = filled(r, s, type, t->shape[0], t->shape[1], t->shape[1], s->add ? 0.1f : 0);
+  t->grad_set = s->add;
+}
+
+static void keep(run *r, pu_tensor *t) {
+  r->out[r->n++] = t;
+}
+
+static void back(run *r, pu_op op, void *args, pu_tensor *y, const shape *s) {
+  y->grad = filled(r, s, PU_BF16, y->shape[0], y->shape[1], y->shape[1], 0.01f);
+  y->grad_set = true;
+  assert_ok(r->be->backward[op](r->be, args, &r->e), &r->e);
+}
+
+static void run_linear(run *r, const shape *s) {
+  pu_tensor *x = filled(r, s, PU_BF16, s->n, s->k, s->k + (s->strided ? 8 : 0), 1);
+  pu_tensor *w = filled(r, s, PU_BF16, s->m, s->k, s->k, 0.1f), *b = NULL;
+  with_grad(r, s, x, PU_BF16);
+  with_grad(r, s, w, PU_F32);
+  if (s->bias) {
+    const shape plain = {.add = s->add};
+    b = filled(r, &plain, PU_F32, 1, s->m, s->m, 1);
+    *b = *pu_tensor_over(&r->c, PU_F32, 1, &s->m, b->data);
+    b->grad = pu_tensor_over(&r->c, PU_F32, 1, &s->m, filled(r, &plain, PU_F32, 1, s->m, s->m, 0.1f)->data);
+    b->grad_set = s->add;
+  }
+  pu_tensor *y = pu_linear_fp8(&r->c, x, w, b);
+  if (!y) fail_msg("%s", r->e.msg);
+  pu_linear_fp8_args a = {x, w, b, y};
+  back(r, PU_OP_linear_fp8, &a, y, s);
+  keep(r, y), keep(r, x->grad), keep(r, w->grad);
+  if (b) keep(r, b->grad);
+}
+
+static void run_mlp(run *r, const shape *s) {
+  pu_tensor *x = filled(r, s, PU_BF16, s->n, s->k, s->k + (s->strided ? 8 : 0), 1);
+  pu_tensor *gate_up = filled(r, s, PU_BF16, 2 * s->inner, s->k, s->k, 0.1f);
+  pu_tensor *down = filled(r, s, PU_BF16, s->m, s->inner, s->inner, 0.1f);
+  with_grad(r, s, x, PU_BF16);
+  with_grad(r, s, gate_up, PU_F32);
+  with_grad(r, s, down, PU_F32);
+  pu_mlp_fp8_args a = {.x = x, .gate_up = gate_up, .down = down};
+  a.gu = pu_tensor_new(&r->c, PU_BF16, 2, (int64_t[]){s->n, 2 * s->inner}, false);
+  a.y = pu_tensor_new(&r->c, PU_BF16, 2, (int64_t[]){s->n, s->m}, true);
+  assert_ok(r->be->forward[PU_OP_mlp_fp8](r->be, &a, &r->e), &r->e);
+  back(r, PU_OP_mlp_fp8, &a, a.y, s);
+  keep(r, a.gu), keep(r, a.y), keep(r, x->grad), keep(r, gate_up->grad), keep(r, down->grad);
+}
+
+static double at(const pu_tensor *t, const void *host, int64_t i) {
+  return t->dtype == PU_F32 ? (double)((const float *)host)[i] : (double)pu_bf16_to_f32(((const uint16_t *)host)[i]);
+}
+
+/* ||a - b|| / ||b||; of what is no number in one alone, infinity. */
+static double distance(run *a, run *b, int i) {
+  void *x = pu_test_download(a->be, a->out[i]), *y = pu_test_download(b->be, b->out[i]);
+  double off = 0, all = 0;
+  for (int64_t k = 0; k < pu_tensor_count(a->out[i]); k++) {
+    double u = at(a->out[i], x, k), v = at(b->out[i], y, k);
+    if (isnan(u) != isnan(v)) off = INFINITY;
+    if (isnan(u) || isnan(v)) continue;
+    off += (u - v) * (u - v);
+    all += v * v;
+  }
+  free(x);
+  free(y);
+  return sqrt(off / fmax(all, 1e-60));
+}
+
+static const shape shapes[] = {
+    {.n = 128, .k = 128, .m = 128},
+    {.n = 256, .k = 640, .m = 384},
+    {.n = 384, .k = 128, .m = 1152, .bias = true},
+    {.n = 1152, .k = 256, .m = 128, .strided = true},
+    {.n = 256, .k = 384, .m = 256, .bias = true, .add = true},
+    {.n = 512, .k = 512, .m = 384, .odd = true},
+    {.n = 128, .k = 128, .m = 128, .inner = 128},
+    {.n = 384, .k = 256, .m = 128, .inner = 640},
+    {.n = 640, .k = 384, .m = 384, .inner = 256, .strided = true, .add = true},
+    {.n = 256, .k = 256, .m = 256, .inner = 512, .odd = true},
+};
+
+static void run_shape(run *r, const char *device, const shape *s) {
+  run_open(r, device);
+  if (s->inner)
+    run_mlp(r, s);
+  else
+    run_linear(r, s);
+}
+
+/* ---- against products without rounding ----------------------------------------------------------------------------- */
+
+static void rounding_is_small(void **state) {
+  (void)state;
+  for (size_t i = 0; i < PU_COUNT(shapes); i++) {
+    if (shapes[i].inner || shapes[i].odd) continue;
+    run r, want;
+    run_shape(&r, "cpu", &shapes[i]);
+    run_open(&want, "cpu");
+    /* The same values: the operation alone is another. */
+    const pu_op_fn forward = want.be->forward[PU_OP_linear], backward = want.be->backward[PU_OP_linear];
+    want.be->forward[PU_OP_linear_fp8] = forward, want.be->backward[PU_OP_linear_fp8] = backward;
+    run_linear(&want, &shapes[i]);
+    for (int k = 0; k < r.n; k++) {
+      double off = distance(&r, &want, k);
+      /* Three bits of fraction: 2.6 % of each of two values, of which sums keep the share. */
+      if (off > 0.05 || (k < 3 && !shapes[i].add && off < 0.01)) fail_msg("shape %zu, result %d: %g from what is exact", i, k, off);
+    }
+    run_close(&r);
+    run_close(&want);
+  }
+}
+
+static void other_sizes_are_linear_itself(void **state) {
+  (void)state;
+  run r;
+  const shape s = {.n = 64};
+  run_open(&r, "cpu");
+  pu_tensor *x = filled(&r, &s, PU_BF16, 64, 128, 128, 1), *w = filled(&r, &s, PU_BF16, 128, 128, 128, 1);
+  pu_tensor *up = filled(&r, &s, PU_BF16, 256, 128, 128, 1), *narrow = filled(&r, &s, PU_F32, 128, 128, 128, 1);
+  keep(&r, pu_linear_fp8(&r.c, x, w, NULL));
+  keep(&r, pu_linear(&r.c, x, w, NULL, false));
+  keep(&r, pu_mlp_fp8(&r.c, x, up, w));
+  keep(&r, pu_linear(&r.c, pu_swiglu(&r.c, pu_linear(&r.c, x, up, NULL, false)), w, NULL, false));
+  for (int i = 0; i < 4; i += 2)
+    assert_memory_equal(r.out[i]->data, r.out[i + 1]->data, pu_tensor_bytes(r.out[i]));
+  assert_null(pu_linear_fp8(&r.c, x, narrow, NULL)); /* of another type */
+  run_close(&r);
+}
+
+/* ---- the device against the CPU ------------------------------------------------------------------------------------ */
+
+static void the_device_agrees(void **state) {
+  (void)state;
+  if (!pu_test_elsewhere()) skip();
+  for (size_t i = 0; i < PU_COUNT(shapes); i++) {
+    run r, want;
+    run_shape(&r, pu_test_device(), &shapes[i]);
+    run_shape(&want, "cpu", &shapes[i]);
+    for (int k = 0; k < r.n; k++) {
+      double off = distance(&r, &want, k);
+      /* Rounded to bf16, and within MLPs rounded to FP8 once more from what differs in its last bit. */
+      if (!(off < (shapes[i].inner ? 1e-2 : 3e-3))) fail_msg("shape %zu, result %d: %g from the CPU's", i, k, off);
+    }
+    run_close(&r);
+    run_close(&want);
+  }
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+      cmocka_unit_test(every_code_is_its_value), cmocka_unit_test(values_go_to_the_nearest_code),
+      cmocka_unit_test(rounding_is_small),       cmocka_unit_test(other_sizes_are_linear_itself),
+      cmocka_unit_test(the_device_agrees),
+  };
+  return cmocka_run_group_tests(tests, NULL, NULL);
+}
