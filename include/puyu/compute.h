@@ -53,10 +53,13 @@ static inline float pu_join_f32(uint16_t high, uint16_t low) {
 }
 float pu_f16_to_f32(uint16_t h);
 uint16_t pu_f32_to_f16(float f);
-/* E4M3, FP8 for products: sign, 4 bits of exponent (bias 7), 3 of fraction; no infinity, 0x7f is NaN (Micikevicius et
- * al. 2022). Rounded to nearest even; what is above the largest, 448, becomes that. */
+/* FP8 for products (Micikevicius et al. 2022). E4M3: sign, 4 bits of exponent (bias 7), 3 of fraction; no infinity, 0x7f
+ * is NaN. E5M2: the upper half of an f16. Rounded to nearest even; what is above the largest finite value, 448 and 57344,
+ * becomes that. */
 float pu_e4m3_to_f32(uint8_t v);
 uint8_t pu_f32_to_e4m3(float f);
+float pu_e5m2_to_f32(uint8_t v);
+uint8_t pu_f32_to_e5m2(float f);
 /* n values from one type to another (f32, bf16, f16 among each other), row-major. */
 void pu_convert(void *dst, pu_dtype to, const void *src, pu_dtype from, int64_t n);
 void pu_split_halves(uint16_t *high, uint16_t *low, const float *src, int64_t n);
@@ -325,13 +328,11 @@ typedef struct pu_linear_args {
 } pu_linear_args;
 pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y_f32);
 
-/* The same products in FP8, for training in bf16: x, w and y's gradient are rounded to E4M3, each value of x and of the
- * gradient by a scale for 128 of them along the sum (so that a tensor is rounded one way for the product that sums over
- * its columns and another for the one that sums over its rows), each of w by one for its 128 x 128 block, the scale being
- * the largest magnitude / 448: the recipe of DeepSeek-V3 (2024). Scales are of the values themselves, so there is no
- * state; the blocks being small, gradients need no type of more range. Sums, y, the gradients and b are as linear's.
- * Sizes that are not multiples of PU_FP8_BLOCK, other types and layouts are linear itself. */
-enum { PU_FP8_BLOCK = 128 };
+/* The same products in FP8, for training in bf16: x and w are rounded to E4M3, y's gradient to E5M2, each times a power of
+ * two of its own, the largest that leaves its largest magnitude in range. So there is no state, whatever a backend guesses
+ * beforehand. Sums (forward perhaps in fewer bits than f32 has), y, the gradients and b are as linear's. Infinity becomes
+ * NaN. Sizes that are not multiples of PU_FP8_TILE, other types and layouts are linear itself. */
+enum { PU_FP8_TILE = 128 };
 typedef pu_linear_args pu_linear_fp8_args;
 pu_tensor *pu_linear_fp8(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b);
 
@@ -408,7 +409,7 @@ typedef struct pu_swiglu_args {
 pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu);
 
 /* y = swiglu(x gate_up^T) down^T, both products and all of backward's as linear_fp8's; swiglu and its gradient go to FP8
- * on their way, by way of bf16. x: [N, C]; gate_up: [2F, C]; down: [C', F]; gu: [N, 2F], kept for backward. */
+ * as they are made. x: [N, C]; gate_up: [2F, C]; down: [C', F]; gu: [N, 2F], kept for backward. */
 typedef struct pu_mlp_fp8_args {
   pu_tensor *x, *gate_up, *down, *gu, *y;
 } pu_mlp_fp8_args;

@@ -161,8 +161,8 @@ pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y
 
 /* A matrix that products in FP8 take. */
 static bool fits_fp8(const pu_tensor *t) {
-  return t->dtype == PU_BF16 && t->layout == PU_LAYOUT_PLAIN && t->shape[0] % PU_FP8_BLOCK == 0 &&
-         t->shape[1] % PU_FP8_BLOCK == 0 && t->stride[0] % 8 == 0 && (uintptr_t)t->data % 16 == 0;
+  return t->dtype == PU_BF16 && t->layout == PU_LAYOUT_PLAIN && t->shape[0] % PU_FP8_TILE == 0 &&
+         t->shape[1] % PU_FP8_TILE == 0 && t->stride[0] % 8 == 0 && (uintptr_t)t->data % 16 == 0;
 }
 
 pu_tensor *pu_linear_fp8(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b) {

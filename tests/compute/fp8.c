@@ -1,40 +1,55 @@
-/* E4M3 itself; linear_fp8 and mlp_fp8 on the CPU against products without rounding; the device that PUYU_TEST_DEVICE
+/* FP8 itself; linear_fp8 and mlp_fp8 on the CPU against products without rounding; the device that PUYU_TEST_DEVICE
  * names against the CPU. */
 #include <math.h>
 
 #include "tests/device.h"
 
-/* ---- E4M3 ---------------------------------------------------------------------------------------------------------- */
+/* ---- the types ------------------------------------------------------------------------------------------------------ */
+
+typedef struct code_type {
+  int fraction, bias, last; /* bits of fraction; the largest finite code */
+  float (*wide)(uint8_t v);
+  uint8_t (*narrow)(float f);
+} code_type;
+
+static const code_type types[] = {{3, 7, 0x7e, pu_e4m3_to_f32, pu_f32_to_e4m3}, {2, 15, 0x7b, pu_e5m2_to_f32, pu_f32_to_e5m2}};
 
 static void every_code_is_its_value(void **state) {
   (void)state;
-  for (int sign = 0; sign < 2; sign++)
-    for (int code = 0; code < 0x7f; code++) {
-      int exponent = code >> 3, fraction = code & 7;
-      double v = exponent ? ldexp(8 + fraction, exponent - 10) : ldexp(fraction, -9);
-      float f = pu_e4m3_to_f32((uint8_t)(sign << 7 | code));
-      assert_true((double)f == (sign ? -v : v) && (signbit(f) != 0) == sign);
-      assert_int_equal(pu_f32_to_e4m3(f), sign << 7 | code);
+  for (size_t i = 0; i < PU_COUNT(types); i++) {
+    const code_type *t = &types[i];
+    for (int code = 0; code <= t->last; code++) {
+      int exponent = code >> t->fraction, one = 1 << t->fraction, rest = code & (one - 1);
+      double v = ldexp(exponent ? one + rest : rest, PU_MAX(exponent, 1) - t->bias - t->fraction);
+      assert_true((double)t->wide((uint8_t)code) == v && (double)t->wide((uint8_t)(code | 0x80)) == -v);
+      assert_int_equal(t->narrow((float)v), code);
+      assert_int_equal(t->narrow(-(float)v), code | 0x80);
     }
-  assert_true(isnan(pu_e4m3_to_f32(0x7f)) && isnan(pu_e4m3_to_f32(0xff)));
-  assert_int_equal(pu_f32_to_e4m3(NAN) & 0x7f, 0x7f);
+    assert_true(isnan(t->wide(0x7f)) && isnan(t->wide(0xff)));
+    assert_int_equal(t->narrow(NAN) & 0x7f, 0x7f);
+  }
+  assert_true(isinf(pu_e5m2_to_f32(0x7c)) && isnan(pu_e5m2_to_f32(0x7d)));
 }
 
 static void values_go_to_the_nearest_code(void **state) {
   (void)state;
-  for (int code = 0; code < 0x7e; code++) {
-    float low = pu_e4m3_to_f32((uint8_t)code), high = pu_e4m3_to_f32((uint8_t)(code + 1)), middle = (low + high) / 2;
-    assert_int_equal(pu_f32_to_e4m3(middle), code % 2 ? code + 1 : code); /* to even */
-    assert_int_equal(pu_f32_to_e4m3(nextafterf(middle, 0)), code);
-    assert_int_equal(pu_f32_to_e4m3(nextafterf(middle, 500)), code + 1);
-    assert_int_equal(pu_f32_to_e4m3(-nextafterf(middle, 500)), 0x80 | (code + 1));
+  for (size_t i = 0; i < PU_COUNT(types); i++) {
+    const code_type *t = &types[i];
+    float last = t->wide((uint8_t)t->last);
+    for (int code = 0; code < t->last; code++) {
+      float low = t->wide((uint8_t)code), high = t->wide((uint8_t)(code + 1)), middle = (low + high) / 2;
+      assert_int_equal(t->narrow(middle), code % 2 ? code + 1 : code); /* to even */
+      assert_int_equal(t->narrow(nextafterf(middle, 0)), code);
+      assert_int_equal(t->narrow(nextafterf(middle, INFINITY)), code + 1);
+      assert_int_equal(t->narrow(-nextafterf(middle, INFINITY)), 0x80 | (code + 1));
+    }
+    const float beyond[] = {last * 1.01f, last * 1.07f, last * 2, 1e30f, INFINITY};
+    for (size_t k = 0; k < PU_COUNT(beyond); k++) {
+      assert_int_equal(t->narrow(beyond[k]), t->last);
+      assert_int_equal(t->narrow(-beyond[k]), t->last | 0x80);
+    }
+    assert_int_equal(t->narrow(1e-40f), 0);
   }
-  static const float beyond[] = {448, 449, 464, 480, 1e10f, INFINITY};
-  for (size_t i = 0; i < PU_COUNT(beyond); i++) {
-    assert_int_equal(pu_f32_to_e4m3(beyond[i]), 0x7e);
-    assert_int_equal(pu_f32_to_e4m3(-beyond[i]), 0xfe);
-  }
-  assert_int_equal(pu_f32_to_e4m3(1e-40f), 0);
 }
 
 /* ---- one run of one operation -------------------------------------------------------------------------------------- */
@@ -213,8 +228,8 @@ static void rounding_is_small(void **state) {
     run_linear(&want, &shapes[i]);
     for (int k = 0; k < r.n; k++) {
       double off = distance(&r, &want, k);
-      /* Three bits of fraction: 2.6 % of each of two values, of which sums keep the share. */
-      if (off > 0.05 || (k < 3 && !shapes[i].add && off < 0.01)) fail_msg("shape %zu, result %d: %g from what is exact", i, k, off);
+      /* Three bits of fraction: 2.6 % of a value; two: 5.2 %; sums keep the share. */
+      if (off > 0.075 || (k < 3 && !shapes[i].add && off < 0.01)) fail_msg("shape %zu, result %d: %g from what is exact", i, k, off);
     }
     run_close(&r);
     run_close(&want);

@@ -57,6 +57,7 @@ typedef struct pu_cuda {
   pu_cuda_faults faults;
   struct pu_cuda_linear *linear;       /* product.cu: algorithms chosen so far */
   struct pu_cuda_attention *attention; /* attention.cu: plans made so far */
+  struct pu_cuda_guesses *guesses;     /* fp8.cu */
 } pu_cuda;
 
 enum { PU_CUDA_LT_BYTES = 64 << 20, PU_CUDA_STAGING = 16 << 20 };
@@ -99,8 +100,9 @@ typedef struct pu_cuda_product {
   float beta;       /* 0: overwrite; 1: add */
   const void *bias; /* [cols] of bias_type, added to each row; NULL: none */
   pu_dtype bias_type;
-  /* a and b in E4M3 instead of `type`, not turned; their scales, in device memory: see fp8.h. */
-  bool fp8, b_blocks; /* b_blocks: b has one for a block, as a never has */
+  /* a and b in FP8 instead of `type`, not turned (see fp8.h), and in device memory what each is to be multiplied with.
+   * a_gradient: a is E5M2, else E4M3 as b. rough: sums may be kept in fewer bits than f32 has. */
+  bool fp8, a_gradient, rough;
   const float *a_scale, *b_scale;
   bool b_rests; /* the kernel just before did not write b (a weight): it may be read before that one has ended */
   bool steady;  /* a row of y is the same to the bit whatever the number of rows (inference) */

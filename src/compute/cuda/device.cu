@@ -227,6 +227,7 @@ static void cuda_close(pu_backend *be) {
   if (d->stream) cudaStreamSynchronize(d->stream);
   pu_cuda_linear_close(d);
   pu_cuda_attention_close(d);
+  pu_cuda_fp8_close(d);
   for (int i = 0; i < PU_CUDA_MIRRORS; i++) {
     cudaFreeHost(d->mirrors[i].host);
     cudaFree(d->mirrors[i].device);
@@ -319,7 +320,7 @@ extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int thre
   for (size_t i = 0; i < PU_COUNT(use); i++) use[i](d);
   pu_err err = pu_pool_create(threads, &d->base.pool, e);
   if (err == PU_OK) err = open_all(d, e);
-  pu_cuda_use_fp8(d);
+  if (err == PU_OK) err = pu_cuda_use_fp8(d, e);
   if (err != PU_OK) {
     cuda_close(&d->base);
     return err;

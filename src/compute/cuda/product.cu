@@ -52,16 +52,15 @@ static bool lt_set(cublasLtMatmulDescOpaque_t *op, cublasLtMatmulDescAttributes_
   return cublasLtMatmulDescSetAttribute(op, what, value, size) == CUBLAS_STATUS_SUCCESS;
 }
 
-static cudaDataType lt_operand(const pu_cuda_product *p) {
-  return p->fp8 ? CUDA_R_8F_E4M3 : lt_type(p->type);
+static cudaDataType lt_operand(const pu_cuda_product *p, bool gradient) {
+  return !p->fp8 ? lt_type(p->type) : gradient ? CUDA_R_8F_E5M2 : CUDA_R_8F_E4M3;
 }
 
 static bool lt_scales(lt_problem *lt, const pu_cuda_product *p) {
-  int32_t a = CUBLASLT_MATMUL_MATRIX_SCALE_VEC128_32F, b = p->b_blocks ? CUBLASLT_MATMUL_MATRIX_SCALE_BLK128x128_32F : a;
-  return lt_set(&lt->op, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &b, sizeof b) &&
-         lt_set(&lt->op, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &a, sizeof a) &&
-         lt_set(&lt->op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &p->b_scale, sizeof p->b_scale) &&
-         lt_set(&lt->op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &p->a_scale, sizeof p->a_scale);
+  int8_t rough = p->rough;
+  return lt_set(&lt->op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &p->b_scale, sizeof p->b_scale) &&
+         lt_set(&lt->op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &p->a_scale, sizeof p->a_scale) &&
+         lt_set(&lt->op, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &rough, sizeof rough);
 }
 
 static bool lt_bias(lt_problem *lt, const pu_cuda_product *p) {
@@ -79,8 +78,8 @@ static bool lt_describe(lt_problem *lt, const pu_cuda_product *p) {
   bool ok = cublasLtMatmulDescInit(&lt->op, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
             lt_set(&lt->op, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first) &&
             lt_set(&lt->op, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second) &&
-            cublasLtMatrixLayoutInit(&lt->b, lt_operand(p), b0, b1, p->b_step) == CUBLAS_STATUS_SUCCESS &&
-            cublasLtMatrixLayoutInit(&lt->a, lt_operand(p), a0, a1, p->a_step) == CUBLAS_STATUS_SUCCESS &&
+            cublasLtMatrixLayoutInit(&lt->b, lt_operand(p, false), b0, b1, p->b_step) == CUBLAS_STATUS_SUCCESS &&
+            cublasLtMatrixLayoutInit(&lt->a, lt_operand(p, p->a_gradient), a0, a1, p->a_step) == CUBLAS_STATUS_SUCCESS &&
             cublasLtMatrixLayoutInit(&lt->y, lt_type(p->y_type), (uint64_t)p->cols, (uint64_t)p->rows, p->y_step) ==
                 CUBLAS_STATUS_SUCCESS;
   if (ok && p->fp8) ok = lt_scales(lt, p);
@@ -103,7 +102,7 @@ static cublasStatus_t lt_run(pu_cuda *d, const pu_cuda_product *p, const cublasL
 typedef struct product_key {
   int64_t rows, cols, inner, a_step, b_step, y_step;
   int32_t a_align, b_align, y_align;
-  uint8_t a_turned, b_turned, type, y_type, bias, steady, fp8, b_blocks, used;
+  uint8_t a_turned, b_turned, type, y_type, bias, steady, fp8, a_gradient, rough, used;
 } product_key;
 
 typedef struct choice {
@@ -147,7 +146,7 @@ static product_key key_of(const pu_cuda_product *p) {
   k.a_turned = p->a_turned, k.b_turned = p->b_turned;
   k.type = (uint8_t)p->type, k.y_type = (uint8_t)p->y_type;
   k.bias = p->bias != NULL;
-  k.fp8 = p->fp8, k.b_blocks = p->b_blocks;
+  k.fp8 = p->fp8, k.a_gradient = p->a_gradient, k.rough = p->rough;
   k.steady = p->steady, k.used = 1;
   return k;
 }

@@ -7,7 +7,7 @@
 void pu_cuda_use_adamw(pu_cuda *d); /* and sum_squares */
 void pu_cuda_use_attention(pu_cuda *d);
 void pu_cuda_use_embedding(pu_cuda *d);
-void pu_cuda_use_fp8(pu_cuda *d); /* linear_fp8 and mlp_fp8: once the device is known */
+pu_err pu_cuda_use_fp8(pu_cuda *d, pu_error *e) PU_MUST_USE; /* linear_fp8 and mlp_fp8: once the device is known */
 void pu_cuda_use_linear(pu_cuda *d);
 void pu_cuda_use_lora(pu_cuda *d);
 void pu_cuda_use_loss(pu_cuda *d);
@@ -24,6 +24,7 @@ extern "C" pu_err pu_cuda_facts(const pu_backend *be, pu_buf *out, pu_error *e);
 /* What they keep in the backend. */
 void pu_cuda_linear_close(pu_cuda *d);
 void pu_cuda_attention_close(pu_cuda *d);
+void pu_cuda_fp8_close(pu_cuda *d);
 /* What they take of the shared work memory at most, for a step of that shape. */
 size_t pu_cuda_embedding_work_bytes(const pu_work_shape *s);
 size_t pu_cuda_fp8_work_bytes(const pu_work_shape *s);

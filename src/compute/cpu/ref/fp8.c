@@ -1,4 +1,4 @@
-/* linear_fp8 and mlp_fp8: operands rounded to E4M3 and back, then products in f32. Slow; it is what devices are tested
+/* linear_fp8 and mlp_fp8: operands rounded to FP8 and back, then products in f32. Slow; it is what devices are tested
  * against. */
 #include "src/compute/cpu/gemm.h"
 #include "src/compute/cpu/ref/ref.h"
@@ -9,40 +9,39 @@
 /* ---- rounding -------------------------------------------------------------------------------------------------------
  */
 
-/* Which 128 values have a scale: side by side, below each other, or all of a block. */
-typedef enum side { ALONG_ROWS, ALONG_COLUMNS, IN_BLOCKS } side;
-
 typedef struct rounding {
   const pu_tensor *from;
-  side along;
+  bool gradient;
+  float by;
   float *to; /* [rows, cols] */
 } rounding;
 
-static float largest(const pu_tensor *t, int64_t row, int64_t rows, int64_t col, int64_t cols) {
+static float largest(const pu_tensor *t) {
   float most = 0;
-  for (int64_t n = row; n < row + rows; n++)
-    for (int64_t k = col; k < col + cols; k++) most = fmaxf(most, fabsf(pu_get(t, n, k)));
+  for (int64_t n = 0; n < t->shape[0]; n++)
+    for (int64_t k = 0; k < t->shape[1]; k++) {
+      float v = fabsf(pu_get(t, n, k));
+      most = v > most || isnan(v) ? v : most;
+    }
   return most;
 }
 
-/* Values that share a scale. */
-static void round_group(const rounding *r, int64_t row, int64_t rows, int64_t col, int64_t cols) {
-  float scale = fmaxf(largest(r->from, row, rows, col, cols), 0x1p-100f) * (1.0f / 448), by = 1 / scale;
-  for (int64_t n = row; n < row + rows; n++)
-    for (int64_t k = col; k < col + cols; k++)
-      r->to[n * r->from->shape[1] + k] = pu_e4m3_to_f32(pu_f32_to_e4m3(pu_get(r->from, n, k) * by)) * scale;
+/* The largest power of two that leaves `most` in range. */
+static float power_of(float most, bool gradient) {
+  float by = 0x1p-100f;
+  if (most == 0) return 1;
+  while (by < 0x1p100f && most * by * 2 <= (gradient ? 57344.0f : 448.0f)) by *= 2;
+  return by;
 }
 
-static void round_blocks(void *arg, int64_t begin, int64_t end, int worker) {
+static void round_rows(void *arg, int64_t begin, int64_t end, int worker) {
   const rounding *r = arg;
   (void)worker;
-  for (int64_t row = begin * PU_FP8_BLOCK; row < end * PU_FP8_BLOCK; row += PU_FP8_BLOCK)
-    for (int64_t col = 0; col < r->from->shape[1]; col += PU_FP8_BLOCK) {
-      if (r->along == IN_BLOCKS) round_group(r, row, PU_FP8_BLOCK, col, PU_FP8_BLOCK);
-      for (int64_t i = 0; i < PU_FP8_BLOCK && r->along == ALONG_ROWS; i++)
-        round_group(r, row + i, 1, col, PU_FP8_BLOCK);
-      for (int64_t i = 0; i < PU_FP8_BLOCK && r->along == ALONG_COLUMNS; i++)
-        round_group(r, row, PU_FP8_BLOCK, col + i, 1);
+  for (int64_t n = begin; n < end; n++)
+    for (int64_t k = 0; k < r->from->shape[1]; k++) {
+      float v = pu_get(r->from, n, k) * r->by;
+      float rounded = r->gradient ? pu_e5m2_to_f32(pu_f32_to_e5m2(v)) : pu_e4m3_to_f32(pu_f32_to_e4m3(v));
+      r->to[n * r->from->shape[1] + k] = rounded / r->by;
     }
 }
 
@@ -55,9 +54,10 @@ typedef struct operands {
   float *a, *b;
 } operands;
 
-static const float *rounded(const operands *o, const pu_tensor *t, side along, float *to) {
-  rounding r = {t, along, to};
-  pu_pool_run(o->cpu->pool, t->shape[0] / PU_FP8_BLOCK, 1, round_blocks, &r);
+static const float *rounded(const operands *o, const pu_tensor *t, bool gradient, float *to) {
+  float most = largest(t);
+  rounding r = {t, gradient, isfinite(most) ? power_of(most, gradient) : NAN, to};
+  pu_pool_run(o->cpu->pool, t->shape[0], 16, round_rows, &r);
   return to;
 }
 
@@ -72,8 +72,8 @@ static void times_weight(const operands *o, const pu_tensor *x, const pu_tensor 
   product(o, (pu_gemm){.m = x->shape[0],
                        .n = w->shape[0],
                        .k = x->shape[1],
-                       .a = rounded(o, x, ALONG_ROWS, o->a),
-                       .b = rounded(o, w, IN_BLOCKS, o->b),
+                       .a = rounded(o, x, false, o->a),
+                       .b = rounded(o, w, false, o->b),
                        .c = y->data,
                        .a_row = x->shape[1],
                        .a_col = 1,
@@ -90,8 +90,8 @@ static void x_back(const operands *o, const pu_tensor *dy, const pu_tensor *w, c
   product(o, (pu_gemm){.m = dy->shape[0],
                        .n = w->shape[1],
                        .k = w->shape[0],
-                       .a = rounded(o, dy, ALONG_ROWS, o->a),
-                       .b = rounded(o, w, IN_BLOCKS, o->b),
+                       .a = rounded(o, dy, true, o->a),
+                       .b = rounded(o, w, false, o->b),
                        .c = dx->data,
                        .a_row = dy->shape[1],
                        .a_col = 1,
@@ -107,8 +107,8 @@ static void w_back(const operands *o, const pu_tensor *dy, const pu_tensor *x, p
   product(o, (pu_gemm){.m = dy->shape[1],
                        .n = x->shape[1],
                        .k = x->shape[0],
-                       .a = rounded(o, dy, ALONG_COLUMNS, o->a),
-                       .b = rounded(o, x, ALONG_COLUMNS, o->b),
+                       .a = rounded(o, dy, true, o->a),
+                       .b = rounded(o, x, false, o->b),
                        .c = w->grad->data,
                        .a_row = 1,
                        .a_col = dy->shape[1],
@@ -149,14 +149,16 @@ pu_err pu_ref_linear_fp8_back(pu_backend *be, void *args, pu_error *e) {
 
 /* ---- the MLP ------------------------------------------------------------------------------------------------------- */
 
-/* Work memory: the operands; swiglu's output and its gradient, and gu's, in bf16. */
+/* Work memory: swiglu's output and gu's gradient in f32, that of swiglu's output in bf16; then the operands. */
 typedef struct mlp_work {
   operands o;
   pu_tensor act, dact, dgu;
 } mlp_work;
 
-static pu_tensor over(int64_t rows, int64_t cols, void *data) {
-  return (pu_tensor){.dtype = PU_BF16, .ndim = 2, .shape = {rows, cols}, .stride = {cols, 1}, .data = data};
+static pu_tensor over(pu_dtype dtype, int64_t rows, int64_t cols, char **at) {
+  pu_tensor t = {.dtype = dtype, .ndim = 2, .shape = {rows, cols}, .stride = {cols, 1}, .data = *at};
+  *at += pu_tensor_bytes(&t);
+  return t;
 }
 
 /* The first operand: gu's gradient, or what is as wide as the model. */
@@ -166,7 +168,8 @@ static int64_t first_values(int64_t n, int64_t wide, int64_t inner) {
 
 static size_t mlp_bytes(int64_t n, int64_t wide, int64_t inner) {
   int64_t second = PU_MAX(2 * inner * wide, n * PU_MAX(inner, wide));
-  return (size_t)(first_values(n, wide, inner) + second) * sizeof(float) + (size_t)(n * inner * 4) * sizeof(uint16_t);
+  return (size_t)(first_values(n, wide, inner) + second + 3 * n * inner) * sizeof(float) +
+         (size_t)(n * inner) * sizeof(uint16_t);
 }
 
 size_t pu_ref_fp8_work_bytes(const pu_work_shape *s) {
@@ -180,11 +183,11 @@ static pu_err take_work(pu_cpu *cpu, const pu_mlp_fp8_args *a, mlp_work *w, pu_e
   int64_t n = a->x->shape[0], inner = a->down->shape[1], wide = PU_MAX(a->x->shape[1], a->down->shape[0]);
   void *work;
   PU_TRY(pu_cpu_work(cpu, mlp_bytes(n, wide, inner), &work, e));
-  uint16_t *at = work;
-  w->act = over(n, inner, at);
-  w->dact = over(n, inner, at + n * inner);
-  w->dgu = over(n, 2 * inner, at + 2 * n * inner);
-  w->o = (operands){.cpu = cpu, .a = (float *)(at + 4 * n * inner)};
+  char *at = work;
+  w->act = over(PU_F32, n, inner, &at);
+  w->dgu = over(PU_F32, n, 2 * inner, &at);
+  w->dact = over(PU_BF16, n, inner, &at);
+  w->o = (operands){.cpu = cpu, .a = (float *)at};
   w->o.b = w->o.a + first_values(n, wide, inner);
   return PU_OK;
 }
