@@ -45,8 +45,7 @@ static bool in_fp8(const pu_ctx *c, const block *b) {
 static pu_tensor *linear(pu_ctx *c, const block *b, pu_tensor *x, pu_slot weight, pu_slot bias) {
   pu_tensor *const *w = b->m->layers[b->layer].slot;
   see(c, b, weight, x, NULL);
-  pu_tensor *y =
-      in_fp8(c, b) ? pu_linear_fp8(c, x, w[weight], w[bias]) : pu_linear(c, x, w[weight], w[bias], false);
+  pu_tensor *y = in_fp8(c, b) ? pu_linear_fp8(c, x, w[weight], w[bias]) : pu_linear(c, x, w[weight], w[bias], false);
   return adapt(c, b, weight, x, y);
 }
 

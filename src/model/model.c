@@ -187,8 +187,8 @@ pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, c
     return pu_fail(e, PU_ERR_USAGE, "a model in NF4 is for adapters to be trained beside it, and for nothing else");
   if (o->train && o->tile) return pu_fail(e, PU_ERR_USAGE, "tiled weights are for inference, not for training");
   if (o->fp8 && !be->forward[PU_OP_linear_fp8])
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: no products in FP8 here: they need a GPU of compute capability 9.0 or later",
-                   be->name);
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   "%s: no products in FP8 here: they need a GPU of compute capability 9.0 or later", be->name);
   pu_model *m = calloc(1, sizeof *m);
   if (!m) return pu_fail(e, PU_ERR_NOMEM, "no memory for a model");
   m->arch = arch;

@@ -31,7 +31,8 @@ size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t toke
   int64_t nf4 = 0;
   for (size_t i = 0; i < m->n_params; i++)
     if (m->params[i].w->layout == PU_LAYOUT_NF4) nf4 = PU_MAX(nf4, pu_tensor_count(m->params[i].w));
-  const pu_work_shape s = {.dtype = m->dtype, .tokens = tokens, .max_len = seq_len, .rank = rank, .nf4 = nf4, .fp8 = m->fp8};
+  const pu_work_shape s = {
+      .dtype = m->dtype, .tokens = tokens, .max_len = seq_len, .rank = rank, .nf4 = nf4, .fp8 = m->fp8};
   return work_bytes(be, &m->hp, s);
 }
 

@@ -4,7 +4,8 @@
 
 #include "tests/device.h"
 
-/* ---- the types ------------------------------------------------------------------------------------------------------ */
+/* ---- the types ------------------------------------------------------------------------------------------------------
+ */
 
 typedef struct code_type {
   int fraction, bias, last; /* bits of fraction; the largest finite code */
@@ -12,7 +13,8 @@ typedef struct code_type {
   uint8_t (*narrow)(float f);
 } code_type;
 
-static const code_type types[] = {{3, 7, 0x7e, pu_e4m3_to_f32, pu_f32_to_e4m3}, {2, 15, 0x7b, pu_e5m2_to_f32, pu_f32_to_e5m2}};
+static const code_type types[] = {{3, 7, 0x7e, pu_e4m3_to_f32, pu_f32_to_e4m3},
+                                  {2, 15, 0x7b, pu_e5m2_to_f32, pu_f32_to_e5m2}};
 
 static void every_code_is_its_value(void **state) {
   (void)state;
@@ -52,7 +54,8 @@ static void values_go_to_the_nearest_code(void **state) {
   }
 }
 
-/* ---- one run of one operation -------------------------------------------------------------------------------------- */
+/* ---- one run of one operation --------------------------------------------------------------------------------------
+ */
 
 enum { MEMORY = 64 << 20, MOST = 8 };
 
@@ -213,7 +216,8 @@ static void run_shape(run *r, const char *device, const shape *s) {
     run_linear(r, s);
 }
 
-/* ---- against products without rounding ----------------------------------------------------------------------------- */
+/* ---- against products without rounding -----------------------------------------------------------------------------
+ */
 
 static void rounding_is_small(void **state) {
   (void)state;
@@ -229,7 +233,8 @@ static void rounding_is_small(void **state) {
     for (int k = 0; k < r.n; k++) {
       double off = distance(&r, &want, k);
       /* Three bits of fraction: 2.6 % of a value; two: 5.2 %; sums keep the share. */
-      if (off > 0.075 || (k < 3 && !shapes[i].add && off < 0.01)) fail_msg("shape %zu, result %d: %g from what is exact", i, k, off);
+      if (off > 0.075 || (k < 3 && !shapes[i].add && off < 0.01))
+        fail_msg("shape %zu, result %d: %g from what is exact", i, k, off);
     }
     run_close(&r);
     run_close(&want);
@@ -247,13 +252,13 @@ static void other_sizes_are_linear_itself(void **state) {
   keep(&r, pu_linear(&r.c, x, w, NULL, false));
   keep(&r, pu_mlp_fp8(&r.c, x, up, w));
   keep(&r, pu_linear(&r.c, pu_swiglu(&r.c, pu_linear(&r.c, x, up, NULL, false)), w, NULL, false));
-  for (int i = 0; i < 4; i += 2)
-    assert_memory_equal(r.out[i]->data, r.out[i + 1]->data, pu_tensor_bytes(r.out[i]));
+  for (int i = 0; i < 4; i += 2) assert_memory_equal(r.out[i]->data, r.out[i + 1]->data, pu_tensor_bytes(r.out[i]));
   assert_null(pu_linear_fp8(&r.c, x, narrow, NULL)); /* of another type */
   run_close(&r);
 }
 
-/* ---- the device against the CPU ------------------------------------------------------------------------------------ */
+/* ---- the device against the CPU ------------------------------------------------------------------------------------
+ */
 
 static void the_device_agrees(void **state) {
   (void)state;

@@ -233,6 +233,10 @@ static void test_micro_batches(void **arg) {
     assert_ok(run_tiny(s, words[i], "f32", pu_arena_printf(s->a, "recompute: %s", words[i]), NULL), &s->e);
     same_run(s, "four", words[i]);
   }
+  /* Sizes that FP8 does not take are multiplied as ever. */
+  assert_ok(run_tiny(s, "bf16", "bf16", "seed: 1", NULL), &s->e);
+  assert_ok(run_tiny(s, "fp8", "bf16", "linear: fp8", NULL), &s->e);
+  same_run(s, "bf16", "fp8");
   const char *yaml = pu_arena_printf(s->a, tiny, "eight", "f32", "seed: 1");
   char *cut = strstr(yaml, "micro_batch: 4");
   cut[strlen("micro_batch: ")] = '8';

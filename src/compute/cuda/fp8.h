@@ -1,11 +1,11 @@
-/* Matrices in FP8 for products on Hopper's tensor cores: E4M3, gradients E5M2, each with one power of two that brings its
- * values into range. Both operands of a product have to lie along the sum, so that a matrix is wanted as it lies for one
- * product and turned for another: both are made in one pass.
+/* Matrices in FP8 for products on Hopper's tensor cores: E4M3, gradients E5M2, each with one power of two that brings
+ * its values into range. Both operands of a product have to lie along the sum, so that a matrix is wanted as it lies
+ * for one product and turned for another: both are made in one pass.
  *
  * The power of two follows from the largest magnitude, which is known only when all values were seen. So it is guessed,
  * the guess being what the same matrix had when it was rounded last, and the largest magnitude is found on the way. A
- * second kernel, which mostly finds nothing to do, rounds again where the guess was wrong. The result does not depend on
- * the guess. */
+ * second kernel, which mostly finds nothing to do, rounds again where the guess was wrong. The result does not depend
+ * on the guess. */
 #ifndef PUYU_CUDA_FP8_H
 #define PUYU_CUDA_FP8_H
 

@@ -165,11 +165,15 @@ static pu_err mlp_fp8_back(pu_backend *be, void *args, pu_error *e) {
 
 /* ---- use ---- */
 
+static size_t linear_bytes(int64_t n, int64_t k, int64_t m) {
+  size_t back = pu_cuda_fp8_bytes(n, m, PU_FP8_BOTH) + pu_cuda_fp8_bytes(m, k, PU_FP8_TURNED);
+  return back + pu_cuda_fp8_bytes(n, k, PU_FP8_TURNED); /* forward is less */
+}
+
 size_t pu_cuda_fp8_work_bytes(const pu_work_shape *s) {
   if (!s->fp8) return 0;
-  int64_t q = s->heads * s->head_dim, qkv = q + 2 * s->kv_heads * s->head_dim, wide = PU_MAX(q, s->hidden);
-  size_t linear = pu_cuda_fp8_bytes(s->tokens, PU_MAX(qkv, s->hidden), PU_FP8_BOTH) +
-                  pu_cuda_fp8_bytes(qkv, wide, PU_FP8_TURNED) + pu_cuda_fp8_bytes(s->tokens, wide, PU_FP8_TURNED);
+  int64_t q = (int64_t)s->heads * s->head_dim, kv = (int64_t)s->kv_heads * s->head_dim;
+  size_t linear = PU_MAX(linear_bytes(s->tokens, s->hidden, q + 2 * kv), linear_bytes(s->tokens, q, s->hidden));
   return PU_MAX(linear, mlp_back_bytes(s->tokens, s->hidden, s->hidden, s->ffn));
 }
 

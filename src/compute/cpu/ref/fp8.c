@@ -119,7 +119,8 @@ static void w_back(const operands *o, const pu_tensor *dy, const pu_tensor *x, p
                        .beta = pu_grad_beta(w)});
 }
 
-/* ---- linear -------------------------------------------------------------------------------------------------------- */
+/* ---- linear --------------------------------------------------------------------------------------------------------
+ */
 
 pu_err pu_ref_linear_fp8(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_fp8_args *a = args;
@@ -147,7 +148,8 @@ pu_err pu_ref_linear_fp8_back(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- the MLP ------------------------------------------------------------------------------------------------------- */
+/* ---- the MLP -------------------------------------------------------------------------------------------------------
+ */
 
 /* Work memory: swiglu's output and gu's gradient in f32, that of swiglu's output in bf16; then the operands. */
 typedef struct mlp_work {
@@ -172,11 +174,16 @@ static size_t mlp_bytes(int64_t n, int64_t wide, int64_t inner) {
          (size_t)(n * inner) * sizeof(uint16_t);
 }
 
+/* From [n, k] to [n, m]: forward or backward. */
+static size_t linear_bytes(int64_t n, int64_t k, int64_t m) {
+  return (size_t)PU_MAX(n * k + m * k, n * m + PU_MAX(n, m) * k) * sizeof(float);
+}
+
 size_t pu_ref_fp8_work_bytes(const pu_work_shape *s) {
   if (!s->fp8) return 0;
-  int64_t out = (s->heads + 2 * s->kv_heads) * s->head_dim, n = s->tokens;
-  int64_t linear = n * PU_MAX(out, s->hidden) + PU_MAX(n, out) * PU_MAX(s->hidden, s->heads * s->head_dim);
-  return PU_MAX((size_t)linear * sizeof(float), mlp_bytes(n, s->hidden, s->ffn));
+  int64_t q = (int64_t)s->heads * s->head_dim, kv = (int64_t)s->kv_heads * s->head_dim;
+  size_t linear = PU_MAX(linear_bytes(s->tokens, s->hidden, q + 2 * kv), linear_bytes(s->tokens, q, s->hidden));
+  return PU_MAX(linear, mlp_bytes(s->tokens, s->hidden, s->ffn));
 }
 
 static pu_err take_work(pu_cpu *cpu, const pu_mlp_fp8_args *a, mlp_work *w, pu_error *e) {
