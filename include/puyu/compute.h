@@ -72,8 +72,11 @@ enum { PU_MAX_DIMS = 4 };
  * a tape take it; on a device without such kernels it is a plain copy. PACKED is a weight in few bits, for these two
  * and `moe_mlp`, without a tape; dtype is the compute type that it stands for. NF4 is a weight in 4 bits beside which
  * something is trained: `linear` alone takes it, with a tape too if it wants no gradient, and computes with the values of
- * its compute type (see pu_nf4_pack). */
-typedef enum pu_layout { PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED, PU_LAYOUT_NF4 } pu_layout;
+ * its compute type (see pu_nf4_pack). FP8 is a weight in E4M3 for inference in bf16, of which `linear` alone takes it; both
+ * its sizes are multiples of 16. */
+typedef enum pu_layout {
+  PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED, PU_LAYOUT_NF4, PU_LAYOUT_FP8
+} pu_layout;
 
 /* What a PACKED matrix [M, K] holds: w[m][k] = (q - zero) * scale, with a scale (and a zero) for each row and group of
  * inputs. With M' = M rounded up to 16, K' = K rounded up to the group, G = K' / group, there follow one another, each
@@ -320,7 +323,9 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * int32 within the group, and the groups' sums, times both scales, in f32: y differs from the product with x itself by
  * sum over g of sx/2 * sum over k in g of |w[k]| at most. Both give the same to the bit on every instruction set, and for
  * a token whichever others there are.
- * A device takes x as it is, of type bf16 too, and rounds w to bf16 at most (with up to 16 tokens not even that): y differs
+ * With an FP8 w each row of w and of x is codes times a scale, that row's largest magnitude / 448; a row of y is the same
+ * to the bit whichever other rows there are.
+ * A device takes x as it is beside a PACKED w, of type bf16 too, and rounds w to bf16 at most (with up to 16 tokens not even that): y differs
  * from the product with x and w by 2^-9 * sum over k of |w[k] x[k]| at most, beside the rounding of sums, which the bound
  * above covers. */
 typedef struct pu_linear_args {
@@ -493,6 +498,12 @@ typedef struct pu_tile_weight_args {
 } pu_tile_weight_args;
 pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w);
 size_t pu_tiled_bytes(pu_dtype dtype, int64_t rows, int64_t cols);
+/* A plain bf16 [M, K] to PU_LAYOUT_FP8: the codes [M, K], and from the next multiple of 64 bytes on the scales, f32 [M].
+ * out: of that layout and shape, with memory. Both by the operation tile_weight. */
+pu_err pu_fp8_weight(pu_ctx *c, const pu_tensor *w, pu_tensor *out) PU_MUST_USE;
+static inline size_t pu_fp8_codes_bytes(int64_t rows, int64_t cols) {
+  return (size_t)(rows * cols + 63) / 64 * 64;
+}
 
 /* Packs a matrix [M, K], or matrices [E, M, K], in few bits into out, whose shape, packing and memory (E times
  * pu_packed_bytes) are set. The rest is host memory. q: [E, M, K], a value a byte; scale, zero: [E, M, G] (zero NULL where

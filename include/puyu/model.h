@@ -271,7 +271,8 @@ typedef enum pu_quant {
   PU_QUANT_FILE, /* in few bits where the file has them so (GPTQ, AWQ, int8; GGUF's q8_0, q4_0, q4_1), else not */
   PU_QUANT_NONE, /* in the compute type, whatever the file has */
   PU_QUANT_Q8,   /* as the file has them in few bits, the others rounded: to 8 bits, symmetric, in groups of 128 */
-  PU_QUANT_Q4    /* likewise to 4 bits with zeros, in groups of 64; the output matrix to 8 */
+  PU_QUANT_Q4,   /* likewise to 4 bits with zeros, in groups of 64; the output matrix to 8 */
+  PU_QUANT_FP8   /* attention and dense MLPs in PU_LAYOUT_FP8, the rest in the compute type, bf16, whatever the file has */
 } pu_quant;
 
 typedef struct pu_model_options {

@@ -223,6 +223,15 @@ pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w) {
   return run(c, PU_OP_tile_weight, &a) ? out : NULL;
 }
 
+pu_err pu_fp8_weight(pu_ctx *c, const pu_tensor *w, pu_tensor *out) {
+  bool ok = fits(w, 2, -1) && w->layout == PU_LAYOUT_PLAIN && w->dtype == PU_BF16 && out->layout == PU_LAYOUT_FP8 &&
+            w->shape[0] % 16 == 0 && w->shape[1] % 16 == 0 && w->stride[0] % 8 == 0;
+  if (c->status == PU_OK && !ok) misfit(c, "fp8_weight");
+  pu_tile_weight_args a = {w, out};
+  run(c, PU_OP_tile_weight, &a);
+  return c->status;
+}
+
 pu_err pu_pack_weight(pu_ctx *c, const pu_pack_weight_args *a) {
   pu_pack_weight_args args = *a;
   const pu_packing *p = &a->out->packing;

@@ -78,10 +78,10 @@ typedef struct run {
   int n;
 } run;
 
-static void run_open(run *r, const char *device) {
+static void run_open(run *r, const char *device, size_t memory) {
   *r = (run){0};
   assert_ok(pu_backend_open(device, 2, &r->be, &r->e), &r->e);
-  r->memory = pu_test_memory(r->be, MEMORY, &r->c.mem);
+  r->memory = pu_test_memory(r->be, memory, &r->c.mem);
   assert_ok(pu_arena_create(8 << 20, &r->c.host, &r->e), &r->e);
   assert_ok(pu_tape_create(r->c.host, &r->c.tape, &r->e), &r->e);
   r->c.be = r->be;
@@ -209,7 +209,7 @@ static const shape shapes[] = {
 };
 
 static void run_shape(run *r, const char *device, const shape *s) {
-  run_open(r, device);
+  run_open(r, device, MEMORY);
   if (s->inner)
     run_mlp(r, s);
   else
@@ -225,7 +225,7 @@ static void rounding_is_small(void **state) {
     if (shapes[i].inner || shapes[i].odd) continue;
     run r, want;
     run_shape(&r, "cpu", &shapes[i]);
-    run_open(&want, "cpu");
+    run_open(&want, "cpu", MEMORY);
     /* The same values: the operation alone is another. */
     const pu_op_fn forward = want.be->forward[PU_OP_linear], backward = want.be->backward[PU_OP_linear];
     want.be->forward[PU_OP_linear_fp8] = forward, want.be->backward[PU_OP_linear_fp8] = backward;
@@ -245,7 +245,7 @@ static void other_sizes_are_linear_itself(void **state) {
   (void)state;
   run r;
   const shape s = {.n = 64};
-  run_open(&r, "cpu");
+  run_open(&r, "cpu", MEMORY);
   pu_tensor *x = filled(&r, &s, PU_BF16, 64, 128, 128, 1), *w = filled(&r, &s, PU_BF16, 128, 128, 128, 1);
   pu_tensor *up = filled(&r, &s, PU_BF16, 256, 128, 128, 1), *narrow = filled(&r, &s, PU_F32, 128, 128, 128, 1);
   keep(&r, pu_linear_fp8(&r.c, x, w, NULL));
@@ -277,11 +277,107 @@ static void the_device_agrees(void **state) {
   }
 }
 
+/* ---- inference -----------------------------------------------------------------------------------------------------
+ */
+
+static const shape matrices[] = {
+    {.n = 130, .k = 512, .m = 256},
+    {.n = 33, .k = 48, .m = 16, .bias = true},
+    {.n = 7, .k = 1040, .m = 272, .bias = true, .strided = true},
+    {.n = 256, .k = 384, .m = 128, .odd = true},
+};
+
+static pu_tensor *fp8_weight(run *r, const shape *s) {
+  pu_tensor *plain = filled(r, s, PU_BF16, s->m, s->k, s->k, 0.1f),
+            *w = pu_tensor_over(&r->c, PU_BF16, 2, plain->shape, NULL);
+  w->layout = PU_LAYOUT_FP8;
+  w->data = pu_arena_alloc(r->c.mem, pu_weight_bytes(w));
+  assert_non_null(w->data);
+  assert_ok(pu_fp8_weight(&r->c, plain, w), &r->e);
+  keep(r, plain);
+  return w;
+}
+
+/* Products with a weight in FP8, in both types that they may have; the plain weight and x before them. */
+static void run_inference(run *r, const char *device, const shape *s) {
+  const shape plain = {0};
+  run_open(r, device, MEMORY);
+  pu_tensor *w = fp8_weight(r, s), *x = filled(r, s, PU_BF16, s->n, s->k, s->k + (s->strided ? 8 : 0), 1), *b = NULL;
+  if (s->bias) b = pu_tensor_over(&r->c, PU_F32, 1, &s->m, filled(r, &plain, PU_F32, 1, s->m, s->m, 1)->data);
+  r->c.tape = NULL;
+  keep(r, x);
+  for (int f32 = 0; f32 < 2; f32++) {
+    pu_tensor *y = pu_linear(&r->c, x, w, b, f32);
+    if (!y) fail_msg("%s", r->e.msg);
+    keep(r, y);
+  }
+  if (s->strided) return;
+  keep(r, pu_linear(&r->c, x, r->out[0], b, true)); /* with the plain weight */
+}
+
+static void weights_in_fp8(void **state) {
+  (void)state;
+  for (size_t i = 0; i < PU_COUNT(matrices); i++) {
+    run r;
+    run_inference(&r, "cpu", &matrices[i]);
+    if (!matrices[i].strided && !matrices[i].odd) {
+      run exact = {.be = r.be, .out = {r.out[4]}};
+      run rounded = {.be = r.be, .out = {r.out[3]}};
+      double off = distance(&rounded, &exact, 0);
+      if (off > 0.05 || off < 0.001) fail_msg("matrix %zu: %g from what is exact", i, off);
+    }
+    if (pu_test_elsewhere()) {
+      run there;
+      run_inference(&there, pu_test_device(), &matrices[i]);
+      for (int k = 2; k < 4; k++) {
+        double off = distance(&there, &r, k);
+        if (!(off < 3e-3)) fail_msg("matrix %zu, result %d: %g from the CPU's", i, k, off);
+      }
+      run_close(&there);
+    }
+    run_close(&r);
+  }
+}
+
+/* A row does not depend on how many there are. */
+static void rows_stand_alone(void **state) {
+  static const shape sizes[] = {{.n = 1024, .k = 2048, .m = 2048},
+                                {.n = 1024, .k = 8192, .m = 2048},
+                                {.n = 1024, .k = 2048, .m = 4096},
+                                {.n = 600, .k = 272, .m = 144}};
+  static const int64_t counts[] = {1, 2, 5, 8, 15, 16, 17, 31, 32, 33, 64, 65, 100, 128, 200, 256, 512};
+  (void)state;
+  if (!pu_test_elsewhere()) skip();
+  for (size_t i = 0; i < PU_COUNT(sizes); i++) {
+    run r;
+    run_open(&r, pu_test_device(), (size_t)192 << 20);
+    pu_tensor *w = fp8_weight(&r, &sizes[i]),
+              *x = filled(&r, &sizes[i], PU_BF16, sizes[i].n, sizes[i].k, sizes[i].k, 1);
+    r.c.tape = NULL;
+    pu_tensor *all = pu_linear(&r.c, x, w, NULL, false);
+    if (!all) fail_msg("%s", r.e.msg);
+    char *want = pu_test_download(r.be, all);
+    for (size_t k = 0; k < PU_COUNT(counts); k++) {
+      pu_tensor few = *x;
+      few.shape[0] = counts[k];
+      pu_tensor *y = pu_linear(&r.c, &few, w, NULL, false);
+      if (!y) fail_msg("%lld rows: %s", (long long)counts[k], r.e.msg);
+      char *got = pu_test_download(r.be, y);
+      if (memcmp(got, want, pu_tensor_bytes(y)) != 0)
+        fail_msg("size %zu, %lld rows: other bits than among all", i, (long long)counts[k]);
+      free(got);
+    }
+    free(want);
+    run_close(&r);
+  }
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(every_code_is_its_value), cmocka_unit_test(values_go_to_the_nearest_code),
       cmocka_unit_test(rounding_is_small),       cmocka_unit_test(other_sizes_are_linear_itself),
-      cmocka_unit_test(the_device_agrees),
+      cmocka_unit_test(the_device_agrees),       cmocka_unit_test(weights_in_fp8),
+      cmocka_unit_test(rows_stand_alone),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

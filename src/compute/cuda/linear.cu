@@ -10,6 +10,7 @@ static pu_err linear(pu_backend *be, void *args, pu_error *e) {
   if (a->w->layout == PU_LAYOUT_NF4)
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "cuda: weights in NF4 are not read here: leave out lora.base, or train on the cpu");
+  if (a->w->layout == PU_LAYOUT_FP8) return pu_cuda_fp8_linear((pu_cuda *)be, a, e);
   if (a->w->layout == PU_LAYOUT_PACKED) return pu_cuda_packed_linear((pu_cuda *)be, a, e);
   pu_cuda_product p = {};
   p.a = a->x->data, p.b = a->w->data, p.y = a->y->data;

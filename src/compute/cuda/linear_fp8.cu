@@ -163,6 +163,32 @@ static pu_err mlp_fp8_back(pu_backend *be, void *args, pu_error *e) {
   return a->gate_up->grad ? back(l.d, turned_of(&dgu), turned_of(x), a->gate_up, e) : PU_OK;
 }
 
+/* ---- inference ------------------------------------------------------------------------------------------------------
+ */
+
+static float *scales_behind(uint8_t *codes, int64_t rows, int64_t cols) {
+  return (float *)(codes + pu_fp8_codes_bytes(rows, cols));
+}
+
+pu_err pu_cuda_fp8_weight(pu_cuda *d, const pu_tensor *w, pu_tensor *out, pu_error *e) {
+  uint8_t *codes = (uint8_t *)out->data;
+  return pu_cuda_fp8_round_rows(d, w, codes, scales_behind(codes, w->shape[0], w->shape[1]), e);
+}
+
+/* One way for any number of rows: cuBLASLt's, whose bits do not depend on that. */
+pu_err pu_cuda_fp8_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
+  int64_t n = a->x->shape[0], k = a->x->shape[1], m = a->w->shape[0];
+  void *work;
+  PU_TRY(pu_cuda_work(d, pu_fp8_codes_bytes(n, k) + (size_t)n * sizeof(float), &work, e));
+  uint8_t *codes = (uint8_t *)work, *w = (uint8_t *)a->w->data;
+  PU_TRY(pu_cuda_fp8_round_rows(d, a->x, codes, scales_behind(codes, n, k), e));
+  operand x = {codes, scales_behind(codes, n, k), n, k}, weight = {w, scales_behind(w, m, k), m, k};
+  pu_cuda_product p = product(x, weight, a->y->data, a->y->stride[0], a->y->dtype);
+  p.by_rows = p.steady = true;
+  if (a->b) p.bias = a->b->data, p.bias_type = a->b->dtype;
+  return pu_cuda_multiply(d, &p, e);
+}
+
 /* ---- use ---- */
 
 static size_t linear_bytes(int64_t n, int64_t k, int64_t m) {
@@ -171,8 +197,9 @@ static size_t linear_bytes(int64_t n, int64_t k, int64_t m) {
 }
 
 size_t pu_cuda_fp8_work_bytes(const pu_work_shape *s) {
-  if (!s->fp8) return 0;
   int64_t q = (int64_t)s->heads * s->head_dim, kv = (int64_t)s->kv_heads * s->head_dim;
+  int64_t widest = PU_MAX(PU_MAX(s->hidden, s->ffn), q);
+  if (!s->fp8) return pu_fp8_codes_bytes(s->tokens, widest) + (size_t)s->tokens * sizeof(float);
   size_t linear = PU_MAX(linear_bytes(s->tokens, s->hidden, q + 2 * kv), linear_bytes(s->tokens, q, s->hidden));
   return PU_MAX(linear, mlp_back_bytes(s->tokens, s->hidden, s->hidden, s->ffn));
 }

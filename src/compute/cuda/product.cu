@@ -58,7 +58,10 @@ static cudaDataType lt_operand(const pu_cuda_product *p, bool gradient) {
 
 static bool lt_scales(lt_problem *lt, const pu_cuda_product *p) {
   int8_t rough = p->rough;
-  return lt_set(&lt->op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &p->b_scale, sizeof p->b_scale) &&
+  int32_t mode = p->by_rows ? CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F : CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+  return lt_set(&lt->op, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof mode) &&
+         lt_set(&lt->op, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode, sizeof mode) &&
+         lt_set(&lt->op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &p->b_scale, sizeof p->b_scale) &&
          lt_set(&lt->op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &p->a_scale, sizeof p->a_scale) &&
          lt_set(&lt->op, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &rough, sizeof rough);
 }
@@ -102,7 +105,7 @@ static cublasStatus_t lt_run(pu_cuda *d, const pu_cuda_product *p, const cublasL
 typedef struct product_key {
   int64_t rows, cols, inner, a_step, b_step, y_step;
   int32_t a_align, b_align, y_align;
-  uint8_t a_turned, b_turned, type, y_type, bias, steady, fp8, a_gradient, rough, used;
+  uint8_t a_turned, b_turned, type, y_type, bias, steady, fp8, a_gradient, rough, by_rows, used;
 } product_key;
 
 typedef struct choice {
@@ -146,7 +149,7 @@ static product_key key_of(const pu_cuda_product *p) {
   k.a_turned = p->a_turned, k.b_turned = p->b_turned;
   k.type = (uint8_t)p->type, k.y_type = (uint8_t)p->y_type;
   k.bias = p->bias != NULL;
-  k.fp8 = p->fp8, k.a_gradient = p->a_gradient, k.rough = p->rough;
+  k.fp8 = p->fp8, k.a_gradient = p->a_gradient, k.rough = p->rough, k.by_rows = p->by_rows;
   k.steady = p->steady, k.used = 1;
   return k;
 }
@@ -179,7 +182,7 @@ static int lt_candidates(pu_cuda *d, const pu_cuda_product *p, cublasLtMatmulHeu
 }
 
 static bool skinny_can(const pu_cuda *d, const pu_cuda_product *p) {
-  return pu_cuda_has_skinny(d) && p->steady && !p->a_turned && !p->b_turned && p->beta == 0 && !p->scaled;
+  return pu_cuda_has_skinny(d) && p->steady && !p->fp8 && !p->a_turned && !p->b_turned && p->beta == 0 && !p->scaled;
 }
 
 /* Few rows, which the skinny kernel may do alone. */

@@ -148,6 +148,60 @@ pu_err pu_ref_linear_fp8_back(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
+/* ---- inference ------------------------------------------------------------------------------------------------------
+ */
+
+static float row_scale(const pu_tensor *t, int64_t row) {
+  float most = 0;
+  for (int64_t k = 0; k < t->shape[1]; k++) {
+    float v = fabsf(pu_get(t, row, k));
+    most = v > most || isnan(v) ? v : most;
+  }
+  return fmaxf(most, 0x1p-100f) * (1.0f / 448);
+}
+
+void pu_ref_fp8_weight(const pu_tensor *w, pu_tensor *out) {
+  int64_t rows = w->shape[0], cols = w->shape[1];
+  uint8_t *codes = out->data;
+  float *scale = (float *)(codes + pu_fp8_codes_bytes(rows, cols));
+  for (int64_t m = 0; m < rows; m++) {
+    scale[m] = row_scale(w, m);
+    float by = 1 / scale[m];
+    for (int64_t k = 0; k < cols; k++) codes[m * cols + k] = pu_f32_to_e4m3(pu_get(w, m, k) * by);
+  }
+}
+
+pu_err pu_ref_linear_of_fp8(pu_cpu *cpu, const pu_linear_args *a, pu_error *e) {
+  int64_t n = a->x->shape[0], k = a->x->shape[1], m = a->w->shape[0];
+  const uint8_t *codes = a->w->data;
+  const float *scale = (const float *)(codes + pu_fp8_codes_bytes(m, k));
+  operands o = {.cpu = cpu};
+  void *work;
+  PU_TRY(pu_cpu_work(cpu, (size_t)(n * k + m * k) * sizeof(float), &work, e));
+  o.a = work;
+  o.b = o.a + n * k;
+  for (int64_t i = 0; i < n; i++) {
+    float sx = row_scale(a->x, i), by = 1 / sx;
+    for (int64_t c = 0; c < k; c++) o.a[i * k + c] = pu_e4m3_to_f32(pu_f32_to_e4m3(pu_get(a->x, i, c) * by)) * sx;
+  }
+  for (int64_t i = 0; i < m * k; i++) o.b[i] = pu_e4m3_to_f32(codes[i]) * scale[i / k];
+  product(&o, (pu_gemm){.m = n,
+                        .n = m,
+                        .k = k,
+                        .a = o.a,
+                        .b = o.b,
+                        .c = a->y->data,
+                        .a_row = k,
+                        .a_col = 1,
+                        .b_row = 1,
+                        .b_col = k,
+                        .c_row = a->y->stride[0],
+                        .c_type = a->y->dtype,
+                        .bias = a->b ? a->b->data : NULL,
+                        .bias_type = a->b ? a->b->dtype : PU_F32});
+  return PU_OK;
+}
+
 /* ---- the MLP -------------------------------------------------------------------------------------------------------
  */
 

@@ -36,6 +36,7 @@ pu_err pu_ref_linear(pu_backend *be, void *args, pu_error *e) {
     pu_cpu_linear_packed(cpu, a->x, a->w, a->b, a->y, work);
     return PU_OK;
   }
+  if (a->w->layout == PU_LAYOUT_FP8) return pu_ref_linear_of_fp8(cpu, a, e);
   if (a->w->layout == PU_LAYOUT_TILED) {
     pu_cpu_linear_tiled(cpu, a->x, a->w, a->b, a->y);
     return PU_OK;
@@ -161,6 +162,9 @@ pu_err pu_ref_linear_back(pu_backend *be, void *args, pu_error *e) {
 pu_err pu_ref_tile_weight(pu_backend *be, void *args, pu_error *e) {
   const pu_tile_weight_args *a = args;
   (void)e;
-  pu_cpu_tile_weight((pu_cpu *)be, a->w, a->out);
+  if (a->out->layout == PU_LAYOUT_FP8)
+    pu_ref_fp8_weight(a->w, a->out);
+  else
+    pu_cpu_tile_weight((pu_cpu *)be, a->w, a->out);
   return PU_OK;
 }
