@@ -194,7 +194,8 @@ pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, c
   if (o->nf4 && (o->train || o->tile))
     return pu_fail(e, PU_ERR_USAGE, "a model in NF4 is for adapters to be trained beside it, and for nothing else");
   if (o->train && o->tile) return pu_fail(e, PU_ERR_USAGE, "tiled weights are for inference, not for training");
-  if (o->tile && o->quant == PU_QUANT_FP8 && (o->dtype != PU_BF16 || !be->forward[PU_OP_linear_fp8]))
+  bool fp8 = be->forward[PU_OP_linear_fp8] && be->forward[PU_OP_tile_weight];
+  if (o->tile && o->quant == PU_QUANT_FP8 && (o->dtype != PU_BF16 || !fp8))
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "matrices in FP8 go with bf16 and with a GPU of compute capability 9.0 or later (%s, %s)", be->name,
                    pu_dtype_name(o->dtype));
