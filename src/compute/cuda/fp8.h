@@ -11,11 +11,12 @@
 
 #include "src/compute/cuda/cuda.h"
 
-/* Of one matrix, in device memory. Of its pairs one is read and the other made ready, in turn. */
-typedef struct pu_cuda_guess {
-  uint32_t most[2]; /* the largest magnitude so far, as an f32's bits */
-  float by[2];      /* the guess */
-  float scale;      /* 1 / what was right in the end; NaN where there is infinity */
+/* Of one matrix, in device memory. Of its pairs one is read and the other made ready, in turn. cuBLASLt wants the scale
+ * at a multiple of 16 bytes. */
+typedef struct alignas(32) pu_cuda_guess {
+  uint32_t most[2];        /* the largest magnitude so far, as an f32's bits */
+  float by[2];             /* the guess */
+  alignas(16) float scale; /* 1 / what was right in the end; NaN where there is infinity */
 } pu_cuda_guess;
 
 typedef struct pu_cuda_fp8 {
