@@ -203,6 +203,7 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   const pu_shape *shape = pu_shape_find(b->o->shape);
   if (!shape) return pu_fail(e, PU_ERR_USAGE, "there is no shape '%s': puyu init --help lists them", b->o->shape);
   b->cfg.train.precision = b->o->dtype == PU_F32;
+  b->cfg.train.linear = b->o->fp8;
   b->cfg.train.weights = b->o->weights;
   b->cfg.train.grads = b->o->grads;
   b->cfg.optim.state = b->o->state;
