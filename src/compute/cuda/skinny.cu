@@ -9,10 +9,8 @@
  * only reach sums that nobody stores.
  *
  * What the kernel waits for is a, not b, where b rests: its blocks may start before the kernels before it have ended,
- * fetch the first stages of b, and only then wait (programmatic dependent launch). So the memory is busy while small
- * kernels run between products. To have as much as possible on the way, a block takes nearly all of a multiprocessor's
- * shared memory, and all multiprocessors have as many lines. The next kernel may start when all copies have been asked
- * for: what it fetches would only be in their way. */
+ * fetch the first stages of b, and only then wait (programmatic dependent launch). To have as much as possible on the
+ * way, nearly all of a multiprocessor's shared memory is taken, by one block or by two. */
 #include <cuda.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,8 +20,9 @@
 #include "src/compute/cuda/use.h"
 #include "src/compute/cuda/wgmma.h"
 
-enum { BOX = 64 /* values of a line: 128 bytes */, MOST_STAGES = 32, MOST_LINES = 256, THREADS = 160 };
-enum { RING = 200 << 10, LATE = 0 };
+enum { BOX = 64 /* values of a line: 128 bytes */, MOST_STAGES = 32, MOST_LINES = 256 };
+enum { CONSUMERS = 128, THREADS = CONSUMERS + 32 };
+enum { RING = 200 << 10 /* bytes of a multiprocessor's shared memory for stages */ };
 
 /* Up to ROWS of a; up to N * COUNT lines of b, in COUNT products. */
 template <int ROWS, int N, int COUNT> struct shape {
@@ -40,7 +39,6 @@ typedef struct skinny_args {
   int inner, rows;
   int lines;  /* of b, of a block */
   int stages; /* in shared memory */
-  int late;   /* stages yet to be fetched when the next kernel may start */
   bool bias_f32, b_rests;
 } skinny_args;
 
@@ -77,28 +75,28 @@ template <typename S> struct fetcher {
   }
 };
 
-template <typename S> __device__ static void fetch_stages(const fetcher<S> &f, const skinny_args &p, int n) {
-  int early = PU_MIN(n, p.stages), slot = 0, last = PU_MAX(n - p.late, 0);
-  uint32_t turn = 0;
-  map_ahead(f.a);
+/* Of the first stages, what need not be waited for; before the other warps go on, so as to lose no time. */
+template <typename S> __device__ static void fetch_early(const fetcher<S> &f, const skinny_args &p, int early) {
   if (!p.b_rests) wait_for_before();
   for (int t = 0; t < early; t++) {
-    if (t == last) let_next_start();
     f.expect(t);
     f.fetch_b(t, t);
   }
-  if (early == n) let_next_start();
+  map_ahead(f.a);
+}
+
+template <typename S> __device__ static void fetch_stages(const fetcher<S> &f, const skinny_args &p, int early, int n) {
+  int slot = 0;
+  uint32_t turn = 0;
   wait_for_before();
   for (int t = 0; t < early; t++) f.fetch_a(t, t);
   for (int t = early; t < n; t++) {
-    if (t == last) let_next_start();
     barrier_wait(&f.bars->empty[slot], turn);
     f.expect(slot);
     f.fetch_b(slot, t);
     f.fetch_a(slot, t);
     if (++slot == p.stages) slot = 0, turn ^= 1;
   }
-  let_next_start();
 }
 
 /* One stage of the sums. */
@@ -172,21 +170,22 @@ template <typename S, typename Y>
 __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, const CUtensorMap *b, uint32_t room) {
   __shared__ barriers bars;
   int64_t col = (int64_t)blockIdx.x * p.lines;
-  int n = (p.inner + S::depth - 1) / S::depth, warp = threadIdx.x / 32;
-  if (threadIdx.x == 0) {
+  int n = (p.inner + S::depth - 1) / S::depth, early = PU_MIN(n, p.stages);
+  bool fetches = threadIdx.x == CONSUMERS;
+  fetcher<S> f = {a, b, &bars, room, (int)col, p.lines};
+  let_next_start();
+  if (fetches) {
     map_ahead(b);
     for (int s = 0; s < p.stages; s++) {
       barrier_init(&bars.full[s], 1);
-      barrier_init(&bars.empty[s], 4);
+      barrier_init(&bars.empty[s], CONSUMERS / 32);
     }
     barriers_visible();
+    fetch_early<S>(f, p, early);
   }
   __syncthreads();
-  if (warp == 4) {
-    fetcher<S> f = {a, b, &bars, room, (int)col, p.lines};
-    if (threadIdx.x % 32 == 0) fetch_stages<S>(f, p, n);
-    return;
-  }
+  if (fetches) fetch_stages<S>(f, p, early, n);
+  if (threadIdx.x >= CONSUMERS) return;
   float sum[S::count][S::n / 2];
   wait_for_before();
   sum_stages<S>(sum, room, n, p, &bars);
@@ -280,17 +279,16 @@ static pu_err map_of(pu_cuda *d, const void *data, int64_t lines, int64_t inner,
 typedef struct skinny_plan {
   int rows, n, count, lines;
   int ring; /* bytes of shared memory for stages */
-  int late; /* bytes of b that a block has yet to fetch when the next kernel may start */
 } skinny_plan;
 
 template <typename S, typename Y>
 static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
   skinny_args p = {q->y, q->bias, q->y_step, q->cols, (int)q->inner, (int)q->rows, plan->lines};
-  const int stage = stage_bytes<S>(p.lines), b_bytes = S::boxes * p.lines * 128;
+  const int stage = stage_bytes<S>(p.lines);
   CUtensorMap a, b;
   PU_TRY(map_of(d, q->a, q->rows, q->inner, q->a_step, S::rows, &a, e));
   PU_TRY(map_of(d, q->b, q->cols, q->inner, q->b_step, p.lines, &b, e));
-  p.stages = PU_MIN(PU_MAX(plan->ring / stage, 2), (int)MOST_STAGES), p.late = plan->late / b_bytes;
+  p.stages = PU_MIN(PU_MAX(plan->ring / stage, 2), (int)MOST_STAGES);
   p.bias_f32 = q->bias_type == PU_F32, p.b_rests = q->b_rests;
   /* The last boxes of the last stage are read beyond its end. */
   const int behind = PU_MAX((S::boxes - 1) * S::a_box + S::a_reach - stage, S::b_reach - p.lines * 128);
@@ -342,15 +340,16 @@ static pu_err launch_rows(pu_cuda *d, const pu_cuda_product *q, const skinny_pla
   }
 }
 
-/* So many lines of b to a block that all multiprocessors have as many: what takes longest is what one has to do. */
+/* All multiprocessors have as many lines: what takes longest is what one has to do. Many of them go to two blocks, so
+ * that the next kernel's first block begins while the other still runs. */
 static skinny_plan plan_of(const pu_cuda *d, const pu_cuda_product *p) {
   skinny_plan plan = {};
   int64_t turns = ceil_div(p->cols, (int64_t)d->sms * MOST_LINES);
   plan.rows = p->rows <= 8 ? 8 : p->rows <= 16 ? 16 : p->rows <= 32 ? 32 : 64;
-  plan.lines = (int)ceil_div(p->cols, turns * d->sms * 8) * 8;
+  plan.lines = (int)ceil_div(p->cols, turns * d->sms * 8) * 8, plan.ring = RING;
+  if (turns == 1 && plan.lines > 128) plan.lines = (int)ceil_div(plan.lines, 16) * 8, plan.ring = RING / 2;
   plan.n = plan.lines <= 48 ? (int)ceil_div(plan.lines, 16) * 16 : 64;
   plan.count = (int)ceil_div(plan.lines, plan.n);
-  plan.ring = RING, plan.late = LATE;
   return plan;
 }
 
