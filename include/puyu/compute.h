@@ -54,6 +54,13 @@ static inline float pu_join_f32(uint16_t high, uint16_t low) {
 }
 float pu_f16_to_f32(uint16_t h);
 uint16_t pu_f32_to_f16(float f);
+/* FP8 for products (Micikevicius et al. 2022). E4M3: sign, 4 bits of exponent (bias 7), 3 of fraction; no infinity, 0x7f
+ * is NaN. E5M2: the upper half of an f16. Rounded to nearest even; what is above the largest finite value, 448 and 57344,
+ * becomes that. */
+float pu_e4m3_to_f32(uint8_t v);
+uint8_t pu_f32_to_e4m3(float f);
+float pu_e5m2_to_f32(uint8_t v);
+uint8_t pu_f32_to_e5m2(float f);
 /* n values from one type to another (f32, bf16, f16 among each other), row-major. */
 void pu_convert(void *dst, pu_dtype to, const void *src, pu_dtype from, int64_t n);
 void pu_split_halves(uint16_t *high, uint16_t *low, const float *src, int64_t n);
@@ -66,8 +73,11 @@ enum { PU_MAX_DIMS = 4 };
  * a tape take it; on a device without such kernels it is a plain copy. PACKED is a weight in few bits, for these two
  * and `moe_mlp`, without a tape; dtype is the compute type that it stands for. NF4 is a weight in 4 bits beside which
  * something is trained: `linear` alone takes it, with a tape too if it wants no gradient, and computes with the values of
- * its compute type (see pu_nf4_pack). */
-typedef enum pu_layout { PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED, PU_LAYOUT_NF4 } pu_layout;
+ * its compute type (see pu_nf4_pack). FP8 is a weight in E4M3 for inference in bf16, of which `linear` alone takes it; both
+ * its sizes are multiples of 16. */
+typedef enum pu_layout {
+  PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED, PU_LAYOUT_NF4, PU_LAYOUT_FP8
+} pu_layout;
 
 /* What a PACKED matrix [M, K] holds: w[m][k] = (q - zero) * scale, with a scale (and a zero) for each row and group of
  * inputs. With M' = M rounded up to 16, K' = K rounded up to the group, G = K' / group, there follow one another, each
@@ -123,6 +133,7 @@ typedef struct pu_work_shape {
   int heads, kv_heads, head_dim;
   int64_t rank; /* the largest of the adapters that are trained; 0: none are */
   int64_t nf4;  /* values of the largest weight in NF4; 0: there is none */
+  bool fp8;     /* linear_fp8 and mlp_fp8 are used */
 } pu_work_shape;
 
 typedef struct pu_backend pu_backend;
@@ -336,7 +347,9 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * int32 within the group, and the groups' sums, times both scales, in f32: y differs from the product with x itself by
  * sum over g of sx/2 * sum over k in g of |w[k]| at most. Both give the same to the bit on every instruction set, and for
  * a token whichever others there are.
- * A device takes x as it is, of type bf16 too, and rounds w to bf16 at most (with up to 16 tokens not even that): y differs
+ * With an FP8 w each row of w and of x is codes times a scale, that row's largest magnitude / 448; a row of y is the same
+ * to the bit whichever other rows there are.
+ * A device takes x as it is beside a PACKED w, of type bf16 too, and rounds w to bf16 at most (with up to 16 tokens not even that): y differs
  * from the product with x and w by 2^-9 * sum over k of |w[k] x[k]| at most, beside the rounding of sums, which the bound
  * above covers. */
 typedef struct pu_linear_args {
@@ -344,6 +357,14 @@ typedef struct pu_linear_args {
   bool no_dx, no_dw; /* what backward leaves out: x's gradient; w's and b's. x's comes last, and may lie where x does */
 } pu_linear_args;
 pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y_f32);
+
+/* The same products in FP8, for training in bf16: x and w are rounded to E4M3, y's gradient to E5M2, each times a power of
+ * two of its own, the largest that leaves its largest magnitude in range. So there is no state, whatever a backend guesses
+ * beforehand. Sums (forward perhaps in fewer bits than f32 has), y, the gradients and b are as linear's. Infinity becomes
+ * NaN. Sizes that are not multiples of PU_FP8_TILE, other types and layouts are linear itself. */
+enum { PU_FP8_TILE = 128 };
+typedef pu_linear_args pu_linear_fp8_args;
+pu_tensor *pu_linear_fp8(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b);
 
 /* What one adapter adds to some rows of one product (LoRA, Hu et al. 2021): of rows [row, row + rows) and columns
  * [from, from + M) of y. a: [r, K]; b: [M, r]; both of x's type. Where a or b has grad, it has its memory too, as a
@@ -417,6 +438,13 @@ typedef struct pu_swiglu_args {
   bool again; /* backward makes y once more, which lies where its gradient does */
 } pu_swiglu_args;
 pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu);
+
+/* y = swiglu(x gate_up^T) down^T, both products and all of backward's as linear_fp8's; swiglu and its gradient go to FP8
+ * as they are made. x: [N, C]; gate_up: [2F, C]; down: [C', F]; gu: [N, 2F], kept for backward. */
+typedef struct pu_mlp_fp8_args {
+  pu_tensor *x, *gate_up, *down, *gu, *y;
+} pu_mlp_fp8_args;
+pu_tensor *pu_mlp_fp8(pu_ctx *c, pu_tensor *x, pu_tensor *gate_up, pu_tensor *down);
 
 /* Mixture of experts: of each row of logits f32 [N, E] the k largest (ties: lower index), softmax over those (Mixtral).
  * idx: i32 [N, k]; weight: f32 [N, k]. Backward: into logits->grad through weight->grad. */
@@ -497,6 +525,12 @@ typedef struct pu_tile_weight_args {
 } pu_tile_weight_args;
 pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w);
 size_t pu_tiled_bytes(pu_dtype dtype, int64_t rows, int64_t cols);
+/* A plain bf16 [M, K] to PU_LAYOUT_FP8: the codes [M, K], and from the next multiple of 64 bytes on the scales, f32 [M].
+ * out: of that layout and shape, with memory. Both by the operation tile_weight. */
+pu_err pu_fp8_weight(pu_ctx *c, const pu_tensor *w, pu_tensor *out) PU_MUST_USE;
+static inline size_t pu_fp8_codes_bytes(int64_t rows, int64_t cols) {
+  return (size_t)(rows * cols + 63) / 64 * 64;
+}
 
 /* Packs a matrix [M, K], or matrices [E, M, K], in few bits into out, whose shape, packing and memory (E times
  * pu_packed_bytes) are set. The rest is host memory. q: [E, M, K], a value a byte; scale, zero: [E, M, G] (zero NULL where

@@ -256,6 +256,7 @@ typedef struct pu_model {
   pu_dtype dtype;    /* compute type: PU_F32 or PU_BF16 */
   pu_dtype grads;    /* these two: of one that is trained, as in pu_model_options */
   bool late_grads;
+  bool fp8;          /* pu_model_options.fp8 */
   pu_backend *be;
   pu_arena *host;    /* headers, names */
   pu_arena *weights; /* tensor data, in the backend's memory: wraps weights_memory */
@@ -279,7 +280,8 @@ typedef enum pu_quant {
   PU_QUANT_FILE, /* in few bits where the file has them so (GPTQ, AWQ, int8; GGUF's q8_0, q4_0, q4_1), else not */
   PU_QUANT_NONE, /* in the compute type, whatever the file has */
   PU_QUANT_Q8,   /* as the file has them in few bits, the others rounded: to 8 bits, symmetric, in groups of 128 */
-  PU_QUANT_Q4    /* likewise to 4 bits with zeros, in groups of 64; the output matrix to 8 */
+  PU_QUANT_Q4,   /* likewise to 4 bits with zeros, in groups of 64; the output matrix to 8 */
+  PU_QUANT_FP8   /* attention and dense MLPs in PU_LAYOUT_FP8, the rest in the compute type, bf16, whatever the file has */
 } pu_quant;
 
 typedef struct pu_model_options {
@@ -288,6 +290,7 @@ typedef struct pu_model_options {
   pu_dtype grads;   /* with `train`: type of the gradients of what has the compute type; of all else f32 */
   bool late_grads;  /* with `train`: gradients have no memory of their own: see pu_tensor.grad_late */
   bool rough;       /* with `train`: no masters: what is trained are the weights in the compute type */
+  bool fp8;         /* with `train`: while a tape records, attention's matrices and dense MLPs multiply in FP8 (pu_linear_fp8) */
   bool nf4;         /* beside an adapter in training: the matrices of attention and dense MLPs in PU_LAYOUT_NF4 (QLoRA) */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */
   bool plain;       /* with `tile`: PU_LAYOUT_PLAIN for those not packed; set for backends that have no tiles */

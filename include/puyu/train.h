@@ -65,6 +65,7 @@ typedef struct pu_train_config {
     double minutes; /* above 0: the run ends after so many minutes of steps, and the schedule is stretched to fit */
     int64_t ramp_start, ramp_steps; /* batch-size ramp-up: from ramp_start sequences, linearly over ramp_steps */
     int precision;                  /* 0: bf16, 1: f32 */
+    int linear;                     /* products of attention's matrices and dense MLPs in 0: bf16, 1: fp8 */
     int weights;                    /* what is trained: 0: f32 values, 1: the bf16 ones that are computed with */
     int grads;                      /* gradients of matrices in 0: f32, 1: bf16 */
     double grad_clip;
@@ -203,6 +204,7 @@ typedef struct pu_train_bench_options {
   pu_recompute recompute;
   int weights, grads, state; /* as train.weights, train.grads and optim.state */
   bool any_order;     /* not train.deterministic */
+  bool fp8;           /* as train.linear */
   bool profile;
 } pu_train_bench_options;
 

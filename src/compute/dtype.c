@@ -68,6 +68,37 @@ uint16_t pu_f32_to_f16(float f) {
   return (uint16_t)(sign | ((a >> 13) - (112u << 10)));
 }
 
+float pu_e4m3_to_f32(uint8_t v) {
+  uint32_t sign = (uint32_t)(v & 0x80u) << 24, rest = v & 0x7fu;
+  if (rest == 0x7f) return float_of(sign | 0x7fc00000u);
+  if (rest < 8) return float_of(sign | bits_of((float)rest * 0x1p-9f)); /* subnormal, or zero */
+  return float_of(sign | ((rest << 20) + (120u << 23)));
+}
+
+uint8_t pu_f32_to_e4m3(float f) {
+  uint32_t u = bits_of(f), sign = (u >> 24) & 0x80u, a = u & 0x7fffffffu;
+  if (a > 0x7f800000u) return (uint8_t)(sign | 0x7f);
+  if (a >= 0x43e00000u) return (uint8_t)(sign | 0x7e); /* 448 and above */
+  /* Below the least normal, 2^-6, as in pu_f32_to_f16: the place it ends at is 2^-9. */
+  if (a < 0x3c800000u) return (uint8_t)(sign | (bits_of(float_of(a) + 0x1p14f) - bits_of(0x1p14f)));
+  a += 0x7ffffu + ((a >> 20) & 1u);
+  return (uint8_t)(sign | ((a >> 20) - (120u << 3)));
+}
+
+float pu_e5m2_to_f32(uint8_t v) {
+  return pu_f16_to_f32((uint16_t)(v << 8));
+}
+
+uint8_t pu_f32_to_e5m2(float f) {
+  uint32_t u = bits_of(f), sign = (u >> 24) & 0x80u, a = u & 0x7fffffffu;
+  if (a > 0x7f800000u) return (uint8_t)(sign | 0x7f);
+  if (a >= 0x47600000u) return (uint8_t)(sign | 0x7b); /* 57344 and above */
+  /* The least normal is 2^-14, the place it ends at 2^-16. */
+  if (a < 0x38800000u) return (uint8_t)(sign | (bits_of(float_of(a) + 0x1p7f) - bits_of(0x1p7f)));
+  a += 0xfffffu + ((a >> 21) & 1u);
+  return (uint8_t)(sign | ((a >> 21) - (112u << 2)));
+}
+
 static void widen(float *dst, const void *src, pu_dtype from, int64_t n) {
   const uint16_t *h = src;
   if (from == PU_F32) memcpy(dst, src, (size_t)n * sizeof *dst);

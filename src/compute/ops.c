@@ -159,6 +159,23 @@ pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y
   return run_and_record(c, RECORD(linear, &a, LIST(x, w, b), LIST(y)), sizeof a) ? y : NULL;
 }
 
+/* A matrix that products in FP8 take. */
+static bool fits_fp8(const pu_tensor *t) {
+  return t->dtype == PU_BF16 && t->layout == PU_LAYOUT_PLAIN && t->shape[0] % PU_FP8_TILE == 0 &&
+         t->shape[1] % PU_FP8_TILE == 0 && t->stride[0] % 8 == 0 && (uintptr_t)t->data % 16 == 0;
+}
+
+pu_tensor *pu_linear_fp8(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b) {
+  if (c->status || !x || !w) return NULL;
+  if (!fits(x, 2, -1) || !fits(w, 2, x->shape[1]) || (b && !fits(b, 1, w->shape[0]))) return misfit(c, "linear_fp8");
+  if (!fits_fp8(x) || !fits_fp8(w)) return pu_linear(c, x, w, b, false);
+  bool grad = has_grad(x) || has_grad(w) || has_grad(b);
+  pu_tensor *y = new2(c, x->dtype, x->shape[0], w->shape[0], grad);
+  if (!y) return NULL;
+  pu_linear_fp8_args a = {.x = x, .w = w, .b = b, .y = y};
+  return run_and_record(c, RECORD(linear_fp8, &a, LIST(x, w, b), LIST(y)), sizeof a) ? y : NULL;
+}
+
 static bool fits_lora(const pu_tensor *x, const pu_tensor *y, const pu_lora_part *p) {
   return p->a && p->b && fits(p->a, 2, x->shape[1]) && fits(p->b, 2, p->a->shape[0]) && p->a->dtype == x->dtype &&
          p->b->dtype == x->dtype && p->a->layout == PU_LAYOUT_PLAIN && p->b->layout == PU_LAYOUT_PLAIN && p->row >= 0 &&
@@ -204,6 +221,15 @@ pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w) {
   if (!out->data) return pu_ctx_fail(c, PU_ERR_NOMEM, "%zu bytes for a weight do not fit", bytes);
   pu_tile_weight_args a = {w, out};
   return run(c, PU_OP_tile_weight, &a) ? out : NULL;
+}
+
+pu_err pu_fp8_weight(pu_ctx *c, const pu_tensor *w, pu_tensor *out) {
+  bool ok = fits(w, 2, -1) && w->layout == PU_LAYOUT_PLAIN && w->dtype == PU_BF16 && out->layout == PU_LAYOUT_FP8 &&
+            w->shape[0] % 16 == 0 && w->shape[1] % 16 == 0 && w->stride[0] % 8 == 0;
+  if (c->status == PU_OK && !ok) misfit(c, "fp8_weight");
+  pu_tile_weight_args a = {w, out};
+  run(c, PU_OP_tile_weight, &a);
+  return c->status;
 }
 
 pu_err pu_pack_weight(pu_ctx *c, const pu_pack_weight_args *a) {
@@ -262,6 +288,21 @@ pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu) {
   r.in_back = &a.again;
   if (again) r.again = &a;
   return run_and_record(c, r, sizeof a) ? y : NULL;
+}
+
+pu_tensor *pu_mlp_fp8(pu_ctx *c, pu_tensor *x, pu_tensor *gate_up, pu_tensor *down) {
+  if (c->status || !x || !gate_up || !down) return NULL;
+  bool ok = fits(x, 2, -1) && fits(gate_up, 2, x->shape[1]) && gate_up->shape[0] % 2 == 0 &&
+            fits(down, 2, gate_up->shape[0] / 2);
+  if (!ok) return misfit(c, "mlp_fp8");
+  if (!fits_fp8(x) || !fits_fp8(gate_up) || !fits_fp8(down))
+    return pu_linear_fp8(c, pu_swiglu(c, pu_linear_fp8(c, x, gate_up, NULL)), down, NULL);
+  bool grad = has_grad(x) || has_grad(gate_up) || has_grad(down);
+  pu_mlp_fp8_args a = {.x = x, .gate_up = gate_up, .down = down};
+  a.gu = new2(c, x->dtype, x->shape[0], gate_up->shape[0], false);
+  a.y = new2(c, x->dtype, x->shape[0], down->shape[0], grad);
+  if (c->status) return NULL;
+  return run_and_record(c, RECORD(mlp_fp8, &a, LIST(x, gate_up, down), LIST(a.y)), sizeof a) ? a.y : NULL;
 }
 
 pu_tensor *pu_moe_route(pu_ctx *c, pu_tensor *logits, int k, pu_tensor **weight) {

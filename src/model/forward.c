@@ -38,10 +38,16 @@ static pu_tensor *adapt(pu_ctx *c, const block *b, pu_slot slot, pu_tensor *x, p
   return pu_lora(c, x, y, parts, n);
 }
 
+/* Products in FP8: of what is trained. */
+static bool in_fp8(const pu_ctx *c, const block *b) {
+  return b->m->fp8 && c->tape;
+}
+
 static pu_tensor *linear(pu_ctx *c, const block *b, pu_tensor *x, pu_slot weight, pu_slot bias) {
   pu_tensor *const *w = b->m->layers[b->layer].slot;
   see(c, b, weight, x, NULL);
-  return adapt(c, b, weight, x, pu_linear(c, x, w[weight], w[bias], false));
+  pu_tensor *y = in_fp8(c, b) ? pu_linear_fp8(c, x, w[weight], w[bias]) : pu_linear(c, x, w[weight], w[bias], false);
+  return adapt(c, b, weight, x, y);
 }
 
 static pu_tensor *attention(pu_ctx *c, const block *b, pu_tensor *x) {
@@ -63,6 +69,9 @@ static pu_tensor *attention(pu_ctx *c, const block *b, pu_tensor *x) {
 }
 
 static pu_tensor *mlp(pu_ctx *c, const block *b, pu_tensor *x) {
+  pu_tensor *const *w = b->m->layers[b->layer].slot;
+  bool plain = !w[PU_SLOT_GATE_UP_BIAS] && !w[PU_SLOT_DOWN_BIAS] && !b->f->observer && !b->f->n_adapters;
+  if (in_fp8(c, b) && plain) return pu_mlp_fp8(c, x, w[PU_SLOT_GATE_UP], w[PU_SLOT_DOWN]);
   pu_tensor *gate_up = linear(c, b, x, PU_SLOT_GATE_UP, PU_SLOT_GATE_UP_BIAS);
   return linear(c, b, pu_swiglu(c, gate_up), PU_SLOT_DOWN, PU_SLOT_DOWN_BIAS);
 }

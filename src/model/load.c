@@ -211,8 +211,9 @@ static bool keeps(const pu_source *from, pu_slot slot, int layer, pu_packing *ou
 
 static pu_err choose_forms(const pu_source *from, const pu_model_options *o, pu_forms *forms, pu_error *e) {
   const pu_hparams *hp = &from->hp;
+  bool few = o->tile && o->quant != PU_QUANT_NONE && o->quant != PU_QUANT_FP8;
   PU_TRY(pu_forms_init(forms, hp, o, e));
-  for (int layer = -1; o->tile && o->quant != PU_QUANT_NONE && layer < hp->layers; layer++)
+  for (int layer = -1; few && layer < hp->layers; layer++)
     for (int s = 0; s < PU_SLOT_COUNT; s++) {
       int64_t shape[PU_MAX_DIMS];
       pu_packing packing;
@@ -343,7 +344,7 @@ static pu_err load_all(loader *l, pu_model *m, const pu_model_options *o, pu_err
 static pu_err fill(loader *l, const char *path, const pu_model_options *o, pu_model *m, pu_error *e) {
   pu_weights_cache cache;
   pu_error why;
-  bool cached = o->cache && o->tile && !o->part && strcmp(m->be->name, "cpu") == 0 &&
+  bool cached = o->cache && o->tile && o->quant != PU_QUANT_FP8 && !o->part && strcmp(m->be->name, "cpu") == 0 &&
                 pu_weights_cache_find(o->cache, path, m, &l->forms, &cache);
   if (o->cache && m->be->memory)
     pu_log(PU_LOG_WARN, "%s: weights are kept for a processor only, and %s has memory of its own", o->cache,

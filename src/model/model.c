@@ -25,6 +25,12 @@ static bool is_nf4(pu_slot slot, const pu_model_options *o) {
   return o->nf4 && (slot == PU_SLOT_QKV || slot == PU_SLOT_WO || slot == PU_SLOT_GATE_UP || slot == PU_SLOT_DOWN);
 }
 
+/* The same matrices. */
+static bool is_fp8(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o) {
+  bool which = slot == PU_SLOT_QKV || slot == PU_SLOT_WO || slot == PU_SLOT_GATE_UP || slot == PU_SLOT_DOWN;
+  return o->tile && o->quant == PU_QUANT_FP8 && which && ndim == 2 && shape[0] % 16 == 0 && shape[1] % 16 == 0;
+}
+
 static pu_packing packing_of(const pu_forms *f, pu_slot slot, int layer) {
   return f ? pu_form_of(f, slot, layer)->packing : (pu_packing){0};
 }
@@ -50,10 +56,11 @@ static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu
   pu_tensor w = {.dtype = dtype_of(slot, o), .ndim = ndim, .packing = p};
   pu_dtype dtype = w.dtype;
   memcpy(w.shape, shape, sizeof w.shape);
-  w.layout = p.bits                        ? PU_LAYOUT_PACKED
-             : is_nf4(slot, o)             ? PU_LAYOUT_NF4
-             : is_tiled(slot, ndim, o, &p) ? PU_LAYOUT_TILED
-                                           : PU_LAYOUT_PLAIN;
+  w.layout = p.bits                         ? PU_LAYOUT_PACKED
+             : is_nf4(slot, o)              ? PU_LAYOUT_NF4
+             : is_fp8(slot, shape, ndim, o) ? PU_LAYOUT_FP8
+             : is_tiled(slot, ndim, o, &p)  ? PU_LAYOUT_TILED
+                                            : PU_LAYOUT_PLAIN;
   size_t bytes = aligned(pu_weight_bytes(&w));
   if (o->train && !o->late_grads) bytes += aligned(n * pu_dtype_size(grad_type(slot, o)));
   if (has_low(dtype, o)) bytes += aligned(n * 2);
@@ -115,10 +122,11 @@ static pu_tensor *placed(pu_model *m, pu_dtype dtype, int ndim, const int64_t *s
 static pu_tensor *make_weight(pu_model *m, const pu_model_options *o, pu_slot slot, const int64_t *shape, int ndim,
                               pu_packing packing) {
   pu_dtype dtype = dtype_of(slot, o);
-  /* A tiled or packed weight gets its memory when it is that. */
-  if (!packing.bits && !is_nf4(slot, o) && !is_tiled(slot, ndim, o, &packing)) return placed(m, dtype, ndim, shape);
+  /* One in another layout gets its memory when it is that. */
+  bool fp8 = is_fp8(slot, shape, ndim, o), nf4 = is_nf4(slot, o);
+  if (!packing.bits && !nf4 && !fp8 && !is_tiled(slot, ndim, o, &packing)) return placed(m, dtype, ndim, shape);
   pu_tensor *w = header(m, dtype, ndim, shape, NULL);
-  if (w && is_nf4(slot, o)) w->layout = PU_LAYOUT_NF4;
+  if (w && (nf4 || fp8)) w->layout = nf4 ? PU_LAYOUT_NF4 : PU_LAYOUT_FP8;
   if (!w || !packing.bits) return w;
   w->layout = PU_LAYOUT_PACKED;
   w->packing = packing;
@@ -191,6 +199,14 @@ pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, c
   if (o->nf4 && (o->train || o->tile))
     return pu_fail(e, PU_ERR_USAGE, "a model in NF4 is for adapters to be trained beside it, and for nothing else");
   if (o->train && o->tile) return pu_fail(e, PU_ERR_USAGE, "tiled weights are for inference, not for training");
+  bool fp8 = be->forward[PU_OP_linear_fp8] && be->forward[PU_OP_tile_weight];
+  if (o->tile && o->quant == PU_QUANT_FP8 && (o->dtype != PU_BF16 || !fp8))
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   "matrices in FP8 go with bf16 and with a GPU of compute capability 9.0 or later (%s, %s)", be->name,
+                   pu_dtype_name(o->dtype));
+  if (o->fp8 && !be->forward[PU_OP_linear_fp8])
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   "%s: no products in FP8 here: they need a GPU of compute capability 9.0 or later", be->name);
   pu_model *m = calloc(1, sizeof *m);
   if (!m) return pu_fail(e, PU_ERR_NOMEM, "no memory for a model");
   m->arch = arch;
@@ -198,6 +214,7 @@ pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, c
   m->dtype = o->dtype;
   m->grads = o->grads;
   m->late_grads = o->late_grads;
+  m->fp8 = o->fp8 && o->train && o->dtype == PU_BF16;
   m->be = be;
   pu_err err = make_memory(m, o, forms, e);
   if (err == PU_OK)
@@ -379,6 +396,17 @@ static pu_err pack_nf4(const pu_filler *f, pu_tensor *w, pu_error *e) {
   return err;
 }
 
+/* The same in FP8, by the device. */
+static pu_err pack_fp8(const pu_filler *f, pu_tensor *w, pu_error *e) {
+  pu_ctx c = {.be = f->m->be, .mem = f->m->weights, .host = f->m->host, .err = e};
+  pu_tensor plain = *w;
+  plain.layout = PU_LAYOUT_PLAIN;
+  plain.data = f->plain->data;
+  if (!(w->data = pu_arena_alloc(f->m->weights, pu_weight_bytes(w))))
+    return pu_fail(e, PU_ERR_NOMEM, "the model's weights do not fit into the memory planned for them");
+  return pu_fp8_weight(&c, &plain, w);
+}
+
 pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) {
   pu_err err = PU_OK;
   pu_tensor *packed = packed_of(f, p);
@@ -387,6 +415,8 @@ pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) {
     err = pu_packer_end(f->packer, &c, packed, e);
   } else if (p->w->layout == PU_LAYOUT_NF4) {
     err = pack_nf4(f, p->w, e);
+  } else if (p->w->layout == PU_LAYOUT_FP8) {
+    err = pack_fp8(f, p->w, e);
   } else if (!p->w->data) {
     pu_tensor plain = *p->w;
     plain.data = f->plain->data;

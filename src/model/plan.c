@@ -21,6 +21,8 @@ static void written(pu_tensor *t) {
 DRY_BACKWARD(embedding, a->w)
 DRY_BACKWARD(rmsnorm_add, a->res, a->x, a->w)
 DRY_BACKWARD(linear, a->x, a->w, a->b)
+DRY_BACKWARD(linear_fp8, a->x, a->w, a->b)
+DRY_BACKWARD(mlp_fp8, a->x, a->gate_up, a->down)
 DRY_BACKWARD(lora, a->x)
 DRY_BACKWARD(qk_norm, a->qkv, a->wq, a->wk)
 DRY_BACKWARD(rope, a->qkv)
@@ -84,6 +86,8 @@ static pu_backend dry_backend(void) {
   BACKWARD(embedding);
   BACKWARD(rmsnorm_add);
   BACKWARD(linear);
+  BACKWARD(linear_fp8);
+  BACKWARD(mlp_fp8);
   BACKWARD(lora);
   BACKWARD(qk_norm);
   BACKWARD(rope);
@@ -128,7 +132,8 @@ static pu_err measure(const pu_model *m, pu_arena *host, int64_t tokens, int64_t
   pu_hparams hp = m->hp;
   /* Angles are worked out on the host whatever the backend: as short ones as can be. */
   hp.rope = (pu_rope_params){.base = 2, .factor = 1};
-  const pu_model_options o = {.dtype = m->dtype, .train = train, .grads = m->grads, .late_grads = m->late_grads};
+  const pu_model_options o = {
+      .dtype = m->dtype, .train = train, .grads = m->grads, .late_grads = m->late_grads, .fp8 = m->fp8};
   if (!make_seqs(host, tokens, seq_len, &seqs)) return PU_ERR_NOMEM;
   PU_TRY(pu_model_new(m->arch, &hp, &be, &o, NULL, &dry, &e));
   pu_err err = pu_arena_wrap(NOWHERE, (size_t)1 << 46, &mem, &e);

@@ -90,7 +90,7 @@ static pu_tensor *to_device(pu_ctx *c, const int32_t *v, int64_t n) {
 }
 
 /* Forward and backward. */
-static pu_err run_passes(bench *b, pu_error *e) {
+static pu_err run_passes(bench *b) {
   pu_ctx *c = &b->ctx;
   int64_t N = b->o->batch * b->o->seq_len;
   pu_arena_reset(c->mem);
@@ -118,7 +118,7 @@ static pu_err run_update(bench *b, int64_t step, pu_error *e) {
 /* A step alone, and how much of it norm and update are. */
 static pu_err run_step(bench *b, int64_t step, double *seconds, double *optim_seconds, pu_error *e) {
   double begin = pu_now();
-  PU_TRY(run_passes(b, e));
+  PU_TRY(run_passes(b));
   PU_TRY(b->ctx.be->sync(b->ctx.be, e));
   double middle = pu_now();
   PU_TRY(run_update(b, step, e));
@@ -132,7 +132,7 @@ enum { ROW_FIRST = 3, ROW_STEPS = 6 };
 
 static pu_err run_row(bench *b, int n, pu_error *e) {
   for (int i = 0; i < n; i++) {
-    PU_TRY(run_passes(b, e));
+    PU_TRY(run_passes(b));
     PU_TRY(run_update(b, 2 + i, e));
   }
   return b->ctx.be->sync(b->ctx.be, e);
@@ -203,6 +203,7 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   const pu_shape *shape = pu_shape_find(b->o->shape);
   if (!shape) return pu_fail(e, PU_ERR_USAGE, "there is no shape '%s': puyu init --help lists them", b->o->shape);
   b->cfg.train.precision = b->o->dtype == PU_F32;
+  b->cfg.train.linear = b->o->fp8;
   b->cfg.train.weights = b->o->weights;
   b->cfg.train.grads = b->o->grads;
   b->cfg.optim.state = b->o->state;

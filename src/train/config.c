@@ -73,6 +73,10 @@ static pu_err check_model(const pu_train_config *cfg, pu_error *e) {
     return pu_fail(e, PU_ERR_USAGE,
                    "train.grads: bf16 goes with train.precision: bf16 and without an adapter (whose "
                    "values are few): leave it out");
+  if (cfg->train.linear && (cfg->train.precision || pu_train_config_adapts(cfg)))
+    return pu_fail(e, PU_ERR_USAGE,
+                   "train.linear: fp8 goes with train.precision: bf16 and with training the model itself, not an "
+                   "adapter: leave it out");
   if (!cfg->model.path == !cfg->model.shape)
     return pu_fail(e, PU_ERR_USAGE, "model: give either path (a model to start from) or shape (random weights)%s",
                    cfg->model.path ? ", not both" : "");

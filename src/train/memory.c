@@ -2,7 +2,7 @@
 
 #include "src/train/config.h"
 
-enum { BF16 = 0, NF4 = 1, IN_BF16 = 1 };
+enum { BF16 = 0, NF4 = 1, IN_BF16 = 1, IN_FP8 = 1 };
 
 /* A step is one micro-batch, so that nothing is to be added up from one to the next. */
 static bool one_pass(const pu_train_config *cfg) {
@@ -15,6 +15,7 @@ pu_model_options pu_train_model_options(const pu_train_config *cfg) {
                             .rough = cfg->train.weights == IN_BF16,
                             .grads = cfg->train.grads == IN_BF16 ? PU_BF16 : PU_F32,
                             .late_grads = one_pass(cfg),
+                            .fp8 = cfg->train.linear == IN_FP8,
                             .nf4 = cfg->lora.base == NF4};
 }
 
@@ -37,7 +38,8 @@ size_t pu_train_work_bytes(const pu_backend *be, const pu_model *m, int64_t toke
   int64_t nf4 = 0;
   for (size_t i = 0; i < m->n_params; i++)
     if (m->params[i].w->layout == PU_LAYOUT_NF4) nf4 = PU_MAX(nf4, pu_tensor_count(m->params[i].w));
-  const pu_work_shape s = {.dtype = m->dtype, .tokens = tokens, .max_len = seq_len, .rank = rank, .nf4 = nf4};
+  const pu_work_shape s = {
+      .dtype = m->dtype, .tokens = tokens, .max_len = seq_len, .rank = rank, .nf4 = nf4, .fp8 = m->fp8};
   return work_bytes(be, &m->hp, s);
 }
 
@@ -75,8 +77,9 @@ pu_err pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hp
                           .dtype = mo.dtype,
                           .grads = mo.grads,
                           .late_grads = mo.late_grads,
+                          .fp8 = mo.fp8,
                           .be = (pu_backend *)(uintptr_t)be};
-  pu_work_shape step = {.dtype = mo.dtype, .tokens = micro * T, .max_len = T};
+  pu_work_shape step = {.dtype = mo.dtype, .tokens = micro * T, .max_len = T, .fp8 = mo.fp8};
   PU_TRY(trained(arch, hp, cfg, &count, &rank, e));
   size_t each = (size_t)count * sizeof(float), weights = pu_model_weight_bytes(arch, hp, &mo);
   size_t moments = 2 * (size_t)count * pu_dtype_size(pu_train_moment_type(cfg));

@@ -69,6 +69,9 @@ const pu_option pu_train_options[] = {
     ROW(train.ramp_steps, INT, .dflt = "0", .max = 1e9, .meta = "N",
         .help = "steps over which the batch grows to global_batch"),
     ROW(train.precision, ENUM, .dflt = "bf16", .choices = "bf16|f32", .help = "compute type"),
+    ROW(train.linear, ENUM, .dflt = "bf16", .choices = "bf16|fp8",
+        .help = "what attention's matrices and dense MLPs multiply in, where bf16 is computed with; fp8: E4M3, "
+                "gradients E5M2, on GPUs that have it"),
     ROW(train.weights, ENUM, .dflt = "f32", .choices = "f32|bf16",
         .help =
             "what is trained, where bf16 is computed with: f32 values, of which the upper halves are computed with; "

@@ -302,6 +302,8 @@ static void add(list *l, const pu_tensor *const *v, size_t n) {
 TENSORS(embedding, a->ids, a->w, a->y)
 TENSORS(rmsnorm_add, a->res, a->x, a->w, a->h, a->y, a->rstd)
 TENSORS(linear, a->x, a->w, a->b, a->y)
+TENSORS(linear_fp8, a->x, a->w, a->b, a->y)
+TENSORS(mlp_fp8, a->x, a->gate_up, a->down, a->gu, a->y)
 TENSORS(qk_norm, a->qkv, a->wq, a->wk, a->out, a->rstd)
 TENSORS(rope, a->qkv, a->cs)
 TENSORS(attention, a->qkv, a->out, a->lse)

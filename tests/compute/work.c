@@ -104,11 +104,31 @@ static void run_lora(run *r, const pu_work_shape *s) {
   back(r);
 }
 
+static void given(run *r, pu_tensor *y) {
+  if (!y) fail_msg("%s", r->e.msg);
+  y->grad = pu_tensor_new(&r->c, y->dtype, 2, y->shape, false);
+  clear(r, y->grad);
+  y->grad_set = true;
+}
+
+static void run_fp8(run *r, const pu_work_shape *s) {
+  if (!s->fp8) return;
+  int64_t q = s->heads * s->head_dim, qkv = q + 2 * (int64_t)s->kv_heads * s->head_dim;
+  pu_tensor *x = zeros(r, s->dtype, s->dtype, 2, (int64_t[]){s->tokens, s->hidden});
+  given(r, pu_linear_fp8(&r->c, x, zeros(r, s->dtype, PU_F32, 2, (int64_t[]){qkv, s->hidden}), NULL));
+  pu_tensor *out = zeros(r, s->dtype, s->dtype, 2, (int64_t[]){s->tokens, q});
+  given(r, pu_linear_fp8(&r->c, out, zeros(r, s->dtype, PU_F32, 2, (int64_t[]){s->hidden, q}), NULL));
+  pu_tensor *gate_up = zeros(r, s->dtype, PU_F32, 2, (int64_t[]){2 * s->ffn, s->hidden});
+  given(r, pu_mlp_fp8(&r->c, x, gate_up, zeros(r, s->dtype, PU_F32, 2, (int64_t[]){s->hidden, s->ffn})));
+  back(r);
+}
+
 static void run_all(run *r, const pu_work_shape *s, int docs) {
   run_attention(r, s, docs);
   run_loss(r, s);
   run_experts(r, s);
   run_lora(r, s);
+  run_fp8(r, s);
 }
 
 /* slack: how many times too much may be said; the references take no parts, so for them it is only a bound. */
@@ -143,6 +163,10 @@ static void said_is_taken(void **state) {
   static const pu_work_shape experts = {.dtype = PU_F32, SIZES(96, 32, 32, 256, 50, 2, 2, 2, 8)};
   static const pu_work_shape adapter = {.dtype = PU_F32, .rank = 1000, SIZES(1500, 25, 16, 16, 7, 0, 2, 2, 8)};
   (void)state;
+  static const pu_work_shape fp8 = {.dtype = PU_BF16, .fp8 = true, SIZES(256, 64, 128, 384, 7, 0, 4, 2, 32)};
+  static const pu_work_shape wide = {.dtype = PU_BF16, .fp8 = true, SIZES(128, 64, 128, 128, 7, 0, 24, 4, 32)};
+  check(&fp8, 4, 1.1);
+  check(&wide, 4, 1.1);
   check(&adapter, 60, 1.1);
   check(&loss, 1, 1.1);
   check(&experts, 3, 1.1);
@@ -181,6 +205,7 @@ static void device_says_enough(void **state) {
   static const pu_work_shape shapes[] = {
       {.dtype = PU_BF16, SIZES(512, 256, 256, 512, 20000, 0, 8, 4, 64)},
       {.dtype = PU_F32, SIZES(600, 300, 128, 256, 5000, 2, 4, 4, 32)},
+      {.dtype = PU_BF16, .fp8 = true, SIZES(1024, 512, 512, 1024, 300, 0, 8, 4, 64)},
       {.dtype = PU_BF16, .rank = 64, SIZES(1500, 1500, 64, 128, 300, 0, 2, 1, 128)},
   };
   (void)state;

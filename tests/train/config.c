@@ -66,6 +66,8 @@ static void test_refusals(void **arg) {
   refuses(s, "train: {precision: f32, grads: bf16}\n", "train.grads: bf16 goes with train.precision: bf16");
   refuses(s, "train: {grads: bf16}\nlora: {rank: 2}\n", "train.grads: bf16 goes with");
   refuses(s, "train: {grads: bf16, global_batch: 12, micro_batch: 4}\n", "anew by each of a step's 3 micro-batches");
+  refuses(s, "train: {precision: f32, linear: fp8}\n", "train.linear: fp8 goes with train.precision: bf16");
+  refuses(s, "train: {linear: fp8}\nlora: {rank: 2}\n", "train.linear: fp8 goes with");
   refuses(s, "sample: {every: 5}\n", "sample.prompts is empty");
   refuses(s, "train: {global_batch: 8, ramp_start: 16, ramp_steps: 4}\n", "train.ramp_start 16 is above");
   refuses(s, "train: {ramp_start: 16}\n", "belong together");

@@ -234,6 +234,10 @@ static void test_micro_batches(void **arg) {
     assert_ok(run_tiny(s, words[i], "f32", pu_arena_printf(s->a, "recompute: %s", words[i]), NULL), &s->e);
     same_run(s, "four", words[i]);
   }
+  /* Sizes that FP8 does not take are multiplied as ever. */
+  assert_ok(run_tiny(s, "bf16", "bf16", "seed: 1", NULL), &s->e);
+  assert_ok(run_tiny(s, "fp8", "bf16", "linear: fp8", NULL), &s->e);
+  same_run(s, "bf16", "fp8");
   assert_ok(run_yaml(s, pu_arena_printf(s->a, tiny, "eight", 8, "f32", "seed: 1"), NULL), &s->e);
   double x[64], y[64];
   assert_int_equal(read_metrics(s, "four", "loss", x, 64), 20);

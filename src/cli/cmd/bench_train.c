@@ -7,7 +7,7 @@ typedef struct options {
   const char *shape, *device;
   int64_t layers, seq, batch, threads, rounds;
   int dtype, recompute, weights, grads, state;
-  bool deterministic, profile, json;
+  bool deterministic, fp8, profile, json;
 } options;
 
 static const pu_option rows[] = {
@@ -19,6 +19,7 @@ static const pu_option rows[] = {
     PU_ROW_DTYPE(options, "bf16|f32", "bf16", "type to compute in"),
     PU_ROW(options, recompute, "recompute", ENUM, .dflt = "none", .choices = PU_RECOMPUTE_CHOICES,
            .help = "what a block computes again in the backward pass"),
+    PU_ROW(options, fp8, "fp8", BOOL, .help = "matrices of attention and MLPs multiply in FP8 (train.linear)"),
     PU_ROW(options, weights, "weights", ENUM, .dflt = "f32", .choices = "f32|bf16",
            .help = "what is trained: f32 values, or the bf16 ones that are computed with"),
     PU_ROW(options, grads, "grads", ENUM, .dflt = "f32", .choices = "f32|bf16",
@@ -108,6 +109,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                               .grads = o->grads,
                               .state = o->state,
                               .any_order = !o->deterministic,
+                              .fp8 = o->fp8,
                               .profile = o->profile};
   const pu_shape *shape;
   PU_TRY(pu_cli_shape(o->shape, &shape, e));

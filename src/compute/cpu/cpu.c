@@ -92,7 +92,7 @@ pu_err pu_cpu_work(pu_cpu *cpu, size_t bytes, void **out, pu_error *e) {
 static size_t cpu_work_bytes(const pu_backend *be, const pu_work_shape *s) {
   const pu_cpu *cpu = (const pu_cpu *)be;
   size_t most = PU_MAX(pu_loss_work_bytes(s), pu_attention_work_bytes(cpu, s));
-  most = PU_MAX(most, pu_ref_lora_work_bytes(s));
+  most = PU_MAX(most, PU_MAX(pu_ref_lora_work_bytes(s), pu_ref_fp8_work_bytes(s)));
   most = PU_MAX(most, (size_t)s->nf4 * pu_dtype_size(s->dtype)); /* as it is computed with */
   return PU_MAX(most, pu_ref_moe_work_bytes(s)) + (size_t)pu_pool_size(cpu->pool) * cpu->scratch_bytes;
 }

@@ -64,6 +64,7 @@ typedef struct pu_cuda {
   struct pu_cuda_graphs *graphs;       /* graphs.cu: what record and play keep; NULL: nothing */
   uint64_t generation;                 /* of memory: counts what was freed, so that no graph goes on with it */
   uint64_t waits;                      /* for all that was asked of the device */
+  struct pu_cuda_guesses *guesses;     /* fp8.cu */
 } pu_cuda;
 
 enum { PU_CUDA_LT_BYTES = 64 << 20, PU_CUDA_STAGING = 16 << 20 };
@@ -124,12 +125,25 @@ typedef struct pu_cuda_product {
   float beta;       /* 0: overwrite; 1: add */
   const void *bias; /* [cols] of bias_type, added to each row; NULL: none */
   pu_dtype bias_type;
+  /* a and b in FP8 instead of `type`, not turned (see fp8.h), and in device memory what each is to be multiplied with.
+   * a_gradient: a is E5M2, else E4M3 as b. rough: sums may be kept in fewer bits than f32 has. */
+  bool fp8, a_gradient, rough;
+  bool by_rows; /* a scale for each row of a, and of b; else one for each of them */
+  const float *a_scale, *b_scale;
   /* b is a weight, which no kernel writes that lets the next one start before it has ended: it may be read before the
    * kernels before have ended. */
   bool b_rests;
   bool steady; /* a row of y is the same to the bit whatever the number of rows (inference) */
 } pu_cuda_product;
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
+
+/* db (+)= column sums of dy, in one order. parts: so many bytes of work memory. */
+size_t pu_cuda_bias_back_bytes(const pu_tensor *dy);
+pu_err pu_cuda_bias_back(pu_cuda *d, const pu_tensor *dy, pu_tensor *b, float *parts, pu_error *e) PU_MUST_USE;
+
+/* Weights in PU_LAYOUT_FP8: making one, and `linear` with it, which takes work memory. */
+pu_err pu_cuda_fp8_weight(pu_cuda *d, const pu_tensor *w, pu_tensor *out, pu_error *e) PU_MUST_USE;
+pu_err pu_cuda_fp8_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) PU_MUST_USE;
 
 /* Weights in few bits: see packed.h. `linear` where a->w is PACKED. Takes work memory. */
 pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) PU_MUST_USE;

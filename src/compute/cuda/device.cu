@@ -259,7 +259,7 @@ static size_t cuda_work_bytes(const pu_backend *be, const pu_work_shape *s) {
   const pu_cuda *d = (const pu_cuda *)be;
   size_t most = pu_cuda_attention_work_bytes(d, s);
   most = PU_MAX(most, PU_MAX(pu_cuda_lora_work_bytes(s), pu_cuda_embedding_work_bytes(s)));
-  most = PU_MAX(most, pu_cuda_norm_work_bytes(d, s));
+  most = PU_MAX(most, PU_MAX(pu_cuda_norm_work_bytes(d, s), pu_cuda_fp8_work_bytes(s)));
   most = PU_MAX(most, (size_t)s->nf4 * pu_dtype_size(s->dtype)); /* as it is computed with */
   return PU_MAX(most, pu_cuda_moe_work_bytes(s)) + PU_CUDA_LT_BYTES;
 }
@@ -275,6 +275,7 @@ static void cuda_close(pu_backend *be) {
   pu_cuda_linear_close(d);
   pu_cuda_skinny_close(d);
   pu_cuda_attention_close(d);
+  pu_cuda_fp8_close(d);
   for (int i = 0; i < PU_CUDA_MIRRORS; i++) {
     cudaFreeHost(d->mirrors[i].host);
     cudaFree(d->mirrors[i].device);
@@ -379,6 +380,7 @@ extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int thre
   for (size_t i = 0; i < PU_COUNT(use); i++) use[i](d);
   pu_err err = pu_pool_create(threads, &d->base.pool, e);
   if (err == PU_OK) err = open_all(d, e);
+  if (err == PU_OK) err = pu_cuda_use_fp8(d, e);
   if (err != PU_OK) {
     cuda_close(&d->base);
     return err;

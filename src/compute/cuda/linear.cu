@@ -18,6 +18,7 @@ static pu_err plain_of(pu_cuda *d, const pu_tensor *w, void *room, const void **
 
 static pu_err linear(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_args *a = (const pu_linear_args *)args;
+  if (a->w->layout == PU_LAYOUT_FP8) return pu_cuda_fp8_linear((pu_cuda *)be, a, e);
   if (a->w->layout == PU_LAYOUT_PACKED) return pu_cuda_packed_linear((pu_cuda *)be, a, e);
   pu_cuda_product p = {};
   void *room = NULL;
@@ -61,7 +62,11 @@ template <typename G> __global__ void sum_parts_kernel(const float *parts, int64
   db[col] = from_f32<G>(beta != 0 ? to_f32(db[col]) + sum : sum);
 }
 
-static pu_err bias_back(pu_cuda *d, const pu_tensor *dy, pu_tensor *b, float *parts, pu_error *e) {
+size_t pu_cuda_bias_back_bytes(const pu_tensor *dy) {
+  return (size_t)ceil_div(ceil_div(dy->shape[0], SUM_ROWS) * dy->shape[1], 64) * 64 * sizeof(float);
+}
+
+pu_err pu_cuda_bias_back(pu_cuda *d, const pu_tensor *dy, pu_tensor *b, float *parts, pu_error *e) {
   int64_t rows = dy->shape[0], cols = dy->shape[1], n = ceil_div(rows, SUM_ROWS);
   float beta = pu_grad_beta(b);
   dim3 grid((unsigned)ceil_div(cols, SUM_COLS), (unsigned)n), block(SUM_COLS, SUM_LINES);
@@ -127,11 +132,11 @@ static pu_err linear_back(pu_backend *be, void *args, pu_error *e) {
   pu_tensor dy = *a->y->grad;
   bool narrow = dy.dtype != a->w->dtype, bias = a->b && a->b->grad && !a->no_dw;
   size_t narrowed = narrow ? (size_t)ceil_div(dy.shape[0] * dy.shape[1], 128) * 256 : 0;
-  size_t parts = bias ? (size_t)(ceil_div(dy.shape[0], SUM_ROWS) * dy.shape[1]) * sizeof(float) : 0;
+  size_t parts = bias ? pu_cuda_bias_back_bytes(&dy) : 0;
   size_t plain = plain_bytes(a->w), bytes = plain + narrowed + parts;
   void *work = NULL;
   if (bytes) PU_TRY(pu_cuda_work(d, bytes, &work, e));
-  if (bias) PU_TRY(bias_back(d, &dy, a->b, (float *)((char *)work + plain + narrowed), e));
+  if (bias) PU_TRY(pu_cuda_bias_back(d, &dy, a->b, (float *)((char *)work + plain + narrowed), e));
   if (narrow) PU_TRY(like_weights(d, a->y->grad, (char *)work + plain, &dy, e));
   if (a->w->grad && !a->no_dw) PU_TRY(weight_back(d, a, &dy, e));
   return a->x->grad && !a->no_dx ? input_back(d, a, &dy, work, e) : PU_OK;

@@ -53,23 +53,42 @@ static bool lt_set(cublasLtMatmulDescOpaque_t *op, cublasLtMatmulDescAttributes_
   return cublasLtMatmulDescSetAttribute(op, what, value, size) == CUBLAS_STATUS_SUCCESS;
 }
 
-static bool lt_describe(lt_problem *lt, const pu_cuda_product *p) {
-  cublasOperation_t first = p->b_turned ? CUBLAS_OP_N : CUBLAS_OP_T, second = p->a_turned ? CUBLAS_OP_T : CUBLAS_OP_N;
-  uint64_t b0 = (uint64_t)(p->b_turned ? p->cols : p->inner), b1 = (uint64_t)(p->b_turned ? p->inner : p->cols);
-  uint64_t a0 = (uint64_t)(p->a_turned ? p->rows : p->inner), a1 = (uint64_t)(p->a_turned ? p->inner : p->rows);
-  bool ok = cublasLtMatmulDescInit(&lt->op, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
-            lt_set(&lt->op, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first) &&
-            lt_set(&lt->op, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second) &&
-            cublasLtMatrixLayoutInit(&lt->b, lt_type(p->type), b0, b1, p->b_step) == CUBLAS_STATUS_SUCCESS &&
-            cublasLtMatrixLayoutInit(&lt->a, lt_type(p->type), a0, a1, p->a_step) == CUBLAS_STATUS_SUCCESS &&
-            cublasLtMatrixLayoutInit(&lt->y, lt_type(p->y_type), (uint64_t)p->cols, (uint64_t)p->rows, p->y_step) ==
-                CUBLAS_STATUS_SUCCESS;
-  if (!ok || !p->bias) return ok;
+static cudaDataType lt_operand(const pu_cuda_product *p, bool gradient) {
+  return !p->fp8 ? lt_type(p->type) : gradient ? CUDA_R_8F_E5M2 : CUDA_R_8F_E4M3;
+}
+
+static bool lt_scales(lt_problem *lt, const pu_cuda_product *p) {
+  int8_t rough = p->rough;
+  int32_t mode = p->by_rows ? CUBLASLT_MATMUL_MATRIX_SCALE_OUTER_VEC_32F : CUBLASLT_MATMUL_MATRIX_SCALE_SCALAR_32F;
+  return lt_set(&lt->op, CUBLASLT_MATMUL_DESC_A_SCALE_MODE, &mode, sizeof mode) &&
+         lt_set(&lt->op, CUBLASLT_MATMUL_DESC_B_SCALE_MODE, &mode, sizeof mode) &&
+         lt_set(&lt->op, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, &p->b_scale, sizeof p->b_scale) &&
+         lt_set(&lt->op, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, &p->a_scale, sizeof p->a_scale) &&
+         lt_set(&lt->op, CUBLASLT_MATMUL_DESC_FAST_ACCUM, &rough, sizeof rough);
+}
+
+static bool lt_bias(lt_problem *lt, const pu_cuda_product *p) {
   cublasLtEpilogue_t epilogue = CUBLASLT_EPILOGUE_BIAS;
   int32_t type = lt_type(p->bias_type);
   return lt_set(&lt->op, CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue, sizeof epilogue) &&
          lt_set(&lt->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &p->bias, sizeof p->bias) &&
          lt_set(&lt->op, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, &type, sizeof type);
+}
+
+static bool lt_describe(lt_problem *lt, const pu_cuda_product *p) {
+  cublasOperation_t first = p->b_turned ? CUBLAS_OP_N : CUBLAS_OP_T, second = p->a_turned ? CUBLAS_OP_T : CUBLAS_OP_N;
+  uint64_t b0 = (uint64_t)(p->b_turned ? p->cols : p->inner), b1 = (uint64_t)(p->b_turned ? p->inner : p->cols);
+  uint64_t a0 = (uint64_t)(p->a_turned ? p->rows : p->inner), a1 = (uint64_t)(p->a_turned ? p->inner : p->rows);
+  bool ok =
+      cublasLtMatmulDescInit(&lt->op, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
+      lt_set(&lt->op, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first) &&
+      lt_set(&lt->op, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second) &&
+      cublasLtMatrixLayoutInit(&lt->b, lt_operand(p, false), b0, b1, p->b_step) == CUBLAS_STATUS_SUCCESS &&
+      cublasLtMatrixLayoutInit(&lt->a, lt_operand(p, p->a_gradient), a0, a1, p->a_step) == CUBLAS_STATUS_SUCCESS &&
+      cublasLtMatrixLayoutInit(&lt->y, lt_type(p->y_type), (uint64_t)p->cols, (uint64_t)p->rows, p->y_step) ==
+          CUBLAS_STATUS_SUCCESS;
+  if (ok && p->fp8) ok = lt_scales(lt, p);
+  return ok && p->bias ? lt_bias(lt, p) : ok;
 }
 
 static cublasStatus_t lt_run(pu_cuda *d, const pu_cuda_product *p, const cublasLtMatmulAlgo_t *algo) {
@@ -88,7 +107,7 @@ static cublasStatus_t lt_run(pu_cuda *d, const pu_cuda_product *p, const cublasL
 typedef struct product_key {
   int64_t rows, cols, inner, a_step, b_step, y_step;
   int32_t a_align, b_align, y_align;
-  uint8_t a_turned, b_turned, type, y_type, bias, steady, used;
+  uint8_t a_turned, b_turned, type, y_type, bias, steady, fp8, a_gradient, rough, by_rows, used;
 } product_key;
 
 typedef struct choice {
@@ -132,6 +151,7 @@ static product_key key_of(const pu_cuda_product *p) {
   k.a_turned = p->a_turned, k.b_turned = p->b_turned;
   k.type = (uint8_t)p->type, k.y_type = (uint8_t)p->y_type;
   k.bias = p->bias != NULL;
+  k.fp8 = p->fp8, k.a_gradient = p->a_gradient, k.rough = p->rough, k.by_rows = p->by_rows;
   k.steady = p->steady, k.used = 1;
   return k;
 }
@@ -164,7 +184,7 @@ static int lt_candidates(pu_cuda *d, const pu_cuda_product *p, cublasLtMatmulHeu
 }
 
 static bool skinny_can(const pu_cuda *d, const pu_cuda_product *p) {
-  return pu_cuda_has_skinny(d) && p->steady && !p->a_turned && !p->b_turned && p->beta == 0 && !p->scaled;
+  return pu_cuda_has_skinny(d) && p->steady && !p->fp8 && !p->a_turned && !p->b_turned && p->beta == 0 && !p->scaled;
 }
 
 /* Few rows, which the skinny kernel may do alone. */
@@ -340,9 +360,9 @@ static bool aligned(const void *data, int64_t step, pu_dtype type) {
 
 /* Products that tensor cores do, and that take long enough to matter. */
 static bool worth_timing(const pu_cuda_product *p) {
-  return p->type == PU_BF16 && aligned(p->a, p->a_step, p->type) && aligned(p->b, p->b_step, p->type) &&
-         aligned(p->y, p->y_step, p->y_type) &&
-         (double)PU_MAX(p->rows, (int64_t)PU_SKINNY_ROWS) * (double)p->cols * (double)p->inner > 0x1p24;
+  return p->fp8 || (p->type == PU_BF16 && aligned(p->a, p->a_step, p->type) && aligned(p->b, p->b_step, p->type) &&
+                    aligned(p->y, p->y_step, p->y_type) &&
+                    (double)PU_MAX(p->rows, (int64_t)PU_SKINNY_ROWS) * (double)p->cols * (double)p->inner > 0x1p24);
 }
 
 /* The first candidate; those that are not worth timing are settled with it. */
@@ -432,10 +452,42 @@ static bool is_skinny(pu_cuda *d, const pu_cuda_product *p) {
   return c && c->key.used && c->settled ? c->skinny : !may_time(d, p);
 }
 
+template <typename Y>
+__global__ void add_bias_kernel(const void *bias, bool f32, int64_t cols, int64_t count, Y *y, int64_t step) {
+  int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, col = i % cols;
+  if (i >= count) return;
+  Y *to = y + i / cols * step + col;
+  *to = from_f32<Y>(to_f32(*to) + (f32 ? ((const float *)bias)[col] : to_f32(((const bf16 *)bias)[col])));
+}
+
+static pu_err add_bias(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
+  int64_t count = p->rows * p->cols;
+  unsigned blocks = (unsigned)ceil_div(count, 256);
+  bool f32 = p->bias_type == PU_F32;
+  if (p->y_type == PU_F32)
+    add_bias_kernel<<<blocks, 256, 0, d->stream>>>(p->bias, f32, p->cols, count, (float *)p->y, p->y_step);
+  else
+    add_bias_kernel<<<blocks, 256, 0, d->stream>>>(p->bias, f32, p->cols, count, (bf16 *)p->y, p->y_step);
+  return pu_cuda_launched("a bias", e);
+}
+
+/* There is no other way than cuBLASLt's. A bias is added apart: not all of its algorithms in FP8 do that. */
+static pu_err multiply_fp8(pu_cuda *d, const pu_cuda_product *product, pu_error *e) {
+  pu_cuda_product p = *product;
+  choice *c;
+  p.bias = NULL;
+  PU_TRY(find_choice(d, &p, &c, e));
+  if (c->found && lt_run(d, &p, &c->algo) == CUBLAS_STATUS_SUCCESS)
+    return product->bias ? add_bias(d, product, e) : PU_OK;
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: cuBLASLt has no product of %lld x %lld x %lld in FP8", (long long)p.rows,
+                 (long long)p.cols, (long long)p.inner);
+}
+
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *product, pu_error *e) {
   pu_cuda_product p = *product;
   choice *c;
   if (p.rows == 0 || p.cols == 0) return PU_OK;
+  if (p.fp8) return multiply_fp8(d, &p, e);
   if (p.inner == 0 || (p.steady && steady_is_plain(&p))) return plain_multiply(d, &p, e);
   if (few_rows(d, &p) && is_skinny(d, &p)) return pu_cuda_skinny(d, &p, e);
   if (p.bias) PU_TRY(like_y(d, &p, e));

@@ -36,6 +36,7 @@ pu_err pu_ref_linear(pu_backend *be, void *args, pu_error *e) {
     pu_cpu_linear_packed(cpu, a->x, a->w, a->b, a->y, work);
     return PU_OK;
   }
+  if (a->w->layout == PU_LAYOUT_FP8) return pu_ref_linear_of_fp8(cpu, a, e);
   if (a->w->layout == PU_LAYOUT_TILED) {
     pu_cpu_linear_tiled(cpu, a->x, a->w, a->b, a->y);
     return PU_OK;
@@ -77,6 +78,11 @@ static void sum_columns(void *arg, int64_t begin, int64_t end, int worker) {
     for (int64_t m = 0; m < end - begin; m++) sum[m] += dy[m];
   }
   for (int64_t m = begin; m < end; m++) pu_acc(b->db, 0, m, sum[m - begin], b->beta);
+}
+
+void pu_ref_bias_back(pu_cpu *cpu, const pu_tensor *dy, pu_tensor *b) {
+  bias_back job = {dy, b->grad, pu_grad_beta(b)};
+  pu_pool_run(cpu->pool, dy->shape[1], PU_PIECE, sum_columns, &job);
 }
 
 typedef struct narrow_job {
@@ -130,10 +136,7 @@ pu_err pu_ref_linear_back(pu_backend *be, void *args, pu_error *e) {
                  .beta = pu_grad_beta(a->w)};
     pu_cpu_gemm(cpu, &g);
   }
-  if (a->b && a->b->grad && !a->no_dw) {
-    bias_back b = {a->y->grad, a->b->grad, pu_grad_beta(a->b)};
-    pu_pool_run(cpu->pool, m, PU_PIECE, sum_columns, &b);
-  }
+  if (a->b && a->b->grad && !a->no_dw) pu_ref_bias_back(cpu, a->y->grad, a->b);
   if (a->x->grad && !a->no_dx) {
     const pu_tensor *w = unpacked(cpu, a->w, memory, &plain);
     pu_gemm g = {.m = n,
@@ -159,6 +162,9 @@ pu_err pu_ref_linear_back(pu_backend *be, void *args, pu_error *e) {
 pu_err pu_ref_tile_weight(pu_backend *be, void *args, pu_error *e) {
   const pu_tile_weight_args *a = args;
   (void)e;
-  pu_cpu_tile_weight((pu_cpu *)be, a->w, a->out);
+  if (a->out->layout == PU_LAYOUT_FP8)
+    pu_ref_fp8_weight(a->w, a->out);
+  else
+    pu_cpu_tile_weight((pu_cpu *)be, a->w, a->out);
   return PU_OK;
 }

@@ -18,5 +18,14 @@
 /* The work memory that moe_mlp and lora take in backward. */
 size_t pu_ref_moe_work_bytes(const pu_work_shape *s);
 size_t pu_ref_lora_work_bytes(const pu_work_shape *s);
+/* linear_fp8's and mlp_fp8's. */
+size_t pu_ref_fp8_work_bytes(const pu_work_shape *s);
+
+/* Weights in PU_LAYOUT_FP8: making one, and linear with it. */
+void pu_ref_fp8_weight(const pu_tensor *w, pu_tensor *out);
+pu_err pu_ref_linear_of_fp8(pu_cpu *cpu, const pu_linear_args *a, pu_error *e);
+
+/* db = column sums of dy. */
+void pu_ref_bias_back(pu_cpu *cpu, const pu_tensor *dy, pu_tensor *b);
 
 #endif
