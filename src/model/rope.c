@@ -127,10 +127,18 @@ static bool keep(pu_rope_rows *kept, const pu_rope_params *r, int64_t head_dim, 
   return true;
 }
 
+/* Dynamic scaling leaves sequences up to the trained length as they are. */
+static bool is_scaled(const pu_rope_params *r, const pu_seqs *seqs, const int32_t *rope_len) {
+  if (r->kind != PU_ROPE_DYNAMIC) return false;
+  for (int32_t s = 0; s < seqs->n; s++)
+    if ((rope_len ? rope_len[s] : seqs->cu[s + 1] - seqs->cu[s]) > r->original_max) return true;
+  return false;
+}
+
 void pu_rope_kept_angles(pu_rope_rows *kept, const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs,
                          const int32_t *rope_len, float *cs) {
   int64_t last = last_position(seqs);
-  bool fits = r->kind != PU_ROPE_DYNAMIC && last < MOST_KEPT;
+  bool fits = last < MOST_KEPT && !is_scaled(r, seqs, rope_len);
   if (!fits || (last >= kept->n && !keep(kept, r, head_dim, last))) {
     pu_rope_angles(r, head_dim, seqs, rope_len, cs);
     return;

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "src/model/arch.h"
+#include "src/model/rope.h"
 
 static pu_err parse(const char *text, const pu_arch **arch, pu_hparams *hp, pu_error *e) {
   *e = (pu_error){0};
@@ -329,6 +330,32 @@ static void angles_follow_the_scaling(void **state) {
   assert_memory_equal(cs + D, other + 2 * D, D * sizeof *cs);
 }
 
+/* Kept ones are those that are worked out, to the bit; dynamic scaling keeps what it does not change. */
+static void kept_angles_are_the_same(void **state) {
+  (void)state;
+  enum { D = 8, N = 900 };
+  const int32_t cu[] = {0, 4, 604, 900};
+  int32_t positions[N];
+  for (int32_t s = 0; s < 3; s++)
+    for (int32_t t = cu[s]; t < cu[s + 1]; t++) positions[t] = t - cu[s] + (s == 2 ? 700 : 0);
+  const pu_seqs seqs = {.n = 3, .tokens = N, .max_len = 600, .cu = cu, .positions = positions};
+  const int32_t near[] = {4, 600, 996}, far[] = {4, 600, 1001};
+  const int32_t *const lens[] = {NULL, near, far};
+  const pu_rope_kind kinds[] = {PU_ROPE_NONE, PU_ROPE_LINEAR, PU_ROPE_DYNAMIC};
+  for (size_t k = 0; k < PU_COUNT(kinds); k++) {
+    const pu_rope_params r = {.kind = kinds[k], .base = 1e4, .factor = 2, .original_max = 1000};
+    pu_rope_rows kept = {0};
+    for (size_t i = 0; i < PU_COUNT(lens); i++) {
+      static float plain[N * D], other[N * D];
+      pu_rope_angles(&r, D, &seqs, lens[i], plain);
+      pu_rope_kept_angles(&kept, &r, D, &seqs, lens[i], other);
+      assert_memory_equal(plain, other, sizeof plain);
+      assert_int_equal(kept.n, 1024); /* the second sequence's and the third's fit what is kept */
+    }
+    free(kept.v);
+  }
+}
+
 /* Frequencies computed beside, in Python, from the paper's formula: Qwen2.5's long contexts, and gpt-oss's, whose range
  * is not cut to whole numbers. */
 static void yarn_has_the_papers_frequencies(void **state) {
@@ -395,7 +422,8 @@ int main(void) {
       cmocka_unit_test(every_family_goes_there_and_back), cmocka_unit_test(families_say_what_they_cannot),
       cmocka_unit_test(shapes_have_their_sizes),          cmocka_unit_test(flops_are_counted),
       cmocka_unit_test(published_configs_read),           cmocka_unit_test(angles_follow_the_scaling),
-      cmocka_unit_test(yarn_keys_mean_what_they_say),     cmocka_unit_test(yarn_has_the_papers_frequencies),
+      cmocka_unit_test(kept_angles_are_the_same),         cmocka_unit_test(yarn_keys_mean_what_they_say),
+      cmocka_unit_test(yarn_has_the_papers_frequencies),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }
