@@ -37,8 +37,9 @@ typedef struct pu_cuda_rows {
 typedef struct pu_cuda_attend {
   const pu_cuda_tile *tiles;
   int32_t tile_count;
-  int heads, share, dim; /* share: query heads of a key head */
-  int64_t window;        /* INT64_MAX / 2: none */
+  const pu_cuda_tile *key_tiles; /* backward: the same tiles, ordered by how many queries see them as keys */
+  int heads, share, dim;         /* share: query heads of a key head */
+  int64_t window;                /* INT64_MAX / 2: none */
   float scale;
   const char *q;
   char *out;
@@ -97,7 +98,7 @@ bool pu_cuda_mma_fits(const pu_cuda_attend *a);
 pu_err pu_cuda_mma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 pu_err pu_cuda_mma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 
-/* The same on Hopper's own tensor cores (wgmma). */
+/* The same on Hopper's own tensor cores (wgmma), of bf16. */
 bool pu_cuda_wgmma_fits(const pu_cuda *d, const pu_cuda_attend *a);
 pu_err pu_cuda_wgmma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 pu_err pu_cuda_wgmma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
