@@ -23,41 +23,46 @@ static pu_err list_room(pu_cuda *d, size_t bytes, char **out, pu_error *e) {
   return PU_OK;
 }
 
-/* Every tile of `rows` tokens, the ones with most work first: as queries those that begin last in their sequences, as
- * keys those with most of it behind them. places: how many tiles have so much work. */
-static int32_t fill_tiles(const pu_seqs *seqs, int rows, bool keys, pu_cuda_tile *tiles, int32_t *places,
-                          int32_t most) {
-  const auto count = [&](int32_t s) { return (seqs->cu[s + 1] - seqs->cu[s] + rows - 1) / rows; };
+/* Every tile of `rows` tokens, the ones that begin last in their sequences first: they see most. places: how many tiles
+ * begin at each place. */
+static int32_t fill_by_work(const pu_seqs *seqs, int rows, pu_cuda_tile *tiles, int32_t *places, int32_t most) {
   int32_t n = 0;
   memset(places, 0, (size_t)most * sizeof *places);
   for (int32_t s = 0; s < seqs->n; s++)
-    for (int32_t i = 0; i < count(s); i++) places[i]++;
+    for (int32_t i = 0; i * rows < seqs->cu[s + 1] - seqs->cu[s]; i++) places[i]++;
   for (int32_t i = most - 1; i >= 0; i--) {
     const int32_t here = places[i];
     places[i] = n;
     n += here;
   }
   for (int32_t s = 0; s < seqs->n; s++)
-    for (int32_t i = 0; i < count(s); i++)
-      tiles[places[keys ? count(s) - 1 - i : i]++] = {seqs->cu[s], seqs->cu[s + 1] - seqs->cu[s], i * rows, 0, s};
+    for (int32_t len = seqs->cu[s + 1] - seqs->cu[s], i = 0; i * rows < len; i++)
+      tiles[places[i]++] = {seqs->cu[s], len, i * rows, 0, s};
   return n;
 }
 
-/* The device's list of tiles of `rows` tokens, and for a backward the other one. */
+/* Sequence by sequence, each from its end. */
+static int32_t fill_by_sequence(const pu_seqs *seqs, int rows, pu_cuda_tile *tiles) {
+  int32_t n = 0;
+  for (int32_t s = 0; s < seqs->n; s++)
+    for (int32_t len = seqs->cu[s + 1] - seqs->cu[s], at = (len + rows - 1) / rows * rows; (at -= rows) >= 0;)
+      tiles[n++] = {seqs->cu[s], len, at, 0, s};
+  return n;
+}
+
+/* The device's list of tiles of `rows` tokens. */
 static pu_err list_tiles(pu_cuda *d, const pu_seqs *seqs, int rows, bool back, pu_cuda_attend *a, pu_error *e) {
-  const size_t room = (size_t)(seqs->tokens / rows + seqs->n);
+  const size_t room = (size_t)(seqs->tokens / rows + seqs->n) * sizeof(pu_cuda_tile);
   int32_t most = 0;
   char *list;
   void *device;
   for (int32_t s = 0; s < seqs->n; s++) most = PU_MAX(most, (seqs->cu[s + 1] - seqs->cu[s] + rows - 1) / rows);
-  PU_TRY(list_room(d, 2 * room * sizeof(pu_cuda_tile) + (size_t)most * sizeof(int32_t), &list, e));
+  PU_TRY(list_room(d, room + (size_t)most * sizeof(int32_t), &list, e));
   pu_cuda_tile *tiles = (pu_cuda_tile *)list;
-  int32_t *places = (int32_t *)(tiles + 2 * room), n = fill_tiles(seqs, rows, false, tiles, places, most);
-  if (back) fill_tiles(seqs, rows, true, tiles + n, places, most);
-  PU_TRY(pu_cuda_mirrored(d, tiles, (size_t)n * (back ? 2 : 1) * sizeof *tiles, &device, e));
+  a->tile_count =
+      back ? fill_by_sequence(seqs, rows, tiles) : fill_by_work(seqs, rows, tiles, (int32_t *)(list + room), most);
+  PU_TRY(pu_cuda_mirrored(d, tiles, (size_t)a->tile_count * sizeof *tiles, &device, e));
   a->tiles = (const pu_cuda_tile *)device;
-  a->tile_count = n;
-  a->key_tiles = a->tiles + n;
   return PU_OK;
 }
 

@@ -37,9 +37,8 @@ typedef struct pu_cuda_rows {
 typedef struct pu_cuda_attend {
   const pu_cuda_tile *tiles;
   int32_t tile_count;
-  const pu_cuda_tile *key_tiles; /* backward: the same tiles, ordered by how many queries see them as keys */
-  int heads, share, dim;         /* share: query heads of a key head */
-  int64_t window;                /* INT64_MAX / 2: none */
+  int heads, share, dim; /* share: query heads of a key head */
+  int64_t window;        /* INT64_MAX / 2: none */
   float scale;
   const char *q;
   char *out;

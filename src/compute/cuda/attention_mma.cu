@@ -359,7 +359,7 @@ template <int D> __global__ void __launch_bounds__(THREADS, 1) backward_q_kernel
 template <int D> __global__ void __launch_bounds__(THREADS, 1) backward_kv_kernel(pu_cuda_attend a) {
   constexpr int SIDE = TILE * D * 2, NUMBERS = 2 * TILE * (int)sizeof(float), STAGE = 2 * SIDE + NUMBERS;
   extern __shared__ __align__(128) char shared[];
-  const pu_cuda_tile t = a.key_tiles[blockIdx.y];
+  const pu_cuda_tile t = a.tiles[a.tile_count - 1 - blockIdx.y]; /* early keys are seen by most */
   const int g = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = t.at + warp * 16 + lane / 4;
   const int end = (int)min((int64_t)t.n, t.at + ROWS - 1 + a.window), from = t.at,
             each = (end - from + TILE - 1) / TILE;

@@ -12,12 +12,10 @@ namespace {
 constexpr int ROWS = PU_CUDA_MMA_TILE, GROUP_THREADS = 128, THREADS = 3 * GROUP_THREADS;
 constexpr int STAGES = 2, KEYS = 128; /* forward: tiles that are on their way, and their rows */
 constexpr int TURNS = 3, SIDE = 64;   /* backward: the same */
-/* Backward, in shared memory: two places for a job's own rows of both matrices, TURNS for tiles of the other side, and
- * the numbers beside those: lse and delta of their rows. */
-template <int D> struct room {
-  static constexpr int home = 2 * ROWS * D * 2, side = 2 * SIDE * D * 2, numbers = 2 * SIDE * (int)sizeof(float);
-  static constexpr int sides = 2 * home, all_numbers = sides + TURNS * side, bytes = all_numbers + TURNS * numbers;
-};
+/* Backward: bytes of a tile of both matrices of the other side, and of the numbers beside it: lse and delta of its
+ * rows. */
+template <int D> constexpr int side_bytes = 2 * SIDE *D * 2;
+constexpr int number_bytes = 1024; /* 2 SIDE numbers; tiles begin at multiples of 1024 */
 
 #ifdef PU_WGMMA
 
@@ -333,96 +331,64 @@ template <int SIGN> __device__ void clear_unseen(float (&p)[SIDE / 2], int dista
   }
 }
 
-/* What is brought in is told when the next is on its way: the slot that was filled last. */
-typedef struct bringing {
-  slot last;
-  bool any;
-} bringing;
-
-__device__ void brought(bringing &b, const slot &s) {
-  if (b.any) tell_full<2>(b.last); /* of each place both matrices are a group of copies */
-  b.last = s;
-  b.any = true;
+/* When tile i is on its way, what was before it has arrived: the last tile, or the block's own rows. */
+__device__ void tell_side(uint64_t *barriers, int i, int tiles) {
+  const slot s = slot_of(barriers, i == 0 ? TURNS : (i - 1) % TURNS);
+  if (i < tiles)
+    tell_full<2>(s);
+  else
+    tell_full<0>(s);
 }
 
-/* Slots: TURNS of tiles, then two of jobs' own rows. */
-__device__ slot home_of(uint64_t *barriers, int job) {
-  return slot_of(barriers, TURNS + job % 2);
-}
-
-/* Queries of a head and all keys that they see. */
-typedef struct q_job {
-  pu_cuda_tile t;
-  int head, from, end, tiles;
-} q_job;
-
-__device__ q_job q_job_of(const pu_cuda_attend &a, int index) {
-  q_job j = {a.tiles[index / a.heads], index % a.heads, 0, 0, 0};
-  j.from = (int)(max(j.t.at - a.window + 1, (int64_t)0) / SIDE * SIDE);
-  j.end = min(j.t.n, j.t.at + ROWS);
-  j.tiles = (j.end - j.from + SIDE - 1) / SIDE;
-  return j;
-}
-
-/* Of each job queries and gradients of outputs, then keys and values. */
-template <int D> __device__ void bring_sides_q(const pu_cuda_attend &a, char *shared, uint64_t *barriers) {
-  typedef room<D> R;
-  bringing b = {};
-  int turn = 0, job = 0;
-  for (int index = blockIdx.x; index < a.heads * a.tile_count; index += gridDim.x, job++) {
-    const q_job j = q_job_of(a, index);
-    const pu_cuda_tile &t = j.t;
-    const source k = source_of(a.k, j.head / a.share, t), v = source_of(a.v, j.head / a.share, t);
-    const int64_t column = (int64_t)j.head * D * 2;
-    char *home = shared + job % 2 * R::home;
-    wait_free(home_of(barriers, job), job / 2);
-    fill<D, ROWS>(home, source_of_rows(a.q + t.row * a.q_row + column, a.q_row), t.at, t.n);
-    fill<D, ROWS>(home + ROWS * D * 2, source_of_rows(a.dout + t.row * a.dout_row + column, a.dout_row), t.at, t.n);
-    brought(b, home_of(barriers, job));
-    for (int i = 0; i < j.tiles; i++, turn++) {
-      char *to = shared + R::sides + turn % TURNS * R::side;
-      wait_free(slot_of(barriers, turn % TURNS), turn / TURNS);
-      fill<D, SIDE>(to, k, j.from + i * SIDE, j.end);
-      fill<D, SIDE>(to + SIDE * D * 2, v, j.from + i * SIDE, j.end);
-      brought(b, slot_of(barriers, turn % TURNS));
-    }
-  }
-  tell_full<0>(b.last);
-}
-
-/* first: tiles of the jobs before. */
+/* The block's queries and gradients of outputs, then keys and values. */
 template <int D>
-__device__ void gradient_q(const pu_cuda_attend &a, const q_job &j, char *shared, uint64_t *barriers, int job,
-                           int first_turn) {
-  typedef room<D> R;
-  const pu_cuda_tile &t = j.t;
-  const int head = j.head, warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = t.at + warp * 16 + lane / 4;
+__device__ void bring_sides_q(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers,
+                              int from, int tiles, int end) {
+  const int g = blockIdx.x / a.share;
+  const source k = source_of(a.k, g, t), v = source_of(a.v, g, t);
+  const int64_t column = (int64_t)blockIdx.x * D * 2;
+  fill<D, ROWS>(shared, source_of_rows(a.q + t.row * a.q_row + column, a.q_row), t.at, t.n);
+  fill<D, ROWS>(shared + ROWS * D * 2, source_of_rows(a.dout + t.row * a.dout_row + column, a.dout_row), t.at, t.n);
+  for (int i = 0; i <= tiles; i++) {
+    char *to = shared + 2 * ROWS * D * 2 + i % TURNS * side_bytes<D>;
+    if (i < tiles) {
+      wait_free(slot_of(barriers, i % TURNS), i / TURNS);
+      fill<D, SIDE>(to, k, from + i * SIDE, end);
+      fill<D, SIDE>(to + SIDE * D * 2, v, from + i * SIDE, end);
+    }
+    tell_side(barriers, i, tiles);
+  }
+}
+
+template <int D>
+__device__ void gradient_q(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int from,
+                           int tiles) {
+  const int head = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = t.at + warp * 16 + lane / 4;
   const int window = (int)min(a.window, (int64_t)1 << 30), first = t.at + warp * 16;
   const int64_t row = t.row + r, column = (int64_t)head * D * 2, number = head * a.lse_stride + row;
-  const uint32_t q = shared_address(shared) + job % 2 * R::home + warp / 4 * 8192; /* 64 rows of 128 bytes */
-  const uint32_t dout = q + ROWS * D * 2;
+  const uint32_t q = shared_address(shared) + warp / 4 * 8192, dout = q + ROWS * D * 2; /* 64 rows of 128 bytes */
   uint32_t x[SIDE / 16][4];
   float dq[D / 2], s[SIDE / 2], dp[SIDE / 2];
   const float lse[2] = {r < t.n ? a.lse[number] : 0, r + 8 < t.n ? a.lse[number + 8] : 0};
   const float delta[2] = {r < t.n ? a.delta[number] : 0, r + 8 < t.n ? a.delta[number + 8] : 0};
 #pragma unroll
   for (int i = 0; i < D / 2; i++) dq[i] = 0;
-  barrier_wait(home_of(barriers, job).full, job / 2 & 1);
-  for (int i = 0; i < j.tiles; i++) {
-    const int turn = first_turn + i;
-    const slot of = slot_of(barriers, turn % TURNS);
-    const uint32_t keys = shared_address(shared) + R::sides + turn % TURNS * R::side, values = keys + SIDE * D * 2;
-    const int key0 = j.from + i * SIDE;
-    barrier_wait(of.full, turn / TURNS & 1);
+  barrier_wait(slot_of(barriers, TURNS).full, 0);
+  for (int i = 0; i < tiles; i++) {
+    const slot of = slot_of(barriers, i % TURNS);
+    const uint32_t keys = shared_address(shared) + 2 * ROWS * D * 2 + i % TURNS * side_bytes<D>,
+                   values = keys + SIDE * D * 2;
+    const int key0 = from + i * SIDE;
+    barrier_wait(of.full, i / TURNS & 1);
     wide_begin();
     times_rows<D, SIDE, ROWS>(s, q, keys);
     times_rows<D, SIDE, ROWS>(dp, dout, values);
     wide_commit();
     wide_wait<0>();
-    to_probabilities(s, a.scale * LOG2E, [&](int i) { return lse[i / 2 % 2]; });
+    to_probabilities(s, a.scale * LOG2E, [&](int j) { return lse[j / 2 % 2]; });
     if (key0 + SIDE - 1 > first || key0 <= first + 15 - window) clear_unseen<1>(s, r - key0 - lane % 4 * 2, window);
 #pragma unroll
-    for (int i = 0; i < SIDE / 2; i++) dp[i] = s[i] * (dp[i] - delta[i / 2 % 2]);
+    for (int j = 0; j < SIDE / 2; j++) dp[j] = s[j] * (dp[j] - delta[j / 2 % 2]);
     as_a<SIDE>(x, dp);
     wide_begin();
     add_rows<D, SIDE>(dq, x, keys);
@@ -430,84 +396,58 @@ __device__ void gradient_q(const pu_cuda_attend &a, const q_job &j, char *shared
     wide_wait<0>();
     give_free(of);
   }
-  give_free(home_of(barriers, job));
 #pragma unroll
   for (int h = 0; h < 2; h++)
     if (r + 8 * h < t.n) store_row<D>(a.dq + (row + 8 * h) * a.dqkv_row + column, dq, h, a.scale, a.add);
 }
 
-/* Keys of a key head and, head by head, all queries that see them. */
-typedef struct kv_job {
-  pu_cuda_tile t;
-  int g, end, each, tiles;
-} kv_job;
-
-__device__ kv_job kv_job_of(const pu_cuda_attend &a, int index) {
-  const int heads = a.heads / a.share;
-  kv_job j = {a.key_tiles[index / heads], index % heads, 0, 0, 0};
-  j.end = (int)min((int64_t)j.t.n, j.t.at + ROWS - 1 + a.window);
-  j.each = (j.end - j.t.at + SIDE - 1) / SIDE;
-  j.tiles = a.share * j.each;
-  return j;
-}
-
-/* Of each job keys and values, then queries and gradients of outputs of each head, with their numbers. */
-template <int D> __device__ void bring_sides_kv(const pu_cuda_attend &a, char *shared, uint64_t *barriers) {
-  typedef room<D> R;
-  const int tid = threadIdx.x % GROUP_THREADS, n = tid % SIDE;
-  bringing b = {};
-  int turn = 0, job = 0;
-  for (int index = blockIdx.x; index < a.heads / a.share * a.tile_count; index += gridDim.x, job++) {
-    const kv_job j = kv_job_of(a, index);
-    const pu_cuda_tile &t = j.t;
-    char *home = shared + job % 2 * R::home;
-    wait_free(home_of(barriers, job), job / 2);
-    fill<D, ROWS>(home, source_of(a.k, j.g, t), t.at, t.n);
-    fill<D, ROWS>(home + ROWS * D * 2, source_of(a.v, j.g, t), t.at, t.n);
-    brought(b, home_of(barriers, job));
-    for (int i = 0; i < j.tiles; i++, turn++) {
-      char *to = shared + R::sides + turn % TURNS * R::side;
-      const int head = j.g * a.share + i / j.each, first = t.at + i % j.each * SIDE, there = first + n < j.end;
+/* The block's keys and values, then queries and gradients of outputs of each head, with their numbers. */
+template <int D>
+__device__ void bring_sides_kv(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers,
+                               int each, int end) {
+  constexpr int HOME = 2 * ROWS * D * 2, TURN = side_bytes<D> + number_bytes;
+  const int g = blockIdx.x, tid = threadIdx.x % GROUP_THREADS, n = tid % SIDE, tiles = a.share * each;
+  fill<D, ROWS>(shared, source_of(a.k, g, t), t.at, t.n);
+  fill<D, ROWS>(shared + ROWS * D * 2, source_of(a.v, g, t), t.at, t.n);
+  for (int i = 0; i <= tiles; i++) {
+    if (i < tiles) {
+      char *to = shared + HOME + i % TURNS * TURN;
+      const int head = g * a.share + i / each, first = t.at + i % each * SIDE, there = first + n < end;
       const float *numbers = (tid < SIDE ? a.lse : a.delta) + head * a.lse_stride + t.row + first;
-      const char *q = a.q + t.row * a.q_row + (int64_t)head * D * 2,
-                 *dout = a.dout + t.row * a.dout_row + (int64_t)head * D * 2;
-      wait_free(slot_of(barriers, turn % TURNS), turn / TURNS);
-      copy_async_word(shared_address(shared) + R::all_numbers + turn % TURNS * R::numbers + tid * 4,
-                      numbers + (there ? n : 0), there * 4);
-      fill<D, SIDE>(to, source_of_rows(q, a.q_row), first, j.end);
-      fill<D, SIDE>(to + SIDE * D * 2, source_of_rows(dout, a.dout_row), first, j.end);
-      brought(b, slot_of(barriers, turn % TURNS));
+      wait_free(slot_of(barriers, i % TURNS), i / TURNS);
+      copy_async_word(shared_address(to) + side_bytes<D> + tid * 4, numbers + (there ? n : 0), there * 4);
+      fill<D, SIDE>(to, source_of_rows(a.q + t.row * a.q_row + (int64_t)head * D * 2, a.q_row), first, end);
+      fill<D, SIDE>(to + SIDE * D * 2, source_of_rows(a.dout + t.row * a.dout_row + (int64_t)head * D * 2, a.dout_row),
+                    first, end);
     }
+    tell_side(barriers, i, tiles);
   }
-  tell_full<0>(b.last);
 }
 
 template <int D>
-__device__ void gradient_kv(const pu_cuda_attend &a, const kv_job &j, char *shared, uint64_t *barriers, int job,
-                            int first_turn) {
-  typedef room<D> R;
-  const pu_cuda_tile &t = j.t;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = t.at + warp * 16 + lane / 4;
-  const int window = (int)min(a.window, (int64_t)1 << 30), first = t.at + warp * 16;
-  const uint32_t k = shared_address(shared) + job % 2 * R::home + warp / 4 * 8192; /* 64 rows of 128 bytes */
-  const uint32_t v = k + ROWS * D * 2;
+__device__ void gradient_kv(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers,
+                            int each) {
+  constexpr int HOME = 2 * ROWS * D * 2, TURN = side_bytes<D> + number_bytes;
+  const int g = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = t.at + warp * 16 + lane / 4;
+  const int window = (int)min(a.window, (int64_t)1 << 30), first = t.at + warp * 16, tiles = a.share * each;
+  const uint32_t k = shared_address(shared) + warp / 4 * 8192, v = k + ROWS * D * 2; /* 64 rows of 128 bytes */
   uint32_t x[SIDE / 16][4];
   float dk[D / 2], dv[D / 2], c[SIDE / 2];
 #pragma unroll
   for (int i = 0; i < D / 2; i++) dk[i] = dv[i] = 0;
-  barrier_wait(home_of(barriers, job).full, job / 2 & 1);
-  for (int i = 0; i < j.tiles; i++) {
-    const int turn = first_turn + i;
-    const slot of = slot_of(barriers, turn % TURNS);
-    const uint32_t queries = shared_address(shared) + R::sides + turn % TURNS * R::side, douts = queries + SIDE * D * 2;
-    const float *numbers = (const float *)(shared + R::all_numbers + turn % TURNS * R::numbers) + lane % 4 * 2;
-    const int query0 = t.at + i % j.each * SIDE;
-    barrier_wait(of.full, turn / TURNS & 1);
+  barrier_wait(slot_of(barriers, TURNS).full, 0);
+  for (int i = 0; i < tiles; i++) {
+    const slot of = slot_of(barriers, i % TURNS);
+    const char *turn = shared + HOME + i % TURNS * TURN;
+    const uint32_t queries = shared_address(turn), douts = queries + SIDE * D * 2;
+    const float *numbers = (const float *)(turn + side_bytes<D>)+lane % 4 * 2;
+    const int query0 = t.at + i % each * SIDE;
+    barrier_wait(of.full, i / TURNS & 1);
     wide_begin();
     times_rows<D, SIDE, ROWS>(c, k, queries);
     wide_commit();
     wide_wait<0>();
-    to_probabilities(c, a.scale * LOG2E, [&](int i) { return numbers[i / 4 * 8 + i % 2]; });
+    to_probabilities(c, a.scale * LOG2E, [&](int j) { return numbers[j / 4 * 8 + j % 2]; });
     if (query0 < first + 15 || query0 + SIDE - 1 >= first + window)
       clear_unseen<-1>(c, query0 + lane % 4 * 2 - r, window);
     as_a<SIDE>(x, c); /* kept as bf16 only: registers are short */
@@ -517,10 +457,10 @@ __device__ void gradient_kv(const pu_cuda_attend &a, const kv_job &j, char *shar
     wide_commit();
     wide_wait<0>();
 #pragma unroll
-    for (int i = 0; i < SIDE / 2; i++) {
-      const uint32_t pair = x[i / 8][i % 8 / 2];
-      const float p = __uint_as_float(i % 2 ? pair & 0xffff0000u : pair << 16);
-      c[i] = p * (c[i] - numbers[SIDE + i / 4 * 8 + i % 2]);
+    for (int j = 0; j < SIDE / 2; j++) {
+      const uint32_t pair = x[j / 8][j % 8 / 2];
+      const float p = __uint_as_float(j % 2 ? pair & 0xffff0000u : pair << 16);
+      c[j] = p * (c[j] - numbers[SIDE + j / 4 * 8 + j % 2]);
     }
     as_a<SIDE>(x, c);
     wide_begin();
@@ -529,8 +469,7 @@ __device__ void gradient_kv(const pu_cuda_attend &a, const kv_job &j, char *shar
     wide_wait<0>();
     give_free(of);
   }
-  give_free(home_of(barriers, job));
-  const int64_t row = t.row + r, column = (int64_t)j.g * D * 2;
+  const int64_t row = t.row + r, column = (int64_t)g * D * 2;
 #pragma unroll
   for (int h = 0; h < 2; h++) {
     if (r + 8 * h >= t.n) continue;
@@ -565,19 +504,17 @@ template <int D>
 __global__ void __launch_bounds__(THREADS, 1) backward_q_kernel(const __grid_constant__ pu_cuda_attend a) {
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) char shared[];
-  __shared__ uint64_t barriers[2 * (TURNS + 2)];
-  init_slots(barriers, TURNS + 2);
+  __shared__ uint64_t barriers[2 * (TURNS + 1)];
+  const pu_cuda_tile t = a.tiles[blockIdx.y];
+  const int end = min(t.n, t.at + ROWS), from = (int)(max(t.at - a.window + 1, (int64_t)0) / SIDE * SIDE);
+  const int tiles = (end - from + SIDE - 1) / SIDE;
+  init_slots(barriers, TURNS + 1);
   if (threadIdx.x >= 2 * GROUP_THREADS) {
     registers_less<56>();
-    bring_sides_q<D>(a, shared, barriers);
+    bring_sides_q<D>(a, t, shared, barriers, from, tiles, end);
   } else {
     registers_more<224>();
-    int job = 0, turn = 0;
-    for (int index = blockIdx.x; index < a.heads * a.tile_count; index += gridDim.x, job++) {
-      const q_job j = q_job_of(a, index);
-      gradient_q<D>(a, j, shared, barriers, job, turn);
-      turn += j.tiles;
-    }
+    gradient_q<D>(a, t, shared, barriers, from, tiles);
   }
 #endif
 }
@@ -586,31 +523,28 @@ template <int D>
 __global__ void __launch_bounds__(THREADS, 1) backward_kv_kernel(const __grid_constant__ pu_cuda_attend a) {
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) char shared[];
-  __shared__ uint64_t barriers[2 * (TURNS + 2)];
-  init_slots(barriers, TURNS + 2);
+  __shared__ uint64_t barriers[2 * (TURNS + 1)];
+  const pu_cuda_tile t = a.tiles[a.tile_count - 1 - blockIdx.y]; /* early keys are seen by most */
+  const int end = (int)min((int64_t)t.n, t.at + ROWS - 1 + a.window), each = (end - t.at + SIDE - 1) / SIDE;
+  init_slots(barriers, TURNS + 1);
   if (threadIdx.x >= 2 * GROUP_THREADS) {
     registers_less<56>();
-    bring_sides_kv<D>(a, shared, barriers);
+    bring_sides_kv<D>(a, t, shared, barriers, each, end);
   } else {
     registers_more<224>();
-    int job = 0, turn = 0;
-    for (int index = blockIdx.x; index < a.heads / a.share * a.tile_count; index += gridDim.x, job++) {
-      const kv_job j = kv_job_of(a, index);
-      gradient_kv<D>(a, j, shared, barriers, job, turn);
-      turn += j.tiles;
-    }
+    gradient_kv<D>(a, t, shared, barriers, each);
   }
 #endif
 }
 
 template <int D> pu_err backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) {
-  const int bytes = room<D>::bytes;
-  PU_CUDA_TRY(cudaFuncSetAttribute(backward_q_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-              "attention", e);
-  PU_CUDA_TRY(cudaFuncSetAttribute(backward_kv_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
-              "attention", e);
-  backward_q_kernel<D><<<PU_MIN(a->heads * a->tile_count, d->sms), THREADS, bytes, d->stream>>>(*a);
-  backward_kv_kernel<D><<<PU_MIN(a->heads / a->share * a->tile_count, d->sms), THREADS, bytes, d->stream>>>(*a);
+  const int q = 2 * ROWS * D * 2 + TURNS * side_bytes<D>, kv = q + TURNS * number_bytes;
+  PU_CUDA_TRY(cudaFuncSetAttribute(backward_q_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, q), "attention",
+              e);
+  PU_CUDA_TRY(cudaFuncSetAttribute(backward_kv_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, kv), "attention",
+              e);
+  backward_q_kernel<D><<<dim3(a->heads, a->tile_count), THREADS, q, d->stream>>>(*a);
+  backward_kv_kernel<D><<<dim3(a->heads / a->share, a->tile_count), THREADS, kv, d->stream>>>(*a);
   return pu_cuda_launched("attention's backward", e);
 }
 
