@@ -23,9 +23,9 @@ static pu_err list_room(pu_cuda *d, size_t bytes, char **out, pu_error *e) {
   return PU_OK;
 }
 
-/* Every tile of `rows` tokens, the ones that begin last in their sequences first: they see most. Counts of the tiles that
- * begin at each place stand behind the tiles. */
-static int32_t fill_tiles(const pu_seqs *seqs, int rows, pu_cuda_tile *tiles, int32_t *places, int32_t most) {
+/* Every tile of `rows` tokens, the ones that begin last in their sequences first: they see most. places: how many tiles
+ * begin at each place. */
+static int32_t fill_by_work(const pu_seqs *seqs, int rows, pu_cuda_tile *tiles, int32_t *places, int32_t most) {
   int32_t n = 0;
   memset(places, 0, (size_t)most * sizeof *places);
   for (int32_t s = 0; s < seqs->n; s++)
@@ -41,8 +41,17 @@ static int32_t fill_tiles(const pu_seqs *seqs, int rows, pu_cuda_tile *tiles, in
   return n;
 }
 
+/* Sequence by sequence, each from its end. */
+static int32_t fill_by_sequence(const pu_seqs *seqs, int rows, pu_cuda_tile *tiles) {
+  int32_t n = 0;
+  for (int32_t s = 0; s < seqs->n; s++)
+    for (int32_t len = seqs->cu[s + 1] - seqs->cu[s], at = (len + rows - 1) / rows * rows; (at -= rows) >= 0;)
+      tiles[n++] = {seqs->cu[s], len, at, 0, s};
+  return n;
+}
+
 /* The device's list of tiles of `rows` tokens. */
-static pu_err list_tiles(pu_cuda *d, const pu_seqs *seqs, int rows, pu_cuda_attend *a, pu_error *e) {
+static pu_err list_tiles(pu_cuda *d, const pu_seqs *seqs, int rows, bool back, pu_cuda_attend *a, pu_error *e) {
   const size_t room = (size_t)(seqs->tokens / rows + seqs->n) * sizeof(pu_cuda_tile);
   int32_t most = 0;
   char *list;
@@ -50,7 +59,8 @@ static pu_err list_tiles(pu_cuda *d, const pu_seqs *seqs, int rows, pu_cuda_atte
   for (int32_t s = 0; s < seqs->n; s++) most = PU_MAX(most, (seqs->cu[s + 1] - seqs->cu[s] + rows - 1) / rows);
   PU_TRY(list_room(d, room + (size_t)most * sizeof(int32_t), &list, e));
   pu_cuda_tile *tiles = (pu_cuda_tile *)list;
-  a->tile_count = fill_tiles(seqs, rows, tiles, (int32_t *)(list + room), most);
+  a->tile_count =
+      back ? fill_by_sequence(seqs, rows, tiles) : fill_by_work(seqs, rows, tiles, (int32_t *)(list + room), most);
   PU_TRY(pu_cuda_mirrored(d, tiles, (size_t)a->tile_count * sizeof *tiles, &device, e));
   a->tiles = (const pu_cuda_tile *)device;
   return PU_OK;
@@ -87,7 +97,7 @@ static pu_err attention(pu_backend *be, void *v, pu_error *e) {
   PU_TRY(pu_cuda_cudnn_attention(d, &a, args->seqs->n, one_length(args->seqs), &done, e));
   if (done) return PU_OK;
   const bool fits = pu_cuda_mma_fits(&a);
-  PU_TRY(list_tiles(d, args->seqs, fits ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(a.dim), &a, e));
+  PU_TRY(list_tiles(d, args->seqs, fits ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(a.dim), false, &a, e));
   if (pu_cuda_wgmma_fits(d, &a)) return pu_cuda_wgmma_forward(d, &a, e);
   return fits ? pu_cuda_mma_forward(d, &a, e) : pu_cuda_plain_forward(d, &a, e);
 }
@@ -115,7 +125,7 @@ static pu_err attention_back(pu_backend *be, void *v, pu_error *e) {
   PU_TRY(pu_cuda_attention_delta(d, &a, args->seqs->tokens, (float *)delta, e));
   a.delta = (const float *)delta;
   const bool fits = pu_cuda_mma_fits(&a);
-  PU_TRY(list_tiles(d, args->seqs, fits ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(a.dim), &a, e));
+  PU_TRY(list_tiles(d, args->seqs, fits ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(a.dim), true, &a, e));
   if (pu_cuda_wgmma_fits(d, &a)) return pu_cuda_wgmma_backward(d, &a, e);
   return fits ? pu_cuda_mma_backward(d, &a, e) : pu_cuda_plain_backward(d, &a, e);
 }

@@ -97,7 +97,7 @@ bool pu_cuda_mma_fits(const pu_cuda_attend *a);
 pu_err pu_cuda_mma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 pu_err pu_cuda_mma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 
-/* The same on Hopper's own tensor cores (wgmma). */
+/* The same on Hopper's own tensor cores (wgmma), of bf16. */
 bool pu_cuda_wgmma_fits(const pu_cuda *d, const pu_cuda_attend *a);
 pu_err pu_cuda_wgmma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 pu_err pu_cuda_wgmma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;

@@ -1,7 +1,6 @@
-/* The same attention as attention_mma.cu on Hopper's own tensor cores. Two warpgroups multiply, 64 rows each; a third
- * one brings tiles of the other side into shared memory, keys and values in few bits as bf16. They wait for each other
- * at barriers in shared memory only, so one warpgroup's softmax falls into the other's products (Shah et al. 2024,
- * "FlashAttention-3").
+/* The same attention as attention_mma.cu on Hopper's own tensor cores, of bf16. Two warpgroups multiply, 64 rows each;
+ * a third one brings tiles of the other side into shared memory. They wait for each other at barriers in shared memory
+ * only, so one warpgroup's softmax falls into the other's products (Shah et al. 2024, "FlashAttention-3").
  *
  * A row's result depends on its own sequence alone: tiles begin at multiples of their size, and what a row does not see
  * adds nothing, to the bit. */
@@ -68,11 +67,11 @@ typedef struct source {
   const char *base;
   int64_t step, block_bytes; /* from row to row; from block to block of a cache */
   const int32_t *table;      /* NULL: not paged */
-  int shift, bits;
+  int shift;
 } source;
 
 __device__ source source_of(const pu_cuda_rows &r, int head, const pu_cuda_tile &t) {
-  source s = {r.base + head * r.head, r.row, r.block_bytes, NULL, r.shift, r.bits};
+  source s = {r.base + head * r.head, r.row, r.block_bytes, NULL, r.shift};
   if (r.table)
     s.table = r.table + (int64_t)t.seq * r.table_stride;
   else
@@ -81,26 +80,11 @@ __device__ source source_of(const pu_cuda_rows &r, int head, const pu_cuda_tile 
 }
 
 __device__ source source_of_rows(const char *base, int64_t step) {
-  return {base, step, 0, NULL, 0, 16};
+  return {base, step, 0, NULL, 0};
 }
 
 __device__ const char *row_at(const source &s, int pos) {
   return s.base + (int64_t)__ldg(s.table + (pos >> s.shift)) * s.block_bytes + (pos & ((1 << s.shift) - 1)) * s.step;
-}
-
-/* Eight values of few bits as bf16. */
-template <int D> __device__ uint4 unpack_piece(const char *row, int bits, int c) {
-  const uint32_t *words = (const uint32_t *)row, pair = words[D * bits / 32], each = (1u << bits) - 1;
-  const float scale = __half2float(__ushort_as_half((unsigned short)pair));
-  const float low = __half2float(__ushort_as_half((unsigned short)(pair >> 16)));
-  uint32_t out[4];
-#pragma unroll
-  for (int j = 0; j < 4; j++) {
-    const int at = (c * 8 + 2 * j) * bits;
-    const uint32_t x = words[at / 32] >> at % 32, y = x >> bits;
-    out[j] = pair_bf16(fmaf((float)(x & each), scale, low), fmaf((float)(y & each), scale, low));
-  }
-  return make_uint4(out[0], out[1], out[2], out[3]);
 }
 
 /* Rows [pos, pos + N) of a source; zeros from `end` on. A thread has the same piece of every PASS-th row, which is a
@@ -111,23 +95,17 @@ template <int D, int N> __device__ __forceinline__ void fill(char *to, const sou
   const int tid = threadIdx.x % GROUP_THREADS, c = tid % COLS, r0 = tid / COLS;
   const uint32_t place = shared_address(to) + wide_at<N>(r0, c);
   const int rows = end - pos - r0; /* row r0 + i PASS is there, where i PASS < rows */
-  if (s.bits == 16 && !s.table) {
+  if (!s.table) {
     const char *from = s.base + (pos + r0) * s.step + c * 16;
 #pragma unroll
     for (int i = 0; i < N / PASS; i++, from += PASS * s.step)
       copy_async(place + i * PASS * 128, i * PASS < rows ? from : s.base, i * PASS < rows ? 16 : 0);
-  } else if (s.bits == 16) {
+  } else {
     const char *from[N / PASS];
 #pragma unroll
     for (int i = 0; i < N / PASS; i++) from[i] = row_at(s, min(pos + r0 + i * PASS, end - 1)) + c * 16;
 #pragma unroll
     for (int i = 0; i < N / PASS; i++) copy_async(place + i * PASS * 128, from[i], i * PASS < rows ? 16 : 0);
-  } else {
-#pragma unroll 4
-    for (int i = 0; i < N / PASS; i++) {
-      const uint4 piece = unpack_piece<D>(row_at(s, min(pos + r0 + i * PASS, end - 1)), s.bits, c);
-      *(uint4 *)(to + wide_at<N>(r0, c) + i * PASS * 128) = i * PASS < rows ? piece : make_uint4(0, 0, 0, 0);
-    }
   }
   copies_commit();
 }
@@ -582,7 +560,7 @@ template <int D> pu_err forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e
 } // namespace
 
 bool pu_cuda_wgmma_fits(const pu_cuda *d, const pu_cuda_attend *a) {
-  return d->capability == 90 && pu_cuda_mma_fits(a) && (!a->k.table || a->k.shift > 0);
+  return d->capability == 90 && a->k.bits == 16 && pu_cuda_mma_fits(a) && (!a->k.table || a->k.shift > 0);
 }
 
 pu_err pu_cuda_wgmma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) {

@@ -32,7 +32,7 @@ __global__ void append_kernel(pu_cuda_attend a, const int32_t *token_seq, int kv
  * sequences are decoded, its size follows from their number and the table's width alone, as everything does that a
  * launch depends on: how long they are stands in `few`. */
 typedef struct plan {
-  pu_cuda_few_seq *few; /* [n + 1] the decoded ones; the last entry counts the stretches of all */
+  pu_cuda_few_seq *few; /* [n + 1] the decoded ones; the last entry counts the pieces of all */
   int32_t *table;       /* [n, table_stride] */
   pu_cuda_tile *seqs;   /* [n] each sequence, whole; this and the following only where some are not decoded */
   pu_cuda_tile *tiles;  /* [tile_count] the queries of the others */
@@ -84,18 +84,21 @@ void place(plan *p, char *memory, const pu_seqs *seqs, bool others, int tile) {
   p->tiles = placed<pu_cuda_tile>(memory, &p->bytes, (size_t)(seqs->tokens / tile + seqs->n));
 }
 
-/* Adds a sequence to the decoded ones, or only its number of stretches: none. */
+/* Adds a sequence to the decoded ones, or only its number of pieces: none. */
 void add_few(plan *p, const pu_attention_paged_args *a, const pu_cuda_tile *whole, bool few) {
   pu_cuda_few_seq *q = &p->few[whole->seq];
+  const int log = pu_cuda_piece_log(a->kv->k_bits);
   const int64_t seen = a->window > 0 ? PU_MAX((int64_t)whole->base - a->window + 1, (int64_t)0) : 0;
-  *q = {whole->row, whole->n, whole->base, p->few_count, q->before, 0, 0, 0};
+  const int32_t last = (whole->base + whole->n - 1) >> log;
+  *q = {whole->row, whole->n, whole->base, p->few_count, q->before, (int32_t)(seen >> log), 0, q->units_before};
+  q[1].units_before = q->units_before;
   if (few) {
-    q->first = pu_cuda_stretch_of((int32_t)seen, a->kv->k_bits);
-    q->stretches = pu_cuda_stretch_of(whole->base + whole->n - 1, a->kv->k_bits) - q->first + 1;
+    q->pieces = last - q->first + 1;
+    q[1].units_before += last / PU_CUDA_UNIT - q->first / PU_CUDA_UNIT + 1;
     p->few_count++;
     p->rows = PU_MAX(p->rows, whole->n * (a->heads / a->kv_heads));
   }
-  q[1].before = q->before + q->stretches;
+  q[1].before = q->before + q->pieces;
 }
 
 void add_seq(plan *p, const pu_attention_paged_args *a, int32_t s, bool few, int tile) {
@@ -235,23 +238,29 @@ pu_err counters(pu_cuda *d, size_t n, int32_t **out, pu_error *e) {
   return PU_OK;
 }
 
-/* As many parts as the sequences would have if all were as long as the table is wide. */
+/* Work memory as if all sequences were as long as the table is wide. */
 pu_err decode(pu_cuda *d, const pu_cuda_attend &a, const plan *p, int kv_heads, pu_error *e) {
   const int64_t longest = (int64_t)p->table_stride * a.k.block;
+  const int64_t pieces = ceil_div(longest, (int64_t)1 << pu_cuda_piece_log(a.k.bits));
+  const int64_t blocks = (int64_t)d->sms * PU_CUDA_FEW_BLOCKS, counts = (int64_t)p->n * kv_heads * PU_MAX(p->rows, 4);
+  const int64_t units = p->n * ceil_div(pieces, PU_CUDA_UNIT) * kv_heads * p->rows,
+                slots = blocks * (2 * PU_CUDA_UNIT - 2) * p->rows;
   pu_cuda_few f = {};
   void *work;
   if (p->few_count == 0) return PU_OK;
+  PU_TRY(pu_cuda_work(d, (size_t)((units + slots) * (a.dim + 2)) * sizeof(float), &work, e));
+  PU_TRY(counters(d, (size_t)(counts + blocks * 4), &f.piece_arrived, e));
+  f.arrived = f.piece_arrived + blocks * 4;
   f.n = p->n;
-  f.most = p->n * (pu_cuda_stretch_of((int32_t)PU_MIN(longest, (int64_t)INT32_MAX) - 1, a.k.bits) + 1);
-  const size_t rows = (size_t)f.most * (size_t)kv_heads * (size_t)p->rows;
-  PU_TRY(pu_cuda_work(d, rows * (size_t)(a.dim + 2) * sizeof(float), &work, e));
-  PU_TRY(counters(d, (size_t)p->n * (size_t)kv_heads * (size_t)PU_MAX(p->rows, 4), &f.arrived, e));
+  f.most = p->n * pieces;
   f.kv_heads = kv_heads;
   f.seqs = on_device(p, p->few);
   f.rows = p->rows;
   f.early = p->was_there && p->tile_count == 0;
   f.parts = (float *)work;
-  f.sums = f.parts + rows * (size_t)a.dim;
+  f.piece_parts = f.parts + units * a.dim;
+  f.sums = f.piece_parts + slots * a.dim;
+  f.piece_sums = f.sums + units * 2;
   return pu_cuda_few_forward(d, &a, &f, e);
 }
 

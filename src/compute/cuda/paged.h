@@ -9,47 +9,38 @@ enum {
   PU_CUDA_FEW_ROWS = 64 /* and so many rows: new tokens times the query heads that share a key head */
 };
 
-/* The keys of a sequence are divided into stretches, one for a block of threads, by their place alone: never by the
- * batch, nor by how long the sequence is, so a token's sums are the same ones however it comes. 32 stretches of 128
- * keys (256 in few bits, which are as many bytes at 8), then 16 stretches for each doubling of the context. */
-static __host__ __device__ inline int pu_cuda_split_log(int bits) {
+/* The keys of a sequence are divided into pieces by their place alone: never by the batch, nor by how long the sequence
+ * is, so a token's sums are the same ones however it comes. A piece is 128 keys, or 256 in few bits. */
+static __host__ __device__ inline int pu_cuda_piece_log(int bits) {
   return bits == 8 || bits == 4 ? 8 : 7;
 }
-static __host__ __device__ inline int32_t pu_cuda_stretch_of(int32_t pos, int bits) {
-  const int log = pu_cuda_split_log(bits);
-  if (pos >> log < 32) return pos >> log;
-  int top = log + 5;
-  while (top < 30 && pos >> (top + 1)) top++;
-  return 32 + 16 * (top - log - 5) + ((pos - (1 << top)) >> (top - 4));
-}
-/* Its first key; of the stretch behind the last: where that would begin. */
-static __host__ __device__ inline int32_t pu_cuda_stretch_begin(int32_t stretch, int bits) {
-  const int log = pu_cuda_split_log(bits), more = stretch - 32;
-  if (more < 0) return stretch << log;
-  const int64_t begin = ((int64_t)1 << (log + 5 + more / 16)) + ((int64_t)(more % 16) << (log + 1 + more / 16));
-  return begin > INT32_MAX ? INT32_MAX : (int32_t)begin;
-}
+enum {
+  PU_CUDA_UNIT = 8,      /* pieces whose sums are added up first */
+  PU_CUDA_FEW_BLOCKS = 4 /* of a multiprocessor, at most */
+};
 
-/* Decoding: few new tokens of each sequence. A sequence's stretches follow each other. */
+/* Decoding: few new tokens of each sequence. */
 typedef struct alignas(16) pu_cuda_few_seq {
-  int32_t row, n, base; /* as in pu_cuda_tile */
-  int32_t number;       /* among the ones that are decoded */
-  int32_t before;       /* stretches of the sequences before */
-  int32_t first;        /* stretch that is seen, */
-  int32_t stretches;    /* and how many are; 0: the sequence is not decoded */
-  int32_t none;
+  int32_t row, n, base;  /* as in pu_cuda_tile */
+  int32_t number;        /* among the ones that are decoded */
+  int32_t before;        /* pieces of the sequences before */
+  int32_t first, pieces; /* the first piece that is seen, and how many are; 0: the sequence is not decoded */
+  int32_t units_before;  /* units of the sequences before */
 } pu_cuda_few_seq;
 
 typedef struct pu_cuda_few {
   const pu_cuda_few_seq *seqs; /* [n + 1] */
-  int n, most;                 /* sequences of the batch; stretches that they may have */
+  int n;                       /* sequences of the batch */
+  int64_t most;                /* pieces that they may have */
   int kv_heads, rows;          /* rows: of a sequence and key head, the most */
   int groups;                  /* of them, each a block's */
   int stages;                  /* places in shared memory for a warp's tiles; both for who launches to say */
   bool early;                  /* seqs, the table and the cache's older rows were there before the kernel just before */
-  float *parts;                /* [most, kv_heads, rows, dim] sums, not divided */
-  float *sums;                 /* [most, kv_heads, rows, 2]: maximum (base 2), sum of exponentials */
-  int32_t *arrived;            /* [n, kv_heads, rows or 4, the larger], zero before and after */
+  float *parts;                /* of units: [units, kv_heads, rows, dim] sums, not divided */
+  float *sums;                 /* [units, kv_heads, rows, 2]: maximum (base 2), sum of exponentials */
+  float *piece_parts, *piece_sums; /* of pieces: [blocks, 2 PU_CUDA_UNIT - 2, rows, dim] and [… 2] */
+  int32_t *arrived;                /* [n, kv_heads, rows or 4, the larger], zero before and after */
+  int32_t *piece_arrived;          /* [blocks, 4], the same */
 } pu_cuda_few;
 
 /* Whether the kernels on tensor cores take it: heads of 64 or 128 in bf16, a cache in bf16 or few bits, aligned. */

@@ -3,12 +3,13 @@
  * https://crfm.stanford.edu/2023/10/12/flashdecoding.html) at fixed places, whatever the batch is, so a sequence's
  * result is the same to the bit in every batch and however its tokens come.
  *
- * A block takes stretches of keys of one sequence and key head, one after the other. Its rows are (new token, query
- * head of the group), eight or more of them. A warp works on its own: every fourth tile of 16 or 32 keys, brought in by
- * copies of its own, the next ones on their way, of the next stretch too. Products are turned: scores are keys times
- * queries (A: keys as they lie in the cache, B: eight rows of queries), outputs are values times probabilities, so that
- * a warp has few instructions for each byte. The four warps' sums are added up in their order, then the stretches' by
- * the block that arrives last, row by row.
+ * A sequence's keys are divided into pieces, and those into four interleaved parts, one for each warp of a block. A
+ * warp works on its own: tiles of 16 or 32 keys, brought in by copies of its own, the next ones on their way, of the
+ * next piece too. Products are turned: scores are keys times queries (A: keys as they lie in the cache, B: eight rows
+ * (new token, query head of the group)), outputs are values times probabilities, so that a warp has few instructions
+ * for each byte. The four warps' sums become a piece's, eight pieces' a unit's, the units' the sequence's, each in one
+ * order. Blocks have runs of pieces of the same number: mostly whole units, which need no others; the pieces of a unit
+ * that is divided between blocks, and units of one sequence, are added up by the block that arrives last.
  *
  * Rows in few bits stay so until they are in registers: with u the stored number less 2^(bits-1), which f16 holds
  * exactly, a score is scale (q . u) + low' sum(q), and an output the sum of (p scale) u, and of p low' for all its
@@ -39,97 +40,125 @@ template <int D, int KB, int VB, int NT> struct shape {
 
 /* ---- what there is to do ---- */
 
-/* A stretch of a sequence, a key head and up to 8 NT rows: keys [from, end), the first at a multiple of a tile. */
-typedef struct item {
-  int row, n, base, seq, number; /* the sequence; see pu_cuda_few_seq */
-  int mine, stretches;           /* this stretch, among the ones that are seen */
-  int before;                    /* stretches of the sequences before */
-  int head, row0, rows;          /* key head; first row, and how many: none where the sequence has fewer */
-  int from, end;
-} item;
+/* A piece of a sequence, a key head and up to 8 NT rows of queries, among all: sequence by sequence, head by head. */
+typedef struct place {
+  int row, n, base, number; /* the sequence; see pu_cuda_few_seq */
+  int first, pieces, before, units_before;
+  int seq, head, group; /* group: of rows */
+  int piece;            /* among the ones that are seen */
+} place;
 
-/* The stretch that is number `at` of all, by a warp: of ever fewer sequences the last that begins no later. */
-__device__ item find(const pu_cuda_few &f, int at, int bits) {
-  const int lane = threadIdx.x % 32;
+/* The pieces of a block: [begin, end). */
+typedef struct run {
+  int begin, end, all;
+} run;
+
+__device__ int run_begin(int block, int all) {
+  return (int)((int64_t)block * all / gridDim.x);
+}
+
+/* The block that has piece x of all. */
+__device__ int block_of(int x, int all) {
+  return (int)((((int64_t)x + 1) * gridDim.x - 1) / all);
+}
+
+__device__ void take(place &p, const int4 &x, const int4 &y) {
+  p.row = x.x, p.n = x.y, p.base = x.z, p.number = x.w;
+  p.before = y.x, p.first = y.y, p.pieces = y.z, p.units_before = y.w;
+}
+
+/* Number `at` of all, by a warp: of ever fewer sequences the last that begins no later. */
+__device__ place find(const pu_cuda_few &f, int at) {
+  const int lane = threadIdx.x % 32, each = f.kv_heads * f.groups, in = at / each;
   int first = 0, span = f.n;
   while (span > 32) {
     const int step = (span + 31) / 32, mine = first + min(lane * step, span - 1);
-    const unsigned before = __ballot_sync(0xffffffffu, __ldg(&f.seqs[mine].before) <= at && lane * step < span);
+    const unsigned before = __ballot_sync(0xffffffffu, __ldg(&f.seqs[mine].before) <= in && lane * step < span);
     const int skip = (31 - __clz(before)) * step;
     first += skip;
     span = min(step, span - skip);
   }
   const int4 *mine = (const int4 *)&f.seqs[first + min(lane, span - 1)];
-  const int4 x = __ldg(mine), y = __ldg(mine + 1);
-  const int which = 31 - __clz(__ballot_sync(0xffffffffu, lane < span && y.x <= at));
+  int4 x = __ldg(mine), y = __ldg(mine + 1);
+  const int which = 31 - __clz(__ballot_sync(0xffffffffu, lane < span && y.x <= in));
   const auto of = [&](int v) { return __shfl_sync(0xffffffffu, v, which); };
-  item m = {of(x.x), of(x.y), of(x.z), first + which, of(x.w), 0, of(y.z), of(y.x), 0, 0, 0, 0, 0};
-  const int stretch = of(y.y) + at - m.before;
-  m.mine = at - m.before;
-  m.from = pu_cuda_stretch_begin(stretch, bits);
-  m.end = min(pu_cuda_stretch_begin(stretch + 1, bits), m.base + m.n);
-  return m;
+  x = make_int4(of(x.x), of(x.y), of(x.z), of(x.w));
+  y = make_int4(of(y.x), of(y.y), of(y.z), of(y.w));
+  place p;
+  take(p, x, y);
+  const int rest = at - p.before * each;
+  p.seq = first + which;
+  p.head = rest / p.pieces / f.groups;
+  p.group = rest / p.pieces % f.groups;
+  p.piece = rest % p.pieces;
+  return p;
 }
 
-/* Number `index` of `items`: from the ends of sequences, where stretches are long. */
-template <int TILE, int NT>
-__device__ item item_of(const pu_cuda_attend &a, const pu_cuda_few &f, int index, int items) {
-  const int each = f.kv_heads * f.groups, at = items - 1 - index;
-  item m = find(f, at / each, a.k.bits);
-  m.head = at % each / f.groups;
-  m.row0 = at % f.groups * NT * 8;
-  m.rows = min(m.n * a.share - m.row0, NT * 8);
-  if (m.base >= a.window) m.from = max(m.from, (int)(m.base - a.window + 1) / TILE * TILE);
-  if (m.rows <= 0) m.end = m.from;
-  return m;
+/* The next one, if there is one. */
+__device__ void go_on(place &p, const pu_cuda_few &f) {
+  if (++p.piece < p.pieces) return;
+  p.piece = 0;
+  if (++p.group < f.groups) return;
+  p.group = 0;
+  if (++p.head < f.kv_heads) return;
+  p.head = 0;
+  do {
+    p.seq++;
+    const int4 *next = (const int4 *)&f.seqs[p.seq];
+    take(p, __ldg(next), __ldg(next + 1));
+  } while (p.pieces == 0 && p.seq < f.n);
 }
 
-__device__ int items_of(const pu_cuda_few &f) {
-  return __ldg(&f.seqs[f.n].before) * f.kv_heads * f.groups;
+/* Its rows: none where the sequence has fewer new tokens than others. */
+template <int NT> __device__ int rows_of(const place &p, const pu_cuda_attend &a) {
+  return min(p.n * a.share - p.group * NT * 8, NT * 8);
+}
+
+/* Its keys: [from, end), the first at a multiple of a tile. */
+template <int TILE> __device__ int from_of(const place &p, const pu_cuda_attend &a) {
+  const int from = p.first + p.piece << pu_cuda_piece_log(a.k.bits);
+  return p.base >= a.window ? max(from, (int)(p.base - a.window + 1) / TILE * TILE) : from;
+}
+__device__ int end_of(const place &p, const pu_cuda_attend &a) {
+  return min(p.first + p.piece + 1 << pu_cuda_piece_log(a.k.bits), p.base + p.n);
 }
 
 /* A warp's first tile: by its place, so it is the same one whatever is seen. */
-template <int TILE> __device__ int first_of(const item &m) {
-  const int tile = m.from / TILE;
-  return (tile + ((int)threadIdx.x / 32 - tile & WARPS - 1)) * TILE;
+template <int TILE> __device__ int first_of(int from) {
+  return from + ((int)threadIdx.x / 32 - from / TILE & WARPS - 1) * TILE;
 }
 
 /* ---- into shared memory ---- */
 
 /* The next tile that the warp brings in; its blocks of the cache were asked for a step before. */
 template <int TILE> struct cursor {
-  int index, pos; /* item; first key */
-  item m;
+  place p;
+  int at, pos, end; /* number of the piece; first key; end of the piece's keys */
   int block[TILE / GROUP];
 };
 
-template <int TILE> __device__ void find_blocks(cursor<TILE> &c, const pu_cuda_rows &x) {
+/* From c.pos on the first tile that there is. */
+template <int TILE, int NT>
+__device__ void settle(cursor<TILE> &c, const pu_cuda_attend &a, const pu_cuda_few &f, const run &r) {
+  while (c.pos >= c.end) {
+    if (++c.at >= r.end) return;
+    go_on(c.p, f);
+    c.pos = first_of<TILE>(from_of<TILE>(c.p, a));
+    c.end = rows_of<NT>(c.p, a) > 0 ? end_of(c.p, a) : 0;
+  }
 #pragma unroll
   for (int j = 0; j < TILE / GROUP; j++)
-    if (c.pos + j * GROUP < c.m.end)
-      c.block[j] = __ldg(x.table + (int64_t)c.m.seq * x.table_stride + (c.pos + j * GROUP >> x.shift));
+    if (c.pos + j * GROUP < c.end)
+      c.block[j] = __ldg(a.k.table + (int64_t)c.p.seq * a.k.table_stride + (c.pos + j * GROUP >> a.k.shift));
 }
 
 template <int TILE, int NT>
-__device__ void start(cursor<TILE> &c, const pu_cuda_attend &a, const pu_cuda_few &f, int items) {
-  for (c.index = blockIdx.x; c.index < items; c.index += gridDim.x) {
-    c.m = item_of<TILE, NT>(a, f, c.index, items);
-    c.pos = first_of<TILE>(c.m);
-    if (c.pos < c.m.end) break;
-  }
-  if (c.index < items) find_blocks(c, a.k);
-}
-
-template <int TILE, int NT>
-__device__ void advance(cursor<TILE> &c, const pu_cuda_attend &a, const pu_cuda_few &f, int items) {
-  c.pos += WARPS * TILE;
-  while (c.pos >= c.m.end) {
-    c.index += gridDim.x;
-    if (c.index >= items) return;
-    c.m = item_of<TILE, NT>(a, f, c.index, items);
-    c.pos = first_of<TILE>(c.m);
-  }
-  find_blocks(c, a.k);
+__device__ void start(cursor<TILE> &c, const place &p, const pu_cuda_attend &a, const pu_cuda_few &f, const run &r) {
+  c.p = p;
+  c.at = r.begin;
+  c.pos = first_of<TILE>(from_of<TILE>(p, a));
+  c.end = rows_of<NT>(p, a) > 0 ? end_of(p, a) : 0;
+  settle<TILE, NT>(c, a, f, r);
 }
 
 /* Sixteen rows, by a warp: they are ROW pieces of 16 bytes. */
@@ -150,8 +179,8 @@ __device__ void load_tile(uint32_t to, const cursor<TILE> &c, const pu_cuda_atte
 #pragma unroll
   for (int j = 0; j < TILE / GROUP; j++) {
     const int pos = c.pos + j * GROUP;
-    if (pos >= c.m.end) break;
-    const int64_t row = ((int64_t)c.block[j] * kv_heads + c.m.head) * a.k.block + (pos & (a.k.block - 1));
+    if (pos >= c.end) break;
+    const int64_t row = ((int64_t)c.block[j] * kv_heads + c.p.head) * a.k.block + (pos & (a.k.block - 1));
     load_rows<D, KB>(to + j * GROUP * KROW, a.k.base + row * KROW);
     load_rows<D, VB>(to + TILE * KROW + j * GROUP * VROW, a.v.base + row * VROW);
   }
@@ -159,7 +188,7 @@ __device__ void load_tile(uint32_t to, const cursor<TILE> &c, const pu_cuda_atte
 
 /* A tile that the sequence ends in: the new tokens' rows into the cache and into the tile; zeros behind them. */
 template <int D, int BITS, int TILE>
-__device__ void put_rows(const pu_cuda_attend &a, const pu_cuda_rows &x, const item &m, int column, int key0,
+__device__ void put_rows(const pu_cuda_attend &a, const pu_cuda_rows &x, const place &m, int column, int key0,
                          char *tile) {
   constexpr int ROW = sizes<D, BITS>::row;
   const int lane = threadIdx.x % 32;
@@ -172,11 +201,11 @@ __device__ void put_rows(const pu_cuda_attend &a, const pu_cuda_rows &x, const i
       if (lane >= D / 8) continue;
       const uint4 piece = there ? *(const uint4 *)(from + lane * 16) : make_uint4(0, 0, 0, 0);
       *(uint4 *)(tile + swizzled<D>(r, lane)) = piece;
-      if (there && m.row0 == 0) *(uint4 *)(to + lane * 16) = piece;
+      if (there && m.group == 0) *(uint4 *)(to + lane * 16) = piece;
     } else if (there) {
       float v[PU_CUDA_LANE_VALUES];
       pu_read_row(v, from, 16, D);
-      if (m.row0 == 0) pu_pack_row(to, BITS, v, D);
+      if (m.group == 0) pu_pack_row(to, BITS, v, D);
       pu_pack_row(tile + r * ROW, BITS, v, D);
     } else {
       for (int i = lane; i < ROW / 4; i += 32) ((uint32_t *)(tile + r * ROW))[i] = 0;
@@ -300,7 +329,7 @@ __device__ void to_base_2(float s[KT][NT][4], const rows<D, NT> &w, const char *
 
 /* Without what a row does not see. key0: the tile's first key. */
 template <int D, int BITS, int NT, int KT>
-__device__ void mask(float s[KT][NT][4], const rows<D, NT> &w, const item &m, int64_t window, int key0) {
+__device__ void mask(float s[KT][NT][4], const rows<D, NT> &w, const place &m, int64_t window, int key0) {
   const int last = (int)min(window, (int64_t)1 << 30);
 #pragma unroll
   for (int i = 0; i < KT * NT * 4; i++) {
@@ -410,24 +439,34 @@ template <int D, int BITS> __device__ void read_queries(uint32_t to[D / 16][2], 
   }
 }
 
-/* An item's rows, and nothing seen yet. Rows behind the last are the last again. */
+/* The queries of a place. Rows behind the last are the last again. */
 template <int D, int BITS, int NT>
-__device__ void begin(rows<D, NT> &w, const pu_cuda_attend &a, const item &m, float scale) {
+__device__ void begin(rows<D, NT> &w, const pu_cuda_attend &a, const place &m, float scale) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int n = 0; n < NT; n++) {
-    const int r = m.row0 + min(n * 8 + lane / 4, m.rows - 1);
+    const int r = m.group * NT * 8 + min(n * 8 + lane / 4, rows_of<NT>(m, a) - 1);
     float unit, sum_q;
     read_queries<D, BITS>(w.q[n],
                           a.q + (m.row + r / a.share) * a.q_row + (int64_t)(m.head * a.share + r % a.share) * D * 2);
     if constexpr (BITS < 16) to_units<D>(w.q[n], &unit, &sum_q);
 #pragma unroll
     for (int e = 0; e < 2; e++) {
-      w.token[n][e] = (m.row0 + n * 8 + lane % 4 * 2 + e) / a.share;
+      w.token[n][e] = (m.group * NT * 8 + n * 8 + lane % 4 * 2 + e) / a.share;
       if constexpr (BITS < 16) {
         w.unit[n][e] = __shfl_sync(0xffffffffu, unit, lane % 4 * 8 + e * 4) * scale;
         w.sum_q[n][e] = __shfl_sync(0xffffffffu, sum_q, lane % 4 * 8 + e * 4) * scale;
       }
+    }
+  }
+}
+
+/* Nothing is seen yet. */
+template <int D, int NT> __device__ void clear(rows<D, NT> &w) {
+#pragma unroll
+  for (int n = 0; n < NT; n++) {
+#pragma unroll
+    for (int e = 0; e < 2; e++) {
       w.most[n][e] = -INFINITY;
       w.sum[n][e] = w.lift[n][e] = 0;
     }
@@ -515,7 +554,7 @@ __device__ void soften(uint32_t p[NT][2], rows<D, NT> &w, const float s[NT][4], 
 
 /* A tile in shared memory, from its first key on. */
 template <int D, int KB, int VB, int NT>
-__device__ void compute(rows<D, NT> &w, const pu_cuda_attend &a, const item &m, const char *keys, const char *values,
+__device__ void compute(rows<D, NT> &w, const pu_cuda_attend &a, const place &m, const char *keys, const char *values,
                         int key0, float scale) {
   constexpr int TILE = shape<D, KB, VB, NT>::tile, KT = TILE / 16;
   float s[KT][NT][4];
@@ -535,8 +574,47 @@ __device__ void compute(rows<D, NT> &w, const pu_cuda_attend &a, const item &m, 
 
 /* ---- results ---- */
 
-/* What a warp has of one row for all of it: D / 32 values a lane. */
-template <int D> struct alignas(D / 8) part { float v[D / 32]; };
+/* Sums of a row, of some of the keys: a warp has D / 32 values of it in a lane. */
+template <int D> struct part {
+  float most, sum; /* base 2; of exponentials */
+  struct alignas(D / 8) {
+    float v[D / 32];
+  } out;
+};
+
+template <int D> __device__ part<D> nothing() {
+  part<D> p = {-INFINITY, 0, {}};
+  return p;
+}
+
+/* The keys that follow. What is not seen adds nothing, to the bit. */
+template <int D> __device__ void fold(part<D> &all, const part<D> &p) {
+  const float most = fmaxf(all.most, p.most), base = most == -INFINITY ? 0.0f : most;
+  const float old = exp2_fast(all.most - base), by = exp2_fast(p.most - base);
+  all.most = most;
+  all.sum = fmaf(by, p.sum, all.sum * old);
+#pragma unroll
+  for (int i = 0; i < D / 32; i++) all.out.v[i] = fmaf(by, p.out.v[i], all.out.v[i] * old);
+}
+
+/* To and from memory that other blocks read: `at` counts rows. */
+template <int D> __device__ void put(const part<D> &p, float *parts, float *sums, int64_t at) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll
+  for (int i = 0; i < D / 64; i++)
+    __stcg((float2 *)&parts[at * D + lane * (D / 32)] + i, make_float2(p.out.v[2 * i], p.out.v[2 * i + 1]));
+  if (lane == 0) __stcg((float2 *)&sums[at * 2], make_float2(p.most, p.sum));
+}
+template <int D> __device__ part<D> get(const float *parts, const float *sums, int64_t at) {
+  const float2 pair = __ldcg((const float2 *)&sums[at * 2]);
+  part<D> p = {pair.x, pair.y, {}};
+#pragma unroll
+  for (int i = 0; i < D / 64; i++) {
+    const float2 x = __ldcg((const float2 *)&parts[at * D + threadIdx.x % 32 * (D / 32)] + i);
+    p.out.v[2 * i] = x.x, p.out.v[2 * i + 1] = x.y;
+  }
+  return p;
+}
 
 /* What the warps of a block leave for each other. */
 template <int D> struct exchange {
@@ -570,95 +648,154 @@ template <int D, int BITS, int NT> __device__ void leave(const rows<D, NT> &w, c
     }
 }
 
+/* A row of the four warps. */
+template <int D> __device__ part<D> merge_warps(const exchange<D> &x, int r) {
+  part<D> all = nothing<D>();
+#pragma unroll
+  for (int w = 0; w < WARPS; w++) {
+    const float2 pair = x.sum[w * x.most + r];
+    part<D> mine = {pair.x, pair.y, {}};
+    memcpy(&mine.out, __builtin_assume_aligned(x.out + (w * x.most + r) * x.pitch + threadIdx.x % 32 * (D / 32), D / 8),
+           D / 8);
+    fold(all, mine);
+  }
+  return all;
+}
+
 /* A row's output at last, divided by its sum. */
-template <int D> __device__ void write_out(const pu_cuda_attend &a, const item &m, int r, const part<D> &x, float sum) {
+template <int D> __device__ void write_out(const pu_cuda_attend &a, const place &m, int r, const part<D> &p) {
   char *row = a.out + (m.row + r / a.share) * a.out_row + (int64_t)(m.head * a.share + r % a.share) * D * 2;
   struct alignas(D / 16) {
     uint32_t v[D / 64];
   } y;
 #pragma unroll
-  for (int i = 0; i < D / 64; i++) y.v[i] = pair_bf16(x.v[2 * i] / sum, x.v[2 * i + 1] / sum);
+  for (int i = 0; i < D / 64; i++) y.v[i] = pair_bf16(p.out.v[2 * i] / p.sum, p.out.v[2 * i + 1] / p.sum);
   memcpy(__builtin_assume_aligned(row + threadIdx.x % 32 * sizeof y, sizeof y), &y, sizeof y);
 }
 
-/* Where a stretch's row stands among all. */
-__device__ int64_t part_of(const pu_cuda_few &f, const item &m, int stretch, int r) {
-  return ((int64_t)m.before * f.kv_heads + (int64_t)m.head * m.stretches + stretch) * f.rows + r;
-}
-
-/* A row of the four warps, by one of them: to where the last block finds it, or, of the only stretch, to the end. */
-template <int D>
-__device__ void merge_warps(const pu_cuda_attend &a, const pu_cuda_few &f, const item &m, const exchange<D> &x, int r) {
-  const int lane = threadIdx.x % 32;
-  float most = -INFINITY, sum = 0;
-  part<D> all = {};
-#pragma unroll
-  for (int w = 0; w < WARPS; w++) most = fmaxf(most, x.sum[w * x.most + r].x);
-#pragma unroll
-  for (int w = 0; w < WARPS; w++) {
-    const float2 pair = x.sum[w * x.most + r];
-    const part<D> mine = *(const part<D> *)(x.out + (w * x.most + r) * x.pitch + lane * (D / 32));
-    const float by = exp2_fast(pair.x - (most == -INFINITY ? 0.0f : most));
-    sum = fmaf(by, pair.y, sum);
-#pragma unroll
-    for (int i = 0; i < D / 32; i++) all.v[i] = fmaf(by, mine.v[i], all.v[i]);
-  }
-  if (m.stretches == 1) {
-    write_out<D>(a, m, m.row0 + r, all, sum);
-    return;
-  }
-  const int64_t to = part_of(f, m, m.mine, m.row0 + r);
-#pragma unroll
-  for (int i = 0; i < D / 64; i++)
-    __stcg((float2 *)&f.parts[to * D + lane * (D / 32)] + i, make_float2(all.v[2 * i], all.v[2 * i + 1]));
-  if (lane == 0) __stcg((float2 *)&f.sums[to * 2], make_float2(most, sum));
-}
-
-/* Whether this block's warp is the last of its sequence, head and rows to come here: rows r, r + WARPS, … are one
- * warp's in every block. */
-__device__ bool is_last(const pu_cuda_few &f, const item &m, int group) {
+/* Whether this warp is the last of those of its number to come here, with `n` of the `all` that are waited for: rows
+ * r, r + WARPS, … are one warp's in every block. */
+__device__ bool is_last(int32_t *arrived, int n, int all) {
   int last = 0;
   __syncwarp();
   if (threadIdx.x % 32 == 0) {
-    int32_t *arrived =
-        &f.arrived[(((int64_t)m.number * f.kv_heads + m.head) * f.groups + group) * WARPS + threadIdx.x / 32];
-    __threadfence();
-    last = atomicAdd(arrived, 1) == m.stretches - 1;
-    if (last) *arrived = 0;
-    __threadfence();
+    int before; /* what the warp wrote comes before, what it reads behind: a fence of its own took a microsecond */
+    asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;"
+                 : "=r"(before)
+                 : "l"(arrived + threadIdx.x / 32), "r"(n)
+                 : "memory");
+    last = before + n == all;
+    if (last) arrived[threadIdx.x / 32] = 0;
   }
-  return __shfl_sync(0xffffffffu, last, 0);
+  last = __shfl_sync(0xffffffffu, last, 0);
+  __syncwarp();
+  return last;
 }
 
-/* A row of all stretches, by a warp. Zeros are added for stretches that are not there, so their number does not
- * change a bit. */
-template <int D> __device__ void merge_stretches(const pu_cuda_attend &a, const pu_cuda_few &f, const item &m, int r) {
-  const int lane = threadIdx.x % 32;
-  const int64_t first = part_of(f, m, 0, r);
-  const float2 *sums = (const float2 *)f.sums + first;
-  float most = -INFINITY, sum = 0;
-  part<D> all = {};
-  for (int c = lane; c < m.stretches; c += 32) most = fmaxf(most, __ldcg(sums + (int64_t)c * f.rows).x);
-  most = warp_max(most);
-  for (int c0 = 0; c0 < m.stretches; c0 += 32) {
-    const int count = min(m.stretches - c0, 32);
-    const float2 pair = lane < count ? __ldcg(sums + (int64_t)(c0 + lane) * f.rows) : make_float2(-INFINITY, 0);
-    const float by = exp2_fast(pair.x - most);
-    sum = fmaf(by, pair.y, sum);
-    const float *from = f.parts + (first + (int64_t)c0 * f.rows) * D + lane * (D / 32);
-#pragma unroll 8
-    for (int c = 0; c < (count + 7) / 8 * 8; c++) {
-      const float2 *p = (const float2 *)(from + (int64_t)min(c, count - 1) * f.rows * D);
-      const float mine = __shfl_sync(0xffffffffu, by, c);
+/* A unit's pieces among all: the ones that are seen, and the ones of them that this block has. */
+typedef struct unit {
+  int number;     /* among the sequence's that are seen */
+  int of;         /* how many those are */
+  int first, end; /* numbers of pieces */
+  bool whole;     /* this block has them all */
+} unit;
+
+__device__ unit unit_of(const place &m, const run &r, int at) {
+  const int piece = m.first + m.piece, begin = piece / PU_CUDA_UNIT * PU_CUDA_UNIT, last = m.first + m.pieces - 1;
+  unit u = {piece / PU_CUDA_UNIT - m.first / PU_CUDA_UNIT, last / PU_CUDA_UNIT - m.first / PU_CUDA_UNIT + 1,
+            at - piece + max(begin, m.first), at - piece + min(begin + PU_CUDA_UNIT, last + 1), false};
+  u.whole = u.first >= r.begin && u.end <= r.end;
+  return u;
+}
+
+/* Where a block keeps a piece of a unit that it has not whole: it has at most two such, its first and its last. */
+__device__ int64_t slot_of(const unit &u, int at, int block, int begin) {
+  return block * (2 * PU_CUDA_UNIT - 2) + (u.first <= begin ? at - begin : PU_CUDA_UNIT - 1 + at - u.first);
+}
+
+/* Rows of results: warp w has rows w, w + WARPS, …. */
+template <int D, int NT> struct results { part<D> of[NT * 8 / WARPS]; };
+
+/* The pieces of a unit, in their order, from the blocks that have them. */
+template <int D, int NT>
+__device__ void gather_pieces(results<D, NT> &all, const pu_cuda_few &f, const unit &u, int pieces, int most,
+                              int rows) {
+  const int mine = u.first + min((int)threadIdx.x % 32, u.end - u.first - 1), block = block_of(mine, pieces);
+  const int slot = (int)slot_of(u, mine, block, run_begin(block, pieces));
 #pragma unroll
-      for (int i = 0; i < D / 64; i++) {
-        const float2 x = __ldcg(p + i);
-        all.v[2 * i] = fmaf(mine, x.x, all.v[2 * i]);
-        all.v[2 * i + 1] = fmaf(mine, x.y, all.v[2 * i + 1]);
-      }
+  for (int i = 0; i < NT * 8 / WARPS; i++) {
+    const int r = threadIdx.x / 32 + i * WARPS;
+    all.of[i] = nothing<D>();
+    if (r >= rows) continue;
+    part<D> x[PU_CUDA_UNIT];
+#pragma unroll
+    for (int p = 0; p < PU_CUDA_UNIT; p++) {
+      const int from = __shfl_sync(0xffffffffu, slot, p);
+      x[p] = p < u.end - u.first ? get<D>(f.piece_parts, f.piece_sums, (int64_t)from * most + r) : nothing<D>();
     }
+#pragma unroll
+    for (int p = 0; p < PU_CUDA_UNIT; p++) fold(all.of[i], x[p]);
   }
-  write_out<D>(a, m, r, all, warp_sum(sum));
+}
+
+/* A row of all units, in their order. */
+template <int D> __device__ part<D> merge_units(const pu_cuda_few &f, int64_t first, int units) {
+  part<D> all = nothing<D>();
+#pragma unroll 8
+  for (int u = 0; u < (units + 7) / 8 * 8; u++) {
+    part<D> p = get<D>(f.parts, f.sums, first + (int64_t)min(u, units - 1) * f.rows);
+    if (u >= units) p = nothing<D>();
+    fold(all, p);
+  }
+  return all;
+}
+
+/* A unit's results: to the end, if it is the only one; else to where the last of them finds it. */
+template <int D, int NT>
+__device__ void end_unit(const results<D, NT> &x, const pu_cuda_attend &a, const pu_cuda_few &f, const place &m,
+                         const unit &u, int rows) {
+  const int warp = threadIdx.x / 32, row0 = m.group * NT * 8;
+  const int64_t first = ((int64_t)m.units_before * f.kv_heads + (int64_t)m.head * u.of) * f.rows + row0;
+#pragma unroll
+  for (int i = 0; i < NT * 8 / WARPS; i++) {
+    const int r = warp + i * WARPS;
+    if (r >= rows) continue;
+    if (u.of == 1)
+      write_out<D>(a, m, row0 + r, x.of[i]);
+    else
+      put<D>(x.of[i], f.parts, f.sums, first + (int64_t)u.number * f.rows + r);
+  }
+  if (u.of == 1) return;
+  if (!is_last(f.arrived + (((int64_t)m.number * f.kv_heads + m.head) * f.groups + m.group) * WARPS, 1, u.of)) return;
+  for (int r = warp; r < rows; r += WARPS) write_out<D>(a, m, row0 + r, merge_units<D>(f, first + r, u.of));
+}
+
+/* A piece's results, of this warp's rows, join the others of its unit. */
+template <int D, int NT>
+__device__ void end_piece(results<D, NT> &all, const pu_cuda_attend &a, const pu_cuda_few &f, const place &m,
+                          const exchange<D> &x, const run &r, int at, int rows) {
+  const int warp = threadIdx.x / 32;
+  const unit u = unit_of(m, r, at);
+  if (warp >= rows) return;
+#pragma unroll
+  for (int i = 0; i < NT * 8 / WARPS; i++) {
+    const int row = warp + i * WARPS;
+    if (row >= rows) continue;
+    const part<D> mine = merge_warps<D>(x, row);
+    if (!u.whole) {
+      put<D>(mine, f.piece_parts, f.piece_sums, slot_of(u, at, blockIdx.x, r.begin) * x.most + row);
+      continue;
+    }
+    if (at == u.first) all.of[i] = nothing<D>();
+    fold(all.of[i], mine);
+  }
+  if (at + 1 < min(u.end, r.end)) return;
+  if (!u.whole) {
+    const int n = at + 1 - max(u.first, r.begin);
+    if (!is_last(f.piece_arrived + block_of(u.first, r.all) * WARPS, n, u.end - u.first)) return;
+    gather_pieces<D, NT>(all, f, u, r.all, x.most, rows);
+  }
+  end_unit<D, NT>(all, a, f, m, u, rows);
 }
 
 /* ---- a block ---- */
@@ -675,9 +812,9 @@ __device__ void start_next() {
 #endif
 }
 
-/* Items blockIdx.x, + gridDim.x, …: while one is computed, the next tiles are on their way, of the next item too. The
- * first tiles are asked for before the kernels before have ended, where they write neither the plan nor the cache (but
- * for the new rows, which are put in later). */
+/* While a piece is computed, the next tiles are on their way, of the next piece too. The first tiles are asked for
+ * before the kernels before have ended, where they write neither the plan nor the cache (but for the new rows, which
+ * are put in later). */
 template <int D, int KB, int VB, int NT>
 __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
     few_kernel(const __grid_constant__ pu_cuda_attend a, const __grid_constant__ pu_cuda_few f) {
@@ -686,51 +823,57 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
   extern __shared__ __align__(1024) char shared[];
   if (!f.early) wait_before();
   start_next();
-  const int warp = threadIdx.x / 32, items = items_of(f);
+  const int all = __ldg(&f.seqs[f.n].before) * f.kv_heads * f.groups;
+  const run r = {run_begin(blockIdx.x, all), run_begin(blockIdx.x + 1, all), all};
+  if (r.begin == r.end) return wait_before();
   const float scale = a.scale * LOG2E;
-  char *mine = shared + warp * f.stages * S::stage;
+  char *mine = shared + threadIdx.x / 32 * f.stages * S::stage;
   exchange<D> x = {(float *)(shared + WARPS * f.stages * S::stage), NULL, min(f.rows, NT * 8)};
   x.sum = (float2 *)(x.out + WARPS * x.most * x.pitch);
+  place m = find(f, r.begin);
   cursor<TILE> coming;
-  start<TILE, NT>(coming, a, f, items);
+  start<TILE, NT>(coming, m, a, f, r);
   int used = 0, next = 0; /* stages: the one to be read, the one to be filled */
   const auto load = [&] {
-    if (coming.index < items) {
+    if (coming.at < r.end) {
       load_tile<D, KB, VB, TILE>(shared_address(mine) + next * S::stage, coming, a, f.kv_heads);
-      advance<TILE, NT>(coming, a, f, items);
+      coming.pos += WARPS * TILE;
+      settle<TILE, NT>(coming, a, f, r);
     }
     copies_commit();
     next = next + 1 == f.stages ? 0 : next + 1;
   };
   for (int i = 1; i < f.stages; i++) load();
   wait_before();
-  for (int index = blockIdx.x; index < items; index += gridDim.x) {
-    const item m = item_of<TILE, NT>(a, f, index, items);
-    if (m.rows <= 0) continue;
-    rows<D, NT> w;
-    begin<D, KB, NT>(w, a, m, scale);
-    for (int pos = first_of<TILE>(m); pos < m.end; pos += WARPS * TILE) {
-      char *keys = mine + used * S::stage, *values = keys + S::keys;
-      used = used + 1 == f.stages ? 0 : used + 1;
-      if (f.stages == 3)
-        copies_wait<1>();
-      else
-        copies_wait<0>();
-      __syncwarp();
-      load(); /* where the last step's tile was */
-      if (pos + TILE > m.base) {
-        put_rows<D, KB, TILE>(a, a.k, m, a.heads + m.head, pos, keys);
-        put_rows<D, VB, TILE>(a, a.v, m, a.heads + f.kv_heads + m.head, pos, values);
+  rows<D, NT> w;
+  results<D, NT> sums;
+  for (int at = r.begin; at < r.end; at++) {
+    const int count = rows_of<NT>(m, a), end = end_of(m, a);
+    if (count > 0) {
+      if (at == r.begin || m.piece == 0) begin<D, KB, NT>(w, a, m, scale);
+      clear(w);
+      for (int pos = first_of<TILE>(from_of<TILE>(m, a)); pos < end; pos += WARPS * TILE) {
+        char *keys = mine + used * S::stage, *values = keys + S::keys;
+        used = used + 1 == f.stages ? 0 : used + 1;
+        if (f.stages == 3)
+          copies_wait<1>();
+        else
+          copies_wait<0>();
         __syncwarp();
+        load(); /* where the last step's tile was */
+        if (pos + TILE > m.base) {
+          put_rows<D, KB, TILE>(a, a.k, m, a.heads + m.head, pos, keys);
+          put_rows<D, VB, TILE>(a, a.v, m, a.heads + f.kv_heads + m.head, pos, values);
+          __syncwarp();
+        }
+        compute<D, KB, VB, NT>(w, a, m, keys, values, pos, scale);
       }
-      compute<D, KB, VB, NT>(w, a, m, keys, values, pos, scale);
+      __syncthreads(); /* the last piece's sums have been read */
+      leave<D, VB, NT>(w, x, count);
+      __syncthreads();
+      end_piece<D, NT>(sums, a, f, m, x, r, at, count);
     }
-    __syncthreads(); /* the last item's sums have been read */
-    leave<D, VB, NT>(w, x, m.rows);
-    __syncthreads();
-    for (int r = warp; r < m.rows; r += WARPS) merge_warps<D>(a, f, m, x, r);
-    if (m.stretches == 1 || warp >= m.rows || !is_last(f, m, m.row0 / (NT * 8))) continue;
-    for (int r = warp; r < m.rows; r += WARPS) merge_stretches<D>(a, f, m, m.row0 + r);
+    if (at + 1 < r.end) go_on(m, f);
   }
 }
 
