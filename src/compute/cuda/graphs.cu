@@ -108,13 +108,9 @@ __global__ void __launch_bounds__(DELIVERY_THREADS) deliver(const char *from, vo
   for (size_t i = pieces * 16 + first; i < bytes; i += step) to[i] = __ldcv(from + i);
 }
 
-/* By a kernel, which may start early; for any place by a copy, which all that comes behind waits for: so it was there
- * before any kernel that is told where. */
 bool send(pu_cuda *d, const letter *l) {
   const int64_t blocks = PU_MIN(ceil_div((int64_t)l->bytes, 16 * DELIVERY_THREADS), (int64_t)DELIVERY_BLOCKS);
   if (l->bytes == 0) return true;
-  if (l->anywhere)
-    return cudaMemcpyAsync(l->to, d->graphs->inbox + l->at, l->bytes, cudaMemcpyHostToDevice, d->stream) == cudaSuccess;
   pu_cuda_start(d, true, deliver, (unsigned)blocks, DELIVERY_THREADS, 0, d->graphs->inbox + l->at, l->to, l->bytes);
   return cudaGetLastError() == cudaSuccess;
 }
@@ -287,7 +283,6 @@ bool pu_cuda_hand_over(pu_cuda *d, void **to, const void *host, size_t bytes) {
   graphs *g = d->graphs;
   if (g->now == BROKEN) return false;
   letter *l = *to ? NULL : find_letter(g, host, bytes);
-  d->was_there = true; /* see send */
   if (l) {
     *to = l->to;
     return true;
