@@ -136,7 +136,7 @@ static void nothing_waits_in_between(void **state) {
   env t = open_env();
   bool again;
   float value;
-  for (int i = 0; t.be->record && i < 4; i++) {
+  for (int i = 0; t.be->record && i < 8; i++) {
     assert_ok(t.be->record(t.be, 7, &t.e), &t.e);
     assert_int_equal(t.be->record(t.be, 8, &t.e), PU_ERR_INTERNAL);
     assert_int_equal(t.be->sync(t.be, &t.e), PU_ERR_INTERNAL);

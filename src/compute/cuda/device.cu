@@ -142,12 +142,32 @@ static pu_err cuda_clear(pu_backend *be, void *device, size_t bytes, pu_error *e
   return PU_OK;
 }
 
+/* Small copies are a kernel, which may start early and lets the next one: between layers of a step of decoding the
+ * engine's copies would else be what all waits for. */
+enum { COPY_THREADS = 256, COPY_BLOCKS = 64, COPY_BYTES = 1 << 20 };
+
+__global__ void __launch_bounds__(COPY_THREADS) copy_kernel(const uint4 *from, uint4 *to, size_t n) {
+  let_next_start();
+  wait_for_before();
+  for (size_t i = blockIdx.x * (size_t)COPY_THREADS + threadIdx.x; i < n; i += (size_t)gridDim.x * COPY_THREADS)
+    to[i] = from[i];
+}
+
+static pu_err copy_small(pu_cuda *d, void *to, const void *from, size_t bytes, pu_error *e) {
+  const size_t n = bytes / sizeof(uint4);
+  const int64_t blocks = PU_MIN(ceil_div((int64_t)n, COPY_THREADS), (int64_t)COPY_BLOCKS);
+  pu_cuda_start(d, true, copy_kernel, (unsigned)blocks, COPY_THREADS, 0, (const uint4 *)from, (uint4 *)to, n);
+  return pu_cuda_launched("a copy", e);
+}
+
 static pu_err cuda_copy(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e) {
   pu_cuda *d = of(be);
   if (pu_cuda_is_recording(d)) {
     pu_cuda_note(d, from, bytes);
     if (!pu_cuda_note(d, to, bytes)) return PU_OK;
   }
+  if (bytes && bytes <= COPY_BYTES && (((uintptr_t)to | (uintptr_t)from | bytes) % sizeof(uint4)) == 0)
+    return copy_small(d, to, from, bytes, e);
   PU_CUDA_TRY(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, d->stream), "a copy", e);
   return PU_OK;
 }

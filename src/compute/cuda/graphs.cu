@@ -11,7 +11,14 @@ extern "C" {
 
 namespace {
 
-enum { MOST_GRAPHS = 64, MOST_LETTERS = 32, MOST_TRIES = 4, DELIVERY_THREADS = 256, DELIVERY_BLOCKS = 32 };
+enum {
+  MOST_GRAPHS = 64,
+  MOST_LETTERS = 32,
+  MOST_TRIES = 4,
+  PLAIN_TIMES = 4,
+  DELIVERY_THREADS = 256,
+  DELIVERY_BLOCKS = 32
+};
 constexpr size_t INBOX_BYTES = 4 << 20;
 
 /* Something the host hands over: at the same place of the inbox each time. */
@@ -24,7 +31,7 @@ typedef struct letter {
 typedef struct kept {
   uint64_t key, used, generation;
   uint64_t calls; /* hash of all of them */
-  bool seen;      /* it ran once, in this generation */
+  int seen;       /* times it ran as ever, in this generation */
   int tries;      /* that it could not be captured */
   cudaGraphExec_t graph;
   letter letters[MOST_LETTERS];
@@ -64,7 +71,7 @@ typedef struct pu_cuda_graphs graphs;
 void forget(kept *k) {
   if (k->graph) cudaGraphExecDestroy(k->graph);
   k->graph = NULL;
-  k->seen = false;
+  k->seen = 0;
 }
 
 kept *find(graphs *g, uint64_t key) {
@@ -108,13 +115,9 @@ __global__ void __launch_bounds__(DELIVERY_THREADS) deliver(const char *from, vo
   for (size_t i = pieces * 16 + first; i < bytes; i += step) to[i] = __ldcv(from + i);
 }
 
-/* By a kernel, which may start early; for any place by a copy, which all that comes behind waits for: so it was there
- * before any kernel that is told where. */
 bool send(pu_cuda *d, const letter *l) {
   const int64_t blocks = PU_MIN(ceil_div((int64_t)l->bytes, 16 * DELIVERY_THREADS), (int64_t)DELIVERY_BLOCKS);
   if (l->bytes == 0) return true;
-  if (l->anywhere)
-    return cudaMemcpyAsync(l->to, d->graphs->inbox + l->at, l->bytes, cudaMemcpyHostToDevice, d->stream) == cudaSuccess;
   pu_cuda_start(d, true, deliver, (unsigned)blocks, DELIVERY_THREADS, 0, d->graphs->inbox + l->at, l->to, l->bytes);
   return cudaGetLastError() == cudaSuccess;
 }
@@ -223,7 +226,7 @@ pu_err record(pu_backend *be, uint64_t key, pu_error *e) {
   kept *k = g->k = find(g, key);
   k->used = ++g->clock;
   if (k->generation != d->generation) forget(k);
-  if (k->seen && k->tries < MOST_TRIES) return begin(d, k->graph ? COMPARING : CAPTURING, e);
+  if (k->seen >= PLAIN_TIMES && k->tries < MOST_TRIES) return begin(d, k->graph ? COMPARING : CAPTURING, e);
   g->now = PLAIN;
   return PU_OK;
 }
@@ -260,7 +263,7 @@ pu_err play(pu_backend *be, bool *again, pu_error *e) {
   if (was == IDLE) return pu_fail(e, PU_ERR_INTERNAL, "cuda: play without record");
   if (was != PLAIN) memcpy(d->base.forward, g->own, sizeof g->own);
   if (was == PLAIN) {
-    k->seen = true;
+    k->seen++;
     k->generation = d->generation;
   } else if (was == BROKEN || !is_whole(d)) {
     if (was != BROKEN) break_off(d, g->not_settled ? "an algorithm is not chosen yet" : "other calls than before");
@@ -287,7 +290,6 @@ bool pu_cuda_hand_over(pu_cuda *d, void **to, const void *host, size_t bytes) {
   graphs *g = d->graphs;
   if (g->now == BROKEN) return false;
   letter *l = *to ? NULL : find_letter(g, host, bytes);
-  d->was_there = true; /* see send */
   if (l) {
     *to = l->to;
     return true;

@@ -1,9 +1,10 @@
 /* CUDA graphs: what record and play keep (see compute.h), for the operations that take part.
  *
- * The first time a key comes all runs as ever: algorithms are chosen, work memory grows. The second time the stream is
- * captured while operations are called. From then on an operation that is called only has its arguments compared with
- * the ones it was captured with (a hash of all calls), and play launches the graph. What the host hands over in each
- * step lies in pinned memory, the inbox, from where kernels of the graph bring it to its places.
+ * The first times that a key comes all runs as ever: algorithms are chosen, work memory grows, and what comes only now
+ * and then is not worth a graph. Then the stream is captured while operations are called. From then on an operation
+ * that is called only has its arguments compared with the ones it was captured with (a hash of all calls), and play
+ * launches the graph. What the host hands over in each step lies in pinned memory, the inbox, from where kernels of the
+ * graph bring it to its places.
  *
  * A graph that cannot be captured or that does not fit the calls is left without anything having run: play then says
  * `again`, and the calls run as ever. */
