@@ -172,7 +172,7 @@ pu_tensor *pu_linear_fp8(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b) {
   bool grad = has_grad(x) || has_grad(w) || has_grad(b);
   pu_tensor *y = new2(c, x->dtype, x->shape[0], w->shape[0], grad);
   if (!y) return NULL;
-  pu_linear_fp8_args a = {x, w, b, y};
+  pu_linear_fp8_args a = {.x = x, .w = w, .b = b, .y = y};
   return run_and_record(c, RECORD(linear_fp8, &a, LIST(x, w, b), LIST(y)), sizeof a) ? y : NULL;
 }
 
