@@ -154,7 +154,7 @@ static void run_linear(run *r, const shape *s) {
   }
   pu_tensor *y = pu_linear_fp8(&r->c, x, w, b);
   if (!y) fail_msg("%s", r->e.msg);
-  pu_linear_fp8_args a = {x, w, b, y};
+  pu_linear_fp8_args a = {.x = x, .w = w, .b = b, .y = y};
   back(r, PU_OP_linear_fp8, &a, y, s);
   keep(r, y), keep(r, x->grad), keep(r, w->grad);
   if (b) keep(r, b->grad);
