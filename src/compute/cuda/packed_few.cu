@@ -1,11 +1,11 @@
 /* Products of weights in few bits with few tokens: as fast as memory gives the weights.
  *
- * A block of threads has some rows, and takes two blocks of sixteen of them at a time (a unit) through all inputs, a
- * window of eight pieces after the other. Two teams of eight warps take every other window, each warp one piece of it: it
- * makes bf16 integers of the piece's bits in registers (q less 2^(bits-1): exact), multiplies by x on the tensor cores
- * and leaves each group's sum and scale, which the last warps add up. A warp copies its own pieces into a ring in shared
- * memory as far ahead as there is room: they begin to come before the kernel before this one ends, so that memory never
- * rests. One warp copies x.
+ * A block of threads has some rows, and takes R blocks of sixteen of them at a time (a unit) through all inputs, a window
+ * of eight pieces after the other. Two teams of eight warps take every other window, each warp one piece of it: it makes
+ * bf16 integers of the piece's bits in registers (q less 2^(bits-1): exact), multiplies by x on the tensor cores and
+ * leaves each group's sum and scale, which the last warps add up. One warp copies weights into rings in shared memory as
+ * far ahead as there is room: they begin to come before the kernel before this one ends, so that memory never rests. One
+ * copies x.
  *
  * A result's bits, whatever the number of tokens (packed_many.cu does the same): the products of a group of inputs are
  * summed in one sequence of steps of sixteen, from 0, and where there are zeros 2^(bits-1) less the zero, times the sum of
@@ -18,10 +18,9 @@
 #include <stdlib.h>
 #endif
 
-enum { TEAM = 8, TEAMS = 2, WARPS = TEAM * TEAMS, FOLDERS = 2, STAGER = WARPS, FIRST_FOLDER };
-enum { THREADS = (WARPS + 1 + FOLDERS) * 32 };
+enum { TEAM = 8, MOST_TEAMS = 2, FOLDERS = 2 }; /* warps, but for MOST_TEAMS */
 enum { PIECE = PACKED_PIECE, COLS = 8, SUM_STEP = 20, X_STEP = PACKED_WINDOW + 8 };
-enum { MOST_DEPTH = 8, MOST_X = 32, SUM_SLOTS = 4 };
+enum { MOST_DEPTH = 8, MOST_X = 32, SUM_SLOTS = 2 }; /* of a team; of x; of a team */
 static_assert(TEAM * (int)PIECE == (int)PACKED_WINDOW, "a window is a team's");
 
 typedef struct few_job {
@@ -32,19 +31,21 @@ typedef struct few_job {
   const bf16 *x;
   int64_t x_step;
   int cols, tokens, parts; /* cols: of a pass, tokens times parts */
-  int depth, x_slots;      /* of rings; x_slots == windows: x stays for all units */
+  int depth, x_slots;      /* of a team's ring; x_slots == windows: x stays for all units */
   packed_y y;
   packed_parts of;
 } few_job;
 
-template <int BITS, int GROUP, bool ZEROS> struct few_shape {
-  static constexpr int rows = BITS == 4 && GROUP > 32 ? 2 : 1; /* blocks of a unit */
-  static constexpr int groups = PIECE / GROUP, team_groups = TEAM * groups;
+template <int BITS, int GROUP, bool ZEROS, int R, int TEAMS> struct few_shape {
+  static constexpr int teams = TEAMS, warps = TEAM * TEAMS, copier = warps, stager = warps + 1, folder = warps + 2;
+  static constexpr int threads = (folder + FOLDERS) * 32;
+  static constexpr int rows = R, groups = PIECE / GROUP, team_groups = TEAM * groups;
   static constexpr int group_q = GROUP * PACKED_ROWS * BITS / 8, pair = ZEROS ? 8 : 4; /* bytes */
-  static constexpr int slot = rows * groups * (group_q + 8 * pair);
-  static constexpr int outputs = rows * PACKED_ROWS * COLS, each = outputs / (FOLDERS * 32);
-  /* A window's scales, [groups][rows][16], and sums, [groups][rows][cols][SUM_STEP]. */
-  __host__ __device__ static inline int sums(int cols) { return team_groups * rows * (PACKED_ROWS + cols * SUM_STEP); }
+  static constexpr int piece = R * groups * (group_q + 8 * pair), slot = TEAM * piece;
+  static constexpr bool tails = GROUP < PIECE; /* the last piece may have fewer inputs */
+  static constexpr int outputs = R * PACKED_ROWS * COLS, each = outputs / (FOLDERS * 32);
+  /* A window's scales, [groups][R][16], and sums, [groups][R][cols][SUM_STEP]. */
+  __host__ __device__ static inline int sums(int cols) { return team_groups * R * (PACKED_ROWS + cols * SUM_STEP); }
 };
 
 /* Where a block of threads works: blocks [first, last), tokens [token, end) in passes. */
@@ -56,11 +57,12 @@ typedef struct few_place {
 
 /* ---- barriers ---- */
 
-/* Of each warp's ring, that what was copied is there; of x and sums that a slot is full, and that it is empty: x that stays
- * has been read in all units then. */
-enum { W_FULL = 0, X_FULL = WARPS * MOST_DEPTH, X_EMPTY = X_FULL + MOST_X, SUMS_FULL = X_EMPTY + MOST_X };
-enum { SUMS_EMPTY = SUMS_FULL + SUM_SLOTS, BARRIERS = SUMS_EMPTY + SUM_SLOTS, BARRIER_BYTES = 2048 };
-static_assert(BARRIERS * 8 <= BARRIER_BYTES && (int)BARRIERS <= (int)THREADS, "barriers");
+/* Of the teams' rings, of x, of the teams' sums: that a slot is full, and that it is empty. x that stays is left once for
+ * each unit. */
+enum { W_FULL = 0, W_EMPTY = MOST_TEAMS * MOST_DEPTH, X_FULL = 2 * W_EMPTY, X_EMPTY = X_FULL + MOST_X };
+enum { SUMS_FULL = X_EMPTY + MOST_X, SUMS_EMPTY = SUMS_FULL + MOST_TEAMS * SUM_SLOTS };
+enum { BARRIERS = SUMS_EMPTY + MOST_TEAMS * SUM_SLOTS, BARRIER_BYTES = 1024 };
+static_assert(BARRIERS * 8 <= BARRIER_BYTES && BARRIERS <= (TEAM + 2 + FOLDERS) * 32, "barriers");
 
 __device__ static inline void make_barrier(const few_job &j, uint32_t room, int units, int i) {
 #if __CUDA_ARCH__ >= 900
@@ -69,72 +71,90 @@ __device__ static inline void make_barrier(const few_job &j, uint32_t room, int 
   const int copiers = 32;
 #endif
   const int readers = j.x_slots == j.windows ? TEAM * units : TEAM;
-  int count = i < X_FULL ? copiers : i < X_EMPTY ? 32 : i < SUMS_FULL ? readers : i < SUMS_EMPTY ? TEAM : FOLDERS;
+  int count = i < W_EMPTY ? copiers : i < X_FULL ? TEAM : i < X_EMPTY ? 32 : i < SUMS_FULL ? readers : TEAM;
+  if (i >= SUMS_EMPTY) count = FOLDERS;
   if (i < BARRIERS) barrier_init(room + i * 8, count);
 }
 
-/* The next slot of a ring, and how often it has gone round. */
+/* A slot of a ring, and the parity of how often it has gone round. */
 typedef struct few_slot {
   int at, round;
 } few_slot;
 
-__device__ static inline void step(few_slot &s, int by, int slots) {
-  s.at += by;
-  if (s.at >= slots) s.at -= slots, s.round ^= 1;
+__device__ static inline void step(few_slot &s, int slots) {
+  if (++s.at == slots) s.at = 0, s.round ^= 1;
 }
 
-/* ---- a warp's pieces ---- */
-
-/* Every other window of all units; `piece` may be behind the last. */
-typedef struct few_walk {
-  int pass, unit, window, piece;
-} few_walk;
-
-__device__ static inline void go_on(const few_job &j, const few_place &p, few_walk &k, int windows) {
-  k.window += windows, k.piece += windows * TEAM;
-  while (k.window >= j.windows) {
-    k.window -= j.windows, k.piece -= j.windows * TEAM;
-    if (++k.unit == p.units) k.unit = 0, k.pass++;
-  }
+/* Windows are counted through all units and passes, and teams take turns at them. The first of this team in a unit that
+ * begins with the count `before`. */
+template <int TEAMS> __device__ static inline int first_window(int team, int before) {
+  return TEAMS == 1 ? 0 : (team - before) & 1;
 }
 
-/* A slot that stays empty goes through the same phases. */
-__device__ static inline void no_copy(uint32_t full, int lane) {
-#if __CUDA_ARCH__ >= 900
-  if (lane == 0)
-#endif
-    barrier_arrive(full);
-}
+/* ---- weights ---- */
 
-/* Copies a piece of a unit's blocks, one behind the other; in memory they are so too unless they belong to two eights. */
+/* A lane's piece of a window, of all blocks of a unit: one behind the other in memory, unless they belong to two eights.
+ */
+typedef struct few_source {
+  const uint8_t *from; /* of piece `lane`, in the first window */
+  int64_t step;        /* from window to window */
+  int count, here;     /* blocks; how many of them are of the first's eight */
+  int block;
+} few_source;
+
 template <class S>
-__device__ static inline void copy_piece(const few_job &j, const few_place &p, const few_walk &k, uint32_t to,
-                                         uint32_t full, int lane) {
-  if (k.pass >= p.passes) return;
-  if (k.piece >= j.l.pieces) {
-    no_copy(full, lane);
-    return;
-  }
-  const bool tail = k.piece + 1 == j.l.pieces;
-  const int block = p.first + k.unit * S::rows, eight = block / PACKED_BLOCKS * PACKED_BLOCKS;
-  const int bytes = (int)(tail ? j.l.tail_bytes : j.l.piece_bytes), count = min(S::rows, p.last - block);
-  const int side = min((int)PACKED_BLOCKS, (int)j.l.blocks - eight);
-  const uint8_t *from = p.w + (int64_t)eight * j.l.block_bytes + (int64_t)k.piece * (side * (int)j.l.piece_bytes) +
-                        (block - eight) * bytes;
-  const bool apart = S::rows == 2 && count == 2 && block + 1 == eight + PACKED_BLOCKS;
-  const uint8_t *second = apart ? p.w + packed_at(j.l, block + 1, k.piece) : from + bytes;
+__device__ static inline few_source source_of(const few_job &j, const few_place &p, int unit, int lane) {
+  few_source s;
+  s.block = p.first + unit * S::rows;
+  const int eight = s.block / PACKED_BLOCKS * PACKED_BLOCKS;
+  const int64_t piece = min((int)PACKED_BLOCKS, (int)j.l.blocks - eight) * j.l.piece_bytes;
+  s.count = min(S::rows, p.last - s.block);
+  s.here = min(s.count, eight + PACKED_BLOCKS - s.block);
+  s.step = TEAM * piece;
+  s.from = p.w + eight * j.l.block_bytes + lane % TEAM * piece + (s.block - eight) * j.l.piece_bytes;
+  return s;
+}
+
+template <class S>
+__device__ static inline void copy_window(const few_job &j, const few_place &p, const few_source &s, int window,
+                                          uint32_t to, uint32_t full, int lane) {
+  const int piece = window * TEAM + lane % TEAM, pieces = min((int)TEAM, (int)j.l.pieces - window * TEAM);
+  const bool tail = S::tails && piece + 1 == j.l.pieces;
+  const int bytes = tail ? (int)j.l.tail_bytes : (int)j.l.piece_bytes;
+  const uint8_t *from = tail ? p.w + packed_at(j.l, s.block, piece) : s.from + window * s.step;
+  to += lane % TEAM * S::piece;
 #if __CUDA_ARCH__ >= 900
-  if (lane != 0) return;
-  barrier_expect(full, count * bytes);
-  bulk_copy(to, from, apart ? bytes : count * bytes, full);
-  if (apart) bulk_copy(to + bytes, second, bytes, full);
+  int all = pieces * (int)j.l.piece_bytes;
+  if (S::tails && (window + 1) * TEAM >= j.l.pieces) all -= (int)(j.l.piece_bytes - j.l.tail_bytes);
+  if (lane == 0) barrier_expect(full, all * s.count);
+  __syncwarp();
+  if (lane < pieces) bulk_copy(to, from, s.here * bytes, full);
+  if (s.here < s.count && lane < pieces)
+    bulk_copy(to + s.here * bytes, p.w + packed_at(j.l, s.block + s.here, piece), (s.count - s.here) * bytes, full);
 #else
-  for (int i = lane * 16; i < bytes; i += 512) {
-    copy16(to + i, from + i);
-    if (count == 2) copy16(to + bytes + i, second + i);
+  if (lane < pieces) {
+    for (int i = 0; i < s.here * bytes; i += 16) copy16(to + i, from + i);
+    from = p.w + packed_at(j.l, s.block + s.here, piece);
+    for (int i = 0; i < (s.count - s.here) * bytes; i += 16) copy16(to + s.here * bytes + i, from + i);
   }
   barrier_after_copies(full);
 #endif
+}
+
+template <class S>
+__device__ static inline void copy_weights(const few_job &j, const few_place &p, uint32_t room, uint32_t at, int lane) {
+  few_slot mine = {0, 0};
+  int team = 0;
+  for (int pass = 0; pass < p.passes; pass++)
+    for (int unit = 0; unit < p.units; unit++) {
+      few_source s = source_of<S>(j, p, unit, lane);
+      for (int window = 0; window < j.windows; window++, team = team + 1 == S::teams ? 0 : team + 1) {
+        int slot = team * MOST_DEPTH + mine.at;
+        barrier_wait(room + (W_EMPTY + slot) * 8, mine.round ^ 1);
+        copy_window<S>(j, p, s, window, at + (team * j.depth + mine.at) * S::slot, room + (W_FULL + slot) * 8, lane);
+        if (team + 1 == S::teams) step(mine, j.depth); /* teams take turns, so both are at the same slot */
+      }
+    }
 }
 
 /* ---- x ---- */
@@ -167,7 +187,7 @@ __device__ static inline void stage_x(const few_job &j, const few_place &p, uint
         stage_window(j, p.token + (int64_t)pass * (j.cols / j.parts), tokens_of(j, p, pass), window,
                      at + x.at * j.cols * X_STEP * 2, lane);
         barrier_after_copies(room + (X_FULL + x.at) * 8);
-        step(x, 1, j.x_slots);
+        step(x, j.x_slots);
       }
 }
 
@@ -231,11 +251,10 @@ __device__ static inline void load_bits(uint4 w[R][BITS / 2], const char *stage,
 
 /* One piece: x of its first input lies at `x` (of this lane's row for ldmatrix). Sums [group][rows][cols] and scales
  * [group][rows] go to where they are put. */
-template <int BITS, int GROUP, bool ZEROS, bool WHOLE>
+template <int BITS, int GROUP, bool ZEROS, int R, bool WHOLE>
 __device__ static inline void multiply_piece(const char *stage, uint32_t x, int inputs, float *sums, float *put_scales,
                                              int cols, int lane) {
-  using S = few_shape<BITS, GROUP, ZEROS>;
-  constexpr int R = S::rows;
+  using S = few_shape<BITS, GROUP, ZEROS, R, 1>;
   const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
   const int groups = WHOLE ? PIECE / GROUP : inputs / GROUP, step = groups * (S::group_q + 8 * S::pair);
   uint4 w[R][BITS / 2];
@@ -266,48 +285,47 @@ __device__ static inline void multiply_piece(const char *stage, uint32_t x, int 
   }
 }
 
-template <int BITS, int GROUP, bool ZEROS>
-__device__ static inline void multiply(const few_job &j, const few_place &p, uint32_t room, char *w, uint32_t x_at,
-                                       float *sums_at, int warp, int lane) {
-  using S = few_shape<BITS, GROUP, ZEROS>;
-  const int team = warp / TEAM, in_team = warp % TEAM, total = p.passes * p.units * j.windows;
-  const int last_cols = tokens_of(j, p, p.passes - 1) * j.parts; /* of the last pass */
+/* What a warp goes through: its team's windows. */
+template <int BITS, int GROUP, bool ZEROS, int R, int TEAMS>
+__device__ static inline void multiply(const few_job &j, const few_place &p, uint32_t room, const char *w, uint32_t x_at,
+                                       float *sums, int warp, int lane) {
+  using S = few_shape<BITS, GROUP, ZEROS, R, TEAMS>;
+  const int team = warp / TEAM, in_team = warp % TEAM, pieces = (int)j.l.pieces;
   const bool stays = j.x_slots == j.windows;
-  const uint32_t ring = (uint32_t)__cvta_generic_to_shared(w), w_full = room + (W_FULL + warp * MOST_DEPTH) * 8;
-  few_walk now = {0, 0, 0, in_team};
-  go_on(j, p, now, team);
-  few_walk ahead = now;
-  for (int i = 0; i < j.depth; i++) {
-    copy_piece<S>(j, p, ahead, ring + i * S::slot, w_full + i * 8, lane);
-    go_on(j, p, ahead, TEAMS);
-  }
-  few_slot mine = {0, 0}, x = {0, 0}, sums = {0, 0};
-  step(x, team, j.x_slots), step(sums, team, SUM_SLOTS);
-  for (int i = team; i < total; i += TEAMS) {
-    const int cols = now.pass + 1 < p.passes ? j.cols : last_cols;
-    float *scales = sums_at + sums.at * S::sums(j.cols) + in_team * S::groups * S::rows * PACKED_ROWS;
-    float *to = sums_at + sums.at * S::sums(j.cols) + S::team_groups * S::rows * PACKED_ROWS +
-                in_team * S::groups * S::rows * cols * SUM_STEP;
+  const int x_window = j.cols * X_STEP * 2, sums_slot = S::sums(j.cols);
+  few_slot mine = {0, 0}, out = {0, 0};
+  int before = 0;
+  w += team * j.depth * S::slot + in_team * S::piece;
+  sums += team * SUM_SLOTS * sums_slot;
+  float *scales = sums + in_team * S::groups * R * PACKED_ROWS;
+  for (int pass = 0; pass < p.passes; pass++) {
     /* ldmatrix: lanes 8i … 8i + 7 name the rows of the i-th eight inputs. There may be fewer columns than eight. */
-    const int x_slot = stays ? now.window : x.at, row = min(lane % 8, cols - 1);
-    const uint32_t from = x_at + ((x_slot * j.cols + row) * X_STEP + lane / 8 * 8 + in_team * PIECE) * 2;
-    barrier_wait(room + (X_FULL + x_slot) * 8, stays ? now.pass % 2 : x.round);
-    barrier_wait(room + (SUMS_EMPTY + sums.at) * 8, sums.round ^ 1);
-    if (now.piece < j.l.pieces) {
-      barrier_wait(w_full + mine.at * 8, mine.round);
-      if (GROUP == PIECE || now.piece + 1 < j.l.pieces || j.l.tail == PIECE)
-        multiply_piece<BITS, GROUP, ZEROS, true>(w + mine.at * S::slot, from, PIECE, to, scales, cols, lane);
-      else
-        multiply_piece<BITS, GROUP, ZEROS, false>(w + mine.at * S::slot, from, j.l.tail, to, scales, cols, lane);
-    }
-    __syncwarp();
-    if (lane == 0) {
-      barrier_arrive(room + (SUMS_FULL + sums.at) * 8);
-      barrier_arrive(room + (X_EMPTY + x_slot) * 8);
-    }
-    copy_piece<S>(j, p, ahead, ring + mine.at * S::slot, w_full + mine.at * 8, lane);
-    go_on(j, p, ahead, TEAMS), go_on(j, p, now, TEAMS);
-    step(mine, 1, j.depth), step(x, TEAMS, j.x_slots), step(sums, TEAMS, SUM_SLOTS);
+    const int cols = tokens_of(j, p, pass) * j.parts, row = min(lane % 8, cols - 1);
+    const uint32_t x_lane = x_at + (row * X_STEP + lane / 8 * 8 + in_team * PIECE) * 2;
+    float *to = sums + S::team_groups * R * PACKED_ROWS + in_team * S::groups * R * cols * SUM_STEP;
+    for (int unit = 0; unit < p.units; unit++, before += j.windows)
+      for (int window = first_window<TEAMS>(team, before); window < j.windows; window += TEAMS) {
+        const int x_slot = stays ? window : (before + window) % j.x_slots, piece = window * TEAM + in_team;
+        const int x_round = stays ? pass % 2 : (before + window) / j.x_slots % 2;
+        if (!stays || unit < TEAMS) barrier_wait(room + (X_FULL + x_slot) * 8, x_round);
+        barrier_wait(room + (SUMS_EMPTY + team * SUM_SLOTS + out.at) * 8, out.round ^ 1);
+        barrier_wait(room + (W_FULL + team * MOST_DEPTH + mine.at) * 8, mine.round);
+        const char *stage = w + mine.at * S::slot;
+        const uint32_t x = x_lane + x_slot * x_window;
+        if (!S::tails ? piece < pieces : piece + 1 < pieces || piece < pieces && j.l.tail == PIECE)
+          multiply_piece<BITS, GROUP, ZEROS, R, true>(stage, x, PIECE, to + out.at * sums_slot,
+                                                      scales + out.at * sums_slot, cols, lane);
+        else if (S::tails && piece < pieces)
+          multiply_piece<BITS, GROUP, ZEROS, R, false>(stage, x, j.l.tail, to + out.at * sums_slot,
+                                                       scales + out.at * sums_slot, cols, lane);
+        __syncwarp();
+        if (lane == 0) {
+          barrier_arrive(room + (SUMS_FULL + team * SUM_SLOTS + out.at) * 8);
+          barrier_arrive(room + (W_EMPTY + team * MOST_DEPTH + mine.at) * 8);
+          barrier_arrive(room + (X_EMPTY + x_slot) * 8);
+        }
+        step(mine, j.depth), step(out, SUM_SLOTS);
+      }
   }
 }
 
@@ -376,18 +394,20 @@ __device__ static inline void add_window(float acc[S::each], const float *window
 template <class S>
 __device__ static inline void add_up(const few_job &j, const few_place &p, uint32_t room, const float *sums_at,
                                      float *outputs, int thread) {
-  few_slot sums = {0, 0};
+  few_slot in = {0, 0};
+  int team = 0;
   for (int pass = 0; pass < p.passes; pass++) {
     int tokens = tokens_of(j, p, pass);
     for (int unit = 0; unit < p.units; unit++) {
       float acc[S::each] = {};
-      for (int window = 0; window < j.windows; window++) {
-        barrier_wait(room + (SUMS_FULL + sums.at) * 8, sums.round);
-        add_window<S>(acc, sums_at + sums.at * S::sums(j.cols),
+      for (int window = 0; window < j.windows; window++, team = team + 1 == S::teams ? 0 : team + 1) {
+        int slot = team * SUM_SLOTS + in.at;
+        barrier_wait(room + (SUMS_FULL + slot) * 8, in.round);
+        add_window<S>(acc, sums_at + slot * S::sums(j.cols),
                       min(S::team_groups, (int)j.l.groups - window * S::team_groups), tokens * j.parts, thread);
         __syncwarp();
-        if (thread % 32 == 0) barrier_arrive(room + (SUMS_EMPTY + sums.at) * 8);
-        step(sums, 1, SUM_SLOTS);
+        if (thread % 32 == 0) barrier_arrive(room + (SUMS_EMPTY + slot) * 8);
+        if (team + 1 == S::teams) step(in, SUM_SLOTS);
       }
       store_unit<S>(j, acc, outputs, p.first + unit * S::rows, p.token + (int64_t)pass * (j.cols / j.parts), tokens,
                     p.last, thread);
@@ -399,8 +419,8 @@ __device__ static inline void add_up(const few_job &j, const few_place &p, uint3
 
 /* Blocks are shared out evenly. */
 __device__ static inline few_place place_of(const few_job &j, int rows) {
-  few_place p = {j.w, (int)(blockIdx.x * j.l.blocks / gridDim.x), (int)((blockIdx.x + 1) * j.l.blocks / gridDim.x),
-                 0,   0, 0, j.tokens};
+  const uint32_t blocks = (uint32_t)j.l.blocks, at = blockIdx.x; /* times the grid's size they are less than 2^32 */
+  few_place p = {j.w, (int)(at * blocks / gridDim.x), (int)((at + 1) * blocks / gridDim.x), 0, 0, 0, j.tokens};
   if (j.of.offsets) {
     after_last_kernel();
     p.token = j.of.offsets[blockIdx.y];
@@ -413,50 +433,55 @@ __device__ static inline few_place place_of(const few_job &j, int rows) {
   return p;
 }
 
-template <int BITS, int GROUP, bool ZEROS>
-__global__ void __launch_bounds__(THREADS, 1) few_kernel(const __grid_constant__ few_job j) {
-  using S = few_shape<BITS, GROUP, ZEROS>;
+template <int BITS, int GROUP, bool ZEROS, int R, int TEAMS>
+__global__ void __launch_bounds__(few_shape<BITS, GROUP, ZEROS, R, TEAMS>::threads, TEAMS == 1 ? 2 : 1)
+    few_kernel(const __grid_constant__ few_job j) {
+  using S = few_shape<BITS, GROUP, ZEROS, R, TEAMS>;
   extern __shared__ __align__(128) char raw[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   let_next_start();
   const uint32_t room = (uint32_t)__cvta_generic_to_shared(raw);
-  const few_place p = place_of(j, S::rows);
+  const few_place p = place_of(j, R);
   make_barrier(j, room, p.units, threadIdx.x);
   barriers_visible();
-  const int x_at = BARRIER_BYTES + WARPS * j.depth * S::slot;
+  const int x_at = BARRIER_BYTES + TEAMS * j.depth * S::slot;
   float *sums = (float *)(raw + x_at + j.x_slots * j.cols * X_STEP * 2);
   __syncthreads();
-  if (warp < WARPS) {
-    multiply<BITS, GROUP, ZEROS>(j, p, room, raw + BARRIER_BYTES + warp * j.depth * S::slot, room + x_at, sums, warp,
-                                 lane);
-  } else if (warp == STAGER) {
+  if (warp < S::warps) {
+    multiply<BITS, GROUP, ZEROS, R, TEAMS>(j, p, room, raw + BARRIER_BYTES, room + x_at, sums, warp, lane);
+  } else if (warp == S::copier) {
+    copy_weights<S>(j, p, room, room + BARRIER_BYTES, lane);
+  } else if (warp == S::stager) {
     after_last_kernel();
     stage_x(j, p, room, room + x_at, lane);
   } else {
     after_last_kernel();
-    add_up<S>(j, p, room, sums, sums + SUM_SLOTS * S::sums(j.cols), threadIdx.x - FIRST_FOLDER * 32);
+    add_up<S>(j, p, room, sums, sums + TEAMS * SUM_SLOTS * S::sums(j.cols), threadIdx.x - S::folder * 32);
   }
 }
 
 /* ---- launching ---- */
 
-/* x stays in shared memory if three pieces of each warp have room beside it. */
+enum { FEW_HALF = 106 << 10 };
+
+/* x stays in shared memory if two windows of each team have room beside it. 0: there is no room. */
 template <class S> static size_t share_room(few_job *j, size_t most) {
-  size_t x = (size_t)j->cols * X_STEP * 2, ring = (size_t)(WARPS * S::slot);
-  size_t all = BARRIER_BYTES + (size_t)(SUM_SLOTS * S::sums(j->cols)) * sizeof(float);
+  size_t x = (size_t)j->cols * X_STEP * 2, ring = (size_t)(S::teams * S::slot);
+  size_t all = BARRIER_BYTES + (size_t)(S::teams * SUM_SLOTS * S::sums(j->cols)) * sizeof(float);
   if (j->parts > 1) all += S::outputs * sizeof(float);
-  bool stays = j->windows <= MOST_X && all + (size_t)j->windows * x + 3 * ring <= most;
+  bool stays = j->windows <= MOST_X && all + (size_t)j->windows * x + 2 * ring <= most;
   j->x_slots = stays ? j->windows : 2;
-  while (!stays && j->x_slots < 4 && all + (size_t)(j->x_slots + 1) * x + 3 * ring <= most) j->x_slots++;
+  while (!stays && j->x_slots < 4 && all + (size_t)(j->x_slots + 1) * x + 2 * ring <= most) j->x_slots++;
   all += (size_t)j->x_slots * x;
-  j->depth = all + 2 * ring > most ? 1 : (int)PU_MIN((most - all) / ring, (size_t)MOST_DEPTH);
+  if (all + ring > most) return 0;
+  j->depth = (int)PU_MIN((most - all) / ring, (size_t)MOST_DEPTH);
   return all + (size_t)j->depth * ring;
 }
 
-template <int BITS, int GROUP, bool ZEROS> static pu_err launch(pu_cuda *d, few_job *j, pu_error *e) {
-  using S = few_shape<BITS, GROUP, ZEROS>;
+template <int BITS, int GROUP, bool ZEROS, int R, int TEAMS> static pu_err launch(pu_cuda *d, few_job *j, pu_error *e) {
+  using S = few_shape<BITS, GROUP, ZEROS, R, TEAMS>;
   static int most = 0; /* of shared memory; one device */
-  const void *kernel = (const void *)few_kernel<BITS, GROUP, ZEROS>;
+  const void *kernel = (const void *)few_kernel<BITS, GROUP, ZEROS, R, TEAMS>;
   if (!most) {
     PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "its shared memory",
                 e);
@@ -468,25 +493,42 @@ template <int BITS, int GROUP, bool ZEROS> static pu_err launch(pu_cuda *d, few_
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t c = {};
 #ifdef PACKED_TUNE
-  if (getenv("FEW_ROOM")) most = atoi(getenv("FEW_ROOM")) << 10;
+  static int whole = most;
+  most = getenv("FEW_ROOM") ? atoi(getenv("FEW_ROOM")) << 10 : whole;
 #endif
-  c.dynamicSmemBytes = share_room<S>(j, (size_t)most);
+  /* Half a multiprocessor's, so that the next product's weights can come while this one is at work. */
+  c.dynamicSmemBytes = share_room<S>(j, TEAMS == 1 && most > 208 << 10 ? (size_t)FEW_HALF : (size_t)most);
+  if (!c.dynamicSmemBytes) return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: too little shared memory for packed weights");
   c.gridDim = dim3((unsigned)PU_MIN(j->l.blocks, (int64_t)d->sms), j->of.offsets ? (unsigned)j->of.n : 1);
-  c.blockDim = dim3(THREADS);
+  c.blockDim = dim3(S::threads);
   c.stream = d->stream;
   c.attrs = &early;
   c.numAttrs = d->capability >= 90;
 #ifdef PACKED_TUNE
-  if (getenv("FEW_SAY")) printf("bits %d group %d cols %d: depth %d x %d of %d, %zu bytes\n", BITS, GROUP, j->cols, j->depth, j->x_slots, j->windows, c.dynamicSmemBytes);
+  if (getenv("FEW_SAY")) printf("bits %d group %d R %d cols %d: depth %d x %d of %d, %zu bytes\n", BITS, GROUP, R, j->cols, j->depth, j->x_slots, j->windows, c.dynamicSmemBytes);
 #endif
-  PU_CUDA_TRY(cudaLaunchKernelEx(&c, few_kernel<BITS, GROUP, ZEROS>, *j), "a product with a packed weight", e);
+  PU_CUDA_TRY(cudaLaunchKernelEx(&c, few_kernel<BITS, GROUP, ZEROS, R, TEAMS>, *j), "a product with a packed weight", e);
   return PU_OK;
 }
 
+/* More blocks at a time share x's operands and all that is done for a window, where there are enough. */
+template <int BITS, int GROUP, bool ZEROS> static pu_err launch_rows(pu_cuda *d, few_job *j, pu_error *e) {
+  int64_t blocks = j->l.blocks / PU_MIN(j->l.blocks, (int64_t)d->sms);
+  constexpr int R = BITS == 4 && GROUP > 32 ? 2 : 1, wide = GROUP > 32 ? 2 * R : R;
+#ifdef PACKED_TUNE
+  if (getenv("FEW_T") && atoi(getenv("FEW_T")) == 3) blocks = 1;
+#endif
+  if (GROUP > 32 && blocks >= 3 * R && j->cols <= 4) return launch<BITS, GROUP, ZEROS, wide, 2>(d, j, e);
+#ifdef PACKED_TUNE
+  if (getenv("FEW_T") && atoi(getenv("FEW_T")) == 1 && j->cols <= 2) return launch<BITS, GROUP, ZEROS, R, 1>(d, j, e);
+#endif
+  return launch<BITS, GROUP, ZEROS, R, 2>(d, j, e);
+}
+
 template <int BITS> static pu_err launch_group(pu_cuda *d, few_job *j, const pu_packing *p, pu_error *e) {
-  if (p->group == 32) return p->zeros ? launch<BITS, 32, true>(d, j, e) : launch<BITS, 32, false>(d, j, e);
-  if (p->group == 64) return p->zeros ? launch<BITS, 64, true>(d, j, e) : launch<BITS, 64, false>(d, j, e);
-  return p->zeros ? launch<BITS, 128, true>(d, j, e) : launch<BITS, 128, false>(d, j, e);
+  if (p->group == 32) return p->zeros ? launch_rows<BITS, 32, true>(d, j, e) : launch_rows<BITS, 32, false>(d, j, e);
+  if (p->group == 64) return p->zeros ? launch_rows<BITS, 64, true>(d, j, e) : launch_rows<BITS, 64, false>(d, j, e);
+  return p->zeros ? launch_rows<BITS, 128, true>(d, j, e) : launch_rows<BITS, 128, false>(d, j, e);
 }
 
 pu_err packed_few(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, const packed_parts *parts,

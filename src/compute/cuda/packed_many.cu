@@ -18,7 +18,7 @@
 #define HAS_WGMMA 1
 #endif
 
-enum { BM = 128, BK = 64, CONSUMERS = 256, MANY_THREADS = CONSUMERS + 128, MOST_STAGES = 8, OUT_STEP = BM * 2 + 16 };
+enum { BM = 128, BK = 64, CONSUMERS = 256, MANY_THREADS = CONSUMERS + 128, MOST_STAGES = 8, MOST_WIDTH = 128, OUT_STEP = BM * 2 + 16 };
 enum { ROOM = 222 << 10, WINDOW_PIECES = PACKED_WINDOW / PACKED_PIECE };
 
 typedef struct many_job {
@@ -258,17 +258,15 @@ __device__ static inline void leave_stage(uint32_t empty, int lane) {
   if (lane == 0) barrier_arrive(empty);
 }
 
-/* acc += a group's sum times the scale. x_sums: of the group, from this lane's first token on, `tokens` of them. */
+/* acc += a group's sum times the scale. x_sums: of the group, from this lane's first token on; what is behind the last
+ * token is read, but not used. */
 template <bool ZEROS, int BN>
 __device__ static inline void add_group(float acc[BN / 2], const float sum[BN / 2], const many_scale &s,
-                                        const float *x_sums, int tokens) {
+                                        const float *x_sums) {
 #pragma unroll
   for (int i = 0; i < BN / 2; i++) {
     float v = sum[i];
-    if (ZEROS) {
-      int token = i / 4 * 8 + i % 2;
-      v = fmaf(i / 2 % 2 ? s.zero.y : s.zero.x, token < tokens ? x_sums[token] : 0.0f, v);
-    }
+    if (ZEROS) v = fmaf(i / 2 % 2 ? s.zero.y : s.zero.x, x_sums[i / 4 * 8 + i % 2], v);
     acc[i] = fmaf(i / 2 % 2 ? s.scale.y : s.scale.x, v, acc[i]);
   }
 }
@@ -338,12 +336,59 @@ __device__ static inline void ready_half(uint32_t a[4][4], many_scale s[64 / (GR
   }
 }
 
+__device__ static inline void meet_consumers() {
+  asm volatile("bar.sync 1, %0;" ::"r"((int)CONSUMERS) : "memory");
+}
+
+/* The two warpgroups take turns at the tensor cores, so that one adds and unpacks while the other multiplies. */
+__device__ static inline void take_turn(int warpgroup) {
+  asm volatile("bar.sync %0, %1;" ::"r"(2 + warpgroup), "n"((int)CONSUMERS) : "memory");
+}
+__device__ static inline void pass_turn(int warpgroup) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(3 - warpgroup), "n"((int)CONSUMERS) : "memory");
+}
+
+/* Wide tiles of groups of a whole piece. */
+template <int BITS, bool ZEROS, int BN>
+__device__ static inline void multiply_in_turns(float acc[BN / 2], const many_job &j, const many_place &p,
+                                                const char *room, uint32_t room_at, float *kept, int thread) {
+  using S = many_shape<BITS, PACKED_PIECE, ZEROS, BN>;
+  const int lane = thread % 32, warpgroup = thread / 128;
+  const float *x_sums = j.x_sums + p.token + lane % 4 * 2;
+  many_walk at = {ring_of<S>(room_at, 0), ring_of<S>(room_at, 1), p.from, 0, 0};
+  uint32_t a[2][4][4];
+  float sum[BN / 2] = {};
+  many_scale s[1];
+  if (warpgroup == 1) pass_turn(1);
+#pragma unroll 1
+  for (int piece = p.from; piece < p.to; piece++, at.piece++) {
+    uint32_t x[2], left[2];
+    ready_half<BITS, PACKED_PIECE, ZEROS, BN>(a[0], s, j, at, room, 0, thread);
+    ready_half<BITS, PACKED_PIECE, ZEROS, BN>(a[1], s, j, at, room, 1, thread);
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      barrier_wait(at.x.full + at.x.slot * 8, at.x.phase);
+      x[half] = room_at + at.x.slot * S::x_stage, left[half] = at.x.empty + at.x.slot * 8;
+      next_stage<S::x_stages>(at.x);
+    }
+    take_turn(warpgroup);
+    multiply_stage<BN>(sum, a[0], x[0], 0, 4, 0);
+    multiply_stage<BN>(sum, a[1], x[1], 0, 4, 1);
+    if (warpgroup == 0 || piece + 1 < p.to) pass_turn(warpgroup);
+    wait_products<0, BN / 2>(sum);
+    leave_stage(left[0], lane), leave_stage(left[1], lane);
+    add_group<ZEROS, BN>(acc, sum, s[0], x_sums + (int64_t)piece * j.tokens);
+    if ((piece + 1) % WINDOW_PIECES == 0 || piece + 1 == p.to)
+      end_window<BN>(acc, j, p, kept, piece / WINDOW_PIECES, thread);
+  }
+}
+
 template <int BITS, int GROUP, bool ZEROS, int BN>
 __device__ static inline void multiply_pieces(float acc[BN / 2], const many_job &j, const many_place &p,
                                               const char *room, uint32_t room_at, float *kept, int thread) {
   using S = many_shape<BITS, GROUP, ZEROS, BN>;
   constexpr int each = GROUP < 64 ? GROUP : 64, groups = 64 / each; /* inputs and groups in one half */
-  const int lane = thread % 32, tokens = (int)(p.end - p.token) - lane % 4 * 2;
+  const int lane = thread % 32;
   const float *x_sums = j.x_sums + p.token + lane % 4 * 2;
   many_walk at = {ring_of<S>(room_at, 0), ring_of<S>(room_at, 1), p.from, 0, 0};
   uint32_t a[S::operands][4][4];
@@ -380,7 +425,7 @@ __device__ static inline void multiply_pieces(float acc[BN / 2], const many_job 
         if (GROUP == 128 && half == 0) continue;
         wait_products<0, BN / 2>(sum);
         int64_t group = (int64_t)piece * (PACKED_PIECE / GROUP) + (GROUP == 128 ? 0 : half * groups + g);
-        add_group<ZEROS, BN>(acc, sum, s[half][g], x_sums + group * j.tokens, tokens);
+        add_group<ZEROS, BN>(acc, sum, s[half][g], x_sums + group * j.tokens);
       }
       if (GROUP == 128 && half == 0) {
         last = at.x.empty + at.x.slot * 8;
@@ -393,10 +438,6 @@ __device__ static inline void multiply_pieces(float acc[BN / 2], const many_job 
     if ((piece + 1) % WINDOW_PIECES == 0 || piece + 1 == p.to)
       end_window<BN>(acc, j, p, kept, piece / WINDOW_PIECES, thread);
   }
-}
-
-__device__ static inline void meet_consumers() {
-  asm volatile("bar.sync 1, %0;" ::"r"((int)CONSUMERS) : "memory");
 }
 
 /* bf16 by way of shared memory, [BN][OUT_STEP bytes], so that a token's 128 values go out side by side. */
@@ -492,7 +533,10 @@ __global__ void __launch_bounds__(MANY_THREADS, BN <= 64 ? 2 : 1)
     float *kept = (float *)(room + S::kept_at) + (threadIdx.x - 128);
 #pragma unroll
     for (int i = 0; i < BN / 2; i++) acc[i] = 0;
-    multiply_pieces<BITS, GROUP, ZEROS, BN>(acc, j, p, room, room_at, kept, threadIdx.x - 128);
+    if (BN == 128 && GROUP == PACKED_PIECE)
+      multiply_in_turns<BITS, ZEROS, BN>(acc, j, p, room, room_at, kept, threadIdx.x - 128);
+    else
+      multiply_pieces<BITS, GROUP, ZEROS, BN>(acc, j, p, room, room_at, kept, threadIdx.x - 128);
     if (j.shares == 1) store_tile<BN>(kept, j, p, room, threadIdx.x - 128);
   }
 #endif
@@ -631,7 +675,7 @@ bool packed_many_can(const pu_cuda *d) {
 }
 
 static size_t x_sums_bytes(const packed_matrix *w, int64_t tokens) {
-  return w->p.zeros ? (size_t)(ceil_div(w->l.groups * tokens, 64) * 64) * sizeof(float) : 0;
+  return w->p.zeros ? (size_t)(ceil_div(w->l.groups * tokens, 64) * 64 + MOST_WIDTH) * sizeof(float) : 0;
 }
 
 size_t packed_many_bytes(const pu_cuda *d, const packed_matrix *w, int64_t tokens) {
