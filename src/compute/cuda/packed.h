@@ -97,7 +97,7 @@ typedef struct packed_parts {
 
 /* Up to PACKED_FEW tokens are packed_few's, where packed_many can; it takes any number, some at a time. The bits of a
  * result are the same by both. */
-enum { PACKED_FEW = 8 };
+enum { PACKED_FEW = 4 };
 pu_err packed_few(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, const packed_parts *parts,
                   pu_error *e) PU_MUST_USE;
 

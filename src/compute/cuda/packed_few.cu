@@ -31,6 +31,7 @@ typedef struct few_job {
   const bf16 *x;
   int64_t x_step;
   int cols, tokens, parts; /* cols: of a pass, tokens times parts */
+  int early;
   int depth, x_slots;      /* of a team's ring; x_slots == windows: x stays for all units */
   packed_y y;
   packed_parts of;
@@ -439,7 +440,7 @@ __global__ void __launch_bounds__(few_shape<BITS, GROUP, ZEROS, R, TEAMS>::threa
   using S = few_shape<BITS, GROUP, ZEROS, R, TEAMS>;
   extern __shared__ __align__(128) char raw[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  let_next_start();
+  if (j.early) let_next_start();
   const uint32_t room = (uint32_t)__cvta_generic_to_shared(raw);
   const few_place p = place_of(j, R);
   make_barrier(j, room, p.units, threadIdx.x);
@@ -453,6 +454,7 @@ __global__ void __launch_bounds__(few_shape<BITS, GROUP, ZEROS, R, TEAMS>::threa
     copy_weights<S>(j, p, room, room + BARRIER_BYTES, lane);
   } else if (warp == S::stager) {
     after_last_kernel();
+    let_next_start();
     stage_x(j, p, room, room + x_at, lane);
   } else {
     after_last_kernel();
@@ -464,11 +466,13 @@ __global__ void __launch_bounds__(few_shape<BITS, GROUP, ZEROS, R, TEAMS>::threa
 
 enum { FEW_HALF = 106 << 10 };
 
-/* x stays in shared memory if two windows of each team have room beside it. 0: there is no room. */
+/* Half a multiprocessor's, if that is room enough, so that two blocks of threads are at work, or the next product's
+ * weights come while this one is at work. x stays if two windows have room beside it. 0: there is no room. */
 template <class S> static size_t share_room(few_job *j, size_t most) {
   size_t x = (size_t)j->cols * X_STEP * 2, ring = (size_t)(S::teams * S::slot);
   size_t all = BARRIER_BYTES + (size_t)(S::teams * SUM_SLOTS * S::sums(j->cols)) * sizeof(float);
   if (j->parts > 1) all += S::outputs * sizeof(float);
+  if (all + 2 * x + 2 * ring <= FEW_HALF) most = PU_MIN(most, (size_t)FEW_HALF);
   bool stays = j->windows <= MOST_X && all + (size_t)j->windows * x + 2 * ring <= most;
   j->x_slots = stays ? j->windows : 2;
   while (!stays && j->x_slots < 4 && all + (size_t)(j->x_slots + 1) * x + 2 * ring <= most) j->x_slots++;
@@ -478,28 +482,32 @@ template <class S> static size_t share_room(few_job *j, size_t most) {
   return all + (size_t)j->depth * ring;
 }
 
-template <int BITS, int GROUP, bool ZEROS, int R, int TEAMS> static pu_err launch(pu_cuda *d, few_job *j, pu_error *e) {
-  using S = few_shape<BITS, GROUP, ZEROS, R, TEAMS>;
+template <int BITS, int GROUP, bool ZEROS> static pu_err launch(pu_cuda *d, few_job *j, pu_error *e) {
+  constexpr int R = BITS == 4 && GROUP > 32 ? 2 : 1;
+  using S = few_shape<BITS, GROUP, ZEROS, R, 1>;
   static int most = 0; /* of shared memory; one device */
-  const void *kernel = (const void *)few_kernel<BITS, GROUP, ZEROS, R, TEAMS>;
+  const void *kernel = (const void *)few_kernel<BITS, GROUP, ZEROS, R, 1>;
   if (!most) {
     PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "its shared memory",
                 e);
     PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "its shared memory",
                 e);
+    PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                     cudaSharedmemCarveoutMaxShared),
+                "its shared memory", e);
   }
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t c = {};
+  int64_t places = d->sms * (j->l.blocks >= (int64_t)d->sms * 2 * R * 2 ? 2 : 1);
 #ifdef PACKED_TUNE
-  static int whole = most;
-  most = getenv("FEW_ROOM") ? atoi(getenv("FEW_ROOM")) << 10 : whole;
+  if (getenv("FEW_G") && atoi(getenv("FEW_G"))) places = d->sms;
+  j->early = getenv("FEW_E") && atoi(getenv("FEW_E"));
 #endif
-  /* Half a multiprocessor's, so that the next product's weights can come while this one is at work. */
-  c.dynamicSmemBytes = share_room<S>(j, TEAMS == 1 && most > 208 << 10 ? (size_t)FEW_HALF : (size_t)most);
+  c.dynamicSmemBytes = share_room<S>(j, (size_t)most);
   if (!c.dynamicSmemBytes) return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: too little shared memory for packed weights");
-  c.gridDim = dim3((unsigned)PU_MIN(j->l.blocks, (int64_t)d->sms), j->of.offsets ? (unsigned)j->of.n : 1);
+  c.gridDim = dim3((unsigned)PU_MIN(j->l.blocks, places), j->of.offsets ? (unsigned)j->of.n : 1);
   c.blockDim = dim3(S::threads);
   c.stream = d->stream;
   c.attrs = &early;
@@ -507,28 +515,14 @@ template <int BITS, int GROUP, bool ZEROS, int R, int TEAMS> static pu_err launc
 #ifdef PACKED_TUNE
   if (getenv("FEW_SAY")) printf("bits %d group %d R %d cols %d: depth %d x %d of %d, %zu bytes\n", BITS, GROUP, R, j->cols, j->depth, j->x_slots, j->windows, c.dynamicSmemBytes);
 #endif
-  PU_CUDA_TRY(cudaLaunchKernelEx(&c, few_kernel<BITS, GROUP, ZEROS, R, TEAMS>, *j), "a product with a packed weight", e);
+  PU_CUDA_TRY(cudaLaunchKernelEx(&c, few_kernel<BITS, GROUP, ZEROS, R, 1>, *j), "a product with a packed weight", e);
   return PU_OK;
 }
 
-/* More blocks at a time share x's operands and all that is done for a window, where there are enough. */
-template <int BITS, int GROUP, bool ZEROS> static pu_err launch_rows(pu_cuda *d, few_job *j, pu_error *e) {
-  int64_t blocks = j->l.blocks / PU_MIN(j->l.blocks, (int64_t)d->sms);
-  constexpr int R = BITS == 4 && GROUP > 32 ? 2 : 1, wide = GROUP > 32 ? 2 * R : R;
-#ifdef PACKED_TUNE
-  if (getenv("FEW_T") && atoi(getenv("FEW_T")) == 3) blocks = 1;
-#endif
-  if (GROUP > 32 && blocks >= 3 * R && j->cols <= 4) return launch<BITS, GROUP, ZEROS, wide, 2>(d, j, e);
-#ifdef PACKED_TUNE
-  if (getenv("FEW_T") && atoi(getenv("FEW_T")) == 1 && j->cols <= 2) return launch<BITS, GROUP, ZEROS, R, 1>(d, j, e);
-#endif
-  return launch<BITS, GROUP, ZEROS, R, 2>(d, j, e);
-}
-
 template <int BITS> static pu_err launch_group(pu_cuda *d, few_job *j, const pu_packing *p, pu_error *e) {
-  if (p->group == 32) return p->zeros ? launch_rows<BITS, 32, true>(d, j, e) : launch_rows<BITS, 32, false>(d, j, e);
-  if (p->group == 64) return p->zeros ? launch_rows<BITS, 64, true>(d, j, e) : launch_rows<BITS, 64, false>(d, j, e);
-  return p->zeros ? launch_rows<BITS, 128, true>(d, j, e) : launch_rows<BITS, 128, false>(d, j, e);
+  if (p->group == 32) return p->zeros ? launch<BITS, 32, true>(d, j, e) : launch<BITS, 32, false>(d, j, e);
+  if (p->group == 64) return p->zeros ? launch<BITS, 64, true>(d, j, e) : launch<BITS, 64, false>(d, j, e);
+  return p->zeros ? launch<BITS, 128, true>(d, j, e) : launch<BITS, 128, false>(d, j, e);
 }
 
 pu_err packed_few(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, const packed_parts *parts,

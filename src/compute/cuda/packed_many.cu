@@ -47,7 +47,7 @@ template <int BITS, int GROUP, bool ZEROS, int BN> struct many_shape {
   /* What the launch gives all (80 or 168, 384 threads), less the copying warps', among the consumers: asking for more
    * waits for ever. */
   static constexpr int copier_registers = at_once == 2 ? 32 : 40, consumer_registers = at_once == 2 ? 104 : 232;
-  static constexpr int operands = at_once == 2 ? 1 : 2; /* halves of a piece in registers */
+  static constexpr int operands = BN == 64 ? 1 : 2; /* halves of a piece in registers, which are scarce at 64 */
   static_assert(x_stages >= 3, "stages of x");
 };
 
