@@ -1,27 +1,21 @@
 /* Products of weights in few bits with few tokens: as fast as memory gives the weights.
  *
- * A block of threads has some rows, and takes R blocks of sixteen of them at a time (a unit) through all inputs, a window
- * of eight pieces after the other. Two teams of eight warps take every other window, each warp one piece of it: it makes
- * bf16 integers of the piece's bits in registers (q less 2^(bits-1): exact), multiplies by x on the tensor cores and
- * leaves each group's sum and scale, which the last warps add up. One warp copies weights into rings in shared memory as
- * far ahead as there is room: they begin to come before the kernel before this one ends, so that memory never rests. One
- * copies x.
+ * A block of threads has some rows, and takes R blocks of sixteen of them at a time (a unit) through all inputs, a
+ * window of eight pieces after the other. Eight warps have a piece of a window each: a warp makes bf16 integers of its
+ * bits in registers (q less 2^(bits-1): exact), multiplies by x on the tensor cores and leaves each group's sum and
+ * scale, which the last warps add up. One warp copies weights into a ring in shared memory as far ahead as there is
+ * room: they begin to come before the kernel before this one ends. One copies x.
  *
  * A result's bits, whatever the number of tokens (packed_many.cu does the same): the products of a group of inputs are
- * summed in one sequence of steps of sixteen, from 0, and where there are zeros 2^(bits-1) less the zero, times the sum of
- * the group's x, is added by one fma. Groups of a window of PACKED_WINDOW inputs are added in order, scale times sum by
- * one fma, from 0; windows are added in order, from 0; the bias comes last. */
+ * summed in one sequence of steps of sixteen, from 0, and where there are zeros 2^(bits-1) less the zero, times the sum
+ * of the group's x, is added by one fma. Groups of a window of PACKED_WINDOW inputs are added in order, scale times sum
+ * by one fma, from 0; windows are added in order, from 0; the bias comes last. */
 #include "src/compute/cuda/packed.h"
 
-#ifdef PACKED_TUNE
-#include <stdio.h>
-#include <stdlib.h>
-#endif
-
-enum { TEAM = 8, MOST_TEAMS = 2, FOLDERS = 2 }; /* warps, but for MOST_TEAMS */
+enum { WARPS = 8, COPIER = WARPS, STAGER, FOLDER, FOLDERS = 2, THREADS = (FOLDER + FOLDERS) * 32 };
 enum { PIECE = PACKED_PIECE, COLS = 8, SUM_STEP = 20, X_STEP = PACKED_WINDOW + 8 };
-enum { MOST_DEPTH = 8, MOST_X = 32, SUM_SLOTS = 2 }; /* of a team; of x; of a team */
-static_assert(TEAM * (int)PIECE == (int)PACKED_WINDOW, "a window is a team's");
+enum { MOST_DEPTH = 8, MOST_X = 32, SUM_SLOTS = 2 }; /* slots of weights, of x, of sums */
+static_assert(WARPS * (int)PIECE == (int)PACKED_WINDOW, "a piece for each warp");
 
 typedef struct few_job {
   const uint8_t *w;
@@ -31,22 +25,22 @@ typedef struct few_job {
   const bf16 *x;
   int64_t x_step;
   int cols, tokens, parts; /* cols: of a pass, tokens times parts */
-  int early;
-  int depth, x_slots;      /* of a team's ring; x_slots == windows: x stays for all units */
+  int depth, x_slots;      /* of weights; of x, which stays for all units if they are as many as windows */
   packed_y y;
   packed_parts of;
 } few_job;
 
-template <int BITS, int GROUP, bool ZEROS, int R, int TEAMS> struct few_shape {
-  static constexpr int teams = TEAMS, warps = TEAM * TEAMS, copier = warps, stager = warps + 1, folder = warps + 2;
-  static constexpr int threads = (folder + FOLDERS) * 32;
-  static constexpr int rows = R, groups = PIECE / GROUP, team_groups = TEAM * groups;
+template <int BITS, int GROUP, bool ZEROS> struct few_shape {
+  static constexpr int rows = BITS == 4 && GROUP > 32 ? 2 : 1; /* blocks of a unit */
+  static constexpr int groups = PIECE / GROUP, window_groups = WARPS * groups;
   static constexpr int group_q = GROUP * PACKED_ROWS * BITS / 8, pair = ZEROS ? 8 : 4; /* bytes */
-  static constexpr int piece = R * groups * (group_q + 8 * pair), slot = TEAM * piece;
+  static constexpr int piece = rows * groups * (group_q + 8 * pair), slot = WARPS * piece;
   static constexpr bool tails = GROUP < PIECE; /* the last piece may have fewer inputs */
-  static constexpr int outputs = R * PACKED_ROWS * COLS, each = outputs / (FOLDERS * 32);
-  /* A window's scales, [groups][R][16], and sums, [groups][R][cols][SUM_STEP]. */
-  __host__ __device__ static inline int sums(int cols) { return team_groups * R * (PACKED_ROWS + cols * SUM_STEP); }
+  static constexpr int outputs = rows * PACKED_ROWS * COLS, each = outputs / (FOLDERS * 32);
+  /* A window's scales, [groups][rows][16], and sums, [groups][rows][cols][SUM_STEP]. */
+  __host__ __device__ static inline int sums(int cols) {
+    return window_groups * rows * (PACKED_ROWS + cols * SUM_STEP);
+  }
 };
 
 /* Where a block of threads works: blocks [first, last), tokens [token, end) in passes. */
@@ -58,12 +52,11 @@ typedef struct few_place {
 
 /* ---- barriers ---- */
 
-/* Of the teams' rings, of x, of the teams' sums: that a slot is full, and that it is empty. x that stays is left once for
- * each unit. */
-enum { W_FULL = 0, W_EMPTY = MOST_TEAMS * MOST_DEPTH, X_FULL = 2 * W_EMPTY, X_EMPTY = X_FULL + MOST_X };
-enum { SUMS_FULL = X_EMPTY + MOST_X, SUMS_EMPTY = SUMS_FULL + MOST_TEAMS * SUM_SLOTS };
-enum { BARRIERS = SUMS_EMPTY + MOST_TEAMS * SUM_SLOTS, BARRIER_BYTES = 1024 };
-static_assert(BARRIERS * 8 <= BARRIER_BYTES && BARRIERS <= (TEAM + 2 + FOLDERS) * 32, "barriers");
+/* Of weights, x and sums: that a slot is full, and that it is empty. x that stays is left once for each unit. */
+enum { W_FULL = 0, W_EMPTY = MOST_DEPTH, X_FULL = 2 * MOST_DEPTH, X_EMPTY = X_FULL + MOST_X };
+enum { SUMS_FULL = X_EMPTY + MOST_X, SUMS_EMPTY = SUMS_FULL + SUM_SLOTS, BARRIERS = SUMS_EMPTY + SUM_SLOTS };
+enum { BARRIER_BYTES = 1024 };
+static_assert((int)BARRIERS * 8 <= (int)BARRIER_BYTES && (int)BARRIERS <= (int)THREADS, "barriers");
 
 __device__ static inline void make_barrier(const few_job &j, uint32_t room, int units, int i) {
 #if __CUDA_ARCH__ >= 900
@@ -71,8 +64,8 @@ __device__ static inline void make_barrier(const few_job &j, uint32_t room, int 
 #else
   const int copiers = 32;
 #endif
-  const int readers = j.x_slots == j.windows ? TEAM * units : TEAM;
-  int count = i < W_EMPTY ? copiers : i < X_FULL ? TEAM : i < X_EMPTY ? 32 : i < SUMS_FULL ? readers : TEAM;
+  const int readers = j.x_slots == j.windows ? WARPS * units : WARPS;
+  int count = i < W_EMPTY ? copiers : i < X_FULL ? WARPS : i < X_EMPTY ? 32 : i < SUMS_FULL ? readers : WARPS;
   if (i >= SUMS_EMPTY) count = FOLDERS;
   if (i < BARRIERS) barrier_init(room + i * 8, count);
 }
@@ -86,15 +79,10 @@ __device__ static inline void step(few_slot &s, int slots) {
   if (++s.at == slots) s.at = 0, s.round ^= 1;
 }
 
-/* Windows are counted through all units and passes, and teams take turns at them. The first of this team in a unit that
- * begins with the count `before`. */
-template <int TEAMS> __device__ static inline int first_window(int team, int before) {
-  return TEAMS == 1 ? 0 : (team - before) & 1;
-}
-
 /* ---- weights ---- */
 
-/* A lane's piece of a window, of all blocks of a unit: one behind the other in memory, unless they belong to two eights.
+/* A lane's piece of a window, of all blocks of a unit: one behind the other in memory, unless they belong to two
+ * eights.
  */
 typedef struct few_source {
   const uint8_t *from; /* of piece `lane`, in the first window */
@@ -111,22 +99,22 @@ __device__ static inline few_source source_of(const few_job &j, const few_place 
   const int64_t piece = min((int)PACKED_BLOCKS, (int)j.l.blocks - eight) * j.l.piece_bytes;
   s.count = min(S::rows, p.last - s.block);
   s.here = min(s.count, eight + PACKED_BLOCKS - s.block);
-  s.step = TEAM * piece;
-  s.from = p.w + eight * j.l.block_bytes + lane % TEAM * piece + (s.block - eight) * j.l.piece_bytes;
+  s.step = WARPS * piece;
+  s.from = p.w + eight * j.l.block_bytes + lane % WARPS * piece + (s.block - eight) * j.l.piece_bytes;
   return s;
 }
 
 template <class S>
 __device__ static inline void copy_window(const few_job &j, const few_place &p, const few_source &s, int window,
                                           uint32_t to, uint32_t full, int lane) {
-  const int piece = window * TEAM + lane % TEAM, pieces = min((int)TEAM, (int)j.l.pieces - window * TEAM);
+  const int piece = window * WARPS + lane % WARPS, pieces = min((int)WARPS, (int)j.l.pieces - window * WARPS);
   const bool tail = S::tails && piece + 1 == j.l.pieces;
   const int bytes = tail ? (int)j.l.tail_bytes : (int)j.l.piece_bytes;
   const uint8_t *from = tail ? p.w + packed_at(j.l, s.block, piece) : s.from + window * s.step;
-  to += lane % TEAM * S::piece;
+  to += lane % WARPS * S::piece;
 #if __CUDA_ARCH__ >= 900
   int all = pieces * (int)j.l.piece_bytes;
-  if (S::tails && (window + 1) * TEAM >= j.l.pieces) all -= (int)(j.l.piece_bytes - j.l.tail_bytes);
+  if (S::tails && (window + 1) * WARPS >= j.l.pieces) all -= (int)(j.l.piece_bytes - j.l.tail_bytes);
   if (lane == 0) barrier_expect(full, all * s.count);
   __syncwarp();
   if (lane < pieces) bulk_copy(to, from, s.here * bytes, full);
@@ -145,15 +133,13 @@ __device__ static inline void copy_window(const few_job &j, const few_place &p, 
 template <class S>
 __device__ static inline void copy_weights(const few_job &j, const few_place &p, uint32_t room, uint32_t at, int lane) {
   few_slot mine = {0, 0};
-  int team = 0;
   for (int pass = 0; pass < p.passes; pass++)
     for (int unit = 0; unit < p.units; unit++) {
       few_source s = source_of<S>(j, p, unit, lane);
-      for (int window = 0; window < j.windows; window++, team = team + 1 == S::teams ? 0 : team + 1) {
-        int slot = team * MOST_DEPTH + mine.at;
-        barrier_wait(room + (W_EMPTY + slot) * 8, mine.round ^ 1);
-        copy_window<S>(j, p, s, window, at + (team * j.depth + mine.at) * S::slot, room + (W_FULL + slot) * 8, lane);
-        if (team + 1 == S::teams) step(mine, j.depth); /* teams take turns, so both are at the same slot */
+      for (int window = 0; window < j.windows; window++) {
+        barrier_wait(room + (W_EMPTY + mine.at) * 8, mine.round ^ 1);
+        copy_window<S>(j, p, s, window, at + mine.at * S::slot, room + (W_FULL + mine.at) * 8, lane);
+        step(mine, j.depth);
       }
     }
 }
@@ -252,10 +238,11 @@ __device__ static inline void load_bits(uint4 w[R][BITS / 2], const char *stage,
 
 /* One piece: x of its first input lies at `x` (of this lane's row for ldmatrix). Sums [group][rows][cols] and scales
  * [group][rows] go to where they are put. */
-template <int BITS, int GROUP, bool ZEROS, int R, bool WHOLE>
+template <int BITS, int GROUP, bool ZEROS, bool WHOLE>
 __device__ static inline void multiply_piece(const char *stage, uint32_t x, int inputs, float *sums, float *put_scales,
                                              int cols, int lane) {
-  using S = few_shape<BITS, GROUP, ZEROS, R, 1>;
+  using S = few_shape<BITS, GROUP, ZEROS>;
+  constexpr int R = S::rows;
   const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
   const int groups = WHOLE ? PIECE / GROUP : inputs / GROUP, step = groups * (S::group_q + 8 * S::pair);
   uint4 w[R][BITS / 2];
@@ -280,49 +267,47 @@ __device__ static inline void multiply_piece(const char *stage, uint32_t x, int 
 #pragma unroll
     for (int r = 0; r < R; r++) {
       float2 scale = finish_group<BITS, ZEROS>(sum[r], x_sum, scales + r * step);
-      put_sums(sums + (group * R + r) * cols * SUM_STEP, put_scales + (group * R + r) * PACKED_ROWS, sum[r], scale, cols,
-               lane);
+      put_sums(sums + (group * R + r) * cols * SUM_STEP, put_scales + (group * R + r) * PACKED_ROWS, sum[r], scale,
+               cols, lane);
     }
   }
 }
 
-/* What a warp goes through: its team's windows. */
-template <int BITS, int GROUP, bool ZEROS, int R, int TEAMS>
-__device__ static inline void multiply(const few_job &j, const few_place &p, uint32_t room, const char *w, uint32_t x_at,
-                                       float *sums, int warp, int lane) {
-  using S = few_shape<BITS, GROUP, ZEROS, R, TEAMS>;
-  const int team = warp / TEAM, in_team = warp % TEAM, pieces = (int)j.l.pieces;
+/* What a warp goes through: its piece of all windows. */
+template <int BITS, int GROUP, bool ZEROS>
+__device__ static inline void multiply(const few_job &j, const few_place &p, uint32_t room, const char *w,
+                                       uint32_t x_at, float *sums, int warp, int lane) {
+  using S = few_shape<BITS, GROUP, ZEROS>;
+  const int pieces = (int)j.l.pieces, x_window = j.cols * X_STEP * 2, sums_slot = S::sums(j.cols);
   const bool stays = j.x_slots == j.windows;
-  const int x_window = j.cols * X_STEP * 2, sums_slot = S::sums(j.cols);
   few_slot mine = {0, 0}, out = {0, 0};
-  int before = 0;
-  w += team * j.depth * S::slot + in_team * S::piece;
-  sums += team * SUM_SLOTS * sums_slot;
-  float *scales = sums + in_team * S::groups * R * PACKED_ROWS;
+  int before = 0; /* windows of the units before */
+  w += warp * S::piece;
+  float *scales = sums + warp * S::groups * S::rows * PACKED_ROWS;
   for (int pass = 0; pass < p.passes; pass++) {
     /* ldmatrix: lanes 8i … 8i + 7 name the rows of the i-th eight inputs. There may be fewer columns than eight. */
     const int cols = tokens_of(j, p, pass) * j.parts, row = min(lane % 8, cols - 1);
-    const uint32_t x_lane = x_at + (row * X_STEP + lane / 8 * 8 + in_team * PIECE) * 2;
-    float *to = sums + S::team_groups * R * PACKED_ROWS + in_team * S::groups * R * cols * SUM_STEP;
+    const uint32_t x_lane = x_at + (row * X_STEP + lane / 8 * 8 + warp * PIECE) * 2;
+    float *to = sums + S::window_groups * S::rows * PACKED_ROWS + warp * S::groups * S::rows * cols * SUM_STEP;
     for (int unit = 0; unit < p.units; unit++, before += j.windows)
-      for (int window = first_window<TEAMS>(team, before); window < j.windows; window += TEAMS) {
-        const int x_slot = stays ? window : (before + window) % j.x_slots, piece = window * TEAM + in_team;
+      for (int window = 0; window < j.windows; window++) {
+        const int x_slot = stays ? window : (before + window) % j.x_slots, piece = window * WARPS + warp;
         const int x_round = stays ? pass % 2 : (before + window) / j.x_slots % 2;
-        if (!stays || unit < TEAMS) barrier_wait(room + (X_FULL + x_slot) * 8, x_round);
-        barrier_wait(room + (SUMS_EMPTY + team * SUM_SLOTS + out.at) * 8, out.round ^ 1);
-        barrier_wait(room + (W_FULL + team * MOST_DEPTH + mine.at) * 8, mine.round);
+        if (!stays || unit == 0) barrier_wait(room + (X_FULL + x_slot) * 8, x_round);
+        barrier_wait(room + (SUMS_EMPTY + out.at) * 8, out.round ^ 1);
+        barrier_wait(room + (W_FULL + mine.at) * 8, mine.round);
         const char *stage = w + mine.at * S::slot;
         const uint32_t x = x_lane + x_slot * x_window;
         if (!S::tails ? piece < pieces : piece + 1 < pieces || piece < pieces && j.l.tail == PIECE)
-          multiply_piece<BITS, GROUP, ZEROS, R, true>(stage, x, PIECE, to + out.at * sums_slot,
-                                                      scales + out.at * sums_slot, cols, lane);
+          multiply_piece<BITS, GROUP, ZEROS, true>(stage, x, PIECE, to + out.at * sums_slot,
+                                                   scales + out.at * sums_slot, cols, lane);
         else if (S::tails && piece < pieces)
-          multiply_piece<BITS, GROUP, ZEROS, R, false>(stage, x, j.l.tail, to + out.at * sums_slot,
-                                                       scales + out.at * sums_slot, cols, lane);
+          multiply_piece<BITS, GROUP, ZEROS, false>(stage, x, j.l.tail, to + out.at * sums_slot,
+                                                    scales + out.at * sums_slot, cols, lane);
         __syncwarp();
         if (lane == 0) {
-          barrier_arrive(room + (SUMS_FULL + team * SUM_SLOTS + out.at) * 8);
-          barrier_arrive(room + (W_EMPTY + team * MOST_DEPTH + mine.at) * 8);
+          barrier_arrive(room + (SUMS_FULL + out.at) * 8);
+          barrier_arrive(room + (W_EMPTY + mine.at) * 8);
           barrier_arrive(room + (X_EMPTY + x_slot) * 8);
         }
         step(mine, j.depth), step(out, SUM_SLOTS);
@@ -348,8 +333,8 @@ __device__ static inline void store_output(const few_job &j, int64_t token, int6
     ((bf16 *)j.y.y)[token * j.y.step + m] = from_f32<bf16>(v);
 }
 
-/* A unit's outputs; of three parts the sums are added from the smallest part on, by way of `room`. Output i is row i % 16
- * of block i / 16 % rows, column i / (16 rows). */
+/* A unit's outputs; of three parts the sums are added from the smallest part on, by way of `room`. Output i is row i %
+ * 16 of block i / 16 % rows, column i / (16 rows). */
 template <class S>
 __device__ static inline void store_unit(const few_job &j, const float acc[S::each], float *room, int64_t block,
                                          int64_t token, int tokens, int last, int thread) {
@@ -379,7 +364,7 @@ __device__ static inline void add_window(float acc[S::each], const float *window
   constexpr int R = S::rows, apart = FOLDERS * 32 / (PACKED_ROWS * R);
   const int col = thread / (PACKED_ROWS * R), r = thread / PACKED_ROWS % R, row = thread % PACKED_ROWS;
   const float *scales = window + r * PACKED_ROWS + row;
-  const float *sums = window + S::team_groups * R * PACKED_ROWS + (r * cols + col) * SUM_STEP + row;
+  const float *sums = window + S::window_groups * R * PACKED_ROWS + (r * cols + col) * SUM_STEP + row;
   float v[S::each] = {};
 #pragma unroll 8
   for (int g = 0; g < groups; g++, scales += R * PACKED_ROWS, sums += R * cols * SUM_STEP) {
@@ -396,19 +381,17 @@ template <class S>
 __device__ static inline void add_up(const few_job &j, const few_place &p, uint32_t room, const float *sums_at,
                                      float *outputs, int thread) {
   few_slot in = {0, 0};
-  int team = 0;
   for (int pass = 0; pass < p.passes; pass++) {
     int tokens = tokens_of(j, p, pass);
     for (int unit = 0; unit < p.units; unit++) {
       float acc[S::each] = {};
-      for (int window = 0; window < j.windows; window++, team = team + 1 == S::teams ? 0 : team + 1) {
-        int slot = team * SUM_SLOTS + in.at;
-        barrier_wait(room + (SUMS_FULL + slot) * 8, in.round);
-        add_window<S>(acc, sums_at + slot * S::sums(j.cols),
-                      min(S::team_groups, (int)j.l.groups - window * S::team_groups), tokens * j.parts, thread);
+      for (int window = 0; window < j.windows; window++) {
+        barrier_wait(room + (SUMS_FULL + in.at) * 8, in.round);
+        add_window<S>(acc, sums_at + in.at * S::sums(j.cols),
+                      min(S::window_groups, (int)j.l.groups - window * S::window_groups), tokens * j.parts, thread);
         __syncwarp();
-        if (thread % 32 == 0) barrier_arrive(room + (SUMS_EMPTY + slot) * 8);
-        if (team + 1 == S::teams) step(in, SUM_SLOTS);
+        if (thread % 32 == 0) barrier_arrive(room + (SUMS_EMPTY + in.at) * 8);
+        step(in, SUM_SLOTS);
       }
       store_unit<S>(j, acc, outputs, p.first + unit * S::rows, p.token + (int64_t)pass * (j.cols / j.parts), tokens,
                     p.last, thread);
@@ -434,31 +417,29 @@ __device__ static inline few_place place_of(const few_job &j, int rows) {
   return p;
 }
 
-template <int BITS, int GROUP, bool ZEROS, int R, int TEAMS>
-__global__ void __launch_bounds__(few_shape<BITS, GROUP, ZEROS, R, TEAMS>::threads, TEAMS == 1 ? 2 : 1)
-    few_kernel(const __grid_constant__ few_job j) {
-  using S = few_shape<BITS, GROUP, ZEROS, R, TEAMS>;
+template <int BITS, int GROUP, bool ZEROS>
+__global__ void __launch_bounds__(THREADS, 2) few_kernel(const __grid_constant__ few_job j) {
+  using S = few_shape<BITS, GROUP, ZEROS>;
   extern __shared__ __align__(128) char raw[];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  if (j.early) let_next_start();
   const uint32_t room = (uint32_t)__cvta_generic_to_shared(raw);
-  const few_place p = place_of(j, R);
+  const few_place p = place_of(j, S::rows);
   make_barrier(j, room, p.units, threadIdx.x);
   barriers_visible();
-  const int x_at = BARRIER_BYTES + TEAMS * j.depth * S::slot;
+  const int x_at = BARRIER_BYTES + j.depth * S::slot;
   float *sums = (float *)(raw + x_at + j.x_slots * j.cols * X_STEP * 2);
   __syncthreads();
-  if (warp < S::warps) {
-    multiply<BITS, GROUP, ZEROS, R, TEAMS>(j, p, room, raw + BARRIER_BYTES, room + x_at, sums, warp, lane);
-  } else if (warp == S::copier) {
+  if (warp < WARPS) {
+    multiply<BITS, GROUP, ZEROS>(j, p, room, raw + BARRIER_BYTES, room + x_at, sums, warp, lane);
+  } else if (warp == COPIER) {
     copy_weights<S>(j, p, room, room + BARRIER_BYTES, lane);
-  } else if (warp == S::stager) {
+  } else if (warp == STAGER) {
     after_last_kernel();
     let_next_start();
     stage_x(j, p, room, room + x_at, lane);
   } else {
     after_last_kernel();
-    add_up<S>(j, p, room, sums, sums + TEAMS * SUM_SLOTS * S::sums(j.cols), threadIdx.x - S::folder * 32);
+    add_up<S>(j, p, room, sums, sums + SUM_SLOTS * S::sums(j.cols), threadIdx.x - FOLDER * 32);
   }
 }
 
@@ -469,8 +450,8 @@ enum { FEW_HALF = 106 << 10 };
 /* Half a multiprocessor's, if that is room enough, so that two blocks of threads are at work, or the next product's
  * weights come while this one is at work. x stays if two windows have room beside it. 0: there is no room. */
 template <class S> static size_t share_room(few_job *j, size_t most) {
-  size_t x = (size_t)j->cols * X_STEP * 2, ring = (size_t)(S::teams * S::slot);
-  size_t all = BARRIER_BYTES + (size_t)(S::teams * SUM_SLOTS * S::sums(j->cols)) * sizeof(float);
+  size_t x = (size_t)j->cols * X_STEP * 2, ring = S::slot;
+  size_t all = BARRIER_BYTES + (size_t)(SUM_SLOTS * S::sums(j->cols)) * sizeof(float);
   if (j->parts > 1) all += S::outputs * sizeof(float);
   if (all + 2 * x + 2 * ring <= FEW_HALF) most = PU_MIN(most, (size_t)FEW_HALF);
   bool stays = j->windows <= MOST_X && all + (size_t)j->windows * x + 2 * ring <= most;
@@ -483,39 +464,30 @@ template <class S> static size_t share_room(few_job *j, size_t most) {
 }
 
 template <int BITS, int GROUP, bool ZEROS> static pu_err launch(pu_cuda *d, few_job *j, pu_error *e) {
-  constexpr int R = BITS == 4 && GROUP > 32 ? 2 : 1;
-  using S = few_shape<BITS, GROUP, ZEROS, R, 1>;
+  using S = few_shape<BITS, GROUP, ZEROS>;
   static int most = 0; /* of shared memory; one device */
-  const void *kernel = (const void *)few_kernel<BITS, GROUP, ZEROS, R, 1>;
+  const void *kernel = (const void *)few_kernel<BITS, GROUP, ZEROS>;
   if (!most) {
     PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "its shared memory",
                 e);
     PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "its shared memory",
                 e);
-    PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                     cudaSharedmemCarveoutMaxShared),
-                "its shared memory", e);
+    PU_CUDA_TRY(
+        cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared),
+        "its shared memory", e);
   }
   cudaLaunchAttribute early = {};
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t c = {};
-  int64_t places = d->sms * (j->l.blocks >= (int64_t)d->sms * 2 * R * 2 ? 2 : 1);
-#ifdef PACKED_TUNE
-  if (getenv("FEW_G") && atoi(getenv("FEW_G"))) places = d->sms;
-  j->early = getenv("FEW_E") && atoi(getenv("FEW_E"));
-#endif
   c.dynamicSmemBytes = share_room<S>(j, (size_t)most);
   if (!c.dynamicSmemBytes) return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: too little shared memory for packed weights");
-  c.gridDim = dim3((unsigned)PU_MIN(j->l.blocks, places), j->of.offsets ? (unsigned)j->of.n : 1);
-  c.blockDim = dim3(S::threads);
+  c.gridDim = dim3((unsigned)PU_MIN(j->l.blocks, (int64_t)d->sms), j->of.offsets ? (unsigned)j->of.n : 1);
+  c.blockDim = dim3(THREADS);
   c.stream = d->stream;
   c.attrs = &early;
   c.numAttrs = d->capability >= 90;
-#ifdef PACKED_TUNE
-  if (getenv("FEW_SAY")) printf("bits %d group %d R %d cols %d: depth %d x %d of %d, %zu bytes\n", BITS, GROUP, R, j->cols, j->depth, j->x_slots, j->windows, c.dynamicSmemBytes);
-#endif
-  PU_CUDA_TRY(cudaLaunchKernelEx(&c, few_kernel<BITS, GROUP, ZEROS, R, 1>, *j), "a product with a packed weight", e);
+  PU_CUDA_TRY(cudaLaunchKernelEx(&c, few_kernel<BITS, GROUP, ZEROS>, *j), "a product with a packed weight", e);
   return PU_OK;
 }
 
@@ -532,7 +504,7 @@ pu_err packed_few(pu_cuda *d, const packed_matrix *w, const packed_x *x, const p
   j.w = w->data;
   j.l = w->l;
   j.rows = w->rows;
-  j.windows = (int)ceil_div(j.l.pieces, TEAM);
+  j.windows = (int)ceil_div(j.l.pieces, WARPS);
   j.x = x->x;
   j.x_step = x->step;
   j.tokens = (int)x->tokens;

@@ -3,10 +3,10 @@
  * A block of threads makes 128 rows of w by BN tokens of y. Two threads copy, several stages ahead: one x, 64 inputs at
  * a time, through the tensor copy engine in the swizzled form that wgmma reads; one the rows' pieces as they lie. Two
  * warpgroups have 64 rows each: bits become bf16 integers in registers, which are wgmma's left operand as packed.h lays
- * them out, while the tensor cores are at what came before. A group's products are summed by themselves and their sum is
- * added to the window's, times the scale; at the end of a window that goes into shared memory, where each thread adds up
- * its own. So the bits are those of packed_few.cu. What zeros take away is known beforehand: a kernel of its own sums
- * each group of x.
+ * them out, while the tensor cores are at what came before. A group's products are summed by themselves and their sum
+ * is added to the window's, times the scale; at the end of a window that goes into shared memory, where each thread
+ * adds up its own. So the bits are those of packed_few.cu. What zeros take away is known beforehand: a kernel of its
+ * own sums each group of x.
  *
  * Where there are too few blocks to fill the device, windows are shared out too: their sums go into work memory, and
  * another kernel adds them, in order. */
@@ -18,7 +18,15 @@
 #define HAS_WGMMA 1
 #endif
 
-enum { BM = 128, BK = 64, CONSUMERS = 256, MANY_THREADS = CONSUMERS + 128, MOST_STAGES = 8, MOST_WIDTH = 128, OUT_STEP = BM * 2 + 16 };
+enum {
+  BM = 128,
+  BK = 64,
+  CONSUMERS = 256,
+  MANY_THREADS = CONSUMERS + 128,
+  MOST_STAGES = 8,
+  MOST_WIDTH = 128,
+  OUT_STEP = BM * 2 + 16
+};
 enum { ROOM = 222 << 10, WINDOW_PIECES = PACKED_WINDOW / PACKED_PIECE };
 
 typedef struct many_job {
@@ -239,7 +247,8 @@ __device__ static inline void multiply_stage(float sum[BN / 2], const uint32_t a
 #pragma unroll
   for (int k = 0; k < 4; k++) {
     if (k < from || k >= to) continue;
-    uint64_t b = (uint64_t)(((x + k * 32) & 0x3ffffu) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 | (uint64_t)1 << 62;
+    uint64_t b =
+        (uint64_t)(((x + k * 32) & 0x3ffffu) >> 4) | (uint64_t)1 << 16 | (uint64_t)64 << 32 | (uint64_t)1 << 62;
     wgmma_of<BN>::run(sum, a[k], b, k > from || more);
   }
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
@@ -329,7 +338,8 @@ __device__ static inline void ready_half(uint32_t a[4][4], many_scale s[64 / (GR
   const char *scales = from + inputs * PACKED_ROWS * BITS / 8 + lane / 4 * (S::group_bytes / 8);
 #pragma unroll
   for (int i = 0; i < 64 / (GROUP < 64 ? GROUP : 64); i++)
-    if (GROUP < 128 || half == 1) s[i] = scale_at<BITS, ZEROS>(scales + (GROUP < 128 ? half * 64 / GROUP + i : 0) * S::group_bytes);
+    if (GROUP < 128 || half == 1)
+      s[i] = scale_at<BITS, ZEROS>(scales + (GROUP < 128 ? half * 64 / GROUP + i : 0) * S::group_bytes);
   if (half == 1 || inputs <= 64) {
     leave_stage(at.w.empty + at.w.slot * 8, lane);
     next_stage<S::w_stages>(at.w);
@@ -407,8 +417,8 @@ __device__ static inline void multiply_pieces(float acc[BN / 2], const many_job 
 #pragma unroll
       for (int g = 0; g < groups; g++) {
         if (GROUP == 32 && half * BK + g * 32 >= inputs) break;
-        multiply_stage<BN>(sum, a[half % S::operands], room_at + at.x.slot * S::x_stage, g * each / 16, (g + 1) * each / 16,
-                           GROUP == 128 && half == 1);
+        multiply_stage<BN>(sum, a[half % S::operands], room_at + at.x.slot * S::x_stage, g * each / 16,
+                           (g + 1) * each / 16, GROUP == 128 && half == 1);
         /* The next half's operands, while the tensor cores are at work, if there are registers for both. */
         if (g + 1 == groups || half * BK + (g + 1) * 32 >= inputs) {
           if (S::operands == 1)
