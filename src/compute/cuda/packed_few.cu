@@ -447,8 +447,7 @@ __global__ void __launch_bounds__(THREADS, 2) few_kernel(const __grid_constant__
 
 enum { FEW_HALF = 106 << 10 };
 
-/* Half a multiprocessor's, if that is room enough, so that two blocks of threads are at work, or the next product's
- * weights come while this one is at work. x stays if two windows have room beside it. 0: there is no room. */
+/* Half a multiprocessor's, if that is room enough, so that the next product's weights come while this one is at work. x stays if two windows have room beside it. 0: there is no room. */
 template <class S> static size_t share_room(few_job *j, size_t most) {
   size_t x = (size_t)j->cols * X_STEP * 2, ring = S::slot;
   size_t all = BARRIER_BYTES + (size_t)(SUM_SLOTS * S::sums(j->cols)) * sizeof(float);
@@ -482,7 +481,10 @@ template <int BITS, int GROUP, bool ZEROS> static pu_err launch(pu_cuda *d, few_
   cudaLaunchConfig_t c = {};
   c.dynamicSmemBytes = share_room<S>(j, (size_t)most);
   if (!c.dynamicSmemBytes) return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: too little shared memory for packed weights");
-  c.gridDim = dim3((unsigned)PU_MIN(j->l.blocks, (int64_t)d->sms), j->of.offsets ? (unsigned)j->of.n : 1);
+  /* Eight bits take fewer instructions a byte and two blocks of threads a multiprocessor; of four bits that is slower
+   * (docs/gpu-notes.md). */
+  int64_t places = d->sms * (BITS == 8 && j->l.blocks >= (int64_t)d->sms * 4 ? 2 : 1);
+  c.gridDim = dim3((unsigned)PU_MIN(j->l.blocks, places), j->of.offsets ? (unsigned)j->of.n : 1);
   c.blockDim = dim3(THREADS);
   c.stream = d->stream;
   c.attrs = &early;
