@@ -55,13 +55,7 @@ template <int N> __device__ static inline void copies_wait() {
   asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory");
 }
 
-/* A barrier in shared memory that bulk copies arrive at: one phase a tile. */
-__device__ static inline void barrier_init(uint32_t barrier) {
-  asm volatile("mbarrier.init.shared.b64 [%0], 1;" ::"r"(barrier) : "memory");
-}
-__device__ static inline void barrier_expect(uint32_t barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-}
+/* For the phase of a barrier in shared memory. */
 __device__ static inline void barrier_wait(uint32_t barrier, int phase) {
   asm volatile(
       "{\n.reg .pred done;\nwait:\nmbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n@!done bra wait;\n}" ::"r"(
@@ -69,13 +63,7 @@ __device__ static inline void barrier_wait(uint32_t barrier, int phase) {
       "r"(phase)
       : "memory");
 }
-/* Side by side in memory, addresses and sizes multiples of 16. */
-__device__ static inline void copy_bulk(uint32_t to, const void *from, int bytes, uint32_t barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-               "l"(from), "r"(bytes), "r"(barrier)
-               : "memory");
-}
-/* What was written to shared memory comes before bulk copies that follow a barrier of the threads. */
+/* What was written to shared memory comes before what the tensor cores read of it after a barrier of the threads. */
 __device__ static inline void before_bulk() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
