@@ -101,7 +101,7 @@ static pu_err pack_matrix(pu_cuda *d, const packed_matrix *m, const pack_source 
   return PU_OK;
 }
 
-/* A product may ask for its weights before the kernel before it is done (after_last_kernel), so packing ends with what
+/* A product may ask for its weights before the kernel before it is done (wait_for_before), so packing ends with what
  * is no kernel. */
 static pu_err pack_weight(pu_backend *be, void *args, pu_error *e) {
   const pu_pack_weight_args *a = (const pu_pack_weight_args *)args;

@@ -160,21 +160,6 @@ __device__ static inline void copy16(uint32_t to, const void *from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
 }
 
-/* The kernel before this one in the stream, and all it wrote, is done. What is asked for before it may only be weights:
- * they were written before that kernel began (see pack_weight). */
-__device__ static inline void after_last_kernel() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-/* The next kernel may begin likewise. */
-__device__ static inline void let_next_start() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
 /* Barriers in shared memory (PTX ISA: mbarrier), by their address. */
 __device__ static inline void barrier_init(uint32_t at, int count) {
   asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory");

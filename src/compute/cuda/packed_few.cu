@@ -406,7 +406,7 @@ __device__ static inline few_place place_of(const few_job &j, int rows) {
   const uint32_t blocks = (uint32_t)j.l.blocks, at = blockIdx.x; /* times the grid's size they are less than 2^32 */
   few_place p = {j.w, (int)(at * blocks / gridDim.x), (int)((at + 1) * blocks / gridDim.x), 0, 0, 0, j.tokens};
   if (j.of.offsets) {
-    after_last_kernel();
+    wait_for_before();
     p.token = j.of.offsets[blockIdx.y];
     p.end = j.of.offsets[blockIdx.y + 1];
     p.w += blockIdx.y * j.of.step;
@@ -434,11 +434,11 @@ __global__ void __launch_bounds__(THREADS, 2) few_kernel(const __grid_constant__
   } else if (warp == COPIER) {
     copy_weights<S>(j, p, room, room + BARRIER_BYTES, lane);
   } else if (warp == STAGER) {
-    after_last_kernel();
+    wait_for_before();
     let_next_start();
     stage_x(j, p, room, room + x_at, lane);
   } else {
-    after_last_kernel();
+    wait_for_before();
     add_up<S>(j, p, room, sums, sums + SUM_SLOTS * S::sums(j.cols), threadIdx.x - FOLDER * 32);
   }
 }

@@ -524,7 +524,7 @@ __global__ void __launch_bounds__(MANY_THREADS, BN <= 64 ? 2 : 1)
   char *room = raw + (1024 - (uint32_t)__cvta_generic_to_shared(raw) % 1024) % 1024;
   const uint32_t room_at = (uint32_t)__cvta_generic_to_shared(room);
   let_next_start();
-  if (j.of.offsets) after_last_kernel();
+  if (j.of.offsets) wait_for_before();
   const many_place p = j.of.offsets ? place_among<BN>(j) : place_of<BN>(j);
   if (p.token >= p.end) return;
   if (threadIdx.x == 0) make_barriers<S>(room_at);
@@ -532,13 +532,13 @@ __global__ void __launch_bounds__(MANY_THREADS, BN <= 64 ? 2 : 1)
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(S::copier_registers));
     if (threadIdx.x == 0) {
-      after_last_kernel();
+      wait_for_before();
       copy_x<S, BN>(j, &map, p, room_at);
     }
     if (threadIdx.x == 32) copy_w<S>(j, p, room_at);
   } else {
     asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::consumer_registers));
-    after_last_kernel();
+    wait_for_before();
     float acc[BN / 2];
     float *kept = (float *)(room + S::kept_at) + (threadIdx.x - 128);
 #pragma unroll
@@ -556,7 +556,7 @@ __global__ void __launch_bounds__(MANY_THREADS, BN <= 64 ? 2 : 1)
 __global__ static void add_windows(const __grid_constant__ many_job j) {
   int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x, row = i % j.rows, token = i / j.rows, n = j.tokens * j.rows;
   let_next_start();
-  after_last_kernel();
+  wait_for_before();
   if (i >= n) return;
   float v = 0;
   for (int s = 0; s < j.windows; s++) v += j.sums[s * n + i];
@@ -575,7 +575,7 @@ __global__ static void sum_groups(float *to, const bf16 *x, int64_t step, int64_
   int lane = threadIdx.x % 32;
   const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
   let_next_start();
-  after_last_kernel();
+  wait_for_before();
   if (first >= tokens) return;
   const bf16 *from = x + min(first + lane / 4, tokens - 1) * step + g * group + lane % 4 * 2;
   float sum[4] = {};
