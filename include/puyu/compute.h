@@ -349,10 +349,10 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * a token whichever others there are.
  * With an FP8 w each row of w and of x is codes times a scale, that row's largest magnitude / 448; a row of y is the same
  * to the bit whichever other rows there are.
- * Beside a PACKED w a device takes x as it is, of type bf16 too, and rounds w to bf16 at most: y differs from the product
- * with x and w by 2^-9 * sum over k of |w[k] x[k]| at most, beside the rounding of sums, which the bound above covers.
- * NVIDIA's of compute capability 9.0 does not round w, and gives a token the same to the bit whichever and however many
- * others there are. */
+ * Beside a PACKED w a device takes x as it is, of type bf16 too, and rounds w to bf16 at most (with up to 16 tokens not even
+ * that): y differs from the product with x and w by 2^-9 * sum over k of |w[k] x[k]| at most, beside the rounding of sums,
+ * which the bound above covers. There a token's bits are the same among up to 16 tokens, whichever the others are, and
+ * among more. */
 typedef struct pu_linear_args {
   pu_tensor *x, *w, *b, *y;
   bool no_dx, no_dw; /* what backward leaves out: x's gradient; w's and b's. x's comes last, and may lie where x does */

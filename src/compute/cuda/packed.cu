@@ -101,7 +101,7 @@ static pu_err pack_matrix(pu_cuda *d, const packed_matrix *m, const pack_source 
   return PU_OK;
 }
 
-/* A product may ask for its weights before the kernel before it is done (wait_for_before), so packing ends with what
+/* A product may ask for its weights before the kernel before it is done (after_last_kernel), so packing ends with what
  * is no kernel. */
 static pu_err pack_weight(pu_backend *be, void *args, pu_error *e) {
   const pu_pack_weight_args *a = (const pu_pack_weight_args *)args;
@@ -331,16 +331,15 @@ static pu_err linear_plain(pu_cuda *d, const pu_linear_args *a, const packed_mat
   return PU_OK;
 }
 
-/* Without wgmma more tokens are taken some at a time, as long as that is less work than making plain rows, which gives
- * other bits. */
+/* Without wgmma more tokens are taken some at a time, as long as that is less work than making plain rows. */
 enum { FEW_TOKENS = 64 };
 
 pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   packed_matrix w = packed_matrix_of(a->w, 0);
   int64_t tokens = a->x->shape[0];
   if (tokens == 0 || w.rows == 0) return PU_OK;
-  bool can = packed_many_can(d), many = can && tokens > PACKED_FEW && a->x->dtype == PU_BF16 && w.cols > 0;
-  if (can || tokens <= FEW_TOKENS || w.cols == 0) return linear_bits(d, a, &w, many, e);
+  bool many = tokens > PACKED_FEW && a->x->dtype == PU_BF16 && packed_many_can(d) && w.cols > 0;
+  if (many || tokens <= FEW_TOKENS || w.cols == 0) return linear_bits(d, a, &w, many, e);
   return linear_plain(d, a, &w, e);
 }
 
@@ -353,13 +352,13 @@ pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w
   if (x->shape[0] == 0) return PU_OK;
   PU_TRY(ready_x(d, x, &m, room, &from, e));
   if (from.tokens > PACKED_FEW && from.parts == 1 && packed_many_can(d) && m.cols > 0)
-    return packed_many_parts(d, &m, &from, m.l.places, &to, &parts, (char *)room + placed_bytes(x, &m), e);
+    return packed_many_parts(d, &m, &from, m.l.places, &to, &parts, e);
   return packed_few(d, &m, &from, &to, &parts, e);
 }
 
 size_t pu_cuda_packed_experts_bytes(const pu_tensor *x, const pu_tensor *w) {
   packed_matrix m = packed_matrix_of(w, 0);
-  return placed_bytes(x, &m) + packed_many_parts_bytes(&m, x->shape[0]);
+  return placed_bytes(x, &m);
 }
 
 void pu_cuda_use_packed(pu_cuda *d) {

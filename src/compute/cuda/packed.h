@@ -17,7 +17,7 @@
 
 #include "src/compute/cuda/cuda.h"
 
-enum { PACKED_ROWS = 16, PACKED_UNIT = 512, PACKED_PIECE = 128, PACKED_BLOCKS = 8, PACKED_WINDOW = 1024 };
+enum { PACKED_ROWS = 16, PACKED_UNIT = 512, PACKED_PIECE = 128, PACKED_BLOCKS = 8 };
 
 typedef struct packed_layout {
   int64_t groups, places, blocks, pieces;       /* places: K' */
@@ -95,21 +95,20 @@ typedef struct packed_parts {
   size_t step; /* bytes from matrix to matrix */
 } packed_parts;
 
-/* Up to PACKED_FEW tokens are packed_few's, where packed_many can; it takes any number, some at a time. The bits of a
- * result are the same by both. */
-enum { PACKED_FEW = 4 };
+/* At most PACKED_FEW columns (tokens times parts) at a time, of any number. A token's result depends on M, K and the
+ * packing alone. */
+enum { PACKED_FEW = 16 };
 pu_err packed_few(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, const packed_parts *parts,
                   pu_error *e) PU_MUST_USE;
 
 /* Any number of tokens, of one part, with wgmma: where the device has it. x's rows have `cols` inputs, K' or fewer;
- * zeros follow. room: packed_many_bytes (packed_many_parts_bytes) of work memory. */
+ * zeros follow. room: packed_many_bytes of work memory. */
 bool packed_many_can(const pu_cuda *d);
 size_t packed_many_bytes(const pu_cuda *d, const packed_matrix *w, int64_t tokens);
-size_t packed_many_parts_bytes(const packed_matrix *w, int64_t tokens);
 pu_err packed_many(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y, void *room,
                    pu_error *e) PU_MUST_USE;
 pu_err packed_many_parts(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y,
-                         const packed_parts *parts, void *room, pu_error *e) PU_MUST_USE;
+                         const packed_parts *parts, pu_error *e) PU_MUST_USE;
 
 /* ---- in kernels ----------------------------------------------------------------------------------------------------
  */
@@ -149,58 +148,17 @@ __device__ static inline void unpack8(uint32_t word, uint32_t a[2]) {
   }
 }
 
-/* c += a b^T of sixteen inputs. */
-__device__ static inline void mma16(float c[4], const uint32_t a[4], const uint32_t b[2]) {
-  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
-
 __device__ static inline void copy16(uint32_t to, const void *from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
 }
 
-/* Barriers in shared memory (PTX ISA: mbarrier), by their address. */
-__device__ static inline void barrier_init(uint32_t at, int count) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(at), "r"(count) : "memory");
-}
-/* To the copy engine, after barrier_init. */
-__device__ static inline void barriers_visible() {
+/* The kernel before this one in the stream, and all it wrote, is done. What is asked for before it may only be weights:
+ * they were written before that kernel began (see pack_weight). From there on the next kernel may begin likewise. */
+__device__ static inline void after_last_kernel() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
-__device__ static inline void barrier_arrive(uint32_t at) {
-  asm volatile("{\n.reg .b64 state;\nmbarrier.arrive.shared.b64 state, [%0];\n}" ::"r"(at) : "memory");
-}
-/* For the end of the phase of this parity. */
-__device__ static inline void barrier_wait(uint32_t at, int parity) {
-#if __CUDA_ARCH__ >= 900
-#define PACKED_WAIT "mbarrier.try_wait.parity.shared::cta.b64"
-#else
-#define PACKED_WAIT "mbarrier.test_wait.parity.shared.b64"
-#endif
-  asm volatile("{\n.reg .pred p;\nagain:\n" PACKED_WAIT " p, [%0], %1;\n@p bra done;\nbra again;\ndone:\n}" ::"r"(at),
-               "r"(parity)
-               : "memory");
-#undef PACKED_WAIT
-}
-/* Arrives when this thread's copies (copy16) are there. */
-__device__ static inline void barrier_after_copies(uint32_t at) {
-  asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(at) : "memory");
-}
-
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-/* Arrives, and has the phase wait for so many bytes of copies. */
-__device__ static inline void barrier_expect(uint32_t at, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
-}
-/* A multiple of 16 bytes, 16-byte aligned on both sides; told to the barrier when it is there. */
-__device__ static inline void bulk_copy(uint32_t to, const void *from, int bytes, uint32_t barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-               "l"(from), "r"(bytes), "r"(barrier)
-               : "memory");
-}
-#endif
 
 #endif

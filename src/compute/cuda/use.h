@@ -7,7 +7,7 @@
 void pu_cuda_use_adamw(pu_cuda *d); /* and sum_squares */
 void pu_cuda_use_attention(pu_cuda *d);
 void pu_cuda_use_embedding(pu_cuda *d);
-void pu_cuda_use_graphs(pu_cuda *d); /* record and play */
+void pu_cuda_use_graphs(pu_cuda *d);                         /* record and play */
 pu_err pu_cuda_use_fp8(pu_cuda *d, pu_error *e) PU_MUST_USE; /* linear_fp8 and mlp_fp8: once the device is known */
 void pu_cuda_use_linear(pu_cuda *d);
 void pu_cuda_use_lora(pu_cuda *d);
