@@ -161,8 +161,8 @@ struct pu_backend {
   pu_err (*sync)(pu_backend *be, pu_error *e);
   /* What is asked for between record and play may be kept under `key` and, when that comes again, run as one. For the
    * same key the caller promises the same calls in the same order, with tensors at the same places and of the same
-   * sizes; only what uploads bring and host arrays (sequences, tables, lengths) may differ, and these stay as they are
-   * until play. In between are operations of a forward pass without a tape, uploads, clear and copy; nothing that waits.
+   * sizes; only what uploads bring (it may be overwritten at once) and host arrays that operations are given (sequences,
+   * tables, lengths: they stay as they are until play) may differ. In between are operations of a forward pass without a tape, uploads, clear and copy; nothing that waits.
    * Until play nothing need have run. `again`: nothing has, and the same calls are to be made once more between another
    * record and play. What is kept is forgotten with the next `free`. NULL, both: nothing would be gained. */
   pu_err (*record)(pu_backend *be, uint64_t key, pu_error *e);

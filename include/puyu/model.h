@@ -244,7 +244,7 @@ typedef struct pu_layer {
   pu_tensor *slot[PU_SLOT_COUNT]; /* NULL where the family has none */
 } pu_layer;
 
-/* Rows of angles, of positions from 0 on: worked out once. */
+/* Rows of angles, of positions from 0 on (2^17 at most; host memory that no plan counts): worked out once. */
 typedef struct pu_rope_rows {
   float *v; /* [n, head_dim] */
   int64_t n;

@@ -34,6 +34,8 @@ static void choose_types(const pu_bench_options *o, pu_bench_engine *b) {
 
 static pu_err make_model(const pu_bench_options *o, const pu_model_options *mo, pu_bench_engine *b, pu_error *e) {
   const pu_shape *shape;
+  if (o->gguf && o->layers)
+    return pu_fail(e, PU_ERR_USAGE, "--layers is for a model of random weights: leave it or --gguf out");
   if (o->gguf) return pu_model_load(o->gguf, b->be, mo, &b->m, e);
   PU_TRY(pu_cli_shape(o->shape, &shape, e));
   pu_hparams hp = shape->hp;
@@ -138,7 +140,8 @@ static void print_mark(FILE *out, double got, double mark, double scale, const c
   fputc('\n', out);
 }
 
-static const char *const quant_names[] = {"file", "none", "q8", "q4"}; /* pu_quant */
+static const char *const quant_names[] = {"file", "none", "q8", "q4", "fp8"}; /* pu_quant */
+_Static_assert(PU_COUNT(quant_names) == PU_QUANT_FP8 + 1, "a name for each");
 
 static void print_json(FILE *out, const pu_bench_options *o, const pu_bench_engine *b, const pu_bench_result *r,
                        size_t planned, size_t peak) {
@@ -150,8 +153,8 @@ static void print_json(FILE *out, const pu_bench_options *o, const pu_bench_engi
   pu_buf_json_str(&text, pu_str_c(o->gguf ? o->gguf : o->shape));
   pu_buf_printf(&text, ", \"dtype\": \"%s\", \"quant\": \"%s\", ", pu_dtype_name(b->dtype), quant_names[b->quant]);
   pu_bench_where_json(b->be, &text);
-  pu_buf_printf(&text, ", \"batch\": %lld, \"seq\": %lld, \"tok_per_s\": %.6g, \"rate\": %.6g", (long long)o->batch,
-                (long long)o->seq, r->tok_per_s, r->rate);
+  pu_buf_printf(&text, ", \"layers\": %lld, \"batch\": %lld, \"seq\": %lld, \"tok_per_s\": %.6g, \"rate\": %.6g",
+                (long long)b->m->hp.layers, (long long)o->batch, (long long)o->seq, r->tok_per_s, r->rate);
   if (r->limit > 0)
     pu_buf_printf(&text, ", \"limit\": %.6g, \"ratio\": %.4g", r->limit, r->rate / r->limit);
   else
@@ -174,6 +177,7 @@ void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_
     return;
   }
   fprintf(out, "model      %s, %s, weights %s, %s\n", model, dtype, quant, pu_bench_where(b->be, where));
+  if (o->layers) fprintf(out, "layers     %lld\n", (long long)o->layers);
   fprintf(out, "sequences  %lld of %lld tokens\n", (long long)o->batch, (long long)o->seq);
   fprintf(out, "%-9s  %.1f tokens/s", r->what, r->tok_per_s);
   print_mark(out, r->tok_per_s, r->mark, 1, " tokens/s");

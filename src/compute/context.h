@@ -17,9 +17,8 @@ typedef struct pu_record {
   struct pu_record *before, *after; /* in the order in which they ran */
   pu_op op;
   void *args;
-  void *again; /* what it is run with once more before backward, to have its outputs again; NULL: they were kept */
-  bool
-      *in_back; /* of its args, or NULL: its backward can make its output again instead, in the place of its gradient */
+  void *again;   /* what it is run with once more before backward, to have its outputs again; NULL: they were kept */
+  bool *in_back; /* of its args, or NULL: backward can make the output again, in the place of its gradient */
   int n_in, n_out;
   pu_tensor *in[PU_RECORD_MAX], *out[PU_RECORD_MAX];
 } pu_record;

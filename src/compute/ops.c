@@ -225,7 +225,8 @@ pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w) {
 
 pu_err pu_fp8_weight(pu_ctx *c, const pu_tensor *w, pu_tensor *out) {
   bool ok = fits(w, 2, -1) && w->layout == PU_LAYOUT_PLAIN && w->dtype == PU_BF16 && out->layout == PU_LAYOUT_FP8 &&
-            w->shape[0] % 16 == 0 && w->shape[1] % 16 == 0 && w->stride[0] % 8 == 0;
+            out->ndim == 2 && out->shape[0] == w->shape[0] && out->shape[1] == w->shape[1] && w->shape[0] % 16 == 0 &&
+            w->shape[1] % 16 == 0 && w->stride[0] % 8 == 0;
   if (c->status == PU_OK && !ok) misfit(c, "fp8_weight");
   pu_tile_weight_args a = {w, out};
   run(c, PU_OP_tile_weight, &a);
@@ -323,7 +324,8 @@ pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight
   bool ok = fits(x, 2, -1) && fits(gate_up, 3, x->shape[1]) && gate_up->shape[1] % 2 == 0 &&
             fits(down, 3, gate_up->shape[1] / 2) && down->shape[0] == gate_up->shape[0] &&
             down->shape[1] == x->shape[1] && idx->shape[0] == x->shape[0] && weight->shape[1] == idx->shape[1] &&
-            gate_up->dtype == x->dtype && down->dtype == x->dtype;
+            gate_up->dtype == x->dtype && down->dtype == x->dtype && gate_up->layout <= PU_LAYOUT_PACKED &&
+            down->layout <= PU_LAYOUT_PACKED;
   if (!ok) return misfit(c, "moe_mlp");
   bool grad = has_grad(x) || has_grad(weight) || has_grad(gate_up) || has_grad(down);
   if ((gate_up->layout != PU_LAYOUT_PLAIN || down->layout != PU_LAYOUT_PLAIN) && pu_tape_recording(c) && grad)
@@ -356,9 +358,9 @@ pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const 
       targets->shape[0] != x->shape[0])
     return misfit(c, "linear_cross_entropy");
   bool grad = pu_tape_recording(c) && (has_grad(x) || has_grad(w));
-  if (w->layout == PU_LAYOUT_NF4 || (grad && w->layout != PU_LAYOUT_PLAIN))
+  if (w->layout == PU_LAYOUT_NF4 || w->layout == PU_LAYOUT_FP8 || (grad && w->layout != PU_LAYOUT_PLAIN))
     return pu_ctx_fail(c, PU_ERR_UNSUPPORTED,
-                       "linear_cross_entropy: a tiled or packed weight has no backward, and NF4 no forward");
+                       "linear_cross_entropy: a tiled or packed weight has no backward, and NF4 and FP8 no forward");
   pu_tensor *loss = grad && w->grad_late ? new_last(c, w, x->shape[0]) : new1(c, PU_F32, x->shape[0], false);
   pu_tensor *dx = grad ? new2(c, x->dtype, x->shape[0], x->shape[1], false) : NULL;
   if (c->status) return NULL;

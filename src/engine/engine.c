@@ -36,7 +36,8 @@ static pu_err make_work_space(pu_engine *en, const pu_engine_options *o, pu_erro
   PU_TRY(en->be->alloc(en->be, bytes, &en->work_memory, e));
   PU_TRY(pu_arena_wrap(en->work_memory, bytes, &en->mem, e));
   size_t logits = rows * (size_t)en->m->hp.vocab * sizeof(float);
-  size_t table = batch * (size_t)pu_blocks_for(en, en->plan.context) * sizeof(int32_t);
+  size_t table =
+      batch * 2 * ((size_t)pu_blocks_for(en, en->plan.context) + 16) * sizeof(int32_t); /* as step.c rounds */
   size_t tokens = ((size_t)o->prefill_chunk + rows) * 8192;
   PU_TRY(pu_arena_create(2 * logits + table + tokens + ((size_t)64 << 20), &en->host, e));
   en->shares = calloc(batch, sizeof *en->shares);

@@ -33,7 +33,7 @@ static void measure(const pu_engine *en, batch *b) {
     b->table_stride = PU_MAX(b->table_stride, sh->s->n_blocks);
     b->seqs.max_len = PU_MAX(b->seqs.max_len, sh->tokens);
   }
-  b->table_stride = wide_enough(b->table_stride);
+  if (en->be->record) b->table_stride = wide_enough(b->table_stride);
 }
 
 /* The arrays a forward pass reads. */

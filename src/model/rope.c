@@ -85,17 +85,8 @@ static void fill_column(const pu_seqs *seqs, int32_t s, double frequency, double
 void pu_rope_angles(const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs, const int32_t *rope_len,
                     float *cs) {
   for (int32_t s = 0; s < seqs->n; s++) {
-    int32_t begin = seqs->cu[s], len = seqs->cu[s + 1] - begin;
+    int32_t len = seqs->cu[s + 1] - seqs->cu[s];
     if (r->kind == PU_ROPE_DYNAMIC && rope_len) len = rope_len[s];
-    /* A sequence that lies at the same positions as the one before has the same rows: batches of equal rows are common
-     * in training. */
-    int32_t before = s ? begin - seqs->cu[s - 1] : -1, rows = seqs->cu[s + 1] - begin;
-    bool same = r->kind != PU_ROPE_DYNAMIC && before >= rows &&
-                memcmp(seqs->positions + begin, seqs->positions + seqs->cu[s - 1], (size_t)rows * sizeof(int32_t)) == 0;
-    if (same) {
-      memcpy(cs + begin * head_dim, cs + seqs->cu[s - 1] * head_dim, (size_t)(rows * head_dim) * sizeof *cs);
-      continue;
-    }
     for (int64_t i = 0; i < head_dim / 2; i++)
       fill_column(seqs, s, frequency_of(r, head_dim, len, i), scale_of(r), head_dim, i, cs);
   }

@@ -138,8 +138,8 @@ static pu_err run_row(bench *b, int n, pu_error *e) {
   return b->ctx.be->sync(b->ctx.be, e);
 }
 
-/* Steps as a run has them: the device is not waited for between them, and if its power bounds it, it is slower than
- * for a moment. */
+/* Steps as a run has them: the device is waited for once in each, for the norm, and if its power bounds it, it is
+ * slower than for a moment. */
 static pu_err measure_row(bench *b, pu_train_bench_result *r, pu_error *e) {
   PU_TRY(run_row(b, ROW_FIRST, e));
   double begin = pu_now();

@@ -63,6 +63,7 @@ void pu_train_profile_init(pu_train_profile *p, pu_backend *inner) {
                          .copy = inner_copy,
                          .copy_rows = inner_copy_rows,
                          .sync = inner_sync,
+                         .loss_bytes = inner->loss_bytes,
                          .pool = inner->pool};
 #define PU_OP(name, has_backward)                                                                                      \
   p->base.forward[PU_OP_##name] = inner->forward[PU_OP_##name] ? forward_##name : NULL;                                \

@@ -77,6 +77,15 @@ static void download(env *t, answer *a) {
   assert_ok(be->download(be, a->ids, a->on_ids->data, pu_tensor_bytes(a->on_ids), &t->e), &t->e);
 }
 
+/* Skips the test where the backend keeps nothing. */
+static env open_keeping(void) {
+  env t = open_env();
+  if (t.be->record) return t;
+  close_env(&t);
+  skip();
+  return t;
+}
+
 static pu_err kept_step(env *t, uint64_t key, int64_t n, uint64_t seed, answer *a) {
   for (bool again = true; again;) {
     PU_TRY(t->be->record(t->be, key, &t->e));
@@ -103,22 +112,22 @@ static void check(env *t, uint64_t key, int64_t n, uint64_t seed) {
 
 static void the_same_as_anew(void **state) {
   (void)state;
-  env t = open_env();
+  env t = open_keeping();
   void *other;
-  for (uint64_t seed = 0; t.be->record && seed < 100; seed++) {
+  for (uint64_t seed = 0; seed < 100; seed++) {
     check(&t, 7 + seed % 3, ROWS - (int64_t)(seed % 3), seed);
     if (seed % 31 != 30) continue;
     assert_ok(t.be->alloc(t.be, 1000, &other, &t.e), &t.e);
     t.be->free(t.be, other);
   }
-  for (uint64_t key = 100; t.be->record && key < 300; key++) check(&t, key, ROWS, key); /* more than are kept */
+  for (uint64_t key = 100; key < 300; key++) check(&t, key, ROWS, key); /* more than are kept */
   close_env(&t);
 }
 
 static void broken_promises(void **state) {
   (void)state;
-  env t = open_env();
-  for (uint64_t seed = 0; t.be->record && seed < 12; seed++) {
+  env t = open_keeping();
+  for (uint64_t seed = 0; seed < 12; seed++) {
     answer kept = {0}, anew = {0};
     int64_t n = seed % 4 == 3 ? ROWS - 1 : ROWS;
     pu_err err = kept_step(&t, 7, n, seed, &kept);
@@ -133,10 +142,10 @@ static void broken_promises(void **state) {
 
 static void nothing_waits_in_between(void **state) {
   (void)state;
-  env t = open_env();
+  env t = open_keeping();
   bool again;
   float value;
-  for (int i = 0; t.be->record && i < 8; i++) {
+  for (int i = 0; i < 8; i++) {
     assert_ok(t.be->record(t.be, 7, &t.e), &t.e);
     assert_int_equal(t.be->record(t.be, 8, &t.e), PU_ERR_INTERNAL);
     assert_int_equal(t.be->sync(t.be, &t.e), PU_ERR_INTERNAL);

@@ -41,16 +41,21 @@ static const char *const op_names[PU_OP_COUNT] = {
 #undef PU_OP
 };
 
+static const char *const type_names[] = {"f32", "bf16"}, *const recompute_names[] = {"none", "gates", "some", "all"};
+
 static void print_json(FILE *out, const options *o, const pu_train_bench_result *r) {
   fprintf(out,
           "{\"bench\": \"train\", \"device\": \"%s\", \"shape\": \"%s\", \"layers\": %lld, \"seq\": %lld, \"batch\": "
-          "%lld, \"dtype\": \"%s\", \"deterministic\": %s, "
+          "%lld, \"dtype\": \"%s\", \"fp8\": %s, \"weights\": \"%s\", \"grads\": \"%s\", \"state\": \"%s\", "
+          "\"recompute\": \"%s\", \"deterministic\": %s, "
           "\"step_seconds\": %.6g, \"row_seconds\": %.6g, \"tok_per_s\": %.6g, \"flops\": %.6g, \"gemm_flops\": %.6g, "
           "\"ratio\": %.4g, "
           "\"peak_flops\": %.6g, \"mfu\": %.4g, \"optim_seconds\": %.6g, \"planned_bytes\": %zu, \"peak_bytes\": %zu",
           r->where, o->shape, (long long)r->layers, (long long)o->seq, (long long)o->batch, o->dtype ? "f32" : "bf16",
-          o->deterministic ? "true" : "false", r->step_seconds, r->row_seconds, r->tok_per_s, r->flops, r->gemm_flops,
-          r->ratio, r->peak_flops, r->mfu, r->optim_seconds, r->planned_bytes, r->peak_bytes);
+          o->fp8 ? "true" : "false", type_names[o->weights], type_names[o->grads], type_names[o->state],
+          recompute_names[o->recompute], o->deterministic ? "true" : "false", r->step_seconds, r->row_seconds,
+          r->tok_per_s, r->flops, r->gemm_flops, r->ratio, r->peak_flops, r->mfu, r->optim_seconds, r->planned_bytes,
+          r->peak_bytes);
   for (int op = 0, n = 0; o->profile && op < PU_OP_COUNT; op++)
     if (r->op_seconds[op][0] > 0)
       fprintf(out, "%s\"%s\": [%.6g, %.6g]", n++ ? ", " : ", \"ops\": {", op_names[op], r->op_seconds[op][0],
@@ -73,9 +78,12 @@ static void print_profile(FILE *out, const pu_train_bench_result *r) {
 
 static void print_text(FILE *out, const options *o, const pu_train_bench_result *r) {
   const double mib = 1024 * 1024;
-  fprintf(out, "training step, %s, %lld layers, %lld x %lld tokens, %s%s\n%s\n", o->shape, (long long)r->layers,
+  fprintf(out, "training step, %s, %lld layers, %lld x %lld tokens, %s%s%s\n%s\n", o->shape, (long long)r->layers,
           (long long)o->batch, (long long)o->seq, o->dtype ? "f32" : "bf16",
-          o->deterministic ? "" : ", sums in any order", r->where);
+          o->fp8 ? ", linear layers in FP8 (own products in bf16)" : "", o->deterministic ? "" : ", sums in any order",
+          r->where);
+  fprintf(out, "  kept           weights %s, gradients %s, moments %s; recompute %s\n", type_names[o->weights],
+          type_names[o->grads], type_names[o->state], recompute_names[o->recompute]);
   fprintf(out, "  step           %10.1f ms   (of which norm and update %.1f ms)\n", 1e3 * r->step_seconds,
           1e3 * r->optim_seconds);
   fprintf(out, "  tokens/s       %10.0f\n", r->tok_per_s);
@@ -112,6 +120,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
                               .fp8 = o->fp8,
                               .profile = o->profile};
   const pu_shape *shape;
+  if (o->dtype && (o->fp8 || o->grads))
+    return pu_fail(e, PU_ERR_USAGE, "--fp8 and --grads bf16 go with --dtype bf16: leave them out");
   PU_TRY(pu_cli_shape(o->shape, &shape, e));
   pu_train_bench_result r;
   PU_TRY(pu_train_bench(&b, &r, e));
