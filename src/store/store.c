@@ -255,9 +255,18 @@ static pu_err log_ahead(pu_store *s, pu_error *e) {
   }
 }
 
+/* What it says at one moment: another process may just be making the tables. */
+static pu_err identify_at_once(pu_store *s, bool *made, pu_error *e) {
+  PU_TRY(run_text(s, "BEGIN", e));
+  pu_err err = identify(s, made, e);
+  if (err == PU_OK) return run_text(s, "COMMIT", e);
+  pu_store_rollback(s);
+  return err;
+}
+
 static pu_err prepare(pu_store *s, pu_error *e) {
   bool made, same;
-  PU_TRY(identify(s, &made, e)); /* before anything is written to it */
+  PU_TRY(identify_at_once(s, &made, e)); /* before anything is written to it */
   PU_TRY(log_ahead(s, e));
   PU_TRY(run_text(s, "PRAGMA synchronous = NORMAL; PRAGMA foreign_keys = ON", e));
   PU_TRY(store_tokenizer_register(s, e));
