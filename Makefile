@@ -29,13 +29,13 @@ with-cuda: deps
 
 # The main job on an embedded default, or on your own text: make demo TEXT=FILE_OR_DIR. With a GPU and CUDA's compiler, on
 # the GPU.
-ifneq ($(wildcard /dev/nvidiactl),)
-ifneq ($(shell command -v nvcc),)
+ifneq ($(and $(wildcard /dev/nvidiactl),$(shell command -v nvcc)),)
 demo: BUILD := build/cuda
 demo: with-cuda
-endif
-endif
+else
 demo: all
+endif
+demo:
 	$(BUILD)/puyu demo $(if $(TEXT),--text "$(TEXT)") $(if $(OUT),--out "$(OUT)")
 
 bench: all

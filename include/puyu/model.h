@@ -283,6 +283,7 @@ typedef enum pu_quant {
   PU_QUANT_Q4,   /* likewise to 4 bits with zeros, in groups of 64; the output matrix to 8 */
   PU_QUANT_FP8   /* attention and dense MLPs in PU_LAYOUT_FP8, the rest in the compute type, bf16, whatever the file has */
 } pu_quant;
+const char *pu_quant_name(pu_quant q); /* "file", "none", "q8", "q4", "fp8" */
 
 typedef struct pu_model_options {
   pu_dtype dtype;   /* compute type */
@@ -469,9 +470,6 @@ pu_state pu_model_block(pu_model *m, pu_ctx *c, const pu_forward *f, int64_t lay
 pu_tensor *pu_model_logits(pu_model *m, pu_ctx *c, pu_tensor *hidden, const int32_t *rows, int64_t n);
 /* Next-token losses f32 [N]; with a tape ready for pu_backward. targets: i32 [N], -1: not counted. */
 pu_tensor *pu_model_loss(pu_model *m, pu_ctx *c, pu_tensor *hidden, const pu_tensor *targets, float grad_scale);
-
-/* Cosines and sines f32 [N, D] for the tokens of seqs (see pu_rope), in double precision before rounding. */
-void pu_rope_angles(const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs, const int32_t *rope_len, float *cs);
 
 /* Activation memory one step of N tokens in sequences of length T takes, as the tape lays it out: the plan that is
  * printed before training. */

@@ -140,9 +140,6 @@ static void print_mark(FILE *out, double got, double mark, double scale, const c
   fputc('\n', out);
 }
 
-static const char *const quant_names[] = {"file", "none", "q8", "q4", "fp8"}; /* pu_quant */
-_Static_assert(PU_COUNT(quant_names) == PU_QUANT_FP8 + 1, "a name for each");
-
 static void print_json(FILE *out, const pu_bench_options *o, const pu_bench_engine *b, const pu_bench_result *r,
                        size_t planned, size_t peak) {
   pu_engine_stats s = pu_engine_get_stats(b->en);
@@ -151,7 +148,7 @@ static void print_json(FILE *out, const pu_bench_options *o, const pu_bench_engi
   pu_buf_printf(&text, "{\"bench\": \"%s\", ", r->what);
   pu_buf_puts(&text, o->gguf ? "\"file\": " : "\"shape\": ");
   pu_buf_json_str(&text, pu_str_c(o->gguf ? o->gguf : o->shape));
-  pu_buf_printf(&text, ", \"dtype\": \"%s\", \"quant\": \"%s\", ", pu_dtype_name(b->dtype), quant_names[b->quant]);
+  pu_buf_printf(&text, ", \"dtype\": \"%s\", \"quant\": \"%s\", ", pu_dtype_name(b->dtype), pu_quant_name(b->quant));
   pu_bench_where_json(b->be, &text);
   pu_buf_printf(&text, ", \"layers\": %lld, \"batch\": %lld, \"seq\": %lld, \"tok_per_s\": %.6g, \"rate\": %.6g",
                 (long long)b->m->hp.layers, (long long)o->batch, (long long)o->seq, r->tok_per_s, r->rate);
@@ -170,7 +167,7 @@ void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_
   size_t planned = s.weight_bytes + s.cache_bytes + s.work_bytes, peak = peak_memory(b);
   double ratio = r->limit > 0 ? r->rate / r->limit : 0;
   double overhead = s.overhead_seconds / PU_MAX(s.prefill_seconds + s.decode_seconds, 1e-9);
-  const char *dtype = pu_dtype_name(b->dtype), *quant = quant_names[b->quant], *model = o->gguf ? o->gguf : o->shape;
+  const char *dtype = pu_dtype_name(b->dtype), *quant = pu_quant_name(b->quant), *model = o->gguf ? o->gguf : o->shape;
   char where[200];
   if (o->json) {
     print_json(out, o, b, r, planned, peak);

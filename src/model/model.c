@@ -321,6 +321,11 @@ static void convert_part(void *arg, int64_t begin, int64_t end, int worker) {
   }
 }
 
+void pu_convert_by(pu_pool *pool, void *to, pu_dtype to_type, const void *src, pu_dtype type, int64_t n) {
+  conversion c = {src, type, to_type, to, NULL};
+  pu_pool_run(pool, n, GRAIN, convert_part, &c);
+}
+
 static pu_err put_piece(pu_filler *f, const pu_tensor *to, int64_t at, const void *src, pu_dtype type, int64_t n,
                         pu_error *e) {
   size_t size = pu_dtype_size(to->dtype);
@@ -329,8 +334,7 @@ static pu_err put_piece(pu_filler *f, const pu_tensor *to, int64_t at, const voi
   if (type == to->dtype) return be->upload(be, dst, src, (size_t)n * size, e);
   for (int64_t i = 0; i < n; i += PU_FILL_PIECE) {
     int64_t k = PU_MIN(n - i, (int64_t)PU_FILL_PIECE);
-    conversion c = {(const char *)src + (size_t)i * pu_dtype_size(type), type, to->dtype, f->room, NULL};
-    pu_pool_run(be->pool, k, GRAIN, convert_part, &c);
+    pu_convert_by(be->pool, f->room, to->dtype, (const char *)src + (size_t)i * pu_dtype_size(type), type, k);
     PU_TRY(be->upload(be, dst + (size_t)i * size, f->room, (size_t)k * size, e));
   }
   return PU_OK;
@@ -383,8 +387,7 @@ static pu_err pack_nf4(const pu_filler *f, pu_tensor *w, pu_error *e) {
   pu_err err = plain && packed && values ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory to pack the weights");
   if (!err) err = m->be->download(m->be, plain, f->plain->data, pu_tensor_bytes(w), e);
   if (!err) {
-    conversion c = {plain, w->dtype, PU_F32, values, NULL};
-    pu_pool_run(m->be->pool, n, GRAIN, convert_part, &c);
+    pu_convert_by(m->be->pool, values, PU_F32, plain, w->dtype, n);
     err = pu_nf4_pack(m->be->pool, packed, values, n, e);
   }
   if (!err && !(w->data = pu_arena_alloc(m->weights, bytes)))
@@ -428,6 +431,15 @@ pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) {
   f->done += (double)pu_tensor_count(p->w);
   if (f->progress) f->progress(f->progress_arg, f->done, f->total);
   return err;
+}
+
+const char *pu_quant_name(pu_quant q) {
+  static const char *const names[] = {[PU_QUANT_FILE] = "file",
+                                      [PU_QUANT_NONE] = "none",
+                                      [PU_QUANT_Q8] = "q8",
+                                      [PU_QUANT_Q4] = "q4",
+                                      [PU_QUANT_FP8] = "fp8"};
+  return names[q];
 }
 
 pu_model_options pu_model_options_on(const pu_backend *be, const pu_model_options *o) {

@@ -112,32 +112,14 @@ static void flush(pu_packer *k) {
   k->waiting = 0;
 }
 
-typedef struct intake {
-  float *to;
-  const char *src; /* unaligned perhaps */
-  pu_dtype type;
-} intake;
-
-static void take_values(void *arg, int64_t begin, int64_t end, int worker) {
-  const intake *in = arg;
-  size_t size = pu_dtype_size(in->type);
-  uint32_t aligned[256];
-  (void)worker;
-  for (int64_t i = begin; i < end; i += 256) {
-    int64_t n = PU_MIN(end - i, 256);
-    memcpy(aligned, in->src + (size_t)i * size, (size_t)n * size);
-    pu_convert(in->to + i, PU_F32, aligned, in->type, n);
-  }
-}
-
 void pu_packer_round(pu_packer *k, int64_t at, const void *src, pu_dtype type, int64_t n) {
   int64_t whole = k->most / k->cols * k->cols;
   if (k->waiting && at != k->at + k->waiting) flush(k);
   if (!k->waiting) k->at = at;
   for (int64_t i = 0; i < n;) {
     int64_t part = PU_MIN(n - i, whole - k->waiting);
-    intake in = {k->values + k->waiting, (const char *)src + (size_t)i * pu_dtype_size(type), type};
-    pu_pool_run(k->pool, part, 1 << 14, take_values, &in);
+    pu_convert_by(k->pool, k->values + k->waiting, PU_F32, (const char *)src + (size_t)i * pu_dtype_size(type), type,
+                  part);
     i += part;
     k->waiting += part;
     if (k->waiting == whole) flush(k);

@@ -7,6 +7,9 @@
 /* By how much llama3 scaling divides frequency i of head_dim / 2. */
 double pu_rope_llama3_divisor(const pu_rope_params *r, int64_t head_dim, int64_t i);
 
+/* Cosines and sines f32 [N, D] for the tokens of seqs (see pu_rope), in double precision before rounding. */
+void pu_rope_angles(const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs, const int32_t *rope_len, float *cs);
+
 /* As pu_rope_angles, with what is in `kept`, to which it adds: a step of decoding would else work out hundreds of
  * sines while a device waits. */
 void pu_rope_kept_angles(pu_rope_rows *kept, const pu_rope_params *r, int64_t head_dim, const pu_seqs *seqs,

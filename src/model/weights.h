@@ -45,6 +45,8 @@ void pu_filler_deinit(pu_filler *f);
 void pu_filler_begin(pu_filler *f, const pu_param *p, bool coded);
 /* In what type values that are made for p are best given: they go in as they are. */
 pu_dtype pu_filler_type(const pu_filler *f, const pu_param *p);
+/* n values from one type to another by the pool's threads; src may lie at any address. */
+void pu_convert_by(pu_pool *pool, void *to, pu_dtype to_type, const void *src, pu_dtype type, int64_t n);
 /* n values of `type` at src (unaligned perhaps) become the parameter's values from `at` on; of one that
  * is rounded to few bits, whole rows in the end. */
 pu_err pu_filler_put(pu_filler *f, const pu_param *p, int64_t at, const void *src, pu_dtype type, int64_t n,

@@ -16,9 +16,10 @@ typedef struct rounding {
   float *to; /* [rows, cols] */
 } rounding;
 
-static float largest(const pu_tensor *t) {
+/* Of rows [begin, end); NaN where one is there. */
+static float largest(const pu_tensor *t, int64_t begin, int64_t end) {
   float most = 0;
-  for (int64_t n = 0; n < t->shape[0]; n++)
+  for (int64_t n = begin; n < end; n++)
     for (int64_t k = 0; k < t->shape[1]; k++) {
       float v = fabsf(pu_get(t, n, k));
       most = v > most || isnan(v) ? v : most;
@@ -55,7 +56,7 @@ typedef struct operands {
 } operands;
 
 static const float *rounded(const operands *o, const pu_tensor *t, bool gradient, float *to) {
-  float most = largest(t);
+  float most = largest(t, 0, t->shape[0]);
   rounding r = {t, gradient, isfinite(most) ? power_of(most, gradient) : NAN, to};
   pu_pool_run(o->cpu->pool, t->shape[0], 16, round_rows, &r);
   return to;
@@ -152,12 +153,7 @@ pu_err pu_ref_linear_fp8_back(pu_backend *be, void *args, pu_error *e) {
  */
 
 static float row_scale(const pu_tensor *t, int64_t row) {
-  float most = 0;
-  for (int64_t k = 0; k < t->shape[1]; k++) {
-    float v = fabsf(pu_get(t, row, k));
-    most = v > most || isnan(v) ? v : most;
-  }
-  return fmaxf(most, 0x1p-100f) * (1.0f / 448);
+  return fmaxf(largest(t, row, row + 1), 0x1p-100f) * (1.0f / 448);
 }
 
 void pu_ref_fp8_weight(const pu_tensor *w, pu_tensor *out) {
