@@ -344,18 +344,9 @@ template <int BITS, int GROUP, bool ZEROS, int R, int NT> static pu_err launch(p
   int teams = WARPS / j->slices, resident = d->sms * (room.bytes <= (size_t)most / 2 - 1024 ? 2 : 1);
   j->x_pieces = room.x_pieces;
   j->units = (int)ceil_div(j->l.blocks, teams * R);
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t c = {};
-  c.gridDim = dim3((unsigned)PU_MIN(j->units, resident), j->of.offsets ? (unsigned)j->of.n : 1);
-  c.blockDim = dim3(THREADS);
-  c.dynamicSmemBytes = room.bytes;
-  c.stream = d->stream;
-  c.attrs = &early;
-  c.numAttrs = d->capability >= 90;
-  PU_CUDA_TRY(cudaLaunchKernelEx(&c, few_kernel<BITS, GROUP, ZEROS, R, NT>, *j), "a product with a packed weight", e);
-  return PU_OK;
+  const dim3 grid((unsigned)PU_MIN(j->units, resident), j->of.offsets ? (unsigned)j->of.n : 1);
+  pu_cuda_start(d, true, few_kernel<BITS, GROUP, ZEROS, R, NT>, grid, THREADS, room.bytes, *j);
+  return pu_cuda_launched("a product with a packed weight", e);
 }
 
 /* Two blocks of rows to a warp share its x, where that leaves enough to do for all multiprocessors. */

@@ -885,8 +885,6 @@ pu_err launch(pu_cuda *d, const pu_cuda_attend *a, pu_cuda_few f, pu_error *e) {
   const auto kernel = few_kernel<D, KB, VB, NT>;
   const int rows = PU_MIN(f.rows, NT * 8);
   static int room = 0, most; /* of a multiprocessor, of a block; one device */
-  cudaLaunchAttribute early = {};
-  cudaLaunchConfig_t c = {};
   f.groups = (int)ceil_div(f.rows, NT * 8);
   if (!room) {
     PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "attention", e);
@@ -895,17 +893,10 @@ pu_err launch(pu_cuda *d, const pu_cuda_attend *a, pu_cuda_few f, pu_error *e) {
   }
   f.stages = S::bytes(3, rows) <= most ? 3 : 2;
   const int bytes = S::bytes(f.stages, rows);
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  c.gridDim = dim3((unsigned)PU_MIN((int64_t)f.most * f.kv_heads * f.groups,
-                                    (int64_t)d->sms * PU_MAX(1, PU_MIN(S::blocks, room / (bytes + 1024)))));
-  c.blockDim = dim3(WARPS * 32);
-  c.dynamicSmemBytes = (size_t)bytes;
-  c.stream = d->stream;
-  c.attrs = &early;
-  c.numAttrs = d->capability >= 90;
-  PU_CUDA_TRY(cudaLaunchKernelEx(&c, kernel, *a, f), "attention over the cache", e);
-  return PU_OK;
+  const int64_t resident = (int64_t)d->sms * PU_MAX(1, PU_MIN(S::blocks, room / (bytes + 1024)));
+  const dim3 grid((unsigned)PU_MIN((int64_t)f.most * f.kv_heads * f.groups, resident));
+  pu_cuda_start(d, true, kernel, grid, WARPS * 32, (size_t)bytes, *a, f);
+  return pu_cuda_launched("attention over the cache", e);
 }
 
 template <int D, int KB, int VB>

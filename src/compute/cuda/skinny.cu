@@ -295,15 +295,9 @@ static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *pl
   const int bytes = stage * p.stages + PU_MAX(behind, 0) + 1024;
   PU_CUDA_TRY(cudaFuncSetAttribute(skinny_kernel<S, Y>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for a product", e);
-  cudaLaunchAttribute early = {};
-  early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  early.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3((unsigned)ceil_div(q->cols, p.lines)), config.blockDim = dim3(THREADS);
-  config.dynamicSmemBytes = (size_t)bytes, config.stream = d->stream;
-  config.attrs = &early, config.numAttrs = 1;
-  PU_CUDA_TRY(cudaLaunchKernelEx(&config, skinny_kernel<S, Y>, p, a, b), "a product of few rows", e);
-  return PU_OK;
+  const dim3 grid((unsigned)ceil_div(q->cols, p.lines));
+  pu_cuda_start(d, true, skinny_kernel<S, Y>, grid, THREADS, (size_t)bytes, p, a, b);
+  return pu_cuda_launched("a product of few rows", e);
 }
 
 template <int ROWS, typename Y>
