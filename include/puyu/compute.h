@@ -440,6 +440,14 @@ typedef struct pu_swiglu_args {
 } pu_swiglu_args;
 pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu);
 
+/* The same of gu = x w^T, to the bit what linear and swiglu one after the other give: y[N, F] from x [N, K] and w [2F, K],
+ * the gates' rows, then the others; of any layout that linear takes. With a tape it is these two. gu: [N, 2F] of work
+ * memory for a backend that has nothing better than these two; undefined afterwards. */
+typedef struct pu_linear_swiglu_args {
+  pu_tensor *x, *w, *gu, *y;
+} pu_linear_swiglu_args;
+pu_tensor *pu_linear_swiglu(pu_ctx *c, pu_tensor *x, pu_tensor *w);
+
 /* y = swiglu(x gate_up^T) down^T, both products and all of backward's as linear_fp8's; swiglu and its gradient go to FP8
  * as they are made. x: [N, C]; gate_up: [2F, C]; down: [C', F]; gu: [N, 2F], kept for backward. */
 typedef struct pu_mlp_fp8_args {

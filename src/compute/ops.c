@@ -291,6 +291,19 @@ pu_tensor *pu_swiglu(pu_ctx *c, pu_tensor *gu) {
   return run_and_record(c, r, sizeof a) ? y : NULL;
 }
 
+pu_tensor *pu_linear_swiglu(pu_ctx *c, pu_tensor *x, pu_tensor *w) {
+  if (c->status || !x || !w) return NULL;
+  if (c->tape) return pu_swiglu(c, pu_linear(c, x, w, NULL, false));
+  if (!fits(x, 2, -1) || !fits(w, 2, x->shape[1]) || x->dtype != w->dtype || w->shape[0] % 2)
+    return misfit(c, "linear_swiglu");
+  pu_linear_swiglu_args a = {.x = x, .w = w, .y = new2(c, x->dtype, x->shape[0], w->shape[0] / 2, false)};
+  size_t mark = pu_arena_mark(c->mem);
+  a.gu = new2(c, x->dtype, x->shape[0], w->shape[0], false);
+  bool ok = a.y && a.gu && run(c, PU_OP_linear_swiglu, &a);
+  pu_arena_release(c->mem, mark);
+  return ok ? a.y : NULL;
+}
+
 pu_tensor *pu_mlp_fp8(pu_ctx *c, pu_tensor *x, pu_tensor *gate_up, pu_tensor *down) {
   if (c->status || !x || !gate_up || !down) return NULL;
   bool ok = fits(x, 2, -1) && fits(gate_up, 2, x->shape[1]) && gate_up->shape[0] % 2 == 0 &&

@@ -72,8 +72,9 @@ static pu_tensor *mlp(pu_ctx *c, const block *b, pu_tensor *x) {
   pu_tensor *const *w = b->m->layers[b->layer].slot;
   bool plain = !w[PU_SLOT_GATE_UP_BIAS] && !w[PU_SLOT_DOWN_BIAS] && !b->f->observer && !b->f->n_adapters;
   if (in_fp8(c, b) && plain) return pu_mlp_fp8(c, x, w[PU_SLOT_GATE_UP], w[PU_SLOT_DOWN]);
-  pu_tensor *gate_up = linear(c, b, x, PU_SLOT_GATE_UP, PU_SLOT_GATE_UP_BIAS);
-  return linear(c, b, pu_swiglu(c, gate_up), PU_SLOT_DOWN, PU_SLOT_DOWN_BIAS);
+  pu_tensor *gated = plain ? pu_linear_swiglu(c, x, w[PU_SLOT_GATE_UP])
+                           : pu_swiglu(c, linear(c, b, x, PU_SLOT_GATE_UP, PU_SLOT_GATE_UP_BIAS));
+  return linear(c, b, gated, PU_SLOT_DOWN, PU_SLOT_DOWN_BIAS);
 }
 
 /* The router reads the norm of h in f32, whatever the compute type: see dtype_of in model.c. */

@@ -382,6 +382,20 @@ static void run_swiglu(env *t) {
   result(t, pu_swiglu(&t->c, leaf2(t, t->type, t->type, size(t, 70), 2 * width_of(t, 150, 6144), 2)));
 }
 
+/* Few rows, and more of them than a device has kernels for. */
+static void run_linear_swiglu(env *t) {
+  int64_t n = size(t, 80), k = width_of(t, 140, 1024), m = 2 * width_of(t, 70, 1536);
+  pu_tensor *x = leaf2(t, t->type, t->type, n, k, 1), *w = leaf2(t, t->type, PU_F32, m, k, 0.2);
+  t->c.tape = NULL;
+  pu_tensor *y = must(t, pu_linear_swiglu(&t->c, x, w)),
+            *apart = must(t, pu_swiglu(&t->c, pu_linear(&t->c, x, w, NULL, false)));
+  result(t, y);
+  vec one = download(t, y), two = download(t, apart);
+  assert_memory_equal(one.v, two.v, (size_t)one.n * sizeof *one.v);
+  free(one.v);
+  free(two.v);
+}
+
 static void run_moe_route(env *t) {
   int64_t experts = 1 + size(t, 20);
   pu_tensor *weight, *logits = leaf2(t, PU_F32, PU_F32, size(t, 80), experts, 3);
@@ -506,6 +520,7 @@ static const op_case cases[] = {
     {"attention", run_attention, true},
     {"attention_paged", run_attention_paged, false},
     {"swiglu", run_swiglu, true},
+    {"linear_swiglu", run_linear_swiglu, false},
     {"moe_route", run_moe_route, true},
     {"moe_mlp", run_moe_mlp, true},
     {"linear_cross_entropy", run_loss, true},

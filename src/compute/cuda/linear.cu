@@ -1,4 +1,6 @@
-/* linear: y = x w^T + b. dx = dy w; dw = dy^T x; db = column sums of dy. */
+/* linear: y = x w^T + b. dx = dy w; dw = dy^T x; db = column sums of dy. linear_swiglu: one kernel where rows are few,
+ * else linear and swiglu. */
+#include "src/compute/cuda/product.h"
 #include "src/compute/cuda/use.h"
 
 static bool learns(const pu_linear_args *a) {
@@ -16,21 +18,50 @@ static pu_err plain_of(pu_cuda *d, const pu_tensor *w, void *room, const void **
   return w->layout == PU_LAYOUT_NF4 ? pu_cuda_nf4_plain(d, w, room, e) : PU_OK;
 }
 
-static pu_err linear(pu_backend *be, void *args, pu_error *e) {
-  const pu_linear_args *a = (const pu_linear_args *)args;
-  if (a->w->layout == PU_LAYOUT_FP8) return pu_cuda_fp8_linear((pu_cuda *)be, a, e);
-  if (a->w->layout == PU_LAYOUT_PACKED) return pu_cuda_packed_linear((pu_cuda *)be, a, e);
+static pu_cuda_product product_of(const pu_linear_args *a) {
   pu_cuda_product p = {};
-  void *room = NULL;
-  if (plain_bytes(a->w)) PU_TRY(pu_cuda_work((pu_cuda *)be, plain_bytes(a->w), &room, e));
-  PU_TRY(plain_of((pu_cuda *)be, a->w, room, &p.b, e));
-  p.a = a->x->data, p.y = a->y->data;
+  p.a = a->x->data, p.b = a->w->data, p.y = a->y->data;
   p.rows = a->x->shape[0], p.cols = a->w->shape[0], p.inner = a->x->shape[1];
   p.a_step = a->x->stride[0], p.b_step = a->w->stride[0], p.y_step = a->y->stride[0];
   p.type = a->x->dtype, p.y_type = a->y->dtype;
   if (a->b) p.bias = a->b->data, p.bias_type = a->b->dtype;
-  p.steady = !learns(a), p.b_rests = !room;
+  p.steady = !learns(a), p.b_rests = true;
+  return p;
+}
+
+static pu_err linear(pu_backend *be, void *args, pu_error *e) {
+  const pu_linear_args *a = (const pu_linear_args *)args;
+  if (a->w->layout == PU_LAYOUT_FP8) return pu_cuda_fp8_linear((pu_cuda *)be, a, e);
+  if (a->w->layout == PU_LAYOUT_PACKED) return pu_cuda_packed_linear((pu_cuda *)be, a, e);
+  pu_cuda_product p = product_of(a);
+  void *room = NULL;
+  if (plain_bytes(a->w)) PU_TRY(pu_cuda_work((pu_cuda *)be, plain_bytes(a->w), &room, e));
+  PU_TRY(plain_of((pu_cuda *)be, a->w, room, &p.b, e));
+  p.b_rests = !room;
   return pu_cuda_multiply((pu_cuda *)be, &p, e);
+}
+
+/* ---- with swiglu ---- */
+
+/* Few rows in one kernel: what it makes is what the two would. */
+static bool gates_inside(const pu_cuda *d, const pu_linear_args *up) {
+  const pu_cuda_product p = product_of(up);
+  return up->w->layout == PU_LAYOUT_PLAIN && p.rows > 0 && p.cols > 0 && pu_cuda_few_rows(d, &p);
+}
+
+static pu_err linear_swiglu(pu_backend *be, void *args, pu_error *e) {
+  const pu_linear_swiglu_args *a = (const pu_linear_swiglu_args *)args;
+  pu_cuda *d = (pu_cuda *)be;
+  pu_linear_args up = {};
+  pu_swiglu_args gates = {a->gu, a->y, false};
+  up.x = a->x, up.w = a->w, up.y = a->gu;
+  if (!gates_inside(d, &up)) {
+    PU_TRY(linear(be, &up, e));
+    return be->forward[PU_OP_swiglu](be, &gates, e);
+  }
+  pu_cuda_product p = product_of(&up);
+  p.y = a->y->data, p.y_step = a->y->stride[0], p.cols = a->y->shape[1];
+  return pu_cuda_skinny_gated(d, &p, e);
 }
 
 /* ---- backward ---- */
@@ -144,5 +175,6 @@ static pu_err linear_back(pu_backend *be, void *args, pu_error *e) {
 
 void pu_cuda_use_linear(pu_cuda *d) {
   d->base.forward[PU_OP_linear] = linear;
+  d->base.forward[PU_OP_linear_swiglu] = linear_swiglu;
   d->base.backward[PU_OP_linear] = linear_back;
 }

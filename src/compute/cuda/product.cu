@@ -183,13 +183,23 @@ static int lt_candidates(pu_cuda *d, const pu_cuda_product *p, cublasLtMatmulHeu
   return ok ? n : 0;
 }
 
+static bool aligned(const void *data, int64_t step, pu_dtype type) {
+  return ((uintptr_t)data | (size_t)step * pu_dtype_size(type)) % 16 == 0;
+}
+
+/* Steady f32 products, and steady ones whose rows do not lie well, are the plain kernel's for any number of rows. */
+static bool steady_is_plain(const pu_cuda_product *p) {
+  return p->type == PU_F32 || p->inner % 8 != 0 || !aligned(p->a, p->a_step, p->type) ||
+         !aligned(p->b, p->b_step, p->type) || !aligned(p->y, p->y_step, p->y_type);
+}
+
 static bool skinny_can(const pu_cuda *d, const pu_cuda_product *p) {
   return pu_cuda_has_skinny(d) && p->steady && !p->fp8 && !p->a_turned && !p->b_turned && p->beta == 0 && !p->scaled;
 }
 
 /* Few rows, which the skinny kernel may do alone. */
-static bool few_rows(const pu_cuda *d, const pu_cuda_product *p) {
-  return p->rows <= PU_SKINNY_ROWS && skinny_can(d, p);
+bool pu_cuda_few_rows(const pu_cuda *d, const pu_cuda_product *p) {
+  return p->rows <= PU_SKINNY_ROWS && p->inner > 0 && skinny_can(d, p) && !steady_is_plain(p);
 }
 
 /* ---- timing candidates --------------------------------------------------------------------------------------------
@@ -326,7 +336,7 @@ static pu_err time_candidates(pu_cuda *d, const pu_cuda_product *p, choice *c, t
     c->algo = results[i].algo;
     c->found = true;
   }
-  if (few_rows(d, p)) {
+  if (pu_cuda_few_rows(d, p)) {
     float ms;
     PU_TRY(time_one(d, p, NULL, t, &ms, e));
     c->skinny = ms <= 1.03f * t->best; /* it alone begins while the kernel before it still runs */
@@ -354,10 +364,6 @@ static bool may_time(pu_cuda *d, const pu_cuda_product *p) {
          capture == cudaStreamCaptureStatusNone;
 }
 
-static bool aligned(const void *data, int64_t step, pu_dtype type) {
-  return ((uintptr_t)data | (size_t)step * pu_dtype_size(type)) % 16 == 0;
-}
-
 /* Products that tensor cores do, and that take long enough to matter. */
 static bool worth_timing(const pu_cuda_product *p) {
   return p->fp8 || (p->type == PU_BF16 && aligned(p->a, p->a_step, p->type) && aligned(p->b, p->b_step, p->type) &&
@@ -372,7 +378,7 @@ static void first_choice(pu_cuda *d, const pu_cuda_product *p, choice *c) {
   c->found = n > 0 && results[0].state == CUBLAS_STATUS_SUCCESS;
   if (c->found) c->algo = results[0].algo;
   c->settled = !worth_timing(p);
-  c->skinny = few_rows(d, p);
+  c->skinny = pu_cuda_few_rows(d, p);
 }
 
 static choice *slot_of(pu_cuda *d, const product_key *key) {
@@ -426,12 +432,6 @@ static pu_err like_y(pu_cuda *d, pu_cuda_product *p, pu_error *e) {
 
 /* ---- which ----------------------------------------------------------------------------------------------------------
  */
-
-/* Steady f32 products, and steady ones whose rows do not lie well, are the plain kernel's for any number of rows. */
-static bool steady_is_plain(const pu_cuda_product *p) {
-  return p->type == PU_F32 || p->inner % 8 != 0 || !aligned(p->a, p->a_step, p->type) ||
-         !aligned(p->b, p->b_step, p->type) || !aligned(p->y, p->y_step, p->y_type);
-}
 
 /* No algorithm of cuBLASLt's is steady: strip by strip. */
 static pu_err skinny_strips(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
@@ -489,7 +489,7 @@ pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *product, pu_error *e)
   if (p.rows == 0 || p.cols == 0) return PU_OK;
   if (p.fp8) return multiply_fp8(d, &p, e);
   if (p.inner == 0 || (p.steady && steady_is_plain(&p))) return plain_multiply(d, &p, e);
-  if (few_rows(d, &p) && is_skinny(d, &p)) return pu_cuda_skinny(d, &p, e);
+  if (pu_cuda_few_rows(d, &p) && is_skinny(d, &p)) return pu_cuda_skinny(d, &p, e);
   if (p.bias) PU_TRY(like_y(d, &p, e));
   PU_TRY(find_choice(d, &p, &c, e));
   if (c->skinny) return pu_cuda_skinny(d, &p, e);

@@ -10,5 +10,11 @@ enum { PU_SKINNY_ROWS = 64 };
  * the speed of memory, each sum in one sequence. */
 bool pu_cuda_has_skinny(const pu_cuda *d); /* from compute capability 9.0 on */
 pu_err pu_cuda_skinny(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
+/* y = silu(a g^T) (a u^T), bf16 [rows, cols]: b holds g [cols, inner], then u likewise. Both products are rounded to
+ * bf16. No bias. */
+pu_err pu_cuda_skinny_gated(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
+
+/* Whether a steady product is one that it can do. */
+bool pu_cuda_few_rows(const pu_cuda *d, const pu_cuda_product *p);
 
 #endif

@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/compute/cuda/gates.cuh"
 #include "src/compute/cuda/product.h"
 #include "src/compute/cuda/tensor.cuh"
 #include "src/compute/cuda/use.h"
@@ -24,12 +25,23 @@ enum { BOX = 64 /* values of a line: 128 bytes */, MOST_STAGES = 32, MOST_LINES 
 enum { CONSUMERS = 128, THREADS = CONSUMERS + 32 };
 enum { RING = 200 << 10 /* bytes of a multiprocessor's shared memory for stages */ };
 
-/* Up to ROWS of a; up to N * COUNT lines of b, in COUNT products. */
-template <int ROWS, int N, int COUNT> struct shape {
-  static constexpr int rows = ROWS, n = N, count = COUNT;
+/* Up to ROWS of a; up to N * COUNT lines of b, in COUNT products. GATED: of two products, gates and what they are for,
+ * whose lines are `cols` apart in b. */
+template <int ROWS, int N, int COUNT, bool GATED> struct shape {
+  static constexpr int rows = ROWS, n = N, count = COUNT, strips = GATED ? 2 : 1;
   static constexpr int boxes = COUNT == 1 ? 2 : 1, depth = boxes * BOX, a_box = ROWS * 128; /* of a stage */
-  /* What a product reads of a box: 8 rows again and again, or all that follow. */
-  static constexpr int a_reach = ROWS == 8 ? a_box : 64 * 128, b_reach = N * COUNT * 128;
+  /* What products read of a box: 8 rows again and again, or all that follow. */
+  static constexpr int a_reach = ROWS == 8 ? a_box : 64 * 128;
+  __host__ __device__ static constexpr int b_box(int lines) {
+    return strips * lines * 128;
+  }
+  /* Where the i-th product's lines are, and the end of what it reads. */
+  __host__ __device__ static constexpr int b_at(int i, int lines) {
+    return GATED ? i * lines * 128 : i * N * 128;
+  }
+  __host__ __device__ static constexpr int b_reach(int lines) {
+    return b_at(COUNT - 1, lines) + N * 128;
+  }
 };
 
 typedef struct skinny_args {
@@ -37,14 +49,14 @@ typedef struct skinny_args {
   const void *bias;
   int64_t y_step, cols;
   int inner, rows;
-  int lines;  /* of b, of a block */
+  int lines;  /* of b, of a block and strip: columns of y */
   int stages; /* in shared memory */
   bool bias_f32, b_rests;
 } skinny_args;
 
 /* Rows of a, then lines of b. */
 template <typename S> __host__ __device__ static inline int stage_bytes(int lines) {
-  return S::boxes * (S::a_box + lines * 128);
+  return S::boxes * (S::a_box + S::b_box(lines));
 }
 
 #ifdef PU_WGMMA
@@ -59,7 +71,7 @@ template <typename S> struct fetcher {
   const CUtensorMap *a, *b;
   barriers *bars;
   uint32_t room;
-  int line, lines;
+  int line, lines, strip; /* from strip to strip */
 
   __device__ void expect(int slot) const {
     barrier_expect(&bars->full[slot], stage_bytes<S>(lines));
@@ -67,7 +79,9 @@ template <typename S> struct fetcher {
   __device__ void fetch_b(int slot, int t) const {
     uint32_t to = room + slot * stage_bytes<S>(lines) + S::boxes * S::a_box;
     for (int i = 0; i < S::boxes; i++)
-      box_copy(to + i * lines * 128, b, t * S::depth + i * BOX, line, &bars->full[slot]);
+      for (int s = 0; s < S::strips; s++)
+        box_copy(to + (i * S::strips + s) * lines * 128, b, t * S::depth + i * BOX, line + s * strip,
+                 &bars->full[slot]);
   }
   __device__ void fetch_a(int slot, int t) const {
     uint32_t to = room + slot * stage_bytes<S>(lines);
@@ -101,15 +115,16 @@ template <typename S> __device__ static void fetch_stages(const fetcher<S> &f, c
 
 /* One stage of the sums. */
 template <typename S>
-__device__ static inline void use_stage(float (&sum)[S::count][S::n / 2], uint32_t at, int b_box, bool first) {
+__device__ static inline void use_stage(float (&sum)[S::count][S::n / 2], uint32_t at, int lines, bool first) {
   /* As wide_matrix, but of 8 rows the next 8 are the same. */
   const uint64_t rows = (uint64_t)(S::rows == 8 ? 0 : 1024 >> 4) << 32 | (uint64_t)1 << 62 | (uint64_t)1 << 16;
 #pragma unroll
   for (int k = 0; k < S::boxes * 4; k++) {
-    uint32_t a = at + k / 4 * S::a_box + k % 4 * 32, b = at + S::boxes * S::a_box + k / 4 * b_box + k % 4 * 32;
+    uint32_t a = at + k / 4 * S::a_box + k % 4 * 32,
+             b = at + S::boxes * S::a_box + k / 4 * S::b_box(lines) + k % 4 * 32;
 #pragma unroll
     for (int c = 0; c < S::count; c++)
-      wide_mma<0>(sum[c], rows | (a & 0x3ffff) >> 4, wide_matrix(b + c * S::n * 128, 16), !(first && k == 0));
+      wide_mma<0>(sum[c], rows | (a & 0x3ffff) >> 4, wide_matrix(b + S::b_at(c, lines), 16), !(first && k == 0));
   }
 }
 
@@ -122,7 +137,7 @@ __device__ static inline void sum_stages(float (&sum)[S::count][S::n / 2], uint3
   for (int t = 0; t < n; t++) {
     barrier_wait(&bars->full[slot], turn);
     wide_begin();
-    use_stage<S>(sum, room + slot * stage, p.lines * 128, t == 0);
+    use_stage<S>(sum, room + slot * stage, p.lines, t == 0);
     wide_commit();
     wide_wait<1>(); /* the stage before is used up */
     if (t && threadIdx.x % 32 == 0) barrier_arrive(&bars->empty[last]);
@@ -166,13 +181,41 @@ __device__ static void store_sums(const skinny_args &p, const float (&sum)[S::co
     }
 }
 
+/* As linear and swiglu one after the other: what goes in between is rounded. */
+__device__ static inline bf16 gated(float gate, float up) {
+  float a = to_f32(from_f32<bf16>(gate));
+  return from_f32<bf16>(pu_gated(a, pu_sigmoid(a, bf16()), to_f32(from_f32<bf16>(up))));
+}
+
+__device__ static inline void store_gated(const skinny_args &p, int row, int64_t col, int64_t end, const float *gate,
+                                          const float *up) {
+  if (row >= p.rows || col >= end) return;
+  bf16 *y = (bf16 *)p.y + row * p.y_step + col;
+  if (col + 1 < end)
+    *(two<bf16> *)y = {gated(gate[0], up[0]), gated(gate[1], up[1])};
+  else
+    *y = gated(gate[0], up[0]);
+}
+
+template <typename S>
+__device__ static void store_gates(const skinny_args &p, const float (&sum)[S::count][S::n / 2], int64_t col) {
+  int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+  int64_t end = PU_MIN(col + p.lines, p.cols);
+  col += lane % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < S::n / 8; i++) {
+    store_gated(p, row, col + i * 8, end, &sum[0][4 * i], &sum[1][4 * i]);
+    if (S::rows > 8) store_gated(p, row + 8, col + i * 8, end, &sum[0][4 * i + 2], &sum[1][4 * i + 2]);
+  }
+}
+
 template <typename S, typename Y>
 __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, const CUtensorMap *b, uint32_t room) {
   __shared__ barriers bars;
   int64_t col = (int64_t)blockIdx.x * p.lines;
   int n = (p.inner + S::depth - 1) / S::depth, early = PU_MIN(n, p.stages);
   bool fetches = threadIdx.x == CONSUMERS;
-  fetcher<S> f = {a, b, &bars, room, (int)col, p.lines};
+  fetcher<S> f = {a, b, &bars, room, (int)col, p.lines, (int)p.cols};
   let_next_start();
   if (fetches) {
     map_ahead(b);
@@ -189,7 +232,10 @@ __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, 
   float sum[S::count][S::n / 2];
   wait_for_before();
   sum_stages<S>(sum, room, n, p, &bars);
-  store_sums<S, Y>(p, sum, col);
+  if constexpr (S::strips == 2)
+    store_gates<S>(p, sum, col);
+  else
+    store_sums<S, Y>(p, sum, col);
 }
 
 #endif
@@ -279,6 +325,7 @@ static pu_err map_of(pu_cuda *d, const void *data, int64_t lines, int64_t inner,
 typedef struct skinny_plan {
   int rows, n, count, lines;
   int ring; /* bytes of shared memory for stages */
+  bool gated;
 } skinny_plan;
 
 template <typename S, typename Y>
@@ -287,11 +334,11 @@ static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *pl
   const int stage = stage_bytes<S>(p.lines);
   CUtensorMap a, b;
   PU_TRY(map_of(d, q->a, q->rows, q->inner, q->a_step, S::rows, &a, e));
-  PU_TRY(map_of(d, q->b, q->cols, q->inner, q->b_step, p.lines, &b, e));
+  PU_TRY(map_of(d, q->b, S::strips * q->cols, q->inner, q->b_step, p.lines, &b, e));
   p.stages = PU_MIN(PU_MAX(plan->ring / stage, 2), (int)MOST_STAGES);
   p.bias_f32 = q->bias_type == PU_F32, p.b_rests = q->b_rests;
   /* The last boxes of the last stage are read beyond its end. */
-  const int behind = PU_MAX((S::boxes - 1) * S::a_box + S::a_reach - stage, S::b_reach - p.lines * 128);
+  const int behind = PU_MAX((S::boxes - 1) * S::a_box + S::a_reach - stage, S::b_reach(p.lines) - S::b_box(p.lines));
   const int bytes = stage * p.stages + PU_MAX(behind, 0) + 1024;
   PU_CUDA_TRY(cudaFuncSetAttribute(skinny_kernel<S, Y>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for a product", e);
@@ -304,46 +351,67 @@ template <int ROWS, typename Y>
 static pu_err launch_lines(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
   switch (plan->n * plan->count) {
   case 16:
-    return launch<shape<ROWS, 16, 1>, Y>(d, q, plan, e);
+    return launch<shape<ROWS, 16, 1, false>, Y>(d, q, plan, e);
   case 32:
-    return launch<shape<ROWS, 32, 1>, Y>(d, q, plan, e);
+    return launch<shape<ROWS, 32, 1, false>, Y>(d, q, plan, e);
   case 48:
-    return launch<shape<ROWS, 48, 1>, Y>(d, q, plan, e);
+    return launch<shape<ROWS, 48, 1, false>, Y>(d, q, plan, e);
   case 64:
-    return launch<shape<ROWS, 64, 1>, Y>(d, q, plan, e);
+    return launch<shape<ROWS, 64, 1, false>, Y>(d, q, plan, e);
   case 128:
-    return launch<shape<ROWS, 64, 2>, Y>(d, q, plan, e);
+    return launch<shape<ROWS, 64, 2, false>, Y>(d, q, plan, e);
   case 192:
-    return launch<shape<ROWS, 64, 3>, Y>(d, q, plan, e);
+    return launch<shape<ROWS, 64, 3, false>, Y>(d, q, plan, e);
   default:
-    return launch<shape<ROWS, 64, 4>, Y>(d, q, plan, e);
+    return launch<shape<ROWS, 64, 4, false>, Y>(d, q, plan, e);
   }
 }
 
-template <typename Y>
+template <int ROWS>
+static pu_err launch_gated(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
+  switch (plan->n) {
+  case 16:
+    return launch<shape<ROWS, 16, 2, true>, bf16>(d, q, plan, e);
+  case 32:
+    return launch<shape<ROWS, 32, 2, true>, bf16>(d, q, plan, e);
+  case 48:
+    return launch<shape<ROWS, 48, 2, true>, bf16>(d, q, plan, e);
+  default:
+    return launch<shape<ROWS, 64, 2, true>, bf16>(d, q, plan, e);
+  }
+}
+
+template <int ROWS>
 static pu_err launch_rows(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
+  if (plan->gated) return launch_gated<ROWS>(d, q, plan, e);
+  return q->y_type == PU_F32 ? launch_lines<ROWS, float>(d, q, plan, e) : launch_lines<ROWS, bf16>(d, q, plan, e);
+}
+
+static pu_err launch_plan(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
   switch (plan->rows) {
   case 8:
-    return launch_lines<8, Y>(d, q, plan, e);
+    return launch_rows<8>(d, q, plan, e);
   case 16:
-    return launch_lines<16, Y>(d, q, plan, e);
+    return launch_rows<16>(d, q, plan, e);
   case 32:
-    return launch_lines<32, Y>(d, q, plan, e);
+    return launch_rows<32>(d, q, plan, e);
   default:
-    return launch_lines<64, Y>(d, q, plan, e);
+    return launch_rows<64>(d, q, plan, e);
   }
 }
 
 /* All multiprocessors have as many lines: what takes longest is what one has to do. Many of them go to two blocks, so
  * that the next kernel's first block begins while the other still runs. */
-static skinny_plan plan_of(const pu_cuda *d, const pu_cuda_product *p) {
+static skinny_plan plan_of(const pu_cuda *d, const pu_cuda_product *p, bool gated) {
   skinny_plan plan = {};
-  int64_t turns = ceil_div(p->cols, (int64_t)d->sms * MOST_LINES);
-  plan.rows = p->rows <= 8 ? 8 : p->rows <= 16 ? 16 : p->rows <= 32 ? 32 : 64;
+  const int strips = gated ? 2 : 1, most = gated ? 2 * 64 : MOST_LINES; /* of a multiprocessor */
+  int64_t turns = ceil_div(p->cols, (int64_t)d->sms * most);
+  plan.rows = p->rows <= 8 ? 8 : p->rows <= 16 ? 16 : p->rows <= 32 ? 32 : 64, plan.gated = gated;
   plan.lines = (int)ceil_div(p->cols, turns * d->sms * 8) * 8, plan.ring = RING;
-  if (turns == 1 && plan.lines > 128) plan.lines = (int)ceil_div(plan.lines, 16) * 8, plan.ring = RING / 2;
+  if ((turns == 1 && strips * plan.lines > 128) || (gated && plan.lines > 64))
+    plan.lines = (int)ceil_div(plan.lines, 16) * 8, plan.ring = RING / 2;
   plan.n = plan.lines <= 48 ? (int)ceil_div(plan.lines, 16) * 16 : 64;
-  plan.count = (int)ceil_div(plan.lines, plan.n);
+  plan.count = strips * (int)ceil_div(plan.lines, plan.n);
   return plan;
 }
 
@@ -352,6 +420,11 @@ bool pu_cuda_has_skinny(const pu_cuda *d) {
 }
 
 pu_err pu_cuda_skinny(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
-  skinny_plan plan = plan_of(d, p);
-  return p->y_type == PU_F32 ? launch_rows<float>(d, p, &plan, e) : launch_rows<bf16>(d, p, &plan, e);
+  skinny_plan plan = plan_of(d, p, false);
+  return launch_plan(d, p, &plan, e);
+}
+
+pu_err pu_cuda_skinny_gated(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
+  skinny_plan plan = plan_of(d, p, true);
+  return launch_plan(d, p, &plan, e);
 }

@@ -1,18 +1,11 @@
 /* swiglu: y = silu(a) b, silu(a) = a s with s = 1 / (1 + exp(-a)); silu'(a) = s (1 + a (1 - s)). A thread has 16
  * bytes of one row, and reads all of it before it writes; bytes are all that counts: of bf16, 6 a value of y forward,
  * 10 backward, 12 where y is made again. */
+#include "src/compute/cuda/gates.cuh"
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/use.h"
 
 enum { THREADS = 256, MOST_ROWS = 65535 /* of a grid's y */ };
-
-/* To the last bits where f32 is computed in; where bf16 follows, the fast exponential is far more exact than that. */
-__device__ static inline float sigmoid(float a, float) {
-  return 1.0f / (1.0f + expf(-a));
-}
-__device__ static inline float sigmoid(float a, bf16) {
-  return __fdividef(1.0f, 1.0f + __expf(-a));
-}
 
 template <typename T> struct gates {
   const T *gu, *dy;
@@ -21,11 +14,6 @@ template <typename T> struct gates {
   int inner;
   bool add;
 };
-
-/* y, the same to the bit forward and made again. */
-__device__ static inline float gated(float a, float s, float b) {
-  return __fmul_rn(__fmul_rn(a, s), b);
-}
 
 template <typename T, bool FAST> __global__ void __launch_bounds__(THREADS) swiglu_rows(gates<T> g) {
   constexpr int N = pu_lane<T>::n;
@@ -39,7 +27,7 @@ template <typename T, bool FAST> __global__ void __launch_bounds__(THREADS) swig
     read_row<FAST>(row, at, g.inner, gate);
     read_row<FAST>(row + g.inner, at, g.inner, up);
 #pragma unroll
-    for (int i = 0; i < N; i++) up[i] = gated(gate[i], sigmoid(gate[i], T()), up[i]);
+    for (int i = 0; i < N; i++) up[i] = pu_gated(gate[i], pu_sigmoid(gate[i], T()), up[i]);
     write_row<FAST>(g.y + n * g.y_step, at, g.inner, up);
   }
 }
@@ -57,7 +45,7 @@ template <typename T, bool FAST, bool AGAIN> __global__ void __launch_bounds__(T
     read_row<FAST>(g.dy + n * g.dy_step, at, g.inner, dy);
 #pragma unroll
     for (int i = 0; i < N; i++) {
-      float s = sigmoid(gate[i], T()), a = gate[i], y = gated(a, s, up[i]);
+      float s = pu_sigmoid(gate[i], T()), a = gate[i], y = pu_gated(a, s, up[i]);
       gate[i] = dy[i] * up[i] * s * (1.0f + a * (1.0f - s));
       up[i] = dy[i] * a * s;
       dy[i] = y;

@@ -26,6 +26,13 @@ pu_err pu_ref_swiglu(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
+/* By what the backend has for the two. */
+pu_err pu_ref_linear_swiglu(pu_backend *be, void *args, pu_error *e) {
+  const pu_linear_swiglu_args *a = args;
+  PU_TRY(be->forward[PU_OP_linear](be, &(pu_linear_args){.x = a->x, .w = a->w, .y = a->gu}, e));
+  return be->forward[PU_OP_swiglu](be, &(pu_swiglu_args){.gu = a->gu, .y = a->y}, e);
+}
+
 typedef struct swiglu_back {
   const pu_swiglu_args *a;
   float beta;
