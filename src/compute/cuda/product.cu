@@ -7,7 +7,8 @@
  * number of rows, and it does not matter to them which algorithm is taken: candidates are timed when a shape is first
  * seen, and the fastest is kept. A candidate whose bits are not those of the reference is left out: of the skinny
  * kernel, for steady products, else of the first candidate, which is the heuristic's and so the same in each run. Where
- * nothing can be timed (a graph is being captured, y is added to, f32), the first candidate is taken. */
+ * nothing can be timed (a graph is being captured, y is added to, f32), the first candidate is taken. Steady products
+ * of few rows are the skinny kernel's without a choice, where there is one. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -114,7 +115,6 @@ typedef struct choice {
   product_key key;
   cublasLtMatmulAlgo_t algo;
   bool found, settled; /* settled: timed, or not to be timed */
-  bool skinny;         /* the skinny kernel is it */
   int tries;
 } choice;
 
@@ -197,7 +197,7 @@ static bool skinny_can(const pu_cuda *d, const pu_cuda_product *p) {
   return pu_cuda_has_skinny(d) && p->steady && !p->fp8 && !p->a_turned && !p->b_turned && p->beta == 0 && !p->scaled;
 }
 
-/* Few rows, which the skinny kernel may do alone. */
+/* Few rows: nothing is chosen then, as timing candidates would cost the first tokens half a second. */
 bool pu_cuda_few_rows(const pu_cuda *d, const pu_cuda_product *p) {
   return p->rows <= PU_SKINNY_ROWS && p->inner > 0 && skinny_can(d, p) && !steady_is_plain(p);
 }
@@ -264,25 +264,15 @@ static pu_err steady_reference(pu_cuda *d, const pu_cuda_product *p, timing *t, 
   return digest_rows(d, p, few.y, few.y_step, few.rows, &t->want_few, e);
 }
 
-/* By this algorithm; NULL: by the skinny kernel. */
-static pu_err run_by(pu_cuda *d, const pu_cuda_product *p, const cublasLtMatmulAlgo_t *algo, bool *ran, pu_error *e) {
-  *ran = true;
-  if (!algo) return pu_cuda_skinny(d, p, e);
-  *ran = lt_run(d, p, algo) == CUBLAS_STATUS_SUCCESS;
-  return PU_OK;
-}
-
 /* Twice, each time with cuBLASLt's work memory written over before, so that nothing of b is left in the cache. */
 static pu_err time_one(pu_cuda *d, const pu_cuda_product *p, const cublasLtMatmulAlgo_t *algo, timing *t, float *ms,
                        pu_error *e) {
   *ms = INFINITY;
   for (int i = 0; i < 2; i++) {
     float now;
-    bool ran;
     PU_CUDA_TRY(cudaMemsetAsync(d->lt_work, i, LT_BYTES - 256, d->stream), "timing products", e);
     PU_CUDA_TRY(cudaEventRecord(t->begin, d->stream), "timing products", e);
-    PU_TRY(run_by(d, p, algo, &ran, e));
-    if (!ran) return PU_OK;
+    if (lt_run(d, p, algo) != CUBLAS_STATUS_SUCCESS) return PU_OK;
     PU_CUDA_TRY(cudaEventRecord(t->end, d->stream), "timing products", e);
     PU_CUDA_TRY(cudaEventSynchronize(t->end), "timing products", e);
     PU_CUDA_TRY(cudaEventElapsedTime(&now, t->begin, t->end), "timing products", e);
@@ -336,11 +326,6 @@ static pu_err time_candidates(pu_cuda *d, const pu_cuda_product *p, choice *c, t
     c->algo = results[i].algo;
     c->found = true;
   }
-  if (pu_cuda_few_rows(d, p)) {
-    float ms;
-    PU_TRY(time_one(d, p, NULL, t, &ms, e));
-    c->skinny = ms <= 1.03f * t->best; /* it alone begins while the kernel before it still runs */
-  }
   /* Where half of y is zeros, bits say little: again, with other values. */
   bool telling = t->want.live > (unsigned long long)(p->rows * p->cols) / 2;
   c->settled = !c->found || telling || ++c->tries == MOST_TRIES;
@@ -378,7 +363,6 @@ static void first_choice(pu_cuda *d, const pu_cuda_product *p, choice *c) {
   c->found = n > 0 && results[0].state == CUBLAS_STATUS_SUCCESS;
   if (c->found) c->algo = results[0].algo;
   c->settled = !worth_timing(p);
-  c->skinny = pu_cuda_few_rows(d, p);
 }
 
 static choice *slot_of(pu_cuda *d, const product_key *key) {
@@ -445,13 +429,6 @@ static pu_err skinny_strips(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
   return PU_OK;
 }
 
-/* The skinny kernel is chosen, or nothing else can be for now. */
-static bool is_skinny(pu_cuda *d, const pu_cuda_product *p) {
-  product_key key = key_of(p);
-  const choice *c = d->linear ? slot_of(d, &key) : NULL;
-  return c && c->key.used && c->settled ? c->skinny : !may_time(d, p);
-}
-
 template <typename Y>
 __global__ void add_bias_kernel(const void *bias, bool f32, int64_t cols, int64_t count, Y *y, int64_t step) {
   int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x, col = i % cols;
@@ -489,10 +466,9 @@ pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *product, pu_error *e)
   if (p.rows == 0 || p.cols == 0) return PU_OK;
   if (p.fp8) return multiply_fp8(d, &p, e);
   if (p.inner == 0 || (p.steady && steady_is_plain(&p))) return plain_multiply(d, &p, e);
-  if (pu_cuda_few_rows(d, &p) && is_skinny(d, &p)) return pu_cuda_skinny(d, &p, e);
+  if (pu_cuda_few_rows(d, &p)) return pu_cuda_skinny(d, &p, e);
   if (p.bias) PU_TRY(like_y(d, &p, e));
   PU_TRY(find_choice(d, &p, &c, e));
-  if (c->skinny) return pu_cuda_skinny(d, &p, e);
   if (c->found && lt_run(d, &p, &c->algo) == CUBLAS_STATUS_SUCCESS) return PU_OK;
   if (skinny_can(d, &p)) return skinny_strips(d, &p, e);
   /* The class's algorithm is perhaps not for this number of rows: the first one that is. */

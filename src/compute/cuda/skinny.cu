@@ -3,10 +3,10 @@
  *
  * A block takes a strip of columns of y, which are lines of b, and walks along the whole sum in stages. One thread has
  * the copy engine fetch stages ahead of their use, as boxes of 64 values of all lines of the strip and of all rows of
- * a, in the pattern that warpgroup products read (wgmma.h). One warpgroup does nothing but these products: the rows are
- * the 64 of its operand A, of which those that are not there are whatever lies behind or, with up to 8 rows, the same 8
- * again; the lines are operand B. Each element's sum is one sequence of steps of 16. Rows and lines that are not there
- * only reach sums that nobody stores.
+ * a, in the pattern that warpgroup products read (wgmma.h). One warpgroup does nothing but these products: lines, 64
+ * at a time, are operand A, rows operand B: a sum's steps follow one another, and so each takes as little time as it
+ * can. Each element's sum is one sequence of steps of 16. Lines that are not there are whatever lies behind, and only
+ * reach sums that nobody stores.
  *
  * What the kernel waits for is a, not b, where b rests: its blocks may start before the kernels before it have ended,
  * fetch the first stages of b, and only then wait (programmatic dependent launch). To have as much as possible on the
@@ -22,25 +22,24 @@
 #include "src/compute/cuda/wgmma.h"
 
 enum { BOX = 64 /* values of a line: 128 bytes */, MOST_STAGES = 32, MOST_LINES = 256 };
+enum { LINES = 64 /* of a product */ };
 enum { CONSUMERS = 128, THREADS = CONSUMERS + 32 };
 enum { RING = 200 << 10 /* bytes of a multiprocessor's shared memory for stages */ };
 
-/* Up to ROWS of a; up to N * COUNT lines of b, in COUNT products. GATED: of two products, gates and what they are for,
- * whose lines are `cols` apart in b. */
-template <int ROWS, int N, int COUNT, bool GATED> struct shape {
-  static constexpr int rows = ROWS, n = N, count = COUNT, strips = GATED ? 2 : 1;
+/* Up to ROWS of a; up to 64 COUNT lines of b, in COUNT products. GATED: of two, gates and what they are for, whose
+ * lines are `cols` apart in b. */
+template <int ROWS, int COUNT, bool GATED> struct shape {
+  static constexpr int rows = ROWS, count = COUNT, strips = GATED ? 2 : 1;
   static constexpr int boxes = COUNT == 1 ? 2 : 1, depth = boxes * BOX, a_box = ROWS * 128; /* of a stage */
-  /* What products read of a box: 8 rows again and again, or all that follow. */
-  static constexpr int a_reach = ROWS == 8 ? a_box : 64 * 128;
   __host__ __device__ static constexpr int b_box(int lines) {
     return strips * lines * 128;
   }
-  /* Where the i-th product's lines are, and the end of what it reads. */
+  /* Where the i-th product's lines are, and the end of what products read. */
   __host__ __device__ static constexpr int b_at(int i, int lines) {
-    return GATED ? i * lines * 128 : i * N * 128;
+    return i * (GATED ? lines : LINES) * 128;
   }
   __host__ __device__ static constexpr int b_reach(int lines) {
-    return b_at(COUNT - 1, lines) + N * 128;
+    return b_at(COUNT - 1, lines) + LINES * 128;
   }
 };
 
@@ -115,22 +114,20 @@ template <typename S> __device__ static void fetch_stages(const fetcher<S> &f, c
 
 /* One stage of the sums. */
 template <typename S>
-__device__ static inline void use_stage(float (&sum)[S::count][S::n / 2], uint32_t at, int lines, bool first) {
-  /* As wide_matrix, but of 8 rows the next 8 are the same. */
-  const uint64_t rows = (uint64_t)(S::rows == 8 ? 0 : 1024 >> 4) << 32 | (uint64_t)1 << 62 | (uint64_t)1 << 16;
+__device__ static inline void use_stage(float (&sum)[S::count][S::rows / 2], uint32_t at, int lines, bool first) {
 #pragma unroll
   for (int k = 0; k < S::boxes * 4; k++) {
     uint32_t a = at + k / 4 * S::a_box + k % 4 * 32,
              b = at + S::boxes * S::a_box + k / 4 * S::b_box(lines) + k % 4 * 32;
 #pragma unroll
     for (int c = 0; c < S::count; c++)
-      wide_mma<0>(sum[c], rows | (a & 0x3ffff) >> 4, wide_matrix(b + S::b_at(c, lines), 16), !(first && k == 0));
+      wide_mma<0>(sum[c], wide_matrix(b + S::b_at(c, lines), 16), wide_matrix(a, 16), !(first && k == 0));
   }
 }
 
 template <typename S>
-__device__ static inline void sum_stages(float (&sum)[S::count][S::n / 2], uint32_t room, int n, const skinny_args &p,
-                                         barriers *bars) {
+__device__ static inline void sum_stages(float (&sum)[S::count][S::rows / 2], uint32_t room, int n,
+                                         const skinny_args &p, barriers *bars) {
   const int stage = stage_bytes<S>(p.lines);
   int slot = 0, last = 0;
   uint32_t turn = 0;
@@ -153,60 +150,30 @@ template <typename Y> __device__ static inline float biased(const skinny_args &p
   return sum + to_f32(from_f32<Y>(p.bias_f32 ? ((const float *)p.bias)[col] : to_f32(((const bf16 *)p.bias)[col])));
 }
 
-template <typename Y> struct alignas(2 * sizeof(Y)) two { Y v[2]; };
-
-template <typename Y>
-__device__ static inline void store_two(const skinny_args &p, int row, int64_t col, int64_t end, float first,
-                                        float second) {
-  if (row >= p.rows || col >= end) return;
-  Y *y = (Y *)p.y + row * p.y_step + col;
-  first = biased<Y>(p, col, first);
-  if (col + 1 < end)
-    *(two<Y> *)y = {from_f32<Y>(first), from_f32<Y>(biased<Y>(p, col + 1, second))};
-  else
-    *y = from_f32<Y>(first);
-}
-
-template <typename S, typename Y>
-__device__ static void store_sums(const skinny_args &p, const float (&sum)[S::count][S::n / 2], int64_t col) {
-  int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
-  int64_t end = PU_MIN(col + p.lines, p.cols);
-  col += lane % 4 * 2;
-#pragma unroll
-  for (int c = 0; c < S::count; c++)
-#pragma unroll
-    for (int i = 0; i < S::n / 8; i++) {
-      store_two<Y>(p, row, col + c * S::n + i * 8, end, sum[c][4 * i], sum[c][4 * i + 1]);
-      if (S::rows > 8) store_two<Y>(p, row + 8, col + c * S::n + i * 8, end, sum[c][4 * i + 2], sum[c][4 * i + 3]);
-    }
-}
-
 /* As linear and swiglu one after the other: what goes in between is rounded. */
 __device__ static inline bf16 gated(float gate, float up) {
   float a = to_f32(from_f32<bf16>(gate));
   return from_f32<bf16>(pu_gated(a, pu_sigmoid(a, bf16()), to_f32(from_f32<bf16>(up))));
 }
 
-__device__ static inline void store_gated(const skinny_args &p, int row, int64_t col, int64_t end, const float *gate,
-                                          const float *up) {
-  if (row >= p.rows || col >= end) return;
-  bf16 *y = (bf16 *)p.y + row * p.y_step + col;
-  if (col + 1 < end)
-    *(two<bf16> *)y = {gated(gate[0], up[0]), gated(gate[1], up[1])};
-  else
-    *y = gated(gate[0], up[0]);
-}
-
-template <typename S>
-__device__ static void store_gates(const skinny_args &p, const float (&sum)[S::count][S::n / 2], int64_t col) {
-  int lane = threadIdx.x % 32, row = threadIdx.x / 32 * 16 + lane / 4;
+/* A thread has two lines, 8 apart, of each product, and of each 8 rows two. */
+template <typename S, typename Y>
+__device__ static void store_sums(const skinny_args &p, const float (&sum)[S::count][S::rows / 2], int64_t col) {
+  int lane = threadIdx.x % 32, line = threadIdx.x / 32 * 16 + lane / 4, row = lane % 4 * 2;
   int64_t end = PU_MIN(col + p.lines, p.cols);
-  col += lane % 4 * 2;
 #pragma unroll
-  for (int i = 0; i < S::n / 8; i++) {
-    store_gated(p, row, col + i * 8, end, &sum[0][4 * i], &sum[1][4 * i]);
-    if (S::rows > 8) store_gated(p, row + 8, col + i * 8, end, &sum[0][4 * i + 2], &sum[1][4 * i + 2]);
-  }
+  for (int c = 0; c < S::count / S::strips; c++)
+#pragma unroll
+    for (int i = 0; i < S::rows / 2; i++) {
+      int64_t at = col + c * LINES + line + i % 4 / 2 * 8;
+      int n = row + i / 4 * 8 + i % 2;
+      if (n >= p.rows || at >= end) continue;
+      Y *y = (Y *)p.y + n * p.y_step + at;
+      if constexpr (S::strips == 2)
+        *y = gated(sum[0][i], sum[1][i]);
+      else
+        *y = from_f32<Y>(biased<Y>(p, at, sum[c][i]));
+    }
 }
 
 template <typename S, typename Y>
@@ -229,13 +196,10 @@ __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, 
   __syncthreads();
   if (fetches) fetch_stages<S>(f, p, early, n);
   if (threadIdx.x >= CONSUMERS) return;
-  float sum[S::count][S::n / 2];
+  float sum[S::count][S::rows / 2];
   wait_for_before();
   sum_stages<S>(sum, room, n, p, &bars);
-  if constexpr (S::strips == 2)
-    store_gates<S>(p, sum, col);
-  else
-    store_sums<S, Y>(p, sum, col);
+  store_sums<S, Y>(p, sum, col);
 }
 
 #endif
@@ -323,7 +287,7 @@ static pu_err map_of(pu_cuda *d, const void *data, int64_t lines, int64_t inner,
  */
 
 typedef struct skinny_plan {
-  int rows, n, count, lines;
+  int rows, count, lines;
   int ring; /* bytes of shared memory for stages */
   bool gated;
 } skinny_plan;
@@ -338,8 +302,7 @@ static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *pl
   p.stages = PU_MIN(PU_MAX(plan->ring / stage, 2), (int)MOST_STAGES);
   p.bias_f32 = q->bias_type == PU_F32, p.b_rests = q->b_rests;
   /* The last boxes of the last stage are read beyond its end. */
-  const int behind = PU_MAX((S::boxes - 1) * S::a_box + S::a_reach - stage, S::b_reach(p.lines) - S::b_box(p.lines));
-  const int bytes = stage * p.stages + PU_MAX(behind, 0) + 1024;
+  const int bytes = stage * p.stages + PU_MAX(S::b_reach(p.lines) - S::b_box(p.lines), 0) + 1024;
   PU_CUDA_TRY(cudaFuncSetAttribute(skinny_kernel<S, Y>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for a product", e);
   const dim3 grid((unsigned)ceil_div(q->cols, p.lines));
@@ -349,41 +312,21 @@ static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *pl
 
 template <int ROWS, typename Y>
 static pu_err launch_lines(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
-  switch (plan->n * plan->count) {
-  case 16:
-    return launch<shape<ROWS, 16, 1, false>, Y>(d, q, plan, e);
-  case 32:
-    return launch<shape<ROWS, 32, 1, false>, Y>(d, q, plan, e);
-  case 48:
-    return launch<shape<ROWS, 48, 1, false>, Y>(d, q, plan, e);
-  case 64:
-    return launch<shape<ROWS, 64, 1, false>, Y>(d, q, plan, e);
-  case 128:
-    return launch<shape<ROWS, 64, 2, false>, Y>(d, q, plan, e);
-  case 192:
-    return launch<shape<ROWS, 64, 3, false>, Y>(d, q, plan, e);
+  switch (plan->count) {
+  case 1:
+    return launch<shape<ROWS, 1, false>, Y>(d, q, plan, e);
+  case 2:
+    return launch<shape<ROWS, 2, false>, Y>(d, q, plan, e);
+  case 3:
+    return launch<shape<ROWS, 3, false>, Y>(d, q, plan, e);
   default:
-    return launch<shape<ROWS, 64, 4, false>, Y>(d, q, plan, e);
-  }
-}
-
-template <int ROWS>
-static pu_err launch_gated(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
-  switch (plan->n) {
-  case 16:
-    return launch<shape<ROWS, 16, 2, true>, bf16>(d, q, plan, e);
-  case 32:
-    return launch<shape<ROWS, 32, 2, true>, bf16>(d, q, plan, e);
-  case 48:
-    return launch<shape<ROWS, 48, 2, true>, bf16>(d, q, plan, e);
-  default:
-    return launch<shape<ROWS, 64, 2, true>, bf16>(d, q, plan, e);
+    return launch<shape<ROWS, 4, false>, Y>(d, q, plan, e);
   }
 }
 
 template <int ROWS>
 static pu_err launch_rows(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
-  if (plan->gated) return launch_gated<ROWS>(d, q, plan, e);
+  if (plan->gated) return launch<shape<ROWS, 2, true>, bf16>(d, q, plan, e);
   return q->y_type == PU_F32 ? launch_lines<ROWS, float>(d, q, plan, e) : launch_lines<ROWS, bf16>(d, q, plan, e);
 }
 
@@ -404,14 +347,13 @@ static pu_err launch_plan(pu_cuda *d, const pu_cuda_product *q, const skinny_pla
  * that the next kernel's first block begins while the other still runs. */
 static skinny_plan plan_of(const pu_cuda *d, const pu_cuda_product *p, bool gated) {
   skinny_plan plan = {};
-  const int strips = gated ? 2 : 1, most = gated ? 2 * 64 : MOST_LINES; /* of a multiprocessor */
+  const int strips = gated ? 2 : 1, most = gated ? 2 * LINES : MOST_LINES; /* of a multiprocessor */
   int64_t turns = ceil_div(p->cols, (int64_t)d->sms * most);
   plan.rows = p->rows <= 8 ? 8 : p->rows <= 16 ? 16 : p->rows <= 32 ? 32 : 64, plan.gated = gated;
   plan.lines = (int)ceil_div(p->cols, turns * d->sms * 8) * 8, plan.ring = RING;
-  if ((turns == 1 && strips * plan.lines > 128) || (gated && plan.lines > 64))
+  if ((turns == 1 && strips * plan.lines > 128) || (gated && plan.lines > LINES))
     plan.lines = (int)ceil_div(plan.lines, 16) * 8, plan.ring = RING / 2;
-  plan.n = plan.lines <= 48 ? (int)ceil_div(plan.lines, 16) * 16 : 64;
-  plan.count = strips * (int)ceil_div(plan.lines, plan.n);
+  plan.count = strips * (int)ceil_div(plan.lines, LINES);
   return plan;
 }
 
