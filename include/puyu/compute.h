@@ -164,8 +164,14 @@ struct pu_backend {
    * sizes; only what uploads bring (it may be overwritten at once) and host arrays that operations are given (sequences,
    * tables, lengths: they stay as they are until play) may differ. In between are operations of a forward pass without a tape, uploads, clear and copy; nothing that waits.
    * Until play nothing need have run. `again`: nothing has, and the same calls are to be made once more between another
-   * record and play. What is kept is forgotten with the next `free`. NULL, both: nothing would be gained. */
-  pu_err (*record)(pu_backend *be, uint64_t key, pu_error *e);
+   * record and play. What is kept is forgotten with the next `free`. NULL, both: nothing would be gained.
+   *
+   * ready (NULL: as said so far) is for making the calls before all that is uploaded is known, while the device is at
+   * something else. With *ready 0: play launches nothing, and *ready becomes a number for what was made ready; 0: nothing
+   * is kept under the key, and there is no play to this record. With that number, later: goes on with it; now come only
+   * uploads, for what is not as it was uploaded then, and play, which launches; *ready 0: that is gone, by another record
+   * or a free, and there is no play. The host arrays of then stay as they are until that second play. */
+  pu_err (*record)(pu_backend *be, uint64_t key, uint64_t *ready, pu_error *e);
   pu_err (*play)(pu_backend *be, bool *again, pu_error *e);
   void (*close)(pu_backend *be);
   /* Set by callers: sums may be added in any order where that is faster, so that the same inputs give other last bits
