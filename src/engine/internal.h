@@ -168,7 +168,7 @@ typedef struct pu_logit_row {
 } pu_logit_row;
 /* What is worth knowing of rows of logits [n, V] before they are fetched. */
 typedef struct pu_short {
-  int k; /* of each row; 0: nothing */
+  int k;                                                 /* of each row; 0: nothing */
   const pu_tensor *logits, *values, *ids, *sums, *scale; /* scale: [n], by which the sums' logits are multiplied */
 } pu_short;
 /* How many of each row are worth to be known; s: whose they are. */
@@ -177,8 +177,7 @@ int pu_short_count(const pu_engine *en, pu_session *const *s, int64_t n);
 pu_err pu_short_ask(pu_engine *en, pu_ctx *c, const pu_tensor *logits, int k, pu_session *const *s, int64_t n,
                     pu_short *out, pu_error *e) PU_MUST_USE;
 /* Sends the scales of these sessions' rows. */
-pu_err pu_short_scale(pu_engine *en, const pu_tensor *scale, pu_session *const *s, int64_t n,
-                      pu_error *e) PU_MUST_USE;
+pu_err pu_short_scale(pu_engine *en, const pu_tensor *scale, pu_session *const *s, int64_t n, pu_error *e) PU_MUST_USE;
 pu_err pu_short_fetch(pu_engine *en, const pu_short *found, int64_t n, pu_logit_row *rows, pu_error *e) PU_MUST_USE;
 pu_err pu_row_fetch(pu_engine *en, pu_logit_row *row, pu_error *e) PU_MUST_USE;
 /* The session's next id from what is here. False: that takes the row. */
@@ -249,7 +248,7 @@ struct pu_engine {
   pu_kv *kv; /* [layers]; table and len are set anew in each step */
   pu_cache cache;
   pu_host_tier host_tier;
-  pu_share *shares; /* [max_batch] of one step */
+  pu_share *shares;       /* [max_batch] of one step */
   struct pu_ahead *ahead; /* the next one: see step.c; NULL: the device keeps nothing */
 
   pu_session *first;            /* all sessions */
