@@ -164,7 +164,7 @@ struct pu_backend {
    * sizes; only what uploads bring (it may be overwritten at once) and host arrays that operations are given (sequences,
    * tables, lengths: they stay as they are until play) may differ. In between are operations of a forward pass without a tape, uploads, clear and copy; nothing that waits.
    * Until play nothing need have run. `again`: nothing has, and the same calls are to be made once more between another
-   * record and play. What is kept is forgotten with the next `free`. NULL, both: nothing would be gained.
+   * record and play. What is kept is forgotten with the next `free` of memory that was there then. NULL, both: nothing would be gained.
    *
    * ready (NULL: as said so far) is for making the calls before all that is uploaded is known, while the device is at
    * something else. With *ready 0: play launches nothing, and *ready becomes a number for what was made ready; 0: nothing

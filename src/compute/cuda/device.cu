@@ -48,7 +48,10 @@ static pu_err cuda_alloc(pu_backend *be, size_t bytes, void **out, pu_error *e) 
   if (bytes == 0) bytes = 256;
   PU_CUDA_TRY(cudaSetDevice(of(be)->device), "choosing the device", e);
   cudaError_t err = cudaMalloc(out, bytes);
-  if (err == cudaSuccess) return PU_OK;
+  if (err == cudaSuccess) {
+    pu_cuda_given_out(of(be), *out);
+    return PU_OK;
+  }
   cudaGetLastError(); /* told here: the next operation must not find it */
   if (err != cudaErrorMemoryAllocation || cudaMemGetInfo(&available, &total) != cudaSuccess)
     return pu_cuda_fail(err, "an allocation", e);
@@ -63,7 +66,7 @@ static void cuda_free(pu_backend *be, void *memory) {
   cudaSetDevice(of(be)->device);
   cudaStreamSynchronize(of(be)->stream);
   cudaFree(memory);
-  of(be)->generation++;
+  pu_cuda_given_back(of(be), memory);
 }
 
 typedef struct host_copy {

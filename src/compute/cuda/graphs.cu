@@ -46,6 +46,13 @@ typedef struct last_plan {
   const void *seqs, *table, *len;
 } last_plan;
 
+/* Memory that was given out, and how many steps had been recorded by then. */
+typedef struct given {
+  const void *memory;
+  uint64_t clock;
+} given;
+enum { MOST_GIVEN = 64 };
+
 } // namespace
 
 struct pu_cuda_graphs {
@@ -58,11 +65,13 @@ struct pu_cuda_graphs {
   bool inside;      /* an operation, which may call others */
   bool not_settled; /* see pu_cuda_not_settled */
   last_plan plan;
-  char *inbox, *places;       /* pinned; on the device: of letters for any place */
-  char *outbox;               /* letters until the inbox is free for them */
-  uint64_t launched;          /* waits, when a graph was launched that reads the inbox */
-  bool ahead;                 /* play makes ready */
-  uint64_t ready, last_ready; /* the number of what is; 0: nothing */
+  char *inbox, *places;        /* pinned; on the device: of letters for any place */
+  char *outbox;                /* letters until the inbox is free for them */
+  uint64_t launched;           /* waits, when a graph was launched that reads the inbox */
+  bool ahead;                  /* play makes ready */
+  uint64_t ready, last_ready;  /* the number of what is; 0: nothing */
+  given given_out[MOST_GIVEN]; /* the last ones, in turn */
+  unsigned n_given;
   pu_op_fn own[PU_OP_COUNT];
 };
 
@@ -364,6 +373,23 @@ void pu_cuda_not_settled(pu_cuda *d) {
 pu_err pu_cuda_may_wait(const pu_cuda *d, pu_error *e) {
   return d->graphs && d->graphs->now != IDLE ? pu_fail(e, PU_ERR_INTERNAL, "cuda: a wait between record and play")
                                              : PU_OK;
+}
+
+void pu_cuda_given_out(pu_cuda *d, const void *memory) {
+  graphs *g = d->graphs;
+  if (g) g->given_out[g->n_given++ % MOST_GIVEN] = {memory, g->clock};
+}
+
+void pu_cuda_given_back(pu_cuda *d, const void *memory) {
+  graphs *g = d->graphs;
+  bool unknown = true;
+  for (int i = 0; g && i < MOST_GIVEN; i++) {
+    if (g->given_out[i].memory != memory) continue;
+    unknown = g->given_out[i].clock != g->clock;
+    g->given_out[i] = {};
+    break;
+  }
+  d->generation += unknown;
 }
 
 void pu_cuda_use_graphs(pu_cuda *d) {
