@@ -164,8 +164,14 @@ struct pu_backend {
    * sizes; only what uploads bring (it may be overwritten at once) and host arrays that operations are given (sequences,
    * tables, lengths: they stay as they are until play) may differ. In between are operations of a forward pass without a tape, uploads, clear and copy; nothing that waits.
    * Until play nothing need have run. `again`: nothing has, and the same calls are to be made once more between another
-   * record and play. What is kept is forgotten with the next `free`. NULL, both: nothing would be gained. */
-  pu_err (*record)(pu_backend *be, uint64_t key, pu_error *e);
+   * record and play. What is kept is forgotten with the next `free` of memory that was there then. NULL, both: nothing would be gained.
+   *
+   * ready (NULL: as said so far) is for making the calls before all that is uploaded is known, while the device is at
+   * something else. With *ready 0: play launches nothing, and *ready becomes a number for what was made ready; 0: nothing
+   * is kept under the key, and there is no play to this record. With that number, later: goes on with it; now come only
+   * uploads, for what is not as it was uploaded then, and play, which launches; *ready 0: that is gone, by another record
+   * or a free, and there is no play. The host arrays of then stay as they are until that second play. */
+  pu_err (*record)(pu_backend *be, uint64_t key, uint64_t *ready, pu_error *e);
   pu_err (*play)(pu_backend *be, bool *again, pu_error *e);
   void (*close)(pu_backend *be);
   /* Set by callers: sums may be added in any order where that is faster, so that the same inputs give other last bits
@@ -239,6 +245,7 @@ typedef struct pu_ctx {
   pu_tape *tape;  /* NULL: inference, nothing is recorded */
   pu_error *err;  /* where the first failure is told */
   pu_err status;  /* PU_OK, or that failure: check after a forward or backward */
+  struct pu_room *room; /* pu_segment's own; NULL outside */
 } pu_ctx;
 
 /* A new contiguous tensor in c->mem, not cleared. NULL (and c->status) when memory is spent. With a tape it is given a
@@ -272,11 +279,14 @@ typedef enum pu_recompute {
  * lies at the end of c->mem, in memory that the segments take in turn. ALL: keeps only `in` and `arg` (which must live until
  * backward), gives back what fn used but for its result, and runs fn again in backward. Without a tape: calls it, puts
  * the result where `in` was (whose values are gone then) and gives back the rest, so inference needs the memory of one
- * block. Only the state and parameters may have gradients across a segment's border; segments do not nest. */
+ * block. Nothing is copied for that where h comes from norms and pu_leaving marks what makes x. Only the state and parameters may have gradients across a segment's border; segments do not nest. */
 pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, pu_recompute recompute);
 /* From here on (until `on` is false again) outputs are passing: in the segment their values are read by what follows at
  * once, and no backward reads them. Of use for what a norm adds to the residual stream. */
 void pu_passing(pu_ctx *c, bool on);
+/* From here on (until `on` is false again) what linear layers and experts put out is what the segment returns as x, and
+ * `in.x` is not read any more. */
+void pu_leaving(pu_ctx *c, bool on);
 
 /* From the recorded losses back to every parameter's grad.
  *
@@ -333,7 +343,7 @@ pu_tensor *pu_embedding(pu_ctx *c, const pu_tensor *ids, pu_tensor *w, pu_dtype 
 
 /* h = res + x (x may be NULL: h is res itself); y = h / sqrt(mean(h^2) + eps) * w (Zhang & Sennrich 2019).
  * res, h: f32 [N, C]; x, y: compute type [N, C]; w: f32 [C]; rstd: f32 [N], kept for backward. res's gradient may lie
- * where h's does. */
+ * where h's does. Inside a segment without a tape h is res, overwritten. */
 typedef struct pu_rmsnorm_add_args {
   pu_tensor *res, *x, *w, *h, *y, *rstd;
   float eps;

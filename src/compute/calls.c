@@ -32,6 +32,10 @@ bool pu_call_playable(pu_op op) {
   return tensors_of[op] > 0;
 }
 
+int pu_call_tensors(pu_op op) {
+  return tensors_of[op];
+}
+
 uint64_t pu_call_hash(uint64_t before, pu_op op, const void *args) {
   const pu_tensor *const *t = args;
   uint64_t h = mix(before, (uint64_t)op + 1);

@@ -39,6 +39,10 @@ bool pu_tape_again(const pu_ctx *c, const pu_tensor *t);
 bool pu_tape_gone(const pu_ctx *c, const pu_tensor *t);
 /* Memory at c->mem's end until it is reset, beside late gradients. */
 void *pu_tape_last(pu_ctx *c, size_t bytes);
+/* Is h of a norm put where its res is (a segment without a tape)? */
+bool pu_tape_over(const pu_ctx *c);
+/* Where such a segment's x is to lie (pu_leaving), as a tensor of that type and shape; NULL: anywhere. */
+pu_tensor *pu_tape_leaves(const pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols);
 /* As pu_tensor_new, for the output of an operation that runs `again`. */
 pu_tensor *pu_tensor_again(pu_ctx *c, pu_dtype dtype, int ndim, const int64_t *shape, bool wants_grad, bool again);
 

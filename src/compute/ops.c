@@ -47,6 +47,12 @@ static pu_tensor *new2(pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols, bo
   return pu_tensor_new(c, dtype, 2, (int64_t[]){rows, cols}, grad);
 }
 
+/* For what a segment may return. */
+static pu_tensor *new_leaving(pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols, bool grad) {
+  pu_tensor *t = pu_tape_leaves(c, dtype, rows, cols);
+  return t ? t : new2(c, dtype, rows, cols, grad);
+}
+
 /* The same for operations whose outputs come from pu_tensor_again. */
 static pu_tensor *cheap1(pu_ctx *c, pu_dtype dtype, int64_t n) {
   return pu_tensor_again(c, dtype, 1, &n, false, pu_tape_saving(c));
@@ -103,7 +109,9 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
   int64_t n = res->shape[0], width = res->shape[1];
   /* With x the sum can be had again; where x is gone, the sum is kept, and y had again from it. */
   bool gone = x && pu_tape_gone(c, x), cheap = !gone || x->dtype == out;
-  pu_tensor *sum = !x ? res : gone ? new2(c, PU_F32, n, width, grad) : cheap2(c, PU_F32, n, width, grad);
+  pu_tensor *sum = !x || pu_tape_over(c) ? res
+                   : gone                ? new2(c, PU_F32, n, width, grad)
+                                         : cheap2(c, PU_F32, n, width, grad);
   pu_tensor *y = cheap ? cheap2(c, out, n, width, grad) : new2(c, out, n, width, grad);
   pu_tensor *rstd = cheap ? cheap1(c, PU_F32, n) : new1(c, PU_F32, n, false);
   if (!sum || !y || !rstd) return NULL;
@@ -153,7 +161,7 @@ pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y
   if (w->layout != PU_LAYOUT_PLAIN && !frozen && pu_tape_recording(c) && grad)
     return pu_ctx_fail(c, PU_ERR_UNSUPPORTED,
                        "linear: a tiled or packed weight has no backward; train with the plain one");
-  pu_tensor *y = new2(c, y_f32 ? PU_F32 : x->dtype, x->shape[0], w->shape[0], grad);
+  pu_tensor *y = new_leaving(c, y_f32 ? PU_F32 : x->dtype, x->shape[0], w->shape[0], grad);
   if (!y) return NULL;
   pu_linear_args a = {.x = x, .w = w, .b = b, .y = y};
   return run_and_record(c, RECORD(linear, &a, LIST(x, w, b), LIST(y)), sizeof a) ? y : NULL;
@@ -345,7 +353,7 @@ pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight
     return pu_ctx_fail(c, PU_ERR_UNSUPPORTED, "moe_mlp: a packed weight has no backward; train with the plain one");
   int64_t n = x->shape[0], width = x->shape[1], slots = n * idx->shape[1], inner = down->shape[2];
   pu_moe_mlp_args a = {.x = x, .idx = idx, .weight = weight, .gate_up = gate_up, .down = down};
-  a.y = new2(c, x->dtype, n, width, grad);
+  a.y = new_leaving(c, x->dtype, n, width, grad);
   a.order = new1(c, PU_I32, slots, false);
   a.offsets = new1(c, PU_I32, gate_up->shape[0] + 1, false);
   a.gu = new2(c, x->dtype, slots, 2 * inner, false);

@@ -197,6 +197,29 @@ static pu_tensor *move_into(pu_ctx *c, pu_tensor *room, const pu_tensor *from) {
   return room;
 }
 
+/* Where x of the state goes, while a segment runs without a tape. */
+typedef struct pu_room {
+  pu_tensor *x;
+  bool leaving; /* pu_leaving */
+} pu_room;
+
+void pu_leaving(pu_ctx *c, bool on) {
+  if (c->room) c->room->leaving = on;
+}
+
+bool pu_tape_over(const pu_ctx *c) {
+  return c->room;
+}
+
+pu_tensor *pu_tape_leaves(const pu_ctx *c, pu_dtype dtype, int64_t rows, int64_t cols) {
+  if (!c->room || !c->room->leaving) return NULL;
+  const pu_tensor like = {.dtype = dtype, .ndim = 2, .shape = {rows, cols}, .stride = {cols, 1}};
+  pu_tensor *x = c->room->x;
+  if (!fits_room(&like, x)) return NULL;
+  x->dtype = dtype;
+  return x;
+}
+
 /* Runs fn and gives back everything it used, except for its result, which is moved into `room`. */
 static pu_state run_in_room(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, pu_state room) {
   size_t mem = pu_arena_mark(c->mem), host = pu_arena_mark(c->host);
@@ -213,7 +236,12 @@ static pu_state run_in_room(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in,
 static pu_state run_inference(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in) {
   pu_state room = in;
   if (!room.x) room.x = keep_room(c, in.h);
-  return room.x ? run_in_room(c, fn, arg, in, room) : no_state;
+  if (!room.x) return no_state;
+  pu_room place = {.x = room.x}, *outer = c->room;
+  c->room = &place;
+  pu_state out = run_in_room(c, fn, arg, in, room);
+  c->room = outer;
+  return out;
 }
 
 static pu_state run_to_recompute(pu_ctx *c, pu_tape_segment *s) {

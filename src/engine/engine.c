@@ -39,7 +39,9 @@ static pu_err make_work_space(pu_engine *en, const pu_engine_options *o, pu_erro
   size_t table =
       batch * 2 * ((size_t)pu_blocks_for(en, en->plan.context) + 16) * sizeof(int32_t); /* as step.c rounds */
   size_t tokens = ((size_t)o->prefill_chunk + rows) * 8192;
-  PU_TRY(pu_arena_create(2 * logits + table + tokens + ((size_t)64 << 20), &en->host, e));
+  size_t host = 2 * logits + table + tokens + ((size_t)64 << 20);
+  PU_TRY(pu_arena_create(host, &en->host, e));
+  PU_TRY(pu_ahead_open(en, host, e));
   en->shares = calloc(batch, sizeof *en->shares);
   return en->shares ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "no memory for a batch of %d", o->max_batch);
 }
@@ -147,6 +149,7 @@ void pu_engine_free(pu_engine *en) {
   pu_arena_free(en->mem);
   if (en->work_memory) en->be->free(en->be, en->work_memory);
   pu_arena_free(en->host);
+  pu_ahead_close(en);
   pu_host_close(en);
   pu_arena_free(en->kv_headers);
   pu_cache_deinit(&en->cache);

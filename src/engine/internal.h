@@ -168,14 +168,16 @@ typedef struct pu_logit_row {
 } pu_logit_row;
 /* What is worth knowing of rows of logits [n, V] before they are fetched. */
 typedef struct pu_short {
-  int k; /* of each row; 0: nothing */
-  const pu_tensor *logits, *values, *ids, *sums;
+  int k;                                                 /* of each row; 0: nothing */
+  const pu_tensor *logits, *values, *ids, *sums, *scale; /* scale: [n], by which the sums' logits are multiplied */
 } pu_short;
 /* How many of each row are worth to be known; s: whose they are. */
 int pu_short_count(const pu_engine *en, pu_session *const *s, int64_t n);
 /* Has the device find them (k: pu_short_count's), and fetches what it found. */
 pu_err pu_short_ask(pu_engine *en, pu_ctx *c, const pu_tensor *logits, int k, pu_session *const *s, int64_t n,
                     pu_short *out, pu_error *e) PU_MUST_USE;
+/* Sends the scales of these sessions' rows. */
+pu_err pu_short_scale(pu_engine *en, const pu_tensor *scale, pu_session *const *s, int64_t n, pu_error *e) PU_MUST_USE;
 pu_err pu_short_fetch(pu_engine *en, const pu_short *found, int64_t n, pu_logit_row *rows, pu_error *e) PU_MUST_USE;
 pu_err pu_row_fetch(pu_engine *en, pu_logit_row *row, pu_error *e) PU_MUST_USE;
 /* The session's next id from what is here. False: that takes the row. */
@@ -246,7 +248,8 @@ struct pu_engine {
   pu_kv *kv; /* [layers]; table and len are set anew in each step */
   pu_cache cache;
   pu_host_tier host_tier;
-  pu_share *shares; /* [max_batch] of one step */
+  pu_share *shares;       /* [max_batch] of one step */
+  struct pu_ahead *ahead; /* the next one: see step.c; NULL: the device keeps nothing */
 
   pu_session *first;            /* all sessions */
   pu_session *q_first, *q_last; /* those with work, in the order they came: see schedule.c */
@@ -363,6 +366,12 @@ void pu_session_drop(pu_session *s);
 /* Guesses for those that answer, before their shares are chosen. */
 pu_err pu_guess(pu_engine *en, pu_error *e) PU_MUST_USE;
 
+/* ---- step.c ---- */
+
+/* What the next step is made ready in; host_bytes: as much as a step's arrays take. */
+pu_err pu_ahead_open(pu_engine *en, size_t host_bytes, pu_error *e) PU_MUST_USE;
+void pu_ahead_close(pu_engine *en);
+
 /* ---- schedule.c ---- */
 
 /* Are the angles of a sequence of this length others than a shorter one's? */
@@ -373,6 +382,8 @@ int64_t pu_session_pending(const pu_session *s);
 int64_t pu_session_shareable(const pu_session *s);
 /* After anything that gives a session work or takes it away: in or out of the queue. */
 void pu_schedule_update(pu_session *s);
+/* Room in the cache for the token after the next, if it can be had without disturbing one that runs. */
+pu_err pu_schedule_ahead(pu_session *s, bool *there, pu_error *e) PU_MUST_USE;
 /* Fills en->shares[0, n) with who takes part, with room in the cache for what they add. */
 pu_err pu_schedule(pu_engine *en, int32_t *n, pu_error *e) PU_MUST_USE;
 

@@ -121,6 +121,14 @@ static pu_err take_blocks(pu_session *s, int64_t n, pu_error *e) {
   return PU_OK;
 }
 
+pu_err pu_schedule_ahead(pu_session *s, bool *there, pu_error *e) {
+  pu_cache *c = &s->en->cache;
+  int32_t want = pu_blocks_for(s->en, s->cached + 2);
+  *there = make_room(s, PU_MAX(want - s->n_blocks, 0), false);
+  for (; *there && s->n_blocks < want; s->n_blocks++) PU_TRY(pu_cache_take(c, &s->blocks[s->n_blocks], e));
+  return PU_OK;
+}
+
 /* ---- letting in ---- */
 
 /* With dynamic RoPE the angles depend on a sequence's length, once it is longer than the model was trained for. */

@@ -35,16 +35,22 @@ int pu_short_count(const pu_engine *en, pu_session *const *s, int64_t n) {
   return first ? 1 : (int)PU_MIN(MANY, vocab_of(en));
 }
 
+pu_err pu_short_scale(pu_engine *en, const pu_tensor *scale, pu_session *const *s, int64_t n, pu_error *e) {
+  float *by = pu_arena_alloc(en->host, (size_t)n * sizeof *by);
+  if (!by) return pu_fail(e, PU_ERR_NOMEM, "no memory for the largest logits");
+  for (int64_t i = 0; i < n; i++) by[i] = s[i]->how.temperature > 0 ? (float)(1 / s[i]->how.temperature) : 1;
+  return en->be->upload(en->be, scale->data, by, (size_t)n * sizeof *by, e);
+}
+
 pu_err pu_short_ask(pu_engine *en, pu_ctx *c, const pu_tensor *logits, int k, pu_session *const *s, int64_t n,
                     pu_short *out, pu_error *e) {
   *out = (pu_short){.k = k, .logits = logits};
   if (k == 0) return PU_OK;
-  float *scale = pu_arena_alloc(en->host, (size_t)n * sizeof *scale);
-  pu_tensor *by = pu_tensor_new(c, PU_F32, 1, &n, false), *values, *sums;
-  if (!scale || !by) return pu_fail(e, PU_ERR_NOMEM, "no memory for the largest logits");
-  for (int64_t i = 0; i < n; i++) scale[i] = s[i]->how.temperature > 0 ? (float)(1 / s[i]->how.temperature) : 1;
-  PU_TRY(en->be->upload(en->be, by->data, scale, (size_t)n * sizeof *scale, e));
-  out->ids = pu_top_logits(c, logits, vocab_of(en), k, by, &values, &sums);
+  pu_tensor *scale = pu_tensor_new(c, PU_F32, 1, &n, false), *values, *sums;
+  if (!scale) return pu_fail(e, PU_ERR_NOMEM, "no memory for the largest logits");
+  PU_TRY(pu_short_scale(en, scale, s, n, e));
+  out->scale = scale;
+  out->ids = pu_top_logits(c, logits, vocab_of(en), k, scale, &values, &sums);
   out->values = values;
   out->sums = sums;
   return c->status;

@@ -1,4 +1,5 @@
 /* One forward pass: lays out the tokens of those that the scheduler chose, runs the model, hands out the logits. */
+#include <stdlib.h>
 #include <string.h>
 
 #include "src/engine/internal.h"
@@ -7,6 +8,7 @@ typedef struct batch {
   int32_t n, tokens, n_rows; /* of en->shares; their tokens; rows whose logits are wanted */
   pu_seqs seqs;
   int32_t *ids, *len, *rope_len, *table, *rows;
+  pu_tensor *put_ids; /* on the device */
   int32_t table_stride;
   pu_adapter_rows *adapters;
   int n_adapters;
@@ -36,8 +38,9 @@ static void measure(const pu_engine *en, batch *b) {
   if (en->be->record) b->table_stride = wide_enough(b->table_stride);
 }
 
-/* The arrays a forward pass reads. */
-static pu_err lay_out(pu_engine *en, batch *b, pu_error *e) {
+/* The arrays a forward pass reads. later: of the step after the one that runs, which gives each a token that is not
+ * known yet. */
+static pu_err lay_out(pu_engine *en, batch *b, bool later, pu_error *e) {
   size_t n = (size_t)b->n, tokens = (size_t)b->tokens;
   int32_t *cu = take(en, n + 1, sizeof *cu), *positions = take(en, tokens, sizeof *positions);
   b->ids = take(en, tokens, sizeof *b->ids);
@@ -53,13 +56,16 @@ static pu_err lay_out(pu_engine *en, batch *b, pu_error *e) {
   for (int32_t i = 0; i < b->n; i++) {
     const pu_share *sh = &en->shares[i];
     const pu_session *s = sh->s;
-    int32_t given = sh->tokens - sh->guesses;
-    memcpy(b->ids + at, s->ids.v + s->cached, (size_t)given * sizeof *b->ids);
+    int32_t given = sh->tokens - sh->guesses, first = (int32_t)s->cached + later;
+    if (later)
+      memset(b->ids + at, 0, (size_t)given * sizeof *b->ids);
+    else
+      memcpy(b->ids + at, s->ids.v + s->cached, (size_t)given * sizeof *b->ids);
     memcpy(b->ids + at + given, s->guess, (size_t)sh->guesses * sizeof *b->ids);
-    for (int32_t j = 0; j < sh->tokens; j++, at++) positions[at] = (int32_t)s->cached + j;
+    for (int32_t j = 0; j < sh->tokens; j++, at++) positions[at] = first + j;
     cu[i + 1] = at;
-    b->len[i] = (int32_t)s->cached + sh->tokens;
-    b->rope_len[i] = sh->rope_len;
+    b->len[i] = first + sh->tokens;
+    b->rope_len[i] = sh->rope_len + later;
     memcpy(b->table + (size_t)i * (size_t)b->table_stride, s->blocks, (size_t)s->n_blocks * sizeof *s->blocks);
     for (int k = sh->guesses; k >= 0 && sh->makes; k--) b->rows[rows++] = at - 1 - k;
   }
@@ -72,7 +78,7 @@ static pu_err lay_out(pu_engine *en, batch *b, pu_error *e) {
 }
 
 /* The last norm's output for all tokens. */
-static pu_tensor *forward(pu_engine *en, pu_ctx *c, const batch *b) {
+static pu_tensor *forward(pu_engine *en, pu_ctx *c, batch *b) {
   for (int64_t l = 0; l < en->m->hp.layers; l++) {
     en->kv[l].table = b->table;
     en->kv[l].table_stride = b->table_stride;
@@ -81,6 +87,7 @@ static pu_tensor *forward(pu_engine *en, pu_ctx *c, const batch *b) {
   int64_t n = b->tokens;
   pu_tensor *ids = pu_tensor_new(c, PU_I32, 1, &n, false);
   if (!ids) return NULL;
+  b->put_ids = ids;
   c->status = en->be->upload(en->be, ids->data, b->ids, (size_t)n * sizeof *b->ids, c->err);
   pu_forward f = {.ids = ids,
                   .seqs = &b->seqs,
@@ -223,7 +230,7 @@ typedef struct outcome {
 } outcome;
 
 /* All that a step has computed; a device may still be at it. */
-static pu_err compute(pu_engine *en, const batch *b, outcome *o, pu_error *e) {
+static pu_err compute(pu_engine *en, batch *b, outcome *o, pu_error *e) {
   pu_ctx c = {.be = en->be, .mem = en->mem, .host = en->host, .err = e};
   pu_tensor *hidden = forward(en, &c, b);
   if (c.status) return c.status;
@@ -249,16 +256,134 @@ static uint64_t key_of(const pu_engine *en, const batch *b, const outcome *o) {
 }
 
 /* As one with what the device has kept, if it has. */
-static pu_err compute_kept(pu_engine *en, const batch *b, outcome *o, uint64_t key, pu_error *e) {
+static pu_err compute_kept(pu_engine *en, batch *b, outcome *o, uint64_t key, pu_error *e) {
   size_t mem = pu_arena_mark(en->mem), host = pu_arena_mark(en->host);
   for (bool again = true; again;) {
     pu_arena_release(en->mem, mem);
     pu_arena_release(en->host, host);
-    PU_TRY(en->be->record(en->be, key, e));
+    PU_TRY(en->be->record(en->be, key, NULL, e));
     pu_err err = compute(en, b, o, e), other = en->be->play(en->be, &again, e);
     if (err || other) return err ? err : other;
   }
   return PU_OK;
+}
+
+/* ---- the next step, made ready while a device is at this one ----
+ *
+ * All but the tokens of a step that a device keeps is known before the step before it ends, as long as every sequence
+ * goes on. So its calls are made and compared then, and what is left between the two is to choose the tokens, to send
+ * them, and one launch. Whoever ends, comes or changes in between makes it another step: then it is forgotten. */
+
+struct pu_ahead {
+  pu_arena *host; /* that of the step made ready */
+  batch b;
+  outcome o;
+  uint64_t key, ready; /* ready: the device's number for it; 0: none is */
+};
+
+pu_err pu_ahead_open(pu_engine *en, size_t host_bytes, pu_error *e) {
+  if (!en->be->record) return PU_OK;
+  en->ahead = calloc(1, sizeof *en->ahead);
+  if (!en->ahead) return pu_fail(e, PU_ERR_NOMEM, "no memory for an engine");
+  return pu_arena_create(host_bytes, &en->ahead->host, e);
+}
+
+void pu_ahead_close(pu_engine *en) {
+  if (en->ahead) pu_arena_free(en->ahead->host);
+  free(en->ahead);
+}
+
+/* Will all of a step's sessions take part in the next, as far as can be known? */
+static bool all_go_on(const pu_engine *en, const batch *b) {
+  for (int32_t i = 0; i < b->n; i++) {
+    const pu_session *s = en->shares[i].s;
+    int64_t then = (int64_t)s->ids.n + 1, made = then - (int64_t)s->answer_at;
+    if (s->finish != PU_FINISH_NONE || then >= en->plan.context || (s->how.max_tokens > 0 && made >= s->how.max_tokens))
+      return false;
+  }
+  return en->guess == 0;
+}
+
+static pu_err make_ready_in(pu_engine *en, const batch *now, const outcome *o, pu_error *e) {
+  struct pu_ahead *a = en->ahead;
+  a->b = (batch){.n = now->n};
+  a->o = (outcome){.whose = o->whose, .k = o->k};
+  measure(en, &a->b);
+  PU_TRY(lay_out(en, &a->b, true, e));
+  a->key = key_of(en, &a->b, &a->o);
+  uint64_t ready = 0;
+  bool again;
+  PU_TRY(en->be->record(en->be, a->key, &ready, e));
+  if (!ready) return PU_OK;
+  pu_err err = compute(en, &a->b, &a->o, e), other = en->be->play(en->be, &again, e);
+  if (!again) a->ready = ready;
+  return err ? err : other;
+}
+
+static void swap_arenas(pu_arena **a, pu_arena **b) {
+  pu_arena *t = *a;
+  *a = *b;
+  *b = t;
+}
+
+/* After a step of this key was begun. */
+static pu_err make_ready(pu_engine *en, const batch *now, const outcome *o, uint64_t key, pu_error *e) {
+  if (!key || !all_go_on(en, now)) return PU_OK;
+  for (int32_t i = 0; i < now->n; i++) {
+    bool there;
+    PU_TRY(pu_schedule_ahead(en->shares[i].s, &there, e));
+    if (!there) return PU_OK;
+  }
+  swap_arenas(&en->host, &en->ahead->host);
+  pu_arena_reset(en->host);
+  pu_arena_reset(en->mem); /* addresses only: nothing is launched that writes there */
+  pu_err err = make_ready_in(en, now, o, e);
+  swap_arenas(&en->host, &en->ahead->host);
+  return err;
+}
+
+static bool same(const batch *a, const batch *b) {
+  size_t n = (size_t)a->n;
+#define SAME(v, count) (memcmp(a->v, b->v, (count) * sizeof *a->v) == 0)
+  return a->n == b->n && a->tokens == b->tokens && a->n_rows == b->n_rows && a->table_stride == b->table_stride &&
+         a->n_adapters == b->n_adapters && SAME(seqs.cu, n + 1) && SAME(seqs.positions, n) && SAME(len, n) &&
+         SAME(rope_len, n) && SAME(rows, n) && SAME(table, n * (size_t)a->table_stride);
+#undef SAME
+}
+
+static const pu_tensor *kept_header(pu_engine *en, const pu_tensor *t) {
+  pu_tensor *copy = take(en, 1, sizeof *copy);
+  return copy ? memcpy(copy, t, sizeof *t) : NULL;
+}
+
+/* Its headers, where the next that is made ready does not overwrite them. */
+static pu_err take_over(pu_engine *en, const outcome *from, outcome *o, pu_error *e) {
+  const pu_short *f = &from->found;
+  o->found = (pu_short){.k = f->k,
+                        .logits = kept_header(en, f->logits),
+                        .values = kept_header(en, f->values),
+                        .ids = kept_header(en, f->ids),
+                        .sums = kept_header(en, f->sums)};
+  if (o->found.logits && o->found.values && o->found.ids && o->found.sums) return PU_OK;
+  return pu_fail(e, PU_ERR_NOMEM, "no memory for the largest logits");
+}
+
+/* Launches what was made ready, if it is this step; else it is forgotten: this one's arrays are laid out over its. */
+static pu_err go_on(pu_engine *en, const batch *b, outcome *o, uint64_t key, bool *done, pu_error *e) {
+  struct pu_ahead *a = en->ahead;
+  uint64_t ready = a->ready;
+  bool again;
+  *done = false;
+  a->ready = 0;
+  if (!ready || key != a->key || !same(b, &a->b)) return PU_OK;
+  PU_TRY(take_over(en, &a->o, o, e));
+  PU_TRY(en->be->record(en->be, key, &ready, e));
+  if (!ready) return PU_OK;
+  pu_err err = en->be->upload(en->be, a->b.put_ids->data, b->ids, (size_t)b->tokens * sizeof *b->ids, e);
+  if (!err) err = pu_short_scale(en, a->o.found.scale, o->whose, b->n_rows, e);
+  pu_err other = en->be->play(en->be, &again, e);
+  *done = !again;
+  return err ? err : other;
 }
 
 static pu_err rows_of(pu_engine *en, const batch *b, const outcome *o, pu_logit_row *rows, pu_error *e) {
@@ -275,9 +400,12 @@ static pu_err run(pu_engine *en, batch *b, pu_error *e) {
   if (!rows || !o.whose) return pu_fail(e, PU_ERR_NOMEM, "no memory for %d rows of logits", b->n_rows);
   if (en->be->memory) o.k = pu_short_count(en, o.whose, b->n_rows);
   uint64_t key = key_of(en, b, &o);
-  PU_TRY(key ? compute_kept(en, b, &o, key, e) : compute(en, b, &o, e));
+  bool done = false;
+  if (en->ahead) PU_TRY(go_on(en, b, &o, key, &done, e));
+  if (!done) PU_TRY(key ? compute_kept(en, b, &o, key, e) : compute(en, b, &o, e));
   for (int32_t i = 0; i < b->n; i++) /* a device computes meanwhile */
     if (en->shares[i].makes) pu_constrain_prepare(en->shares[i].s);
+  PU_TRY(make_ready(en, b, &o, key, e));
   if (b->n_rows) PU_TRY(rows_of(en, b, &o, rows, e));
   return hand_out(en, b, rows, e);
 }
@@ -292,7 +420,7 @@ pu_err pu_engine_step(pu_engine *en, bool *more, pu_error *e) {
   if (b.n) {
     PU_TRY(pu_adapters_group(en, b.n, e));
     measure(en, &b);
-    PU_TRY(lay_out(en, &b, e));
+    PU_TRY(lay_out(en, &b, false, e));
     en->stats.overhead_seconds += pu_now() - begin;
     int64_t wrong = en->stats.guesses - en->stats.guesses_right;
     PU_TRY(run(en, &b, e));

@@ -74,7 +74,10 @@ static pu_tensor *mlp(pu_ctx *c, const block *b, pu_tensor *x) {
   if (in_fp8(c, b) && plain) return pu_mlp_fp8(c, x, w[PU_SLOT_GATE_UP], w[PU_SLOT_DOWN]);
   pu_tensor *gated = plain ? pu_linear_swiglu(c, x, w[PU_SLOT_GATE_UP])
                            : pu_swiglu(c, linear(c, b, x, PU_SLOT_GATE_UP, PU_SLOT_GATE_UP_BIAS));
-  return linear(c, b, gated, PU_SLOT_DOWN, PU_SLOT_DOWN_BIAS);
+  pu_leaving(c, true);
+  pu_tensor *out = linear(c, b, gated, PU_SLOT_DOWN, PU_SLOT_DOWN_BIAS);
+  pu_leaving(c, false);
+  return out;
 }
 
 /* The router reads the norm of h in f32, whatever the compute type: see dtype_of in model.c. */
@@ -86,7 +89,10 @@ static pu_tensor *experts(pu_ctx *c, const block *b, pu_tensor *h, pu_tensor *x)
   pu_tensor *logits = pu_linear(c, exact, w[PU_SLOT_ROUTER], NULL, true);
   pu_tensor *idx = pu_moe_route(c, logits, (int)b->m->hp.experts_used, &weight);
   see(c, b, PU_SLOT_EXPERTS_GATE_UP, x, idx);
-  return pu_moe_mlp(c, x, idx, weight, w[PU_SLOT_EXPERTS_GATE_UP], w[PU_SLOT_EXPERTS_DOWN]);
+  pu_leaving(c, true);
+  pu_tensor *out = pu_moe_mlp(c, x, idx, weight, w[PU_SLOT_EXPERTS_GATE_UP], w[PU_SLOT_EXPERTS_DOWN]);
+  pu_leaving(c, false);
+  return out;
 }
 
 /* Pre-norm: h += attention(norm(h)), h += mlp(norm(h)); each addition happens in the norm that follows it. */

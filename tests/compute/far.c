@@ -5,7 +5,8 @@
  * own crashes here, and not first on a GPU. It has no tiled weights, like other devices.
  *
  * What is recorded under a key runs as it is asked for, but it must be the same each time, and nothing may be waited
- * for in between. The third time nothing runs at all, and it is to be asked for again. */
+ * for in between. The third time nothing runs at all, and it is to be asked for again. What is made ready runs when it
+ * is played: until then its arguments, and what was uploaded, are kept. */
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -27,12 +28,32 @@ typedef struct kept {
   int times; /* it was played */
 } kept;
 
+/* A call that was made ready. */
+typedef struct later {
+  struct later *next;
+  int op; /* or one of those below */
+  union {
+    uint64_t align;
+    char args[256];
+  } u;
+  pu_tensor *headers; /* of its first arguments: the caller's are gone by then */
+  pu_lora_part *parts;
+  void *to;
+  const void *from;
+  char *sent;
+  size_t bytes;
+} later;
+enum { UPLOAD = PU_OP_COUNT, CLEAR, COPY };
+
 typedef struct far {
   pu_backend base;
   pu_backend *cpu;
   area *areas;
-  kept *kept, *open; /* open: between record and play */
-  size_t at;         /* of its calls: the next */
+  kept *kept, *open;          /* open: between record and play */
+  size_t at;                  /* of its calls: the next */
+  later *first, **last;       /* made ready, or being made */
+  bool ahead, going;          /* between record and play: makes ready; goes on with what was */
+  uint64_t ready, last_ready; /* 0: nothing is */
   size_t used, total;
   size_t pinned; /* areas of the host */
 } far;
@@ -74,7 +95,78 @@ static pu_err must(bool ok, const char *what, pu_error *e) {
 enum { DRY = 2 }; /* times played before the one in which nothing runs */
 
 static bool is_dry(const far *f) {
-  return f->open && f->open->times == DRY;
+  return f->open && (f->ahead || f->open->times == DRY);
+}
+
+static void forget_later(far *f) {
+  for (later *c = f->first, *next; c; c = next) {
+    next = c->next;
+    free(c->headers);
+    free(c->parts);
+    free(c->sent);
+    free(c);
+  }
+  f->first = NULL;
+  f->last = &f->first;
+  f->ready = 0;
+}
+
+/* Where the device makes ready: the call's place; else NULL. */
+static later *add_later(far *f, int op) {
+  if (!f->open || !f->ahead) return NULL;
+  later *c = calloc(1, sizeof *c);
+  if (!c) abort();
+  c->op = op;
+  *f->last = c;
+  f->last = &c->next;
+  return c;
+}
+
+static void *copied(const void *from, size_t bytes) {
+  void *p = malloc(PU_MAX(bytes, (size_t)1));
+  return p ? memcpy(p, from, bytes) : (abort(), NULL);
+}
+
+static void add_later_bytes(far *f, int op, void *to, const void *from, size_t bytes) {
+  later *c = add_later(f, op);
+  if (!c) return;
+  c->to = to;
+  c->from = from;
+  c->bytes = bytes;
+  if (op == UPLOAD) c->sent = copied(from, bytes);
+}
+
+static void add_later_op(far *f, pu_op op, const void *args) {
+  static const size_t sizes[PU_OP_COUNT] = {
+#define PU_OP(name, has_backward) sizeof(pu_##name##_args),
+#include "puyu/ops.def"
+#undef PU_OP
+  };
+  later *c = add_later(f, (int)op);
+  if (!c) return;
+  if (sizes[op] > sizeof c->u.args) abort();
+  memcpy(c->u.args, args, sizes[op]);
+  const int n = pu_call_tensors(op);
+  const pu_tensor **t = (const pu_tensor **)(void *)c->u.args;
+  c->headers = calloc((size_t)n + 1, sizeof *c->headers);
+  if (!c->headers) abort();
+  for (int i = 0; i < n; i++)
+    if (t[i]) {
+      int same = 0; /* some are given twice, and must stay one */
+      while (((const pu_tensor *const *)args)[same] != ((const pu_tensor *const *)args)[i]) same++;
+      c->headers[i] = *((const pu_tensor *const *)args)[i];
+      t[i] = &c->headers[same];
+    }
+  if (op != PU_OP_lora) return;
+  pu_lora_args *a = (void *)c->u.args;
+  a->parts = c->parts = copied(a->parts, (size_t)a->n * sizeof *a->parts);
+}
+
+static pu_err run_later(far *f, later *c, pu_error *e) {
+  if (c->op == UPLOAD) return f->base.upload(&f->base, c->to, c->sent, c->bytes, e);
+  if (c->op == CLEAR) return f->base.clear(&f->base, c->to, c->bytes, e);
+  if (c->op == COPY) return f->base.copy(&f->base, c->to, c->from, c->bytes, e);
+  return f->base.forward[c->op](&f->base, c->u.args, e);
 }
 
 static pu_err is_outside(const far *f, const char *what, pu_error *e) {
@@ -111,13 +203,33 @@ static void forget_all(far *f) {
     free(k);
   }
   f->kept = NULL;
+  forget_later(f);
 }
 
-static pu_err far_record(pu_backend *be, uint64_t key, pu_error *e) {
+/* Before an upload that goes on with what was made ready: in the place of the one then. */
+static pu_err replace(const far *f, const void *to, const void *host, size_t bytes, pu_error *e) {
+  for (later *c = f->first; c; c = c->next)
+    if (c->op == UPLOAD && c->to == to && c->bytes == bytes) {
+      memcpy(c->sent, host, bytes);
+      return PU_OK;
+    }
+  return must(false, "what was made ready uploaded nothing there", e);
+}
+
+static pu_err far_record(pu_backend *be, uint64_t key, uint64_t *ready, pu_error *e) {
   far *f = of(be);
   kept *k = f->kept;
   PU_TRY(is_outside(f, "record", e));
+  f->going = ready && *ready && *ready == f->ready;
+  f->ahead = ready && *ready == 0;
+  if (ready && *ready && !f->going) *ready = 0;
+  if (ready && !f->going && !f->ahead) return PU_OK;
+  if (!f->going) forget_later(f);
   while (k && k->key != key) k = k->next;
+  if (f->ahead) {
+    if (!k || k->times <= DRY) return PU_OK;
+    *ready = ++f->last_ready;
+  }
   if (!k) {
     k = calloc(1, sizeof *k);
     if (!k) abort();
@@ -133,10 +245,17 @@ static pu_err far_record(pu_backend *be, uint64_t key, pu_error *e) {
 static pu_err far_play(pu_backend *be, bool *again, pu_error *e) {
   far *f = of(be);
   kept *k = f->open;
-  *again = is_dry(f);
+  pu_err err = PU_OK;
+  *again = is_dry(f) && !f->ahead && !f->going;
   PU_TRY(must(k, "play without record", e));
   f->open = NULL;
   k->times++;
+  if (f->going) {
+    for (later *c = f->first; c && !err; c = c->next) err = run_later(f, c, e);
+    forget_later(f);
+    return err;
+  }
+  if (f->ahead) f->ready = f->last_ready;
   return must(f->at == k->n, "there are fewer calls under a key than there were", e);
 }
 
@@ -189,6 +308,8 @@ static pu_err far_upload(pu_backend *be, void *device, const void *host, size_t 
   far *f = of(be);
   void *to = behind(f, device, bytes);
   PU_TRY(must(to && !inside(f, host), "an upload from the device, or not to it", e));
+  if (f->open && f->going) return replace(f, device, host, bytes, e);
+  add_later_bytes(f, UPLOAD, device, host, bytes);
   PU_TRY(note_bytes(f, device, bytes, e));
   return is_dry(f) ? PU_OK : f->cpu->upload(f->cpu, to, host, bytes, e);
 }
@@ -205,6 +326,8 @@ static pu_err far_clear(pu_backend *be, void *device, size_t bytes, pu_error *e)
   far *f = of(be);
   void *at = behind(f, device, bytes);
   PU_TRY(must(at, "host memory is to be cleared", e));
+  PU_TRY(must(!f->open || !f->going, "clearing where only uploads may come", e));
+  add_later_bytes(f, CLEAR, device, NULL, bytes);
   PU_TRY(note_bytes(f, device, bytes, e));
   return is_dry(f) ? PU_OK : f->cpu->clear(f->cpu, at, bytes, e);
 }
@@ -213,6 +336,8 @@ static pu_err far_copy(pu_backend *be, void *to, const void *from, size_t bytes,
   far *f = of(be);
   void *t = behind(f, to, bytes), *s = behind(f, from, bytes);
   PU_TRY(must(t && s, "a copy from or to host memory", e));
+  PU_TRY(must(!f->open || !f->going, "a copy where only uploads may come", e));
+  add_later_bytes(f, COPY, to, from, bytes);
   PU_TRY(note_bytes(f, to, bytes, e));
   PU_TRY(note_bytes(f, from, bytes, e));
   return is_dry(f) ? PU_OK : f->cpu->copy(f->cpu, t, s, bytes, e);
@@ -348,7 +473,8 @@ static pu_err run(pu_backend *be, pu_op op, bool backward, void *args, pu_error 
   far *f = of(be);
   list l = {.n = 0};
   pu_err err = PU_OK;
-  if (f->open) PU_TRY(must(pu_call_playable(op) && !backward, "this operation cannot be played again", e));
+  if (f->open) PU_TRY(must(pu_call_playable(op) && !backward && !f->going, "this operation cannot be played again", e));
+  add_later_op(f, op, args);
   PU_TRY(note(f, pu_call_hash(0, op, args), e));
   lists[op](args, &l);
   int n = 0; /* so many of them point to where the memory is */
@@ -428,6 +554,7 @@ pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
                          .work_bytes = far_work_bytes,
                          .memory = far_memory,
                          .describe = far_describe};
+  f->last = &f->first;
   f->total = (mib ? strtoull(mib, NULL, 10) : USUAL_MIB) << 20;
   fill_table(f);
   *out = &f->base;

@@ -141,7 +141,7 @@ static void kept_steps_say_the_same(void **state) {
       pu_session *kept[2][FEW], *anew[FEW];
       assert_ok(pu_engine_over(b.m, NULL, &o, &en, &b.e), &b.e);
       for (int i = 0; i < 2; i++) answer(en, kept[i]);
-      pu_err (*record)(pu_backend *, uint64_t, pu_error *) = b.be->record;
+      pu_err (*record)(pu_backend *, uint64_t, uint64_t *, pu_error *) = b.be->record;
       b.be->record = NULL;
       answer(en, anew);
       b.be->record = record;

@@ -38,12 +38,20 @@ typedef struct kept {
   int n;
 } kept;
 
-typedef enum stage { IDLE, PLAIN, CAPTURING, COMPARING, BROKEN } stage;
+/* GOING_ON: the calls were made ready before. */
+typedef enum stage { IDLE, PLAIN, CAPTURING, COMPARING, GOING_ON, BROKEN } stage;
 
 /* What attention over the cache was called with last: with the same, its plan is the same. */
 typedef struct last_plan {
   const void *seqs, *table, *len;
 } last_plan;
+
+/* Memory that was given out, and how many steps had been recorded by then. */
+typedef struct given {
+  const void *memory;
+  uint64_t clock;
+} given;
+enum { MOST_GIVEN = 64 };
 
 } // namespace
 
@@ -57,8 +65,13 @@ struct pu_cuda_graphs {
   bool inside;      /* an operation, which may call others */
   bool not_settled; /* see pu_cuda_not_settled */
   last_plan plan;
-  char *inbox, *places; /* pinned; on the device: of letters for any place */
-  uint64_t launched;    /* waits, when a graph was launched that reads the inbox */
+  char *inbox, *places;        /* pinned; on the device: of letters for any place */
+  char *outbox;                /* letters until the inbox is free for them */
+  uint64_t launched;           /* waits, when a graph was launched that reads the inbox */
+  bool ahead;                  /* play makes ready */
+  uint64_t ready, last_ready;  /* the number of what is; 0: nothing */
+  given given_out[MOST_GIVEN]; /* the last ones, in turn */
+  unsigned n_given;
   pu_op_fn own[PU_OP_COUNT];
 };
 
@@ -126,7 +139,16 @@ bool send(pu_cuda *d, const letter *l) {
 letter *find_letter(graphs *g, const void *host, size_t bytes) {
   for (int i = 0; i < g->n; i++) {
     letter *l = &g->k->letters[i];
-    if (l->anywhere && l->bytes == bytes && memcmp(g->inbox + l->at, host, bytes) == 0) return l;
+    if (l->anywhere && l->bytes == bytes && memcmp(g->outbox + l->at, host, bytes) == 0) return l;
+  }
+  return NULL;
+}
+
+/* What was made ready hands over something else to this place. */
+letter *replaced_letter(graphs *g, const void *to, size_t bytes) {
+  for (int i = 0; i < g->n; i++) {
+    letter *l = &g->k->letters[i];
+    if (!l->anywhere && l->to == to && l->bytes == bytes) return l;
   }
   return NULL;
 }
@@ -161,7 +183,8 @@ pu_err call(pu_backend *be, pu_op op, void *args, pu_error *e) {
   graphs *g = d->graphs;
   pu_err err = PU_OK;
   if (g->inside) return g->own[op](be, args, e);
-  if (!pu_call_playable(op) && g->now != BROKEN) break_off(d, "an operation is none of a forward pass");
+  if ((!pu_call_playable(op) || g->now == GOING_ON) && g->now != BROKEN)
+    break_off(d, "an operation is none of a forward pass");
   if (g->now == BROKEN) return PU_OK;
   g->calls = pu_call_hash(g->calls, op, args);
   if (g->now == CAPTURING) {
@@ -201,13 +224,13 @@ pu_err open_inbox(pu_cuda *d, pu_error *e) {
   graphs *g = d->graphs;
   if (!g->inbox) PU_CUDA_TRY(cudaMallocHost(&g->inbox, INBOX_BYTES), "pinned memory", e);
   if (!g->places) PU_CUDA_TRY(cudaMalloc(&g->places, INBOX_BYTES), "a step's small arrays", e);
-  return PU_OK;
+  if (!g->outbox) g->outbox = (char *)malloc(INBOX_BYTES);
+  return g->outbox ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "cuda: no memory for a step's small arrays");
 }
 
 pu_err begin(pu_cuda *d, stage next, pu_error *e) {
   graphs *g = d->graphs;
   PU_TRY(open_inbox(d, e));
-  if (g->launched == d->waits) PU_TRY(pu_cuda_wait(d, "the last step", e)); /* it may not have read the inbox yet */
   g->calls = g->n = 0;
   g->used = 0;
   g->plan = {};
@@ -219,13 +242,34 @@ pu_err begin(pu_cuda *d, stage next, pu_error *e) {
   return PU_OK;
 }
 
-pu_err record(pu_backend *be, uint64_t key, pu_error *e) {
+/* What was made ready, if it is that and can be launched. */
+void go_on(pu_cuda *d, uint64_t *ready) {
+  graphs *g = d->graphs;
+  if (*ready != g->ready || !g->k->graph || g->k->generation != d->generation) *ready = 0;
+  g->ready = 0;
+  if (*ready == 0) return;
+  g->now = GOING_ON;
+  put_calls(d);
+}
+
+pu_err record(pu_backend *be, uint64_t key, uint64_t *ready, pu_error *e) {
   pu_cuda *d = (pu_cuda *)be;
   graphs *g = d->graphs;
   if (g->now != IDLE) return pu_fail(e, PU_ERR_INTERNAL, "cuda: record before play");
+  g->ahead = false;
+  if (ready && *ready) {
+    go_on(d, ready);
+    return PU_OK;
+  }
   kept *k = g->k = find(g, key);
+  g->ready = 0;
   k->used = ++g->clock;
   if (k->generation != d->generation) forget(k);
+  if (ready) {
+    if (!k->graph) return PU_OK;
+    g->ahead = true;
+    *ready = ++g->last_ready;
+  }
   if (k->seen >= PLAIN_TIMES && k->tries < MOST_TRIES) return begin(d, k->graph ? COMPARING : CAPTURING, e);
   g->now = PLAIN;
   return PU_OK;
@@ -250,8 +294,20 @@ bool finish(pu_cuda *d, kept *k) {
 bool is_whole(pu_cuda *d) {
   graphs *g = d->graphs;
   kept *k = g->k;
-  return (g->now == CAPTURING && !g->not_settled && finish(d, k)) ||
+  return g->now == GOING_ON || (g->now == CAPTURING && !g->not_settled && finish(d, k)) ||
          (g->now == COMPARING && g->calls == k->calls && g->n == k->n);
+}
+
+pu_err launch(pu_cuda *d, pu_error *e) {
+  graphs *g = d->graphs;
+  if (g->launched == d->waits) PU_TRY(pu_cuda_wait(d, "the last step", e)); /* it may not have read the inbox yet */
+  for (int i = 0; i < g->n; i++) {
+    const letter *l = &g->k->letters[i];
+    memcpy(g->inbox + l->at, g->outbox + l->at, l->bytes);
+  }
+  g->launched = d->waits;
+  PU_CUDA_TRY(cudaGraphLaunch(g->k->graph, d->stream), "a graph", e);
+  return PU_OK;
 }
 
 pu_err play(pu_backend *be, bool *again, pu_error *e) {
@@ -271,8 +327,8 @@ pu_err play(pu_backend *be, bool *again, pu_error *e) {
   }
   g->now = IDLE;
   if (was == PLAIN || *again) return PU_OK;
-  g->launched = d->waits;
-  PU_CUDA_TRY(cudaGraphLaunch(k->graph, d->stream), "a graph", e);
+  if (!g->ahead) return launch(d, e);
+  g->ready = g->last_ready;
   return PU_OK;
 }
 
@@ -294,8 +350,8 @@ bool pu_cuda_hand_over(pu_cuda *d, void **to, const void *host, size_t bytes) {
     *to = l->to;
     return true;
   }
-  l = next_letter(g, *to, bytes);
-  if (l) memcpy(g->inbox + l->at, host, bytes);
+  l = g->now == GOING_ON ? replaced_letter(g, *to, bytes) : next_letter(g, *to, bytes);
+  if (l) memcpy(g->outbox + l->at, host, bytes);
   if (!l || (g->now == CAPTURING && !send(d, l))) {
     break_off(d, "the host hands over other sizes than before, or too much");
     return false;
@@ -306,6 +362,7 @@ bool pu_cuda_hand_over(pu_cuda *d, void **to, const void *host, size_t bytes) {
 
 bool pu_cuda_note(pu_cuda *d, const void *place, size_t bytes) {
   d->graphs->calls = pu_call_hash_bytes(d->graphs->calls, place, bytes);
+  if (d->graphs->now == GOING_ON) break_off(d, "a copy where only uploads may come");
   return d->graphs->now == CAPTURING;
 }
 
@@ -316,6 +373,23 @@ void pu_cuda_not_settled(pu_cuda *d) {
 pu_err pu_cuda_may_wait(const pu_cuda *d, pu_error *e) {
   return d->graphs && d->graphs->now != IDLE ? pu_fail(e, PU_ERR_INTERNAL, "cuda: a wait between record and play")
                                              : PU_OK;
+}
+
+void pu_cuda_given_out(pu_cuda *d, const void *memory) {
+  graphs *g = d->graphs;
+  if (g) g->given_out[g->n_given++ % MOST_GIVEN] = {memory, g->clock};
+}
+
+void pu_cuda_given_back(pu_cuda *d, const void *memory) {
+  graphs *g = d->graphs;
+  bool unknown = true;
+  for (int i = 0; g && i < MOST_GIVEN; i++) {
+    if (g->given_out[i].memory != memory) continue;
+    unknown = g->given_out[i].clock != g->clock;
+    g->given_out[i] = {};
+    break;
+  }
+  d->generation += unknown;
 }
 
 void pu_cuda_use_graphs(pu_cuda *d) {
@@ -334,5 +408,6 @@ void pu_cuda_graphs_close(pu_cuda *d) {
   for (int i = 0; i < MOST_GRAPHS; i++) forget(&d->graphs->all[i]);
   cudaFreeHost(d->graphs->inbox);
   cudaFree(d->graphs->places);
+  free(d->graphs->outbox);
   free(d->graphs);
 }

@@ -23,6 +23,10 @@ bool pu_cuda_hand_over(pu_cuda *d, void **to, const void *host, size_t bytes);
 bool pu_cuda_note(pu_cuda *d, const void *place, size_t bytes);
 /* What is being captured would be otherwise the next time (an algorithm is not chosen yet): it must not be kept. */
 void pu_cuda_not_settled(pu_cuda *d);
+/* Memory is given out, and back. A graph may go on with what it has only while all of that is there; what comes and
+ * goes between two steps is in none. */
+void pu_cuda_given_out(pu_cuda *d, const void *memory);
+void pu_cuda_given_back(pu_cuda *d, const void *memory);
 /* An error where something would wait between record and play. */
 pu_err pu_cuda_may_wait(const pu_cuda *d, pu_error *e) PU_MUST_USE;
 
