@@ -130,6 +130,34 @@ static void odds_are_right(void **state) {
   }
 }
 
+/* p's choice is as often up as it should be, whatever those of m and v are, and its neighbours'. */
+static void p_goes_its_own_way(void **state) {
+  (void)state;
+  /* m / sqrt(v) is 1, so that p becomes 1 - lr. */
+  const float lr = 3e-3f, after = 1 - lr, g = float_of(0x3f804000), square = g * g;
+  double p = (bits_of(after) & 0xffff) / 65536.0, q = 0.25, r = (bits_of(square) & 0xffff) / 65536.0;
+  for (int isa = PU_ISA_REF; isa <= (int)pu_isa_best(); isa++) {
+    run o;
+    double up = 0, with_m = 0, with_v = 0, in_row = 0;
+    run_open(&o, (pu_isa)isa);
+    for (int i = 0; i < MANY; i++) o.p[i] = pu_f32_to_bf16(1), o.g[i] = g;
+    step(&o, MANY, (pu_adamw_args){.lr = lr, .beta1 = 0, .beta2 = 0, .eps = 0, .grad_scale = 1, .step = 4, .seed = 11});
+    uint32_t upper = bits_of(after) >> 16, m_upper = bits_of(g) >> 16, v_upper = bits_of(square) >> 16;
+    for (int i = 0; i < MANY; i++) {
+      assert_in_range(o.p[i], upper, upper + 1);
+      up += o.p[i] - upper;
+      with_m += (o.p[i] - upper) * (o.m[i] - m_upper);
+      with_v += (o.p[i] - upper) * (o.v[i] - v_upper);
+      if (i > 0) in_row += (o.p[i] - upper) * (o.p[i - 1] - upper);
+    }
+    same_odds(up, MANY, p);
+    same_odds(with_m, MANY, p * q);
+    same_odds(with_v, MANY, p * r);
+    same_odds(in_row, MANY - 1, p * p);
+    run_close(&o);
+  }
+}
+
 static void choice_is_of_place(void **state) {
   (void)state;
   uint16_t *first = malloc(MANY * sizeof *first);
@@ -198,7 +226,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(halves_lose_nothing),  cmocka_unit_test(odds_are_right),
       cmocka_unit_test(choice_is_of_place),   cmocka_unit_test(what_is_no_number_stays_none),
-      cmocka_unit_test(small_updates_add_up),
+      cmocka_unit_test(small_updates_add_up), cmocka_unit_test(p_goes_its_own_way),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -66,6 +66,12 @@ static inline uint32_t pu_noise_at(pu_noise noise, int64_t i) {
   return noise.begin + (uint32_t)i + (uint32_t)(i >> 32) * 0x9e3779b9u;
 }
 
+/* Sixteen bits more, where both halves of an element's bits are spent: the upper half of a product with an odd number.
+ * With the lower half given they take each value once over the upper ones, and the other way round nearly so. */
+static inline uint32_t pu_noise_more(pu_noise noise, uint32_t bits) {
+  return (bits * 0x9e3779b9u + noise.more) >> 16;
+}
+
 /* f with its lower half zero: rounded up where its lower half and 16 random bits carry. */
 static inline float pu_dither_bf16(float f, uint32_t bits) {
   union {

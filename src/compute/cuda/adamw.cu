@@ -10,7 +10,7 @@
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/use.h"
 
-enum { THREADS = 256, STEP_LANE = 4, SUM_CHUNK = 1 << 14, SUM_THREADS = 1024 };
+enum { THREADS = 256, SUM_CHUNK = 1 << 14, SUM_THREADS = 1024 };
 
 /* ---- sum_squares ---- */
 
@@ -134,72 +134,98 @@ template <typename M, typename G> struct step_of {
   uint32_t begin, more; /* of the random bits: see pu_noise in src/compute/cpu/rows.h */
 };
 
+/* Values of a thread: of f32 four, so that an access is 16 bytes; eight where all are of 16 bits. */
+template <form P, typename M, typename G> constexpr int LANE = P != WHOLE && sizeof(M) == 2 && sizeof(G) == 2 ? 8 : 4;
+
 __device__ static inline uint32_t mix(uint32_t x) {
   x = (x ^ x >> 16) * 0x7feb352du;
   x = (x ^ x >> 15) * 0x846ca68bu;
   return x ^ x >> 16;
 }
 
-/* The lower half becomes zero, carrying up as often as it is large. */
-__device__ static inline float dither(float f, uint32_t bits) {
-  return isnan(f) ? f : __uint_as_float((__float_as_uint(f) + (bits & 0xffffu)) & 0xffff0000u);
+/* Its upper half is f rounded with 16 random bits: up where these and the lower half carry. */
+__device__ static inline uint32_t dither(float f, uint32_t bits) {
+  uint32_t u = __float_as_uint(f);
+  return isnan(f) ? u | 0x400000u : u + (bits & 0xffffu);
 }
 
 __device__ static inline float join(uint32_t high, uint32_t low) {
   return __uint_as_float((high << 16) + (uint32_t)(int32_t)(int16_t)low);
 }
 
+/* The upper half is the nearest bf16, the lower one what is missing. */
 __device__ static inline uint32_t split(float f, uint32_t *low) {
   uint32_t u = __float_as_uint(f);
   *low = isnan(f) ? 0 : u & 0xffffu;
-  return (isnan(f) ? u | 0x400000u : u + 0x8000u) >> 16;
+  return isnan(f) ? u | 0x400000u : u + 0x8000u;
 }
 
-/* As the reference has it, operation by operation. i: of the tensor. */
+/* m / (sqrt(v) + eps). ROUGH: a few ulps of f32 off, which is little beside the rounding to bf16. */
+template <form P> __device__ static inline float ratio(float m, float v, float eps) {
+  if constexpr (P != ROUGH) return m / (sqrtf(v) + eps);
+  float root, inverse;
+  asm("max.NaN.f32 %0, %1, 0f00800000;" : "=f"(root) : "f"(v)); /* below, the root would be of zero */
+  asm("sqrt.approx.ftz.f32 %0, %0;" : "+f"(root));
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(root + eps));
+  return m * inverse;
+}
+
+/* As the reference has it, operation by operation. */
 template <form P, typename M, typename G>
-__device__ static inline void update(const step_of<M, G> &s, int64_t i, float *p, float g, float *m, float *v) {
+__device__ static inline void update(const step_of<M, G> &s, float *p, float g, float *m, float *v) {
   float gi = g * s.scale;
   *m = s.beta1 * *m + (1.0f - s.beta1) * gi;
   *v = s.beta2 * *v + (1.0f - s.beta2) * gi * gi;
-  *p = *p * s.keep - s.rate * *m / (sqrtf(*v * s.scale_v) + s.eps);
-  uint32_t bits = mix(s.begin + (uint32_t)i + (uint32_t)(i >> 32) * 0x9e3779b9u);
-  if constexpr (std::is_same<M, bf16>::value) {
-    *m = dither(*m, bits);
-    *v = dither(*v, bits >> 16);
-  }
-  if constexpr (P == ROUGH) *p = dither(*p, mix(bits + s.more));
+  *p = *p * s.keep - s.rate * ratio<P>(*m, *v * s.scale_v, s.eps);
 }
 
-/* Four values in halves, or those of them that there are. */
-template <bool FAST>
-__device__ static inline void read_halves(const uint16_t *high, const uint16_t *low, int count, float (&p)[STEP_LANE]) {
+/* N numbers of 16 bits, two a word, at once. */
+template <int N> __device__ static inline void read_words(const void *from, uint32_t (&w)[N / 2]) {
+  if constexpr (N == 8) {
+    uint4 q = *(const uint4 *)from;
+    w[0] = q.x, w[1] = q.y, w[2] = q.z, w[3] = q.w;
+  } else {
+    uint2 q = *(const uint2 *)from;
+    w[0] = q.x, w[1] = q.y;
+  }
+}
+
+template <bool FAST, int N>
+__device__ static inline void read_halves(const uint16_t *high, const uint16_t *low, int count, float (&p)[N]) {
   if constexpr (FAST) {
-    uint2 h = *(const uint2 *)high, l = *(const uint2 *)low;
-    p[0] = join(h.x & 0xffffu, l.x), p[1] = join(h.x >> 16, l.x >> 16);
-    p[2] = join(h.y & 0xffffu, l.y), p[3] = join(h.y >> 16, l.y >> 16);
+    uint32_t h[N / 2], l[N / 2];
+    read_words<N>(high, h);
+    read_words<N>(low, l);
+#pragma unroll
+    for (int i = 0; i < N; i += 2) {
+      p[i] = join(h[i / 2] & 0xffffu, l[i / 2]);
+      p[i + 1] = join(h[i / 2] >> 16, l[i / 2] >> 16);
+    }
   } else {
 #pragma unroll
-    for (int i = 0; i < STEP_LANE; i++) p[i] = i < count ? join(high[i], low[i]) : 0.0f;
+    for (int i = 0; i < N; i++) p[i] = i < count ? join(high[i], low[i]) : 0.0f;
   }
 }
 
-template <bool FAST>
-__device__ static inline void write_halves(uint16_t *high, uint16_t *low, int count, const float (&p)[STEP_LANE]) {
-  uint32_t h[STEP_LANE], l[STEP_LANE];
-#pragma unroll
-  for (int i = 0; i < STEP_LANE; i++) h[i] = split(p[i], &l[i]);
+/* The upper halves of N words, or of `count` of them. */
+template <bool FAST, int N> __device__ static inline void write_upper(void *to, int count, const uint32_t (&u)[N]) {
   if constexpr (FAST) {
-    *(uint2 *)high = make_uint2(h[0] | h[1] << 16, h[2] | h[3] << 16);
-    *(uint2 *)low = make_uint2(l[0] | l[1] << 16, l[2] | l[3] << 16);
+    uint32_t w[N / 2];
+#pragma unroll
+    for (int i = 0; i < N / 2; i++) w[i] = __byte_perm(u[2 * i], u[2 * i + 1], 0x7632);
+    if constexpr (N == 8)
+      *(uint4 *)to = make_uint4(w[0], w[1], w[2], w[3]);
+    else
+      *(uint2 *)to = make_uint2(w[0], w[1]);
   } else {
 #pragma unroll
-    for (int i = 0; i < STEP_LANE; i++)
-      if (i < count) high[i] = (uint16_t)h[i], low[i] = (uint16_t)l[i];
+    for (int i = 0; i < N; i++)
+      if (i < count) ((uint16_t *)to)[i] = (uint16_t)(u[i] >> 16);
   }
 }
 
-template <form P, bool FAST, typename M, typename G>
-__device__ static inline void read_p(const step_of<M, G> &s, int64_t at, int count, float (&p)[STEP_LANE]) {
+template <form P, bool FAST, int N, typename M, typename G>
+__device__ static inline void read_p(const step_of<M, G> &s, int64_t at, int count, float (&p)[N]) {
   if constexpr (P == WHOLE)
     read_row<FAST>((const float *)s.p + at, 0, count, p);
   else if constexpr (P == ROUGH)
@@ -208,42 +234,68 @@ __device__ static inline void read_p(const step_of<M, G> &s, int64_t at, int cou
     read_halves<FAST>((const uint16_t *)s.p + at, s.low + at, count, p);
 }
 
-template <form P, bool FAST, typename M, typename G>
-__device__ static inline void write_p(const step_of<M, G> &s, int64_t at, int count, const float (&p)[STEP_LANE]) {
-  if constexpr (P == WHOLE)
-    write_row<FAST>((float *)s.p + at, 0, count, p);
-  else if constexpr (P == ROUGH)
-    write_row<FAST>((bf16 *)s.p + at, 0, count, p);
-  else
-    write_halves<FAST>((uint16_t *)s.p + at, s.low + at, count, p);
+/* f32 as it is; bf16 dithered with the bits that `shift` leaves. */
+template <bool FAST, typename T, int N>
+__device__ static inline void write_rough(T *to, int count, const float (&f)[N], const uint32_t (&bits)[N], int shift) {
+  if constexpr (sizeof(T) == 4) {
+    write_row<FAST>(to, 0, count, f);
+  } else {
+    uint32_t u[N];
+#pragma unroll
+    for (int i = 0; i < N; i++) u[i] = dither(f[i], bits[i] >> shift);
+    write_upper<FAST>(to, count, u);
+  }
 }
 
-template <form P, bool FAST, typename M, typename G>
-__device__ static inline void update_four(const step_of<M, G> &s, int64_t at) {
-  int count = (int)min(s.n - at, (int64_t)STEP_LANE);
-  float p[STEP_LANE], g[STEP_LANE], m[STEP_LANE], v[STEP_LANE];
+template <form P, bool FAST, int N, typename M, typename G>
+__device__ static inline void write_p(const step_of<M, G> &s, int64_t at, int count, const float (&p)[N],
+                                      const uint32_t (&bits)[N]) {
+  uint32_t u[N], low[N];
+  if constexpr (P == WHOLE) {
+    write_row<FAST>((float *)s.p + at, 0, count, p);
+  } else if constexpr (P == ROUGH) {
+#pragma unroll
+    for (int i = 0; i < N; i++) u[i] = bits[i] * 0x9e3779b9u + s.more; /* pu_noise_more */
+    write_rough<FAST>((bf16 *)s.p + at, count, p, u, 16);
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; i++) u[i] = split(p[i], &low[i]), low[i] <<= 16;
+    write_upper<FAST>((uint16_t *)s.p + at, count, u);
+    write_upper<FAST>(s.low + at, count, low);
+  }
+}
+
+template <form P, bool FAST, int N, typename M, typename G>
+__device__ static inline void update_some(const step_of<M, G> &s, int64_t at) {
+  int count = (int)min(s.n - at, (int64_t)N);
+  float p[N], g[N], m[N], v[N];
+  uint32_t bits[N], begin = s.begin + (uint32_t)at + (uint32_t)(at >> 32) * 0x9e3779b9u; /* pu_noise_at */
   read_row<FAST>(s.g + at, 0, count, g);
   read_row<FAST>(s.m + at, 0, count, m);
   read_row<FAST>(s.v + at, 0, count, v);
   read_p<P, FAST>(s, at, count, p);
 #pragma unroll
-  for (int i = 0; i < STEP_LANE; i++) update<P>(s, at + i, &p[i], g[i], &m[i], &v[i]);
-  write_row<FAST>(s.m + at, 0, count, m);
-  write_row<FAST>(s.v + at, 0, count, v);
-  write_p<P, FAST>(s, at, count, p);
+  for (int i = 0; i < N; i++) {
+    update<P>(s, &p[i], g[i], &m[i], &v[i]);
+    bits[i] = mix(begin + (uint32_t)i);
+  }
+  write_rough<FAST>(s.m + at, count, m, bits, 0);
+  write_rough<FAST>(s.v + at, count, v, bits, 16);
+  write_p<P, FAST>(s, at, count, p, bits);
 }
 
 template <form P, bool FAST, typename M, typename G>
 __global__ void __launch_bounds__(THREADS) adamw_values(step_of<M, G> s) {
-  int64_t at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * STEP_LANE;
+  constexpr int N = LANE<P, M, G>;
+  int64_t at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * N;
   if (at >= s.n) return;
   if constexpr (FAST) {
-    if (at + STEP_LANE <= s.n) {
-      update_four<P, true>(s, at);
+    if (at + N <= s.n) {
+      update_some<P, true, N>(s, at);
       return;
     }
   }
-  update_four<P, false>(s, at);
+  update_some<P, false, N>(s, at);
 }
 
 static bool whole(const void *p) {
@@ -251,7 +303,7 @@ static bool whole(const void *p) {
 }
 
 template <form P, typename M, typename G> static void adamw_launch(pu_cuda *d, const step_of<M, G> &s) {
-  unsigned blocks = (unsigned)ceil_div(s.n, THREADS * STEP_LANE);
+  unsigned blocks = (unsigned)ceil_div(s.n, THREADS * LANE<P, M, G>);
   if (whole(s.p) && whole(s.low) && whole(s.m) && whole(s.v) && whole(s.g))
     adamw_values<P, true><<<blocks, THREADS, 0, d->stream>>>(s);
   else

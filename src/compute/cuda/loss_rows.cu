@@ -1,11 +1,13 @@
 /* The loss of each row of logits, and its gradient in place.
  *
- * From 9.0 on a cluster of blocks takes a row, each a part of it in shared memory: logits are read once and gradients
- * written once. Elsewhere, and for a vocabulary that does not fit, a block walks over the row twice.
+ * In bf16, where shared memory has room for it, a block takes a row and keeps its exponentials there as bf16; from 9.0
+ * on a cluster of blocks takes a row, each a part of it in shared memory: logits are read once and gradients written
+ * once. Elsewhere, and for a vocabulary that does not fit, a block walks over the row twice.
  *
  * A part's maximum and sum of exponentials are joined with the others' as running ones are (Milakov & Gimelshein 2018).
  */
 #include "src/compute/cuda/loss.h"
+#include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/tensor.cuh"
 
 enum { WIDTH = 8 }; /* logits at a time */
@@ -132,6 +134,192 @@ template <typename T> __global__ void __launch_bounds__(LONG_THREADS) long_kerne
   if (live) s = soft_block(soft_row<T>(row, l.vocab), room);
   if (threadIdx.x == 0) write_loss(l, blockIdx.x, s, at_target, target);
   if (l.back) back_row<T>(row, l, s.max, live ? l.scale / s.sum : 0.0f, target);
+}
+
+/* ---- a row to a block, its exponentials in shared memory ----------------------------------------------------------
+ *
+ * Blocks stay. A thread has four columns of each tile, and while it writes the gradients of one row it reads the next
+ * one, whose exponentials take the place of those that it just used: nothing is shared but the sums. The exponentials
+ * are of logits below the maximum of the thread's columns of the first tile; where another column lies so far above
+ * that one of them is infinite, the thread goes over its columns again. */
+
+enum { ROW_THREADS = 1024, ROW_LANE = 4, ROW_TILE = ROW_THREADS * ROW_LANE, ROW_AHEAD = 4 /* tiles */ };
+
+#define LEAST    -1e38f /* reference: what it is multiplied with must not make it infinite */
+#define TOO_MUCH 1e30f  /* sum of a thread: below, its reference is near enough to the row's maximum for f32 */
+
+/* A row as a thread sees it. */
+typedef struct row_view {
+  float *at; /* the thread's first column; NULL: there is no row */
+  int32_t target;
+  bool live; /* it has a target; else its logits are not read */
+} row_view;
+
+/* A row whose gradients are to be written: factor times what was kept. */
+typedef struct row_back {
+  bf16 *to; /* the thread's first column; NULL: there is none */
+  float factor;
+  int32_t target; /* in columns from `to` on, where it is this thread's; else -1 */
+  float at_target;
+} row_back;
+
+__device__ static inline int first_column() {
+  return (int)threadIdx.x * ROW_LANE;
+}
+
+/* target: as it was read, some time ago. */
+__device__ static inline row_view view_of(const pu_loss_rows &l, int64_t row, int32_t target) {
+  if (row >= l.rows) return {NULL, -1, false};
+  return {l.logits + row * l.step + first_column(), target, target >= 0 && target < l.vocab};
+}
+
+__device__ static inline int32_t target_of(const pu_loss_rows &l, int64_t row) {
+  return row < l.rows ? l.targets[row] : -1;
+}
+
+/* From column `left` of four on there is nothing. */
+__device__ static inline void end_four(float4 *q, int left) {
+  if (left < 1) q->x = -INFINITY;
+  if (left < 2) q->y = -INFINITY;
+  if (left < 3) q->z = -INFINITY;
+  if (left < 4) q->w = -INFINITY;
+}
+
+__device__ static inline float max_four(float4 q) {
+  return fmaxf(fmaxf(q.x, q.y), fmaxf(q.z, q.w));
+}
+
+/* The four exponentials below a reference, which are added to the sum, and kept. */
+template <bool BACK> __device__ static inline void take_four(float4 q, float ref, float *sum, uint2 *kept) {
+  q.x = exp_below<bf16>(q.x, ref), q.y = exp_below<bf16>(q.y, ref);
+  q.z = exp_below<bf16>(q.z, ref), q.w = exp_below<bf16>(q.w, ref);
+  *sum += q.x + q.y + (q.z + q.w);
+  if (BACK) *kept = make_uint2(two_bf16(q.x, q.y), two_bf16(q.z, q.w));
+}
+
+__device__ static inline void write_four(bf16 *to, float factor, uint2 kept) {
+  float v[ROW_LANE];
+  two_f32(kept.x, &v[0], &v[1]);
+  two_f32(kept.y, &v[2], &v[3]);
+  *(uint2 *)to = make_uint2(two_bf16(factor * v[0], factor * v[1]), two_bf16(factor * v[2], factor * v[3]));
+}
+
+/* The thread's columns again, below their maximum. */
+template <bool BACK> __device__ static __noinline__ soft take_again(const float *from, int width, uint2 *kept) {
+  float ref = LEAST, sum = 0;
+  for (int pass = 0; pass < 2; pass++)
+#pragma unroll 1
+    for (int at = 0; at < width; at += ROW_TILE) {
+      float4 q = *(const float4 *)(from + at);
+      end_four(&q, width - at);
+      if (pass)
+        take_four<BACK>(q, ref, &sum, kept + at / ROW_LANE);
+      else
+        ref = fmaxf(ref, max_four(q));
+    }
+  return {ref, sum};
+}
+
+/* Of all threads: the largest reference, and the sums below it. */
+__device__ static soft row_soft(soft s, soft *room) {
+  float max = warp_max(s.max), sum = warp_sum(s.sum * exp_below<bf16>(s.max, max));
+  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = {max, sum};
+  __syncthreads();
+  s = room[threadIdx.x % 32];
+  max = warp_max(s.max);
+  return {max, warp_sum(s.sum * exp_below<bf16>(s.max, max))};
+}
+
+/* The row's loss, and what its gradients are made with. mine: what this thread took; at_target: a logit. */
+__device__ static row_back end_row(const pu_loss_rows &l, int64_t row, row_view v, soft mine, float at_target,
+                                   soft *room) {
+  soft all = row_soft(mine, room);
+  row_back b = {(bf16 *)(l.logits + row * l.step) + first_column(), 0, -1, 0};
+  if (threadIdx.x == 0) write_loss(l, row, all, at_target, v.target);
+  if (!v.live) return b;
+  b.factor = l.scale / all.sum * expf(mine.max - all.max);
+  if (v.target % ROW_TILE / ROW_LANE != (int)threadIdx.x) return b;
+  b.target = v.target - first_column();
+  b.at_target = l.scale * (expf(at_target - all.max) / all.sum - 1.0f);
+  return b;
+}
+
+/* One pass: `now` is read, and `before` written. ahead: now's first tiles, then next's. */
+template <bool BACK>
+__device__ static inline soft row_pass(int width, row_view now, row_view next, const row_back &before,
+                                       float4 (&ahead)[ROW_AHEAD], uint2 *kept) {
+  soft s = {0, 0};
+  if (now.live) {
+    float4 q = ahead[0];
+    end_four(&q, width);
+    s.max = fmaxf(max_four(q), LEAST);
+  }
+  for (int first = 0; first < width; first += ROW_AHEAD * ROW_TILE) {
+    bool last = first + ROW_AHEAD * ROW_TILE >= width; /* the next row is read then */
+    const float *from = !last ? now.at + first + ROW_AHEAD * ROW_TILE : next.at;
+    int left = !last ? width - first - ROW_AHEAD * ROW_TILE : width;
+    bool reads = last ? next.live : now.live;
+#pragma unroll
+    for (int i = 0; i < ROW_AHEAD; i++) {
+      int at = first + i * ROW_TILE;
+      float4 q = ahead[i];
+      if (reads && left > i * ROW_TILE) ahead[i] = *(const float4 *)(from + i * ROW_TILE);
+      if (at >= width) continue;
+      if (last) end_four(&q, width - at);
+      uint2 *place = kept + at / ROW_LANE;
+      if (BACK && before.to) write_four(before.to + at, before.factor, before.factor != 0 ? *place : make_uint2(0, 0));
+      take_four<BACK>(q, s.max, &s.sum, place);
+    }
+  }
+  return s;
+}
+
+template <bool BACK> __global__ void __launch_bounds__(ROW_THREADS, 1) row_kernel(const pu_loss_rows l) {
+  extern __shared__ __align__(16) uint2 all_kept[]; /* [tiles, ROW_THREADS] */
+  __shared__ soft rooms[2][32];
+  uint2 *kept = all_kept + threadIdx.x;
+  int width = (int)l.vocab - first_column(), side = 0; /* columns from the thread's first on */
+  row_view now = view_of(l, blockIdx.x, target_of(l, blockIdx.x));
+  int32_t later = target_of(l, (int64_t)blockIdx.x + gridDim.x);
+  row_back back = {};
+  float4 ahead[ROW_AHEAD] = {};
+#pragma unroll
+  for (int i = 0; i < ROW_AHEAD; i++)
+    if (now.live && i * ROW_TILE < width) ahead[i] = *(const float4 *)(now.at + i * ROW_TILE);
+  for (int64_t row = blockIdx.x; row < l.rows || (BACK && back.to); row += gridDim.x, side ^= 1) {
+    row_view next = view_of(l, row + gridDim.x, later);
+    later = target_of(l, row + 2 * (int64_t)gridDim.x);
+    float at_target = now.live ? now.at[now.target - first_column()] : 0.0f;
+    soft s = row_pass<BACK>(width, now, next, back, ahead, kept);
+    if (BACK && back.to && back.target >= 0) back.to[back.target] = from_f32<bf16>(back.at_target);
+    if (now.live && !(s.sum < TOO_MUCH)) s = take_again<BACK>(now.at, width, kept);
+    back.to = NULL;
+    if (row < l.rows) back = end_row(l, row, now, s, at_target, rooms[side]);
+    now = next;
+  }
+}
+
+static size_t row_room(const pu_loss_rows *l) {
+  return (size_t)ceil_div(l->vocab, ROW_TILE) * ROW_THREADS * sizeof(uint2);
+}
+
+static pu_err launch_rows(pu_cuda *d, const pu_loss_rows *l, pu_error *e) {
+  void (*kernel)(pu_loss_rows) = l->back ? row_kernel<true> : row_kernel<false>;
+  size_t room = l->back ? row_room(l) : 0;
+  unsigned blocks = (unsigned)PU_MIN(l->rows, (int64_t)d->sms);
+  PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)room),
+              "shared memory for the loss", e);
+  kernel<<<blocks, ROW_THREADS, room, d->stream>>>(*l);
+  return pu_cuda_launched("the loss", e);
+}
+
+/* Whether a block has room for a row: of training also where there is nothing to be kept, so that losses are the same.
+ */
+static pu_err rows_fit(const pu_cuda *d, const pu_loss_rows *l, bool *fit, pu_error *e) {
+  int most = 0;
+  PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "asking for room", e);
+  *fit = l->type == PU_BF16 && row_room(l) + 2 * 32 * sizeof(soft) <= (size_t)most;
+  return PU_OK;
 }
 
 /* ---- a part of the row in each block of a cluster -------------------------------------------------------------------
@@ -286,8 +474,10 @@ template <typename T> static pu_err launch_parts(pu_cuda *d, const pu_loss_rows 
 
 pu_err pu_cuda_loss_rows(pu_cuda *d, const pu_loss_rows *l, pu_error *e) {
   int parts = 1;
-  bool f32 = l->type == PU_F32;
+  bool f32 = l->type == PU_F32, fit;
   if (l->rows == 0) return PU_OK;
+  PU_TRY(rows_fit(d, l, &fit, e));
+  if (fit) return launch_rows(d, l, e);
   while (parts < 8 && l->vocab > (int64_t)parts * PART_GOOD) parts *= 2;
   if (d->capability >= 90 && l->vocab <= (int64_t)parts * PART_MOST)
     return f32 ? launch_parts<float>(d, l, parts, e) : launch_parts<bf16>(d, l, parts, e);

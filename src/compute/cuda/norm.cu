@@ -189,18 +189,54 @@ template <typename X, typename Y> struct row_norm_back {
 /* A thread's values of a row, and what is made of them. */
 template <int K> struct back_row { float dy[K][LANE], h[K][LANE], dh[K][LANE], r; };
 
+/* A row on its way lies in shared memory: each thread copies, and waits for, only what it reads itself. A place has
+ * `threads` pieces of a thread's four values of each kind, one behind the other. */
+template <typename Y> constexpr int PLACE_BYTES = (int)(LANE *(sizeof(Y) + 2 * sizeof(float)));
+
+/* Four values from memory to shared memory. */
+template <typename T> __device__ static inline void copy_four(T *to, const T *from) {
+  uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(LANE * (int)sizeof(T)) : "memory");
+}
+
+/* This thread's four of each kind in the k-th place. */
+template <typename Y> struct row_place {
+  float *h, *dh;
+  Y *dy;
+};
+
+template <typename Y> __device__ static inline row_place<Y> place_at(char *room, int k) {
+  int threads = (int)blockDim.x;
+  float *h = (float *)(room + (size_t)k * (size_t)(threads * PLACE_BYTES<Y>)), *dh = h + threads * LANE;
+  return {h + threadIdx.x * LANE, dh + threadIdx.x * LANE, (Y *)(dh + threads * LANE) + threadIdx.x * LANE};
+}
+
 template <int K, typename X, typename Y>
-__device__ static inline void read_back(const row_norm_back<X, Y> &g, int64_t n, back_row<K> *b) {
-  b->r = g.rstd[n];
+__device__ static inline void ask_back(const row_norm_back<X, Y> &g, int64_t n, char *room) {
 #pragma unroll
   for (int k = 0; k < K; k++) {
     int at = place_of(k);
+    row_place<Y> p = place_at<Y>(room, k);
+    if (at >= g.width) continue;
+    copy_four(p.dy, g.dy + n * g.dy_step + at);
+    copy_four(p.h, g.h + n * g.h_step + at);
+    if (g.dh) copy_four(p.dh, g.dh + n * g.dh_step + at);
+  }
+}
+
+/* What was asked for, once it is there. */
+template <int K, typename X, typename Y>
+__device__ static inline void read_back(const row_norm_back<X, Y> &g, char *room, back_row<K> *b) {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#pragma unroll
+  for (int k = 0; k < K; k++) {
+    row_place<Y> p = place_at<Y>(room, k);
 #pragma unroll
     for (int i = 0; i < LANE; i++) b->dy[k][i] = b->h[k][i] = b->dh[k][i] = 0;
-    if (at >= g.width) continue;
-    read_row<true>(g.dy + n * g.dy_step, at, g.width, b->dy[k]);
-    read_row<true>(g.h + n * g.h_step, at, g.width, b->h[k]);
-    if (g.dh) read_row<true>(g.dh + n * g.dh_step, at, g.width, b->dh[k]);
+    if (place_of(k) >= g.width) continue;
+    read_fast(p.dy, b->dy[k]);
+    read_fast(p.h, b->h[k]);
+    if (g.dh) read_fast(p.dh, b->dh[k]);
   }
 }
 
@@ -232,22 +268,31 @@ __device__ static inline void write_back(const row_norm_back<X, Y> &g, int64_t n
   }
 }
 
+/* Blocks of a multiprocessor, which wait for their sums at different times: what their registers are bounded for. */
+template <int K> constexpr int BACK_BLOCKS = K == 1 ? 3 : K == 2 ? 2 : 1;
+
 /* The next row is on its way while this one is summed. */
 template <int K, typename X, typename Y>
-__global__ void __launch_bounds__(USUAL_THREADS) norm_rows_back(row_norm_back<X, Y> g) {
+__global__ void __launch_bounds__(USUAL_THREADS, BACK_BLOCKS<K>) norm_rows_back(row_norm_back<X, Y> g) {
+  extern __shared__ __align__(16) char places[];
   __shared__ float room[32];
   float w[K][LANE], sums[K][LANE] = {{0}};
-  back_row<K> now, next;
 #pragma unroll
   for (int k = 0; k < K; k++) {
 #pragma unroll
     for (int i = 0; i < LANE; i++) w[k][i] = 0;
     if (place_of(k) < g.width) read_vector<true>(g.w, place_of(k), g.width, w[k]);
   }
-  read_back<K>(g, blockIdx.x, &next); /* there is one: no more blocks than rows */
+  ask_back<K>(g, blockIdx.x, places); /* there is one: no more blocks than rows */
+  float next_r = g.rstd[blockIdx.x];
   for (int64_t n = blockIdx.x; n < g.rows; n += gridDim.x) {
-    now = next;
-    if (n + gridDim.x < g.rows) read_back<K>(g, n + gridDim.x, &next);
+    back_row<K> now;
+    now.r = next_r;
+    read_back<K>(g, places, &now);
+    if (n + gridDim.x < g.rows) {
+      ask_back<K>(g, n + gridDim.x, places);
+      next_r = g.rstd[n + gridDim.x];
+    }
     float dot = weigh<K>(&now, w, sums);
     write_back<K>(g, n, now, block_sum(dot, room) / (float)g.width * now.r * now.r);
   }
@@ -317,11 +362,14 @@ template <typename X, typename Y> static pu_err norm_back_run(pu_cuda *d, const 
   row_norm_back<X, Y> g = norm_back_of<X, Y>(a, dh);
   int fours = fast ? fours_of(g.width) : 0, at_once = 1;
   unsigned threads = threads_of(g.width, fours);
+  size_t room = (size_t)threads * (size_t)(fours * PLACE_BYTES<Y>);
   void (*kernel)(row_norm_back<X, Y>) = back_kernel<X, Y>(fours);
-  PU_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, kernel, (int)threads, 0), "asking for room", e);
+  PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)room), "a row's room", e);
+  PU_CUDA_TRY(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&at_once, kernel, (int)threads, room), "asking for room",
+              e);
   int64_t blocks = PU_MIN(g.rows, (int64_t)d->sms * PU_MIN(at_once, (int)BLOCKS_OF_SM));
   if (a->w->grad) PU_TRY(pu_cuda_work(d, (size_t)(blocks * g.width) * sizeof(float), (void **)&g.partial, e));
-  kernel<<<(unsigned)blocks, threads, 0, d->stream>>>(g);
+  kernel<<<(unsigned)blocks, threads, room, d->stream>>>(g);
   if (g.partial) pu_cuda_add_partials(d, g.partial, blocks, g.width, a->w);
   return pu_cuda_launched("rmsnorm_add, backward", e);
 }

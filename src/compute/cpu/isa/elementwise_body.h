@@ -647,7 +647,8 @@ INLINE void adamw_values(const pu_adamw_args *a, int64_t begin, int64_t end, pu_
     v16 pi = v_fma(k.keep, read16_p(a, i, end, type, halves), step);
     write16_rough(m, state, i, end, mi, random);
     write16_rough(v, state, i, end, vi, w_upper(random));
-    write16_p(a, i, end, type, halves, pi, w_mix(w_plus(random, k.noise.more)));
+    write16_p(a, i, end, type, halves, pi,
+              w_upper(w_plus(w_times(random, 0x9e3779b9), k.noise.more))); /* pu_noise_more */
   }
 }
 

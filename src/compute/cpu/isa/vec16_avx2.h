@@ -161,6 +161,10 @@ static inline w16 w_plus(w16 a, uint32_t x) {
   const __m256i b = _mm256_set1_epi32((int)x);
   return (w16){_mm256_add_epi32(a.lo, b), _mm256_add_epi32(a.hi, b)};
 }
+static inline w16 w_times(w16 a, uint32_t x) {
+  const __m256i b = _mm256_set1_epi32((int)x);
+  return (w16){_mm256_mullo_epi32(a.lo, b), _mm256_mullo_epi32(a.hi, b)};
+}
 static inline w16 w_upper(w16 a) {
   return (w16){_mm256_srli_epi32(a.lo, 16), _mm256_srli_epi32(a.hi, 16)};
 }

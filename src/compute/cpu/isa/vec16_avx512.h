@@ -147,6 +147,9 @@ static inline w16 w_from(uint32_t first) { /* first, first + 1, … */
 static inline w16 w_plus(w16 a, uint32_t x) {
   return _mm512_add_epi32(a, _mm512_set1_epi32((int)x));
 }
+static inline w16 w_times(w16 a, uint32_t x) {
+  return _mm512_mullo_epi32(a, _mm512_set1_epi32((int)x));
+}
 static inline w16 w_upper(w16 a) { /* the upper halves, as numbers */
   return _mm512_srli_epi32(a, 16);
 }

@@ -78,7 +78,7 @@ static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
     float v = a->beta2 * pu_get1(a->v, i) + (1 - a->beta2) * gi * gi;
     write_rough(a->m, i, m, bits);
     write_rough(a->v, i, v, bits >> 16);
-    write_p(a, i, read_p(a, i) * keep - rate * m / (sqrtf(v * scale_v) + a->eps), pu_mix32(bits + noise.more));
+    write_p(a, i, read_p(a, i) * keep - rate * m / (sqrtf(v * scale_v) + a->eps), pu_noise_more(noise, bits));
   }
 }
 
