@@ -284,6 +284,47 @@ static void rounding_is_small(void **state) {
   }
 }
 
+/* Rows of a gradient far below its largest value keep their bits, wherever that lies between two powers. */
+static void small_gradients_stay_on(const char *device, float largest) {
+  enum { N = 128 };
+  const shape s = {.n = N, .k = N, .m = N};
+  run r;
+  run_open(&r, device, MEMORY);
+  pu_tensor *x = filled(&r, &s, PU_BF16, N, N, N, 1), *w = filled(&r, &s, PU_BF16, N, N, N, 1);
+  with_grad(&r, &s, x, PU_BF16);
+  w->grad = NULL;
+  pu_tensor *y = pu_linear_fp8(&r.c, x, w, NULL);
+  if (!y) fail_msg("%s", r.e.msg);
+  y->grad = filled(&r, &s, PU_BF16, N, N, N, largest);
+  uint16_t *dy = pu_test_download(r.be, y->grad), *weight = pu_test_download(r.be, w);
+  for (int i = 0; i < N * N; i++) dy[i] = pu_f32_to_bf16(ldexpf(pu_bf16_to_f32(dy[i]), -(i / N % 20)));
+  pu_test_upload(r.be, y->grad, dy);
+  y->grad_set = true;
+  pu_linear_fp8_args a = {.x = x, .w = w, .y = y};
+  assert_ok(r.be->backward[PU_OP_linear_fp8](r.be, &a, &r.e), &r.e);
+  uint16_t *dx = pu_test_download(r.be, x->grad);
+  for (int n = 0; n < N; n++) {
+    double off = 0, all = 0;
+    for (int k = 0; k < N; k++) {
+      double want = 0;
+      for (int m = 0; m < N; m++) want += pu_bf16_to_f32(dy[n * N + m]) * pu_bf16_to_f32(weight[m * N + k]);
+      off += pow(pu_bf16_to_f32(dx[n * N + k]) - want, 2);
+      all += want * want;
+    }
+    if (!(off < 0.08 * 0.08 * all)) fail_msg("%s: row %d of %g: %g off", device, n, (double)largest, sqrt(off / all));
+  }
+  free(dy), free(weight), free(dx);
+  run_close(&r);
+}
+
+static void small_gradients_stay(void **state) {
+  (void)state;
+  for (float largest = 1e-3f; largest < 0.1f; largest *= 2) {
+    small_gradients_stay_on("cpu", largest);
+    if (pu_test_elsewhere()) small_gradients_stay_on(pu_test_device(), largest);
+  }
+}
+
 static void other_sizes_are_linear_itself(void **state) {
   (void)state;
   run r;
@@ -429,9 +470,13 @@ static void rows_stand_alone(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(every_code_is_its_value), cmocka_unit_test(values_go_to_the_nearest_code),
-      cmocka_unit_test(rounding_is_small),       cmocka_unit_test(other_sizes_are_linear_itself),
-      cmocka_unit_test(the_device_agrees),       cmocka_unit_test(weights_in_fp8),
+      cmocka_unit_test(every_code_is_its_value),
+      cmocka_unit_test(values_go_to_the_nearest_code),
+      cmocka_unit_test(rounding_is_small),
+      cmocka_unit_test(small_gradients_stay),
+      cmocka_unit_test(other_sizes_are_linear_itself),
+      cmocka_unit_test(the_device_agrees),
+      cmocka_unit_test(weights_in_fp8),
       cmocka_unit_test(rows_stand_alone),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
