@@ -370,9 +370,9 @@ typedef struct pu_linear_args {
 pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y_f32);
 
 /* The same products in FP8, for training in bf16: x and w are rounded to E4M3, y's gradient to E5M2, each times a power of
- * two of its own, the largest that leaves its largest magnitude in range. So there is no state, whatever a backend guesses
- * beforehand. Sums (forward perhaps in fewer bits than f32 has), y, the gradients and b are as linear's. Infinity becomes
- * NaN. Sizes that are not multiples of PU_FP8_TILE, other types and layouts are linear itself. */
+ * two of its own (the gradient: of 64), the largest that leaves its largest magnitude in range. So there is no state,
+ * whatever a backend guesses beforehand. Sums may be kept in fewer bits than f32 has; y, the gradients and b are as
+ * linear's. Infinity becomes NaN. Sizes that are not multiples of PU_FP8_TILE, other types and layouts are linear itself. */
 enum { PU_FP8_TILE = 128 };
 typedef pu_linear_args pu_linear_fp8_args;
 pu_tensor *pu_linear_fp8(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b);

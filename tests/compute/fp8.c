@@ -284,6 +284,47 @@ static void rounding_is_small(void **state) {
   }
 }
 
+/* Rows of a gradient far below its largest value keep their bits, wherever that lies between two powers. */
+static void small_gradients_stay_on(const char *device, float largest) {
+  enum { N = 128 };
+  const shape s = {.n = N, .k = N, .m = N};
+  run r;
+  run_open(&r, device, MEMORY);
+  pu_tensor *x = filled(&r, &s, PU_BF16, N, N, N, 1), *w = filled(&r, &s, PU_BF16, N, N, N, 1);
+  with_grad(&r, &s, x, PU_BF16);
+  w->grad = NULL;
+  pu_tensor *y = pu_linear_fp8(&r.c, x, w, NULL);
+  if (!y) fail_msg("%s", r.e.msg);
+  y->grad = filled(&r, &s, PU_BF16, N, N, N, largest);
+  uint16_t *dy = pu_test_download(r.be, y->grad), *weight = pu_test_download(r.be, w);
+  for (int i = 0; i < N * N; i++) dy[i] = pu_f32_to_bf16(ldexpf(pu_bf16_to_f32(dy[i]), -(i / N % 20)));
+  pu_test_upload(r.be, y->grad, dy);
+  y->grad_set = true;
+  pu_linear_fp8_args a = {.x = x, .w = w, .y = y};
+  assert_ok(r.be->backward[PU_OP_linear_fp8](r.be, &a, &r.e), &r.e);
+  uint16_t *dx = pu_test_download(r.be, x->grad);
+  for (int n = 0; n < N; n++) {
+    double off = 0, all = 0;
+    for (int k = 0; k < N; k++) {
+      double want = 0;
+      for (int m = 0; m < N; m++) want += pu_bf16_to_f32(dy[n * N + m]) * pu_bf16_to_f32(weight[m * N + k]);
+      off += pow(pu_bf16_to_f32(dx[n * N + k]) - want, 2);
+      all += want * want;
+    }
+    if (!(off < 0.08 * 0.08 * all)) fail_msg("%s: row %d of %g: %g off", device, n, (double)largest, sqrt(off / all));
+  }
+  free(dy), free(weight), free(dx);
+  run_close(&r);
+}
+
+static void small_gradients_stay(void **state) {
+  (void)state;
+  for (float largest = 1e-3f; largest < 0.1f; largest *= 2) {
+    small_gradients_stay_on("cpu", largest);
+    if (pu_test_elsewhere()) small_gradients_stay_on(pu_test_device(), largest);
+  }
+}
+
 static void other_sizes_are_linear_itself(void **state) {
   (void)state;
   run r;
@@ -303,21 +344,25 @@ static void other_sizes_are_linear_itself(void **state) {
 /* ---- the device against the CPU ------------------------------------------------------------------------------------
  */
 
+static void device_agrees(const shape *s, double most) {
+  run r, want;
+  run_shape(&r, pu_test_device(), s);
+  run_shape(&want, "cpu", s);
+  for (int k = 0; k < r.n; k++) {
+    double off = distance(&r, &want, k);
+    if (!(off < most)) fail_msg("%lld tokens, result %d: %g from the CPU's", (long long)s->n, k, off);
+  }
+  run_close(&r);
+  run_close(&want);
+}
+
 static void the_device_agrees(void **state) {
+  static const shape many = {.n = 16384, .k = 256, .m = 256}; /* sums in few bits are roughest */
   (void)state;
   if (!pu_test_elsewhere()) skip();
-  for (size_t i = 0; i < PU_COUNT(shapes); i++) {
-    run r, want;
-    run_shape(&r, pu_test_device(), &shapes[i]);
-    run_shape(&want, "cpu", &shapes[i]);
-    for (int k = 0; k < r.n; k++) {
-      double off = distance(&r, &want, k);
-      /* Rounded to bf16, and within MLPs rounded to FP8 once more from what differs in its last bit. */
-      if (!(off < (shapes[i].inner ? 1e-2 : 3e-3))) fail_msg("shape %zu, result %d: %g from the CPU's", i, k, off);
-    }
-    run_close(&r);
-    run_close(&want);
-  }
+  /* Rounded to bf16, and within MLPs rounded to FP8 once more from what differs in its last bit. */
+  for (size_t i = 0; i < PU_COUNT(shapes); i++) device_agrees(&shapes[i], shapes[i].inner ? 1e-2 : 3e-3);
+  device_agrees(&many, 5e-3);
 }
 
 /* ---- inference -----------------------------------------------------------------------------------------------------
@@ -429,9 +474,13 @@ static void rows_stand_alone(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(every_code_is_its_value), cmocka_unit_test(values_go_to_the_nearest_code),
-      cmocka_unit_test(rounding_is_small),       cmocka_unit_test(other_sizes_are_linear_itself),
-      cmocka_unit_test(the_device_agrees),       cmocka_unit_test(weights_in_fp8),
+      cmocka_unit_test(every_code_is_its_value),
+      cmocka_unit_test(values_go_to_the_nearest_code),
+      cmocka_unit_test(rounding_is_small),
+      cmocka_unit_test(small_gradients_stay),
+      cmocka_unit_test(other_sizes_are_linear_itself),
+      cmocka_unit_test(the_device_agrees),
+      cmocka_unit_test(weights_in_fp8),
       cmocka_unit_test(rows_stand_alone),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

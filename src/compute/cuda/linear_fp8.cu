@@ -23,22 +23,21 @@ static operand turned_of(const pu_cuda_fp8 *f) {
   return o;
 }
 
+/* Sums may be rough in training: what is summed is rougher. */
 static pu_cuda_product product(operand a, operand b, void *y, int64_t y_step, pu_dtype y_type) {
   pu_cuda_product p = {};
   p.a = a.data, p.b = b.data, p.y = y;
   p.a_scale = a.scale, p.b_scale = b.scale;
-  p.fp8 = true, p.a_gradient = a.gradient;
+  p.fp8 = p.rough = true, p.a_gradient = a.gradient;
   p.rows = a.rows, p.cols = b.rows, p.inner = a.inner;
   p.a_step = p.b_step = a.inner, p.y_step = y_step;
   p.type = PU_BF16, p.y_type = y_type;
   return p;
 }
 
-/* Sums may be rough, as ever in FP8's forward; gradients are more sensitive. */
 static pu_err forward(pu_cuda *d, const pu_cuda_fp8 *x, const pu_cuda_fp8 *w, const pu_tensor *b, const pu_tensor *y,
                       pu_error *e) {
   pu_cuda_product p = product(plain_of(x), plain_of(w), y->data, y->stride[0], y->dtype);
-  p.rough = true;
   if (b) p.bias = b->data, p.bias_type = b->dtype;
   return pu_cuda_multiply(d, &p, e);
 }
@@ -185,6 +184,7 @@ pu_err pu_cuda_fp8_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   operand x = {codes, scales_behind(codes, n, k), n, k}, weight = {w, scales_behind(w, m, k), m, k};
   pu_cuda_product p = product(x, weight, a->y->data, a->y->stride[0], a->y->dtype);
   p.by_rows = p.steady = true;
+  p.rough = false;
   if (a->b) p.bias = a->b->data, p.bias_type = a->b->dtype;
   return pu_cuda_multiply(d, &p, e);
 }

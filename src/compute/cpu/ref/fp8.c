@@ -27,11 +27,11 @@ static float largest(const pu_tensor *t, int64_t begin, int64_t end) {
   return most;
 }
 
-/* The largest power of two that leaves `most` in range. */
+/* The largest power of two, of a gradient that of 64, that leaves `most` in range. */
 static float power_of(float most, bool gradient) {
-  float by = 0x1p-100f;
+  float by = 0x1p-96f, step = gradient ? 64 : 2;
   if (most == 0) return 1;
-  while (by < 0x1p100f && most * by * 2 <= (gradient ? 57344.0f : 448.0f)) by *= 2;
+  while (by < 0x1p96f && most * by * step <= (gradient ? 57344.0f : 448.0f)) by *= step;
   return by;
 }
 
