@@ -19,6 +19,7 @@ static pu_err plain_of(pu_cuda *d, const pu_tensor *w, void *room, const void **
 static pu_err linear(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_args *a = (const pu_linear_args *)args;
   if (a->w->layout == PU_LAYOUT_FP8) return pu_cuda_fp8_linear((pu_cuda *)be, a, e);
+  if (a->w->layout == PU_LAYOUT_INT8) return pu_cuda_int8_linear((pu_cuda *)be, a, e);
   if (a->w->layout == PU_LAYOUT_PACKED) return pu_cuda_packed_linear((pu_cuda *)be, a, e);
   pu_cuda_product p = {};
   void *room = NULL;
