@@ -191,7 +191,7 @@ static void the_device_has_the_same_bits(void **state) {
       {.n = 3, .k = 256, .m = 36864},   {.n = 24, .k = 20496, .m = 32},
   };
   (void)state;
-  if (!pu_test_elsewhere()) skip();
+  if (!pu_test_elsewhere() || !pu_test_tiles()) skip();
   for (size_t i = 0; i < PU_COUNT(shapes) + PU_COUNT(more); i++) {
     const shape *s = i < PU_COUNT(shapes) ? &shapes[i] : &more[i - PU_COUNT(shapes)];
     run here, there;
@@ -211,6 +211,7 @@ static void rows_stand_alone(void **state) {
   static const shape sizes[] = {{.n = 300, .k = 512, .m = 1024}, {.n = 600, .k = 272, .m = 144}};
   static const int64_t counts[] = {1, 2, 5, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 100, 128, 129, 200, 256};
   (void)state;
+  if (!pu_test_tiles()) skip();
   for (size_t i = 0; i < PU_COUNT(sizes); i++) {
     const shape *s = &sizes[i];
     run r;
@@ -230,7 +231,7 @@ static void other_sizes_are_refused(void **state) {
   const shape s = {.n = 1, .k = 32, .m = 32};
   run r;
   (void)state;
-  open_run(&r, pu_test_device(), &s);
+  open_run(&r, "cpu", &s);
   pu_tensor *odd = filled(&r, 32, 24, 24, 1, false), w = *odd;
   w.layout = PU_LAYOUT_INT8;
   assert_int_equal(pu_int8_weight(&r.c, odd, &w), PU_ERR_SHAPE);

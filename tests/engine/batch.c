@@ -112,7 +112,7 @@ static void alone_as_among_others(void **state) {
     for (size_t t = 0; t < PU_COUNT(types); t++)
       for (size_t i = 0; i < PU_COUNT(cases); i++) {
         if (cases[i].wide && isa == PU_ISA_REF) continue; /* one value at a time, that takes long */
-        if (cases[i].quant == PU_QUANT_I8 && types[t] != PU_BF16) continue;
+        if (cases[i].quant == PU_QUANT_I8 && (types[t] != PU_BF16 || !pu_test_tiles())) continue;
         bench b = open_model(isa, types[t], cases[i].quant, cases[i].wide);
         for (pu_kv_type type = cases[i].first; type <= cases[i].last; type++) {
           char what[80];
@@ -143,6 +143,7 @@ static void kept_steps_say_the_same(void **state) {
       {PU_F32, PU_QUANT_NONE, PU_KV_INT4}, {PU_BF16, PU_QUANT_NONE, PU_KV_INT4}, {PU_BF16, PU_QUANT_I8, PU_KV_SAME}};
   for (size_t t = 0; t < PU_COUNT(cases); t++)
     for (pu_kv_type type = PU_KV_SAME; type <= cases[t].last; type++) {
+      if (cases[t].quant == PU_QUANT_I8 && !pu_test_tiles()) continue;
       bench b = open_model(pu_isa_best(), cases[t].dtype, cases[t].quant, cases[t].quant == PU_QUANT_NONE);
       pu_engine_options o = {.context = CONTEXT, .max_batch = FEW, .no_prefix_cache = true, .kv_type = type};
       pu_engine *en;
