@@ -23,6 +23,16 @@ static inline pu_err pu_test_open(int threads, pu_isa isa, pu_backend **out, pu_
   return pu_backend_open(pu_test_device(), threads, out, e);
 }
 
+/* Whether it lays weights out for inference (the operation tile_weight). */
+static inline bool pu_test_tiles(void) {
+  pu_backend *be;
+  pu_error e;
+  assert_ok(pu_backend_open(pu_test_device(), 1, &be, &e), &e);
+  bool tiles = be->forward[PU_OP_tile_weight] != NULL;
+  be->close(be);
+  return tiles;
+}
+
 /* Memory of the device under an arena. Close it first, then free the memory. */
 static inline void *pu_test_memory(pu_backend *be, size_t bytes, pu_arena **out) {
   void *memory;

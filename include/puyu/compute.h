@@ -73,11 +73,13 @@ enum { PU_MAX_DIMS = 4 };
  * a tape take it; on a device without such kernels it is a plain copy. PACKED is a weight in few bits, for these two
  * and `moe_mlp`, without a tape; dtype is the compute type that it stands for. NF4 is a weight in 4 bits beside which
  * something is trained: `linear` alone takes it, with a tape too if it wants no gradient, and computes with the values of
- * its compute type (see pu_nf4_pack). FP8 is a weight in E4M3 for inference in bf16, of which `linear` alone takes it; both
- * its sizes are multiples of 16. */
+ * its compute type (see pu_nf4_pack). FP8 and INT8 are weights in E4M3 and in whole numbers from -127 to 127 for inference in
+ * bf16, of which `linear` alone takes them; both their sizes are multiples of 16, and INT8's second one is at most
+ * PU_INT8_MOST_COLS. */
 typedef enum pu_layout {
-  PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED, PU_LAYOUT_NF4, PU_LAYOUT_FP8
+  PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED, PU_LAYOUT_NF4, PU_LAYOUT_FP8, PU_LAYOUT_INT8
 } pu_layout;
+enum { PU_INT8_MOST_COLS = 1 << 17 }; /* so that no sum of products overflows an int32 */
 
 /* What a PACKED matrix [M, K] holds: w[m][k] = (q - zero) * scale, with a scale (and a zero) for each row and group of
  * inputs. With M' = M rounded up to 16, K' = K rounded up to the group, G = K' / group, there follow one another, each
@@ -359,6 +361,11 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * a token whichever others there are.
  * With an FP8 w each row of w and of x is codes times a scale, that row's largest magnitude / 448; a row of y is the same
  * to the bit whichever other rows there are.
+ * With an INT8 w each row of w and of x is codes times a scale, s = m / 127 of that row's largest magnitude m (2^-100 at
+ * least); the code of v is v * (1 / s), rounded to nearest even. y = ((f32)sum * sx) * sw + b, where sum, of the codes'
+ * products, is exact in int32, and each of the other steps is rounded to f32. So y is the same to the bit on every backend,
+ * in whichever order it is summed and whichever other rows there are. A row of x in which one value is not finite becomes
+ * NaN.
  * Beside a PACKED w a device takes x as it is, of type bf16 too, and rounds w to bf16 at most (with up to 16 tokens not even
  * that): y differs from the product with x and w by 2^-9 * sum over k of |w[k] x[k]| at most, beside the rounding of sums,
  * which the bound above covers. There a token's bits are the same among up to 16 tokens, whichever the others are, and
@@ -547,6 +554,8 @@ size_t pu_tiled_bytes(pu_dtype dtype, int64_t rows, int64_t cols);
 /* A plain bf16 [M, K] to PU_LAYOUT_FP8: the codes [M, K], and from the next multiple of 64 bytes on the scales, f32 [M].
  * out: of that layout and shape, with memory. Both by the operation tile_weight. */
 pu_err pu_fp8_weight(pu_ctx *c, const pu_tensor *w, pu_tensor *out) PU_MUST_USE;
+/* The same to PU_LAYOUT_INT8, which lies likewise. */
+pu_err pu_int8_weight(pu_ctx *c, const pu_tensor *w, pu_tensor *out) PU_MUST_USE;
 static inline size_t pu_fp8_codes_bytes(int64_t rows, int64_t cols) {
   return (size_t)(rows * cols + 63) / 64 * 64;
 }

@@ -281,9 +281,10 @@ typedef enum pu_quant {
   PU_QUANT_NONE, /* in the compute type, whatever the file has */
   PU_QUANT_Q8,   /* as the file has them in few bits, the others rounded: to 8 bits, symmetric, in groups of 128 */
   PU_QUANT_Q4,   /* likewise to 4 bits with zeros, in groups of 64; the output matrix to 8 */
-  PU_QUANT_FP8   /* attention and dense MLPs in PU_LAYOUT_FP8, the rest in the compute type, bf16, whatever the file has */
+  PU_QUANT_FP8,  /* attention and dense MLPs in PU_LAYOUT_FP8, the rest in the compute type, bf16, whatever the file has */
+  PU_QUANT_I8    /* the same in PU_LAYOUT_INT8 */
 } pu_quant;
-const char *pu_quant_name(pu_quant q); /* "file", "none", "q8", "q4", "fp8" */
+const char *pu_quant_name(pu_quant q); /* "file", "none", "q8", "q4", "fp8", "int8" */
 
 typedef struct pu_model_options {
   pu_dtype dtype;   /* compute type */

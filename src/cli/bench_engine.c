@@ -22,12 +22,13 @@ static size_t matrix_bytes(const pu_model *m) {
 
 /* --quant says all of it in one word; --dtype is the type of activations where matrices are in few bits. */
 static void choose_types(const pu_bench_options *o, pu_bench_engine *b) {
-  enum { NONE, Q8, Q4, BF16, F32, FP8 };
+  enum { NONE, Q8, Q4, BF16, F32, FP8, INT8 };
   bool f32 = o->quant == F32 || (o->quant != BF16 && o->dtype);
   b->dtype = f32 ? PU_F32 : PU_BF16;
   b->quant = o->quant == Q8                ? PU_QUANT_Q8
              : o->quant == Q4              ? PU_QUANT_Q4
              : o->quant == FP8             ? PU_QUANT_FP8
+             : o->quant == INT8            ? PU_QUANT_I8
              : o->quant == NONE && o->gguf ? PU_QUANT_FILE
                                            : PU_QUANT_NONE;
 }

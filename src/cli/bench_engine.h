@@ -17,8 +17,8 @@ typedef struct pu_bench_options {
 #define PU_BENCH_MODEL_ROWS                                                                                            \
   PU_ROW(pu_bench_options, layers, "layers", INT, .dflt = "0", .max = 1 << 10, .meta = "N",                            \
          .help = "layers of the model of random weights; 0: as many as the shape has"),                                \
-      PU_ROW(pu_bench_options, quant, "quant", ENUM, .dflt = "none", .choices = "none|q8|q4|bf16|f32|fp8",             \
-             .help = "bits of the matrices: 8 or 4; fp8: 8, and so their inputs; bf16 and f32 set --dtype"),           \
+      PU_ROW(pu_bench_options, quant, "quant", ENUM, .dflt = "none", .choices = "none|q8|q4|bf16|f32|fp8|int8",        \
+             .help = "bits of the matrices: 8 or 4; fp8, int8: 8, and so their inputs; bf16 and f32 set --dtype"),     \
       PU_ROW(pu_bench_options, gguf, "gguf", STR, .meta = "FILE",                                                      \
              .help = "a model instead of random weights: a GGUF file, or a directory; its matrices stay in few bits, " \
                      "and with --quant q8 or q4 the others become so"),                                                \

@@ -231,14 +231,24 @@ pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w) {
   return run(c, PU_OP_tile_weight, &a) ? out : NULL;
 }
 
-pu_err pu_fp8_weight(pu_ctx *c, const pu_tensor *w, pu_tensor *out) {
-  bool ok = fits(w, 2, -1) && w->layout == PU_LAYOUT_PLAIN && w->dtype == PU_BF16 && out->layout == PU_LAYOUT_FP8 &&
+/* To codes, with a scale for each row. */
+static pu_err code_rows(pu_ctx *c, const pu_tensor *w, pu_tensor *out, pu_layout layout, const char *name) {
+  bool ok = fits(w, 2, -1) && w->layout == PU_LAYOUT_PLAIN && w->dtype == PU_BF16 && out->layout == layout &&
             out->ndim == 2 && out->shape[0] == w->shape[0] && out->shape[1] == w->shape[1] && w->shape[0] % 16 == 0 &&
             w->shape[1] % 16 == 0 && w->stride[0] % 8 == 0;
-  if (c->status == PU_OK && !ok) misfit(c, "fp8_weight");
+  if (layout == PU_LAYOUT_INT8) ok = ok && w->shape[1] <= PU_INT8_MOST_COLS;
+  if (c->status == PU_OK && !ok) misfit(c, name);
   pu_tile_weight_args a = {w, out};
   run(c, PU_OP_tile_weight, &a);
   return c->status;
+}
+
+pu_err pu_fp8_weight(pu_ctx *c, const pu_tensor *w, pu_tensor *out) {
+  return code_rows(c, w, out, PU_LAYOUT_FP8, "fp8_weight");
+}
+
+pu_err pu_int8_weight(pu_ctx *c, const pu_tensor *w, pu_tensor *out) {
+  return code_rows(c, w, out, PU_LAYOUT_INT8, "int8_weight");
 }
 
 pu_err pu_pack_weight(pu_ctx *c, const pu_pack_weight_args *a) {
@@ -379,9 +389,10 @@ pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const 
       targets->shape[0] != x->shape[0])
     return misfit(c, "linear_cross_entropy");
   bool grad = pu_tape_recording(c) && (has_grad(x) || has_grad(w));
-  if (w->layout == PU_LAYOUT_NF4 || w->layout == PU_LAYOUT_FP8 || (grad && w->layout != PU_LAYOUT_PLAIN))
-    return pu_ctx_fail(c, PU_ERR_UNSUPPORTED,
-                       "linear_cross_entropy: a tiled or packed weight has no backward, and NF4 and FP8 no forward");
+  if (w->layout > PU_LAYOUT_PACKED || (grad && w->layout != PU_LAYOUT_PLAIN))
+    return pu_ctx_fail(
+        c, PU_ERR_UNSUPPORTED,
+        "linear_cross_entropy: a tiled or packed weight has no backward, and NF4, FP8 and INT8 no forward");
   pu_tensor *loss = grad && w->grad_late ? new_last(c, w, x->shape[0]) : new1(c, PU_F32, x->shape[0], false);
   pu_tensor *dx = grad ? new2(c, x->dtype, x->shape[0], x->shape[1], false) : NULL;
   if (c->status) return NULL;

@@ -79,7 +79,7 @@ size_t pu_plan_step_bytes(const pu_model *m, const pu_engine_options *o) {
   int64_t tokens = o->prefill_chunk + most_rows(o);
   int64_t widest = PU_MAX(PU_MAX(m->hp.hidden, m->hp.ffn), m->hp.heads * m->hp.head_dim);
   size_t packed =
-      o->quant == PU_QUANT_NONE || o->quant == PU_QUANT_FP8 ? 0 : pu_packed_work_bytes(tokens, widest, m->dtype);
+      o->quant == PU_QUANT_NONE || o->quant >= PU_QUANT_FP8 ? 0 : pu_packed_work_bytes(tokens, widest, m->dtype);
   return pu_model_activation_bytes(m, tokens, tokens, false, false) + 2 * logits_bytes(&m->hp, o) + packed +
          ((size_t)1 << 20);
 }

@@ -105,14 +105,18 @@ static pu_err put_normalised(loader *l, const pu_param *p, const pu_source_tenso
 }
 
 /* Rows of the file's own few bits. Those of a run lie together in the file and in memory. */
-static void put_codes(loader *l, const pu_param *p, const pu_source_tensor *t, const pu_run *run) {
-  int64_t cols = t->shape[t->ndim - 1], rows = run->n / cols;
+static pu_err put_codes(loader *l, const pu_param *p, const pu_source_tensor *t, const pu_run *run, pu_error *e) {
+  int64_t cols = t->shape[t->ndim - 1], rows = run->n / cols, groups = pu_packed_groups(&t->few, cols);
   for (int64_t i = 0; i < rows; i += CODE_ROWS) {
     int64_t n = PU_MIN(rows - i, (int64_t)CODE_ROWS);
     float *zero = t->few.zeros ? l->code.zero : NULL;
     l->from.codes(t, run->file / cols + i, n, l->code.q, l->code.scale, zero);
-    pu_filler_put_codes(&l->fill, p, run->mem / cols + i, n, l->code.q, l->code.scale, zero);
+    if (p->w->layout == PU_LAYOUT_INT8)
+      PU_TRY(pu_filler_put_int8(&l->fill, p, run->mem / cols + i, n, l->code.q, l->code.scale, groups, e));
+    else
+      pu_filler_put_codes(&l->fill, p, run->mem / cols + i, n, l->code.q, l->code.scale, zero);
   }
+  return PU_OK;
 }
 
 /* Inputs by group, those of one in the order that they have: a place for each, and none for what is missing of the
@@ -132,8 +136,9 @@ static pu_err put_tensor(loader *l, const pu_param *p, const pu_mapping *map, co
   if (l->fill.coded && t->few.ordered) put_order(l, p, t);
   for (int64_t i = 0; i < runs; i++) {
     pu_run run = pu_mapping_run(map, i);
-    if (l->fill.coded) put_codes(l, p, t, &run);
-    if (p->w->layout != PU_LAYOUT_PACKED || !l->fill.coded) PU_TRY(put_run(l, p, t, &run, e));
+    bool plain = p->w->layout != PU_LAYOUT_PACKED && p->w->layout != PU_LAYOUT_INT8;
+    if (l->fill.coded) PU_TRY(put_codes(l, p, t, &run, e));
+    if (plain || !l->fill.coded) PU_TRY(put_run(l, p, t, &run, e));
   }
   return PU_OK;
 }
@@ -192,10 +197,11 @@ static bool alike(const pu_source_tensor *a, const pu_source_tensor *b) {
 }
 
 /* The tensors of one parameter can be kept as they are where all have the same bits and groups, and take the inputs in
- * the same order, for they become one matrix. */
-static bool keeps(const pu_source *from, pu_slot slot, int layer, pu_packing *out) {
+ * the same order, for they become one matrix. by_row: in int8 with a scale for each row. */
+static bool keeps(const pu_source *from, pu_slot slot, int layer, pu_packing *out, bool *by_row) {
   const pu_source_tensor *first = NULL;
   *out = (pu_packing){0};
+  *by_row = true;
   for (const pu_tensor_rule *r = rules_for(from, slot, layer); r->name; r++)
     for (int64_t x = 0; r->slot == slot && x < pu_rule_experts(&from->hp, r); x++) {
       char name[MAX_NAME];
@@ -204,26 +210,32 @@ static bool keeps(const pu_source *from, pu_slot slot, int layer, pu_packing *ou
       if (!t || !t->few.bits || (first && !alike(t, first))) return false;
       if (!first) *out = t->few;
       out->zeros |= t->few.zeros;
+      *by_row &= t->few.bits == 8 && !t->few.zeros && !t->few.ordered && t->file_group == t->shape[t->ndim - 1];
       first = t;
     }
   return first != NULL;
 }
 
-static pu_err choose_forms(const pu_source *from, const pu_model_options *o, pu_forms *forms, pu_error *e) {
+/* The form of one matrix that the file has in few bits. Among those in int8 only what is that in the file stays so. */
+static void choose_form(const pu_source *from, const pu_model_options *o, pu_forms *forms, pu_slot slot, int layer) {
   const pu_hparams *hp = &from->hp;
+  int64_t shape[PU_MAX_DIMS];
+  pu_packing packing;
+  bool by_row, normalised = slot == PU_SLOT_OUTPUT && hp->norm_head;
+  int ndim = pu_slot_shape(hp, slot == PU_SLOT_OUTPUT && hp->tied ? PU_SLOT_EMBED : slot, shape);
+  if (!pu_slot_is_packable(slot) || normalised || !ndim || !keeps(from, slot, layer, &packing, &by_row)) return;
+  if (o->quant != PU_QUANT_I8)
+    *pu_form_of(forms, slot, layer) = (pu_form){packing, true};
+  else
+    pu_form_of(forms, slot, layer)->as_file = by_row && pu_coded_layout(slot, shape, ndim, o) == PU_LAYOUT_INT8;
+}
+
+static pu_err choose_forms(const pu_source *from, const pu_model_options *o, pu_forms *forms, pu_error *e) {
   bool few = o->tile && o->quant != PU_QUANT_NONE && o->quant != PU_QUANT_FP8;
-  PU_TRY(pu_forms_init(forms, hp, o, e));
-  for (int layer = -1; few && layer < hp->layers; layer++)
-    for (int s = 0; s < PU_SLOT_COUNT; s++) {
-      int64_t shape[PU_MAX_DIMS];
-      pu_packing packing;
-      pu_slot slot = s == PU_SLOT_OUTPUT && hp->tied ? PU_SLOT_EMBED : (pu_slot)s;
-      bool normalised = s == PU_SLOT_OUTPUT && hp->norm_head;
-      if (!pu_slot_is_packable((pu_slot)s) || pu_slot_is_outer((pu_slot)s) != (layer < 0) || normalised ||
-          !pu_slot_shape(hp, slot, shape) || !keeps(from, slot, layer, &packing))
-        continue;
-      *pu_form_of(forms, (pu_slot)s, layer) = (pu_form){packing, true};
-    }
+  PU_TRY(pu_forms_init(forms, &from->hp, o, e));
+  for (int layer = -1; few && layer < from->hp.layers; layer++)
+    for (int s = 0; s < PU_SLOT_COUNT; s++)
+      if (pu_slot_is_outer((pu_slot)s) == (layer < 0)) choose_form(from, o, forms, (pu_slot)s, layer);
   return PU_OK;
 }
 
@@ -344,7 +356,7 @@ static pu_err load_all(loader *l, pu_model *m, const pu_model_options *o, pu_err
 static pu_err fill(loader *l, const char *path, const pu_model_options *o, pu_model *m, pu_error *e) {
   pu_weights_cache cache;
   pu_error why;
-  bool cached = o->cache && o->tile && o->quant != PU_QUANT_FP8 && !o->part && strcmp(m->be->name, "cpu") == 0 &&
+  bool cached = o->cache && o->tile && o->quant < PU_QUANT_FP8 && !o->part && strcmp(m->be->name, "cpu") == 0 &&
                 pu_weights_cache_find(o->cache, path, m, &l->forms, &cache);
   if (o->cache && m->be->memory)
     pu_log(PU_LOG_WARN, "%s: weights are kept for a processor only, and %s has memory of its own", o->cache,

@@ -26,9 +26,11 @@ static bool is_nf4(pu_slot slot, const pu_model_options *o) {
 }
 
 /* The same matrices. */
-static bool is_fp8(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o) {
+pu_layout pu_coded_layout(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o) {
   bool which = slot == PU_SLOT_QKV || slot == PU_SLOT_WO || slot == PU_SLOT_GATE_UP || slot == PU_SLOT_DOWN;
-  return o->tile && o->quant == PU_QUANT_FP8 && which && ndim == 2 && shape[0] % 16 == 0 && shape[1] % 16 == 0;
+  bool fits = o->tile && which && ndim == 2 && shape[0] % 16 == 0 && shape[1] % 16 == 0;
+  if (fits && o->quant == PU_QUANT_FP8) return PU_LAYOUT_FP8;
+  return fits && o->quant == PU_QUANT_I8 && shape[1] <= PU_INT8_MOST_COLS ? PU_LAYOUT_INT8 : PU_LAYOUT_PLAIN;
 }
 
 static pu_packing packing_of(const pu_forms *f, pu_slot slot, int layer) {
@@ -56,11 +58,12 @@ static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu
   pu_tensor w = {.dtype = dtype_of(slot, o), .ndim = ndim, .packing = p};
   pu_dtype dtype = w.dtype;
   memcpy(w.shape, shape, sizeof w.shape);
-  w.layout = p.bits                         ? PU_LAYOUT_PACKED
-             : is_nf4(slot, o)              ? PU_LAYOUT_NF4
-             : is_fp8(slot, shape, ndim, o) ? PU_LAYOUT_FP8
-             : is_tiled(slot, ndim, o, &p)  ? PU_LAYOUT_TILED
-                                            : PU_LAYOUT_PLAIN;
+  pu_layout coded = pu_coded_layout(slot, shape, ndim, o);
+  w.layout = p.bits                        ? PU_LAYOUT_PACKED
+             : is_nf4(slot, o)             ? PU_LAYOUT_NF4
+             : coded                       ? coded
+             : is_tiled(slot, ndim, o, &p) ? PU_LAYOUT_TILED
+                                           : PU_LAYOUT_PLAIN;
   size_t bytes = aligned(pu_weight_bytes(&w));
   if (o->train && !o->late_grads) bytes += aligned(n * pu_dtype_size(grad_type(slot, o)));
   if (has_low(dtype, o)) bytes += aligned(n * 2);
@@ -123,10 +126,11 @@ static pu_tensor *make_weight(pu_model *m, const pu_model_options *o, pu_slot sl
                               pu_packing packing) {
   pu_dtype dtype = dtype_of(slot, o);
   /* One in another layout gets its memory when it is that. */
-  bool fp8 = is_fp8(slot, shape, ndim, o), nf4 = is_nf4(slot, o);
-  if (!packing.bits && !nf4 && !fp8 && !is_tiled(slot, ndim, o, &packing)) return placed(m, dtype, ndim, shape);
+  bool nf4 = is_nf4(slot, o);
+  pu_layout coded = pu_coded_layout(slot, shape, ndim, o);
+  if (!packing.bits && !nf4 && !coded && !is_tiled(slot, ndim, o, &packing)) return placed(m, dtype, ndim, shape);
   pu_tensor *w = header(m, dtype, ndim, shape, NULL);
-  if (w && (nf4 || fp8)) w->layout = nf4 ? PU_LAYOUT_NF4 : PU_LAYOUT_FP8;
+  if (w && (nf4 || coded)) w->layout = nf4 ? PU_LAYOUT_NF4 : coded;
   if (!w || !packing.bits) return w;
   w->layout = PU_LAYOUT_PACKED;
   w->packing = packing;
@@ -204,6 +208,9 @@ pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, c
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "matrices in FP8 go with bf16 and with a GPU of compute capability 9.0 or later (%s, %s)", be->name,
                    pu_dtype_name(o->dtype));
+  if (o->tile && o->quant == PU_QUANT_I8 && (o->dtype != PU_BF16 || !be->forward[PU_OP_tile_weight]))
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "matrices in int8 go with bf16 and with a processor or a GPU (%s, %s)",
+                   be->name, pu_dtype_name(o->dtype));
   if (o->fp8 && !be->forward[PU_OP_linear_fp8])
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "%s: no products in FP8 here: they need a GPU of compute capability 9.0 or later", be->name);
@@ -399,15 +406,32 @@ static pu_err pack_nf4(const pu_filler *f, pu_tensor *w, pu_error *e) {
   return err;
 }
 
-/* The same in FP8, by the device. */
-static pu_err pack_fp8(const pu_filler *f, pu_tensor *w, pu_error *e) {
+static pu_err place_codes(const pu_filler *f, pu_tensor *w, pu_error *e) {
+  if (!w->data) w->data = pu_arena_alloc(f->m->weights, pu_weight_bytes(w));
+  return w->data ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "the model's weights do not fit into the memory planned for them");
+}
+
+pu_err pu_filler_put_int8(pu_filler *f, const pu_param *p, int64_t row, int64_t n, uint8_t *q, float *scale,
+                          int64_t groups, pu_error *e) {
+  pu_backend *be = f->m->be;
+  int64_t cols = p->w->shape[1];
+  PU_TRY(place_codes(f, p->w, e));
+  for (int64_t i = 0; i < n * cols; i++) q[i] ^= 0x80;
+  for (int64_t i = 0; i < n; i++) scale[i] = scale[i * groups];
+  uint8_t *codes = p->w->data;
+  float *scales = (float *)(codes + pu_fp8_codes_bytes(p->w->shape[0], cols));
+  PU_TRY(be->upload(be, codes + row * cols, q, (size_t)(n * cols), e));
+  return be->upload(be, scales + row, scale, (size_t)n * sizeof *scale, e);
+}
+
+/* The same in FP8 or int8, by the device. */
+static pu_err pack_codes(const pu_filler *f, pu_tensor *w, pu_error *e) {
   pu_ctx c = {.be = f->m->be, .mem = f->m->weights, .host = f->m->host, .err = e};
   pu_tensor plain = *w;
   plain.layout = PU_LAYOUT_PLAIN;
   plain.data = f->plain->data;
-  if (!(w->data = pu_arena_alloc(f->m->weights, pu_weight_bytes(w))))
-    return pu_fail(e, PU_ERR_NOMEM, "the model's weights do not fit into the memory planned for them");
-  return pu_fp8_weight(&c, &plain, w);
+  PU_TRY(place_codes(f, w, e));
+  return w->layout == PU_LAYOUT_FP8 ? pu_fp8_weight(&c, &plain, w) : pu_int8_weight(&c, &plain, w);
 }
 
 pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) {
@@ -418,8 +442,8 @@ pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) {
     err = pu_packer_end(f->packer, &c, packed, e);
   } else if (p->w->layout == PU_LAYOUT_NF4) {
     err = pack_nf4(f, p->w, e);
-  } else if (p->w->layout == PU_LAYOUT_FP8) {
-    err = pack_fp8(f, p->w, e);
+  } else if (p->w->layout == PU_LAYOUT_FP8 || p->w->layout == PU_LAYOUT_INT8) {
+    if (!f->coded) err = pack_codes(f, p->w, e);
   } else if (!p->w->data) {
     pu_tensor plain = *p->w;
     plain.data = f->plain->data;
@@ -434,11 +458,8 @@ pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) {
 }
 
 const char *pu_quant_name(pu_quant q) {
-  static const char *const names[] = {[PU_QUANT_FILE] = "file",
-                                      [PU_QUANT_NONE] = "none",
-                                      [PU_QUANT_Q8] = "q8",
-                                      [PU_QUANT_Q4] = "q4",
-                                      [PU_QUANT_FP8] = "fp8"};
+  static const char *const names[] = {[PU_QUANT_FILE] = "file", [PU_QUANT_NONE] = "none", [PU_QUANT_Q8] = "q8",
+                                      [PU_QUANT_Q4] = "q4",     [PU_QUANT_FP8] = "fp8",   [PU_QUANT_I8] = "int8"};
   return names[q];
 }
 

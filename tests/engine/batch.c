@@ -106,17 +106,20 @@ static void alone_as_among_others(void **state) {
   } cases[] = {{PU_QUANT_NONE, true, PU_KV_SAME, PU_KV_SAME},
                {PU_QUANT_NONE, false, PU_KV_SAME, PU_KV_INT4},
                {PU_QUANT_Q8, false, PU_KV_SAME, PU_KV_SAME},
-               {PU_QUANT_Q4, false, PU_KV_SAME, PU_KV_SAME}};
+               {PU_QUANT_Q4, false, PU_KV_SAME, PU_KV_SAME},
+               {PU_QUANT_I8, false, PU_KV_SAME, PU_KV_SAME}};
   for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++)
     for (size_t t = 0; t < PU_COUNT(types); t++)
       for (size_t i = 0; i < PU_COUNT(cases); i++) {
         if (cases[i].wide && isa == PU_ISA_REF) continue; /* one value at a time, that takes long */
+        if (cases[i].quant == PU_QUANT_I8 && (types[t] != PU_BF16 || !pu_test_tiles())) continue;
         bench b = open_model(isa, types[t], cases[i].quant, cases[i].wide);
         for (pu_kv_type type = cases[i].first; type <= cases[i].last; type++) {
           char what[80];
           (void)snprintf(what, sizeof what, "%s, %s, weights %d, cache %d", pu_isa_name(isa), pu_dtype_name(types[t]),
                          (int)cases[i].quant, (int)type);
-          compare(&b, type, cases[i].quant && !strcmp(b.be->name, "cuda"), what);
+          bool few = cases[i].quant == PU_QUANT_Q8 || cases[i].quant == PU_QUANT_Q4;
+          compare(&b, type, few && !strcmp(b.be->name, "cuda"), what);
         }
         close_model(&b);
       }
@@ -132,10 +135,16 @@ static void answer(pu_engine *en, pu_session **s) {
 
 static void kept_steps_say_the_same(void **state) {
   (void)state;
-  static const pu_dtype types[] = {PU_F32, PU_BF16};
-  for (size_t t = 0; t < PU_COUNT(types); t++)
-    for (pu_kv_type type = PU_KV_SAME; type <= PU_KV_INT4; type++) {
-      bench b = open_model(pu_isa_best(), types[t], PU_QUANT_NONE, true);
+  static const struct {
+    pu_dtype dtype;
+    pu_quant quant;
+    pu_kv_type last; /* of the cache */
+  } cases[] = {
+      {PU_F32, PU_QUANT_NONE, PU_KV_INT4}, {PU_BF16, PU_QUANT_NONE, PU_KV_INT4}, {PU_BF16, PU_QUANT_I8, PU_KV_SAME}};
+  for (size_t t = 0; t < PU_COUNT(cases); t++)
+    for (pu_kv_type type = PU_KV_SAME; type <= cases[t].last; type++) {
+      if (cases[t].quant == PU_QUANT_I8 && !pu_test_tiles()) continue;
+      bench b = open_model(pu_isa_best(), cases[t].dtype, cases[t].quant, cases[t].quant == PU_QUANT_NONE);
       pu_engine_options o = {.context = CONTEXT, .max_batch = FEW, .no_prefix_cache = true, .kv_type = type};
       pu_engine *en;
       pu_session *kept[2][FEW], *anew[FEW];

@@ -230,6 +230,58 @@ static void models_are_rounded_on_load(void **state) {
   }
 }
 
+static size_t int8_matrices(const pu_model *m) {
+  size_t n = 0;
+  for (size_t i = 0; i < m->n_params; i++) n += m->params[i].w->layout == PU_LAYOUT_INT8;
+  return n;
+}
+
+static void models_become_int8_on_load(void **state) {
+  pu_model_options o = {.dtype = PU_BF16, .tile = true, .quant = PU_QUANT_I8};
+  pu_model *none;
+  pu_error e;
+  if (!pu_test_tiles()) skip();
+  for (size_t i = 0; i < PU_COUNT(families); i++) {
+    char dir[300];
+    snprintf(dir, sizeof dir, PU_FIXTURES "/hf-mini/%s", families[i]);
+    shown plain = show(*state, dir, (pu_model_options){.dtype = PU_F32, .tile = true}), s = show(*state, dir, o);
+    double off = far(&s, &plain);
+    if (!(off < 5e-2)) fail_msg("%s: off by %g", dir, off);
+    assert_int_equal(int8_matrices(s.m), (s.m->hp.experts ? 2 : 4) * (size_t)s.m->hp.layers); /* experts do not */
+    size_t planned = pu_model_weight_bytes(s.m->arch, &s.m->hp, &o), used = pu_arena_mark(s.m->weights);
+    assert_in_range(planned, used, used + 4096);
+    hide(&s), hide(&plain);
+    o.dtype = PU_F32;
+    assert_int_equal(pu_model_load(dir, *state, &o, &none, &e), PU_ERR_UNSUPPORTED);
+    o.dtype = PU_BF16;
+  }
+}
+
+/* A file's own int8, a scale a row, stays as it is. */
+static void int8_files_keep_their_codes(void **state) {
+  if (pu_test_elsewhere()) skip(); /* it reads and writes weights where they lie */
+  for (size_t i = 0; i < PU_COUNT(families); i++) {
+    char from[300], dir[400];
+    pu_model *m;
+    snprintf(from, sizeof from, PU_FIXTURES "/hf-mini/%s", families[i]);
+    snprintf(dir, sizeof dir, "%s/%s-codes", folder, families[i]);
+    write_as(*state, from, &(way){"int8", PU_QUANT_INT8, 8, true, false}, dir, &m);
+    shown s = show(*state, dir, (pu_model_options){.dtype = PU_BF16, .tile = true, .quant = PU_QUANT_I8});
+    assert_int_equal(int8_matrices(s.m), (s.m->hp.experts ? 2 : 4) * (size_t)s.m->hp.layers); /* experts do not */
+    for (size_t p = 0; p < m->n_params; p++) {
+      const pu_tensor *w = s.m->params[p].w;
+      if (w->layout != PU_LAYOUT_INT8) continue;
+      const int8_t *codes = w->data;
+      const float *scale = (const float *)(codes + pu_fp8_codes_bytes(w->shape[0], w->shape[1]));
+      const float *want = m->params[p].w->data;
+      for (int64_t k = 0; k < pu_tensor_count(w); k++)
+        if ((float)codes[k] * scale[k / w->shape[1]] != want[k]) fail_msg("%s: %s is another", dir, m->params[p].name);
+    }
+    hide(&s);
+    pu_model_free(m);
+  }
+}
+
 /* q8_0, q4_0 and q4_1 stay as they are; a q4_0 file's embedding does not, and its output has 8 bits. */
 static void gguf_stays_in_few_bits(void **state) {
   static const char *const types[] = {"q8_0", "q4_0"};
@@ -686,6 +738,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(values_are_rounded_to_the_nearest),
                                      cmocka_unit_test(checkpoints_come_back_as_they_went),
                                      cmocka_unit_test(models_are_rounded_on_load),
+                                     cmocka_unit_test(models_become_int8_on_load),
+                                     cmocka_unit_test(int8_files_keep_their_codes),
                                      cmocka_unit_test(gguf_stays_in_few_bits),
                                      cmocka_unit_test(weights_are_kept_for_the_next_time),
                                      cmocka_unit_test(damage_is_found),

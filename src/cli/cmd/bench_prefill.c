@@ -49,7 +49,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   double seconds, limit;
   pu_err err = measure(&b, o, &seconds, &limit, e);
   if (!err) {
-    static const double marks[] = {[PU_QUANT_NONE] = 400, [PU_QUANT_Q8] = 640, [PU_QUANT_Q4] = 500, [PU_QUANT_FP8] = 0};
+    static const double marks[] = {
+        [PU_QUANT_NONE] = 400, [PU_QUANT_Q8] = 640, [PU_QUANT_Q4] = 500, [PU_QUANT_FP8] = 0, [PU_QUANT_I8] = 0};
     bool marked = !o->gguf && !o->layers && strcmp(o->shape, "internlm2-1.8b") == 0 && o->batch == 1 && o->seq == 512 &&
                   b.dtype == PU_BF16;
     double tokens = (double)(o->batch * o->seq);

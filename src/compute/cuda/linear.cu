@@ -32,6 +32,7 @@ static pu_cuda_product product_of(const pu_linear_args *a) {
 static pu_err linear(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_args *a = (const pu_linear_args *)args;
   if (a->w->layout == PU_LAYOUT_FP8) return pu_cuda_fp8_linear((pu_cuda *)be, a, e);
+  if (a->w->layout == PU_LAYOUT_INT8) return pu_cuda_int8_linear((pu_cuda *)be, a, e);
   if (a->w->layout == PU_LAYOUT_PACKED) return pu_cuda_packed_linear((pu_cuda *)be, a, e);
   pu_cuda_product p = product_of(a);
   void *room = NULL;

@@ -131,6 +131,7 @@ static pu_err tile_weight(pu_backend *be, void *args, pu_error *e) {
   const pu_tile_weight_args *a = (const pu_tile_weight_args *)args;
   size_t size = pu_dtype_size(a->w->dtype), row = (size_t)a->w->shape[1] * size;
   if (a->out->layout == PU_LAYOUT_FP8) return pu_cuda_fp8_weight((pu_cuda *)be, a->w, a->out, e);
+  if (a->out->layout == PU_LAYOUT_INT8) return pu_cuda_int8_weight((pu_cuda *)be, a->w, a->out, e);
   if (a->w->shape[0] == 0 || row == 0) return PU_OK;
   PU_CUDA_TRY(cudaMemcpy2DAsync(a->out->data, row, a->w->data, (size_t)a->w->stride[0] * size, row,
                                 (size_t)a->w->shape[0], cudaMemcpyDeviceToDevice, ((pu_cuda *)be)->stream),

@@ -46,7 +46,7 @@ typedef struct lt_problem {
 } lt_problem;
 
 static cudaDataType lt_type(pu_dtype t) {
-  return t == PU_F32 ? CUDA_R_32F : CUDA_R_16BF;
+  return t == PU_F32 ? CUDA_R_32F : t == PU_I32 ? CUDA_R_32I : CUDA_R_16BF;
 }
 
 static bool lt_set(cublasLtMatmulDescOpaque_t *op, cublasLtMatmulDescAttributes_t what, const void *value,
@@ -55,6 +55,7 @@ static bool lt_set(cublasLtMatmulDescOpaque_t *op, cublasLtMatmulDescAttributes_
 }
 
 static cudaDataType lt_operand(const pu_cuda_product *p, bool gradient) {
+  if (p->int8) return CUDA_R_8I;
   return !p->fp8 ? lt_type(p->type) : gradient ? CUDA_R_8F_E5M2 : CUDA_R_8F_E4M3;
 }
 
@@ -80,8 +81,9 @@ static bool lt_describe(lt_problem *lt, const pu_cuda_product *p) {
   cublasOperation_t first = p->b_turned ? CUBLAS_OP_N : CUBLAS_OP_T, second = p->a_turned ? CUBLAS_OP_T : CUBLAS_OP_N;
   uint64_t b0 = (uint64_t)(p->b_turned ? p->cols : p->inner), b1 = (uint64_t)(p->b_turned ? p->inner : p->cols);
   uint64_t a0 = (uint64_t)(p->a_turned ? p->rows : p->inner), a1 = (uint64_t)(p->a_turned ? p->inner : p->rows);
+  cublasComputeType_t sums = p->int8 ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F;
   bool ok =
-      cublasLtMatmulDescInit(&lt->op, CUBLAS_COMPUTE_32F, CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
+      cublasLtMatmulDescInit(&lt->op, sums, p->int8 ? CUDA_R_32I : CUDA_R_32F) == CUBLAS_STATUS_SUCCESS &&
       lt_set(&lt->op, CUBLASLT_MATMUL_DESC_TRANSA, &first, sizeof first) &&
       lt_set(&lt->op, CUBLASLT_MATMUL_DESC_TRANSB, &second, sizeof second) &&
       cublasLtMatrixLayoutInit(&lt->b, lt_operand(p, false), b0, b1, p->b_step) == CUBLAS_STATUS_SUCCESS &&
@@ -95,9 +97,11 @@ static bool lt_describe(lt_problem *lt, const pu_cuda_product *p) {
 static cublasStatus_t lt_run(pu_cuda *d, const pu_cuda_product *p, const cublasLtMatmulAlgo_t *algo) {
   lt_problem lt;
   float alpha = scale_of(p);
+  int32_t one = 1, zero = 0;
+  const void *by = p->int8 ? (const void *)&one : &alpha, *beta = p->int8 ? (const void *)&zero : &p->beta;
   if (!lt_describe(&lt, p)) return CUBLAS_STATUS_INVALID_VALUE;
-  return cublasLtMatmul(d->lt, &lt.op, &alpha, p->b, &lt.b, p->a, &lt.a, &p->beta, p->y, &lt.y, p->y, &lt.y, algo,
-                        d->lt_work, LT_BYTES, d->stream);
+  return cublasLtMatmul(d->lt, &lt.op, by, p->b, &lt.b, p->a, &lt.a, beta, p->y, &lt.y, p->y, &lt.y, algo, d->lt_work,
+                        LT_BYTES, d->stream);
 }
 
 /* ---- cuBLASLt: which of its algorithms ------------------------------------------------------------------------ */
@@ -108,7 +112,7 @@ static cublasStatus_t lt_run(pu_cuda *d, const pu_cuda_product *p, const cublasL
 typedef struct product_key {
   int64_t rows, cols, inner, a_step, b_step, y_step;
   int32_t a_align, b_align, y_align;
-  uint8_t a_turned, b_turned, type, y_type, bias, steady, fp8, a_gradient, rough, by_rows, used;
+  uint8_t a_turned, b_turned, type, y_type, bias, steady, fp8, int8, a_gradient, rough, by_rows, used;
 } product_key;
 
 typedef struct choice {
@@ -151,7 +155,7 @@ static product_key key_of(const pu_cuda_product *p) {
   k.a_turned = p->a_turned, k.b_turned = p->b_turned;
   k.type = (uint8_t)p->type, k.y_type = (uint8_t)p->y_type;
   k.bias = p->bias != NULL;
-  k.fp8 = p->fp8, k.a_gradient = p->a_gradient, k.rough = p->rough, k.by_rows = p->by_rows;
+  k.fp8 = p->fp8, k.int8 = p->int8, k.a_gradient = p->a_gradient, k.rough = p->rough, k.by_rows = p->by_rows;
   k.steady = p->steady, k.used = 1;
   return k;
 }
@@ -229,7 +233,7 @@ static pu_err digest_rows(pu_cuda *d, const pu_cuda_product *p, const void *y, i
                           pu_error *e) {
   digest *device = (digest *)((char *)d->lt_work + LT_BYTES - 256);
   PU_CUDA_TRY(cudaMemsetAsync(device, 0, sizeof *device, d->stream), "comparing products", e);
-  if (p->y_type == PU_F32)
+  if (p->y_type != PU_BF16)
     digest_kernel<<<DIGEST_BLOCKS, DIGEST_THREADS, 0, d->stream>>>((const uint32_t *)y, step, p->cols, rows * p->cols,
                                                                    device);
   else
@@ -351,9 +355,10 @@ static bool may_time(pu_cuda *d, const pu_cuda_product *p) {
 
 /* Products that tensor cores do, and that take long enough to matter. */
 static bool worth_timing(const pu_cuda_product *p) {
-  return p->fp8 || (p->type == PU_BF16 && aligned(p->a, p->a_step, p->type) && aligned(p->b, p->b_step, p->type) &&
-                    aligned(p->y, p->y_step, p->y_type) &&
-                    (double)PU_MAX(p->rows, (int64_t)PU_SKINNY_ROWS) * (double)p->cols * (double)p->inner > 0x1p24);
+  return p->fp8 || p->int8 ||
+         (p->type == PU_BF16 && aligned(p->a, p->a_step, p->type) && aligned(p->b, p->b_step, p->type) &&
+          aligned(p->y, p->y_step, p->y_type) &&
+          (double)PU_MAX(p->rows, (int64_t)PU_SKINNY_ROWS) * (double)p->cols * (double)p->inner > 0x1p24);
 }
 
 /* The first candidate; those that are not worth timing are settled with it. */
@@ -448,23 +453,24 @@ static pu_err add_bias(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
   return pu_cuda_launched("a bias", e);
 }
 
-/* There is no other way than cuBLASLt's. A bias is added apart: not all of its algorithms in FP8 do that. */
-static pu_err multiply_fp8(pu_cuda *d, const pu_cuda_product *product, pu_error *e) {
+/* FP8 and int8: there is no other way than cuBLASLt's. A bias is added apart: not all of its algorithms in FP8 do that.
+ */
+static pu_err multiply_codes(pu_cuda *d, const pu_cuda_product *product, pu_error *e) {
   pu_cuda_product p = *product;
   choice *c;
   p.bias = NULL;
   PU_TRY(find_choice(d, &p, &c, e));
   if (c->found && lt_run(d, &p, &c->algo) == CUBLAS_STATUS_SUCCESS)
     return product->bias ? add_bias(d, product, e) : PU_OK;
-  return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: cuBLASLt has no product of %lld x %lld x %lld in FP8", (long long)p.rows,
-                 (long long)p.cols, (long long)p.inner);
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: cuBLASLt has no product of %lld x %lld x %lld in %s", (long long)p.rows,
+                 (long long)p.cols, (long long)p.inner, p.fp8 ? "FP8" : "int8");
 }
 
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *product, pu_error *e) {
   pu_cuda_product p = *product;
   choice *c;
   if (p.rows == 0 || p.cols == 0) return PU_OK;
-  if (p.fp8) return multiply_fp8(d, &p, e);
+  if (p.fp8 || p.int8) return multiply_codes(d, &p, e);
   if (p.inner == 0 || (p.steady && steady_is_plain(&p))) return plain_multiply(d, &p, e);
   if (pu_cuda_few_rows(d, &p)) return pu_cuda_skinny(d, &p, e);
   if (p.bias) PU_TRY(like_y(d, &p, e));

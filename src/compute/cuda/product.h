@@ -4,6 +4,8 @@
 
 #include "src/compute/cuda/cuda.h"
 
+#include <cuda.h>
+
 enum { PU_SKINNY_ROWS = 64 };
 
 /* y = a b^T + bias of at most PU_SKINNY_ROWS rows, bf16, all rows 16-byte aligned, neither operand turned, beta 0: at
@@ -16,5 +18,11 @@ pu_err pu_cuda_skinny_gated(pu_cuda *d, const pu_cuda_product *p, pu_error *e) P
 
 /* Whether a steady product is one that it can do. */
 bool pu_cuda_few_rows(const pu_cuda *d, const pu_cuda_product *p);
+
+/* How the copy engine finds a matrix [lines, inner] of values of 16 bits, rows `step` values apart and 16-byte aligned:
+ * in boxes of 64 values of `box` lines (256 at most), in the pattern that warpgroup products read. Kept for the next
+ * time. */
+pu_err pu_cuda_map_of(pu_cuda *d, const void *data, int64_t lines, int64_t inner, int64_t step, int box,
+                      CUtensorMap *out, pu_error *e) PU_MUST_USE;
 
 #endif

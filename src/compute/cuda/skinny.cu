@@ -270,8 +270,8 @@ static pu_err encode_map(const pu_cuda *d, known_map *m, pu_error *e) {
 }
 
 /* Encoding takes the host longer than a launch. */
-static pu_err map_of(pu_cuda *d, const void *data, int64_t lines, int64_t inner, int64_t step, int box,
-                     CUtensorMap *out, pu_error *e) {
+pu_err pu_cuda_map_of(pu_cuda *d, const void *data, int64_t lines, int64_t inner, int64_t step, int box,
+                      CUtensorMap *out, pu_error *e) {
   map_key key = {data, lines, inner, lines == 1 ? ceil_div(inner, 8) * 8 : step, box};
   PU_TRY(open_maps(d, e));
   known_map *m = &d->maps->known[pu_hash64(&key, sizeof key, 0) % MAPS];
@@ -297,8 +297,8 @@ static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *pl
   skinny_args p = {q->y, q->bias, q->y_step, q->cols, (int)q->inner, (int)q->rows, plan->lines};
   const int stage = stage_bytes<S>(p.lines);
   CUtensorMap a, b;
-  PU_TRY(map_of(d, q->a, q->rows, q->inner, q->a_step, S::rows, &a, e));
-  PU_TRY(map_of(d, q->b, S::strips * q->cols, q->inner, q->b_step, p.lines, &b, e));
+  PU_TRY(pu_cuda_map_of(d, q->a, q->rows, q->inner, q->a_step, S::rows, &a, e));
+  PU_TRY(pu_cuda_map_of(d, q->b, S::strips * q->cols, q->inner, q->b_step, p.lines, &b, e));
   p.stages = PU_MIN(PU_MAX(plan->ring / stage, 2), (int)MOST_STAGES);
   p.bias_f32 = q->bias_type == PU_F32, p.b_rests = q->b_rests;
   /* The last boxes of the last stage are read beyond its end. */

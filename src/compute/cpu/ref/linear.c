@@ -37,6 +37,7 @@ pu_err pu_ref_linear(pu_backend *be, void *args, pu_error *e) {
     return PU_OK;
   }
   if (a->w->layout == PU_LAYOUT_FP8) return pu_ref_linear_of_fp8(cpu, a, e);
+  if (a->w->layout == PU_LAYOUT_INT8) return pu_ref_linear_of_int8(cpu, a, e);
   if (a->w->layout == PU_LAYOUT_TILED) {
     pu_cpu_linear_tiled(cpu, a->x, a->w, a->b, a->y);
     return PU_OK;
@@ -164,6 +165,8 @@ pu_err pu_ref_tile_weight(pu_backend *be, void *args, pu_error *e) {
   (void)e;
   if (a->out->layout == PU_LAYOUT_FP8)
     pu_ref_fp8_weight(a->w, a->out);
+  else if (a->out->layout == PU_LAYOUT_INT8)
+    pu_ref_int8_weight((pu_cpu *)be, a->w, a->out);
   else
     pu_cpu_tile_weight((pu_cpu *)be, a->w, a->out);
   return PU_OK;

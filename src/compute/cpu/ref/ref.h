@@ -24,6 +24,9 @@ size_t pu_ref_fp8_work_bytes(const pu_work_shape *s);
 /* Weights in PU_LAYOUT_FP8: making one, and linear with it. */
 void pu_ref_fp8_weight(const pu_tensor *w, pu_tensor *out);
 pu_err pu_ref_linear_of_fp8(pu_cpu *cpu, const pu_linear_args *a, pu_error *e);
+/* The same of PU_LAYOUT_INT8. */
+void pu_ref_int8_weight(pu_cpu *cpu, const pu_tensor *w, pu_tensor *out);
+pu_err pu_ref_linear_of_int8(pu_cpu *cpu, const pu_linear_args *a, pu_error *e);
 
 /* db = column sums of dy. */
 void pu_ref_bias_back(pu_cpu *cpu, const pu_tensor *dy, pu_tensor *b);
