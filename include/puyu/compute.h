@@ -439,16 +439,19 @@ pu_tensor *pu_attention(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, int head
 
 /* Inference: puts the new k, v rows of qkv into the cache, then attends from the new q rows to all of their sequence's
  * cache. seqs gives the new tokens; token j of sequence s stands at position len[s] - (cu[s+1] - cu[s]) + j and sees
- * the cache up to and with itself. No backward. */
+ * the cache up to and with itself. cs: angles by which q and k are turned first, as pu_rope does it and to the same
+ * bits; NULL: they are turned already. After a call with cs nobody may read qkv: backends may turn it in place, or not.
+ * No backward. */
 typedef struct pu_attention_paged_args {
   pu_tensor *qkv, *out;
+  const pu_tensor *cs;
   const pu_seqs *seqs;
   const pu_kv *kv;
   int heads, kv_heads, head_dim, window;
   float scale;
 } pu_attention_paged_args;
-pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, const pu_kv *kv, int heads, int kv_heads,
-                              int head_dim, int window, float scale);
+pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_tensor *cs, const pu_seqs *seqs, const pu_kv *kv,
+                              int heads, int kv_heads, int head_dim, int window, float scale);
 
 /* y = silu(a) * b with gu = [a, b]: [N, 2F] -> [N, F] (Shazeer 2020). gu's gradient may lie where gu does. */
 typedef struct pu_swiglu_args {

@@ -141,11 +141,14 @@ pu_tensor *pu_qk_norm(pu_ctx *c, pu_tensor *qkv, pu_tensor *wq, pu_tensor *wk, i
   return run_and_record_again(c, RECORD(qk_norm, &a, LIST(qkv, wq, wk), LIST(out)), &a, sizeof a) ? out : NULL;
 }
 
+/* Angles of the heads of qkv's rows. */
+static bool fits_angles(const pu_tensor *cs, const pu_tensor *qkv, int head_dim) {
+  return head_dim % 2 == 0 && fits(cs, 2, head_dim) && cs->dtype == PU_F32 && cs->shape[0] == qkv->shape[0];
+}
+
 pu_tensor *pu_rope(pu_ctx *c, pu_tensor *qkv, const pu_tensor *cs, int heads, int kv_heads, int head_dim) {
   if (c->status || !qkv || !cs) return NULL;
-  if (!fits_heads(qkv, heads, kv_heads, head_dim) || head_dim % 2 || !fits(cs, 2, head_dim) || cs->dtype != PU_F32 ||
-      cs->shape[0] != qkv->shape[0])
-    return misfit(c, "rope");
+  if (!fits_heads(qkv, heads, kv_heads, head_dim) || !fits_angles(cs, qkv, head_dim)) return misfit(c, "rope");
   pu_rope_args a = {qkv, cs, heads, kv_heads, head_dim};
   return run_and_record_in_place(c, RECORD(rope, &a, LIST(qkv), LIST(qkv)), sizeof a) ? qkv : NULL;
 }
@@ -282,15 +285,16 @@ static bool fits_cache(const pu_kv *kv, const pu_tensor *t, int bits, int kv_hea
          t->shape[3] == pu_kv_row(bits, head_dim);
 }
 
-pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, const pu_kv *kv, int heads, int kv_heads,
-                              int head_dim, int window, float scale) {
+pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_tensor *cs, const pu_seqs *seqs, const pu_kv *kv,
+                              int heads, int kv_heads, int head_dim, int window, float scale) {
   if (c->status || !qkv) return NULL;
   if (!fits_heads(qkv, heads, kv_heads, head_dim) || seqs->tokens != qkv->shape[0] ||
-      !fits_cache(kv, kv->k, kv->k_bits, kv_heads, head_dim) || !fits_cache(kv, kv->v, kv->v_bits, kv_heads, head_dim))
+      (cs && !fits_angles(cs, qkv, head_dim)) || !fits_cache(kv, kv->k, kv->k_bits, kv_heads, head_dim) ||
+      !fits_cache(kv, kv->v, kv->v_bits, kv_heads, head_dim))
     return misfit(c, "attention_paged");
   pu_tensor *out = new2(c, qkv->dtype, qkv->shape[0], (int64_t)heads * head_dim, false);
   if (!out) return NULL;
-  pu_attention_paged_args a = {qkv, out, seqs, kv, heads, kv_heads, head_dim, window, scale};
+  pu_attention_paged_args a = {qkv, out, cs, seqs, kv, heads, kv_heads, head_dim, window, scale};
   return run(c, PU_OP_attention_paged, &a) ? out : NULL;
 }
 

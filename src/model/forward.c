@@ -58,10 +58,11 @@ static pu_tensor *attention(pu_ctx *c, const block *b, pu_tensor *x) {
   pu_tensor *qkv = linear(c, b, x, PU_SLOT_QKV, PU_SLOT_QKV_BIAS);
   if (hp->qk_norm)
     qkv = pu_qk_norm(c, qkv, w[PU_SLOT_Q_NORM], w[PU_SLOT_K_NORM], heads, kv_heads, head_dim, (float)hp->norm_eps);
-  qkv = pu_rope(c, qkv, b->cs, heads, kv_heads, head_dim);
-  pu_tensor *out =
-      b->f->kv ? pu_attention_paged(c, qkv, b->f->seqs, &b->f->kv[b->layer], heads, kv_heads, head_dim, window, scale)
-               : pu_attention(c, qkv, b->f->seqs, heads, kv_heads, head_dim, window, scale);
+  const pu_seqs *seqs = b->f->seqs;
+  const pu_kv *kv = b->f->kv ? &b->f->kv[b->layer] : NULL;
+  if (!kv) qkv = pu_rope(c, qkv, b->cs, heads, kv_heads, head_dim);
+  pu_tensor *out = kv ? pu_attention_paged(c, qkv, b->cs, seqs, kv, heads, kv_heads, head_dim, window, scale)
+                      : pu_attention(c, qkv, seqs, heads, kv_heads, head_dim, window, scale);
   pu_passing(c, true); /* the norm after it adds it to h, which stays */
   out = linear(c, b, out, PU_SLOT_WO, PU_SLOT_WO_BIAS);
   pu_passing(c, false);

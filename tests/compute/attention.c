@@ -10,11 +10,15 @@
 
 enum { MAX_SEQS = 12, DEVICE = PU_ISA_COUNT /* in place of an instruction set */ };
 
+/* Where q and k are turned by angles. */
+typedef enum turning { NOT_TURNED, TURNED_BEFORE, TURNED_INSIDE } turning;
+
 typedef struct shape {
   int heads, kv_heads, head_dim, window, n;
   int len[MAX_SEQS];         /* new tokens */
   int context[MAX_SEQS];     /* paged: tokens already in the cache */
   int block, k_bits, v_bits; /* of the cache; bits 0: kv_dtype */
+  turning turned;            /* paged */
   pu_dtype dtype, kv_dtype;
   int pad;        /* elements between rows of qkv */
   bool any_order; /* of the backend's sums: not to the bit, then */
@@ -372,8 +376,14 @@ static paged run_paged(const shape *s, int isa, int threads, uint64_t seed, int 
               .table = table,
               .table_stride = MAX_BLOCKS,
               .len = len};
+  pu_tensor *cs = matrix(PU_F32, seqs.tokens, s->head_dim, s->head_dim);
+  pu_rng angles;
+  pu_rng_seed(&angles, seed);
+  fill(cs, &angles, 1.0f);
+  pu_rope_args rope = {qkv, cs, s->heads, s->kv_heads, s->head_dim};
   pu_attention_paged_args a = {.qkv = qkv,
                                .out = p.out,
+                               .cs = s->turned == TURNED_INSIDE ? cs : NULL,
                                .seqs = &seqs,
                                .kv = &kv,
                                .heads = s->heads,
@@ -382,9 +392,11 @@ static paged run_paged(const shape *s, int isa, int threads, uint64_t seed, int 
                                .window = s->window,
                                .scale = 1.0f / sqrtf((float)s->head_dim)};
   pu_backend *be = open_one(threads, isa);
-  run_op(be, be->forward[PU_OP_attention_paged], &a, (pu_tensor *[]){qkv, p.out, p.k, p.v}, 4);
+  if (s->turned == TURNED_BEFORE) run_op(be, be->forward[PU_OP_rope], &rope, (pu_tensor *[]){qkv, cs}, 2);
+  run_op(be, be->forward[PU_OP_attention_paged], &a, (pu_tensor *[]){qkv, p.out, p.k, p.v, cs}, 5);
   close_one(be);
   matrix_free(qkv);
+  matrix_free(cs);
   free(table);
   return p;
 }
@@ -461,6 +473,35 @@ static void test_paged_long(void **state) {
         s.k_bits = s.v_bits = bits;
         check_paged(&s, 500 + i);
       }
+}
+
+/* Turned inside the operation, q and k have the bits that they have from one that turns them first. */
+static void test_turned(void **state) {
+  (void)state;
+  static const shape shapes[] = {
+      {.heads = 8, .kv_heads = 2, .head_dim = 128, .n = 3, .len = {1, 1, 1}, .context = {40, 1300, 0}, .block = 16},
+      {.heads = 6, .kv_heads = 2, .head_dim = 64, .n = 2, .len = {3, 8}, .context = {127, 300}, .block = 32},
+      {.heads = 4, .kv_heads = 2, .head_dim = 128, .n = 3, .len = {1, 30, 2}, .context = {90, 5, 0}, .block = 16},
+      {.heads = 4, .kv_heads = 2, .head_dim = 12, .n = 2, .len = {1, 2}, .context = {20, 0}, .block = 5, .pad = 3},
+  };
+  for (size_t i = 0; i < PU_COUNT(shapes); i++)
+    for (int type = PU_TSAN; type < 2; type++)
+      for (int bits = 0; bits <= 8; bits += 4)
+        for (int isa = first_isa(PU_ISA_REF); isa <= last_isa(); isa++) {
+          shape s = shapes[i];
+          s.dtype = s.kv_dtype = type ? PU_BF16 : PU_F32;
+          s.k_bits = s.v_bits = bits;
+          describe(&s, isa);
+          s.turned = TURNED_BEFORE;
+          paged before = run_paged(&s, isa, 2, 700 + i, 0, s.n);
+          s.turned = TURNED_INSIDE;
+          paged inside = run_paged(&s, isa, 2, 700 + i, 0, s.n);
+          assert_same(inside.out, before.out, "out, turned inside");
+          assert_same(inside.k, before.k, "keys in the cache, turned inside");
+          assert_same(inside.v, before.v, "values in the cache, turned inside");
+          paged_free(before);
+          paged_free(inside);
+        }
 }
 
 /* One sequence that grows in the given chunks, its cache full of zeros before. Returns all outputs. */
@@ -599,10 +640,15 @@ static void test_few_bits_extremes(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {
-      cmocka_unit_test(test_training_random),   cmocka_unit_test(test_training_long),
-      cmocka_unit_test(test_large_scores),      cmocka_unit_test(test_paged_random),
-      cmocka_unit_test(test_paged_long),        cmocka_unit_test(test_few_bits),
-      cmocka_unit_test(test_few_bits_extremes), cmocka_unit_test(test_chunks),
+      cmocka_unit_test(test_training_random),
+      cmocka_unit_test(test_training_long),
+      cmocka_unit_test(test_large_scores),
+      cmocka_unit_test(test_paged_random),
+      cmocka_unit_test(test_paged_long),
+      cmocka_unit_test(test_few_bits),
+      cmocka_unit_test(test_few_bits_extremes),
+      cmocka_unit_test(test_chunks),
+      cmocka_unit_test(test_turned),
   };
   return cmocka_run_group_tests(tests, open_device, close_device);
 }

@@ -312,21 +312,26 @@ static void run_qk_norm(env *t) {
   result(t, pu_qk_norm(&t->c, qkv, wq, wk, h.q, h.kv, h.dim, 1e-6f));
 }
 
+/* Of n tokens, as pu_rope takes them. */
+static pu_tensor *some_angles(env *t, int64_t n, int dim) {
+  float *angles = malloc((size_t)n * (size_t)dim * sizeof *angles);
+  for (int64_t r = 0; r < n; r++)
+    for (int d = 0; d < dim / 2; d++) {
+      double a = 6.3 * pu_rng_uniform(&t->rng);
+      angles[r * dim + d] = (float)cos(a);
+      angles[r * dim + dim / 2 + d] = (float)sin(a);
+    }
+  pu_tensor *cs = must(t, pu_tensor_new(&t->c, PU_F32, 2, (int64_t[]){n, dim}, false));
+  upload(t, cs, angles);
+  free(angles);
+  return cs;
+}
+
 static void run_rope(env *t) {
   heads h = some_heads(t);
   int64_t n = size(t, 40);
   pu_tensor *qkv = qkv_leaf(t, n, h);
-  float *angles = malloc((size_t)n * (size_t)h.dim * sizeof *angles);
-  for (int64_t r = 0; r < n; r++)
-    for (int d = 0; d < h.dim / 2; d++) {
-      double a = 6.3 * pu_rng_uniform(&t->rng);
-      angles[r * h.dim + d] = (float)cos(a);
-      angles[r * h.dim + h.dim / 2 + d] = (float)sin(a);
-    }
-  pu_tensor *cs = must(t, pu_tensor_new(&t->c, PU_F32, 2, (int64_t[]){n, h.dim}, false));
-  upload(t, cs, angles);
-  free(angles);
-  result(t, pu_rope(&t->c, qkv, cs, h.q, h.kv, h.dim));
+  result(t, pu_rope(&t->c, qkv, some_angles(t, n, h.dim), h.q, h.kv, h.dim));
 }
 
 /* Some sequences end to end, in host memory of the arena. Empty ones too. */
@@ -372,8 +377,8 @@ static void run_attention_paged(env *t) {
                 .table = table,
                 .table_stride = per,
                 .len = len};
-  pu_tensor *qkv = qkv_leaf(t, s->tokens, h);
-  result(t, pu_attention_paged(&t->c, qkv, s, kv, h.q, h.kv, h.dim, some_window(t), 1 / sqrtf((float)h.dim)));
+  pu_tensor *qkv = qkv_leaf(t, s->tokens, h), *cs = below(t, 2) ? some_angles(t, s->tokens, h.dim) : NULL;
+  result(t, pu_attention_paged(&t->c, qkv, cs, s, kv, h.q, h.kv, h.dim, some_window(t), 1 / sqrtf((float)h.dim)));
   result(t, kv->k);
   result(t, kv->v);
 }

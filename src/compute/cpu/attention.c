@@ -558,8 +558,9 @@ static const pu_attention_kernel *paged_kernel(const pu_cpu *cpu, const pu_atten
 }
 
 static pu_err attention_paged(pu_backend *be, void *args, pu_error *e) {
-  const pu_attention_paged_args *a = args;
+  pu_attention_paged_args turned = *(pu_attention_paged_args *)args, *a = &turned;
   pu_cpu *cpu = (pu_cpu *)be;
+  PU_TRY(pu_ref_turn(be, a, e));
   paged p = {.seqs = a->seqs,
              .j = {.cpu = cpu,
                    .kernel = paged_kernel(cpu, a),
@@ -573,7 +574,7 @@ static pu_err attention_paged(pu_backend *be, void *args, pu_error *e) {
                    .out = a->out,
                    .kv = a->kv}};
   job *j = &p.j;
-  if (!fits(j)) return pu_ref_attention_paged(be, args, e);
+  if (!fits(j)) return pu_ref_attention_paged(be, a, e);
   int64_t rows = 0, singles = 0, splits = 0;
   paged_bounds(j, a->seqs, &rows, &singles, &splits);
   size_t used = 0, at[3], spans_at = take(&used, sizeof(span) * ((size_t)a->seqs->n + 1));

@@ -53,6 +53,9 @@ typedef struct pu_cuda_attend {
   int64_t dout_row, dqkv_row;
   const float *delta; /* [heads, lse_stride]: dout . out of each row */
   bool add;
+  /* Decoding. */
+  const float *cs; /* angles [N, dim] by which new queries and keys are turned; NULL: they are turned already */
+  int64_t cs_row;  /* values */
 } pu_cuda_attend;
 
 /* What the backend keeps for attention. */

@@ -138,6 +138,9 @@ typedef struct pu_cuda_product {
 } pu_cuda_product;
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 
+/* The operation rope. */
+pu_err pu_cuda_rope(pu_cuda *d, const pu_rope_args *a, pu_error *e) PU_MUST_USE;
+
 /* db (+)= column sums of dy, in one order. parts: so many bytes of work memory. */
 size_t pu_cuda_bias_back_bytes(const pu_tensor *dy);
 pu_err pu_cuda_bias_back(pu_cuda *d, const pu_tensor *dy, pu_tensor *b, float *parts, pu_error *e) PU_MUST_USE;
@@ -202,6 +205,12 @@ template <> __device__ inline bf16 from_f32<bf16>(float v) {
 __device__ static inline void pu_cuda_report(pu_cuda_faults f, pu_cuda_fault kind, int64_t place, int32_t value) {
   atomicMin(&f.first[kind], (unsigned long long)place << 32 | (uint32_t)value);
   *(volatile int *)f.any = 1;
+}
+
+/* RoPE: x of a pair and the other one become x cos + other sin, for the first of them with the sine's sign changed. In
+ * this order wherever heads are turned, so that all give the same bits. */
+__device__ static inline float pu_turned(float x, float other, float cos, float sin) {
+  return fmaf(x, cos, __fmul_rn(other, sin));
 }
 
 __device__ static inline float warp_sum(float v) {

@@ -276,6 +276,17 @@ pu_err prefill(pu_cuda *d, pu_cuda_attend a, const plan *p, const pu_attention_p
   return pu_cuda_mma_fits(&a) ? pu_cuda_mma_forward(d, &a, e) : pu_cuda_plain_forward(d, &a, e);
 }
 
+/* Decoding turns queries and keys where it reads them; all else has it done before. */
+pu_err turn(pu_cuda *d, pu_cuda_attend *a, const plan *p, const pu_attention_paged_args *args, pu_error *e) {
+  const pu_rope_args rope = {args->qkv, args->cs, args->heads, args->kv_heads, args->head_dim};
+  if (!args->cs) return PU_OK;
+  const float *cs = (const float *)args->cs->data;
+  if (p->tile_count > 0 || (uintptr_t)cs % 16 || args->cs->stride[0] % 4) return pu_cuda_rope(d, &rope, e);
+  a->cs = cs;
+  a->cs_row = args->cs->stride[0];
+  return PU_OK;
+}
+
 pu_err plan_of(pu_cuda *d, const pu_attention_paged_args *args, const pu_cuda_attend *a, plan *p, pu_error *e) {
   const int tile = pu_cuda_mma_fits(a) ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(args->head_dim);
   return make_plan(d, args, pu_cuda_few_fits(a), tile, p, e);
@@ -293,6 +304,7 @@ pu_err attention_paged(pu_backend *be, void *v, pu_error *e) {
   PU_TRY(plan_of(d, args, &a, &p, e));
   a.k.table = a.v.table = on_device(&p, p.table);
   a.k.table_stride = a.v.table_stride = p.table_stride;
+  PU_TRY(turn(d, &a, &p, args, e));
   PU_TRY(prefill(d, a, &p, args, e));
   return decode(d, a, &p, args->kv_heads, e);
 }

@@ -34,7 +34,8 @@ typedef struct pu_cuda_few {
   int64_t most;                /* pieces that they may have */
   int kv_heads, rows;          /* rows: of a sequence and key head, the most */
   int groups;                  /* of them, each a block's */
-  int stages;                  /* places in shared memory for a warp's tiles; both for who launches to say */
+  int stages;                  /* places in shared memory for a warp's tiles */
+  int ahead;                   /* tiles that are asked for ahead of their use; these three for who launches to say */
   bool early;                  /* seqs, the table and the cache's older rows were there before the kernel just before */
   float *parts;                /* of units: [units, kv_heads, rows, dim] sums, not divided */
   float *sums;                 /* [units, kv_heads, rows, 2]: maximum (base 2), sum of exponentials */

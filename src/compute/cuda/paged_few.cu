@@ -9,7 +9,12 @@
  * (new token, query head of the group)), outputs are values times probabilities, so that a warp has few instructions
  * for each byte. The four warps' sums become a piece's, eight pieces' a unit's, the units' the sequence's, each in one
  * order. Blocks have runs of pieces of the same number: mostly whole units, which need no others; the pieces of a unit
- * that is divided between blocks, and units of one sequence, are added up by the block that arrives last.
+ * that is divided between blocks, and units of one sequence, are added up by the block that arrives last. With few
+ * pieces in all, a block has one or some: then the last block of a sequence adds up all of its pieces.
+ *
+ * Between products that read hundreds of megabytes nothing of a call is in the caches, and one sequence is a chain of
+ * waits: so what was there before (plan, table, keys) is on its way before the kernels before have ended, what they
+ * wrote is asked for all at once, and code that few blocks run, which has to come from memory too, is short.
  *
  * Rows in few bits stay so until they are in registers: with u the stored number less 2^(bits-1), which f16 holds
  * exactly, a score is scale (q . u) + low' sum(q), and an output the sum of (p scale) u, and of p low' for all its
@@ -31,7 +36,8 @@ template <int D, int BITS> struct sizes {
 template <int D, int KB, int VB, int NT> struct shape {
   static constexpr int tile = KB == 16 ? 16 : 32; /* keys of a warp's step */
   static constexpr int keys = tile * sizes<D, KB>::row, stage = keys + tile * sizes<D, VB>::row;
-  static constexpr int blocks = KB == 4 && NT == 1 ? 3 : 2; /* of a multiprocessor */
+  static constexpr int shorts = stage / (D * (int)sizeof(float)); /* pieces whose sums have room in a stage */
+  static constexpr int blocks = KB == 4 && NT == 1 ? 3 : 2;       /* of a multiprocessor */
   /* Of shared memory: a warp's stages, and what it leaves for the others of so many rows (see `exchange`). */
   static constexpr int bytes(int stages, int rows) {
     return WARPS * (stages * stage + rows * (D + 4 + 2) * (int)sizeof(float));
@@ -67,31 +73,36 @@ __device__ void take(place &p, const int4 &x, const int4 &y) {
   p.before = y.x, p.first = y.y, p.pieces = y.z, p.units_before = y.w;
 }
 
-/* Number `at` of all, by a warp: of ever fewer sequences the last that begins no later. */
-__device__ place find(const pu_cuda_few &f, int at) {
-  const int lane = threadIdx.x % 32, each = f.kv_heads * f.groups, in = at / each;
-  int first = 0, span = f.n;
-  while (span > 32) {
+/* The block's run, and the place where it begins, by a warp: of ever fewer sequences the last that begins no later. Of
+ * up to 31 what is read is read at once. */
+__device__ run find(place &p, const pu_cuda_few &f) {
+  const int lane = threadIdx.x % 32, each = f.kv_heads * f.groups;
+  int first = 0, span = f.n, all = 0;
+  if (span > 31) all = __ldg(&f.seqs[f.n].before) * each;
+  const auto in = [&] { return run_begin(blockIdx.x, all) / each; };
+  while (span > 31) {
     const int step = (span + 31) / 32, mine = first + min(lane * step, span - 1);
-    const unsigned before = __ballot_sync(0xffffffffu, __ldg(&f.seqs[mine].before) <= in && lane * step < span);
+    const unsigned before = __ballot_sync(0xffffffffu, __ldg(&f.seqs[mine].before) <= in() && lane * step < span);
     const int skip = (31 - __clz(before)) * step;
     first += skip;
     span = min(step, span - skip);
   }
-  const int4 *mine = (const int4 *)&f.seqs[first + min(lane, span - 1)];
+  const int4 *mine = (const int4 *)&f.seqs[first + min(lane, span)];
   int4 x = __ldg(mine), y = __ldg(mine + 1);
-  const int which = 31 - __clz(__ballot_sync(0xffffffffu, lane < span && y.x <= in));
+  if (f.n <= 31) all = __shfl_sync(0xffffffffu, y.x, span) * each;
+  const run r = {run_begin(blockIdx.x, all), run_begin(blockIdx.x + 1, all), all};
+  if (r.begin == r.end) return r;
+  const int which = 31 - __clz(__ballot_sync(0xffffffffu, lane < span && y.x <= in()));
   const auto of = [&](int v) { return __shfl_sync(0xffffffffu, v, which); };
   x = make_int4(of(x.x), of(x.y), of(x.z), of(x.w));
   y = make_int4(of(y.x), of(y.y), of(y.z), of(y.w));
-  place p;
   take(p, x, y);
-  const int rest = at - p.before * each;
+  const int rest = r.begin - p.before * each;
   p.seq = first + which;
   p.head = rest / p.pieces / f.groups;
   p.group = rest / p.pieces % f.groups;
   p.piece = rest % p.pieces;
-  return p;
+  return r;
 }
 
 /* The next one, if there is one. */
@@ -186,29 +197,141 @@ __device__ void load_tile(uint32_t to, const cursor<TILE> &c, const pu_cuda_atte
   }
 }
 
-/* A tile that the sequence ends in: the new tokens' rows into the cache and into the tile; zeros behind them. */
-template <int D, int BITS, int TILE>
-__device__ void put_rows(const pu_cuda_attend &a, const pu_cuda_rows &x, const place &m, int column, int key0,
-                         char *tile) {
-  constexpr int ROW = sizes<D, BITS>::row;
+/* The angles by which a new token's rows are turned; NULL: they are. */
+__device__ const float *angles_of(const pu_cuda_attend &a, const place &m, int token) {
+  return a.cs ? a.cs + (m.row + token) * a.cs_row : NULL;
+}
+
+/* Two values in bf16 with their others of the pairs; by: the sine's sign, -1 for the first ones of the pairs. */
+__device__ uint32_t turned_two(uint32_t x, uint32_t other, float2 cos, float2 sin, float by) {
+  return pair_bf16(
+      pu_turned(__uint_as_float(x << 16), __uint_as_float(other << 16), cos.x, by * sin.x),
+      pu_turned(__uint_as_float(x & 0xffff0000u), __uint_as_float(other & 0xffff0000u), cos.y, by * sin.y));
+}
+
+/* Eight. cs: the first one's cosine; half: how far behind it the sine is. */
+__device__ uint4 turned_eight(uint4 x, uint4 other, const float *cs, int half, float by) {
+  const float4 c = *(const float4 *)cs, d = *(const float4 *)(cs + 4);
+  const float4 s = *(const float4 *)(cs + half), t = *(const float4 *)(cs + half + 4);
+  return {turned_two(x.x, other.x, {c.x, c.y}, {s.x, s.y}, by), turned_two(x.y, other.y, {c.z, c.w}, {s.z, s.w}, by),
+          turned_two(x.z, other.z, {d.x, d.y}, {t.x, t.y}, by), turned_two(x.w, other.w, {d.z, d.w}, {t.z, t.w}, by)};
+}
+
+/* New rows of a sequence, by a warp. What a lane has of the first one's (see new_lane) and the block of the cache that
+ * it goes to are asked for ahead of their use. */
+typedef struct arrival {
+  uint4 lane;
+  int block;
+} arrival;
+
+/* Of a new token's key and value in bf16. Plain: eight values of the key (the first lanes) or of the value. */
+template <int D> __device__ uint4 new_plain(const char *key, const char *value, const float *cs) {
+  const int lane = threadIdx.x % 32, piece = lane % (D / 8);
+  const uint4 x = *(const uint4 *)((lane < D / 8 ? key : value) + piece * 16);
+  if (!cs) return x;
+  const auto across = [](uint32_t v) { return __shfl_xor_sync(0xffffffffu, v, D / 16); };
+  const uint4 other = {across(x.x), across(x.y), across(x.z), across(x.w)};
+  return lane < D / 8 ? turned_eight(x, other, cs + piece % (D / 16) * 8, D / 2, piece < D / 16 ? -1.0f : 1.0f) : x;
+}
+
+/* To be packed: values l, l + 32, … of the key, two in a word, then those of the value. */
+template <int D> __device__ uint4 new_packed(const char *key, const char *value, const float *cs) {
   const int lane = threadIdx.x % 32;
-  for (int pos = max(key0, m.base); pos < key0 + TILE; pos++) {
-    const int r = pos - key0;
-    const bool there = pos < m.base + m.n;
-    const char *from = a.q + (m.row + pos - m.base) * a.q_row + (int64_t)column * D * 2;
-    char *to = there ? pu_row_of(x, m.head, m.seq, 0, pos) : NULL;
-    if constexpr (BITS == 16) {
-      if (lane >= D / 8) continue;
-      const uint4 piece = there ? *(const uint4 *)(from + lane * 16) : make_uint4(0, 0, 0, 0);
-      *(uint4 *)(tile + swizzled<D>(r, lane)) = piece;
-      if (there && m.group == 0) *(uint4 *)(to + lane * 16) = piece;
-    } else if (there) {
-      float v[PU_CUDA_LANE_VALUES];
-      pu_read_row(v, from, 16, D);
-      if (m.group == 0) pu_pack_row(to, BITS, v, D);
-      pu_pack_row(tile + r * ROW, BITS, v, D);
+  uint32_t x[4] = {};
+#pragma unroll
+  for (int i = 0; i < D / 32; i++) {
+    const int at = (lane + 32 * i) * 2, shift = i % 2 * 16;
+    const uint32_t k = *(const uint16_t *)(key + at), v = *(const uint16_t *)(value + at);
+    x[i / 2] |= k << shift;
+    x[2 + i / 2] |= v << shift;
+  }
+  if (cs && D == 128) {
+    const float2 cos = {cs[lane], cs[lane + 32]}, sin = {cs[D / 2 + lane], cs[D / 2 + lane + 32]};
+    const uint32_t first = x[0];
+    x[0] = turned_two(first, x[1], cos, sin, -1);
+    x[1] = turned_two(x[1], first, cos, sin, 1);
+  } else if (cs) {
+    const float2 cos = {cs[lane], cs[lane]}, sin = {-cs[D / 2 + lane], cs[D / 2 + lane]};
+    x[0] = turned_two(x[0], x[0] >> 16 | x[0] << 16, cos, sin, 1);
+  }
+  return {x[0], x[1], x[2], x[3]};
+}
+
+template <int D, int BITS> __device__ uint4 new_lane(const pu_cuda_attend &a, const place &m, int token, int kv_heads) {
+  const char *key = a.q + (m.row + token) * a.q_row + (int64_t)(a.heads + m.head) * D * 2;
+  const char *value = key + (int64_t)kv_heads * D * 2;
+  const float *cs = angles_of(a, m, token);
+  return BITS == 16 ? new_plain<D>(key, value, cs) : new_packed<D>(key, value, cs);
+}
+
+__device__ int block_at(const pu_cuda_attend &a, const place &m, int pos) {
+  return __ldg(a.k.table + (int64_t)m.seq * a.k.table_stride + (pos >> a.k.shift));
+}
+
+/* A row of few bits, from two words of new_packed. */
+template <int D, int BITS> __device__ void pack(char *row, uint32_t x, uint32_t y) {
+  float v[PU_CUDA_LANE_VALUES];
+#pragma unroll
+  for (int i = 0; i < PU_CUDA_LANE_VALUES; i++) {
+    const uint32_t word = i / 2 ? y : x;
+    v[i] = i < D / 32 ? __uint_as_float(i % 2 ? word & 0xffff0000u : word << 16) : __int_as_float(0x7fffffff);
+  }
+  pu_pack_row(row, BITS, v, D);
+}
+
+/* A new token's rows into row r of a tile. */
+template <int D, int KB, int VB, int TILE> __device__ void put_row(uint4 x, int r, char *keys, char *values) {
+  const int lane = threadIdx.x % 32;
+  if constexpr (KB == 16) {
+    if (lane < D / 4) *(uint4 *)((lane < D / 8 ? keys : values) + swizzled<D>(r, lane % (D / 8))) = x;
+  } else if constexpr (KB == VB) {
+#pragma unroll 1 /* code that few blocks run has to come from afar */
+    for (int i = 0; i < 2; i++) pack<D, KB>((i ? values : keys) + r * sizes<D, KB>::row, i ? x.z : x.x, i ? x.w : x.y);
+  } else {
+    pack<D, KB>(keys + r * sizes<D, KB>::row, x.x, x.y);
+    pack<D, VB>(values + r * sizes<D, VB>::row, x.z, x.w);
+  }
+}
+
+/* A tile that the sequence ends in: zeros, and before them the new tokens' rows. */
+template <int D, int KB, int VB, int TILE>
+__device__ void put_rows(const pu_cuda_attend &a, const place &m, int kv_heads, int key0, const arrival &first,
+                         char *keys, char *values) {
+  const int end = max(m.base + m.n - key0, 0);
+  const auto clear = [&](char *rows, int row) { /* in words; pieces of a row change places only inside it */
+#pragma unroll 1
+                                                for (int i = end * row / 4 + threadIdx.x % 32; i < TILE * row / 4;
+                                                     i += 32)
+                                                  ((uint32_t *)rows)[i] = 0;
+  };
+  clear(keys, sizes<D, KB>::row);
+  clear(values, sizes<D, VB>::row);
+#pragma unroll 1
+  for (int pos = max(key0, m.base); pos < min(key0 + TILE, m.base + m.n); pos++)
+    put_row<D, KB, VB, TILE>(pos == m.base ? first.lane : new_lane<D, KB>(a, m, pos - m.base, kv_heads), pos - key0,
+                             keys, values);
+}
+
+/* The new tokens' rows from a tile into the cache. */
+template <int D, int KB, int VB, int TILE>
+__device__ void keep_rows(const pu_cuda_attend &a, const place &m, int kv_heads, int key0, const arrival &first,
+                          const char *keys, const char *values) {
+  const int lane = threadIdx.x % 32;
+#pragma unroll 1
+  for (int pos = max(key0, m.base); pos < min(key0 + TILE, m.base + m.n); pos++) {
+    const int block = pos >> a.k.shift == m.base >> a.k.shift ? first.block : block_at(a, m, pos), r = pos - key0;
+    const int64_t row = ((int64_t)block * kv_heads + m.head) * a.k.block + (pos & (a.k.block - 1));
+    char *key = a.k.base + row * sizes<D, KB>::row, *value = a.v.base + row * sizes<D, VB>::row;
+    if constexpr (KB == 16) {
+      const int piece = lane % (D / 8);
+      if (lane < D / 4)
+        *(uint4 *)((lane < D / 8 ? key : value) + piece * 16) =
+            *(const uint4 *)((lane < D / 8 ? keys : values) + swizzled<D>(r, piece));
     } else {
-      for (int i = lane; i < ROW / 4; i += 32) ((uint32_t *)(tile + r * ROW))[i] = 0;
+      for (int i = lane; i < sizes<D, KB>::row / 4; i += 32)
+        ((uint32_t *)key)[i] = ((const uint32_t *)(keys + r * sizes<D, KB>::row))[i];
+      for (int i = lane; i < sizes<D, VB>::row / 4; i += 32)
+        ((uint32_t *)value)[i] = ((const uint32_t *)(values + r * sizes<D, VB>::row))[i];
     }
   }
 }
@@ -421,16 +544,29 @@ template <int D> __device__ void to_units(uint32_t q[D / 16][2], float *unit, fl
   }
 }
 
-/* A row of queries in the order in which the lane has keys' values. */
-template <int D, int BITS> __device__ void read_queries(uint32_t to[D / 16][2], const char *q) {
+/* A row of queries in the order in which the lane has keys' values. cs: its angles, or NULL. */
+template <int D, int BITS> __device__ void read_queries(uint32_t to[D / 16][2], const char *q, const float *cs) {
   const int t = threadIdx.x % 4;
   if constexpr (BITS == 16) {
 #pragma unroll
     for (int i = 0; i < D / 8; i++) to[i / 2][i % 2] = *(const uint32_t *)(q + (8 * i + 2 * t) * 2);
+    if (!cs) return;
+#pragma unroll
+    for (int i = 0; i < D / 16; i++) {
+      uint32_t *first = &to[i / 2][i % 2], *second = &to[i / 2 + D / 32][i % 2];
+      const uint32_t x = *first, y = *second;
+      const float2 cos = *(const float2 *)(cs + 8 * i + 2 * t), sin = *(const float2 *)(cs + D / 2 + 8 * i + 2 * t);
+      *first = turned_two(x, y, cos, sin, -1);
+      *second = turned_two(y, x, cos, sin, 1);
+    }
   } else {
 #pragma unroll
     for (int i = 0; i < D / 32; i++) {
-      const uint4 x = *(const uint4 *)(q + (t * (D / 4) + 8 * i) * 2);
+      uint4 x = *(const uint4 *)(q + (t * (D / 4) + 8 * i) * 2);
+      if (cs) {
+        const uint4 other = *(const uint4 *)(q + ((t ^ 2) * (D / 4) + 8 * i) * 2);
+        x = turned_eight(x, other, cs + t % 2 * (D / 4) + 8 * i, D / 2, t < 2 ? -1.0f : 1.0f);
+      }
       to[2 * i][0] = BITS == 8 ? x.x : __byte_perm(x.x, x.z, 0x5410);
       to[2 * i][1] = BITS == 8 ? x.y : __byte_perm(x.x, x.z, 0x7632);
       to[2 * i + 1][0] = BITS == 8 ? x.z : __byte_perm(x.y, x.w, 0x5410);
@@ -448,7 +584,8 @@ __device__ void begin(rows<D, NT> &w, const pu_cuda_attend &a, const place &m, f
     const int r = m.group * NT * 8 + min(n * 8 + lane / 4, rows_of<NT>(m, a) - 1);
     float unit, sum_q;
     read_queries<D, BITS>(w.q[n],
-                          a.q + (m.row + r / a.share) * a.q_row + (int64_t)(m.head * a.share + r % a.share) * D * 2);
+                          a.q + (m.row + r / a.share) * a.q_row + (int64_t)(m.head * a.share + r % a.share) * D * 2,
+                          angles_of(a, m, r / a.share));
     if constexpr (BITS < 16) to_units<D>(w.q[n], &unit, &sum_q);
 #pragma unroll
     for (int e = 0; e < 2; e++) {
@@ -738,6 +875,57 @@ __device__ void gather_pieces(results<D, NT> &all, const pu_cuda_few &f, const u
   }
 }
 
+/* Of a sequence in few pieces that are divided among blocks with few pieces each, the last block adds up all at once:
+ * one trip through memory instead of two. */
+enum { SHORT_RUN = 4 };
+__device__ bool is_short(const place &m, const run &r, int shorts) {
+  return m.pieces <= shorts && r.all <= SHORT_RUN * (int)gridDim.x;
+}
+
+/* A row of all pieces of a sequence, the pieces of each unit first, as elsewhere. first: the number of the first piece;
+ * room: shared memory of the warp. By what the sums so far and a piece are multiplied is worked out for all pieces at
+ * once, a lane each: it follows from maxima alone. */
+template <int D>
+__device__ part<D> gather_short(const pu_cuda_few &f, const place &m, const run &r, int first, int most, int row,
+                                char *room) {
+  const int lane = threadIdx.x % 32, in_unit = (m.first + lane) % PU_CUDA_UNIT;
+  const int mine = first + min(lane, m.pieces - 1), block = block_of(mine, r.all);
+  const int64_t at = (int64_t)(block * (2 * PU_CUDA_UNIT - 2) + mine - run_begin(block, r.all)) * most + row;
+  const float2 pair = __ldcg((const float2 *)&f.piece_sums[at * 2]);
+#pragma unroll 4
+  for (int p = 0; p < m.pieces; p++) {
+    const char *from = (const char *)(f.piece_parts + __shfl_sync(0xffffffffu, at, p) * D);
+    if (lane < D / 4) copy_async(shared_address(room) + (p * (D / 4) + lane) * 16, from + lane * 16, 16);
+  }
+  copies_commit();
+  float top = pair.x;
+  for (int step = 1; step < PU_CUDA_UNIT; step *= 2) {
+    const float before = __shfl_up_sync(0xffffffffu, top, step);
+    if (lane >= step && in_unit >= step) top = fmaxf(top, before);
+  }
+  float before = __shfl_up_sync(0xffffffffu, top, 1);
+  if (lane == 0 || in_unit == 0) before = -INFINITY;
+  const float base = top == -INFINITY ? 0.0f : top, old = exp2_fast(before - base), by = exp2_fast(pair.x - base);
+  part<D> all = nothing<D>(), of_unit = nothing<D>();
+  copies_wait<0>();
+  __syncwarp();
+#pragma unroll 1
+  for (int p = 0; p < m.pieces; p++) {
+    const auto of = [&](float v) { return __shfl_sync(0xffffffffu, v, p); };
+    const float o = of(old), b = of(by);
+    of_unit.most = of(top);
+    of_unit.sum = fmaf(b, of(pair.y), of_unit.sum * o);
+    const float *x = (const float *)room + p * D + lane * (D / 32);
+#pragma unroll
+    for (int i = 0; i < D / 32; i++) of_unit.out.v[i] = fmaf(b, x[i], of_unit.out.v[i] * o);
+    if (p + 1 < m.pieces && (m.first + p + 1) % PU_CUDA_UNIT) continue;
+    fold(all, of_unit);
+    of_unit = nothing<D>();
+  }
+  __syncwarp();
+  return all;
+}
+
 /* A row of all units, in their order. */
 template <int D> __device__ part<D> merge_units(const pu_cuda_few &f, int64_t first, int units) {
   part<D> all = nothing<D>();
@@ -770,13 +958,28 @@ __device__ void end_unit(const results<D, NT> &x, const pu_cuda_attend &a, const
   for (int r = warp; r < rows; r += WARPS) write_out<D>(a, m, row0 + r, merge_units<D>(f, first + r, u.of));
 }
 
-/* A piece's results, of this warp's rows, join the others of its unit. */
+/* A piece's results, of this warp's rows, join the others of a short sequence. */
 template <int D, int NT>
+__device__ void end_short(const pu_cuda_attend &a, const pu_cuda_few &f, const place &m, const exchange<D> &x,
+                          const run &r, int at, int rows, char *room) {
+  const int warp = threadIdx.x / 32, slot = blockIdx.x * (2 * PU_CUDA_UNIT - 2) + at - r.begin;
+  const int first = at - m.piece, group = ((int)m.number * f.kv_heads + m.head) * f.groups + m.group;
+  for (int row = warp; row < rows; row += WARPS)
+    put<D>(merge_warps<D>(x, row), f.piece_parts, f.piece_sums, (int64_t)slot * x.most + row);
+  if (at + 1 < min(first + m.pieces, r.end)) return;
+  if (!is_last(f.arrived + (int64_t)group * WARPS, at + 1 - max(first, r.begin), m.pieces)) return;
+  for (int row = warp; row < rows; row += WARPS)
+    write_out<D>(a, m, m.group * NT * 8 + row, gather_short<D>(f, m, r, first, x.most, row, room));
+}
+
+/* A piece's results, of this warp's rows, join the others of its unit. */
+template <int D, int NT, int SHORTS>
 __device__ void end_piece(results<D, NT> &all, const pu_cuda_attend &a, const pu_cuda_few &f, const place &m,
-                          const exchange<D> &x, const run &r, int at, int rows) {
+                          const exchange<D> &x, const run &r, int at, int rows, char *room) {
   const int warp = threadIdx.x / 32;
-  const unit u = unit_of(m, r, at);
   if (warp >= rows) return;
+  if (is_short(m, r, SHORTS)) return end_short<D, NT>(a, f, m, x, r, at, rows, room);
+  const unit u = unit_of(m, r, at);
 #pragma unroll
   for (int i = 0; i < NT * 8 / WARPS; i++) {
     const int row = warp + i * WARPS;
@@ -812,6 +1015,11 @@ __device__ void start_next() {
 #endif
 }
 
+/* Memory that is read soon. */
+__device__ void ahead_in_l2(const void *p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
+
 /* While a piece is computed, the next tiles are on their way, of the next piece too. The first tiles are asked for
  * before the kernels before have ended, where they write neither the plan nor the cache (but for the new rows, which
  * are put in later). */
@@ -823,14 +1031,13 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
   extern __shared__ __align__(1024) char shared[];
   if (!f.early) wait_before();
   start_next();
-  const int all = __ldg(&f.seqs[f.n].before) * f.kv_heads * f.groups;
-  const run r = {run_begin(blockIdx.x, all), run_begin(blockIdx.x + 1, all), all};
+  place m;
+  const run r = find(m, f);
   if (r.begin == r.end) return wait_before();
   const float scale = a.scale * LOG2E;
   char *mine = shared + threadIdx.x / 32 * f.stages * S::stage;
   exchange<D> x = {(float *)(shared + WARPS * f.stages * S::stage), NULL, min(f.rows, NT * 8)};
   x.sum = (float2 *)(x.out + WARPS * x.most * x.pitch);
-  place m = find(f, r.begin);
   cursor<TILE> coming;
   start<TILE, NT>(coming, m, a, f, r);
   int used = 0, next = 0; /* stages: the one to be read, the one to be filled */
@@ -843,35 +1050,41 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
     copies_commit();
     next = next + 1 == f.stages ? 0 : next + 1;
   };
-  for (int i = 1; i < f.stages; i++) load();
+  for (int i = 0; i < f.ahead; i++) load();
+  arrival fresh = {{}, block_at(a, m, m.base)};
+  if (a.cs && threadIdx.x < D / 32) ahead_in_l2(angles_of(a, m, 0) + threadIdx.x * 32);
   wait_before();
   rows<D, NT> w;
   results<D, NT> sums;
   for (int at = r.begin; at < r.end; at++) {
     const int count = rows_of<NT>(m, a), end = end_of(m, a);
     if (count > 0) {
-      if (at == r.begin || m.piece == 0) begin<D, KB, NT>(w, a, m, scale);
+      if (at == r.begin || m.piece == 0) {
+        if (at > r.begin) fresh.block = block_at(a, m, m.base);
+        fresh.lane = new_lane<D, KB>(a, m, 0, f.kv_heads);
+        begin<D, KB, NT>(w, a, m, scale);
+      }
       clear(w);
       for (int pos = first_of<TILE>(from_of<TILE>(m, a)); pos < end; pos += WARPS * TILE) {
         char *keys = mine + used * S::stage, *values = keys + S::keys;
         used = used + 1 == f.stages ? 0 : used + 1;
-        if (f.stages == 3)
+        if (f.ahead == 2)
           copies_wait<1>();
         else
           copies_wait<0>();
         __syncwarp();
         load(); /* where the last step's tile was */
         if (pos + TILE > m.base) {
-          put_rows<D, KB, TILE>(a, a.k, m, a.heads + m.head, pos, keys);
-          put_rows<D, VB, TILE>(a, a.v, m, a.heads + f.kv_heads + m.head, pos, values);
+          put_rows<D, KB, VB, TILE>(a, m, f.kv_heads, pos, fresh, keys, values);
           __syncwarp();
         }
         compute<D, KB, VB, NT>(w, a, m, keys, values, pos, scale);
+        if (pos + TILE > m.base && m.group == 0) keep_rows<D, KB, VB, TILE>(a, m, f.kv_heads, pos, fresh, keys, values);
       }
       __syncthreads(); /* the last piece's sums have been read */
       leave<D, VB, NT>(w, x, count);
       __syncthreads();
-      end_piece<D, NT>(sums, a, f, m, x, r, at, count);
+      end_piece<D, NT, S::shorts>(sums, a, f, m, x, r, at, count, mine + next * S::stage);
     }
     if (at + 1 < r.end) go_on(m, f);
   }
@@ -886,15 +1099,22 @@ pu_err launch(pu_cuda *d, const pu_cuda_attend *a, pu_cuda_few f, pu_error *e) {
   const int rows = PU_MIN(f.rows, NT * 8);
   static int room = 0, most; /* of a multiprocessor, of a block; one device */
   f.groups = (int)ceil_div(f.rows, NT * 8);
+  const int64_t pieces = f.most * f.kv_heads * f.groups;
   if (!room) {
     PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "attention", e);
     PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "attention", e);
     PU_CUDA_TRY(cudaDeviceGetAttribute(&room, cudaDevAttrMaxSharedMemoryPerMultiprocessor, d->device), "attention", e);
   }
-  f.stages = S::bytes(3, rows) <= most ? 3 : 2;
+  const auto resident = [&](int bytes) {
+    return (int64_t)d->sms * PU_MAX(1, PU_MIN(S::blocks, room / (bytes + 1024)));
+  };
+  /* Of a block with one piece, a warp has two tiles: all are asked for at once, and no more places are taken, so that a
+   * block of the products before and after has room beside it. */
+  const bool one = pieces <= resident(S::bytes(2, rows));
+  f.stages = !one && S::bytes(3, rows) <= most ? 3 : 2;
+  f.ahead = one ? 2 : f.stages - 1;
   const int bytes = S::bytes(f.stages, rows);
-  const int64_t resident = (int64_t)d->sms * PU_MAX(1, PU_MIN(S::blocks, room / (bytes + 1024)));
-  const dim3 grid((unsigned)PU_MIN((int64_t)f.most * f.kv_heads * f.groups, resident));
+  const dim3 grid((unsigned)PU_MIN(pieces, resident(bytes)));
   pu_cuda_start(d, true, kernel, grid, WARPS * 32, (size_t)bytes, *a, f);
   return pu_cuda_launched("attention over the cache", e);
 }

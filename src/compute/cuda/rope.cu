@@ -33,8 +33,8 @@ template <typename T, bool FAST> __global__ void __launch_bounds__(THREADS) rota
 #pragma unroll
       for (int i = 0; i < N; i++) {
         float s = r.sign * sin[i], a = x1[i], b = x2[i];
-        x1[i] = a * cos[i] - b * s;
-        x2[i] = b * cos[i] + a * s;
+        x1[i] = pu_turned(a, b, cos[i], -s);
+        x2[i] = pu_turned(b, a, cos[i], s);
       }
       write_row<FAST>(first, at, r.half, x1);
       write_row<FAST>(second, at, r.half, x2);
@@ -59,9 +59,12 @@ static pu_err rotate(pu_cuda *d, const pu_rope_args *a, const pu_tensor *t, floa
   return pu_cuda_launched("rope", e);
 }
 
+pu_err pu_cuda_rope(pu_cuda *d, const pu_rope_args *a, pu_error *e) {
+  return rotate(d, a, a->qkv, 1, e);
+}
+
 static pu_err rope(pu_backend *be, void *args, pu_error *e) {
-  const pu_rope_args *a = (const pu_rope_args *)args;
-  return rotate((pu_cuda *)be, a, a->qkv, 1, e);
+  return pu_cuda_rope((pu_cuda *)be, (const pu_rope_args *)args, e);
 }
 
 static pu_err rope_back(pu_backend *be, void *args, pu_error *e) {
