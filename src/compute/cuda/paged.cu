@@ -252,7 +252,7 @@ pu_err decode(pu_cuda *d, const pu_cuda_attend &a, const plan *p, int kv_heads, 
   PU_TRY(counters(d, (size_t)(counts + blocks * 4), &f.piece_arrived, e));
   f.arrived = f.piece_arrived + blocks * 4;
   f.n = p->n;
-  f.most = p->n * pieces;
+  f.width = (int)pieces;
   f.kv_heads = kv_heads;
   f.seqs = on_device(p, p->few);
   f.rows = p->rows;

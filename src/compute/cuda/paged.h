@@ -32,7 +32,7 @@ typedef struct alignas(16) pu_cuda_few_seq {
 typedef struct pu_cuda_few {
   const pu_cuda_few_seq *seqs; /* [n + 1] */
   int n;                       /* sequences of the batch */
-  int64_t most;                /* pieces that they may have */
+  int width;                   /* pieces that one of them may have */
   int kv_heads, rows;          /* rows: of a sequence and key head, the most */
   int groups;                  /* of them, each a block's */
   int stages;                  /* places in shared memory for a warp's tiles */

@@ -302,7 +302,7 @@ template <int D, int KB, int VB> __device__ void put_row(uint4 x, int r, char *k
  * plan has arrived, as if it were whole: what is not there is block 0 of the cache. */
 template <int D, int KB, int VB, int TILE>
 __device__ run load_piece(place &p, const pu_cuda_attend &a, const pu_cuda_few &f, uint32_t to, int stage) {
-  const int width = (int)(f.most / f.n), rest = blockIdx.x / width, piece = blockIdx.x % width;
+  const int rest = blockIdx.x / f.width, piece = blockIdx.x % f.width;
   cursor<TILE> c[2];
   p.group = rest % f.groups;
   p.head = rest / f.groups % f.kv_heads;
@@ -925,8 +925,9 @@ template <int D>
 __device__ part<D> gather_short(const pu_cuda_few &f, const place &m, const run &r, int first, int most, int row,
                                 char *room) {
   const int lane = threadIdx.x % 32, in_unit = (m.first + lane) % PU_CUDA_UNIT;
-  const int mine = first + min(lane, m.pieces - 1), block = block_of(mine, r.all);
-  const int64_t at = (int64_t)(block * (2 * PU_CUDA_UNIT - 2) + mine - run_begin(block, r.all)) * most + row;
+  const int mine = first + min(lane, m.pieces - 1), block = f.one ? mine : block_of(mine, r.all);
+  const int slot = block * (2 * PU_CUDA_UNIT - 2) + (f.one ? 0 : mine - run_begin(block, r.all));
+  const int64_t at = (int64_t)slot * most + row;
   const float2 pair = __ldcg((const float2 *)&f.piece_sums[at * 2]);
   copies_wait<0>(); /* of what nobody looked at */
   __syncwarp();
@@ -1142,7 +1143,7 @@ pu_err launch(pu_cuda *d, const pu_cuda_attend *a, pu_cuda_few f, pu_error *e) {
   const int rows = PU_MIN(f.rows, NT * 8);
   static int room = 0, most; /* of a multiprocessor, of a block; one device */
   f.groups = (int)ceil_div(f.rows, NT * 8);
-  const int64_t pieces = f.most * f.kv_heads * f.groups;
+  const int64_t pieces = (int64_t)f.n * f.width * f.kv_heads * f.groups;
   if (!room) {
     PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "attention", e);
     PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "attention", e);
