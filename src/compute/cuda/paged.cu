@@ -244,7 +244,7 @@ pu_err decode(pu_cuda *d, const pu_cuda_attend &a, const plan *p, int kv_heads, 
   const int64_t pieces = ceil_div(longest, (int64_t)1 << pu_cuda_piece_log(a.k.bits));
   const int64_t blocks = (int64_t)d->sms * PU_CUDA_FEW_BLOCKS, counts = (int64_t)p->n * kv_heads * PU_MAX(p->rows, 4);
   const int64_t units = p->n * ceil_div(pieces, PU_CUDA_UNIT) * kv_heads * p->rows,
-                slots = blocks * (2 * PU_CUDA_UNIT - 2) * p->rows;
+                slots = blocks * (2 * PU_CUDA_UNIT - 2) * PU_MIN(p->rows, (int)PU_CUDA_GROUP);
   pu_cuda_few f = {};
   void *work;
   if (p->few_count == 0) return PU_OK;
@@ -252,7 +252,7 @@ pu_err decode(pu_cuda *d, const pu_cuda_attend &a, const plan *p, int kv_heads, 
   PU_TRY(counters(d, (size_t)(counts + blocks * 4), &f.piece_arrived, e));
   f.arrived = f.piece_arrived + blocks * 4;
   f.n = p->n;
-  f.most = p->n * pieces;
+  f.width = (int)pieces;
   f.kv_heads = kv_heads;
   f.seqs = on_device(p, p->few);
   f.rows = p->rows;

@@ -16,6 +16,7 @@ static __host__ __device__ inline int pu_cuda_piece_log(int bits) {
 }
 enum {
   PU_CUDA_UNIT = 8,      /* pieces whose sums are added up first */
+  PU_CUDA_GROUP = 16,    /* rows that a block has at a time, at most */
   PU_CUDA_FEW_BLOCKS = 4 /* of a multiprocessor, at most */
 };
 
@@ -31,15 +32,15 @@ typedef struct alignas(16) pu_cuda_few_seq {
 typedef struct pu_cuda_few {
   const pu_cuda_few_seq *seqs; /* [n + 1] */
   int n;                       /* sequences of the batch */
-  int64_t most;                /* pieces that they may have */
+  int width;                   /* pieces that one of them may have */
   int kv_heads, rows;          /* rows: of a sequence and key head, the most */
   int groups;                  /* of them, each a block's */
   int stages;                  /* places in shared memory for a warp's tiles */
-  int ahead;                   /* tiles that are asked for ahead of their use; these three for who launches to say */
+  bool one;                    /* a block has one piece, or none; these three for who launches to say */
   bool early;                  /* seqs, the table and the cache's older rows were there before the kernel just before */
   float *parts;                /* of units: [units, kv_heads, rows, dim] sums, not divided */
   float *sums;                 /* [units, kv_heads, rows, 2]: maximum (base 2), sum of exponentials */
-  float *piece_parts, *piece_sums; /* of pieces: [blocks, 2 PU_CUDA_UNIT - 2, rows, dim] and [… 2] */
+  float *piece_parts, *piece_sums; /* of pieces: [blocks, 2 PU_CUDA_UNIT - 2, rows or PU_CUDA_GROUP, dim] … */
   int32_t *arrived;                /* [n, kv_heads, rows or 4, the larger], zero before and after */
   int32_t *piece_arrived;          /* [blocks, 4], the same */
 } pu_cuda_few;

@@ -141,6 +141,10 @@ template <int TILE> __device__ int first_of(int from) {
 
 /* ---- into shared memory ---- */
 
+__device__ int block_at(const pu_cuda_attend &a, const place &m, int pos) {
+  return __ldg(a.k.table + (int64_t)m.seq * a.k.table_stride + (pos >> a.k.shift));
+}
+
 /* The next tile that the warp brings in; its blocks of the cache were asked for a step before. */
 template <int TILE> struct cursor {
   place p;
@@ -159,8 +163,7 @@ __device__ void settle(cursor<TILE> &c, const pu_cuda_attend &a, const pu_cuda_f
   }
 #pragma unroll
   for (int j = 0; j < TILE / GROUP; j++)
-    if (c.pos + j * GROUP < c.end)
-      c.block[j] = __ldg(a.k.table + (int64_t)c.p.seq * a.k.table_stride + (c.pos + j * GROUP >> a.k.shift));
+    if (c.pos + j * GROUP < c.end) c.block[j] = block_at(a, c.p, c.pos + j * GROUP);
 }
 
 template <int TILE, int NT>
@@ -224,51 +227,53 @@ typedef struct arrival {
   int block;
 } arrival;
 
-/* Of a new token's key and value in bf16. Plain: eight values of the key (the first lanes) or of the value. */
-template <int D> __device__ uint4 new_plain(const char *key, const char *value, const float *cs) {
-  const int lane = threadIdx.x % 32, piece = lane % (D / 8);
-  const uint4 x = *(const uint4 *)((lane < D / 8 ? key : value) + piece * 16);
-  if (!cs) return x;
-  const auto across = [](uint32_t v) { return __shfl_xor_sync(0xffffffffu, v, D / 16); };
-  const uint4 other = {across(x.x), across(x.y), across(x.z), across(x.w)};
-  return lane < D / 8 ? turned_eight(x, other, cs + piece % (D / 16) * 8, D / 2, piece < D / 16 ? -1.0f : 1.0f) : x;
-}
-
-/* To be packed: values l, l + 32, … of the key, two in a word, then those of the value. */
-template <int D> __device__ uint4 new_packed(const char *key, const char *value, const float *cs) {
-  const int lane = threadIdx.x % 32;
-  uint32_t x[4] = {};
-#pragma unroll
-  for (int i = 0; i < D / 32; i++) {
-    const int at = (lane + 32 * i) * 2, shift = i % 2 * 16;
-    const uint32_t k = *(const uint16_t *)(key + at), v = *(const uint16_t *)(value + at);
-    x[i / 2] |= k << shift;
-    x[2 + i / 2] |= v << shift;
-  }
-  if (cs && D == 128) {
-    const float2 cos = {cs[lane], cs[lane + 32]}, sin = {cs[D / 2 + lane], cs[D / 2 + lane + 32]};
-    const uint32_t first = x[0];
-    x[0] = turned_two(first, x[1], cos, sin, -1);
-    x[1] = turned_two(x[1], first, cos, sin, 1);
-  } else if (cs) {
-    const float2 cos = {cs[lane], cs[lane]}, sin = {-cs[D / 2 + lane], cs[D / 2 + lane]};
-    x[0] = turned_two(x[0], x[0] >> 16 | x[0] << 16, cos, sin, 1);
-  }
-  return {x[0], x[1], x[2], x[3]};
-}
-
+/* Of a new token's key and value as they come, in bf16: for a cache in bf16 eight values of the key (the first lanes)
+ * or of the value, else four of each. Nothing is done with them here, so that the queries are asked for meanwhile. */
 template <int D, int BITS> __device__ uint4 new_lane(const pu_cuda_attend &a, const place &m, int token, int kv_heads) {
   const char *key = a.q + (m.row + token) * a.q_row + (int64_t)(a.heads + m.head) * D * 2;
   const char *value = key + (int64_t)kv_heads * D * 2;
-  const float *cs = angles_of(a, m, token);
-  return BITS == 16 ? new_plain<D>(key, value, cs) : new_packed<D>(key, value, cs);
+  const int lane = threadIdx.x % 32;
+  if (BITS == 16) return *(const uint4 *)((lane < D / 8 ? key : value) + lane % (D / 8) * 16);
+  const uint2 k = *(const uint2 *)(key + lane % (D / 4) * 8), v = *(const uint2 *)(value + lane % (D / 4) * 8);
+  return {k.x, k.y, v.x, v.y};
 }
 
-__device__ int block_at(const pu_cuda_attend &a, const place &m, int pos) {
-  return __ldg(a.k.table + (int64_t)m.seq * a.k.table_stride + (pos >> a.k.shift));
+/* From values 4 l, … of a row to l, l + 32, …, two in a word. */
+template <int D> __device__ uint2 spread(uint32_t x, uint32_t y) {
+  const int lane = threadIdx.x % 32;
+  uint32_t to[2] = {};
+#pragma unroll
+  for (int i = 0; i < D / 32; i++) {
+    const int from = lane / 4 + 8 * i;
+    const uint32_t low = __shfl_sync(0xffffffffu, x, from), high = __shfl_sync(0xffffffffu, y, from);
+    const uint32_t word = lane & 2 ? high : low, value = lane & 1 ? word >> 16 : word & 0xffff;
+    to[i / 2] |= value << i % 2 * 16;
+  }
+  return {to[0], to[1]};
 }
 
-/* A row of few bits, from two words of new_packed. */
+/* What a lane puts into a tile of a new token's rows: turned, and spread where they are to be packed. */
+template <int D, int BITS> __device__ uint4 to_put(uint4 x, const float *cs) {
+  const int lane = threadIdx.x % 32, piece = lane % (D / 8), apart = (D - 64) / 2;
+  if (BITS == 16) {
+    if (!cs) return x;
+    const auto across = [](uint32_t v) { return __shfl_xor_sync(0xffffffffu, v, D / 16); };
+    const uint4 other = {across(x.x), across(x.y), across(x.z), across(x.w)};
+    return lane < D / 8 ? turned_eight(x, other, cs + piece % (D / 16) * 8, D / 2, piece < D / 16 ? -1.0f : 1.0f) : x;
+  }
+  uint2 k = spread<D>(x.x, x.y);
+  const uint2 v = spread<D>(x.z, x.w);
+  if (cs) {
+    const float2 cos = {cs[lane], cs[lane + apart]}, sin = {cs[D / 2 + lane], cs[D / 2 + lane + apart]};
+    if (D == 64) /* both of a pair are in a word */
+      k.x = turned_two(k.x, __byte_perm(k.x, 0, 0x1032), cos, {-sin.x, sin.x}, 1);
+    else
+      k = {turned_two(k.x, k.y, cos, sin, -1), turned_two(k.y, k.x, cos, sin, 1)};
+  }
+  return {k.x, k.y, v.x, v.y};
+}
+
+/* A row of few bits, from two words of to_put. */
 template <int D, int BITS> __device__ void pack(char *row, uint32_t x, uint32_t y) {
   float v[PU_CUDA_LANE_VALUES];
 #pragma unroll
@@ -279,8 +284,8 @@ template <int D, int BITS> __device__ void pack(char *row, uint32_t x, uint32_t 
   pu_pack_row(row, BITS, v, D);
 }
 
-/* A new token's rows into row r of a tile. */
-template <int D, int KB, int VB, int TILE> __device__ void put_row(uint4 x, int r, char *keys, char *values) {
+/* What to_put gave, into row r of a tile. */
+template <int D, int KB, int VB> __device__ void put_row(uint4 x, int r, char *keys, char *values) {
   const int lane = threadIdx.x % 32;
   if constexpr (KB == 16) {
     if (lane < D / 4) *(uint4 *)((lane < D / 8 ? keys : values) + swizzled<D>(r, lane % (D / 8))) = x;
@@ -291,6 +296,36 @@ template <int D, int KB, int VB, int TILE> __device__ void put_row(uint4 x, int 
     pack<D, KB>(keys + r * sizes<D, KB>::row, x.x, x.y);
     pack<D, VB>(values + r * sizes<D, VB>::row, x.z, x.w);
   }
+}
+
+/* Of a block that has one piece, whichever it is by its number: what there is to do. The piece is on its way before the
+ * plan has arrived, as if it were whole: what is not there is block 0 of the cache. */
+template <int D, int KB, int VB, int TILE>
+__device__ run load_piece(place &p, const pu_cuda_attend &a, const pu_cuda_few &f, uint32_t to, int stage) {
+  const int rest = blockIdx.x / f.width, piece = blockIdx.x % f.width;
+  cursor<TILE> c[2];
+  p.group = rest % f.groups;
+  p.head = rest / f.groups % f.kv_heads;
+  p.seq = rest / f.groups / f.kv_heads;
+  const int4 *seq = (const int4 *)&f.seqs[p.seq], x = __ldg(seq), y = __ldg(seq + 1);
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    c[i].p = p;
+    c[i].pos = (piece << pu_cuda_piece_log(a.k.bits)) + (i * WARPS + (int)threadIdx.x / 32) * TILE;
+    c[i].end = a.k.table_stride << a.k.shift;
+#pragma unroll
+    for (int j = 0; j < TILE / GROUP; j++)
+      c[i].block[j] = c[i].pos + j * GROUP < c[i].end ? max(block_at(a, p, c[i].pos + j * GROUP), 0) : 0;
+  }
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    load_tile<D, KB, VB, TILE>(to + i * stage, c[i], a, f.kv_heads);
+    copies_commit();
+  }
+  take(p, x, y);
+  p.piece = piece - p.first;
+  const bool seen = p.piece >= 0 && p.piece < p.pieces;
+  return {(int)blockIdx.x, (int)blockIdx.x + seen, (int)gridDim.x};
 }
 
 /* A tile that the sequence ends in: zeros, and before them the new tokens' rows. */
@@ -307,9 +342,10 @@ __device__ void put_rows(const pu_cuda_attend &a, const place &m, int kv_heads, 
   clear(keys, sizes<D, KB>::row);
   clear(values, sizes<D, VB>::row);
 #pragma unroll 1
-  for (int pos = max(key0, m.base); pos < min(key0 + TILE, m.base + m.n); pos++)
-    put_row<D, KB, VB, TILE>(pos == m.base ? first.lane : new_lane<D, KB>(a, m, pos - m.base, kv_heads), pos - key0,
-                             keys, values);
+  for (int pos = max(key0, m.base); pos < min(key0 + TILE, m.base + m.n); pos++) {
+    const uint4 x = pos == m.base ? first.lane : new_lane<D, KB>(a, m, pos - m.base, kv_heads);
+    put_row<D, KB, VB>(to_put<D, KB>(x, angles_of(a, m, pos - m.base)), pos - key0, keys, values);
+  }
 }
 
 /* The new tokens' rows from a tile into the cache. */
@@ -889,9 +925,12 @@ template <int D>
 __device__ part<D> gather_short(const pu_cuda_few &f, const place &m, const run &r, int first, int most, int row,
                                 char *room) {
   const int lane = threadIdx.x % 32, in_unit = (m.first + lane) % PU_CUDA_UNIT;
-  const int mine = first + min(lane, m.pieces - 1), block = block_of(mine, r.all);
-  const int64_t at = (int64_t)(block * (2 * PU_CUDA_UNIT - 2) + mine - run_begin(block, r.all)) * most + row;
+  const int mine = first + min(lane, m.pieces - 1), block = f.one ? mine : block_of(mine, r.all);
+  const int slot = block * (2 * PU_CUDA_UNIT - 2) + (f.one ? 0 : mine - run_begin(block, r.all));
+  const int64_t at = (int64_t)slot * most + row;
   const float2 pair = __ldcg((const float2 *)&f.piece_sums[at * 2]);
+  copies_wait<0>(); /* of what nobody looked at */
+  __syncwarp();
 #pragma unroll 4
   for (int p = 0; p < m.pieces; p++) {
     const char *from = (const char *)(f.piece_parts + __shfl_sync(0xffffffffu, at, p) * D);
@@ -1027,21 +1066,26 @@ template <int D, int KB, int VB, int NT>
 __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
     few_kernel(const __grid_constant__ pu_cuda_attend a, const __grid_constant__ pu_cuda_few f) {
   typedef shape<D, KB, VB, NT> S;
-  constexpr int TILE = S::tile;
+  constexpr int TILE = S::tile, LOG_STEP = TILE == 16 ? 6 : 7; /* keys of a step of all warps: half a piece */
   extern __shared__ __align__(1024) char shared[];
   if (!f.early) wait_before();
   start_next();
-  place m;
-  const run r = find(m, f);
-  if (r.begin == r.end) return wait_before();
-  const float scale = a.scale * LOG2E;
   char *mine = shared + threadIdx.x / 32 * f.stages * S::stage;
+  place m;
+  const run r = f.one ? load_piece<D, KB, VB, TILE>(m, a, f, shared_address(mine), S::stage) : find(m, f);
+  if (r.begin == r.end) {
+    copies_wait<0>();
+    return wait_before();
+  }
+  const float scale = a.scale * LOG2E;
   exchange<D> x = {(float *)(shared + WARPS * f.stages * S::stage), NULL, min(f.rows, NT * 8)};
   x.sum = (float2 *)(x.out + WARPS * x.most * x.pitch);
+  if (a.cs && threadIdx.x < D / 32) ahead_in_l2(angles_of(a, m, 0) + threadIdx.x * 32);
+  arrival fresh = {{}, block_at(a, m, m.base)};
   cursor<TILE> coming;
-  start<TILE, NT>(coming, m, a, f, r);
   int used = 0, next = 0; /* stages: the one to be read, the one to be filled */
   const auto load = [&] {
+    if (f.one) return;
     if (coming.at < r.end) {
       load_tile<D, KB, VB, TILE>(shared_address(mine) + next * S::stage, coming, a, f.kv_heads);
       coming.pos += WARPS * TILE;
@@ -1050,9 +1094,8 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
     copies_commit();
     next = next + 1 == f.stages ? 0 : next + 1;
   };
-  for (int i = 0; i < f.ahead; i++) load();
-  arrival fresh = {{}, block_at(a, m, m.base)};
-  if (a.cs && threadIdx.x < D / 32) ahead_in_l2(angles_of(a, m, 0) + threadIdx.x * 32);
+  if (!f.one) start<TILE, NT>(coming, m, a, f, r);
+  for (int i = 1; i < f.stages; i++) load();
   wait_before();
   rows<D, NT> w;
   results<D, NT> sums;
@@ -1066,13 +1109,14 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
       }
       clear(w);
       for (int pos = first_of<TILE>(from_of<TILE>(m, a)); pos < end; pos += WARPS * TILE) {
+        if (f.one) used = pos >> LOG_STEP & 1;
         char *keys = mine + used * S::stage, *values = keys + S::keys;
-        used = used + 1 == f.stages ? 0 : used + 1;
-        if (f.ahead == 2)
+        if (f.stages == 3 || (f.one && used == 0))
           copies_wait<1>();
         else
           copies_wait<0>();
         __syncwarp();
+        used = used + 1 == f.stages ? 0 : used + 1;
         load(); /* where the last step's tile was */
         if (pos + TILE > m.base) {
           put_rows<D, KB, VB, TILE>(a, m, f.kv_heads, pos, fresh, keys, values);
@@ -1099,7 +1143,7 @@ pu_err launch(pu_cuda *d, const pu_cuda_attend *a, pu_cuda_few f, pu_error *e) {
   const int rows = PU_MIN(f.rows, NT * 8);
   static int room = 0, most; /* of a multiprocessor, of a block; one device */
   f.groups = (int)ceil_div(f.rows, NT * 8);
-  const int64_t pieces = f.most * f.kv_heads * f.groups;
+  const int64_t pieces = (int64_t)f.n * f.width * f.kv_heads * f.groups;
   if (!room) {
     PU_CUDA_TRY(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, d->device), "attention", e);
     PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), "attention", e);
@@ -1108,11 +1152,9 @@ pu_err launch(pu_cuda *d, const pu_cuda_attend *a, pu_cuda_few f, pu_error *e) {
   const auto resident = [&](int bytes) {
     return (int64_t)d->sms * PU_MAX(1, PU_MIN(S::blocks, room / (bytes + 1024)));
   };
-  /* Of a block with one piece, a warp has two tiles: all are asked for at once, and no more places are taken, so that a
-   * block of the products before and after has room beside it. */
-  const bool one = pieces <= resident(S::bytes(2, rows));
-  f.stages = !one && S::bytes(3, rows) <= most ? 3 : 2;
-  f.ahead = one ? 2 : f.stages - 1;
+  /* Then a warp has two tiles, and no more room is taken: a block of the products before and after is beside it. */
+  f.one = pieces <= resident(S::bytes(2, rows));
+  f.stages = !f.one && S::bytes(3, rows) <= most ? 3 : 2;
   const int bytes = S::bytes(f.stages, rows);
   const dim3 grid((unsigned)PU_MIN(pieces, resident(bytes)));
   pu_cuda_start(d, true, kernel, grid, WARPS * 32, (size_t)bytes, *a, f);
