@@ -2,15 +2,32 @@
  * bits: on Hopper the kernel of int8_product.cu takes any number of rows; elsewhere cuBLASLt sums to int32, a strip of
  * rows at a time, and a second kernel scales. */
 #include "src/compute/cuda/int8.h"
+#include "src/compute/cuda/rows.h"
 
 /* ---- rounding ------------------------------------------------------------------------------------------------------
  */
 
 enum { THREADS = 512, HELD = 4 /* packs of eight values that a thread keeps from the search to the rounding */ };
 
+__device__ static inline uint32_t larger(uint32_t most, uint4 v) {
+  uint32_t a = __vmaxu2(v.x & 0x7fff7fffu, v.y & 0x7fff7fffu), b = __vmaxu2(v.z & 0x7fff7fffu, v.w & 0x7fff7fffu);
+  return __vmaxu2(most, __vmaxu2(a, b));
+}
+
+__device__ static inline uint32_t two_codes(uint32_t pair, float by) {
+  float low, high;
+  two_f32(pair, &low, &high);
+  int first = __float2int_rn(__fmul_rn(low, by)), second = __float2int_rn(__fmul_rn(high, by));
+  return (uint32_t)(first & 0xff) | (uint32_t)(second & 0xff) << 8;
+}
+
+__device__ static inline uint2 codes_of(uint4 v, float by) {
+  return make_uint2(two_codes(v.x, by) | two_codes(v.y, by) << 16, two_codes(v.z, by) | two_codes(v.w, by) << 16);
+}
+
 /* Of all threads, as the bits of an f32. */
 __device__ static inline float block_most(uint32_t most, uint32_t *room) {
-  most = pu_int8_warp_most(most);
+  most = __reduce_max_sync(0xffffffffu, max(most << 16, most & 0xffff0000u));
   if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = most;
   __syncthreads();
   most = __reduce_max_sync(0xffffffffu, threadIdx.x % 32 < THREADS / 32 ? room[threadIdx.x % 32] : 0);
@@ -31,17 +48,17 @@ __global__ void __launch_bounds__(THREADS)
   for (int i = 0; i < HELD; i++) {
     int at = i * THREADS + (int)threadIdx.x;
     held[i] = at < packs ? row[at] : make_uint4(0, 0, 0, 0);
-    most = pu_int8_larger(most, held[i]);
+    most = larger(most, held[i]);
   }
-  for (int at = HELD * THREADS + (int)threadIdx.x; at < packs; at += THREADS) most = pu_int8_larger(most, row[at]);
-  float m = block_most(most, room), by = pu_int8_by(m);
-  if (threadIdx.x == 0) scale[blockIdx.x] = pu_int8_scale(m);
+  for (int at = HELD * THREADS + (int)threadIdx.x; at < packs; at += THREADS) most = larger(most, row[at]);
+  float m = block_most(most, room), s = __fmul_rn(fmaxf(m, 0x1p-100f), 1.0f / 127), by = __frcp_rn(s);
+  if (threadIdx.x == 0) scale[blockIdx.x] = m < INFINITY ? s : NAN;
 #pragma unroll
   for (int i = 0; i < HELD; i++) {
     int at = i * THREADS + (int)threadIdx.x;
-    if (at < packs) to[at] = pu_int8_codes(held[i], by);
+    if (at < packs) to[at] = codes_of(held[i], by);
   }
-  for (int at = HELD * THREADS + (int)threadIdx.x; at < packs; at += THREADS) to[at] = pu_int8_codes(row[at], by);
+  for (int at = HELD * THREADS + (int)threadIdx.x; at < packs; at += THREADS) to[at] = codes_of(row[at], by);
 }
 
 static float *scales_behind(const void *codes, int64_t rows, int64_t cols) {
@@ -124,10 +141,9 @@ pu_err pu_cuda_int8_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   pu_cuda_coded x, w = {(const int8_t *)a->w->data, scales_behind(a->w->data, m, k), m, k};
   void *work;
   if (n == 0 || m == 0) return PU_OK;
-  if (pu_cuda_has_int8_product(d) && pu_cuda_int8_rounds(a->x)) return pu_cuda_int8_product(d, a, NULL, &w, e);
   PU_TRY(pu_cuda_work(d, coded_bytes(n, k) + sums_bytes(d, n, m), &work, e));
   PU_TRY(to_codes(d, a->x, work, &x, e));
-  if (pu_cuda_has_int8_product(d)) return pu_cuda_int8_product(d, a, &x, &w, e);
+  if (pu_cuda_has_int8_product(d)) return pu_cuda_int8_product(d, &x, &w, a->b, a->y, e);
   int32_t *sums = (int32_t *)((char *)work + coded_bytes(n, k));
   for (int64_t first = 0; first < n; first += STRIP) PU_TRY(multiply_strip(d, &x, &w, sums, a, first, e));
   return PU_OK;

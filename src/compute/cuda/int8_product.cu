@@ -3,10 +3,8 @@
  * As in skinny.cu, a block takes a strip of columns of y, which are lines of w, and walks along the whole sum in
  * stages, which one thread has the copy engine fetch ahead of their use; rows of x are operand A of warpgroup products,
  * lines of w operand B. With up to 64 rows one warpgroup multiplies, and what takes the time are the weights. With more
- * a block has 128 rows, 64 for each of two warpgroups.
- *
- * Very few rows are rounded by each block for itself, all of them before the first product, while stages of w are on
- * their way: that takes less time than another kernel between what made x and this one.
+ * a block has 128 rows, 64 for each of two warpgroups; and where there are several such, two blocks with the same lines
+ * bring half of them each, to both, since the L2 cache would else be what is waited for.
  *
  * w rests: its first stages are asked for before the kernels before this one have ended. */
 #include "src/compute/cuda/int8.h"
@@ -15,12 +13,12 @@
 #include "src/compute/cuda/wgmma_s8.h"
 
 enum { BOX = 128 /* values of a line, a byte each */, MOST_STAGES = 32, MOST_LINES = 256, MOST_ROWS = 128 };
-enum { ROUNDED_ROWS = 4, ROUNDED_COLS = 14336 }; /* up to so many of x each block rounds for itself */
 enum { RING = 200 << 10 /* bytes of a multiprocessor's shared memory for stages */ };
 
-/* Up to ROWS of x, by GROUPS warpgroups; up to N * COUNT lines of w, in COUNT products. ROUNDS: x is rounded here. */
-template <int ROWS, int GROUPS, int N, int COUNT, bool ROUNDS> struct shape {
-  static constexpr bool rounds = ROUNDS;
+/* Up to ROWS of x, by GROUPS warpgroups; up to N * COUNT lines of w, in COUNT products. PAIRED: two
+ * blocks with the same lines, each of which brings half of them to both. */
+template <int ROWS, int GROUPS, int N, int COUNT, bool PAIRED = false> struct shape {
+  static constexpr bool paired = PAIRED;
   static constexpr int rows = ROWS, groups = GROUPS, n = N, count = COUNT;
   static constexpr int consumers = GROUPS * 128, threads = consumers + 32;
   static constexpr int boxes = GROUPS * COUNT == 1 ? 2 : 1, depth = boxes * BOX, x_box = ROWS * BOX; /* of a stage */
@@ -30,8 +28,6 @@ template <int ROWS, int GROUPS, int N, int COUNT, bool ROUNDS> struct shape {
 };
 
 typedef struct product_args {
-  const bf16 *x; /* where it is rounded here */
-  int64_t x_step;
   void *y;
   const float *x_scale, *w_scale;
   const void *bias;
@@ -42,25 +38,43 @@ typedef struct product_args {
   bool bias_f32, y_f32;
 } product_args;
 
-/* Rows of x, where those are not all there already, then lines of w. */
-template <typename S> __host__ __device__ static inline int stage_x_bytes() {
-  return S::rounds ? 0 : S::boxes * S::x_box;
-}
+/* Rows of x, then lines of w. */
 template <typename S> __host__ __device__ static inline int stage_bytes(int lines) {
-  return stage_x_bytes<S>() + S::boxes * lines * BOX;
-}
-/* All of x, as boxes one after the other, before the stages. */
-template <typename S> __host__ __device__ static inline int whole_x_bytes(int inner) {
-  return S::rounds ? (inner + S::depth - 1) / S::depth * S::boxes * S::x_box : 0;
+  return S::boxes * (S::x_box + lines * BOX);
 }
 
 #ifdef PU_WGMMA
 
 struct common {
   uint64_t full[MOST_STAGES], empty[MOST_STAGES]; /* a stage has arrived; it is used up */
-  uint32_t most[8][4];                            /* of rows that are rounded here, by warps */
   float x_scale[MOST_ROWS], w_scale[MOST_LINES], bias[MOST_LINES];
 };
+
+/* ---- pairs of blocks ---- */
+
+/* As box_copy, to the same place in both blocks, and told to the barriers of both. */
+__device__ static inline void box_copy_to_both(uint32_t to, const void *map, int k, int line, uint64_t *b) {
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+               "[%1, {%2, %3}], [%4], %5;" ::"r"(to),
+               "l"(map), "r"(k), "r"(line), "r"(shared_at(b)), "h"((uint16_t)3)
+               : "memory");
+}
+
+/* As barrier_arrive, at both blocks' barriers. */
+__device__ static inline void arrive_at_both(uint64_t *b) {
+  for (int rank = 0; rank < 2; rank++)
+    asm volatile("{\n\t.reg .b32 at;\n\tmapa.shared::cluster.u32 at, %0, %1;\n\t"
+                 "mbarrier.arrive.shared::cluster.b64 _, [at];\n\t}" ::"r"(shared_at(b)),
+                 "r"(rank)
+                 : "memory");
+}
+
+/* All threads of both. */
+__device__ static inline void both_meet(void) {
+  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
+}
+
+/* ---- copies ---- */
 
 /* One thread's work: stages of x and w on their way. */
 template <typename S> struct fetcher {
@@ -71,10 +85,15 @@ template <typename S> struct fetcher {
 
   /* Maps count pairs of values. */
   __device__ void fetch_w(int slot, int t) const {
-    uint32_t to = room + slot * stage_bytes<S>(lines) + stage_x_bytes<S>();
+    uint32_t to = room + slot * stage_bytes<S>(lines) + S::boxes * S::x_box;
     barrier_expect(&c->full[slot], stage_bytes<S>(lines));
-    for (int i = 0; i < S::boxes; i++)
-      box_copy(to + i * lines * BOX, w, (t * S::boxes + i) * BOX / 2, line, &c->full[slot]);
+    if constexpr (S::paired) {
+      int half = blockIdx.x % 2 * lines / 2;
+      box_copy_to_both(to + half * BOX, w, t * BOX / 2, line + half, &c->full[slot]);
+    } else {
+      for (int i = 0; i < S::boxes; i++)
+        box_copy(to + i * lines * BOX, w, (t * S::boxes + i) * BOX / 2, line, &c->full[slot]);
+    }
   }
   __device__ void fetch_x(int slot, int t) const {
     uint32_t to = room + slot * stage_bytes<S>(lines);
@@ -83,44 +102,45 @@ template <typename S> struct fetcher {
   }
 };
 
-/* Before the other warps go on, so as to lose no time. */
-template <typename S> __device__ static void fetch_early(const fetcher<S> &f, const product_args &p, int early) {
+template <typename S> __device__ static void open_barriers(const fetcher<S> &f, const product_args &p) {
   map_ahead(f.w);
   for (int s = 0; s < p.stages; s++) {
     barrier_init(&f.c->full[s], 1);
-    barrier_init(&f.c->empty[s], S::consumers / 32);
+    barrier_init(&f.c->empty[s], S::consumers / 32 * (S::paired ? 2 : 1));
   }
   barriers_visible();
+  if (S::paired) asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+/* Before the other warps go on, so as to lose no time. */
+template <typename S> __device__ static void fetch_early(const fetcher<S> &f, int early) {
   for (int t = 0; t < early; t++) f.fetch_w(t, t);
-  if (!S::rounds) map_ahead(f.x);
+  map_ahead(f.x);
 }
 
 template <typename S>
 __device__ static void fetch_stages(const fetcher<S> &f, const product_args &p, int early, int n) {
   int slot = 0;
   uint32_t turn = 0;
-  if (!S::rounds) {
-    wait_for_before();
-    for (int t = 0; t < early; t++) f.fetch_x(t, t);
-  }
+  wait_for_before();
+  for (int t = 0; t < early; t++) f.fetch_x(t, t);
   for (int t = early; t < n; t++) {
     barrier_wait(&f.c->empty[slot], turn);
     f.fetch_w(slot, t);
-    if (!S::rounds) f.fetch_x(slot, t);
+    f.fetch_x(slot, t);
     if (++slot == p.stages) slot = 0, turn ^= 1;
   }
 }
 
 /* One stage of the sums. */
 template <typename S>
-__device__ static inline void use_stage(int (&sum)[S::count][S::n / 2], uint32_t x_at, uint32_t w_at, int w_box,
-                                        bool first) {
+__device__ static inline void use_stage(int (&sum)[S::count][S::n / 2], uint32_t at, int w_box, bool first) {
   /* As wide_matrix, but of 8 rows the next 8 are the same. */
   const uint64_t rows = (uint64_t)(S::rows == 8 ? 0 : 1024 >> 4) << 32 | (uint64_t)1 << 62 | (uint64_t)1 << 16;
   const uint32_t own = threadIdx.x / 128 * 64 * BOX;
 #pragma unroll
   for (int k = 0; k < S::boxes * 4; k++) {
-    uint32_t x = x_at + own + k / 4 * S::x_box + k % 4 * 32, w = w_at + k / 4 * w_box + k % 4 * 32;
+    uint32_t x = at + own + k / 4 * S::x_box + k % 4 * 32, w = at + S::boxes * S::x_box + k / 4 * w_box + k % 4 * 32;
 #pragma unroll
     for (int c = 0; c < S::count; c++)
       wide_mma_s8(sum[c], rows | (x & 0x3ffff) >> 4, wide_matrix(w + c * S::n * BOX, 16), !(first && k == 0));
@@ -128,19 +148,23 @@ __device__ static inline void use_stage(int (&sum)[S::count][S::n / 2], uint32_t
 }
 
 template <typename S>
-__device__ static inline void sum_stages(int (&sum)[S::count][S::n / 2], uint32_t whole_x, uint32_t room, int n,
-                                         const product_args &p, common *common) {
+__device__ static inline void sum_stages(int (&sum)[S::count][S::n / 2], uint32_t room, int n, const product_args &p,
+                                         common *common) {
   const int stage = stage_bytes<S>(p.lines);
   int slot = 0, last = 0;
   uint32_t turn = 0;
   for (int t = 0; t < n; t++) {
     barrier_wait(&common->full[slot], turn);
     wide_begin();
-    uint32_t at = room + slot * stage, x = S::rounds ? whole_x + t * S::boxes * S::x_box : at;
-    use_stage<S>(sum, x, at + stage_x_bytes<S>(), p.lines * BOX, t == 0);
+    use_stage<S>(sum, room + slot * stage, p.lines * BOX, t == 0);
     wide_commit();
     wide_wait<1>(); /* the stage before is used up */
-    if (t && threadIdx.x % 32 == 0) barrier_arrive(&common->empty[last]);
+    if (t && threadIdx.x % 32 == 0) {
+      if (S::paired)
+        arrive_at_both(&common->empty[last]);
+      else
+        barrier_arrive(&common->empty[last]);
+    }
     last = slot;
     if (++slot == p.stages) slot = 0, turn ^= 1;
   }
@@ -152,42 +176,6 @@ __device__ static inline void sum_stages(int (&sum)[S::count][S::n / 2], uint32_
     for (int i = 0; i < S::n / 2; i++) asm volatile("" : "+r"(sum[c][i])::"memory");
 }
 
-/* ---- rounding ---- */
-
-__device__ static inline void consumers_meet(int threads) {
-  asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
-}
-
-__device__ static inline void store_codes(uint32_t to, uint2 codes) {
-  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(to), "r"(codes.x), "r"(codes.y) : "memory");
-}
-
-/* By all consumers: rows of x as boxes in shared memory, in the pattern that the copy engine makes. */
-template <typename S> __device__ static void round_x(const product_args &p, common *c, uint32_t to) {
-  const int packs = p.inner / 8, warp = (int)threadIdx.x / 32;
-  wait_for_before();
-  for (int r = 0; r < p.rows; r++) {
-    const uint4 *row = (const uint4 *)(p.x + r * p.x_step);
-    uint32_t most = 0;
-#pragma unroll 8
-    for (int i = (int)threadIdx.x; i < packs; i += S::consumers) most = pu_int8_larger(most, row[i]);
-    most = pu_int8_warp_most(most);
-    if (threadIdx.x % 32 == 0) c->most[r][warp] = most;
-  }
-  consumers_meet(S::consumers);
-  for (int r = 0; r < p.rows; r++) {
-    const uint4 *row = (const uint4 *)(p.x + r * p.x_step);
-    const uint32_t *m = c->most[r];
-    float most = __uint_as_float(max(max(m[0], m[1]), max(m[2], m[3]))), by = pu_int8_by(most);
-    if (threadIdx.x == 0) c->x_scale[r] = pu_int8_scale(most);
-#pragma unroll 8
-    for (int i = (int)threadIdx.x; i < packs; i += S::consumers)
-      store_codes(to + i / 16 * S::x_box + r * BOX + ((i % 16 / 2 ^ r) << 4) + i % 2 * 8, pu_int8_codes(row[i], by));
-  }
-  barriers_visible();
-  consumers_meet(S::consumers);
-}
-
 /* ---- scaling ---- */
 
 /* By all consumers: what sums are scaled by, into shared memory while the first stages are on their way. */
@@ -196,10 +184,9 @@ template <typename S> __device__ static void fetch_scales(const product_args &p,
     c->w_scale[i] = p.w_scale[col + i];
     if (p.bias) c->bias[i] = p.bias_f32 ? ((const float *)p.bias)[col + i] : to_f32(((const bf16 *)p.bias)[col + i]);
   }
-  if (S::rounds) return;
   wait_for_before();
   for (int i = (int)threadIdx.x; i < S::rows && row + i < p.rows; i += S::consumers) c->x_scale[i] = p.x_scale[row + i];
-  consumers_meet(S::consumers);
+  asm volatile("bar.sync 1, %0;" ::"n"(S::consumers) : "memory");
 }
 
 __device__ static inline float scaled(const product_args &p, const common *c, int sum, float x_scale, int line) {
@@ -244,19 +231,20 @@ __device__ static void product_block(const product_args &p, const CUtensorMap *x
   int64_t row = (int64_t)blockIdx.x * S::rows, col = (int64_t)blockIdx.y * p.lines;
   int n = (p.inner + S::depth - 1) / S::depth, early = PU_MIN(n, p.stages);
   bool fetches = threadIdx.x == S::consumers;
-  const uint32_t whole_x = room;
-  room += whole_x_bytes<S>(p.inner);
   fetcher<S> f = {x, w, &common, room, (int)row, (int)col, p.lines};
   let_next_start();
-  if (fetches) fetch_early<S>(f, p, early);
+  if (fetches) open_barriers<S>(f, p);
+  if (S::paired) both_meet();
+  if (fetches) fetch_early<S>(f, early);
   __syncthreads();
   if (fetches) fetch_stages<S>(f, p, early, n);
-  if (threadIdx.x >= S::consumers) return;
-  int sum[S::count][S::n / 2];
-  fetch_scales<S>(p, &common, row, col);
-  if (S::rounds) round_x<S>(p, &common, whole_x);
-  sum_stages<S>(sum, whole_x, room, n, p, &common);
-  store_sums<S>(p, &common, sum, row, col);
+  if (threadIdx.x < S::consumers) {
+    int sum[S::count][S::n / 2];
+    fetch_scales<S>(p, &common, row, col);
+    sum_stages<S>(sum, room, n, p, &common);
+    store_sums<S>(p, &common, sum, row, col);
+  }
+  if (S::paired) both_meet(); /* what the other sends, or tells, finds this one still there */
 }
 
 #endif
@@ -270,6 +258,15 @@ __global__ void __launch_bounds__(S::threads, S::blocks)
 #endif
 }
 
+template <typename S>
+__global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(S::threads, S::blocks)
+    paired_kernel(const product_args p, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w) {
+#ifdef PU_WGMMA
+  extern __shared__ __align__(1024) unsigned char raw[];
+  product_block<S>(p, &x, &w, (shared_at(raw) + 1023) / 1024 * 1024);
+#endif
+}
+
 /* ---- launch --------------------------------------------------------------------------------------------------------
  */
 
@@ -277,40 +274,49 @@ typedef struct product_plan {
   int rows, lines; /* of a block */
   int n, count;
   int ring; /* bytes of shared memory for stages */
+  bool paired;
 } product_plan;
+
+template <typename S> static auto kernel_of(void) {
+  if constexpr (S::paired)
+    return paired_kernel<S>;
+  else
+    return product_kernel<S>;
+}
 
 template <typename S>
 static pu_err launch(pu_cuda *d, product_args p, const product_plan *plan, const CUtensorMap *x, const CUtensorMap *w,
                      pu_error *e) {
-  const int stage = stage_bytes<S>(p.lines), whole_x = whole_x_bytes<S>(p.inner);
-  p.stages = PU_MIN(PU_MAX((plan->ring - whole_x) / stage, 2), (int)MOST_STAGES);
+  const int stage = stage_bytes<S>(p.lines);
+  p.stages = PU_MIN(PU_MAX(plan->ring / stage, 2), (int)MOST_STAGES);
   /* The last boxes of the last stage are read beyond its end. */
-  const int x_behind = S::rounds ? 0 : (S::boxes - 1) * S::x_box + S::x_reach - stage;
-  const int behind = PU_MAX(x_behind, S::w_reach - p.lines * BOX);
-  const int bytes = whole_x + stage * p.stages + PU_MAX(behind, 0) + 1024;
-  PU_CUDA_TRY(cudaFuncSetAttribute(product_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+  const int behind = PU_MAX((S::boxes - 1) * S::x_box + S::x_reach - stage, S::w_reach - p.lines * BOX);
+  const int bytes = stage * p.stages + PU_MAX(behind, 0) + 1024;
+  const auto kernel = kernel_of<S>();
+  PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for a product", e);
-  const dim3 grid((unsigned)ceil_div(p.rows, S::rows), (unsigned)ceil_div(p.cols, p.lines));
-  pu_cuda_start(d, true, product_kernel<S>, grid, dim3(S::threads), (size_t)bytes, p, *x, *w);
+  const unsigned tiles = (unsigned)ceil_div(p.rows, S::rows);
+  const dim3 grid(S::paired ? (tiles + 1) / 2 * 2 : tiles, (unsigned)ceil_div(p.cols, p.lines));
+  pu_cuda_start(d, true, kernel, grid, dim3(S::threads), (size_t)bytes, p, *x, *w);
   return pu_cuda_launched("a product in int8", e);
 }
 
-template <int ROWS, bool ROUNDS>
+template <int ROWS>
 static pu_err launch_few(pu_cuda *d, const product_args &p, const product_plan *plan, const CUtensorMap *x,
                          const CUtensorMap *w, pu_error *e) {
   switch (plan->n * plan->count) {
   case 16:
-    return launch<shape<ROWS, 1, 16, 1, ROUNDS>>(d, p, plan, x, w, e);
+    return launch<shape<ROWS, 1, 16, 1>>(d, p, plan, x, w, e);
   case 32:
-    return launch<shape<ROWS, 1, 32, 1, ROUNDS>>(d, p, plan, x, w, e);
+    return launch<shape<ROWS, 1, 32, 1>>(d, p, plan, x, w, e);
   case 64:
-    return launch<shape<ROWS, 1, 64, 1, ROUNDS>>(d, p, plan, x, w, e);
+    return launch<shape<ROWS, 1, 64, 1>>(d, p, plan, x, w, e);
   case 128:
-    return launch<shape<ROWS, 1, 64, 2, ROUNDS>>(d, p, plan, x, w, e);
+    return launch<shape<ROWS, 1, 64, 2>>(d, p, plan, x, w, e);
   case 192:
-    return launch<shape<ROWS, 1, 64, 3, ROUNDS>>(d, p, plan, x, w, e);
+    return launch<shape<ROWS, 1, 64, 3>>(d, p, plan, x, w, e);
   default:
-    return launch<shape<ROWS, 1, 64, 4, ROUNDS>>(d, p, plan, x, w, e);
+    return launch<shape<ROWS, 1, 64, 4>>(d, p, plan, x, w, e);
   }
 }
 
@@ -318,13 +324,14 @@ static pu_err launch_many(pu_cuda *d, const product_args &p, const product_plan 
                           const CUtensorMap *w, pu_error *e) {
   switch (plan->lines) {
   case 32:
-    return launch<shape<128, 2, 32, 1, false>>(d, p, plan, x, w, e);
+    return launch<shape<128, 2, 32, 1>>(d, p, plan, x, w, e);
   case 64:
-    return launch<shape<128, 2, 64, 1, false>>(d, p, plan, x, w, e);
+    return launch<shape<128, 2, 64, 1>>(d, p, plan, x, w, e);
   case 128:
-    return launch<shape<128, 2, 128, 1, false>>(d, p, plan, x, w, e);
+    return launch<shape<128, 2, 128, 1>>(d, p, plan, x, w, e);
   default:
-    return launch<shape<128, 2, 256, 1, false>>(d, p, plan, x, w, e);
+    return plan->paired ? launch<shape<128, 2, 256, 1, true>>(d, p, plan, x, w, e)
+                        : launch<shape<128, 2, 256, 1>>(d, p, plan, x, w, e);
   }
 }
 
@@ -332,13 +339,13 @@ static pu_err launch_rows(pu_cuda *d, const product_args &p, const product_plan 
                           const CUtensorMap *w, pu_error *e) {
   switch (plan->rows) {
   case 8:
-    return p.x ? launch_few<8, true>(d, p, plan, x, w, e) : launch_few<8, false>(d, p, plan, x, w, e);
+    return launch_few<8>(d, p, plan, x, w, e);
   case 16:
-    return launch_few<16, false>(d, p, plan, x, w, e);
+    return launch_few<16>(d, p, plan, x, w, e);
   case 32:
-    return launch_few<32, false>(d, p, plan, x, w, e);
+    return launch_few<32>(d, p, plan, x, w, e);
   case 64:
-    return launch_few<64, false>(d, p, plan, x, w, e);
+    return launch_few<64>(d, p, plan, x, w, e);
   default:
     return launch_many(d, p, plan, x, w, e);
   }
@@ -364,6 +371,7 @@ static product_plan plan_of(const pu_cuda *d, int64_t rows, int64_t cols) {
   for (plan.lines = MOST_LINES; plan.lines > 32; plan.lines /= 2)
     if (ceil_div(rows, MOST_ROWS) * ceil_div(cols, plan.lines) >= d->sms) break;
   if (plan.lines <= 128) plan.ring = RING / 2;
+  plan.paired = plan.lines == MOST_LINES && rows > MOST_ROWS;
   return plan;
 }
 
@@ -371,23 +379,16 @@ bool pu_cuda_has_int8_product(const pu_cuda *d) {
   return d->capability == 90;
 }
 
-bool pu_cuda_int8_rounds(const pu_tensor *x) {
-  return x->shape[0] <= ROUNDED_ROWS && x->shape[1] <= ROUNDED_COLS;
-}
-
-pu_err pu_cuda_int8_product(pu_cuda *d, const pu_linear_args *a, const pu_cuda_coded *x, const pu_cuda_coded *w,
-                            pu_error *e) {
-  product_plan plan = plan_of(d, a->x->shape[0], w->rows);
-  product_args p = {};
-  p.y = a->y->data, p.y_step = a->y->stride[0], p.y_f32 = a->y->dtype == PU_F32, p.w_scale = w->scale;
-  p.cols = w->rows, p.inner = (int)w->cols, p.rows = (int)a->x->shape[0], p.lines = plan.lines;
-  if (a->b) p.bias = a->b->data, p.bias_f32 = a->b->dtype == PU_F32;
-  if (x)
-    p.x_scale = x->scale;
-  else
-    p.x = (const bf16 *)a->x->data, p.x_step = a->x->stride[0];
-  CUtensorMap of_x = {}, of_w; /* of pairs of values */
-  if (x) PU_TRY(pu_cuda_map_of(d, x->codes, x->rows, x->cols / 2, x->cols / 2, plan.rows, &of_x, e));
-  PU_TRY(pu_cuda_map_of(d, w->codes, w->rows, w->cols / 2, w->cols / 2, plan.lines, &of_w, e));
+pu_err pu_cuda_int8_product(pu_cuda *d, const pu_cuda_coded *x, const pu_cuda_coded *w, const pu_tensor *b,
+                            const pu_tensor *y, pu_error *e) {
+  product_plan plan = plan_of(d, x->rows, w->rows);
+  product_args p = {y->data, x->scale, w->scale};
+  p.y_step = y->stride[0], p.cols = w->rows, p.inner = (int)x->cols, p.rows = (int)x->rows, p.lines = plan.lines;
+  p.y_f32 = y->dtype == PU_F32;
+  if (b) p.bias = b->data, p.bias_f32 = b->dtype == PU_F32;
+  const int box = plan.paired ? plan.lines / 2 : plan.lines;
+  CUtensorMap of_x, of_w; /* of pairs of values */
+  PU_TRY(pu_cuda_map_of(d, x->codes, x->rows, x->cols / 2, x->cols / 2, plan.rows, &of_x, e));
+  PU_TRY(pu_cuda_map_of(d, w->codes, w->rows, w->cols / 2, w->cols / 2, box, &of_w, e));
   return launch_rows(d, p, &plan, &of_x, &of_w, e);
 }
