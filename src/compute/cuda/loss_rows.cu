@@ -220,14 +220,15 @@ template <bool BACK> __device__ static __noinline__ soft take_again(const float 
   return {ref, sum};
 }
 
-/* Of all threads: the largest reference, and the sums below it. */
+/* Of all threads: the largest reference, and the sums below it. Where there is no column all is LEAST, which must be
+ * taken from itself before it is multiplied. */
 __device__ static soft row_soft(soft s, soft *room) {
-  float max = warp_max(s.max), sum = warp_sum(s.sum * exp_below<bf16>(s.max, max));
+  float max = warp_max(s.max), sum = warp_sum(s.sum * exp_below<bf16>(s.max - max, 0));
   if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = {max, sum};
   __syncthreads();
   s = room[threadIdx.x % 32];
   max = warp_max(s.max);
-  return {max, warp_sum(s.sum * exp_below<bf16>(s.max, max))};
+  return {max, warp_sum(s.sum * exp_below<bf16>(s.max - max, 0))};
 }
 
 /* The row's loss, and what its gradients are made with. mine: what this thread took; at_target: a logit. */
