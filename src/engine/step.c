@@ -328,7 +328,7 @@ static void swap_arenas(pu_arena **a, pu_arena **b) {
 
 /* After a step of this key was begun. */
 static pu_err make_ready(pu_engine *en, const batch *now, const outcome *o, uint64_t key, pu_error *e) {
-  if (!key || !all_go_on(en, now)) return PU_OK;
+  if (!en->ahead || !key || !all_go_on(en, now)) return PU_OK;
   for (int32_t i = 0; i < now->n; i++) {
     bool there;
     PU_TRY(pu_schedule_ahead(en->shares[i].s, &there, e));
