@@ -396,7 +396,8 @@ typedef struct pu_lora_part {
 enum { PU_LORA_MAX_RANK = 1 << 12 };
 
 /* In place, for each part: y += scale (x a^T) b^T. x: [N, K]; y: [N, *], of x's type. Parts do not overlap in y; what
- * belongs to none stays as it is. A row's result depends on its own part alone. x a^T is rounded to x's type.
+ * belongs to none stays as it is. A row's result depends on its own part alone. x a^T is rounded to x's type; what is
+ * added to y may be, too.
  * Backward hands y's gradient on as it is. */
 typedef struct pu_lora_args {
   pu_tensor *x, *y;

@@ -14,7 +14,7 @@ enum {
   MEMORY = 8 << 20,
   WIDE_MEMORY = 128 << 20,
   SMALL_MEMORY = 256 << 10,
-  MAX_LEAVES = 6,
+  MAX_LEAVES = 12,
   MAX_OUTS = 4,
   TRIALS = PU_TSAN ? 1 : 6
 };
@@ -290,6 +290,30 @@ static void run_lora(env *t) {
   result(t, pu_lora(&t->c, x, pu_linear(&t->c, x, w, NULL, false), parts, used));
 }
 
+enum { ADAPTERS = 5 };
+
+/* Some adapters, each of its own stretch of n rows, one after the other; sizes are multiples of 8, as tensor cores want
+ * them. How many there are. */
+static int adapter_parts(env *t, int64_t n, int64_t k, int64_t m, pu_lora_part *parts) {
+  int used = 0;
+  for (int64_t row = below(t, 2); row < n && used < ADAPTERS; used++) {
+    int64_t rank = 8 * (1 + below(t, 9)), cols = 8 * (1 + below(t, m / 8)), rows = 1 + below(t, n - row);
+    pu_tensor *a = leaf2(t, t->type, PU_F32, rank, k, 0.2), *b = leaf2(t, t->type, PU_F32, cols, rank, 0.5);
+    parts[used] = (pu_lora_part){a, b, row, rows, 8 * below(t, (m - cols) / 8 + 1), 0.7f};
+    row += rows;
+  }
+  return used;
+}
+
+static void run_lora_whole(env *t) {
+  int64_t n = 1 + size(t, t->wide ? 700 : 150), k = 8 * size(t, t->wide ? 256 : 20),
+          m = 8 * size(t, t->wide ? 128 : 40);
+  pu_tensor *x = leaf2(t, t->type, t->type, n, k, 1), *w = param2(t, m, k, 0.2);
+  pu_lora_part parts[ADAPTERS];
+  int used = adapter_parts(t, n, k, m, parts);
+  result(t, pu_lora(&t->c, x, pu_linear(&t->c, x, w, NULL, false), parts, used));
+}
+
 typedef struct heads {
   int q, kv, dim;
 } heads;
@@ -537,6 +561,7 @@ static const op_case cases[] = {
     /* Without a gradient a backend may go another way. */
     {"linear, no gradient", run_linear, false},
     {"lora, no gradient", run_lora, false},
+    {"lora of whole sizes, no gradient", run_lora_whole, false},
     {"moe_mlp, no gradient", run_moe_mlp, false},
     {"linear_cross_entropy, no gradient", run_loss, false},
 };
@@ -640,6 +665,48 @@ static void device_matches_reference(void **state) {
   if (!be) skip();
   check_backend(be->name, be, be, USUAL);
   if (strcmp(be->name, "far") != 0) check_backend(be->name, be, be, WIDE); /* far's kernels are the CPU's */
+  be->close(be);
+}
+
+/* Row `row` of the product and its adapter, alone. */
+static vec row_alone(env *t, pu_tensor *x, pu_tensor *w, const pu_lora_part *parts, int used, int64_t row) {
+  pu_tensor one = *x;
+  one.shape[0] = 1;
+  one.data = (char *)x->data + (size_t)(row * x->stride[0]) * pu_dtype_size(x->dtype);
+  pu_tensor *y = must(t, pu_linear(&t->c, &one, w, NULL, false));
+  for (int i = 0; i < used; i++) {
+    pu_lora_part p = parts[i];
+    if (row < p.row || row >= p.row + p.rows) continue;
+    p.row = 0, p.rows = 1;
+    must(t, pu_lora(&t->c, &one, y, &p, 1));
+  }
+  return download(t, y);
+}
+
+static void adapted_rows_are_steady(void **state) {
+  (void)state;
+  pu_backend *be = open_device();
+  if (!be) skip();
+  for (uint64_t seed = 0; seed < 2 * trials(); seed++) {
+    static const int64_t many[] = {2, 9, 40, 130, 520};
+    env t;
+    pu_lora_part parts[ADAPTERS];
+    env_open(&t, be, seed % 2 ? PU_BF16 : PU_F32, seed, WIDE_MEMORY);
+    t.c.tape = NULL;
+    int64_t n = many[below(&t, 5)], k = 8 * (1 + below(&t, 200)), m = 8 * (1 + below(&t, 100));
+    pu_tensor *x = leaf2(&t, t.type, t.type, n, k, 1), *w = leaf2(&t, t.type, t.type, m, k, 0.2);
+    int used = adapter_parts(&t, n, k, m, parts);
+    vec all = download(&t, must(&t, pu_lora(&t.c, x, pu_linear(&t.c, x, w, NULL, false), parts, used)));
+    for (int i = 0; i < 6; i++) {
+      int64_t row = below(&t, n);
+      vec one = row_alone(&t, x, w, parts, used, row);
+      for (int64_t c = 0; c < m; c++)
+        if (one.v[c] != all.v[row * m + c]) fail_msg("row %lld of %lld differs alone", (long long)row, (long long)n);
+      free(one.v);
+    }
+    free(all.v);
+    env_close(&t);
+  }
   be->close(be);
 }
 
@@ -839,6 +906,7 @@ int main(void) {
       cmocka_unit_test(gradients_match_differences),
       cmocka_unit_test(cpu_isas_match_reference),
       cmocka_unit_test(device_matches_reference),
+      cmocka_unit_test(adapted_rows_are_steady),
       cmocka_unit_test(device_refuses),
       cmocka_unit_test(nan_shows),
   };

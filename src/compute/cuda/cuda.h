@@ -65,6 +65,7 @@ typedef struct pu_cuda {
   uint64_t generation;                 /* of memory: counts what was freed, so that no graph goes on with it */
   uint64_t waits;                      /* for all that was asked of the device */
   struct pu_cuda_guesses *guesses;     /* fp8.cu */
+  const void *waited_for;              /* see pu_cuda_start */
 } pu_cuda;
 
 enum { PU_CUDA_LT_BYTES = 64 << 20, PU_CUDA_STAGING = 16 << 20 };
@@ -86,7 +87,9 @@ static inline pu_err pu_cuda_launched(const char *what, pu_error *e) {
 
 /* As kernel<<<grid, block, shared, d->stream>>>(args...). early: it may start before the kernel before it has ended
  * (programmatic dependent launch, from compute capability 9.0 on), so each of its threads calls wait_for_before()
- * before it reads what earlier kernels wrote, and before it writes at all. */
+ * before it reads what earlier kernels wrote, and before it writes at all. A kernel that lets the next one start only
+ * after it has waited itself says so: d->waited_for is then an operand of it that no earlier kernel still writes when
+ * the next one starts. */
 template <typename... P, typename... A>
 static inline void pu_cuda_start(pu_cuda *d, bool early, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared,
                                  const A &...args) {
@@ -97,6 +100,7 @@ static inline void pu_cuda_start(pu_cuda *d, bool early, void (*kernel)(P...), d
   config.gridDim = grid, config.blockDim = block;
   config.dynamicSmemBytes = shared, config.stream = d->stream;
   config.attrs = &attribute, config.numAttrs = early && d->capability >= 90;
+  d->waited_for = NULL;
   cudaLaunchKernelEx(&config, kernel, P(args)...);
 }
 /* Of so many rows a kernel is short, and its start counts. */

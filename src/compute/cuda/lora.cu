@@ -1,8 +1,9 @@
 /* lora: y += scale (x a^T) b^T, part by part. With u = x a^T: db = scale dy^T u; du = scale dy b; da = du^T x;
  * dx += du a.
  *
- * Serving has many parts of few rows, which go together. Training has few parts of many rows: they go through cuBLASLt.
- */
+ * Serving has many parts of few rows, which go together: in clusters of blocks where that can be (lora_cluster.cu),
+ * else by the kernels here. Training has few parts of many rows: they go through cuBLASLt. */
+#include "src/compute/cuda/lora.h"
 #include "src/compute/cuda/use.h"
 
 static char *at(const pu_tensor *t, int64_t row, int64_t col) {
@@ -249,27 +250,36 @@ static pu_err run_kernel(pu_cuda *d, lora_kernel which, lora_parts *parts, pu_dt
   return (whole ? launch<bf16, true> : launch<bf16, false>)(d, which, parts, blocks, e);
 }
 
+static pu_err run_parts(pu_cuda *d, lora_parts *parts, bool few, pu_dtype type, pu_error *e) {
+  if (few) return run_kernel(d, LORA_FEW, parts, type, e);
+  PU_TRY(run_kernel(d, LORA_DOWN, parts, type, e));
+  return run_kernel(d, LORA_UP, parts, type, e);
+}
+
 static pu_err forward_all(pu_cuda *d, const pu_lora_args *l, pu_error *e) {
   lora_parts parts = {};
   size_t bytes = 0;
   bool few = true;
   void *work = NULL;
+  PU_TRY(pu_cuda_lora_in_clusters(d, l, e));
   for (int i = 0; i < l->n; i++) {
+    if (pu_cuda_lora_clusters(d, l, &l->parts[i])) continue;
     bytes += u_bytes(&l->parts[i], l->x->dtype);
     few = few && l->parts[i].rows <= FEW_ROWS && l->parts[i].a->shape[0] <= FEW_RANK;
   }
   if (!few) PU_TRY(pu_cuda_work(d, bytes, &work, e));
   char *u = (char *)work;
   parts.inner = (int)l->x->shape[1];
-  for (int i = 0; i < l->n; u += u_bytes(&l->parts[i], l->x->dtype), i++) {
+  for (int i = 0; i < l->n; i++) {
+    if (pu_cuda_lora_clusters(d, l, &l->parts[i])) continue;
+    if (parts.n == PARTS) {
+      PU_TRY(run_parts(d, &parts, few, l->x->dtype, e));
+      parts.n = 0;
+    }
     parts.of[parts.n++] = part_for(l, &l->parts[i], u);
-    if (parts.n < PARTS && i + 1 < l->n) continue;
-    if (few) PU_TRY(run_kernel(d, LORA_FEW, &parts, l->x->dtype, e));
-    if (!few) PU_TRY(run_kernel(d, LORA_DOWN, &parts, l->x->dtype, e));
-    if (!few) PU_TRY(run_kernel(d, LORA_UP, &parts, l->x->dtype, e));
-    parts.n = 0;
+    u += u_bytes(&l->parts[i], l->x->dtype);
   }
-  return PU_OK;
+  return parts.n ? run_parts(d, &parts, few, l->x->dtype, e) : PU_OK;
 }
 
 /* ---- part by part ---- */

@@ -183,7 +183,6 @@ __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, 
   int n = (p.inner + S::depth - 1) / S::depth, early = PU_MIN(n, p.stages);
   bool fetches = threadIdx.x == CONSUMERS;
   fetcher<S> f = {a, b, &bars, room, (int)col, p.lines, (int)p.cols};
-  let_next_start();
   if (fetches) {
     map_ahead(b);
     for (int s = 0; s < p.stages; s++) {
@@ -198,6 +197,7 @@ __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, 
   if (threadIdx.x >= CONSUMERS) return;
   float sum[S::count][S::rows / 2];
   wait_for_before();
+  let_next_start(); /* it may read a at once */
   sum_stages<S>(sum, room, n, p, &bars);
   store_sums<S, Y>(p, sum, col);
 }
@@ -307,6 +307,7 @@ static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *pl
               "shared memory for a product", e);
   const dim3 grid((unsigned)ceil_div(q->cols, p.lines));
   pu_cuda_start(d, true, skinny_kernel<S, Y>, grid, THREADS, (size_t)bytes, p, a, b);
+  d->waited_for = q->a;
   return pu_cuda_launched("a product of few rows", e);
 }
 
