@@ -175,23 +175,28 @@ template <int RT> __device__ static inline void load_u(const bf16 *u, int cols, 
   for (int r = 0; r < RT; r++) v[r] = r * RANK < cols ? *(const uint2 *)(u + r * RANK + threadIdx.x % 4 * 4) : uint2{};
 }
 
-/* UNIT columns of one tile of rows: lines of b are operand A. Product j has of each 8 columns two, so that a thread has
- * 8 columns of 2 rows side by side. */
-template <int RT>
-__device__ static inline void up_sums(const cluster_part &p, const uint2 (&u)[RT], int unit, float (&acc)[4][4]) {
+/* Of UNIT lines of b, what product j of tile r of the rank takes as operand A: of each 8 lines two, so that a thread
+ * has 8 columns of 2 rows side by side. */
+__device__ static inline uint4 load_b(const cluster_part &p, int unit, int r, int j) {
   const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, col = min(unit * UNIT + g * 8, p.cols - 8);
+  const bf16 *b = p.b + col * p.b_step + r * RANK + t * 4;
+  const bool there = r * RANK + t * 4 < p.rank;
+  const uint2 low = there ? __ldg((const uint2 *)(b + j * 2 * p.b_step)) : uint2{};
+  const uint2 high = there ? __ldg((const uint2 *)(b + (j * 2 + 1) * p.b_step)) : uint2{};
+  return make_uint4(low.x, high.x, low.y, high.y);
+}
+
+/* UNIT columns of one tile of rows; b gives what load_b does. */
+template <int RT, typename B>
+__device__ static inline void up_sums(const B &b, const uint2 (&u)[RT], float (&acc)[4][4]) {
 #pragma unroll
-  for (int r = 0; r < RT; r++) {
-    const bool there = r * RANK + t * 4 < p.rank;
-    const bf16 *b = p.b + col * p.b_step + r * RANK + t * 4;
+  for (int r = 0; r < RT; r++)
 #pragma unroll
     for (int j = 0; j < 4; j++) {
-      uint2 low = there ? __ldg((const uint2 *)(b + j * 2 * p.b_step)) : uint2{};
-      uint2 high = there ? __ldg((const uint2 *)(b + (j * 2 + 1) * p.b_step)) : uint2{};
-      const uint32_t w[4] = {low.x, high.x, low.y, high.y};
+      const uint4 v = b(r, j);
+      const uint32_t w[4] = {v.x, v.y, v.z, v.w};
       mma(acc[j], w, u[r].x, u[r].y);
     }
-  }
 }
 
 /* A thread's 8 columns of one of its rows, rounded: what y's values get. */
@@ -218,11 +223,11 @@ __device__ static inline void add_tile(const cluster_part &p, int row, int unit,
   if (row + 1 < p.rows) add_to(p.y + (row + 1) * p.y_step + col, v[1]);
 }
 
-template <int RT>
-__device__ static inline void up_tile(const cluster_part &p, const uint2 (&u)[RT], int unit, uint4 (&v)[2]) {
+template <int RT, typename B>
+__device__ static inline void up_tile(const B &b, const uint2 (&u)[RT], float scale, uint4 (&v)[2]) {
   float acc[4][4] = {};
-  up_sums<RT>(p, u, unit, acc);
-  v[0] = addend(acc, 0, p.scale), v[1] = addend(acc, 1, p.scale);
+  up_sums<RT>(b, u, acc);
+  v[0] = addend(acc, 0, scale), v[1] = addend(acc, 1, scale);
 }
 
 /* The block's units of columns [unit, end) of one tile of rows, a warp AT_ONCE of them at a time. */
@@ -231,8 +236,10 @@ __device__ static inline void up(const cluster_part &p, const uint2 (&u)[RT], in
   for (unit += (int)threadIdx.x / 32; unit < end; unit += AT_ONCE * WARPS) {
     uint4 v[AT_ONCE][2];
 #pragma unroll
-    for (int i = 0; i < AT_ONCE; i++)
-      if (i == 0 || unit + i * WARPS < end) up_tile<RT>(p, u, unit + i * WARPS, v[i]);
+    for (int i = 0; i < AT_ONCE; i++) {
+      const auto b = [&](int r, int j) { return load_b(p, unit + i * WARPS, r, j); };
+      if (i == 0 || unit + i * WARPS < end) up_tile<RT>(b, u, p.scale, v[i]);
+    }
     if (wait) wait_for_before();
     wait = false;
 #pragma unroll
@@ -297,7 +304,7 @@ __global__ void IN_CLUSTERS __launch_bounds__(THREADS, 2) down_kernel(const __gr
 
 /* Many rows: UP_ROWS of them, WARPS units of columns. */
 template <int RT>
-__global__ void __launch_bounds__(THREADS, RT == 4 ? 2 : 4) up_kernel(const __grid_constant__ cluster_parts parts) {
+__global__ void __launch_bounds__(THREADS, RT == 1 ? 4 : 2) up_kernel(const __grid_constant__ cluster_parts parts) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   int number = (int)blockIdx.x;
   let_next_start();
@@ -307,6 +314,10 @@ __global__ void __launch_bounds__(THREADS, RT == 4 ? 2 : 4) up_kernel(const __gr
   if (unit < units) fetch_b(p, unit * UNIT, min((unit + 1) * UNIT, p.cols), threadIdx.x % 32, 32);
   wait_for_before();
   if (unit >= units) return;
+  uint4 lines[RT][4];
+#pragma unroll
+  for (int i = 0; i < RT * 4; i++) lines[i / 4][i % 4] = load_b(p, unit, i / 4, i % 4);
+  const auto b = [&](int r, int j) { return lines[r][j]; };
   for (int row = first; row < min(first + UP_ROWS, p.rows); row += AT_ONCE * TILE) {
     uint2 u[AT_ONCE][RT];
 #pragma unroll
@@ -317,7 +328,7 @@ __global__ void __launch_bounds__(THREADS, RT == 4 ? 2 : 4) up_kernel(const __gr
 #pragma unroll
     for (int i = 0; i < AT_ONCE; i++) {
       uint4 v[2];
-      up_tile<RT>(p, u[i], unit, v);
+      up_tile<RT>(b, u[i], p.scale, v);
       add_tile(p, row + i * TILE, unit, units, v);
     }
   }
