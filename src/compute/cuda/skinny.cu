@@ -24,7 +24,9 @@
 enum { BOX = 64 /* values of a line: 128 bytes */, MOST_STAGES = 32, MOST_LINES = 256 };
 enum { LINES = 64 /* of a product */ };
 enum { CONSUMERS = 128, THREADS = CONSUMERS + 32 };
-enum { RING = 200 << 10 /* bytes of a multiprocessor's shared memory for stages */ };
+/* Bytes of a multiprocessor's shared memory for stages. Blocks of few lines and rows leave room for a block of the
+ * kernel before or after them, attention's above all; with more lines that costs more than it gains (measured). */
+enum { RING = 200 << 10, SHARED_RING = 116 << 10, SHARED_LINES = 32, SHARED_ROWS = 16 };
 
 /* Up to ROWS of a; up to 64 COUNT lines of b, in COUNT products. GATED: of two, gates and what they are for, whose
  * lines are `cols` apart in b. */
@@ -112,17 +114,21 @@ template <typename S> __device__ static void fetch_stages(const fetcher<S> &f, c
   }
 }
 
+/* A matrix so many bytes behind another; within shared memory only the lower half changes. */
+__device__ static inline uint64_t further(uint64_t matrix, int bytes) {
+  return (matrix >> 32 << 32) | ((uint32_t)matrix + ((uint32_t)bytes >> 4));
+}
+
 /* One stage of the sums. */
 template <typename S>
 __device__ static inline void use_stage(float (&sum)[S::count][S::rows / 2], uint32_t at, int lines, bool first) {
+  const uint64_t a = wide_matrix(at, 16), b = wide_matrix(at + S::boxes * S::a_box, 16);
 #pragma unroll
-  for (int k = 0; k < S::boxes * 4; k++) {
-    uint32_t a = at + k / 4 * S::a_box + k % 4 * 32,
-             b = at + S::boxes * S::a_box + k / 4 * S::b_box(lines) + k % 4 * 32;
+  for (int k = 0; k < S::boxes * 4; k++)
 #pragma unroll
     for (int c = 0; c < S::count; c++)
-      wide_mma<0>(sum[c], wide_matrix(b + S::b_at(c, lines), 16), wide_matrix(a, 16), !(first && k == 0));
-  }
+      wide_mma<0>(sum[c], further(b, k / 4 * S::b_box(lines) + S::b_at(c, lines) + k % 4 * 32),
+                  further(a, k / 4 * S::a_box + k % 4 * 32), !(first && k == 0));
 }
 
 template <typename S>
@@ -131,15 +137,19 @@ __device__ static inline void sum_stages(float (&sum)[S::count][S::rows / 2], ui
   const int stage = stage_bytes<S>(p.lines);
   int slot = 0, last = 0;
   uint32_t turn = 0;
+  barrier_wait(&bars->full[0], 0);
   for (int t = 0; t < n; t++) {
-    barrier_wait(&bars->full[slot], turn);
+    const int here = slot;
     wide_begin();
-    use_stage<S>(sum, room + slot * stage, p.lines, t == 0);
+    use_stage<S>(sum, room + here * stage, p.lines, t == 0);
     wide_commit();
+    /* The next stage is waited for while the products of this one run; three stages at least, so this comes to an end.
+     */
+    if (++slot == p.stages) slot = 0, turn ^= 1;
+    if (t + 1 < n) barrier_wait(&bars->full[slot], turn);
     wide_wait<1>(); /* the stage before is used up */
     if (t && threadIdx.x % 32 == 0) barrier_arrive(&bars->empty[last]);
-    last = slot;
-    if (++slot == p.stages) slot = 0, turn ^= 1;
+    last = here;
   }
   wide_wait<0>();
 }
@@ -299,7 +309,7 @@ static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *pl
   CUtensorMap a, b;
   PU_TRY(pu_cuda_map_of(d, q->a, q->rows, q->inner, q->a_step, S::rows, &a, e));
   PU_TRY(pu_cuda_map_of(d, q->b, S::strips * q->cols, q->inner, q->b_step, p.lines, &b, e));
-  p.stages = PU_MIN(PU_MAX(plan->ring / stage, 2), (int)MOST_STAGES);
+  p.stages = PU_MIN(PU_MAX(plan->ring / stage, 3), (int)MOST_STAGES);
   p.bias_f32 = q->bias_type == PU_F32, p.b_rests = q->b_rests;
   /* The last boxes of the last stage are read beyond its end. */
   const int bytes = stage * p.stages + PU_MAX(S::b_reach(p.lines) - S::b_box(p.lines), 0) + 1024;
@@ -351,7 +361,8 @@ static skinny_plan plan_of(const pu_cuda *d, const pu_cuda_product *p, bool gate
   const int strips = gated ? 2 : 1, most = gated ? 2 * LINES : MOST_LINES; /* of a multiprocessor */
   int64_t turns = ceil_div(p->cols, (int64_t)d->sms * most);
   plan.rows = p->rows <= 8 ? 8 : p->rows <= 16 ? 16 : p->rows <= 32 ? 32 : 64, plan.gated = gated;
-  plan.lines = (int)ceil_div(p->cols, turns * d->sms * 8) * 8, plan.ring = RING;
+  plan.lines = (int)ceil_div(p->cols, turns * d->sms * 8) * 8;
+  plan.ring = plan.rows <= SHARED_ROWS && strips * plan.lines <= SHARED_LINES ? SHARED_RING : RING;
   if ((turns == 1 && strips * plan.lines > 128) || (gated && plan.lines > LINES))
     plan.lines = (int)ceil_div(plan.lines, 16) * 8, plan.ring = RING / 2;
   plan.count = strips * (int)ceil_div(plan.lines, LINES);
