@@ -1068,6 +1068,7 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
   typedef shape<D, KB, VB, NT> S;
   constexpr int TILE = S::tile, LOG_STEP = TILE == 16 ? 6 : 7; /* keys of a step of all warps: half a piece */
   extern __shared__ __align__(1024) char shared[];
+  /* Who brings the plan lets no kernel behind it start before it has waited, so that all those find it there. */
   if (!f.early) wait_before();
   start_next();
   char *mine = shared + threadIdx.x / 32 * f.stages * S::stage;
