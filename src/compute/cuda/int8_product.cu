@@ -3,8 +3,7 @@
  * As in skinny.cu, a block takes a strip of columns of y, which are lines of w, and walks along the whole sum in
  * stages, which one thread has the copy engine fetch ahead of their use; rows of x are operand A of warpgroup products,
  * lines of w operand B. With up to 64 rows one warpgroup multiplies, and what takes the time are the weights. With more
- * a block has 128 rows, 64 for each of two warpgroups; and where there are several such, two blocks with the same lines
- * bring half of them each, to both, since the L2 cache would else be what is waited for.
+ * a block has 128 rows, 64 for each of two warpgroups.
  *
  * w rests: its first stages are asked for before the kernels before this one have ended. */
 #include "src/compute/cuda/int8.h"
@@ -15,10 +14,8 @@
 enum { BOX = 128 /* values of a line, a byte each */, MOST_STAGES = 32, MOST_LINES = 256, MOST_ROWS = 128 };
 enum { RING = 200 << 10 /* bytes of a multiprocessor's shared memory for stages */ };
 
-/* Up to ROWS of x, by GROUPS warpgroups; up to N * COUNT lines of w, in COUNT products. PAIRED: two
- * blocks with the same lines, each of which brings half of them to both. */
-template <int ROWS, int GROUPS, int N, int COUNT, bool PAIRED = false> struct shape {
-  static constexpr bool paired = PAIRED;
+/* Up to ROWS of x, by GROUPS warpgroups; up to N * COUNT lines of w, in COUNT products. */
+template <int ROWS, int GROUPS, int N, int COUNT> struct shape {
   static constexpr int rows = ROWS, groups = GROUPS, n = N, count = COUNT;
   static constexpr int consumers = GROUPS * 128, threads = consumers + 32;
   static constexpr int boxes = GROUPS * COUNT == 1 ? 2 : 1, depth = boxes * BOX, x_box = ROWS * BOX; /* of a stage */
@@ -50,32 +47,6 @@ struct common {
   float x_scale[MOST_ROWS], w_scale[MOST_LINES], bias[MOST_LINES];
 };
 
-/* ---- pairs of blocks ---- */
-
-/* As box_copy, to the same place in both blocks, and told to the barriers of both. */
-__device__ static inline void box_copy_to_both(uint32_t to, const void *map, int k, int line, uint64_t *b) {
-  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
-               "[%1, {%2, %3}], [%4], %5;" ::"r"(to),
-               "l"(map), "r"(k), "r"(line), "r"(shared_at(b)), "h"((uint16_t)3)
-               : "memory");
-}
-
-/* As barrier_arrive, at both blocks' barriers. */
-__device__ static inline void arrive_at_both(uint64_t *b) {
-  for (int rank = 0; rank < 2; rank++)
-    asm volatile("{\n\t.reg .b32 at;\n\tmapa.shared::cluster.u32 at, %0, %1;\n\t"
-                 "mbarrier.arrive.shared::cluster.b64 _, [at];\n\t}" ::"r"(shared_at(b)),
-                 "r"(rank)
-                 : "memory");
-}
-
-/* All threads of both. */
-__device__ static inline void both_meet(void) {
-  asm volatile("barrier.cluster.arrive.release;\n\tbarrier.cluster.wait.acquire;" ::: "memory");
-}
-
-/* ---- copies ---- */
-
 /* One thread's work: stages of x and w on their way. */
 template <typename S> struct fetcher {
   const CUtensorMap *x, *w;
@@ -87,13 +58,8 @@ template <typename S> struct fetcher {
   __device__ void fetch_w(int slot, int t) const {
     uint32_t to = room + slot * stage_bytes<S>(lines) + S::boxes * S::x_box;
     barrier_expect(&c->full[slot], stage_bytes<S>(lines));
-    if constexpr (S::paired) {
-      int half = blockIdx.x % 2 * lines / 2;
-      box_copy_to_both(to + half * BOX, w, t * BOX / 2, line + half, &c->full[slot]);
-    } else {
-      for (int i = 0; i < S::boxes; i++)
-        box_copy(to + i * lines * BOX, w, (t * S::boxes + i) * BOX / 2, line, &c->full[slot]);
-    }
+    for (int i = 0; i < S::boxes; i++)
+      box_copy(to + i * lines * BOX, w, (t * S::boxes + i) * BOX / 2, line, &c->full[slot]);
   }
   __device__ void fetch_x(int slot, int t) const {
     uint32_t to = room + slot * stage_bytes<S>(lines);
@@ -102,18 +68,14 @@ template <typename S> struct fetcher {
   }
 };
 
-template <typename S> __device__ static void open_barriers(const fetcher<S> &f, const product_args &p) {
+/* Before the other warps go on, so as to lose no time. */
+template <typename S> __device__ static void fetch_early(const fetcher<S> &f, const product_args &p, int early) {
   map_ahead(f.w);
   for (int s = 0; s < p.stages; s++) {
     barrier_init(&f.c->full[s], 1);
-    barrier_init(&f.c->empty[s], S::consumers / 32 * (S::paired ? 2 : 1));
+    barrier_init(&f.c->empty[s], S::consumers / 32);
   }
   barriers_visible();
-  if (S::paired) asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-}
-
-/* Before the other warps go on, so as to lose no time. */
-template <typename S> __device__ static void fetch_early(const fetcher<S> &f, int early) {
   for (int t = 0; t < early; t++) f.fetch_w(t, t);
   map_ahead(f.x);
 }
@@ -159,12 +121,7 @@ __device__ static inline void sum_stages(int (&sum)[S::count][S::n / 2], uint32_
     use_stage<S>(sum, room + slot * stage, p.lines * BOX, t == 0);
     wide_commit();
     wide_wait<1>(); /* the stage before is used up */
-    if (t && threadIdx.x % 32 == 0) {
-      if (S::paired)
-        arrive_at_both(&common->empty[last]);
-      else
-        barrier_arrive(&common->empty[last]);
-    }
+    if (t && threadIdx.x % 32 == 0) barrier_arrive(&common->empty[last]);
     last = slot;
     if (++slot == p.stages) slot = 0, turn ^= 1;
   }
@@ -233,18 +190,14 @@ __device__ static void product_block(const product_args &p, const CUtensorMap *x
   bool fetches = threadIdx.x == S::consumers;
   fetcher<S> f = {x, w, &common, room, (int)row, (int)col, p.lines};
   let_next_start();
-  if (fetches) open_barriers<S>(f, p);
-  if (S::paired) both_meet();
-  if (fetches) fetch_early<S>(f, early);
+  if (fetches) fetch_early<S>(f, p, early);
   __syncthreads();
   if (fetches) fetch_stages<S>(f, p, early, n);
-  if (threadIdx.x < S::consumers) {
-    int sum[S::count][S::n / 2];
-    fetch_scales<S>(p, &common, row, col);
-    sum_stages<S>(sum, room, n, p, &common);
-    store_sums<S>(p, &common, sum, row, col);
-  }
-  if (S::paired) both_meet(); /* what the other sends, or tells, finds this one still there */
+  if (threadIdx.x >= S::consumers) return;
+  int sum[S::count][S::n / 2];
+  fetch_scales<S>(p, &common, row, col);
+  sum_stages<S>(sum, room, n, p, &common);
+  store_sums<S>(p, &common, sum, row, col);
 }
 
 #endif
@@ -258,15 +211,6 @@ __global__ void __launch_bounds__(S::threads, S::blocks)
 #endif
 }
 
-template <typename S>
-__global__ void __cluster_dims__(2, 1, 1) __launch_bounds__(S::threads, S::blocks)
-    paired_kernel(const product_args p, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w) {
-#ifdef PU_WGMMA
-  extern __shared__ __align__(1024) unsigned char raw[];
-  product_block<S>(p, &x, &w, (shared_at(raw) + 1023) / 1024 * 1024);
-#endif
-}
-
 /* ---- launch --------------------------------------------------------------------------------------------------------
  */
 
@@ -274,15 +218,7 @@ typedef struct product_plan {
   int rows, lines; /* of a block */
   int n, count;
   int ring; /* bytes of shared memory for stages */
-  bool paired;
 } product_plan;
-
-template <typename S> static auto kernel_of(void) {
-  if constexpr (S::paired)
-    return paired_kernel<S>;
-  else
-    return product_kernel<S>;
-}
 
 template <typename S>
 static pu_err launch(pu_cuda *d, product_args p, const product_plan *plan, const CUtensorMap *x, const CUtensorMap *w,
@@ -292,12 +228,10 @@ static pu_err launch(pu_cuda *d, product_args p, const product_plan *plan, const
   /* The last boxes of the last stage are read beyond its end. */
   const int behind = PU_MAX((S::boxes - 1) * S::x_box + S::x_reach - stage, S::w_reach - p.lines * BOX);
   const int bytes = stage * p.stages + PU_MAX(behind, 0) + 1024;
-  const auto kernel = kernel_of<S>();
-  PU_CUDA_TRY(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+  PU_CUDA_TRY(cudaFuncSetAttribute(product_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for a product", e);
-  const unsigned tiles = (unsigned)ceil_div(p.rows, S::rows);
-  const dim3 grid(S::paired ? (tiles + 1) / 2 * 2 : tiles, (unsigned)ceil_div(p.cols, p.lines));
-  pu_cuda_start(d, true, kernel, grid, dim3(S::threads), (size_t)bytes, p, *x, *w);
+  const dim3 grid((unsigned)ceil_div(p.rows, S::rows), (unsigned)ceil_div(p.cols, p.lines));
+  pu_cuda_start(d, true, product_kernel<S>, grid, dim3(S::threads), (size_t)bytes, p, *x, *w);
   return pu_cuda_launched("a product in int8", e);
 }
 
@@ -330,8 +264,7 @@ static pu_err launch_many(pu_cuda *d, const product_args &p, const product_plan 
   case 128:
     return launch<shape<128, 2, 128, 1>>(d, p, plan, x, w, e);
   default:
-    return plan->paired ? launch<shape<128, 2, 256, 1, true>>(d, p, plan, x, w, e)
-                        : launch<shape<128, 2, 256, 1>>(d, p, plan, x, w, e);
+    return launch<shape<128, 2, 256, 1>>(d, p, plan, x, w, e);
   }
 }
 
@@ -371,7 +304,6 @@ static product_plan plan_of(const pu_cuda *d, int64_t rows, int64_t cols) {
   for (plan.lines = MOST_LINES; plan.lines > 32; plan.lines /= 2)
     if (ceil_div(rows, MOST_ROWS) * ceil_div(cols, plan.lines) >= d->sms) break;
   if (plan.lines <= 128) plan.ring = RING / 2;
-  plan.paired = plan.lines == MOST_LINES && rows > MOST_ROWS;
   return plan;
 }
 
@@ -386,9 +318,8 @@ pu_err pu_cuda_int8_product(pu_cuda *d, const pu_cuda_coded *x, const pu_cuda_co
   p.y_step = y->stride[0], p.cols = w->rows, p.inner = (int)x->cols, p.rows = (int)x->rows, p.lines = plan.lines;
   p.y_f32 = y->dtype == PU_F32;
   if (b) p.bias = b->data, p.bias_f32 = b->dtype == PU_F32;
-  const int box = plan.paired ? plan.lines / 2 : plan.lines;
   CUtensorMap of_x, of_w; /* of pairs of values */
   PU_TRY(pu_cuda_map_of(d, x->codes, x->rows, x->cols / 2, x->cols / 2, plan.rows, &of_x, e));
-  PU_TRY(pu_cuda_map_of(d, w->codes, w->rows, w->cols / 2, w->cols / 2, box, &of_w, e));
+  PU_TRY(pu_cuda_map_of(d, w->codes, w->rows, w->cols / 2, w->cols / 2, plan.lines, &of_w, e));
   return launch_rows(d, p, &plan, &of_x, &of_w, e);
 }
