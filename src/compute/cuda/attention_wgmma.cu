@@ -665,21 +665,26 @@ template <int D> pu_err backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *
   return pu_cuda_launched("attention's backward", e);
 }
 
-/* dq of a tile's rows and a head from its sums: a thread has what one thread of gradient_all added. */
+/* dq of a tile's rows and a head from its sums: a thread gathers eight columns of a row, which four neighbours had. */
 __global__ void __launch_bounds__(2 * GROUP_THREADS) round_dq(const __grid_constant__ pu_cuda_attend a, float *sums) {
 #ifdef PU_WGMMA
   const pu_cuda_tile t = a.tiles[blockIdx.y];
-  const int head = blockIdx.x, half = threadIdx.x / GROUP_THREADS, id = threadIdx.x % GROUP_THREADS;
-  for (int at = t.at; at < min(t.n, t.at + ROWS); at += SIDE) {
-    const float4 *from = (const float4 *)place_of(sums, a, t, at, head, half) + id;
-    const int row = at + id / 32 * 16 + id % 32 / 4;
-    char *to = a.dq + (t.row + row) * a.dqkv_row + (head * 128 + half * 64 + id % 4 * 2) * 2;
+  const int head = blockIdx.x;
+#pragma unroll 4
+  for (int n = threadIdx.x; n < ROWS * 16; n += 2 * GROUP_THREADS) {
+    const int i = n % 8, h = n / 8 % 2, four = n / 16 % 32, half = n / 512 % 2, at = t.at + n / 1024 * SIDE;
+    const int row = at + four / 8 * 16 + four % 8 + 8 * h;
+    if (row >= t.n) continue;
+    const float2 *from = (const float2 *)(place_of(sums, a, t, at, head, half) + (i * 32 + four) * 16) + h;
+    uint4 *to = (uint4 *)(a.dq + (t.row + row) * a.dqkv_row + (head * 128 + half * 64 + i * 8) * 2);
+    uint4 out = a.add ? *to : make_uint4(0, 0, 0, 0);
+    uint32_t *pairs = (uint32_t *)&out;
 #pragma unroll
-    for (int i = 0; i < SIDE / 8; i++) {
-      const float4 c = from[i * GROUP_THREADS];
-      if (row < t.n) round_pair((uint32_t *)(to + i * 16), c.x * a.scale, c.y * a.scale, a.add);
-      if (row + 8 < t.n) round_pair((uint32_t *)(to + 8 * a.dqkv_row + i * 16), c.z * a.scale, c.w * a.scale, a.add);
+    for (int q = 0; q < 4; q++) {
+      const float2 c = from[2 * q];
+      round_pair(&pairs[q], c.x * a.scale, c.y * a.scale, a.add);
     }
+    *to = out;
   }
 #endif
 }
