@@ -119,13 +119,19 @@ static pu_err attention_back(pu_backend *be, void *v, pu_error *e) {
   a.dk = a.dq + args->heads * head;
   a.dv = a.dk + args->kv_heads * head;
   a.dqkv_row = dqkv->stride[0] * a.q_bits / 8;
-  PU_TRY(pu_cuda_cudnn_attention(d, &a, args->seqs->n, one_length(args->seqs), &done, e));
-  if (done) return PU_OK;
-  PU_TRY(pu_cuda_work(d, (size_t)(a.heads * a.lse_stride) * sizeof(float), &delta, e));
+  const bool in_any_order = pu_cuda_wgmma_any_order(d, &a);
+  if (!in_any_order) {
+    PU_TRY(pu_cuda_cudnn_attention(d, &a, args->seqs->n, one_length(args->seqs), &done, e));
+    if (done) return PU_OK;
+  }
+  const size_t numbers = (size_t)(a.heads * a.lse_stride + 3) / 4 * 16,
+               sums = in_any_order ? pu_cuda_wgmma_sums(&a, args->seqs->tokens, args->seqs->n) : 0;
+  PU_TRY(pu_cuda_work(d, numbers + sums, &delta, e));
   PU_TRY(pu_cuda_attention_delta(d, &a, args->seqs->tokens, (float *)delta, e));
   a.delta = (const float *)delta;
   const bool fits = pu_cuda_mma_fits(&a);
   PU_TRY(list_tiles(d, args->seqs, fits ? (int)PU_CUDA_MMA_TILE : pu_cuda_plain_tile(a.dim), true, &a, e));
+  if (in_any_order) return pu_cuda_wgmma_backward_any_order(d, &a, (char *)delta + numbers, sums, e);
   if (pu_cuda_wgmma_fits(d, &a)) return pu_cuda_wgmma_backward(d, &a, e);
   return fits ? pu_cuda_mma_backward(d, &a, e) : pu_cuda_plain_backward(d, &a, e);
 }

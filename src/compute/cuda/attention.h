@@ -1,7 +1,8 @@
 /* Attention on the device: what its files share.
  *
- * Training (attention.cu chooses): equal sequences in bf16 go to cuDNN (attention_cudnn.cu), where it is installed;
- * packed documents, windows and a gradient that is added to, to our kernels: on Hopper's warpgroup products
+ * Training (attention.cu chooses): equal sequences in bf16 go to cuDNN (attention_cudnn.cu), where it is installed, but
+ * for the backward of heads of 128 on Hopper, where sums may be in any order: our kernel is faster at that; packed
+ * documents, windows and a gradient that is added to, to our kernels: on Hopper's warpgroup products
  * (attention_wgmma.cu), on those of a warp (attention_mma.cu), or plain ones for every case (attention_plain.cu).
  * Inference (paged.cu chooses): few new tokens of a sequence are decoded (paged_few.cu); more go the way of the
  * training forward, over the cache. */
@@ -104,6 +105,12 @@ pu_err pu_cuda_mma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU
 bool pu_cuda_wgmma_fits(const pu_cuda *d, const pu_cuda_attend *a);
 pu_err pu_cuda_wgmma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
 pu_err pu_cuda_wgmma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
+/* Whether sums may be in any order, and this then is the faster way; sums: work memory of so many bytes, for as many
+ * rows of so many sequences. */
+bool pu_cuda_wgmma_any_order(const pu_cuda *d, const pu_cuda_attend *a);
+size_t pu_cuda_wgmma_sums(const pu_cuda_attend *a, int64_t rows, int64_t seqs);
+pu_err pu_cuda_wgmma_backward_any_order(pu_cuda *d, const pu_cuda_attend *a, void *sums, size_t bytes,
+                                        pu_error *e) PU_MUST_USE;
 
 /* Training on n sequences of len tokens each, by cuDNN; done: whether it was: cuDNN may be absent, or not take the
  * case. The backward runs where a->dq is set. */

@@ -166,18 +166,21 @@ template <int D> __device__ void load_a(uint32_t a[D / 16][4], const char *row0,
   }
 }
 
+/* Two neighbours as bf16. */
+__device__ void round_pair(uint32_t *at, float x, float y, bool add) {
+  if (add) {
+    x += __uint_as_float(*at << 16);
+    y += __uint_as_float(*at & 0xffff0000u);
+  }
+  *at = pair_bf16(x, y);
+}
+
 /* Half h (row g, or g + 8) of C as bf16. */
 template <int D> __device__ void store_row(char *row, const float (&c)[D / 2], int h, float by, bool add) {
   const int t = threadIdx.x % 4;
 #pragma unroll
   for (int i = 0; i < D / 8; i++) {
-    uint32_t *at = (uint32_t *)(row + (8 * i + 2 * t) * 2);
-    float x = c[4 * i + 2 * h] * by, y = c[4 * i + 2 * h + 1] * by;
-    if (add) {
-      x += __uint_as_float(*at << 16);
-      y += __uint_as_float(*at & 0xffff0000u);
-    }
-    *at = pair_bf16(x, y);
+    round_pair((uint32_t *)(row + (8 * i + 2 * t) * 2), c[4 * i + 2 * h] * by, c[4 * i + 2 * h + 1] * by, add);
   }
 }
 
@@ -425,11 +428,25 @@ __device__ void bring_sides_kv(const pu_cuda_attend &a, const pu_cuda_tile &t, c
   }
 }
 
+/* The lane's rows of dk and dv. */
+template <int D>
+__device__ void store_kv(const pu_cuda_attend &a, const pu_cuda_tile &t, const float (&dk)[D / 2],
+                         const float (&dv)[D / 2]) {
+  const int r = t.at + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4;
+  const int64_t row = t.row + r, column = (int64_t)blockIdx.x * D * 2;
+#pragma unroll
+  for (int h = 0; h < 2; h++) {
+    if (r + 8 * h >= t.n) continue;
+    store_row<D>(a.dk + (row + 8 * h) * a.dqkv_row + column, dk, h, a.scale, a.add);
+    store_row<D>(a.dv + (row + 8 * h) * a.dqkv_row + column, dv, h, 1, a.add);
+  }
+}
+
 template <int D>
 __device__ void gradient_kv(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers,
                             int each) {
   constexpr int HOME = 2 * ROWS * D * 2, TURN = side_bytes<D> + number_bytes;
-  const int g = blockIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = t.at + warp * 16 + lane / 4;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = t.at + warp * 16 + lane / 4;
   const int window = (int)min(a.window, (int64_t)1 << 30), first = t.at + warp * 16, tiles = a.share * each;
   const uint32_t k = shared_address(shared) + warp / 4 * 8192, v = k + ROWS * D * 2; /* 64 rows of 128 bytes */
   uint32_t x[SIDE / 16][4];
@@ -470,13 +487,107 @@ __device__ void gradient_kv(const pu_cuda_attend &a, const pu_cuda_tile &t, char
     wide_wait<0>();
     give_free(of);
   }
-  const int64_t row = t.row + r, column = (int64_t)g * D * 2;
+  store_kv<D>(a, t, dk, dv);
+}
+
+/* ---- dq too, its sums in any order ----
+ *
+ * Then S and dP are computed once, not once for dq and once for dk and dv. A tile's dS of both warpgroups goes to
+ * shared memory, from where each multiplies it with half of the columns of the keys; the products are added to dq in
+ * f32 in memory. The places in shared memory are two, so that one meeting of the warpgroups a tile is enough. */
+
+constexpr int SCORE_BYTES = ROWS * SIDE * 2;
+
+/* This warpgroup's dS, keys by queries, into its rows. */
+__device__ void keep_scores(char *to, const uint32_t x[SIDE / 16][4]) {
+  const int row = threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4, within = threadIdx.x % 4 * 4;
 #pragma unroll
-  for (int h = 0; h < 2; h++) {
-    if (r + 8 * h >= t.n) continue;
-    store_row<D>(a.dk + (row + 8 * h) * a.dqkv_row + column, dk, h, a.scale, a.add);
-    store_row<D>(a.dv + (row + 8 * h) * a.dqkv_row + column, dv, h, 1, a.add);
+  for (int i = 0; i < SIDE / 16; i++)
+#pragma unroll
+    for (int j = 0; j < 4; j++) *(uint32_t *)(to + wide_at<ROWS>(row + j % 2 * 8, 2 * i + j / 2) + within) = x[i][j];
+}
+
+/* Everything that both wrote to shared memory is there, for the tensor cores too. */
+__device__ void meet() {
+  before_bulk();
+  asm volatile("bar.sync 1, %0;" ::"n"(2 * GROUP_THREADS) : "memory");
+}
+
+/* c = dS of SIDE queries, by 64 columns of the keys. */
+__device__ void times_keys(float (&c)[SIDE / 2], uint32_t scores, uint32_t keys) {
+#pragma unroll
+  for (int i = 0; i < ROWS / 16; i++)
+    wide_mma_turned(c, wide_matrix(scores + i * 2048, ROWS * 128), wide_matrix(keys + i * 2048, ROWS * 128), i > 0);
+}
+
+/* Sums of dq are kept as threads hold them: of SIDE queries of a head and 64 columns, four numbers of each thread of a
+ * warpgroup after the other, so that a warp adds to one stretch of memory. Sequences begin at places of their own. */
+constexpr int PLACE = SIDE * 64; /* numbers */
+
+__device__ float *place_of(float *sums, const pu_cuda_attend &a, const pu_cuda_tile &t, int query, int head, int half) {
+  return sums + (((int64_t)(t.row / SIDE + t.seq + query / SIDE) * a.heads + head) * 2 + half) * PLACE;
+}
+
+__device__ void add_to_place(float *place, const float (&c)[SIDE / 2]) {
+  float *to = place + threadIdx.x % GROUP_THREADS * 4;
+#pragma unroll
+  for (int i = 0; i < SIDE / 8; i++)
+    asm volatile("red.relaxed.gpu.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to + i * GROUP_THREADS * 4),
+                 "f"(c[4 * i]), "f"(c[4 * i + 1]), "f"(c[4 * i + 2]), "f"(c[4 * i + 3])
+                 : "memory");
+}
+
+/* Products are asked for as early as registers allow: dP's runs while the
+ * probabilities are computed, dv's while dS is, dk's while dq is added, and into the next tile. */
+template <int D>
+__device__ void gradient_all(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int each,
+                             float *dq_sum) {
+  constexpr int HOME = 2 * ROWS * D * 2, TURN = side_bytes<D> + number_bytes;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, r = t.at + warp * 16 + lane / 4;
+  const int window = (int)min(a.window, (int64_t)1 << 30), first = t.at + warp * 16, tiles = a.share * each;
+  const uint32_t home = shared_address(shared), k = home + warp / 4 * 8192, v = k + ROWS * D * 2;
+  uint32_t x[SIDE / 16][4], y[SIDE / 16][4];
+  float dk[D / 2], dv[D / 2], c[SIDE / 2], dp[SIDE / 2];
+#pragma unroll
+  for (int i = 0; i < D / 2; i++) dk[i] = dv[i] = 0;
+  barrier_wait(slot_of(barriers, TURNS).full, 0);
+  for (int i = 0; i < tiles; i++) {
+    const char *turn = shared + HOME + i % TURNS * TURN;
+    char *scores = shared + HOME + TURNS * TURN + i % 2 * SCORE_BYTES;
+    const uint32_t queries = shared_address(turn), douts = queries + SIDE * D * 2;
+    const float *numbers = (const float *)(turn + side_bytes<D>)+lane % 4 * 2;
+    const int query0 = t.at + i % each * SIDE;
+    barrier_wait(slot_of(barriers, i % TURNS).full, i / TURNS & 1);
+    wide_begin();
+    times_rows<D, SIDE, ROWS>(c, k, queries);
+    wide_commit();
+    times_rows<D, SIDE, ROWS>(dp, v, douts);
+    wide_commit();
+    wide_wait<1>();
+    to_probabilities(c, a.scale * LOG2E, [&](int j) { return numbers[j / 4 * 8 + j % 2]; });
+    if (query0 < first + 15 || query0 + SIDE - 1 >= first + window)
+      clear_unseen<-1>(c, query0 + lane % 4 * 2 - r, window);
+    as_a<SIDE>(x, c);
+    wide_begin();
+    add_rows<D, SIDE>(dv, x, douts);
+    wide_commit();
+    wide_wait<1>();
+#pragma unroll
+    for (int j = 0; j < SIDE / 2; j++) dp[j] = c[j] * (dp[j] - numbers[SIDE + j / 4 * 8 + j % 2]);
+    as_a<SIDE>(y, dp);
+    keep_scores(scores, y);
+    meet();
+    wide_begin();
+    times_keys(c, shared_address(scores), home + warp / 4 * (ROWS * 128));
+    wide_commit();
+    add_rows<D, SIDE>(dk, y, queries);
+    wide_commit();
+    wide_wait<1>();
+    add_to_place(place_of(dq_sum, a, t, query0, blockIdx.x * a.share + i / each, warp / 4), c);
+    wide_wait<0>();
+    give_free(slot_of(barriers, i % TURNS));
   }
+  store_kv<D>(a, t, dk, dv);
 }
 
 #endif
@@ -520,8 +631,10 @@ __global__ void __launch_bounds__(THREADS, 1) backward_q_kernel(const __grid_con
 #endif
 }
 
-template <int D>
-__global__ void __launch_bounds__(THREADS, 1) backward_kv_kernel(const __grid_constant__ pu_cuda_attend a) {
+/* dq_sum: NULL, or where dq is to be added up. */
+template <int D, bool ALL>
+__global__ void __launch_bounds__(THREADS, 1)
+    backward_kv_kernel(const __grid_constant__ pu_cuda_attend a, float *dq_sum) {
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) char shared[];
   __shared__ uint64_t barriers[2 * (TURNS + 1)];
@@ -529,11 +642,14 @@ __global__ void __launch_bounds__(THREADS, 1) backward_kv_kernel(const __grid_co
   const int end = (int)min((int64_t)t.n, t.at + ROWS - 1 + a.window), each = (end - t.at + SIDE - 1) / SIDE;
   init_slots(barriers, TURNS + 1);
   if (threadIdx.x >= 2 * GROUP_THREADS) {
-    registers_less<56>();
+    registers_less<ALL ? 24 : 56>();
     bring_sides_kv<D>(a, t, shared, barriers, each, end);
   } else {
-    registers_more<224>();
-    gradient_kv<D>(a, t, shared, barriers, each);
+    registers_more<ALL ? 240 : 224>();
+    if constexpr (ALL)
+      gradient_all<D>(a, t, shared, barriers, each, dq_sum);
+    else
+      gradient_kv<D>(a, t, shared, barriers, each);
   }
 #endif
 }
@@ -542,10 +658,45 @@ template <int D> pu_err backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *
   const int q = 2 * ROWS * D * 2 + TURNS * side_bytes<D>, kv = q + TURNS * number_bytes;
   PU_CUDA_TRY(cudaFuncSetAttribute(backward_q_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, q), "attention",
               e);
-  PU_CUDA_TRY(cudaFuncSetAttribute(backward_kv_kernel<D>, cudaFuncAttributeMaxDynamicSharedMemorySize, kv), "attention",
-              e);
+  PU_CUDA_TRY(cudaFuncSetAttribute(backward_kv_kernel<D, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, kv),
+              "attention", e);
   backward_q_kernel<D><<<dim3(a->heads, a->tile_count), THREADS, q, d->stream>>>(*a);
-  backward_kv_kernel<D><<<dim3(a->heads / a->share, a->tile_count), THREADS, kv, d->stream>>>(*a);
+  backward_kv_kernel<D, false><<<dim3(a->heads / a->share, a->tile_count), THREADS, kv, d->stream>>>(*a, NULL);
+  return pu_cuda_launched("attention's backward", e);
+}
+
+/* dq of a tile's rows and a head from its sums: a thread gathers eight columns of a row, which four neighbours had. */
+__global__ void __launch_bounds__(2 * GROUP_THREADS) round_dq(const __grid_constant__ pu_cuda_attend a, float *sums) {
+#ifdef PU_WGMMA
+  const pu_cuda_tile t = a.tiles[blockIdx.y];
+  const int head = blockIdx.x;
+#pragma unroll 4
+  for (int n = threadIdx.x; n < ROWS * 16; n += 2 * GROUP_THREADS) {
+    const int i = n % 8, h = n / 8 % 2, four = n / 16 % 32, half = n / 512 % 2, at = t.at + n / 1024 * SIDE;
+    const int row = at + four / 8 * 16 + four % 8 + 8 * h;
+    if (row >= t.n) continue;
+    const float2 *from = (const float2 *)(place_of(sums, a, t, at, head, half) + (i * 32 + four) * 16) + h;
+    uint4 *to = (uint4 *)(a.dq + (t.row + row) * a.dqkv_row + (head * 128 + half * 64 + i * 8) * 2);
+    uint4 out = a.add ? *to : make_uint4(0, 0, 0, 0);
+    uint32_t *pairs = (uint32_t *)&out;
+#pragma unroll
+    for (int q = 0; q < 4; q++) {
+      const float2 c = from[2 * q];
+      round_pair(&pairs[q], c.x * a.scale, c.y * a.scale, a.add);
+    }
+    *to = out;
+  }
+#endif
+}
+
+template <int D> pu_err backward_any_order(pu_cuda *d, const pu_cuda_attend *a, void *sums, size_t bytes, pu_error *e) {
+  const int room = 2 * ROWS * D * 2 + TURNS * (side_bytes<D> + number_bytes) + 2 * ROWS * SIDE * 2;
+  PU_CUDA_TRY(cudaFuncSetAttribute(backward_kv_kernel<D, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, room),
+              "attention", e);
+  PU_CUDA_TRY(cudaMemsetAsync(sums, 0, bytes, d->stream), "clearing dq", e);
+  backward_kv_kernel<D, true>
+      <<<dim3(a->heads / a->share, a->tile_count), THREADS, room, d->stream>>>(*a, (float *)sums);
+  round_dq<<<dim3(a->heads, a->tile_count), 2 * GROUP_THREADS, 0, d->stream>>>(*a, (float *)sums);
   return pu_cuda_launched("attention's backward", e);
 }
 
@@ -565,6 +716,18 @@ bool pu_cuda_wgmma_fits(const pu_cuda *d, const pu_cuda_attend *a) {
 
 pu_err pu_cuda_wgmma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) {
   return a->dim == 64 ? forward<64>(d, a, e) : forward<128>(d, a, e);
+}
+
+bool pu_cuda_wgmma_any_order(const pu_cuda *d, const pu_cuda_attend *a) {
+  return d->base.any_order && a->dim == 128 && pu_cuda_wgmma_fits(d, a);
+}
+
+size_t pu_cuda_wgmma_sums(const pu_cuda_attend *a, int64_t rows, int64_t seqs) {
+  return (size_t)((rows / SIDE + seqs + 1) * a->heads * SIDE * a->dim) * sizeof(float);
+}
+
+pu_err pu_cuda_wgmma_backward_any_order(pu_cuda *d, const pu_cuda_attend *a, void *sums, size_t bytes, pu_error *e) {
+  return backward_any_order<128>(d, a, sums, bytes, e);
 }
 
 pu_err pu_cuda_wgmma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) {
