@@ -349,10 +349,12 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * a token whichever others there are.
  * With an FP8 w each row of w and of x is codes times a scale, that row's largest magnitude / 448; a row of y is the same
  * to the bit whichever other rows there are.
- * Beside a PACKED w a device takes x as it is, of type bf16 too, and rounds w to bf16 at most (with up to 16 tokens not even
- * that): y differs from the product with x and w by 2^-9 * sum over k of |w[k] x[k]| at most, beside the rounding of sums,
- * which the bound above covers. There a token's bits are the same among up to 16 tokens, whichever the others are, and
- * among more. */
+ * Beside a PACKED w a device has bounds of its own, besides the rounding of sums, which the bound above covers. With more
+ * than 16 tokens of bf16 it takes x as it is, and rounds w to bf16 at most: y differs from the product with x and w by
+ * 2^-9 * sum over k of |w[k] x[k]| at most. With fewer it takes w as it is, and rounds x to whole numbers, 128 inputs of a
+ * token at a time: by 2^-14 of the largest magnitude among them at most, of f32 by 2^-30. Where one of them is no number, or
+ * infinite, all of the token's y are no numbers. There a token's bits are the same among up to 16 tokens, whichever the
+ * others are, and among more. */
 typedef struct pu_linear_args {
   pu_tensor *x, *w, *b, *y;
   bool no_dx, no_dw; /* what backward leaves out: x's gradient; w's and b's. x's comes last, and may lie where x does */
