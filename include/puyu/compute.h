@@ -366,10 +366,12 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * products, is exact in int32, and each of the other steps is rounded to f32. So y is the same to the bit on every backend,
  * in whichever order it is summed and whichever other rows there are. A row of x in which one value is not finite becomes
  * NaN.
- * Beside a PACKED w a device takes x as it is, of type bf16 too, and rounds w to bf16 at most (with up to 16 tokens not even
- * that): y differs from the product with x and w by 2^-9 * sum over k of |w[k] x[k]| at most, beside the rounding of sums,
- * which the bound above covers. There a token's bits are the same among up to 16 tokens, whichever the others are, and
- * among more. */
+ * Beside a PACKED w a device has bounds of its own, besides the rounding of sums, which the bound above covers. With more
+ * than 16 tokens of bf16 it takes x as it is, and rounds w to bf16 at most: y differs from the product with x and w by
+ * 2^-9 * sum over k of |w[k] x[k]| at most. With fewer it takes w as it is, and rounds x to whole numbers, 128 inputs of a
+ * token at a time: by 2^-14 of the largest magnitude among them at most, of f32 by 2^-30. Where one of them is no number, or
+ * infinite, all of the token's y are no numbers. There a token's bits are the same among up to 16 tokens, whichever the
+ * others are, and among more. */
 typedef struct pu_linear_args {
   pu_tensor *x, *w, *b, *y;
   bool no_dx, no_dw; /* what backward leaves out: x's gradient; w's and b's. x's comes last, and may lie where x does */

@@ -286,6 +286,30 @@ static void test_device(void **state) {
   close_machine(&x);
 }
 
+/* A token with what no number is gives none, and leaves the others alone. */
+static void test_device_numbers(void **state) {
+  (void)state;
+  const char *name = getenv("PUYU_TEST_DEVICE");
+  machine x = {0};
+  pu_rng r;
+  if (!name) skip();
+  if (pu_backend_open(name, 0, &x.be, &x.e) != PU_OK) fail_msg("%s", x.e.msg);
+  open_memory(&x);
+  pu_rng_seed(&r, 5);
+  for (int trial = 0; trial < 20; trial++) {
+    product d = draw(&r);
+    const int64_t n = PU_MIN(d.n, FEW);
+    float *want = multiply(&x, &d, 0, n);
+    d.x[pick(&r, 0, d.k - 1)] = trial % 2 ? NAN : INFINITY;
+    float *got = multiply(&x, &d, 0, n);
+    for (int64_t m = 0; m < d.m; m++) assert_false(isfinite(got[m]));
+    assert_memory_equal(got + d.m, want + d.m, (size_t)((n - 1) * d.m) * sizeof *got);
+    free(want), free(got);
+    drop(&d);
+  }
+  close_machine(&x);
+}
+
 static void test_refused(void **state) {
   (void)state;
   machine x;
@@ -301,6 +325,7 @@ static void test_refused(void **state) {
 
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_many_tokens),
-                                     cmocka_unit_test(test_device), cmocka_unit_test(test_refused)};
+                                     cmocka_unit_test(test_device), cmocka_unit_test(test_device_numbers),
+                                     cmocka_unit_test(test_refused)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -238,55 +238,54 @@ pu_err pu_cuda_packed_plain(pu_cuda *d, const pu_tensor *w, int64_t matrix, int6
 
 /* ---- x ---- */
 
-/* [parts][tokens][places] from x's rows: in order, zeros where no input stands. */
-template <typename T>
-__global__ static void place_inputs(bf16 *to, const T *x, int64_t step, int64_t cols, int64_t places,
+/* [tokens][places] from x's rows: in order, zeros where no input stands. */
+__global__ static void place_inputs(bf16 *to, const bf16 *x, int64_t step, int64_t cols, int64_t places,
                                     const int32_t *order) {
   int64_t k = (int64_t)blockIdx.y * PACK_THREADS + threadIdx.x, token = blockIdx.x;
   if (k >= places) return;
   int64_t from = order ? order[k] : k < cols ? k : -1;
-  float v = from < 0 ? 0.0f : to_f32(x[token * step + from]);
-  for (int part = 0; part < (sizeof(T) == 4 ? 3 : 1); part++) {
-    bf16 b = from_f32<bf16>(v);
-    to[(part * (int64_t)gridDim.x + token) * places + k] = b;
-    v = __isinff(v) ? 0.0f : v - to_f32(b);
-  }
+  to[token * places + k] = from < 0 ? from_f32<bf16>(0.0f) : x[token * step + from];
 }
 
-static pu_err place_x(pu_cuda *d, const pu_tensor *x, const packed_matrix *w, bf16 *to, pu_error *e) {
+static pu_err place_x(pu_cuda *d, const pu_tensor *x, const packed_matrix *w, void *to, pu_error *e) {
   dim3 grid((unsigned)x->shape[0], (unsigned)ceil_div(w->l.places, PACK_THREADS));
-  if (x->dtype == PU_F32)
-    place_inputs<<<grid, PACK_THREADS, 0, d->stream>>>(to, (const float *)x->data, x->stride[0], x->shape[1],
-                                                       w->l.places, w->order);
-  else
-    place_inputs<<<grid, PACK_THREADS, 0, d->stream>>>(to, (const bf16 *)x->data, x->stride[0], x->shape[1],
-                                                       w->l.places, w->order);
+  place_inputs<<<grid, PACK_THREADS, 0, d->stream>>>((bf16 *)to, (const bf16 *)x->data, x->stride[0], x->shape[1],
+                                                     w->l.places, w->order);
   return pu_cuda_launched("laying out a packed weight's inputs", e);
 }
 
 /* x can be read as it lies. */
 static bool in_place(const pu_tensor *x, const packed_matrix *w) {
-  return x->dtype == PU_BF16 && !w->order && w->l.places == w->cols && (uintptr_t)x->data % 16 == 0 &&
-         x->stride[0] % 8 == 0;
+  return !w->order && w->l.places == w->cols && (uintptr_t)x->data % 16 == 0 && x->stride[0] % 8 == 0;
 }
 
 static packed_x x_as_it_lies(const pu_tensor *x) {
-  packed_x p = {(const bf16 *)x->data, x->stride[0], x->shape[0], x->dtype == PU_F32 ? 3 : 1};
+  packed_x p = {x->data, x->stride[0], x->shape[0], x->dtype, NULL};
   return p;
 }
 
-/* room: placed_bytes. */
+/* For the kernels of many tokens, of bf16. room: placed_bytes. */
 static pu_err ready_x(pu_cuda *d, const pu_tensor *x, const packed_matrix *w, void *room, packed_x *out, pu_error *e) {
   *out = x_as_it_lies(x);
   if (in_place(x, w)) return PU_OK;
-  out->x = (const bf16 *)room;
+  out->x = room;
   out->step = w->l.places;
-  return place_x(d, x, w, (bf16 *)room, e);
+  return place_x(d, x, w, room, e);
 }
 
 static size_t placed_bytes(const pu_tensor *x, const packed_matrix *w) {
-  size_t bytes = round_up((size_t)(x->shape[0] * w->l.places) * sizeof(bf16) * (x->dtype == PU_F32 ? 3 : 1));
-  return in_place(x, w) ? 0 : bytes;
+  return in_place(x, w) ? 0 : round_up((size_t)(x->shape[0] * w->l.places) * sizeof(bf16));
+}
+
+/* For those of few. room: rounded_bytes. */
+static pu_err round_x(pu_cuda *d, const pu_tensor *x, const packed_matrix *w, void *room, packed_x *out, pu_error *e) {
+  *out = x_as_it_lies(x);
+  if (out->tokens <= PACKED_ROUND && in_place(x, w)) return PU_OK;
+  return packed_round(d, w, out, room, e);
+}
+
+static size_t rounded_bytes(const pu_tensor *x, const packed_matrix *w) {
+  return x->shape[0] <= PACKED_ROUND && in_place(x, w) ? 0 : packed_round_bytes(w, x->shape[0], x->dtype);
 }
 
 static packed_y y_of(const pu_linear_args *a) {
@@ -298,14 +297,24 @@ static packed_y y_of(const pu_linear_args *a) {
 
 enum { PLAIN_AT_ONCE = 256 << 20 };
 
-static pu_err linear_bits(pu_cuda *d, const pu_linear_args *a, const packed_matrix *w, bool many, pu_error *e) {
-  size_t placed = placed_bytes(a->x, w), sums = many ? packed_many_bytes(d, w, a->x->shape[0]) : 0;
+static pu_err linear_many(pu_cuda *d, const pu_linear_args *a, const packed_matrix *w, pu_error *e) {
+  size_t placed = placed_bytes(a->x, w), sums = packed_many_bytes(d, w, a->x->shape[0]);
   packed_x x;
   packed_y y = y_of(a);
   void *room = NULL;
   if (placed + sums) PU_TRY(pu_cuda_work(d, placed + sums, &room, e));
   PU_TRY(ready_x(d, a->x, w, room, &x, e));
-  return many ? packed_many(d, w, &x, w->l.places, &y, (char *)room + placed, e) : packed_few(d, w, &x, &y, NULL, e);
+  return packed_many(d, w, &x, w->l.places, &y, (char *)room + placed, e);
+}
+
+static pu_err linear_few(pu_cuda *d, const pu_linear_args *a, const packed_matrix *w, pu_error *e) {
+  size_t bytes = rounded_bytes(a->x, w);
+  packed_x x;
+  packed_y y = y_of(a);
+  void *room = NULL;
+  if (bytes) PU_TRY(pu_cuda_work(d, bytes, &room, e));
+  PU_TRY(round_x(d, a->x, w, room, &x, e));
+  return packed_few(d, w, &x, &y, NULL, e);
 }
 
 /* Plain rows into work memory, some at a time, and a plain product by them. Without an order they need none in x
@@ -340,8 +349,13 @@ pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   int64_t tokens = a->x->shape[0];
   if (tokens == 0 || w.rows == 0) return PU_OK;
   bool many = tokens > PACKED_FEW && a->x->dtype == PU_BF16 && packed_many_can(d) && w.cols > 0;
-  if (many || tokens <= FEW_TOKENS || w.cols == 0) return linear_bits(d, a, &w, many, e);
+  if (many) return linear_many(d, a, &w, e);
+  if (tokens <= FEW_TOKENS || w.cols == 0) return linear_few(d, a, &w, e);
   return linear_plain(d, a, &w, e);
+}
+
+static bool many_experts(const pu_cuda *d, const pu_tensor *x, const packed_matrix *w) {
+  return x->shape[0] > PACKED_FEW && x->dtype == PU_BF16 && packed_many_can(d) && w->cols > 0;
 }
 
 pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w, const int32_t *offsets, pu_tensor *y,
@@ -351,15 +365,17 @@ pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w
   packed_x from;
   packed_y to = {y->data, y->stride[0], y->dtype, NULL, PU_F32};
   if (x->shape[0] == 0) return PU_OK;
-  PU_TRY(ready_x(d, x, &m, room, &from, e));
-  if (from.tokens > PACKED_FEW && from.parts == 1 && packed_many_can(d) && m.cols > 0)
+  if (many_experts(d, x, &m)) {
+    PU_TRY(ready_x(d, x, &m, room, &from, e));
     return packed_many_parts(d, &m, &from, m.l.places, &to, &parts, e);
+  }
+  PU_TRY(round_x(d, x, &m, room, &from, e));
   return packed_few(d, &m, &from, &to, &parts, e);
 }
 
 size_t pu_cuda_packed_experts_bytes(const pu_tensor *x, const pu_tensor *w) {
   packed_matrix m = packed_matrix_of(w, 0);
-  return placed_bytes(x, &m);
+  return PU_MAX(placed_bytes(x, &m), rounded_bytes(x, &m));
 }
 
 void pu_cuda_use_packed(pu_cuda *d) {

@@ -70,13 +70,13 @@ static inline packed_matrix packed_matrix_of(const pu_tensor *w, int64_t i) {
   return m;
 }
 
-/* Rows of x as the kernels read them: bf16, K' of them, 16-byte aligned. An f32 row is three, `part` rows apart, whose
- * sum it is: eight bits of its mantissa each. */
+/* Rows of x as the kernels read them: bf16 or f32, K' of them, 16-byte aligned. */
 typedef struct packed_x {
-  const bf16 *x;
+  const void *x;
   int64_t step; /* elements */
   int64_t tokens;
-  int parts; /* 1 or 3 */
+  pu_dtype type;
+  const float2 *groups; /* not NULL: rounded, see packed_round */
 } packed_x;
 
 typedef struct packed_y {
@@ -98,6 +98,11 @@ typedef struct packed_parts {
 /* At most PACKED_FEW columns (tokens times parts) at a time, of any number. A token's result depends on M, K and the
  * packing alone. */
 enum { PACKED_FEW = 16 };
+/* More tokens than this are rounded once, by packed_round, into room (packed_round_bytes), in the weight's order; fewer
+ * by each block of threads. */
+enum { PACKED_ROUND = 2 };
+size_t packed_round_bytes(const packed_matrix *w, int64_t tokens, pu_dtype type);
+pu_err packed_round(pu_cuda *d, const packed_matrix *w, packed_x *x, void *room, pu_error *e) PU_MUST_USE;
 pu_err packed_few(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, const packed_parts *parts,
                   pu_error *e) PU_MUST_USE;
 
