@@ -276,12 +276,15 @@ pu_err prefill(pu_cuda *d, pu_cuda_attend a, const plan *p, const pu_attention_p
   return pu_cuda_mma_fits(&a) ? pu_cuda_mma_forward(d, &a, e) : pu_cuda_plain_forward(d, &a, e);
 }
 
-/* Decoding turns queries and keys where it reads them; all else has it done before. */
+/* Decoding of few sequences turns queries and keys where it reads them; all else has it done before, which is faster
+ * where a block goes on from sequence to sequence. */
+enum { TURNED_INSIDE = 8 /* sequences */ };
 pu_err turn(pu_cuda *d, pu_cuda_attend *a, const plan *p, const pu_attention_paged_args *args, pu_error *e) {
   const pu_rope_args rope = {args->qkv, args->cs, args->heads, args->kv_heads, args->head_dim};
   if (!args->cs) return PU_OK;
   const float *cs = (const float *)args->cs->data;
-  if (p->tile_count > 0 || (uintptr_t)cs % 16 || args->cs->stride[0] % 4) return pu_cuda_rope(d, &rope, e);
+  if (p->tile_count > 0 || p->n > TURNED_INSIDE || (uintptr_t)cs % 16 || args->cs->stride[0] % 4)
+    return pu_cuda_rope(d, &rope, e);
   a->cs = cs;
   a->cs_row = args->cs->stride[0];
   return PU_OK;
