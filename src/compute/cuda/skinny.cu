@@ -143,8 +143,7 @@ __device__ static inline void sum_stages(float (&sum)[S::count][S::rows / 2], ui
     wide_begin();
     use_stage<S>(sum, room + here * stage, p.lines, t == 0);
     wide_commit();
-    /* The next stage is waited for while the products of this one run; three stages at least, so this comes to an end.
-     */
+    /* The next stage is waited for while this one's products run: with three stages at least, it comes. */
     if (++slot == p.stages) slot = 0, turn ^= 1;
     if (t + 1 < n) barrier_wait(&bars->full[slot], turn);
     wide_wait<1>(); /* the stage before is used up */
