@@ -122,9 +122,9 @@ __device__ static inline float power(uint32_t exponent) {
 /* The sum of a line's bytes: of a group, in each of its lanes. */
 template <int GROUP> __device__ static inline int group_sum(uint32_t high, uint32_t low) {
   int s = __dp4a((int)high, 0x01010101, 0) * 256 + __dp4a((int)low, 0x01010101, 0);
-  if (GROUP == PIECE) return __reduce_add_sync(0xffffffffu, s);
+  if (GROUP == PIECE) s = __reduce_add_sync(0xffffffffu, s);
 #pragma unroll
-  for (int o = GROUP / 8; o > 0; o /= 2) s += __shfl_xor_sync(0xffffffffu, s, o);
+  for (int o = GROUP == PIECE ? 0 : GROUP / 8; o > 0; o /= 2) s += __shfl_xor_sync(0xffffffffu, s, o);
   return s;
 }
 
@@ -403,7 +403,7 @@ __device__ static inline void run_units(const few_job &j, const uint8_t *w, char
   }
   const uint32_t x_at = x_to + lane / 8 * 16;
 
-  few_ahead ahead = {NULL, (int)blockIdx.x, from, 0, 0};
+  few_ahead ahead = {NULL, from < to ? (int)blockIdx.x : j.units, from, 0, 0}; /* of no inputs nothing is copied */
   aim(j, w, ahead, team, from);
   auto fetch = [&]() {
     if (ahead.unit < j.units) {
