@@ -69,13 +69,13 @@ void pu_join_halves(float *dst, const uint16_t *high, const uint16_t *low, int64
 enum { PU_MAX_DIMS = 4 };
 
 /* How a weight lies in memory. PLAIN is by strides. TILED is what the CPU's inference kernels read: tiles of 16 rows by
- * 64 bytes, one after the other (see src/compute/cpu/gemm.h); only `linear` and `linear_cross_entropy` without
- * a tape take it; on a device without such kernels it is a plain copy. PACKED is a weight in few bits, for these two
+ * 64 bytes, one after the other (see src/compute/cpu/gemm.h); only `linear`, `linear_swiglu` and `linear_cross_entropy`
+ * without a tape take it; on a device without such kernels it is a plain copy. PACKED is a weight in few bits, for these
  * and `moe_mlp`, without a tape; dtype is the compute type that it stands for. NF4 is a weight in 4 bits beside which
- * something is trained: `linear` alone takes it, with a tape too if it wants no gradient, and computes with the values of
- * its compute type (see pu_nf4_pack). FP8 and INT8 are weights in E4M3 and in whole numbers from -127 to 127 for inference in
- * bf16, of which `linear` alone takes them; both their sizes are multiples of 16, and INT8's second one is at most
- * PU_INT8_MOST_COLS. */
+ * something is trained: `linear` takes it, with a tape too if it wants no gradient, and computes with the values of its
+ * compute type (see pu_nf4_pack). FP8 and INT8 are weights in E4M3 and in whole numbers from -127 to 127 (of a file, from
+ * -128) for inference in bf16, which `linear` and `linear_swiglu` take; both their sizes are multiples of 16, and INT8's
+ * second one is at most PU_INT8_MOST_COLS. */
 typedef enum pu_layout {
   PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED, PU_LAYOUT_NF4, PU_LAYOUT_FP8, PU_LAYOUT_INT8
 } pu_layout;
@@ -164,9 +164,11 @@ struct pu_backend {
   /* What is asked for between record and play may be kept under `key` and, when that comes again, run as one. For the
    * same key the caller promises the same calls in the same order, with tensors at the same places and of the same
    * sizes; only what uploads bring (it may be overwritten at once) and host arrays that operations are given (sequences,
-   * tables, lengths: they stay as they are until play) may differ. In between are operations of a forward pass without a tape, uploads, clear and copy; nothing that waits.
+   * tables, lengths: they stay as they are until play) may differ. In between are operations of a forward pass without
+   * a tape, uploads, clear and copy; nothing that waits.
    * Until play nothing need have run. `again`: nothing has, and the same calls are to be made once more between another
-   * record and play. What is kept is forgotten with the next `free` of memory that was there then. NULL, both: nothing would be gained.
+   * record and play. What is kept is forgotten with the next `free` of memory that was there while it was recorded. NULL,
+   * both: nothing would be gained.
    *
    * ready (NULL: as said so far) is for making the calls before all that is uploaded is known, while the device is at
    * something else. With *ready 0: play launches nothing, and *ready becomes a number for what was made ready; 0: nothing
@@ -281,7 +283,8 @@ typedef enum pu_recompute {
  * lies at the end of c->mem, in memory that the segments take in turn. ALL: keeps only `in` and `arg` (which must live until
  * backward), gives back what fn used but for its result, and runs fn again in backward. Without a tape: calls it, puts
  * the result where `in` was (whose values are gone then) and gives back the rest, so inference needs the memory of one
- * block. Nothing is copied for that where h comes from norms and pu_leaving marks what makes x. Only the state and parameters may have gradients across a segment's border; segments do not nest. */
+ * block. Nothing is copied for that where h comes from norms and pu_leaving marks what makes x. Only the state and
+ * parameters may have gradients across a segment's border; segments do not nest. */
 pu_state pu_segment(pu_ctx *c, pu_segment_fn fn, void *arg, pu_state in, pu_recompute recompute);
 /* From here on (until `on` is false again) outputs are passing: in the segment their values are read by what follows at
  * once, and no backward reads them. Of use for what a norm adds to the residual stream. */
@@ -366,12 +369,12 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * products, is exact in int32, and each of the other steps is rounded to f32. So y is the same to the bit on every backend,
  * in whichever order it is summed and whichever other rows there are. A row of x in which one value is not finite becomes
  * NaN.
- * Beside a PACKED w a device has bounds of its own, besides the rounding of sums, which the bound above covers. With more
- * than 16 tokens of bf16 it takes x as it is, and rounds w to bf16 at most: y differs from the product with x and w by
- * 2^-9 * sum over k of |w[k] x[k]| at most. With fewer it takes w as it is, and rounds x to whole numbers, 128 inputs of a
- * token at a time: by 2^-14 of the largest magnitude among them at most, of f32 by 2^-30. Where one of them is no number, or
- * infinite, all of the token's y are no numbers. There a token's bits are the same among up to 16 tokens, whichever the
- * others are, and among more. */
+ * Beside a PACKED w a device has bounds of its own, besides the rounding of sums, which the bound above covers. With up to
+ * 16 tokens of bf16, and any number of f32, it takes w as it is, and rounds x to whole numbers, 128 inputs of a token at a
+ * time: by 2^-14 of the largest magnitude among them at most, of f32 by 2^-30; where one of them is no number, or infinite,
+ * all of the token's y are no numbers. With more tokens of bf16 it takes x as it is, and rounds w to bf16 at most: y differs
+ * from the product with x and w by 2^-9 * sum over k of |w[k] x[k]| at most. A token's bits are the same among up to 16
+ * tokens on a device, whichever the others are, and the same among more. */
 typedef struct pu_linear_args {
   pu_tensor *x, *w, *b, *y;
   bool no_dx, no_dw; /* what backward leaves out: x's gradient; w's and b's. x's comes last, and may lie where x does */

@@ -31,8 +31,9 @@
 /* Its number is a pu_quant. */
 #define PU_ROW_QUANT(holder, member)                                                                                   \
   PU_ROW(holder, member, "quant", ENUM, .dflt = "file", .choices = "file|none|q8|q4|fp8|int8",                         \
-         .help = "bits of the matrices: as the file has them (file), those of the compute type (none), or 8 or 4 for " \
-                 "what the file does not have in few bits; fp8, int8: 8, and so what they are multiplied with (GPUs)")
+         .help =                                                                                                       \
+             "bits of the matrices: as the file has them (file), those of the compute type (none), or 8 or 4 for "     \
+             "what the file does not have in few bits; fp8, int8: 8, and so what they are multiplied with (for GPUs)")
 /* Its number is a pu_kv_type. */
 #define PU_ROW_KV_DTYPE(holder, member)                                                                                \
   PU_ROW(holder, member, "kv-dtype", ENUM, .dflt = "auto", .choices = "auto|bf16|int8|int4",                           \

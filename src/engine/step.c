@@ -368,7 +368,7 @@ static pu_err take_over(pu_engine *en, const outcome *from, outcome *o, pu_error
   return pu_fail(e, PU_ERR_NOMEM, "no memory for the largest logits");
 }
 
-/* Launches what was made ready, if it is this step; else it is forgotten: this one's arrays are laid out over its. */
+/* Launches what was made ready, if it is this step; else it is forgotten. */
 static pu_err go_on(pu_engine *en, const batch *b, outcome *o, uint64_t key, bool *done, pu_error *e) {
   struct pu_ahead *a = en->ahead;
   uint64_t ready = a->ready;

@@ -216,14 +216,16 @@ static bool keeps(const pu_source *from, pu_slot slot, int layer, pu_packing *ou
   return first != NULL;
 }
 
-/* The form of one matrix that the file has in few bits. Among those in int8 only what is that in the file stays so. */
+/* The form of one matrix that the file has in few bits: a tied output is the embedding, whatever else the file has.
+ * Among those in int8 only what is that in the file stays so. */
 static void choose_form(const pu_source *from, const pu_model_options *o, pu_forms *forms, pu_slot slot, int layer) {
   const pu_hparams *hp = &from->hp;
   int64_t shape[PU_MAX_DIMS];
   pu_packing packing;
   bool by_row, normalised = slot == PU_SLOT_OUTPUT && hp->norm_head;
-  int ndim = pu_slot_shape(hp, slot == PU_SLOT_OUTPUT && hp->tied ? PU_SLOT_EMBED : slot, shape);
-  if (!pu_slot_is_packable(slot) || normalised || !ndim || !keeps(from, slot, layer, &packing, &by_row)) return;
+  pu_slot its = slot == PU_SLOT_OUTPUT && hp->tied ? PU_SLOT_EMBED : slot;
+  int ndim = pu_slot_shape(hp, its, shape);
+  if (!pu_slot_is_packable(slot) || normalised || !ndim || !keeps(from, its, layer, &packing, &by_row)) return;
   if (o->quant != PU_QUANT_I8)
     *pu_form_of(forms, slot, layer) = (pu_form){packing, true};
   else

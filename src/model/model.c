@@ -209,8 +209,9 @@ pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, c
                    "matrices in FP8 go with bf16 and with a GPU of compute capability 9.0 or later (%s, %s)", be->name,
                    pu_dtype_name(o->dtype));
   if (o->tile && o->quant == PU_QUANT_I8 && (o->dtype != PU_BF16 || !be->forward[PU_OP_tile_weight]))
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "matrices in int8 go with bf16 and with a processor or a GPU (%s, %s)",
-                   be->name, pu_dtype_name(o->dtype));
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   "matrices in int8 go with --dtype bf16, and with a processor or a GPU (%s, %s)", be->name,
+                   pu_dtype_name(o->dtype));
   if (o->fp8 && !be->forward[PU_OP_linear_fp8])
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "%s: no products in FP8 here: they need a GPU of compute capability 9.0 or later", be->name);

@@ -303,6 +303,28 @@ static void gguf_stays_in_few_bits(void **state) {
   }
 }
 
+/* The output of a model that is tied to the embedding, too: a copy of it that is not rounded anew. */
+static void tied_gguf_keeps_its_output(void **state) {
+  if (!pu_test_tiles()) skip();
+  char path[400];
+  pu_hparams hp = {0};
+  const pu_arch *arch;
+  pu_model *m;
+  pu_error e;
+  snprintf(path, sizeof path, "%s/tied.gguf", folder);
+  assert_ok(pu_model_describe(PU_FIXTURES "/hf-mini/internlm2-d128", &arch, &hp, &e), &e);
+  hp.tied = true;
+  assert_ok(pu_model_random(arch, &hp, 1, *state, &(pu_model_options){.dtype = PU_F32}, &m, &e), &e);
+  assert_ok(pu_model_save_gguf(m, path, pu_gguf_type_named("q8_0"), NULL, NULL, &e), &e);
+  pu_model_free(m);
+  shown plain = show(*state, path, (pu_model_options){.dtype = PU_F32, .tile = true, .quant = PU_QUANT_NONE});
+  shown packed = show(*state, path, (pu_model_options){.dtype = PU_F32, .tile = true});
+  assert_int_equal(packed.m->outer[PU_SLOT_OUTPUT]->layout, PU_LAYOUT_PACKED);
+  assert_int_equal(packed.m->outer[PU_SLOT_EMBED]->layout, PU_LAYOUT_PLAIN);
+  assert_true(far(&packed, &plain) < 1e-5);
+  hide(&plain), hide(&packed);
+}
+
 static void check_refused(pu_backend *be, const char *dir, const char *says) {
   pu_model *m;
   pu_error e;
@@ -741,6 +763,7 @@ int main(void) {
                                      cmocka_unit_test(models_become_int8_on_load),
                                      cmocka_unit_test(int8_files_keep_their_codes),
                                      cmocka_unit_test(gguf_stays_in_few_bits),
+                                     cmocka_unit_test(tied_gguf_keeps_its_output),
                                      cmocka_unit_test(weights_are_kept_for_the_next_time),
                                      cmocka_unit_test(damage_is_found),
                                      cmocka_unit_test(older_files_are_read),

@@ -28,7 +28,7 @@ enum { WARM_TOKENS = 16 };
 /* A device chooses how to compute what it has not seen yet, and keeps steps that come again: a row is not to pay for
  * what a server does once. */
 static pu_err warm_up(pu_bench_engine *b, pair p, pu_error *e) {
-  if (!b->be->record) return PU_OK;
+  if (!b->be->memory) return PU_OK;
   PU_TRY(pu_bench_engine_start(b, p.prompt, PU_MIN(p.answer, WARM_TOKENS), e));
   for (bool more = true; more;) PU_TRY(pu_engine_step(b->en, &more, e));
   return PU_OK;
