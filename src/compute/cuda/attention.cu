@@ -119,7 +119,9 @@ static pu_err attention_back(pu_backend *be, void *v, pu_error *e) {
   a.dk = a.dq + args->heads * head;
   a.dv = a.dk + args->kv_heads * head;
   a.dqkv_row = dqkv->stride[0] * a.q_bits / 8;
-  const bool in_any_order = pu_cuda_wgmma_any_order(d, &a);
+  /* Its sums take more than the plan has where documents are shorter than its tiles. */
+  const bool in_any_order =
+      pu_cuda_wgmma_any_order(d, &a) && (int64_t)args->seqs->n * PU_CUDA_MMA_TILE <= args->seqs->tokens;
   if (!in_any_order) {
     PU_TRY(pu_cuda_cudnn_attention(d, &a, args->seqs->n, one_length(args->seqs), &done, e));
     if (done) return PU_OK;

@@ -537,8 +537,8 @@ __device__ void add_to_place(float *place, const float (&c)[SIDE / 2]) {
                  : "memory");
 }
 
-/* Products are asked for as early as registers allow: dP's runs while the
- * probabilities are computed, dv's while dS is, dk's while dq is added, and into the next tile. */
+/* Products are asked for as early as registers allow: dP's runs while the probabilities are computed, dv's while dS is,
+ * dk's while dq is added. */
 template <int D>
 __device__ void gradient_all(const pu_cuda_attend &a, const pu_cuda_tile &t, char *shared, uint64_t *barriers, int each,
                              float *dq_sum) {

@@ -346,7 +346,7 @@ bool pu_cuda_hand_over(pu_cuda *d, void **to, const void *host, size_t bytes) {
   graphs *g = d->graphs;
   if (g->now == BROKEN) return false;
   letter *l = *to ? NULL : find_letter(g, host, bytes);
-  if (l) { /* delivered for an operation before, which has waited for it: see few_kernel */
+  if (l) { /* delivered for an operation before, which waited for it before it let others start: see paged_few.cu */
     d->was_there = true;
     *to = l->to;
     return true;

@@ -1,9 +1,9 @@
 /* Products of int8 by int8 on Hopper's tensor cores, scaled where the sums are: any number of rows.
  *
  * As in skinny.cu, a block takes a strip of columns of y, which are lines of w, and walks along the whole sum in
- * stages, which one thread has the copy engine fetch ahead of their use; rows of x are operand A of warpgroup products,
- * lines of w operand B. With up to 64 rows one warpgroup multiplies, and what takes the time are the weights. With more
- * a block has 128 rows, 64 for each of two warpgroups.
+ * stages, which one thread has the copy engine fetch ahead of their use; unlike there rows of x are operand A of
+ * warpgroup products, lines of w operand B. With up to 64 rows one warpgroup multiplies, and what takes the time are
+ * the weights. With more a block has 128 rows, 64 for each of two warpgroups.
  *
  * w rests: its first stages are asked for before the kernels before this one have ended. */
 #include "src/compute/cuda/int8.h"

@@ -31,6 +31,7 @@ static pu_cuda_product product_of(const pu_linear_args *a) {
 
 static pu_err linear(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_args *a = (const pu_linear_args *)args;
+  ((pu_cuda *)be)->waited_for = NULL;
   if (a->w->layout == PU_LAYOUT_FP8) return pu_cuda_fp8_linear((pu_cuda *)be, a, e);
   if (a->w->layout == PU_LAYOUT_INT8) return pu_cuda_int8_linear((pu_cuda *)be, a, e);
   if (a->w->layout == PU_LAYOUT_PACKED) return pu_cuda_packed_linear((pu_cuda *)be, a, e);
@@ -56,6 +57,7 @@ static pu_err linear_swiglu(pu_backend *be, void *args, pu_error *e) {
   pu_linear_args up = {};
   pu_swiglu_args gates = {a->gu, a->y, false};
   up.x = a->x, up.w = a->w, up.y = a->gu;
+  d->waited_for = NULL;
   if (!gates_inside(d, &up)) {
     PU_TRY(linear(be, &up, e));
     return be->forward[PU_OP_swiglu](be, &gates, e);

@@ -37,9 +37,9 @@ typedef struct pu_cuda_few {
   int groups;                  /* of them, each a block's */
   int stages;                  /* places in shared memory for a warp's tiles */
   bool one;                    /* a block has one piece, or none; these three for who launches to say */
-  bool early;                  /* seqs, the table and the cache's older rows were there before the kernel just before */
-  float *parts;                /* of units: [units, kv_heads, rows, dim] sums, not divided */
-  float *sums;                 /* [units, kv_heads, rows, 2]: maximum (base 2), sum of exponentials */
+  bool early;   /* seqs, the table and the cache's older rows were there before any kernel that may still run */
+  float *parts; /* of units: [units, kv_heads, rows, dim] sums, not divided */
+  float *sums;  /* [units, kv_heads, rows, 2]: maximum (base 2), sum of exponentials */
   float *piece_parts, *piece_sums; /* of pieces: [blocks, 2 PU_CUDA_UNIT - 2, rows or PU_CUDA_GROUP, dim] … */
   int32_t *arrived;                /* [n, kv_heads, rows or 4, the larger], zero before and after */
   int32_t *piece_arrived;          /* [blocks, 4], the same */
