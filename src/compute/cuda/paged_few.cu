@@ -1083,7 +1083,7 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
   x.sum = (float2 *)(x.out + WARPS * x.most * x.pitch);
   if (a.cs && threadIdx.x < D / 32) ahead_in_l2(angles_of(a, m, 0) + threadIdx.x * 32);
   arrival fresh = {{}, block_at(a, m, m.base)};
-  cursor<TILE> coming;
+  cursor<TILE> coming = {};
   int used = 0, next = 0; /* stages: the one to be read, the one to be filled */
   const auto load = [&] {
     if (f.one) return;

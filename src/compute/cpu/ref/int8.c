@@ -3,7 +3,6 @@
 #include "src/compute/cpu/rows.h"
 
 #include <math.h>
-#include <string.h>
 
 /* A matrix in codes, or on its way there. */
 typedef struct coded {
@@ -33,8 +32,8 @@ static void code_rows(void *arg, int64_t begin, int64_t end, int worker) {
     }
     float scale = most * (1.0f / 127), by = 1 / scale;
     c->scale[n] = isfinite(most) ? scale : NAN;
-    memset(codes, 0, (size_t)c->cols);
-    for (int64_t k = 0; k < c->cols && isfinite(most); k++) codes[k] = (int8_t)nearbyintf(pu_get(c->from, n, k) * by);
+    for (int64_t k = 0; k < c->cols; k++)
+      codes[k] = isfinite(most) ? (int8_t)nearbyintf(pu_get(c->from, n, k) * by) : 0;
   }
 }
 
