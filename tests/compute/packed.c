@@ -269,14 +269,19 @@ static void check_device(machine *x, pu_rng *r, const product *d) {
   free(got), free(again), free(few), free(alone);
 }
 
+/* The device that PUYU_TEST_DEVICE names; without one the test is skipped. */
+static void open_device(machine *x) {
+  const char *name = getenv("PUYU_TEST_DEVICE");
+  if (!name) skip();
+  if (pu_backend_open(name, 0, &x->be, &x->e) != PU_OK) fail_msg("%s", x->e.msg);
+  open_memory(x);
+}
+
 static void test_device(void **state) {
   (void)state;
-  const char *name = getenv("PUYU_TEST_DEVICE");
   machine x = {0};
   pu_rng r;
-  if (!name) skip();
-  if (pu_backend_open(name, 0, &x.be, &x.e) != PU_OK) fail_msg("%s", x.e.msg);
-  open_memory(&x);
+  open_device(&x);
   pu_rng_seed(&r, 11);
   for (int trial = 0; trial < TRIALS; trial++) {
     product d = draw(&r);
@@ -289,12 +294,9 @@ static void test_device(void **state) {
 /* A token with what no number is gives none, and leaves the others alone. */
 static void test_device_numbers(void **state) {
   (void)state;
-  const char *name = getenv("PUYU_TEST_DEVICE");
   machine x = {0};
   pu_rng r;
-  if (!name) skip();
-  if (pu_backend_open(name, 0, &x.be, &x.e) != PU_OK) fail_msg("%s", x.e.msg);
-  open_memory(&x);
+  open_device(&x);
   pu_rng_seed(&r, 5);
   for (int trial = 0; trial < 20; trial++) {
     product d = draw(&r);
