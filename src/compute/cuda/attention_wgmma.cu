@@ -517,7 +517,7 @@ __device__ void meet() {
 __device__ void times_keys(float (&c)[SIDE / 2], uint32_t scores, uint32_t keys) {
 #pragma unroll
   for (int i = 0; i < ROWS / 16; i++)
-    wide_mma_turned(c, wide_matrix(scores + i * 2048, ROWS * 128), wide_matrix(keys + i * 2048, ROWS * 128), i > 0);
+    wide_mma<1, 1>(c, wide_matrix(scores + i * 2048, ROWS * 128), wide_matrix(keys + i * 2048, ROWS * 128), i > 0);
 }
 
 /* Sums of dq are kept as threads hold them: of SIDE queries of a head and 64 columns, four numbers of each thread of a

@@ -199,31 +199,6 @@ template <bool AGAIN> __global__ void __launch_bounds__(THREADS, 3) round_tiles(
   }
 }
 
-/* ---- rows, each with its scale ---- */
-
-enum { ROW_THREADS = 256 };
-
-__global__ void __launch_bounds__(ROW_THREADS)
-    round_rows(const bf16 *from, int64_t step, int64_t cols, uint8_t *codes, float *scale) {
-  __shared__ uint32_t room[ROW_THREADS / 32];
-  const uint4 *row = (const uint4 *)(from + (int64_t)blockIdx.x * step);
-  uint2 *to = (uint2 *)(codes + (int64_t)blockIdx.x * cols);
-  uint32_t most = 0;
-  for (int64_t i = threadIdx.x; i < cols / 8; i += ROW_THREADS) most = larger(most, row[i]);
-  most = __reduce_max_sync(0xffffffffu, max(most << 16, most & 0xffff0000u));
-  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = most;
-  __syncthreads();
-  for (int i = 0; i < ROW_THREADS / 32; i++) most = max(most, room[i]);
-  float by = fmaxf(__uint_as_float(most), 0x1p-100f) * (1.0f / 448);
-  if (threadIdx.x == 0) scale[blockIdx.x] = by;
-  by = __frcp_rn(by);
-  for (int64_t i = threadIdx.x; i < cols / 8; i += ROW_THREADS) {
-    float v[8];
-    widen(row[i], v);
-    to[i] = codes_of<false>(v, by);
-  }
-}
-
 /* ---- swiglu ---- */
 
 __device__ static inline float sigmoid(float a) {
@@ -427,13 +402,6 @@ pu_err pu_cuda_fp8_round(pu_cuda *d, const pu_tensor *const *from, const pu_cuda
   round_tiles<false><<<(unsigned)tiles, THREADS, 0, d->stream>>>(all);
   round_tiles<true><<<again_blocks(d, tiles), THREADS, 0, d->stream>>>(all);
   return pu_cuda_launched("rounding to FP8", e);
-}
-
-pu_err pu_cuda_fp8_round_rows(pu_cuda *d, const pu_tensor *t, uint8_t *codes, float *scale, pu_error *e) {
-  if (!t->shape[0]) return PU_OK;
-  round_rows<<<(unsigned)t->shape[0], ROW_THREADS, 0, d->stream>>>((const bf16 *)t->data, t->stride[0], t->shape[1],
-                                                                   codes, scale);
-  return pu_cuda_launched("rounding rows to FP8", e);
 }
 
 template <bool BACK> static void swiglu_launch(pu_cuda *d, const gates &g) {

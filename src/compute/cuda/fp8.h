@@ -46,10 +46,6 @@ pu_err pu_cuda_fp8_swiglu(pu_cuda *d, const pu_tensor *gu, const pu_cuda_fp8 *ac
 pu_err pu_cuda_fp8_swiglu_back(pu_cuda *d, const pu_tensor *gu, const bf16 *dact, const pu_cuda_fp8 *dgu,
                                const pu_cuda_fp8 *act, pu_error *e) PU_MUST_USE;
 
-/* [rows, cols] of bf16, 16-byte aligned rows, cols a multiple of 16: codes E4M3 [rows, cols], and a scale for each row,
- * its largest magnitude / 448. */
-pu_err pu_cuda_fp8_round_rows(pu_cuda *d, const pu_tensor *t, uint8_t *codes, float *scale, pu_error *e) PU_MUST_USE;
-
 pu_err pu_cuda_fp8_open(pu_cuda *d, pu_error *e) PU_MUST_USE;
 
 #endif

@@ -2,6 +2,7 @@
  * else linear and swiglu. */
 #include "src/compute/cuda/product.h"
 #include "src/compute/cuda/use.h"
+#include "src/compute/cuda/w8a8.h"
 
 static bool learns(const pu_linear_args *a) {
   return a->y->grad != NULL;
@@ -32,8 +33,7 @@ static pu_cuda_product product_of(const pu_linear_args *a) {
 static pu_err linear(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_args *a = (const pu_linear_args *)args;
   ((pu_cuda *)be)->waited_for = NULL;
-  if (a->w->layout == PU_LAYOUT_FP8) return pu_cuda_fp8_linear((pu_cuda *)be, a, e);
-  if (a->w->layout == PU_LAYOUT_INT8) return pu_cuda_int8_linear((pu_cuda *)be, a, e);
+  if (pu_cuda_is_w8a8(a->w)) return pu_cuda_w8a8_linear((pu_cuda *)be, a, e);
   if (a->w->layout == PU_LAYOUT_PACKED) return pu_cuda_packed_linear((pu_cuda *)be, a, e);
   pu_cuda_product p = product_of(a);
   void *room = NULL;
@@ -48,6 +48,7 @@ static pu_err linear(pu_backend *be, void *args, pu_error *e) {
 /* Few rows in one kernel: what it makes is what the two would. */
 static bool gates_inside(const pu_cuda *d, const pu_linear_args *up) {
   const pu_cuda_product p = product_of(up);
+  if (pu_cuda_is_w8a8(up->w)) return pu_cuda_w8a8_has_gated(d, up);
   return up->w->layout == PU_LAYOUT_PLAIN && p.rows > 0 && p.cols > 0 && pu_cuda_few_rows(d, &p);
 }
 
@@ -62,6 +63,7 @@ static pu_err linear_swiglu(pu_backend *be, void *args, pu_error *e) {
     PU_TRY(linear(be, &up, e));
     return be->forward[PU_OP_swiglu](be, &gates, e);
   }
+  if (pu_cuda_is_w8a8(a->w)) return pu_cuda_w8a8_gated(d, &up, a->y, e);
   pu_cuda_product p = product_of(&up);
   p.y = a->y->data, p.y_step = a->y->stride[0], p.cols = a->y->shape[1];
   return pu_cuda_skinny_gated(d, &p, e);

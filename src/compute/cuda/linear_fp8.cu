@@ -1,5 +1,5 @@
-/* linear_fp8 and mlp_fp8: rounding and products. Nothing in FP8 is kept from forward to backward: what is rounded for one
- * product is wanted turned for the other.
+/* linear_fp8 and mlp_fp8: rounding and products. Nothing in FP8 is kept from forward to backward: what is rounded for
+ * one product is wanted turned for the other.
  *
  * Both operands of a product lie along the sum: y = x w^T wants both as they lie; dx = dy w wants w turned; dw = dy^T x
  * wants both turned. */
@@ -95,8 +95,8 @@ static pu_err linear_fp8_back(pu_backend *be, void *args, pu_error *e) {
   bool to_x = a->x->grad, to_w = a->w->grad, bias = a->b && a->b->grad;
   int sides = (to_x ? PU_FP8_PLAIN : 0) | (to_w ? PU_FP8_TURNED : 0);
   size_t parts = bias ? pu_cuda_bias_back_bytes(grad) : 0;
-  size_t codes = bytes_of(grad, sides) + bytes_of(a->w, to_x ? PU_FP8_TURNED : 0) +
-                 bytes_of(a->x, to_w ? PU_FP8_TURNED : 0);
+  size_t codes =
+      bytes_of(grad, sides) + bytes_of(a->w, to_x ? PU_FP8_TURNED : 0) + bytes_of(a->x, to_w ? PU_FP8_TURNED : 0);
   void *work;
   PU_TRY(pu_cuda_work(l.d, parts + codes, &work, e));
   l.at = (char *)work + parts;
@@ -109,7 +109,8 @@ static pu_err linear_fp8_back(pu_backend *be, void *args, pu_error *e) {
   return to_w ? back(l.d, turned_of(dy), turned_of(x), a->w, e) : PU_OK;
 }
 
-/* ---- the MLP ------------------------------------------------------------------------------------------------------- */
+/* ---- the MLP -------------------------------------------------------------------------------------------------------
+ */
 
 static pu_err mlp_fp8(pu_backend *be, void *args, pu_error *e) {
   const pu_mlp_fp8_args *a = (const pu_mlp_fp8_args *)args;
@@ -160,33 +161,6 @@ static pu_err mlp_fp8_back(pu_backend *be, void *args, pu_error *e) {
   if (a->down->grad) PU_TRY(back(l.d, turned_of(dy), turned_of(&act), a->down, e));
   if (a->x->grad) PU_TRY(back(l.d, plain_of(&dgu), turned_of(gate_up), a->x, e));
   return a->gate_up->grad ? back(l.d, turned_of(&dgu), turned_of(x), a->gate_up, e) : PU_OK;
-}
-
-/* ---- inference ------------------------------------------------------------------------------------------------------
- */
-
-static float *scales_behind(uint8_t *codes, int64_t rows, int64_t cols) {
-  return (float *)(codes + pu_fp8_codes_bytes(rows, cols));
-}
-
-pu_err pu_cuda_fp8_weight(pu_cuda *d, const pu_tensor *w, pu_tensor *out, pu_error *e) {
-  uint8_t *codes = (uint8_t *)out->data;
-  return pu_cuda_fp8_round_rows(d, w, codes, scales_behind(codes, w->shape[0], w->shape[1]), e);
-}
-
-/* One way for any number of rows: cuBLASLt's, whose bits do not depend on that. */
-pu_err pu_cuda_fp8_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
-  int64_t n = a->x->shape[0], k = a->x->shape[1], m = a->w->shape[0];
-  void *work;
-  PU_TRY(pu_cuda_work(d, pu_fp8_codes_bytes(n, k) + (size_t)n * sizeof(float), &work, e));
-  uint8_t *codes = (uint8_t *)work, *w = (uint8_t *)a->w->data;
-  PU_TRY(pu_cuda_fp8_round_rows(d, a->x, codes, scales_behind(codes, n, k), e));
-  operand x = {codes, scales_behind(codes, n, k), n, k}, weight = {w, scales_behind(w, m, k), m, k};
-  pu_cuda_product p = product(x, weight, a->y->data, a->y->stride[0], a->y->dtype);
-  p.by_rows = p.steady = true;
-  p.rough = false;
-  if (a->b) p.bias = a->b->data, p.bias_type = a->b->dtype;
-  return pu_cuda_multiply(d, &p, e);
 }
 
 /* ---- use ---- */

@@ -2,6 +2,7 @@
 #include "src/compute/cuda/packed.h"
 
 #include "src/compute/cuda/use.h"
+#include "src/compute/cuda/w8a8.h"
 
 /* ---- packing ---- */
 
@@ -130,8 +131,7 @@ static pu_err pack_weight(pu_backend *be, void *args, pu_error *e) {
 static pu_err tile_weight(pu_backend *be, void *args, pu_error *e) {
   const pu_tile_weight_args *a = (const pu_tile_weight_args *)args;
   size_t size = pu_dtype_size(a->w->dtype), row = (size_t)a->w->shape[1] * size;
-  if (a->out->layout == PU_LAYOUT_FP8) return pu_cuda_fp8_weight((pu_cuda *)be, a->w, a->out, e);
-  if (a->out->layout == PU_LAYOUT_INT8) return pu_cuda_int8_weight((pu_cuda *)be, a->w, a->out, e);
+  if (pu_cuda_is_w8a8(a->out)) return pu_cuda_w8a8_weight((pu_cuda *)be, a->w, a->out, e);
   if (a->w->shape[0] == 0 || row == 0) return PU_OK;
   PU_CUDA_TRY(cudaMemcpy2DAsync(a->out->data, row, a->w->data, (size_t)a->w->stride[0] * size, row,
                                 (size_t)a->w->shape[0], cudaMemcpyDeviceToDevice, ((pu_cuda *)be)->stream),

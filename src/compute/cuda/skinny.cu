@@ -1,12 +1,12 @@
 /* Products of few rows (decoding) at the speed of memory: b, the weights, is read once, and that is what takes the
- * time.
+ * time. Of bf16, or of codes of 8 bits with a scale for each row of a and of b.
  *
  * A block takes a strip of columns of y, which are lines of b, and walks along the whole sum in stages. One thread has
- * the copy engine fetch stages ahead of their use, as boxes of 64 values of all lines of the strip and of all rows of
+ * the copy engine fetch stages ahead of their use, as boxes of 128 bytes of all lines of the strip and of all rows of
  * a, in the pattern that warpgroup products read (wgmma.h). One warpgroup does nothing but these products: lines, 64
  * at a time, are operand A, rows operand B: a sum's steps follow one another, and so each takes as little time as it
- * can. Each element's sum is one sequence of steps of 16. Lines that are not there are whatever lies behind, and only
- * reach sums that nobody stores.
+ * can. Each element's sum is one sequence of steps of 32 bytes; of E4M3, whose products keep too few bits for that, of
+ * the sums of boxes. Lines that are not there are whatever lies behind, and only reach sums that nobody stores.
  *
  * What the kernel waits for is a, not b, where b rests: its blocks may start before the kernels before it have ended,
  * fetch the first stages of b, and only then wait (programmatic dependent launch). To have as much as possible on the
@@ -21,6 +21,7 @@
 #include "src/compute/cuda/use.h"
 #include "src/compute/cuda/wgmma.h"
 
+/* Lengths along the sum are in values of 16 bits, which may be two codes. */
 enum { BOX = 64 /* values of a line: 128 bytes */, MOST_STAGES = 32, MOST_LINES = 256 };
 enum { LINES = 64 /* of a product */ };
 enum { CONSUMERS = 128, THREADS = CONSUMERS + 32 };
@@ -28,11 +29,14 @@ enum { CONSUMERS = 128, THREADS = CONSUMERS + 32 };
  * kernel before or after them, attention's above all; with more lines that costs more than it gains (measured). */
 enum { RING = 200 << 10, SHARED_RING = 116 << 10, SHARED_LINES = 32, SHARED_ROWS = 16 };
 
-/* Up to ROWS of a; up to 64 COUNT lines of b, in COUNT products. GATED: of two, gates and what they are for, whose
- * lines are `cols` apart in b. */
-template <int ROWS, int COUNT, bool GATED> struct shape {
+/* Operands of type V. Up to ROWS of a; up to 64 COUNT lines of b, in COUNT products. GATED: of two, gates and what they
+ * are for, whose lines are `cols` apart in b. */
+template <typename V, int ROWS, int COUNT, bool GATED> struct shape {
+  typedef V value;
+  typedef typename wide_sum<V>::type sum;
   static constexpr int rows = ROWS, count = COUNT, strips = GATED ? 2 : 1;
   static constexpr int boxes = COUNT == 1 ? 2 : 1, depth = boxes * BOX, a_box = ROWS * 128; /* of a stage */
+  static constexpr bool scaled = sizeof(V) == 1, by_box = wide_sum<V>::few_bits;
   __host__ __device__ static constexpr int b_box(int lines) {
     return strips * lines * 128;
   }
@@ -48,11 +52,12 @@ template <int ROWS, int COUNT, bool GATED> struct shape {
 typedef struct skinny_args {
   void *y;
   const void *bias;
+  const float *a_scale, *b_scale; /* of rows and lines of codes */
   int64_t y_step, cols;
   int inner, rows;
   int lines;  /* of b, of a block and strip: columns of y */
   int stages; /* in shared memory */
-  bool bias_f32, b_rests;
+  bool bias_f32, y_f32, b_rests;
 } skinny_args;
 
 /* Rows of a, then lines of b. */
@@ -119,73 +124,152 @@ __device__ static inline uint64_t further(uint64_t matrix, int bytes) {
   return (matrix >> 32 << 32) | ((uint32_t)matrix + ((uint32_t)bytes >> 4));
 }
 
-/* One stage of the sums. */
-template <typename S>
-__device__ static inline void use_stage(float (&sum)[S::count][S::rows / 2], uint32_t at, int lines, bool first) {
+/* Elements of up to COUNT products: a thread has two lines, 8 apart, of each, and of each 8 rows two. */
+template <typename S> struct sums { typename S::sum of[S::count][S::rows / 2]; };
+
+/* One stage of the sums; `into` one for all boxes, or one for each. */
+template <typename S, int N>
+__device__ static inline void use_stage(sums<S> (&into)[N], uint32_t at, int lines, bool first) {
   const uint64_t a = wide_matrix(at, 16), b = wide_matrix(at + S::boxes * S::a_box, 16);
 #pragma unroll
   for (int k = 0; k < S::boxes * 4; k++)
 #pragma unroll
     for (int c = 0; c < S::count; c++)
-      wide_mma<0>(sum[c], further(b, k / 4 * S::b_box(lines) + S::b_at(c, lines) + k % 4 * 32),
-                  further(a, k / 4 * S::a_box + k % 4 * 32), !(first && k == 0));
+      wide_mma(typename S::value(), into[k / 4 % N].of[c],
+               further(b, k / 4 * S::b_box(lines) + S::b_at(c, lines) + k % 4 * 32),
+               further(a, k / 4 * S::a_box + k % 4 * 32), N == 1 ? !(first && k == 0) : k % 4 != 0);
 }
 
+/* Where a stage is and which comes next. */
+struct place {
+  int slot;
+  uint32_t turn;
+  __device__ void go_on(int stages) {
+    if (++slot == stages) slot = 0, turn ^= 1;
+  }
+};
+
+/* The next stage is waited for while this one's products run: with three stages at least, it comes. */
 template <typename S>
-__device__ static inline void sum_stages(float (&sum)[S::count][S::rows / 2], uint32_t room, int n,
-                                         const skinny_args &p, barriers *bars) {
+__device__ static inline void sum_stages(sums<S> (&sum)[1], uint32_t room, int n, const skinny_args &p,
+                                         barriers *bars) {
   const int stage = stage_bytes<S>(p.lines);
-  int slot = 0, last = 0;
-  uint32_t turn = 0;
+  place at = {};
+  int last = 0;
   barrier_wait(&bars->full[0], 0);
   for (int t = 0; t < n; t++) {
-    const int here = slot;
+    const int here = at.slot;
     wide_begin();
     use_stage<S>(sum, room + here * stage, p.lines, t == 0);
     wide_commit();
-    /* The next stage is waited for while this one's products run: with three stages at least, it comes. */
-    if (++slot == p.stages) slot = 0, turn ^= 1;
-    if (t + 1 < n) barrier_wait(&bars->full[slot], turn);
+    at.go_on(p.stages);
+    if (t + 1 < n) barrier_wait(&bars->full[at.slot], at.turn);
     wide_wait<1>(); /* the stage before is used up */
     if (t && threadIdx.x % 32 == 0) barrier_arrive(&bars->empty[last]);
     last = here;
   }
   wide_wait<0>();
+  for (int c = 0; c < S::count; c++) wide_settled(sum->of[c]);
 }
 
-/* A bias is rounded to y's type first, as where cuBLASLt adds it. */
-template <typename Y> __device__ static inline float biased(const skinny_args &p, int64_t col, float sum) {
+/* Likewise, adding up boxes. */
+template <typename S>
+__device__ static inline void sum_boxes(sums<S> &sum, uint32_t room, int n, const skinny_args &p, barriers *bars) {
+  const int stage = stage_bytes<S>(p.lines);
+  sums<S> box[S::boxes];
+  place at = {};
+  sum = {};
+  barrier_wait(&bars->full[0], 0);
+  for (int t = 0; t < n; t++) {
+    const int here = at.slot;
+    wide_begin();
+    use_stage<S>(box, room + here * stage, p.lines, true);
+    wide_commit();
+    at.go_on(p.stages);
+    if (t + 1 < n) barrier_wait(&bars->full[at.slot], at.turn);
+    wide_wait<0>();
+    if (threadIdx.x % 32 == 0) barrier_arrive(&bars->empty[here]);
+#pragma unroll
+    for (int i = 0; i < S::boxes; i++)
+#pragma unroll
+      for (int c = 0; c < S::count; c++) {
+        wide_settled(box[i].of[c]);
+#pragma unroll
+        for (int k = 0; k < S::rows / 2; k++) sum.of[c][k] += box[i].of[c][k];
+      }
+  }
+}
+
+/* ---- what becomes of a sum ---- */
+
+/* The first of a thread's two lines, from the block's first column on; of its first two rows. */
+__device__ static inline int line_of_thread() {
+  return (int)threadIdx.x / 32 * 16 + (int)threadIdx.x % 32 / 4;
+}
+__device__ static inline int row_of_thread() {
+  return (int)threadIdx.x % 4 * 2;
+}
+
+/* Of a thread's rows and lines. */
+template <typename S> struct scales { float row[S::rows / 4], line[S::count][2]; };
+
+/* Read before the sums are there. */
+template <typename S> __device__ static inline void fetch_line_scales(const skinny_args &p, int64_t col, scales<S> *s) {
+#pragma unroll
+  for (int c = 0; c < S::count; c++)
+#pragma unroll
+    for (int half = 0; half < 2; half++) {
+      int64_t at = col + (S::strips == 2 ? 0 : c * LINES) + line_of_thread() + half * 8;
+      s->line[c][half] = at < p.cols ? p.b_scale[at + (S::strips == 2 ? c * p.cols : 0)] : 0;
+    }
+}
+template <typename S> __device__ static inline void fetch_row_scales(const skinny_args &p, scales<S> *s) {
+#pragma unroll
+  for (int i = 0; i < S::rows / 4; i++) {
+    int row = i / 2 * 8 + row_of_thread() + i % 2;
+    s->row[i] = row < p.rows ? p.a_scale[row] : 0;
+  }
+}
+
+template <typename S> __device__ static inline float value_of(const sums<S> &sum, const scales<S> &s, int c, int i) {
+  float v = (float)sum.of[c][i];
+  return S::scaled ? __fmul_rn(__fmul_rn(v, s.row[i / 4 * 2 + i % 2]), s.line[c][i % 4 / 2]) : v;
+}
+
+/* A bias is rounded to y's type first, as where cuBLASLt adds it; beside codes it is not. */
+template <typename S> __device__ static inline float biased(const skinny_args &p, int64_t col, float sum) {
   if (!p.bias) return sum;
-  return sum + to_f32(from_f32<Y>(p.bias_f32 ? ((const float *)p.bias)[col] : to_f32(((const bf16 *)p.bias)[col])));
+  float bias = p.bias_f32 ? ((const float *)p.bias)[col] : to_f32(((const bf16 *)p.bias)[col]);
+  return __fadd_rn(sum, S::scaled || p.y_f32 ? bias : to_f32(from_f32<bf16>(bias)));
 }
 
 /* As linear and swiglu one after the other: what goes in between is rounded. */
-__device__ static inline bf16 gated(float gate, float up) {
+__device__ static inline float gated(float gate, float up) {
   float a = to_f32(from_f32<bf16>(gate));
-  return from_f32<bf16>(pu_gated(a, pu_sigmoid(a, bf16()), to_f32(from_f32<bf16>(up))));
+  return pu_gated(a, pu_sigmoid(a, bf16()), to_f32(from_f32<bf16>(up)));
 }
 
-/* A thread has two lines, 8 apart, of each product, and of each 8 rows two. */
-template <typename S, typename Y>
-__device__ static void store_sums(const skinny_args &p, const float (&sum)[S::count][S::rows / 2], int64_t col) {
-  int lane = threadIdx.x % 32, line = threadIdx.x / 32 * 16 + lane / 4, row = lane % 4 * 2;
+template <typename S>
+__device__ static void store_sums(const skinny_args &p, const sums<S> &sum, const scales<S> &s, int64_t col) {
   int64_t end = PU_MIN(col + p.lines, p.cols);
 #pragma unroll
   for (int c = 0; c < S::count / S::strips; c++)
 #pragma unroll
     for (int i = 0; i < S::rows / 2; i++) {
-      int64_t at = col + c * LINES + line + i % 4 / 2 * 8;
-      int n = row + i / 4 * 8 + i % 2;
+      int64_t at = col + c * LINES + line_of_thread() + i % 4 / 2 * 8;
+      int n = row_of_thread() + i / 4 * 8 + i % 2;
       if (n >= p.rows || at >= end) continue;
-      Y *y = (Y *)p.y + n * p.y_step + at;
-      if constexpr (S::strips == 2)
-        *y = gated(sum[0][i], sum[1][i]);
+      int64_t to = n * p.y_step + at;
+      float v = value_of(sum, s, c, i);
+      v = S::strips == 2 ? gated(v, value_of(sum, s, S::count - 1, i)) : biased<S>(p, at, v);
+      if (p.y_f32)
+        ((float *)p.y)[to] = v;
       else
-        *y = from_f32<Y>(biased<Y>(p, at, sum[c][i]));
+        ((bf16 *)p.y)[to] = from_f32<bf16>(v);
     }
 }
 
-template <typename S, typename Y>
+template <typename S>
 __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, const CUtensorMap *b, uint32_t room) {
   __shared__ barriers bars;
   int64_t col = (int64_t)blockIdx.x * p.lines;
@@ -204,21 +288,27 @@ __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, 
   __syncthreads();
   if (fetches) fetch_stages<S>(f, p, early, n);
   if (threadIdx.x >= CONSUMERS) return;
-  float sum[S::count][S::rows / 2];
+  sums<S> sum[1];
+  scales<S> scale;
+  if constexpr (S::scaled) fetch_line_scales(p, col, &scale);
   wait_for_before();
   let_next_start(); /* it may read a at once */
-  sum_stages<S>(sum, room, n, p, &bars);
-  store_sums<S, Y>(p, sum, col);
+  if constexpr (S::scaled) fetch_row_scales(p, &scale);
+  if constexpr (S::by_box)
+    sum_boxes<S>(*sum, room, n, p, &bars);
+  else
+    sum_stages<S>(sum, room, n, p, &bars);
+  store_sums<S>(p, *sum, scale, col);
 }
 
 #endif
 
-template <typename S, typename Y>
+template <typename S>
 __global__ void __launch_bounds__(THREADS, 2)
     skinny_kernel(const skinny_args p, const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b) {
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) unsigned char raw[];
-  skinny_block<S, Y>(p, &a, &b, (shared_at(raw) + 1023) / 1024 * 1024);
+  skinny_block<S>(p, &a, &b, (shared_at(raw) + 1023) / 1024 * 1024);
 #endif
 }
 
@@ -301,60 +391,61 @@ typedef struct skinny_plan {
   bool gated;
 } skinny_plan;
 
-template <typename S, typename Y>
-static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
-  skinny_args p = {q->y, q->bias, q->y_step, q->cols, (int)q->inner, (int)q->rows, plan->lines};
+template <typename S> static pu_err launch(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
+  const int pair = 2 / sizeof(typename S::value); /* values in 16 bits */
+  skinny_args p = {q->y, q->bias, q->a_scale, q->b_scale, q->y_step, q->cols};
+  p.inner = (int)(q->inner / pair), p.rows = (int)q->rows, p.lines = plan->lines;
   const int stage = stage_bytes<S>(p.lines);
   CUtensorMap a, b;
-  PU_TRY(pu_cuda_map_of(d, q->a, q->rows, q->inner, q->a_step, S::rows, &a, e));
-  PU_TRY(pu_cuda_map_of(d, q->b, S::strips * q->cols, q->inner, q->b_step, p.lines, &b, e));
+  PU_TRY(pu_cuda_map_of(d, q->a, q->rows, p.inner, q->a_step / pair, S::rows, &a, e));
+  PU_TRY(pu_cuda_map_of(d, q->b, S::strips * q->cols, p.inner, q->b_step / pair, p.lines, &b, e));
   p.stages = PU_MIN(PU_MAX(plan->ring / stage, 3), (int)MOST_STAGES);
-  p.bias_f32 = q->bias_type == PU_F32, p.b_rests = q->b_rests;
+  p.bias_f32 = q->bias_type == PU_F32, p.y_f32 = q->y_type == PU_F32, p.b_rests = q->b_rests;
   /* The last boxes of the last stage are read beyond its end. */
   const int bytes = stage * p.stages + PU_MAX(S::b_reach(p.lines) - S::b_box(p.lines), 0) + 1024;
-  PU_CUDA_TRY(cudaFuncSetAttribute(skinny_kernel<S, Y>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+  PU_CUDA_TRY(cudaFuncSetAttribute(skinny_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for a product", e);
   const dim3 grid((unsigned)ceil_div(q->cols, p.lines));
-  pu_cuda_start(d, true, skinny_kernel<S, Y>, grid, THREADS, (size_t)bytes, p, a, b);
+  pu_cuda_start(d, true, skinny_kernel<S>, grid, THREADS, (size_t)bytes, p, a, b);
   d->waited_for = q->a;
   return pu_cuda_launched("a product of few rows", e);
 }
 
-template <int ROWS, typename Y>
+template <typename V, int ROWS>
 static pu_err launch_lines(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
-  switch (plan->count) {
-  case 1:
-    return launch<shape<ROWS, 1, false>, Y>(d, q, plan, e);
-  case 2:
-    return launch<shape<ROWS, 2, false>, Y>(d, q, plan, e);
-  case 3:
-    return launch<shape<ROWS, 3, false>, Y>(d, q, plan, e);
-  default:
-    return launch<shape<ROWS, 4, false>, Y>(d, q, plan, e);
-  }
+  if (plan->gated) return launch<shape<V, ROWS, 2, true>>(d, q, plan, e);
+  if (plan->count == 1) return launch<shape<V, ROWS, 1, false>>(d, q, plan, e);
+  if (plan->count == 2) return launch<shape<V, ROWS, 2, false>>(d, q, plan, e);
+  if constexpr (sizeof(V) == 1)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: %d lines of codes a block", plan->lines); /* see plan_of */
+  else if (plan->count == 3)
+    return launch<shape<V, ROWS, 3, false>>(d, q, plan, e);
+  else
+    return launch<shape<V, ROWS, 4, false>>(d, q, plan, e);
 }
 
-template <int ROWS>
+template <typename V>
 static pu_err launch_rows(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
-  if (plan->gated) return launch<shape<ROWS, 2, true>, bf16>(d, q, plan, e);
-  return q->y_type == PU_F32 ? launch_lines<ROWS, float>(d, q, plan, e) : launch_lines<ROWS, bf16>(d, q, plan, e);
+  switch (plan->rows) {
+  case 8:
+    return launch_lines<V, 8>(d, q, plan, e);
+  case 16:
+    return launch_lines<V, 16>(d, q, plan, e);
+  case 32:
+    return launch_lines<V, 32>(d, q, plan, e);
+  default:
+    return launch_lines<V, 64>(d, q, plan, e);
+  }
 }
 
 static pu_err launch_plan(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
-  switch (plan->rows) {
-  case 8:
-    return launch_rows<8>(d, q, plan, e);
-  case 16:
-    return launch_rows<16>(d, q, plan, e);
-  case 32:
-    return launch_rows<32>(d, q, plan, e);
-  default:
-    return launch_rows<64>(d, q, plan, e);
-  }
+  if (q->int8) return launch_rows<int8_t>(d, q, plan, e);
+  return q->fp8 ? launch_rows<e4m3>(d, q, plan, e) : launch_rows<bf16>(d, q, plan, e);
 }
 
 /* All multiprocessors have as many lines: what takes longest is what one has to do. Many of them go to two blocks, so
- * that the next kernel's first block begins while the other still runs. */
+ * that the next kernel's first block begins while the other still runs. Of codes a block has 128 at most: sums of boxes
+ * take as many registers again. */
 static skinny_plan plan_of(const pu_cuda *d, const pu_cuda_product *p, bool gated) {
   skinny_plan plan = {};
   const int strips = gated ? 2 : 1, most = gated ? 2 * LINES : MOST_LINES; /* of a multiprocessor */
@@ -362,8 +453,8 @@ static skinny_plan plan_of(const pu_cuda *d, const pu_cuda_product *p, bool gate
   plan.rows = p->rows <= 8 ? 8 : p->rows <= 16 ? 16 : p->rows <= 32 ? 32 : 64, plan.gated = gated;
   plan.lines = (int)ceil_div(p->cols, turns * d->sms * 8) * 8;
   plan.ring = plan.rows <= SHARED_ROWS && strips * plan.lines <= SHARED_LINES ? SHARED_RING : RING;
-  if ((turns == 1 && strips * plan.lines > 128) || (gated && plan.lines > LINES))
-    plan.lines = (int)ceil_div(plan.lines, 16) * 8, plan.ring = RING / 2;
+  const bool halved = strips * plan.lines > 128 && (turns == 1 || p->fp8 || p->int8);
+  if (halved || (gated && plan.lines > LINES)) plan.lines = (int)ceil_div(plan.lines, 16) * 8, plan.ring = RING / 2;
   plan.count = strips * (int)ceil_div(plan.lines, LINES);
   return plan;
 }

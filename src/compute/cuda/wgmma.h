@@ -1,7 +1,8 @@
-/* The tensor cores of Hopper, by warpgroup: wgmma of bf16 with sums in f32 (PTX ISA 9.0, "Asynchronous warpgroup level
- * matrix instructions"). C[64, N] += A[64, 16] B[16, N]; warp w of the four has rows 16 w to 16 w + 15 of C, and of an
- * A in registers, as mma.h has them. What lies in shared memory are rows of 64 values (128 bytes) with their eight
- * pieces exchanged in the pattern of eight rows ("128-byte swizzle"); rows of more values are several such matrices. */
+/* The tensor cores of Hopper, by warpgroup: wgmma of bf16 with sums in f32, and of codes of 8 bits (PTX ISA 9.0,
+ * "Asynchronous warpgroup level matrix instructions"). C[64, N] += A[64, 16] B[16, N], of codes 32 instead of 16; warp
+ * w of the four has rows 16 w to 16 w + 15 of C, and of an A in registers, as mma.h has them. What lies in shared
+ * memory are rows of 64 values (128 bytes) with their eight pieces exchanged in the pattern of eight rows ("128-byte
+ * swizzle"); rows of more values are several such matrices. */
 #ifndef PUYU_CUDA_WGMMA_H
 #define PUYU_CUDA_WGMMA_H
 
@@ -10,6 +11,24 @@
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define PU_WGMMA 1
 #endif
+
+struct e4m3 {
+  uint8_t code;
+};
+
+/* What sums of products of these operands are, and whether they keep too few bits to go on with for long. */
+template <typename V> struct wide_sum {
+  typedef float type;
+  static constexpr bool few_bits = false;
+};
+template <> struct wide_sum<e4m3> {
+  typedef float type;
+  static constexpr bool few_bits = true;
+};
+template <> struct wide_sum<int8_t> {
+  typedef int type;
+  static constexpr bool few_bits = false;
+};
 
 /* Where piece c (eight values) of row r lies in matrices of ROWS rows; they begin at a multiple of 1024 bytes. */
 template <int ROWS> __device__ static inline int wide_at(int r, int c) {
@@ -35,104 +54,92 @@ template <int N> __device__ static inline void wide_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
 }
 
-/* d += A B, or = where `add` is 0. TURNED: B's columns, not its inner dimension, are side by side in memory. */
-template <int TURNED> __device__ static inline void wide_mma(float (&d)[32], const uint32_t a[4], uint64_t b, int add) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-               "{%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                 "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-                 "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                 "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(TURNED));
+/* Sums of N registers: as text, and as operands of type C. */
+#define PU_TEXT_4  "%0, %1, %2, %3"
+#define PU_TEXT_8  PU_TEXT_4 ", %4, %5, %6, %7"
+#define PU_TEXT_16 PU_TEXT_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define PU_TEXT_32 PU_TEXT_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define PU_TEXT_64                                                                                                     \
+  PU_TEXT_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"                        \
+             ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PU_TEXT_128                                                                                                    \
+  PU_TEXT_64 ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"                        \
+             ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"                        \
+             ", %96, %97, %98, %99, %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"            \
+             ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define PU_SUMS_4(C, i)   C(d[i]), C(d[(i) + 1]), C(d[(i) + 2]), C(d[(i) + 3])
+#define PU_SUMS_8(C, i)   PU_SUMS_4(C, i), PU_SUMS_4(C, (i) + 4)
+#define PU_SUMS_16(C, i)  PU_SUMS_8(C, i), PU_SUMS_8(C, (i) + 8)
+#define PU_SUMS_32(C, i)  PU_SUMS_16(C, i), PU_SUMS_16(C, (i) + 16)
+#define PU_SUMS_64(C, i)  PU_SUMS_32(C, i), PU_SUMS_32(C, (i) + 32)
+#define PU_SUMS_128(C, i) PU_SUMS_64(C, i), PU_SUMS_64(C, (i) + 64)
+
+/* One product: WHAT it is, its sums, the text of A, the numbers of the operands B and `add`, what follows them. */
+#define PU_WIDE(WHAT, N, C, A, B, ADD, REST, ...)                                                                      \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #ADD ", 0;\n"                                                      \
+               "wgmma.mma_async.sync.aligned." WHAT " {" PU_TEXT_##N "}, " A ", %" #B ", p" REST ";\n}"                \
+               : PU_SUMS_##N(C, 0)                                                                                     \
+               : __VA_ARGS__)
+
+/* wide_mma: d += A B, or = where `add` is 0. Of bf16; TURNED, A_TURNED: B's columns, A's rows, not the inner dimension,
+ * are side by side in memory. */
+#define PU_WIDE_BF16(N, COLS, A, B, ADD, TURN_A, TURN_B)                                                               \
+  template <int TURNED, int A_TURNED = 0>                                                                              \
+  __device__ static inline void wide_mma(float(&d)[N], uint64_t a, uint64_t b, int add) {                              \
+    PU_WIDE("m64n" #COLS "k16.f32.bf16.bf16", N, "+f", "%" #A, B, ADD, ", 1, 1, %" #TURN_A ", %" #TURN_B, "l"(a),      \
+            "l"(b), "r"(add), "n"(A_TURNED), "n"(TURNED));                                                             \
+  }
+PU_WIDE_BF16(4, 8, 4, 5, 6, 7, 8)
+PU_WIDE_BF16(8, 16, 8, 9, 10, 11, 12)
+PU_WIDE_BF16(16, 32, 16, 17, 18, 19, 20)
+PU_WIDE_BF16(32, 64, 32, 33, 34, 35, 36)
+PU_WIDE_BF16(64, 128, 64, 65, 66, 67, 68)
+
+/* With A in registers. */
+#define PU_WIDE_HELD(N, COLS, A, B, ADD, TURN_B)                                                                       \
+  template <int TURNED>                                                                                                \
+  __device__ static inline void wide_mma(float(&d)[N], const uint32_t a[4], uint64_t b, int add) {                     \
+    PU_WIDE("m64n" #COLS "k16.f32.bf16.bf16", N, "+f", A, B, ADD, ", 1, 1, %" #TURN_B, "r"(a[0]), "r"(a[1]),           \
+            "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(TURNED));                                                      \
+  }
+PU_WIDE_HELD(32, 64, "{%32, %33, %34, %35}", 36, 37, 38)
+PU_WIDE_HELD(64, 128, "{%64, %65, %66, %67}", 68, 69, 70)
+
+/* Of codes of 8 bits, A[64, 32] B[32, N], whose rows of 128 bytes are 128 values: int8 with sums in int32, E4M3 with
+ * sums in f32, which keep some 14 bits. */
+#define PU_WIDE_CODES(N, COLS, A, B, ADD)                                                                              \
+  __device__ static inline void wide_mma(int(&d)[N], uint64_t a, uint64_t b, int add) {                                \
+    PU_WIDE("m64n" #COLS "k32.s32.s8.s8", N, "+r", "%" #A, B, ADD, "", "l"(a), "l"(b), "r"(add));                      \
+  }                                                                                                                    \
+  __device__ static inline void wide_mma_e4m3(float(&d)[N], uint64_t a, uint64_t b, int add) {                         \
+    PU_WIDE("m64n" #COLS "k32.f32.e4m3.e4m3", N, "+f", "%" #A, B, ADD, ", 1, 1", "l"(a), "l"(b), "r"(add));            \
+  }
+PU_WIDE_CODES(4, 8, 4, 5, 6)
+PU_WIDE_CODES(8, 16, 8, 9, 10)
+PU_WIDE_CODES(16, 32, 16, 17, 18)
+PU_WIDE_CODES(32, 64, 32, 33, 34)
+PU_WIDE_CODES(64, 128, 64, 65, 66)
+PU_WIDE_CODES(128, 256, 128, 129, 130)
+
+/* By the type of operands. */
+template <int N> __device__ static inline void wide_mma(bf16, float (&d)[N], uint64_t a, uint64_t b, int add) {
+  wide_mma<0>(d, a, b, add);
 }
-template <int TURNED> __device__ static inline void wide_mma(float (&d)[32], uint64_t a, uint64_t b, int add) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-               "%32, %33, p, 1, 1, 0, %35;\n}"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                 "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-                 "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                 "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-               : "l"(a), "l"(b), "r"(add), "n"(TURNED));
+template <int N> __device__ static inline void wide_mma(int8_t, int (&d)[N], uint64_t a, uint64_t b, int add) {
+  wide_mma(d, a, b, add);
 }
-/* Both turned: A's rows, too, are side by side in memory. */
-__device__ static inline void wide_mma_turned(float (&d)[32], uint64_t a, uint64_t b, int add) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, "
-               "%32, %33, p, 1, 1, 1, 1;\n}"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                 "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-                 "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                 "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
-               : "l"(a), "l"(b), "r"(add));
+template <int N> __device__ static inline void wide_mma(e4m3, float (&d)[N], uint64_t a, uint64_t b, int add) {
+  wide_mma_e4m3(d, a, b, add);
 }
-template <int TURNED> __device__ static inline void wide_mma(float (&d)[64], const uint32_t a[4], uint64_t b, int add) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-               "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-               "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-               "{%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                 "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-                 "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                 "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-                 "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-                 "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-                 "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-                 "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(TURNED));
+
+/* No use of a sum goes before this: the compiler knows of no dependence on wide_wait. */
+template <int N> __device__ static inline void wide_settled(float (&d)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
 }
-template <int TURNED> __device__ static inline void wide_mma(float (&d)[64], uint64_t a, uint64_t b, int add) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-               "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-               "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-               "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, "
-               "%64, %65, p, 1, 1, 0, %67;\n}"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                 "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-                 "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]), "+f"(d[23]),
-                 "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]), "+f"(d[30]), "+f"(d[31]),
-                 "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]), "+f"(d[37]), "+f"(d[38]), "+f"(d[39]),
-                 "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]),
-                 "+f"(d[48]), "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]),
-                 "+f"(d[56]), "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-               : "l"(a), "l"(b), "r"(add), "n"(TURNED));
-}
-template <int TURNED> __device__ static inline void wide_mma(float (&d)[4], uint64_t a, uint64_t b, int add) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %6, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {"
-               "%0, %1, %2, %3}, "
-               "%4, %5, p, 1, 1, 0, %7;\n}"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-               : "l"(a), "l"(b), "r"(add), "n"(TURNED));
-}
-template <int TURNED> __device__ static inline void wide_mma(float (&d)[8], uint64_t a, uint64_t b, int add) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %10, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {"
-               "%0, %1, %2, %3, %4, %5, %6, %7}, "
-               "%8, %9, p, 1, 1, 0, %11;\n}"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-               : "l"(a), "l"(b), "r"(add), "n"(TURNED));
-}
-template <int TURNED> __device__ static inline void wide_mma(float (&d)[16], uint64_t a, uint64_t b, int add) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
-               "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-               "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-               "%16, %17, p, 1, 1, 0, %19;\n}"
-               : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                 "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-               : "l"(a), "l"(b), "r"(add), "n"(TURNED));
+template <int N> __device__ static inline void wide_settled(int (&d)[N]) {
+#pragma unroll
+  for (int i = 0; i < N; i++) asm volatile("" : "+r"(d[i])::"memory");
 }
 
 #endif

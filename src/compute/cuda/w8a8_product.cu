@@ -1,0 +1,269 @@
+/* Products of codes of 8 bits with a scale for each row, on Hopper's tensor cores, scaled where the sums are: of more
+ * rows than skinny.cu takes.
+ *
+ * As there, one thread has the copy engine fetch stages ahead of their use. A block has 128 rows of x, 64 for each of
+ * two warpgroups, and a strip of columns of y, which are lines of w: rows are operand A, lines operand B. The sums have
+ * skinny.cu's bits: of E4M3 boxes are summed by themselves and added up in order.
+ *
+ * w rests: its first stages are asked for before the kernels before this one have ended. */
+#include "src/compute/cuda/product.h"
+#include "src/compute/cuda/tensor.cuh"
+#include "src/compute/cuda/wgmma.h"
+
+enum { BOX = 128 /* values of a line, a byte each */, MOST_STAGES = 32, MOST_LINES = 256 };
+enum { ROWS = 128 /* of a block */, CONSUMERS = 256 };
+enum { RING = 200 << 10 /* bytes of a multiprocessor's shared memory for stages */ };
+
+/* Operands of type V; LINES of w. Where boxes are added up, N lines at a time. */
+template <typename V, int LINES> struct shape {
+  typedef V value;
+  typedef typename wide_sum<V>::type sum;
+  static constexpr bool by_box = wide_sum<V>::few_bits;
+  static constexpr int lines = LINES, n = by_box && LINES > 128 ? 128 : LINES, count = LINES / n;
+  static constexpr int stage = (ROWS + LINES) * BOX; /* bytes: rows of x, then lines of w */
+  /* Registers of a consumer's thread, where it takes some of those that the fetching warpgroup was given. */
+  static constexpr int taken = by_box && LINES > 128 ? 232 : 0, left = 40, threads = CONSUMERS + (taken ? 128 : 32);
+  static constexpr int blocks = LINES < 128 || (LINES == 128 && !by_box) ? 2 : 1; /* of a multiprocessor, at least */
+};
+
+typedef struct product_args {
+  void *y;
+  const float *x_scale, *w_scale;
+  const void *bias;
+  int64_t y_step, cols;
+  int inner, rows;
+  int stages; /* in shared memory */
+  bool bias_f32, y_f32;
+} product_args;
+
+#ifdef PU_WGMMA
+
+struct common {
+  uint64_t full[MOST_STAGES], empty[MOST_STAGES]; /* a stage has arrived; it is used up */
+  float x_scale[ROWS], w_scale[MOST_LINES], bias[MOST_LINES];
+};
+
+/* One thread's work: stages of x and w on their way. */
+template <typename S> struct fetcher {
+  const CUtensorMap *x, *w;
+  common *c;
+  uint32_t room;
+  int row, line;
+
+  /* Maps count pairs of values. */
+  __device__ void fetch_w(int slot, int t) const {
+    barrier_expect(&c->full[slot], S::stage);
+    box_copy(room + slot * S::stage + ROWS * BOX, w, t * BOX / 2, line, &c->full[slot]);
+  }
+  __device__ void fetch_x(int slot, int t) const {
+    box_copy(room + slot * S::stage, x, t * BOX / 2, row, &c->full[slot]);
+  }
+};
+
+/* Before the other warps go on, so as to lose no time. */
+template <typename S> __device__ static void fetch_early(const fetcher<S> &f, const product_args &p, int early) {
+  map_ahead(f.w);
+  for (int s = 0; s < p.stages; s++) {
+    barrier_init(&f.c->full[s], 1);
+    barrier_init(&f.c->empty[s], CONSUMERS / 32);
+  }
+  barriers_visible();
+  for (int t = 0; t < early; t++) f.fetch_w(t, t);
+  map_ahead(f.x);
+}
+
+template <typename S>
+__device__ static void fetch_stages(const fetcher<S> &f, const product_args &p, int early, int n) {
+  int slot = 0;
+  uint32_t turn = 0;
+  wait_for_before();
+  for (int t = 0; t < early; t++) f.fetch_x(t, t);
+  for (int t = early; t < n; t++) {
+    barrier_wait(&f.c->empty[slot], turn);
+    f.fetch_w(slot, t);
+    f.fetch_x(slot, t);
+    if (++slot == p.stages) slot = 0, turn ^= 1;
+  }
+}
+
+/* A product of one stage: N lines from the c-th N on. */
+template <typename S>
+__device__ static inline void use_stage(typename S::sum (&sum)[S::n / 2], uint32_t at, int c, bool first) {
+  const uint32_t x = at + threadIdx.x / 128 * 64 * BOX, w = at + (ROWS + c * S::n) * BOX;
+#pragma unroll
+  for (int k = 0; k < BOX / 32; k++)
+    wide_mma(typename S::value(), sum, wide_matrix(x + k * 32, 16), wide_matrix(w + k * 32, 16), !(first && k == 0));
+}
+
+template <typename S> struct sums { typename S::sum of[S::count][S::n / 2]; };
+
+/* Sums that go on from stage to stage: the next one's products are asked for while this one's run. */
+template <typename S>
+__device__ static inline void sum_stages(sums<S> &sum, uint32_t room, int n, const product_args &p, common *common) {
+  int slot = 0, last = 0;
+  uint32_t turn = 0;
+  for (int t = 0; t < n; t++) {
+    barrier_wait(&common->full[slot], turn);
+    wide_begin();
+    use_stage<S>(sum.of[0], room + slot * S::stage, 0, t == 0);
+    wide_commit();
+    wide_wait<1>(); /* the stage before is used up */
+    if (t && threadIdx.x % 32 == 0) barrier_arrive(&common->empty[last]);
+    last = slot;
+    if (++slot == p.stages) slot = 0, turn ^= 1;
+  }
+  wide_wait<0>();
+  wide_settled(sum.of[0]);
+}
+
+/* Sums of boxes, which are added up: while one warpgroup does that, the other one multiplies. */
+template <typename S>
+__device__ static inline void sum_boxes(sums<S> &sum, uint32_t room, int n, const product_args &p, common *common) {
+  int slot = 0;
+  uint32_t turn = 0;
+  sum = {};
+  for (int t = 0; t < n; t++) {
+    barrier_wait(&common->full[slot], turn);
+#pragma unroll
+    for (int c = 0; c < S::count; c++) {
+      typename S::sum box[S::n / 2];
+      wide_begin();
+      use_stage<S>(box, room + slot * S::stage, c, true);
+      wide_commit();
+      wide_wait<0>();
+      wide_settled(box);
+      if (c == S::count - 1 && threadIdx.x % 32 == 0) barrier_arrive(&common->empty[slot]);
+#pragma unroll
+      for (int i = 0; i < S::n / 2; i++) sum.of[c][i] += box[i];
+    }
+    if (++slot == p.stages) slot = 0, turn ^= 1;
+  }
+}
+
+/* ---- scaling ---- */
+
+/* By all consumers: what sums are scaled by, into shared memory while the first stages are on their way. */
+template <typename S> __device__ static void fetch_scales(const product_args &p, common *c, int64_t row, int64_t col) {
+  for (int i = (int)threadIdx.x; i < S::lines && col + i < p.cols; i += CONSUMERS) {
+    c->w_scale[i] = p.w_scale[col + i];
+    if (p.bias) c->bias[i] = p.bias_f32 ? ((const float *)p.bias)[col + i] : to_f32(((const bf16 *)p.bias)[col + i]);
+  }
+  wait_for_before();
+  for (int i = (int)threadIdx.x; i < ROWS && row + i < p.rows; i += CONSUMERS) c->x_scale[i] = p.x_scale[row + i];
+  asm volatile("bar.sync 1, %0;" ::"n"((int)CONSUMERS) : "memory");
+}
+
+__device__ static inline float scaled(const product_args &p, const common *c, float sum, float x_scale, int line) {
+  float v = __fmul_rn(__fmul_rn(sum, x_scale), c->w_scale[line]);
+  return p.bias ? __fadd_rn(v, c->bias[line]) : v;
+}
+
+__device__ static inline void store_two(const product_args &p, int64_t row, int64_t col, float first, float second) {
+  int64_t at = row * p.y_step + col;
+  if (p.y_f32)
+    *(float2 *)((float *)p.y + at) = make_float2(first, second);
+  else
+    *(__nv_bfloat162 *)((bf16 *)p.y + at) = __floats2bfloat162_rn(first, second);
+}
+
+/* Columns come in pairs: their number is a multiple of 16. */
+template <typename S>
+__device__ static void store_sums(const product_args &p, const common *common, const sums<S> &sum, int64_t first,
+                                  int64_t col) {
+  const int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16 + lane / 4;
+#pragma unroll
+  for (int half = 0; half < 2; half++) {
+    int row = own + half * 8;
+    if (first + row >= p.rows) continue;
+    float by = common->x_scale[row];
+#pragma unroll
+    for (int c = 0; c < S::count; c++)
+#pragma unroll
+      for (int i = 0; i < S::n / 8; i++) {
+        int line = c * S::n + i * 8 + lane % 4 * 2;
+        if (col + line < p.cols)
+          store_two(p, first + row, col + line, scaled(p, common, (float)sum.of[c][4 * i + 2 * half], by, line),
+                    scaled(p, common, (float)sum.of[c][4 * i + 2 * half + 1], by, line + 1));
+      }
+  }
+}
+
+template <typename S>
+__device__ static void product_block(const product_args &p, const CUtensorMap *x, const CUtensorMap *w, uint32_t room) {
+  __shared__ common common;
+  int64_t row = (int64_t)blockIdx.x * ROWS, col = (int64_t)blockIdx.y * S::lines;
+  int n = (p.inner + BOX - 1) / BOX, early = PU_MIN(n, p.stages);
+  bool fetches = threadIdx.x == CONSUMERS;
+  fetcher<S> f = {x, w, &common, room, (int)row, (int)col};
+  let_next_start();
+  if (fetches) fetch_early<S>(f, p, early);
+  __syncthreads();
+  if (threadIdx.x >= CONSUMERS) {
+    if constexpr (S::taken) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(S::left));
+    if (fetches) fetch_stages<S>(f, p, early, n);
+    return;
+  }
+  if constexpr (S::taken) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::taken));
+  sums<S> sum;
+  fetch_scales<S>(p, &common, row, col);
+  if constexpr (S::by_box)
+    sum_boxes<S>(sum, room, n, p, &common);
+  else
+    sum_stages<S>(sum, room, n, p, &common);
+  store_sums<S>(p, &common, sum, row, col);
+}
+
+#endif
+
+template <typename S>
+__global__ void __launch_bounds__(S::threads, S::blocks)
+    product_kernel(const product_args p, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w) {
+#ifdef PU_WGMMA
+  extern __shared__ __align__(1024) unsigned char raw[];
+  product_block<S>(p, &x, &w, (shared_at(raw) + 1023) / 1024 * 1024);
+#endif
+}
+
+/* ---- launch --------------------------------------------------------------------------------------------------------
+ */
+
+template <typename S> static pu_err launch(pu_cuda *d, const pu_cuda_product *q, pu_error *e) {
+  product_args p = {q->y, q->a_scale, q->b_scale, q->bias, q->y_step, q->cols};
+  p.inner = (int)q->inner, p.rows = (int)q->rows;
+  p.bias_f32 = q->bias_type == PU_F32, p.y_f32 = q->y_type == PU_F32;
+  p.stages = PU_MIN(RING / S::blocks / S::stage, (int)MOST_STAGES);
+  const int bytes = S::stage * p.stages + 1024;
+  CUtensorMap x, w; /* of pairs of values */
+  PU_TRY(pu_cuda_map_of(d, q->a, q->rows, q->inner / 2, q->a_step / 2, ROWS, &x, e));
+  PU_TRY(pu_cuda_map_of(d, q->b, q->cols, q->inner / 2, q->b_step / 2, S::lines, &w, e));
+  PU_CUDA_TRY(cudaFuncSetAttribute(product_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+              "shared memory for a product", e);
+  const dim3 grid((unsigned)ceil_div(p.rows, ROWS), (unsigned)ceil_div(p.cols, S::lines));
+  pu_cuda_start(d, true, product_kernel<S>, grid, dim3(S::threads), (size_t)bytes, p, x, w);
+  return pu_cuda_launched("a product of codes", e);
+}
+
+/* As wide a strip as leaves no multiprocessor without one. */
+template <typename V> static pu_err launch_lines(pu_cuda *d, const pu_cuda_product *q, pu_error *e) {
+  int lines = MOST_LINES;
+  while (lines > 32 && ceil_div(q->rows, ROWS) * ceil_div(q->cols, lines) < d->sms) lines /= 2;
+  switch (lines) {
+  case 32:
+    return launch<shape<V, 32>>(d, q, e);
+  case 64:
+    return launch<shape<V, 64>>(d, q, e);
+  case 128:
+    return launch<shape<V, 128>>(d, q, e);
+  default:
+    return launch<shape<V, 256>>(d, q, e);
+  }
+}
+
+bool pu_cuda_has_w8a8_product(const pu_cuda *d) {
+  return d->capability == 90;
+}
+
+pu_err pu_cuda_w8a8_product(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
+  if (p->rows <= PU_SKINNY_ROWS) return pu_cuda_skinny(d, p, e);
+  return p->fp8 ? launch_lines<e4m3>(d, p, e) : launch_lines<int8_t>(d, p, e);
+}
