@@ -439,6 +439,19 @@ static void weights_in_fp8(void **state) {
   }
 }
 
+/* With swiglu in the product, and after it. */
+static void gates_inside_or_apart(run *r, pu_tensor *x, pu_tensor *w) {
+  pu_tensor *y = pu_linear_swiglu(&r->c, x, w), *gu = pu_linear(&r->c, x, w, NULL, false);
+  if (!y || !gu) fail_msg("%s", r->e.msg);
+  pu_tensor *apart = pu_swiglu(&r->c, gu);
+  if (!apart) fail_msg("%s", r->e.msg);
+  void *one = pu_test_download(r->be, y), *two = pu_test_download(r->be, apart);
+  if (memcmp(one, two, pu_tensor_bytes(y)) != 0)
+    fail_msg("%lld rows: other bits with swiglu inside", (long long)x->shape[0]);
+  free(one);
+  free(two);
+}
+
 /* A row does not depend on how many there are. */
 static void rows_stand_alone(void **state) {
   static const shape sizes[] = {{.n = 1024, .k = 2048, .m = 2048},
@@ -466,6 +479,7 @@ static void rows_stand_alone(void **state) {
       if (memcmp(got, want, pu_tensor_bytes(y)) != 0)
         fail_msg("size %zu, %lld rows: other bits than among all", i, (long long)counts[k]);
       free(got);
+      gates_inside_or_apart(&r, &few, w);
     }
     free(want);
     run_close(&r);

@@ -54,7 +54,7 @@ static pu_tensor *filled(run *r, int64_t rows, int64_t cols, int64_t step, uint6
 
 static void open_run(run *r, const char *device, const shape *s) {
   *r = (run){0};
-  size_t bytes = (size_t)((s->n + s->m) * (s->k + 64) * 4 + s->n * s->m * 48) + (1 << 20);
+  size_t bytes = (size_t)((s->n + s->m) * (s->k + 64) * 4 + s->n * s->m * 160) + (1 << 20);
   assert_ok(pu_backend_open(device, 2, &r->be, &r->e), &r->e);
   r->memory = pu_test_memory(r->be, bytes, &r->c.mem);
   assert_ok(pu_arena_create(8 << 20, &r->c.host, &r->e), &r->e);
@@ -206,6 +206,20 @@ static void the_device_has_the_same_bits(void **state) {
   }
 }
 
+/* With swiglu in the product, and after it, of the first n rows. */
+static void gates_inside_or_apart(run *r, int64_t n) {
+  pu_tensor x = *r->x;
+  x.shape[0] = n;
+  pu_tensor *y = pu_linear_swiglu(&r->c, &x, r->w), *gu = pu_linear(&r->c, &x, r->w, NULL, false);
+  if (!y || !gu) fail_msg("%s", r->e.msg);
+  pu_tensor *apart = pu_swiglu(&r->c, gu);
+  if (!apart) fail_msg("%s", r->e.msg);
+  void *one = pu_test_download(r->be, y), *two = pu_test_download(r->be, apart);
+  if (memcmp(one, two, pu_tensor_bytes(y)) != 0) fail_msg("%lld rows: other bits with swiglu inside", (long long)n);
+  free(one);
+  free(two);
+}
+
 /* Of numbers of rows for which kernels may differ. */
 static void rows_stand_alone(void **state) {
   static const shape sizes[] = {{.n = 300, .k = 512, .m = 1024}, {.n = 600, .k = 272, .m = 144}};
@@ -221,6 +235,7 @@ static void rows_stand_alone(void **state) {
       void *few = product(&r, s, counts[k]);
       same(s, counts[k], all, few, "rows among others");
       free(few);
+      gates_inside_or_apart(&r, counts[k]);
     }
     free(all);
     close_run(&r);
