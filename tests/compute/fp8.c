@@ -457,23 +457,27 @@ static void rows_stand_alone(void **state) {
   static const shape sizes[] = {{.n = 1024, .k = 2048, .m = 2048},
                                 {.n = 1024, .k = 8192, .m = 2048},
                                 {.n = 1024, .k = 2048, .m = 4096},
-                                {.n = 600, .k = 272, .m = 144}};
+                                {.n = 600, .k = 272, .m = 144},
+                                {.n = 600, .k = 1024, .m = 288, .bias = true}};
   static const int64_t counts[] = {1, 2, 5, 8, 15, 16, 17, 31, 32, 33, 64, 65, 100, 128, 200, 256, 512};
+  const shape plain = {0};
   (void)state;
   if (!makes_weights()) skip();
   for (size_t i = 0; i < PU_COUNT(sizes); i++) {
     run r;
     run_open(&r, pu_test_device(), (size_t)192 << 20);
     pu_tensor *w = fp8_weight(&r, &sizes[i]),
-              *x = filled(&r, &sizes[i], PU_BF16, sizes[i].n, sizes[i].k, sizes[i].k, 1);
+              *x = filled(&r, &sizes[i], PU_BF16, sizes[i].n, sizes[i].k, sizes[i].k, 1), *b = NULL;
     r.c.tape = NULL;
-    pu_tensor *all = pu_linear(&r.c, x, w, NULL, false);
+    if (sizes[i].bias)
+      b = pu_tensor_over(&r.c, PU_F32, 1, &sizes[i].m, filled(&r, &plain, PU_F32, 1, sizes[i].m, sizes[i].m, 1)->data);
+    pu_tensor *all = pu_linear(&r.c, x, w, b, false);
     if (!all) fail_msg("%s", r.e.msg);
     char *want = pu_test_download(r.be, all);
     for (size_t k = 0; k < PU_COUNT(counts); k++) {
       pu_tensor few = *x;
       few.shape[0] = counts[k];
-      pu_tensor *y = pu_linear(&r.c, &few, w, NULL, false);
+      pu_tensor *y = pu_linear(&r.c, &few, w, b, false);
       if (!y) fail_msg("%lld rows: %s", (long long)counts[k], r.e.msg);
       char *got = pu_test_download(r.be, y);
       if (memcmp(got, want, pu_tensor_bytes(y)) != 0)

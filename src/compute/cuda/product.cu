@@ -198,7 +198,8 @@ static bool steady_is_plain(const pu_cuda_product *p) {
 }
 
 static bool skinny_can(const pu_cuda *d, const pu_cuda_product *p) {
-  return pu_cuda_has_skinny(d) && p->steady && !p->fp8 && !p->a_turned && !p->b_turned && p->beta == 0 && !p->scaled;
+  return pu_cuda_has_skinny(d) && p->steady && (!p->fp8 || p->by_rows) && !p->a_turned && !p->b_turned &&
+         p->beta == 0 && !p->scaled;
 }
 
 /* Few rows: nothing is chosen then, as timing candidates would cost the first tokens half a second. */
@@ -424,10 +425,12 @@ static pu_err like_y(pu_cuda *d, pu_cuda_product *p, pu_error *e) {
 
 /* No algorithm of cuBLASLt's is steady: strip by strip. */
 static pu_err skinny_strips(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
+  const size_t size = p->fp8 ? 1 : sizeof(bf16);
   pu_cuda_product strip = *p;
   for (int64_t row = 0; row < p->rows; row += PU_SKINNY_ROWS) {
     strip.rows = PU_MIN(p->rows - row, (int64_t)PU_SKINNY_ROWS);
-    strip.a = (const bf16 *)p->a + row * p->a_step;
+    strip.a = (const char *)p->a + (size_t)(row * p->a_step) * size;
+    if (p->fp8) strip.a_scale = p->a_scale + row;
     strip.y = (char *)p->y + (size_t)(row * p->y_step) * pu_dtype_size(p->y_type);
     PU_TRY(pu_cuda_skinny(d, &strip, e));
   }
@@ -453,15 +456,17 @@ static pu_err add_bias(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
   return pu_cuda_launched("a bias", e);
 }
 
-/* FP8 and int8: there is no other way than cuBLASLt's. A bias is added apart: not all of its algorithms in FP8 do that.
- */
+/* FP8 and int8: but for few rows in FP8, with a scale each, there is no other way than cuBLASLt's. A bias is added
+ * apart: not all of its algorithms in FP8 do that. */
 static pu_err multiply_codes(pu_cuda *d, const pu_cuda_product *product, pu_error *e) {
   pu_cuda_product p = *product;
   choice *c;
+  if (pu_cuda_few_rows(d, &p)) return pu_cuda_skinny(d, &p, e);
   p.bias = NULL;
   PU_TRY(find_choice(d, &p, &c, e));
   if (c->found && lt_run(d, &p, &c->algo) == CUBLAS_STATUS_SUCCESS)
     return product->bias ? add_bias(d, product, e) : PU_OK;
+  if (skinny_can(d, product)) return skinny_strips(d, product, e);
   return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: cuBLASLt has no product of %lld x %lld x %lld in %s", (long long)p.rows,
                  (long long)p.cols, (long long)p.inner, p.fp8 ? "FP8" : "int8");
 }

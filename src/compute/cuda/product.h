@@ -8,19 +8,19 @@
 
 enum { PU_SKINNY_ROWS = 64 };
 
-/* y = a b^T + bias of at most PU_SKINNY_ROWS rows, bf16 (or codes: see below), all rows 16-byte aligned, neither operand turned, beta 0: at
- * the speed of memory, each sum in one sequence. */
+/* y = a b^T + bias of at most PU_SKINNY_ROWS rows, of bf16, E4M3 or int8 (these with a scale for each row of a and b,
+ * and b rests), all rows 16-byte aligned, neither operand turned, beta 0: at the speed of memory, each sum in one
+ * sequence; of E4M3 with the bits that cuBLASLt's full sums give. */
 bool pu_cuda_has_skinny(const pu_cuda *d); /* from compute capability 9.0 on */
 pu_err pu_cuda_skinny(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 /* y = silu(a g^T) (a u^T), bf16 [rows, cols]: b holds g [cols, inner], then u likewise. Both products are rounded to
  * bf16. No bias. */
 pu_err pu_cuda_skinny_gated(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 
-/* The same of operands in FP8 (E4M3) and int8 with a scale for each of their rows, of any number of rows: the sum is
- * multiplied with a's scale, then with b's, then the bias is added, each step rounded to f32. inner and cols are
- * multiples of 16, b rests. A row's bits do not depend on the number of rows. */
-bool pu_cuda_has_w8a8_product(const pu_cuda *d); /* compute capability 9.0 */
-pu_err pu_cuda_w8a8_product(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
+/* The same of int8 with a scale for each row, of any number of rows: the sum is multiplied with a's scale, then with
+ * b's, then the bias is added, each step rounded to f32. inner and cols are multiples of 16, b rests. */
+bool pu_cuda_has_int8_product(const pu_cuda *d); /* compute capability 9.0 */
+pu_err pu_cuda_int8_product(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 
 /* Whether a steady product is one that it can do. */
 bool pu_cuda_few_rows(const pu_cuda *d, const pu_cuda_product *p);

@@ -72,6 +72,15 @@ struct barriers {
   uint64_t full[MOST_STAGES], empty[MOST_STAGES];
 };
 
+/* Where a stage is and which comes next. */
+struct place {
+  int slot;
+  uint32_t turn;
+  __device__ void go_on(int stages) {
+    if (++slot == stages) slot = 0, turn ^= 1;
+  }
+};
+
 /* One thread's work: stages of a and b on their way. */
 template <typename S> struct fetcher {
   const CUtensorMap *a, *b;
@@ -106,16 +115,15 @@ template <typename S> __device__ static void fetch_early(const fetcher<S> &f, co
 }
 
 template <typename S> __device__ static void fetch_stages(const fetcher<S> &f, const skinny_args &p, int early, int n) {
-  int slot = 0;
-  uint32_t turn = 0;
+  place at = {};
   wait_for_before();
   for (int t = 0; t < early; t++) f.fetch_a(t, t);
   for (int t = early; t < n; t++) {
-    barrier_wait(&f.bars->empty[slot], turn);
-    f.expect(slot);
-    f.fetch_b(slot, t);
-    f.fetch_a(slot, t);
-    if (++slot == p.stages) slot = 0, turn ^= 1;
+    barrier_wait(&f.bars->empty[at.slot], at.turn);
+    f.expect(at.slot);
+    f.fetch_b(at.slot, t);
+    f.fetch_a(at.slot, t);
+    at.go_on(p.stages);
   }
 }
 
@@ -139,15 +147,6 @@ __device__ static inline void use_stage(sums<S> (&into)[N], uint32_t at, int lin
                further(b, k / 4 * S::b_box(lines) + S::b_at(c, lines) + k % 4 * 32),
                further(a, k / 4 * S::a_box + k % 4 * 32), N == 1 ? !(first && k == 0) : k % 4 != 0);
 }
-
-/* Where a stage is and which comes next. */
-struct place {
-  int slot;
-  uint32_t turn;
-  __device__ void go_on(int stages) {
-    if (++slot == stages) slot = 0, turn ^= 1;
-  }
-};
 
 /* The next stage is waited for while this one's products run: with three stages at least, it comes. */
 template <typename S>
@@ -232,15 +231,20 @@ template <typename S> __device__ static inline void fetch_row_scales(const skinn
 }
 
 template <typename S> __device__ static inline float value_of(const sums<S> &sum, const scales<S> &s, int c, int i) {
-  float v = (float)sum.of[c][i];
-  return S::scaled ? __fmul_rn(__fmul_rn(v, s.row[i / 4 * 2 + i % 2]), s.line[c][i % 4 / 2]) : v;
+  float v = (float)sum.of[c][i], row = s.row[i / 4 * 2 + i % 2], line = s.line[c][i % 4 / 2];
+  if (!S::scaled) return v;
+  if (S::by_box) return __fmul_rn(__fmul_rn(v, line), row); /* as cuBLASLt does */
+  return __fmul_rn(__fmul_rn(v, row), line);
 }
 
-/* A bias is rounded to y's type first, as where cuBLASLt adds it; beside codes it is not. */
-template <typename S> __device__ static inline float biased(const skinny_args &p, int64_t col, float sum) {
-  if (!p.bias) return sum;
+/* As where cuBLASLt is followed by the addition of a bias, in FP8, or adds it itself: rounded to y's type is the value,
+ * or the bias. Of int8 neither is. */
+template <typename S> __device__ static inline float biased(const skinny_args &p, int64_t col, float v) {
+  if (!p.bias) return v;
   float bias = p.bias_f32 ? ((const float *)p.bias)[col] : to_f32(((const bf16 *)p.bias)[col]);
-  return __fadd_rn(sum, S::scaled || p.y_f32 ? bias : to_f32(from_f32<bf16>(bias)));
+  if (S::by_box && !p.y_f32) v = to_f32(from_f32<bf16>(v));
+  if (!S::scaled && !p.y_f32) bias = to_f32(from_f32<bf16>(bias));
+  return __fadd_rn(v, bias);
 }
 
 /* As linear and swiglu one after the other: what goes in between is rounded. */

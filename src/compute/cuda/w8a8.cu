@@ -1,6 +1,7 @@
 /* Weights in PU_LAYOUT_FP8 and PU_LAYOUT_INT8 (W8A8): making them, and `linear` with them. x is rounded, a scale a row,
- * then multiplied: on Hopper by own kernels (skinny.cu, w8a8_product.cu), elsewhere by cuBLASLt: of int8 to int32, a
- * strip of rows at a time, which a second kernel scales; those sums are exact, so any order gives the same bits. */
+ * then multiplied. FP8's products are product.cu's. Sums of int8 are exact, so any order gives the same bits: on Hopper
+ * own kernels take any number of rows (skinny.cu, int8_product.cu); elsewhere cuBLASLt sums to int32, a strip of rows
+ * at a time, and a second kernel scales. */
 #include "src/compute/cuda/product.h"
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/w8a8.h"
@@ -149,7 +150,7 @@ static pu_err multiply_strip(pu_cuda *d, const pu_cuda_product *p, int32_t *sums
 }
 
 static size_t sums_bytes(const pu_cuda *d, const pu_linear_args *a) {
-  if (pu_cuda_has_w8a8_product(d) || a->w->layout == PU_LAYOUT_FP8) return 0;
+  if (pu_cuda_has_int8_product(d) || a->w->layout == PU_LAYOUT_FP8) return 0;
   return (size_t)(PU_MIN(a->x->shape[0], (int64_t)STRIP) * a->w->shape[0]) * sizeof(int32_t);
 }
 
@@ -162,7 +163,7 @@ static pu_cuda_product product_of(const pu_linear_args *a, const void *codes) {
   p.a = codes, p.a_scale = scales_behind(codes, p.rows, p.inner);
   p.b = a->w->data, p.b_scale = scales_behind(p.b, p.cols, p.inner);
   p.y = a->y->data, p.y_step = a->y->stride[0], p.y_type = a->y->dtype;
-  p.a_step = p.b_step = p.inner;
+  p.a_step = p.b_step = p.inner, p.type = PU_BF16;
   p.fp8 = a->w->layout == PU_LAYOUT_FP8, p.int8 = !p.fp8;
   p.by_rows = p.steady = p.b_rests = true;
   if (a->b) p.bias = a->b->data, p.bias_type = a->b->dtype;
@@ -176,8 +177,8 @@ pu_err pu_cuda_w8a8_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   PU_TRY(pu_cuda_work(d, bytes + sums_bytes(d, a), &codes, e));
   PU_TRY(to_codes(d, a->x, a->w->layout, codes, e));
   const pu_cuda_product p = product_of(a, codes);
-  if (pu_cuda_has_w8a8_product(d)) return pu_cuda_w8a8_product(d, &p, e);
   if (p.fp8) return pu_cuda_multiply(d, &p, e);
+  if (pu_cuda_has_int8_product(d)) return pu_cuda_int8_product(d, &p, e);
   int32_t *sums = (int32_t *)((char *)codes + bytes);
   for (int64_t first = 0; first < p.rows; first += STRIP) PU_TRY(multiply_strip(d, &p, sums, first, e));
   return PU_OK;

@@ -1,9 +1,8 @@
-/* Products of codes of 8 bits with a scale for each row, on Hopper's tensor cores, scaled where the sums are: of more
- * rows than skinny.cu takes.
+/* Products of int8 by int8 with a scale for each row, on Hopper's tensor cores, scaled where the sums are: of more rows
+ * than skinny.cu takes.
  *
  * As there, one thread has the copy engine fetch stages ahead of their use. A block has 128 rows of x, 64 for each of
- * two warpgroups, and a strip of columns of y, which are lines of w: rows are operand A, lines operand B. The sums have
- * skinny.cu's bits: of E4M3 boxes are summed by themselves and added up in order.
+ * two warpgroups, and a strip of columns of y, which are lines of w: rows are operand A, lines operand B.
  *
  * w rests: its first stages are asked for before the kernels before this one have ended. */
 #include "src/compute/cuda/product.h"
@@ -11,19 +10,13 @@
 #include "src/compute/cuda/wgmma.h"
 
 enum { BOX = 128 /* values of a line, a byte each */, MOST_STAGES = 32, MOST_LINES = 256 };
-enum { ROWS = 128 /* of a block */, CONSUMERS = 256 };
+enum { ROWS = 128 /* of a block */, CONSUMERS = 256, THREADS = CONSUMERS + 32 };
 enum { RING = 200 << 10 /* bytes of a multiprocessor's shared memory for stages */ };
 
-/* Operands of type V; LINES of w. Where boxes are added up, N lines at a time. */
-template <typename V, int LINES> struct shape {
-  typedef V value;
-  typedef typename wide_sum<V>::type sum;
-  static constexpr bool by_box = wide_sum<V>::few_bits;
-  static constexpr int lines = LINES, n = by_box && LINES > 128 ? 128 : LINES, count = LINES / n;
-  static constexpr int stage = (ROWS + LINES) * BOX; /* bytes: rows of x, then lines of w */
-  /* Registers of a consumer's thread, where it takes some of those that the fetching warpgroup was given. */
-  static constexpr int taken = by_box && LINES > 128 ? 232 : 0, left = 40, threads = CONSUMERS + (taken ? 128 : 32);
-  static constexpr int blocks = LINES < 128 || (LINES == 128 && !by_box) ? 2 : 1; /* of a multiprocessor, at least */
+/* LINES of w. */
+template <int LINES> struct shape {
+  static constexpr int lines = LINES, stage = (ROWS + LINES) * BOX; /* bytes: rows of x, then lines of w */
+  static constexpr int blocks = LINES <= 128 ? 2 : 1;               /* of a multiprocessor, at least */
 };
 
 typedef struct product_args {
@@ -86,26 +79,20 @@ __device__ static void fetch_stages(const fetcher<S> &f, const product_args &p, 
   }
 }
 
-/* A product of one stage: N lines from the c-th N on. */
+/* The next stage's products are asked for while this one's run. */
 template <typename S>
-__device__ static inline void use_stage(typename S::sum (&sum)[S::n / 2], uint32_t at, int c, bool first) {
-  const uint32_t x = at + threadIdx.x / 128 * 64 * BOX, w = at + (ROWS + c * S::n) * BOX;
-#pragma unroll
-  for (int k = 0; k < BOX / 32; k++)
-    wide_mma(typename S::value(), sum, wide_matrix(x + k * 32, 16), wide_matrix(w + k * 32, 16), !(first && k == 0));
-}
-
-template <typename S> struct sums { typename S::sum of[S::count][S::n / 2]; };
-
-/* Sums that go on from stage to stage: the next one's products are asked for while this one's run. */
-template <typename S>
-__device__ static inline void sum_stages(sums<S> &sum, uint32_t room, int n, const product_args &p, common *common) {
+__device__ static inline void sum_stages(int (&sum)[S::lines / 2], uint32_t room, int n, const product_args &p,
+                                         common *common) {
+  const uint32_t own = threadIdx.x / 128 * 64 * BOX;
   int slot = 0, last = 0;
   uint32_t turn = 0;
   for (int t = 0; t < n; t++) {
+    const uint32_t at = room + slot * S::stage;
     barrier_wait(&common->full[slot], turn);
     wide_begin();
-    use_stage<S>(sum.of[0], room + slot * S::stage, 0, t == 0);
+#pragma unroll
+    for (int k = 0; k < BOX; k += 32)
+      wide_mma(sum, wide_matrix(at + own + k, 16), wide_matrix(at + ROWS * BOX + k, 16), t || k);
     wide_commit();
     wide_wait<1>(); /* the stage before is used up */
     if (t && threadIdx.x % 32 == 0) barrier_arrive(&common->empty[last]);
@@ -113,31 +100,7 @@ __device__ static inline void sum_stages(sums<S> &sum, uint32_t room, int n, con
     if (++slot == p.stages) slot = 0, turn ^= 1;
   }
   wide_wait<0>();
-  wide_settled(sum.of[0]);
-}
-
-/* Sums of boxes, which are added up: while one warpgroup does that, the other one multiplies. */
-template <typename S>
-__device__ static inline void sum_boxes(sums<S> &sum, uint32_t room, int n, const product_args &p, common *common) {
-  int slot = 0;
-  uint32_t turn = 0;
-  sum = {};
-  for (int t = 0; t < n; t++) {
-    barrier_wait(&common->full[slot], turn);
-#pragma unroll
-    for (int c = 0; c < S::count; c++) {
-      typename S::sum box[S::n / 2];
-      wide_begin();
-      use_stage<S>(box, room + slot * S::stage, c, true);
-      wide_commit();
-      wide_wait<0>();
-      wide_settled(box);
-      if (c == S::count - 1 && threadIdx.x % 32 == 0) barrier_arrive(&common->empty[slot]);
-#pragma unroll
-      for (int i = 0; i < S::n / 2; i++) sum.of[c][i] += box[i];
-    }
-    if (++slot == p.stages) slot = 0, turn ^= 1;
-  }
+  wide_settled(sum);
 }
 
 /* ---- scaling ---- */
@@ -153,8 +116,8 @@ template <typename S> __device__ static void fetch_scales(const product_args &p,
   asm volatile("bar.sync 1, %0;" ::"n"((int)CONSUMERS) : "memory");
 }
 
-__device__ static inline float scaled(const product_args &p, const common *c, float sum, float x_scale, int line) {
-  float v = __fmul_rn(__fmul_rn(sum, x_scale), c->w_scale[line]);
+__device__ static inline float scaled(const product_args &p, const common *c, int sum, float x_scale, int line) {
+  float v = __fmul_rn(__fmul_rn((float)sum, x_scale), c->w_scale[line]);
   return p.bias ? __fadd_rn(v, c->bias[line]) : v;
 }
 
@@ -168,8 +131,8 @@ __device__ static inline void store_two(const product_args &p, int64_t row, int6
 
 /* Columns come in pairs: their number is a multiple of 16. */
 template <typename S>
-__device__ static void store_sums(const product_args &p, const common *common, const sums<S> &sum, int64_t first,
-                                  int64_t col) {
+__device__ static void store_sums(const product_args &p, const common *common, const int (&sum)[S::lines / 2],
+                                  int64_t first, int64_t col) {
   const int lane = threadIdx.x % 32, own = threadIdx.x / 32 * 16 + lane / 4;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
@@ -177,14 +140,12 @@ __device__ static void store_sums(const product_args &p, const common *common, c
     if (first + row >= p.rows) continue;
     float by = common->x_scale[row];
 #pragma unroll
-    for (int c = 0; c < S::count; c++)
-#pragma unroll
-      for (int i = 0; i < S::n / 8; i++) {
-        int line = c * S::n + i * 8 + lane % 4 * 2;
-        if (col + line < p.cols)
-          store_two(p, first + row, col + line, scaled(p, common, (float)sum.of[c][4 * i + 2 * half], by, line),
-                    scaled(p, common, (float)sum.of[c][4 * i + 2 * half + 1], by, line + 1));
-      }
+    for (int i = 0; i < S::lines / 8; i++) {
+      int line = i * 8 + lane % 4 * 2;
+      if (col + line < p.cols)
+        store_two(p, first + row, col + line, scaled(p, common, sum[4 * i + 2 * half], by, line),
+                  scaled(p, common, sum[4 * i + 2 * half + 1], by, line + 1));
+    }
   }
 }
 
@@ -198,25 +159,18 @@ __device__ static void product_block(const product_args &p, const CUtensorMap *x
   let_next_start();
   if (fetches) fetch_early<S>(f, p, early);
   __syncthreads();
-  if (threadIdx.x >= CONSUMERS) {
-    if constexpr (S::taken) asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(S::left));
-    if (fetches) fetch_stages<S>(f, p, early, n);
-    return;
-  }
-  if constexpr (S::taken) asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::taken));
-  sums<S> sum;
+  if (fetches) fetch_stages<S>(f, p, early, n);
+  if (threadIdx.x >= CONSUMERS) return;
+  int sum[S::lines / 2];
   fetch_scales<S>(p, &common, row, col);
-  if constexpr (S::by_box)
-    sum_boxes<S>(sum, room, n, p, &common);
-  else
-    sum_stages<S>(sum, room, n, p, &common);
+  sum_stages<S>(sum, room, n, p, &common);
   store_sums<S>(p, &common, sum, row, col);
 }
 
 #endif
 
 template <typename S>
-__global__ void __launch_bounds__(S::threads, S::blocks)
+__global__ void __launch_bounds__(THREADS, S::blocks)
     product_kernel(const product_args p, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w) {
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) unsigned char raw[];
@@ -239,31 +193,27 @@ template <typename S> static pu_err launch(pu_cuda *d, const pu_cuda_product *q,
   PU_CUDA_TRY(cudaFuncSetAttribute(product_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for a product", e);
   const dim3 grid((unsigned)ceil_div(p.rows, ROWS), (unsigned)ceil_div(p.cols, S::lines));
-  pu_cuda_start(d, true, product_kernel<S>, grid, dim3(S::threads), (size_t)bytes, p, x, w);
-  return pu_cuda_launched("a product of codes", e);
+  pu_cuda_start(d, true, product_kernel<S>, grid, dim3(THREADS), (size_t)bytes, p, x, w);
+  return pu_cuda_launched("a product in int8", e);
 }
 
-/* As wide a strip as leaves no multiprocessor without one. */
-template <typename V> static pu_err launch_lines(pu_cuda *d, const pu_cuda_product *q, pu_error *e) {
-  int lines = MOST_LINES;
-  while (lines > 32 && ceil_div(q->rows, ROWS) * ceil_div(q->cols, lines) < d->sms) lines /= 2;
-  switch (lines) {
-  case 32:
-    return launch<shape<V, 32>>(d, q, e);
-  case 64:
-    return launch<shape<V, 64>>(d, q, e);
-  case 128:
-    return launch<shape<V, 128>>(d, q, e);
-  default:
-    return launch<shape<V, 256>>(d, q, e);
-  }
-}
-
-bool pu_cuda_has_w8a8_product(const pu_cuda *d) {
+bool pu_cuda_has_int8_product(const pu_cuda *d) {
   return d->capability == 90;
 }
 
-pu_err pu_cuda_w8a8_product(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
+/* As wide a strip as leaves no multiprocessor without one. */
+pu_err pu_cuda_int8_product(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
+  int lines = MOST_LINES;
   if (p->rows <= PU_SKINNY_ROWS) return pu_cuda_skinny(d, p, e);
-  return p->fp8 ? launch_lines<e4m3>(d, p, e) : launch_lines<int8_t>(d, p, e);
+  while (lines > 32 && ceil_div(p->rows, ROWS) * ceil_div(p->cols, lines) < d->sms) lines /= 2;
+  switch (lines) {
+  case 32:
+    return launch<shape<32>>(d, p, e);
+  case 64:
+    return launch<shape<64>>(d, p, e);
+  case 128:
+    return launch<shape<128>>(d, p, e);
+  default:
+    return launch<shape<256>>(d, p, e);
+  }
 }
