@@ -471,13 +471,13 @@ static void rows_stand_alone(void **state) {
     r.c.tape = NULL;
     if (sizes[i].bias)
       b = pu_tensor_over(&r.c, PU_F32, 1, &sizes[i].m, filled(&r, &plain, PU_F32, 1, sizes[i].m, sizes[i].m, 1)->data);
-    pu_tensor *all = pu_linear(&r.c, x, w, b, false);
+    pu_tensor *all = pu_linear(&r.c, x, w, b, i % 2);
     if (!all) fail_msg("%s", r.e.msg);
     char *want = pu_test_download(r.be, all);
     for (size_t k = 0; k < PU_COUNT(counts); k++) {
       pu_tensor few = *x;
       few.shape[0] = counts[k];
-      pu_tensor *y = pu_linear(&r.c, &few, w, b, false);
+      pu_tensor *y = pu_linear(&r.c, &few, w, b, i % 2);
       if (!y) fail_msg("%lld rows: %s", (long long)counts[k], r.e.msg);
       char *got = pu_test_download(r.be, y);
       if (memcmp(got, want, pu_tensor_bytes(y)) != 0)
