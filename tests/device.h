@@ -33,6 +33,16 @@ static inline bool pu_test_tiles(void) {
   return tiles;
 }
 
+/* Whether it multiplies weights in FP8 for inference. */
+static inline bool pu_test_fp8(void) {
+  pu_backend *be;
+  pu_error e;
+  assert_ok(pu_backend_open(pu_test_device(), 1, &be, &e), &e);
+  bool fp8 = be->forward[PU_OP_tile_weight] && be->forward[PU_OP_linear_fp8];
+  be->close(be);
+  return fp8;
+}
+
 /* Memory of the device under an arena. Close it first, then free the memory. */
 static inline void *pu_test_memory(pu_backend *be, size_t bytes, pu_arena **out) {
   void *memory;

@@ -403,19 +403,8 @@ static void run_inference(run *r, const char *device, const shape *s) {
   keep(r, pu_linear(&r->c, x, r->out[0], b, true)); /* with the plain weight */
 }
 
-/* Whether another device is to be tested, and makes such weights. */
-static bool makes_weights(void) {
-  pu_backend *be;
-  pu_error e;
-  if (!pu_test_elsewhere()) return false;
-  assert_ok(pu_backend_open(pu_test_device(), 1, &be, &e), &e);
-  bool makes = be->forward[PU_OP_tile_weight] != NULL;
-  be->close(be);
-  return makes;
-}
-
 static void weights_in_fp8(void **state) {
-  bool both = makes_weights();
+  bool both = pu_test_elsewhere() && pu_test_fp8();
   (void)state;
   for (size_t i = 0; i < PU_COUNT(matrices); i++) {
     run r;
@@ -462,7 +451,7 @@ static void rows_stand_alone(void **state) {
   static const int64_t counts[] = {1, 2, 5, 8, 15, 16, 17, 31, 32, 33, 64, 65, 100, 128, 200, 256, 512};
   const shape plain = {0};
   (void)state;
-  if (!makes_weights()) skip();
+  if (!pu_test_elsewhere() || !pu_test_fp8()) skip();
   for (size_t i = 0; i < PU_COUNT(sizes); i++) {
     run r;
     run_open(&r, pu_test_device(), (size_t)192 << 20);

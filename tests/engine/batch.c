@@ -96,6 +96,12 @@ static void compare(bench *b, pu_kv_type type, bool few, const char *what) {
   pu_engine_free(one);
 }
 
+/* Weights with a scale a row are multiplied in bf16's stead. */
+static bool takes(pu_dtype type, pu_quant quant) {
+  if (quant == PU_QUANT_FP8) return type == PU_BF16 && pu_test_fp8();
+  return quant != PU_QUANT_I8 || (type == PU_BF16 && pu_test_tiles());
+}
+
 static void alone_as_among_others(void **state) {
   (void)state;
   static const pu_dtype types[] = {PU_F32, PU_BF16};
@@ -103,16 +109,14 @@ static void alone_as_among_others(void **state) {
     pu_quant quant;
     bool wide;
     pu_kv_type first, last; /* of the cache */
-  } cases[] = {{PU_QUANT_NONE, true, PU_KV_SAME, PU_KV_SAME},
-               {PU_QUANT_NONE, false, PU_KV_SAME, PU_KV_INT4},
-               {PU_QUANT_Q8, false, PU_KV_SAME, PU_KV_SAME},
-               {PU_QUANT_Q4, false, PU_KV_SAME, PU_KV_SAME},
-               {PU_QUANT_I8, false, PU_KV_SAME, PU_KV_SAME}};
+  } cases[] = {{PU_QUANT_NONE, true, PU_KV_SAME, PU_KV_SAME}, {PU_QUANT_NONE, false, PU_KV_SAME, PU_KV_INT4},
+               {PU_QUANT_Q8, false, PU_KV_SAME, PU_KV_SAME},  {PU_QUANT_Q4, false, PU_KV_SAME, PU_KV_SAME},
+               {PU_QUANT_FP8, false, PU_KV_SAME, PU_KV_SAME}, {PU_QUANT_I8, false, PU_KV_SAME, PU_KV_SAME}};
   for (pu_isa isa = PU_ISA_REF; isa <= pu_isa_best(); isa++)
     for (size_t t = 0; t < PU_COUNT(types); t++)
       for (size_t i = 0; i < PU_COUNT(cases); i++) {
         if (cases[i].wide && isa == PU_ISA_REF) continue; /* one value at a time, that takes long */
-        if (cases[i].quant == PU_QUANT_I8 && (types[t] != PU_BF16 || !pu_test_tiles())) continue;
+        if (!takes(types[t], cases[i].quant)) continue;
         bench b = open_model(isa, types[t], cases[i].quant, cases[i].wide);
         for (pu_kv_type type = cases[i].first; type <= cases[i].last; type++) {
           char what[80];
@@ -139,11 +143,13 @@ static void kept_steps_say_the_same(void **state) {
     pu_dtype dtype;
     pu_quant quant;
     pu_kv_type last; /* of the cache */
-  } cases[] = {
-      {PU_F32, PU_QUANT_NONE, PU_KV_INT4}, {PU_BF16, PU_QUANT_NONE, PU_KV_INT4}, {PU_BF16, PU_QUANT_I8, PU_KV_SAME}};
+  } cases[] = {{PU_F32, PU_QUANT_NONE, PU_KV_INT4},
+               {PU_BF16, PU_QUANT_NONE, PU_KV_INT4},
+               {PU_BF16, PU_QUANT_FP8, PU_KV_SAME},
+               {PU_BF16, PU_QUANT_I8, PU_KV_SAME}};
   for (size_t t = 0; t < PU_COUNT(cases); t++)
     for (pu_kv_type type = PU_KV_SAME; type <= cases[t].last; type++) {
-      if (cases[t].quant == PU_QUANT_I8 && !pu_test_tiles()) continue;
+      if (!takes(cases[t].dtype, cases[t].quant)) continue;
       bench b = open_model(pu_isa_best(), cases[t].dtype, cases[t].quant, cases[t].quant == PU_QUANT_NONE);
       pu_engine_options o = {.context = CONTEXT, .max_batch = FEW, .no_prefix_cache = true, .kv_type = type};
       pu_engine *en;
