@@ -132,7 +132,7 @@ typedef struct pu_cuda_product {
   /* a and b in FP8 instead of `type`, not turned (see fp8.h), and in device memory what each is to be multiplied with.
    * a_gradient: a is E5M2, else E4M3 as b. rough: sums may be kept in fewer bits than f32 has. */
   bool fp8, a_gradient, rough;
-  bool int8;    /* a and b are int8 instead of `type`, not turned, y is PU_I32, and there is nothing else */
+  bool int8;    /* a and b are int8 instead of `type`, not turned; y is PU_I32, and there is nothing else (product.h) */
   bool by_rows; /* a scale for each row of a, and of b; else one for each of them */
   const float *a_scale, *b_scale;
   /* b is a weight, which no kernel writes that lets the next one start before it has ended: it may be read before the
@@ -148,14 +148,6 @@ pu_err pu_cuda_rope(pu_cuda *d, const pu_rope_args *a, pu_error *e) PU_MUST_USE;
 /* db (+)= column sums of dy, in one order. parts: so many bytes of work memory. */
 size_t pu_cuda_bias_back_bytes(const pu_tensor *dy);
 pu_err pu_cuda_bias_back(pu_cuda *d, const pu_tensor *dy, pu_tensor *b, float *parts, pu_error *e) PU_MUST_USE;
-
-/* Weights in PU_LAYOUT_FP8: making one, and `linear` with it, which takes work memory. */
-pu_err pu_cuda_fp8_weight(pu_cuda *d, const pu_tensor *w, pu_tensor *out, pu_error *e) PU_MUST_USE;
-pu_err pu_cuda_fp8_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) PU_MUST_USE;
-
-/* The same of PU_LAYOUT_INT8. */
-pu_err pu_cuda_int8_weight(pu_cuda *d, const pu_tensor *w, pu_tensor *out, pu_error *e) PU_MUST_USE;
-pu_err pu_cuda_int8_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) PU_MUST_USE;
 
 /* Weights in few bits: see packed.h. `linear` where a->w is PACKED. Takes work memory. */
 pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) PU_MUST_USE;

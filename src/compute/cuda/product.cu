@@ -3,12 +3,13 @@
  * cuBLASLt thinks in columns: a row-major y [rows, cols] is a column-major [cols, rows], so b comes first there.
  *
  * No sum is ever split. Then each element of y is summed in one sequence: on tensor cores in steps of 16, in every
- * kernel that cuBLASLt has for this and in skinny.cu and grouped_tensor.cuh. So the bits of a row do not depend on the
- * number of rows, and it does not matter to them which algorithm is taken: candidates are timed when a shape is first
- * seen, and the fastest is kept. A candidate whose bits are not those of the reference is left out: of the skinny
- * kernel, for steady products, else of the first candidate, which is the heuristic's and so the same in each run. Where
- * nothing can be timed (a graph is being captured, y is added to, f32), the first candidate is taken. Steady products
- * of few rows are the skinny kernel's without a choice, where there is one. */
+ * kernel that cuBLASLt has for this and in skinny.cu and grouped_tensor.cuh; of E4M3 with a scale for each row, 128
+ * values by themselves, then these sums. So the bits of a row do not depend on the number of rows, and it does not
+ * matter to them which algorithm is taken: candidates are timed when a shape is first seen, and the fastest is kept. A
+ * candidate whose bits are not those of the reference is left out: of the skinny kernel, for steady products, else of
+ * the first candidate, which is the heuristic's and so the same in each run. Where nothing can be timed (a graph is
+ * being captured, y is added to, f32), the first candidate is taken. Steady products of few rows are the skinny
+ * kernel's without a choice, where there is one. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
