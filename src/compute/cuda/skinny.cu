@@ -24,19 +24,19 @@
 /* Lengths along the sum are in values of 16 bits, which may be two codes. */
 enum { BOX = 64 /* values of a line: 128 bytes */, MOST_STAGES = 32, MOST_LINES = 256 };
 enum { LINES = 64 /* of a product */ };
+enum { CONSUMERS = 128, THREADS = CONSUMERS + 32 };
 /* Bytes of a multiprocessor's shared memory for stages. Blocks of few lines and rows leave room for a block of the
- * kernel before or after them, attention's above all; with more lines that costs more than it gains (measured). */
+ * kernel before or after them, attention's above all; with more lines that costs more than it gains, and so it does of
+ * codes (measured). */
 enum { RING = 200 << 10, SHARED_RING = 116 << 10, SHARED_LINES = 32, SHARED_ROWS = 16 };
 
 /* Operands of type V. Up to ROWS of a; up to 64 COUNT lines of b, in COUNT products. GATED: of two, gates and what they
- * are for, whose lines are `cols` apart in b. GROUPS warpgroups share rows of a: one adds up while another multiplies.
- */
-template <typename V, int ROWS, int COUNT, bool GATED, int GROUPS> struct shape {
+ * are for, whose lines are `cols` apart in b. */
+template <typename V, int ROWS, int COUNT, bool GATED> struct shape {
   typedef V value;
   typedef typename wide_sum<V>::type sum;
-  static constexpr int rows = ROWS, own_rows = ROWS / GROUPS, count = COUNT, strips = GATED ? 2 : 1;
+  static constexpr int rows = ROWS, count = COUNT, strips = GATED ? 2 : 1;
   static constexpr int boxes = COUNT == 1 ? 2 : 1, depth = boxes * BOX, a_box = ROWS * 128; /* of a stage */
-  static constexpr int consumers = GROUPS * 128, threads = consumers + 32;
   static constexpr bool scaled = sizeof(V) == 1, by_box = wide_sum<V>::few_bits;
   __host__ __device__ static constexpr int b_box(int lines) {
     return strips * lines * 128;
@@ -134,13 +134,12 @@ __device__ static inline uint64_t further(uint64_t matrix, int bytes) {
 }
 
 /* Elements of up to COUNT products: a thread has two lines, 8 apart, of each, and of each 8 rows two. */
-template <typename S> struct sums { typename S::sum of[S::count][S::own_rows / 2]; };
+template <typename S> struct sums { typename S::sum of[S::count][S::rows / 2]; };
 
 /* One stage of the sums; `into` one for all boxes, or one for each. */
 template <typename S, int N>
 __device__ static inline void use_stage(sums<S> (&into)[N], uint32_t at, int lines, bool first) {
-  const uint64_t a = wide_matrix(at + threadIdx.x / 128 * S::own_rows * 128, 16),
-                 b = wide_matrix(at + S::boxes * S::a_box, 16);
+  const uint64_t a = wide_matrix(at, 16), b = wide_matrix(at + S::boxes * S::a_box, 16);
 #pragma unroll
   for (int k = 0; k < S::boxes * 4; k++)
 #pragma unroll
@@ -196,7 +195,7 @@ __device__ static inline void sum_boxes(sums<S> &sum, uint32_t room, int n, cons
       for (int c = 0; c < S::count; c++) {
         wide_settled(box[i].of[c]);
 #pragma unroll
-        for (int k = 0; k < S::own_rows / 2; k++) sum.of[c][k] += box[i].of[c][k];
+        for (int k = 0; k < S::rows / 2; k++) sum.of[c][k] += box[i].of[c][k];
       }
   }
 }
@@ -205,14 +204,14 @@ __device__ static inline void sum_boxes(sums<S> &sum, uint32_t room, int n, cons
 
 /* The first of a thread's two lines, from the block's first column on; of its first two rows. */
 __device__ static inline int line_of_thread() {
-  return (int)threadIdx.x % 128 / 32 * 16 + (int)threadIdx.x % 32 / 4;
+  return (int)threadIdx.x / 32 * 16 + (int)threadIdx.x % 32 / 4;
 }
-template <typename S> __device__ static inline int row_of_thread() {
-  return (int)threadIdx.x / 128 * S::own_rows + (int)threadIdx.x % 4 * 2;
+__device__ static inline int row_of_thread() {
+  return (int)threadIdx.x % 4 * 2;
 }
 
 /* Of a thread's rows and lines. */
-template <typename S> struct scales { float row[S::own_rows / 4], line[S::count][2]; };
+template <typename S> struct scales { float row[S::rows / 4], line[S::count][2]; };
 
 /* Read before the sums are there. */
 template <typename S> __device__ static inline void fetch_line_scales(const skinny_args &p, int64_t col, scales<S> *s) {
@@ -226,8 +225,8 @@ template <typename S> __device__ static inline void fetch_line_scales(const skin
 }
 template <typename S> __device__ static inline void fetch_row_scales(const skinny_args &p, scales<S> *s) {
 #pragma unroll
-  for (int i = 0; i < S::own_rows / 4; i++) {
-    int row = i / 2 * 8 + row_of_thread<S>() + i % 2;
+  for (int i = 0; i < S::rows / 4; i++) {
+    int row = i / 2 * 8 + row_of_thread() + i % 2;
     s->row[i] = row < p.rows ? p.a_scale[row] : 0;
   }
 }
@@ -261,9 +260,9 @@ __device__ static void store_sums(const skinny_args &p, const sums<S> &sum, cons
 #pragma unroll
   for (int c = 0; c < S::count / S::strips; c++)
 #pragma unroll
-    for (int i = 0; i < S::own_rows / 2; i++) {
+    for (int i = 0; i < S::rows / 2; i++) {
       int64_t at = col + c * LINES + line_of_thread() + i % 4 / 2 * 8;
-      int n = row_of_thread<S>() + i / 4 * 8 + i % 2;
+      int n = row_of_thread() + i / 4 * 8 + i % 2;
       if (n >= p.rows || at >= end) continue;
       int64_t to = n * p.y_step + at;
       float v = value_of(sum, s, c, i);
@@ -280,20 +279,20 @@ __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, 
   __shared__ barriers bars;
   int64_t col = (int64_t)blockIdx.x * p.lines;
   int n = (p.inner + S::depth - 1) / S::depth, early = PU_MIN(n, p.stages);
-  bool fetches = threadIdx.x == S::consumers;
+  bool fetches = threadIdx.x == CONSUMERS;
   fetcher<S> f = {a, b, &bars, room, (int)col, p.lines, (int)p.cols};
   if (fetches) {
     map_ahead(b);
     for (int s = 0; s < p.stages; s++) {
       barrier_init(&bars.full[s], 1);
-      barrier_init(&bars.empty[s], S::consumers / 32);
+      barrier_init(&bars.empty[s], CONSUMERS / 32);
     }
     barriers_visible();
     fetch_early<S>(f, p, early);
   }
   __syncthreads();
   if (fetches) fetch_stages<S>(f, p, early, n);
-  if (threadIdx.x >= S::consumers) return;
+  if (threadIdx.x >= CONSUMERS) return;
   sums<S> sum[1];
   scales<S> scale;
   if constexpr (S::scaled) fetch_line_scales(p, col, &scale);
@@ -310,7 +309,7 @@ __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, 
 #endif
 
 template <typename S>
-__global__ void __launch_bounds__(S::threads, 2)
+__global__ void __launch_bounds__(THREADS, 2)
     skinny_kernel(const skinny_args p, const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b) {
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) unsigned char raw[];
@@ -412,36 +411,35 @@ template <typename S> static pu_err launch(pu_cuda *d, const pu_cuda_product *q,
   PU_CUDA_TRY(cudaFuncSetAttribute(skinny_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for a product", e);
   const dim3 grid((unsigned)ceil_div(q->cols, p.lines));
-  pu_cuda_start(d, true, skinny_kernel<S>, grid, S::threads, (size_t)bytes, p, a, b);
+  pu_cuda_start(d, true, skinny_kernel<S>, grid, THREADS, (size_t)bytes, p, a, b);
   d->waited_for = q->a;
   return pu_cuda_launched("a product of few rows", e);
 }
 
-template <typename V, int ROWS, int GROUPS>
+template <typename V, int ROWS>
 static pu_err launch_lines(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
-  if (plan->gated) return launch<shape<V, ROWS, 2, true, GROUPS>>(d, q, plan, e);
-  if (plan->count == 1) return launch<shape<V, ROWS, 1, false, GROUPS>>(d, q, plan, e);
-  if (plan->count == 2) return launch<shape<V, ROWS, 2, false, GROUPS>>(d, q, plan, e);
+  if (plan->gated) return launch<shape<V, ROWS, 2, true>>(d, q, plan, e);
+  if (plan->count == 1) return launch<shape<V, ROWS, 1, false>>(d, q, plan, e);
+  if (plan->count == 2) return launch<shape<V, ROWS, 2, false>>(d, q, plan, e);
   if constexpr (sizeof(V) == 1)
     return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: %d lines of codes a block", plan->lines); /* see plan_of */
   else if (plan->count == 3)
-    return launch<shape<V, ROWS, 3, false, GROUPS>>(d, q, plan, e);
+    return launch<shape<V, ROWS, 3, false>>(d, q, plan, e);
   else
-    return launch<shape<V, ROWS, 4, false, GROUPS>>(d, q, plan, e);
+    return launch<shape<V, ROWS, 4, false>>(d, q, plan, e);
 }
 
 template <typename V>
 static pu_err launch_rows(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
-  constexpr int GROUPS = wide_sum<V>::few_bits ? 2 : 1; /* of many rows: adding up boxes takes as long as they */
   switch (plan->rows) {
   case 8:
-    return launch_lines<V, 8, 1>(d, q, plan, e);
+    return launch_lines<V, 8>(d, q, plan, e);
   case 16:
-    return launch_lines<V, 16, 1>(d, q, plan, e);
+    return launch_lines<V, 16>(d, q, plan, e);
   case 32:
-    return launch_lines<V, 32, GROUPS>(d, q, plan, e);
+    return launch_lines<V, 32>(d, q, plan, e);
   default:
-    return launch_lines<V, 64, GROUPS>(d, q, plan, e);
+    return launch_lines<V, 64>(d, q, plan, e);
   }
 }
 
