@@ -1,6 +1,9 @@
 /* Weights in few bits: packing them, giving them back, and which kernel multiplies by them. */
 #include "src/compute/cuda/packed.h"
 
+#include "src/compute/cuda/packed_batch.h"
+
+#include <stdlib.h>
 #include "src/compute/cuda/use.h"
 
 /* ---- packing ---- */
@@ -307,6 +310,16 @@ static pu_err linear_many(pu_cuda *d, const pu_linear_args *a, const packed_matr
   return packed_many(d, w, &x, w->l.places, &y, (char *)room + placed, e);
 }
 
+static pu_err linear_batch(pu_cuda *d, const pu_linear_args *a, const packed_matrix *w, pu_error *e) {
+  size_t placed = placed_bytes(a->x, w), sums = packed_batch_bytes(d, w, a->x->shape[0]);
+  packed_x x;
+  packed_y y = y_of(a);
+  void *room;
+  PU_TRY(pu_cuda_work(d, placed + sums, &room, e));
+  PU_TRY(ready_x(d, a->x, w, room, &x, e));
+  return packed_batch(d, w, &x, &y, (char *)room + placed, e);
+}
+
 static pu_err linear_few(pu_cuda *d, const pu_linear_args *a, const packed_matrix *w, pu_error *e) {
   size_t bytes = rounded_bytes(a->x, w);
   packed_x x;
@@ -348,7 +361,8 @@ pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   packed_matrix w = packed_matrix_of(a->w, 0);
   int64_t tokens = a->x->shape[0];
   if (tokens == 0 || w.rows == 0) return PU_OK;
-  bool many = tokens > PACKED_FEW && a->x->dtype == PU_BF16 && packed_many_can(d) && w.cols > 0;
+  bool wide = a->x->dtype == PU_BF16 && packed_many_can(d) && w.cols > 0, many = tokens > PACKED_FEW && wide;
+  if (wide && !getenv("PU_T_OLD") && tokens > PACKED_ROUND && tokens <= PACKED_BATCH) return linear_batch(d, a, &w, e);
   if (many) return linear_many(d, a, &w, e);
   if (tokens <= FEW_TOKENS || w.cols == 0) return linear_few(d, a, &w, e);
   return linear_plain(d, a, &w, e);
