@@ -256,14 +256,14 @@ static void test_many_tokens(void **state) {
   drop(&d);
 }
 
-/* Among how many tokens a device promises one the same bits (compute.h): f32 among up to 16, bf16 among one or two, and
- * among three to 64. */
-enum { FEW = 16, PAIR = 2, BATCH = 64 };
+/* Among how many tokens a device promises one the same bits (compute.h): f32 among up to 16, bf16 among up to four, and
+ * among five to 64. */
+enum { FEW = 16, FOUR = 4, BATCH = 64 };
 
 /* The fewest of them, and the most, that d's tokens can show. */
 static void alike(const product *d, int64_t *least, int64_t *most) {
-  const bool batch = d->type == PU_BF16 && d->n > PAIR;
-  *least = batch ? PAIR + 1 : 1;
+  const bool batch = d->type == PU_BF16 && d->n > FOUR;
+  *least = batch ? FOUR + 1 : 1;
   *most = PU_MIN(d->n, batch ? BATCH : FEW);
 }
 

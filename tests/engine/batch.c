@@ -73,9 +73,9 @@ static void same(const pu_session *a, const pu_session *b, const char *what, int
   }
 }
 
-/* Beside those that are compared: with weights in few bits and bf16 a device promises a token the same bits among three
+/* Beside those that are compared: with weights in few bits and bf16 a device promises a token the same bits among five
  * or more, not the same alone (compute.h). */
-enum { COMPANY = 4 };
+enum { COMPANY = 6 };
 
 static void keep_company(pu_engine *en, pu_session *s[COMPANY]) {
   for (int i = 0; i < COMPANY; i++) {

@@ -362,7 +362,7 @@ pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   int64_t tokens = a->x->shape[0];
   if (tokens == 0 || w.rows == 0) return PU_OK;
   bool wide = a->x->dtype == PU_BF16 && packed_many_can(d) && w.cols > 0, many = tokens > PACKED_FEW && wide;
-  if (wide && !getenv("PU_T_OLD") && tokens > PACKED_ROUND && tokens <= PACKED_BATCH) return linear_batch(d, a, &w, e);
+  if (wide && !getenv("PU_T_OLD") && tokens >= (getenv("PU_T_FROM") ? atoi(getenv("PU_T_FROM")) : PACKED_BATCH_FROM) && tokens <= PACKED_BATCH) return linear_batch(d, a, &w, e);
   if (many) return linear_many(d, a, &w, e);
   if (tokens <= FEW_TOKENS || w.cols == 0) return linear_few(d, a, &w, e);
   return linear_plain(d, a, &w, e);

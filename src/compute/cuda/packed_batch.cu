@@ -6,9 +6,9 @@
  * inputs at most, is then less the zero times the sum of the group's x, scaled, and added in f32: no weight is rounded.
  * While products of one group run, those of the next are made ready, and the sums of the one before are added.
  *
- * Weights are pieces of 128 rows by 128 inputs, which lie one after another. A piece and x of its inputs are a stage of
- * a ring; one thread asks for stages (copy engine), for weights before the kernel before this one has ended; another
- * warp sums up x of each. All blocks of threads have as many pieces, from any row's first or middle inputs on. Sums of
+ * Weights are pieces of 128 rows by 128 inputs, which lie one after another. They have a ring of stages, and x another
+ * one, of fewer, since it comes from the L2 cache. One thread asks for weights (copy engine), for the first of them
+ * before the kernel before this one has ended; a warp asks for x and sums it up. All blocks of threads have as many pieces, from any row's first or middle inputs on. Sums of
  * rows of which several blocks have some inputs go into work memory, and the block that comes last adds them in the
  * order of inputs. The division depends on the matrix and the device alone, and so do a token's bits. */
 #include <cuda.h>
@@ -19,14 +19,15 @@
 #include "src/compute/cuda/tensor.cuh"
 #include "src/compute/cuda/wgmma.h"
 
-enum { TILE = PACKED_BLOCKS * PACKED_ROWS, BOX = 64, CONSUMERS = 256, THREADS = CONSUMERS + 64, MOST_STAGES = 16 };
+enum { TILE = PACKED_BLOCKS * PACKED_ROWS, BOX = 64, CONSUMERS = 256, THREADS = CONSUMERS + 64, MOST_STAGES = 20 };
 
 typedef struct batch_job {
   const uint8_t *w;
   packed_layout l;
   int64_t rows;
   int tokens, units; /* units: pieces of 128 rows */
-  int stages;
+  int w_stages, x_stages;
+  bool at_once; 
   float4 *sums;      /* [blocks of threads, 2, BN / 8, CONSUMERS] */
   packed_y y;
 } batch_job;
@@ -37,25 +38,24 @@ template <int BITS, int GROUP, bool ZEROS, int BN> struct batch_shape {
   static constexpr int piece = PACKED_ROWS * PACKED_PIECE * BITS / 8 + PACKED_PIECE / GROUP * scales;
   static constexpr int w_stage = PACKED_BLOCKS * piece, x_stage = BN * PACKED_PIECE * 2;
   static constexpr int sums_stage = steps * BN * 4;
-  static constexpr int stage = w_stage + x_stage + sums_stage;
   /* What is taken off: the weights of whole numbers stand for. */
   static constexpr float more = BITS == 4 ? 128 : -128, middle = 1 << (BITS - 1);
   static constexpr bool level = !ZEROS && more + middle == 0; /* nothing */
 };
 
-/* Where a stage's parts begin: x (from a multiple of 1,024 bytes), weights, sums of x. */
+/* Where stages begin: x (from a multiple of 1,024 bytes), sums of x, weights. */
 template <class S> struct batch_room {
   char *at;
   uint32_t shared;
-  int stages;
+  int x_stages;
   __device__ uint32_t x(int slot) const {
     return shared + slot * S::x_stage;
   }
-  __device__ int w_at(int slot) const {
-    return stages * S::x_stage + slot * S::w_stage;
-  }
   __device__ float *sums(int slot) const {
-    return (float *)(at + stages * (S::x_stage + S::w_stage) + slot * S::sums_stage);
+    return (float *)(at + x_stages * S::x_stage + slot * S::sums_stage);
+  }
+  __device__ int w_at(int slot) const {
+    return x_stages * (S::x_stage + S::sums_stage) + slot * S::w_stage;
   }
 };
 
@@ -64,8 +64,17 @@ enum { MOST_BLOCKS = 1024 };
 __device__ static uint32_t batch_arrived[MOST_BLOCKS];
 
 struct batch_barriers {
-  uint64_t full[MOST_STAGES], summed[MOST_STAGES], empty[MOST_STAGES];
+  uint64_t w_full[MOST_STAGES], w_empty[MOST_STAGES], x_full[MOST_STAGES], x_empty[MOST_STAGES], summed[MOST_STAGES];
 };
+
+/* A place in a ring. */
+typedef struct batch_place {
+  int slot;
+  uint32_t turn;
+  __device__ void next(int stages) {
+    if (++slot == stages) slot = 0, turn ^= 1;
+  }
+} batch_place;
 
 __host__ __device__ static inline int first_unit(int units, int block, int blocks) {
   return (int)((int64_t)units * block / blocks);
@@ -124,25 +133,23 @@ template <class S> struct batch_fetcher {
     int pieces = (int)j.l.pieces, tile = unit / pieces, piece = unit % pieces;
     int64_t block = (int64_t)tile * PACKED_BLOCKS, blocks = min((int64_t)PACKED_BLOCKS, j.l.blocks - block);
     int bytes = (int)(blocks * (piece + 1 == pieces ? j.l.tail_bytes : j.l.piece_bytes));
-    barrier_expect(&bars->full[slot], bytes + S::x_stage);
-    bulk_copy(room.shared + room.w_at(slot), j.w + packed_at(j.l, block, piece), bytes, &bars->full[slot]);
+    barrier_expect(&bars->w_full[slot], bytes);
+    bulk_copy(room.shared + room.w_at(slot), j.w + packed_at(j.l, block, piece), bytes, &bars->w_full[slot]);
   }
   __device__ void fetch_x(int slot, int unit) const {
     int k = unit % (int)j.l.pieces * PACKED_PIECE;
+    barrier_expect(&bars->x_full[slot], S::x_stage);
     for (int i = 0; i < 2; i++)
-      box_copy(room.x(slot) + i * (S::x_stage / 2), map, k + i * BOX, 0, &bars->full[slot]);
+      box_copy(room.x(slot) + i * (S::x_stage / 2), map, k + i * BOX, 0, &bars->x_full[slot]);
   }
 };
 
-template <class S> __device__ static void fetch_stages(const batch_fetcher<S> &f, int early, int from, int to) {
-  int slot = 0;
-  uint32_t turn = 0;
-  for (int t = 0; t < early; t++) f.fetch_x(t, from + t);
-  for (int unit = from + early; unit < to; unit++) {
-    barrier_wait(&f.bars->empty[slot], turn);
-    f.fetch_w(slot, unit);
-    f.fetch_x(slot, unit);
-    if (++slot == f.j.stages) slot = 0, turn ^= 1;
+/* One thread's work, behind the first stages. */
+template <class S> __device__ static void fetch_weights(const batch_fetcher<S> &f, int from, int to) {
+  batch_place p = {0, 0};
+  for (int unit = from; unit < to; unit++, p.next(f.j.w_stages)) {
+    barrier_wait(&f.bars->w_empty[p.slot], p.turn);
+    f.fetch_w(p.slot, unit);
   }
 }
 
@@ -172,16 +179,24 @@ __device__ static inline void sum_x(const batch_room<S> &room, int slot, int lan
   }
 }
 
+/* A warp's work: x of all units, and its sums. A stage is asked for again when the consumers have left it, which they do
+ * without the sums of the stage after it. */
 template <class S, int BN>
-__device__ static void sum_stages(const batch_room<S> &room, batch_barriers *bars, int n, int lane) {
-  int slot = 0;
-  uint32_t turn = 0;
-  for (int t = 0; t < n; t++) {
-    barrier_wait(&bars->full[slot], turn);
-    sum_x<S, BN>(room, slot, lane);
-    __syncwarp();
-    if (lane == 0) barrier_arrive(&bars->summed[slot]);
-    if (++slot == room.stages) slot = 0, turn ^= 1;
+__device__ static void bring_x(const batch_fetcher<S> &f, int from, int to, int lane) {
+  batch_place p = {0, 0}, left = {0, 0};
+  const int stages = f.j.x_stages;
+  for (int unit = from; lane == 0 && unit < min(to, from + stages); unit++) f.fetch_x(unit - from, unit);
+  for (int unit = from; unit < to; unit++, p.next(stages)) {
+    if (!S::level) {
+      barrier_wait(&f.bars->x_full[p.slot], p.turn);
+      sum_x<S, BN>(f.room, p.slot, lane);
+      __syncwarp();
+      if (lane == 0) barrier_arrive(&f.bars->summed[p.slot]);
+    }
+    if (unit == from || unit - 1 + stages >= to) continue;
+    barrier_wait(&f.bars->x_empty[left.slot], left.turn);
+    if (lane == 0) f.fetch_x(left.slot, unit - 1 + stages);
+    left.next(stages);
   }
 }
 
@@ -249,15 +264,14 @@ __device__ static inline void add_step(float (&acc)[BN / 2], const float (&sum)[
   }
 }
 
-/* A consumer's place in the ring. */
-typedef struct batch_ring {
-  int slot;
-  uint32_t turn;
-} batch_ring;
+/* A consumer's places. */
+typedef struct batch_rings {
+  batch_place w, x;
+} batch_rings;
 
-__device__ static inline void leave_stage(batch_barriers *bars, int slot, int lane) {
+__device__ static inline void leave(uint64_t *empty, int lane) {
   __syncwarp();
-  if (lane == 0) barrier_arrive(&bars->empty[slot]);
+  if (lane == 0) barrier_arrive(empty);
 }
 
 /* A warp's rows of a piece. Of a short one the steps that it does not have count nothing: their bits stand for numbers,
@@ -268,12 +282,12 @@ template <int BITS, int GROUP, bool ZEROS, int BN> struct batch_piece {
   const float *x;
   int inputs;
 
-  __device__ batch_piece(const batch_job &j, const batch_room<S> &room, int piece, int slot, int thread) {
+  __device__ batch_piece(const batch_job &j, const batch_room<S> &room, int piece, int slot, int x_slot, int thread) {
     const bool tail = piece + 1 == (int)j.l.pieces;
     inputs = tail ? j.l.tail : (int)PACKED_PIECE;
     q = room.at + room.w_at(slot) + thread / 32 * (tail ? (int)j.l.tail_bytes : (int)S::piece);
     scales = q + inputs * (PACKED_ROWS * BITS / 8) + thread % 32 / 4 * (S::scales / 8);
-    x = room.sums(slot) + thread % 4 * 2;
+    x = room.sums(x_slot) + thread % 4 * 2;
   }
   __device__ void unpack(uint32_t (&a)[S::step / 16][4], int s, int thread) const {
     unpack_step<BITS, S::step>(a, q, s, inputs, thread % 32);
@@ -302,21 +316,22 @@ __device__ static inline void multiply_step(float (&sum)[BN / 2], uint32_t (&a)[
 template <int BITS, int GROUP, bool ZEROS, int BN>
 __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_job &j, int from, int to,
                                               const batch_room<batch_shape<BITS, GROUP, ZEROS, BN>> &room,
-                                              batch_barriers *bars, batch_ring &r, int thread) {
+                                              batch_barriers *bars, batch_rings &r, int thread) {
   using S = batch_shape<BITS, GROUP, ZEROS, BN>;
   using P = batch_piece<BITS, GROUP, ZEROS, BN>;
   float sum[2][BN / 2];
   uint32_t a[2][S::step / 16][4];
 #pragma unroll
   for (int i = 0; i < BN / 2; i++) acc[i] = sum[0][i] = sum[1][i] = 0;
-  barrier_wait(&bars->full[r.slot], r.turn);
-  P here(j, room, from, r.slot, thread);
+  barrier_wait(&bars->w_full[r.w.slot], r.w.turn);
+  P here(j, room, from, r.w.slot, r.x.slot, thread);
   here.unpack(a[0], 0, thread);
 #pragma unroll 1
   for (int piece = from; piece < to; piece++) {
-    const batch_ring now = r;
+    const batch_place now = r.x;
     const uint64_t x = wide_matrix(room.x(now.slot), 16);
     batch_scale before;
+    barrier_wait(&bars->x_full[now.slot], now.turn);
 #pragma unroll
     for (int s = 0; s < S::steps; s++) {
       if (s > 0) here.unpack(a[s % 2], s, thread);
@@ -324,20 +339,21 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
       multiply_step<S, BN>(sum[s % 2], a[s % 2], x, s);
       if (s > 0) {
         wide_wait<1>();
-        if (s == 1) barrier_wait(&bars->summed[now.slot], now.turn);
+        if (s == 1 && !S::level) barrier_wait(&bars->summed[now.slot], now.turn);
         add_step<S, BN>(acc, sum[(s + 1) % 2], before);
       }
       before = of;
     }
-    if (++r.slot == room.stages) r.slot = 0, r.turn ^= 1;
+    leave(&bars->w_empty[r.w.slot], thread % 32);
+    r.w.next(j.w_stages), r.x.next(j.x_stages);
     if (piece + 1 < to) {
-      barrier_wait(&bars->full[r.slot], r.turn);
-      here = P(j, room, piece + 1, r.slot, thread);
+      barrier_wait(&bars->w_full[r.w.slot], r.w.turn);
+      here = P(j, room, piece + 1, r.w.slot, r.x.slot, thread);
       here.unpack(a[0], 0, thread);
     }
     wide_wait<0>();
     add_step<S, BN>(acc, sum[1], before);
-    leave_stage(bars, now.slot, thread % 32);
+    leave(&bars->x_empty[now.slot], thread % 32);
   }
 }
 
@@ -414,7 +430,7 @@ __device__ static inline void run_units(const batch_job &j, int from, int to,
                                         const batch_room<batch_shape<BITS, GROUP, ZEROS, BN>> &room,
                                         batch_barriers *bars, uint32_t *told, int thread) {
   const int pieces = (int)j.l.pieces;
-  batch_ring r = {0, 0};
+  batch_rings r = {};
   for (int unit = from; unit < to;) {
     int tile = unit / pieces, begin = unit - tile * pieces, end = min(pieces, begin + to - unit);
     float acc[BN / 2];
@@ -440,15 +456,16 @@ __global__ void __launch_bounds__(THREADS, BN <= 16 ? 2 : 1)
   __shared__ batch_barriers bars;
   __shared__ uint32_t told;
   const uint32_t at = (shared_at(raw) + 1023) / 1024 * 1024;
-  const batch_room<S> room = {raw + (at - shared_at(raw)), at, j.stages};
+  const batch_room<S> room = {raw + (at - shared_at(raw)), at, j.x_stages};
   const batch_fetcher<S> f = {j, &map, &bars, room};
   const int from = first_unit(j.units, (int)blockIdx.x, (int)gridDim.x),
-            to = first_unit(j.units, (int)blockIdx.x + 1, (int)gridDim.x), early = min(to - from, j.stages);
+            to = first_unit(j.units, (int)blockIdx.x + 1, (int)gridDim.x), early = min(to - from, j.w_stages);
+  if (j.at_once) let_next_start();
   if (threadIdx.x == CONSUMERS) {
-    for (int s = 0; s < j.stages; s++) {
-      barrier_init(&bars.full[s], 1);
+    for (int s = 0; s < j.w_stages; s++) barrier_init(&bars.w_full[s], 1), barrier_init(&bars.w_empty[s], CONSUMERS / 32);
+    for (int s = 0; s < j.x_stages; s++) {
+      barrier_init(&bars.x_full[s], 1), barrier_init(&bars.x_empty[s], CONSUMERS / 32);
       barrier_init(&bars.summed[s], 1);
-      barrier_init(&bars.empty[s], CONSUMERS / 32);
     }
     barriers_visible();
     for (int t = 0; t < early; t++) f.fetch_w(t, from + t);
@@ -456,26 +473,20 @@ __global__ void __launch_bounds__(THREADS, BN <= 16 ? 2 : 1)
   }
   __syncthreads();
   wait_for_before();
-  let_next_start();
+  if (!j.at_once) let_next_start();
   if (threadIdx.x < CONSUMERS)
     run_units<BITS, GROUP, ZEROS, BN>(j, from, to, room, &bars, &told, threadIdx.x);
   else if (threadIdx.x == CONSUMERS)
-    fetch_stages<S>(f, early, from, to);
-  else if (threadIdx.x >= CONSUMERS + 32 && !S::level)
-    sum_stages<S, BN>(room, &bars, to - from, threadIdx.x % 32);
-  else if (threadIdx.x == CONSUMERS + 32)
-    for (int t = 0, slot = 0, turn = 0; t < to - from; t++) { /* nothing is asked for */
-      barrier_wait(&bars.full[slot], turn);
-      barrier_arrive(&bars.summed[slot]);
-      if (++slot == j.stages) slot = 0, turn ^= 1;
-    }
+    fetch_weights<S>(f, from + early, to);
+  else if (threadIdx.x >= CONSUMERS + 32)
+    bring_x<S, BN>(f, from, to, threadIdx.x % 32);
 #endif
 }
 
 /* ---- launching ---- */
 
 /* Bytes of a multiprocessor's shared memory for stages: a block of the kernel before or after finds room beside it. */
-enum { RING = 104 << 10 };
+enum { RING = 104 << 10, WIDE_RING = 200 << 10, X_STAGES = 4 };
 
 static int units_of(const packed_matrix *w) {
   return (int)(ceil_div(w->l.blocks, PACKED_BLOCKS) * w->l.pieces);
@@ -494,9 +505,12 @@ template <int BITS, int GROUP, bool ZEROS, int BN>
 static pu_err launch(pu_cuda *d, batch_job *j, const packed_x *x, pu_error *e) {
   using S = batch_shape<BITS, GROUP, ZEROS, BN>;
   const int blocks = blocks_of(d, j->units), most = (int)ceil_div(j->units, blocks);
-  const char *g = getenv("PU_T_RING");
-  j->stages = PU_MIN(PU_MIN(PU_MAX((g ? atoi(g) << 10 : RING) / S::stage, 2), (int)MOST_STAGES), most);
-  const int bytes = j->stages * S::stage + 1024;
+  const char *g = getenv("PU_T_RING"), *xs = getenv("PU_T_X");
+  j->at_once = getenv("PU_T_ONCE") != NULL;
+  j->x_stages = PU_MIN(xs ? atoi(xs) : X_STAGES, most);
+  const int x_bytes = j->x_stages * (S::x_stage + S::sums_stage), left = (g ? atoi(g) << 10 : BN <= 16 ? RING : WIDE_RING) - x_bytes;
+  j->w_stages = PU_MIN(PU_MIN(PU_MAX(left / S::w_stage, 2), (int)MOST_STAGES), most);
+  const int bytes = x_bytes + j->w_stages * S::w_stage + 1024;
   CUtensorMap map;
   PU_TRY(pu_cuda_map_of(d, x->x, x->tokens, j->l.places, x->step, BN, &map, e));
   PU_CUDA_TRY(cudaFuncSetAttribute(batch_kernel<BITS, GROUP, ZEROS, BN>, cudaFuncAttributeMaxDynamicSharedMemorySize,
