@@ -4,13 +4,14 @@
  * The left operand of a product are weights as whole numbers in bf16 (four bits: 128 + q, eight: q - 128), which two
  * warpgroups of 64 rows each make in registers; the right one is x as it is, from shared memory. A group's sum, of 64
  * inputs at most, is then less the zero times the sum of the group's x, scaled, and added in f32: no weight is rounded.
- * While products of one group run, those of the next are made ready, and the sums of the one before are added.
+ * While products of one group run, those of the next are made ready, and the sums of the one before are added. Sums of
+ * x are made by a kernel of their own.
  *
- * Weights are pieces of 128 rows by 128 inputs, which lie one after another. They have a ring of stages, and x another
- * one, of fewer, since it comes from the L2 cache. One thread asks for weights (copy engine), for the first of them
- * before the kernel before this one has ended; a warp asks for x and sums it up. All blocks of threads have as many pieces, from any row's first or middle inputs on. Sums of
- * rows of which several blocks have some inputs go into work memory, and the block that comes last adds them in the
- * order of inputs. The division depends on the matrix and the device alone, and so do a token's bits. */
+ * Weights are pieces of 128 rows by 128 inputs, which lie one after another. A piece, x of its inputs and their sums are
+ * a stage of a ring, for which one thread asks (copy engine), for weights before the kernel before this one has ended.
+ * All blocks of threads have as many pieces, from any row's first or middle inputs on. Sums of rows of which several
+ * blocks have some inputs go into work memory, and the block that comes last adds them in the order of inputs. The
+ * division depends on the matrix and the device alone, and so do a token's bits. */
 #include <cuda.h>
 #include <stdlib.h>
 
@@ -19,15 +20,16 @@
 #include "src/compute/cuda/tensor.cuh"
 #include "src/compute/cuda/wgmma.h"
 
-enum { TILE = PACKED_BLOCKS * PACKED_ROWS, BOX = 64, CONSUMERS = 256, THREADS = CONSUMERS + 64, MOST_STAGES = 20 };
+enum { TILE = PACKED_BLOCKS * PACKED_ROWS, BOX = 64, CONSUMERS = 256, THREADS = CONSUMERS + 32, MOST_STAGES = 20 };
 
 typedef struct batch_job {
   const uint8_t *w;
   packed_layout l;
   int64_t rows;
   int tokens, units; /* units: pieces of 128 rows */
-  int w_stages, x_stages;
-  bool at_once; 
+  int stages;
+  bool at_once;
+  const float *x_sums; /* [pieces, steps, BN] */
   float4 *sums;      /* [blocks of threads, 2, BN / 8, CONSUMERS] */
   packed_y y;
 } batch_job;
@@ -37,25 +39,25 @@ template <int BITS, int GROUP, bool ZEROS, int BN> struct batch_shape {
   static constexpr int scales = ZEROS ? 64 : 32;                                    /* bytes of a group, of 16 rows */
   static constexpr int piece = PACKED_ROWS * PACKED_PIECE * BITS / 8 + PACKED_PIECE / GROUP * scales;
   static constexpr int w_stage = PACKED_BLOCKS * piece, x_stage = BN * PACKED_PIECE * 2;
-  static constexpr int sums_stage = steps * BN * 4;
+  static constexpr int sums_stage = steps * BN * 4, stage = w_stage + x_stage + sums_stage;
+  static constexpr int buffers = BN <= 16 ? 2 : 1; /* of sums: with one, two blocks of threads find registers */
   /* What is taken off: the weights of whole numbers stand for. */
   static constexpr float more = BITS == 4 ? 128 : -128, middle = 1 << (BITS - 1);
   static constexpr bool level = !ZEROS && more + middle == 0; /* nothing */
 };
 
-/* Where stages begin: x (from a multiple of 1,024 bytes), sums of x, weights. */
+/* Where stages begin, in bytes: x (a multiple of 1,024), sums of x, weights. */
 template <class S> struct batch_room {
-  char *at;
-  uint32_t shared;
-  int x_stages;
+  uint32_t at;
+  int stages;
   __device__ uint32_t x(int slot) const {
-    return shared + slot * S::x_stage;
+    return at + slot * S::x_stage;
   }
-  __device__ float *sums(int slot) const {
-    return (float *)(at + x_stages * S::x_stage + slot * S::sums_stage);
+  __device__ uint32_t sums(int slot) const {
+    return at + stages * S::x_stage + slot * S::sums_stage;
   }
-  __device__ int w_at(int slot) const {
-    return x_stages * (S::x_stage + S::sums_stage) + slot * S::w_stage;
+  __device__ uint32_t w(int slot) const {
+    return at + stages * (S::x_stage + S::sums_stage) + slot * S::w_stage;
   }
 };
 
@@ -64,7 +66,7 @@ enum { MOST_BLOCKS = 1024 };
 __device__ static uint32_t batch_arrived[MOST_BLOCKS];
 
 struct batch_barriers {
-  uint64_t w_full[MOST_STAGES], w_empty[MOST_STAGES], x_full[MOST_STAGES], x_empty[MOST_STAGES], summed[MOST_STAGES];
+  uint64_t full[MOST_STAGES], empty[MOST_STAGES];
 };
 
 /* A place in a ring. */
@@ -133,104 +135,71 @@ template <class S> struct batch_fetcher {
     int pieces = (int)j.l.pieces, tile = unit / pieces, piece = unit % pieces;
     int64_t block = (int64_t)tile * PACKED_BLOCKS, blocks = min((int64_t)PACKED_BLOCKS, j.l.blocks - block);
     int bytes = (int)(blocks * (piece + 1 == pieces ? j.l.tail_bytes : j.l.piece_bytes));
-    barrier_expect(&bars->w_full[slot], bytes);
-    bulk_copy(room.shared + room.w_at(slot), j.w + packed_at(j.l, block, piece), bytes, &bars->w_full[slot]);
+    barrier_expect(&bars->full[slot], bytes + S::x_stage + S::sums_stage);
+    bulk_copy(room.w(slot), j.w + packed_at(j.l, block, piece), bytes, &bars->full[slot]);
   }
   __device__ void fetch_x(int slot, int unit) const {
-    int k = unit % (int)j.l.pieces * PACKED_PIECE;
-    barrier_expect(&bars->x_full[slot], S::x_stage);
+    int piece = unit % (int)j.l.pieces;
     for (int i = 0; i < 2; i++)
-      box_copy(room.x(slot) + i * (S::x_stage / 2), map, k + i * BOX, 0, &bars->x_full[slot]);
+      box_copy(room.x(slot) + i * (S::x_stage / 2), map, piece * PACKED_PIECE + i * BOX, 0, &bars->full[slot]);
+    bulk_copy(room.sums(slot), j.x_sums + piece * (S::sums_stage / 4), S::sums_stage, &bars->full[slot]);
   }
 };
 
-/* One thread's work, behind the first stages. */
-template <class S> __device__ static void fetch_weights(const batch_fetcher<S> &f, int from, int to) {
+/* One thread's work. The first stages' weights are asked for. */
+template <class S> __device__ static void fetch_stages(const batch_fetcher<S> &f, int early, int from, int to) {
   batch_place p = {0, 0};
-  for (int unit = from; unit < to; unit++, p.next(f.j.w_stages)) {
-    barrier_wait(&f.bars->w_empty[p.slot], p.turn);
+  for (int t = 0; t < early; t++) f.fetch_x(t, from + t);
+  for (int unit = from + early; unit < to; unit++, p.next(f.j.stages)) {
+    barrier_wait(&f.bars->empty[p.slot], p.turn);
     f.fetch_w(p.slot, unit);
-  }
-}
-
-/* Sums of x over each step of a stage: products with ones. */
-template <class S, int BN>
-__device__ static inline void sum_x(const batch_room<S> &room, int slot, int lane) {
-  const uint32_t at = room.x(slot), ones = 0x3f803f80u;
-  float *to = room.sums(slot);
-#pragma unroll
-  for (int n = 0; n < BN / 8; n++) {
-    float c[4];
-#pragma unroll
-    for (int k = 0; k < 4; k++) { /* 32 inputs */
-      uint32_t b[4], from = at + wide_at<BN>(n * 8 + lane % 8, k * 4 + lane / 8);
-      if (k * 32 % S::step == 0) c[0] = c[1] = c[2] = c[3] = 0;
-      asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                   : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-                   : "r"(from));
-#pragma unroll
-      for (int i = 0; i < 2; i++)
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%4,%4,%4}, {%5,%6}, {%0,%1,%2,%3};"
-            : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-            : "r"(ones), "r"(b[i * 2]), "r"(b[i * 2 + 1]));
-      if ((k + 1) * 32 % S::step == 0 && lane < 4)
-        *(float2 *)(to + k * 32 / S::step * BN + n * 8 + lane * 2) = make_float2(c[0], c[1]);
-    }
-  }
-}
-
-/* A warp's work: x of all units, and its sums. A stage is asked for again when the consumers have left it, which they do
- * without the sums of the stage after it. */
-template <class S, int BN>
-__device__ static void bring_x(const batch_fetcher<S> &f, int from, int to, int lane) {
-  batch_place p = {0, 0}, left = {0, 0};
-  const int stages = f.j.x_stages;
-  for (int unit = from; lane == 0 && unit < min(to, from + stages); unit++) f.fetch_x(unit - from, unit);
-  for (int unit = from; unit < to; unit++, p.next(stages)) {
-    if (!S::level) {
-      barrier_wait(&f.bars->x_full[p.slot], p.turn);
-      sum_x<S, BN>(f.room, p.slot, lane);
-      __syncwarp();
-      if (lane == 0) barrier_arrive(&f.bars->summed[p.slot]);
-    }
-    if (unit == from || unit - 1 + stages >= to) continue;
-    barrier_wait(&f.bars->x_empty[left.slot], left.turn);
-    if (lane == 0) f.fetch_x(left.slot, unit - 1 + stages);
-    left.next(stages);
+    f.fetch_x(p.slot, unit);
   }
 }
 
 /* ---- products ---- */
 
-/* What a step's sums are scaled by, and what the sum of its x is taken off by: rows g and g + 8. */
+__device__ static inline uint2 shared8(uint32_t at) {
+  uint2 v;
+  asm volatile("ld.shared.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "r"(at));
+  return v;
+}
+__device__ static inline uint4 shared16(uint32_t at) {
+  uint4 v;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "r"(at));
+  return v;
+}
+
+/* What a step's sums are scaled by, and how often the sum of its x is added: rows g and g + 8. */
 typedef struct batch_scale {
   float2 scale, zero;
-  const float *x; /* sums of x of this lane's tokens */
 } batch_scale;
 
-template <class S, bool ZEROS> __device__ static inline batch_scale scale_of(const char *at, const float *x) {
-  batch_scale s = {{}, {S::middle + S::more, S::middle + S::more}, x};
+template <class S, bool ZEROS> __device__ static inline batch_scale scale_of(uint32_t at) {
+  batch_scale s = {{}, {-S::middle - S::more, -S::middle - S::more}};
   if (ZEROS) {
-    uint2 v = *(const uint2 *)at;
-    s.scale = __half22float2(*(const __half2 *)&v.x), s.zero = __half22float2(*(const __half2 *)&v.y);
-    s.zero.x += S::more, s.zero.y += S::more;
+    uint2 v = shared8(at);
+    float2 zero = __half22float2(*(const __half2 *)&v.y);
+    s.scale = __half22float2(*(const __half2 *)&v.x), s.zero = make_float2(-S::more - zero.x, -S::more - zero.y);
   } else {
-    s.scale = __half22float2(*(const __half2 *)at);
+    uint32_t v;
+    asm volatile("ld.shared.b32 %0, [%1];" : "=r"(v) : "r"(at));
+    s.scale = __half22float2(*(const __half2 *)&v);
   }
   return s;
 }
 
-/* The left operands of one step. q: the bits of a warp's sixteen rows. */
+/* The left operands of one step. q: the bits of a warp's sixteen rows, as this lane has them. */
 template <int BITS, int STEP>
-__device__ static inline void unpack_step(uint32_t a[STEP / 16][4], const char *q, int s, int inputs, int lane) {
+__device__ static inline void unpack_step(uint32_t a[STEP / 16][4], uint32_t q, int s, int inputs, int lane) {
   __align__(16) uint32_t v[STEP / 16 * BITS / 4];
   if (BITS == 4 && STEP == 32) {
-    const int unit = s / 2, words = inputs == unit * 64 + 32 ? 2 : 4; /* the last unit may be half a one */
-    *(uint2 *)v = *(const uint2 *)(q + unit * PACKED_UNIT + lane * words * 4 + s % 2 * 8);
+    const int unit = s / 2; /* the last unit may be half a one, of eight bytes a lane */
+    *(uint2 *)v = shared8(q + unit * PACKED_UNIT - (inputs == unit * 64 + 32 ? lane * 8 : 0) + s % 2 * 8);
   } else {
 #pragma unroll
     for (int i = 0; i < STEP * BITS / 256; i++)
-      *(uint4 *)(v + i * 4) = *(const uint4 *)(q + (s * (STEP * BITS / 256) + i) * PACKED_UNIT + lane * 16);
+      *(uint4 *)(v + i * 4) = shared16(q + (s * (STEP * BITS / 256) + i) * PACKED_UNIT);
   }
 #pragma unroll
   for (int k = 0; k < STEP / 16; k++) {
@@ -250,54 +219,44 @@ template <int N> __device__ static inline void made(uint32_t (&a)[N][4]) {
     asm volatile("" : "+r"(a[k][0]), "+r"(a[k][1]), "+r"(a[k][2]), "+r"(a[k][3])::"memory");
 }
 
-template <class S, int BN>
-__device__ static inline void add_step(float (&acc)[BN / 2], const float (&sum)[BN / 2], const batch_scale &s) {
-#pragma unroll
-  for (int n = 0; n < BN / 8; n++) {
-    float2 x = S::level ? make_float2(0, 0) : *(const float2 *)(s.x + n * 8);
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      float v = sum[n * 4 + i];
-      if (!S::level) v = fmaf(i < 2 ? -s.zero.x : -s.zero.y, i % 2 ? x.y : x.x, v);
-      acc[n * 4 + i] = fmaf(i < 2 ? s.scale.x : s.scale.y, v, acc[n * 4 + i]);
-    }
-  }
-}
-
-/* A consumer's places. */
-typedef struct batch_rings {
-  batch_place w, x;
-} batch_rings;
-
-__device__ static inline void leave(uint64_t *empty, int lane) {
-  __syncwarp();
-  if (lane == 0) barrier_arrive(empty);
-}
-
-/* A warp's rows of a piece. Of a short one the steps that it does not have count nothing: their bits stand for numbers,
- * whichever they are, x is zeros and so is the scale. */
-template <int BITS, int GROUP, bool ZEROS, int BN> struct batch_piece {
-  using S = batch_shape<BITS, GROUP, ZEROS, BN>;
-  const char *q, *scales;
-  const float *x;
-  int inputs;
-
-  __device__ batch_piece(const batch_job &j, const batch_room<S> &room, int piece, int slot, int x_slot, int thread) {
-    const bool tail = piece + 1 == (int)j.l.pieces;
-    inputs = tail ? j.l.tail : (int)PACKED_PIECE;
-    q = room.at + room.w_at(slot) + thread / 32 * (tail ? (int)j.l.tail_bytes : (int)S::piece);
-    scales = q + inputs * (PACKED_ROWS * BITS / 8) + thread % 32 / 4 * (S::scales / 8);
-    x = room.sums(x_slot) + thread % 4 * 2;
-  }
-  __device__ void unpack(uint32_t (&a)[S::step / 16][4], int s, int thread) const {
-    unpack_step<BITS, S::step>(a, q, s, inputs, thread % 32);
-  }
-  __device__ batch_scale scale(int s) const {
-    batch_scale of = scale_of<S, ZEROS>(scales + s * S::step / GROUP * S::scales, x + s * BN);
-    if (s * S::step >= inputs) of.scale = of.zero = make_float2(0, 0);
-    return of;
-  }
+/* Sums of x of one step and this lane's tokens. */
+template <int BN> struct batch_x_sums {
+  uint2 of[BN / 8];
 };
+
+template <class S, int BN> __device__ static inline batch_x_sums<BN> load_sums(uint32_t at) {
+  batch_x_sums<BN> x = {};
+#pragma unroll
+  for (int n = 0; n < BN / 8; n++)
+    if (!S::level) x.of[n] = shared8(at + n * 32);
+  return x;
+}
+
+template <class S, int BN>
+__device__ static inline void add_step(float (&acc)[BN / 2], const float (&sum)[BN / 2], const batch_scale &s,
+                                       const batch_x_sums<BN> &x) {
+#pragma unroll
+  for (int i = 0; i < BN / 2; i++) {
+    const uint2 of = x.of[i / 4];
+    float v = sum[i];
+    if (!S::level) v = fmaf(i % 4 < 2 ? s.zero.x : s.zero.y, __uint_as_float(i % 2 ? of.y : of.x), v);
+    acc[i] = fmaf(i % 4 < 2 ? s.scale.x : s.scale.y, v, acc[i]);
+  }
+}
+
+/* Where in a piece this lane's bits and scales are, of a whole piece or the last one. */
+typedef struct batch_lane {
+  int q, scales, inputs;
+} batch_lane;
+
+template <class S, int BITS> __device__ static inline batch_lane lane_of(int inputs, int bytes, int thread) {
+  batch_lane l;
+  int q = thread / 32 * bytes, lane = thread % 32;
+  l.inputs = inputs;
+  l.q = q + lane * 16;
+  l.scales = q + inputs * (PACKED_ROWS * BITS / 8) + lane / 4 * (S::scales / 8);
+  return l;
+}
 
 /* The products of a step, which are on their way when this returns. x: the stage's. */
 template <class S, int BN>
@@ -316,44 +275,54 @@ __device__ static inline void multiply_step(float (&sum)[BN / 2], uint32_t (&a)[
 template <int BITS, int GROUP, bool ZEROS, int BN>
 __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_job &j, int from, int to,
                                               const batch_room<batch_shape<BITS, GROUP, ZEROS, BN>> &room,
-                                              batch_barriers *bars, batch_rings &r, int thread) {
+                                              batch_barriers *bars, batch_place &p, int thread) {
   using S = batch_shape<BITS, GROUP, ZEROS, BN>;
-  using P = batch_piece<BITS, GROUP, ZEROS, BN>;
-  float sum[2][BN / 2];
+  const int lane = thread % 32, pieces = (int)j.l.pieces;
+  const batch_lane whole = lane_of<S, BITS>(PACKED_PIECE, S::piece, thread),
+                   tail = lane_of<S, BITS>(j.l.tail, (int)j.l.tail_bytes, thread);
+  float sum[S::buffers][BN / 2];
   uint32_t a[2][S::step / 16][4];
 #pragma unroll
-  for (int i = 0; i < BN / 2; i++) acc[i] = sum[0][i] = sum[1][i] = 0;
-  barrier_wait(&bars->w_full[r.w.slot], r.w.turn);
-  P here(j, room, from, r.w.slot, r.x.slot, thread);
-  here.unpack(a[0], 0, thread);
+  for (int i = 0; i < BN / 2; i++) acc[i] = sum[0][i] = sum[S::buffers - 1][i] = 0;
+  batch_lane here = from + 1 == pieces ? tail : whole;
+  uint32_t w = room.w(p.slot);
+  barrier_wait(&bars->full[p.slot], p.turn);
+  unpack_step<BITS, S::step>(a[0], w + here.q, 0, here.inputs, lane);
 #pragma unroll 1
   for (int piece = from; piece < to; piece++) {
-    const batch_place now = r.x;
-    const uint64_t x = wide_matrix(room.x(now.slot), 16);
+    const uint64_t x = wide_matrix(room.x(p.slot), 16);
+    const uint32_t sums = room.sums(p.slot) + lane % 4 * 8;
     batch_scale before;
-    barrier_wait(&bars->x_full[now.slot], now.turn);
+    auto finish = [&](int s) {
+      const batch_x_sums<BN> xs = load_sums<S, BN>(sums + s * BN * 4);
+      wide_wait<S::buffers - 1>();
+      add_step<S, BN>(acc, sum[s % S::buffers], before, xs);
+    };
 #pragma unroll
     for (int s = 0; s < S::steps; s++) {
-      if (s > 0) here.unpack(a[s % 2], s, thread);
-      const batch_scale of = here.scale(s);
-      multiply_step<S, BN>(sum[s % 2], a[s % 2], x, s);
-      if (s > 0) {
-        wide_wait<1>();
-        if (s == 1 && !S::level) barrier_wait(&bars->summed[now.slot], now.turn);
-        add_step<S, BN>(acc, sum[(s + 1) % 2], before);
-      }
+      batch_scale of = scale_of<S, ZEROS>(w + here.scales + s * S::step / GROUP * S::scales);
+      /* Of a short piece the steps that it does not have count nothing: x is zeros, bits are numbers whichever they
+       * are, but a scale may be none. */
+      if (s > 0 && s * S::step >= here.inputs) of.scale = of.zero = make_float2(0, 0);
+      if (s > 0) unpack_step<BITS, S::step>(a[s % 2], w + here.q, s, here.inputs, lane);
+      if (s > 0 && S::buffers == 1) finish(s - 1);
+      multiply_step<S, BN>(sum[s % S::buffers], a[s % 2], x, s);
+      if (s > 0 && S::buffers == 2) finish(s - 1);
       before = of;
     }
-    leave(&bars->w_empty[r.w.slot], thread % 32);
-    r.w.next(j.w_stages), r.x.next(j.x_stages);
+    const batch_x_sums<BN> last = load_sums<S, BN>(sums + (S::steps - 1) * BN * 4);
+    uint64_t *left = &bars->empty[p.slot];
+    p.next(room.stages);
     if (piece + 1 < to) {
-      barrier_wait(&bars->w_full[r.w.slot], r.w.turn);
-      here = P(j, room, piece + 1, r.w.slot, r.x.slot, thread);
-      here.unpack(a[0], 0, thread);
+      here = piece + 2 == pieces ? tail : whole;
+      w = room.w(p.slot);
+      barrier_wait(&bars->full[p.slot], p.turn);
+      unpack_step<BITS, S::step>(a[0], w + here.q, 0, here.inputs, lane);
     }
     wide_wait<0>();
-    add_step<S, BN>(acc, sum[1], before);
-    leave(&bars->x_empty[now.slot], thread % 32);
+    add_step<S, BN>(acc, sum[S::buffers - 1], before, last);
+    __syncwarp();
+    if (lane == 0) barrier_arrive(left);
   }
 }
 
@@ -430,11 +399,11 @@ __device__ static inline void run_units(const batch_job &j, int from, int to,
                                         const batch_room<batch_shape<BITS, GROUP, ZEROS, BN>> &room,
                                         batch_barriers *bars, uint32_t *told, int thread) {
   const int pieces = (int)j.l.pieces;
-  batch_rings r = {};
+  batch_place p = {0, 0};
   for (int unit = from; unit < to;) {
     int tile = unit / pieces, begin = unit - tile * pieces, end = min(pieces, begin + to - unit);
     float acc[BN / 2];
-    multiply_pieces<BITS, GROUP, ZEROS, BN>(acc, j, begin, end, room, bars, r, thread);
+    multiply_pieces<BITS, GROUP, ZEROS, BN>(acc, j, begin, end, room, bars, p, thread);
     if (gather<BN>(acc, j, tile, told, thread)) {
       if (j.y.type == PU_F32)
         store_tile<BN, float>(acc, j, tile, thread);
@@ -448,24 +417,22 @@ __device__ static inline void run_units(const batch_job &j, int from, int to,
 #endif
 
 template <int BITS, int GROUP, bool ZEROS, int BN>
-__global__ void __launch_bounds__(THREADS, BN <= 16 ? 2 : 1)
+__global__ void __launch_bounds__(THREADS, BN <= 32 ? 2 : 1)
     batch_kernel(const __grid_constant__ batch_job j, const __grid_constant__ CUtensorMap map) {
 #ifdef PU_WGMMA
   using S = batch_shape<BITS, GROUP, ZEROS, BN>;
   extern __shared__ __align__(1024) char raw[];
   __shared__ batch_barriers bars;
   __shared__ uint32_t told;
-  const uint32_t at = (shared_at(raw) + 1023) / 1024 * 1024;
-  const batch_room<S> room = {raw + (at - shared_at(raw)), at, j.x_stages};
+  const batch_room<S> room = {(shared_at(raw) + 1023) / 1024 * 1024, j.stages};
   const batch_fetcher<S> f = {j, &map, &bars, room};
   const int from = first_unit(j.units, (int)blockIdx.x, (int)gridDim.x),
-            to = first_unit(j.units, (int)blockIdx.x + 1, (int)gridDim.x), early = min(to - from, j.w_stages);
+            to = first_unit(j.units, (int)blockIdx.x + 1, (int)gridDim.x), early = min(to - from, j.stages);
   if (j.at_once) let_next_start();
   if (threadIdx.x == CONSUMERS) {
-    for (int s = 0; s < j.w_stages; s++) barrier_init(&bars.w_full[s], 1), barrier_init(&bars.w_empty[s], CONSUMERS / 32);
-    for (int s = 0; s < j.x_stages; s++) {
-      barrier_init(&bars.x_full[s], 1), barrier_init(&bars.x_empty[s], CONSUMERS / 32);
-      barrier_init(&bars.summed[s], 1);
+    for (int s = 0; s < j.stages; s++) {
+      barrier_init(&bars.full[s], 1);
+      barrier_init(&bars.empty[s], CONSUMERS / 32);
     }
     barriers_visible();
     for (int t = 0; t < early; t++) f.fetch_w(t, from + t);
@@ -477,40 +444,65 @@ __global__ void __launch_bounds__(THREADS, BN <= 16 ? 2 : 1)
   if (threadIdx.x < CONSUMERS)
     run_units<BITS, GROUP, ZEROS, BN>(j, from, to, room, &bars, &told, threadIdx.x);
   else if (threadIdx.x == CONSUMERS)
-    fetch_weights<S>(f, from + early, to);
-  else if (threadIdx.x >= CONSUMERS + 32)
-    bring_x<S, BN>(f, from, to, threadIdx.x % 32);
+    fetch_stages<S>(f, early, from, to);
 #endif
+}
+
+/* ---- sums of x ---- */
+
+enum { SUM_THREADS = 256, SUM_WARPS = SUM_THREADS / 32 };
+
+/* to [pieces, 128 / STEP, WIDTH]: a warp a token's piece. */
+template <int STEP>
+__global__ static void __launch_bounds__(SUM_THREADS)
+    sum_x(float *to, const bf16 *x, int64_t row, int tokens, int width, int64_t places) {
+  const int lane = threadIdx.x % 32, token = (int)blockIdx.y * SUM_WARPS + threadIdx.x / 32;
+  const int64_t k = (int64_t)blockIdx.x * PACKED_PIECE + lane * 4;
+  uint2 v = {};
+  let_next_start();
+  wait_for_before();
+  if (token < tokens && k < places) v = *(const uint2 *)(x + token * row + k);
+  float sum = (__uint_as_float(v.x << 16) + __uint_as_float(v.x & 0xffff0000u)) +
+              (__uint_as_float(v.y << 16) + __uint_as_float(v.y & 0xffff0000u));
+#pragma unroll
+  for (int o = STEP / 8; o > 0; o /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, o);
+  if (lane % (STEP / 4) == 0) to[(blockIdx.x * (PACKED_PIECE / STEP) + lane / (STEP / 4)) * width + token] = sum;
 }
 
 /* ---- launching ---- */
 
-/* Bytes of a multiprocessor's shared memory for stages: a block of the kernel before or after finds room beside it. */
-enum { RING = 104 << 10, WIDE_RING = 200 << 10, X_STAGES = 4 };
+/* Bytes of a multiprocessor's shared memory for stages of all its blocks. */
+enum { RING = 200 << 10 };
 
 static int units_of(const packed_matrix *w) {
   return (int)(ceil_div(w->l.blocks, PACKED_BLOCKS) * w->l.pieces);
 }
 
+static int env(const char *name, int other) {
+  return getenv(name) ? atoi(getenv(name)) : other;
+}
+
 static int blocks_of(const pu_cuda *d, int units) {
-  const char *g = getenv("PU_T_G");
-  return PU_MIN(units, g ? atoi(g) : d->sms);
+  int each = units >= d->sms * env("PU_T_MIN", 24) ? 2 : 1;
+  return PU_MIN(units, d->sms * env("PU_T_EACH", each));
 }
 
 static int width_of(int64_t tokens) {
   return tokens <= 8 ? 8 : tokens <= 16 ? 16 : tokens <= 32 ? 32 : 64;
 }
 
+static int step_of(const pu_packing *p) {
+  return PU_MIN(p->group, 64);
+}
+
 template <int BITS, int GROUP, bool ZEROS, int BN>
 static pu_err launch(pu_cuda *d, batch_job *j, const packed_x *x, pu_error *e) {
   using S = batch_shape<BITS, GROUP, ZEROS, BN>;
   const int blocks = blocks_of(d, j->units), most = (int)ceil_div(j->units, blocks);
-  const char *g = getenv("PU_T_RING"), *xs = getenv("PU_T_X");
-  j->at_once = getenv("PU_T_ONCE") != NULL;
-  j->x_stages = PU_MIN(xs ? atoi(xs) : X_STAGES, most);
-  const int x_bytes = j->x_stages * (S::x_stage + S::sums_stage), left = (g ? atoi(g) << 10 : BN <= 16 ? RING : WIDE_RING) - x_bytes;
-  j->w_stages = PU_MIN(PU_MIN(PU_MAX(left / S::w_stage, 2), (int)MOST_STAGES), most);
-  const int bytes = x_bytes + j->w_stages * S::w_stage + 1024;
+  const int ring = BN <= 32 ? env("PU_T_RING", 104) << 10 : env("PU_T_WIDE", 200) << 10;
+  j->at_once = env("PU_T_ONCE", 0);
+  j->stages = PU_MIN(PU_MIN(PU_MAX(ring / S::stage, 2), (int)MOST_STAGES), most);
+  const int bytes = j->stages * S::stage + 1024;
   CUtensorMap map;
   PU_TRY(pu_cuda_map_of(d, x->x, x->tokens, j->l.places, x->step, BN, &map, e));
   PU_CUDA_TRY(cudaFuncSetAttribute(batch_kernel<BITS, GROUP, ZEROS, BN>, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -546,19 +538,34 @@ static pu_err launch_group(pu_cuda *d, batch_job *j, const packed_x *x, const pu
   return launch_zeros<BITS, 128>(d, j, x, p->zeros, e);
 }
 
+static size_t x_sums_bytes(const packed_matrix *w, int64_t tokens) {
+  return (size_t)(w->l.pieces * (PACKED_PIECE / step_of(&w->p)) * width_of(tokens)) * sizeof(float);
+}
+
 size_t packed_batch_bytes(const pu_cuda *d, const packed_matrix *w, int64_t tokens) {
-  return (size_t)(2 * blocks_of(d, units_of(w)) * width_of(tokens) / 8 * CONSUMERS) * sizeof(float4);
+  return x_sums_bytes(w, tokens) +
+         (size_t)(2 * blocks_of(d, units_of(w)) * width_of(tokens) / 8 * CONSUMERS) * sizeof(float4);
+}
+
+static pu_err sum_inputs(pu_cuda *d, const packed_matrix *w, const packed_x *x, float *to, pu_error *e) {
+  const int width = width_of(x->tokens);
+  dim3 grid((unsigned)w->l.pieces, (unsigned)(width / SUM_WARPS));
+  pu_cuda_start(d, true, step_of(&w->p) == 32 ? sum_x<32> : sum_x<64>, grid, SUM_THREADS, 0, to, (const bf16 *)x->x,
+                x->step, (int)x->tokens, width, w->l.places);
+  return pu_cuda_launched("sums of a packed weight's inputs", e);
 }
 
 pu_err packed_batch(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, void *room,
                     pu_error *e) {
   batch_job j = {};
+  PU_TRY(sum_inputs(d, w, x, (float *)room, e));
   j.w = w->data;
   j.l = w->l;
   j.rows = w->rows;
   j.tokens = (int)x->tokens;
   j.units = units_of(w);
-  j.sums = (float4 *)room;
+  j.x_sums = (const float *)room;
+  j.sums = (float4 *)((char *)room + x_sums_bytes(w, x->tokens));
   j.y = *y;
   return w->p.bits == 4 ? launch_group<4>(d, &j, x, &w->p, e) : launch_group<8>(d, &j, x, &w->p, e);
 }
