@@ -26,7 +26,8 @@ typedef struct batch_job {
   const uint8_t *w;
   packed_layout l;
   int64_t rows;
-  int tokens, units; /* units: pieces of 128 rows */
+  int tokens;
+  uint32_t units; /* pieces of 128 rows */
   int stages;
   bool at_once;
   const float *x_sums; /* [pieces, steps, BN] */
@@ -78,11 +79,13 @@ typedef struct batch_place {
   }
 } batch_place;
 
-__host__ __device__ static inline int first_unit(int units, int block, int blocks) {
-  return (int)((int64_t)units * block / blocks);
+/* Block b has units [first_unit(b), first_unit(b + 1)). Units are fewer than 2^22: a matrix of 2^36
+ * weights has as many. */
+__device__ static inline uint32_t first_unit(uint32_t units, uint32_t block, uint32_t blocks) {
+  return units * block / blocks;
 }
-__device__ static inline int block_of(int units, int unit, int blocks) {
-  return (int)((((int64_t)unit + 1) * blocks - 1) / units);
+__device__ static inline uint32_t block_of(uint32_t units, uint32_t unit, uint32_t blocks) {
+  return ((unit + 1) * blocks - 1) / units;
 }
 
 #ifdef PU_WGMMA
@@ -125,35 +128,47 @@ template <> struct batch_mma<64> {
 
 /* ---- stages ---- */
 
+/* One thread's work: weights of all units, which lie one after another, and x. */
 template <class S> struct batch_fetcher {
   const batch_job &j;
   const CUtensorMap *map;
   batch_barriers *bars;
   batch_room<S> room;
+  const uint8_t *w;
+  int pieces, w_piece, x_piece, w_tile;
 
-  __device__ void fetch_w(int slot, int unit) const {
-    int pieces = (int)j.l.pieces, tile = unit / pieces, piece = unit % pieces;
-    int64_t block = (int64_t)tile * PACKED_BLOCKS, blocks = min((int64_t)PACKED_BLOCKS, j.l.blocks - block);
-    int bytes = (int)(blocks * (piece + 1 == pieces ? j.l.tail_bytes : j.l.piece_bytes));
-    barrier_expect(&bars->full[slot], bytes + S::x_stage + S::sums_stage);
-    bulk_copy(room.w(slot), j.w + packed_at(j.l, block, piece), bytes, &bars->full[slot]);
+  __device__ batch_fetcher(const batch_job &job, const CUtensorMap *m, batch_barriers *b, const batch_room<S> &r,
+                           int from)
+      : j(job), map(m), bars(b), room(r), pieces((int)job.l.pieces) {
+    w_tile = from / pieces;
+    x_piece = w_piece = from - w_tile * pieces;
+    w = j.w + packed_at(j.l, (int64_t)w_tile * PACKED_BLOCKS, w_piece);
   }
-  __device__ void fetch_x(int slot, int unit) const {
-    int piece = unit % (int)j.l.pieces;
+  __device__ void fetch_w(int slot) {
+    const bool last = ++w_piece == pieces;
+    const int blocks = min((int)PACKED_BLOCKS, (int)j.l.blocks - w_tile * PACKED_BLOCKS),
+              bytes = blocks * (int)(last ? j.l.tail_bytes : j.l.piece_bytes);
+    barrier_expect(&bars->full[slot], bytes + S::x_stage + S::sums_stage);
+    bulk_copy(room.w(slot), w, bytes, &bars->full[slot]);
+    w += bytes;
+    if (last) w_piece = 0, w_tile++;
+  }
+  __device__ void fetch_x(int slot) {
     for (int i = 0; i < 2; i++)
-      box_copy(room.x(slot) + i * (S::x_stage / 2), map, piece * PACKED_PIECE + i * BOX, 0, &bars->full[slot]);
-    bulk_copy(room.sums(slot), j.x_sums + piece * (S::sums_stage / 4), S::sums_stage, &bars->full[slot]);
+      box_copy(room.x(slot) + i * (S::x_stage / 2), map, x_piece * PACKED_PIECE + i * BOX, 0, &bars->full[slot]);
+    bulk_copy(room.sums(slot), j.x_sums + x_piece * (S::sums_stage / 4), S::sums_stage, &bars->full[slot]);
+    if (++x_piece == pieces) x_piece = 0;
   }
 };
 
-/* One thread's work. The first stages' weights are asked for. */
-template <class S> __device__ static void fetch_stages(const batch_fetcher<S> &f, int early, int from, int to) {
+/* The first stages' weights are asked for. n: stages in all. */
+template <class S> __device__ static void fetch_stages(batch_fetcher<S> &f, int early, int n) {
   batch_place p = {0, 0};
-  for (int t = 0; t < early; t++) f.fetch_x(t, from + t);
-  for (int unit = from + early; unit < to; unit++, p.next(f.j.stages)) {
+  for (int t = 0; t < early; t++) f.fetch_x(t);
+  for (int t = early; t < n; t++, p.next(f.j.stages)) {
     barrier_wait(&f.bars->empty[p.slot], p.turn);
-    f.fetch_w(p.slot, unit);
-    f.fetch_x(p.slot, unit);
+    f.fetch_w(p.slot);
+    f.fetch_x(p.slot);
   }
 }
 
@@ -310,7 +325,6 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
       if (s > 0 && S::buffers == 2) finish(s - 1);
       before = of;
     }
-    const batch_x_sums<BN> last = load_sums<S, BN>(sums + (S::steps - 1) * BN * 4);
     uint64_t *left = &bars->empty[p.slot];
     p.next(room.stages);
     if (piece + 1 < to) {
@@ -320,7 +334,7 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
       unpack_step<BITS, S::step>(a[0], w + here.q, 0, here.inputs, lane);
     }
     wide_wait<0>();
-    add_step<S, BN>(acc, sum[S::buffers - 1], before, last);
+    add_step<S, BN>(acc, sum[S::buffers - 1], before, load_sums<S, BN>(sums + (S::steps - 1) * BN * 4));
     __syncwarp();
     if (lane == 0) barrier_arrive(left);
   }
@@ -351,31 +365,29 @@ __device__ static inline void store_tile(const float (&acc)[BN / 2], const batch
 
 /* Whether all `n` who have a part of a tile have been here: the last one is told so. */
 __device__ static inline bool comes_last(uint32_t *arrived, uint32_t n, uint32_t *told, int thread) {
-  __threadfence();
   meet_consumers();
   if (thread == 0) {
     uint32_t before;
+    __threadfence();
     asm volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(before) : "l"(arrived) : "memory");
     *told = before + 1 == n;
     if (before + 1 == n) *arrived = 0;
   }
   meet_consumers();
-  bool last = *told;
-  if (last) __threadfence();
-  return last;
+  return *told;
 }
 
 /* False: another block of threads goes on with the tile. */
 template <int BN>
 __device__ static inline bool gather(float (&acc)[BN / 2], const batch_job &j, int tile, uint32_t *told, int thread) {
-  const int pieces = (int)j.l.pieces, begin = tile * pieces, blocks = (int)gridDim.x, here = (int)blockIdx.x;
-  const int first = block_of(j.units, begin, blocks), last = block_of(j.units, begin + pieces - 1, blocks);
+  const uint32_t pieces = (uint32_t)j.l.pieces, begin = tile * pieces, blocks = gridDim.x;
+  const uint32_t first = block_of(j.units, begin, blocks), last = block_of(j.units, begin + pieces - 1, blocks);
   if (first == last) return true;
-  auto part = [&](int block) {
-    int second = first_unit(j.units, block, blocks) < begin; /* it has the end of another tile too */
-    return j.sums + (int64_t)(block * 2 + second) * (BN / 8) * CONSUMERS + thread;
+  auto part = [&](uint32_t block) {
+    uint32_t second = first_unit(j.units, block, blocks) < begin; /* it has the end of another tile too */
+    return j.sums + (block * 2 + second) * (BN / 8) * CONSUMERS + thread;
   };
-  float4 *to = part(here);
+  float4 *to = part(blockIdx.x);
 #pragma unroll
   for (int i = 0; i < BN / 8; i++)
     to[i * CONSUMERS] = make_float4(acc[i * 4], acc[i * 4 + 1], acc[i * 4 + 2], acc[i * 4 + 3]);
@@ -383,7 +395,7 @@ __device__ static inline bool gather(float (&acc)[BN / 2], const batch_job &j, i
 #pragma unroll
   for (int i = 0; i < BN / 2; i++) acc[i] = 0;
 #pragma unroll 4
-  for (int block = first; block <= last; block++) {
+  for (uint32_t block = first; block <= last; block++) {
     const float4 *from = part(block);
 #pragma unroll
     for (int i = 0; i < BN / 8; i++) {
@@ -425,9 +437,9 @@ __global__ void __launch_bounds__(THREADS, BN <= 32 ? 2 : 1)
   __shared__ batch_barriers bars;
   __shared__ uint32_t told;
   const batch_room<S> room = {(shared_at(raw) + 1023) / 1024 * 1024, j.stages};
-  const batch_fetcher<S> f = {j, &map, &bars, room};
-  const int from = first_unit(j.units, (int)blockIdx.x, (int)gridDim.x),
-            to = first_unit(j.units, (int)blockIdx.x + 1, (int)gridDim.x), early = min(to - from, j.stages);
+  const int from = (int)first_unit(j.units, blockIdx.x, gridDim.x),
+            to = (int)first_unit(j.units, blockIdx.x + 1, gridDim.x), early = min(to - from, j.stages);
+  batch_fetcher<S> f(j, &map, &bars, room, from);
   if (j.at_once) let_next_start();
   if (threadIdx.x == CONSUMERS) {
     for (int s = 0; s < j.stages; s++) {
@@ -435,7 +447,7 @@ __global__ void __launch_bounds__(THREADS, BN <= 32 ? 2 : 1)
       barrier_init(&bars.empty[s], CONSUMERS / 32);
     }
     barriers_visible();
-    for (int t = 0; t < early; t++) f.fetch_w(t, from + t);
+    for (int t = 0; t < early; t++) f.fetch_w(t);
     map_ahead(&map);
   }
   __syncthreads();
@@ -444,7 +456,7 @@ __global__ void __launch_bounds__(THREADS, BN <= 32 ? 2 : 1)
   if (threadIdx.x < CONSUMERS)
     run_units<BITS, GROUP, ZEROS, BN>(j, from, to, room, &bars, &told, threadIdx.x);
   else if (threadIdx.x == CONSUMERS)
-    fetch_stages<S>(f, early, from, to);
+    fetch_stages<S>(f, early, to - from);
 #endif
 }
 
@@ -474,17 +486,17 @@ __global__ static void __launch_bounds__(SUM_THREADS)
 /* Bytes of a multiprocessor's shared memory for stages of all its blocks. */
 enum { RING = 200 << 10 };
 
-static int units_of(const packed_matrix *w) {
-  return (int)(ceil_div(w->l.blocks, PACKED_BLOCKS) * w->l.pieces);
+static uint32_t units_of(const packed_matrix *w) {
+  return (uint32_t)(ceil_div(w->l.blocks, PACKED_BLOCKS) * w->l.pieces);
 }
 
 static int env(const char *name, int other) {
   return getenv(name) ? atoi(getenv(name)) : other;
 }
 
-static int blocks_of(const pu_cuda *d, int units) {
-  int each = units >= d->sms * env("PU_T_MIN", 24) ? 2 : 1;
-  return PU_MIN(units, d->sms * env("PU_T_EACH", each));
+static int blocks_of(const pu_cuda *d, uint32_t units) {
+  int each = (int)units >= d->sms * env("PU_T_MIN", 24) ? 2 : 1;
+  return PU_MIN((int)units, d->sms * env("PU_T_EACH", each));
 }
 
 static int width_of(int64_t tokens) {
