@@ -368,8 +368,9 @@ pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   return linear_plain(d, a, &w, e);
 }
 
-static bool many_experts(const pu_cuda *d, const pu_tensor *x, const packed_matrix *w) {
-  return x->shape[0] > PACKED_FEW && x->dtype == PU_BF16 && packed_many_can(d) && w->cols > 0;
+/* Which kernels take experts' rows: by wgmma, of few rows each or of many. */
+static bool experts_wide(const pu_cuda *d, const pu_tensor *x, const packed_matrix *w) {
+  return x->shape[0] >= PACKED_BATCH_FROM && x->dtype == PU_BF16 && packed_many_can(d) && w->cols > 0;
 }
 
 pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w, const int32_t *offsets, pu_tensor *y,
@@ -379,17 +380,19 @@ pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w
   packed_x from;
   packed_y to = {y->data, y->stride[0], y->dtype, NULL, PU_F32};
   if (x->shape[0] == 0) return PU_OK;
-  if (many_experts(d, x, &m)) {
-    PU_TRY(ready_x(d, x, &m, room, &from, e));
-    return packed_many_parts(d, &m, &from, m.l.places, &to, &parts, e);
+  if (!experts_wide(d, x, &m)) {
+    PU_TRY(round_x(d, x, &m, room, &from, e));
+    return packed_few(d, &m, &from, &to, &parts, e);
   }
-  PU_TRY(round_x(d, x, &m, room, &from, e));
-  return packed_few(d, &m, &from, &to, &parts, e);
+  PU_TRY(ready_x(d, x, &m, room, &from, e));
+  if (x->shape[0] / parts.n > PACKED_BATCH) return packed_many_parts(d, &m, &from, m.l.places, &to, &parts, e);
+  return packed_batch_parts(d, &m, &from, &to, &parts, (char *)room + placed_bytes(x, &m), e);
 }
 
 size_t pu_cuda_packed_experts_bytes(const pu_tensor *x, const pu_tensor *w) {
   packed_matrix m = packed_matrix_of(w, 0);
-  return PU_MAX(placed_bytes(x, &m), rounded_bytes(x, &m));
+  size_t batch = packed_batch_parts_bytes(&m, x->shape[0], (int)w->shape[0]);
+  return PU_MAX(placed_bytes(x, &m) + batch, rounded_bytes(x, &m));
 }
 
 void pu_cuda_use_packed(pu_cuda *d) {

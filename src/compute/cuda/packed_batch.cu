@@ -30,10 +30,18 @@ typedef struct batch_job {
   uint32_t units; /* pieces of 128 rows */
   int stages;
   bool at_once;
-  const float *x_sums; /* [pieces, steps, BN] */
+  const float *x_sums; /* [tiles of tokens, pieces, steps, BN] */
   float4 *sums;      /* [blocks of threads, 2, BN / 8, CONSUMERS] */
   packed_y y;
+  packed_parts of;
+  int token_tiles; /* at most, of all parts */
 } batch_job;
+
+/* Where a block of threads works: units [from, to) of a matrix, tokens [token, end), a tile of them. */
+typedef struct batch_place {
+  const uint8_t *w;
+  int from, to, tile, token, end;
+} batch_place;
 
 template <int BITS, int GROUP, bool ZEROS, int BN> struct batch_shape {
   static constexpr int step = GROUP < 64 ? GROUP : 64, steps = PACKED_PIECE / step; /* inputs whose sum is scaled */
@@ -71,13 +79,13 @@ struct batch_barriers {
 };
 
 /* A place in a ring. */
-typedef struct batch_place {
+typedef struct batch_turn {
   int slot;
   uint32_t turn;
   __device__ void next(int stages) {
     if (++slot == stages) slot = 0, turn ^= 1;
   }
-} batch_place;
+} batch_turn;
 
 /* Block b has units [first_unit(b), first_unit(b + 1)). Units are fewer than 2^22: a matrix of 2^36
  * weights has as many. */
@@ -86,6 +94,48 @@ __device__ static inline uint32_t first_unit(uint32_t units, uint32_t block, uin
 }
 __device__ static inline uint32_t block_of(uint32_t units, uint32_t unit, uint32_t blocks) {
   return ((unit + 1) * blocks - 1) / units;
+}
+
+/* The number-th tile of `width` tokens of the parts, each of which has its own, the last of them not full: a warp's
+ * work. Where there are not so many, token is end. Returns the part. */
+__device__ static inline int find_tile(const packed_parts &of, int width, int number, int *token, int *end) {
+  const int lane = threadIdx.x % 32;
+  *token = *end = 0;
+  for (int first = 0; first < of.n; first += 32) {
+    const int m = first + lane, from = m < of.n ? of.offsets[m] : 0, to = m < of.n ? of.offsets[m + 1] : 0;
+    const int tiles = (to - from + width - 1) / width;
+    int sum = tiles;
+#pragma unroll
+    for (int o = 1; o < 32; o *= 2) {
+      int below = __shfl_up_sync(0xffffffffu, sum, o);
+      if (lane >= o) sum += below;
+    }
+    const uint32_t here = __ballot_sync(0xffffffffu, number < sum);
+    if (here) {
+      const int at = __ffs((int)here) - 1, before = __shfl_sync(0xffffffffu, sum - tiles, at);
+      *token = __shfl_sync(0xffffffffu, from, at) + (number - before) * width;
+      *end = __shfl_sync(0xffffffffu, to, at);
+      return first + at;
+    }
+    number -= __shfl_sync(0xffffffffu, sum, 31);
+  }
+  return 0;
+}
+
+/* A block has one tile of a part, and all inputs. */
+template <int BN> __device__ static inline batch_place place_among(const batch_job &j) {
+  batch_place p = {};
+  p.tile = (int)blockIdx.x % j.token_tiles;
+  p.from = (int)blockIdx.x / j.token_tiles * (int)j.l.pieces;
+  p.to = p.from + (int)j.l.pieces;
+  p.w = j.w + find_tile(j.of, BN, p.tile, &p.token, &p.end) * j.of.step;
+  return p;
+}
+
+__device__ static inline batch_place place_alone(const batch_job &j) {
+  batch_place p = {j.w, (int)first_unit(j.units, blockIdx.x, gridDim.x),
+                   (int)first_unit(j.units, blockIdx.x + 1, gridDim.x), 0, 0, j.tokens};
+  return p;
 }
 
 #ifdef PU_WGMMA
@@ -135,14 +185,16 @@ template <class S> struct batch_fetcher {
   batch_barriers *bars;
   batch_room<S> room;
   const uint8_t *w;
-  int pieces, w_piece, x_piece, w_tile;
+  const float *x_sums;
+  int token, pieces, w_piece, x_piece, w_tile;
 
   __device__ batch_fetcher(const batch_job &job, const CUtensorMap *m, batch_barriers *b, const batch_room<S> &r,
-                           int from)
-      : j(job), map(m), bars(b), room(r), pieces((int)job.l.pieces) {
-    w_tile = from / pieces;
-    x_piece = w_piece = from - w_tile * pieces;
-    w = j.w + packed_at(j.l, (int64_t)w_tile * PACKED_BLOCKS, w_piece);
+                           const batch_place &p)
+      : j(job), map(m), bars(b), room(r), token(p.token), pieces((int)job.l.pieces) {
+    w_tile = p.from / pieces;
+    x_piece = w_piece = p.from - w_tile * pieces;
+    w = p.w + packed_at(j.l, (int64_t)w_tile * PACKED_BLOCKS, w_piece);
+    x_sums = j.x_sums + (int64_t)p.tile * pieces * (S::sums_stage / 4);
   }
   __device__ void fetch_w(int slot) {
     const bool last = ++w_piece == pieces;
@@ -155,15 +207,15 @@ template <class S> struct batch_fetcher {
   }
   __device__ void fetch_x(int slot) {
     for (int i = 0; i < 2; i++)
-      box_copy(room.x(slot) + i * (S::x_stage / 2), map, x_piece * PACKED_PIECE + i * BOX, 0, &bars->full[slot]);
-    bulk_copy(room.sums(slot), j.x_sums + x_piece * (S::sums_stage / 4), S::sums_stage, &bars->full[slot]);
+      box_copy(room.x(slot) + i * (S::x_stage / 2), map, x_piece * PACKED_PIECE + i * BOX, token, &bars->full[slot]);
+    bulk_copy(room.sums(slot), x_sums + x_piece * (S::sums_stage / 4), S::sums_stage, &bars->full[slot]);
     if (++x_piece == pieces) x_piece = 0;
   }
 };
 
 /* The first stages' weights are asked for. n: stages in all. */
 template <class S> __device__ static void fetch_stages(batch_fetcher<S> &f, int early, int n) {
-  batch_place p = {0, 0};
+  batch_turn p = {0, 0};
   for (int t = 0; t < early; t++) f.fetch_x(t);
   for (int t = early; t < n; t++, p.next(f.j.stages)) {
     barrier_wait(&f.bars->empty[p.slot], p.turn);
@@ -290,7 +342,7 @@ __device__ static inline void multiply_step(float (&sum)[BN / 2], uint32_t (&a)[
 template <int BITS, int GROUP, bool ZEROS, int BN>
 __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_job &j, int from, int to,
                                               const batch_room<batch_shape<BITS, GROUP, ZEROS, BN>> &room,
-                                              batch_barriers *bars, batch_place &p, int thread) {
+                                              batch_barriers *bars, batch_turn &p, int thread) {
   using S = batch_shape<BITS, GROUP, ZEROS, BN>;
   const int lane = thread % 32, pieces = (int)j.l.pieces;
   const batch_lane whole = lane_of<S, BITS>(PACKED_PIECE, S::piece, thread),
@@ -352,14 +404,15 @@ __device__ static inline float bias_at(const packed_y &y, int64_t row, int64_t r
 }
 
 template <int BN, typename Y>
-__device__ static inline void store_tile(const float (&acc)[BN / 2], const batch_job &j, int tile, int thread) {
+__device__ static inline void store_tile(const float (&acc)[BN / 2], const batch_job &j, const batch_place &p, int tile,
+                                         int thread) {
   int64_t row = (int64_t)tile * TILE + thread / 32 * PACKED_ROWS + thread % 32 / 4;
   float bias[2] = {bias_at(j.y, row, j.rows), bias_at(j.y, row + 8, j.rows)};
 #pragma unroll
   for (int i = 0; i < BN / 2; i++) {
-    int token = i / 4 * 8 + thread % 4 * 2 + i % 2;
+    int token = p.token + i / 4 * 8 + thread % 4 * 2 + i % 2;
     int64_t at = row + i / 2 % 2 * 8;
-    if (token < j.tokens && at < j.rows) ((Y *)j.y.y)[token * j.y.step + at] = from_f32<Y>(acc[i] + bias[i / 2 % 2]);
+    if (token < p.end && at < j.rows) ((Y *)j.y.y)[token * j.y.step + at] = from_f32<Y>(acc[i] + bias[i / 2 % 2]);
   }
 }
 
@@ -407,20 +460,20 @@ __device__ static inline bool gather(float (&acc)[BN / 2], const batch_job &j, i
 }
 
 template <int BITS, int GROUP, bool ZEROS, int BN>
-__device__ static inline void run_units(const batch_job &j, int from, int to,
+__device__ static inline void run_units(const batch_job &j, const batch_place &at,
                                         const batch_room<batch_shape<BITS, GROUP, ZEROS, BN>> &room,
                                         batch_barriers *bars, uint32_t *told, int thread) {
   const int pieces = (int)j.l.pieces;
-  batch_place p = {0, 0};
-  for (int unit = from; unit < to;) {
-    int tile = unit / pieces, begin = unit - tile * pieces, end = min(pieces, begin + to - unit);
+  batch_turn p = {0, 0};
+  for (int unit = at.from; unit < at.to;) {
+    int tile = unit / pieces, begin = unit - tile * pieces, end = min(pieces, begin + at.to - unit);
     float acc[BN / 2];
     multiply_pieces<BITS, GROUP, ZEROS, BN>(acc, j, begin, end, room, bars, p, thread);
-    if (gather<BN>(acc, j, tile, told, thread)) {
+    if (j.of.offsets || gather<BN>(acc, j, tile, told, thread)) {
       if (j.y.type == PU_F32)
-        store_tile<BN, float>(acc, j, tile, thread);
+        store_tile<BN, float>(acc, j, at, tile, thread);
       else
-        store_tile<BN, bf16>(acc, j, tile, thread);
+        store_tile<BN, bf16>(acc, j, at, tile, thread);
     }
     unit += end - begin;
   }
@@ -437,10 +490,12 @@ __global__ void __launch_bounds__(THREADS, BN <= 32 ? 2 : 1)
   __shared__ batch_barriers bars;
   __shared__ uint32_t told;
   const batch_room<S> room = {(shared_at(raw) + 1023) / 1024 * 1024, j.stages};
-  const int from = (int)first_unit(j.units, blockIdx.x, gridDim.x),
-            to = (int)first_unit(j.units, blockIdx.x + 1, gridDim.x), early = min(to - from, j.stages);
-  batch_fetcher<S> f(j, &map, &bars, room, from);
   if (j.at_once) let_next_start();
+  if (j.of.offsets) wait_for_before();
+  const batch_place p = j.of.offsets ? place_among<BN>(j) : place_alone(j);
+  if (p.token >= p.end) return;
+  const int n = p.to - p.from, early = min(n, j.stages);
+  batch_fetcher<S> f(j, &map, &bars, room, p);
   if (threadIdx.x == CONSUMERS) {
     for (int s = 0; s < j.stages; s++) {
       barrier_init(&bars.full[s], 1);
@@ -454,9 +509,9 @@ __global__ void __launch_bounds__(THREADS, BN <= 32 ? 2 : 1)
   wait_for_before();
   if (!j.at_once) let_next_start();
   if (threadIdx.x < CONSUMERS)
-    run_units<BITS, GROUP, ZEROS, BN>(j, from, to, room, &bars, &told, threadIdx.x);
+    run_units<BITS, GROUP, ZEROS, BN>(j, p, room, &bars, &told, threadIdx.x);
   else if (threadIdx.x == CONSUMERS)
-    fetch_stages<S>(f, early, to - from);
+    fetch_stages<S>(f, early, n);
 #endif
 }
 
@@ -464,21 +519,32 @@ __global__ void __launch_bounds__(THREADS, BN <= 32 ? 2 : 1)
 
 enum { SUM_THREADS = 256, SUM_WARPS = SUM_THREADS / 32 };
 
-/* to [pieces, 128 / STEP, WIDTH]: a warp a token's piece. */
-template <int STEP>
-__global__ static void __launch_bounds__(SUM_THREADS)
-    sum_x(float *to, const bf16 *x, int64_t row, int tokens, int width, int64_t places) {
-  const int lane = threadIdx.x % 32, token = (int)blockIdx.y * SUM_WARPS + threadIdx.x / 32;
+typedef struct batch_inputs {
+  const bf16 *x;
+  int64_t step, places;
+  int tokens, width;
+  packed_parts of;
+  float *to; /* see batch_job */
+} batch_inputs;
+
+/* A warp a token's piece. */
+template <int STEP> __global__ static void __launch_bounds__(SUM_THREADS) sum_x(const __grid_constant__ batch_inputs j) {
+  enum { LANES = STEP / 4 };
+  const int lane = threadIdx.x % 32, of_tile = j.width / SUM_WARPS, tile = (int)blockIdx.y / of_tile;
+  const int in = (int)blockIdx.y % of_tile * SUM_WARPS + threadIdx.x / 32;
   const int64_t k = (int64_t)blockIdx.x * PACKED_PIECE + lane * 4;
+  int token = 0, end = j.tokens;
   uint2 v = {};
   let_next_start();
   wait_for_before();
-  if (token < tokens && k < places) v = *(const uint2 *)(x + token * row + k);
+  if (j.of.offsets) find_tile(j.of, j.width, tile, &token, &end);
+  if (token + in < end && k < j.places) v = *(const uint2 *)(j.x + (token + in) * j.step + k);
   float sum = (__uint_as_float(v.x << 16) + __uint_as_float(v.x & 0xffff0000u)) +
               (__uint_as_float(v.y << 16) + __uint_as_float(v.y & 0xffff0000u));
 #pragma unroll
-  for (int o = STEP / 8; o > 0; o /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, o);
-  if (lane % (STEP / 4) == 0) to[(blockIdx.x * (PACKED_PIECE / STEP) + lane / (STEP / 4)) * width + token] = sum;
+  for (int o = LANES / 2; o > 0; o /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, o);
+  const int64_t piece = (int64_t)tile * gridDim.x + blockIdx.x;
+  if (lane % LANES == 0) j.to[(piece * (32 / LANES) + lane / LANES) * j.width + in] = sum;
 }
 
 /* ---- launching ---- */
@@ -510,7 +576,9 @@ static int step_of(const pu_packing *p) {
 template <int BITS, int GROUP, bool ZEROS, int BN>
 static pu_err launch(pu_cuda *d, batch_job *j, const packed_x *x, pu_error *e) {
   using S = batch_shape<BITS, GROUP, ZEROS, BN>;
-  const int blocks = blocks_of(d, j->units), most = (int)ceil_div(j->units, blocks);
+  const int pieces = (int)j->l.pieces, row_tiles = (int)j->units / pieces;
+  const int blocks = j->of.offsets ? row_tiles * j->token_tiles : blocks_of(d, j->units),
+            most = j->of.offsets ? pieces : (int)ceil_div(j->units, blocks);
   const int ring = BN <= 32 ? env("PU_T_RING", 104) << 10 : env("PU_T_WIDE", 200) << 10;
   j->at_once = env("PU_T_ONCE", 0);
   j->stages = PU_MIN(PU_MIN(PU_MAX(ring / S::stage, 2), (int)MOST_STAGES), most);
@@ -525,8 +593,8 @@ static pu_err launch(pu_cuda *d, batch_job *j, const packed_x *x, pu_error *e) {
 }
 
 template <int BITS, int GROUP, bool ZEROS>
-static pu_err launch_width(pu_cuda *d, batch_job *j, const packed_x *x, pu_error *e) {
-  switch (width_of(x->tokens)) {
+static pu_err launch_width(pu_cuda *d, batch_job *j, const packed_x *x, int width, pu_error *e) {
+  switch (width) {
   case 8:
     return launch<BITS, GROUP, ZEROS, 8>(d, j, x, e);
   case 16:
@@ -539,45 +607,72 @@ static pu_err launch_width(pu_cuda *d, batch_job *j, const packed_x *x, pu_error
 }
 
 template <int BITS, int GROUP>
-static pu_err launch_zeros(pu_cuda *d, batch_job *j, const packed_x *x, bool zeros, pu_error *e) {
-  return zeros ? launch_width<BITS, GROUP, true>(d, j, x, e) : launch_width<BITS, GROUP, false>(d, j, x, e);
+static pu_err launch_zeros(pu_cuda *d, batch_job *j, const packed_x *x, int width, bool zeros, pu_error *e) {
+  return zeros ? launch_width<BITS, GROUP, true>(d, j, x, width, e)
+               : launch_width<BITS, GROUP, false>(d, j, x, width, e);
 }
 
 template <int BITS>
-static pu_err launch_group(pu_cuda *d, batch_job *j, const packed_x *x, const pu_packing *p, pu_error *e) {
-  if (p->group == 32) return launch_zeros<BITS, 32>(d, j, x, p->zeros, e);
-  if (p->group == 64) return launch_zeros<BITS, 64>(d, j, x, p->zeros, e);
-  return launch_zeros<BITS, 128>(d, j, x, p->zeros, e);
+static pu_err launch_group(pu_cuda *d, batch_job *j, const packed_x *x, int width, const pu_packing *p, pu_error *e) {
+  if (p->group == 32) return launch_zeros<BITS, 32>(d, j, x, width, p->zeros, e);
+  if (p->group == 64) return launch_zeros<BITS, 64>(d, j, x, width, p->zeros, e);
+  return launch_zeros<BITS, 128>(d, j, x, width, p->zeros, e);
 }
 
-static size_t x_sums_bytes(const packed_matrix *w, int64_t tokens) {
-  return (size_t)(w->l.pieces * (PACKED_PIECE / step_of(&w->p)) * width_of(tokens)) * sizeof(float);
+static size_t x_sums_bytes(const packed_matrix *w, int width, int64_t tiles) {
+  return (size_t)(tiles * w->l.pieces * (PACKED_PIECE / step_of(&w->p)) * width) * sizeof(float);
+}
+
+static pu_err sum_inputs(pu_cuda *d, const packed_matrix *w, const packed_x *x, const batch_job *job, int width,
+                         float *to, pu_error *e) {
+  batch_inputs j = {(const bf16 *)x->x, x->step, w->l.places, (int)x->tokens, width, job->of, to};
+  dim3 grid((unsigned)w->l.pieces, (unsigned)(job->token_tiles * (width / SUM_WARPS)));
+  pu_cuda_start(d, true, step_of(&w->p) == 32 ? sum_x<32> : sum_x<64>, grid, SUM_THREADS, 0, j);
+  return pu_cuda_launched("sums of a packed weight's inputs", e);
+}
+
+static pu_err multiply(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, batch_job *j,
+                       int width, void *room, pu_error *e) {
+  PU_TRY(sum_inputs(d, w, x, j, width, (float *)room, e));
+  j->w = w->data;
+  j->l = w->l;
+  j->rows = w->rows;
+  j->tokens = (int)x->tokens;
+  j->units = units_of(w);
+  j->x_sums = (const float *)room;
+  j->sums = (float4 *)((char *)room + x_sums_bytes(w, width, j->token_tiles));
+  j->y = *y;
+  return w->p.bits == 4 ? launch_group<4>(d, j, x, width, &w->p, e) : launch_group<8>(d, j, x, width, &w->p, e);
 }
 
 size_t packed_batch_bytes(const pu_cuda *d, const packed_matrix *w, int64_t tokens) {
-  return x_sums_bytes(w, tokens) +
-         (size_t)(2 * blocks_of(d, units_of(w)) * width_of(tokens) / 8 * CONSUMERS) * sizeof(float4);
-}
-
-static pu_err sum_inputs(pu_cuda *d, const packed_matrix *w, const packed_x *x, float *to, pu_error *e) {
-  const int width = width_of(x->tokens);
-  dim3 grid((unsigned)w->l.pieces, (unsigned)(width / SUM_WARPS));
-  pu_cuda_start(d, true, step_of(&w->p) == 32 ? sum_x<32> : sum_x<64>, grid, SUM_THREADS, 0, to, (const bf16 *)x->x,
-                x->step, (int)x->tokens, width, w->l.places);
-  return pu_cuda_launched("sums of a packed weight's inputs", e);
+  const int width = width_of(tokens);
+  return x_sums_bytes(w, width, 1) +
+         (size_t)(2 * blocks_of(d, units_of(w)) * width / 8 * CONSUMERS) * sizeof(float4);
 }
 
 pu_err packed_batch(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, void *room,
                     pu_error *e) {
   batch_job j = {};
-  PU_TRY(sum_inputs(d, w, x, (float *)room, e));
-  j.w = w->data;
-  j.l = w->l;
-  j.rows = w->rows;
-  j.tokens = (int)x->tokens;
-  j.units = units_of(w);
-  j.x_sums = (const float *)room;
-  j.sums = (float4 *)((char *)room + x_sums_bytes(w, x->tokens));
-  j.y = *y;
-  return w->p.bits == 4 ? launch_group<4>(d, &j, x, &w->p, e) : launch_group<8>(d, &j, x, &w->p, e);
+  j.token_tiles = 1;
+  return multiply(d, w, x, y, &j, width_of(x->tokens), room, e);
+}
+
+/* Each part's last tile is not full. */
+static int part_tiles(int width, int64_t tokens, int parts) {
+  return (int)(tokens / width + PU_MIN(tokens, (int64_t)parts));
+}
+
+size_t packed_batch_parts_bytes(const packed_matrix *w, int64_t tokens, int parts) {
+  const int width = width_of(tokens / parts);
+  return x_sums_bytes(w, width, part_tiles(width, tokens, parts));
+}
+
+pu_err packed_batch_parts(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y,
+                          const packed_parts *parts, void *room, pu_error *e) {
+  const int width = width_of(x->tokens / parts->n);
+  batch_job j = {};
+  j.token_tiles = part_tiles(width, x->tokens, parts->n);
+  j.of = *parts;
+  return multiply(d, w, x, y, &j, width, room, e);
 }
