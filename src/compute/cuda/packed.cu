@@ -362,7 +362,7 @@ pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   int64_t tokens = a->x->shape[0];
   if (tokens == 0 || w.rows == 0) return PU_OK;
   bool wide = a->x->dtype == PU_BF16 && packed_many_can(d) && w.cols > 0, many = tokens > PACKED_FEW && wide;
-  if (wide && !getenv("PU_T_OLD") && tokens >= (getenv("PU_T_FROM") ? atoi(getenv("PU_T_FROM")) : PACKED_BATCH_FROM) && tokens <= PACKED_BATCH) return linear_batch(d, a, &w, e);
+  if (wide && !getenv("PU_T_OLD") && tokens >= (getenv("PU_T_FROM") ? atoi(getenv("PU_T_FROM")) : PACKED_BATCH_FROM) && tokens <= (getenv("PU_T_TO") ? atoi(getenv("PU_T_TO")) : PACKED_BATCH)) return linear_batch(d, a, &w, e);
   if (many) return linear_many(d, a, &w, e);
   if (tokens <= FEW_TOKENS || w.cols == 0) return linear_few(d, a, &w, e);
   return linear_plain(d, a, &w, e);
@@ -386,13 +386,12 @@ pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w
   }
   PU_TRY(ready_x(d, x, &m, room, &from, e));
   if (x->shape[0] / parts.n > PACKED_BATCH) return packed_many_parts(d, &m, &from, m.l.places, &to, &parts, e);
-  return packed_batch_parts(d, &m, &from, &to, &parts, (char *)room + placed_bytes(x, &m), e);
+  return packed_batch_parts(d, &m, &from, &to, &parts, e);
 }
 
 size_t pu_cuda_packed_experts_bytes(const pu_tensor *x, const pu_tensor *w) {
   packed_matrix m = packed_matrix_of(w, 0);
-  size_t batch = packed_batch_parts_bytes(&m, x->shape[0], (int)w->shape[0]);
-  return PU_MAX(placed_bytes(x, &m) + batch, rounded_bytes(x, &m));
+  return PU_MAX(placed_bytes(x, &m), rounded_bytes(x, &m));
 }
 
 void pu_cuda_use_packed(pu_cuda *d) {

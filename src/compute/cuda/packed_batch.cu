@@ -4,12 +4,11 @@
  * The left operand of a product are weights as whole numbers in bf16 (four bits: 128 + q, eight: q - 128), which two
  * warpgroups of 64 rows each make in registers; the right one is x as it is, from shared memory. A group's sum, of 64
  * inputs at most, is then less the zero times the sum of the group's x, scaled, and added in f32: no weight is rounded.
- * While products of one group run, those of the next are made ready, and the sums of the one before are added. Sums of
- * x are made by a kernel of their own.
+ * While products of one group run, those of the next are made ready, and the sums of the one before are added. A warp
+ * sums up x.
  *
- * Weights are pieces of 128 rows by 128 inputs, which lie one after another. A piece, x of its inputs and their sums are
- * a stage of a ring, for which one thread asks (copy engine), for weights before the kernel before this one has ended.
- * All blocks of threads have as many pieces, from any row's first or middle inputs on. Sums of rows of which several
+ * Weights are pieces of 128 rows by 128 inputs, which lie one after another. A piece and x of its inputs are a stage of
+ * a ring, for which one thread asks (copy engine), for weights before the kernel before this one has ended. All blocks of threads have as many pieces, from any row's first or middle inputs on. Sums of rows of which several
  * blocks have some inputs go into work memory, and the block that comes last adds them in the order of inputs. The
  * division depends on the matrix and the device alone, and so do a token's bits. */
 #include <cuda.h>
@@ -20,27 +19,26 @@
 #include "src/compute/cuda/tensor.cuh"
 #include "src/compute/cuda/wgmma.h"
 
-enum { TILE = PACKED_BLOCKS * PACKED_ROWS, BOX = 64, CONSUMERS = 256, THREADS = CONSUMERS + 32, MOST_STAGES = 20 };
+enum { TILE = PACKED_BLOCKS * PACKED_ROWS, BOX = 64, CONSUMERS = 256, THREADS = CONSUMERS + 64, MOST_STAGES = 20 };
 
 typedef struct batch_job {
   const uint8_t *w;
   packed_layout l;
   int64_t rows;
   int tokens;
-  uint32_t units; /* pieces of 128 rows */
+  uint32_t each, more; /* units (pieces of 128 rows) of a block of threads; the first `more` have one more */
   int stages;
-  bool at_once;
-  const float *x_sums; /* [tiles of tokens, pieces, steps, BN] */
   float4 *sums;      /* [blocks of threads, 2, BN / 8, CONSUMERS] */
   packed_y y;
   packed_parts of;
   int token_tiles; /* at most, of all parts */
+  int blocks;      /* of threads */
 } batch_job;
 
-/* Where a block of threads works: units [from, to) of a matrix, tokens [token, end), a tile of them. */
+/* Where a block of threads works: units [from, to) of a matrix, tokens [token, end). */
 typedef struct batch_place {
   const uint8_t *w;
-  int from, to, tile, token, end;
+  int from, to, token, end;
 } batch_place;
 
 template <int BITS, int GROUP, bool ZEROS, int BN> struct batch_shape {
@@ -75,7 +73,7 @@ enum { MOST_BLOCKS = 1024 };
 __device__ static uint32_t batch_arrived[MOST_BLOCKS];
 
 struct batch_barriers {
-  uint64_t full[MOST_STAGES], empty[MOST_STAGES];
+  uint64_t full[MOST_STAGES], summed[MOST_STAGES], empty[MOST_STAGES];
 };
 
 /* A place in a ring. */
@@ -87,13 +85,9 @@ typedef struct batch_turn {
   }
 } batch_turn;
 
-/* Block b has units [first_unit(b), first_unit(b + 1)). Units are fewer than 2^22: a matrix of 2^36
- * weights has as many. */
-__device__ static inline uint32_t first_unit(uint32_t units, uint32_t block, uint32_t blocks) {
-  return units * block / blocks;
-}
-__device__ static inline uint32_t block_of(uint32_t units, uint32_t unit, uint32_t blocks) {
-  return ((unit + 1) * blocks - 1) / units;
+/* Block b has units [first_unit(b), first_unit(b + 1)). */
+__device__ static inline int first_unit(const batch_job &j, uint32_t block) {
+  return (int)(block * j.each + min(block, j.more));
 }
 
 /* The number-th tile of `width` tokens of the parts, each of which has its own, the last of them not full: a warp's
@@ -125,16 +119,15 @@ __device__ static inline int find_tile(const packed_parts &of, int width, int nu
 /* A block has one tile of a part, and all inputs. */
 template <int BN> __device__ static inline batch_place place_among(const batch_job &j) {
   batch_place p = {};
-  p.tile = (int)blockIdx.x % j.token_tiles;
+  const int tile = (int)blockIdx.x % j.token_tiles;
   p.from = (int)blockIdx.x / j.token_tiles * (int)j.l.pieces;
   p.to = p.from + (int)j.l.pieces;
-  p.w = j.w + find_tile(j.of, BN, p.tile, &p.token, &p.end) * j.of.step;
+  p.w = j.w + find_tile(j.of, BN, tile, &p.token, &p.end) * j.of.step;
   return p;
 }
 
 __device__ static inline batch_place place_alone(const batch_job &j) {
-  batch_place p = {j.w, (int)first_unit(j.units, blockIdx.x, gridDim.x),
-                   (int)first_unit(j.units, blockIdx.x + 1, gridDim.x), 0, 0, j.tokens};
+  batch_place p = {j.w, first_unit(j, blockIdx.x), first_unit(j, blockIdx.x + 1), 0, j.tokens};
   return p;
 }
 
@@ -185,7 +178,6 @@ template <class S> struct batch_fetcher {
   batch_barriers *bars;
   batch_room<S> room;
   const uint8_t *w;
-  const float *x_sums;
   int token, pieces, w_piece, x_piece, w_tile;
 
   __device__ batch_fetcher(const batch_job &job, const CUtensorMap *m, batch_barriers *b, const batch_room<S> &r,
@@ -194,13 +186,12 @@ template <class S> struct batch_fetcher {
     w_tile = p.from / pieces;
     x_piece = w_piece = p.from - w_tile * pieces;
     w = p.w + packed_at(j.l, (int64_t)w_tile * PACKED_BLOCKS, w_piece);
-    x_sums = j.x_sums + (int64_t)p.tile * pieces * (S::sums_stage / 4);
   }
   __device__ void fetch_w(int slot) {
     const bool last = ++w_piece == pieces;
     const int blocks = min((int)PACKED_BLOCKS, (int)j.l.blocks - w_tile * PACKED_BLOCKS),
               bytes = blocks * (int)(last ? j.l.tail_bytes : j.l.piece_bytes);
-    barrier_expect(&bars->full[slot], bytes + S::x_stage + S::sums_stage);
+    barrier_expect(&bars->full[slot], bytes + S::x_stage);
     bulk_copy(room.w(slot), w, bytes, &bars->full[slot]);
     w += bytes;
     if (last) w_piece = 0, w_tile++;
@@ -208,19 +199,67 @@ template <class S> struct batch_fetcher {
   __device__ void fetch_x(int slot) {
     for (int i = 0; i < 2; i++)
       box_copy(room.x(slot) + i * (S::x_stage / 2), map, x_piece * PACKED_PIECE + i * BOX, token, &bars->full[slot]);
-    bulk_copy(room.sums(slot), x_sums + x_piece * (S::sums_stage / 4), S::sums_stage, &bars->full[slot]);
     if (++x_piece == pieces) x_piece = 0;
   }
 };
 
 /* The first stages' weights are asked for. n: stages in all. */
-template <class S> __device__ static void fetch_stages(batch_fetcher<S> &f, int early, int n) {
+template <class S> __device__ static inline void fetch_stages(batch_fetcher<S> &f, int early, int n) {
   batch_turn p = {0, 0};
+#pragma unroll 1
   for (int t = 0; t < early; t++) f.fetch_x(t);
+#pragma unroll 1
   for (int t = early; t < n; t++, p.next(f.j.stages)) {
     barrier_wait(&f.bars->empty[p.slot], p.turn);
     f.fetch_w(p.slot);
     f.fetch_x(p.slot);
+  }
+}
+
+/* Sums of 8 TILES tokens' x over each step: products with ones. Steps and tiles are chains apart, lest each product
+ * wait for the one before. */
+template <class S, int BN, int TILES>
+__device__ static inline void sum_tokens(uint32_t x, uint32_t sums, int first, int lane) {
+  constexpr int in_step = S::step / 32;
+  const uint32_t ones = 0x3f803f80u;
+  uint32_t b[TILES][4][4];
+  float c[TILES][S::steps][4] = {};
+#pragma unroll
+  for (int n = 0; n < TILES; n++)
+#pragma unroll
+    for (int k = 0; k < 4; k++) load4(b[n][k], x + wide_at<BN>(first + n * 8 + lane % 8, k * 4 + lane / 8));
+#pragma unroll
+  for (int i = 0; i < in_step * 2; i++)
+#pragma unroll
+    for (int n = 0; n < TILES; n++)
+#pragma unroll
+      for (int s = 0; s < S::steps; s++)
+        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%4,%4,%4}, {%5,%6}, {%0,%1,%2,%3};"
+            : "+f"(c[n][s][0]), "+f"(c[n][s][1]), "+f"(c[n][s][2]), "+f"(c[n][s][3])
+            : "r"(ones), "r"(b[n][s * in_step + i / 2][i % 2 * 2]), "r"(b[n][s * in_step + i / 2][i % 2 * 2 + 1]));
+  if (lane >= 4) return;
+#pragma unroll
+  for (int n = 0; n < TILES; n++)
+#pragma unroll
+    for (int s = 0; s < S::steps; s++)
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(sums + (s * BN + first + n * 8 + lane * 2) * 4),
+                   "f"(c[n][s][0]), "f"(c[n][s][1])
+                   : "memory");
+}
+
+/* A warp's work: sums of x of all stages. */
+template <class S, int BN>
+__device__ static inline void sum_stages(const batch_room<S> &room, batch_barriers *bars, int n, int lane) {
+  enum { AT_ONCE = BN < 16 ? 8 : 16 };
+  batch_turn p = {0, 0};
+#pragma unroll 1
+  for (int t = 0; t < n; t++, p.next(room.stages)) {
+    barrier_wait(&bars->full[p.slot], p.turn);
+#pragma unroll 1
+    for (int first = 0; first < BN; first += AT_ONCE)
+      sum_tokens<S, BN, AT_ONCE / 8>(room.x(p.slot), room.sums(p.slot), first, lane);
+    __syncwarp();
+    if (lane == 0) barrier_arrive(&bars->summed[p.slot]);
   }
 }
 
@@ -325,6 +364,11 @@ template <class S, int BITS> __device__ static inline batch_lane lane_of(int inp
   return l;
 }
 
+/* A matrix so many bytes behind another; within shared memory only the lower half changes. */
+__device__ static inline uint64_t further(uint64_t matrix, int bytes) {
+  return (matrix >> 32 << 32) | ((uint32_t)matrix + ((uint32_t)bytes >> 4));
+}
+
 /* The products of a step, which are on their way when this returns. x: the stage's. */
 template <class S, int BN>
 __device__ static inline void multiply_step(float (&sum)[BN / 2], uint32_t (&a)[S::step / 16][4], uint64_t x, int s) {
@@ -333,7 +377,7 @@ __device__ static inline void multiply_step(float (&sum)[BN / 2], uint32_t (&a)[
 #pragma unroll
   for (int k = 0; k < S::step / 16; k++) {
     const int at = (s * S::step + k * 16) / 8; /* of eight inputs */
-    batch_mma<BN>::run(sum, a[k], x + ((at / 8 * (S::x_stage / 2) + at % 8 * 16) >> 4), k > 0);
+    batch_mma<BN>::run(sum, a[k], further(x, at / 8 * (S::x_stage / 2) + at % 8 * 16), k > 0);
   }
   wide_commit();
 }
@@ -361,6 +405,7 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
     const uint32_t sums = room.sums(p.slot) + lane % 4 * 8;
     batch_scale before;
     auto finish = [&](int s) {
+      if (s == 0 && !S::level) barrier_wait(&bars->summed[p.slot], p.turn);
       const batch_x_sums<BN> xs = load_sums<S, BN>(sums + s * BN * 4);
       wide_wait<S::buffers - 1>();
       add_step<S, BN>(acc, sum[s % S::buffers], before, xs);
@@ -433,11 +478,13 @@ __device__ static inline bool comes_last(uint32_t *arrived, uint32_t n, uint32_t
 /* False: another block of threads goes on with the tile. */
 template <int BN>
 __device__ static inline bool gather(float (&acc)[BN / 2], const batch_job &j, int tile, uint32_t *told, int thread) {
-  const uint32_t pieces = (uint32_t)j.l.pieces, begin = tile * pieces, blocks = gridDim.x;
-  const uint32_t first = block_of(j.units, begin, blocks), last = block_of(j.units, begin + pieces - 1, blocks);
+  const int begin = tile * (int)j.l.pieces, end = begin + (int)j.l.pieces;
+  uint32_t first = blockIdx.x, last = first;
+  while (first_unit(j, first) > begin) first--;
+  while (first_unit(j, last + 1) < end) last++;
   if (first == last) return true;
   auto part = [&](uint32_t block) {
-    uint32_t second = first_unit(j.units, block, blocks) < begin; /* it has the end of another tile too */
+    uint32_t second = first_unit(j, block) < begin; /* it has the end of another tile too */
     return j.sums + (block * 2 + second) * (BN / 8) * CONSUMERS + thread;
   };
   float4 *to = part(blockIdx.x);
@@ -447,7 +494,7 @@ __device__ static inline bool gather(float (&acc)[BN / 2], const batch_job &j, i
   if (!comes_last(batch_arrived + first, last - first + 1, told, thread)) return false;
 #pragma unroll
   for (int i = 0; i < BN / 2; i++) acc[i] = 0;
-#pragma unroll 4
+#pragma unroll 2
   for (uint32_t block = first; block <= last; block++) {
     const float4 *from = part(block);
 #pragma unroll
@@ -490,61 +537,33 @@ __global__ void __launch_bounds__(THREADS, BN <= 32 ? 2 : 1)
   __shared__ batch_barriers bars;
   __shared__ uint32_t told;
   const batch_room<S> room = {(shared_at(raw) + 1023) / 1024 * 1024, j.stages};
-  if (j.at_once) let_next_start();
   if (j.of.offsets) wait_for_before();
   const batch_place p = j.of.offsets ? place_among<BN>(j) : place_alone(j);
   if (p.token >= p.end) return;
   const int n = p.to - p.from, early = min(n, j.stages);
   batch_fetcher<S> f(j, &map, &bars, room, p);
   if (threadIdx.x == CONSUMERS) {
+#pragma unroll 1
     for (int s = 0; s < j.stages; s++) {
       barrier_init(&bars.full[s], 1);
+      barrier_init(&bars.summed[s], 1);
       barrier_init(&bars.empty[s], CONSUMERS / 32);
     }
     barriers_visible();
+#pragma unroll 1
     for (int t = 0; t < early; t++) f.fetch_w(t);
     map_ahead(&map);
   }
   __syncthreads();
   wait_for_before();
-  if (!j.at_once) let_next_start();
+  let_next_start();
   if (threadIdx.x < CONSUMERS)
     run_units<BITS, GROUP, ZEROS, BN>(j, p, room, &bars, &told, threadIdx.x);
   else if (threadIdx.x == CONSUMERS)
     fetch_stages<S>(f, early, n);
+  else if (threadIdx.x >= CONSUMERS + 32 && !S::level)
+    sum_stages<S, BN>(room, &bars, n, threadIdx.x % 32);
 #endif
-}
-
-/* ---- sums of x ---- */
-
-enum { SUM_THREADS = 256, SUM_WARPS = SUM_THREADS / 32 };
-
-typedef struct batch_inputs {
-  const bf16 *x;
-  int64_t step, places;
-  int tokens, width;
-  packed_parts of;
-  float *to; /* see batch_job */
-} batch_inputs;
-
-/* A warp a token's piece. */
-template <int STEP> __global__ static void __launch_bounds__(SUM_THREADS) sum_x(const __grid_constant__ batch_inputs j) {
-  enum { LANES = STEP / 4 };
-  const int lane = threadIdx.x % 32, of_tile = j.width / SUM_WARPS, tile = (int)blockIdx.y / of_tile;
-  const int in = (int)blockIdx.y % of_tile * SUM_WARPS + threadIdx.x / 32;
-  const int64_t k = (int64_t)blockIdx.x * PACKED_PIECE + lane * 4;
-  int token = 0, end = j.tokens;
-  uint2 v = {};
-  let_next_start();
-  wait_for_before();
-  if (j.of.offsets) find_tile(j.of, j.width, tile, &token, &end);
-  if (token + in < end && k < j.places) v = *(const uint2 *)(j.x + (token + in) * j.step + k);
-  float sum = (__uint_as_float(v.x << 16) + __uint_as_float(v.x & 0xffff0000u)) +
-              (__uint_as_float(v.y << 16) + __uint_as_float(v.y & 0xffff0000u));
-#pragma unroll
-  for (int o = LANES / 2; o > 0; o /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, o);
-  const int64_t piece = (int64_t)tile * gridDim.x + blockIdx.x;
-  if (lane % LANES == 0) j.to[(piece * (32 / LANES) + lane / LANES) * j.width + in] = sum;
 }
 
 /* ---- launching ---- */
@@ -561,7 +580,7 @@ static int env(const char *name, int other) {
 }
 
 static int blocks_of(const pu_cuda *d, uint32_t units) {
-  int each = (int)units >= d->sms * env("PU_T_MIN", 24) ? 2 : 1;
+  int each = (int)units >= d->sms * env("PU_T_MIN", 0) ? 2 : 1;
   return PU_MIN((int)units, d->sms * env("PU_T_EACH", each));
 }
 
@@ -569,18 +588,11 @@ static int width_of(int64_t tokens) {
   return tokens <= 8 ? 8 : tokens <= 16 ? 16 : tokens <= 32 ? 32 : 64;
 }
 
-static int step_of(const pu_packing *p) {
-  return PU_MIN(p->group, 64);
-}
-
 template <int BITS, int GROUP, bool ZEROS, int BN>
 static pu_err launch(pu_cuda *d, batch_job *j, const packed_x *x, pu_error *e) {
   using S = batch_shape<BITS, GROUP, ZEROS, BN>;
-  const int pieces = (int)j->l.pieces, row_tiles = (int)j->units / pieces;
-  const int blocks = j->of.offsets ? row_tiles * j->token_tiles : blocks_of(d, j->units),
-            most = j->of.offsets ? pieces : (int)ceil_div(j->units, blocks);
-  const int ring = BN <= 32 ? env("PU_T_RING", 104) << 10 : env("PU_T_WIDE", 200) << 10;
-  j->at_once = env("PU_T_ONCE", 0);
+  const int blocks = j->blocks, most = (int)(j->each + (j->more > 0));
+  const int ring = BN <= 32 ? env("PU_T_RING", 72) << 10 : env("PU_T_WIDE", 200) << 10;
   j->stages = PU_MIN(PU_MIN(PU_MAX(ring / S::stage, 2), (int)MOST_STAGES), most);
   const int bytes = j->stages * S::stage + 1024;
   CUtensorMap map;
@@ -619,43 +631,28 @@ static pu_err launch_group(pu_cuda *d, batch_job *j, const packed_x *x, int widt
   return launch_zeros<BITS, 128>(d, j, x, width, p->zeros, e);
 }
 
-static size_t x_sums_bytes(const packed_matrix *w, int width, int64_t tiles) {
-  return (size_t)(tiles * w->l.pieces * (PACKED_PIECE / step_of(&w->p)) * width) * sizeof(float);
-}
-
-static pu_err sum_inputs(pu_cuda *d, const packed_matrix *w, const packed_x *x, const batch_job *job, int width,
-                         float *to, pu_error *e) {
-  batch_inputs j = {(const bf16 *)x->x, x->step, w->l.places, (int)x->tokens, width, job->of, to};
-  dim3 grid((unsigned)w->l.pieces, (unsigned)(job->token_tiles * (width / SUM_WARPS)));
-  pu_cuda_start(d, true, step_of(&w->p) == 32 ? sum_x<32> : sum_x<64>, grid, SUM_THREADS, 0, j);
-  return pu_cuda_launched("sums of a packed weight's inputs", e);
-}
-
 static pu_err multiply(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, batch_job *j,
-                       int width, void *room, pu_error *e) {
-  PU_TRY(sum_inputs(d, w, x, j, width, (float *)room, e));
+                       int width, pu_error *e) {
   j->w = w->data;
   j->l = w->l;
   j->rows = w->rows;
   j->tokens = (int)x->tokens;
-  j->units = units_of(w);
-  j->x_sums = (const float *)room;
-  j->sums = (float4 *)((char *)room + x_sums_bytes(w, width, j->token_tiles));
   j->y = *y;
   return w->p.bits == 4 ? launch_group<4>(d, j, x, width, &w->p, e) : launch_group<8>(d, j, x, width, &w->p, e);
 }
 
 size_t packed_batch_bytes(const pu_cuda *d, const packed_matrix *w, int64_t tokens) {
-  const int width = width_of(tokens);
-  return x_sums_bytes(w, width, 1) +
-         (size_t)(2 * blocks_of(d, units_of(w)) * width / 8 * CONSUMERS) * sizeof(float4);
+  return (size_t)(2 * blocks_of(d, units_of(w)) * width_of(tokens) / 8 * CONSUMERS) * sizeof(float4);
 }
 
 pu_err packed_batch(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, void *room,
                     pu_error *e) {
   batch_job j = {};
-  j.token_tiles = 1;
-  return multiply(d, w, x, y, &j, width_of(x->tokens), room, e);
+  const uint32_t units = units_of(w);
+  j.blocks = blocks_of(d, units);
+  j.each = units / j.blocks, j.more = units % j.blocks;
+  j.sums = (float4 *)room;
+  return multiply(d, w, x, y, &j, width_of(x->tokens), e);
 }
 
 /* Each part's last tile is not full. */
@@ -663,16 +660,13 @@ static int part_tiles(int width, int64_t tokens, int parts) {
   return (int)(tokens / width + PU_MIN(tokens, (int64_t)parts));
 }
 
-size_t packed_batch_parts_bytes(const packed_matrix *w, int64_t tokens, int parts) {
-  const int width = width_of(tokens / parts);
-  return x_sums_bytes(w, width, part_tiles(width, tokens, parts));
-}
-
 pu_err packed_batch_parts(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y,
-                          const packed_parts *parts, void *room, pu_error *e) {
+                          const packed_parts *parts, pu_error *e) {
   const int width = width_of(x->tokens / parts->n);
   batch_job j = {};
   j.token_tiles = part_tiles(width, x->tokens, parts->n);
+  j.blocks = (int)ceil_div(w->l.blocks, PACKED_BLOCKS) * j.token_tiles;
+  j.each = (uint32_t)w->l.pieces;
   j.of = *parts;
-  return multiply(d, w, x, y, &j, width, room, e);
+  return multiply(d, w, x, y, &j, width, e);
 }

@@ -12,8 +12,7 @@ size_t packed_batch_bytes(const pu_cuda *d, const packed_matrix *w, int64_t toke
 pu_err packed_batch(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, void *room,
                     pu_error *e) PU_MUST_USE;
 /* Of several matrices; tokens of all together. A token's result differs from packed_batch's. */
-size_t packed_batch_parts_bytes(const packed_matrix *w, int64_t tokens, int parts);
 pu_err packed_batch_parts(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y,
-                          const packed_parts *parts, void *room, pu_error *e) PU_MUST_USE;
+                          const packed_parts *parts, pu_error *e) PU_MUST_USE;
 
 #endif
