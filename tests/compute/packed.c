@@ -257,8 +257,8 @@ static void test_many_tokens(void **state) {
 }
 
 /* Among how many tokens a device promises one the same bits (compute.h): f32 among up to 16, bf16 among up to four, and
- * among five to 64. */
-enum { FEW = 16, FOUR = 4, BATCH = 64 };
+ * among five to 32. */
+enum { FEW = 16, FOUR = 4, BATCH = 32 };
 
 /* The fewest of them, and the most, that d's tokens can show. */
 static void alike(const product *d, int64_t *least, int64_t *most) {

@@ -3,7 +3,6 @@
 
 #include "src/compute/cuda/packed_batch.h"
 
-#include <stdlib.h>
 #include "src/compute/cuda/use.h"
 
 /* ---- packing ---- */
@@ -361,9 +360,8 @@ pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   packed_matrix w = packed_matrix_of(a->w, 0);
   int64_t tokens = a->x->shape[0];
   if (tokens == 0 || w.rows == 0) return PU_OK;
-  bool wide = a->x->dtype == PU_BF16 && packed_many_can(d) && w.cols > 0, many = tokens > PACKED_FEW && wide;
-  if (wide && !getenv("PU_T_OLD") && tokens >= (getenv("PU_T_FROM") ? atoi(getenv("PU_T_FROM")) : PACKED_BATCH_FROM) && tokens <= (getenv("PU_T_TO") ? atoi(getenv("PU_T_TO")) : PACKED_BATCH)) return linear_batch(d, a, &w, e);
-  if (many) return linear_many(d, a, &w, e);
+  bool wide = tokens >= PACKED_BATCH_FROM && a->x->dtype == PU_BF16 && packed_many_can(d) && w.cols > 0;
+  if (wide) return tokens <= PACKED_BATCH ? linear_batch(d, a, &w, e) : linear_many(d, a, &w, e);
   if (tokens <= FEW_TOKENS || w.cols == 0) return linear_few(d, a, &w, e);
   return linear_plain(d, a, &w, e);
 }

@@ -1,5 +1,5 @@
-/* Products of weights in few bits with some tokens, up to PACKED_BATCH: as fast as memory gives the weights, on Hopper's
- * warpgroup instructions (wgmma).
+/* Products of weights in few bits with some tokens, up to PACKED_BATCH: as fast as memory gives the weights, on
+ * Hopper's warpgroup instructions (wgmma).
  *
  * The left operand of a product are weights as whole numbers in bf16 (four bits: 128 + q, eight: q - 128), which two
  * warpgroups of 64 rows each make in registers; the right one is x as it is, from shared memory. A group's sum, of 64
@@ -8,11 +8,11 @@
  * sums up x.
  *
  * Weights are pieces of 128 rows by 128 inputs, which lie one after another. A piece and x of its inputs are a stage of
- * a ring, for which one thread asks (copy engine), for weights before the kernel before this one has ended. All blocks of threads have as many pieces, from any row's first or middle inputs on. Sums of rows of which several
- * blocks have some inputs go into work memory, and the block that comes last adds them in the order of inputs. The
- * division depends on the matrix and the device alone, and so do a token's bits. */
+ * a ring, for which one thread asks (copy engine), for weights before the kernel before this one has ended. All blocks
+ * of threads have as many pieces, from any row's first or middle inputs on. Sums of rows of which several blocks have
+ * some inputs go into work memory, and the block that comes last adds them in the order of inputs. The division depends
+ * on the matrix and the device alone, and so do a token's bits. */
 #include <cuda.h>
-#include <stdlib.h>
 
 #include "src/compute/cuda/packed_batch.h"
 #include "src/compute/cuda/product.h"
@@ -28,7 +28,7 @@ typedef struct batch_job {
   int tokens;
   uint32_t each, more; /* units (pieces of 128 rows) of a block of threads; the first `more` have one more */
   int stages;
-  float4 *sums;      /* [blocks of threads, 2, BN / 8, CONSUMERS] */
+  float4 *sums; /* [blocks of threads, 2, BN / 8, CONSUMERS] */
   packed_y y;
   packed_parts of;
   int token_tiles; /* at most, of all parts */
@@ -47,7 +47,7 @@ template <int BITS, int GROUP, bool ZEROS, int BN> struct batch_shape {
   static constexpr int piece = PACKED_ROWS * PACKED_PIECE * BITS / 8 + PACKED_PIECE / GROUP * scales;
   static constexpr int w_stage = PACKED_BLOCKS * piece, x_stage = BN * PACKED_PIECE * 2;
   static constexpr int sums_stage = steps * BN * 4, stage = w_stage + x_stage + sums_stage;
-  static constexpr int buffers = BN <= 16 ? 2 : 1; /* of sums: with one, two blocks of threads find registers */
+  static constexpr int buffers = BN <= 16 ? 2 : 1; /* of sums: for two blocks of threads there are no more registers */
   /* What is taken off: the weights of whole numbers stand for. */
   static constexpr float more = BITS == 4 ? 128 : -128, middle = 1 << (BITS - 1);
   static constexpr bool level = !ZEROS && more + middle == 0; /* nothing */
@@ -163,11 +163,6 @@ template <> struct batch_mma<32> {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
   }
 };
-template <> struct batch_mma<64> {
-  __device__ static inline void run(float (&d)[32], const uint32_t a[4], uint64_t b, int add) {
-    wide_mma<0>(d, a, b, add);
-  }
-};
 
 /* ---- stages ---- */
 
@@ -250,14 +245,14 @@ __device__ static inline void sum_tokens(uint32_t x, uint32_t sums, int first, i
 /* A warp's work: sums of x of all stages. */
 template <class S, int BN>
 __device__ static inline void sum_stages(const batch_room<S> &room, batch_barriers *bars, int n, int lane) {
-  enum { AT_ONCE = BN < 16 ? 8 : 16 };
+  enum { TOKENS = BN < 16 ? 8 : 16 };
   batch_turn p = {0, 0};
 #pragma unroll 1
   for (int t = 0; t < n; t++, p.next(room.stages)) {
     barrier_wait(&bars->full[p.slot], p.turn);
 #pragma unroll 1
-    for (int first = 0; first < BN; first += AT_ONCE)
-      sum_tokens<S, BN, AT_ONCE / 8>(room.x(p.slot), room.sums(p.slot), first, lane);
+    for (int first = 0; first < BN; first += TOKENS)
+      sum_tokens<S, BN, TOKENS / 8>(room.x(p.slot), room.sums(p.slot), first, lane);
     __syncwarp();
     if (lane == 0) barrier_arrive(&bars->summed[p.slot]);
   }
@@ -321,14 +316,11 @@ __device__ static inline void unpack_step(uint32_t a[STEP / 16][4], uint32_t q, 
 /* Operands are made before the products that read them, wherever else the compiler would make them. */
 template <int N> __device__ static inline void made(uint32_t (&a)[N][4]) {
 #pragma unroll
-  for (int k = 0; k < N; k++)
-    asm volatile("" : "+r"(a[k][0]), "+r"(a[k][1]), "+r"(a[k][2]), "+r"(a[k][3])::"memory");
+  for (int k = 0; k < N; k++) asm volatile("" : "+r"(a[k][0]), "+r"(a[k][1]), "+r"(a[k][2]), "+r"(a[k][3])::"memory");
 }
 
 /* Sums of x of one step and this lane's tokens. */
-template <int BN> struct batch_x_sums {
-  uint2 of[BN / 8];
-};
+template <int BN> struct batch_x_sums { uint2 of[BN / 8]; };
 
 template <class S, int BN> __device__ static inline batch_x_sums<BN> load_sums(uint32_t at) {
   batch_x_sums<BN> x = {};
@@ -529,7 +521,7 @@ __device__ static inline void run_units(const batch_job &j, const batch_place &a
 #endif
 
 template <int BITS, int GROUP, bool ZEROS, int BN>
-__global__ void __launch_bounds__(THREADS, BN <= 32 ? 2 : 1)
+__global__ void __launch_bounds__(THREADS, 2)
     batch_kernel(const __grid_constant__ batch_job j, const __grid_constant__ CUtensorMap map) {
 #ifdef PU_WGMMA
   using S = batch_shape<BITS, GROUP, ZEROS, BN>;
@@ -568,39 +560,34 @@ __global__ void __launch_bounds__(THREADS, BN <= 32 ? 2 : 1)
 
 /* ---- launching ---- */
 
-/* Bytes of a multiprocessor's shared memory for stages of all its blocks. */
-enum { RING = 200 << 10 };
+/* Bytes of shared memory for a block of threads' stages; blocks of threads to a multiprocessor. */
+enum { RING = 72 << 10, AT_ONCE = 2 };
 
 static uint32_t units_of(const packed_matrix *w) {
   return (uint32_t)(ceil_div(w->l.blocks, PACKED_BLOCKS) * w->l.pieces);
 }
 
-static int env(const char *name, int other) {
-  return getenv(name) ? atoi(getenv(name)) : other;
-}
-
 static int blocks_of(const pu_cuda *d, uint32_t units) {
-  int each = (int)units >= d->sms * env("PU_T_MIN", 0) ? 2 : 1;
-  return PU_MIN((int)units, d->sms * env("PU_T_EACH", each));
+  return (int)PU_MIN(units, (uint32_t)PU_MIN(d->sms * AT_ONCE, (int)MOST_BLOCKS));
 }
 
 static int width_of(int64_t tokens) {
-  return tokens <= 8 ? 8 : tokens <= 16 ? 16 : tokens <= 32 ? 32 : 64;
+  return tokens <= 8 ? 8 : tokens <= 16 ? 16 : 32;
 }
 
 template <int BITS, int GROUP, bool ZEROS, int BN>
 static pu_err launch(pu_cuda *d, batch_job *j, const packed_x *x, pu_error *e) {
   using S = batch_shape<BITS, GROUP, ZEROS, BN>;
-  const int blocks = j->blocks, most = (int)(j->each + (j->more > 0));
-  const int ring = BN <= 32 ? env("PU_T_RING", 72) << 10 : env("PU_T_WIDE", 200) << 10;
-  j->stages = PU_MIN(PU_MIN(PU_MAX(ring / S::stage, 2), (int)MOST_STAGES), most);
+  const int most = (int)(j->each + (j->more > 0));
+  j->stages = PU_MIN(PU_MIN(PU_MAX(RING / S::stage, 2), (int)MOST_STAGES), most);
   const int bytes = j->stages * S::stage + 1024;
   CUtensorMap map;
   PU_TRY(pu_cuda_map_of(d, x->x, x->tokens, j->l.places, x->step, BN, &map, e));
-  PU_CUDA_TRY(cudaFuncSetAttribute(batch_kernel<BITS, GROUP, ZEROS, BN>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                   bytes),
-              "shared memory for a product", e);
-  pu_cuda_start(d, true, batch_kernel<BITS, GROUP, ZEROS, BN>, dim3((unsigned)blocks), THREADS, (size_t)bytes, *j, map);
+  PU_CUDA_TRY(
+      cudaFuncSetAttribute(batch_kernel<BITS, GROUP, ZEROS, BN>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+      "shared memory for a product", e);
+  pu_cuda_start(d, true, batch_kernel<BITS, GROUP, ZEROS, BN>, dim3((unsigned)j->blocks), THREADS, (size_t)bytes, *j,
+                map);
   return pu_cuda_launched("a product with a packed weight", e);
 }
 
@@ -611,10 +598,8 @@ static pu_err launch_width(pu_cuda *d, batch_job *j, const packed_x *x, int widt
     return launch<BITS, GROUP, ZEROS, 8>(d, j, x, e);
   case 16:
     return launch<BITS, GROUP, ZEROS, 16>(d, j, x, e);
-  case 32:
-    return launch<BITS, GROUP, ZEROS, 32>(d, j, x, e);
   default:
-    return launch<BITS, GROUP, ZEROS, 64>(d, j, x, e);
+    return launch<BITS, GROUP, ZEROS, 32>(d, j, x, e);
   }
 }
 
@@ -645,8 +630,7 @@ size_t packed_batch_bytes(const pu_cuda *d, const packed_matrix *w, int64_t toke
   return (size_t)(2 * blocks_of(d, units_of(w)) * width_of(tokens) / 8 * CONSUMERS) * sizeof(float4);
 }
 
-pu_err packed_batch(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, void *room,
-                    pu_error *e) {
+pu_err packed_batch(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, void *room, pu_error *e) {
   batch_job j = {};
   const uint32_t units = units_of(w);
   j.blocks = blocks_of(d, units);
