@@ -257,14 +257,13 @@ static void test_many_tokens(void **state) {
 }
 
 /* Among how many tokens a device promises one the same bits (compute.h): f32 among up to 16, bf16 among up to four, and
- * among five to 32. */
-enum { FEW = 16, FOUR = 4, BATCH = 32 };
+ * among five to 16. */
+enum { FEW = 16, FOUR = 4 };
 
 /* The fewest of them, and the most, that d's tokens can show. */
 static void alike(const product *d, int64_t *least, int64_t *most) {
-  const bool batch = d->type == PU_BF16 && d->n > FOUR;
-  *least = batch ? FOUR + 1 : 1;
-  *most = PU_MIN(d->n, batch ? BATCH : FEW);
+  *least = d->type == PU_BF16 && d->n > FOUR ? FOUR + 1 : 1;
+  *most = PU_MIN(d->n, FEW);
 }
 
 static void check_device(machine *x, pu_rng *r, const product *d) {

@@ -47,7 +47,6 @@ template <int BITS, int GROUP, bool ZEROS, int BN> struct batch_shape {
   static constexpr int piece = PACKED_ROWS * PACKED_PIECE * BITS / 8 + PACKED_PIECE / GROUP * scales;
   static constexpr int w_stage = PACKED_BLOCKS * piece, x_stage = BN * PACKED_PIECE * 2;
   static constexpr int sums_stage = steps * BN * 4, stage = w_stage + x_stage + sums_stage;
-  static constexpr int buffers = BN <= 16 ? 2 : 1; /* of sums: for two blocks of threads there are no more registers */
   /* What is taken off: the weights of whole numbers stand for. */
   static constexpr float more = BITS == 4 ? 128 : -128, middle = 1 << (BITS - 1);
   static constexpr bool level = !ZEROS && more + middle == 0; /* nothing */
@@ -152,17 +151,6 @@ template <> struct batch_mma<16> {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
   }
 };
-template <> struct batch_mma<32> {
-  __device__ static inline void run(float (&d)[16], const uint32_t a[4], uint64_t b, int add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, "
-                 "{%16, %17, %18, %19}, %20, p, 1, 1, 0;\n}"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-  }
-};
 
 /* ---- stages ---- */
 
@@ -211,18 +199,17 @@ template <class S> __device__ static inline void fetch_stages(batch_fetcher<S> &
   }
 }
 
-/* Sums of 8 TILES tokens' x over each step: products with ones. Steps and tiles are chains apart, lest each product
- * wait for the one before. */
-template <class S, int BN, int TILES>
-__device__ static inline void sum_tokens(uint32_t x, uint32_t sums, int first, int lane) {
-  constexpr int in_step = S::step / 32;
+/* Sums of a stage's x over each step: products with ones. Steps and eight tokens each are chains apart, lest each
+ * product wait for the one before. */
+template <class S, int BN> __device__ static inline void sum_stage(uint32_t x, uint32_t sums, int lane) {
+  constexpr int in_step = S::step / 32, TILES = BN / 8;
   const uint32_t ones = 0x3f803f80u;
   uint32_t b[TILES][4][4];
   float c[TILES][S::steps][4] = {};
 #pragma unroll
   for (int n = 0; n < TILES; n++)
 #pragma unroll
-    for (int k = 0; k < 4; k++) load4(b[n][k], x + wide_at<BN>(first + n * 8 + lane % 8, k * 4 + lane / 8));
+    for (int k = 0; k < 4; k++) load4(b[n][k], x + wide_at<BN>(n * 8 + lane % 8, k * 4 + lane / 8));
 #pragma unroll
   for (int i = 0; i < in_step * 2; i++)
 #pragma unroll
@@ -237,22 +224,19 @@ __device__ static inline void sum_tokens(uint32_t x, uint32_t sums, int first, i
   for (int n = 0; n < TILES; n++)
 #pragma unroll
     for (int s = 0; s < S::steps; s++)
-      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(sums + (s * BN + first + n * 8 + lane * 2) * 4),
-                   "f"(c[n][s][0]), "f"(c[n][s][1])
+      asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(sums + (s * BN + n * 8 + lane * 2) * 4), "f"(c[n][s][0]),
+                   "f"(c[n][s][1])
                    : "memory");
 }
 
 /* A warp's work: sums of x of all stages. */
 template <class S, int BN>
 __device__ static inline void sum_stages(const batch_room<S> &room, batch_barriers *bars, int n, int lane) {
-  enum { TOKENS = BN < 16 ? 8 : 16 };
   batch_turn p = {0, 0};
 #pragma unroll 1
   for (int t = 0; t < n; t++, p.next(room.stages)) {
     barrier_wait(&bars->full[p.slot], p.turn);
-#pragma unroll 1
-    for (int first = 0; first < BN; first += TOKENS)
-      sum_tokens<S, BN, TOKENS / 8>(room.x(p.slot), room.sums(p.slot), first, lane);
+    sum_stage<S, BN>(room.x(p.slot), room.sums(p.slot), lane);
     __syncwarp();
     if (lane == 0) barrier_arrive(&bars->summed[p.slot]);
   }
@@ -383,10 +367,10 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
   const int lane = thread % 32, pieces = (int)j.l.pieces;
   const batch_lane whole = lane_of<S, BITS>(PACKED_PIECE, S::piece, thread),
                    tail = lane_of<S, BITS>(j.l.tail, (int)j.l.tail_bytes, thread);
-  float sum[S::buffers][BN / 2];
+  float sum[2][BN / 2];
   uint32_t a[2][S::step / 16][4];
 #pragma unroll
-  for (int i = 0; i < BN / 2; i++) acc[i] = sum[0][i] = sum[S::buffers - 1][i] = 0;
+  for (int i = 0; i < BN / 2; i++) acc[i] = sum[0][i] = sum[1][i] = 0;
   batch_lane here = from + 1 == pieces ? tail : whole;
   uint32_t w = room.w(p.slot);
   barrier_wait(&bars->full[p.slot], p.turn);
@@ -399,8 +383,8 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
     auto finish = [&](int s) {
       if (s == 0 && !S::level) barrier_wait(&bars->summed[p.slot], p.turn);
       const batch_x_sums<BN> xs = load_sums<S, BN>(sums + s * BN * 4);
-      wide_wait<S::buffers - 1>();
-      add_step<S, BN>(acc, sum[s % S::buffers], before, xs);
+      wide_wait<1>();
+      add_step<S, BN>(acc, sum[s % 2], before, xs);
     };
 #pragma unroll
     for (int s = 0; s < S::steps; s++) {
@@ -409,9 +393,8 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
        * are, but a scale may be none. */
       if (s > 0 && s * S::step >= here.inputs) of.scale = of.zero = make_float2(0, 0);
       if (s > 0) unpack_step<BITS, S::step>(a[s % 2], w + here.q, s, here.inputs, lane);
-      if (s > 0 && S::buffers == 1) finish(s - 1);
-      multiply_step<S, BN>(sum[s % S::buffers], a[s % 2], x, s);
-      if (s > 0 && S::buffers == 2) finish(s - 1);
+      multiply_step<S, BN>(sum[s % 2], a[s % 2], x, s);
+      if (s > 0) finish(s - 1);
       before = of;
     }
     uint64_t *left = &bars->empty[p.slot];
@@ -423,7 +406,7 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
       unpack_step<BITS, S::step>(a[0], w + here.q, 0, here.inputs, lane);
     }
     wide_wait<0>();
-    add_step<S, BN>(acc, sum[S::buffers - 1], before, load_sums<S, BN>(sums + (S::steps - 1) * BN * 4));
+    add_step<S, BN>(acc, sum[1], before, load_sums<S, BN>(sums + (S::steps - 1) * BN * 4));
     __syncwarp();
     if (lane == 0) barrier_arrive(left);
   }
@@ -572,7 +555,7 @@ static int blocks_of(const pu_cuda *d, uint32_t units) {
 }
 
 static int width_of(int64_t tokens) {
-  return tokens <= 8 ? 8 : tokens <= 16 ? 16 : 32;
+  return tokens <= 8 ? 8 : 16;
 }
 
 template <int BITS, int GROUP, bool ZEROS, int BN>
@@ -593,14 +576,7 @@ static pu_err launch(pu_cuda *d, batch_job *j, const packed_x *x, pu_error *e) {
 
 template <int BITS, int GROUP, bool ZEROS>
 static pu_err launch_width(pu_cuda *d, batch_job *j, const packed_x *x, int width, pu_error *e) {
-  switch (width) {
-  case 8:
-    return launch<BITS, GROUP, ZEROS, 8>(d, j, x, e);
-  case 16:
-    return launch<BITS, GROUP, ZEROS, 16>(d, j, x, e);
-  default:
-    return launch<BITS, GROUP, ZEROS, 32>(d, j, x, e);
-  }
+  return width == 8 ? launch<BITS, GROUP, ZEROS, 8>(d, j, x, e) : launch<BITS, GROUP, ZEROS, 16>(d, j, x, e);
 }
 
 template <int BITS, int GROUP>

@@ -47,6 +47,16 @@ template <int BITS, int GROUP, bool ZEROS, int BN> struct many_shape {
 
 #ifdef HAS_WGMMA
 template <int N> struct wgmma_of;
+template <> struct wgmma_of<32> {
+  __device__ static inline void run(float *d, const uint32_t *a, uint64_t b) {
+    asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
+                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+                 "}, {%16, %17, %18, %19}, %20, 1, 1, 1, 0;"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
+                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
+  }
+};
 template <> struct wgmma_of<64> {
   __device__ static inline void run(float *d, const uint32_t *a, uint64_t b) {
     asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
@@ -468,12 +478,14 @@ static pu_err launch_many(pu_cuda *d, many_job *j, const packed_x *x, int64_t co
   PU_TRY(describe_x(x, cols, BN, &map, e));
   dim3 grid((unsigned)(j->row_tiles * j->token_tiles), (unsigned)j->shares);
   pu_cuda_start(d, true, many_kernel<BITS, GROUP, ZEROS, BN>, grid, MANY_THREADS, S::bytes, *j, map);
-  if (j->shares > 1) pu_cuda_start(d, true, add_shares, dim3((unsigned)ceil_div(j->tokens * j->rows, 256)), 256, 0, *j);
+  if (j->shares > 1)
+    pu_cuda_start(d, true, add_shares, dim3((unsigned)ceil_div(j->tokens * j->rows, 256)), 256, 0, *j);
   return pu_cuda_launched("a product with a packed weight", e);
 }
 
 template <int BITS, int GROUP, bool ZEROS>
 static pu_err launch_width(pu_cuda *d, many_job *j, const packed_x *x, int64_t cols, int width, pu_error *e) {
+  if (width == 32) return launch_many<BITS, GROUP, ZEROS, 32>(d, j, x, cols, e);
   if (width == 64) return launch_many<BITS, GROUP, ZEROS, 64>(d, j, x, cols, e);
   if (width == 128) return launch_many<BITS, GROUP, ZEROS, 128>(d, j, x, cols, e);
   return launch_many<BITS, GROUP, ZEROS, 256>(d, j, x, cols, e);
@@ -485,7 +497,7 @@ typedef struct many_plan {
 } many_plan;
 
 static int width_for(int64_t tokens) {
-  return tokens <= 64 ? 64 : tokens <= 128 ? 128 : 256;
+  return tokens <= 32 ? 32 : tokens <= 64 ? 64 : tokens <= 128 ? 128 : 256;
 }
 
 static many_plan plan_of(const pu_cuda *d, const packed_matrix *w, int64_t tokens) {
