@@ -370,11 +370,12 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * in whichever order it is summed and whichever other rows there are. A row of x in which one value is not finite becomes
  * NaN.
  * Beside a PACKED w a device has bounds of its own, besides the rounding of sums, which the bound above covers. With up to
- * 16 tokens of bf16, and any number of f32, it takes w as it is, and rounds x to whole numbers, 128 inputs of a token at a
- * time: by 2^-14 of the largest magnitude among them at most, of f32 by 2^-30; where one of them is no number, or infinite,
- * all of the token's y are no numbers. With more tokens of bf16 it takes x as it is, and rounds w to bf16 at most: y differs
- * from the product with x and w by 2^-9 * sum over k of |w[k] x[k]| at most. A token's bits are the same among up to 16
- * tokens on a device, whichever the others are, and the same among more. */
+ * 4 tokens of bf16 (16 without warpgroup products), and any number of f32, it takes w as it is, and rounds x to whole
+ * numbers, 128 inputs of a token at a time: by 2^-14 of the largest magnitude among them at most, of f32 by 2^-30; where one
+ * of them is no number, or infinite, all of the token's y are no numbers. With more tokens of bf16 it takes x as it is, and
+ * rounds w to bf16 at most: y differs from the product with x and w by 2^-9 * sum over k of |w[k] x[k]| at most. A token's
+ * bits on a device are the same whichever the others are among up to 16 tokens of f32, among up to 4 of bf16, and among 5 to
+ * 16. */
 typedef struct pu_linear_args {
   pu_tensor *x, *w, *b, *y;
   bool no_dx, no_dw; /* what backward leaves out: x's gradient; w's and b's. x's comes last, and may lie where x does */

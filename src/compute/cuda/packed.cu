@@ -1,6 +1,8 @@
 /* Weights in few bits: packing them, giving them back, and which kernel multiplies by them. */
 #include "src/compute/cuda/packed.h"
 
+#include "src/compute/cuda/packed_batch.h"
+
 #include "src/compute/cuda/use.h"
 #include "src/compute/cuda/w8a8.h"
 
@@ -307,6 +309,16 @@ static pu_err linear_many(pu_cuda *d, const pu_linear_args *a, const packed_matr
   return packed_many(d, w, &x, w->l.places, &y, (char *)room + placed, e);
 }
 
+static pu_err linear_batch(pu_cuda *d, const pu_linear_args *a, const packed_matrix *w, pu_error *e) {
+  size_t placed = placed_bytes(a->x, w), sums = packed_batch_bytes(d, w, a->x->shape[0]);
+  packed_x x;
+  packed_y y = y_of(a);
+  void *room;
+  PU_TRY(pu_cuda_work(d, placed + sums, &room, e));
+  PU_TRY(ready_x(d, a->x, w, room, &x, e));
+  return packed_batch(d, w, &x, &y, (char *)room + placed, e);
+}
+
 static pu_err linear_few(pu_cuda *d, const pu_linear_args *a, const packed_matrix *w, pu_error *e) {
   size_t bytes = rounded_bytes(a->x, w);
   packed_x x;
@@ -348,14 +360,15 @@ pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   packed_matrix w = packed_matrix_of(a->w, 0);
   int64_t tokens = a->x->shape[0];
   if (tokens == 0 || w.rows == 0) return PU_OK;
-  bool many = tokens > PACKED_FEW && a->x->dtype == PU_BF16 && packed_many_can(d) && w.cols > 0;
-  if (many) return linear_many(d, a, &w, e);
+  bool wide = tokens >= PACKED_BATCH_FROM && a->x->dtype == PU_BF16 && packed_many_can(d) && w.cols > 0;
+  if (wide) return tokens <= PACKED_BATCH ? linear_batch(d, a, &w, e) : linear_many(d, a, &w, e);
   if (tokens <= FEW_TOKENS || w.cols == 0) return linear_few(d, a, &w, e);
   return linear_plain(d, a, &w, e);
 }
 
-static bool many_experts(const pu_cuda *d, const pu_tensor *x, const packed_matrix *w) {
-  return x->shape[0] > PACKED_FEW && x->dtype == PU_BF16 && packed_many_can(d) && w->cols > 0;
+/* Which kernels take experts' rows: by wgmma, of few rows each or of many. */
+static bool experts_wide(const pu_cuda *d, const pu_tensor *x, const packed_matrix *w) {
+  return x->shape[0] >= PACKED_BATCH_FROM && x->dtype == PU_BF16 && packed_many_can(d) && w->cols > 0;
 }
 
 pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w, const int32_t *offsets, pu_tensor *y,
@@ -365,12 +378,13 @@ pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w
   packed_x from;
   packed_y to = {y->data, y->stride[0], y->dtype, NULL, PU_F32};
   if (x->shape[0] == 0) return PU_OK;
-  if (many_experts(d, x, &m)) {
-    PU_TRY(ready_x(d, x, &m, room, &from, e));
-    return packed_many_parts(d, &m, &from, m.l.places, &to, &parts, e);
+  if (!experts_wide(d, x, &m)) {
+    PU_TRY(round_x(d, x, &m, room, &from, e));
+    return packed_few(d, &m, &from, &to, &parts, e);
   }
-  PU_TRY(round_x(d, x, &m, room, &from, e));
-  return packed_few(d, &m, &from, &to, &parts, e);
+  PU_TRY(ready_x(d, x, &m, room, &from, e));
+  if (x->shape[0] / parts.n > PACKED_BATCH) return packed_many_parts(d, &m, &from, m.l.places, &to, &parts, e);
+  return packed_batch_parts(d, &m, &from, &to, &parts, e);
 }
 
 size_t pu_cuda_packed_experts_bytes(const pu_tensor *x, const pu_tensor *w) {

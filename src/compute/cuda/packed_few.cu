@@ -466,7 +466,7 @@ __global__ void __launch_bounds__(THREADS, NT == 1 ? 2 : 1) few_kernel(const __g
     end = j.of.offsets[blockIdx.y + 1];
     w += blockIdx.y * j.of.step;
   }
-  const int most = NT * 4 / j.parts;
+  const int most = j.lines / j.parts;
   for (bool first = !j.of.offsets; token < end; token += most, first = false) {
     run_units<BITS, GROUP, ZEROS, NT>(j, w, room, token, (int)min((int64_t)most, end - token), first);
     __syncthreads();
@@ -561,6 +561,16 @@ static few_room room_for(size_t ring, int groups, int lines, int slice_pieces, s
   }
 }
 
+/* Where even one piece of x is too much (8.6 and 8.9 have 99 KB), fewer lines are taken at a time. */
+static few_room room_of(few_job *j, size_t ring, int groups, int slice_pieces, size_t most) {
+  few_room room = room_for(ring, groups, j->lines, slice_pieces, most);
+  while (room.bytes > most && j->lines > 2 * j->parts) {
+    j->lines = j->lines / 2 / j->parts * j->parts;
+    room = room_for(ring, groups, j->lines, slice_pieces, most);
+  }
+  return room;
+}
+
 template <int BITS, int GROUP, bool ZEROS, int NT> static pu_err launch(pu_cuda *d, few_job *j, pu_error *e) {
   using S = few_shape<BITS, GROUP, ZEROS, NT>;
   static int most = 0; /* of shared memory; one device */
@@ -576,12 +586,12 @@ template <int BITS, int GROUP, bool ZEROS, int NT> static pu_err launch(pu_cuda 
   /* Two blocks to a multiprocessor, and no more slots than are ever filled. */
   int64_t filled = ceil_div(j->units, 2 * d->sms) * slice_pieces;
   j->slots = (int)(j->of.offsets ? (int64_t)S::depth : PU_MIN((int64_t)S::depth, filled));
-  few_room room = room_for((size_t)(WARPS * j->slots * S::stage), S::groups, j->lines, slice_pieces, (size_t)most);
+  few_room room = room_of(j, (size_t)(WARPS * j->slots * S::stage), S::groups, slice_pieces, (size_t)most);
   int resident = d->sms * 2;
   if (room.bytes > (size_t)most / 2 - 1024) {
     resident = d->sms;
     j->slots = S::depth;
-    room = room_for((size_t)(WARPS * j->slots * S::stage), S::groups, j->lines, slice_pieces, (size_t)most);
+    room = room_of(j, (size_t)(WARPS * j->slots * S::stage), S::groups, slice_pieces, (size_t)most);
   }
   j->x_pieces = room.x_pieces;
   const dim3 grid((unsigned)PU_MIN(j->units, resident), j->of.offsets ? (unsigned)j->of.n : 1);

@@ -404,10 +404,12 @@ __global__ void __launch_bounds__(MANY_THREADS, BN <= 64 ? 2 : 1)
   extern __shared__ char raw[];
   char *room = raw + (1024 - (uint32_t)__cvta_generic_to_shared(raw) % 1024) % 1024;
   const uint32_t room_at = (uint32_t)__cvta_generic_to_shared(room);
+  if (j.of.offsets) after_last_kernel();
   const many_place p = j.of.offsets ? place_among<BN>(j) : place_of<BN>(j);
   if (p.token >= p.end) return;
   if (threadIdx.x == 0) make_barriers<S>(room_at);
   __syncthreads();
+  if (threadIdx.x / 32 != 1) after_last_kernel(); /* the warp that asks for weights need not wait */
   if (threadIdx.x < 128) {
     asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
     if (threadIdx.x == 0) copy_x<S, BN>(j, &map, p, room_at);
@@ -426,6 +428,7 @@ __global__ void __launch_bounds__(MANY_THREADS, BN <= 64 ? 2 : 1)
 /* y = the shares' sums, in order, and the bias. */
 __global__ static void add_shares(const many_job j) {
   int64_t i = (int64_t)blockIdx.x * 256 + threadIdx.x, row = i % j.rows, token = i / j.rows, n = j.tokens * j.rows;
+  after_last_kernel();
   if (i >= n) return;
   float v = 0;
   for (int s = 0; s < j.shares; s++) v += j.sums[s * n + i];
@@ -474,8 +477,9 @@ static pu_err launch_many(pu_cuda *d, many_job *j, const packed_x *x, int64_t co
   allowed = true;
   PU_TRY(describe_x(x, cols, BN, &map, e));
   dim3 grid((unsigned)(j->row_tiles * j->token_tiles), (unsigned)j->shares);
-  many_kernel<BITS, GROUP, ZEROS, BN><<<grid, MANY_THREADS, S::bytes, d->stream>>>(*j, map);
-  if (j->shares > 1) add_shares<<<(unsigned)ceil_div(j->tokens * j->rows, 256), 256, 0, d->stream>>>(*j);
+  pu_cuda_start(d, true, many_kernel<BITS, GROUP, ZEROS, BN>, grid, MANY_THREADS, S::bytes, *j, map);
+  if (j->shares > 1)
+    pu_cuda_start(d, true, add_shares, dim3((unsigned)ceil_div(j->tokens * j->rows, 256)), 256, 0, *j);
   return pu_cuda_launched("a product with a packed weight", e);
 }
 
