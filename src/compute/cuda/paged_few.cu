@@ -1100,9 +1100,10 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
   typedef shape<D, KB, VB, NT> S;
   constexpr int TILE = S::tile;
   extern __shared__ __align__(1024) char shared[];
-  /* Who brings the plan lets no kernel behind it start before it has waited, so that all those find it there. */
+  /* Who brings the plan lets no kernel behind it start before it has waited, so that all those find it there. Of few
+   * blocks the next kernel starts when the queries are there: the weights that a product asks for come before them. */
   if (!f.early) wait_before();
-  start_next();
+  if (!f.one) start_next();
   const int most = min(f.rows, NT * 8), each = f.one ? S::bytes_of_one(most) : f.stages * S::stage;
   char *mine = shared + threadIdx.x / 32 * each;
   place m;
@@ -1140,6 +1141,7 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
         fresh.lane = new_lane<D>(a, m, 0, f.kv_heads);
         begin<D, KB, NT>(w, a, m, scale);
       }
+      if (f.one) start_next();
       clear(w);
       for (int pos = first_of<TILE>(from_of<TILE>(m, a)); pos < end; pos += WARPS * TILE) {
         if (f.one) used = pos / (WARPS * TILE) % S::steps;
