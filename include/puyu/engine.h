@@ -299,6 +299,7 @@ typedef struct pu_engine_stats {
   int64_t prefill_tokens, decode_tokens;
   double overhead_seconds; /* of both: choosing who runs and laying out their tokens; not sampling */
   int64_t steps, preemptions;
+  int64_t steps_ahead; /* that were made ready while the step before ran, and taken so: 0 where no device keeps steps */
   int64_t guesses, guesses_right;
   int64_t prefix_tokens_hit, prefix_tokens_asked; /* prompt tokens found in the prefix cache, of those looked for */
   int64_t prefix_tokens_host;                     /* of the hits, those that came from the second tier */

@@ -402,6 +402,7 @@ static pu_err run(pu_engine *en, batch *b, pu_error *e) {
   uint64_t key = key_of(en, b, &o);
   bool done = false;
   if (en->ahead) PU_TRY(go_on(en, b, &o, key, &done, e));
+  en->stats.steps_ahead += done;
   if (!done) PU_TRY(key ? compute_kept(en, b, &o, key, e) : compute(en, b, &o, e));
   for (int32_t i = 0; i < b->n; i++) /* a device computes meanwhile */
     if (en->shares[i].makes) pu_constrain_prepare(en->shares[i].s);

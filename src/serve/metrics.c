@@ -57,6 +57,8 @@ static void put_engine(pu_buf *b, const pu_engine_stats *st) {
   put(b, "preemptions_total", "counter", "Sequences that gave up their blocks for an older one.",
       (double)st->preemptions);
   put(b, "steps_total", "counter", "Forward passes.", (double)st->steps);
+  put(b, "steps_ahead_total", "counter", "Of these, passes that were made ready while the one before ran.",
+      (double)st->steps_ahead);
   put(b, "prefill_seconds_total", "counter", "Time of passes with prompt tokens.", st->prefill_seconds);
   put(b, "decode_seconds_total", "counter", "Time of passes without.", st->decode_seconds);
   put(b, "prefill_tokens_total", "counter", "Tokens of passes with prompt tokens.", (double)st->prefill_tokens);

@@ -210,8 +210,26 @@ static void kept_steps_say_the_same(void **state) {
     }
 }
 
+/* Of an undisturbed batch nearly all steps are made ready while the one before runs, and taken as they were. */
+static void steps_are_made_ready(void **state) {
+  (void)state;
+  bench b = open_model(pu_isa_best(), PU_BF16, PU_QUANT_NONE, false);
+  const pu_engine_options o = {.context = CONTEXT, .max_batch = FEW, .no_prefix_cache = true};
+  pu_engine *en;
+  assert_ok(pu_engine_over(b.m, NULL, &o, &en, &b.e), &b.e);
+  for (int i = 0; i < FEW; i++) begin(en, i, LONG);
+  run(en);
+  const pu_engine_stats s = pu_engine_get_stats(en);
+  if (b.be->record)
+    assert_in_range(s.steps_ahead, s.steps * 3 / 4, s.steps - 1);
+  else
+    assert_int_equal(s.steps_ahead, 0);
+  pu_engine_free(en);
+  close_model(&b);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(alone_as_among_others),
-                                     cmocka_unit_test(kept_steps_say_the_same)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(alone_as_among_others), cmocka_unit_test(kept_steps_say_the_same),
+                                     cmocka_unit_test(steps_are_made_ready)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

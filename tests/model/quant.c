@@ -144,15 +144,16 @@ static const way ways[] = {
     {"gptq4-order", PU_QUANT_GPTQ, 4, false, true}, {"gptq8-order", PU_QUANT_GPTQ, 8, true, true},
     {"int8", PU_QUANT_INT8, 8, true, false}};
 
-/* Rounds what can be in few bits, in memory, too. Rows of a layer's matrices, and not the output's, as such files have
- * it. */
-static pu_qmatrix *quantise(pu_model *m, const way *w) {
+/* Rounds what can be in few bits, in memory, too: the matrices of layers, and seldom the output, as such files have it.
+ */
+static pu_qmatrix *quantise(pu_model *m, const way *w, bool output) {
   pu_error e;
   pu_qmatrix *q = calloc(m->n_params, sizeof *q);
   for (size_t i = 0; i < m->n_params; i++) {
     const pu_param *p = &m->params[i];
     int64_t cols = p->w->shape[p->w->ndim - 1], rows = pu_tensor_count(p->w) / cols;
-    if (!p->decay || p->layer < 0 || p->slot == PU_SLOT_ROUTER) continue;
+    bool layers = p->layer >= 0 && p->slot != PU_SLOT_ROUTER;
+    if (!p->decay || !(layers || (output && p->slot == PU_SLOT_OUTPUT))) continue;
     assert_ok(pu_qmatrix_init(&q[i], w->bits, rows, cols, w->format == PU_QUANT_INT8 ? 0 : 32, w->symmetric, &e), &e);
     if (w->ordered) fill_order(q[i].g_idx = malloc((size_t)cols * sizeof(int32_t)), cols, 32);
     for (int64_t r = 0; r < rows; r++) {
@@ -171,7 +172,7 @@ static void drop_all(pu_qmatrix *q, size_t n) {
 static void write_as(pu_backend *be, const char *from, const way *w, const char *dir, pu_model **m) {
   pu_error e;
   assert_ok(pu_model_load(from, be, &(pu_model_options){.dtype = PU_F32}, m, &e), &e);
-  pu_qmatrix *q = quantise(*m, w);
+  pu_qmatrix *q = quantise(*m, w, false);
   assert_ok(pu_model_save_quantised(*m, dir, PU_F32, w->format, q, 0, &e), &e);
   drop_all(q, (*m)->n_params);
 }
@@ -546,6 +547,34 @@ static void replace_in(const char *path, const char *from, const char *to) {
   pu_buf_deinit(&out);
 }
 
+/* A model that is tied, and whose file has an output all the same, in few bits: that is passed over as a plain copy of
+ * the embedding is, and the output stays plain. */
+static void tied_output_in_few_bits_is_passed_over(void **state) {
+  if (pu_test_elsewhere()) skip(); /* it reads and writes weights where they lie */
+  static const way w = {"", PU_QUANT_GPTQ, 4, false, false};
+  char dir[400], config[500];
+  pu_model *m;
+  pu_error e;
+  snprintf(dir, sizeof dir, "%s/tied-gptq", folder);
+  snprintf(config, sizeof config, "%s/config.json", dir);
+  assert_ok(pu_model_load(PU_FIXTURES "/hf-mini/llama3-tiny", *state, &(pu_model_options){.dtype = PU_F32}, &m, &e),
+            &e);
+  pu_qmatrix *q = quantise(m, &w, true);
+  assert_ok(pu_model_save_quantised(m, dir, PU_F32, w.format, q, 0, &e), &e);
+  drop_all(q, m->n_params);
+  pu_model_free(m);
+  shown untied = show(*state, dir, (pu_model_options){.dtype = PU_F32, .tile = true});
+  assert_int_equal(untied.m->outer[PU_SLOT_OUTPUT]->layout, PU_LAYOUT_PACKED);
+  replace_in(config, "\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true");
+  shown plain = show(*state, dir, (pu_model_options){.dtype = PU_F32, .quant = PU_QUANT_NONE});
+  shown packed = show(*state, dir, (pu_model_options){.dtype = PU_F32, .tile = true});
+  assert_int_equal(packed_matrices(packed.m), 4 * (size_t)packed.m->hp.layers);
+  assert_int_not_equal(packed.m->outer[PU_SLOT_OUTPUT]->layout, PU_LAYOUT_PACKED);
+  assert_true(far(&packed, &plain) < 1e-5);
+  assert_true(far(&packed, &untied) > 1e-2);
+  hide(&untied), hide(&plain), hide(&packed);
+}
+
 /* The first i32 of a tensor. */
 static void set_first(const char *path, const char *name, int32_t value) {
   pu_buf bytes;
@@ -635,7 +664,7 @@ static void zeros_are_read_in_both_formats(void **state) {
   snprintf(config, sizeof config, "%s/config.json", dir);
   snprintf(weights, sizeof weights, "%s/model.safetensors", dir);
   write_as(*state, PU_FIXTURES "/hf-mini/internlm2-tiny", &w, dir, &m);
-  pu_qmatrix *q = quantise(m, &w);
+  pu_qmatrix *q = quantise(m, &w, false);
   for (size_t i = 0; i < m->n_params; i++)
     for (int64_t g = 0; q[i].zero && g < q[i].rows * pu_qmatrix_groups(&q[i]); g++) q[i].zero[g] = (uint8_t)(g % 16);
   pu_error e;
@@ -700,7 +729,7 @@ static void what_does_not_go_together_is_not_written(void **state) {
   pu_error e;
   assert_ok(pu_model_load(PU_FIXTURES "/hf-mini/internlm2-tiny", *state, &(pu_model_options){.dtype = PU_F32}, &m, &e),
             &e);
-  pu_qmatrix *q = quantise(m, &w);
+  pu_qmatrix *q = quantise(m, &w, false);
   snprintf(dir, sizeof dir, "%s/unwritten", folder);
   assert_int_equal(pu_model_save_quantised(m, dir, PU_F32, PU_QUANT_AWQ, q, 0, &e), PU_ERR_USAGE);
   assert_non_null(strstr(e.msg, "4 bits"));
@@ -764,6 +793,7 @@ int main(void) {
                                      cmocka_unit_test(int8_files_keep_their_codes),
                                      cmocka_unit_test(gguf_stays_in_few_bits),
                                      cmocka_unit_test(tied_gguf_keeps_its_output),
+                                     cmocka_unit_test(tied_output_in_few_bits_is_passed_over),
                                      cmocka_unit_test(weights_are_kept_for_the_next_time),
                                      cmocka_unit_test(damage_is_found),
                                      cmocka_unit_test(older_files_are_read),

@@ -11,7 +11,7 @@ enum {
 
 /* The keys of a sequence are divided into pieces by their place alone: never by the batch, nor by how long the sequence
  * is, so a token's sums are the same ones however it comes. A piece is 128 keys, or 256 in few bits. */
-static __host__ __device__ inline int pu_cuda_piece_log(int bits) {
+static __host__ __device__ constexpr int pu_cuda_piece_log(int bits) {
   return bits == 8 || bits == 4 ? 8 : 7;
 }
 enum {

@@ -27,6 +27,7 @@ namespace {
 
 constexpr int WARPS = 4, GROUP = 16 /* keys that lie side by side in the cache */;
 constexpr float LOG2E = 1.4426950408889634f;
+constexpr int SHORT = 16; /* pieces of a short sequence, at most: see is_short */
 
 template <int D, int BITS> struct sizes {
   static constexpr int row = BITS == 16 ? D * 2 : D * BITS / 8 + PU_KV_PAIR_BYTES; /* bytes, as in the cache */
@@ -34,13 +35,23 @@ template <int D, int BITS> struct sizes {
 
 /* With NT times eight rows. */
 template <int D, int KB, int VB, int NT> struct shape {
-  static constexpr int tile = KB == 16 ? 16 : 32; /* keys of a warp's step */
+  static constexpr int tile = KB == 16 ? 16 : 32;                             /* keys of a warp's step */
+  static constexpr int steps = (1 << pu_cuda_piece_log(KB)) / (WARPS * tile); /* of a piece */
   static constexpr int keys = tile * sizes<D, KB>::row, stage = keys + tile * sizes<D, VB>::row;
-  static constexpr int shorts = stage / (D * (int)sizeof(float)); /* pieces whose sums have room in a stage */
-  static constexpr int blocks = KB == 4 && NT == 1 ? 3 : 2;       /* of a multiprocessor */
-  /* Of shared memory: a warp's stages, and what it leaves for the others of so many rows (see `exchange`). */
-  static constexpr int bytes(int stages, int rows) {
-    return WARPS * (stages * stage + rows * (D + 4 + 2) * (int)sizeof(float));
+  static constexpr int sums = D * (int)sizeof(float);       /* of a row and piece */
+  static constexpr int shorts = stage / sums;               /* pieces whose sums have room in a stage */
+  static constexpr int blocks = KB == 4 && NT == 1 ? 3 : 2; /* of a multiprocessor */
+  /* Of shared memory, a warp's: its stages, and what it leaves for the others of so many rows (see `exchange`). Where a
+   * block has one piece the latter lies where tiles were, and then there is room to add up a short sequence: as little
+   * as that, so that the block is beside one of a product's. */
+  __host__ __device__ static constexpr int left(int rows) {
+    return (rows * (D + 4 + 2) * (int)sizeof(float) + 15) / 16 * 16;
+  }
+  __host__ __device__ static constexpr int bytes(int stages, int rows) {
+    return stages * stage + left(rows);
+  }
+  __host__ __device__ static constexpr int bytes_of_one(int rows) {
+    return PU_MAX(steps * stage, left(rows) + SHORT * sums);
   }
 };
 
@@ -227,61 +238,80 @@ typedef struct arrival {
   int block;
 } arrival;
 
-/* Of a new token's key and value as they come, in bf16: for a cache in bf16 eight values of the key (the first lanes)
- * or of the value, else four of each. Nothing is done with them here, so that the queries are asked for meanwhile. */
-template <int D, int BITS> __device__ uint4 new_lane(const pu_cuda_attend &a, const place &m, int token, int kv_heads) {
+/* Eight values of a new token's key (the first lanes) or value, as they come. Nothing is done with them here, so that
+ * the queries are asked for meanwhile. */
+template <int D> __device__ uint4 new_lane(const pu_cuda_attend &a, const place &m, int token, int kv_heads) {
   const char *key = a.q + (m.row + token) * a.q_row + (int64_t)(a.heads + m.head) * D * 2;
-  const char *value = key + (int64_t)kv_heads * D * 2;
   const int lane = threadIdx.x % 32;
-  if (BITS == 16) return *(const uint4 *)((lane < D / 8 ? key : value) + lane % (D / 8) * 16);
-  const uint2 k = *(const uint2 *)(key + lane % (D / 4) * 8), v = *(const uint2 *)(value + lane % (D / 4) * 8);
-  return {k.x, k.y, v.x, v.y};
+  return *(const uint4 *)(key + (lane < D / 8 ? 0 : (int64_t)kv_heads * D * 2) + lane % (D / 8) * 16);
 }
 
-/* From values 4 l, … of a row to l, l + 32, …, two in a word. */
-template <int D> __device__ uint2 spread(uint32_t x, uint32_t y) {
-  const int lane = threadIdx.x % 32;
-  uint32_t to[2] = {};
+/* The same, the key turned. */
+template <int D> __device__ uint4 to_put(uint4 x, const float *cs) {
+  const int lane = threadIdx.x % 32, piece = lane % (D / 8);
+  if (!cs) return x;
+  const auto across = [](uint32_t v) { return __shfl_xor_sync(0xffffffffu, v, D / 16); };
+  const uint4 other = {across(x.x), across(x.y), across(x.z), across(x.w)};
+  return lane < D / 8 ? turned_eight(x, other, cs + piece % (D / 16) * 8, D / 2, piece < D / 16 ? -1.0f : 1.0f) : x;
+}
+
+/* The first zero of a row, of which each lane has eight values; see pu_first_zero. */
+template <int D> __device__ float first_zero(const float v[8]) {
+  float mine = 1;
 #pragma unroll
-  for (int i = 0; i < D / 32; i++) {
-    const int from = lane / 4 + 8 * i;
-    const uint32_t low = __shfl_sync(0xffffffffu, x, from), high = __shfl_sync(0xffffffffu, y, from);
-    const uint32_t word = lane & 2 ? high : low, value = lane & 1 ? word >> 16 : word & 0xffff;
-    to[i / 2] |= value << i % 2 * 16;
-  }
-  return {to[0], to[1]};
+  for (int i = 7; i >= 0; i--) mine = v[i] == 0 ? v[i] : mine;
+  const unsigned all = __ballot_sync(0xffffffffu, mine == 0);
+  const int group = threadIdx.x % 32 / (D / 8) * (D / 8);
+  const float zero = __shfl_sync(0xffffffffu, mine, (__ffs(all >> group & ((1u << D / 8) - 1)) - 1 + group) & 31);
+  return zero == 0 ? zero : 0;
 }
 
-/* What a lane puts into a tile of a new token's rows: turned, and spread where they are to be packed. */
-template <int D, int BITS> __device__ uint4 to_put(uint4 x, const float *cs) {
-  const int lane = threadIdx.x % 32, piece = lane % (D / 8), apart = (D - 64) / 2;
-  if (BITS == 16) {
-    if (!cs) return x;
-    const auto across = [](uint32_t v) { return __shfl_xor_sync(0xffffffffu, v, D / 16); };
-    const uint4 other = {across(x.x), across(x.y), across(x.z), across(x.w)};
-    return lane < D / 8 ? turned_eight(x, other, cs + piece % (D / 16) * 8, D / 2, piece < D / 16 ? -1.0f : 1.0f) : x;
+/* pu_pack_row of two rows at once, the key's and the value's, to the bit. */
+template <int D, int KB, int VB> __device__ void pack_both(uint4 x, char *key, char *value) {
+  const int lane = threadIdx.x % 32, piece = lane % (D / 8);
+  const bool first = lane < D / 8;
+  const int bits = first ? KB : VB;
+  const uint32_t words[4] = {x.x, x.y, x.z, x.w};
+  const float most = (float)((1 << bits) - 1), f16_max = 65504;
+  float v[8], low = f16_max, high = -f16_max;
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    v[i] = __uint_as_float(i % 2 ? words[i / 2] & 0xffff0000u : words[i / 2] << 16);
+    low = v[i] < low ? v[i] : low;
+    high = v[i] > high ? v[i] : high;
   }
-  uint2 k = spread<D>(x.x, x.y);
-  const uint2 v = spread<D>(x.z, x.w);
-  if (cs) {
-    const float2 cos = {cs[lane], cs[lane + apart]}, sin = {cs[D / 2 + lane], cs[D / 2 + lane + apart]};
-    if (D == 64) /* both of a pair are in a word */
-      k.x = turned_two(k.x, __byte_perm(k.x, 0, 0x1032), cos, {-sin.x, sin.x}, 1);
+#pragma unroll
+  for (int step = 1; step < D / 8; step *= 2) {
+    low = fminf(low, __shfl_xor_sync(0xffffffffu, low, step));
+    high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, step));
+  }
+  low = fmaxf(low, -f16_max);
+  if (__any_sync(0xffffffffu, low == 0)) {
+    const float zero = first_zero<D>(v);
+    low = low == 0 ? zero : low;
+  }
+  high = fminf(high, f16_max);
+  high = high > low ? high : low;
+  const half low_kept = __float2half_rn(low);
+  low = __half2float(low_kept);
+  const half scale_kept = __float2half_rn(__fdiv_rn(__fsub_rn(high, low), most));
+  const float scale = __half2float(scale_kept), inverse = scale > 0 ? __fdiv_rn(1.0f, scale) : 0;
+  uint32_t codes[2] = {};
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    const uint32_t q = (uint32_t)pu_level(v[i], low, inverse, most);
+    if (KB == 8 && (VB == 8 || first))
+      codes[i / 4] |= q << i % 4 * 8;
     else
-      k = {turned_two(k.x, k.y, cos, sin, -1), turned_two(k.y, k.x, cos, sin, 1)};
+      codes[0] |= q << i * 4;
   }
-  return {k.x, k.y, v.x, v.y};
-}
-
-/* A row of few bits, from two words of to_put. */
-template <int D, int BITS> __device__ void pack(char *row, uint32_t x, uint32_t y) {
-  float v[PU_CUDA_LANE_VALUES];
-#pragma unroll
-  for (int i = 0; i < PU_CUDA_LANE_VALUES; i++) {
-    const uint32_t word = i / 2 ? y : x;
-    v[i] = i < D / 32 ? __uint_as_float(i % 2 ? word & 0xffff0000u : word << 16) : __int_as_float(0x7fffffff);
-  }
-  pu_pack_row(row, BITS, v, D);
+  char *row = first ? key : value;
+  if (lane >= D / 4) return;
+  uint32_t *to = (uint32_t *)(row + piece * bits);
+  to[0] = codes[0];
+  if (bits == 8) to[1] = codes[1];
+  if (piece == 0)
+    *(uint32_t *)(row + D * bits / 8) = __half_as_ushort(scale_kept) | (uint32_t)__half_as_ushort(low_kept) << 16;
 }
 
 /* What to_put gave, into row r of a tile. */
@@ -289,12 +319,8 @@ template <int D, int KB, int VB> __device__ void put_row(uint4 x, int r, char *k
   const int lane = threadIdx.x % 32;
   if constexpr (KB == 16) {
     if (lane < D / 4) *(uint4 *)((lane < D / 8 ? keys : values) + swizzled<D>(r, lane % (D / 8))) = x;
-  } else if constexpr (KB == VB) {
-#pragma unroll 1 /* code that few blocks run has to come from afar */
-    for (int i = 0; i < 2; i++) pack<D, KB>((i ? values : keys) + r * sizes<D, KB>::row, i ? x.z : x.x, i ? x.w : x.y);
   } else {
-    pack<D, KB>(keys + r * sizes<D, KB>::row, x.x, x.y);
-    pack<D, VB>(values + r * sizes<D, VB>::row, x.z, x.w);
+    pack_both<D, KB, VB>(x, keys + r * sizes<D, KB>::row, values + r * sizes<D, VB>::row);
   }
 }
 
@@ -303,13 +329,14 @@ template <int D, int KB, int VB> __device__ void put_row(uint4 x, int r, char *k
 template <int D, int KB, int VB, int TILE>
 __device__ run load_piece(place &p, const pu_cuda_attend &a, const pu_cuda_few &f, uint32_t to, int stage) {
   const int rest = blockIdx.x / f.width, piece = blockIdx.x % f.width;
-  cursor<TILE> c[2];
+  constexpr int STEPS = shape<D, KB, VB, 1>::steps;
+  cursor<TILE> c[STEPS];
   p.group = rest % f.groups;
   p.head = rest / f.groups % f.kv_heads;
   p.seq = rest / f.groups / f.kv_heads;
   const int4 *seq = (const int4 *)&f.seqs[p.seq], x = __ldg(seq), y = __ldg(seq + 1);
 #pragma unroll
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < STEPS; i++) {
     c[i].p = p;
     c[i].pos = (piece << pu_cuda_piece_log(a.k.bits)) + (i * WARPS + (int)threadIdx.x / 32) * TILE;
     c[i].end = a.k.table_stride << a.k.shift;
@@ -318,7 +345,7 @@ __device__ run load_piece(place &p, const pu_cuda_attend &a, const pu_cuda_few &
       c[i].block[j] = c[i].pos + j * GROUP < c[i].end ? max(block_at(a, p, c[i].pos + j * GROUP), 0) : 0;
   }
 #pragma unroll
-  for (int i = 0; i < 2; i++) {
+  for (int i = 0; i < STEPS; i++) {
     load_tile<D, KB, VB, TILE>(to + i * stage, c[i], a, f.kv_heads);
     copies_commit();
   }
@@ -343,8 +370,8 @@ __device__ void put_rows(const pu_cuda_attend &a, const place &m, int kv_heads, 
   clear(values, sizes<D, VB>::row);
 #pragma unroll 1
   for (int pos = max(key0, m.base); pos < min(key0 + TILE, m.base + m.n); pos++) {
-    const uint4 x = pos == m.base ? first.lane : new_lane<D, KB>(a, m, pos - m.base, kv_heads);
-    put_row<D, KB, VB>(to_put<D, KB>(x, angles_of(a, m, pos - m.base)), pos - key0, keys, values);
+    const uint4 x = pos == m.base ? first.lane : new_lane<D>(a, m, pos - m.base, kv_heads);
+    put_row<D, KB, VB>(to_put<D>(x, angles_of(a, m, pos - m.base)), pos - key0, keys, values);
   }
 }
 
@@ -792,9 +819,15 @@ template <int D> __device__ part<D> get(const float *parts, const float *sums, i
 /* What the warps of a block leave for each other. */
 template <int D> struct exchange {
   static constexpr int pitch = D + 4;
-  float *out;  /* [WARPS, most, pitch] */
-  float2 *sum; /* [WARPS, most]: maximum, sum of exponentials */
-  int most;    /* rows */
+  char *base;
+  int step, most; /* bytes from warp to warp; rows */
+  __device__ float *out(int warp, int r) const {
+    return (float *)(base + warp * step) + r * pitch;
+  }
+  /* Maximum, sum of exponentials. */
+  __device__ float2 *sum(int warp, int r) const {
+    return (float2 *)(out(warp, most)) + r;
+  }
 };
 
 template <int D, int BITS, int NT> __device__ void leave(const rows<D, NT> &w, const exchange<D> &x, int count) {
@@ -806,7 +839,7 @@ template <int D, int BITS, int NT> __device__ void leave(const rows<D, NT> &w, c
       const int r = n * 8 + lane % 4 * 2 + e;
       const float sum = column_sum(w.sum[n][e]), lift = BITS < 16 ? column_sum(w.lift[n][e]) : 0.0f;
       if (r >= count) continue;
-      float *to = x.out + (warp * x.most + r) * x.pitch;
+      float *to = x.out(warp, r);
 #pragma unroll
       for (int i = 0; i < D / 16; i++) {
         const int at = value_of<D, BITS>(i, lane / 4);
@@ -817,7 +850,7 @@ template <int D, int BITS, int NT> __device__ void leave(const rows<D, NT> &w, c
           *(float2 *)(to + at) = make_float2(w.out[i][n][e] + lift, w.out[i][n][2 + e] + lift);
         }
       }
-      if (lane / 4 == 0) x.sum[warp * x.most + r] = make_float2(w.most[n][e], sum);
+      if (lane / 4 == 0) *x.sum(warp, r) = make_float2(w.most[n][e], sum);
     }
 }
 
@@ -826,10 +859,9 @@ template <int D> __device__ part<D> merge_warps(const exchange<D> &x, int r) {
   part<D> all = nothing<D>();
 #pragma unroll
   for (int w = 0; w < WARPS; w++) {
-    const float2 pair = x.sum[w * x.most + r];
+    const float2 pair = *x.sum(w, r);
     part<D> mine = {pair.x, pair.y, {}};
-    memcpy(&mine.out, __builtin_assume_aligned(x.out + (w * x.most + r) * x.pitch + threadIdx.x % 32 * (D / 32), D / 8),
-           D / 8);
+    memcpy(&mine.out, __builtin_assume_aligned(x.out(w, r) + threadIdx.x % 32 * (D / 32), D / 8), D / 8);
     fold(all, mine);
   }
   return all;
@@ -1017,7 +1049,7 @@ __device__ void end_piece(results<D, NT> &all, const pu_cuda_attend &a, const pu
                           const exchange<D> &x, const run &r, int at, int rows, char *room) {
   const int warp = threadIdx.x / 32;
   if (warp >= rows) return;
-  if (is_short(m, r, SHORTS)) return end_short<D, NT>(a, f, m, x, r, at, rows, room);
+  if (is_short(m, r, f.one ? SHORT : PU_MIN(SHORTS, SHORT))) return end_short<D, NT>(a, f, m, x, r, at, rows, room);
   const unit u = unit_of(m, r, at);
 #pragma unroll
   for (int i = 0; i < NT * 8 / WARPS; i++) {
@@ -1066,12 +1098,14 @@ template <int D, int KB, int VB, int NT>
 __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
     few_kernel(const __grid_constant__ pu_cuda_attend a, const __grid_constant__ pu_cuda_few f) {
   typedef shape<D, KB, VB, NT> S;
-  constexpr int TILE = S::tile, LOG_STEP = TILE == 16 ? 6 : 7; /* keys of a step of all warps: half a piece */
+  constexpr int TILE = S::tile;
   extern __shared__ __align__(1024) char shared[];
-  /* Who brings the plan lets no kernel behind it start before it has waited, so that all those find it there. */
+  /* Who brings the plan lets no kernel behind it start before it has waited, so that all those find it there. Of few
+   * blocks the next kernel starts when the queries are there: the weights that a product asks for come before them. */
   if (!f.early) wait_before();
-  start_next();
-  char *mine = shared + threadIdx.x / 32 * f.stages * S::stage;
+  if (!f.one) start_next();
+  const int most = min(f.rows, NT * 8), each = f.one ? S::bytes_of_one(most) : f.stages * S::stage;
+  char *mine = shared + threadIdx.x / 32 * each;
   place m;
   const run r = f.one ? load_piece<D, KB, VB, TILE>(m, a, f, shared_address(mine), S::stage) : find(m, f);
   if (r.begin == r.end) {
@@ -1079,8 +1113,7 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
     return wait_before();
   }
   const float scale = a.scale * LOG2E;
-  exchange<D> x = {(float *)(shared + WARPS * f.stages * S::stage), NULL, min(f.rows, NT * 8)};
-  x.sum = (float2 *)(x.out + WARPS * x.most * x.pitch);
+  const exchange<D> x = {shared + (f.one ? 0 : WARPS * each), f.one ? each : S::left(most), most};
   if (a.cs && threadIdx.x < D / 32) ahead_in_l2(angles_of(a, m, 0) + threadIdx.x * 32);
   arrival fresh = {{}, block_at(a, m, m.base)};
   cursor<TILE> coming = {};
@@ -1105,14 +1138,15 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
     if (count > 0) {
       if (at == r.begin || m.piece == 0) {
         if (at > r.begin) fresh.block = block_at(a, m, m.base);
-        fresh.lane = new_lane<D, KB>(a, m, 0, f.kv_heads);
+        fresh.lane = new_lane<D>(a, m, 0, f.kv_heads);
         begin<D, KB, NT>(w, a, m, scale);
       }
+      if (f.one) start_next();
       clear(w);
       for (int pos = first_of<TILE>(from_of<TILE>(m, a)); pos < end; pos += WARPS * TILE) {
-        if (f.one) used = pos >> LOG_STEP & 1;
+        if (f.one) used = pos / (WARPS * TILE) % S::steps;
         char *keys = mine + used * S::stage, *values = keys + S::keys;
-        if (f.stages == 3 || (f.one && used == 0))
+        if (f.stages == 3 || (f.one && used + 1 < S::steps))
           copies_wait<1>();
         else
           copies_wait<0>();
@@ -1126,10 +1160,11 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
         compute<D, KB, VB, NT>(w, a, m, keys, values, pos, scale);
         if (pos + TILE > m.base && m.group == 0) keep_rows<D, KB, VB, TILE>(a, m, f.kv_heads, pos, fresh, keys, values);
       }
-      __syncthreads(); /* the last piece's sums have been read */
+      if (f.one) copies_wait<0>(); /* of tiles that nobody looked at: sums go to their places */
+      __syncthreads();             /* the last piece's sums have been read */
       leave<D, VB, NT>(w, x, count);
       __syncthreads();
-      end_piece<D, NT, S::shorts>(sums, a, f, m, x, r, at, count, mine + next * S::stage);
+      end_piece<D, NT, S::shorts>(sums, a, f, m, x, r, at, count, mine + (f.one ? S::left(most) : next * S::stage));
     }
     if (at + 1 < r.end) go_on(m, f);
   }
@@ -1153,10 +1188,10 @@ pu_err launch(pu_cuda *d, const pu_cuda_attend *a, pu_cuda_few f, pu_error *e) {
   const auto resident = [&](int bytes) {
     return (int64_t)d->sms * PU_MAX(1, PU_MIN(S::blocks, room / (bytes + 1024)));
   };
-  /* Then a warp has two tiles, and no more room is taken: a block of the products before and after is beside it. */
-  f.one = pieces <= resident(S::bytes(2, rows));
-  f.stages = !f.one && S::bytes(3, rows) <= most ? 3 : 2;
-  const int bytes = S::bytes(f.stages, rows);
+  /* Then no more room is taken than for the piece: a block of the products before and after is beside it. */
+  f.one = pieces <= resident(WARPS * S::bytes_of_one(rows));
+  f.stages = !f.one && WARPS * S::bytes(3, rows) <= most ? 3 : 2;
+  const int bytes = WARPS * (f.one ? S::bytes_of_one(rows) : S::bytes(f.stages, rows));
   const dim3 grid((unsigned)PU_MIN(pieces, resident(bytes)));
   pu_cuda_start(d, true, kernel, grid, WARPS * 32, (size_t)bytes, *a, f);
   return pu_cuda_launched("attention over the cache", e);

@@ -27,8 +27,8 @@ enum { LINES = 64 /* of a product */ };
 enum { CONSUMERS = 128, THREADS = CONSUMERS + 32 };
 /* Bytes of a multiprocessor's shared memory for stages. Blocks of few lines and rows leave room for a block of the
  * kernel before or after them, attention's above all; with more lines that costs more than it gains, and so it does of
- * codes (measured). */
-enum { RING = 200 << 10, SHARED_RING = 116 << 10, SHARED_LINES = 32, SHARED_ROWS = 16 };
+ * codes (measured), but for the 40 KB that attention takes over one sequence with a cache in 4 bits. */
+enum { RING = 200 << 10, ONE_RING = 190 << 10, SHARED_RING = 116 << 10, SHARED_LINES = 32, SHARED_ROWS = 16 };
 
 /* Operands of type V. Up to ROWS of a; up to 64 COUNT lines of b, in COUNT products. GATED: of two, gates and what they
  * are for, whose lines are `cols` apart in b. */
@@ -458,7 +458,8 @@ static skinny_plan plan_of(const pu_cuda *d, const pu_cuda_product *p, bool gate
   plan.rows = p->rows <= 8 ? 8 : p->rows <= 16 ? 16 : p->rows <= 32 ? 32 : 64, plan.gated = gated;
   plan.lines = (int)ceil_div(p->cols, turns * d->sms * 8) * 8;
   const bool codes = p->fp8 || p->int8, halved = strips * plan.lines > 128 && (turns == 1 || codes);
-  plan.ring = plan.rows <= SHARED_ROWS && strips * plan.lines <= SHARED_LINES && !codes ? SHARED_RING : RING;
+  const bool shared = strips * plan.lines <= SHARED_LINES && !codes;
+  plan.ring = plan.rows > SHARED_ROWS ? RING : shared ? SHARED_RING : ONE_RING;
   if (halved || (gated && plan.lines > LINES)) plan.lines = (int)ceil_div(plan.lines, 16) * 8, plan.ring = RING / 2;
   plan.count = strips * (int)ceil_div(plan.lines, LINES);
   return plan;
