@@ -173,11 +173,10 @@ function(puyu_test path)
     add_dependencies(threads test_${name})
   endif()
   add_test(NAME ${name} COMMAND test_${name})
-  # The same figures on every machine: what runs on a device says so. Checked code on a processor with AVX2 alone trains many
-  # times slower.
+  # The same figures on every machine: what runs on a device says so.
   set(limit 300)
   if(PUYU_SANITIZE)
-    set(limit 1200)
+    set(limit 600)
   endif()
   set_tests_properties(${name} PROPERTIES LABELS "${T_LABELS}" TIMEOUT ${limit} ENVIRONMENT PUYU_DEVICE=cpu)
 endfunction()
