@@ -19,10 +19,10 @@ static void round_row(const float *x, int64_t groups, int group, int8_t *q, pu_x
   }
 }
 
-static int value_at(const pu_packed_job *j, int64_t block, int r, int64_t k) {
+/* Of a block that begins at q. */
+static int value_at(const uint8_t *q, int bits, int r, int64_t k) {
   int64_t l = k / 4, at = r * 4 + k % 4;
-  const uint8_t *q = j->q + block * pu_packed_block_bytes(j);
-  if (j->bits == 8) return q[l * PU_PACKED_LINE + at];
+  if (bits == 8) return q[l * PU_PACKED_LINE + at];
   return q[l / 2 * PU_PACKED_LINE + at] >> (l % 2 * 4) & 15;
 }
 
@@ -37,11 +37,14 @@ static float zero_at(const pu_packed_job *j, int64_t block, int64_t g, int r) {
 
 static float integer_sum(const pu_packed_job *j, int64_t block, int r, int64_t token) {
   const int8_t *x = (const int8_t *)j->x + token * j->x_row;
+  const uint8_t *q = j->q + block * pu_packed_block_bytes(j);
+  const int bits = j->bits;
   float acc = 0;
   for (int64_t g = 0; g < j->groups; g++) {
     const pu_x_group *xg = &j->xg[token * j->groups + g];
     int32_t sum = 0;
-    for (int64_t k = g * j->group; k < (g + 1) * j->group; k++) sum += value_at(j, block, r, k) * x[k];
+    const int64_t end = (g + 1) * j->group;
+    for (int64_t k = g * j->group; k < end; k++) sum += value_at(q, bits, r, k) * x[k];
     acc = fmaf(fmaf(-zero_at(j, block, g, r), xg->sum, (float)sum), scale_at(j, block, g, r) * xg->scale, acc);
   }
   return acc;
@@ -49,11 +52,14 @@ static float integer_sum(const pu_packed_job *j, int64_t block, int r, int64_t t
 
 static float exact_sum(const pu_packed_job *j, int64_t block, int r, int64_t token) {
   const float *x = (const float *)j->x + token * j->x_row;
+  const uint8_t *q = j->q + block * pu_packed_block_bytes(j);
+  const int bits = j->bits;
   float acc = 0;
   for (int64_t g = 0; g < j->groups; g++) {
     float s[4] = {0}, scale = scale_at(j, block, g, r), zero = zero_at(j, block, g, r);
-    for (int64_t k = g * j->group; k < (g + 1) * j->group; k++)
-      s[k % 4] = fmaf(x[k], ((float)value_at(j, block, r, k) - zero) * scale, s[k % 4]);
+    const int64_t end = (g + 1) * j->group;
+    for (int64_t k = g * j->group; k < end; k++)
+      s[k % 4] = fmaf(x[k], ((float)value_at(q, bits, r, k) - zero) * scale, s[k % 4]);
     acc += (s[0] + s[1]) + (s[2] + s[3]);
   }
   return acc;

@@ -6,31 +6,40 @@
 
 enum { MR = 6, NR = 16, KC = 256 };
 
+/* Written out where an unrolled loop would do as well: with indices that are constants from the start, sums stay in
+ * registers under sanitizers too, which otherwise look up each use of one before the loop is unrolled. */
+#define EACH_ROW(DO) DO(0) DO(1) DO(2) DO(3) DO(4) DO(5)
+
+static inline __attribute__((always_inline)) void store_sums(float *sum, __m256 c0, __m256 c1, bool add) {
+  _mm256_storeu_ps(sum, add ? _mm256_add_ps(_mm256_loadu_ps(sum), c0) : c0);
+  _mm256_storeu_ps(sum + 8, add ? _mm256_add_ps(_mm256_loadu_ps(sum + 8), c1) : c1);
+}
+
 static void micro(const pu_panel_a *a_panel, const void *b_panel, int64_t k, float *acc, bool add,
                   const pu_fetch *fetch) {
   const float *a = a_panel->data, *b = b_panel;
   __m256 c[MR][2];
-#pragma GCC unroll 6
-  for (int i = 0; i < MR; i++) c[i][0] = c[i][1] = _mm256_setzero_ps();
+#define ZERO(I)  c[I][0] = c[I][1] = _mm256_setzero_ps();
+#define STORE(I) store_sums(acc + (I)*NR, c[I][0], c[I][1], add);
+#define MULTIPLY(I)                                                                                                    \
+  {                                                                                                                    \
+    __m256 ai = _mm256_broadcast_ss(a + (I));                                                                          \
+    c[I][0] = _mm256_fmadd_ps(ai, b0, c[I][0]);                                                                        \
+    c[I][1] = _mm256_fmadd_ps(ai, b1, c[I][1]);                                                                        \
+  }
+  EACH_ROW(ZERO)
   for (int64_t step = 0, done = 0; step < PU_FETCH_STEPS; step++) {
     pu_fetch_step(fetch, step);
     for (int64_t end = k * (step + 1) / PU_FETCH_STEPS; done < end; done++, a += MR, b += NR) {
       __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
       _mm_prefetch((const char *)(b + 8 * NR), _MM_HINT_T0);
-#pragma GCC unroll 6
-      for (int i = 0; i < MR; i++) {
-        __m256 ai = _mm256_broadcast_ss(a + i);
-        c[i][0] = _mm256_fmadd_ps(ai, b0, c[i][0]);
-        c[i][1] = _mm256_fmadd_ps(ai, b1, c[i][1]);
-      }
+      EACH_ROW(MULTIPLY)
     }
   }
-#pragma GCC unroll 6
-  for (int i = 0; i < MR; i++)
-    for (int h = 0; h < 2; h++) {
-      float *sum = acc + i * NR + h * 8;
-      _mm256_storeu_ps(sum, add ? _mm256_add_ps(_mm256_loadu_ps(sum), c[i][h]) : c[i][h]);
-    }
+  EACH_ROW(STORE)
+#undef ZERO
+#undef STORE
+#undef MULTIPLY
 }
 
 static inline float element(const void *data, int64_t i, pu_dtype type) {
@@ -92,40 +101,37 @@ static void pack_tiles_bf16(void *dst, const void *tiles, int64_t k) {
   }
 }
 
-/* One k of all rows. */
-static inline __attribute__((always_inline)) void stream_step(__m256 c[MR][2], const float *x, __m256 w0, __m256 w1,
-                                                              const int rows) {
-#pragma GCC unroll 6
-  for (int r = 0; r < rows; r++) {
-    __m256 xr = _mm256_broadcast_ss(x + r);
-    c[r][0] = _mm256_fmadd_ps(xr, w0, c[r][0]);
-    c[r][1] = _mm256_fmadd_ps(xr, w1, c[r][1]);
+/* Sums of row R of the group, where it has one. */
+#define ZERO(R)                                                                                                        \
+  if ((R) < rows) c[R][0] = c[R][1] = _mm256_setzero_ps();
+#define STORE(R)                                                                                                       \
+  if ((R) < rows) store_sums(sums + (R)*NR, c[R][0], c[R][1], add);
+#define MULTIPLY(R)                                                                                                    \
+  if ((R) < rows) {                                                                                                    \
+    __m256 xr = _mm256_broadcast_ss(x + (R));                                                                          \
+    c[R][0] = _mm256_fmadd_ps(xr, w0, c[R][0]);                                                                        \
+    c[R][1] = _mm256_fmadd_ps(xr, w1, c[R][1]);                                                                        \
   }
-}
 
 static inline __attribute__((always_inline)) void stream_part(const char *w, int64_t lines, const float *x,
                                                               const int rows, float *sums, bool add, const bool bf16) {
-  __m256 c[MR][2];
-#pragma GCC unroll 6
-  for (int r = 0; r < rows; r++) c[r][0] = c[r][1] = _mm256_setzero_ps();
+  __m256 c[MR][2], w0, w1;
+  EACH_ROW(ZERO)
   for (int64_t i = 0; i < lines; i++, w += PU_TILE_ROW_BYTES) {
     _mm_prefetch(w + 8 * PU_TILE_BYTES, _MM_HINT_T0);
     if (bf16) {
-      stream_step(c, x, half_of(w, false), half_of(w + 32, false), rows);
-      stream_step(c, x + rows, half_of(w, true), half_of(w + 32, true), rows);
-      x += 2 * rows;
+      w0 = half_of(w, false), w1 = half_of(w + 32, false);
+      EACH_ROW(MULTIPLY)
+      x += rows;
+      w0 = half_of(w, true), w1 = half_of(w + 32, true);
     } else {
       const float *line = (const float *)(const void *)w;
-      stream_step(c, x, _mm256_loadu_ps(line), _mm256_loadu_ps(line + 8), rows);
-      x += rows;
+      w0 = _mm256_loadu_ps(line), w1 = _mm256_loadu_ps(line + 8);
     }
+    EACH_ROW(MULTIPLY)
+    x += rows;
   }
-#pragma GCC unroll 6
-  for (int r = 0; r < rows; r++)
-    for (int h = 0; h < 2; h++) {
-      float *sum = sums + r * NR + h * 8;
-      _mm256_storeu_ps(sum, add ? _mm256_add_ps(_mm256_loadu_ps(sum), c[r][h]) : c[r][h]);
-    }
+  EACH_ROW(STORE)
 }
 
 #define STREAM(R)                                                                                                      \

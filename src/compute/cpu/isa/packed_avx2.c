@@ -136,21 +136,33 @@ static void group_to_f32(const pu_packed_job *j, int64_t block, int64_t g, float
   }
 }
 
+/* acc += the four sums. */
+static inline void add_sums(float *acc, __m256 s0, __m256 s1, __m256 s2, __m256 s3) {
+  __m256 sum = _mm256_add_ps(_mm256_add_ps(s0, s1), _mm256_add_ps(s2, s3));
+  _mm256_storeu_ps(acc, _mm256_add_ps(_mm256_loadu_ps(acc), sum));
+}
+
+/* The sums are written out, not looped over: with indices that are constants from the start they stay in registers
+ * under sanitizers too. */
 static void add_exact(const float *w, int group, const float *x, float *acc) {
   __m256 s[4][2];
-  for (int k = 0; k < 4; k++) s[k][0] = s[k][1] = _mm256_setzero_ps();
+#define EACH_SUM(DO) DO(0) DO(1) DO(2) DO(3)
+#define ZERO(K)      s[K][0] = s[K][1] = _mm256_setzero_ps();
+#define ADD(K)                                                                                                         \
+  {                                                                                                                    \
+    __m256 v = _mm256_set1_ps(x[i + (K)]);                                                                             \
+    s[K][0] = _mm256_fmadd_ps(v, _mm256_loadu_ps(w + (i + (K)) * ROWS), s[K][0]);                                      \
+    s[K][1] = _mm256_fmadd_ps(v, _mm256_loadu_ps(w + (i + (K)) * ROWS + 8), s[K][1]);                                  \
+  }
+  EACH_SUM(ZERO)
   for (int i = 0; i < group; i += 4) {
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; k++) {
-      __m256 v = _mm256_set1_ps(x[i + k]);
-      s[k][0] = _mm256_fmadd_ps(v, _mm256_loadu_ps(w + (i + k) * ROWS), s[k][0]);
-      s[k][1] = _mm256_fmadd_ps(v, _mm256_loadu_ps(w + (i + k) * ROWS + 8), s[k][1]);
-    }
+    EACH_SUM(ADD)
   }
-  for (int h = 0; h < 2; h++) {
-    __m256 sum = _mm256_add_ps(_mm256_add_ps(s[0][h], s[1][h]), _mm256_add_ps(s[2][h], s[3][h]));
-    _mm256_storeu_ps(acc + h * 8, _mm256_add_ps(_mm256_loadu_ps(acc + h * 8), sum));
-  }
+#undef EACH_SUM
+#undef ZERO
+#undef ADD
+  add_sums(acc, s[0][0], s[1][0], s[2][0], s[3][0]);
+  add_sums(acc + 8, s[0][1], s[1][1], s[2][1], s[3][1]);
 }
 
 static void exact(const pu_packed_job *j) {
