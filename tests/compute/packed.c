@@ -68,8 +68,31 @@ static void shuffle_order(pu_rng *r, product *d) {
   }
 }
 
+static const int groups[] = {32, 64, 128};
+
+/* Values for its sizes. */
+static void fill(pu_rng *r, product *d) {
+  d->groups = pu_packed_groups(&d->p, d->k);
+  d->places = d->groups * d->p.group;
+  size_t values = (size_t)(d->m * d->k), scales = (size_t)(d->m * d->groups);
+  d->q = malloc(values);
+  d->scale = malloc(scales * sizeof *d->scale);
+  d->zero = d->p.zeros ? malloc(scales * sizeof *d->zero) : NULL;
+  d->x = malloc((size_t)(d->n * d->k) * sizeof *d->x);
+  d->b = pu_rng_below(r, 2) ? malloc((size_t)d->m * sizeof *d->b) : NULL;
+  for (size_t i = 0; i < values; i++) d->q[i] = (uint8_t)pu_rng_below(r, 1u << d->p.bits);
+  const bool whole = pu_rng_below(r, 2); /* zeros */
+  for (size_t i = 0; i < scales; i++) {
+    d->scale[i] = pu_f16_to_f32(pu_f32_to_f16((float)pu_rng_normal(r) * 0.01f));
+    if (d->zero) d->zero[i] = (float)pu_rng_below(r, 1u << d->p.bits) + (whole || pu_rng_below(r, 4) ? 0.0f : 0.25f);
+  }
+  for (int64_t i = 0; i < d->n * d->k; i++) d->x[i] = held(d->type, (float)pu_rng_normal(r));
+  for (int64_t i = 0; i < d->k && !pu_rng_below(r, 4); i++) d->x[i] = 0; /* a token of zeros */
+  for (int64_t i = 0; d->b && i < d->m; i++) d->b[i] = (float)pu_rng_normal(r);
+  if (d->p.ordered) shuffle_order(r, d);
+}
+
 static product draw(pu_rng *r) {
-  static const int groups[] = {32, 64, 128};
   product d = {.n = pick(r, 0, 3) ? pick(r, 1, 12) : pick(r, 1, 70)};
   const int64_t large = PU_TSAN ? 9 : pick(r, 0, 9); /* more outputs, or inputs, than kernels take at a time */
   d.m = pick(r, 1, large == 0 ? 700 : 90);
@@ -80,24 +103,7 @@ static product draw(pu_rng *r) {
                      .ordered = pu_rng_below(r, 2)};
   d.type = pu_rng_below(r, 2) ? PU_BF16 : PU_F32;
   d.y_f32 = d.type == PU_F32 || pu_rng_below(r, 2);
-  d.groups = pu_packed_groups(&d.p, d.k);
-  d.places = d.groups * d.p.group;
-  size_t values = (size_t)(d.m * d.k), scales = (size_t)(d.m * d.groups);
-  d.q = malloc(values);
-  d.scale = malloc(scales * sizeof *d.scale);
-  d.zero = d.p.zeros ? malloc(scales * sizeof *d.zero) : NULL;
-  d.x = malloc((size_t)(d.n * d.k) * sizeof *d.x);
-  d.b = pu_rng_below(r, 2) ? malloc((size_t)d.m * sizeof *d.b) : NULL;
-  for (size_t i = 0; i < values; i++) d.q[i] = (uint8_t)pu_rng_below(r, 1u << d.p.bits);
-  const bool whole = pu_rng_below(r, 2); /* zeros */
-  for (size_t i = 0; i < scales; i++) {
-    d.scale[i] = pu_f16_to_f32(pu_f32_to_f16((float)pu_rng_normal(r) * 0.01f));
-    if (d.zero) d.zero[i] = (float)pu_rng_below(r, 1u << d.p.bits) + (whole || pu_rng_below(r, 4) ? 0.0f : 0.25f);
-  }
-  for (int64_t i = 0; i < d.n * d.k; i++) d.x[i] = held(d.type, (float)pu_rng_normal(r));
-  for (int64_t i = 0; i < d.k && !pu_rng_below(r, 4); i++) d.x[i] = 0; /* a token of zeros */
-  for (int64_t i = 0; d.b && i < d.m; i++) d.b[i] = (float)pu_rng_normal(r);
-  if (d.p.ordered) shuffle_order(r, &d);
+  fill(r, &d);
   return d;
 }
 
@@ -303,6 +309,37 @@ static void test_device(void **state) {
   close_machine(&x);
 }
 
+/* swiglu of a product, inside it or apart. */
+static float *gates(machine *x, const product *d, bool apart) {
+  pu_arena_reset(x->mem);
+  pu_arena_reset(x->host);
+  spoil(x);
+  pu_tensor *w = packed(x, d), *in = pu_tensor_new(&x->c, d->type, 2, (int64_t[]){d->n, d->k}, false);
+  put(x, in, d->x);
+  const pu_tensor *y = apart ? pu_swiglu(&x->c, pu_linear(&x->c, in, w, NULL, false)) : pu_linear_swiglu(&x->c, in, w);
+  if (!y) fail_msg("%s", x->e.msg);
+  return get(x, y);
+}
+
+static void test_device_gates(void **state) {
+  (void)state;
+  machine x = {0};
+  pu_rng r;
+  open_device(&x);
+  pu_rng_seed(&r, 23);
+  for (int trial = 0; trial < 60; trial++) {
+    product d = {.n = pick(&r, 1, 6), .m = 2 * pick(&r, 1, 40) * (trial % 8 ? 16 : 1), .type = PU_BF16};
+    d.k = pick(&r, 1, trial % 3 ? 4500 : 900);
+    d.p = (pu_packing){.bits = trial % 2 ? 4 : 8, .group = groups[pu_rng_below(&r, 3)], .zeros = pu_rng_below(&r, 2)};
+    fill(&r, &d);
+    float *got = gates(&x, &d, false), *want = gates(&x, &d, true);
+    if (memcmp(got, want, (size_t)(d.n * d.m / 2) * sizeof *got) != 0) say(&d, "device", "swiglu inside is another");
+    free(got), free(want);
+    drop(&d);
+  }
+  close_machine(&x);
+}
+
 /* A token with what no number is gives none, and leaves the others alone. */
 static void test_device_numbers(void **state) {
   (void)state;
@@ -338,8 +375,8 @@ static void test_refused(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(test_products), cmocka_unit_test(test_many_tokens),
-                                     cmocka_unit_test(test_device), cmocka_unit_test(test_device_numbers),
-                                     cmocka_unit_test(test_refused)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(test_products),     cmocka_unit_test(test_many_tokens),
+                                     cmocka_unit_test(test_device),       cmocka_unit_test(test_device_numbers),
+                                     cmocka_unit_test(test_device_gates), cmocka_unit_test(test_refused)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -58,7 +58,10 @@ static pu_err linear_swiglu(pu_backend *be, void *args, pu_error *e) {
   pu_linear_args up = {};
   pu_swiglu_args gates = {a->gu, a->y, false};
   up.x = a->x, up.w = a->w, up.y = a->gu;
+  bool done = false;
   d->waited_for = NULL;
+  if (a->w->layout == PU_LAYOUT_PACKED) PU_TRY(pu_cuda_packed_gated(d, a->x, a->w, a->y, &done, e));
+  if (done) return PU_OK;
   if (!gates_inside(d, &up)) {
     PU_TRY(linear(be, &up, e));
     return be->forward[PU_OP_swiglu](be, &gates, e);

@@ -326,7 +326,7 @@ static pu_err linear_few(pu_cuda *d, const pu_linear_args *a, const packed_matri
   void *room = NULL;
   if (bytes) PU_TRY(pu_cuda_work(d, bytes, &room, e));
   PU_TRY(round_x(d, a->x, w, room, &x, e));
-  return packed_few(d, w, &x, &y, NULL, e);
+  return packed_few(d, w, &x, &y, NULL, false, e);
 }
 
 /* Plain rows into work memory, some at a time, and a plain product by them. Without an order they need none in x
@@ -366,6 +366,20 @@ pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   return linear_plain(d, a, &w, e);
 }
 
+pu_err pu_cuda_packed_gated(pu_cuda *d, const pu_tensor *x, const pu_tensor *w, pu_tensor *y, bool *done, pu_error *e) {
+  packed_matrix m = packed_matrix_of(w, 0);
+  packed_y to = {y->data, y->stride[0], y->dtype, NULL, PU_F32};
+  const int64_t tokens = x->shape[0], most = packed_many_can(d) ? PACKED_BATCH_FROM - 1 : PACKED_FEW;
+  *done = tokens > 0 && tokens <= most && x->dtype == PU_BF16 && y->dtype == PU_BF16 && m.rows && packed_few_gates(&m);
+  if (!*done) return PU_OK;
+  size_t bytes = rounded_bytes(x, &m);
+  packed_x from;
+  void *room = NULL;
+  if (bytes) PU_TRY(pu_cuda_work(d, bytes, &room, e));
+  PU_TRY(round_x(d, x, &m, room, &from, e));
+  return packed_few(d, &m, &from, &to, NULL, true, e);
+}
+
 /* Which kernels take experts' rows: by wgmma, of few rows each or of many. */
 static bool experts_wide(const pu_cuda *d, const pu_tensor *x, const packed_matrix *w) {
   return x->shape[0] >= PACKED_BATCH_FROM && x->dtype == PU_BF16 && packed_many_can(d) && w->cols > 0;
@@ -380,7 +394,7 @@ pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w
   if (x->shape[0] == 0) return PU_OK;
   if (!experts_wide(d, x, &m)) {
     PU_TRY(round_x(d, x, &m, room, &from, e));
-    return packed_few(d, &m, &from, &to, &parts, e);
+    return packed_few(d, &m, &from, &to, &parts, false, e);
   }
   PU_TRY(ready_x(d, x, &m, room, &from, e));
   if (x->shape[0] / parts.n > PACKED_BATCH) return packed_many_parts(d, &m, &from, m.l.places, &to, &parts, e);

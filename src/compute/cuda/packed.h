@@ -103,8 +103,10 @@ enum { PACKED_FEW = 16 };
 enum { PACKED_ROUND = 2 };
 size_t packed_round_bytes(const packed_matrix *w, int64_t tokens, pu_dtype type);
 pu_err packed_round(pu_cuda *d, const packed_matrix *w, packed_x *x, void *room, pu_error *e) PU_MUST_USE;
+/* gated: y = swiglu(x w^T) of bf16, without a bias, to the bit what linear and swiglu give; where packed_few_gates. */
+bool packed_few_gates(const packed_matrix *w);
 pu_err packed_few(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, const packed_parts *parts,
-                  pu_error *e) PU_MUST_USE;
+                  bool gated, pu_error *e) PU_MUST_USE;
 
 /* Any number of tokens, of one part, with wgmma: where the device has it. x's rows have `cols` inputs, K' or fewer;
  * zeros follow. room: packed_many_bytes of work memory. */

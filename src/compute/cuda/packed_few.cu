@@ -10,6 +10,7 @@
  * ring of its own in shared memory (cp.async), several pieces ahead; x waits in shared memory. The slices' sums meet
  * in shared memory and are added in order: how many slices there are depends on K alone, thus no result on the number
  * of tokens. */
+#include "src/compute/cuda/gates.cuh"
 #include "src/compute/cuda/packed.h"
 
 enum { WARPS = 8, THREADS = WARPS * 32, PIECE = PACKED_PIECE, SUM_STEP = 20 };
@@ -20,6 +21,7 @@ typedef struct few_job {
   packed_layout l;
   int64_t rows;
   int units;         /* of teams blocks */
+  int up;            /* with swiglu: blocks from gates to what they open, and units alternate; else 0 */
   int slices, teams; /* to a power of two each: 1 << slices slices, 1 << teams teams */
   packed_x x;
   int lines, tokens, parts; /* lines: at most, at a time; parts: lines of a token */
@@ -43,10 +45,24 @@ typedef struct few_ahead {
   int step; /* to the next piece */
 } few_ahead;
 
-/* The first piece of a unit. Behind the last block it is that one, again and for nothing. */
+/* Behind the last block it is that one, again and for nothing. */
+__device__ static inline int block_of(const few_job &j, int unit, int team) {
+  int block = j.up ? unit / 2 + unit % 2 * j.up : (unit << j.teams) + team;
+  return min(block, (int)j.l.blocks - 1);
+}
+
+/* A block of threads has every so many-th unit, with swiglu every so many-th two. */
+__device__ static inline int first_unit(const few_job &j) {
+  return j.up ? 2 * blockIdx.x : blockIdx.x;
+}
+__device__ static inline int next_unit(const few_job &j, int unit) {
+  return j.up && unit % 2 == 0 ? unit + 1 : unit + (j.up ? 2 * (int)gridDim.x - 1 : (int)gridDim.x);
+}
+
+/* The first piece of a unit. */
 __device__ static inline void aim(const few_job &j, const uint8_t *w, few_ahead &a, int team, int piece) {
-  int blocks = (int)j.l.blocks, block = min((a.unit << j.teams) + team, blocks - 1);
-  int in = block % PACKED_BLOCKS, first = block - in, n = min((int)PACKED_BLOCKS, blocks - first);
+  int block = block_of(j, a.unit, team);
+  int in = block % PACKED_BLOCKS, first = block - in, n = min((int)PACKED_BLOCKS, (int)j.l.blocks - first);
   int bytes = (int)j.l.piece_bytes;
   a.piece = piece;
   a.step = n * bytes;
@@ -56,7 +72,7 @@ __device__ static inline void aim(const few_job &j, const uint8_t *w, few_ahead 
 /* The last piece, if it is shorter than the others. */
 __device__ static inline void copy_tail(const few_job &j, const uint8_t *w, const few_ahead &a, uint32_t to, int team,
                                         int lane) {
-  int block = min((a.unit << j.teams) + team, (int)j.l.blocks - 1);
+  int block = block_of(j, a.unit, team);
   const uint8_t *from = w + packed_at(j.l, block, a.piece);
   for (int i = lane * 16; i < j.l.tail_bytes; i += PACKED_UNIT) copy16(to + i, from + i);
 }
@@ -345,8 +361,20 @@ __device__ static inline float load_any(const void *p, pu_dtype type, int64_t i)
   return type == PU_F32 ? ((const float *)p)[i] : to_f32(((const bf16 *)p)[i]);
 }
 
-/* A unit's outputs from its warps' sums, in the order of slices, then of parts from the smallest. turn: the warp that
- * begins. */
+/* An output from its warps' sums, in the order of slices, then of parts from the smallest. from: of the first warp and
+ * the token's first line. */
+__device__ static inline float add_warps(const few_job &j, const float *from, int lines) {
+  float v = 0;
+  for (int part = j.parts - 1; part >= 0; part--) {
+    const float *s = from + part * SUM_STEP;
+    float sum = s[0];
+    for (int slice = 1; slice < 1 << j.slices; slice++) sum += s[slice * lines * SUM_STEP];
+    v += sum;
+  }
+  return v;
+}
+
+/* A unit's outputs. turn: the warp that begins. */
 __device__ static inline void store_unit(const few_job &j, const float *sums, int unit, int64_t token, int tokens,
                                          int turn) {
   const int lines = tokens * j.parts, n = PACKED_ROWS * tokens << j.teams;
@@ -354,14 +382,7 @@ __device__ static inline void store_unit(const few_job &j, const float *sums, in
     int row = i % PACKED_ROWS, team = i / PACKED_ROWS & ((1 << j.teams) - 1), col = i / PACKED_ROWS >> j.teams;
     int64_t m = (int64_t)((unit << j.teams) + team) * PACKED_ROWS + row;
     if (m >= j.rows) continue;
-    const float *from = sums + (team << j.slices) * lines * SUM_STEP + row;
-    float v = 0;
-    for (int part = j.parts - 1; part >= 0; part--) {
-      const float *s = from + (col * j.parts + part) * SUM_STEP;
-      float sum = s[0];
-      for (int slice = 1; slice < 1 << j.slices; slice++) sum += s[slice * lines * SUM_STEP];
-      v += sum;
-    }
+    float v = add_warps(j, sums + ((team << j.slices) * lines + col * j.parts) * SUM_STEP + row, lines);
     if (j.y.bias) v += load_any(j.y.bias, j.y.bias_type, m);
     int64_t at = (token + col) * j.y.step + m;
     if (j.y.type == PU_F32)
@@ -369,6 +390,23 @@ __device__ static inline void store_unit(const few_job &j, const float *sums, in
     else
       ((bf16 *)j.y.y)[at] = from_f32<bf16>(v);
   }
+}
+
+/* Of bf16, as linear and swiglu one after the other: what goes in between is rounded. */
+__device__ static inline void store_gated(const few_job &j, const float *gates, const float *ups, int block,
+                                          int64_t token, int tokens, int turn) {
+  for (int i = (int)(threadIdx.x - turn * 32) & (THREADS - 1); i < PACKED_ROWS * tokens; i += THREADS) {
+    int row = i % PACKED_ROWS, col = i / PACKED_ROWS, from = col * SUM_STEP + row;
+    float gate = to_f32(from_f32<bf16>(add_warps(j, gates + from, tokens)));
+    float up = to_f32(from_f32<bf16>(add_warps(j, ups + from, tokens)));
+    ((bf16 *)j.y.y)[(token + col) * j.y.step + (int64_t)block * PACKED_ROWS + row] =
+        from_f32<bf16>(pu_gated(gate, pu_sigmoid(gate, bf16()), up));
+  }
+}
+
+/* Units whose sums lie in shared memory at the same time. */
+__host__ __device__ static inline int sum_buffers(const few_job &j) {
+  return j.up ? 4 : 2;
 }
 
 /* Bytes of a warp's x: columns of bytes, then groups. */
@@ -403,14 +441,14 @@ __device__ static inline void run_units(const few_job &j, const uint8_t *w, char
   }
   const uint32_t x_at = x_to + lane / 8 * 16;
 
-  few_ahead ahead = {NULL, from < to ? (int)blockIdx.x : j.units, from, 0, 0}; /* of no inputs nothing is copied */
+  few_ahead ahead = {NULL, from < to ? first_unit(j) : j.units, from, 0, 0}; /* of no inputs nothing is copied */
   aim(j, w, ahead, team, from);
   auto fetch = [&]() {
     if (ahead.unit < j.units) {
       copy_piece<S>(j, w, ahead, ring_at, team, lane);
       ahead.slot = ahead.slot + 1 == S::depth ? 0 : ahead.slot + 1;
       ahead.from += ahead.step;
-      if (++ahead.piece == to) ahead.unit += gridDim.x, aim(j, w, ahead, team, from);
+      if (++ahead.piece == to) ahead.unit = next_unit(j, ahead.unit), aim(j, w, ahead, team, from);
     }
     end_copies();
   };
@@ -427,13 +465,13 @@ __device__ static inline void run_units(const few_job &j, const uint8_t *w, char
       stage_x<GROUP, float>(j, token, tokens, x, begin, pieces, lane);
   };
   const bool whole = to - from <= j.x_pieces; /* x of the slice is there once for all */
-  for (int unit = blockIdx.x; unit < j.units; unit += gridDim.x) {
+  for (int unit = first_unit(j); unit < j.units; unit = next_unit(j, unit)) {
     float acc[NT][2] = {};
     for (int begin = from; begin < to; begin += j.x_pieces) {
       const int end = min(begin + j.x_pieces, to);
       uint32_t x_piece = x_at;
       const float2 *groups = x.groups;
-      if (!whole || unit == blockIdx.x) stage_pieces(begin, end - begin);
+      if (!whole || unit == first_unit(j)) stage_pieces(begin, end - begin);
       for (int piece = begin; piece < end; piece++, x_piece += PIECE, groups += S::groups) {
         asm volatile("cp.async.wait_group %0;" ::"n"(S::depth - 2) : "memory");
         __syncwarp(); /* all lanes' copies are there, and all have read the piece before, whose place is filled next */
@@ -448,9 +486,13 @@ __device__ static inline void run_units(const few_job &j, const uint8_t *w, char
     }
     put_sums<NT>(sums + buffer * sums_step + warp * lines * SUM_STEP, acc, lines, lane);
     __syncthreads();
-    store_unit(j, sums + buffer * sums_step, unit, token, tokens, turn);
+    if (!j.up)
+      store_unit(j, sums + buffer * sums_step, unit, token, tokens, turn);
+    else if (unit % 2)
+      store_gated(j, sums + (buffer - 1) * sums_step, sums + buffer * sums_step, unit / 2, token, tokens, turn);
     turn = (turn + 1) % WARPS;
-    buffer ^= 1; /* whoever comes to write there again has passed the next barrier, and so have those who read it */
+    /* Whoever comes to write there again has passed the next barrier, and so have those who read it. */
+    buffer = buffer + 1 == sum_buffers(j) ? 0 : buffer + 1;
   }
 }
 
@@ -552,8 +594,8 @@ typedef struct few_room {
   int x_pieces;
 } few_room;
 
-static few_room room_for(size_t ring, int groups, int lines, int slice_pieces, size_t most) {
-  size_t sums = 2 * WARPS * (size_t)lines * SUM_STEP * sizeof(float);
+static few_room room_for(size_t ring, int groups, int lines, int buffers, int slice_pieces, size_t most) {
+  size_t sums = (size_t)buffers * WARPS * (size_t)lines * SUM_STEP * sizeof(float);
   few_room room = {0, slice_pieces};
   for (;; room.x_pieces = (room.x_pieces + 1) / 2) {
     room.bytes = ring + sums + WARPS * (size_t)x_bytes(lines, room.x_pieces, groups);
@@ -563,10 +605,10 @@ static few_room room_for(size_t ring, int groups, int lines, int slice_pieces, s
 
 /* Where even one piece of x is too much (8.6 and 8.9 have 99 KB), fewer lines are taken at a time. */
 static few_room room_of(few_job *j, size_t ring, int groups, int slice_pieces, size_t most) {
-  few_room room = room_for(ring, groups, j->lines, slice_pieces, most);
+  few_room room = room_for(ring, groups, j->lines, sum_buffers(*j), slice_pieces, most);
   while (room.bytes > most && j->lines > 2 * j->parts) {
     j->lines = j->lines / 2 / j->parts * j->parts;
-    room = room_for(ring, groups, j->lines, slice_pieces, most);
+    room = room_for(ring, groups, j->lines, sum_buffers(*j), slice_pieces, most);
   }
   return room;
 }
@@ -594,7 +636,7 @@ template <int BITS, int GROUP, bool ZEROS, int NT> static pu_err launch(pu_cuda 
     room = room_of(j, (size_t)(WARPS * j->slots * S::stage), S::groups, slice_pieces, (size_t)most);
   }
   j->x_pieces = room.x_pieces;
-  const dim3 grid((unsigned)PU_MIN(j->units, resident), j->of.offsets ? (unsigned)j->of.n : 1);
+  const dim3 grid((unsigned)PU_MIN(j->up ? j->units / 2 : j->units, resident), j->of.offsets ? (unsigned)j->of.n : 1);
   pu_cuda_start(d, true, few_kernel<BITS, GROUP, ZEROS, NT>, grid, THREADS, room.bytes, *j);
   return pu_cuda_launched("a product with a packed weight", e);
 }
@@ -613,10 +655,15 @@ template <int BITS> static pu_err launch_group(pu_cuda *d, few_job *j, const pu_
   return launch_zeros<BITS, 128>(d, j, p->zeros, e);
 }
 
+bool packed_few_gates(const packed_matrix *w) {
+  return w->rows % (2 * PACKED_ROWS) == 0 && w->l.pieces >= 8;
+}
+
 pu_err packed_few(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, const packed_parts *parts,
-                  pu_error *e) {
+                  bool gated, pu_error *e) {
   few_job j = {};
   if (x->tokens == 0 || w->rows == 0) return PU_OK;
+  if (gated) j.up = (int)w->l.blocks / 2;
   j.w = w->data;
   j.l = w->l;
   j.rows = w->rows;
