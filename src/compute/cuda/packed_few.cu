@@ -626,7 +626,8 @@ template <int BITS, int GROUP, bool ZEROS, int NT> static pu_err launch(pu_cuda 
   int slice_pieces = (int)ceil_div(j->l.pieces, 1 << j->slices);
   j->units = (int)ceil_div(j->l.blocks, 1 << j->teams);
   /* Two blocks to a multiprocessor, and no more slots than are ever filled. */
-  int64_t filled = ceil_div(j->units, 2 * d->sms) * slice_pieces;
+  const int each = j->up ? 2 : 1; /* units that a block has one after the other */
+  int64_t filled = ceil_div(j->units / each, 2 * d->sms) * each * slice_pieces;
   j->slots = (int)(j->of.offsets ? (int64_t)S::depth : PU_MIN((int64_t)S::depth, filled));
   few_room room = room_of(j, (size_t)(WARPS * j->slots * S::stage), S::groups, slice_pieces, (size_t)most);
   int resident = d->sms * 2;
@@ -636,7 +637,7 @@ template <int BITS, int GROUP, bool ZEROS, int NT> static pu_err launch(pu_cuda 
     room = room_of(j, (size_t)(WARPS * j->slots * S::stage), S::groups, slice_pieces, (size_t)most);
   }
   j->x_pieces = room.x_pieces;
-  const dim3 grid((unsigned)PU_MIN(j->up ? j->units / 2 : j->units, resident), j->of.offsets ? (unsigned)j->of.n : 1);
+  const dim3 grid((unsigned)PU_MIN(j->units / each, resident), j->of.offsets ? (unsigned)j->of.n : 1);
   pu_cuda_start(d, true, few_kernel<BITS, GROUP, ZEROS, NT>, grid, THREADS, room.bytes, *j);
   return pu_cuda_launched("a product with a packed weight", e);
 }
