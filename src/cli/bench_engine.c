@@ -131,7 +131,8 @@ void pu_bench_where_json(const pu_backend *be, pu_buf *out) {
 static size_t peak_memory(const pu_bench_engine *b) {
   size_t left, all;
   pu_error e;
-  if (b->be->memory) return b->be->memory(b->be, &left, &all, &e) == PU_OK ? b->free_before - left : 0;
+  if (b->be->memory) /* other programs on the device may have given some back */
+    return b->be->memory(b->be, &left, &all, &e) == PU_OK && left < b->free_before ? b->free_before - left : 0;
   struct rusage r;
   return getrusage(RUSAGE_SELF, &r) == 0 ? (size_t)r.ru_maxrss * 1024 : 0;
 }

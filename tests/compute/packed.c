@@ -107,6 +107,15 @@ static product draw(pu_rng *r) {
   return d;
 }
 
+/* So much that each block of threads of a device has several pieces, and the ends of rows at a piece's middle. */
+static product draw_large(pu_rng *r, int trial) {
+  product d = {
+      .n = trial % 2 ? pick(r, 9, 16) : pick(r, 5, 8), .m = 9000, .k = 2300, .type = PU_BF16, .y_f32 = trial % 2};
+  d.p = (pu_packing){.bits = trial < 2 ? 4 : 8, .group = trial % 3 ? 64 : 32, .zeros = trial % 2};
+  fill(r, &d);
+  return d;
+}
+
 static void drop(product *d) {
   free(d->q), free(d->scale), free(d->zero), free(d->order), free(d->x), free(d->b);
 }
@@ -306,6 +315,11 @@ static void test_device(void **state) {
     check_device(&x, &r, &d);
     drop(&d);
   }
+  for (int trial = 0; trial < 4; trial++) {
+    product d = draw_large(&r, trial);
+    check_device(&x, &r, &d);
+    drop(&d);
+  }
   close_machine(&x);
 }
 
@@ -328,9 +342,13 @@ static void test_device_gates(void **state) {
   open_device(&x);
   pu_rng_seed(&r, 23);
   for (int trial = 0; trial < 60; trial++) {
-    product d = {.n = pick(&r, 1, 6), .m = 2 * pick(&r, 1, 40) * (trial % 8 ? 16 : 1), .type = PU_BF16};
-    d.k = pick(&r, 1, trial % 3 ? 4500 : 900);
-    d.p = (pu_packing){.bits = trial % 2 ? 4 : 8, .group = groups[pu_rng_below(&r, 3)], .zeros = pu_rng_below(&r, 2)};
+    const bool large = trial % 20 == 19; /* more pairs than blocks of threads */
+    product d = {.n = pick(&r, 1, 6), .m = 2 * (large ? 600 : pick(&r, 1, 40)) * (trial % 8 ? 16 : 1), .type = PU_BF16};
+    d.k = large ? 1100 : pick(&r, 1, trial % 3 ? 4500 : 900);
+    d.p = (pu_packing){.bits = trial % 2 ? 4 : 8,
+                       .group = groups[pu_rng_below(&r, 3)],
+                       .zeros = pu_rng_below(&r, 2),
+                       .ordered = pu_rng_below(&r, 2)};
     fill(&r, &d);
     float *got = gates(&x, &d, false), *want = gates(&x, &d, true);
     if (memcmp(got, want, (size_t)(d.n * d.m / 2) * sizeof *got) != 0) say(&d, "device", "swiglu inside is another");

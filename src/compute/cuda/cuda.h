@@ -65,9 +65,11 @@ typedef struct pu_cuda {
   uint64_t generation;                 /* of memory: counts what was freed, so that no graph goes on with it */
   uint64_t waits;                      /* for all that was asked of the device */
   struct pu_cuda_guesses *guesses;     /* fp8.cu */
-  const void *waited_for;              /* see pu_cuda_start */
+  uint32_t *arrived;      /* [PU_CUDA_MOST_BLOCKS] in device memory, zeros between kernels: packed_batch.cu */
+  const void *waited_for; /* see pu_cuda_start */
 } pu_cuda;
 
+enum { PU_CUDA_MOST_BLOCKS = 1024 };
 enum { PU_CUDA_LT_BYTES = 64 << 20, PU_CUDA_STAGING = 16 << 20 };
 
 /* A failed call of the runtime, told by what it was for. */
@@ -132,7 +134,8 @@ typedef struct pu_cuda_product {
   /* a and b in FP8 instead of `type`, not turned (see fp8.h), and in device memory what each is to be multiplied with.
    * a_gradient: a is E5M2, else E4M3 as b. rough: sums may be kept in fewer bits than f32 has. */
   bool fp8, a_gradient, rough;
-  bool int8;    /* a and b are int8 instead of `type`, not turned; y is PU_I32, and there is nothing else (product.h) */
+  bool int8;    /* a and b are int8 instead of `type`, not turned; y is PU_I32, and there is nothing else: of
+                   pu_cuda_multiply */
   bool by_rows; /* a scale for each row of a, and of b; else one for each of them */
   const float *a_scale, *b_scale;
   /* b is a weight, which no kernel writes that lets the next one start before it has ended: it may be read before the

@@ -341,6 +341,7 @@ static void cuda_close(pu_backend *be) {
   cudaFree(d->lt_work);
   cudaFree(d->work);
   cudaFree(d->faults.first);
+  cudaFree(d->arrived);
   cudaFreeHost(d->faults.any);
   cudaFreeHost(d->staging);
   for (int i = 0; i < 2; i++)
@@ -377,6 +378,15 @@ static pu_err open_faults(pu_cuda *d, pu_error *e) {
   return PU_OK;
 }
 
+static pu_err open_arrived(pu_cuda *d, pu_error *e) {
+  const size_t bytes = PU_CUDA_MOST_BLOCKS * sizeof *d->arrived;
+  void *memory;
+  PU_TRY(cuda_alloc(&d->base, bytes, &memory, e));
+  d->arrived = (uint32_t *)memory;
+  PU_CUDA_TRY(cudaMemset(memory, 0, bytes), "clearing memory", e);
+  return PU_OK;
+}
+
 /* Whether there is anything to compute on, in words that say what to do about it. */
 static pu_err find_devices(pu_error *e) {
   int n = 0, driver = 0;
@@ -403,6 +413,7 @@ static pu_err open_all(pu_cuda *d, pu_error *e) {
     PU_CUDA_TRY(cudaEventCreateWithFlags(&d->staging_read[i], cudaEventDisableTiming), "making an event", e);
   PU_TRY(cuda_alloc(&d->base, PU_CUDA_LT_BYTES, &d->lt_work, e));
   PU_TRY(open_faults(d, e));
+  PU_TRY(open_arrived(d, e));
   for (int i = 0; i < PU_CUDA_MIRRORS; i++)
     PU_CUDA_TRY(cudaEventCreateWithFlags(&d->mirrors[i].sent, cudaEventDisableTiming), "making an event", e);
   if (cublasLtCreate(&d->lt) != CUBLAS_STATUS_SUCCESS)

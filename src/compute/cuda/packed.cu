@@ -1,8 +1,6 @@
 /* Weights in few bits: packing them, giving them back, and which kernel multiplies by them. */
 #include "src/compute/cuda/packed.h"
-
 #include "src/compute/cuda/packed_batch.h"
-
 #include "src/compute/cuda/use.h"
 #include "src/compute/cuda/w8a8.h"
 
@@ -369,7 +367,7 @@ pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
 pu_err pu_cuda_packed_gated(pu_cuda *d, const pu_tensor *x, const pu_tensor *w, pu_tensor *y, bool *done, pu_error *e) {
   packed_matrix m = packed_matrix_of(w, 0);
   packed_y to = {y->data, y->stride[0], y->dtype, NULL, PU_F32};
-  const int64_t tokens = x->shape[0], most = packed_many_can(d) ? PACKED_BATCH_FROM - 1 : PACKED_FEW;
+  const int64_t tokens = x->shape[0], most = PACKED_BATCH_FROM - 1;
   *done = tokens > 0 && tokens <= most && x->dtype == PU_BF16 && y->dtype == PU_BF16 && m.rows && packed_few_gates(&m);
   if (!*done) return PU_OK;
   size_t bytes = rounded_bytes(x, &m);

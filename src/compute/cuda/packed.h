@@ -120,6 +120,11 @@ pu_err packed_many_parts(pu_cuda *d, const packed_matrix *w, const packed_x *x, 
 /* ---- in kernels ----------------------------------------------------------------------------------------------------
  */
 
+__device__ static inline float bias_at(const packed_y &y, int64_t row, int64_t rows) {
+  if (!y.bias || row >= rows) return 0;
+  return y.bias_type == PU_F32 ? ((const float *)y.bias)[row] : to_f32(((const bf16 *)y.bias)[row]);
+}
+
 /* a * 1 + b of two bf16 each; exact wherever it is used here. */
 __device__ static inline uint32_t add_bf16x2(uint32_t a, uint32_t b) {
   uint32_t y;

@@ -19,7 +19,7 @@
 #include "src/compute/cuda/tensor.cuh"
 #include "src/compute/cuda/wgmma.h"
 
-enum { TILE = PACKED_BLOCKS * PACKED_ROWS, BOX = 64, CONSUMERS = 256, THREADS = CONSUMERS + 64, MOST_STAGES = 20 };
+enum { TILE = PACKED_BLOCKS * PACKED_ROWS, BOX = 64, CONSUMERS = 256, THREADS = CONSUMERS + 64, MOST_STAGES = 8 };
 
 typedef struct batch_job {
   const uint8_t *w;
@@ -28,7 +28,8 @@ typedef struct batch_job {
   int tokens;
   uint32_t each, more; /* units (pieces of 128 rows) of a block of threads; the first `more` have one more */
   int stages;
-  float4 *sums; /* [blocks of threads, 2, BN / 8, CONSUMERS] */
+  float4 *sums;      /* [blocks of threads, 2, BN / 8, CONSUMERS] */
+  uint32_t *arrived; /* of a tile, by the block of threads that has its first inputs: how many parts are there */
   packed_y y;
   packed_parts of;
   int token_tiles; /* at most, of all parts */
@@ -66,10 +67,6 @@ template <class S> struct batch_room {
     return at + stages * (S::x_stage + S::sums_stage) + slot * S::w_stage;
   }
 };
-
-/* Of a tile, by the block of threads that has its first inputs: how many parts are there. Zeros between kernels. */
-enum { MOST_BLOCKS = 1024 };
-__device__ static uint32_t batch_arrived[MOST_BLOCKS];
 
 struct batch_barriers {
   uint64_t full[MOST_STAGES], summed[MOST_STAGES], empty[MOST_STAGES];
@@ -131,26 +128,6 @@ __device__ static inline batch_place place_alone(const batch_job &j) {
 }
 
 #ifdef PU_WGMMA
-
-template <int N> struct batch_mma;
-template <> struct batch_mma<8> {
-  __device__ static inline void run(float (&d)[4], const uint32_t a[4], uint64_t b, int add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %9, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%0, %1, %2, %3}, "
-                 "{%4, %5, %6, %7}, %8, p, 1, 1, 0;\n}"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-  }
-};
-template <> struct batch_mma<16> {
-  __device__ static inline void run(float (&d)[8], const uint32_t a[4], uint64_t b, int add) {
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %13, 0;\n"
-                 "wgmma.mma_async.sync.aligned.m64n16k16.f32.bf16.bf16 {%0, %1, %2, %3, %4, %5, %6, %7}, "
-                 "{%8, %9, %10, %11}, %12, p, 1, 1, 0;\n}"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add));
-  }
-};
 
 /* ---- stages ---- */
 
@@ -340,11 +317,6 @@ template <class S, int BITS> __device__ static inline batch_lane lane_of(int inp
   return l;
 }
 
-/* A matrix so many bytes behind another; within shared memory only the lower half changes. */
-__device__ static inline uint64_t further(uint64_t matrix, int bytes) {
-  return (matrix >> 32 << 32) | ((uint32_t)matrix + ((uint32_t)bytes >> 4));
-}
-
 /* The products of a step, which are on their way when this returns. x: the stage's. */
 template <class S, int BN>
 __device__ static inline void multiply_step(float (&sum)[BN / 2], uint32_t (&a)[S::step / 16][4], uint64_t x, int s) {
@@ -353,7 +325,7 @@ __device__ static inline void multiply_step(float (&sum)[BN / 2], uint32_t (&a)[
 #pragma unroll
   for (int k = 0; k < S::step / 16; k++) {
     const int at = (s * S::step + k * 16) / 8; /* of eight inputs */
-    batch_mma<BN>::run(sum, a[k], further(x, at / 8 * (S::x_stage / 2) + at % 8 * 16), k > 0);
+    wide_mma<0>(sum, a[k], wide_further(x, at / 8 * (S::x_stage / 2) + at % 8 * 16), k > 0);
   }
   wide_commit();
 }
@@ -384,6 +356,7 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
       if (s == 0 && !S::level) barrier_wait(&bars->summed[p.slot], p.turn);
       const batch_x_sums<BN> xs = load_sums<S, BN>(sums + s * BN * 4);
       wide_wait<1>();
+      wide_settled(sum[s % 2]);
       add_step<S, BN>(acc, sum[s % 2], before, xs);
     };
 #pragma unroll
@@ -406,6 +379,7 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
       unpack_step<BITS, S::step>(a[0], w + here.q, 0, here.inputs, lane);
     }
     wide_wait<0>();
+    wide_settled(sum[1]);
     add_step<S, BN>(acc, sum[1], before, load_sums<S, BN>(sums + (S::steps - 1) * BN * 4));
     __syncwarp();
     if (lane == 0) barrier_arrive(left);
@@ -416,11 +390,6 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
 
 __device__ static inline void meet_consumers() {
   asm volatile("bar.sync 1, %0;" ::"r"((int)CONSUMERS) : "memory");
-}
-
-__device__ static inline float bias_at(const packed_y &y, int64_t row, int64_t rows) {
-  if (!y.bias || row >= rows) return 0;
-  return y.bias_type == PU_F32 ? ((const float *)y.bias)[row] : to_f32(((const bf16 *)y.bias)[row]);
 }
 
 template <int BN, typename Y>
@@ -466,7 +435,7 @@ __device__ static inline bool gather(float (&acc)[BN / 2], const batch_job &j, i
 #pragma unroll
   for (int i = 0; i < BN / 8; i++)
     to[i * CONSUMERS] = make_float4(acc[i * 4], acc[i * 4 + 1], acc[i * 4 + 2], acc[i * 4 + 3]);
-  if (!comes_last(batch_arrived + first, last - first + 1, told, thread)) return false;
+  if (!comes_last(j.arrived + first, last - first + 1, told, thread)) return false;
 #pragma unroll
   for (int i = 0; i < BN / 2; i++) acc[i] = 0;
 #pragma unroll 2
@@ -551,7 +520,7 @@ static uint32_t units_of(const packed_matrix *w) {
 }
 
 static int blocks_of(const pu_cuda *d, uint32_t units) {
-  return (int)PU_MIN(units, (uint32_t)PU_MIN(d->sms * AT_ONCE, (int)MOST_BLOCKS));
+  return (int)PU_MIN(units, (uint32_t)PU_MIN(d->sms * AT_ONCE, (int)PU_CUDA_MOST_BLOCKS));
 }
 
 static int width_of(int64_t tokens) {
@@ -594,11 +563,13 @@ static pu_err launch_group(pu_cuda *d, batch_job *j, const packed_x *x, int widt
 
 static pu_err multiply(pu_cuda *d, const packed_matrix *w, const packed_x *x, const packed_y *y, batch_job *j,
                        int width, pu_error *e) {
+  if (w->rows == 0) return PU_OK;
   j->w = w->data;
   j->l = w->l;
   j->rows = w->rows;
   j->tokens = (int)x->tokens;
   j->y = *y;
+  j->arrived = d->arrived;
   return w->p.bits == 4 ? launch_group<4>(d, j, x, width, &w->p, e) : launch_group<8>(d, j, x, width, &w->p, e);
 }
 

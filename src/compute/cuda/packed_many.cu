@@ -359,11 +359,6 @@ __device__ static inline void store_bf16(const float acc[BN / 2], char *room, bf
   }
 }
 
-__device__ static inline float bias_at(const packed_y &y, int64_t row, int64_t rows) {
-  if (!y.bias || row >= rows) return 0;
-  return y.bias_type == PU_F32 ? ((const float *)y.bias)[row] : to_f32(((const bf16 *)y.bias)[row]);
-}
-
 template <int BN>
 __device__ static inline void store_tile(float acc[BN / 2], const many_job &j, const many_place &p, char *room,
                                          int thread) {
@@ -478,8 +473,7 @@ static pu_err launch_many(pu_cuda *d, many_job *j, const packed_x *x, int64_t co
   PU_TRY(describe_x(x, cols, BN, &map, e));
   dim3 grid((unsigned)(j->row_tiles * j->token_tiles), (unsigned)j->shares);
   pu_cuda_start(d, true, many_kernel<BITS, GROUP, ZEROS, BN>, grid, MANY_THREADS, S::bytes, *j, map);
-  if (j->shares > 1)
-    pu_cuda_start(d, true, add_shares, dim3((unsigned)ceil_div(j->tokens * j->rows, 256)), 256, 0, *j);
+  if (j->shares > 1) pu_cuda_start(d, true, add_shares, dim3((unsigned)ceil_div(j->tokens * j->rows, 256)), 256, 0, *j);
   return pu_cuda_launched("a product with a packed weight", e);
 }
 

@@ -199,7 +199,7 @@ static bool steady_is_plain(const pu_cuda_product *p) {
 }
 
 static bool skinny_can(const pu_cuda *d, const pu_cuda_product *p) {
-  return pu_cuda_has_skinny(d) && p->steady && (!p->fp8 || p->by_rows) && !p->a_turned && !p->b_turned &&
+  return pu_cuda_has_skinny(d) && p->steady && !p->int8 && (!p->fp8 || p->by_rows) && !p->a_turned && !p->b_turned &&
          p->beta == 0 && !p->scaled;
 }
 

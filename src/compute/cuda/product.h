@@ -11,7 +11,7 @@ enum { PU_SKINNY_ROWS = 64 };
 /* y = a b^T + bias of at most PU_SKINNY_ROWS rows, of bf16, E4M3 or int8 (these with a scale for each row of a and b,
  * and b rests), all rows 16-byte aligned, neither operand turned, beta 0: at the speed of memory, each sum in one
  * sequence; of E4M3 with the bits that cuBLASLt's full sums give. */
-bool pu_cuda_has_skinny(const pu_cuda *d); /* from compute capability 9.0 on */
+bool pu_cuda_has_skinny(const pu_cuda *d); /* compute capability 9.0 alone */
 pu_err pu_cuda_skinny(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 /* y = silu(a g^T) (a u^T), bf16 [rows, cols]: b holds g [cols, inner], then u likewise. Both products are rounded to
  * bf16. No bias. */

@@ -128,11 +128,6 @@ template <typename S> __device__ static void fetch_stages(const fetcher<S> &f, c
   }
 }
 
-/* A matrix so many bytes behind another; within shared memory only the lower half changes. */
-__device__ static inline uint64_t further(uint64_t matrix, int bytes) {
-  return (matrix >> 32 << 32) | ((uint32_t)matrix + ((uint32_t)bytes >> 4));
-}
-
 /* Elements of up to COUNT products: a thread has two lines, 8 apart, of each, and of each 8 rows two. */
 template <typename S> struct sums { typename S::sum of[S::count][S::rows / 2]; };
 
@@ -145,8 +140,8 @@ __device__ static inline void use_stage(sums<S> (&into)[N], uint32_t at, int lin
 #pragma unroll
     for (int c = 0; c < S::count; c++)
       wide_mma(typename S::value(), into[k / 4 % N].of[c],
-               further(b, k / 4 * S::b_box(lines) + S::b_at(c, lines) + k % 4 * 32),
-               further(a, k / 4 * S::a_box + k % 4 * 32), N == 1 ? !(first && k == 0) : k % 4 != 0);
+               wide_further(b, k / 4 * S::b_box(lines) + S::b_at(c, lines) + k % 4 * 32),
+               wide_further(a, k / 4 * S::a_box + k % 4 * 32), N == 1 ? !(first && k == 0) : k % 4 != 0);
 }
 
 /* The next stage is waited for while this one's products run: with three stages at least, it comes. */
@@ -458,8 +453,8 @@ static skinny_plan plan_of(const pu_cuda *d, const pu_cuda_product *p, bool gate
   plan.rows = p->rows <= 8 ? 8 : p->rows <= 16 ? 16 : p->rows <= 32 ? 32 : 64, plan.gated = gated;
   plan.lines = (int)ceil_div(p->cols, turns * d->sms * 8) * 8;
   const bool codes = p->fp8 || p->int8, halved = strips * plan.lines > 128 && (turns == 1 || codes);
-  const bool shared = strips * plan.lines <= SHARED_LINES && !codes;
-  plan.ring = plan.rows > SHARED_ROWS ? RING : shared ? SHARED_RING : ONE_RING;
+  const bool shared = strips * plan.lines <= SHARED_LINES;
+  plan.ring = plan.rows > SHARED_ROWS || codes ? RING : shared ? SHARED_RING : ONE_RING;
   if (halved || (gated && plan.lines > LINES)) plan.lines = (int)ceil_div(plan.lines, 16) * 8, plan.ring = RING / 2;
   plan.count = strips * (int)ceil_div(plan.lines, LINES);
   return plan;

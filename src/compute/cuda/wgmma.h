@@ -102,6 +102,8 @@ PU_WIDE_BF16(64, 128, 64, 65, 66, 67, 68)
     PU_WIDE("m64n" #COLS "k16.f32.bf16.bf16", N, "+f", A, B, ADD, ", 1, 1, %" #TURN_B, "r"(a[0]), "r"(a[1]),           \
             "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(TURNED));                                                      \
   }
+PU_WIDE_HELD(4, 8, "{%4, %5, %6, %7}", 8, 9, 10)
+PU_WIDE_HELD(8, 16, "{%8, %9, %10, %11}", 12, 13, 14)
 PU_WIDE_HELD(32, 64, "{%32, %33, %34, %35}", 36, 37, 38)
 PU_WIDE_HELD(64, 128, "{%64, %65, %66, %67}", 68, 69, 70)
 
@@ -130,6 +132,11 @@ template <int N> __device__ static inline void wide_mma(int8_t, int (&d)[N], uin
 }
 template <int N> __device__ static inline void wide_mma(e4m3, float (&d)[N], uint64_t a, uint64_t b, int add) {
   wide_mma_e4m3(d, a, b, add);
+}
+
+/* A matrix so many bytes behind another; within shared memory only the lower half changes. */
+__device__ static inline uint64_t wide_further(uint64_t matrix, int bytes) {
+  return (matrix >> 32 << 32) | ((uint32_t)matrix + ((uint32_t)bytes >> 4));
 }
 
 /* No use of a sum goes before this: the compiler knows of no dependence on wide_wait. */
