@@ -81,6 +81,8 @@ typedef struct batch_turn {
   }
 } batch_turn;
 
+#ifdef PU_WGMMA
+
 /* Block b has units [first_unit(b), first_unit(b + 1)). */
 __device__ static inline int first_unit(const batch_job &j, uint32_t block) {
   return (int)(block * j.each + min(block, j.more));
@@ -126,8 +128,6 @@ __device__ static inline batch_place place_alone(const batch_job &j) {
   batch_place p = {j.w, first_unit(j, blockIdx.x), first_unit(j, blockIdx.x + 1), 0, j.tokens};
   return p;
 }
-
-#ifdef PU_WGMMA
 
 /* ---- stages ---- */
 
