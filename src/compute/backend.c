@@ -66,7 +66,9 @@ static pu_err plugin_open(const char *device, int threads, pu_backend **out, pu_
   if (strchr(device, '/') || strlen(device) >= PU_DEVICE_NAME)
     return pu_fail(e, PU_ERR_USAGE, "'%s' is no device: use auto, cpu or cuda", device);
   if (!plugin_find(device, path))
-    return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: libpuyu-%s.so not found beside the program", device, device);
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   "%s: libpuyu-%s.so not found beside the program (docs/devices.md says how it is built)", device,
+                   device);
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!library) return pu_fail(e, PU_ERR_IO, "%s: %s", device, dlerror());
   union {

@@ -77,8 +77,8 @@ static void same(const pu_session *a, const pu_session *b, const char *what, int
  * or more, not the same alone (compute.h). */
 enum { COMPANY = 6 };
 
-static void keep_company(pu_engine *en, pu_session *s[COMPANY]) {
-  for (int i = 0; i < COMPANY; i++) {
+static void keep_company(pu_engine *en, pu_session *s[COMPANY], int company) {
+  for (int i = 0; i < company; i++) {
     if (s[i] && pu_session_finish(s[i]) == PU_FINISH_NONE) continue;
     pu_session_close(s[i]);
     s[i] = begin(en, i * 90, CONTEXT); /* of one token */
@@ -91,45 +91,33 @@ static bool done(pu_session *const *s, int n) {
   return true;
 }
 
-static void run_beside(pu_engine *en, pu_session *company[COMPANY], pu_session *const *s, int n) {
+/* Sessions [first, first + n), with others beside them. */
+static void answer_beside(pu_engine *en, pu_session *beside[COMPANY], int company, pu_session **s, int first, int n) {
   pu_error e;
-  for (bool more; !done(s, n);) {
-    keep_company(en, company);
-    assert_ok(pu_engine_step(en, &more, &e), &e);
-  }
+  keep_company(en, beside, company);
+  for (int i = 0; i < n; i++) s[i] = begin(en, first + i, ANSWER);
+  for (bool more; !done(s, n); keep_company(en, beside, company)) assert_ok(pu_engine_step(en, &more, &e), &e);
 }
 
 /* A few at a time, whose steps then have no more than sixteen tokens. */
 enum { FEW_BATCH = 12, FEW_CHUNK = 4 };
 
-/* few: as far as a device's promise goes for weights in few bits. */
-static void compare(bench *b, pu_kv_type type, bool few, bool company, const char *what) {
+/* few: as far as a device's promise goes for weights in few bits. company: how many stand beside those compared. */
+static void compare(bench *b, pu_kv_type type, bool few, int company, const char *what) {
   pu_engine_options o = {.context = CONTEXT,
                          .max_batch = few ? FEW_BATCH : N,
                          .prefill_chunk = few ? FEW_CHUNK : CHUNK,
                          .no_prefix_cache = true,
                          .kv_type = type};
   pu_engine *many, *one;
-  pu_session *s[N], *beside_many[COMPANY] = {0}, *beside_one[COMPANY] = {0};
-  const int group = company ? FEW_BATCH - COMPANY : N;
+  pu_session *s[N], *alone, *beside_many[COMPANY] = {0}, *beside_one[COMPANY] = {0};
+  const int group = company ? FEW_BATCH - company : N;
   assert_ok(pu_engine_over(b->m, NULL, &o, &many, &b->e), &b->e);
   assert_ok(pu_engine_over(b->m, NULL, &o, &one, &b->e), &b->e);
-  for (int first = 0; first < N; first += group) {
-    const int n = PU_MIN(group, N - first);
-    if (company) keep_company(many, beside_many);
-    for (int i = 0; i < n; i++) s[first + i] = begin(many, first + i, ANSWER);
-    if (company)
-      run_beside(many, beside_many, s + first, n);
-    else
-      run(many);
-  }
+  for (int first = 0; first < N; first += group)
+    answer_beside(many, beside_many, company, s + first, first, PU_MIN(group, N - first));
   for (int i = 0; i < N; i++) {
-    if (company) keep_company(one, beside_one);
-    pu_session *alone = begin(one, i, ANSWER);
-    if (company)
-      run_beside(one, beside_one, &alone, 1);
-    else
-      run(one);
+    answer_beside(one, beside_one, company, &alone, i, 1);
     same(s[i], alone, what, i);
     pu_session_close(alone);
   }
@@ -164,7 +152,7 @@ static void alone_as_among_others(void **state) {
           (void)snprintf(what, sizeof what, "%s, %s, weights %d, cache %d", pu_isa_name(isa), pu_dtype_name(types[t]),
                          (int)cases[i].quant, (int)type);
           bool few = (cases[i].quant == PU_QUANT_Q8 || cases[i].quant == PU_QUANT_Q4) && !strcmp(b.be->name, "cuda");
-          compare(&b, type, few, few && types[t] == PU_BF16, what);
+          compare(&b, type, few, few && types[t] == PU_BF16 ? COMPANY : 0, what);
         }
         close_model(&b);
       }

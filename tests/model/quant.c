@@ -169,12 +169,17 @@ static void drop_all(pu_qmatrix *q, size_t n) {
   free(q);
 }
 
-static void write_as(pu_backend *be, const char *from, const way *w, const char *dir, pu_model **m) {
+/* output: the output, too, in few bits. */
+static void write_with(pu_backend *be, const char *from, const way *w, bool output, const char *dir, pu_model **m) {
   pu_error e;
   assert_ok(pu_model_load(from, be, &(pu_model_options){.dtype = PU_F32}, m, &e), &e);
-  pu_qmatrix *q = quantise(*m, w, false);
+  pu_qmatrix *q = quantise(*m, w, output);
   assert_ok(pu_model_save_quantised(*m, dir, PU_F32, w->format, q, 0, &e), &e);
   drop_all(q, (*m)->n_params);
+}
+
+static void write_as(pu_backend *be, const char *from, const way *w, const char *dir, pu_model **m) {
+  write_with(be, from, w, false, dir, m);
 }
 
 static void check_way(pu_backend *be, const char *name, const way *w) {
@@ -554,14 +559,9 @@ static void tied_output_in_few_bits_is_passed_over(void **state) {
   static const way w = {"", PU_QUANT_GPTQ, 4, false, false};
   char dir[400], config[500];
   pu_model *m;
-  pu_error e;
   snprintf(dir, sizeof dir, "%s/tied-gptq", folder);
   snprintf(config, sizeof config, "%s/config.json", dir);
-  assert_ok(pu_model_load(PU_FIXTURES "/hf-mini/llama3-tiny", *state, &(pu_model_options){.dtype = PU_F32}, &m, &e),
-            &e);
-  pu_qmatrix *q = quantise(m, &w, true);
-  assert_ok(pu_model_save_quantised(m, dir, PU_F32, w.format, q, 0, &e), &e);
-  drop_all(q, m->n_params);
+  write_with(*state, PU_FIXTURES "/hf-mini/llama3-tiny", &w, true, dir, &m);
   pu_model_free(m);
   shown untied = show(*state, dir, (pu_model_options){.dtype = PU_F32, .tile = true});
   assert_int_equal(untied.m->outer[PU_SLOT_OUTPUT]->layout, PU_LAYOUT_PACKED);

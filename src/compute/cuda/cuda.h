@@ -154,9 +154,9 @@ pu_err pu_cuda_bias_back(pu_cuda *d, const pu_tensor *dy, pu_tensor *b, float *p
 
 /* Weights in few bits: see packed.h. `linear` where a->w is PACKED. Takes work memory. */
 pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) PU_MUST_USE;
-/* linear_swiglu with w PACKED. done: false where nothing was done, as no kernel has both. Takes work memory. */
-pu_err pu_cuda_packed_gated(pu_cuda *d, const pu_tensor *x, const pu_tensor *w, pu_tensor *y, bool *done,
-                            pu_error *e) PU_MUST_USE;
+/* y = swiglu of what `linear` would give, in one kernel, where there is one. Takes work memory. */
+bool pu_cuda_packed_has_gated(const pu_linear_args *a);
+pu_err pu_cuda_packed_gated(pu_cuda *d, const pu_linear_args *a, const pu_tensor *y, pu_error *e) PU_MUST_USE;
 /* Rows [first, first + rows) of a PACKED matrix (of the matrix-th of [E, M, K]; else 0) as plain ones of its type,
  * their inputs in their own order, into [rows, K]. first: a multiple of 16. Takes no work memory. */
 pu_err pu_cuda_packed_plain(pu_cuda *d, const pu_tensor *w, int64_t matrix, int64_t first, int64_t rows, void *out,

@@ -138,12 +138,6 @@ __device__ static inline void widen(uint4 v, float (&out)[8]) {
   two_f32(v.w, &out[6], &out[7]);
 }
 
-/* The larger of pairs of bf16 magnitudes, which compare as their bits do. */
-__device__ static inline uint32_t larger(uint32_t most, uint4 v) {
-  uint32_t a = __vmaxu2(v.x & 0x7fff7fffu, v.y & 0x7fff7fffu), b = __vmaxu2(v.z & 0x7fff7fffu, v.w & 0x7fff7fffu);
-  return __vmaxu2(most, __vmaxu2(a, b));
-}
-
 typedef struct matrix {
   const bf16 *from;
   int64_t step;

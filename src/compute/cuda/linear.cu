@@ -49,6 +49,7 @@ static pu_err linear(pu_backend *be, void *args, pu_error *e) {
 static bool gates_inside(const pu_cuda *d, const pu_linear_args *up) {
   const pu_cuda_product p = product_of(up);
   if (pu_cuda_is_w8a8(up->w)) return pu_cuda_w8a8_has_gated(d, up);
+  if (up->w->layout == PU_LAYOUT_PACKED) return pu_cuda_packed_has_gated(up);
   return up->w->layout == PU_LAYOUT_PLAIN && p.rows > 0 && p.cols > 0 && pu_cuda_few_rows(d, &p);
 }
 
@@ -58,15 +59,13 @@ static pu_err linear_swiglu(pu_backend *be, void *args, pu_error *e) {
   pu_linear_args up = {};
   pu_swiglu_args gates = {a->gu, a->y, false};
   up.x = a->x, up.w = a->w, up.y = a->gu;
-  bool done = false;
   d->waited_for = NULL;
-  if (a->w->layout == PU_LAYOUT_PACKED) PU_TRY(pu_cuda_packed_gated(d, a->x, a->w, a->y, &done, e));
-  if (done) return PU_OK;
   if (!gates_inside(d, &up)) {
     PU_TRY(linear(be, &up, e));
     return be->forward[PU_OP_swiglu](be, &gates, e);
   }
   if (pu_cuda_is_w8a8(a->w)) return pu_cuda_w8a8_gated(d, &up, a->y, e);
+  if (a->w->layout == PU_LAYOUT_PACKED) return pu_cuda_packed_gated(d, &up, a->y, e);
   pu_cuda_product p = product_of(&up);
   p.y = a->y->data, p.y_step = a->y->stride[0], p.cols = a->y->shape[1];
   return pu_cuda_skinny_gated(d, &p, e);

@@ -317,14 +317,14 @@ static pu_err linear_batch(pu_cuda *d, const pu_linear_args *a, const packed_mat
   return packed_batch(d, w, &x, &y, (char *)room + placed, e);
 }
 
-static pu_err linear_few(pu_cuda *d, const pu_linear_args *a, const packed_matrix *w, pu_error *e) {
-  size_t bytes = rounded_bytes(a->x, w);
+static pu_err linear_few(pu_cuda *d, const pu_tensor *in, const packed_matrix *w, const packed_y *y, bool gated,
+                         pu_error *e) {
+  size_t bytes = rounded_bytes(in, w);
   packed_x x;
-  packed_y y = y_of(a);
   void *room = NULL;
   if (bytes) PU_TRY(pu_cuda_work(d, bytes, &room, e));
-  PU_TRY(round_x(d, a->x, w, room, &x, e));
-  return packed_few(d, w, &x, &y, NULL, false, e);
+  PU_TRY(round_x(d, in, w, room, &x, e));
+  return packed_few(d, w, &x, y, NULL, gated, e);
 }
 
 /* Plain rows into work memory, some at a time, and a plain product by them. Without an order they need none in x
@@ -354,33 +354,31 @@ static pu_err linear_plain(pu_cuda *d, const pu_linear_args *a, const packed_mat
 /* Without wgmma more tokens are taken some at a time, as long as that is less work than making plain rows. */
 enum { FEW_TOKENS = 64 };
 
+/* By wgmma, of few tokens each or of many. */
+static bool is_wide(const pu_cuda *d, const pu_tensor *x, const packed_matrix *w) {
+  return x->shape[0] >= PACKED_BATCH_FROM && x->dtype == PU_BF16 && packed_many_can(d) && w->cols > 0;
+}
+
 pu_err pu_cuda_packed_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   packed_matrix w = packed_matrix_of(a->w, 0);
+  const packed_y y = y_of(a);
   int64_t tokens = a->x->shape[0];
   if (tokens == 0 || w.rows == 0) return PU_OK;
-  bool wide = tokens >= PACKED_BATCH_FROM && a->x->dtype == PU_BF16 && packed_many_can(d) && w.cols > 0;
-  if (wide) return tokens <= PACKED_BATCH ? linear_batch(d, a, &w, e) : linear_many(d, a, &w, e);
-  if (tokens <= FEW_TOKENS || w.cols == 0) return linear_few(d, a, &w, e);
+  if (is_wide(d, a->x, &w)) return tokens <= PACKED_BATCH ? linear_batch(d, a, &w, e) : linear_many(d, a, &w, e);
+  if (tokens <= FEW_TOKENS || w.cols == 0) return linear_few(d, a->x, &w, &y, false, e);
   return linear_plain(d, a, &w, e);
 }
 
-pu_err pu_cuda_packed_gated(pu_cuda *d, const pu_tensor *x, const pu_tensor *w, pu_tensor *y, bool *done, pu_error *e) {
-  packed_matrix m = packed_matrix_of(w, 0);
-  packed_y to = {y->data, y->stride[0], y->dtype, NULL, PU_F32};
-  const int64_t tokens = x->shape[0], most = PACKED_BATCH_FROM - 1;
-  *done = tokens > 0 && tokens <= most && x->dtype == PU_BF16 && y->dtype == PU_BF16 && m.rows && packed_few_gates(&m);
-  if (!*done) return PU_OK;
-  size_t bytes = rounded_bytes(x, &m);
-  packed_x from;
-  void *room = NULL;
-  if (bytes) PU_TRY(pu_cuda_work(d, bytes, &room, e));
-  PU_TRY(round_x(d, x, &m, room, &from, e));
-  return packed_few(d, &m, &from, &to, NULL, true, e);
+bool pu_cuda_packed_has_gated(const pu_linear_args *a) {
+  const packed_matrix w = packed_matrix_of(a->w, 0);
+  const int64_t tokens = a->x->shape[0];
+  return tokens > 0 && tokens < PACKED_BATCH_FROM && a->x->dtype == PU_BF16 && w.rows > 0 && packed_few_gates(&w);
 }
 
-/* Which kernels take experts' rows: by wgmma, of few rows each or of many. */
-static bool experts_wide(const pu_cuda *d, const pu_tensor *x, const packed_matrix *w) {
-  return x->shape[0] >= PACKED_BATCH_FROM && x->dtype == PU_BF16 && packed_many_can(d) && w->cols > 0;
+pu_err pu_cuda_packed_gated(pu_cuda *d, const pu_linear_args *a, const pu_tensor *y, pu_error *e) {
+  const packed_matrix w = packed_matrix_of(a->w, 0);
+  const packed_y to = {y->data, y->stride[0], y->dtype, NULL, PU_F32};
+  return linear_few(d, a->x, &w, &to, true, e);
 }
 
 pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w, const int32_t *offsets, pu_tensor *y,
@@ -390,7 +388,7 @@ pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w
   packed_x from;
   packed_y to = {y->data, y->stride[0], y->dtype, NULL, PU_F32};
   if (x->shape[0] == 0) return PU_OK;
-  if (!experts_wide(d, x, &m)) {
+  if (!is_wide(d, x, &m)) {
     PU_TRY(round_x(d, x, &m, room, &from, e));
     return packed_few(d, &m, &from, &to, &parts, false, e);
   }

@@ -72,15 +72,6 @@ struct batch_barriers {
   uint64_t full[MOST_STAGES], summed[MOST_STAGES], empty[MOST_STAGES];
 };
 
-/* A place in a ring. */
-typedef struct batch_turn {
-  int slot;
-  uint32_t turn;
-  __device__ void next(int stages) {
-    if (++slot == stages) slot = 0, turn ^= 1;
-  }
-} batch_turn;
-
 #ifdef PU_WGMMA
 
 /* Block b has units [first_unit(b), first_unit(b + 1)). */
@@ -165,11 +156,11 @@ template <class S> struct batch_fetcher {
 
 /* The first stages' weights are asked for. n: stages in all. */
 template <class S> __device__ static inline void fetch_stages(batch_fetcher<S> &f, int early, int n) {
-  batch_turn p = {0, 0};
+  ring_place p = {0, 0};
 #pragma unroll 1
   for (int t = 0; t < early; t++) f.fetch_x(t);
 #pragma unroll 1
-  for (int t = early; t < n; t++, p.next(f.j.stages)) {
+  for (int t = early; t < n; t++, p.go_on(f.j.stages)) {
     barrier_wait(&f.bars->empty[p.slot], p.turn);
     f.fetch_w(p.slot);
     f.fetch_x(p.slot);
@@ -209,9 +200,9 @@ template <class S, int BN> __device__ static inline void sum_stage(uint32_t x, u
 /* A warp's work: sums of x of all stages. */
 template <class S, int BN>
 __device__ static inline void sum_stages(const batch_room<S> &room, batch_barriers *bars, int n, int lane) {
-  batch_turn p = {0, 0};
+  ring_place p = {0, 0};
 #pragma unroll 1
-  for (int t = 0; t < n; t++, p.next(room.stages)) {
+  for (int t = 0; t < n; t++, p.go_on(room.stages)) {
     barrier_wait(&bars->full[p.slot], p.turn);
     sum_stage<S, BN>(room.x(p.slot), room.sums(p.slot), lane);
     __syncwarp();
@@ -334,7 +325,7 @@ __device__ static inline void multiply_step(float (&sum)[BN / 2], uint32_t (&a)[
 template <int BITS, int GROUP, bool ZEROS, int BN>
 __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_job &j, int from, int to,
                                               const batch_room<batch_shape<BITS, GROUP, ZEROS, BN>> &room,
-                                              batch_barriers *bars, batch_turn &p, int thread) {
+                                              batch_barriers *bars, ring_place &p, int thread) {
   using S = batch_shape<BITS, GROUP, ZEROS, BN>;
   const int lane = thread % 32, pieces = (int)j.l.pieces;
   const batch_lane whole = lane_of<S, BITS>(PACKED_PIECE, S::piece, thread),
@@ -371,7 +362,7 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
       before = of;
     }
     uint64_t *left = &bars->empty[p.slot];
-    p.next(room.stages);
+    p.go_on(room.stages);
     if (piece + 1 < to) {
       here = piece + 2 == pieces ? tail : whole;
       w = room.w(p.slot);
@@ -455,7 +446,7 @@ __device__ static inline void run_units(const batch_job &j, const batch_place &a
                                         const batch_room<batch_shape<BITS, GROUP, ZEROS, BN>> &room,
                                         batch_barriers *bars, uint32_t *told, int thread) {
   const int pieces = (int)j.l.pieces;
-  batch_turn p = {0, 0};
+  ring_place p = {0, 0};
   for (int unit = at.from; unit < at.to;) {
     int tile = unit / pieces, begin = unit - tile * pieces, end = min(pieces, begin + at.to - unit);
     float acc[BN / 2];

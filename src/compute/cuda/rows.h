@@ -34,6 +34,12 @@ __device__ static inline void two_f32(uint32_t word, float *low, float *high) {
   *high = __uint_as_float(word & 0xffff0000u);
 }
 
+/* The larger of pairs of bf16 magnitudes, which compare as their bits do. */
+__device__ static inline uint32_t larger(uint32_t most, uint4 v) {
+  uint32_t a = __vmaxu2(v.x & 0x7fff7fffu, v.y & 0x7fff7fffu), b = __vmaxu2(v.z & 0x7fff7fffu, v.w & 0x7fff7fffu);
+  return __vmaxu2(most, __vmaxu2(a, b));
+}
+
 __device__ static inline uint32_t two_bf16(float low, float high) {
   __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
   return *(uint32_t *)&pair;

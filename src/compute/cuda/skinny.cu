@@ -73,15 +73,6 @@ struct barriers {
   uint64_t full[MOST_STAGES], empty[MOST_STAGES];
 };
 
-/* Where a stage is and which comes next. */
-struct place {
-  int slot;
-  uint32_t turn;
-  __device__ void go_on(int stages) {
-    if (++slot == stages) slot = 0, turn ^= 1;
-  }
-};
-
 /* One thread's work: stages of a and b on their way. */
 template <typename S> struct fetcher {
   const CUtensorMap *a, *b;
@@ -116,7 +107,7 @@ template <typename S> __device__ static void fetch_early(const fetcher<S> &f, co
 }
 
 template <typename S> __device__ static void fetch_stages(const fetcher<S> &f, const skinny_args &p, int early, int n) {
-  place at = {};
+  ring_place at = {};
   wait_for_before();
   for (int t = 0; t < early; t++) f.fetch_a(t, t);
   for (int t = early; t < n; t++) {
@@ -149,7 +140,7 @@ template <typename S>
 __device__ static inline void sum_stages(sums<S> (&sum)[1], uint32_t room, int n, const skinny_args &p,
                                          barriers *bars) {
   const int stage = stage_bytes<S>(p.lines);
-  place at = {};
+  ring_place at = {};
   int last = 0;
   barrier_wait(&bars->full[0], 0);
   for (int t = 0; t < n; t++) {
@@ -172,7 +163,7 @@ template <typename S>
 __device__ static inline void sum_boxes(sums<S> &sum, uint32_t room, int n, const skinny_args &p, barriers *bars) {
   const int stage = stage_bytes<S>(p.lines);
   sums<S> box[S::boxes];
-  place at = {};
+  ring_place at = {};
   sum = {};
   barrier_wait(&bars->full[0], 0);
   for (int t = 0; t < n; t++) {

@@ -47,6 +47,15 @@ __device__ static inline void multiply_add(float *c, const uint32_t *a, const ui
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
+/* A place in a ring of stages in shared memory, and which turn it is. */
+struct ring_place {
+  int slot;
+  uint32_t turn;
+  __device__ void go_on(int stages) {
+    if (++slot == stages) slot = 0, turn ^= 1;
+  }
+};
+
 /* ---- from compute capability 9.0 on: the copy engine, barriers in shared memory ---- */
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

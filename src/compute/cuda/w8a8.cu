@@ -14,11 +14,6 @@
 
 enum { THREADS = 512, HELD = 4 /* packs of eight values that a thread keeps from the search to the rounding */ };
 
-__device__ static inline uint32_t larger(uint32_t most, uint4 v) {
-  uint32_t a = __vmaxu2(v.x & 0x7fff7fffu, v.y & 0x7fff7fffu), b = __vmaxu2(v.z & 0x7fff7fffu, v.w & 0x7fff7fffu);
-  return __vmaxu2(most, __vmaxu2(a, b));
-}
-
 /* Two codes; the largest magnitude of a code. */
 __device__ static inline uint32_t two_codes(int8_t, float low, float high) {
   return (uint32_t)(__float2int_rn(low) & 0xff) | (uint32_t)(__float2int_rn(high) & 0xff) << 8;
