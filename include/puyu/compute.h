@@ -220,8 +220,9 @@ typedef struct pu_cpu_limits {
   double read_bytes;            /* pu_cpu_read_rate, of 256 MiB */
 } pu_cpu_limits;
 pu_err pu_cpu_measure(pu_backend *cpu, pu_cpu_limits *out, pu_error *e) PU_MUST_USE;
-/* What any backend does at most, measured now through its own operations: products of ever larger square matrices, and a copy inside its memory, bytes read and written together; 0: no memory for it. A device takes some 0.1 s; for a
- * processor pu_cpu_measure is nearer to the truth. */
+/* What any backend does at most, measured now through its own operations: products of ever larger square matrices, and a
+ * copy inside its memory, bytes read and written together; 0: no memory for it. A device takes some 0.1 s; for a processor
+ * pu_cpu_measure is nearer to the truth. */
 typedef struct pu_limits {
   double bf16_flops, f32_flops, copy_bytes; /* a second */
 } pu_limits;
@@ -503,7 +504,7 @@ typedef struct pu_moe_mlp_args {
 pu_tensor *pu_moe_mlp(pu_ctx *c, pu_tensor *x, pu_tensor *idx, pu_tensor *weight, pu_tensor *gate_up, pu_tensor *down);
 
 /* Next-token cross-entropy without the batch's logits: in chunks of rows, logits = x w^T; loss[n] = logsumexp -
- * logits[target] (0 where target < 0). x: [N, C]; w: [V, C], without a tape of any layout; targets: i32 [N];
+ * logits[target] (0 where target < 0). x: [N, C]; w: [V, C], without a tape also TILED or PACKED; targets: i32 [N];
  * loss: f32 [N].
  * With a tape the forward also leaves dx = grad_scale * d(sum of loss)/dx in `dx` and adds to w->grad at once;
  * backward only hands dx on. */
@@ -539,17 +540,22 @@ typedef struct pu_sum_squares_args {
 } pu_sum_squares_args;
 pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) PU_MUST_USE;
 
-/* One AdamW step (Loshchilov & Hutter 2019), as PyTorch's: p *= 1 - lr wd; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2)
+/* One AdamW step (Loshchilov & Hutter 2019) of n parameters, as PyTorch's: p *= 1 - lr wd; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2)
  * g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps). g is first multiplied by grad_scale (clipping).
- * g: f32 or bf16; m, v: both f32 or both bf16; p: f32; or bf16 with the lower halves of the f32 values in low (u16; pu_split_f32);
- * or bf16 alone. All of the same count. Computed in f32. What is bf16 (but for a p that has low) is rounded
+ * g: f32 or bf16; m, v: both f32 or both bf16; p: f32; or bf16 with the lower halves of the f32 values in low (u16;
+ * pu_split_f32); or bf16 alone. All of the same count. Computed in f32. What is bf16 (but for a p that has low) is rounded
  * stochastically: up with the probability that its distance from the lower of its neighbours is of theirs, so that what
  * is too small to be seen in one step is there on average; which way is a function of (seed, step, element). */
-typedef struct pu_adamw_args {
-  pu_tensor *p, *low, *g, *m, *v;
-  float lr, beta1, beta2, eps, weight_decay, grad_scale;
-  int64_t step; /* from 1 */
+typedef struct pu_adamw_param {
+  pu_tensor *p, *low, *g, *m, *v; /* low: NULL: none */
+  float weight_decay;
   uint64_t seed;
+} pu_adamw_param;
+typedef struct pu_adamw_args {
+  const pu_adamw_param *of;
+  int n;
+  float lr, beta1, beta2, eps, grad_scale;
+  int64_t step; /* from 1 */
 } pu_adamw_args;
 pu_err pu_adamw(pu_ctx *c, const pu_adamw_args *a) PU_MUST_USE;
 

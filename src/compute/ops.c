@@ -172,7 +172,7 @@ pu_tensor *pu_linear(pu_ctx *c, pu_tensor *x, pu_tensor *w, pu_tensor *b, bool y
 
 /* A matrix that products in FP8 take. */
 static bool fits_fp8(const pu_tensor *t) {
-  return t->dtype == PU_BF16 && t->layout == PU_LAYOUT_PLAIN && t->shape[0] % PU_FP8_TILE == 0 &&
+  return t->dtype == PU_BF16 && t->layout == PU_LAYOUT_PLAIN && t->shape[0] > 0 && t->shape[0] % PU_FP8_TILE == 0 &&
          t->shape[1] % PU_FP8_TILE == 0 && t->stride[0] % 8 == 0 && (uintptr_t)t->data % 16 == 0;
 }
 
@@ -440,13 +440,17 @@ pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) 
   return c->status;
 }
 
+static bool can_step(const pu_adamw_param *a) {
+  int64_t n = pu_tensor_count(a->p);
+  return pu_tensor_count(a->g) == n && pu_tensor_count(a->m) == n && pu_tensor_count(a->v) == n &&
+         is_compute(a->g->dtype) && is_compute(a->p->dtype) && is_compute(a->m->dtype) && a->v->dtype == a->m->dtype &&
+         (!a->low || (pu_tensor_count(a->low) == n && a->low->dtype == PU_U16 && a->p->dtype == PU_BF16));
+}
+
 pu_err pu_adamw(pu_ctx *c, const pu_adamw_args *a) {
   pu_adamw_args args = *a;
-  int64_t n = pu_tensor_count(a->p);
-  bool ok = pu_tensor_count(a->g) == n && pu_tensor_count(a->m) == n && pu_tensor_count(a->v) == n &&
-            is_compute(a->g->dtype) && is_compute(a->p->dtype) && is_compute(a->m->dtype) &&
-            a->v->dtype == a->m->dtype && a->step > 0 &&
-            (!a->low || (pu_tensor_count(a->low) == n && a->low->dtype == PU_U16 && a->p->dtype == PU_BF16));
+  bool ok = a->step > 0;
+  for (int i = 0; i < a->n; i++) ok = ok && can_step(&a->of[i]);
   if (!ok) misfit(c, "adamw");
   run(c, PU_OP_adamw, &args);
   return c->status;

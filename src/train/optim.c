@@ -44,7 +44,9 @@ pu_err pu_train_optim_create(pu_backend *be, pu_param *params, size_t n, pu_dtyp
   out->m = pu_arena_alloc(host, n * sizeof *out->m);
   out->v = pu_arena_alloc(host, n * sizeof *out->v);
   out->g = pu_arena_alloc(host, n * sizeof *out->g);
-  if (!out->m || !out->v || !out->g) return pu_fail(e, PU_ERR_NOMEM, "no memory for the optimiser's headers");
+  out->of = pu_arena_alloc(host, n * sizeof *out->of);
+  if (!out->m || !out->v || !out->g || !out->of)
+    return pu_fail(e, PU_ERR_NOMEM, "no memory for the optimiser's headers");
   PU_TRY(be->alloc(be, out->moment_bytes, &out->moments, e));
   PU_TRY(be->clear(be, out->moments, out->moment_bytes, e));
   if (out->grad_bytes) PU_TRY(be->alloc(be, out->grad_bytes, &out->grads, e));
@@ -96,20 +98,21 @@ pu_err pu_train_optim_step(pu_train_optim *o, pu_ctx *c, const pu_train_config *
   for (size_t i = 0; i < o->n_params; i++) {
     const pu_param *p = &o->params[i];
     bool decay = p->decay || cfg->optim.decay_all;
-    pu_adamw_args a = {.p = p->w,
-                       .low = p->low,
-                       .g = p->w->grad,
-                       .m = &o->m[i],
-                       .v = &o->v[i],
-                       .lr = (float)lr,
-                       .beta1 = (float)cfg->optim.betas.v[0],
-                       .beta2 = (float)cfg->optim.betas.v[1],
-                       .eps = (float)cfg->optim.eps,
-                       .weight_decay = decay ? (float)cfg->optim.weight_decay : 0,
-                       .grad_scale = (float)grad_scale,
-                       .step = step,
-                       .seed = pu_hash64(p->name, strlen(p->name), (uint64_t)cfg->train.seed)};
-    PU_TRY(pu_adamw(c, &a));
+    o->of[i] = (pu_adamw_param){.p = p->w,
+                                .low = p->low,
+                                .g = p->w->grad,
+                                .m = &o->m[i],
+                                .v = &o->v[i],
+                                .weight_decay = decay ? (float)cfg->optim.weight_decay : 0,
+                                .seed = pu_hash64(p->name, strlen(p->name), (uint64_t)cfg->train.seed)};
   }
-  return PU_OK;
+  pu_adamw_args a = {.of = o->of,
+                     .n = (int)o->n_params,
+                     .lr = (float)lr,
+                     .beta1 = (float)cfg->optim.betas.v[0],
+                     .beta2 = (float)cfg->optim.betas.v[1],
+                     .eps = (float)cfg->optim.eps,
+                     .grad_scale = (float)grad_scale,
+                     .step = step};
+  return pu_adamw(c, &a);
 }

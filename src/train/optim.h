@@ -10,6 +10,7 @@ typedef struct pu_train_optim {
   size_t n_params;
   pu_tensor *m, *v;    /* [n_params] headers, f32 or bf16, shaped like the parameters */
   const pu_tensor **g; /* [n_params] room for the list of gradients */
+  pu_adamw_param *of;  /* [n_params] room for a step's list */
   void *moments, *grads;
   size_t moment_bytes, grad_bytes; /* what the two take */
 } pu_train_optim;

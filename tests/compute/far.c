@@ -58,7 +58,7 @@ typedef struct far {
   size_t pinned; /* areas of the host */
 } far;
 
-enum { POISON = 4 << 20, USUAL_MIB = 32 << 10, MOST_TENSORS = 256 };
+enum { POISON = 4 << 20, USUAL_MIB = 32 << 10, MOST_TENSORS = 2048 };
 
 static far *of(pu_backend *be) {
   return (far *)be;
@@ -439,13 +439,20 @@ TENSORS(moe_route, a->logits, a->idx, a->weight)
 TENSORS(moe_mlp, a->x, a->idx, a->weight, a->gate_up, a->down, a->y, a->order, a->offsets, a->gu, a->act, a->out)
 TENSORS(linear_cross_entropy, a->x, a->w, a->targets, a->loss, a->dx)
 TENSORS(top_logits, a->logits, a->scale, a->values, a->ids, a->sums)
-TENSORS(adamw, a->p, a->low, a->g, a->m, a->v)
 TENSORS(tile_weight, a->w, a->out)
 TENSORS(pack_weight, a->out)
 
 static void list_sum_squares(const void *args, list *l) {
   const pu_sum_squares_args *a = args;
   add(l, a->t, a->n);
+}
+
+static void list_adamw(const void *args, list *l) {
+  const pu_adamw_args *a = args;
+  for (int i = 0; i < a->n; i++) {
+    const pu_adamw_param *w = &a->of[i];
+    add(l, (const pu_tensor *const[]){w->p, w->low, w->g, w->m, w->v}, 5);
+  }
 }
 
 static void list_lora(const void *args, list *l) {

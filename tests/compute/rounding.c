@@ -74,20 +74,23 @@ static void run_close(run *r) {
   r->be->close(r->be);
 }
 
-static void step(run *r, int64_t n, pu_adamw_args a) {
+static void step(run *r, int64_t n, pu_adamw_args a, uint64_t seed) {
   size_t mark = pu_arena_mark(r->mem);
   pu_ctx c = {.be = r->be, .mem = r->mem, .host = r->mem, .err = &r->e};
-  a.p = pu_tensor_over(&c, PU_BF16, 1, &n, r->p);
-  a.g = pu_tensor_over(&c, PU_F32, 1, &n, r->g);
-  a.m = pu_tensor_over(&c, PU_BF16, 1, &n, r->m);
-  a.v = pu_tensor_over(&c, PU_BF16, 1, &n, r->v);
+  const pu_adamw_param of = {.p = pu_tensor_over(&c, PU_BF16, 1, &n, r->p),
+                             .g = pu_tensor_over(&c, PU_F32, 1, &n, r->g),
+                             .m = pu_tensor_over(&c, PU_BF16, 1, &n, r->m),
+                             .v = pu_tensor_over(&c, PU_BF16, 1, &n, r->v),
+                             .seed = seed};
+  a.of = &of;
+  a.n = 1;
   assert_ok(pu_adamw(&c, &a), &r->e);
   pu_arena_release(r->mem, mark);
 }
 
 /* With these, m becomes g rounded, v becomes g^2 rounded, and p stays. */
-static pu_adamw_args only_round(int64_t at, uint64_t seed) {
-  return (pu_adamw_args){.lr = 0, .beta1 = 0, .beta2 = 0, .eps = 1, .grad_scale = 1, .step = at, .seed = seed};
+static pu_adamw_args only_round(int64_t at) {
+  return (pu_adamw_args){.lr = 0, .beta1 = 0, .beta2 = 0, .eps = 1, .grad_scale = 1, .step = at};
 }
 
 static void same_odds(double hits, double n, double p) {
@@ -99,7 +102,7 @@ static void check_odds(run *r, uint32_t upper, uint32_t low) {
   float g = float_of(upper << 16 | low), square = g * g;
   uint32_t square_low = bits_of(square) & 0xffff, square_upper = bits_of(square) >> 16;
   for (int i = 0; i < MANY; i++) r->g[i] = g;
-  step(r, MANY, only_round(3, 17));
+  step(r, MANY, only_round(3), 17);
   double up = 0, square_up = 0, both = 0, in_row = 0;
   for (int i = 0; i < MANY; i++) {
     assert_in_range(r->m[i], upper, upper + (low > 0));
@@ -141,7 +144,7 @@ static void p_goes_its_own_way(void **state) {
     double up = 0, with_m = 0, with_v = 0, in_row = 0;
     run_open(&o, (pu_isa)isa);
     for (int i = 0; i < MANY; i++) o.p[i] = pu_f32_to_bf16(1), o.g[i] = g;
-    step(&o, MANY, (pu_adamw_args){.lr = lr, .beta1 = 0, .beta2 = 0, .eps = 0, .grad_scale = 1, .step = 4, .seed = 11});
+    step(&o, MANY, (pu_adamw_args){.lr = lr, .beta1 = 0, .beta2 = 0, .eps = 0, .grad_scale = 1, .step = 4}, 11);
     uint32_t upper = bits_of(after) >> 16, m_upper = bits_of(g) >> 16, v_upper = bits_of(square) >> 16;
     for (int i = 0; i < MANY; i++) {
       assert_in_range(o.p[i], upper, upper + 1);
@@ -165,18 +168,18 @@ static void choice_is_of_place(void **state) {
     run r;
     run_open(&r, (pu_isa)isa);
     for (int i = 0; i < MANY; i++) r.g[i] = 1.003f;
-    step(&r, MANY, only_round(5, 1));
+    step(&r, MANY, only_round(5), 1);
     if (isa > PU_ISA_REF) assert_memory_equal(first, r.m, MANY * sizeof *first); /* the same on all instruction sets */
     memcpy(first, r.m, MANY * sizeof *first);
     for (int64_t n = SOME; n < SOME + 33; n++) {
       memset(r.m, 0, MANY * sizeof *r.m);
-      step(&r, n, only_round(5, 1));
+      step(&r, n, only_round(5), 1);
       assert_memory_equal(first, r.m, (size_t)n * sizeof *first);
       assert_int_equal(r.m[n], 0);
     }
-    step(&r, MANY, only_round(6, 1));
+    step(&r, MANY, only_round(6), 1);
     assert_memory_not_equal(first, r.m, MANY * sizeof *first);
-    step(&r, MANY, only_round(5, 2));
+    step(&r, MANY, only_round(5), 2);
     assert_memory_not_equal(first, r.m, MANY * sizeof *first);
     run_close(&r);
   }
@@ -191,7 +194,7 @@ static void what_is_no_number_stays_none(void **state) {
     for (int i = 0; i < SOME; i++)
       r.g[i] =
           float_of((const uint32_t[]){0x7fffffff, 0xffffffff, 0x7f800000, 0xff800000, 0x80000000, 0x00010000}[i % 6]);
-    step(&r, SOME, only_round(1, 1));
+    step(&r, SOME, only_round(1), 1);
     for (int i = 0; i < SOME; i++) {
       if (i % 6 < 2)
         assert_true(isnan(pu_bf16_to_f32(r.m[i])));
@@ -213,8 +216,7 @@ static void small_updates_add_up(void **state) {
     for (int i = 0; i < N; i++) r.p[i] = pu_f32_to_bf16(1), r.g[i] = 1;
     /* m / sqrt(v) is 1, so that each step takes lr; below 1 neighbours are 2^-8 apart. */
     for (int64_t t = 1; t <= STEPS; t++)
-      step(&r, N,
-           (pu_adamw_args){.lr = 4e-5f, .beta1 = 0, .beta2 = 0, .eps = 0, .grad_scale = 1, .step = t, .seed = 7});
+      step(&r, N, (pu_adamw_args){.lr = 4e-5f, .beta1 = 0, .beta2 = 0, .eps = 0, .grad_scale = 1, .step = t}, 7);
     for (int i = 0; i < N; i++) sum += 1 - (double)pu_bf16_to_f32(r.p[i]);
     double want = STEPS * 4e-5;
     if (!(fabs(sum / N - want) < 0.05 * want)) fail_msg("moved by %g, where %g were asked for", sum / N, want);

@@ -217,22 +217,26 @@ static double adamw_step(bench *b, const json_t *settings, float *const *moments
   OK(b, pu_sum_squares(&c, list, (int)b->m->n_params, &total));
   double norm = sqrt(total), scale = fmin(1.0, json_number_value(json_object_get(settings, "clip")) / (norm + 1e-6));
   const json_t *betas = json_object_get(settings, "betas");
+  pu_tensor m[MAX_PARAMS], v[MAX_PARAMS];
+  pu_adamw_param of[MAX_PARAMS];
   for (size_t i = 0; i < b->m->n_params; i++) {
     pu_param *p = &b->m->params[i];
-    pu_tensor m = like(p->w, moments[2 * i]), v = like(p->w, moments[2 * i + 1]);
-    pu_adamw_args a = {.p = p->w,
-                       .g = p->w->grad,
-                       .m = &m,
-                       .v = &v,
-                       .lr = (float)json_number_value(json_object_get(settings, "lr")),
-                       .beta1 = (float)json_number_value(json_array_get(betas, 0)),
-                       .beta2 = (float)json_number_value(json_array_get(betas, 1)),
-                       .eps = (float)json_number_value(json_object_get(settings, "eps")),
-                       .weight_decay = (float)json_number_value(json_object_get(settings, "weight_decay")),
-                       .grad_scale = (float)scale,
-                       .step = step};
-    OK(b, pu_adamw(&c, &a));
+    m[i] = like(p->w, moments[2 * i]), v[i] = like(p->w, moments[2 * i + 1]);
+    of[i] = (pu_adamw_param){.p = p->w,
+                             .g = p->w->grad,
+                             .m = &m[i],
+                             .v = &v[i],
+                             .weight_decay = (float)json_number_value(json_object_get(settings, "weight_decay"))};
   }
+  pu_adamw_args a = {.of = of,
+                     .n = (int)b->m->n_params,
+                     .lr = (float)json_number_value(json_object_get(settings, "lr")),
+                     .beta1 = (float)json_number_value(json_array_get(betas, 0)),
+                     .beta2 = (float)json_number_value(json_array_get(betas, 1)),
+                     .eps = (float)json_number_value(json_object_get(settings, "eps")),
+                     .grad_scale = (float)scale,
+                     .step = step};
+  OK(b, pu_adamw(&c, &a));
   return norm;
 }
 

@@ -72,6 +72,20 @@ static inline uint32_t pu_noise_more(pu_noise noise, uint32_t bits) {
   return (bits * 0x9e3779b9u + noise.more) >> 16;
 }
 
+/* One parameter's part of an AdamW step. */
+typedef struct pu_adam_job {
+  const pu_tensor *p, *low, *g, *m, *v;
+  float lr, beta1, beta2, eps, weight_decay, grad_scale;
+  int64_t step;
+  uint64_t seed;
+} pu_adam_job;
+
+static inline pu_adam_job pu_adam_job_of(const pu_adamw_args *a, int i) {
+  const pu_adamw_param *w = &a->of[i];
+  return (pu_adam_job){w->p,   w->low,          w->g,          w->m,    w->v,   a->lr, a->beta1, a->beta2,
+                       a->eps, w->weight_decay, a->grad_scale, a->step, w->seed};
+}
+
 /* f with its lower half zero: rounded up where its lower half and 16 random bits carry. */
 static inline float pu_dither_bf16(float f, uint32_t bits) {
   union {

@@ -2,15 +2,30 @@
  *
  * sum_squares: the chunks of all tensors, one after the other, are the blocks of one launch; each leaves its sum in
  * double, and one block adds those of a tensor in order and then the tensors. The host waits once, for that number.
- * adamw: 28 bytes a parameter (f32, or f32 in two halves), 20 with moments in bf16, 16 with p in bf16 too, 2 less with
- * gradients in bf16, all of which is new to the caches. */
+ * adamw: the chunks of all parameters whose types are alike are one launch. 28 bytes a value (f32, or f32 in two
+ * halves), 20 with moments in bf16, 16 with p in bf16 too, 2 less with gradients in bf16, all of which is new to the
+ * caches. */
 #include <stdlib.h>
 #include <type_traits>
 
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/use.h"
 
-enum { THREADS = 256, SUM_CHUNK = 1 << 14, SUM_THREADS = 1024 };
+enum { THREADS = 256, SUM_CHUNK = 1 << 14, STEP_CHUNK = 1 << 13, SUM_THREADS = 1024 };
+
+/* Of n tensors whose chunks follow one another the one that chunk `at` belongs to: the last whose first one is not
+ * behind. */
+template <typename T> __device__ static inline int tensor_of(const T *all, int n, int64_t at) {
+  int low = 0, high = n;
+  while (high - low > 1) {
+    int middle = (low + high) / 2;
+    if (all[middle].first <= at)
+      low = middle;
+    else
+      high = middle;
+  }
+  return low;
+}
 
 /* ---- sum_squares ---- */
 
@@ -47,15 +62,7 @@ template <typename T> __device__ static inline double sum_values(const T *v, int
 
 __global__ void __launch_bounds__(THREADS) sum_chunks(const summand *all, int n, double *partial) {
   __shared__ double room[THREADS / 32];
-  int low = 0, high = n; /* the last one whose first chunk is not behind this block */
-  while (high - low > 1) {
-    int middle = (low + high) / 2;
-    if (all[middle].first <= (int64_t)blockIdx.x)
-      low = middle;
-    else
-      high = middle;
-  }
-  summand s = all[low];
+  summand s = all[tensor_of(all, n, blockIdx.x)];
   int64_t begin = ((int64_t)blockIdx.x - s.first) * SUM_CHUNK;
   int count = (int)min(s.n - begin, (int64_t)SUM_CHUNK);
   double sum = s.f32 ? sum_values((const float *)s.v + begin, count) : sum_values((const bf16 *)s.v + begin, count);
@@ -124,15 +131,22 @@ static pu_err sum_squares(pu_backend *be, void *args, pu_error *e) {
 /* How p lies in memory. */
 enum form { WHOLE /* f32 */, HALVES /* f32, as the nearest bf16 and the lower half */, ROUGH /* bf16 */ };
 
+/* One parameter. */
 template <typename M, typename G> struct step_of {
   void *p;
   uint16_t *low;
   M *m, *v;
   const G *g;
-  int64_t n;
-  float keep, rate, scale_v, beta1, beta2, eps, scale;
+  int64_t n, first; /* first: its first chunk among all */
+  float keep;
   uint32_t begin, more; /* of the random bits: see pu_noise in src/compute/cpu/rows.h */
+  bool whole;           /* all of it at 16-byte addresses */
 };
+
+/* What they share. */
+typedef struct pace {
+  float rate, scale_v, beta1, beta2, eps, scale;
+} pace;
 
 /* Values of a thread: of f32 four, so that an access is 16 bytes; eight where all are of 16 bits. */
 template <form P, typename M, typename G> constexpr int LANE = P != WHOLE && sizeof(M) == 2 && sizeof(G) == 2 ? 8 : 4;
@@ -171,12 +185,12 @@ template <form P> __device__ static inline float ratio(float m, float v, float e
 }
 
 /* As the reference has it, operation by operation. */
-template <form P, typename M, typename G>
-__device__ static inline void update(const step_of<M, G> &s, float *p, float g, float *m, float *v) {
-  float gi = g * s.scale;
-  *m = s.beta1 * *m + (1.0f - s.beta1) * gi;
-  *v = s.beta2 * *v + (1.0f - s.beta2) * gi * gi;
-  *p = *p * s.keep - s.rate * ratio<P>(*m, *v * s.scale_v, s.eps);
+template <form P>
+__device__ static inline void update(const pace &c, float keep, float *p, float g, float *m, float *v) {
+  float gi = g * c.scale;
+  *m = c.beta1 * *m + (1.0f - c.beta1) * gi;
+  *v = c.beta2 * *v + (1.0f - c.beta2) * gi * gi;
+  *p = *p * keep - c.rate * ratio<P>(*m, *v * c.scale_v, c.eps);
 }
 
 /* N numbers of 16 bits, two a word, at once. */
@@ -266,7 +280,7 @@ __device__ static inline void write_p(const step_of<M, G> &s, int64_t at, int co
 }
 
 template <form P, bool FAST, int N, typename M, typename G>
-__device__ static inline void update_some(const step_of<M, G> &s, int64_t at) {
+__device__ static inline void update_some(const step_of<M, G> &s, const pace &c, int64_t at) {
   int count = (int)min(s.n - at, (int64_t)N);
   float p[N], g[N], m[N], v[N];
   uint32_t bits[N], begin = s.begin + (uint32_t)at + (uint32_t)(at >> 32) * 0x9e3779b9u; /* pu_noise_at */
@@ -276,7 +290,7 @@ __device__ static inline void update_some(const step_of<M, G> &s, int64_t at) {
   read_p<P, FAST>(s, at, count, p);
 #pragma unroll
   for (int i = 0; i < N; i++) {
-    update<P>(s, &p[i], g[i], &m[i], &v[i]);
+    update<P>(c, s.keep, &p[i], g[i], &m[i], &v[i]);
     bits[i] = mix(begin + (uint32_t)i);
   }
   write_rough<FAST>(s.m + at, count, m, bits, 0);
@@ -284,64 +298,89 @@ __device__ static inline void update_some(const step_of<M, G> &s, int64_t at) {
   write_p<P, FAST>(s, at, count, p, bits);
 }
 
-template <form P, bool FAST, typename M, typename G>
-__global__ void __launch_bounds__(THREADS) adamw_values(step_of<M, G> s) {
+template <form P, typename M, typename G>
+__global__ void __launch_bounds__(THREADS) adamw_chunks(const step_of<M, G> *all, int n, const pace c) {
   constexpr int N = LANE<P, M, G>;
-  int64_t at = ((int64_t)blockIdx.x * THREADS + threadIdx.x) * N;
-  if (at >= s.n) return;
-  if constexpr (FAST) {
-    if (at + N <= s.n) {
-      update_some<P, true, N>(s, at);
-      return;
-    }
+  const step_of<M, G> s = all[tensor_of(all, n, blockIdx.x)];
+  const int64_t begin = ((int64_t)blockIdx.x - s.first) * STEP_CHUNK, end = min(s.n, begin + STEP_CHUNK);
+  for (int64_t at = begin + (int64_t)threadIdx.x * N; at < end; at += THREADS * N) {
+    if (s.whole && at + N <= s.n)
+      update_some<P, true, N>(s, c, at);
+    else
+      update_some<P, false, N>(s, c, at);
   }
-  update_some<P, false, N>(s, at);
 }
 
 static bool whole(const void *p) {
   return (uintptr_t)p % 16 == 0;
 }
 
-template <form P, typename M, typename G> static void adamw_launch(pu_cuda *d, const step_of<M, G> &s) {
-  unsigned blocks = (unsigned)ceil_div(s.n, THREADS * LANE<P, M, G>);
-  if (whole(s.p) && whole(s.low) && whole(s.m) && whole(s.v) && whole(s.g))
-    adamw_values<P, true><<<blocks, THREADS, 0, d->stream>>>(s);
-  else
-    adamw_values<P, false><<<blocks, THREADS, 0, d->stream>>>(s);
+static form form_of(const pu_adamw_param *w) {
+  return w->low ? HALVES : w->p->dtype == PU_BF16 ? ROUGH : WHOLE;
 }
 
-template <typename M, typename G> static void adamw_of(pu_cuda *d, const pu_adamw_args *a) {
-  uint64_t key = pu_random_at(a->seed, (uint64_t)a->step, 0);
-  step_of<M, G> s = {.p = a->p->data,
-                     .low = a->low ? (uint16_t *)a->low->data : NULL,
-                     .m = (M *)a->m->data,
-                     .v = (M *)a->v->data,
-                     .g = (const G *)a->g->data,
-                     .n = pu_tensor_count(a->p),
-                     .beta1 = a->beta1,
-                     .beta2 = a->beta2,
-                     .eps = a->eps,
-                     .scale = a->grad_scale};
-  s.keep = (float)(1 - (double)a->lr * (double)a->weight_decay);
-  s.rate = (float)((double)a->lr / (1 - pow((double)a->beta1, (double)a->step)));
-  s.scale_v = (float)(1 / (1 - pow((double)a->beta2, (double)a->step)));
+template <typename M, typename G> static step_of<M, G> told(const pu_adamw_args *a, const pu_adamw_param *w) {
+  uint64_t key = pu_random_at(w->seed, (uint64_t)a->step, 0);
+  step_of<M, G> s = {.p = w->p->data,
+                     .low = w->low ? (uint16_t *)w->low->data : NULL,
+                     .m = (M *)w->m->data,
+                     .v = (M *)w->v->data,
+                     .g = (const G *)w->g->data,
+                     .n = pu_tensor_count(w->p)};
+  s.keep = (float)(1 - (double)a->lr * (double)w->weight_decay);
   s.begin = (uint32_t)key;
   s.more = (uint32_t)(key >> 32);
-  if (a->low)
-    adamw_launch<HALVES>(d, s);
-  else if (a->p->dtype == PU_BF16)
-    adamw_launch<ROUGH>(d, s);
-  else
-    adamw_launch<WHOLE>(d, s);
+  s.whole = whole(s.p) && whole(s.low) && whole(s.m) && whole(s.v) && whole(s.g);
+  return s;
+}
+
+static pace pace_of(const pu_adamw_args *a) {
+  pace c = {.beta1 = a->beta1, .beta2 = a->beta2, .eps = a->eps, .scale = a->grad_scale};
+  c.rate = (float)((double)a->lr / (1 - pow((double)a->beta1, (double)a->step)));
+  c.scale_v = (float)(1 / (1 - pow((double)a->beta2, (double)a->step)));
+  return c;
+}
+
+/* Those of one form and of these types. list: room for all. */
+template <form P, typename M, typename G>
+static pu_err step_alike(pu_cuda *d, const pu_adamw_args *a, void *list, pu_error *e) {
+  step_of<M, G> *alike = (step_of<M, G> *)list;
+  int64_t chunks = 0;
+  int n = 0;
+  void *all;
+  for (int i = 0; i < a->n; i++) {
+    const pu_adamw_param *w = &a->of[i];
+    if (form_of(w) != P || w->m->dtype != pu_type<M>::id || w->g->dtype != pu_type<G>::id) continue;
+    if (pu_tensor_count(w->p) == 0) continue;
+    step_of<M, G> s = told<M, G>(a, w);
+    s.first = chunks;
+    chunks += ceil_div(s.n, STEP_CHUNK);
+    alike[n++] = s;
+  }
+  if (n == 0) return PU_OK;
+  PU_TRY(pu_cuda_mirrored(d, alike, (size_t)n * sizeof *alike, &all, e));
+  adamw_chunks<P, M, G><<<(unsigned)chunks, THREADS, 0, d->stream>>>((const step_of<M, G> *)all, n, pace_of(a));
+  return pu_cuda_launched("adamw", e);
+}
+
+template <typename M, typename G>
+static pu_err step_forms(pu_cuda *d, const pu_adamw_args *a, void *list, pu_error *e) {
+  PU_TRY((step_alike<WHOLE, M, G>(d, a, list, e)));
+  PU_TRY((step_alike<HALVES, M, G>(d, a, list, e)));
+  return step_alike<ROUGH, M, G>(d, a, list, e);
 }
 
 static pu_err adamw(pu_backend *be, void *args, pu_error *e) {
   const pu_adamw_args *a = (const pu_adamw_args *)args;
-  if (pu_tensor_count(a->p) == 0) return PU_OK;
-  pu_with_type(a->m->dtype, [&](auto state) {
-    pu_with_type(a->g->dtype, [&](auto grad) { adamw_of<decltype(state), decltype(grad)>((pu_cuda *)be, a); });
-  });
-  return pu_cuda_launched("adamw", e);
+  pu_cuda *d = (pu_cuda *)be;
+  void *list = malloc((size_t)a->n * sizeof(step_of<float, float>) + 1);
+  if (!list) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory for a list of %d tensors", a->n);
+  pu_err err = step_forms<float, float>(d, a, list, e);
+  if (!err) err = step_forms<float, bf16>(d, a, list, e);
+  if (!err) err = step_forms<bf16, float>(d, a, list, e);
+  if (!err) err = step_forms<bf16, bf16>(d, a, list, e);
+  free(list);
+  return err;
 }
 
 void pu_cuda_use_adamw(pu_cuda *d) {

@@ -598,7 +598,7 @@ typedef struct adam {
   pu_noise noise;
 } adam;
 
-static adam adam_of(const pu_adamw_args *a) {
+static adam adam_of(const pu_adam_job *a) {
   return (adam){.keep = v_set1((float)(1 - (double)a->lr * (double)a->weight_decay)),
                 .rate = v_set1((float)(-(double)a->lr / (1 - pow((double)a->beta1, (double)a->step)))),
                 .scale_v = v_set1((float)(1 / (1 - pow((double)a->beta2, (double)a->step)))),
@@ -618,12 +618,12 @@ INLINE void write16_rough(void *row, pu_dtype type, int64_t i, int64_t n, v16 v,
     w_store_upper(element(row, PU_BF16, i), w_dither(v, random), (int)PU_MIN(n - i, 16));
 }
 
-INLINE v16 read16_p(const pu_adamw_args *a, int64_t i, int64_t n, pu_dtype type, bool halves) {
+INLINE v16 read16_p(const pu_adam_job *a, int64_t i, int64_t n, pu_dtype type, bool halves) {
   v16 p = read16(a->p->data, type, i, n);
   return halves ? v_join(p, read16(a->low->data, PU_BF16, i, n)) : p;
 }
 
-INLINE void write16_p(const pu_adamw_args *a, int64_t i, int64_t n, pu_dtype type, bool halves, v16 p, w16 random) {
+INLINE void write16_p(const pu_adam_job *a, int64_t i, int64_t n, pu_dtype type, bool halves, v16 p, w16 random) {
   if (!halves) {
     write16_rough(a->p->data, type, i, n, p, random);
     return;
@@ -634,7 +634,7 @@ INLINE void write16_p(const pu_adamw_args *a, int64_t i, int64_t n, pu_dtype typ
   w_store_upper(element(a->low->data, PU_BF16, i), low, (int)PU_MIN(n - i, 16));
 }
 
-INLINE void adamw_values(const pu_adamw_args *a, int64_t begin, int64_t end, pu_dtype type, bool halves, pu_dtype state,
+INLINE void adamw_values(const pu_adam_job *a, int64_t begin, int64_t end, pu_dtype type, bool halves, pu_dtype state,
                          pu_dtype grad) {
   const adam k = adam_of(a);
   void *m = a->m->data, *v = a->v->data;
@@ -652,7 +652,7 @@ INLINE void adamw_values(const pu_adamw_args *a, int64_t begin, int64_t end, pu_
   }
 }
 
-INLINE void adamw_form(const pu_adamw_args *a, int64_t begin, int64_t end, pu_dtype state, pu_dtype grad) {
+INLINE void adamw_form(const pu_adam_job *a, int64_t begin, int64_t end, pu_dtype state, pu_dtype grad) {
   if (a->low)
     adamw_values(a, begin, end, PU_BF16, true, state, grad);
   else if (a->p->dtype == PU_BF16)
@@ -661,7 +661,7 @@ INLINE void adamw_form(const pu_adamw_args *a, int64_t begin, int64_t end, pu_dt
     adamw_values(a, begin, end, PU_F32, false, state, grad);
 }
 
-INLINE void adamw_state(const pu_adamw_args *a, int64_t begin, int64_t end, pu_dtype state) {
+INLINE void adamw_state(const pu_adam_job *a, int64_t begin, int64_t end, pu_dtype state) {
   if (a->g->dtype == PU_F32)
     adamw_form(a, begin, end, state, PU_F32);
   else
@@ -669,7 +669,7 @@ INLINE void adamw_state(const pu_adamw_args *a, int64_t begin, int64_t end, pu_d
 }
 
 static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
-  const pu_adamw_args *a = arg;
+  const pu_adam_job *a = arg;
   (void)worker;
   if (a->m->dtype == PU_BF16)
     adamw_state(a, begin, end, PU_BF16);
@@ -680,7 +680,10 @@ static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
 static pu_err adamw(pu_backend *be, void *args, pu_error *e) {
   const pu_adamw_args *a = args;
   (void)e;
-  pu_pool_run(((pu_cpu *)be)->pool, pu_tensor_count(a->p), STEP_CHUNK, adamw_chunk, args);
+  for (int i = 0; i < a->n; i++) {
+    pu_adam_job job = pu_adam_job_of(a, i);
+    pu_pool_run(((pu_cpu *)be)->pool, pu_tensor_count(job.p), STEP_CHUNK, adamw_chunk, &job);
+  }
   return PU_OK;
 }
 

@@ -48,7 +48,7 @@ pu_err pu_ref_sum_squares(pu_backend *be, void *args, pu_error *e) {
 
 /* ---- adamw ----------------------------------------------------------------------------------------------------- */
 
-static float read_p(const pu_adamw_args *a, int64_t i) {
+static float read_p(const pu_adam_job *a, int64_t i) {
   if (!a->low) return pu_get1(a->p, i);
   return pu_join_f32(((const uint16_t *)a->p->data)[i], ((const uint16_t *)a->low->data)[i]);
 }
@@ -57,7 +57,7 @@ static void write_rough(const pu_tensor *t, int64_t i, float v, uint32_t bits) {
   pu_set1(t, i, t->dtype == PU_BF16 ? pu_dither_bf16(v, bits) : v);
 }
 
-static void write_p(const pu_adamw_args *a, int64_t i, float p, uint32_t bits) {
+static void write_p(const pu_adam_job *a, int64_t i, float p, uint32_t bits) {
   if (a->low)
     ((uint16_t *)a->p->data)[i] = pu_split_f32(p, (uint16_t *)a->low->data + i);
   else
@@ -65,7 +65,7 @@ static void write_p(const pu_adamw_args *a, int64_t i, float p, uint32_t bits) {
 }
 
 static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
-  const pu_adamw_args *a = arg;
+  const pu_adam_job *a = arg;
   pu_noise noise = pu_noise_of(a->seed, a->step);
   float keep = (float)(1 - (double)a->lr * (double)a->weight_decay);
   float rate = (float)((double)a->lr / (1 - pow((double)a->beta1, (double)a->step)));
@@ -85,6 +85,9 @@ static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
 pu_err pu_ref_adamw(pu_backend *be, void *args, pu_error *e) {
   const pu_adamw_args *a = args;
   (void)e;
-  pu_pool_run(((pu_cpu *)be)->pool, pu_tensor_count(a->p), STEP_CHUNK, adamw_chunk, args);
+  for (int i = 0; i < a->n; i++) {
+    pu_adam_job job = pu_adam_job_of(a, i);
+    pu_pool_run(((pu_cpu *)be)->pool, pu_tensor_count(job.p), STEP_CHUNK, adamw_chunk, &job);
+  }
   return PU_OK;
 }
