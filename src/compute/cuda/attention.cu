@@ -50,6 +50,8 @@ static int32_t fill_by_sequence(const pu_seqs *seqs, int rows, pu_cuda_tile *til
   return n;
 }
 
+enum { MOST_TILES = 65535 /* of a backward pass: blocks of a grid's second dimension */ };
+
 /* The device's list of tiles of `rows` tokens. */
 static pu_err list_tiles(pu_cuda *d, const pu_seqs *seqs, int rows, bool back, pu_cuda_attend *a, pu_error *e) {
   const size_t room = (size_t)(seqs->tokens / rows + seqs->n) * sizeof(pu_cuda_tile);
@@ -61,6 +63,10 @@ static pu_err list_tiles(pu_cuda *d, const pu_seqs *seqs, int rows, bool back, p
   pu_cuda_tile *tiles = (pu_cuda_tile *)list;
   a->tile_count =
       back ? fill_by_sequence(seqs, rows, tiles) : fill_by_work(seqs, rows, tiles, (int32_t *)(list + room), most);
+  if (back && a->tile_count > MOST_TILES)
+    return pu_fail(e, PU_ERR_UNSUPPORTED,
+                   "cuda: attention: %d documents or parts of them in a batch, at most %d: use a smaller batch",
+                   a->tile_count, MOST_TILES);
   PU_TRY(pu_cuda_mirrored(d, tiles, (size_t)a->tile_count * sizeof *tiles, &device, e));
   a->tiles = (const pu_cuda_tile *)device;
   return PU_OK;
@@ -139,9 +145,13 @@ static pu_err attention_back(pu_backend *be, void *v, pu_error *e) {
 }
 
 void pu_cuda_use_attention(pu_cuda *d) {
-  d->attention = (pu_cuda_attention *)calloc(1, sizeof *d->attention);
   d->base.forward[PU_OP_attention] = attention;
   d->base.backward[PU_OP_attention] = attention_back;
+}
+
+pu_err pu_cuda_attention_open(pu_cuda *d, pu_error *e) {
+  d->attention = (pu_cuda_attention *)calloc(1, sizeof *d->attention);
+  return d->attention ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "cuda: no memory");
 }
 
 void pu_cuda_attention_close(pu_cuda *d) {

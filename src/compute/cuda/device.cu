@@ -10,6 +10,7 @@ static pu_cuda *of(pu_backend *be) {
 }
 
 pu_err pu_cuda_fail(cudaError_t err, const char *what, pu_error *e) {
+  cudaGetLastError(); /* told here: the next operation must not find it */
   if (err == cudaErrorMemoryAllocation)
     return pu_fail(e, PU_ERR_NOMEM,
                    "cuda: no device memory for %s: use a smaller batch, a shorter context, weights of "
@@ -27,7 +28,7 @@ static pu_err read_fault(pu_cuda *d, pu_error *e) {
   unsigned long long first[PU_CUDA_FAULTS];
   *d->faults.any = 0;
   PU_CUDA_TRY(cudaMemcpy(first, d->faults.first, sizeof first, cudaMemcpyDeviceToHost), "asking what went wrong", e);
-  PU_CUDA_TRY(cudaMemset(d->faults.first, 0xff, sizeof first), "clearing memory", e);
+  PU_CUDA_TRY(cudaMemsetAsync(d->faults.first, 0xff, sizeof first, d->stream), "clearing memory", e);
   for (int i = 0; i < PU_CUDA_FAULTS; i++)
     if (first[i] != ~0ull)
       return pu_fail(e, PU_ERR_SHAPE, texts[i], (int)(uint32_t)first[i], (long long)(first[i] >> 32));
@@ -374,7 +375,7 @@ static pu_err open_faults(pu_cuda *d, pu_error *e) {
   d->faults.first = (unsigned long long *)first;
   PU_CUDA_TRY(cudaMallocHost(&d->faults.any, 2 * sizeof *d->faults.any), "pinned memory", e);
   d->faults.any[0] = d->faults.any[1] = 0; /* the second: what tell() waits for */
-  PU_CUDA_TRY(cudaMemset(first, 0xff, PU_CUDA_FAULTS * sizeof *d->faults.first), "clearing memory", e);
+  PU_CUDA_TRY(cudaMemsetAsync(first, 0xff, PU_CUDA_FAULTS * sizeof *d->faults.first, d->stream), "clearing memory", e);
   return PU_OK;
 }
 
@@ -383,7 +384,7 @@ static pu_err open_arrived(pu_cuda *d, pu_error *e) {
   void *memory;
   PU_TRY(cuda_alloc(&d->base, bytes, &memory, e));
   d->arrived = (uint32_t *)memory;
-  PU_CUDA_TRY(cudaMemset(memory, 0, bytes), "clearing memory", e);
+  PU_CUDA_TRY(cudaMemsetAsync(memory, 0, bytes, d->stream), "clearing memory", e);
   return PU_OK;
 }
 
@@ -447,6 +448,7 @@ extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int thre
   for (size_t i = 0; i < PU_COUNT(use); i++) use[i](d);
   pu_err err = pu_pool_create(threads, &d->base.pool, e);
   if (err == PU_OK) err = open_all(d, e);
+  if (err == PU_OK) err = pu_cuda_attention_open(d, e);
   if (err == PU_OK) err = pu_cuda_use_fp8(d, e);
   if (err != PU_OK) {
     cuda_close(&d->base);

@@ -49,10 +49,10 @@ static pu_err embedding(pu_backend *be, void *args, pu_error *e) {
   const pu_embedding_args *a = (const pu_embedding_args *)args;
   pu_cuda *d = (pu_cuda *)be;
   int64_t rows = a->ids->shape[0], width = a->w->shape[1], lanes = ceil_div(width, lane_of(a));
+  if (rows * width == 0) return PU_OK;
   bool fast = pu_width_whole(width) && pu_rows_aligned(a->w) && pu_rows_aligned(a->y);
   unsigned threads = (unsigned)PU_MIN(ceil_div(lanes, 32) * 32, (int64_t)THREADS);
   dim3 grid((unsigned)ceil_div(lanes, threads), (unsigned)PU_MIN(rows, (int64_t)MOST_ROWS));
-  if (rows * width == 0) return PU_OK;
   pu_with_type(a->w->dtype, [&](auto w) {
     pu_with_type(a->y->dtype, [&](auto y) {
       typedef decltype(w) W;

@@ -1,5 +1,6 @@
 /* What `puyu env` prints of the device and of the libraries it is used through. */
 #include <stdio.h>
+#include <string.h>
 
 #include "src/compute/cuda/attention.h"
 #include "src/compute/cuda/use.h"
@@ -19,13 +20,29 @@ static void put_peers(const pu_cuda *d, int devices, pu_buf *out) {
   }
 }
 
+/* As the kernel's module says it: the first word of figures and dots of "NVRM version: … Kernel Module …  580.159.04
+ * …". The runtime only knows for which CUDA a driver is. */
+static void put_driver(int cuda, pu_buf *out) {
+  char line[256] = "";
+  FILE *f = fopen("/proc/driver/nvidia/version", "r");
+  if (f && !fgets(line, sizeof line, f)) line[0] = 0;
+  if (f) fclose(f);
+  pu_buf_printf(out, "driver: ");
+  for (char *rest = NULL, *word = strtok_r(line, " \t\n", &rest); word; word = strtok_r(NULL, " \t\n", &rest)) {
+    if (!strchr(word, '.') || word[strspn(word, "0123456789.")]) continue;
+    pu_buf_printf(out, "%s, ", word);
+    break;
+  }
+  pu_buf_printf(out, "for CUDA %d.%d\n", cuda / 1000, cuda % 1000 / 10);
+}
+
 static void put_versions(pu_buf *out) {
   int driver = 0, runtime = 0;
   size_t blas = cublasLtGetVersion(), dnn = pu_cuda_cudnn_version();
   cudaDriverGetVersion(&driver);
   cudaRuntimeGetVersion(&runtime);
-  pu_buf_printf(out, "driver: for CUDA %d.%d\nCUDA runtime: %d.%d\n", driver / 1000, driver % 1000 / 10, runtime / 1000,
-                runtime % 1000 / 10);
+  put_driver(driver, out);
+  pu_buf_printf(out, "CUDA runtime: %d.%d\n", runtime / 1000, runtime % 1000 / 10);
   pu_buf_printf(out, "cuBLASLt: %zu.%zu.%zu\n", blas / 10000, blas / 100 % 100, blas % 100);
   if (dnn)
     pu_buf_printf(out, "cuDNN: %zu.%zu.%zu\n", dnn / 10000, dnn / 100 % 100, dnn % 100);

@@ -315,7 +315,7 @@ pu_err pu_cuda_fp8_open(pu_cuda *d, pu_error *e) {
   if (!g) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory");
   PU_TRY(d->base.alloc(&d->base, GUESSES * sizeof *g->device, &memory, e));
   g->device = (pu_cuda_guess *)memory;
-  PU_CUDA_TRY(cudaMemset(memory, 0, GUESSES * sizeof *g->device), "clearing memory", e);
+  PU_CUDA_TRY(cudaMemsetAsync(memory, 0, GUESSES * sizeof *g->device, d->stream), "clearing memory", e);
   return PU_OK;
 }
 
@@ -331,16 +331,19 @@ static int slot_of(const pu_cuda_guesses *g, const void *weight, pu_cuda_fp8_rol
   return (int)at;
 }
 
-/* What a guess starts from counts for time alone, and so does forgetting them. */
+/* What a guess starts from counts for time alone, and so does forgetting them; but not within an operation, whose
+ * matrices have a guess each. */
+void pu_cuda_fp8_begin(pu_cuda *d) {
+  pu_cuda_guesses *g = d->guesses;
+  if (g->used < GUESSES / 4 * 3) return;
+  memset(g->key, 0, sizeof g->key);
+  g->used = 0;
+  cudaMemsetAsync(g->device, 0, GUESSES * sizeof *g->device, d->stream);
+}
+
 static void find_guess(pu_cuda *d, const void *weight, pu_cuda_fp8_role role, pu_cuda_fp8 *f) {
   pu_cuda_guesses *g = d->guesses;
   int at = slot_of(g, weight, role);
-  if (!g->key[at].weight && g->used >= GUESSES / 4 * 3) {
-    memset(g->key, 0, sizeof g->key);
-    g->used = 0;
-    cudaMemsetAsync(g->device, 0, GUESSES * sizeof *g->device, d->stream);
-    at = slot_of(g, weight, role);
-  }
   if (!g->key[at].weight) g->used++;
   g->key[at].weight = weight, g->key[at].role = role;
   f->guess = &g->device[at];

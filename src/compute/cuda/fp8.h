@@ -31,6 +31,8 @@ enum { PU_FP8_PLAIN = 1, PU_FP8_TURNED = 2, PU_FP8_BOTH = 3 };
 /* What is multiplied beside a weight, and the weight: guesses are kept by these and the weight's address. */
 typedef enum pu_cuda_fp8_role { PU_FP8_WEIGHT, PU_FP8_INPUT, PU_FP8_GRADIENT } pu_cuda_fp8_role;
 
+/* Before an operation's first one. */
+void pu_cuda_fp8_begin(pu_cuda *d);
 /* Bytes of work memory for one; and one there: *at moves on by as many. */
 size_t pu_cuda_fp8_bytes(int64_t rows, int64_t cols, int sides);
 pu_cuda_fp8 pu_cuda_fp8_in(pu_cuda *d, int64_t rows, int64_t cols, int sides, const pu_tensor *weight,

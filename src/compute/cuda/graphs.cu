@@ -16,6 +16,7 @@ enum {
   MOST_LETTERS = 32,
   MOST_TRIES = 4,
   PLAIN_TIMES = 4,
+  FORGIVEN = 64, /* launches in a row after which what went wrong before counts no longer */
   DELIVERY_THREADS = 256,
   DELIVERY_BLOCKS = 32
 };
@@ -32,7 +33,8 @@ typedef struct kept {
   uint64_t key, used, generation;
   uint64_t calls; /* hash of all of them */
   int seen;       /* times it ran as ever, in this generation */
-  int tries;      /* that it could not be captured */
+  int tries;      /* that it could not be captured, or did not fit the calls */
+  int in_a_row;   /* launches since then */
   cudaGraphExec_t graph;
   letter letters[MOST_LETTERS];
   int n;
@@ -109,6 +111,7 @@ void break_off(pu_cuda *d, const char *why) {
   g->now = BROKEN;
   forget(g->k);
   g->k->tries++;
+  g->k->in_a_row = 0;
 }
 
 /* ---- letters ---- */
@@ -306,6 +309,7 @@ pu_err launch(pu_cuda *d, pu_error *e) {
     memcpy(g->inbox + l->at, g->outbox + l->at, l->bytes);
   }
   g->launched = d->waits;
+  if (++g->k->in_a_row == FORGIVEN) g->k->tries = 0;
   PU_CUDA_TRY(cudaGraphLaunch(g->k->graph, d->stream), "a graph", e);
   return PU_OK;
 }
@@ -411,4 +415,5 @@ void pu_cuda_graphs_close(pu_cuda *d) {
   cudaFree(d->graphs->places);
   free(d->graphs->outbox);
   free(d->graphs);
+  d->graphs = NULL; /* memory that is given back later is noted nowhere */
 }

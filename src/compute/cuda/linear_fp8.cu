@@ -58,6 +58,12 @@ typedef struct list {
   int n;
 } list;
 
+static list list_for(pu_cuda *d) {
+  list l = {d};
+  pu_cuda_fp8_begin(d);
+  return l;
+}
+
 static const pu_cuda_fp8 *put(list *l, const pu_tensor *t, int sides, const pu_tensor *weight, pu_cuda_fp8_role role) {
   l->from[l->n] = t;
   l->to[l->n] = pu_cuda_fp8_in(l->d, t->shape[0], t->shape[1], sides, weight, role, &l->at);
@@ -77,7 +83,7 @@ static size_t bytes_of(const pu_tensor *t, int sides) {
 
 static pu_err linear_fp8(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_fp8_args *a = (const pu_linear_fp8_args *)args;
-  list l = {(pu_cuda *)be};
+  list l = list_for((pu_cuda *)be);
   void *work;
   PU_TRY(pu_cuda_work(l.d, bytes_of(a->x, PU_FP8_PLAIN) + bytes_of(a->w, PU_FP8_PLAIN), &work, e));
   l.at = (char *)work;
@@ -91,7 +97,7 @@ static pu_err linear_fp8_back(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_fp8_args *a = (const pu_linear_fp8_args *)args;
   const pu_tensor *grad = a->y->grad;
   const pu_cuda_fp8 *dy = NULL, *x = NULL, *w = NULL;
-  list l = {(pu_cuda *)be};
+  list l = list_for((pu_cuda *)be);
   bool to_x = a->x->grad, to_w = a->w->grad, bias = a->b && a->b->grad;
   int sides = (to_x ? PU_FP8_PLAIN : 0) | (to_w ? PU_FP8_TURNED : 0);
   size_t parts = bias ? pu_cuda_bias_back_bytes(grad) : 0;
@@ -115,7 +121,7 @@ static pu_err linear_fp8_back(pu_backend *be, void *args, pu_error *e) {
 static pu_err mlp_fp8(pu_backend *be, void *args, pu_error *e) {
   const pu_mlp_fp8_args *a = (const pu_mlp_fp8_args *)args;
   int64_t rows = a->x->shape[0], inner = a->down->shape[1];
-  list l = {(pu_cuda *)be};
+  list l = list_for((pu_cuda *)be);
   void *work;
   PU_TRY(pu_cuda_work(l.d,
                       bytes_of(a->x, PU_FP8_PLAIN) + bytes_of(a->gate_up, PU_FP8_PLAIN) +
@@ -142,7 +148,7 @@ static size_t mlp_back_bytes(int64_t rows, int64_t width, int64_t out, int64_t i
 static pu_err mlp_fp8_back(pu_backend *be, void *args, pu_error *e) {
   const pu_mlp_fp8_args *a = (const pu_mlp_fp8_args *)args;
   int64_t rows = a->x->shape[0], inner = a->down->shape[1];
-  list l = {(pu_cuda *)be};
+  list l = list_for((pu_cuda *)be);
   void *work;
   PU_TRY(pu_cuda_work(l.d, mlp_back_bytes(rows, a->x->shape[1], a->y->shape[1], inner), &work, e));
   l.at = (char *)work;

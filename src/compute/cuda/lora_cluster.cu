@@ -368,6 +368,7 @@ static cluster_part part_for(const pu_lora_args *l, const pu_lora_part *p, bf16 
 template <int RT> static pu_err launch_few(pu_cuda *d, cluster_parts *parts, const void *x, pu_error *e) {
   int64_t units = 0, clusters = 0;
   for (int i = 0; i < parts->n; i++) units += ceil_div(parts->of[i].rows, TILE) * ceil_div(parts->of[i].cols, UNIT);
+  if (units == 0) return PU_OK;
   for (int i = 0; i < parts->n; i++) {
     cluster_part *p = &parts->of[i];
     p->first = (int32_t)clusters;

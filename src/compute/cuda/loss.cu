@@ -2,7 +2,8 @@
  * f32; each row becomes its own gradient in place, in the compute type; then dx = dlogits w and dw += dlogits^T x.
  *
  * A row without a target is computed like the others, with a gradient of zero: how many there are is known to the
- * device only, and nothing waits for it. A target outside the vocabulary makes its loss NaN. */
+ * device only, and nothing waits for it. A target outside the vocabulary is reported (pu_cuda_report), and the next
+ * wait for the device tells it. */
 #include "src/compute/cuda/loss.h"
 #include "src/compute/cuda/use.h"
 

@@ -164,6 +164,13 @@ __device__ static inline void copy16(uint32_t to, const void *from) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
 }
 
+/* If `wanted`: without a branch. */
+__device__ static inline void copy16_if(uint32_t to, const void *from, bool wanted) {
+  asm volatile(
+      "{\n\t.reg .pred p;\n\tsetp.ne.u32 p, %2, 0;\n\t@p cp.async.cg.shared.global [%0], [%1], 16;\n\t}" ::"r"(to),
+      "l"(from), "r"((uint32_t)wanted));
+}
+
 /* The kernel before this one in the stream, and all it wrote, is done. What is asked for before it may only be weights:
  * they were written before that kernel began (see pack_weight). From there on the next kernel may begin likewise. */
 __device__ static inline void after_last_kernel() {

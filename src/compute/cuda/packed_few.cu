@@ -77,7 +77,7 @@ __device__ static inline void copy_tail(const few_job &j, const uint8_t *w, cons
   for (int i = lane * 16; i < j.l.tail_bytes; i += PACKED_UNIT) copy16(to + i, from + i);
 }
 
-/* As it lies. Where a whole unit is too much, lanes behind the last bytes copy these again. */
+/* As it lies. */
 template <class S>
 __device__ static inline void copy_piece(const few_job &j, const uint8_t *w, const few_ahead &a, uint32_t ring,
                                          int team, int lane) {
@@ -87,8 +87,7 @@ __device__ static inline void copy_piece(const few_job &j, const uint8_t *w, con
 #pragma unroll
   for (int i = 0; i < whole; i += PACKED_UNIT) copy16(to + i + lane * 16, a.from + i + lane * 16);
   if (rest > 0) {
-    int at = whole + min(lane * 16, rest - 16);
-    copy16(to + at, a.from + at);
+    copy16_if(to + whole + lane * 16, a.from + whole + lane * 16, lane * 16 < rest);
   }
 }
 

@@ -249,23 +249,23 @@ static pu_err digest_rows(pu_cuda *d, const pu_cuda_product *p, const void *y, i
 
 typedef struct timing {
   cudaEvent_t begin, end;
-  bool steady;     /* want_few is there: the first rows as the skinny kernel gives them */
-  digest want_few; /* of up to PU_SKINNY_ROWS rows */
-  digest want;     /* of all, by the first candidate that was taken */
-  float best;      /* milliseconds */
+  int64_t steady_rows; /* the first rows, as the skinny kernel gives them; 0: it does not */
+  digest want_few;     /* of those */
+  digest want;         /* of all, by the first candidate that was taken */
+  float best;          /* milliseconds */
 } timing;
 
 static bool same(const digest *a, const digest *b) {
   return a->sum == b->sum && a->live == b->live;
 }
 
-/* The first rows by the skinny kernel, into cuBLASLt's work memory. */
+/* The first rows by the skinny kernel, into cuBLASLt's work memory: as many as half of it holds. */
 static pu_err steady_reference(pu_cuda *d, const pu_cuda_product *p, timing *t, pu_error *e) {
   pu_cuda_product few = *p;
-  few.rows = PU_MIN(p->rows, (int64_t)PU_SKINNY_ROWS);
   few.y = d->lt_work, few.y_step = ceil_div(p->cols, 8) * 8;
-  t->steady = skinny_can(d, p) && (size_t)(few.rows * few.y_step) * sizeof(float) < LT_BYTES / 2;
-  if (!t->steady) return PU_OK;
+  few.rows = PU_MIN(PU_MIN(p->rows, (int64_t)PU_SKINNY_ROWS), LT_BYTES / 2 / (few.y_step * (int64_t)sizeof(float)));
+  t->steady_rows = skinny_can(d, p) ? few.rows : 0;
+  if (!t->steady_rows) return PU_OK;
   PU_TRY(pu_cuda_skinny(d, &few, e));
   return digest_rows(d, p, few.y, few.y_step, few.rows, &t->want_few, e);
 }
@@ -293,8 +293,8 @@ static pu_err try_one(pu_cuda *d, const pu_cuda_product *p, const cublasLtMatmul
   digest few, all;
   *right = lt_run(d, p, algo) == CUBLAS_STATUS_SUCCESS;
   if (!*right) return PU_OK;
-  if (t->steady) {
-    PU_TRY(digest_rows(d, p, p->y, p->y_step, PU_MIN(p->rows, (int64_t)PU_SKINNY_ROWS), &few, e));
+  if (t->steady_rows) {
+    PU_TRY(digest_rows(d, p, p->y, p->y_step, t->steady_rows, &few, e));
     *right = same(&few, &t->want_few);
   }
   if (!*right) return PU_OK;

@@ -23,6 +23,7 @@ void pu_cuda_use_top(pu_cuda *d);
 extern "C" pu_err pu_cuda_facts(const pu_backend *be, pu_buf *out, pu_error *e);
 
 /* What they keep in the backend. */
+pu_err pu_cuda_attention_open(pu_cuda *d, pu_error *e) PU_MUST_USE;
 void pu_cuda_graphs_close(pu_cuda *d);
 void pu_cuda_linear_close(pu_cuda *d);
 void pu_cuda_skinny_close(pu_cuda *d);

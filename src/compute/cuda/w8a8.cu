@@ -88,6 +88,9 @@ template <typename V> static void round_launch(pu_cuda *d, const pu_tensor *t, v
 }
 
 static pu_err to_codes(pu_cuda *d, const pu_tensor *t, pu_layout layout, void *to, pu_error *e) {
+  if (!pu_rows_aligned(t))
+    return pu_fail(e, PU_ERR_SHAPE,
+                   "cuda: rows that are to be rounded to a byte a value do not begin at multiples of 16 bytes");
   if (layout == PU_LAYOUT_FP8)
     round_launch<e4m3>(d, t, to);
   else
@@ -144,8 +147,13 @@ static pu_err multiply_strip(pu_cuda *d, const pu_cuda_product *p, int32_t *sums
   return pu_cuda_launched("scaling sums", e);
 }
 
+/* Own kernels write y in pairs. */
+static bool has_own(const pu_cuda *d, const pu_linear_args *a) {
+  return pu_cuda_has_int8_product(d) && pu_rows_aligned(a->y);
+}
+
 static size_t sums_bytes(const pu_cuda *d, const pu_linear_args *a) {
-  if (pu_cuda_has_int8_product(d) || a->w->layout == PU_LAYOUT_FP8) return 0;
+  if (has_own(d, a) || a->w->layout == PU_LAYOUT_FP8) return 0;
   return (size_t)(PU_MIN(a->x->shape[0], (int64_t)STRIP) * a->w->shape[0]) * sizeof(int32_t);
 }
 
@@ -173,7 +181,7 @@ pu_err pu_cuda_w8a8_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   PU_TRY(to_codes(d, a->x, a->w->layout, codes, e));
   const pu_cuda_product p = product_of(a, codes);
   if (p.fp8) return pu_cuda_multiply(d, &p, e);
-  if (pu_cuda_has_int8_product(d)) return pu_cuda_int8_product(d, &p, e);
+  if (has_own(d, a)) return pu_cuda_int8_product(d, &p, e);
   int32_t *sums = (int32_t *)((char *)codes + bytes);
   for (int64_t first = 0; first < p.rows; first += STRIP) PU_TRY(multiply_strip(d, &p, sums, first, e));
   return PU_OK;
