@@ -5,6 +5,7 @@
  * A row's result depends on its own sequence alone: tiles begin at multiples of their size, and what a row does not see
  * adds nothing, to the bit. */
 #include "src/compute/cuda/attention.h"
+#include "src/compute/cuda/barriers.h"
 #include "src/compute/cuda/mma.h"
 #include "src/compute/cuda/wgmma.h"
 
@@ -32,20 +33,12 @@ __device__ slot slot_of(uint64_t *barriers, int i) {
   return {shared_address(&barriers[2 * i]), shared_address(&barriers[2 * i + 1])};
 }
 
-__device__ void init_barrier(uint32_t at, int n) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(at), "r"(n) : "memory");
-}
-
-__device__ void arrive(uint32_t at) {
-  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(at) : "memory");
-}
-
 /* By all threads of the block, before they part. */
 __device__ void init_slots(uint64_t *barriers, int n) {
   if ((int)threadIdx.x < n) {
     const slot s = slot_of(barriers, threadIdx.x);
-    init_barrier(s.full, GROUP_THREADS);
-    init_barrier(s.free, CONSUMERS);
+    barrier_init(s.full, GROUP_THREADS);
+    barrier_init(s.free, CONSUMERS);
   }
   __syncthreads();
 }
@@ -57,7 +50,7 @@ __device__ void wait_free(const slot &s, int turn) {
 
 __device__ void give_free(const slot &s) {
   __syncwarp();
-  if (threadIdx.x % 32 == 0) arrive(s.free);
+  if (threadIdx.x % 32 == 0) barrier_arrive(s.free);
 }
 
 /* ---- the third warpgroup ---- */
@@ -114,7 +107,7 @@ template <int D, int N> __device__ __forceinline__ void fill(char *to, const sou
 template <int LATER> __device__ void tell_full(const slot &s) {
   copies_wait<LATER>();
   before_bulk();
-  arrive(s.full);
+  barrier_arrive(s.full);
 }
 
 template <int N> __device__ void registers_less() {

@@ -186,6 +186,10 @@ __device__ static inline void wait_for_before(void) {
 #endif
 }
 
+__device__ static inline uint32_t shared_address(const void *p) {
+  return (uint32_t)__cvta_generic_to_shared(p);
+}
+
 template <typename T> struct pu_type;
 template <> struct pu_type<float> { static constexpr pu_dtype id = PU_F32; };
 template <> struct pu_type<bf16> { static constexpr pu_dtype id = PU_BF16; };

@@ -5,8 +5,8 @@
  * two warpgroups, and a strip of columns of y, which are lines of w: rows are operand A, lines operand B.
  *
  * w rests: its first stages are asked for before the kernels before this one have ended. */
+#include "src/compute/cuda/barriers.h"
 #include "src/compute/cuda/product.h"
-#include "src/compute/cuda/tensor.cuh"
 #include "src/compute/cuda/wgmma.h"
 
 enum { BOX = 128 /* values of a line, a byte each */, MOST_STAGES = 32, MOST_LINES = 256 };
@@ -60,7 +60,7 @@ template <typename S> __device__ static void fetch_early(const fetcher<S> &f, co
     barrier_init(&f.c->full[s], 1);
     barrier_init(&f.c->empty[s], CONSUMERS / 32);
   }
-  barriers_visible();
+  before_bulk();
   for (int t = 0; t < early; t++) f.fetch_w(t, t);
   map_ahead(f.x);
 }
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(THREADS, S::blocks)
     product_kernel(const product_args p, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w) {
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) unsigned char raw[];
-  product_block<S>(p, &x, &w, (shared_at(raw) + 1023) / 1024 * 1024);
+  product_block<S>(p, &x, &w, (shared_address(raw) + 1023) / 1024 * 1024);
 #endif
 }
 

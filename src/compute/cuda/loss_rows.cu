@@ -6,9 +6,9 @@
  *
  * A part's maximum and sum of exponentials are joined with the others' as running ones are (Milakov & Gimelshein 2018).
  */
+#include "src/compute/cuda/barriers.h"
 #include "src/compute/cuda/loss.h"
 #include "src/compute/cuda/rows.h"
-#include "src/compute/cuda/tensor.cuh"
 
 enum { WIDTH = 8 }; /* logits at a time */
 
@@ -343,9 +343,9 @@ typedef struct part_state {
 __device__ static void fetch_part(float *part, const float *from, uint32_t bytes, uint64_t *arrived) {
   if (threadIdx.x == 0) {
     barrier_init(arrived, 1);
-    barriers_visible();
+    before_bulk();
     barrier_expect(arrived, bytes);
-    bulk_copy(shared_at(part), from, bytes, arrived);
+    bulk_copy(shared_address(part), from, bytes, arrived);
   }
   __syncthreads();
   barrier_wait(arrived, 0);
@@ -386,7 +386,7 @@ __device__ static inline void cluster_sync() {
 __device__ static part_state state_of(const part_state *mine, int rank) {
   part_state s;
   uint32_t at;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_at(mine)), "r"(rank));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(mine)), "r"(rank));
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(s.s.max) : "r"(at) : "memory");
   asm volatile("ld.shared::cluster.f32 %0, [%1 + 4];" : "=f"(s.s.sum) : "r"(at) : "memory");
   asm volatile("ld.shared::cluster.f32 %0, [%1 + 8];" : "=f"(s.at_target) : "r"(at) : "memory");

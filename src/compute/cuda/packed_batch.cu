@@ -14,9 +14,10 @@
  * on the matrix and the device alone, and so do a token's bits. */
 #include <cuda.h>
 
+#include "src/compute/cuda/barriers.h"
+#include "src/compute/cuda/mma.h"
 #include "src/compute/cuda/packed_batch.h"
 #include "src/compute/cuda/product.h"
-#include "src/compute/cuda/tensor.cuh"
 #include "src/compute/cuda/wgmma.h"
 
 enum { TILE = PACKED_BLOCKS * PACKED_ROWS, BOX = 64, CONSUMERS = 256, THREADS = CONSUMERS + 64, MOST_STAGES = 8 };
@@ -177,7 +178,7 @@ template <class S, int BN> __device__ static inline void sum_stage(uint32_t x, u
 #pragma unroll
   for (int n = 0; n < TILES; n++)
 #pragma unroll
-    for (int k = 0; k < 4; k++) load4(b[n][k], x + wide_at<BN>(n * 8 + lane % 8, k * 4 + lane / 8));
+    for (int k = 0; k < 4; k++) load_matrices(b[n][k], x + wide_at<BN>(n * 8 + lane % 8, k * 4 + lane / 8));
 #pragma unroll
   for (int i = 0; i < in_step * 2; i++)
 #pragma unroll
@@ -471,7 +472,7 @@ __global__ void __launch_bounds__(THREADS, 2)
   extern __shared__ __align__(1024) char raw[];
   __shared__ batch_barriers bars;
   __shared__ uint32_t told;
-  const batch_room<S> room = {(shared_at(raw) + 1023) / 1024 * 1024, j.stages};
+  const batch_room<S> room = {(shared_address(raw) + 1023) / 1024 * 1024, j.stages};
   if (j.of.offsets) wait_for_before();
   const batch_place p = j.of.offsets ? place_among<BN>(j) : place_alone(j);
   if (p.token >= p.end) return;
@@ -484,7 +485,7 @@ __global__ void __launch_bounds__(THREADS, 2)
       barrier_init(&bars.summed[s], 1);
       barrier_init(&bars.empty[s], CONSUMERS / 32);
     }
-    barriers_visible();
+    before_bulk();
 #pragma unroll 1
     for (int t = 0; t < early; t++) f.fetch_w(t);
     map_ahead(&map);
