@@ -110,13 +110,6 @@ template <int LATER> __device__ void tell_full(const slot &s) {
   barrier_arrive(s.full);
 }
 
-template <int N> __device__ void registers_less() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
-}
-template <int N> __device__ void registers_more() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
-}
-
 /* ---- products ---- */
 
 /* c[64, N] = A times the transpose of a tile of N rows. */
@@ -503,7 +496,7 @@ __device__ void keep_scores(char *to, const uint32_t x[SIDE / 16][4]) {
 /* Everything that both wrote to shared memory is there, for the tensor cores too. */
 __device__ void meet() {
   before_bulk();
-  asm volatile("bar.sync 1, %0;" ::"n"(2 * GROUP_THREADS) : "memory");
+  meet_threads<2 * GROUP_THREADS>();
 }
 
 /* c = dS of SIDE queries, by 64 columns of the keys. */

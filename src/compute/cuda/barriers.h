@@ -87,6 +87,31 @@ __device__ static inline void box_copy(uint32_t to, const void *map, int k, int 
   box_copy(to, map, k, line, shared_address(b));
 }
 
+/* ---- of threads ---- */
+
+/* All threads of a cluster arrive; what each has written to shared memory before is there for those who have waited. */
+__device__ static inline void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
+}
+__device__ static inline void cluster_wait() {
+  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
+}
+__device__ static inline void cluster_meet() {
+  cluster_arrive();
+  cluster_wait();
+}
+/* Where block `rank` of the cluster has what lies here. */
+__device__ static inline uint32_t cluster_address(const void *mine, int rank) {
+  uint32_t at;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(mine)), "r"(rank));
+  return at;
+}
+
+/* N threads of the block, who all come here, wait for each other. */
+template <int N> __device__ static inline void meet_threads() {
+  asm volatile("bar.sync 1, %0;" ::"n"(N) : "memory");
+}
+
 #endif
 
 #endif

@@ -190,6 +190,23 @@ __device__ static inline uint32_t shared_address(const void *p) {
   return (uint32_t)__cvta_generic_to_shared(p);
 }
 
+/* Memory that is read soon. */
+__device__ static inline void ahead_in_l2(const void *p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
+
+/* 2^x and the logarithm to base 2, in one instruction each, right to some 22 bits. */
+__device__ static inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ static inline float log2_fast(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 template <typename T> struct pu_type;
 template <> struct pu_type<float> { static constexpr pu_dtype id = PU_F32; };
 template <> struct pu_type<bf16> { static constexpr pu_dtype id = PU_BF16; };

@@ -113,7 +113,7 @@ template <typename S> __device__ static void fetch_scales(const product_args &p,
   }
   wait_for_before();
   for (int i = (int)threadIdx.x; i < ROWS && row + i < p.rows; i += CONSUMERS) c->x_scale[i] = p.x_scale[row + i];
-  asm volatile("bar.sync 1, %0;" ::"n"((int)CONSUMERS) : "memory");
+  meet_threads<CONSUMERS>();
 }
 
 __device__ static inline float scaled(const product_args &p, const common *c, int sum, float x_scale, int line) {

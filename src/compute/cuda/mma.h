@@ -36,7 +36,11 @@ __device__ static inline void load_matrices_turned(uint32_t r[4], uint32_t at) {
                : "r"(at));
 }
 
-/* Sixteen bytes into shared memory, of which the first `bytes` are read and the others are zero. */
+/* Sixteen bytes into shared memory. */
+__device__ static inline void copy_async(uint32_t to, const void *from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from) : "memory");
+}
+/* Sixteen bytes, of which the first `bytes` are read and the others are zero. */
 __device__ static inline void copy_async(uint32_t to, const void *from, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
@@ -68,15 +72,10 @@ __device__ static inline uint32_t pair_f16(float low, float high) {
   return r;
 }
 
-__device__ static inline float log2_fast(float x) {
-  float y;
-  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-__device__ static inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+/* word & mask | bits, which is one instruction only when it is asked for: two of its operands are constants. */
+__device__ static inline uint32_t and_or(uint32_t word, uint32_t mask, uint32_t bits) {
+  uint32_t y;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(y) : "r"(word), "r"(mask), "r"(bits));
   return y;
 }
 

@@ -37,6 +37,14 @@ template <int ROWS> __device__ static inline int wide_at(int r, int c) {
 
 #ifdef PU_WGMMA
 
+/* This warpgroup goes on with N registers a thread, fewer or more than before. */
+template <int N> __device__ static inline void registers_less() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+template <int N> __device__ static inline void registers_more() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
+
 /* Rows of eight are 1024 bytes apart; wide: bytes from 64 values of B's columns to the next, where they are not its
  * inner dimension. */
 __device__ static inline uint64_t wide_matrix(uint32_t at, int wide) {
