@@ -172,7 +172,7 @@ template <class S> __device__ static inline void fetch_stages(batch_fetcher<S> &
  * product wait for the one before. */
 template <class S, int BN> __device__ static inline void sum_stage(uint32_t x, uint32_t sums, int lane) {
   constexpr int in_step = S::step / 32, TILES = BN / 8;
-  const uint32_t ones = 0x3f803f80u;
+  const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
   uint32_t b[TILES][4][4];
   float c[TILES][S::steps][4] = {};
 #pragma unroll
@@ -185,9 +185,7 @@ template <class S, int BN> __device__ static inline void sum_stage(uint32_t x, u
     for (int n = 0; n < TILES; n++)
 #pragma unroll
       for (int s = 0; s < S::steps; s++)
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%4,%4,%4}, {%5,%6}, {%0,%1,%2,%3};"
-            : "+f"(c[n][s][0]), "+f"(c[n][s][1]), "+f"(c[n][s][2]), "+f"(c[n][s][3])
-            : "r"(ones), "r"(b[n][s * in_step + i / 2][i % 2 * 2]), "r"(b[n][s * in_step + i / 2][i % 2 * 2 + 1]));
+        mma(c[n][s], ones, b[n][s * in_step + i / 2][i % 2 * 2], b[n][s * in_step + i / 2][i % 2 * 2 + 1]);
   if (lane >= 4) return;
 #pragma unroll
   for (int n = 0; n < TILES; n++)
