@@ -67,15 +67,14 @@ template <typename S> __device__ static void fetch_early(const fetcher<S> &f, co
 
 template <typename S>
 __device__ static void fetch_stages(const fetcher<S> &f, const product_args &p, int early, int n) {
-  int slot = 0;
-  uint32_t turn = 0;
+  ring_place at = {};
   wait_for_before();
   for (int t = 0; t < early; t++) f.fetch_x(t, t);
   for (int t = early; t < n; t++) {
-    barrier_wait(&f.c->empty[slot], turn);
-    f.fetch_w(slot, t);
-    f.fetch_x(slot, t);
-    if (++slot == p.stages) slot = 0, turn ^= 1;
+    barrier_wait(&f.c->empty[at.slot], at.turn);
+    f.fetch_w(at.slot, t);
+    f.fetch_x(at.slot, t);
+    at.go_on(p.stages);
   }
 }
 
@@ -84,20 +83,20 @@ template <typename S>
 __device__ static inline void sum_stages(int (&sum)[S::lines / 2], uint32_t room, int n, const product_args &p,
                                          common *common) {
   const uint32_t own = threadIdx.x / 128 * 64 * BOX;
-  int slot = 0, last = 0;
-  uint32_t turn = 0;
+  ring_place at = {};
+  int last = 0;
   for (int t = 0; t < n; t++) {
-    const uint32_t at = room + slot * S::stage;
-    barrier_wait(&common->full[slot], turn);
+    const uint32_t stage = room + at.slot * S::stage;
+    barrier_wait(&common->full[at.slot], at.turn);
     wide_begin();
 #pragma unroll
     for (int k = 0; k < BOX; k += 32)
-      wide_mma(sum, wide_matrix(at + own + k, 16), wide_matrix(at + ROWS * BOX + k, 16), t || k);
+      wide_mma(sum, wide_matrix(stage + own + k, 16), wide_matrix(stage + ROWS * BOX + k, 16), t || k);
     wide_commit();
     wide_wait<1>(); /* the stage before is used up */
     if (t && threadIdx.x % 32 == 0) barrier_arrive(&common->empty[last]);
-    last = slot;
-    if (++slot == p.stages) slot = 0, turn ^= 1;
+    last = at.slot;
+    at.go_on(p.stages);
   }
   wide_wait<0>();
   wide_settled(sum);
