@@ -378,10 +378,6 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
 
 /* ---- sums out ---- */
 
-__device__ static inline void meet_consumers() {
-  asm volatile("bar.sync 1, %0;" ::"r"((int)CONSUMERS) : "memory");
-}
-
 template <int BN, typename Y>
 __device__ static inline void store_tile(const float (&acc)[BN / 2], const batch_job &j, const batch_place &p, int tile,
                                          int thread) {
@@ -397,7 +393,7 @@ __device__ static inline void store_tile(const float (&acc)[BN / 2], const batch
 
 /* Whether all `n` who have a part of a tile have been here: the last one is told so. */
 __device__ static inline bool comes_last(uint32_t *arrived, uint32_t n, uint32_t *told, int thread) {
-  meet_consumers();
+  meet_threads<CONSUMERS>();
   if (thread == 0) {
     uint32_t before;
     __threadfence();
@@ -405,7 +401,7 @@ __device__ static inline bool comes_last(uint32_t *arrived, uint32_t n, uint32_t
     *told = before + 1 == n;
     if (before + 1 == n) *arrived = 0;
   }
-  meet_consumers();
+  meet_threads<CONSUMERS>();
   return *told;
 }
 
