@@ -11,6 +11,7 @@
 
 #include "src/compute/cuda/barriers.h"
 #include "src/compute/cuda/packed.h"
+#include "src/compute/cuda/product.h"
 #include "src/compute/cuda/wgmma.h"
 
 enum { BM = 128, BK = 64, CONSUMERS = 256, MANY_THREADS = CONSUMERS + 128, MOST_STAGES = 8, OUT_STEP = BM * 2 + 16 };
@@ -342,30 +343,6 @@ __global__ static void add_shares(const many_job j) {
 
 /* ---- launching ---- */
 
-typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                              const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
-                              CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-static pu_err describe_x(const packed_x *x, int64_t cols, int tokens, CUtensorMap *map, pu_error *e) {
-  static encode_fn encode;
-  if (!encode) {
-    void *found = NULL;
-    cudaDriverEntryPointQueryResult how;
-    PU_CUDA_TRY(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &how),
-                "asking for the driver's tensor maps", e);
-    if (how != cudaDriverEntryPointSuccess)
-      return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: the driver knows no tensor maps: update it");
-    encode = (encode_fn)found;
-  }
-  cuuint64_t sizes[2] = {(cuuint64_t)cols, (cuuint64_t)x->tokens}, step = (cuuint64_t)x->step * sizeof(bf16);
-  cuuint32_t box[2] = {BK, (cuuint32_t)tokens}, each[2] = {1, 1};
-  CUresult r = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)x->x, sizes, &step, box, each,
-                      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (r != CUDA_SUCCESS) return pu_fail(e, PU_ERR_IO, "cuda: a tensor map is refused (error %d)", (int)r);
-  return PU_OK;
-}
-
 template <int BITS, int GROUP, bool ZEROS, int BN>
 static pu_err launch_many(pu_cuda *d, many_job *j, const packed_x *x, int64_t cols, pu_error *e) {
   using S = many_shape<BITS, GROUP, ZEROS, BN>;
@@ -376,7 +353,7 @@ static pu_err launch_many(pu_cuda *d, many_job *j, const packed_x *x, int64_t co
                                      cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::bytes),
                 "its shared memory", e);
   allowed = true;
-  PU_TRY(describe_x(x, cols, BN, &map, e));
+  PU_TRY(pu_cuda_map_of(d, x->x, x->tokens, cols, x->step, BN, &map, e));
   dim3 grid((unsigned)(j->row_tiles * j->token_tiles), (unsigned)j->shares);
   pu_cuda_start(d, true, many_kernel<BITS, GROUP, ZEROS, BN>, grid, MANY_THREADS, S::bytes, *j, map);
   if (j->shares > 1) pu_cuda_start(d, true, add_shares, dim3((unsigned)ceil_div(j->tokens * j->rows, 256)), 256, 0, *j);
