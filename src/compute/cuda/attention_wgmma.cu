@@ -140,27 +140,6 @@ template <int N> __device__ void as_a(uint32_t a[N / 16][4], const float (&c)[N 
     for (int j = 0; j < 4; j++) a[i][j] = pair_bf16(c[8 * i + 2 * j], c[8 * i + 2 * j + 1]);
 }
 
-/* A warpgroup's 64 rows of a matrix, as A: rows g and g + 8 of the lane's warp. */
-template <int D> __device__ void load_a(uint32_t a[D / 16][4], const char *row0, const char *row8) {
-  const int t = threadIdx.x % 4;
-#pragma unroll
-  for (int i = 0; i < D / 16; i++) {
-    a[i][0] = row0 ? *(const uint32_t *)(row0 + (16 * i + 2 * t) * 2) : 0;
-    a[i][1] = row8 ? *(const uint32_t *)(row8 + (16 * i + 2 * t) * 2) : 0;
-    a[i][2] = row0 ? *(const uint32_t *)(row0 + (16 * i + 2 * t + 8) * 2) : 0;
-    a[i][3] = row8 ? *(const uint32_t *)(row8 + (16 * i + 2 * t + 8) * 2) : 0;
-  }
-}
-
-/* Two neighbours as bf16. */
-__device__ void round_pair(uint32_t *at, float x, float y, bool add) {
-  if (add) {
-    x += __uint_as_float(*at << 16);
-    y += __uint_as_float(*at & 0xffff0000u);
-  }
-  *at = pair_bf16(x, y);
-}
-
 /* Half h (row g, or g + 8) of C as bf16. */
 template <int D> __device__ void store_row(char *row, const float (&c)[D / 2], int h, float by, bool add) {
   const int t = threadIdx.x % 4;
@@ -259,7 +238,7 @@ __device__ void attend(const pu_cuda_attend &a, const job &j, char *shared, uint
   state w = {{-INFINITY, -INFINITY}, {0, 0}};
   const auto keys_of = [&](int i) { return (first + i) % STAGES * 2; };
   const auto phase_of = [&](int i) { return (first + i) / STAGES & 1; };
-  load_a<D>(q, r < t.n ? row0 : NULL, r + 8 < t.n ? row0 + 8 * a.q_row : NULL);
+  rows_as_a<D>(q, r < t.n ? row0 : NULL, r + 8 < t.n ? row0 + 8 * a.q_row : NULL);
 #pragma unroll
   for (int i = 0; i < D / 2; i++) out[i] = 0;
   barrier_wait(slot_of(barriers, keys_of(0)).full, phase_of(0));

@@ -72,6 +72,27 @@ __device__ static inline uint32_t pair_f16(float low, float high) {
   return r;
 }
 
+/* Sixteen rows in memory, of D values, as A: rows g and g + 8 of the lane. NULL: zeros. */
+template <int D> __device__ static inline void rows_as_a(uint32_t a[D / 16][4], const char *row0, const char *row8) {
+  const int t = threadIdx.x % 4;
+#pragma unroll
+  for (int i = 0; i < D / 16; i++) {
+    a[i][0] = row0 ? *(const uint32_t *)(row0 + (16 * i + 2 * t) * 2) : 0;
+    a[i][1] = row8 ? *(const uint32_t *)(row8 + (16 * i + 2 * t) * 2) : 0;
+    a[i][2] = row0 ? *(const uint32_t *)(row0 + (16 * i + 2 * t + 8) * 2) : 0;
+    a[i][3] = row8 ? *(const uint32_t *)(row8 + (16 * i + 2 * t + 8) * 2) : 0;
+  }
+}
+
+/* Two neighbours in memory become x and y, rounded; add: they are added to what is there. */
+__device__ static inline void round_pair(uint32_t *at, float x, float y, bool add) {
+  if (add) {
+    x += __uint_as_float(*at << 16);
+    y += __uint_as_float(*at & 0xffff0000u);
+  }
+  *at = pair_bf16(x, y);
+}
+
 /* word & mask | bits, which is one instruction only when it is asked for: two of its operands are constants. */
 __device__ static inline uint32_t and_or(uint32_t word, uint32_t mask, uint32_t bits) {
   uint32_t y;
