@@ -225,6 +225,13 @@ template <> __device__ inline bf16 from_f32<bf16>(float v) {
   return __float2bfloat16_rn(v);
 }
 
+/* Rounded, `low` in the lower half. */
+__device__ static inline uint32_t pair_bf16(float low, float high) {
+  uint32_t r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+
 __device__ static inline void pu_cuda_report(pu_cuda_faults f, pu_cuda_fault kind, int64_t place, int32_t value) {
   atomicMin(&f.first[kind], (unsigned long long)place << 32 | (uint32_t)value);
   *(volatile int *)f.any = 1;

@@ -125,7 +125,7 @@ __device__ static inline void store_two(const product_args &p, int64_t row, int6
   if (p.y_f32)
     *(float2 *)((float *)p.y + at) = make_float2(first, second);
   else
-    *(__nv_bfloat162 *)((bf16 *)p.y + at) = __floats2bfloat162_rn(first, second);
+    *(uint32_t *)((bf16 *)p.y + at) = pair_bf16(first, second);
 }
 
 /* Columns come in pairs: their number is a multiple of 16. */

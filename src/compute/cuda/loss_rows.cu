@@ -192,14 +192,14 @@ template <bool BACK> __device__ static inline void take_four(float4 q, float ref
   q.x = exp_below<bf16>(q.x, ref), q.y = exp_below<bf16>(q.y, ref);
   q.z = exp_below<bf16>(q.z, ref), q.w = exp_below<bf16>(q.w, ref);
   *sum += q.x + q.y + (q.z + q.w);
-  if (BACK) *kept = make_uint2(two_bf16(q.x, q.y), two_bf16(q.z, q.w));
+  if (BACK) *kept = make_uint2(pair_bf16(q.x, q.y), pair_bf16(q.z, q.w));
 }
 
 __device__ static inline void write_four(bf16 *to, float factor, uint2 kept) {
   float v[ROW_LANE];
   two_f32(kept.x, &v[0], &v[1]);
   two_f32(kept.y, &v[2], &v[3]);
-  *(uint2 *)to = make_uint2(two_bf16(factor * v[0], factor * v[1]), two_bf16(factor * v[2], factor * v[3]));
+  *(uint2 *)to = make_uint2(pair_bf16(factor * v[0], factor * v[1]), pair_bf16(factor * v[2], factor * v[3]));
 }
 
 /* The thread's columns again, below their maximum. */
