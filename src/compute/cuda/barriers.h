@@ -1,5 +1,5 @@
-/* Barriers in shared memory, and the copy engine, which tells them what has arrived (compute capability 9.0 on; PTX ISA
- * 9.0, "mbarrier", "cp.async.bulk"). */
+/* Barriers (compute capability 9.0 on): in shared memory, with the copy engine, which tells them what has arrived (PTX
+ * ISA 9.0, "mbarrier", "cp.async.bulk"); of a cluster's threads; of some of a block's. */
 #ifndef PUYU_CUDA_BARRIERS_H
 #define PUYU_CUDA_BARRIERS_H
 
