@@ -67,18 +67,6 @@ template <int D> __device__ void unpack(char *to, const char *raw, int bits) {
   }
 }
 
-/* Sixteen rows of a matrix as A: row g and g + 8 of the lane. */
-template <int D> __device__ void load_a(uint32_t a[D / 16][4], const char *row0, const char *row8) {
-  const int t = threadIdx.x % 4;
-#pragma unroll
-  for (int i = 0; i < D / 16; i++) {
-    a[i][0] = row0 ? *(const uint32_t *)(row0 + (16 * i + 2 * t) * 2) : 0;
-    a[i][1] = row8 ? *(const uint32_t *)(row8 + (16 * i + 2 * t) * 2) : 0;
-    a[i][2] = row0 ? *(const uint32_t *)(row0 + (16 * i + 2 * t + 8) * 2) : 0;
-    a[i][3] = row8 ? *(const uint32_t *)(row8 + (16 * i + 2 * t + 8) * 2) : 0;
-  }
-}
-
 /* c[2 x 8 columns] of rows [row, row + 16) of a tile: A times their transpose. */
 template <int D> __device__ void times_rows(float c[2][4], const uint32_t a[D / 16][4], uint32_t tile, int row) {
   const int lane = threadIdx.x % 32, r = row + lane / 16 * 8 + lane % 8;
@@ -125,13 +113,7 @@ template <int D> __device__ void store_row(char *row, const float out[D / 8][4],
   const int t = threadIdx.x % 4;
 #pragma unroll
   for (int i = 0; i < D / 8; i++) {
-    uint32_t *at = (uint32_t *)(row + (8 * i + 2 * t) * 2);
-    float x = out[i][2 * h] * by, y = out[i][2 * h + 1] * by;
-    if (add) {
-      x += __uint_as_float(*at << 16);
-      y += __uint_as_float(*at & 0xffff0000u);
-    }
-    *at = pair_bf16(x, y);
+    round_pair((uint32_t *)(row + (8 * i + 2 * t) * 2), out[i][2 * h] * by, out[i][2 * h + 1] * by, add);
   }
 }
 
@@ -206,7 +188,7 @@ template <int D, bool FEW> __global__ void __launch_bounds__(THREADS, 1) forward
   uint32_t q[D / 16][4];
   const int r = t.at + warp * 16 + lane / 4;
   const char *row0 = a.q + (int64_t)(t.row + r) * a.q_row + (int64_t)head * D * 2;
-  load_a<D>(q, r < t.n ? row0 : NULL, r + 8 < t.n ? row0 + 8 * a.q_row : NULL);
+  rows_as_a<D>(q, r < t.n ? row0 : NULL, r + 8 < t.n ? row0 + 8 * a.q_row : NULL);
   state<D> w = {{-INFINITY, -INFINITY}, {0, 0}};
   clear<D>(w.out);
   const auto load = [&](int i) {
@@ -320,8 +302,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 1) backward_q_kernel
   float dq[D / 8][4], lse[2][4], delta[2][4];
   clear<D>(dq);
   const char *q0 = a.q + row * a.q_row + column, *d0 = a.dout + row * a.dout_row + column;
-  load_a<D>(q, r < t.n ? q0 : NULL, r + 8 < t.n ? q0 + 8 * a.q_row : NULL);
-  load_a<D>(dout, r < t.n ? d0 : NULL, r + 8 < t.n ? d0 + 8 * a.dout_row : NULL);
+  rows_as_a<D>(q, r < t.n ? q0 : NULL, r + 8 < t.n ? q0 + 8 * a.q_row : NULL);
+  rows_as_a<D>(dout, r < t.n ? d0 : NULL, r + 8 < t.n ? d0 + 8 * a.dout_row : NULL);
 #pragma unroll
   for (int j = 0; j < 4; j++) {
     const bool there = r + j / 2 * 8 < t.n;
@@ -386,8 +368,8 @@ template <int D> __global__ void __launch_bounds__(THREADS, 1) backward_kv_kerne
   clear<D>(dk);
   clear<D>(dv);
   const char *k0 = a.k.base + column + row * a.k.row, *v0 = a.v.base + column + row * a.v.row;
-  load_a<D>(k, r < t.n ? k0 : NULL, r + 8 < t.n ? k0 + 8 * a.k.row : NULL);
-  load_a<D>(v, r < t.n ? v0 : NULL, r + 8 < t.n ? v0 + 8 * a.v.row : NULL);
+  rows_as_a<D>(k, r < t.n ? k0 : NULL, r + 8 < t.n ? k0 + 8 * a.k.row : NULL);
+  rows_as_a<D>(v, r < t.n ? v0 : NULL, r + 8 < t.n ? v0 + 8 * a.v.row : NULL);
   for (int i = 0; i < a.share * each; i++) {
     const uint32_t queries = at + i % 2 * STAGE, douts = queries + SIDE;
     const float *numbers = (const float *)(shared + i % 2 * STAGE + 2 * SIDE);

@@ -5,6 +5,7 @@
  * A row's result depends on its own sequence alone: tiles begin at multiples of their size, and what a row does not see
  * adds nothing, to the bit. */
 #include "src/compute/cuda/attention.h"
+#include "src/compute/cuda/barriers.h"
 #include "src/compute/cuda/mma.h"
 #include "src/compute/cuda/wgmma.h"
 
@@ -32,20 +33,12 @@ __device__ slot slot_of(uint64_t *barriers, int i) {
   return {shared_address(&barriers[2 * i]), shared_address(&barriers[2 * i + 1])};
 }
 
-__device__ void init_barrier(uint32_t at, int n) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(at), "r"(n) : "memory");
-}
-
-__device__ void arrive(uint32_t at) {
-  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(at) : "memory");
-}
-
 /* By all threads of the block, before they part. */
 __device__ void init_slots(uint64_t *barriers, int n) {
   if ((int)threadIdx.x < n) {
     const slot s = slot_of(barriers, threadIdx.x);
-    init_barrier(s.full, GROUP_THREADS);
-    init_barrier(s.free, CONSUMERS);
+    barrier_init(s.full, GROUP_THREADS);
+    barrier_init(s.free, CONSUMERS);
   }
   __syncthreads();
 }
@@ -57,7 +50,7 @@ __device__ void wait_free(const slot &s, int turn) {
 
 __device__ void give_free(const slot &s) {
   __syncwarp();
-  if (threadIdx.x % 32 == 0) arrive(s.free);
+  if (threadIdx.x % 32 == 0) barrier_arrive(s.free);
 }
 
 /* ---- the third warpgroup ---- */
@@ -114,14 +107,7 @@ template <int D, int N> __device__ __forceinline__ void fill(char *to, const sou
 template <int LATER> __device__ void tell_full(const slot &s) {
   copies_wait<LATER>();
   before_bulk();
-  arrive(s.full);
-}
-
-template <int N> __device__ void registers_less() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
-}
-template <int N> __device__ void registers_more() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+  barrier_arrive(s.full);
 }
 
 /* ---- products ---- */
@@ -152,27 +138,6 @@ template <int N> __device__ void as_a(uint32_t a[N / 16][4], const float (&c)[N 
   for (int i = 0; i < N / 16; i++)
 #pragma unroll
     for (int j = 0; j < 4; j++) a[i][j] = pair_bf16(c[8 * i + 2 * j], c[8 * i + 2 * j + 1]);
-}
-
-/* A warpgroup's 64 rows of a matrix, as A: rows g and g + 8 of the lane's warp. */
-template <int D> __device__ void load_a(uint32_t a[D / 16][4], const char *row0, const char *row8) {
-  const int t = threadIdx.x % 4;
-#pragma unroll
-  for (int i = 0; i < D / 16; i++) {
-    a[i][0] = row0 ? *(const uint32_t *)(row0 + (16 * i + 2 * t) * 2) : 0;
-    a[i][1] = row8 ? *(const uint32_t *)(row8 + (16 * i + 2 * t) * 2) : 0;
-    a[i][2] = row0 ? *(const uint32_t *)(row0 + (16 * i + 2 * t + 8) * 2) : 0;
-    a[i][3] = row8 ? *(const uint32_t *)(row8 + (16 * i + 2 * t + 8) * 2) : 0;
-  }
-}
-
-/* Two neighbours as bf16. */
-__device__ void round_pair(uint32_t *at, float x, float y, bool add) {
-  if (add) {
-    x += __uint_as_float(*at << 16);
-    y += __uint_as_float(*at & 0xffff0000u);
-  }
-  *at = pair_bf16(x, y);
 }
 
 /* Half h (row g, or g + 8) of C as bf16. */
@@ -273,7 +238,7 @@ __device__ void attend(const pu_cuda_attend &a, const job &j, char *shared, uint
   state w = {{-INFINITY, -INFINITY}, {0, 0}};
   const auto keys_of = [&](int i) { return (first + i) % STAGES * 2; };
   const auto phase_of = [&](int i) { return (first + i) / STAGES & 1; };
-  load_a<D>(q, r < t.n ? row0 : NULL, r + 8 < t.n ? row0 + 8 * a.q_row : NULL);
+  rows_as_a<D>(q, r < t.n ? row0 : NULL, r + 8 < t.n ? row0 + 8 * a.q_row : NULL);
 #pragma unroll
   for (int i = 0; i < D / 2; i++) out[i] = 0;
   barrier_wait(slot_of(barriers, keys_of(0)).full, phase_of(0));
@@ -510,7 +475,7 @@ __device__ void keep_scores(char *to, const uint32_t x[SIDE / 16][4]) {
 /* Everything that both wrote to shared memory is there, for the tensor cores too. */
 __device__ void meet() {
   before_bulk();
-  asm volatile("bar.sync 1, %0;" ::"n"(2 * GROUP_THREADS) : "memory");
+  meet_threads<2 * GROUP_THREADS>();
 }
 
 /* c = dS of SIDE queries, by 64 columns of the keys. */

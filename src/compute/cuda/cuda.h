@@ -186,6 +186,27 @@ __device__ static inline void wait_for_before(void) {
 #endif
 }
 
+__device__ static inline uint32_t shared_address(const void *p) {
+  return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* Memory that is read soon. */
+__device__ static inline void ahead_in_l2(const void *p) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+}
+
+/* 2^x and the logarithm to base 2, in one instruction each, right to some 22 bits. */
+__device__ static inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ static inline float log2_fast(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
 template <typename T> struct pu_type;
 template <> struct pu_type<float> { static constexpr pu_dtype id = PU_F32; };
 template <> struct pu_type<bf16> { static constexpr pu_dtype id = PU_BF16; };
@@ -202,6 +223,13 @@ template <> __device__ inline float from_f32<float>(float v) {
 }
 template <> __device__ inline bf16 from_f32<bf16>(float v) {
   return __float2bfloat16_rn(v);
+}
+
+/* Rounded, `low` in the lower half. */
+__device__ static inline uint32_t pair_bf16(float low, float high) {
+  uint32_t r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
 }
 
 __device__ static inline void pu_cuda_report(pu_cuda_faults f, pu_cuda_fault kind, int64_t place, int32_t value) {

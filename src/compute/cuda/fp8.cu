@@ -3,6 +3,7 @@
  * A thread has eight columns of four rows below each other, whose codes it turns so that four below each other are a
  * word; the turned tile is put together in shared memory and leaves in lines of 128 bytes. */
 #include "src/compute/cuda/fp8.h"
+#include "src/compute/cuda/gates.cuh"
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/use.h"
 
@@ -195,10 +196,6 @@ template <bool AGAIN> __global__ void __launch_bounds__(THREADS, 3) round_tiles(
 
 /* ---- swiglu ---- */
 
-__device__ static inline float sigmoid(float a) {
-  return __fdividef(1.0f, 1.0f + __expf(-a));
-}
-
 __device__ static inline uint32_t larger(uint32_t most, const float (&v)[8]) {
 #pragma unroll
   for (int i = 0; i < 8; i++) most = max(most, __float_as_uint(v[i]) & 0x7fffffffu);
@@ -226,7 +223,7 @@ __device__ static inline uint32_t swiglu_tile(const gates &g, int64_t row, int64
     widen(gate[i], a);
     widen(up[i], b);
 #pragma unroll
-    for (int k = 0; k < 8; k++) b[k] *= a[k] * sigmoid(a[k]);
+    for (int k = 0; k < 8; k++) b[k] *= a[k] * pu_sigmoid(a[k], bf16());
     most = larger(most, b);
     codes[i] = codes_of<false>(b, by);
   }
@@ -253,7 +250,7 @@ __device__ static inline uint2 swiglu_tile_back(const gates &g, int64_t row, int
     widen(dact[i], dy);
 #pragma unroll
     for (int k = 0; k < 8; k++) {
-      float s = sigmoid(a[k]), silu = a[k] * s;
+      float s = pu_sigmoid(a[k], bf16()), silu = a[k] * s;
       y[k] = b[k] * silu;
       a[k] = dy[k] * b[k] * s * (1.0f + a[k] * (1.0f - s));
       b[k] = dy[k] * silu;

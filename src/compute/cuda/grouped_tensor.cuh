@@ -8,7 +8,7 @@
 #define PUYU_CUDA_GROUPED_TENSOR_CUH
 
 #include "src/compute/cuda/grouped.h"
-#include "src/compute/cuda/tensor.cuh"
+#include "src/compute/cuda/mma.h"
 
 template <int ROWS, bool A_TURNED, bool B_TURNED> struct tensor_tile {
   static constexpr int rows = ROWS, cols = 128, depth = 64, stages = ROWS == 16 ? 4 : 3;
@@ -39,7 +39,8 @@ __device__ static inline void load_tile(uint32_t tile, const bf16 *from, int64_t
   for (int i = threadIdx.x; i < count * pieces; i += THREADS) {
     int l = i / pieces, piece = i % pieces;
     int bytes = outer0 + l < outer_end ? inside(side0 + piece * 8, side_end) : 0;
-    copy_piece(tile_piece<width>(tile, l, piece), bytes ? from + (outer0 + l) * step + side0 + piece * 8 : from, bytes);
+    copy_async_wide(tile_piece<width>(tile, l, piece), bytes ? from + (outer0 + l) * step + side0 + piece * 8 : from,
+                    bytes);
   }
 }
 
@@ -47,18 +48,18 @@ __device__ static inline void load_tile(uint32_t tile, const bf16 *from, int64_t
 template <typename TILE> __device__ static inline void load_a(uint32_t *f, uint32_t tile, int row, int s) {
   int lane = threadIdx.x % 32, matrix = lane / 8, l = lane % 8;
   if (TILE::a_turned)
-    load4_turned(f, tile_piece<TILE::rows>(tile, s * 16 + matrix / 2 * 8 + l, row / 8 + matrix % 2));
+    load_matrices_turned(f, tile_piece<TILE::rows>(tile, s * 16 + matrix / 2 * 8 + l, row / 8 + matrix % 2));
   else
-    load4(f, tile_piece<TILE::depth>(tile, row + matrix % 2 * 8 + l, s * 2 + matrix / 2));
+    load_matrices(f, tile_piece<TILE::depth>(tile, row + matrix % 2 * 8 + l, s * 2 + matrix / 2));
 }
 
 /* The fragments of b of twice 8 columns from `col` on. */
 template <typename TILE> __device__ static inline void load_b(uint32_t *f, uint32_t tile, int col, int s) {
   int lane = threadIdx.x % 32, matrix = lane / 8, l = lane % 8;
   if (TILE::b_turned)
-    load4_turned(f, tile_piece<TILE::cols>(tile, s * 16 + matrix % 2 * 8 + l, col / 8 + matrix / 2));
+    load_matrices_turned(f, tile_piece<TILE::cols>(tile, s * 16 + matrix % 2 * 8 + l, col / 8 + matrix / 2));
   else
-    load4(f, tile_piece<TILE::depth>(tile, col + matrix / 2 * 8 + l, s * 2 + matrix % 2));
+    load_matrices(f, tile_piece<TILE::depth>(tile, col + matrix / 2 * 8 + l, s * 2 + matrix % 2));
 }
 
 template <typename TILE>
@@ -73,7 +74,7 @@ __device__ static inline void use_stage(float (*sum)[TILE::across][4], uint32_t 
 #pragma unroll
     for (int i = 0; i < TILE::down; i++)
 #pragma unroll
-      for (int j = 0; j < TILE::across; j++) multiply_add(sum[i][j], a[i], b[j / 2] + j % 2 * 2);
+      for (int j = 0; j < TILE::across; j++) mma(sum[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
   }
 }
 
@@ -92,14 +93,14 @@ __device__ static void sum_tile(const pu_cuda_group &g, uint32_t room, int64_t r
   int warp_row = warp / 4 * (TILE::down * 16), warp_col = warp % 4 * (TILE::across * 8);
   for (int s = 0; s < TILE::stages - 1; s++) {
     if (s < n) load_stage<TILE>(g, room + s * TILE::stage, row, col, (int64_t)s * TILE::depth);
-    copies_done();
+    copies_commit();
   }
   for (int t = 0; t < n; t++) {
     copies_wait<TILE::stages - 2>();
     __syncthreads(); /* stage t is there for all, and all are done with t - 1 */
     int next = t + TILE::stages - 1;
     if (next < n) load_stage<TILE>(g, room + next % TILE::stages * TILE::stage, row, col, (int64_t)next * TILE::depth);
-    copies_done();
+    copies_commit();
     use_stage<TILE>(sum, room + t % TILE::stages * TILE::stage, warp_row, warp_col);
   }
 }
@@ -107,7 +108,7 @@ __device__ static void sum_tile(const pu_cuda_group &g, uint32_t room, int64_t r
 template <typename TILE, typename Y>
 __device__ static void tensor_block(const pu_cuda_group &g, unsigned char *room, int64_t row, int64_t col) {
   float sum[TILE::down][TILE::across][4] = {};
-  sum_tile<TILE>(g, shared_at(room), row, col, sum);
+  sum_tile<TILE>(g, shared_address(room), row, col, sum);
   int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
   row += warp / 4 * (TILE::down * 16) + lane / 4;
   col += warp % 4 * (TILE::across * 8) + lane % 4 * 2;

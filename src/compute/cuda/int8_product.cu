@@ -5,8 +5,8 @@
  * two warpgroups, and a strip of columns of y, which are lines of w: rows are operand A, lines operand B.
  *
  * w rests: its first stages are asked for before the kernels before this one have ended. */
+#include "src/compute/cuda/barriers.h"
 #include "src/compute/cuda/product.h"
-#include "src/compute/cuda/tensor.cuh"
 #include "src/compute/cuda/wgmma.h"
 
 enum { BOX = 128 /* values of a line, a byte each */, MOST_STAGES = 32, MOST_LINES = 256 };
@@ -60,22 +60,21 @@ template <typename S> __device__ static void fetch_early(const fetcher<S> &f, co
     barrier_init(&f.c->full[s], 1);
     barrier_init(&f.c->empty[s], CONSUMERS / 32);
   }
-  barriers_visible();
+  before_bulk();
   for (int t = 0; t < early; t++) f.fetch_w(t, t);
   map_ahead(f.x);
 }
 
 template <typename S>
 __device__ static void fetch_stages(const fetcher<S> &f, const product_args &p, int early, int n) {
-  int slot = 0;
-  uint32_t turn = 0;
+  ring_place at = {};
   wait_for_before();
   for (int t = 0; t < early; t++) f.fetch_x(t, t);
   for (int t = early; t < n; t++) {
-    barrier_wait(&f.c->empty[slot], turn);
-    f.fetch_w(slot, t);
-    f.fetch_x(slot, t);
-    if (++slot == p.stages) slot = 0, turn ^= 1;
+    barrier_wait(&f.c->empty[at.slot], at.turn);
+    f.fetch_w(at.slot, t);
+    f.fetch_x(at.slot, t);
+    at.go_on(p.stages);
   }
 }
 
@@ -84,20 +83,20 @@ template <typename S>
 __device__ static inline void sum_stages(int (&sum)[S::lines / 2], uint32_t room, int n, const product_args &p,
                                          common *common) {
   const uint32_t own = threadIdx.x / 128 * 64 * BOX;
-  int slot = 0, last = 0;
-  uint32_t turn = 0;
+  ring_place at = {};
+  int last = 0;
   for (int t = 0; t < n; t++) {
-    const uint32_t at = room + slot * S::stage;
-    barrier_wait(&common->full[slot], turn);
+    const uint32_t stage = room + at.slot * S::stage;
+    barrier_wait(&common->full[at.slot], at.turn);
     wide_begin();
 #pragma unroll
     for (int k = 0; k < BOX; k += 32)
-      wide_mma(sum, wide_matrix(at + own + k, 16), wide_matrix(at + ROWS * BOX + k, 16), t || k);
+      wide_mma(sum, wide_matrix(stage + own + k, 16), wide_matrix(stage + ROWS * BOX + k, 16), t || k);
     wide_commit();
     wide_wait<1>(); /* the stage before is used up */
     if (t && threadIdx.x % 32 == 0) barrier_arrive(&common->empty[last]);
-    last = slot;
-    if (++slot == p.stages) slot = 0, turn ^= 1;
+    last = at.slot;
+    at.go_on(p.stages);
   }
   wide_wait<0>();
   wide_settled(sum);
@@ -113,7 +112,7 @@ template <typename S> __device__ static void fetch_scales(const product_args &p,
   }
   wait_for_before();
   for (int i = (int)threadIdx.x; i < ROWS && row + i < p.rows; i += CONSUMERS) c->x_scale[i] = p.x_scale[row + i];
-  asm volatile("bar.sync 1, %0;" ::"n"((int)CONSUMERS) : "memory");
+  meet_threads<CONSUMERS>();
 }
 
 __device__ static inline float scaled(const product_args &p, const common *c, int sum, float x_scale, int line) {
@@ -126,7 +125,7 @@ __device__ static inline void store_two(const product_args &p, int64_t row, int6
   if (p.y_f32)
     *(float2 *)((float *)p.y + at) = make_float2(first, second);
   else
-    *(__nv_bfloat162 *)((bf16 *)p.y + at) = __floats2bfloat162_rn(first, second);
+    *(uint32_t *)((bf16 *)p.y + at) = pair_bf16(first, second);
 }
 
 /* Columns come in pairs: their number is a multiple of 16. */
@@ -174,7 +173,7 @@ __global__ void __launch_bounds__(THREADS, S::blocks)
     product_kernel(const product_args p, const __grid_constant__ CUtensorMap x, const __grid_constant__ CUtensorMap w) {
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) unsigned char raw[];
-  product_block<S>(p, &x, &w, (shared_at(raw) + 1023) / 1024 * 1024);
+  product_block<S>(p, &x, &w, (shared_address(raw) + 1023) / 1024 * 1024);
 #endif
 }
 

@@ -149,7 +149,7 @@ __global__ void __launch_bounds__(THREADS) few_kernel(const __grid_constant__ lo
   const lora_part &p = part_of(parts, &block);
   int begin = block * parts.each, end = min(begin + parts.each, p.cols);
   for (int c = begin + (int)threadIdx.x; c < end; c += THREADS) /* on its way while u is made */
-    asm volatile("prefetch.global.L2 [%0];" ::"l"((const T *)p.b + c * p.b_step));
+    ahead_in_l2((const T *)p.b + c * p.b_step);
   for (int i = threadIdx.x; i < FEW_RANK * FEW_ROWS; i += THREADS) u[i / FEW_ROWS][i % FEW_ROWS] = 0;
   for (int row = 0; row < p.rows; row += ROWS)
     for (int col = 0; col < p.rank; col += COLS) {

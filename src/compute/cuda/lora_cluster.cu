@@ -12,6 +12,7 @@
  * waits.
  *
  * Many rows: two launches, of which the second one passes y through at the speed of memory. */
+#include "src/compute/cuda/barriers.h"
 #include "src/compute/cuda/lora.h"
 #include "src/compute/cuda/mma.h"
 #include "src/compute/cuda/use.h"
@@ -59,21 +60,9 @@ template <int RT, int G> struct alignas(16) room {
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 
-__device__ static inline void cluster_arrive() {
-  asm volatile("barrier.cluster.arrive.aligned;" ::: "memory");
-}
-__device__ static inline void cluster_wait() {
-  asm volatile("barrier.cluster.wait.aligned;" ::: "memory");
-}
 /* To the same place of block `to` of the cluster. */
 __device__ static inline void send(const float *mine, int to, float v) {
-  uint32_t at;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_address(mine)), "r"(to));
-  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(at), "f"(v) : "memory");
-}
-
-__device__ static inline void ahead(const void *p) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
+  asm volatile("st.shared::cluster.f32 [%0], %1;" ::"r"(cluster_address(mine, to)), "f"(v) : "memory");
 }
 
 /* The part of a cluster, or block, and its number in that. */
@@ -89,12 +78,12 @@ __device__ static inline void fetch_a(const cluster_part &p, int inner) {
   const int steps = (inner + DEPTH - 1) / DEPTH, block = (int)blockIdx.x % CLUSTER;
   const int k = steps * block / CLUSTER * DEPTH, end = min(steps * (block + 1) / CLUSTER * DEPTH, inner);
   for (int r = threadIdx.x / 32; r < p.rank; r += WARPS)
-    for (int i = k + threadIdx.x % 32 * 64; i < end; i += 32 * 64) ahead(p.a + r * p.a_step + i);
+    for (int i = k + threadIdx.x % 32 * 64; i < end; i += 32 * 64) ahead_in_l2(p.a + r * p.a_step + i);
 }
 
 /* Lines of b, by one thread of `threads`. */
 __device__ static inline void fetch_b(const cluster_part &p, int line, int end, int thread, int threads) {
-  for (line += thread; line < end; line += threads) ahead(p.b + line * p.b_step);
+  for (line += thread; line < end; line += threads) ahead_in_l2(p.b + line * p.b_step);
 }
 
 /* A warp's slice of the sums: a's rows are operand A, those of x operand B. Of a step of 32 a thread has the same 8

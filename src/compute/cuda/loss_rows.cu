@@ -6,9 +6,9 @@
  *
  * A part's maximum and sum of exponentials are joined with the others' as running ones are (Milakov & Gimelshein 2018).
  */
+#include "src/compute/cuda/barriers.h"
 #include "src/compute/cuda/loss.h"
 #include "src/compute/cuda/rows.h"
-#include "src/compute/cuda/tensor.cuh"
 
 enum { WIDTH = 8 }; /* logits at a time */
 
@@ -47,9 +47,7 @@ template <> __device__ inline float exp_below<float>(float x, float max) {
 }
 template <> __device__ inline float exp_below<bf16>(float x, float max) {
   const float log2_e = 1.4426950408889634f;
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(fmaf(x, log2_e, -max * log2_e)));
-  return y;
+  return exp2_fast(fmaf(x, log2_e, -max * log2_e));
 }
 
 /* WIDTH logits; those from `left` on lie behind the vocabulary and count for nothing. */
@@ -194,14 +192,14 @@ template <bool BACK> __device__ static inline void take_four(float4 q, float ref
   q.x = exp_below<bf16>(q.x, ref), q.y = exp_below<bf16>(q.y, ref);
   q.z = exp_below<bf16>(q.z, ref), q.w = exp_below<bf16>(q.w, ref);
   *sum += q.x + q.y + (q.z + q.w);
-  if (BACK) *kept = make_uint2(two_bf16(q.x, q.y), two_bf16(q.z, q.w));
+  if (BACK) *kept = make_uint2(pair_bf16(q.x, q.y), pair_bf16(q.z, q.w));
 }
 
 __device__ static inline void write_four(bf16 *to, float factor, uint2 kept) {
   float v[ROW_LANE];
   two_f32(kept.x, &v[0], &v[1]);
   two_f32(kept.y, &v[2], &v[3]);
-  *(uint2 *)to = make_uint2(two_bf16(factor * v[0], factor * v[1]), two_bf16(factor * v[2], factor * v[3]));
+  *(uint2 *)to = make_uint2(pair_bf16(factor * v[0], factor * v[1]), pair_bf16(factor * v[2], factor * v[3]));
 }
 
 /* The thread's columns again, below their maximum. */
@@ -343,9 +341,9 @@ typedef struct part_state {
 __device__ static void fetch_part(float *part, const float *from, uint32_t bytes, uint64_t *arrived) {
   if (threadIdx.x == 0) {
     barrier_init(arrived, 1);
-    barriers_visible();
+    before_bulk();
     barrier_expect(arrived, bytes);
-    bulk_copy(shared_at(part), from, bytes, arrived);
+    bulk_copy(shared_address(part), from, bytes, arrived);
   }
   __syncthreads();
   barrier_wait(arrived, 0);
@@ -378,15 +376,10 @@ template <typename T> __device__ static soft soft_part(float *part, int count, s
   return {max, soft_block({0, sum}, room).sum};
 }
 
-__device__ static inline void cluster_sync() {
-  asm volatile("barrier.cluster.arrive.aligned;\n\tbarrier.cluster.wait.aligned;" ::: "memory");
-}
-
 /* The state that block `rank` of the cluster keeps at the same place. */
 __device__ static part_state state_of(const part_state *mine, int rank) {
   part_state s;
-  uint32_t at;
-  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(at) : "r"(shared_at(mine)), "r"(rank));
+  const uint32_t at = cluster_address(mine, rank);
   asm volatile("ld.shared::cluster.f32 %0, [%1];" : "=f"(s.s.max) : "r"(at) : "memory");
   asm volatile("ld.shared::cluster.f32 %0, [%1 + 4];" : "=f"(s.s.sum) : "r"(at) : "memory");
   asm volatile("ld.shared::cluster.f32 %0, [%1 + 8];" : "=f"(s.at_target) : "r"(at) : "memory");
@@ -438,13 +431,13 @@ __device__ static void run_part(const pu_loss_rows &l, float *part, int64_t row,
       mine.s = soft_part<T>(part, count, room);
     }
     if (threadIdx.x == 0) state = mine;
-    cluster_sync(); /* all have read their logits, too: from here on gradients may lie where they were */
+    cluster_meet(); /* all have read their logits, too: from here on gradients may lie where they were */
     all = join_parts(&state, parts);
   }
   if (rank == 0 && threadIdx.x == 0) write_loss(l, row, all.s, all.at_target, target);
   float factor = live && count ? l.scale / all.s.sum * expf(mine.s.max - all.s.max) : 0.0f;
   if (l.back) back_part((T *)logits + first, part, count, factor, l.scale, target - first);
-  if (live) cluster_sync(); /* the others may still read this block's state */
+  if (live) cluster_meet(); /* the others may still read this block's state */
 }
 
 #endif

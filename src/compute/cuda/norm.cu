@@ -195,8 +195,9 @@ template <typename Y> constexpr int PLACE_BYTES = (int)(LANE *(sizeof(Y) + 2 * s
 
 /* Four values from memory to shared memory. */
 template <typename T> __device__ static inline void copy_four(T *to, const T *from) {
-  uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(at), "l"(from), "n"(LANE * (int)sizeof(T)) : "memory");
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(shared_address(to)), "l"(from),
+               "n"(LANE * (int)sizeof(T))
+               : "memory");
 }
 
 /* This thread's four of each kind in the k-th place. */

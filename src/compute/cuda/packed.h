@@ -15,7 +15,7 @@
 #ifndef PUYU_CUDA_PACKED_H
 #define PUYU_CUDA_PACKED_H
 
-#include "src/compute/cuda/cuda.h"
+#include "src/compute/cuda/mma.h"
 
 enum { PACKED_ROWS = 16, PACKED_UNIT = 512, PACKED_PIECE = 128, PACKED_BLOCKS = 8 };
 
@@ -132,13 +132,6 @@ __device__ static inline uint32_t add_bf16x2(uint32_t a, uint32_t b) {
   return y;
 }
 
-/* word & mask | bits, which is one instruction only when it is asked for: two of its operands are constants. */
-__device__ static inline uint32_t and_or(uint32_t word, uint32_t mask, uint32_t bits) {
-  uint32_t y;
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(y) : "r"(word), "r"(mask), "r"(bits));
-  return y;
-}
-
 /* Of four bits, the i-th pair plus 128: 0x4300 is 128 in bf16, whose last bit counts 1. */
 __device__ static inline uint32_t pair4(uint32_t word, int i) {
   return and_or(word >> (4 * i), 0x000f000fu, 0x43004300u);
@@ -160,24 +153,11 @@ __device__ static inline void unpack8(uint32_t word, uint32_t a[2]) {
   }
 }
 
-__device__ static inline void copy16(uint32_t to, const void *from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to), "l"(from));
-}
-
-/* If `wanted`: without a branch. */
-__device__ static inline void copy16_if(uint32_t to, const void *from, bool wanted) {
-  asm volatile(
-      "{\n\t.reg .pred p;\n\tsetp.ne.u32 p, %2, 0;\n\t@p cp.async.cg.shared.global [%0], [%1], 16;\n\t}" ::"r"(to),
-      "l"(from), "r"((uint32_t)wanted));
-}
-
 /* The kernel before this one in the stream, and all it wrote, is done. What is asked for before it may only be weights:
  * they were written before that kernel began (see pack_weight). From there on the next kernel may begin likewise. */
 __device__ static inline void after_last_kernel() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
+  wait_for_before();
+  let_next_start();
 }
 
 #endif

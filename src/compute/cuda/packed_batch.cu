@@ -14,9 +14,10 @@
  * on the matrix and the device alone, and so do a token's bits. */
 #include <cuda.h>
 
+#include "src/compute/cuda/barriers.h"
+#include "src/compute/cuda/mma.h"
 #include "src/compute/cuda/packed_batch.h"
 #include "src/compute/cuda/product.h"
-#include "src/compute/cuda/tensor.cuh"
 #include "src/compute/cuda/wgmma.h"
 
 enum { TILE = PACKED_BLOCKS * PACKED_ROWS, BOX = 64, CONSUMERS = 256, THREADS = CONSUMERS + 64, MOST_STAGES = 8 };
@@ -171,22 +172,20 @@ template <class S> __device__ static inline void fetch_stages(batch_fetcher<S> &
  * product wait for the one before. */
 template <class S, int BN> __device__ static inline void sum_stage(uint32_t x, uint32_t sums, int lane) {
   constexpr int in_step = S::step / 32, TILES = BN / 8;
-  const uint32_t ones = 0x3f803f80u;
+  const uint32_t ones[4] = {0x3f803f80u, 0x3f803f80u, 0x3f803f80u, 0x3f803f80u};
   uint32_t b[TILES][4][4];
   float c[TILES][S::steps][4] = {};
 #pragma unroll
   for (int n = 0; n < TILES; n++)
 #pragma unroll
-    for (int k = 0; k < 4; k++) load4(b[n][k], x + wide_at<BN>(n * 8 + lane % 8, k * 4 + lane / 8));
+    for (int k = 0; k < 4; k++) load_matrices(b[n][k], x + wide_at<BN>(n * 8 + lane % 8, k * 4 + lane / 8));
 #pragma unroll
   for (int i = 0; i < in_step * 2; i++)
 #pragma unroll
     for (int n = 0; n < TILES; n++)
 #pragma unroll
       for (int s = 0; s < S::steps; s++)
-        asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%4,%4,%4}, {%5,%6}, {%0,%1,%2,%3};"
-            : "+f"(c[n][s][0]), "+f"(c[n][s][1]), "+f"(c[n][s][2]), "+f"(c[n][s][3])
-            : "r"(ones), "r"(b[n][s * in_step + i / 2][i % 2 * 2]), "r"(b[n][s * in_step + i / 2][i % 2 * 2 + 1]));
+        mma(c[n][s], ones, b[n][s * in_step + i / 2][i % 2 * 2], b[n][s * in_step + i / 2][i % 2 * 2 + 1]);
   if (lane >= 4) return;
 #pragma unroll
   for (int n = 0; n < TILES; n++)
@@ -379,10 +378,6 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
 
 /* ---- sums out ---- */
 
-__device__ static inline void meet_consumers() {
-  asm volatile("bar.sync 1, %0;" ::"r"((int)CONSUMERS) : "memory");
-}
-
 template <int BN, typename Y>
 __device__ static inline void store_tile(const float (&acc)[BN / 2], const batch_job &j, const batch_place &p, int tile,
                                          int thread) {
@@ -398,7 +393,7 @@ __device__ static inline void store_tile(const float (&acc)[BN / 2], const batch
 
 /* Whether all `n` who have a part of a tile have been here: the last one is told so. */
 __device__ static inline bool comes_last(uint32_t *arrived, uint32_t n, uint32_t *told, int thread) {
-  meet_consumers();
+  meet_threads<CONSUMERS>();
   if (thread == 0) {
     uint32_t before;
     __threadfence();
@@ -406,7 +401,7 @@ __device__ static inline bool comes_last(uint32_t *arrived, uint32_t n, uint32_t
     *told = before + 1 == n;
     if (before + 1 == n) *arrived = 0;
   }
-  meet_consumers();
+  meet_threads<CONSUMERS>();
   return *told;
 }
 
@@ -471,7 +466,7 @@ __global__ void __launch_bounds__(THREADS, 2)
   extern __shared__ __align__(1024) char raw[];
   __shared__ batch_barriers bars;
   __shared__ uint32_t told;
-  const batch_room<S> room = {(shared_at(raw) + 1023) / 1024 * 1024, j.stages};
+  const batch_room<S> room = {(shared_address(raw) + 1023) / 1024 * 1024, j.stages};
   if (j.of.offsets) wait_for_before();
   const batch_place p = j.of.offsets ? place_among<BN>(j) : place_alone(j);
   if (p.token >= p.end) return;
@@ -484,7 +479,7 @@ __global__ void __launch_bounds__(THREADS, 2)
       barrier_init(&bars.summed[s], 1);
       barrier_init(&bars.empty[s], CONSUMERS / 32);
     }
-    barriers_visible();
+    before_bulk();
 #pragma unroll 1
     for (int t = 0; t < early; t++) f.fetch_w(t);
     map_ahead(&map);

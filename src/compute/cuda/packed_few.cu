@@ -74,7 +74,7 @@ __device__ static inline void copy_tail(const few_job &j, const uint8_t *w, cons
                                         int lane) {
   int block = block_of(j, a.unit, team);
   const uint8_t *from = w + packed_at(j.l, block, a.piece);
-  for (int i = lane * 16; i < j.l.tail_bytes; i += PACKED_UNIT) copy16(to + i, from + i);
+  for (int i = lane * 16; i < j.l.tail_bytes; i += PACKED_UNIT) copy_async(to + i, from + i);
 }
 
 /* As it lies. */
@@ -85,14 +85,10 @@ __device__ static inline void copy_piece(const few_job &j, const uint8_t *w, con
   uint32_t to = ring + a.slot * S::stage;
   if (j.l.tail != PIECE && a.piece + 1 == j.l.pieces) return copy_tail(j, w, a, to, team, lane);
 #pragma unroll
-  for (int i = 0; i < whole; i += PACKED_UNIT) copy16(to + i + lane * 16, a.from + i + lane * 16);
+  for (int i = 0; i < whole; i += PACKED_UNIT) copy_async(to + i + lane * 16, a.from + i + lane * 16);
   if (rest > 0) {
-    copy16_if(to + whole + lane * 16, a.from + whole + lane * 16, lane * 16 < rest);
+    copy_async_if(to + whole + lane * 16, a.from + whole + lane * 16, lane * 16 < rest);
   }
-}
-
-__device__ static inline void end_copies() {
-  asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
 /* ---- x ---- */
@@ -259,12 +255,6 @@ __device__ static inline void copy_x(const few_job &j, int64_t line, int lines, 
 
 /* ---- products ---- */
 
-__device__ static inline void load_b(uint32_t b[4], uint32_t at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-               : "r"(at));
-}
-
 __device__ static inline void mma(int c[4], const uint32_t a[4], const uint32_t b[2]) {
   asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
@@ -331,7 +321,7 @@ __device__ static inline void multiply_piece(float acc[NT][2], const char *stage
       bytes32<BITS>(w, i, a);
 #pragma unroll
       for (int n = 0; n < NT; n++) {
-        if (i % 2 == 0) load_b(b[n], x + x_tile[n] + i * 32);
+        if (i % 2 == 0) load_matrices(b[n], x + x_tile[n] + i * 32);
         mma(sum[n][i % chains], a, b[n] + i % 2 * 2);
       }
     }
@@ -430,7 +420,7 @@ __device__ static inline void run_units(const few_job &j, const uint8_t *w, char
   x.groups = (float2 *)(x.bytes + 2 * j.lines * x.step);
   float *sums = (float *)(after_ring + WARPS * x_bytes(j.lines, j.x_pieces, S::groups));
   const int sums_step = WARPS * j.lines * SUM_STEP;
-  const uint32_t ring_at = (uint32_t)__cvta_generic_to_shared(ring), x_to = (uint32_t)__cvta_generic_to_shared(x.bytes);
+  const uint32_t ring_at = shared_address(ring), x_to = shared_address(x.bytes);
   /* ldmatrix: lanes 8i … 8i + 7 name the columns' i-th sixteen bytes. There may be fewer columns than eight. */
   int x_tile[NT], line[NT];
 #pragma unroll
@@ -449,7 +439,7 @@ __device__ static inline void run_units(const few_job &j, const uint8_t *w, char
       ahead.from += ahead.step;
       if (++ahead.piece == to) ahead.unit = next_unit(j, ahead.unit), aim(j, w, ahead, team, from);
     }
-    end_copies();
+    copies_commit();
   };
   for (int i = 0; i < S::depth - 1; i++) fetch();
   if (first) after_last_kernel();
@@ -472,7 +462,7 @@ __device__ static inline void run_units(const few_job &j, const uint8_t *w, char
       const float2 *groups = x.groups;
       if (!whole || unit == first_unit(j)) stage_pieces(begin, end - begin);
       for (int piece = begin; piece < end; piece++, x_piece += PIECE, groups += S::groups) {
-        asm volatile("cp.async.wait_group %0;" ::"n"(S::depth - 2) : "memory");
+        copies_wait<S::depth - 2>();
         __syncwarp(); /* all lanes' copies are there, and all have read the piece before, whose place is filled next */
         fetch();
         const char *stage = ring + slot * S::stage;

@@ -9,11 +9,10 @@
  * memory, and another kernel adds them, in order. */
 #include <cuda.h>
 
+#include "src/compute/cuda/barriers.h"
 #include "src/compute/cuda/packed.h"
-
-#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define HAS_WGMMA 1
-#endif
+#include "src/compute/cuda/product.h"
+#include "src/compute/cuda/wgmma.h"
 
 enum { BM = 128, BK = 64, CONSUMERS = 256, MANY_THREADS = CONSUMERS + 128, MOST_STAGES = 8, OUT_STEP = BM * 2 + 16 };
 enum { ROOM = 220 << 10 };
@@ -45,81 +44,7 @@ template <int BITS, int GROUP, bool ZEROS, int BN> struct many_shape {
   static constexpr size_t bytes = 1024 + barriers_at + 4 * MOST_STAGES * 8;
 };
 
-#ifdef HAS_WGMMA
-template <int N> struct wgmma_of;
-template <> struct wgmma_of<32> {
-  __device__ static inline void run(float *d, const uint32_t *a, uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
-                 "}, {%16, %17, %18, %19}, %20, 1, 1, 1, 0;"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-  }
-};
-template <> struct wgmma_of<64> {
-  __device__ static inline void run(float *d, const uint32_t *a, uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-                 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 0;"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-                   "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
-                   "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
-                   "+f"(d[30]), "+f"(d[31])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-  }
-};
-template <> struct wgmma_of<128> {
-  __device__ static inline void run(float *d, const uint32_t *a, uint64_t b) {
-    asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
-                 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, "
-                 "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, "
-                 "%32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, "
-                 "%48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-                 "}, {%64, %65, %66, %67}, %68, 1, 1, 1, 0;"
-                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]),
-                   "+f"(d[8]), "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15]),
-                   "+f"(d[16]), "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]), "+f"(d[21]), "+f"(d[22]),
-                   "+f"(d[23]), "+f"(d[24]), "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]), "+f"(d[29]),
-                   "+f"(d[30]), "+f"(d[31]), "+f"(d[32]), "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]),
-                   "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]), "+f"(d[41]), "+f"(d[42]), "+f"(d[43]),
-                   "+f"(d[44]), "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]), "+f"(d[49]), "+f"(d[50]),
-                   "+f"(d[51]), "+f"(d[52]), "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]), "+f"(d[57]),
-                   "+f"(d[58]), "+f"(d[59]), "+f"(d[60]), "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));
-  }
-};
-
-__device__ static inline void barrier_init(uint32_t at, int count) {
-  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(at), "r"(count));
-}
-__device__ static inline void barrier_expect(uint32_t at, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(at), "r"(bytes) : "memory");
-}
-__device__ static inline void barrier_arrive(uint32_t at) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(at) : "memory");
-}
-__device__ static inline void barrier_wait(uint32_t at, int phase) {
-  asm volatile(
-      "{\n.reg .pred p;\nagain:\nmbarrier.try_wait.parity.shared::cta.b64 p, [%0], %1;\n@p bra done;\nbra again;\n"
-      "done:\n}" ::"r"(at),
-      "r"(phase)
-      : "memory");
-}
-__device__ static inline void bulk_copy(uint32_t to, const void *from, int bytes, uint32_t barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-               "l"(from), "r"(bytes), "r"(barrier)
-               : "memory");
-}
-__device__ static inline void tensor_copy(uint32_t to, const CUtensorMap *map, int x, int y, uint32_t barrier) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3}], [%4];" ::"r"(
-          to),
-      "l"(map), "r"(x), "r"(y), "r"(barrier)
-      : "memory");
-}
+#ifdef PU_WGMMA
 
 /* Where a block of threads works: some rows of a matrix, tokens [token, end), a share of the pieces. */
 typedef struct many_place {
@@ -159,17 +84,13 @@ template <int BN> __device__ static inline many_place place_among(const many_job
 /* A ring of stages: full when what was asked for has come, empty when all who read it have. */
 typedef struct many_ring {
   uint32_t full, empty;
-  int slot, phase;
+  ring_place at;
 } many_ring;
 
 template <class S> __device__ static inline many_ring ring_of(uint32_t room, int which) {
   uint32_t at = room + S::barriers_at + which * 2 * MOST_STAGES * 8;
-  many_ring r = {at, at + MOST_STAGES * 8, 0, 0};
+  many_ring r = {at, at + MOST_STAGES * 8, {0, 0}};
   return r;
-}
-
-template <int STAGES> __device__ static inline void next_stage(many_ring &r) {
-  if (++r.slot == STAGES) r.slot = 0, r.phase ^= 1;
 }
 
 template <class S, int BN>
@@ -177,10 +98,10 @@ __device__ static inline void copy_x(const many_job &j, const CUtensorMap *map, 
   many_ring r = ring_of<S>(room, 0);
   int end = (int)min((int64_t)p.to * PACKED_PIECE, j.l.places);
   for (int k = p.from * PACKED_PIECE; k < end; k += BK) {
-    barrier_wait(r.empty + r.slot * 8, r.phase ^ 1);
-    barrier_expect(r.full + r.slot * 8, S::x_stage);
-    tensor_copy(room + r.slot * S::x_stage, map, k, (int)p.token, r.full + r.slot * 8);
-    next_stage<S::x_stages>(r);
+    barrier_wait(r.empty + r.at.slot * 8, r.at.turn ^ 1);
+    barrier_expect(r.full + r.at.slot * 8, S::x_stage);
+    box_copy(room + r.at.slot * S::x_stage, map, k, (int)p.token, r.full + r.at.slot * 8);
+    r.at.go_on(S::x_stages);
   }
 }
 
@@ -189,10 +110,11 @@ template <class S> __device__ static inline void copy_w(const many_job &j, const
   int64_t block = (int64_t)p.row_tile * PACKED_BLOCKS, blocks = min((int64_t)PACKED_BLOCKS, j.l.blocks - block);
   for (int piece = p.from; piece < p.to; piece++) {
     int bytes = (int)(blocks * (piece + 1 == j.l.pieces ? j.l.tail_bytes : j.l.piece_bytes));
-    barrier_wait(r.empty + r.slot * 8, r.phase ^ 1);
-    barrier_expect(r.full + r.slot * 8, bytes);
-    bulk_copy(room + S::w_at + r.slot * S::w_stage, p.w + packed_at(j.l, block, piece), bytes, r.full + r.slot * 8);
-    next_stage<S::w_stages>(r);
+    barrier_wait(r.empty + r.at.slot * 8, r.at.turn ^ 1);
+    barrier_expect(r.full + r.at.slot * 8, bytes);
+    bulk_copy(room + S::w_at + r.at.slot * S::w_stage, p.w + packed_at(j.l, block, piece), bytes,
+              r.full + r.at.slot * 8);
+    r.at.go_on(S::w_stages);
   }
 }
 
@@ -215,9 +137,7 @@ template <int BITS, bool ZEROS> __device__ static inline many_scale scale_of(con
 __device__ static inline uint32_t weights_of(uint32_t pair, float scale, float low) {
   float first = fmaf(__uint_as_float(pair << 16), scale, low),
         second = fmaf(__uint_as_float(pair & 0xffff0000u), scale, low);
-  uint32_t out;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(out) : "f"(second), "f"(first));
-  return out;
+  return pair_bf16(first, second);
 }
 
 /* Half a piece's bits become the left operands of four products. inputs: of the whole piece. */
@@ -257,25 +177,17 @@ __device__ static inline void unpack_half(uint32_t a[4][4], const char *piece, i
 template <int BN>
 __device__ static inline void multiply_stage(float acc[BN / 2], const uint32_t a[4][4], uint32_t x, int n) {
   constexpr int wide = BN < 128 ? BN : 128;
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+  wide_begin();
 #pragma unroll
   for (int k = 0; k < 4; k++) {
     if (k == 2 && n == 2) break;
 #pragma unroll
     for (int i = 0; i < BN / wide; i++) {
-      uint64_t b = (uint64_t)(((x + i * wide * BK * 2 + k * 32) & 0x3ffffu) >> 4) | (uint64_t)1 << 16 |
-                   (uint64_t)64 << 32 | (uint64_t)1 << 62;
-      wgmma_of<wide>::run(acc + i * (wide / 2), a[k], b);
+      auto sums = (float(*)[wide / 2])(acc + i * (wide / 2));
+      wide_mma<0>(*sums, a[k], wide_matrix(x + i * wide * BK * 2 + k * 32, 16), 1);
     }
   }
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-}
-
-template <int LEFT> __device__ static inline void wait_products() {
-  if (LEFT == 0)
-    asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-  else
-    asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
+  wide_commit();
 }
 
 /* All lanes of a warp have read a stage. */
@@ -295,27 +207,23 @@ __device__ static inline void multiply_pieces(float acc[BN / 2], const many_job 
   for (int piece = p.from; piece < p.to; piece++) {
     const bool tail = piece + 1 == j.l.pieces;
     const int inputs = tail ? j.l.tail : (int)PACKED_PIECE;
-    const char *from = room + S::w_at + w.slot * S::w_stage + block * (int)(tail ? j.l.tail_bytes : j.l.piece_bytes);
-    barrier_wait(w.full + w.slot * 8, w.phase);
+    const char *from = room + S::w_at + w.at.slot * S::w_stage + block * (int)(tail ? j.l.tail_bytes : j.l.piece_bytes);
+    barrier_wait(w.full + w.at.slot * 8, w.at.turn);
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       if (half * BK >= inputs) break;
       unpack_half<BITS, GROUP, ZEROS, BN>(a[half], from, half, inputs, lane);
-      if (half * BK + BK >= inputs) leave_stage(w.empty + w.slot * 8, lane);
-      barrier_wait(x.full + x.slot * 8, x.phase);
-      multiply_stage<BN>(acc, a[half], room_at + x.slot * S::x_stage, inputs == half * BK + 32 ? 2 : 4);
-      wait_products<1>(); /* of the stage before */
+      if (half * BK + BK >= inputs) leave_stage(w.empty + w.at.slot * 8, lane);
+      barrier_wait(x.full + x.at.slot * 8, x.at.turn);
+      multiply_stage<BN>(acc, a[half], room_at + x.at.slot * S::x_stage, inputs == half * BK + 32 ? 2 : 4);
+      wide_wait<1>(); /* of the stage before */
       if (last) leave_stage(last, lane);
-      last = x.empty + x.slot * 8;
-      next_stage<S::x_stages>(x);
+      last = x.empty + x.at.slot * 8;
+      x.at.go_on(S::x_stages);
     }
-    next_stage<S::w_stages>(w);
+    w.at.go_on(S::w_stages);
   }
-  wait_products<0>();
-}
-
-__device__ static inline void meet_consumers() {
-  asm volatile("bar.sync 1, %0;" ::"r"((int)CONSUMERS) : "memory");
+  wide_wait<0>();
 }
 
 /* f32 as it lies in registers: eight rows are a sector. */
@@ -334,19 +242,17 @@ template <int BN>
 __device__ static inline void store_bf16(const float acc[BN / 2], char *room, bf16 *to, int64_t step, int64_t rows,
                                          int64_t tokens, int thread) {
   int lane = thread % 32, warp = thread / 32;
-  uint32_t at =
-      (uint32_t)__cvta_generic_to_shared(room) + (lane / 16 * 8 + lane % 8) * OUT_STEP + warp * 32 + lane / 8 % 2 * 16;
+  uint32_t at = shared_address(room) + (lane / 16 * 8 + lane % 8) * OUT_STEP + warp * 32 + lane / 8 % 2 * 16;
 #pragma unroll
   for (int i = 0; i < BN / 2; i += 8) {
     uint32_t v[4];
 #pragma unroll
-    for (int n = 0; n < 4; n++)
-      asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(v[n]) : "f"(acc[i + n * 2 + 1]), "f"(acc[i + n * 2]));
+    for (int n = 0; n < 4; n++) v[n] = pair_bf16(acc[i + n * 2], acc[i + n * 2 + 1]);
     asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(at + i * 2 * OUT_STEP),
                  "r"(v[0]), "r"(v[1]), "r"(v[2]), "r"(v[3])
                  : "memory");
   }
-  meet_consumers();
+  meet_threads<CONSUMERS>();
   bool wide = step % 8 == 0 && (uintptr_t)to % 16 == 0;
   for (int i = thread; i < BN * (BM / 8); i += CONSUMERS) {
     int token = i / (BM / 8), row = i % (BM / 8) * 8;
@@ -377,10 +283,9 @@ __device__ static inline void store_tile(float acc[BN / 2], const many_job &j, c
     store_f32<BN>(acc, (float *)j.y.y + token * j.y.step + row, j.y.step, j.rows - row, tokens, lane);
     return;
   }
-  meet_consumers(); /* both warpgroups are done with the stages */
+  meet_threads<CONSUMERS>(); /* both warpgroups are done with the stages */
   store_bf16<BN>(acc, room, (bf16 *)j.y.y + token * j.y.step + first, j.y.step, j.rows - first, tokens, thread);
 }
-#endif
 
 template <class S> __device__ static inline void make_barriers(uint32_t room) {
   for (int i = 0; i < 2 * MOST_STAGES; i++) {
@@ -391,14 +296,16 @@ template <class S> __device__ static inline void make_barriers(uint32_t room) {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
+#endif
+
 template <int BITS, int GROUP, bool ZEROS, int BN>
 __global__ void __launch_bounds__(MANY_THREADS, BN <= 64 ? 2 : 1)
     many_kernel(const many_job j, const __grid_constant__ CUtensorMap map) {
-#ifdef HAS_WGMMA
+#ifdef PU_WGMMA
   using S = many_shape<BITS, GROUP, ZEROS, BN>;
   extern __shared__ char raw[];
-  char *room = raw + (1024 - (uint32_t)__cvta_generic_to_shared(raw) % 1024) % 1024;
-  const uint32_t room_at = (uint32_t)__cvta_generic_to_shared(room);
+  char *room = raw + (1024 - shared_address(raw) % 1024) % 1024;
+  const uint32_t room_at = shared_address(room);
   if (j.of.offsets) after_last_kernel();
   const many_place p = j.of.offsets ? place_among<BN>(j) : place_of<BN>(j);
   if (p.token >= p.end) return;
@@ -406,11 +313,11 @@ __global__ void __launch_bounds__(MANY_THREADS, BN <= 64 ? 2 : 1)
   __syncthreads();
   if (threadIdx.x / 32 != 1) after_last_kernel(); /* the warp that asks for weights need not wait */
   if (threadIdx.x < 128) {
-    asm volatile("setmaxnreg.dec.sync.aligned.u32 40;");
+    registers_less<40>();
     if (threadIdx.x == 0) copy_x<S, BN>(j, &map, p, room_at);
     if (threadIdx.x == 32) copy_w<S>(j, p, room_at);
   } else {
-    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(S::consumer_registers));
+    registers_more<S::consumer_registers>();
     float acc[BN / 2];
 #pragma unroll
     for (int i = 0; i < BN / 2; i++) acc[i] = 0;
@@ -436,30 +343,6 @@ __global__ static void add_shares(const many_job j) {
 
 /* ---- launching ---- */
 
-typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
-                              const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
-                              CUtensorMapSwizzle, CUtensorMapL2promotion, CUtensorMapFloatOOBfill);
-
-static pu_err describe_x(const packed_x *x, int64_t cols, int tokens, CUtensorMap *map, pu_error *e) {
-  static encode_fn encode;
-  if (!encode) {
-    void *found = NULL;
-    cudaDriverEntryPointQueryResult how;
-    PU_CUDA_TRY(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &how),
-                "asking for the driver's tensor maps", e);
-    if (how != cudaDriverEntryPointSuccess)
-      return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: the driver knows no tensor maps: update it");
-    encode = (encode_fn)found;
-  }
-  cuuint64_t sizes[2] = {(cuuint64_t)cols, (cuuint64_t)x->tokens}, step = (cuuint64_t)x->step * sizeof(bf16);
-  cuuint32_t box[2] = {BK, (cuuint32_t)tokens}, each[2] = {1, 1};
-  CUresult r = encode(map, CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2, (void *)x->x, sizes, &step, box, each,
-                      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
-  if (r != CUDA_SUCCESS) return pu_fail(e, PU_ERR_IO, "cuda: a tensor map is refused (error %d)", (int)r);
-  return PU_OK;
-}
-
 template <int BITS, int GROUP, bool ZEROS, int BN>
 static pu_err launch_many(pu_cuda *d, many_job *j, const packed_x *x, int64_t cols, pu_error *e) {
   using S = many_shape<BITS, GROUP, ZEROS, BN>;
@@ -470,7 +353,7 @@ static pu_err launch_many(pu_cuda *d, many_job *j, const packed_x *x, int64_t co
                                      cudaFuncAttributeMaxDynamicSharedMemorySize, (int)S::bytes),
                 "its shared memory", e);
   allowed = true;
-  PU_TRY(describe_x(x, cols, BN, &map, e));
+  PU_TRY(pu_cuda_map_of(d, x->x, x->tokens, cols, x->step, BN, &map, e));
   dim3 grid((unsigned)(j->row_tiles * j->token_tiles), (unsigned)j->shares);
   pu_cuda_start(d, true, many_kernel<BITS, GROUP, ZEROS, BN>, grid, MANY_THREADS, S::bytes, *j, map);
   if (j->shares > 1) pu_cuda_start(d, true, add_shares, dim3((unsigned)ceil_div(j->tokens * j->rows, 256)), 256, 0, *j);

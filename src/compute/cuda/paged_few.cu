@@ -420,8 +420,7 @@ __device__ uint32_t two_bytes(uint32_t x, bool high) {
 
 /* Four bits of both halves of x, the lowest or the next, less 8, as f16. */
 __device__ uint32_t two_nibbles(uint32_t x, bool next) {
-  uint32_t v; /* (x & mask) | 0x6400: one instruction, if it is asked for as one */
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(v) : "r"(x), "r"(next ? 0x00f000f0u : 0x000f000fu), "r"(0x64006400u));
+  const uint32_t v = and_or(x, next ? 0x00f000f0u : 0x000f000fu, 0x64006400u);
   if (!next) return of_half2(__hsub2(as_half2(v), as_half2(0x64086408u)));
   return of_half2(__hfma2(as_half2(v), as_half2(0x2c002c00u), as_half2(0xd480d480u))); /* (1024 + 16 v) / 16 - 72 */
 }
@@ -1074,23 +1073,6 @@ __device__ void end_piece(results<D, NT> &all, const pu_cuda_attend &a, const pu
 
 /* ---- a block ---- */
 
-/* Of the kernels before this one: what they wrote is there. Their ends are not waited for before. */
-__device__ void wait_before() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-__device__ void start_next() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;");
-#endif
-}
-
-/* Memory that is read soon. */
-__device__ void ahead_in_l2(const void *p) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(p));
-}
-
 /* While a piece is computed, the next tiles are on their way, of the next piece too. The first tiles are asked for
  * before the kernels before have ended, where they write neither the plan nor the cache (but for the new rows, which
  * are put in later). */
@@ -1102,15 +1084,15 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
   extern __shared__ __align__(1024) char shared[];
   /* Who brings the plan lets no kernel behind it start before it has waited, so that all those find it there. Of few
    * blocks the next kernel starts when the queries are there: the weights that a product asks for come before them. */
-  if (!f.early) wait_before();
-  if (!f.one) start_next();
+  if (!f.early) wait_for_before();
+  if (!f.one) let_next_start();
   const int most = min(f.rows, NT * 8), each = f.one ? S::bytes_of_one(most) : f.stages * S::stage;
   char *mine = shared + threadIdx.x / 32 * each;
   place m;
   const run r = f.one ? load_piece<D, KB, VB, TILE>(m, a, f, shared_address(mine), S::stage) : find(m, f);
   if (r.begin == r.end) {
     copies_wait<0>();
-    return wait_before();
+    return wait_for_before();
   }
   const float scale = a.scale * LOG2E;
   const exchange<D> x = {shared + (f.one ? 0 : WARPS * each), f.one ? each : S::left(most), most};
@@ -1130,7 +1112,7 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
   };
   if (!f.one) start<TILE, NT>(coming, m, a, f, r);
   for (int i = 1; i < f.stages; i++) load();
-  wait_before();
+  wait_for_before();
   rows<D, NT> w;
   results<D, NT> sums;
   for (int at = r.begin; at < r.end; at++) {
@@ -1141,7 +1123,7 @@ __global__ void __launch_bounds__(WARPS * 32, shape<D, KB, VB, NT>::blocks)
         fresh.lane = new_lane<D>(a, m, 0, f.kv_heads);
         begin<D, KB, NT>(w, a, m, scale);
       }
-      if (f.one) start_next();
+      if (f.one) let_next_start();
       clear(w);
       for (int pos = first_of<TILE>(from_of<TILE>(m, a)); pos < end; pos += WARPS * TILE) {
         if (f.one) used = pos / (WARPS * TILE) % S::steps;

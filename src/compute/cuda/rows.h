@@ -40,11 +40,6 @@ __device__ static inline uint32_t larger(uint32_t most, uint4 v) {
   return __vmaxu2(most, __vmaxu2(a, b));
 }
 
-__device__ static inline uint32_t two_bf16(float low, float high) {
-  __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-  return *(uint32_t *)&pair;
-}
-
 __device__ static inline void read_fast(const float *p, float (&v)[4]) {
   float4 f = *(const float4 *)p;
   v[0] = f.x, v[1] = f.y, v[2] = f.z, v[3] = f.w;
@@ -79,11 +74,11 @@ __device__ static inline void write_fast(float *p, const float (&v)[8]) {
 }
 
 __device__ static inline void write_fast(bf16 *p, const float (&v)[4]) {
-  *(uint2 *)p = make_uint2(two_bf16(v[0], v[1]), two_bf16(v[2], v[3]));
+  *(uint2 *)p = make_uint2(pair_bf16(v[0], v[1]), pair_bf16(v[2], v[3]));
 }
 
 __device__ static inline void write_fast(bf16 *p, const float (&v)[8]) {
-  *(uint4 *)p = make_uint4(two_bf16(v[0], v[1]), two_bf16(v[2], v[3]), two_bf16(v[4], v[5]), two_bf16(v[6], v[7]));
+  *(uint4 *)p = make_uint4(pair_bf16(v[0], v[1]), pair_bf16(v[2], v[3]), pair_bf16(v[4], v[5]), pair_bf16(v[6], v[7]));
 }
 
 template <bool FAST, typename T, int N>

@@ -15,9 +15,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "src/compute/cuda/barriers.h"
 #include "src/compute/cuda/gates.cuh"
 #include "src/compute/cuda/product.h"
-#include "src/compute/cuda/tensor.cuh"
 #include "src/compute/cuda/use.h"
 #include "src/compute/cuda/wgmma.h"
 
@@ -273,7 +273,7 @@ __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, 
       barrier_init(&bars.full[s], 1);
       barrier_init(&bars.empty[s], CONSUMERS / 32);
     }
-    barriers_visible();
+    before_bulk();
     fetch_early<S>(f, p, early);
   }
   __syncthreads();
@@ -299,7 +299,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     skinny_kernel(const skinny_args p, const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b) {
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) unsigned char raw[];
-  skinny_block<S>(p, &a, &b, (shared_at(raw) + 1023) / 1024 * 1024);
+  skinny_block<S>(p, &a, &b, (shared_address(raw) + 1023) / 1024 * 1024);
 #endif
 }
 

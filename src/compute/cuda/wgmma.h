@@ -37,6 +37,14 @@ template <int ROWS> __device__ static inline int wide_at(int r, int c) {
 
 #ifdef PU_WGMMA
 
+/* This warpgroup goes on with N registers a thread, fewer or more than before. */
+template <int N> __device__ static inline void registers_less() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(N));
+}
+template <int N> __device__ static inline void registers_more() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(N));
+}
+
 /* Rows of eight are 1024 bytes apart; wide: bytes from 64 values of B's columns to the next, where they are not its
  * inner dimension. */
 __device__ static inline uint64_t wide_matrix(uint32_t at, int wide) {
@@ -104,6 +112,7 @@ PU_WIDE_BF16(64, 128, 64, 65, 66, 67, 68)
   }
 PU_WIDE_HELD(4, 8, "{%4, %5, %6, %7}", 8, 9, 10)
 PU_WIDE_HELD(8, 16, "{%8, %9, %10, %11}", 12, 13, 14)
+PU_WIDE_HELD(16, 32, "{%16, %17, %18, %19}", 20, 21, 22)
 PU_WIDE_HELD(32, 64, "{%32, %33, %34, %35}", 36, 37, 38)
 PU_WIDE_HELD(64, 128, "{%64, %65, %66, %67}", 68, 69, 70)
 
