@@ -170,8 +170,7 @@ pu_err pu_cuda_packed_experts(pu_cuda *d, const pu_tensor *x, const pu_tensor *w
                               void *room, pu_error *e) PU_MUST_USE;
 size_t pu_cuda_packed_experts_bytes(const pu_tensor *x, const pu_tensor *w);
 
-/* ---- in kernels ----------------------------------------------------------------------------------------------------
- */
+/* ---- in kernels ---- */
 
 /* The next kernel of the stream may start, if it was launched so. */
 __device__ static inline void let_next_start(void) {

@@ -4,8 +4,7 @@
 
 #include <string.h>
 
-/* ---- plain: f32 sums in order, any steps, any alignment ------------------------------------------------------------
- */
+/* ---- plain: f32 sums in order, any steps, any alignment ---- */
 
 enum { TILE = PU_STRIP_PLAIN, DEPTH = 16, THREADS = 256 };
 
@@ -46,8 +45,7 @@ template <typename T, typename Y> __device__ static void plain_tile(const pu_cud
     for (int j = 0; j < 4; j++) pu_group_store<Y>(g, row + i0 + i, col + j0 + j, sum[i][j]);
 }
 
-/* ---- which group, which tile ----------------------------------------------------------------------------------------
- */
+/* ---- which group, which tile ---- */
 
 /* The group of a strip: the last one that begins at it or before. Empty groups begin where the next one does. */
 __device__ static const pu_cuda_group *group_of(const pu_cuda_group *groups, int n, int strip) {

@@ -177,8 +177,7 @@ __global__ void __launch_bounds__(THREADS, S::blocks)
 #endif
 }
 
-/* ---- launch --------------------------------------------------------------------------------------------------------
- */
+/* ---- launch ---- */
 
 template <typename S> static pu_err launch(pu_cuda *d, const pu_cuda_product *q, pu_error *e) {
   product_args p = {q->y, q->a_scale, q->b_scale, q->bias, q->y_step, q->cols};

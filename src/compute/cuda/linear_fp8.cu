@@ -78,8 +78,7 @@ static size_t bytes_of(const pu_tensor *t, int sides) {
   return pu_cuda_fp8_bytes(t->shape[0], t->shape[1], sides);
 }
 
-/* ---- linear ---------------------------------------------------------------------------------------------------------
- */
+/* ---- linear ---- */
 
 static pu_err linear_fp8(pu_backend *be, void *args, pu_error *e) {
   const pu_linear_fp8_args *a = (const pu_linear_fp8_args *)args;
@@ -115,8 +114,7 @@ static pu_err linear_fp8_back(pu_backend *be, void *args, pu_error *e) {
   return to_w ? back(l.d, turned_of(dy), turned_of(x), a->w, e) : PU_OK;
 }
 
-/* ---- the MLP -------------------------------------------------------------------------------------------------------
- */
+/* ---- the MLP ---- */
 
 static pu_err mlp_fp8(pu_backend *be, void *args, pu_error *e) {
   const pu_mlp_fp8_args *a = (const pu_mlp_fp8_args *)args;

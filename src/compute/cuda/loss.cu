@@ -7,8 +7,7 @@
 #include "src/compute/cuda/loss.h"
 #include "src/compute/cuda/use.h"
 
-/* ---- chunks --------------------------------------------------------------------------------------------------------
- */
+/* ---- chunks ---- */
 
 /* Of a chunk at most: the products want some thousand rows; and it should be no more than what a step's backward needs
  * at its beginning, whose memory it is. */
@@ -124,8 +123,7 @@ static pu_err cross_entropy(pu_backend *be, void *args, pu_error *e) {
   return PU_OK;
 }
 
-/* ---- backward: dx is there already ---------------------------------------------------------------------------------
- */
+/* ---- backward: dx is there already ---- */
 
 template <typename T>
 __global__ void add_kernel(T *to, int64_t to_step, const T *from, int64_t from_step, int64_t cols, int64_t count) {

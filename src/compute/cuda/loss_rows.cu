@@ -80,8 +80,7 @@ __device__ static inline void write_loss(const pu_loss_rows &l, int64_t row, sof
   l.loss[row] = live ? logf(s.sum) + s.max - at_target : 0.0f;
 }
 
-/* ---- twice over the row -------------------------------------------------------------------------------------------
- */
+/* ---- twice over the row ---- */
 
 enum { LONG_THREADS = 1024, LONG_TILE = LONG_THREADS * WIDTH };
 
@@ -321,8 +320,7 @@ static pu_err rows_fit(const pu_cuda *d, const pu_loss_rows *l, bool *fit, pu_er
   return PU_OK;
 }
 
-/* ---- a part of the row in each block of a cluster -------------------------------------------------------------------
- */
+/* ---- a part of the row in each block of a cluster ---- */
 
 enum {
   PART_THREADS = 512,

@@ -6,8 +6,7 @@
 #include "src/compute/cuda/grouped.h"
 #include "src/compute/cuda/use.h"
 
-/* ---- routing: the k largest logits, softmax over those: a warp for each row -----------------------------------------
- */
+/* ---- routing: the k largest logits, softmax over those: a warp for each row ---- */
 
 enum { ROUTE_WARPS = 4 };
 

@@ -5,13 +5,14 @@
  * lane l, g = l / 4, t = l % 4, holds the pairs of inputs
  *   0: row g, inputs 2t, 2t + 1    1: row g + 8, the same    2: row g, inputs 2t + 8, 2t + 9    3: row g + 8, the same
  * A piece is 128 inputs of sixteen rows: their bits, then their scales, so that all of it is read from one place.
- *   4 bits     two units of 512 bytes, of 64 inputs: sixteen bytes a lane, one word for each sixteen inputs; pair i's
- * first value in bits 4i…, its second in bits 16 + 4i…. 8 bits     four units of 512 bytes, of 32 inputs: sixteen bytes
- * a lane, two words for each sixteen inputs; of the first, bytes 0 and 2 are pair 0, bytes 1 and 3 pair 1; of the
- * second pairs 2 and 3. scales     f16 [128 / group, 8]: scale of row g, of row g + 8, and where there are zeros,
- * likewise, theirs. The last piece may have fewer inputs (K' is a multiple of 32), and of 4 bits end with half a unit,
- * eight bytes a lane. Eight blocks of sixteen rows (or what is left) lie together: [M'/128] [K'/128] [8] pieces. The
- * order follows, where compute.h has it. */
+ *   - Of 4 bits: two units of 512 bytes, of 64 inputs: sixteen bytes a lane, one word for each sixteen inputs; pair i's
+ *     first value in bits 4i…, its second in bits 16 + 4i….
+ *   - Of 8 bits: four units of 512 bytes, of 32 inputs: sixteen bytes a lane, two words for each sixteen inputs; of the
+ *     first, bytes 0 and 2 are pair 0, bytes 1 and 3 pair 1; of the second pairs 2 and 3.
+ *   - Scales: f16 [128 / group, 8]: scale of row g, of row g + 8, and where there are zeros, likewise, theirs.
+ * The last piece may have fewer inputs (K' is a multiple of 32), and of 4 bits end with half a unit, eight bytes a
+ * lane. Eight blocks of sixteen rows (or what is left) lie together: [M'/128] [K'/128] [8] pieces. The order follows,
+ * where compute.h has it. */
 #ifndef PUYU_CUDA_PACKED_H
 #define PUYU_CUDA_PACKED_H
 
@@ -117,8 +118,7 @@ pu_err packed_many(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_
 pu_err packed_many_parts(pu_cuda *d, const packed_matrix *w, const packed_x *x, int64_t cols, const packed_y *y,
                          const packed_parts *parts, pu_error *e) PU_MUST_USE;
 
-/* ---- in kernels ----------------------------------------------------------------------------------------------------
- */
+/* ---- in kernels ---- */
 
 __device__ static inline float bias_at(const packed_y &y, int64_t row, int64_t rows) {
   if (!y.bias || row >= rows) return 0;

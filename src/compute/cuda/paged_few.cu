@@ -355,19 +355,20 @@ __device__ run load_piece(place &p, const pu_cuda_attend &a, const pu_cuda_few &
   return {(int)blockIdx.x, (int)blockIdx.x + seen, (int)gridDim.x};
 }
 
+/* Rows of a tile from `first` on become zeros, a word a lane: pieces of a row change places only inside it. row: bytes.
+ */
+__device__ void clear_rows(char *rows, int row, int first, int tile) {
+#pragma unroll 1
+  for (int i = first * row / 4 + threadIdx.x % 32; i < tile * row / 4; i += 32) ((uint32_t *)rows)[i] = 0;
+}
+
 /* A tile that the sequence ends in: zeros, and before them the new tokens' rows. */
 template <int D, int KB, int VB, int TILE>
 __device__ void put_rows(const pu_cuda_attend &a, const place &m, int kv_heads, int key0, const arrival &first,
                          char *keys, char *values) {
   const int end = max(m.base + m.n - key0, 0);
-  const auto clear = [&](char *rows, int row) { /* in words; pieces of a row change places only inside it */
-#pragma unroll 1
-                                                for (int i = end * row / 4 + threadIdx.x % 32; i < TILE * row / 4;
-                                                     i += 32)
-                                                  ((uint32_t *)rows)[i] = 0;
-  };
-  clear(keys, sizes<D, KB>::row);
-  clear(values, sizes<D, VB>::row);
+  clear_rows(keys, sizes<D, KB>::row, end, TILE);
+  clear_rows(values, sizes<D, VB>::row, end, TILE);
 #pragma unroll 1
   for (int pos = max(key0, m.base); pos < min(key0 + TILE, m.base + m.n); pos++) {
     const uint4 x = pos == m.base ? first.lane : new_lane<D>(a, m, pos - m.base, kv_heads);

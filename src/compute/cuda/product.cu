@@ -208,8 +208,7 @@ bool pu_cuda_few_rows(const pu_cuda *d, const pu_cuda_product *p) {
   return p->rows <= PU_SKINNY_ROWS && p->inner > 0 && skinny_can(d, p) && !steady_is_plain(p);
 }
 
-/* ---- timing candidates --------------------------------------------------------------------------------------------
- */
+/* ---- timing candidates ---- */
 
 /* A sum over all bits of y, each with its place, and how many values are not 0. */
 typedef struct digest {
@@ -397,8 +396,7 @@ static pu_err find_choice(pu_cuda *d, const pu_cuda_product *p, choice **out, pu
   return c->settled || !may_time(d, p) ? PU_OK : settle(d, p, c, e);
 }
 
-/* ---- bias ----------------------------------------------------------------------------------------------------------
- */
+/* ---- bias ---- */
 
 template <typename Y> __global__ void narrow_bias_kernel(const void *from, bool f32, int64_t cols, Y *to) {
   int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
@@ -421,8 +419,7 @@ static pu_err like_y(pu_cuda *d, pu_cuda_product *p, pu_error *e) {
   return pu_cuda_launched("a bias", e);
 }
 
-/* ---- which ----------------------------------------------------------------------------------------------------------
- */
+/* ---- which ---- */
 
 /* No algorithm of cuBLASLt's is steady: strip by strip. */
 static pu_err skinny_strips(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {

@@ -303,8 +303,7 @@ __global__ void __launch_bounds__(THREADS, 2)
 #endif
 }
 
-/* ---- tensor maps ---------------------------------------------------------------------------------------------------
- */
+/* ---- tensor maps ---- */
 
 typedef CUresult (*encode_fn)(CUtensorMap *, CUtensorMapDataType, cuuint32_t, void *, const cuuint64_t *,
                               const cuuint64_t *, const cuuint32_t *, const cuuint32_t *, CUtensorMapInterleave,
@@ -373,8 +372,7 @@ pu_err pu_cuda_map_of(pu_cuda *d, const void *data, int64_t lines, int64_t inner
   return PU_OK;
 }
 
-/* ---- launch --------------------------------------------------------------------------------------------------------
- */
+/* ---- launch ---- */
 
 typedef struct skinny_plan {
   int rows, count, lines;

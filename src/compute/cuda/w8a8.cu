@@ -9,8 +9,7 @@
 
 #include <cuda_fp8.h>
 
-/* ---- rounding ------------------------------------------------------------------------------------------------------
- */
+/* ---- rounding ---- */
 
 enum { THREADS = 512, HELD = 4 /* packs of eight values that a thread keeps from the search to the rounding */ };
 
