@@ -63,17 +63,45 @@ static void devices_are_chosen(void **state) {
   assert_int_equal(puyu("bench train --shape puyu-2m --layers 1 --batch 1 --seq 32 --rounds 1 --device far"), 0);
   says("MFU");
   assert_int_not_equal(puyu("bench decode --shape puyu-2m --device abacus"), 0);
-  says("libpuyu-abacus.so not found");
+  says("'abacus' is no device: use auto, cpu or cuda");
   assert_int_not_equal(puyu("bench decode --shape puyu-2m --device ../far"), 0);
   says("is no device");
+  assert_int_not_equal(puyu("bench decode --shape puyu-2m --device ''"), 0);
+  says("is no device");
   assert_int_not_equal(shell("PUYU_DEVICE=abacus puyu bench decode --shape puyu-2m"), 0);
+  says("PUYU_DEVICE=abacus: 'abacus' is no device");
+  does(shell("PUYU_DEVICE=abacus puyu env"));
+  says("--device auto is abacus, which cannot be used: PUYU_DEVICE=abacus: 'abacus' is no device");
+  does(shell("PUYU_DEVICE=abacus puyu env --json"));
+  json_t *j = parsed();
+  assert_string_equal(json_string_value(json_object_get(j, "auto")), "abacus");
+  assert_non_null(json_object_get(j, "auto_error"));
+  json_decref(j);
+}
+
+/* A plug-in that was copied half is told of, before the loader would touch what is not there. */
+static void plug_ins_that_are_cut_off_are_told(void **state) {
+  (void)state;
+  static const char *const ends[] = {"0", "40", "4096", "20000", "-1"};
+  does(shell("mkdir bin && cp " PU_PROGRAM " bin/puyu"));
+  for (size_t i = 0; i < PU_COUNT(ends); i++) {
+    does(shell("head -c %s $(dirname " PU_PROGRAM ")/libpuyu-far.so >bin/libpuyu-far.so", ends[i]));
+    assert_int_equal(shell("bin/puyu bench decode --shape puyu-2m --device far"), 1);
+    says("libpuyu-far.so is cut off: build it anew");
+    does(shell("bin/puyu env"));
+    says("is cut off");
+  }
+  does(shell("head -c 20000 /dev/zero >bin/libpuyu-far.so"));
+  assert_int_equal(shell("bin/puyu bench decode --shape puyu-2m --device far"), 1);
+  does(shell("rm bin/libpuyu-far.so && bin/puyu env"));
+  says("plug-in not built");
 }
 
 /* With a driver of the tests' own in the place of NVIDIA's. */
 static void drivers_that_will_not_do_are_told(void **state) {
   (void)state;
   does(puyu("env"));
-  if (!strstr(out, "cuda")) skip(); /* built without the plug-in */
+  if (strstr(out, "plug-in not built")) skip();
 #define FAKE "LD_LIBRARY_PATH=$(dirname " PU_PROGRAM ")/fake-driver "
   does(shell(FAKE "FAKE_DRIVER=12080 puyu env"));
   says("the driver is for CUDA 12.8");
@@ -131,8 +159,11 @@ static void too_little_memory_is_told(void **state) {
 }
 
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(env_says_what_is_there), cmocka_unit_test(devices_are_chosen),
+  const struct CMUnitTest tests[] = {cmocka_unit_test(env_says_what_is_there),
+                                     cmocka_unit_test(devices_are_chosen),
+                                     cmocka_unit_test(plug_ins_that_are_cut_off_are_told),
                                      cmocka_unit_test(drivers_that_will_not_do_are_told),
-                                     cmocka_unit_test(plans_are_told), cmocka_unit_test(too_little_memory_is_told)};
+                                     cmocka_unit_test(plans_are_told),
+                                     cmocka_unit_test(too_little_memory_is_told)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
