@@ -77,6 +77,9 @@ static void devices_are_chosen(void **state) {
   assert_string_equal(json_string_value(json_object_get(j, "auto")), "abacus");
   assert_non_null(json_object_get(j, "auto_error"));
   json_decref(j);
+  assert_int_not_equal(puyu("demo --out never --device abacus"), 0);
+  says("is no device");
+  assert_int_not_equal(shell("test -e never"), 0);
 }
 
 /* A plug-in that was copied half is told of, before the loader would touch what is not there. */
