@@ -148,6 +148,22 @@ static void plans_are_told(void **state) {
   assert_int_not_equal(shell("test -e r"), 0); /* nothing was begun */
 }
 
+/* A plan is made of what would run, and of nothing else. */
+static void plans_refuse_what_would_not_run(void **state) {
+  (void)state;
+  assert_int_equal(puyu("plan run.yaml --device far"), 2);
+  says("--device is for a model that is to answer: a training run takes train.device=NAME");
+  assert_int_equal(puyu("plan run.yaml --quant q8"), 2);
+  says("--quant is for a model that is to answer");
+  assert_int_equal(puyu("plan " MODEL " --device cpu --dtype f32 --quant fp8"), 1);
+  says("matrices in FP8 go with bf16, and this would compute in f32: add --dtype bf16");
+  assert_int_equal(puyu("generate " MODEL " --ids 1,2 --device cpu --dtype f32 --quant fp8"), 1);
+  says("matrices in FP8 go with bf16, and this would compute in f32: add --dtype bf16");
+  does(puyu("plan " MODEL " --device cpu --dtype bf16 --quant fp8"));
+  assert_int_equal(puyu("plan " MODEL " --device far --dtype bf16 --quant fp8"), 1);
+  says("far: no matrices in FP8 here");
+}
+
 /* One line, with what to do; nothing half done. */
 static void too_little_memory_is_told(void **state) {
   (void)state;
@@ -167,6 +183,7 @@ int main(void) {
                                      cmocka_unit_test(plug_ins_that_are_cut_off_are_told),
                                      cmocka_unit_test(drivers_that_will_not_do_are_told),
                                      cmocka_unit_test(plans_are_told),
+                                     cmocka_unit_test(plans_refuse_what_would_not_run),
                                      cmocka_unit_test(too_little_memory_is_told)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
