@@ -169,12 +169,22 @@ static void too_little_memory_is_told(void **state) {
   (void)state;
   assert_int_equal(shell("PUYU_FAR_MEMORY=16 puyu plan run.yaml train.device=far"), 1);
   says("it does not fit: lower train.micro_batch");
+  says("set train.recompute=gates, some or all, optim.state=bf16, train.weights=bf16");
+  assert_int_equal(shell("PUYU_FAR_MEMORY=16 puyu plan run.yaml train.device=far train.recompute=all "
+                         "optim.state=bf16 train.weights=bf16"),
+                   1);
+  says("it does not fit: lower train.micro_batch");
+  assert_null(strstr(out, "recompute"));
+  assert_null(strstr(out, "optim.state"));
   does(shell("head -c 20000 /dev/zero | tr '\\0' 'a' >text.txt"));
   assert_int_equal(shell("PUYU_FAR_MEMORY=16 puyu train run.yaml train.device=far train.steps=2"), 1);
   says("of far memory, and");
   assert_int_equal(shell("ls r/step-* 2>/dev/null"), 2);
   assert_int_equal(shell("PUYU_FAR_MEMORY=1 puyu generate " MODEL " --ids 3,4 --device far --max-tokens 2"), 1);
   says("of far's memory are too little");
+  assert_int_equal(shell("PUYU_FAR_MEMORY=16 puyu bench train --shape puyu-2m --device far"), 1);
+  says("lower --batch, --seq or --layers");
+  assert_null(strstr(out, "train."));
 }
 
 int main(void) {

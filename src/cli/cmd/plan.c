@@ -108,9 +108,7 @@ static pu_err plan_training(const pu_cli *cli, const options *o, int n_args, con
   PU_TRY(pu_train_make_plan(&cfg, &p, e));
   print_training(cli->out, o->json, &p);
   if (p.total <= p.available || !p.available) return PU_OK;
-  return pu_fail(e, PU_ERR_NOMEM,
-                 "it does not fit: lower train.micro_batch or data.seq_len, set train.recompute=gates, some or all, or "
-                 "take a smaller model");
+  return pu_fail(e, PU_ERR_NOMEM, "it does not fit: %s", p.mend);
 }
 
 /* ---- answering ---- */
