@@ -187,6 +187,15 @@ static void too_little_memory_is_told(void **state) {
   assert_null(strstr(out, "train."));
 }
 
+/* A context that was asked for is said to be less, once; one that nobody named is not. */
+static void a_context_that_does_not_fit_is_told(void **state) {
+  (void)state;
+  does(puyu("plan " MODEL " --device far --memory 0.01 --max-batch 1 --context 32768"));
+  says("--context 32768: the memory holds a cache of");
+  does(puyu("plan " MODEL " --device far --memory 0.01 --max-batch 1"));
+  assert_null(strstr(out, "--context"));
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(env_says_what_is_there),
                                      cmocka_unit_test(devices_are_chosen),
@@ -194,6 +203,7 @@ int main(void) {
                                      cmocka_unit_test(drivers_that_will_not_do_are_told),
                                      cmocka_unit_test(plans_are_told),
                                      cmocka_unit_test(plans_refuse_what_would_not_run),
-                                     cmocka_unit_test(too_little_memory_is_told)};
+                                     cmocka_unit_test(too_little_memory_is_told),
+                                     cmocka_unit_test(a_context_that_does_not_fit_is_told)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
