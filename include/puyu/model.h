@@ -309,6 +309,8 @@ typedef struct pu_model_options {
 /* The options as they are on this backend (`plain` set where it must be): what to ask for sizes with. Loading does it too.
  */
 pu_model_options pu_model_options_on(const pu_backend *be, const pu_model_options *o);
+/* Whether this backend can have a model so: what loading refuses, asked before anything is read. */
+pu_err pu_model_options_check(const pu_backend *be, const pu_model_options *o, pu_error *e) PU_MUST_USE;
 
 /* From a Hugging Face directory or a GGUF file. Weights in few bits become the compute type where `quant` does not keep
  * them. Missing, surplus or misshapen tensors are named. */

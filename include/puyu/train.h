@@ -183,6 +183,7 @@ typedef struct pu_train_plan {
   size_t available;        /* of the device's, now; 0: unknown */
   int64_t parameters, micro_batch, seq_len;
   char device[200];        /* "cuda: …", "avx512, 4 threads" */
+  char mend[300];          /* where it does not fit: "lower train.micro_batch …", without what is set already */
 } pu_train_plan;
 /* Opens the device. Token data is not looked at, a tokenizer is read where the model's vocabulary comes from it. */
 pu_err pu_train_make_plan(const pu_train_config *cfg, pu_train_plan *out, pu_error *e) PU_MUST_USE;

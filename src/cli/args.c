@@ -148,6 +148,7 @@ pu_err pu_cli_parse(const pu_command *c, int n, char **words, pu_arena *a, pu_cl
   parser p = {.table = table, .config = c->config, .out = out->options, .n = n, .words = words, .arena = a, .e = e};
   p.given = pu_arena_zalloc(a, rows + 1);
   if (!out->options || !out->args || !p.given) return pu_fail(e, PU_ERR_NOMEM, "no memory for %d arguments", n);
+  out->given = p.given;
   PU_TRY(pu_options_default(table, out->options, a, e));
   pu_err err = read_words(&p, out);
   out->args[out->n_args] = NULL;

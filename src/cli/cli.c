@@ -89,6 +89,7 @@ static int run_command(const pu_command *c, int n, char **words) {
   pu_cli_line line;
   pu_err err = pu_arena_create(PROCESS_BYTES, &cli.arena, &e);
   if (err == PU_OK) err = pu_cli_parse(c, n, words, cli.arena, &line, &e);
+  if (err == PU_OK) cli.given = line.given;
   if (err == PU_OK && line.help)
     pu_cli_print_help(stdout, c);
   else if (err == PU_OK)

@@ -21,6 +21,7 @@ typedef struct pu_cli {
   FILE *in;        /* standard input */
   FILE *out;       /* standard output: results only. Messages go through pu_log to standard error */
   const struct pu_command *command;
+  const bool *given; /* by row of the command's options: a flag set it */
 } pu_cli;
 
 typedef struct pu_command {
@@ -65,6 +66,7 @@ const char *pu_cli_dashes(const pu_option *row);
 
 typedef struct pu_cli_line {
   void *options;
+  const bool *given; /* by row of the table */
   const char **args;
   int n_args;
   bool help;

@@ -23,6 +23,15 @@ static void log_plan(const pu_engine *en) {
          (int)p.kv_blocks, (int)p.kv_block, (long long)p.context);
 }
 
+/* A context that was asked for and is not to be had is no error: shorter answers may do. */
+static void warn_of_context(int64_t asked, int64_t fits) {
+  if (asked <= fits) return;
+  pu_log(PU_LOG_WARN,
+         "--context %lld: the memory holds a cache of %lld tokens, so a prompt and its answer have at most these: keep "
+         "the cache or the weights in fewer bits (--kv-dtype, --quant), or give it more memory",
+         (long long)asked, (long long)fits);
+}
+
 static pu_err open_one(const char *model, pu_engine_options *eo, pu_cli_dtype dtype, const char *what, pu_engine **out,
                        pu_error *e) {
   PU_TRY(choose_dtype(model, dtype, &eo->dtype, e));
@@ -63,7 +72,9 @@ pu_err pu_cli_plan_engine(const char *model, const pu_cli_engine_options *o, pu_
   const pu_engine_adapter one = {"adapter", o->adapter};
   pu_engine_options eo = engine_options(o, &one);
   PU_TRY(choose_dtype(model, (pu_cli_dtype)o->model.dtype, &eo.dtype, e));
-  return pu_engine_make_plan(model, &eo, out, e);
+  PU_TRY(pu_engine_make_plan(model, &eo, out, e));
+  warn_of_context(o->model.context, out->context);
+  return PU_OK;
 }
 
 static size_t plan_bytes(const pu_engine_plan *p) {
@@ -136,6 +147,7 @@ pu_err pu_cli_open_engine(const char *model, const pu_cli_engine_options *o, pu_
   }
   pu_err err = open_one(model, &eo, dtype, "reading weights", out, e);
   if (err) pu_engine_free(eo.draft);
+  if (!err) warn_of_context(o->model.context, pu_engine_context(*out));
   if (!err && eo.draft) compare_tokenizers(*out, eo.draft);
   return err;
 }

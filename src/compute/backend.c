@@ -1,9 +1,12 @@
 /* Which device: the CPU, or a plug-in beside the executable. */
 #include <dirent.h>
 #include <dlfcn.h>
+#include <elf.h>
+#include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "puyu/compute.h"
@@ -61,14 +64,46 @@ size_t pu_backend_list(char (*names)[PU_DEVICE_NAME], size_t room) {
   return n;
 }
 
+static bool within(uint64_t at, uint64_t bytes, uint64_t size) {
+  return at <= size && bytes <= size - at;
+}
+
+/* Whether all that its headers speak of is in the file; what else is wrong with it dlopen says. */
+static bool plugin_whole(FILE *f, uint64_t size) {
+  Elf64_Ehdr h;
+  if (fread(&h, sizeof h, 1, f) != 1) return false;
+  if (memcmp(h.e_ident, ELFMAG, SELFMAG) != 0 || h.e_ident[EI_CLASS] != ELFCLASS64 ||
+      h.e_ident[EI_DATA] != ELFDATA2LSB || h.e_phentsize != sizeof(Elf64_Phdr))
+    return true;
+  if (!within(h.e_shoff, (uint64_t)h.e_shnum * h.e_shentsize, size)) return false;
+  if (!within(h.e_phoff, (uint64_t)h.e_phnum * h.e_phentsize, size) || fseek(f, (long)h.e_phoff, SEEK_SET) != 0)
+    return false;
+  for (int i = 0; i < h.e_phnum; i++) {
+    Elf64_Phdr part;
+    if (fread(&part, sizeof part, 1, f) != 1 || !within(part.p_offset, part.p_filesz, size)) return false;
+  }
+  return true;
+}
+
+/* dlopen maps a file that ends too early, and touching what is not there ends the process. */
+static pu_err plugin_check(const char *path, pu_error *e) {
+  FILE *f = fopen(path, "re");
+  if (!f) return pu_fail(e, PU_ERR_IO, "%s: %s", path, strerror(errno));
+  struct stat st;
+  bool whole = fstat(fileno(f), &st) == 0 && plugin_whole(f, (uint64_t)st.st_size);
+  fclose(f);
+  return whole ? PU_OK : pu_fail(e, PU_ERR_FORMAT, "%s is cut off: build it anew", path);
+}
+
 static pu_err plugin_open(const char *device, int threads, pu_backend **out, pu_error *e) {
   char path[PATH_MAX];
-  if (strchr(device, '/') || strlen(device) >= PU_DEVICE_NAME)
-    return pu_fail(e, PU_ERR_USAGE, "'%s' is no device: use auto, cpu or cuda", device);
-  if (!plugin_find(device, path))
+  const bool named = *device && !strchr(device, '/') && strlen(device) < PU_DEVICE_NAME;
+  const bool found = named && plugin_find(device, path);
+  if (!found && strcmp(device, "cuda") == 0)
     return pu_fail(e, PU_ERR_UNSUPPORTED,
-                   "%s: libpuyu-%s.so not found beside the program (docs/devices.md says how it is built)", device,
-                   device);
+                   "cuda: libpuyu-cuda.so not found beside the program (docs/devices.md says how it is built)");
+  if (!found) return pu_fail(e, PU_ERR_USAGE, "'%.80s' is no device: use auto, cpu or cuda", device);
+  PU_TRY(plugin_check(path, e));
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!library) return pu_fail(e, PU_ERR_IO, "%s: %s", device, dlerror());
   union {
@@ -93,10 +128,15 @@ static pu_err best_open(int threads, pu_backend **out, pu_error *e) {
   return pu_cpu_open(threads, pu_isa_best(), out, e);
 }
 
-pu_err pu_backend_open(const char *device, int threads, pu_backend **out, pu_error *e) {
-  const char *wanted = getenv("PUYU_DEVICE");
-  if (strcmp(device, "auto") == 0) device = wanted && *wanted ? wanted : device;
+static pu_err named_open(const char *device, int threads, pu_backend **out, pu_error *e) {
   if (strcmp(device, "auto") == 0) return best_open(threads, out, e);
   if (strcmp(device, "cpu") == 0) return pu_cpu_open(threads, pu_isa_best(), out, e);
   return plugin_open(device, threads, out, e);
+}
+
+pu_err pu_backend_open(const char *device, int threads, pu_backend **out, pu_error *e) {
+  const char *wanted = getenv("PUYU_DEVICE");
+  if (strcmp(device, "auto") != 0 || !wanted || !*wanted) return named_open(device, threads, out, e);
+  pu_err err = named_open(wanted, threads, out, e);
+  return err ? pu_fail_in(e, err, "PUYU_DEVICE=%.80s", wanted) : PU_OK;
 }

@@ -156,6 +156,7 @@ pu_err pu_plan_before(const char *model, pu_backend *be, const pu_engine_options
   const pu_model_options mo =
       pu_model_options_on(be, &(pu_model_options){.dtype = o->dtype, .tile = true, .quant = o->quant});
   size_t weights;
+  PU_TRY(pu_model_options_check(be, &mo, e));
   PU_TRY(pu_model_load_bytes(model, &mo, &weights, e));
   return pu_plan_make(&shape, &filled, weights, true, out, e);
 }

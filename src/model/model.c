@@ -195,26 +195,36 @@ static pu_err make_memory(pu_model *m, const pu_model_options *o, const pu_forms
   return PU_OK;
 }
 
-pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, const pu_model_options *o,
-                    const pu_forms *forms, pu_model **out, pu_error *e) {
-  *out = NULL;
+/* Matrices in FP8 or int8 for inference. */
+static pu_err check_few_bits(const pu_backend *be, const pu_model_options *o, pu_error *e) {
+  const bool fp8 = o->quant == PU_QUANT_FP8;
+  if (!o->tile || (!fp8 && o->quant != PU_QUANT_I8)) return PU_OK;
+  if (o->dtype != PU_BF16)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "matrices in %s go with bf16, and this would compute in %s: add --dtype bf16",
+                   fp8 ? "FP8" : "int8", pu_dtype_name(o->dtype));
+  if (be->forward[PU_OP_tile_weight] && (!fp8 || be->forward[PU_OP_linear_fp8])) return PU_OK;
+  return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: no matrices in %s here: they go with a processor%s or a GPU%s", be->name,
+                 fp8 ? "FP8" : "int8", fp8 ? " (which simulates them)" : "",
+                 fp8 ? " of compute capability 9.0 or later" : "");
+}
+
+pu_err pu_model_options_check(const pu_backend *be, const pu_model_options *o, pu_error *e) {
   if (o->dtype != PU_F32 && o->dtype != PU_BF16)
     return pu_fail(e, PU_ERR_USAGE, "a model computes in f32 or bf16, not %s", pu_dtype_name(o->dtype));
   if (o->nf4 && (o->train || o->tile))
     return pu_fail(e, PU_ERR_USAGE, "a model in NF4 is for adapters to be trained beside it, and for nothing else");
   if (o->train && o->tile) return pu_fail(e, PU_ERR_USAGE, "tiled weights are for inference, not for training");
-  bool fp8 = be->forward[PU_OP_linear_fp8] && be->forward[PU_OP_tile_weight];
-  if (o->tile && o->quant == PU_QUANT_FP8 && (o->dtype != PU_BF16 || !fp8))
-    return pu_fail(e, PU_ERR_UNSUPPORTED,
-                   "matrices in FP8 go with bf16 and with a GPU of compute capability 9.0 or later (%s, %s)", be->name,
-                   pu_dtype_name(o->dtype));
-  if (o->tile && o->quant == PU_QUANT_I8 && (o->dtype != PU_BF16 || !be->forward[PU_OP_tile_weight]))
-    return pu_fail(e, PU_ERR_UNSUPPORTED,
-                   "matrices in int8 go with --dtype bf16, and with a processor or a GPU (%s, %s)", be->name,
-                   pu_dtype_name(o->dtype));
+  PU_TRY(check_few_bits(be, o, e));
   if (o->fp8 && !be->forward[PU_OP_linear_fp8])
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "%s: no products in FP8 here: they need a GPU of compute capability 9.0 or later", be->name);
+  return PU_OK;
+}
+
+pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, const pu_model_options *o,
+                    const pu_forms *forms, pu_model **out, pu_error *e) {
+  *out = NULL;
+  PU_TRY(pu_model_options_check(be, o, e));
   pu_model *m = calloc(1, sizeof *m);
   if (!m) return pu_fail(e, PU_ERR_NOMEM, "no memory for a model");
   m->arch = arch;

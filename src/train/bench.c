@@ -175,6 +175,10 @@ static pu_err measure(bench *b, pu_train_bench_result *r, pu_error *e) {
 
 /* ---- setup ---- */
 
+static const char MEND[] =
+    "lower --batch, --seq or --layers, set --recompute gates, some or all, set --state, --weights "
+    "and --grads bf16, or take a smaller --shape";
+
 static pu_err make_batch(bench *b, pu_error *e) {
   int64_t T = b->o->seq_len, N = b->o->batch * T;
   int32_t *cu = pu_arena_alloc(b->host, (size_t)(b->o->batch + 1) * sizeof *cu);
@@ -214,7 +218,7 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   PU_TRY(pu_backend_open(b->o->device, b->o->threads, &b->be, e));
   b->be->any_order = b->o->any_order;
   b->before = pu_train_memory_used(b->be);
-  PU_TRY(pu_train_plan_check(b->be, (size_t)pu_hparams_count(&b->hp, false) * 4 * sizeof(float), false, e));
+  PU_TRY(pu_train_plan_check(b->be, (size_t)pu_hparams_count(&b->hp, false) * 4 * sizeof(float), MEND, e));
   PU_TRY(pu_model_random(pu_arch_find(shape->arch), &b->hp, 1, b->be, &mo, &b->model, e));
   PU_TRY(pu_arena_create((size_t)4 << 30, &b->host, e));
   PU_TRY(pu_arena_create((size_t)1 << 30, &b->step_host, e));
@@ -226,7 +230,7 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   r->planned_bytes = pu_model_weight_bytes(b->model->arch, &b->model->hp, &mo) + b->optim.moment_bytes +
                      b->optim.grad_bytes + activations +
                      pu_train_work_bytes(b->be, b->model, b->o->batch * b->o->seq_len, b->o->seq_len, 0);
-  PU_TRY(pu_train_plan_check(b->be, activations, false, e));
+  PU_TRY(pu_train_plan_check(b->be, activations, MEND, e));
   PU_TRY(b->be->alloc(b->be, room, &b->memory, e));
   PU_TRY(pu_arena_wrap(b->memory, room, &b->ctx.mem, e));
   PU_TRY(pu_tape_create(b->step_host, &b->tape, e));

@@ -68,6 +68,28 @@ static size_t gradient_bytes(const pu_arch *arch, const pu_hparams *hp, pu_model
   return all - pu_model_weight_bytes(arch, hp, &o);
 }
 
+/* What would take less. Matrices' weights and gradients in bf16 go neither with f32 nor with an adapter, and such
+ * gradients are not added up. */
+static void say_mend(const pu_train_config *cfg, pu_train_plan *out) {
+  static const char *const recompute[] = {
+      [PU_RECOMPUTE_NONE] = "train.recompute=gates, some or all",
+      [PU_RECOMPUTE_GATES] = "train.recompute=some or all",
+      [PU_RECOMPUTE_SOME] = "train.recompute=all",
+  };
+  const bool bf16 = cfg->train.precision == BF16 && !pu_train_config_adapts(cfg);
+  const char *const keys[] = {
+      cfg->train.recompute < PU_RECOMPUTE_ALL ? recompute[cfg->train.recompute] : NULL,
+      cfg->optim.state != IN_BF16 ? "optim.state=bf16" : NULL,
+      bf16 && cfg->train.weights != IN_BF16 ? "train.weights=bf16" : NULL,
+      bf16 && cfg->train.grads != IN_BF16 && one_pass(cfg) ? "train.grads=bf16" : NULL,
+  };
+  const size_t room = sizeof out->mend;
+  size_t at = (size_t)snprintf(out->mend, room, "lower train.micro_batch or data.seq_len");
+  for (size_t i = 0, n = 0; i < PU_COUNT(keys); i++)
+    if (keys[i]) at += (size_t)snprintf(out->mend + at, room - at, "%s%s", n++ ? ", " : ", set ", keys[i]);
+  snprintf(out->mend + at, room - at, ", or take a smaller model");
+}
+
 pu_err pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hparams *hp, const pu_train_config *cfg,
                           pu_train_plan *out, pu_error *e) {
   int64_t micro = cfg->train.micro_batch, T = cfg->data.seq_len, count, rank;
@@ -109,6 +131,7 @@ pu_err pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hp
   else if (be->memory(be, &out->available, &all, &why) != PU_OK)
     out->available = 0;
   pu_train_where(be, out->device);
+  say_mend(cfg, out);
   return PU_OK;
 }
 
@@ -133,16 +156,14 @@ void pu_train_plan_print(const pu_backend *be, const pu_train_plan *p) {
   }
 }
 
-pu_err pu_train_plan_check(const pu_backend *be, size_t bytes, bool force, pu_error *e) {
+pu_err pu_train_plan_check(const pu_backend *be, size_t bytes, const char *mend, pu_error *e) {
   size_t available = 0, all;
   char need[24], have[24];
   if (be->memory) PU_TRY(be->memory(be, &available, &all, e));
   if (!be->memory) available = pu_memory_free();
-  if ((available == 0 && !be->memory) || bytes <= available || force) return PU_OK;
-  return pu_fail(e, PU_ERR_NOMEM,
-                 "the run needs %s of %s memory, and %s are free: lower train.micro_batch or data.seq_len, set "
-                 "train.recompute=gates, some or all, take a smaller model, or train.force=true to try anyway",
-                 pu_bytes_text(bytes, need), be->name, pu_bytes_text(available, have));
+  if ((available == 0 && !be->memory) || bytes <= available) return PU_OK;
+  return pu_fail(e, PU_ERR_NOMEM, "the run needs %s of %s memory, and %s are free: %s", pu_bytes_text(bytes, need),
+                 be->name, pu_bytes_text(available, have), mend);
 }
 
 size_t pu_train_memory_used(const pu_backend *be) {

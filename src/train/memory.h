@@ -13,8 +13,8 @@ pu_err pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hp
                           pu_train_plan *out, pu_error *e) PU_MUST_USE;
 /* "weights 96.0 MiB, …" on the log. */
 void pu_train_plan_print(const pu_backend *be, const pu_train_plan *p);
-/* PU_ERR_NOMEM with the mend where bytes of the device's memory do not fit into what is free. */
-pu_err pu_train_plan_check(const pu_backend *be, size_t bytes, bool force, pu_error *e) PU_MUST_USE;
+/* PU_ERR_NOMEM, which ends with the mend, where bytes of the device's memory do not fit into what is free. */
+pu_err pu_train_plan_check(const pu_backend *be, size_t bytes, const char *mend, pu_error *e) PU_MUST_USE;
 /* In use now: of the device, by anyone, where it has memory of its own; else of this process. 0: unknown. */
 size_t pu_train_memory_used(const pu_backend *be);
 /* What to allocate for so many planned bytes of activations: on the CPU room beyond the plan costs nothing until it is

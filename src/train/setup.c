@@ -231,7 +231,10 @@ static pu_err open_device(pu_train_loop *l, const pu_arch *arch, const pu_hparam
   if (l->be->memory) l->base_bytes = pu_train_memory_used(l->be);
   PU_TRY(pu_train_plan_make(l->be, arch, hp, &l->cfg, &l->plan, e));
   pu_train_plan_print(l->be, &l->plan);
-  return pu_train_plan_check(l->be, l->plan.total, l->cfg.train.force, e);
+  if (l->cfg.train.force) return PU_OK;
+  char mend[sizeof l->plan.mend + 40];
+  snprintf(mend, sizeof mend, "%s, or train.force=true to try anyway", l->plan.mend);
+  return pu_train_plan_check(l->be, l->plan.total, mend, e);
 }
 
 /* What is trained beside the model, or nothing. */

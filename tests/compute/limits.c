@@ -30,10 +30,24 @@ static void the_best_set_tells_of_its_units(void **state) {
   be->close(be);
 }
 
+/* More than there can be: in units, with what is free and what to do. */
+static void too_much_memory_is_told(void **state) {
+  (void)state;
+  pu_error e;
+  pu_backend *be;
+  void *memory;
+  assert_ok(pu_cpu_open(1, PU_ISA_REF, &be, &e), &e);
+  assert_int_equal(be->alloc(be, SIZE_MAX, &memory, &e), PU_ERR_NOMEM);
+  assert_non_null(strstr(e.msg, "TiB of memory are not to be had"));
+  assert_non_null(strstr(e.msg, "are free: lower"));
+  be->close(be);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(plain_code_has_no_unit),
       cmocka_unit_test(the_best_set_tells_of_its_units),
+      cmocka_unit_test(too_much_memory_is_told),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -172,10 +172,19 @@ static pu_err check_text(const options *o, pu_error *e) {
   return PU_OK;
 }
 
+/* It computes only after minutes of making data. */
+static pu_err check_device(const options *o, pu_error *e) {
+  pu_backend *be;
+  PU_TRY(pu_backend_open(o->device, 1, &be, e));
+  be->close(be);
+  return PU_OK;
+}
+
 static pu_err check_options(const options *o, pu_error *e) {
   if (!o->out[0]) return pu_fail(e, PU_ERR_USAGE, "--out is empty: name a folder");
   const pu_shape *shape;
   PU_TRY(pu_cli_shape(o->shape, &shape, e));
+  PU_TRY(check_device(o, e));
   return check_text(o, e);
 }
 

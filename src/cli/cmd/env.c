@@ -84,18 +84,34 @@ static json_t *about_device(const char *name) {
   return o;
 }
 
-static json_t *about_devices(const char **auto_is) {
+static json_t *about_devices(bool *cuda) {
   json_t *list = json_array();
   char names[8][PU_DEVICE_NAME];
   size_t n = pu_backend_list(names, PU_COUNT(names));
-  const char *wanted = getenv("PUYU_DEVICE");
-  *auto_is = wanted && *wanted ? wanted : "cpu";
+  bool built = false;
+  *cuda = false;
   for (size_t i = 0; i < n; i++) {
     json_t *o = about_device(names[i]);
-    if (!(wanted && *wanted) && strcmp(names[i], "cuda") == 0 && !json_object_get(o, "error")) *auto_is = "cuda";
+    if (strcmp(names[i], "cuda") == 0) {
+      built = true;
+      *cuda = !json_object_get(o, "error");
+    }
     json_array_append_new(list, o);
   }
+  if (!built)
+    json_array_append_new(
+        list, json_pack("{s:s,s:s}", "name", "cuda", "error", "plug-in not built (docs/devices.md says how)"));
   return list;
+}
+
+/* The device that `auto` is; why: empty, or why the one that PUYU_DEVICE names cannot be used. */
+static const char *auto_device(bool cuda, pu_error *why) {
+  const char *wanted = getenv("PUYU_DEVICE");
+  pu_backend *be;
+  why->msg[0] = 0;
+  if (!wanted || !*wanted || strcmp(wanted, "auto") == 0) return cuda ? "cuda" : "cpu";
+  if (pu_backend_open("auto", 1, &be, why) == PU_OK) be->close(be);
+  return wanted;
 }
 
 /* ---- for people ---- */
@@ -127,11 +143,14 @@ static void print_object(FILE *out, const char *title, json_t *o) {
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   (void)n_args, (void)args;
   const options *o = opts;
-  const char *auto_is;
-  json_t *devices = about_devices(&auto_is);
+  bool cuda;
+  pu_error why;
+  json_t *devices = about_devices(&cuda);
+  const char *auto_is = auto_device(cuda, &why);
   json_t *all = json_pack("{s:o,s:o,s:o,s:s}", "puyu", about_puyu(), "processor", about_processor(), "devices", devices,
                           "auto", auto_is);
   if (!all) return pu_fail(e, PU_ERR_NOMEM, "no memory for what there is to say");
+  if (why.msg[0]) add_str(all, "auto_error", why.msg);
   if (o->json) {
     json_dumpf(all, cli->out, JSON_COMPACT);
     fputc('\n', cli->out);
@@ -141,7 +160,7 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
     print_object(cli->out, "puyu", json_object_get(all, "puyu"));
     print_object(cli->out, "processor", json_object_get(all, "processor"));
     json_array_foreach(devices, i, d) print_object(cli->out, "device", d);
-    fprintf(cli->out, "--device auto is %s\n", auto_is);
+    fprintf(cli->out, "--device auto is %s%s%s\n", auto_is, why.msg[0] ? ", which cannot be used: " : "", why.msg);
   }
   json_decref(all);
   return PU_OK;

@@ -86,16 +86,29 @@ static void print_training(FILE *out, bool json, const pu_train_plan *p) {
           pu_bytes_text(p->available, there));
 }
 
+/* What a flag says of a model that answers is no key of a training run. */
+static pu_err refuse_flags(const pu_cli *cli, pu_error *e) {
+  for (size_t i = 0; rows[i].key; i++) {
+    if (!cli->given[i] || strcmp(rows[i].key, "json") == 0) continue;
+    if (strcmp(rows[i].key, "device") == 0)
+      return pu_fail(e, PU_ERR_USAGE,
+                     "--device is for a model that is to answer: a training run takes train.device=NAME");
+    return pu_fail(e, PU_ERR_USAGE,
+                   "--%s is for a model that is to answer: a training run is changed by key=value (puyu train --help)",
+                   rows[i].key);
+  }
+  return PU_OK;
+}
+
 static pu_err plan_training(const pu_cli *cli, const options *o, int n_args, const char **args, pu_error *e) {
   pu_train_config cfg = {0};
   pu_train_plan p;
+  PU_TRY(refuse_flags(cli, e));
   PU_TRY(pu_cli_read_config(pu_train_options, &cfg, args[0], n_args - 1, args + 1, cli->arena, e));
   PU_TRY(pu_train_make_plan(&cfg, &p, e));
   print_training(cli->out, o->json, &p);
   if (p.total <= p.available || !p.available) return PU_OK;
-  return pu_fail(e, PU_ERR_NOMEM,
-                 "it does not fit: lower train.micro_batch or data.seq_len, set train.recompute=gates, some or all, or "
-                 "take a smaller model");
+  return pu_fail(e, PU_ERR_NOMEM, "it does not fit: %s", p.mend);
 }
 
 /* ---- answering ---- */

@@ -109,8 +109,10 @@ static pu_err serve(const pu_cli *cli, const options *o, pu_server *sv, const ch
   pu_signals_catch();
   fprintf(cli->out, "%s\n", pu_server_url(sv));
   fflush(cli->out);
-  pu_log(PU_LOG_INFO, "%s: ready; %d answers at a time, of at most %lld tokens with their prompt", name,
-         (int)o->max_batch, (long long)pu_engine_context(en));
+  const pu_engine_plan p = pu_engine_get_plan(en);
+  pu_log(PU_LOG_INFO,
+         "%s: ready; %d answers at a time, of at most %lld tokens with their prompt, and of %lld tokens all together",
+         name, (int)o->max_batch, (long long)p.context, (long long)p.kv_block * p.kv_blocks);
   return pu_server_run(sv, e);
 }
 
