@@ -137,9 +137,23 @@ static size_t peak_memory(const pu_bench_engine *b) {
   return getrusage(RUSAGE_SELF, &r) == 0 ? (size_t)r.ru_maxrss * 1024 : 0;
 }
 
+/* As --kv-dtype names them. */
+const char *pu_bench_cache(const pu_bench_engine *b, const pu_bench_options *o) {
+  static const char *const names[] = {[PU_KV_BF16] = "bf16", [PU_KV_INT8] = "int8", [PU_KV_INT4] = "int4"};
+  return o->kv_dtype == PU_KV_SAME ? pu_dtype_name(b->dtype) : names[o->kv_dtype];
+}
+
 static void print_mark(FILE *out, double got, double mark, double scale, const char *unit) {
   if (mark > 0) fprintf(out, "  (mark %.0f%s: %s)", mark * scale, unit, got >= mark ? "reached" : "missed");
   fputc('\n', out);
+}
+
+void pu_bench_model_json(const pu_bench_options *o, const pu_bench_engine *b, pu_buf *out) {
+  pu_buf_puts(out, o->gguf ? "\"file\": " : "\"shape\": ");
+  pu_buf_json_str(out, pu_str_c(o->gguf ? o->gguf : o->shape));
+  pu_buf_printf(out, ", \"dtype\": \"%s\", \"quant\": \"%s\", \"cache\": \"%s\", ", pu_dtype_name(b->dtype),
+                pu_quant_name(b->quant), pu_bench_cache(b, o));
+  pu_bench_where_json(b->be, out);
 }
 
 static void print_json(FILE *out, const pu_bench_options *o, const pu_bench_engine *b, const pu_bench_result *r,
@@ -148,10 +162,7 @@ static void print_json(FILE *out, const pu_bench_options *o, const pu_bench_engi
   pu_buf text;
   pu_buf_init(&text, 1 << 16);
   pu_buf_printf(&text, "{\"bench\": \"%s\", ", r->what);
-  pu_buf_puts(&text, o->gguf ? "\"file\": " : "\"shape\": ");
-  pu_buf_json_str(&text, pu_str_c(o->gguf ? o->gguf : o->shape));
-  pu_buf_printf(&text, ", \"dtype\": \"%s\", \"quant\": \"%s\", ", pu_dtype_name(b->dtype), pu_quant_name(b->quant));
-  pu_bench_where_json(b->be, &text);
+  pu_bench_model_json(o, b, &text);
   pu_buf_printf(&text, ", \"layers\": %lld, \"batch\": %lld, \"seq\": %lld, \"tok_per_s\": %.6g, \"rate\": %.6g",
                 (long long)b->m->hp.layers, (long long)o->batch, (long long)o->seq, r->tok_per_s, r->rate);
   if (r->limit > 0)
@@ -177,7 +188,8 @@ void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_
   }
   fprintf(out, "model      %s, %s, weights %s, %s\n", model, dtype, quant, pu_bench_where(b->be, where));
   if (o->layers) fprintf(out, "layers     %lld\n", (long long)o->layers);
-  fprintf(out, "sequences  %lld of %lld tokens\n", (long long)o->batch, (long long)o->seq);
+  fprintf(out, "sequences  %lld of %lld tokens, cache %s\n", (long long)o->batch, (long long)o->seq,
+          pu_bench_cache(b, o));
   fprintf(out, "%-9s  %.1f tokens/s", r->what, r->tok_per_s);
   print_mark(out, r->tok_per_s, r->mark, 1, " tokens/s");
   fprintf(out, "rate       %.1f %s\n", r->rate / r->scale, r->unit);

@@ -52,10 +52,14 @@ void pu_bench_engine_close(pu_bench_engine *b);
 /* Raises *limits to what a device that is no processor does now (for those pu_cpu_… are nearer to the truth: nothing
  * is done). */
 pu_err pu_bench_device_limits(const pu_bench_engine *b, pu_limits *limits, pu_error *e) PU_MUST_USE;
+/* The type of keys and values in the cache. */
+const char *pu_bench_cache(const pu_bench_engine *b, const pu_bench_options *o);
 /* "avx512, 4 threads", or what a device says of itself. */
 const char *pu_bench_where(const pu_backend *be, char text[200]);
 /* Two keys and their values, for an object: "device" and "isa" (null on a device), "threads". */
 void pu_bench_where_json(const pu_backend *be, pu_buf *out);
+/* Keys and values, for an object: "shape" or "file", what it is kept in, and where. */
+void pu_bench_model_json(const pu_bench_options *o, const pu_bench_engine *b, pu_buf *out);
 /* Starts all sessions anew: a prompt of seq random ids each, and an answer of `tokens`. */
 pu_err pu_bench_engine_start(pu_bench_engine *b, int64_t seq, int64_t tokens, pu_error *e) PU_MUST_USE;
 

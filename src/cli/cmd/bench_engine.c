@@ -56,17 +56,26 @@ static pu_err measure(pu_bench_engine *b, const pu_bench_options *o, pair p, dou
   return PU_OK;
 }
 
-static void print(FILE *out, const pu_bench_options *o, int64_t n, pair p, double seconds, double first) {
+static void print(FILE *out, const pu_bench_options *o, const pu_bench_engine *b, pair p, double seconds,
+                  double first) {
+  const int64_t n = b->batch;
   double rate = (double)(n * p.answer) / seconds;
-  if (o->json)
-    fprintf(out,
-            "{\"bench\": \"engine\", \"concurrency\": %lld, \"prompt\": %lld, \"answer\": %lld, \"seconds\": %.6g, "
-            "\"tok_per_s\": %.6g, \"all_tok_per_s\": %.6g, \"first_s\": %.6g}\n",
-            (long long)n, (long long)p.prompt, (long long)p.answer, seconds, rate,
-            (double)(n * (p.prompt + p.answer)) / seconds, first);
-  else
+  if (o->json) {
+    pu_buf text;
+    pu_buf_init(&text, 1 << 16);
+    pu_buf_puts(&text, "{\"bench\": \"engine\", ");
+    pu_bench_model_json(o, b, &text);
+    pu_buf_printf(&text,
+                  ", \"concurrency\": %lld, \"prompt\": %lld, \"answer\": %lld, \"seconds\": %.6g, "
+                  "\"tok_per_s\": %.6g, \"all_tok_per_s\": %.6g, \"first_s\": %.6g}\n",
+                  (long long)n, (long long)p.prompt, (long long)p.answer, seconds, rate,
+                  (double)(n * (p.prompt + p.answer)) / seconds, first);
+    if (!text.failed) fputs(text.data, out);
+    pu_buf_deinit(&text);
+  } else {
     fprintf(out, "%11lld %8lld %8lld %12.1f %12.1f %10.1f\n", (long long)n, (long long)p.prompt, (long long)p.answer,
             rate, (double)(n * (p.prompt + p.answer)) / seconds, 1e3 * first);
+  }
   fflush(out);
 }
 
@@ -74,9 +83,9 @@ static pu_err table(const pu_cli *cli, const pu_bench_options *o, pu_bench_engin
                     pu_error *e) {
   char where[200];
   if (!o->json)
-    fprintf(cli->out, "%s, %s, %s\n%11s %8s %8s %12s %12s %10s\n", o->gguf ? o->gguf : o->shape,
-            pu_dtype_name(b->dtype), pu_bench_where(b->be, where), "concurrency", "prompt", "answer", "tokens/s",
-            "with prompts", "first, ms");
+    fprintf(cli->out, "%s, %s, weights %s, cache %s, %s\n%11s %8s %8s %12s %12s %10s\n", o->gguf ? o->gguf : o->shape,
+            pu_dtype_name(b->dtype), pu_quant_name(b->quant), pu_bench_cache(b, o), pu_bench_where(b->be, where),
+            "concurrency", "prompt", "answer", "tokens/s", "with prompts", "first, ms");
   for (int64_t at_once = 1; at_once <= o->batch; at_once += at_once == 1 ? 15 : 16)
     for (size_t i = 0; i < n; i++) {
       double seconds = 0, first = 0;
@@ -84,7 +93,7 @@ static pu_err table(const pu_cli *cli, const pu_bench_options *o, pu_bench_engin
       b->batch = at_once;
       PU_TRY(warm_up(b, pairs[i], e));
       PU_TRY(measure(b, o, pairs[i], &seconds, &first, e));
-      print(cli->out, o, at_once, pairs[i], seconds, first);
+      print(cli->out, o, b, pairs[i], seconds, first);
     }
   return PU_OK;
 }

@@ -52,11 +52,12 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
     static const double marks[] = {
         [PU_QUANT_NONE] = 400, [PU_QUANT_Q8] = 640, [PU_QUANT_Q4] = 500, [PU_QUANT_FP8] = 0, [PU_QUANT_I8] = 0};
     bool marked = !o->gguf && !o->layers && strcmp(o->shape, "internlm2-1.8b") == 0 && o->batch == 1 && o->seq == 512 &&
-                  b.dtype == PU_BF16;
+                  b.dtype == PU_BF16 && !b.be->memory;
     double tokens = (double)(o->batch * o->seq);
     pu_bench_result r = {.what = "prefill",
                          .tok_per_s = tokens / seconds,
                          .mark = marked ? marks[b.quant] : 0,
+                         .ratio_mark = b.be->memory && b.quant == PU_QUANT_NONE && tokens >= 8192 ? 0.65 : 0,
                          .rate = flops(&b.m->hp, (double)o->batch, (double)o->seq) / seconds,
                          .limit = limit,
                          .unit = "GFLOP/s",
