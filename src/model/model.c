@@ -225,6 +225,8 @@ pu_err pu_model_new(const pu_arch *arch, const pu_hparams *hp, pu_backend *be, c
                     const pu_forms *forms, pu_model **out, pu_error *e) {
   *out = NULL;
   PU_TRY(pu_model_options_check(be, o, e));
+  if ((o->fp8 || (o->tile && o->quant == PU_QUANT_FP8)) && !be->memory)
+    pu_log(PU_LOG_WARN, "%s: products in FP8 are simulated here, slowly: a GPU has them", be->name);
   pu_model *m = calloc(1, sizeof *m);
   if (!m) return pu_fail(e, PU_ERR_NOMEM, "no memory for a model");
   m->arch = arch;
