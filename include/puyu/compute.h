@@ -540,8 +540,9 @@ typedef struct pu_sum_squares_args {
 } pu_sum_squares_args;
 pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) PU_MUST_USE;
 
-/* One AdamW step (Loshchilov & Hutter 2019) of n parameters, as PyTorch's: p *= 1 - lr wd; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2)
- * g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps). g is first multiplied by grad_scale (clipping).
+/* One AdamW step (Loshchilov & Hutter 2019) of n parameters, as PyTorch's: p *= 1 - lr wd; m = b1 m + (1 - b1) g;
+ * v = b2 v + (1 - b2) g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps). g is first multiplied by grad_scale
+ * (clipping).
  * g: f32 or bf16; m, v: both f32 or both bf16; p: f32; or bf16 with the lower halves of the f32 values in low (u16;
  * pu_split_f32); or bf16 alone. All of the same count. Computed in f32. What is bf16 (but for a p that has low) is rounded
  * stochastically: up with the probability that its distance from the lower of its neighbours is of theirs, so that what

@@ -218,7 +218,9 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   PU_TRY(pu_backend_open(b->o->device, b->o->threads, &b->be, e));
   b->be->any_order = b->o->any_order;
   b->before = pu_train_memory_used(b->be);
-  PU_TRY(pu_train_plan_check(b->be, (size_t)pu_hparams_count(&b->hp, false) * 4 * sizeof(float), MEND, e));
+  /* Before anything is made, what does not depend on the batch: gradients may come later, one after the other. */
+  const size_t moments = 2 * pu_dtype_size(state) * (size_t)pu_hparams_count(&b->hp, false);
+  PU_TRY(pu_train_plan_check(b->be, pu_model_weight_bytes(pu_arch_find(shape->arch), &b->hp, &mo) + moments, MEND, e));
   PU_TRY(pu_model_random(pu_arch_find(shape->arch), &b->hp, 1, b->be, &mo, &b->model, e));
   PU_TRY(pu_arena_create((size_t)4 << 30, &b->host, e));
   PU_TRY(pu_arena_create((size_t)1 << 30, &b->step_host, e));

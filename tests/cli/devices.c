@@ -97,14 +97,14 @@ static void plug_ins_that_are_cut_off_are_told(void **state) {
   does(shell("head -c 20000 /dev/zero >bin/libpuyu-far.so"));
   assert_int_equal(shell("bin/puyu bench decode --shape puyu-2m --device far"), 1);
   does(shell("rm bin/libpuyu-far.so && bin/puyu env"));
-  says("plug-in not built");
+  says("libpuyu-cuda.so not found beside the program");
 }
 
 /* With a driver of the tests' own in the place of NVIDIA's. */
 static void drivers_that_will_not_do_are_told(void **state) {
   (void)state;
   does(puyu("env"));
-  if (strstr(out, "plug-in not built")) skip();
+  if (strstr(out, "libpuyu-cuda.so not found")) skip();
 #define FAKE "LD_LIBRARY_PATH=$(dirname " PU_PROGRAM ")/fake-driver "
   does(shell(FAKE "FAKE_DRIVER=12080 puyu env"));
   says("the driver is for CUDA 12.8");
@@ -191,7 +191,7 @@ static void too_little_memory_is_told(void **state) {
 static void a_context_that_does_not_fit_is_told(void **state) {
   (void)state;
   does(puyu("plan " MODEL " --device far --memory 0.01 --max-batch 1 --context 32768"));
-  says("--context 32768: the memory holds a cache of");
+  says("a context of 32768 tokens was asked for, and the memory holds a cache of");
   does(puyu("plan " MODEL " --device far --memory 0.01 --max-batch 1"));
   assert_null(strstr(out, "--context"));
 }

@@ -52,23 +52,23 @@ static pu_err measure(pu_bench_engine *b, const pu_bench_options *o, double *fre
 
 static void print(FILE *out, const pu_bench_options *o, const pu_bench_engine *b, double fresh, double cached) {
   const pu_engine_stats s = pu_engine_get_stats(b->en);
-  const char *dtype = pu_dtype_name(b->m->dtype);
   char where[200];
   const double hit = (double)s.prefix_tokens_hit / (double)(o->rounds + 1), ratio = cached / fresh;
   if (o->json) {
     pu_buf place;
     pu_buf_init(&place, 1 << 12);
-    pu_bench_where_json(b->be, &place);
+    pu_bench_model_json(o, b, &place);
     fprintf(out,
-            "{\"bench\": \"prefix\", \"shape\": \"%s\", \"dtype\": \"%s\", %s, \"prefix\": %lld, \"tail\": %lld, "
+            "{\"bench\": \"prefix\", %s, \"prefix\": %lld, \"tail\": %lld, "
             "\"taken\": %.0f, \"uncached_s\": %.6g, \"cached_s\": %.6g, "
             "\"ratio\": %.4g}\n",
-            o->shape, dtype, place.failed ? "\"device\": null" : place.data, (long long)o->seq, (long long)o->tokens,
-            hit, fresh, cached, ratio);
+            place.failed ? "\"device\": null" : place.data, (long long)o->seq, (long long)o->tokens, hit, fresh, cached,
+            ratio);
     pu_buf_deinit(&place);
     return;
   }
-  fprintf(out, "model      %s, %s, %s\n", o->shape, dtype, pu_bench_where(b->be, where));
+  fprintf(out, "model      %s, %s, weights %s, cache %s, %s\n", o->shape, pu_dtype_name(b->dtype),
+          pu_quant_name(b->quant), pu_bench_cache(b, o), pu_bench_where(b->be, where));
   fprintf(out, "prompts    %lld tokens alike, then %lld of their own; %.0f were taken from the cache\n",
           (long long)o->seq, (long long)o->tokens, hit);
   fprintf(out, "uncached   %.1f ms to the first token\n", 1e3 * fresh);

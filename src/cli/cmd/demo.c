@@ -184,8 +184,8 @@ static pu_err check_options(const options *o, pu_error *e) {
   if (!o->out[0]) return pu_fail(e, PU_ERR_USAGE, "--out is empty: name a folder");
   const pu_shape *shape;
   PU_TRY(pu_cli_shape(o->shape, &shape, e));
-  PU_TRY(check_device(o, e));
-  return check_text(o, e);
+  PU_TRY(check_text(o, e));
+  return check_device(o, e);
 }
 
 static pu_err prepare(pu_demo *d, pu_claim **held, pu_error *e) {

@@ -98,19 +98,22 @@ static json_t *about_devices(bool *cuda) {
     }
     json_array_append_new(list, o);
   }
-  if (!built)
-    json_array_append_new(
-        list, json_pack("{s:s,s:s}", "name", "cuda", "error", "plug-in not built (docs/devices.md says how)"));
+  if (!built) { /* why not, or it lies elsewhere */
+    json_t *o = about_device("cuda");
+    *cuda = !json_object_get(o, "error");
+    json_array_append_new(list, o);
+  }
   return list;
 }
 
-/* The device that `auto` is; why: empty, or why the one that PUYU_DEVICE names cannot be used. */
-static const char *auto_device(bool cuda, pu_error *why) {
+/* The device that `auto` is; *usable: else why says why the one that PUYU_DEVICE names is not. */
+static const char *auto_device(bool cuda, bool *usable, pu_error *why) {
   const char *wanted = getenv("PUYU_DEVICE");
   pu_backend *be;
-  why->msg[0] = 0;
+  *usable = true;
   if (!wanted || !*wanted || strcmp(wanted, "auto") == 0) return cuda ? "cuda" : "cpu";
-  if (pu_backend_open("auto", 1, &be, why) == PU_OK) be->close(be);
+  *usable = pu_backend_open("auto", 1, &be, why) == PU_OK;
+  if (*usable) be->close(be);
   return wanted;
 }
 
@@ -143,14 +146,14 @@ static void print_object(FILE *out, const char *title, json_t *o) {
 static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **args, pu_error *e) {
   (void)n_args, (void)args;
   const options *o = opts;
-  bool cuda;
+  bool cuda, usable;
   pu_error why;
   json_t *devices = about_devices(&cuda);
-  const char *auto_is = auto_device(cuda, &why);
+  const char *auto_is = auto_device(cuda, &usable, &why);
   json_t *all = json_pack("{s:o,s:o,s:o,s:s}", "puyu", about_puyu(), "processor", about_processor(), "devices", devices,
                           "auto", auto_is);
   if (!all) return pu_fail(e, PU_ERR_NOMEM, "no memory for what there is to say");
-  if (why.msg[0]) add_str(all, "auto_error", why.msg);
+  if (!usable) add_str(all, "auto_error", why.msg);
   if (o->json) {
     json_dumpf(all, cli->out, JSON_COMPACT);
     fputc('\n', cli->out);
@@ -160,7 +163,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
     print_object(cli->out, "puyu", json_object_get(all, "puyu"));
     print_object(cli->out, "processor", json_object_get(all, "processor"));
     json_array_foreach(devices, i, d) print_object(cli->out, "device", d);
-    fprintf(cli->out, "--device auto is %s%s%s\n", auto_is, why.msg[0] ? ", which cannot be used: " : "", why.msg);
+    fprintf(cli->out, "--device auto is %s%s%s\n", auto_is,
+            usable ? "" : ", which cannot be used: ", usable ? "" : why.msg);
   }
   json_decref(all);
   return PU_OK;

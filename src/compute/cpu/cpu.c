@@ -22,13 +22,14 @@ static void *aligned(size_t bytes) {
 static pu_err cpu_alloc(pu_backend *be, size_t bytes, void **out, pu_error *e) {
   (void)be;
   char wanted[24], there[24];
+  const size_t left = pu_memory_free(); /* 0: unknown */
   *out = aligned(bytes);
   if (*out) return PU_OK;
-  return pu_fail(
-      e, PU_ERR_NOMEM,
-      "cpu: %s of memory are not to be had, %s are free: lower the batch, the sequences or the context, or take "
-      "a smaller model",
-      pu_bytes_text(bytes, wanted), pu_bytes_text(pu_memory_free(), there));
+  return pu_fail(e, PU_ERR_NOMEM,
+                 "cpu: %s of memory are not to be had%s%s%s: lower the batch, the sequences or the context, or take a "
+                 "smaller model",
+                 pu_bytes_text(bytes, wanted), left ? ", " : "", left ? pu_bytes_text(left, there) : "",
+                 left ? " are free" : "");
 }
 
 static void cpu_free(pu_backend *be, void *memory) {

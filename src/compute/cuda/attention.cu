@@ -50,8 +50,6 @@ static int32_t fill_by_sequence(const pu_seqs *seqs, int rows, pu_cuda_tile *til
   return n;
 }
 
-enum { MOST_TILES = 65535 /* of a backward pass: blocks of a grid's second dimension */ };
-
 /* The device's list of tiles of `rows` tokens. */
 static pu_err list_tiles(pu_cuda *d, const pu_seqs *seqs, int rows, bool back, pu_cuda_attend *a, pu_error *e) {
   const size_t room = (size_t)(seqs->tokens / rows + seqs->n) * sizeof(pu_cuda_tile);
@@ -63,10 +61,6 @@ static pu_err list_tiles(pu_cuda *d, const pu_seqs *seqs, int rows, bool back, p
   pu_cuda_tile *tiles = (pu_cuda_tile *)list;
   a->tile_count =
       back ? fill_by_sequence(seqs, rows, tiles) : fill_by_work(seqs, rows, tiles, (int32_t *)(list + room), most);
-  if (back && a->tile_count > MOST_TILES)
-    return pu_fail(e, PU_ERR_UNSUPPORTED,
-                   "cuda: attention: %d documents or parts of them in a batch, at most %d: use a smaller batch",
-                   a->tile_count, MOST_TILES);
   PU_TRY(pu_cuda_mirrored(d, tiles, (size_t)a->tile_count * sizeof *tiles, &device, e));
   a->tiles = (const pu_cuda_tile *)device;
   return PU_OK;
@@ -91,6 +85,14 @@ static int64_t one_length(const pu_seqs *seqs) {
   for (int32_t s = 0; s < seqs->n; s++)
     if (seqs->cu[s + 1] - seqs->cu[s] != seqs->max_len) return 0;
   return seqs->max_len;
+}
+
+pu_err pu_cuda_tiles_fit(const pu_cuda_attend *a, pu_error *e) {
+  enum { MOST = 65535 };
+  if (a->tile_count <= MOST) return PU_OK;
+  return pu_fail(e, PU_ERR_UNSUPPORTED,
+                 "cuda: attention: %d documents, or parts of them, in a batch, at most %d: use a smaller batch",
+                 a->tile_count, MOST);
 }
 
 static pu_err attention(pu_backend *be, void *v, pu_error *e) {

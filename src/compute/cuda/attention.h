@@ -86,6 +86,9 @@ template <typename Args> static inline pu_cuda_attend pu_cuda_attend_of(const Ar
   return a;
 }
 
+/* Whether there are as few tiles as a grid's second dimension has room for, where a kernel has them there. */
+pu_err pu_cuda_tiles_fit(const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;
+
 /* Plain kernels: any head up to PU_CUDA_MAX_HEAD, any type. Tiles are of pu_cuda_plain_tile(dim) tokens. */
 int pu_cuda_plain_tile(int dim);
 pu_err pu_cuda_plain_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) PU_MUST_USE;

@@ -431,10 +431,12 @@ bool pu_cuda_mma_fits(const pu_cuda_attend *a) {
 }
 
 pu_err pu_cuda_mma_forward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) {
+  PU_TRY(pu_cuda_tiles_fit(a, e));
   if (a->dim == 64) return a->k.bits == 16 ? forward<64, false>(d, a, e) : forward<64, true>(d, a, e);
   return a->k.bits == 16 ? forward<128, false>(d, a, e) : forward<128, true>(d, a, e);
 }
 
 pu_err pu_cuda_mma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) {
+  PU_TRY(pu_cuda_tiles_fit(a, e));
   return a->dim == 64 ? backward<64>(d, a, e) : backward<128>(d, a, e);
 }

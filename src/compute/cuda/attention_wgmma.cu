@@ -692,9 +692,11 @@ size_t pu_cuda_wgmma_sums(const pu_cuda_attend *a, int64_t rows, int64_t seqs) {
 }
 
 pu_err pu_cuda_wgmma_backward_any_order(pu_cuda *d, const pu_cuda_attend *a, void *sums, size_t bytes, pu_error *e) {
+  PU_TRY(pu_cuda_tiles_fit(a, e));
   return backward_any_order<128>(d, a, sums, bytes, e);
 }
 
 pu_err pu_cuda_wgmma_backward(pu_cuda *d, const pu_cuda_attend *a, pu_error *e) {
+  PU_TRY(pu_cuda_tiles_fit(a, e));
   return a->dim == 64 ? backward<64>(d, a, e) : backward<128>(d, a, e);
 }

@@ -398,9 +398,11 @@ static pu_err find_devices(pu_error *e) {
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "cuda: the driver is for CUDA %d.%d, and this build needs one for %d.%d: update it", driver / 1000,
                    driver % 1000 / 10, CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
-  if (err != cudaSuccess || n == 0)
+  if (err == cudaErrorNoDevice || (err == cudaSuccess && n == 0))
     return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: there is no device here (%s)",
                    err ? cudaGetErrorString(err) : "none is visible");
+  if (err != cudaSuccess)
+    return pu_fail(e, PU_ERR_UNSUPPORTED, "cuda: the driver cannot be used: %s", cudaGetErrorString(err));
   return PU_OK;
 }
 

@@ -388,7 +388,7 @@ template <int RT, int G> static pu_err launch_many(pu_cuda *d, cluster_parts *pa
     parts->of[i].first = (int32_t)blocks;
     blocks += ceil_div(parts->of[i].rows, UP_ROWS) * ceil_div(parts->of[i].cols, WARPS * UNIT);
   }
-  pu_cuda_start(d, true, up_kernel<RT>, (unsigned)blocks, THREADS, 0, *parts);
+  if (blocks) pu_cuda_start(d, true, up_kernel<RT>, (unsigned)blocks, THREADS, 0, *parts);
   return pu_cuda_launched("an adapter's products", e);
 }
 

@@ -86,9 +86,7 @@ __device__ static inline void copy_piece(const few_job &j, const uint8_t *w, con
   if (j.l.tail != PIECE && a.piece + 1 == j.l.pieces) return copy_tail(j, w, a, to, team, lane);
 #pragma unroll
   for (int i = 0; i < whole; i += PACKED_UNIT) copy_async(to + i + lane * 16, a.from + i + lane * 16);
-  if (rest > 0) {
-    copy_async_if(to + whole + lane * 16, a.from + whole + lane * 16, lane * 16 < rest);
-  }
+  if (rest > 0) copy_async_if(to + whole + lane * 16, a.from + whole + lane * 16, lane * 16 < rest);
 }
 
 /* ---- x ---- */

@@ -1,7 +1,7 @@
 /* Weights in PU_LAYOUT_FP8 and PU_LAYOUT_INT8 (W8A8): making them, and `linear` with them. x is rounded, a scale a row,
  * then multiplied. FP8's products are product.cu's. Sums of int8 are exact, so any order gives the same bits: on Hopper
- * own kernels take any number of rows (skinny.cu, int8_product.cu); elsewhere cuBLASLt sums to int32, a strip of rows
- * at a time, and a second kernel scales. */
+ * own kernels take any number of rows (skinny.cu, int8_product.cu); elsewhere, and where y's rows do not begin at
+ * multiples of 16 bytes, cuBLASLt sums to int32, a strip of rows at a time, and a second kernel scales. */
 #include "src/compute/cuda/product.h"
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/w8a8.h"
