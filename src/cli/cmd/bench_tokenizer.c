@@ -115,8 +115,8 @@ static void report(const pu_cli *cli, const options *o, const result *r) {
   double mib = (double)r->bytes / (1 << 20), rate = mib / r->seconds, limit = mib / r->look_seconds;
   if (o->json) {
     fprintf(cli->out,
-            "{\"bytes\": %zu, \"tokens\": %zu, \"threads\": %d, \"seconds\": %.6f, \"mib_per_s\": %.2f, "
-            "\"limit\": %.2f, \"ratio\": %.4f}\n",
+            "{\"bytes\": %zu, \"tokens\": %zu, \"threads\": %d, \"seconds\": %.6g, \"mib_per_s\": %.6g, "
+            "\"limit\": %.6g, \"ratio\": %.4g}\n",
             r->bytes, r->tokens, (int)o->threads, r->seconds, rate, limit, rate / limit);
     return;
   }
