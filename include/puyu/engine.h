@@ -53,6 +53,7 @@ typedef enum pu_kv_type {
   PU_KV_INT8, /* D + 4 bytes a row of D values */
   PU_KV_INT4  /* D / 2 + 4 */
 } pu_kv_type;
+const char *pu_kv_type_name(pu_kv_type t); /* "auto", "bf16", "int8", "int4" */
 enum { PU_KV_SMALL_HEAD = 32 };
 /* What that means for the tensors and the bits of pu_kv. */
 typedef struct pu_kv_format {

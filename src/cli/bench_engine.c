@@ -137,10 +137,8 @@ static size_t peak_memory(const pu_bench_engine *b) {
   return getrusage(RUSAGE_SELF, &r) == 0 ? (size_t)r.ru_maxrss * 1024 : 0;
 }
 
-/* As --kv-dtype names them. */
 const char *pu_bench_cache(const pu_bench_engine *b, const pu_bench_options *o) {
-  static const char *const names[] = {[PU_KV_BF16] = "bf16", [PU_KV_INT8] = "int8", [PU_KV_INT4] = "int4"};
-  return o->kv_dtype == PU_KV_SAME ? pu_dtype_name(b->dtype) : names[o->kv_dtype];
+  return o->kv_dtype == PU_KV_SAME ? pu_dtype_name(b->dtype) : pu_kv_type_name((pu_kv_type)o->kv_dtype);
 }
 
 static void print_mark(FILE *out, double got, double mark, double scale, const char *unit) {

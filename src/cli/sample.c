@@ -27,9 +27,8 @@ static void log_plan(const pu_engine *en) {
 static void warn_of_context(int64_t asked, int64_t fits) {
   if (asked <= fits) return;
   pu_log(PU_LOG_WARN,
-         "a context of %lld tokens was asked for, and the memory holds a cache of %lld, so a prompt and its answer "
-         "have at "
-         "most these: keep the cache or the weights in fewer bits (--kv-dtype, --quant), or give it more memory",
+         "a context of %lld tokens was asked for, and the memory holds a cache of %lld, which a prompt and its answer "
+         "share: keep the cache or the weights in fewer bits (--kv-dtype, --quant), or give it more memory",
          (long long)asked, (long long)fits);
 }
 

@@ -41,6 +41,12 @@ static pu_kv_format in_bits(int k_bits, int v_bits) {
   return (pu_kv_format){.k_type = PU_U8, .v_type = PU_U8, .k_bits = k_bits, .v_bits = v_bits};
 }
 
+const char *pu_kv_type_name(pu_kv_type t) {
+  static const char *const names[] = {
+      [PU_KV_SAME] = "auto", [PU_KV_BF16] = "bf16", [PU_KV_INT8] = "int8", [PU_KV_INT4] = "int4"};
+  return names[t];
+}
+
 pu_kv_format pu_kv_format_of(pu_kv_type type, pu_dtype compute, int64_t head_dim) {
   const bool small = head_dim < PU_KV_SMALL_HEAD;
   switch (type) {

@@ -183,10 +183,11 @@ static const char *last_part(const char *path, pu_arena *a) {
 static pu_err ask_local(const options *o, const entry *x, const tasks *t, results *out, pu_arena *a, pu_error *e) {
   pu_cli_engine_options eo = {
       .model = o->how, .threads = o->threads, .batch = o->batch, .adapter = x->adapter, .no_prefix_cache = o->naive};
-  static const char *const types[] = {"auto", "f32", "bf16"}, *const caches[] = {"auto", "bf16", "int8", "int4"};
-  const char *words = pu_arena_printf(a, "computed in %s, weights %s, cache %s, context %lld%s", types[o->how.dtype],
-                                      pu_quant_name((pu_quant)o->how.quant), caches[o->how.kv_dtype],
-                                      (long long)o->how.context, o->naive ? ", naive" : "");
+  static const char *const types[] = {"auto", "f32", "bf16"};
+  const char *words =
+      pu_arena_printf(a, "computed in %s, weights %s, cache %s, context %lld%s", types[o->how.dtype],
+                      pu_quant_name((pu_quant)o->how.quant), pu_kv_type_name((pu_kv_type)o->how.kv_dtype),
+                      (long long)o->how.context, o->naive ? ", naive" : "");
   const char *identity, *name = x->name ? x->name : last_part(x->model, a);
   pu_engine *en;
   pu_eval_model *m;

@@ -13,20 +13,6 @@
 
 enum { THREADS = 256, SUM_CHUNK = 1 << 14, STEP_CHUNK = 1 << 13, SUM_THREADS = 1024 };
 
-/* Of n tensors whose chunks follow one another the one that chunk `at` belongs to: the last whose first one is not
- * behind. */
-template <typename T> __device__ static inline int tensor_of(const T *all, int n, int64_t at) {
-  int low = 0, high = n;
-  while (high - low > 1) {
-    int middle = (low + high) / 2;
-    if (all[middle].first <= at)
-      low = middle;
-    else
-      high = middle;
-  }
-  return low;
-}
-
 /* ---- sum_squares ---- */
 
 typedef struct summand {
@@ -62,7 +48,7 @@ template <typename T> __device__ static inline double sum_values(const T *v, int
 
 __global__ void __launch_bounds__(THREADS) sum_chunks(const summand *all, int n, double *partial) {
   __shared__ double room[THREADS / 32];
-  summand s = all[tensor_of(all, n, blockIdx.x)];
+  summand s = all[last_begun(all, n, (int64_t)blockIdx.x)];
   int64_t begin = ((int64_t)blockIdx.x - s.first) * SUM_CHUNK;
   int count = (int)min(s.n - begin, (int64_t)SUM_CHUNK);
   double sum = s.f32 ? sum_values((const float *)s.v + begin, count) : sum_values((const bf16 *)s.v + begin, count);
@@ -301,7 +287,7 @@ __device__ static inline void update_some(const step_of<M, G> &s, const pace &c,
 template <form P, typename M, typename G>
 __global__ void __launch_bounds__(THREADS) adamw_chunks(const step_of<M, G> *all, int n, const pace c) {
   constexpr int N = LANE<P, M, G>;
-  const step_of<M, G> s = all[tensor_of(all, n, blockIdx.x)];
+  const step_of<M, G> s = all[last_begun(all, n, (int64_t)blockIdx.x)];
   const int64_t begin = ((int64_t)blockIdx.x - s.first) * STEP_CHUNK, end = min(s.n, begin + STEP_CHUNK);
   for (int64_t at = begin + (int64_t)threadIdx.x * N; at < end; at += THREADS * N) {
     if (s.whole && at + N <= s.n)

@@ -261,6 +261,19 @@ __device__ static inline float block_sum(float v, float *room) {
   return warp_sum(lane < warps ? room[lane] : 0.0f);
 }
 
+/* Of n things that follow one another the last that begins at `at` or before; empty ones begin where the next does. */
+template <typename T, typename P> __device__ static inline int last_begun(const T *all, int n, P at) {
+  int low = 0, high = n; /* all[low].first <= at < all[high].first */
+  while (high - low > 1) {
+    int middle = (low + high) / 2;
+    if (all[middle].first <= at)
+      low = middle;
+    else
+      high = middle;
+  }
+  return low;
+}
+
 /* Sixteen bytes at once. */
 template <typename T> struct alignas(16) pu_pack {
   static constexpr int n = 16 / sizeof(T);

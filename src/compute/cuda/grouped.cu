@@ -47,19 +47,6 @@ template <typename T, typename Y> __device__ static void plain_tile(const pu_cud
 
 /* ---- which group, which tile ---- */
 
-/* The group of a strip: the last one that begins at it or before. Empty groups begin where the next one does. */
-__device__ static const pu_cuda_group *group_of(const pu_cuda_group *groups, int n, int strip) {
-  int low = 0, high = n; /* groups[low].first <= strip < groups[high].first */
-  while (high - low > 1) {
-    int middle = (low + high) / 2;
-    if (groups[middle].first <= strip)
-      low = middle;
-    else
-      high = middle;
-  }
-  return groups + low;
-}
-
 /* How a block computes its tile: what the kernels are made of. */
 template <typename T, typename Y> struct plain_way {
   static constexpr int threads = THREADS, rows = TILE, cols = TILE, room = 0, blocks = 1;
@@ -79,7 +66,7 @@ template <typename WAY> __device__ static void run_block(const pu_cuda_group *gr
   extern __shared__ __align__(256) unsigned char room[];
   let_next_start();
   wait_for_before();
-  const pu_cuda_group *g = group_of(groups, n, blockIdx.x);
+  const pu_cuda_group *g = groups + last_begun(groups, n, (int)blockIdx.x);
   int64_t row = ((int64_t)blockIdx.x - g->first) * WAY::rows, col = (int64_t)blockIdx.y * WAY::cols;
   if (row < g->rows && col < g->cols) WAY::run(*g, room, row, col);
 }
