@@ -48,10 +48,11 @@ static pu_err check_shapes(const char *src, const pu_hparams *hp, const pu_quant
   int64_t word = m->is.a_row ? 1 : 32 / o->bits;
   for (size_t i = 0; i < PU_COUNT(sizes); i++) {
     if (sizes[i].inputs && !m->is.a_row && sizes[i].n % o->group)
-      return pu_fail(e, PU_ERR_UNSUPPORTED,
-                     "%s: the %s, %lld, does not divide into groups of %lld: take smaller ones, or a method that "
-                     "has a scale for each row",
-                     src, sizes[i].what, (long long)sizes[i].n, (long long)o->group);
+      return pu_fail(
+          e, PU_ERR_UNSUPPORTED,
+          "%s: the %s, %lld, does not divide into groups of %lld: take smaller ones (--group), or a method that "
+          "has a scale for each row",
+          src, sizes[i].what, (long long)sizes[i].n, (long long)o->group);
     if (sizes[i].n % word)
       return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: the %s, %lld, is no multiple of %lld, as files of %d bits need it",
                      src, sizes[i].what, (long long)sizes[i].n, (long long)word, o->bits);
