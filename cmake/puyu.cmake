@@ -50,6 +50,26 @@ function(puyu_program module)
   target_sources(puyu_${module} PRIVATE ${out})
 endfunction()
 
+# puyu_interface(MODULE headers…): pu_interface, a digest of these headers below include/puyu, which a plug-in and the
+# program were both compiled with, if they fit.
+function(puyu_interface module)
+  set(all "")
+  foreach(header ${ARGN})
+    set(path ${CMAKE_SOURCE_DIR}/include/puyu/${header})
+    set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${path})
+    file(SHA256 ${path} one)
+    string(APPEND all ${one})
+  endforeach()
+  string(SHA256 all "${all}")
+  set(out ${CMAKE_BINARY_DIR}/generated/pu_interface.c)
+  file(CONFIGURE OUTPUT ${out} CONTENT
+"/* Made by puyu_interface: do not edit. */
+#include \"puyu/compute.h\"
+const char pu_interface[] = \"${all}\";
+" @ONLY)
+  target_sources(puyu_${module} PRIVATE ${out})
+endfunction()
+
 # puyu_cuda_plugin(): libpuyu-cuda.so beside the program, every .cu below src/compute/cuda.
 function(puyu_cuda_plugin)
   file(GLOB sources CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/compute/cuda/*.cu)

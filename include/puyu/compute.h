@@ -234,6 +234,11 @@ pu_err pu_backend_flops(pu_backend *be, pu_dtype dtype, double *out, pu_error *e
  * Close with be->close(be). */
 pu_err pu_backend_open(const char *device, int threads, pu_backend **out, pu_error *e) PU_MUST_USE;
 
+/* A plug-in exports `pu_plugin_open`, of pu_backend_open's arguments but the name, and `pu_plugin_interface`, which returns
+ * the pu_interface that it holds: a digest of this header and of what it is made of. With another than the program's it is
+ * not opened. */
+extern const char pu_interface[];
+
 /* Names of the plug-ins that are there, whether or not they find a device; returns how many, at most `room`. */
 enum { PU_DEVICE_NAME = 33 };
 size_t pu_backend_list(char (*names)[PU_DEVICE_NAME], size_t room);

@@ -13,6 +13,7 @@
 
 /* What a plug-in libpuyu-NAME.so exports. */
 typedef pu_err (*plugin_open_fn)(int threads, pu_backend **out, pu_error *e);
+typedef const char *(*plugin_interface_fn)(void);
 
 /* Where plug-ins are, from the folder of the executable. */
 static const char *const places[] = {"", "/../lib"};
@@ -95,6 +96,20 @@ static pu_err plugin_check(const char *path, pu_error *e) {
   return whole ? PU_OK : pu_fail(e, PU_ERR_FORMAT, "%s is cut off: build it anew", path);
 }
 
+/* What opens it; NULL: it is none, or made for another program. */
+static plugin_open_fn plugin_entry(void *library) {
+  union {
+    void *symbol;
+    plugin_open_fn open;
+  } entry = {dlsym(library, "pu_plugin_open")};
+  union {
+    void *symbol;
+    plugin_interface_fn get;
+  } interface = {dlsym(library, "pu_plugin_interface")};
+  if (!entry.symbol || !interface.symbol || strcmp(interface.get(), pu_interface) != 0) return NULL;
+  return entry.open;
+}
+
 static pu_err plugin_open(const char *device, int threads, pu_backend **out, pu_error *e) {
   char path[PATH_MAX];
   const bool named = *device && !strchr(device, '/') && strlen(device) < PU_DEVICE_NAME;
@@ -106,15 +121,10 @@ static pu_err plugin_open(const char *device, int threads, pu_backend **out, pu_
   PU_TRY(plugin_check(path, e));
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!library) return pu_fail(e, PU_ERR_IO, "%s: %s", device, dlerror());
-  union {
-    void *symbol;
-    plugin_open_fn open;
-  } entry = {dlsym(library, "pu_plugin_open")};
-  if (!entry.symbol) {
-    dlclose(library);
-    return pu_fail(e, PU_ERR_FORMAT, "%s: no pu_plugin_open in it; build it from the same version", path);
-  }
-  return entry.open(threads, out, e); /* the library stays: its code runs until the program ends */
+  const plugin_open_fn open = plugin_entry(library);
+  if (open) return open(threads, out, e); /* the library stays: its code runs until the program ends */
+  dlclose(library);
+  return pu_fail(e, PU_ERR_FORMAT, "%s is of another version than the program: build both from the same", path);
 }
 
 /* The best there is: a device that cannot be used is no error here. */

@@ -530,6 +530,11 @@ static void fill_table(far *f) {
 }
 
 __attribute__((visibility("default"))) pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e);
+__attribute__((visibility("default"))) const char *pu_plugin_interface(void);
+
+const char *pu_plugin_interface(void) {
+  return pu_interface;
+}
 
 pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
   const char *mib = getenv("PUYU_FAR_MEMORY"), *isa = getenv("PUYU_FAR_ISA");

@@ -424,6 +424,10 @@ static pu_err open_all(pu_cuda *d, pu_error *e) {
   return PU_OK;
 }
 
+extern "C" __attribute__((visibility("default"))) const char *pu_plugin_interface(void) {
+  return pu_interface;
+}
+
 extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
   static void (*const use[])(pu_cuda *) = {
       pu_cuda_use_adamw, pu_cuda_use_attention, pu_cuda_use_embedding, pu_cuda_use_graphs, pu_cuda_use_linear,
