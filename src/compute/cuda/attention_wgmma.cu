@@ -245,7 +245,7 @@ __device__ void attend(const pu_cuda_attend &a, const job &j, char *shared, uint
   wide_begin();
   times_rows<D, KEYS>(s, q, at + keys_of(0) * TILE);
   wide_commit();
-  wide_wait<0>();
+  wide_wait<0>(s);
   give_free(slot_of(barriers, keys_of(0)));
   const auto soften_tile = [&](int i) {
     const int key0 = j.from + i * KEYS;
@@ -262,7 +262,7 @@ __device__ void attend(const pu_cuda_attend &a, const job &j, char *shared, uint
     add_rows<D, KEYS>(out, p, at + (keys_of(i) + 1) * TILE);
     times_rows<D, KEYS>(s, q, at + next * TILE);
     wide_commit();
-    wide_wait<0>();
+    wide_wait<0>(s, out);
     give_free(slot_of(barriers, keys_of(i) + 1));
     give_free(slot_of(barriers, next));
   }
@@ -270,7 +270,7 @@ __device__ void attend(const pu_cuda_attend &a, const job &j, char *shared, uint
   wide_begin();
   add_rows<D, KEYS>(out, p, at + (keys_of(j.tiles - 1) + 1) * TILE);
   wide_commit();
-  wide_wait<0>();
+  wide_wait<0>(out);
   give_free(slot_of(barriers, keys_of(j.tiles - 1) + 1));
 #pragma unroll
   for (int h = 0; h < 2; h++) {
@@ -353,7 +353,7 @@ __device__ void gradient_q(const pu_cuda_attend &a, const pu_cuda_tile &t, char 
     times_rows<D, SIDE, ROWS>(s, q, keys);
     times_rows<D, SIDE, ROWS>(dp, dout, values);
     wide_commit();
-    wide_wait<0>();
+    wide_wait<0>(s, dp);
     to_probabilities(s, a.scale * LOG2E, [&](int j) { return lse[j / 2 % 2]; });
     if (key0 + SIDE - 1 > first || key0 <= first + 15 - window) clear_unseen<1>(s, r - key0 - lane % 4 * 2, window);
 #pragma unroll
@@ -362,7 +362,7 @@ __device__ void gradient_q(const pu_cuda_attend &a, const pu_cuda_tile &t, char 
     wide_begin();
     add_rows<D, SIDE>(dq, x, keys);
     wide_commit();
-    wide_wait<0>();
+    wide_wait<0>(dq);
     give_free(of);
   }
 #pragma unroll
@@ -429,7 +429,7 @@ __device__ void gradient_kv(const pu_cuda_attend &a, const pu_cuda_tile &t, char
     wide_begin();
     times_rows<D, SIDE, ROWS>(c, k, queries);
     wide_commit();
-    wide_wait<0>();
+    wide_wait<0>(c);
     to_probabilities(c, a.scale * LOG2E, [&](int j) { return numbers[j / 4 * 8 + j % 2]; });
     if (query0 < first + 15 || query0 + SIDE - 1 >= first + window)
       clear_unseen<-1>(c, query0 + lane % 4 * 2 - r, window);
@@ -438,7 +438,7 @@ __device__ void gradient_kv(const pu_cuda_attend &a, const pu_cuda_tile &t, char
     add_rows<D, SIDE>(dv, x, douts);
     times_rows<D, SIDE, ROWS>(c, v, douts);
     wide_commit();
-    wide_wait<0>();
+    wide_wait<0>(c, dv);
 #pragma unroll
     for (int j = 0; j < SIDE / 2; j++) {
       const uint32_t pair = x[j / 8][j % 8 / 2];
@@ -449,7 +449,7 @@ __device__ void gradient_kv(const pu_cuda_attend &a, const pu_cuda_tile &t, char
     wide_begin();
     add_rows<D, SIDE>(dk, x, queries);
     wide_commit();
-    wide_wait<0>();
+    wide_wait<0>(dk);
     give_free(of);
   }
   store_kv<D>(a, t, dk, dv);
@@ -528,7 +528,7 @@ __device__ void gradient_all(const pu_cuda_attend &a, const pu_cuda_tile &t, cha
     wide_commit();
     times_rows<D, SIDE, ROWS>(dp, v, douts);
     wide_commit();
-    wide_wait<1>();
+    wide_wait<1>(c);
     to_probabilities(c, a.scale * LOG2E, [&](int j) { return numbers[j / 4 * 8 + j % 2]; });
     if (query0 < first + 15 || query0 + SIDE - 1 >= first + window)
       clear_unseen<-1>(c, query0 + lane % 4 * 2 - r, window);
@@ -536,7 +536,7 @@ __device__ void gradient_all(const pu_cuda_attend &a, const pu_cuda_tile &t, cha
     wide_begin();
     add_rows<D, SIDE>(dv, x, douts);
     wide_commit();
-    wide_wait<1>();
+    wide_wait<1>(dp);
 #pragma unroll
     for (int j = 0; j < SIDE / 2; j++) dp[j] = c[j] * (dp[j] - numbers[SIDE + j / 4 * 8 + j % 2]);
     as_a<SIDE>(y, dp);
@@ -547,9 +547,9 @@ __device__ void gradient_all(const pu_cuda_attend &a, const pu_cuda_tile &t, cha
     wide_commit();
     add_rows<D, SIDE>(dk, y, queries);
     wide_commit();
-    wide_wait<1>();
+    wide_wait<1>(dv, c);
     add_to_place(place_of(dq_sum, a, t, query0, blockIdx.x * a.share + i / each, warp / 4), c);
-    wide_wait<0>();
+    wide_wait<0>(dk);
     give_free(slot_of(barriers, i % TURNS));
   }
   store_kv<D>(a, t, dk, dv);

@@ -98,8 +98,7 @@ __device__ static inline void sum_stages(int (&sum)[S::lines / 2], uint32_t room
     last = at.slot;
     at.go_on(p.stages);
   }
-  wide_wait<0>();
-  wide_settled(sum);
+  wide_wait<0>(sum);
 }
 
 /* ---- scaling ---- */

@@ -345,8 +345,7 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
     auto finish = [&](int s) {
       if (s == 0 && !S::level) barrier_wait(&bars->summed[p.slot], p.turn);
       const batch_x_sums<BN> xs = load_sums<S, BN>(sums + s * BN * 4);
-      wide_wait<1>();
-      wide_settled(sum[s % 2]);
+      wide_wait<1>(sum[s % 2]);
       add_step<S, BN>(acc, sum[s % 2], before, xs);
     };
 #pragma unroll
@@ -368,8 +367,7 @@ __device__ static inline void multiply_pieces(float (&acc)[BN / 2], const batch_
       barrier_wait(&bars->full[p.slot], p.turn);
       unpack_step<BITS, S::step>(a[0], w + here.q, 0, here.inputs, lane);
     }
-    wide_wait<0>();
-    wide_settled(sum[1]);
+    wide_wait<0>(sum[1]);
     add_step<S, BN>(acc, sum[1], before, load_sums<S, BN>(sums + (S::steps - 1) * BN * 4));
     __syncwarp();
     if (lane == 0) barrier_arrive(left);

@@ -223,8 +223,7 @@ __device__ static inline void multiply_pieces(float acc[BN / 2], const many_job 
     }
     w.at.go_on(S::w_stages);
   }
-  wide_wait<0>();
-  wide_settled(*(float(*)[BN / 2]) acc);
+  wide_wait<0>(*(float(*)[BN / 2]) acc);
 }
 
 /* f32 as it lies in registers: eight rows are a sector. */

@@ -58,10 +58,6 @@ __device__ static inline void wide_begin() {
 __device__ static inline void wide_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
-template <int N> __device__ static inline void wide_wait() {
-  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory");
-}
-
 /* Sums of N registers: as text, and as operands of type C. */
 #define PU_TEXT_4  "%0, %1, %2, %3"
 #define PU_TEXT_8  PU_TEXT_4 ", %4, %5, %6, %7"
@@ -148,7 +144,7 @@ __device__ static inline uint64_t wide_further(uint64_t matrix, int bytes) {
   return (matrix >> 32 << 32) | ((uint32_t)matrix + ((uint32_t)bytes >> 4));
 }
 
-/* No use of a sum goes before this: the compiler knows of no dependence on wide_wait. */
+/* No use of a sum goes before this: the compiler knows of no dependence on a wait. */
 template <int N> __device__ static inline void wide_settled(float (&d)[N]) {
 #pragma unroll
   for (int i = 0; i < N; i++) asm volatile("" : "+f"(d[i])::"memory");
@@ -156,6 +152,13 @@ template <int N> __device__ static inline void wide_settled(float (&d)[N]) {
 template <int N> __device__ static inline void wide_settled(int (&d)[N]) {
 #pragma unroll
   for (int i = 0; i < N; i++) asm volatile("" : "+r"(d[i])::"memory");
+}
+
+/* Until at most so many groups of products are on their way. sums: of those that are not, as far as they are used next.
+ */
+template <int GROUPS, typename... S> __device__ static inline void wide_wait(S &...sums) {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(GROUPS) : "memory");
+  (wide_settled(sums), ...);
 }
 
 #endif
