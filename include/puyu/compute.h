@@ -419,7 +419,7 @@ typedef struct pu_lora_args {
 pu_tensor *pu_lora(pu_ctx *c, pu_tensor *x, pu_tensor *y, const pu_lora_part *parts, int n); /* = y */
 
 /* RMS norm of each head of q and k (Qwen3). qkv: [N, (H + 2G) D], rows [q heads, k heads, v heads]; wq, wk: f32 [D].
- * out: same shape, v copied; rstd: f32 [N, H + G]. */
+ * out: same shape, v copied; rstd: f32 [N, H + G], kept for backward. Without a backward rstd may be NULL, and out qkv. */
 typedef struct pu_qk_norm_args {
   pu_tensor *qkv, *wq, *wk, *out, *rstd;
   int heads, kv_heads, head_dim;
@@ -450,20 +450,27 @@ typedef struct pu_attention_args {
 pu_tensor *pu_attention(pu_ctx *c, pu_tensor *qkv, const pu_seqs *seqs, int heads, int kv_heads, int head_dim,
                         int window, float scale);
 
-/* Inference: puts the new k, v rows of qkv into the cache, then attends from the new q rows to all of their sequence's
- * cache. seqs gives the new tokens; token j of sequence s stands at position len[s] - (cu[s+1] - cu[s]) + j and sees
- * the cache up to and with itself. cs: angles by which q and k are turned first, as pu_rope does it and to the same
- * bits; NULL: they are turned already. After a call with cs nobody may read qkv: backends may turn it in place, or not.
- * No backward. */
+/* What is done with new rows of q and k before they are attended with: the norm of their heads as pu_qk_norm has it (wq,
+ * wk: f32 [D]; NULL, both: none), then the turn as pu_rope has it (cs; NULL: none); to the same bits as these two. */
+typedef struct pu_qk_ready {
+  const pu_tensor *cs;
+  pu_tensor *wq, *wk;
+  float eps;
+} pu_qk_ready;
+
+/* Inference: makes the new q and k rows of qkv ready, puts the k, v rows into the cache, then attends from the q rows to
+ * all of their sequence's cache. seqs gives the new tokens; token j of sequence s stands at position
+ * len[s] - (cu[s+1] - cu[s]) + j and sees the cache up to and with itself. Unless there was nothing to make ready, nobody
+ * may read qkv after it: backends may do that in place, or not. No backward. */
 typedef struct pu_attention_paged_args {
   pu_tensor *qkv, *out;
-  const pu_tensor *cs;
+  pu_qk_ready ready;
   const pu_seqs *seqs;
   const pu_kv *kv;
   int heads, kv_heads, head_dim, window;
   float scale;
 } pu_attention_paged_args;
-pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_tensor *cs, const pu_seqs *seqs, const pu_kv *kv,
+pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_qk_ready *ready, const pu_seqs *seqs, const pu_kv *kv,
                               int heads, int kv_heads, int head_dim, int window, float scale);
 
 /* y = silu(a) * b with gu = [a, b]: [N, 2F] -> [N, F] (Shazeer 2020). gu's gradient may lie where gu does. */

@@ -285,16 +285,21 @@ static bool fits_cache(const pu_kv *kv, const pu_tensor *t, int bits, int kv_hea
          t->shape[3] == pu_kv_row(bits, head_dim);
 }
 
-pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_tensor *cs, const pu_seqs *seqs, const pu_kv *kv,
+static bool fits_ready(const pu_qk_ready *r, const pu_tensor *qkv, int head_dim) {
+  bool norms = !r->wq == !r->wk && (!r->wq || (fits(r->wq, 1, head_dim) && fits(r->wk, 1, head_dim)));
+  return norms && (!r->cs || fits_angles(r->cs, qkv, head_dim));
+}
+
+pu_tensor *pu_attention_paged(pu_ctx *c, pu_tensor *qkv, const pu_qk_ready *ready, const pu_seqs *seqs, const pu_kv *kv,
                               int heads, int kv_heads, int head_dim, int window, float scale) {
   if (c->status || !qkv) return NULL;
   if (!fits_heads(qkv, heads, kv_heads, head_dim) || seqs->tokens != qkv->shape[0] ||
-      (cs && !fits_angles(cs, qkv, head_dim)) || !fits_cache(kv, kv->k, kv->k_bits, kv_heads, head_dim) ||
+      !fits_ready(ready, qkv, head_dim) || !fits_cache(kv, kv->k, kv->k_bits, kv_heads, head_dim) ||
       !fits_cache(kv, kv->v, kv->v_bits, kv_heads, head_dim))
     return misfit(c, "attention_paged");
   pu_tensor *out = new2(c, qkv->dtype, qkv->shape[0], (int64_t)heads * head_dim, false);
   if (!out) return NULL;
-  pu_attention_paged_args a = {qkv, out, cs, seqs, kv, heads, kv_heads, head_dim, window, scale};
+  pu_attention_paged_args a = {qkv, out, *ready, seqs, kv, heads, kv_heads, head_dim, window, scale};
   return run(c, PU_OP_attention_paged, &a) ? out : NULL;
 }
 

@@ -56,13 +56,17 @@ static pu_tensor *attention(pu_ctx *c, const block *b, pu_tensor *x) {
   int heads = (int)hp->heads, kv_heads = (int)hp->kv_heads, head_dim = (int)hp->head_dim, window = (int)hp->window;
   float scale = 1.0f / sqrtf((float)head_dim);
   pu_tensor *qkv = linear(c, b, x, PU_SLOT_QKV, PU_SLOT_QKV_BIAS);
-  if (hp->qk_norm)
-    qkv = pu_qk_norm(c, qkv, w[PU_SLOT_Q_NORM], w[PU_SLOT_K_NORM], heads, kv_heads, head_dim, (float)hp->norm_eps);
+  const pu_qk_ready ready = {b->cs, w[PU_SLOT_Q_NORM], w[PU_SLOT_K_NORM], (float)hp->norm_eps};
   const pu_seqs *seqs = b->f->seqs;
   const pu_kv *kv = b->f->kv ? &b->f->kv[b->layer] : NULL;
-  if (!kv) qkv = pu_rope(c, qkv, b->cs, heads, kv_heads, head_dim);
-  pu_tensor *out = kv ? pu_attention_paged(c, qkv, b->cs, seqs, kv, heads, kv_heads, head_dim, window, scale)
-                      : pu_attention(c, qkv, seqs, heads, kv_heads, head_dim, window, scale);
+  pu_tensor *out;
+  if (kv) {
+    out = pu_attention_paged(c, qkv, &ready, seqs, kv, heads, kv_heads, head_dim, window, scale);
+  } else {
+    if (hp->qk_norm) qkv = pu_qk_norm(c, qkv, ready.wq, ready.wk, heads, kv_heads, head_dim, ready.eps);
+    qkv = pu_rope(c, qkv, ready.cs, heads, kv_heads, head_dim);
+    out = pu_attention(c, qkv, seqs, heads, kv_heads, head_dim, window, scale);
+  }
   pu_passing(c, true); /* the norm after it adds it to h, which stays */
   out = linear(c, b, out, PU_SLOT_WO, PU_SLOT_WO_BIAS);
   pu_passing(c, false);

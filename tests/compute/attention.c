@@ -10,15 +10,16 @@
 
 enum { MAX_SEQS = 12, DEVICE = PU_ISA_COUNT /* in place of an instruction set */ };
 
-/* Where q and k are turned by angles. */
-typedef enum turning { NOT_TURNED, TURNED_BEFORE, TURNED_INSIDE } turning;
+/* Where q and k are turned by angles, and normed before that. */
+typedef enum making { NOT_READY, READY_BEFORE, READY_INSIDE } making;
 
 typedef struct shape {
   int heads, kv_heads, head_dim, window, n;
   int len[MAX_SEQS];         /* new tokens */
   int context[MAX_SEQS];     /* paged: tokens already in the cache */
   int block, k_bits, v_bits; /* of the cache; bits 0: kv_dtype */
-  turning turned;            /* paged */
+  making ready;              /* paged */
+  bool normed;               /* too */
   pu_dtype dtype, kv_dtype;
   int pad;        /* elements between rows of qkv */
   bool any_order; /* of the backend's sums: not to the bit, then */
@@ -332,6 +333,15 @@ static void fill_cached(pu_tensor *t, int64_t row, int bits, int head_dim, pu_rn
     pu_convert(to, t->dtype, x, PU_F32, head_dim);
 }
 
+static pu_tensor *norm_weight(int dim, pu_rng *r) {
+  pu_tensor *w = matrix(PU_F32, 1, dim, dim);
+  fill(w, r, 1.0f);
+  w->ndim = 1;
+  w->shape[0] = dim;
+  w->stride[0] = 1;
+  return w;
+}
+
 /* Runs sequences [first, first + n) of the shape; every sequence's inputs depend on its own number only. */
 static paged run_paged(const shape *s, int isa, int threads, uint64_t seed, int first, int n) {
   enum { MAX_BLOCKS = 600 };
@@ -341,13 +351,17 @@ static paged run_paged(const shape *s, int isa, int threads, uint64_t seed, int 
   int32_t cu[MAX_SEQS + 1], len[MAX_SEQS], *table = calloc((size_t)(n * MAX_BLOCKS), sizeof *table);
   assert_non_null(table);
   pu_seqs seqs = seqs_of(&part, cu);
-  int used = 0;
+  int used = 0, most = 1;
   for (int i = 0; i < n; i++) {
     len[i] = s->context[first + i] + s->len[first + i];
-    used += (len[i] + s->block - 1) / s->block;
+    const int blocks = (len[i] + s->block - 1) / s->block;
+    used += blocks;
+    most = PU_MAX(most, blocks);
   }
+  /* How wide the table is must not count. */
+  const int stride = (seed + (uint64_t)n) % 2 ? MAX_BLOCKS : most;
   for (int i = 0, next = used; i < n; i++) /* blocks from the last to the first */
-    for (int b = 0; b * s->block < len[i]; b++) table[i * MAX_BLOCKS + b] = --next;
+    for (int b = 0; b * s->block < len[i]; b++) table[i * stride + b] = --next;
   const int64_t width = (s->heads + 2 * s->kv_heads) * s->head_dim, keys = pu_kv_row(s->k_bits, s->head_dim);
   const int64_t values = pu_kv_row(s->v_bits, s->head_dim);
   const pu_dtype k_type = s->k_bits ? PU_U8 : s->kv_dtype, v_type = s->v_bits ? PU_U8 : s->kv_dtype;
@@ -364,7 +378,7 @@ static paged run_paged(const shape *s, int isa, int threads, uint64_t seed, int 
     fill(&rows, &r, 1.0f);
     for (int t = 0; t < s->context[first + i]; t++)
       for (int g = 0; g < 2 * s->kv_heads; g++) {
-        int64_t slot = ((int64_t)table[i * MAX_BLOCKS + t / s->block] * s->kv_heads + g / 2) * s->block + t % s->block;
+        int64_t slot = ((int64_t)table[i * stride + t / s->block] * s->kv_heads + g / 2) * s->block + t % s->block;
         fill_cached(g % 2 ? p.v : p.k, slot, g % 2 ? s->v_bits : s->k_bits, s->head_dim, &r);
       }
   }
@@ -374,16 +388,26 @@ static paged run_paged(const shape *s, int isa, int threads, uint64_t seed, int 
               .v_bits = s->v_bits,
               .block = s->block,
               .table = table,
-              .table_stride = MAX_BLOCKS,
+              .table_stride = stride,
               .len = len};
   pu_tensor *cs = matrix(PU_F32, seqs.tokens, s->head_dim, s->head_dim);
   pu_rng angles;
   pu_rng_seed(&angles, seed);
   fill(cs, &angles, 1.0f);
+  pu_tensor *wq = norm_weight(s->head_dim, &angles), *wk = norm_weight(s->head_dim, &angles);
+  const pu_qk_ready ready = {cs, s->normed ? wq : NULL, s->normed ? wk : NULL, 1e-6f}, none = {0};
+  pu_qk_norm_args norm = {.qkv = qkv,
+                          .wq = wq,
+                          .wk = wk,
+                          .out = qkv,
+                          .heads = s->heads,
+                          .kv_heads = s->kv_heads,
+                          .head_dim = s->head_dim,
+                          .eps = ready.eps};
   pu_rope_args rope = {qkv, cs, s->heads, s->kv_heads, s->head_dim};
   pu_attention_paged_args a = {.qkv = qkv,
                                .out = p.out,
-                               .cs = s->turned == TURNED_INSIDE ? cs : NULL,
+                               .ready = s->ready == READY_INSIDE ? ready : none,
                                .seqs = &seqs,
                                .kv = &kv,
                                .heads = s->heads,
@@ -392,11 +416,15 @@ static paged run_paged(const shape *s, int isa, int threads, uint64_t seed, int 
                                .window = s->window,
                                .scale = 1.0f / sqrtf((float)s->head_dim)};
   pu_backend *be = open_one(threads, isa);
-  if (s->turned == TURNED_BEFORE) run_op(be, be->forward[PU_OP_rope], &rope, (pu_tensor *[]){qkv, cs}, 2);
-  run_op(be, be->forward[PU_OP_attention_paged], &a, (pu_tensor *[]){qkv, p.out, p.k, p.v, cs}, 5);
+  if (s->ready == READY_BEFORE && s->normed)
+    run_op(be, be->forward[PU_OP_qk_norm], &norm, (pu_tensor *[]){qkv, wq, wk}, 3);
+  if (s->ready == READY_BEFORE) run_op(be, be->forward[PU_OP_rope], &rope, (pu_tensor *[]){qkv, cs}, 2);
+  run_op(be, be->forward[PU_OP_attention_paged], &a, (pu_tensor *[]){qkv, p.out, p.k, p.v, cs, wq, wk}, 7);
   close_one(be);
   matrix_free(qkv);
   matrix_free(cs);
+  matrix_free(wq);
+  matrix_free(wk);
   free(table);
   return p;
 }
@@ -475,30 +503,43 @@ static void test_paged_long(void **state) {
       }
 }
 
-/* Turned inside the operation, q and k have the bits that they have from one that turns them first. */
-static void test_turned(void **state) {
+/* Made ready inside the operation, q and k have the bits that they have from operations that do it first. */
+static void test_ready(void **state) {
   (void)state;
   static const shape shapes[] = {
       {.heads = 8, .kv_heads = 2, .head_dim = 128, .n = 3, .len = {1, 1, 1}, .context = {40, 1300, 0}, .block = 16},
       {.heads = 6, .kv_heads = 2, .head_dim = 64, .n = 2, .len = {3, 8}, .context = {127, 300}, .block = 32},
       {.heads = 4, .kv_heads = 2, .head_dim = 128, .n = 3, .len = {1, 30, 2}, .context = {90, 5, 0}, .block = 16},
       {.heads = 4, .kv_heads = 2, .head_dim = 12, .n = 2, .len = {1, 2}, .context = {20, 0}, .block = 5, .pad = 3},
+      {.heads = 4,
+       .kv_heads = 1,
+       .head_dim = 64,
+       .n = 10,
+       .len = {1, 1, 1, 1, 1, 1, 1, 1, 1, 1},
+       .context = {9, 30},
+       .block = 16},
+      {.heads = 2, .kv_heads = 1, .head_dim = 128, .n = 3, .len = {1, 520, 12}, .context = {50, 0, 7}, .block = 32},
+      {.heads = 2, .kv_heads = 1, .head_dim = 128, .n = 2, .len = {1, 2}, .context = {4500, 2300}, .block = 32},
   };
+  static const int bits[][2] = {{0, 0}, {8, 8}, {8, 4}, {4, 4}}; /* of keys, of values */
+  enum { KINDS = 2 * PU_COUNT(bits) };
   for (size_t i = 0; i < PU_COUNT(shapes); i++)
     for (int type = PU_TSAN; type < 2; type++)
-      for (int bits = 0; bits <= 8; bits += 4)
+      for (size_t kind = 0; kind < KINDS; kind++)
         for (int isa = first_isa(PU_ISA_REF); isa <= last_isa(); isa++) {
           shape s = shapes[i];
           s.dtype = s.kv_dtype = type ? PU_BF16 : PU_F32;
-          s.k_bits = s.v_bits = bits;
+          s.k_bits = bits[kind / 2][0];
+          s.v_bits = bits[kind / 2][1];
+          s.normed = kind % 2;
           describe(&s, isa);
-          s.turned = TURNED_BEFORE;
+          s.ready = READY_BEFORE;
           paged before = run_paged(&s, isa, 2, 700 + i, 0, s.n);
-          s.turned = TURNED_INSIDE;
+          s.ready = READY_INSIDE;
           paged inside = run_paged(&s, isa, 2, 700 + i, 0, s.n);
-          assert_same(inside.out, before.out, "out, turned inside");
-          assert_same(inside.k, before.k, "keys in the cache, turned inside");
-          assert_same(inside.v, before.v, "values in the cache, turned inside");
+          assert_same(inside.out, before.out, "out, made ready inside");
+          assert_same(inside.k, before.k, "keys in the cache, made ready inside");
+          assert_same(inside.v, before.v, "values in the cache, made ready inside");
           paged_free(before);
           paged_free(inside);
         }
@@ -648,7 +689,7 @@ int main(void) {
       cmocka_unit_test(test_few_bits),
       cmocka_unit_test(test_few_bits_extremes),
       cmocka_unit_test(test_chunks),
-      cmocka_unit_test(test_turned),
+      cmocka_unit_test(test_ready),
   };
   return cmocka_run_group_tests(tests, open_device, close_device);
 }

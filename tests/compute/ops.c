@@ -402,8 +402,10 @@ static void run_attention_paged(env *t) {
                 .table = table,
                 .table_stride = per,
                 .len = len};
-  pu_tensor *qkv = qkv_leaf(t, s->tokens, h), *cs = below(t, 2) ? some_angles(t, s->tokens, h.dim) : NULL;
-  result(t, pu_attention_paged(&t->c, qkv, cs, s, kv, h.q, h.kv, h.dim, some_window(t), 1 / sqrtf((float)h.dim)));
+  pu_tensor *qkv = qkv_leaf(t, s->tokens, h);
+  pu_qk_ready ready = {.cs = below(t, 2) ? some_angles(t, s->tokens, h.dim) : NULL, .eps = 1e-6f};
+  if (below(t, 2)) ready.wq = param1(t, h.dim), ready.wk = param1(t, h.dim);
+  result(t, pu_attention_paged(&t->c, qkv, &ready, s, kv, h.q, h.kv, h.dim, some_window(t), 1 / sqrtf((float)h.dim)));
   result(t, kv->k);
   result(t, kv->v);
 }

@@ -560,7 +560,7 @@ static const pu_attention_kernel *paged_kernel(const pu_cpu *cpu, const pu_atten
 static pu_err attention_paged(pu_backend *be, void *args, pu_error *e) {
   pu_attention_paged_args turned = *(pu_attention_paged_args *)args, *a = &turned;
   pu_cpu *cpu = (pu_cpu *)be;
-  PU_TRY(pu_ref_turn(be, a, e));
+  PU_TRY(pu_ref_qk_ready(be, a, e));
   paged p = {.seqs = a->seqs,
              .j = {.cpu = cpu,
                    .kernel = paged_kernel(cpu, a),

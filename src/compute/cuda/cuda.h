@@ -145,7 +145,8 @@ typedef struct pu_cuda_product {
 } pu_cuda_product;
 pu_err pu_cuda_multiply(pu_cuda *d, const pu_cuda_product *p, pu_error *e) PU_MUST_USE;
 
-/* The operation rope. */
+/* The operations qk_norm and rope. */
+pu_err pu_cuda_qk_norm(pu_cuda *d, const pu_qk_norm_args *a, pu_error *e) PU_MUST_USE;
 pu_err pu_cuda_rope(pu_cuda *d, const pu_rope_args *a, pu_error *e) PU_MUST_USE;
 
 /* db (+)= column sums of dy, in one order. parts: so many bytes of work memory. */
@@ -249,6 +250,18 @@ __device__ static inline float warp_sum(float v) {
 __device__ static inline float warp_max(float v) {
   for (int step = 16; step; step >>= 1) v = fmaxf(v, __shfl_xor_sync(0xffffffffu, v, step));
   return v;
+}
+/* Of `lanes` next to each other: a power of two. */
+__device__ static inline float lanes_sum(float v, int lanes) {
+#pragma unroll
+  for (int step = 16; step; step >>= 1)
+    if (step < lanes) v += __shfl_xor_sync(0xffffffffu, v, step);
+  return v;
+}
+/* Of a norm. Squares that overflowed make the row NaN: 1 / sqrt(infinity) would make it zeros, which nobody would look
+ * into. */
+__device__ static inline float inverse_root(float mean) {
+  return mean <= 3.402823466e38f ? rsqrtf(mean) : NAN;
 }
 /* Of all threads of a block (a multiple of 32, at most 1024); every thread gets it. room: 32 floats of shared memory.
  */

@@ -36,11 +36,6 @@ void pu_cuda_add_partials(pu_cuda *d, const float *partial, int64_t rows, int64_
                                                                                    (float *)w->grad->data, add);
 }
 
-/* Squares that overflowed make the row NaN: 1 / sqrt(infinity) would make it zeros, which nobody would look into. */
-__device__ static inline float inverse_root(float mean) {
-  return mean <= 3.402823466e38f ? rsqrtf(mean) : NAN;
-}
-
 /* ---- rmsnorm_add ---- */
 
 template <typename X, typename Y> struct row_norm {
@@ -400,14 +395,6 @@ template <typename T> struct head_norms {
   bool w_rests; /* as above */
 };
 
-/* Of the lanes that share a head: a power of two, next to each other. */
-__device__ static inline float lanes_sum(float v, int lanes) {
-#pragma unroll
-  for (int step = 16; step; step >>= 1)
-    if (step < lanes) v += __shfl_xor_sync(0xffffffffu, v, step);
-  return v;
-}
-
 /* What a thread has of every row: a head, and of it eight values from `first` on, and from each `stride` behind. */
 struct seat {
   int head, first, stride;
@@ -460,7 +447,7 @@ __device__ static inline void norm_heads(const head_norms<T> &g, seat s, int64_t
 #pragma unroll
       for (int i = 0; i < HEAD_LANE; i++) squares += v[j][k][i] * v[j][k][i];
     float r = inverse_root(lanes_sum(squares, g.lanes) / (float)g.dim + g.eps);
-    if (s.first == 0 && normed) g.rstd[(n + j) * g.normed + s.head] = r;
+    if (s.first == 0 && normed && g.rstd) g.rstd[(n + j) * g.normed + s.head] = r;
     if (!normed) r = 1.0f;
 #pragma unroll
     for (int k = 0; k < K; k++) {
@@ -514,7 +501,7 @@ template <typename T> static head_norms<T> heads_of(const pu_qk_norm_args *a) {
   int normed = a->heads + a->kv_heads;
   return {.in = (const T *)a->qkv->data,
           .out = (T *)a->out->data,
-          .rstd = (float *)a->rstd->data,
+          .rstd = a->rstd ? (float *)a->rstd->data : NULL,
           .wq = pu_vector_of(a->wq),
           .wk = pu_vector_of(a->wk),
           .in_step = pu_step(a->qkv),
@@ -529,9 +516,7 @@ template <typename T> static head_norms<T> heads_of(const pu_qk_norm_args *a) {
           .w_rests = !a->wq->grad && !a->wk->grad};
 }
 
-static pu_err qk_norm(pu_backend *be, void *args, pu_error *e) {
-  const pu_qk_norm_args *a = (const pu_qk_norm_args *)args;
-  pu_cuda *d = (pu_cuda *)be;
+pu_err pu_cuda_qk_norm(pu_cuda *d, const pu_qk_norm_args *a, pu_error *e) {
   bool fast = pu_width_whole(a->head_dim) && pu_rows_aligned(a->qkv) && pu_rows_aligned(a->out);
   PU_TRY(check_dim(a, e));
   if (a->qkv->shape[0] == 0) return PU_OK;
@@ -546,6 +531,10 @@ static pu_err qk_norm(pu_backend *be, void *args, pu_error *e) {
     pu_cuda_start(d, g.rows <= PU_CUDA_SHORT_ROWS, kernel, grid, HEAD_THREADS, 0, g);
   });
   return pu_cuda_launched("qk_norm", e);
+}
+
+static pu_err qk_norm(pu_backend *be, void *args, pu_error *e) {
+  return pu_cuda_qk_norm((pu_cuda *)be, (const pu_qk_norm_args *)args, e);
 }
 
 /* ---- qk_norm, backward ---- */

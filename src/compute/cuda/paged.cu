@@ -7,25 +7,6 @@
 
 namespace {
 
-/* blockIdx.x: token of the batch, blockIdx.y: four of its 2 G rows, a warp each. */
-__global__ void append_kernel(pu_cuda_attend a, const int32_t *token_seq, int kv_heads) {
-  const int which = blockIdx.y * (blockDim.x / 32) + threadIdx.x / 32, seq = token_seq[blockIdx.x];
-  if (which >= 2 * kv_heads || seq < 0) return;
-  const pu_cuda_tile t = a.tiles[seq];
-  const pu_cuda_rows &rows = which < kv_heads ? a.k : a.v;
-  const char *from = a.q + (int64_t)blockIdx.x * a.q_row + (int64_t)(a.heads + which) * a.dim * (a.q_bits / 8);
-  char *to = pu_row_of(rows, which % kv_heads, seq, 0, t.base + (int64_t)blockIdx.x - t.row);
-  float x[PU_CUDA_LANE_VALUES];
-  pu_read_row(x, from, a.q_bits, a.dim);
-  if (rows.bits < 16) {
-    pu_pack_row(to, rows.bits, x, a.dim);
-    return;
-  }
-#pragma unroll
-  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++)
-    if (threadIdx.x % 32 + 32 * j < a.dim) pu_write_value(to, rows.bits, threadIdx.x % 32 + 32 * j, x[j]);
-}
-
 /* ---- what the device is told of a call ---- */
 
 /* Host arrays of one call, in one piece of memory that layer after layer finds on the device already. Where all
@@ -264,12 +245,8 @@ pu_err decode(pu_cuda *d, const pu_cuda_attend &a, const plan *p, int kv_heads, 
   return pu_cuda_few_forward(d, &a, &f, e);
 }
 
-pu_err prefill(pu_cuda *d, pu_cuda_attend a, const plan *p, const pu_attention_paged_args *args, pu_error *e) {
-  const dim3 grid((unsigned)args->seqs->tokens, (unsigned)ceil_div(2 * args->kv_heads, 4));
+pu_err prefill(pu_cuda *d, pu_cuda_attend a, const plan *p, pu_error *e) {
   if (p->tile_count == 0) return PU_OK;
-  a.tiles = on_device(p, p->seqs);
-  append_kernel<<<grid, 128, 0, d->stream>>>(a, on_device(p, p->token_seq), args->kv_heads);
-  PU_TRY(pu_cuda_launched("putting rows into the cache", e));
   a.tiles = on_device(p, p->tiles);
   a.tile_count = p->tile_count;
   if (pu_cuda_wgmma_fits(d, &a)) return pu_cuda_wgmma_forward(d, &a, e);
@@ -279,14 +256,20 @@ pu_err prefill(pu_cuda *d, pu_cuda_attend a, const plan *p, const pu_attention_p
 /* Decoding of few sequences turns queries and keys where it reads them; all else has it done before, which is faster
  * where a block goes on from sequence to sequence. */
 enum { TURNED_INSIDE = 8 /* sequences */ };
-pu_err turn(pu_cuda *d, pu_cuda_attend *a, const plan *p, const pu_attention_paged_args *args, pu_error *e) {
-  const pu_rope_args rope = {args->qkv, args->cs, args->heads, args->kv_heads, args->head_dim};
-  if (!args->cs) return PU_OK;
-  const float *cs = (const float *)args->cs->data;
-  if (p->tile_count > 0 || p->n > TURNED_INSIDE || (uintptr_t)cs % 16 || args->cs->stride[0] % 4)
-    return pu_cuda_rope(d, &rope, e);
-  a->cs = cs;
-  a->cs_row = args->cs->stride[0];
+bool turns_inside(const plan *p, const pu_qk_ready *r) {
+  if (p->tile_count > 0 || p->n > TURNED_INSIDE || r->wq) return false;
+  return !r->cs || ((uintptr_t)r->cs->data % 16 == 0 && r->cs->stride[0] % 4 == 0);
+}
+
+pu_err make_ready(pu_cuda *d, pu_cuda_attend *a, const plan *p, const pu_attention_paged_args *args, pu_error *e) {
+  const pu_tensor *cs = args->ready.cs;
+  if (!turns_inside(p, &args->ready)) {
+    const bool some = p->tile_count > 0; /* are not decoded */
+    return pu_cuda_new_rows(d, a, args, some ? on_device(p, p->seqs) : NULL, some ? on_device(p, p->token_seq) : NULL,
+                            e);
+  }
+  a->cs = cs ? (const float *)cs->data : NULL;
+  a->cs_row = cs ? cs->stride[0] : 0;
   return PU_OK;
 }
 
@@ -307,8 +290,8 @@ pu_err attention_paged(pu_backend *be, void *v, pu_error *e) {
   PU_TRY(plan_of(d, args, &a, &p, e));
   a.k.table = a.v.table = on_device(&p, p.table);
   a.k.table_stride = a.v.table_stride = p.table_stride;
-  PU_TRY(turn(d, &a, &p, args, e));
-  PU_TRY(prefill(d, a, &p, args, e));
+  PU_TRY(make_ready(d, &a, &p, args, e));
+  PU_TRY(prefill(d, a, &p, e));
   return decode(d, a, &p, args->kv_heads, e);
 }
 

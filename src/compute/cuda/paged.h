@@ -50,72 +50,13 @@ bool pu_cuda_few_fits(const pu_cuda_attend *a);
 /* Puts the new rows into the cache, too. */
 pu_err pu_cuda_few_forward(pu_cuda *d, const pu_cuda_attend *a, const pu_cuda_few *f, pu_error *e) PU_MUST_USE;
 
+/* New rows are made ready, and those of sequences that are not decoded go into the cache; both in one kernel where
+ * heads are of 64 or 128 in bf16, aligned. seqs, token_seq: of the tokens' sequences, in device memory, token_seq[n] <
+ * 0: it is decoded; NULL: all are. */
+pu_err pu_cuda_new_rows(pu_cuda *d, const pu_cuda_attend *a, const pu_attention_paged_args *args,
+                        const pu_cuda_tile *seqs, const int32_t *token_seq, pu_error *e) PU_MUST_USE;
+
 /* Hands over what the kernels of such a call have to know, and launches none. */
 pu_err pu_cuda_paged_plan(pu_cuda *d, const pu_attention_paged_args *args, pu_error *e) PU_MUST_USE;
-
-/* ---- in kernels: new rows into the cache ---- */
-
-enum { PU_CUDA_LANE_VALUES = PU_CUDA_MAX_HEAD / 32 };
-
-__device__ static inline int pu_level(float x, float low, float inverse, float most) {
-  float q = __fmul_rn(__fsub_rn(x, low), inverse);
-  q = q > 0 ? q : 0;
-  return (int)__fadd_rn(q < most ? q : most, 0.5f);
-}
-
-__device__ static inline float warp_min(float v) {
-  return -warp_max(-v);
-}
-
-/* Of zeros of both signs the minimum is the first, as in pu_kv_pack: the sign is kept in f16. */
-__device__ static inline float pu_first_zero(const float x[PU_CUDA_LANE_VALUES]) {
-  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++) {
-    const unsigned zeros = __ballot_sync(0xffffffffu, x[j] == 0);
-    if (zeros) return __shfl_sync(0xffffffffu, x[j], __ffs(zeros) - 1);
-  }
-  return 0;
-}
-
-/* pu_kv_pack by a warp, to the bit: lane l has values l, l + 32, …, NaN behind the row's end. */
-__device__ static inline void pu_pack_row(char *row, int bits, const float x[PU_CUDA_LANE_VALUES], int dim) {
-  const int lane = threadIdx.x % 32;
-  const float most = (float)((1 << bits) - 1);
-  const float f16_max = 65504;
-  float low = f16_max, high = -f16_max;
-#pragma unroll
-  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++) {
-    low = x[j] < low ? x[j] : low;
-    high = x[j] > high ? x[j] : high;
-  }
-  low = fmaxf(warp_min(low), -f16_max);
-  if (low == 0) low = pu_first_zero(x);
-  high = fminf(warp_max(high), f16_max);
-  high = high > low ? high : low;
-  const half low_kept = __float2half_rn(low);
-  low = __half2float(low_kept);
-  const half scale_kept = __float2half_rn(__fdiv_rn(__fsub_rn(high, low), most));
-  const float scale = __half2float(scale_kept), inverse = scale > 0 ? __fdiv_rn(1.0f, scale) : 0;
-#pragma unroll
-  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++) {
-    const int i = lane + 32 * j, q = pu_level(x[j], low, inverse, most), next = __shfl_down_sync(0xffffffffu, q, 1);
-    if (i >= dim) continue;
-    if (bits == 8)
-      ((unsigned char *)row)[i] = (unsigned char)q;
-    else if (lane % 2 == 0)
-      ((unsigned char *)row)[i / 2] = (unsigned char)(q | next << 4);
-  }
-  if (lane >= PU_KV_PAIR_BYTES) return;
-  const unsigned short kept = __half_as_ushort(lane < 2 ? scale_kept : low_kept);
-  row[dim * bits / 8 + lane] = (char)(kept >> lane % 2 * 8); /* at any address */
-}
-
-/* A row's values as a warp has them for pu_pack_row. */
-__device__ static inline void pu_read_row(float x[PU_CUDA_LANE_VALUES], const char *row, int bits, int dim) {
-#pragma unroll
-  for (int j = 0; j < PU_CUDA_LANE_VALUES; j++) {
-    const int i = threadIdx.x % 32 + 32 * j;
-    x[j] = i < dim ? pu_read_value(row, bits, dim, i) : __int_as_float(0x7fffffff);
-  }
-}
 
 #endif

@@ -14,7 +14,8 @@
  *
  * Between products that read hundreds of megabytes nothing of a call is in the caches, and one sequence is a chain of
  * waits: so what was there before (plan, table, keys) is on its way before the kernels before have ended, what they
- * wrote is asked for all at once, and code that few blocks run, which has to come from memory too, is short.
+ * wrote is asked for all at once, and code that few blocks run, which has to come from memory too, is short. (Plan and
+ * table by plain loads: those of what never changes, ld.global.nc, the compiler may take past a wait.)
  *
  * Rows in few bits stay so until they are in registers: with u the stored number less 2^(bits-1), which f16 holds
  * exactly, a score is scale (q . u) + low' sum(q), and an output the sum of (p scale) u, and of p low' for all its
@@ -22,6 +23,7 @@
  * sides have the same one, and its rows too, so a lane takes whole words of rows, from different banks. */
 #include "src/compute/cuda/mma.h"
 #include "src/compute/cuda/paged.h"
+#include "src/compute/cuda/paged_rows.cuh"
 
 namespace {
 
@@ -89,17 +91,17 @@ __device__ void take(place &p, const int4 &x, const int4 &y) {
 __device__ run find(place &p, const pu_cuda_few &f) {
   const int lane = threadIdx.x % 32, each = f.kv_heads * f.groups;
   int first = 0, span = f.n, all = 0;
-  if (span > 31) all = __ldg(&f.seqs[f.n].before) * each;
+  if (span > 31) all = f.seqs[f.n].before * each;
   const auto in = [&] { return run_begin(blockIdx.x, all) / each; };
   while (span > 31) {
     const int step = (span + 31) / 32, mine = first + min(lane * step, span - 1);
-    const unsigned before = __ballot_sync(0xffffffffu, __ldg(&f.seqs[mine].before) <= in() && lane * step < span);
+    const unsigned before = __ballot_sync(0xffffffffu, f.seqs[mine].before <= in() && lane * step < span);
     const int skip = (31 - __clz(before)) * step;
     first += skip;
     span = min(step, span - skip);
   }
   const int4 *mine = (const int4 *)&f.seqs[first + min(lane, span)];
-  int4 x = __ldg(mine), y = __ldg(mine + 1);
+  int4 x = mine[0], y = mine[1];
   if (f.n <= 31) all = __shfl_sync(0xffffffffu, y.x, span) * each;
   const run r = {run_begin(blockIdx.x, all), run_begin(blockIdx.x + 1, all), all};
   if (r.begin == r.end) return r;
@@ -127,7 +129,7 @@ __device__ void go_on(place &p, const pu_cuda_few &f) {
   do {
     p.seq++;
     const int4 *next = (const int4 *)&f.seqs[p.seq];
-    take(p, __ldg(next), __ldg(next + 1));
+    take(p, next[0], next[1]);
   } while (p.pieces == 0 && p.seq < f.n);
 }
 
@@ -153,7 +155,7 @@ template <int TILE> __device__ int first_of(int from) {
 /* ---- into shared memory ---- */
 
 __device__ int block_at(const pu_cuda_attend &a, const place &m, int pos) {
-  return __ldg(a.k.table + (int64_t)m.seq * a.k.table_stride + (pos >> a.k.shift));
+  return a.k.table[(int64_t)m.seq * a.k.table_stride + (pos >> a.k.shift)];
 }
 
 /* The next tile that the warp brings in; its blocks of the cache were asked for a step before. */
@@ -216,21 +218,6 @@ __device__ const float *angles_of(const pu_cuda_attend &a, const place &m, int t
   return a.cs ? a.cs + (m.row + token) * a.cs_row : NULL;
 }
 
-/* Two values in bf16 with their others of the pairs; by: the sine's sign, -1 for the first ones of the pairs. */
-__device__ uint32_t turned_two(uint32_t x, uint32_t other, float2 cos, float2 sin, float by) {
-  return pair_bf16(
-      pu_turned(__uint_as_float(x << 16), __uint_as_float(other << 16), cos.x, by * sin.x),
-      pu_turned(__uint_as_float(x & 0xffff0000u), __uint_as_float(other & 0xffff0000u), cos.y, by * sin.y));
-}
-
-/* Eight. cs: the first one's cosine; half: how far behind it the sine is. */
-__device__ uint4 turned_eight(uint4 x, uint4 other, const float *cs, int half, float by) {
-  const float4 c = *(const float4 *)cs, d = *(const float4 *)(cs + 4);
-  const float4 s = *(const float4 *)(cs + half), t = *(const float4 *)(cs + half + 4);
-  return {turned_two(x.x, other.x, {c.x, c.y}, {s.x, s.y}, by), turned_two(x.y, other.y, {c.z, c.w}, {s.z, s.w}, by),
-          turned_two(x.z, other.z, {d.x, d.y}, {t.x, t.y}, by), turned_two(x.w, other.w, {d.z, d.w}, {t.z, t.w}, by)};
-}
-
 /* New rows of a sequence, by a warp. What a lane has of the first one's (see new_lane) and the block of the cache that
  * it goes to are asked for ahead of their use. */
 typedef struct arrival {
@@ -252,66 +239,7 @@ template <int D> __device__ uint4 to_put(uint4 x, const float *cs) {
   if (!cs) return x;
   const auto across = [](uint32_t v) { return __shfl_xor_sync(0xffffffffu, v, D / 16); };
   const uint4 other = {across(x.x), across(x.y), across(x.z), across(x.w)};
-  return lane < D / 8 ? turned_eight(x, other, cs + piece % (D / 16) * 8, D / 2, piece < D / 16 ? -1.0f : 1.0f) : x;
-}
-
-/* The first zero of a row, of which each lane has eight values; see pu_first_zero. */
-template <int D> __device__ float first_zero(const float v[8]) {
-  float mine = 1;
-#pragma unroll
-  for (int i = 7; i >= 0; i--) mine = v[i] == 0 ? v[i] : mine;
-  const unsigned all = __ballot_sync(0xffffffffu, mine == 0);
-  const int group = threadIdx.x % 32 / (D / 8) * (D / 8);
-  const float zero = __shfl_sync(0xffffffffu, mine, (__ffs(all >> group & ((1u << D / 8) - 1)) - 1 + group) & 31);
-  return zero == 0 ? zero : 0;
-}
-
-/* pu_pack_row of two rows at once, the key's and the value's, to the bit. */
-template <int D, int KB, int VB> __device__ void pack_both(uint4 x, char *key, char *value) {
-  const int lane = threadIdx.x % 32, piece = lane % (D / 8);
-  const bool first = lane < D / 8;
-  const int bits = first ? KB : VB;
-  const uint32_t words[4] = {x.x, x.y, x.z, x.w};
-  const float most = (float)((1 << bits) - 1), f16_max = 65504;
-  float v[8], low = f16_max, high = -f16_max;
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    v[i] = __uint_as_float(i % 2 ? words[i / 2] & 0xffff0000u : words[i / 2] << 16);
-    low = v[i] < low ? v[i] : low;
-    high = v[i] > high ? v[i] : high;
-  }
-#pragma unroll
-  for (int step = 1; step < D / 8; step *= 2) {
-    low = fminf(low, __shfl_xor_sync(0xffffffffu, low, step));
-    high = fmaxf(high, __shfl_xor_sync(0xffffffffu, high, step));
-  }
-  low = fmaxf(low, -f16_max);
-  if (__any_sync(0xffffffffu, low == 0)) {
-    const float zero = first_zero<D>(v);
-    low = low == 0 ? zero : low;
-  }
-  high = fminf(high, f16_max);
-  high = high > low ? high : low;
-  const half low_kept = __float2half_rn(low);
-  low = __half2float(low_kept);
-  const half scale_kept = __float2half_rn(__fdiv_rn(__fsub_rn(high, low), most));
-  const float scale = __half2float(scale_kept), inverse = scale > 0 ? __fdiv_rn(1.0f, scale) : 0;
-  uint32_t codes[2] = {};
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    const uint32_t q = (uint32_t)pu_level(v[i], low, inverse, most);
-    if (KB == 8 && (VB == 8 || first))
-      codes[i / 4] |= q << i % 4 * 8;
-    else
-      codes[0] |= q << i * 4;
-  }
-  char *row = first ? key : value;
-  if (lane >= D / 4) return;
-  uint32_t *to = (uint32_t *)(row + piece * bits);
-  to[0] = codes[0];
-  if (bits == 8) to[1] = codes[1];
-  if (piece == 0)
-    *(uint32_t *)(row + D * bits / 8) = __half_as_ushort(scale_kept) | (uint32_t)__half_as_ushort(low_kept) << 16;
+  return lane < D / 8 ? pu_turned_eight(x, other, cs + piece % (D / 16) * 8, D / 2, piece < D / 16 ? -1.0f : 1.0f) : x;
 }
 
 /* What to_put gave, into row r of a tile. */
@@ -320,7 +248,9 @@ template <int D, int KB, int VB> __device__ void put_row(uint4 x, int r, char *k
   if constexpr (KB == 16) {
     if (lane < D / 4) *(uint4 *)((lane < D / 8 ? keys : values) + swizzled<D>(r, lane % (D / 8))) = x;
   } else {
-    pack_both<D, KB, VB>(x, keys + r * sizes<D, KB>::row, values + r * sizes<D, VB>::row);
+    const bool first = lane < D / 8;
+    pu_pack_lanes<D>(x, first ? KB : VB, first ? keys + r * sizes<D, KB>::row : values + r * sizes<D, VB>::row,
+                     lane < D / 4);
   }
 }
 
@@ -334,7 +264,7 @@ __device__ run load_piece(place &p, const pu_cuda_attend &a, const pu_cuda_few &
   p.group = rest % f.groups;
   p.head = rest / f.groups % f.kv_heads;
   p.seq = rest / f.groups / f.kv_heads;
-  const int4 *seq = (const int4 *)&f.seqs[p.seq], x = __ldg(seq), y = __ldg(seq + 1);
+  const int4 *seq = (const int4 *)&f.seqs[p.seq], x = seq[0], y = seq[1];
 #pragma unroll
   for (int i = 0; i < STEPS; i++) {
     c[i].p = p;
@@ -619,8 +549,8 @@ template <int D, int BITS> __device__ void read_queries(uint32_t to[D / 16][2], 
       uint32_t *first = &to[i / 2][i % 2], *second = &to[i / 2 + D / 32][i % 2];
       const uint32_t x = *first, y = *second;
       const float2 cos = *(const float2 *)(cs + 8 * i + 2 * t), sin = *(const float2 *)(cs + D / 2 + 8 * i + 2 * t);
-      *first = turned_two(x, y, cos, sin, -1);
-      *second = turned_two(y, x, cos, sin, 1);
+      *first = pu_turned_two(x, y, cos, sin, -1);
+      *second = pu_turned_two(y, x, cos, sin, 1);
     }
   } else {
 #pragma unroll
@@ -628,7 +558,7 @@ template <int D, int BITS> __device__ void read_queries(uint32_t to[D / 16][2], 
       uint4 x = *(const uint4 *)(q + (t * (D / 4) + 8 * i) * 2);
       if (cs) {
         const uint4 other = *(const uint4 *)(q + ((t ^ 2) * (D / 4) + 8 * i) * 2);
-        x = turned_eight(x, other, cs + t % 2 * (D / 4) + 8 * i, D / 2, t < 2 ? -1.0f : 1.0f);
+        x = pu_turned_eight(x, other, cs + t % 2 * (D / 4) + 8 * i, D / 2, t < 2 ? -1.0f : 1.0f);
       }
       to[2 * i][0] = BITS == 8 ? x.x : __byte_perm(x.x, x.z, 0x5410);
       to[2 * i][1] = BITS == 8 ? x.y : __byte_perm(x.x, x.z, 0x7632);

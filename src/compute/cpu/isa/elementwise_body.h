@@ -183,7 +183,7 @@ INLINE void head_norm(const pu_qk_norm_args *a, int64_t n, int64_t head, pu_dtyp
     squares = v_fma(v, v, squares);
   }
   float rstd = 1 / sqrtf(v_sum(squares) / (float)dim + a->eps);
-  ((float *)pu_row(a->rstd, n))[head] = rstd;
+  if (a->rstd) ((float *)pu_row(a->rstd, n))[head] = rstd;
   v16 r = v_set1(rstd);
   for (int64_t d = 0; d < dim; d += 16)
     write16(y, type, d, dim, v_mul(v_mul(read16(x, type, d, dim), r), read16(w, PU_F32, d, dim)));
@@ -192,8 +192,9 @@ INLINE void head_norm(const pu_qk_norm_args *a, int64_t n, int64_t head, pu_dtyp
 INLINE void qk_norm_row(const pu_qk_norm_args *a, int64_t n, pu_dtype type) {
   int64_t normed = a->heads + a->kv_heads, v0 = normed * a->head_dim, values = (int64_t)a->kv_heads * a->head_dim;
   for (int64_t head = 0; head < normed; head++) head_norm(a, n, head, type);
-  memcpy(element(pu_row(a->out, n), type, v0), element(pu_row(a->qkv, n), type, v0),
-         (size_t)values * (type == PU_F32 ? 4 : 2));
+  if (a->out->data != a->qkv->data)
+    memcpy(element(pu_row(a->out, n), type, v0), element(pu_row(a->qkv, n), type, v0),
+           (size_t)values * (type == PU_F32 ? 4 : 2));
 }
 
 static void qk_norm_rows(void *arg, int64_t begin, int64_t end, int worker) {

@@ -214,10 +214,20 @@ static void attend_cached_heads(void *arg, int64_t begin, int64_t end, int worke
         attend_cached(job->a, head, s, n, first_new(job->a, s) + n - seqs->cu[s], job->cpu->scratch[worker]);
 }
 
-pu_err pu_ref_turn(pu_backend *be, pu_attention_paged_args *a, pu_error *e) {
-  pu_rope_args rope = {a->qkv, a->cs, a->heads, a->kv_heads, a->head_dim};
-  a->cs = NULL;
-  return rope.cs ? be->forward[PU_OP_rope](be, &rope, e) : PU_OK;
+pu_err pu_ref_qk_ready(pu_backend *be, pu_attention_paged_args *a, pu_error *e) {
+  const pu_qk_ready r = a->ready;
+  pu_qk_norm_args norm = {.qkv = a->qkv,
+                          .wq = r.wq,
+                          .wk = r.wk,
+                          .out = a->qkv,
+                          .heads = a->heads,
+                          .kv_heads = a->kv_heads,
+                          .head_dim = a->head_dim,
+                          .eps = r.eps};
+  pu_rope_args rope = {a->qkv, r.cs, a->heads, a->kv_heads, a->head_dim};
+  a->ready = (pu_qk_ready){0};
+  if (r.wq) PU_TRY(be->forward[PU_OP_qk_norm](be, &norm, e));
+  return r.cs ? be->forward[PU_OP_rope](be, &rope, e) : PU_OK;
 }
 
 pu_err pu_ref_attention_paged(pu_backend *be, void *args, pu_error *e) {
@@ -225,7 +235,7 @@ pu_err pu_ref_attention_paged(pu_backend *be, void *args, pu_error *e) {
   paged_job job = {(pu_cpu *)be, &a};
   const pu_seqs *seqs = job.a->seqs;
   if (job.a->head_dim > MAX_HEAD_DIM) return too_large(e, job.a->head_dim);
-  PU_TRY(pu_ref_turn(be, &a, e));
+  PU_TRY(pu_ref_qk_ready(be, &a, e));
   for (int32_t s = 0; s < seqs->n; s++) {
     if (!fits_scratch(job.cpu, job.a->kv->len[s])) return too_long(e, job.a->kv->len[s]);
     for (int64_t n = seqs->cu[s]; n < seqs->cu[s + 1]; n++)

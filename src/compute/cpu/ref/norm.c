@@ -94,7 +94,7 @@ static void head_norm(const pu_qk_norm_args *a, int64_t n, int head) {
     squares += (double)v * v;
   }
   float r = (float)(1 / sqrt(squares / a->head_dim + (double)a->eps));
-  pu_set(a->rstd, n, head, r);
+  if (a->rstd) pu_set(a->rstd, n, head, r);
   for (int64_t d = 0; d < a->head_dim; d++) pu_set(a->out, n, d0 + d, pu_get(a->qkv, n, d0 + d) * r * pu_get1(w, d));
 }
 

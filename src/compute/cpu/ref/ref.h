@@ -28,8 +28,8 @@ pu_err pu_ref_linear_of_fp8(pu_cpu *cpu, const pu_linear_args *a, pu_error *e);
 void pu_ref_int8_weight(pu_cpu *cpu, const pu_tensor *w, pu_tensor *out);
 pu_err pu_ref_linear_of_int8(pu_cpu *cpu, const pu_linear_args *a, pu_error *e);
 
-/* Turns q and k where the call has angles, which are gone from it then. */
-pu_err pu_ref_turn(pu_backend *be, pu_attention_paged_args *a, pu_error *e);
+/* Makes q and k ready, in place; from then on the call has nothing of that. */
+pu_err pu_ref_qk_ready(pu_backend *be, pu_attention_paged_args *a, pu_error *e);
 
 /* db = column sums of dy. */
 void pu_ref_bias_back(pu_cpu *cpu, const pu_tensor *dy, pu_tensor *b);
