@@ -153,7 +153,7 @@ struct pu_backend {
   pu_err (*copy)(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e); /* inside the device, apart */
   /* `rows` pieces of so many bytes, their beginnings to_stride and from_stride apart. Either side may be memory of this
    * machine. In order with operations, but the caller does not wait: what lies on this machine is read or written until
-   * the next sync. */
+   * the next sync, or until a mark that was made behind it is reached. */
   pu_err (*copy_rows)(pu_backend *be, void *to, size_t to_stride, const void *from, size_t from_stride, size_t bytes,
                       int64_t rows, pu_error *e);
   /* Makes copy_rows from and to this memory of the machine fast, until unpin (after a sync). Whole pages; takes them. A
@@ -161,6 +161,11 @@ struct pu_backend {
   pu_err (*pin)(pu_backend *be, void *host, size_t bytes, pu_error *e);
   void (*unpin)(pu_backend *be, void *host);
   pu_err (*sync)(pu_backend *be, pu_error *e);
+  /* mark: *at becomes the number, from 1, of a place in line: behind all that was asked for so far. reach: waits until
+   * the device is there, but not for what was asked for since; what went wrong before it is told. NULL, both: what was
+   * asked for is done when the call returns. */
+  pu_err (*mark)(pu_backend *be, uint64_t *at, pu_error *e);
+  pu_err (*reach)(pu_backend *be, uint64_t at, pu_error *e);
   /* What is asked for between record and play may be kept under `key` and, when that comes again, run as one. For the
    * same key the caller promises the same calls in the same order, with tensors at the same places and of the same
    * sizes; only what uploads bring (it may be overwritten at once) and host arrays that operations are given (sequences,
@@ -340,7 +345,7 @@ void pu_kv_unpack(float *x, const void *row, int bits, int64_t n);
 
 /* y[n] = w[ids[n]]. ids: i32 [N]; w: [V, C]; y: [N, C] of dtype `out` (f32: the start of the residual stream).
  * An id outside [0, V) is PU_ERR_SHAPE: from the operation itself on the CPU, whose y is undefined then; a device makes
- * its row zeros and tells with the next download, sync or sum. Backward: deterministic sum into w->grad. */
+ * its row zeros and tells with the next download, sync or reach. Backward: deterministic sum into w->grad. */
 typedef struct pu_embedding_args {
   const pu_tensor *ids;
   pu_tensor *w, *y;

@@ -2,7 +2,8 @@
  * gives out as memory are addresses that nobody can touch: only its own functions know where the memory behind them is.
  * It holds NaNs where nothing was written, and is as much as PUYU_FAR_MEMORY says (in MiB; PUYU_FAR_ISA lowers the
  * instruction set); and what operations are given must lie in it. So whoever takes a device's memory for the machine's
- * own crashes here, and not first on a GPU. It has no tiled weights, like other devices.
+ * own crashes here, and not first on a GPU. It has no tiled weights, like other devices. Rows that are copied to the
+ * machine's memory arrive when they are waited for, as NaNs before.
  *
  * What is recorded under a key runs as it is asked for, but it must be the same each time, and nothing may be waited
  * for in between. The third time nothing runs at all, and it is to be asked for again. What is made ready runs when it
@@ -45,6 +46,15 @@ typedef struct later {
 } later;
 enum { UPLOAD = PU_OP_COUNT, CLEAR, COPY };
 
+/* Rows that are on their way to the machine's memory. */
+typedef struct due {
+  struct due *next;
+  char *to, *rows; /* rows: one after the other */
+  size_t stride, bytes;
+  int64_t n;
+  uint64_t marks; /* made before */
+} due;
+
 typedef struct far {
   pu_backend base;
   pu_backend *cpu;
@@ -56,6 +66,8 @@ typedef struct far {
   uint64_t ready, last_ready; /* 0: nothing is */
   size_t used, total;
   size_t pinned; /* areas of the host */
+  due *owed, **last_owed;
+  uint64_t marks;
 } far;
 
 enum { POISON = 4 << 20, USUAL_MIB = 32 << 10, MOST_TENSORS = 2048 };
@@ -314,11 +326,24 @@ static pu_err far_upload(pu_backend *be, void *device, const void *host, size_t 
   return is_dry(f) ? PU_OK : f->cpu->upload(f->cpu, to, host, bytes, e);
 }
 
+/* What was on its way when the at-th mark was made arrives. */
+static void arrive(far *f, uint64_t at) {
+  while (f->owed && f->owed->marks < at) {
+    due *d = f->owed;
+    for (int64_t i = 0; i < d->n; i++) memcpy(d->to + (size_t)i * d->stride, d->rows + (size_t)i * d->bytes, d->bytes);
+    f->owed = d->next;
+    free(d->rows);
+    free(d);
+  }
+  if (!f->owed) f->last_owed = &f->owed;
+}
+
 static pu_err far_download(pu_backend *be, void *host, const void *device, size_t bytes, pu_error *e) {
   far *f = of(be);
   const void *from = behind(f, device, bytes);
   PU_TRY(is_outside(f, "a download", e));
   PU_TRY(must(from && !inside(f, host), "a download to the device, or not from it", e));
+  arrive(f, UINT64_MAX);
   return f->cpu->download(f->cpu, host, from, bytes, e);
 }
 
@@ -349,12 +374,29 @@ static void *side(const far *f, const void *at, size_t stride, size_t bytes, int
   return behind(f, at, stride * (size_t)(rows - 1) + bytes);
 }
 
+static void owe(far *f, void *to, size_t to_stride, const void *from, size_t from_stride, size_t bytes, int64_t rows) {
+  due *d = calloc(1, sizeof *d);
+  if (!d || !(d->rows = malloc(PU_MAX(bytes * (size_t)rows, (size_t)1)))) abort();
+  d->to = to, d->stride = to_stride, d->bytes = bytes, d->n = rows, d->marks = f->marks;
+  for (int64_t i = 0; i < rows; i++) {
+    memcpy(d->rows + (size_t)i * bytes, (const char *)from + (size_t)i * from_stride, bytes);
+    memset(d->to + (size_t)i * to_stride, 0xff, bytes);
+  }
+  *f->last_owed = d;
+  f->last_owed = &d->next;
+}
+
 static pu_err far_copy_rows(pu_backend *be, void *to, size_t to_stride, const void *from, size_t from_stride,
                             size_t bytes, int64_t rows, pu_error *e) {
   far *f = of(be);
   void *t = side(f, to, to_stride, bytes, rows), *s = side(f, from, from_stride, bytes, rows);
   PU_TRY(must(t && s, "rows are copied beyond the device's memory", e));
   PU_TRY(is_outside(f, "rows are copied", e));
+  if (t == to) {
+    owe(f, t, to_stride, s, from_stride, bytes, rows);
+    return PU_OK;
+  }
+  arrive(f, UINT64_MAX); /* they may be what is copied now */
   return f->cpu->copy_rows(f->cpu, t, to_stride, s, from_stride, bytes, rows, e);
 }
 
@@ -375,7 +417,21 @@ static void far_unpin(pu_backend *be, void *host) {
 
 static pu_err far_sync(pu_backend *be, pu_error *e) {
   PU_TRY(is_outside(of(be), "a wait", e));
+  arrive(of(be), UINT64_MAX);
   return of(be)->cpu->sync(of(be)->cpu, e);
+}
+
+static pu_err far_mark(pu_backend *be, uint64_t *at, pu_error *e) {
+  PU_TRY(is_outside(of(be), "a mark", e));
+  *at = ++of(be)->marks;
+  return PU_OK;
+}
+
+static pu_err far_reach(pu_backend *be, uint64_t at, pu_error *e) {
+  PU_TRY(is_outside(of(be), "a wait", e));
+  PU_TRY(must(at > 0 && at <= of(be)->marks, "a mark is to be reached that was not made", e));
+  arrive(of(be), at);
+  return PU_OK;
 }
 
 static size_t far_work_bytes(const pu_backend *be, const pu_work_shape *s) {
@@ -516,6 +572,11 @@ static void far_close(pu_backend *be) {
   while (f->areas) far_free(be, f->areas->at);
   forget_all(f);
   if (f->pinned) abort();
+  for (due *d = f->owed, *next; d; d = next) { /* nobody waited: where they were to go may be gone */
+    next = d->next;
+    free(d->rows);
+    free(d);
+  }
   f->cpu->close(f->cpu);
   free(f);
 }
@@ -554,6 +615,8 @@ pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
                          .pin = far_pin,
                          .unpin = far_unpin,
                          .sync = far_sync,
+                         .mark = far_mark,
+                         .reach = far_reach,
                          .record = far_record,
                          .play = far_play,
                          .close = far_close,
@@ -562,6 +625,7 @@ pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
                          .memory = far_memory,
                          .describe = far_describe};
   f->last = &f->first;
+  f->last_owed = &f->owed;
   f->total = (mib ? strtoull(mib, NULL, 10) : USUAL_MIB) << 20;
   fill_table(f);
   *out = &f->base;

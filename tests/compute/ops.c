@@ -720,22 +720,34 @@ static void adapted_rows_are_steady(void **state) {
   be->close(be);
 }
 
+static pu_err wait_for(pu_backend *be, bool mark, pu_error *e) {
+  uint64_t at;
+  if (!mark) return be->sync(be, e);
+  PU_TRY(be->mark(be, &at, e));
+  return be->reach(be, at, e);
+}
+
 /* What is in the tokens only the device sees: told when it is waited for next, and once. */
-static void device_refuses(void **state) {
-  (void)state;
+static void refuses_when(pu_backend *be, bool marked) {
   env t;
-  pu_backend *be = open_device();
-  if (!be) skip();
   env_open(&t, be, PU_F32, 1, SMALL_MEMORY);
   pu_tensor *w = filled(&t, PU_F32, 2, (int64_t[]){4, 3}, 1, false), *ids = ints(&t, 3, 0, 4);
   ok(&t, be->upload(be, (int32_t *)ids->data + 1, (int32_t[]){4, -1}, 2 * sizeof(int32_t), &t.error));
   if (pu_embedding(&t.c, ids, w, PU_F32))
-    assert_int_equal(be->sync(be, &t.error), PU_ERR_SHAPE);
+    assert_int_equal(wait_for(be, marked, &t.error), PU_ERR_SHAPE);
   else
     assert_int_equal(t.c.status, PU_ERR_SHAPE);
   assert_non_null(strstr(t.error.msg, "token 4 at place 1"));
-  ok(&t, be->sync(be, &t.error));
+  ok(&t, wait_for(be, marked, &t.error));
   env_close(&t);
+}
+
+static void device_refuses(void **state) {
+  (void)state;
+  pu_backend *be = open_device();
+  if (!be) skip();
+  refuses_when(be, false);
+  if (be->mark) refuses_when(be, true);
   be->close(be);
 }
 
