@@ -537,7 +537,7 @@ pu_tensor *pu_top_logits(pu_ctx *c, const pu_tensor *logits, int64_t vocab, int 
                          pu_tensor **values, pu_tensor **sums); /* = ids */
 
 /* Sum of squares of all elements of n tensors (f32 or bf16, contiguous), in double, in an order that does not depend on threads:
- * tensor by tensor in the order of the list. *out: host; a device is waited for once, for that number. */
+ * tensor by tensor in the order of the list. out: [1] in the backend's memory, so that nobody has to wait for it. */
 typedef struct pu_sum_squares_args {
   const pu_tensor *const *t;
   int n;
@@ -545,9 +545,25 @@ typedef struct pu_sum_squares_args {
 } pu_sum_squares_args;
 pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) PU_MUST_USE;
 
+/* Whether a step is taken whose gradients have this norm, and then what they are multiplied with: all that is decided
+ * from the norm, so that a device and the host, which learns of it later, say the same. Not taken: a norm that is not
+ * finite, or above `most`. *scale: as PyTorch's clip_grad_norm_ has it; clip 0: 1. */
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+static inline bool pu_adamw_takes(double norm, double clip, double most, float *scale) {
+  if (!(norm <= most) || norm - norm != 0) return false;
+  *scale = (float)(clip > 0 && norm > clip ? clip / (norm + 1e-6) : 1);
+  return true;
+}
+
 /* One AdamW step (Loshchilov & Hutter 2019) of n parameters, as PyTorch's: p *= 1 - lr wd; m = b1 m + (1 - b1) g;
- * v = b2 v + (1 - b2) g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps). g is first multiplied by grad_scale
- * (clipping).
+ * v = b2 v + (1 - b2) g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps).
+ *
+ * The gate is asked where the gradients are: pu_adamw_takes says of sqrt(*squares) whether the step is taken, and what g
+ * is first multiplied with. Nor is it taken where a value of `finite` is not finite. A step that is not taken leaves p,
+ * low, m and v as they are, to the bit.
+ *
  * g: f32 or bf16; m, v: both f32 or both bf16; p: f32; or bf16 with the lower halves of the f32 values in low (u16;
  * pu_split_f32); or bf16 alone. All of the same count. Computed in f32. What is bf16 (but for a p that has low) is rounded
  * stochastically: up with the probability that its distance from the lower of its neighbours is of theirs, so that what
@@ -557,11 +573,17 @@ typedef struct pu_adamw_param {
   float weight_decay;
   uint64_t seed;
 } pu_adamw_param;
+typedef struct pu_adamw_gate {
+  const double *squares;   /* [1] in the backend's memory (pu_sum_squares); NULL: no gate, g is taken as it is */
+  const pu_tensor *finite; /* f32, contiguous: the losses; NULL: none */
+  double clip, most;       /* 0: no clipping; INFINITY: no norm is too large */
+} pu_adamw_gate;
 typedef struct pu_adamw_args {
   const pu_adamw_param *of;
   int n;
-  float lr, beta1, beta2, eps, grad_scale;
+  float lr, beta1, beta2, eps;
   int64_t step; /* from 1 */
+  pu_adamw_gate gate;
 } pu_adamw_args;
 pu_err pu_adamw(pu_ctx *c, const pu_adamw_args *a) PU_MUST_USE;
 

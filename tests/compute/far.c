@@ -458,6 +458,7 @@ typedef struct list {
   pu_tensor *v[MOST_TENSORS];
   void *given[MOST_TENSORS]; /* their addresses on the device */
   int n;
+  double **number, *given_number; /* one that lies on the device, or NULL; and its address */
 } list;
 
 static void add_one(list *l, const pu_tensor *t) {
@@ -501,6 +502,7 @@ TENSORS(pack_weight, a->out)
 static void list_sum_squares(const void *args, list *l) {
   const pu_sum_squares_args *a = args;
   add(l, a->t, a->n);
+  l->number = (double **)(uintptr_t)&a->out;
 }
 
 static void list_adamw(const void *args, list *l) {
@@ -509,6 +511,8 @@ static void list_adamw(const void *args, list *l) {
     const pu_adamw_param *w = &a->of[i];
     add(l, (const pu_tensor *const[]){w->p, w->low, w->g, w->m, w->v}, 5);
   }
+  add(l, &a->gate.finite, 1);
+  if (a->gate.squares) l->number = (double **)(uintptr_t)&a->gate.squares;
 }
 
 static void list_lora(const void *args, list *l) {
@@ -527,6 +531,15 @@ static size_t reach(const pu_tensor *t) {
   return (size_t)(last + 1) * pu_dtype_size(t->dtype);
 }
 
+/* The number's place as it is for the CPU. */
+static pu_err go_behind(const far *f, list *l, pu_error *e) {
+  if (!l->number) return PU_OK;
+  double *memory = behind(f, *l->number, sizeof **l->number);
+  l->given_number = *l->number;
+  if (memory) *l->number = memory;
+  return must(memory, "an operation's number lies in host memory", e);
+}
+
 static pu_err run(pu_backend *be, pu_op op, bool backward, void *args, pu_error *e) {
   static void (*const lists[PU_OP_COUNT])(const void *, list *) = {
 #define PU_OP(name, has_backward) list_##name,
@@ -535,11 +548,11 @@ static pu_err run(pu_backend *be, pu_op op, bool backward, void *args, pu_error 
   };
   far *f = of(be);
   list l = {.n = 0};
-  pu_err err = PU_OK;
   if (f->open) PU_TRY(must(pu_call_playable(op) && !backward && !f->going, "this operation cannot be played again", e));
   add_later_op(f, op, args);
   PU_TRY(note(f, pu_call_hash(0, op, args), e));
   lists[op](args, &l);
+  pu_err err = go_behind(f, &l, e);
   int n = 0; /* so many of them point to where the memory is */
   for (; n < l.n && !err; n++) {
     l.given[n] = l.v[n]->data;
@@ -549,6 +562,7 @@ static pu_err run(pu_backend *be, pu_op op, bool backward, void *args, pu_error 
   }
   if (!err && !is_dry(f)) err = (backward ? f->cpu->backward : f->cpu->forward)[op](f->cpu, args, e);
   while (n-- > 0) l.v[n]->data = l.given[n];
+  if (l.number) *l.number = l.given_number;
   for (int i = 0; i < l.n; i++) /* an operation may hand memory on as a gradient's */
     if (l.v[i]->grad) l.v[i]->grad->data = before(f, l.v[i]->grad->data);
   return err;

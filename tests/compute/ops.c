@@ -483,16 +483,24 @@ static void run_loss(env *t) {
   result(t, pu_linear_cross_entropy(&t->c, x, w, targets, scale));
 }
 
+/* A double in the backend's memory. */
+static double *number(env *t, double v) {
+  double *place = must(t, pu_arena_alloc(t->c.mem, sizeof v));
+  ok(t, t->c.be->upload(t->c.be, place, &v, sizeof v, &t->error));
+  return place;
+}
+
 static void run_sum_squares(env *t) {
   const pu_tensor *list[4];
   int n = (int)below(t, 5);
-  double sum;
+  double sum, *place = number(t, NAN);
   pu_tensor *out = must(t, pu_tensor_new(&t->c, PU_F32, 1, (int64_t[]){1}, false));
   for (int i = 0; i < n; i++) {
     int64_t count = below(t, 4) ? 1 + below(t, 200000) : below(t, 2);
     list[i] = filled(t, below(t, 2) ? PU_F32 : t->type, 1, &count, 1, false);
   }
-  ok(t, pu_sum_squares(&t->c, list, n, &sum));
+  ok(t, pu_sum_squares(&t->c, list, n, place));
+  ok(t, t->c.be->download(t->c.be, &sum, place, sizeof sum, &t->error));
   upload(t, out, (float[]){(float)sum});
   result(t, out);
 }
@@ -541,7 +549,8 @@ static void run_adamw(env *t) {
   pu_adamw_param of[MOST_STEPPED];
   const int n = 1 + (int)below(t, MOST_STEPPED);
   for (int i = 0; i < n; i++) of[i] = stepped(t);
-  pu_adamw_args a = {of, n, 3e-2f, 0.9f, 0.95f, 1e-8f, 0.7f, 1 + below(t, 100)};
+  pu_adamw_args a = {of, n, 3e-2f, 0.9f, 0.95f, 1e-8f, 1 + below(t, 100), {NULL, NULL, 0, INFINITY}};
+  if (below(t, 4)) a.gate.squares = number(t, 4), a.gate.clip = 0.7 * (double)below(t, 5);
   ok(t, pu_adamw(&t->c, &a));
   for (int i = 0; i < n; i++) {
     result(t, of[i].low ? joined(t, of[i].p, of[i].low) : of[i].p);
