@@ -153,7 +153,7 @@ struct pu_backend {
   pu_err (*copy)(pu_backend *be, void *to, const void *from, size_t bytes, pu_error *e); /* inside the device, apart */
   /* `rows` pieces of so many bytes, their beginnings to_stride and from_stride apart. Either side may be memory of this
    * machine. In order with operations, but the caller does not wait: what lies on this machine is read or written until
-   * the next sync. */
+   * the next sync, or until a mark that was made behind it is reached. */
   pu_err (*copy_rows)(pu_backend *be, void *to, size_t to_stride, const void *from, size_t from_stride, size_t bytes,
                       int64_t rows, pu_error *e);
   /* Makes copy_rows from and to this memory of the machine fast, until unpin (after a sync). Whole pages; takes them. A
@@ -161,6 +161,11 @@ struct pu_backend {
   pu_err (*pin)(pu_backend *be, void *host, size_t bytes, pu_error *e);
   void (*unpin)(pu_backend *be, void *host);
   pu_err (*sync)(pu_backend *be, pu_error *e);
+  /* mark: *at becomes the number, from 1, of a place in line: behind all that was asked for so far. reach: waits until
+   * the device is there, but not for what was asked for since; what went wrong before it is told. NULL, both: what was
+   * asked for is done when the call returns. */
+  pu_err (*mark)(pu_backend *be, uint64_t *at, pu_error *e);
+  pu_err (*reach)(pu_backend *be, uint64_t at, pu_error *e);
   /* What is asked for between record and play may be kept under `key` and, when that comes again, run as one. For the
    * same key the caller promises the same calls in the same order, with tensors at the same places and of the same
    * sizes; only what uploads bring (it may be overwritten at once) and host arrays that operations are given (sequences,
@@ -345,7 +350,7 @@ void pu_kv_unpack(float *x, const void *row, int bits, int64_t n);
 
 /* y[n] = w[ids[n]]. ids: i32 [N]; w: [V, C]; y: [N, C] of dtype `out` (f32: the start of the residual stream).
  * An id outside [0, V) is PU_ERR_SHAPE: from the operation itself on the CPU, whose y is undefined then; a device makes
- * its row zeros and tells with the next download, sync or sum. Backward: deterministic sum into w->grad. */
+ * its row zeros and tells with the next download, sync or reach. Backward: deterministic sum into w->grad. */
 typedef struct pu_embedding_args {
   const pu_tensor *ids;
   pu_tensor *w, *y;
@@ -544,7 +549,7 @@ pu_tensor *pu_top_logits(pu_ctx *c, const pu_tensor *logits, int64_t vocab, int 
                          pu_tensor **values, pu_tensor **sums); /* = ids */
 
 /* Sum of squares of all elements of n tensors (f32 or bf16, contiguous), in double, in an order that does not depend on threads:
- * tensor by tensor in the order of the list. *out: host; a device is waited for once, for that number. */
+ * tensor by tensor in the order of the list. out: [1] in the backend's memory, so that nobody has to wait for it. */
 typedef struct pu_sum_squares_args {
   const pu_tensor *const *t;
   int n;
@@ -552,9 +557,25 @@ typedef struct pu_sum_squares_args {
 } pu_sum_squares_args;
 pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) PU_MUST_USE;
 
+/* Whether a step is taken whose gradients have this norm, and then what they are multiplied with: all that is decided
+ * from the norm, so that a device and the host, which learns of it later, say the same. Not taken: a norm that is not
+ * finite, or above `most`. *scale: as PyTorch's clip_grad_norm_ has it; clip 0: 1. */
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+static inline bool pu_adamw_takes(double norm, double clip, double most, float *scale) {
+  if (!(norm <= most) || norm - norm != 0) return false;
+  *scale = (float)(clip > 0 && norm > clip ? clip / (norm + 1e-6) : 1);
+  return true;
+}
+
 /* One AdamW step (Loshchilov & Hutter 2019) of n parameters, as PyTorch's: p *= 1 - lr wd; m = b1 m + (1 - b1) g;
- * v = b2 v + (1 - b2) g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps). g is first multiplied by grad_scale
- * (clipping).
+ * v = b2 v + (1 - b2) g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps).
+ *
+ * The gate is asked where the gradients are: pu_adamw_takes says of sqrt(*squares) whether the step is taken, and what g
+ * is first multiplied with. Nor is it taken where a value of `finite` is not finite. A step that is not taken leaves p,
+ * low, m and v as they are, to the bit.
+ *
  * g: f32 or bf16; m, v: both f32 or both bf16; p: f32; or bf16 with the lower halves of the f32 values in low (u16;
  * pu_split_f32); or bf16 alone. All of the same count. Computed in f32. What is bf16 (but for a p that has low) is rounded
  * stochastically: up with the probability that its distance from the lower of its neighbours is of theirs, so that what
@@ -564,11 +585,17 @@ typedef struct pu_adamw_param {
   float weight_decay;
   uint64_t seed;
 } pu_adamw_param;
+typedef struct pu_adamw_gate {
+  const double *squares;   /* [1] in the backend's memory (pu_sum_squares); NULL: no gate, g is taken as it is */
+  const pu_tensor *finite; /* f32, contiguous: the losses; NULL: none */
+  double clip, most;       /* 0: no clipping; INFINITY: no norm is too large */
+} pu_adamw_gate;
 typedef struct pu_adamw_args {
   const pu_adamw_param *of;
   int n;
-  float lr, beta1, beta2, eps, grad_scale;
+  float lr, beta1, beta2, eps;
   int64_t step; /* from 1 */
+  pu_adamw_gate gate;
 } pu_adamw_args;
 pu_err pu_adamw(pu_ctx *c, const pu_adamw_args *a) PU_MUST_USE;
 

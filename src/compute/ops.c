@@ -438,7 +438,6 @@ pu_tensor *pu_top_logits(pu_ctx *c, const pu_tensor *logits, int64_t vocab, int 
 
 pu_err pu_sum_squares(pu_ctx *c, const pu_tensor *const *t, int n, double *out) {
   pu_sum_squares_args a = {t, n, out};
-  *out = 0;
   for (int i = 0; i < n; i++)
     if (!c->status && !is_compute(t[i]->dtype)) misfit(c, "sum_squares");
   run(c, PU_OP_sum_squares, &a);
@@ -454,7 +453,8 @@ static bool can_step(const pu_adamw_param *a) {
 
 pu_err pu_adamw(pu_ctx *c, const pu_adamw_args *a) {
   pu_adamw_args args = *a;
-  bool ok = a->step > 0;
+  const pu_tensor *finite = a->gate.finite;
+  bool ok = a->step > 0 && (!finite || (finite->dtype == PU_F32 && pu_tensor_contiguous(finite)));
   for (int i = 0; i < a->n; i++) ok = ok && can_step(&a->of[i]);
   if (!ok) misfit(c, "adamw");
   run(c, PU_OP_adamw, &args);

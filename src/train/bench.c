@@ -1,5 +1,6 @@
 /* puyu bench train: a step as the loop runs it, and the matrix products it is made of. */
 #include "src/train/memory.h"
+#include "src/train/news.h"
 #include "src/train/optim.h"
 #include "src/train/peak.h"
 #include "src/train/profile.h"
@@ -13,6 +14,7 @@ typedef struct bench {
   pu_backend *be;
   pu_model *model;
   pu_train_optim optim;
+  pu_train_news news;
   pu_train_profile profile;
   pu_arena *host, *step_host;
   void *memory;
@@ -109,10 +111,13 @@ static pu_err run_passes(bench *b) {
 }
 
 static pu_err run_update(bench *b, int64_t step, pu_error *e) {
-  double norm;
-  PU_TRY(pu_train_optim_norm(&b->optim, &b->ctx, &norm));
-  if (!isfinite(norm)) return pu_fail(e, PU_ERR_INTERNAL, "the gradient of random weights is not a number");
-  return pu_train_optim_step(&b->optim, &b->ctx, &b->cfg, b->cfg.optim.lr, 1 / fmax(norm, 1), step);
+  const pu_adamw_gate gate = {.squares = b->news.squares, .clip = 1, .most = INFINITY};
+  PU_TRY(pu_train_optim_sum(&b->optim, &b->ctx, b->news.squares));
+  PU_TRY(pu_train_news_send(&b->news, 0, e));
+  PU_TRY(pu_train_optim_step(&b->optim, &b->ctx, &b->cfg, b->cfg.optim.lr, &gate, step));
+  PU_TRY(pu_train_news_wait(&b->news, e));
+  if (isfinite(pu_train_news_squares(&b->news))) return PU_OK;
+  return pu_fail(e, PU_ERR_INTERNAL, "the gradient of random weights is not a number");
 }
 
 /* A step alone, and how much of it norm and update are. */
@@ -138,8 +143,8 @@ static pu_err run_row(bench *b, int n, pu_error *e) {
   return b->ctx.be->sync(b->ctx.be, e);
 }
 
-/* Steps as a run has them: the device is waited for once in each, for the norm, and if its power bounds it, it is
- * slower than for a moment. */
+/* Steps as a run has them: the host waits once in each, for the norm, with the update in line; and if its power bounds
+ * the device, it is slower than for a moment. */
 static pu_err measure_row(bench *b, pu_train_bench_result *r, pu_error *e) {
   PU_TRY(run_row(b, ROW_FIRST, e));
   double begin = pu_now();
@@ -225,6 +230,7 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
   PU_TRY(pu_arena_create((size_t)4 << 30, &b->host, e));
   PU_TRY(pu_arena_create((size_t)1 << 30, &b->step_host, e));
   PU_TRY(pu_train_optim_create(b->be, b->model->params, b->model->n_params, state, b->host, &b->optim, e));
+  PU_TRY(pu_train_news_open(b->be, 0, &b->news, e));
   PU_TRY(make_batch(b, e));
   size_t activations =
       pu_model_activation_bytes(b->model, b->o->batch * b->o->seq_len, b->o->seq_len, true, b->o->recompute);
@@ -250,6 +256,7 @@ static pu_err open_bench(bench *b, pu_train_bench_result *r, pu_error *e) {
 
 static void close_bench(bench *b) {
   pu_train_optim_free(&b->optim);
+  pu_train_news_close(&b->news);
   pu_arena_free(b->ctx.mem);
   if (b->memory) b->be->free(b->be, b->memory);
   pu_arena_free(b->step_host);

@@ -7,6 +7,7 @@
 #include "src/train/live.h"
 #include "src/train/memory.h"
 #include "src/train/metrics.h"
+#include "src/train/news.h"
 
 #include <time.h>
 
@@ -35,7 +36,7 @@ typedef struct pu_train_loop {
   pu_tape *tape; /* lives in host: steps reset it */
   pu_train_rows rows, valid_rows;
   pu_train_pack pack;
-  float *losses;       /* [micro-batch tokens] */
+  pu_train_news news;  /* with room for the losses of the whole batch */
   double *source_loss; /* [most_sources] sums of a step */
   int64_t *source_tokens;
   size_t most_sources; /* of training and validation */

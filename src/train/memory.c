@@ -1,6 +1,7 @@
 #include "src/train/memory.h"
 
 #include "src/train/config.h"
+#include "src/train/news.h"
 
 enum { BF16 = 0, NF4 = 1, IN_BF16 = 1, IN_FP8 = 1 };
 
@@ -107,6 +108,7 @@ pu_err pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hp
   size_t moments = 2 * (size_t)count * pu_dtype_size(pu_train_moment_type(cfg));
   step.rank = rank;
   if (mo.nf4) step.nf4 = hp->hidden * PU_MAX(2 * hp->ffn, (hp->heads + 2 * hp->kv_heads) * hp->head_dim);
+  const size_t news = pu_train_news_bytes(PU_MAX(cfg->train.global_batch, micro) * T);
   size_t gradients = mo.train ? gradient_bytes(arch, hp, mo) : each;
   /* A model's gradients are counted with its weights there; an adapter's weights are not. */
   weights = mo.train ? weights - gradients : weights + each;
@@ -116,8 +118,8 @@ pu_err pu_train_plan_make(const pu_backend *be, const pu_arch *arch, const pu_hp
                          .weights = weights,
                          .activations =
                              pu_model_activation_bytes(&shape, micro * T, T, true, (pu_recompute)cfg->train.recompute),
-                         .work = work_bytes(be, hp, step),
-                         .data = (size_t)(cfg->train.global_batch * T) * 3 * sizeof(int32_t),
+                         .work = work_bytes(be, hp, step) + news,
+                         .data = (size_t)(cfg->train.global_batch * T) * 3 * sizeof(int32_t) + news,
                          .parameters = count,
                          .micro_batch = micro,
                          .seq_len = T};

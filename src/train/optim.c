@@ -1,6 +1,5 @@
 #include "src/train/optim.h"
 
-#include <math.h>
 #include <string.h>
 
 static size_t padded(const pu_tensor *t, pu_dtype type) {
@@ -78,8 +77,7 @@ void pu_train_optim_begin(pu_train_optim *o) {
   }
 }
 
-pu_err pu_train_optim_norm(pu_train_optim *o, pu_ctx *c, double *norm) {
-  double sum;
+pu_err pu_train_optim_sum(pu_train_optim *o, pu_ctx *c, double *squares) {
   for (size_t i = 0; i < o->n_params; i++) {
     pu_tensor *w = o->params[i].w;
     pu_late_grad(c, w);
@@ -88,13 +86,11 @@ pu_err pu_train_optim_norm(pu_train_optim *o, pu_ctx *c, double *norm) {
     w->grad_set = true;
     o->g[i] = w->grad;
   }
-  PU_TRY(pu_sum_squares(c, o->g, (int)o->n_params, &sum));
-  *norm = sqrt(sum);
-  return PU_OK;
+  return pu_sum_squares(c, o->g, (int)o->n_params, squares);
 }
 
-pu_err pu_train_optim_step(pu_train_optim *o, pu_ctx *c, const pu_train_config *cfg, double lr, double grad_scale,
-                           int64_t step) {
+pu_err pu_train_optim_step(pu_train_optim *o, pu_ctx *c, const pu_train_config *cfg, double lr,
+                           const pu_adamw_gate *gate, int64_t step) {
   for (size_t i = 0; i < o->n_params; i++) {
     const pu_param *p = &o->params[i];
     bool decay = p->decay || cfg->optim.decay_all;
@@ -112,7 +108,7 @@ pu_err pu_train_optim_step(pu_train_optim *o, pu_ctx *c, const pu_train_config *
                      .beta1 = (float)cfg->optim.betas.v[0],
                      .beta2 = (float)cfg->optim.betas.v[1],
                      .eps = (float)cfg->optim.eps,
-                     .grad_scale = (float)grad_scale,
-                     .step = step};
+                     .step = step,
+                     .gate = *gate};
   return pu_adamw(c, &a);
 }

@@ -21,10 +21,11 @@ pu_err pu_train_optim_create(pu_backend *be, pu_param *params, size_t n, pu_dtyp
 void pu_train_optim_free(pu_train_optim *o);
 /* Before a step: the first contribution overwrites. */
 void pu_train_optim_begin(pu_train_optim *o);
-/* Global norm of all gradients, each parameter counted once, in the order of the parameters. */
-pu_err pu_train_optim_norm(pu_train_optim *o, pu_ctx *c, double *norm) PU_MUST_USE;
-/* One AdamW update, the `step`th (from 1), with gradients scaled by grad_scale. */
-pu_err pu_train_optim_step(pu_train_optim *o, pu_ctx *c, const pu_train_config *cfg, double lr, double grad_scale,
-                           int64_t step) PU_MUST_USE;
+/* The sum of squares of all gradients, each parameter counted once, in the order of the parameters. squares: [1] in the
+ * backend's memory. */
+pu_err pu_train_optim_sum(pu_train_optim *o, pu_ctx *c, double *squares) PU_MUST_USE;
+/* One AdamW update, the `step`th (from 1), if the gate says so. */
+pu_err pu_train_optim_step(pu_train_optim *o, pu_ctx *c, const pu_train_config *cfg, double lr,
+                           const pu_adamw_gate *gate, int64_t step) PU_MUST_USE;
 
 #endif

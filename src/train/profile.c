@@ -52,6 +52,13 @@ static pu_err inner_sync(pu_backend *be, pu_error *e) {
   return inner_of(be)->sync(inner_of(be), e);
 }
 
+static pu_err inner_mark(pu_backend *be, uint64_t *at, pu_error *e) {
+  return inner_of(be)->mark(inner_of(be), at, e);
+}
+static pu_err inner_reach(pu_backend *be, uint64_t at, pu_error *e) {
+  return inner_of(be)->reach(inner_of(be), at, e);
+}
+
 void pu_train_profile_init(pu_train_profile *p, pu_backend *inner) {
   *p = (pu_train_profile){.inner = inner};
   p->base = (pu_backend){.name = inner->name,
@@ -63,6 +70,8 @@ void pu_train_profile_init(pu_train_profile *p, pu_backend *inner) {
                          .copy = inner_copy,
                          .copy_rows = inner_copy_rows,
                          .sync = inner_sync,
+                         .mark = inner->mark ? inner_mark : NULL,
+                         .reach = inner->reach ? inner_reach : NULL,
                          .loss_bytes = inner->loss_bytes,
                          .pool = inner->pool};
 #define PU_OP(name, has_backward)                                                                                      \

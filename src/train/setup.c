@@ -291,11 +291,11 @@ static pu_err open_step(pu_train_loop *l, pu_error *e) {
   PU_TRY(pu_train_rows_create(l->cfg.train.global_batch, T, l->host, &l->rows, e));
   PU_TRY(pu_train_rows_create(micro, T, l->host, &l->valid_rows, e));
   PU_TRY(pu_train_pack_create(micro * T, l->host, &l->pack, e));
-  l->losses = pu_arena_alloc(l->host, (size_t)(micro * T) * sizeof *l->losses);
+  PU_TRY(pu_train_news_open(l->be, PU_MAX(l->cfg.train.global_batch, micro) * T, &l->news, e));
   l->most_sources = PU_MAX(l->data.n, l->valid.n);
   l->source_loss = pu_arena_alloc(l->host, l->most_sources * sizeof *l->source_loss);
   l->source_tokens = pu_arena_alloc(l->host, l->most_sources * sizeof *l->source_tokens);
-  if (!l->losses || !l->source_loss || !l->source_tokens) return pu_fail(e, PU_ERR_NOMEM, "no memory for a step");
+  if (!l->source_loss || !l->source_tokens) return pu_fail(e, PU_ERR_NOMEM, "no memory for a step");
   return PU_OK;
 }
 
@@ -419,6 +419,7 @@ void pu_train_loop_close(pu_train_loop *l) {
   pu_train_log_close(&l->metrics);
   pu_train_log_close(&l->samples);
   pu_train_optim_free(&l->optim);
+  pu_train_news_close(&l->news);
   pu_arena_free(l->ctx.mem);
   if (l->activation_memory) l->be->free(l->be, l->activation_memory);
   pu_arena_free(l->step_host);

@@ -13,9 +13,10 @@ static pu_tensor *upload_i32(pu_ctx *c, const int32_t *host, int64_t n) {
   return t;
 }
 
-/* Rows [from, from + n): their losses into l->losses, and with a tape their gradients, scaled, into the parameters. */
-static pu_err run_rows(pu_train_loop *l, const pu_train_rows *rows, int64_t from, int64_t n, float grad_scale,
-                       pu_tape *tape, pu_error *e) {
+/* Rows [from, from + n): their losses into the news from the at-th on, and with a tape their gradients, scaled, into
+ * the parameters. Nothing is waited for. */
+static pu_err run_rows(pu_train_loop *l, const pu_train_rows *rows, int64_t from, int64_t n, int64_t at,
+                       float grad_scale, pu_tape *tape, pu_error *e) {
   pu_ctx *c = &l->ctx;
   pu_arena_reset(c->mem);
   size_t mark = pu_arena_mark(c->host);
@@ -38,23 +39,21 @@ static pu_err run_rows(pu_train_loop *l, const pu_train_rows *rows, int64_t from
   pu_err err = c->status;
   if (err == PU_OK && !loss) err = pu_fail(e, PU_ERR_INTERNAL, "the model gave no loss, and no reason");
   if (err == PU_OK && tape) err = pu_backward(c);
-  /* Afterwards: a download waits for the device. */
-  if (err == PU_OK) err = c->be->download(c->be, l->losses, loss->data, (size_t)N * sizeof(float), e);
+  if (err == PU_OK) err = c->be->copy(c->be, l->news.losses + at, loss->data, (size_t)N * sizeof(float), e);
   c->tape = NULL;
   pu_arena_release(c->host, mark);
   return err;
 }
 
-/* Adds the losses of rows [from, from + n), which ran last, to their sources' sums. */
-static void add_losses(pu_train_loop *l, const pu_train_rows *rows, int64_t from, int64_t n, double *sum,
-                       int64_t *count) {
-  int64_t at = 0;
-  for (int64_t i = from; i < from + n; i++) {
-    int source = rows->source[i];
-    for (int64_t end = at + rows->len[i]; at < end; at++) {
-      if (l->pack.targets[at] < 0) continue;
-      sum[source] += (double)l->losses[at];
-      count[source]++;
+/* Adds the losses of the first n rows, of which the news are, to their sources' sums. */
+static void add_losses(pu_train_loop *l, const pu_train_rows *rows, int64_t n) {
+  const float *loss = pu_train_news_losses(&l->news);
+  for (int64_t i = 0; i < n; i++) {
+    const int32_t *targets = rows->targets + i * rows->seq_len;
+    for (int64_t j = 0; j < rows->len[i]; j++, loss++) {
+      if (targets[j] < 0) continue;
+      l->source_loss[rows->source[i]] += (double)*loss;
+      l->source_tokens[rows->source[i]]++;
     }
   }
 }
@@ -75,54 +74,90 @@ static double step_flops(const pu_hparams *hp, int64_t tokens, double squares, b
   return fixed * (double)tokens + by_length * squares;
 }
 
+/* Where the device is: behind micro-batches of this step. */
+typedef struct line {
+  uint64_t last, before; /* marks behind the last one asked for, and the one before it; 0: none */
+} line;
+
+/* One micro-batch more is in line. The next one is asked for while it runs, and not before: else a signal would be
+ * heard only when it is too late. */
+static pu_err keep_pace(pu_backend *be, line *in, pu_error *e) {
+  if (!be->mark) return PU_OK;
+  in->before = in->last;
+  PU_TRY(be->mark(be, &in->last, e));
+  return in->before ? be->reach(be, in->before, e) : PU_OK;
+}
+
 /* Gradients of the whole batch, each token weighted by 1 / (predicted tokens of the whole step): the same whatever the
- * micro-batches. *loss is their mean before the update. *stop: a signal was heard with micro-batches still to do; they
- * were left out. */
-static pu_err accumulate(pu_train_loop *l, int64_t batch, double *loss, int64_t *predicted, bool *stop, pu_error *e) {
-  int64_t micro = PU_MIN(l->cfg.train.micro_batch, batch);
+ * micro-batches. *stop: a signal was heard with micro-batches still to do; they were left out. */
+static pu_err accumulate(pu_train_loop *l, int64_t batch, int64_t *predicted, bool *stop, pu_error *e) {
+  int64_t micro = PU_MIN(l->cfg.train.micro_batch, batch), tokens = 0;
+  line in = {0};
   pu_train_data_read(&l->data, (uint64_t)l->state.samples, batch, l->cfg.data.cross_document, &l->rows);
   *predicted = pu_train_rows_targets(&l->rows);
   float scale = *predicted > 0 ? (float)(1.0 / (double)*predicted) : 0;
-  memset(l->source_loss, 0, l->data.n * sizeof *l->source_loss);
-  memset(l->source_tokens, 0, l->data.n * sizeof *l->source_tokens);
   l->squares = 0;
   pu_train_optim_begin(&l->optim);
   pu_train_live_begin(&l->live);
   for (int64_t at = 0; at < batch; at += micro) {
+    if (at > 0) PU_TRY(keep_pace(l->be, &in, e));
     *stop = at > 0 && pu_signals_stop();
     if (*stop) return PU_OK;
-    if (at > 0) pu_train_live_inside(&l->live, &l->cfg, l->state.step + 1, at / micro, (batch + micro - 1) / micro);
+    const int64_t done = at / micro - (in.last ? 1 : 0); /* at least */
+    if (done > 0) pu_train_live_inside(&l->live, &l->cfg, l->state.step + 1, done, (batch + micro - 1) / micro);
     int64_t n = PU_MIN(micro, batch - at);
-    PU_TRY(run_rows(l, &l->rows, at, n, scale, l->tape, e));
+    PU_TRY(run_rows(l, &l->rows, at, n, tokens, scale, l->tape, e));
+    tokens += l->pack.seqs.tokens;
     l->squares += l->pack.squares;
-    add_losses(l, &l->rows, at, n, l->source_loss, l->source_tokens);
   }
-  double sum = 0;
-  for (size_t i = 0; i < l->data.n; i++) sum += l->source_loss[i];
-  *loss = plain_nan(*predicted > 0 ? sum / (double)*predicted : NAN);
   return PU_OK;
 }
 
-/* Why a step must not be taken, or NULL. The running mean decides what a spike is. */
-static const char *guard(const pu_train_loop *l, double loss, double norm) {
+/* The norm above which it is a spike: the running mean decides. */
+static double most_norm(const pu_train_loop *l) {
   const pu_train_state *s = &l->state;
-  if (!isfinite(loss)) return "the loss is not a number";
-  if (!isfinite(norm)) return "a gradient is not a number";
-  if (l->cfg.train.spike > 0 && s->norms >= SPIKE_WARMUP && norm > l->cfg.train.spike * s->norm_mean)
-    return "the gradient norm is a spike";
-  return NULL;
+  return l->cfg.train.spike > 0 && s->norms >= SPIKE_WARMUP ? l->cfg.train.spike * s->norm_mean : INFINITY;
 }
 
-static pu_err update(pu_train_loop *l, double lr, double norm, pu_error *e) {
-  pu_train_state *s = &l->state;
-  double clip = l->cfg.train.grad_clip;
-  double scale = clip > 0 && norm > clip ? clip / (norm + 1e-6) : 1; /* as PyTorch's clip_grad_norm_ */
+/* Asks for the update, which the device takes only if guard() will say the same of the news, and for these: they come
+ * while it runs. Where nothing is predicted there is no loss, and nothing to take. */
+static pu_err ask_update(pu_train_loop *l, double lr, int64_t tokens, int64_t predicted, pu_error *e) {
+  const pu_tensor losses = {.dtype = PU_F32, .ndim = 1, .shape = {tokens}, .stride = {1}, .data = l->news.losses};
+  const pu_adamw_gate gate = {
+      .squares = l->news.squares, .finite = &losses, .clip = l->cfg.train.grad_clip, .most = most_norm(l)};
   l->ctx.err = e;
-  PU_TRY(pu_train_optim_step(&l->optim, &l->ctx, &l->cfg, lr, scale, ++s->updates));
+  PU_TRY(pu_train_optim_sum(&l->optim, &l->ctx, l->news.squares));
+  PU_TRY(pu_train_news_send(&l->news, tokens, e));
+  if (predicted == 0) return PU_OK;
+  return pu_train_optim_step(&l->optim, &l->ctx, &l->cfg, lr, &gate, l->state.updates + 1);
+}
+
+/* Waits for the news. *loss is the mean before the update. */
+static pu_err hear(pu_train_loop *l, int64_t batch, int64_t predicted, double *loss, double *norm, pu_error *e) {
+  double sum = 0;
+  memset(l->source_loss, 0, l->data.n * sizeof *l->source_loss);
+  memset(l->source_tokens, 0, l->data.n * sizeof *l->source_tokens);
+  PU_TRY(pu_train_news_wait(&l->news, e));
+  add_losses(l, &l->rows, batch);
+  for (size_t i = 0; i < l->data.n; i++) sum += l->source_loss[i];
+  *loss = plain_nan(predicted > 0 ? sum / (double)predicted : NAN);
+  *norm = plain_nan(sqrt(pu_train_news_squares(&l->news)));
+  return PU_OK;
+}
+
+/* Why the step was not taken, or NULL. */
+static const char *guard(const pu_train_loop *l, double loss, double norm) {
+  float scale;
+  if (!isfinite(loss)) return "the loss is not a number";
+  if (pu_adamw_takes(norm, l->cfg.train.grad_clip, most_norm(l), &scale)) return NULL;
+  return isfinite(norm) ? "the gradient norm is a spike" : "a gradient is not a number";
+}
+
+static void count_update(pu_train_state *s, double norm) {
+  s->updates++;
   s->norm_mean = s->norms == 0 ? norm : 0.98 * s->norm_mean + 0.02 * norm;
   s->norms++;
   s->skips_in_row = 0;
-  return PU_OK;
 }
 
 static pu_err skip(pu_train_loop *l, const char *why, double loss, double norm, pu_error *e) {
@@ -174,17 +209,17 @@ pu_err pu_train_loop_step(pu_train_loop *l, bool *stopped, pu_error *e) {
   double begin = pu_now(), norm = NAN, loss = NAN;
   int64_t batch = pu_train_batch(&l->cfg, s->step + 1), predicted;
   double lr = pu_train_lr(&l->cfg, s->step + 1);
-  PU_TRY(accumulate(l, batch, &loss, &predicted, stopped, e));
+  PU_TRY(accumulate(l, batch, &predicted, stopped, e));
   if (*stopped) return PU_OK;
   int64_t tokens = pu_train_rows_tokens(&l->rows);
-  PU_TRY(pu_train_optim_norm(&l->optim, &l->ctx, &norm));
-  norm = plain_nan(norm);
+  PU_TRY(ask_update(l, lr, tokens, predicted, e));
+  PU_TRY(hear(l, batch, predicted, &loss, &norm, e));
   l->loss = loss;
   s->step++;
   s->samples += batch;
   s->tokens += tokens;
   const char *why = guard(l, l->loss, norm);
-  if (!why) PU_TRY(update(l, lr, norm, e));
+  if (!why) count_update(s, norm);
   double seconds = pu_now() - begin;
   s->seconds += seconds;
   l->seconds += seconds;
@@ -211,8 +246,10 @@ pu_err pu_train_loop_validate(pu_train_loop *l, pu_error *e) {
   for (int64_t at = 0; at < rows; at += micro) {
     int64_t n = PU_MIN(micro, rows - at);
     pu_train_data_read(&l->valid, (uint64_t)at, n, l->cfg.data.cross_document, &l->valid_rows);
-    PU_TRY(run_rows(l, &l->valid_rows, 0, n, 1, NULL, e));
-    add_losses(l, &l->valid_rows, 0, n, l->source_loss, l->source_tokens);
+    PU_TRY(run_rows(l, &l->valid_rows, 0, n, 0, 1, NULL, e));
+    PU_TRY(pu_train_news_send(&l->news, l->pack.seqs.tokens, e));
+    PU_TRY(pu_train_news_wait(&l->news, e));
+    add_losses(l, &l->valid_rows, n);
   }
   for (size_t i = 0; i < l->valid.n; i++) {
     all += l->source_loss[i];

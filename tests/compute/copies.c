@@ -68,6 +68,17 @@ static void copy_one(pu_backend *be, pu_rng *r, const place *to, const place *fr
   assert_ok(be->copy_rows(be, to->at + t, to_stride, from->at + f, from_stride, bytes, (int64_t)rows, &e), &e);
 }
 
+static void wait_for(pu_backend *be, bool all) {
+  pu_error e;
+  uint64_t at;
+  if (all || !be->mark) {
+    assert_ok(be->sync(be, &e), &e);
+    return;
+  }
+  assert_ok(be->mark(be, &at, &e), &e);
+  assert_ok(be->reach(be, at, &e), &e);
+}
+
 static void rows_arrive(void **state) {
   (void)state;
   pu_backend *be;
@@ -84,7 +95,7 @@ static void rows_arrive(void **state) {
       if (to == from) continue; /* pieces that overlap are nobody's */
       copy_one(be, &r, &p[to], &p[from]);
       if (i % 10) continue;
-      assert_ok(be->sync(be, &e), &e);
+      wait_for(be, i % 20 == 0);
       for (size_t k = 0; k < 4; k++) check(be, &p[k]);
     }
     assert_ok(be->sync(be, &e), &e);
@@ -95,7 +106,38 @@ static void rows_arrive(void **state) {
   be->close(be);
 }
 
+/* Marks that were made before, and ones that were made long ago, as one comes by them. */
+static void marks_are_reached(void **state) {
+  (void)state;
+  enum { MARKS = 40, EACH = 1 << 10 };
+  pu_backend *be;
+  pu_error e;
+  uint64_t at[MARKS];
+  place host, device;
+  assert_ok(pu_test_open(2, pu_isa_best(), &be, &e), &e);
+  if (!be->mark) {
+    be->close(be);
+    skip();
+  }
+  open_place(be, &host, false, 1);
+  open_place(be, &device, true, 2);
+  if (be->pin) assert_ok(be->pin(be, host.at, MEMORY, &e), &e);
+  for (int i = 0; i < MARKS; i++) {
+    assert_ok(be->copy_rows(be, host.at + i * EACH, EACH, device.at + i * EACH, EACH, EACH, 1, &e), &e);
+    assert_ok(be->mark(be, &at[i], &e), &e);
+    assert_int_equal(at[i], i + 1);
+    int known = i % 3 ? i : i / 2;
+    assert_ok(be->reach(be, at[known], &e), &e);
+    assert_memory_equal(host.at, device.want, (size_t)(known + 1) * EACH);
+  }
+  assert_ok(be->sync(be, &e), &e);
+  if (be->pin) be->unpin(be, host.at);
+  close_place(be, &host);
+  close_place(be, &device);
+  be->close(be);
+}
+
 int main(void) {
-  const struct CMUnitTest tests[] = {cmocka_unit_test(rows_arrive)};
+  const struct CMUnitTest tests[] = {cmocka_unit_test(rows_arrive), cmocka_unit_test(marks_are_reached)};
   return cmocka_run_group_tests(tests, NULL, NULL);
 }

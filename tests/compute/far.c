@@ -2,7 +2,8 @@
  * gives out as memory are addresses that nobody can touch: only its own functions know where the memory behind them is.
  * It holds NaNs where nothing was written, and is as much as PUYU_FAR_MEMORY says (in MiB; PUYU_FAR_ISA lowers the
  * instruction set); and what operations are given must lie in it. So whoever takes a device's memory for the machine's
- * own crashes here, and not first on a GPU. It has no tiled weights, like other devices.
+ * own crashes here, and not first on a GPU. It has no tiled weights, like other devices. Rows that are copied to the
+ * machine's memory arrive when they are waited for, as NaNs before.
  *
  * What is recorded under a key runs as it is asked for, but it must be the same each time, and nothing may be waited
  * for in between. The third time nothing runs at all, and it is to be asked for again. What is made ready runs when it
@@ -45,6 +46,15 @@ typedef struct later {
 } later;
 enum { UPLOAD = PU_OP_COUNT, CLEAR, COPY };
 
+/* Rows that are on their way to the machine's memory. */
+typedef struct due {
+  struct due *next;
+  char *to, *rows; /* rows: one after the other */
+  size_t stride, bytes;
+  int64_t n;
+  uint64_t marks; /* made before */
+} due;
+
 typedef struct far {
   pu_backend base;
   pu_backend *cpu;
@@ -56,6 +66,8 @@ typedef struct far {
   uint64_t ready, last_ready; /* 0: nothing is */
   size_t used, total;
   size_t pinned; /* areas of the host */
+  due *owed, **last_owed;
+  uint64_t marks;
 } far;
 
 enum { POISON = 4 << 20, USUAL_MIB = 32 << 10, MOST_TENSORS = 2048 };
@@ -314,11 +326,24 @@ static pu_err far_upload(pu_backend *be, void *device, const void *host, size_t 
   return is_dry(f) ? PU_OK : f->cpu->upload(f->cpu, to, host, bytes, e);
 }
 
+/* What was on its way when the at-th mark was made arrives. */
+static void arrive(far *f, uint64_t at) {
+  while (f->owed && f->owed->marks < at) {
+    due *d = f->owed;
+    for (int64_t i = 0; i < d->n; i++) memcpy(d->to + (size_t)i * d->stride, d->rows + (size_t)i * d->bytes, d->bytes);
+    f->owed = d->next;
+    free(d->rows);
+    free(d);
+  }
+  if (!f->owed) f->last_owed = &f->owed;
+}
+
 static pu_err far_download(pu_backend *be, void *host, const void *device, size_t bytes, pu_error *e) {
   far *f = of(be);
   const void *from = behind(f, device, bytes);
   PU_TRY(is_outside(f, "a download", e));
   PU_TRY(must(from && !inside(f, host), "a download to the device, or not from it", e));
+  arrive(f, UINT64_MAX);
   return f->cpu->download(f->cpu, host, from, bytes, e);
 }
 
@@ -349,12 +374,29 @@ static void *side(const far *f, const void *at, size_t stride, size_t bytes, int
   return behind(f, at, stride * (size_t)(rows - 1) + bytes);
 }
 
+static void owe(far *f, void *to, size_t to_stride, const void *from, size_t from_stride, size_t bytes, int64_t rows) {
+  due *d = calloc(1, sizeof *d);
+  if (!d || !(d->rows = malloc(PU_MAX(bytes * (size_t)rows, (size_t)1)))) abort();
+  d->to = to, d->stride = to_stride, d->bytes = bytes, d->n = rows, d->marks = f->marks;
+  for (int64_t i = 0; i < rows; i++) {
+    memcpy(d->rows + (size_t)i * bytes, (const char *)from + (size_t)i * from_stride, bytes);
+    memset(d->to + (size_t)i * to_stride, 0xff, bytes);
+  }
+  *f->last_owed = d;
+  f->last_owed = &d->next;
+}
+
 static pu_err far_copy_rows(pu_backend *be, void *to, size_t to_stride, const void *from, size_t from_stride,
                             size_t bytes, int64_t rows, pu_error *e) {
   far *f = of(be);
   void *t = side(f, to, to_stride, bytes, rows), *s = side(f, from, from_stride, bytes, rows);
   PU_TRY(must(t && s, "rows are copied beyond the device's memory", e));
   PU_TRY(is_outside(f, "rows are copied", e));
+  if (t == to) {
+    owe(f, t, to_stride, s, from_stride, bytes, rows);
+    return PU_OK;
+  }
+  arrive(f, UINT64_MAX); /* they may be what is copied now */
   return f->cpu->copy_rows(f->cpu, t, to_stride, s, from_stride, bytes, rows, e);
 }
 
@@ -375,7 +417,21 @@ static void far_unpin(pu_backend *be, void *host) {
 
 static pu_err far_sync(pu_backend *be, pu_error *e) {
   PU_TRY(is_outside(of(be), "a wait", e));
+  arrive(of(be), UINT64_MAX);
   return of(be)->cpu->sync(of(be)->cpu, e);
+}
+
+static pu_err far_mark(pu_backend *be, uint64_t *at, pu_error *e) {
+  PU_TRY(is_outside(of(be), "a mark", e));
+  *at = ++of(be)->marks;
+  return PU_OK;
+}
+
+static pu_err far_reach(pu_backend *be, uint64_t at, pu_error *e) {
+  PU_TRY(is_outside(of(be), "a wait", e));
+  PU_TRY(must(at > 0 && at <= of(be)->marks, "a mark is to be reached that was not made", e));
+  arrive(of(be), at);
+  return PU_OK;
 }
 
 static size_t far_work_bytes(const pu_backend *be, const pu_work_shape *s) {
@@ -402,6 +458,7 @@ typedef struct list {
   pu_tensor *v[MOST_TENSORS];
   void *given[MOST_TENSORS]; /* their addresses on the device */
   int n;
+  double **number, *given_number; /* one that lies on the device, or NULL; and its address */
 } list;
 
 static void add_one(list *l, const pu_tensor *t) {
@@ -445,6 +502,7 @@ TENSORS(pack_weight, a->out)
 static void list_sum_squares(const void *args, list *l) {
   const pu_sum_squares_args *a = args;
   add(l, a->t, a->n);
+  l->number = (double **)(uintptr_t)&a->out;
 }
 
 static void list_adamw(const void *args, list *l) {
@@ -453,6 +511,8 @@ static void list_adamw(const void *args, list *l) {
     const pu_adamw_param *w = &a->of[i];
     add(l, (const pu_tensor *const[]){w->p, w->low, w->g, w->m, w->v}, 5);
   }
+  add(l, &a->gate.finite, 1);
+  if (a->gate.squares) l->number = (double **)(uintptr_t)&a->gate.squares;
 }
 
 static void list_lora(const void *args, list *l) {
@@ -471,6 +531,15 @@ static size_t reach(const pu_tensor *t) {
   return (size_t)(last + 1) * pu_dtype_size(t->dtype);
 }
 
+/* The number's place as it is for the CPU. */
+static pu_err go_behind(const far *f, list *l, pu_error *e) {
+  if (!l->number) return PU_OK;
+  double *memory = behind(f, *l->number, sizeof **l->number);
+  l->given_number = *l->number;
+  if (memory) *l->number = memory;
+  return must(memory, "an operation's number lies in host memory", e);
+}
+
 static pu_err run(pu_backend *be, pu_op op, bool backward, void *args, pu_error *e) {
   static void (*const lists[PU_OP_COUNT])(const void *, list *) = {
 #define PU_OP(name, has_backward) list_##name,
@@ -479,11 +548,11 @@ static pu_err run(pu_backend *be, pu_op op, bool backward, void *args, pu_error 
   };
   far *f = of(be);
   list l = {.n = 0};
-  pu_err err = PU_OK;
   if (f->open) PU_TRY(must(pu_call_playable(op) && !backward && !f->going, "this operation cannot be played again", e));
   add_later_op(f, op, args);
   PU_TRY(note(f, pu_call_hash(0, op, args), e));
   lists[op](args, &l);
+  pu_err err = go_behind(f, &l, e);
   int n = 0; /* so many of them point to where the memory is */
   for (; n < l.n && !err; n++) {
     l.given[n] = l.v[n]->data;
@@ -493,6 +562,7 @@ static pu_err run(pu_backend *be, pu_op op, bool backward, void *args, pu_error 
   }
   if (!err && !is_dry(f)) err = (backward ? f->cpu->backward : f->cpu->forward)[op](f->cpu, args, e);
   while (n-- > 0) l.v[n]->data = l.given[n];
+  if (l.number) *l.number = l.given_number;
   for (int i = 0; i < l.n; i++) /* an operation may hand memory on as a gradient's */
     if (l.v[i]->grad) l.v[i]->grad->data = before(f, l.v[i]->grad->data);
   return err;
@@ -516,6 +586,11 @@ static void far_close(pu_backend *be) {
   while (f->areas) far_free(be, f->areas->at);
   forget_all(f);
   if (f->pinned) abort();
+  for (due *d = f->owed, *next; d; d = next) { /* nobody waited: where they were to go may be gone */
+    next = d->next;
+    free(d->rows);
+    free(d);
+  }
   f->cpu->close(f->cpu);
   free(f);
 }
@@ -559,6 +634,8 @@ pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
                          .pin = far_pin,
                          .unpin = far_unpin,
                          .sync = far_sync,
+                         .mark = far_mark,
+                         .reach = far_reach,
                          .record = far_record,
                          .play = far_play,
                          .close = far_close,
@@ -567,6 +644,7 @@ pu_err pu_plugin_open(int threads, pu_backend **out, pu_error *e) {
                          .memory = far_memory,
                          .describe = far_describe};
   f->last = &f->first;
+  f->last_owed = &f->owed;
   f->total = (mib ? strtoull(mib, NULL, 10) : USUAL_MIB) << 20;
   fill_table(f);
   *out = &f->base;

@@ -485,16 +485,24 @@ static void run_loss(env *t) {
   result(t, pu_linear_cross_entropy(&t->c, x, w, targets, scale));
 }
 
+/* A double in the backend's memory. */
+static double *number(env *t, double v) {
+  double *place = must(t, pu_arena_alloc(t->c.mem, sizeof v));
+  ok(t, t->c.be->upload(t->c.be, place, &v, sizeof v, &t->error));
+  return place;
+}
+
 static void run_sum_squares(env *t) {
   const pu_tensor *list[4];
   int n = (int)below(t, 5);
-  double sum;
+  double sum, *place = number(t, NAN);
   pu_tensor *out = must(t, pu_tensor_new(&t->c, PU_F32, 1, (int64_t[]){1}, false));
   for (int i = 0; i < n; i++) {
     int64_t count = below(t, 4) ? 1 + below(t, 200000) : below(t, 2);
     list[i] = filled(t, below(t, 2) ? PU_F32 : t->type, 1, &count, 1, false);
   }
-  ok(t, pu_sum_squares(&t->c, list, n, &sum));
+  ok(t, pu_sum_squares(&t->c, list, n, place));
+  ok(t, t->c.be->download(t->c.be, &sum, place, sizeof sum, &t->error));
   upload(t, out, (float[]){(float)sum});
   result(t, out);
 }
@@ -543,7 +551,8 @@ static void run_adamw(env *t) {
   pu_adamw_param of[MOST_STEPPED];
   const int n = 1 + (int)below(t, MOST_STEPPED);
   for (int i = 0; i < n; i++) of[i] = stepped(t);
-  pu_adamw_args a = {of, n, 3e-2f, 0.9f, 0.95f, 1e-8f, 0.7f, 1 + below(t, 100)};
+  pu_adamw_args a = {of, n, 3e-2f, 0.9f, 0.95f, 1e-8f, 1 + below(t, 100), {NULL, NULL, 0, INFINITY}};
+  if (below(t, 4)) a.gate.squares = number(t, 4), a.gate.clip = 0.7 * (double)below(t, 5);
   ok(t, pu_adamw(&t->c, &a));
   for (int i = 0; i < n; i++) {
     result(t, of[i].low ? joined(t, of[i].p, of[i].low) : of[i].p);
@@ -722,22 +731,34 @@ static void adapted_rows_are_steady(void **state) {
   be->close(be);
 }
 
+static pu_err wait_for(pu_backend *be, bool mark, pu_error *e) {
+  uint64_t at;
+  if (!mark) return be->sync(be, e);
+  PU_TRY(be->mark(be, &at, e));
+  return be->reach(be, at, e);
+}
+
 /* What is in the tokens only the device sees: told when it is waited for next, and once. */
-static void device_refuses(void **state) {
-  (void)state;
+static void refuses_when(pu_backend *be, bool marked) {
   env t;
-  pu_backend *be = open_device();
-  if (!be) skip();
   env_open(&t, be, PU_F32, 1, SMALL_MEMORY);
   pu_tensor *w = filled(&t, PU_F32, 2, (int64_t[]){4, 3}, 1, false), *ids = ints(&t, 3, 0, 4);
   ok(&t, be->upload(be, (int32_t *)ids->data + 1, (int32_t[]){4, -1}, 2 * sizeof(int32_t), &t.error));
   if (pu_embedding(&t.c, ids, w, PU_F32))
-    assert_int_equal(be->sync(be, &t.error), PU_ERR_SHAPE);
+    assert_int_equal(wait_for(be, marked, &t.error), PU_ERR_SHAPE);
   else
     assert_int_equal(t.c.status, PU_ERR_SHAPE);
   assert_non_null(strstr(t.error.msg, "token 4 at place 1"));
-  ok(&t, be->sync(be, &t.error));
+  ok(&t, wait_for(be, marked, &t.error));
   env_close(&t);
+}
+
+static void device_refuses(void **state) {
+  (void)state;
+  pu_backend *be = open_device();
+  if (!be) skip();
+  refuses_when(be, false);
+  if (be->mark) refuses_when(be, true);
   be->close(be);
 }
 

@@ -90,7 +90,7 @@ static void step(run *r, int64_t n, pu_adamw_args a, uint64_t seed) {
 
 /* With these, m becomes g rounded, v becomes g^2 rounded, and p stays. */
 static pu_adamw_args only_round(int64_t at) {
-  return (pu_adamw_args){.lr = 0, .beta1 = 0, .beta2 = 0, .eps = 1, .grad_scale = 1, .step = at};
+  return (pu_adamw_args){.lr = 0, .beta1 = 0, .beta2 = 0, .eps = 1, .step = at};
 }
 
 static void same_odds(double hits, double n, double p) {
@@ -144,7 +144,7 @@ static void p_goes_its_own_way(void **state) {
     double up = 0, with_m = 0, with_v = 0, in_row = 0;
     run_open(&o, (pu_isa)isa);
     for (int i = 0; i < MANY; i++) o.p[i] = pu_f32_to_bf16(1), o.g[i] = g;
-    step(&o, MANY, (pu_adamw_args){.lr = lr, .beta1 = 0, .beta2 = 0, .eps = 0, .grad_scale = 1, .step = 4}, 11);
+    step(&o, MANY, (pu_adamw_args){.lr = lr, .beta1 = 0, .beta2 = 0, .eps = 0, .step = 4}, 11);
     uint32_t upper = bits_of(after) >> 16, m_upper = bits_of(g) >> 16, v_upper = bits_of(square) >> 16;
     for (int i = 0; i < MANY; i++) {
       assert_in_range(o.p[i], upper, upper + 1);
@@ -216,7 +216,7 @@ static void small_updates_add_up(void **state) {
     for (int i = 0; i < N; i++) r.p[i] = pu_f32_to_bf16(1), r.g[i] = 1;
     /* m / sqrt(v) is 1, so that each step takes lr; below 1 neighbours are 2^-8 apart. */
     for (int64_t t = 1; t <= STEPS; t++)
-      step(&r, N, (pu_adamw_args){.lr = 4e-5f, .beta1 = 0, .beta2 = 0, .eps = 0, .grad_scale = 1, .step = t}, 7);
+      step(&r, N, (pu_adamw_args){.lr = 4e-5f, .beta1 = 0, .beta2 = 0, .eps = 0, .step = t}, 7);
     for (int i = 0; i < N; i++) sum += 1 - (double)pu_bf16_to_f32(r.p[i]);
     double want = STEPS * 4e-5;
     if (!(fabs(sum / N - want) < 0.05 * want)) fail_msg("moved by %g, where %g were asked for", sum / N, want);

@@ -211,11 +211,12 @@ static pu_tensor like(const pu_tensor *t, float *data) {
 static double adamw_step(bench *b, const json_t *settings, float *const *moments, int64_t step) {
   pu_ctx c = context(b);
   const pu_tensor *list[MAX_PARAMS];
+  void *place;
   double total;
   assert_true(b->m->n_params <= MAX_PARAMS);
   for (size_t i = 0; i < b->m->n_params; i++) list[i] = b->m->params[i].w->grad;
-  OK(b, pu_sum_squares(&c, list, (int)b->m->n_params, &total));
-  double norm = sqrt(total), scale = fmin(1.0, json_number_value(json_object_get(settings, "clip")) / (norm + 1e-6));
+  OK(b, b->be->alloc(b->be, sizeof total, &place, &b->e));
+  OK(b, pu_sum_squares(&c, list, (int)b->m->n_params, place));
   const json_t *betas = json_object_get(settings, "betas");
   pu_tensor m[MAX_PARAMS], v[MAX_PARAMS];
   pu_adamw_param of[MAX_PARAMS];
@@ -228,16 +229,19 @@ static double adamw_step(bench *b, const json_t *settings, float *const *moments
                              .v = &v[i],
                              .weight_decay = (float)json_number_value(json_object_get(settings, "weight_decay"))};
   }
-  pu_adamw_args a = {.of = of,
-                     .n = (int)b->m->n_params,
-                     .lr = (float)json_number_value(json_object_get(settings, "lr")),
-                     .beta1 = (float)json_number_value(json_array_get(betas, 0)),
-                     .beta2 = (float)json_number_value(json_array_get(betas, 1)),
-                     .eps = (float)json_number_value(json_object_get(settings, "eps")),
-                     .grad_scale = (float)scale,
-                     .step = step};
+  pu_adamw_args a = {
+      .of = of,
+      .n = (int)b->m->n_params,
+      .lr = (float)json_number_value(json_object_get(settings, "lr")),
+      .beta1 = (float)json_number_value(json_array_get(betas, 0)),
+      .beta2 = (float)json_number_value(json_array_get(betas, 1)),
+      .eps = (float)json_number_value(json_object_get(settings, "eps")),
+      .step = step,
+      .gate = {.squares = place, .clip = json_number_value(json_object_get(settings, "clip")), .most = INFINITY}};
   OK(b, pu_adamw(&c, &a));
-  return norm;
+  OK(b, b->be->download(b->be, &total, place, sizeof total, &b->e));
+  b->be->free(b->be, place);
+  return sqrt(total);
 }
 
 static double check_adamw(bench *b, const json_t *settings) {

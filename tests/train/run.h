@@ -21,7 +21,7 @@ static inline const char *path_in(state *s, const char *name) {
 }
 
 /* The configuration of YAML text; "$D" stands for the test's directory. */
-static inline pu_err run_yaml(state *s, const char *yaml, const pu_train_hooks *hooks) {
+static inline pu_train_config config_of(state *s, const char *yaml) {
   pu_buf text;
   pu_buf_init(&text, 1 << 16);
   for (const char *p = yaml; *p; p++) {
@@ -35,6 +35,11 @@ static inline pu_err run_yaml(state *s, const char *yaml, const pu_train_hooks *
   pu_err err = pu_options_parse_yaml(pu_train_options, &cfg, "t.yaml", pu_str_of(text.data, text.len), s->a, &s->e);
   pu_buf_deinit(&text);
   assert_ok(err, &s->e);
+  return cfg;
+}
+
+static inline pu_err run_yaml(state *s, const char *yaml, const pu_train_hooks *hooks) {
+  const pu_train_config cfg = config_of(s, yaml);
   return pu_train_run(&cfg, hooks, &s->result, &s->e);
 }
 

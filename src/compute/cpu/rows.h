@@ -2,6 +2,8 @@
 #ifndef PUYU_ROWS_H
 #define PUYU_ROWS_H
 
+#include <math.h>
+
 #include "src/compute/cpu/cpu.h"
 
 /* The i-th element of the memory. */
@@ -75,15 +77,24 @@ static inline uint32_t pu_noise_more(pu_noise noise, uint32_t bits) {
 /* One parameter's part of an AdamW step. */
 typedef struct pu_adam_job {
   const pu_tensor *p, *low, *g, *m, *v;
-  float lr, beta1, beta2, eps, weight_decay, grad_scale;
+  float lr, beta1, beta2, eps, weight_decay, scale;
   int64_t step;
   uint64_t seed;
 } pu_adam_job;
 
-static inline pu_adam_job pu_adam_job_of(const pu_adamw_args *a, int i) {
+static inline pu_adam_job pu_adam_job_of(const pu_adamw_args *a, int i, float scale) {
   const pu_adamw_param *w = &a->of[i];
-  return (pu_adam_job){w->p,   w->low,          w->g,          w->m,    w->v,   a->lr, a->beta1, a->beta2,
-                       a->eps, w->weight_decay, a->grad_scale, a->step, w->seed};
+  return (pu_adam_job){w->p,   w->low,          w->g,  w->m,    w->v,   a->lr, a->beta1, a->beta2,
+                       a->eps, w->weight_decay, scale, a->step, w->seed};
+}
+
+/* Is the step taken, and with gradients times what? */
+static inline bool pu_adamw_opens(const pu_adamw_gate *g, float *scale) {
+  *scale = 1;
+  if (!g->squares) return true;
+  for (int64_t i = 0, n = g->finite ? pu_tensor_count(g->finite) : 0; i < n; i++)
+    if (!isfinite(((const float *)g->finite->data)[i])) return false;
+  return pu_adamw_takes(sqrt(*g->squares), g->clip, g->most, scale);
 }
 
 /* f with its lower half zero: rounded up where its lower half and 16 random bits carry. */

@@ -1,8 +1,9 @@
 /* sum_squares and adamw: the step after backward.
  *
  * sum_squares: the chunks of all tensors, one after the other, are the blocks of one launch; each leaves its sum in
- * double, and one block adds those of a tensor in order and then the tensors. The host waits once, for that number.
- * adamw: the chunks of all parameters whose types are alike are one launch. 28 bytes a value (f32, or f32 in two
+ * double, and one block adds those of a tensor in order and then the tensors.
+ * adamw: one block says what the gate says, and all others read that. The chunks of all parameters whose types are alike
+ * are one launch. 28 bytes a value (f32, or f32 in two
  * halves), 20 with moments in bf16, 16 with p in bf16 too, 2 less with gradients in bf16, all of which is new to the
  * caches. */
 #include <stdlib.h>
@@ -90,12 +91,10 @@ static void list_summands(const pu_sum_squares_args *a, summand *list, int *n, i
 static pu_err sum_listed(pu_cuda *d, const summand *list, int n, int64_t chunks, double *out, pu_error *e) {
   void *all, *work;
   PU_TRY(pu_cuda_mirrored(d, list, (size_t)n * sizeof *list, &all, e));
-  PU_TRY(pu_cuda_work(d, (size_t)(chunks + 1) * sizeof(double), &work, e));
-  double *sum = (double *)work, *partial = sum + 1;
-  sum_chunks<<<(unsigned)chunks, THREADS, 0, d->stream>>>((const summand *)all, n, partial);
-  add_chunks<<<1, SUM_THREADS, 0, d->stream>>>(partial, chunks, sum);
-  PU_TRY(pu_cuda_launched("sum_squares", e));
-  return d->base.download(&d->base, out, sum, sizeof *out, e);
+  PU_TRY(pu_cuda_work(d, (size_t)chunks * sizeof(double), &work, e));
+  sum_chunks<<<(unsigned)chunks, THREADS, 0, d->stream>>>((const summand *)all, n, (double *)work);
+  add_chunks<<<1, SUM_THREADS, 0, d->stream>>>((const double *)work, chunks, out);
+  return pu_cuda_launched("sum_squares", e);
 }
 
 static pu_err sum_squares(pu_backend *be, void *args, pu_error *e) {
@@ -105,9 +104,8 @@ static pu_err sum_squares(pu_backend *be, void *args, pu_error *e) {
   summand *list = (summand *)malloc((size_t)a->n * sizeof *list + 1);
   if (!list) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory for a list of %d tensors", a->n);
   list_summands(a, list, &n, &chunks);
-  *a->out = 0;
-  pu_err err = PU_OK;
-  if (n) err = sum_listed((pu_cuda *)be, list, n, chunks, a->out, e);
+  pu_err err =
+      n ? sum_listed((pu_cuda *)be, list, n, chunks, a->out, e) : be->clear(be, a->out, sizeof *a->out, e);
   free(list);
   return err;
 }
@@ -133,6 +131,25 @@ template <typename M, typename G> struct step_of {
 typedef struct pace {
   float rate, scale_v, beta1, beta2, eps, scale;
 } pace;
+
+/* Is the step taken, and with gradients times what? */
+typedef struct verdict {
+  float scale;
+  int taken;
+} verdict;
+
+/* One block: of the gate, with n losses. */
+__global__ void __launch_bounds__(SUM_THREADS)
+    judge(const double *squares, const float *losses, int64_t n, double clip, double most, verdict *out) {
+  int odd = 0;
+#pragma unroll 8
+  for (int64_t i = threadIdx.x; i < n; i += SUM_THREADS) odd |= !isfinite(losses[i]);
+  odd = __syncthreads_or(odd);
+  if (threadIdx.x) return;
+  verdict v = {1, 0};
+  v.taken = !odd && pu_adamw_takes(sqrt(*squares), clip, most, &v.scale);
+  *out = v;
+}
 
 /* Values of a thread: of f32 four, so that an access is 16 bytes; eight where all are of 16 bits. */
 template <form P, typename M, typename G> constexpr int LANE = P != WHOLE && sizeof(M) == 2 && sizeof(G) == 2 ? 8 : 4;
@@ -285,9 +302,13 @@ __device__ static inline void update_some(const step_of<M, G> &s, const pace &c,
 }
 
 template <form P, typename M, typename G>
-__global__ void __launch_bounds__(THREADS) adamw_chunks(const step_of<M, G> *all, int n, const pace c) {
+__global__ void __launch_bounds__(THREADS)
+    adamw_chunks(const step_of<M, G> *all, int n, pace c, const verdict *said) {
   constexpr int N = LANE<P, M, G>;
+  const verdict v = said ? *said : verdict{1, 1};
   const step_of<M, G> s = all[last_begun(all, n, (int64_t)blockIdx.x)];
+  if (!v.taken) return;
+  c.scale = v.scale;
   const int64_t begin = ((int64_t)blockIdx.x - s.first) * STEP_CHUNK, end = min(s.n, begin + STEP_CHUNK);
   for (int64_t at = begin + (int64_t)threadIdx.x * N; at < end; at += THREADS * N) {
     if (s.whole && at + N <= s.n)
@@ -320,8 +341,9 @@ template <typename M, typename G> static step_of<M, G> told(const pu_adamw_args 
   return s;
 }
 
+/* All but the scale. */
 static pace pace_of(const pu_adamw_args *a) {
-  pace c = {.beta1 = a->beta1, .beta2 = a->beta2, .eps = a->eps, .scale = a->grad_scale};
+  pace c = {.beta1 = a->beta1, .beta2 = a->beta2, .eps = a->eps};
   c.rate = (float)((double)a->lr / (1 - pow((double)a->beta1, (double)a->step)));
   c.scale_v = (float)(1 / (1 - pow((double)a->beta2, (double)a->step)));
   return c;
@@ -329,7 +351,7 @@ static pace pace_of(const pu_adamw_args *a) {
 
 /* Those of one form and of these types. list: room for all. */
 template <form P, typename M, typename G>
-static pu_err step_alike(pu_cuda *d, const pu_adamw_args *a, void *list, pu_error *e) {
+static pu_err step_alike(pu_cuda *d, const pu_adamw_args *a, const verdict *said, void *list, pu_error *e) {
   step_of<M, G> *alike = (step_of<M, G> *)list;
   int64_t chunks = 0;
   int n = 0;
@@ -345,15 +367,28 @@ static pu_err step_alike(pu_cuda *d, const pu_adamw_args *a, void *list, pu_erro
   }
   if (n == 0) return PU_OK;
   PU_TRY(pu_cuda_mirrored(d, alike, (size_t)n * sizeof *alike, &all, e));
-  adamw_chunks<P, M, G><<<(unsigned)chunks, THREADS, 0, d->stream>>>((const step_of<M, G> *)all, n, pace_of(a));
+  adamw_chunks<P, M, G><<<(unsigned)chunks, THREADS, 0, d->stream>>>((const step_of<M, G> *)all, n, pace_of(a), said);
   return pu_cuda_launched("adamw", e);
 }
 
 template <typename M, typename G>
-static pu_err step_forms(pu_cuda *d, const pu_adamw_args *a, void *list, pu_error *e) {
-  PU_TRY((step_alike<WHOLE, M, G>(d, a, list, e)));
-  PU_TRY((step_alike<HALVES, M, G>(d, a, list, e)));
-  return step_alike<ROUGH, M, G>(d, a, list, e);
+static pu_err step_forms(pu_cuda *d, const pu_adamw_args *a, const verdict *said, void *list, pu_error *e) {
+  PU_TRY((step_alike<WHOLE, M, G>(d, a, said, list, e)));
+  PU_TRY((step_alike<HALVES, M, G>(d, a, said, list, e)));
+  return step_alike<ROUGH, M, G>(d, a, said, list, e);
+}
+
+/* *out: where in work memory the verdict will be; NULL: there is no gate. */
+static pu_err ask_gate(pu_cuda *d, const pu_adamw_gate *g, verdict **out, pu_error *e) {
+  void *work;
+  *out = NULL;
+  if (!g->squares) return PU_OK;
+  PU_TRY(pu_cuda_work(d, sizeof **out, &work, e));
+  *out = (verdict *)work;
+  const float *losses = g->finite ? (const float *)g->finite->data : NULL;
+  const int64_t n = g->finite ? pu_tensor_count(g->finite) : 0;
+  judge<<<1, SUM_THREADS, 0, d->stream>>>(g->squares, losses, n, g->clip, g->most, *out);
+  return pu_cuda_launched("adamw", e);
 }
 
 static pu_err adamw(pu_backend *be, void *args, pu_error *e) {
@@ -361,10 +396,12 @@ static pu_err adamw(pu_backend *be, void *args, pu_error *e) {
   pu_cuda *d = (pu_cuda *)be;
   void *list = malloc((size_t)a->n * sizeof(step_of<float, float>) + 1);
   if (!list) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory for a list of %d tensors", a->n);
-  pu_err err = step_forms<float, float>(d, a, list, e);
-  if (!err) err = step_forms<float, bf16>(d, a, list, e);
-  if (!err) err = step_forms<bf16, float>(d, a, list, e);
-  if (!err) err = step_forms<bf16, bf16>(d, a, list, e);
+  verdict *said;
+  pu_err err = ask_gate(d, &a->gate, &said, e);
+  if (!err) err = step_forms<float, float>(d, a, said, list, e);
+  if (!err) err = step_forms<float, bf16>(d, a, said, list, e);
+  if (!err) err = step_forms<bf16, float>(d, a, said, list, e);
+  if (!err) err = step_forms<bf16, bf16>(d, a, said, list, e);
   free(list);
   return err;
 }

@@ -1,8 +1,8 @@
 /* Inside the CUDA backend: its state, memory that operations share, and what every kernel file uses.
  *
  * One device, one stream: operations run in the order in which they are called, and none waits for the device except
- * download, sync and the operations whose result is a host value (sum_squares). Work memory can therefore be one buffer
- * for all operations: the next one's kernels begin after the last one's have read it.
+ * download, sync and reach. Work memory can therefore be one buffer for all operations: the next one's kernels begin
+ * after the last one's have read it.
  *
  * A file of operations NAME.cu defines `void pu_cuda_use_NAME(pu_cuda *d)`, which puts its functions into the table,
  * and is named in use.h. Kernels take the compute type as a template parameter T (float or bf16) and compute in f32. */
@@ -20,7 +20,7 @@ extern "C" {
 
 typedef __nv_bfloat16 bf16;
 
-enum { PU_CUDA_MIRRORS = 16 };
+enum { PU_CUDA_MIRRORS = 16, PU_CUDA_MARKS = 8 };
 
 /* A copy, in device memory, of an array that callers keep in host memory (lengths, tables of blocks): layer after layer
  * hands in the same one. */
@@ -53,7 +53,9 @@ typedef struct pu_cuda {
   void *staging; /* pinned, PU_CUDA_STAGING, in two halves; the one that is being filled is used up to `staged` */
   size_t staged;
   int half;
-  cudaEvent_t staging_read[2]; /* the copies out of a half have ended */
+  cudaEvent_t staging_read[2];      /* the copies out of a half have ended */
+  cudaEvent_t marks[PU_CUDA_MARKS]; /* places in line, in turn */
+  uint64_t marked;                  /* the last one's number */
   pu_cuda_mirror mirrors[PU_CUDA_MIRRORS];
   bool was_there; /* what pu_cuda_mirrored was asked for: set where nothing had to be brought, cleared by who asks */
   uint64_t clock;

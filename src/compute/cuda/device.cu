@@ -244,6 +244,22 @@ static pu_err cuda_sync(pu_backend *be, pu_error *e) {
   return pu_cuda_wait(of(be), "waiting for the device", e);
 }
 
+static pu_err cuda_mark(pu_backend *be, uint64_t *at, pu_error *e) {
+  pu_cuda *d = of(be);
+  PU_TRY(pu_cuda_may_wait(d, e));
+  PU_CUDA_TRY(cudaEventRecord(d->marks[(d->marked + 1) % PU_CUDA_MARKS], d->stream), "a mark", e);
+  *at = ++d->marked;
+  return PU_OK;
+}
+
+/* A mark whose event has been taken again since is waited for too long, but not wrongly. */
+static pu_err cuda_reach(pu_backend *be, uint64_t at, pu_error *e) {
+  pu_cuda *d = of(be);
+  PU_TRY(pu_cuda_may_wait(d, e));
+  PU_CUDA_TRY(cudaEventSynchronize(d->marks[at % PU_CUDA_MARKS]), "waiting for a mark", e);
+  return *(volatile int *)d->faults.any ? pu_cuda_wait(d, "waiting for the device", e) : PU_OK;
+}
+
 pu_err pu_cuda_work(pu_cuda *d, size_t bytes, void **out, pu_error *e) {
   if (bytes > d->work_bytes) {
     if (pu_cuda_is_capturing(d)) return pu_fail(e, PU_ERR_INTERNAL, "cuda: work memory grows");
@@ -347,6 +363,8 @@ static void cuda_close(pu_backend *be) {
   cudaFreeHost(d->staging);
   for (int i = 0; i < 2; i++)
     if (d->staging_read[i]) cudaEventDestroy(d->staging_read[i]);
+  for (int i = 0; i < PU_CUDA_MARKS; i++)
+    if (d->marks[i]) cudaEventDestroy(d->marks[i]);
   if (d->stream) cudaStreamDestroy(d->stream);
   pu_pool_free(d->base.pool);
   free(d);
@@ -414,6 +432,8 @@ static pu_err open_all(pu_cuda *d, pu_error *e) {
   PU_CUDA_TRY(cudaMallocHost(&d->staging, PU_CUDA_STAGING), "pinned memory", e);
   for (int i = 0; i < 2; i++)
     PU_CUDA_TRY(cudaEventCreateWithFlags(&d->staging_read[i], cudaEventDisableTiming), "making an event", e);
+  for (int i = 0; i < PU_CUDA_MARKS; i++)
+    PU_CUDA_TRY(cudaEventCreateWithFlags(&d->marks[i], cudaEventDisableTiming), "making an event", e);
   PU_TRY(cuda_alloc(&d->base, PU_CUDA_LT_BYTES, &d->lt_work, e));
   PU_TRY(open_faults(d, e));
   PU_TRY(open_arrived(d, e));
@@ -446,6 +466,8 @@ extern "C" __attribute__((visibility("default"))) pu_err pu_plugin_open(int thre
   d->base.pin = cuda_pin;
   d->base.unpin = cuda_unpin;
   d->base.sync = cuda_sync;
+  d->base.mark = cuda_mark;
+  d->base.reach = cuda_reach;
   d->base.close = cuda_close;
   d->base.work_bytes = cuda_work_bytes;
   d->base.memory = cuda_memory;

@@ -607,7 +607,7 @@ static adam adam_of(const pu_adam_job *a) {
                 .b2 = v_set1(a->beta2),
                 .c1 = v_set1(1 - a->beta1),
                 .c2 = v_set1(1 - a->beta2),
-                .scale = v_set1(a->grad_scale),
+                .scale = v_set1(a->scale),
                 .eps = v_set1(a->eps),
                 .noise = pu_noise_of(a->seed, a->step)};
 }
@@ -680,9 +680,11 @@ static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
 
 static pu_err adamw(pu_backend *be, void *args, pu_error *e) {
   const pu_adamw_args *a = args;
+  float scale;
   (void)e;
+  if (!pu_adamw_opens(&a->gate, &scale)) return PU_OK;
   for (int i = 0; i < a->n; i++) {
-    pu_adam_job job = pu_adam_job_of(a, i);
+    pu_adam_job job = pu_adam_job_of(a, i, scale);
     pu_pool_run(((pu_cpu *)be)->pool, pu_tensor_count(job.p), STEP_CHUNK, adamw_chunk, &job);
   }
   return PU_OK;

@@ -73,7 +73,7 @@ static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
   (void)worker;
   for (int64_t i = begin; i < end; i++) {
     uint32_t bits = pu_mix32(pu_noise_at(noise, i));
-    float gi = pu_get1(a->g, i) * a->grad_scale;
+    float gi = pu_get1(a->g, i) * a->scale;
     float m = a->beta1 * pu_get1(a->m, i) + (1 - a->beta1) * gi;
     float v = a->beta2 * pu_get1(a->v, i) + (1 - a->beta2) * gi * gi;
     write_rough(a->m, i, m, bits);
@@ -84,9 +84,11 @@ static void adamw_chunk(void *arg, int64_t begin, int64_t end, int worker) {
 
 pu_err pu_ref_adamw(pu_backend *be, void *args, pu_error *e) {
   const pu_adamw_args *a = args;
+  float scale;
   (void)e;
+  if (!pu_adamw_opens(&a->gate, &scale)) return PU_OK;
   for (int i = 0; i < a->n; i++) {
-    pu_adam_job job = pu_adam_job_of(a, i);
+    pu_adam_job job = pu_adam_job_of(a, i, scale);
     pu_pool_run(((pu_cpu *)be)->pool, pu_tensor_count(job.p), STEP_CHUNK, adamw_chunk, &job);
   }
   return PU_OK;
