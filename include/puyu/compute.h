@@ -534,6 +534,27 @@ typedef struct pu_linear_cross_entropy_args {
 } pu_linear_cross_entropy_args;
 pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const pu_tensor *targets, float grad_scale);
 
+/* Changes single logits f32 [N, V], in place, as settings of sampling ask for it. Each row has three lists of ids, one
+ * behind the other: list j of row n is [offsets[3 n + j], offsets[3 n + j + 1]) of ids and values. In this order: for each
+ * id of the first x += value (a bias); of the second, the ids seen before, x = pu_penalised(x, penalty[n], value); of the
+ * third x = -infinity. A list names an id once, the third may do so again; ids outside [0, V) are left out. All in f32,
+ * each step rounded: the same to the bit on every backend, but for which NaN it is. Rows may lie apart.
+ * penalty: f32 [N]; offsets: i32 [3 N + 1], ascending, at most M; ids: i32 [M]; values: f32 [M]. What the third list has
+ * in values is not read, nor is anything behind the last offset. No backward. */
+typedef struct pu_adjust_logits_args {
+  pu_tensor *logits;
+  const pu_tensor *penalty, *offsets, *ids, *values;
+} pu_adjust_logits_args;
+pu_tensor *pu_adjust_logits(pu_ctx *c, pu_tensor *logits, const pu_tensor *penalty, const pu_tensor *offsets,
+                            const pu_tensor *ids, const pu_tensor *values); /* = logits */
+/* The logit x of an id seen before: divided by the repetition penalty r where it is positive, else multiplied (Keskar et
+ * al. 2019), less `minus`: the frequency penalty times how often it was generated, and once the presence penalty if it
+ * was (OpenAI's API reference); the sum in double, then rounded. */
+static inline float pu_penalised(float x, float r, float minus) {
+  x *= x > 0 ? 1 / r : r;
+  return x - minus;
+}
+
 /* Of each row of logits f32 [N, V], looking at its first `vocab` values only: the k largest, in order (ties: lower id; NaN
  * counts as -infinity), and sums over all of these values of e^((x - largest) scale[n]) and of e^(x - largest), both 0
  * where the largest is not finite. What a sampler needs, without the row. k: 1 to PU_TOP_MOST, at most vocab.

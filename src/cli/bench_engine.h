@@ -10,6 +10,7 @@
 typedef struct pu_bench_options {
   const char *shape, *gguf, *device;
   int64_t layers, threads, batch, seq, tokens, rounds, window, chunk;
+  double repetition; /* penalty; 0: the command has none */
   int dtype, quant, kv_dtype;
   bool json;
 } pu_bench_options;
@@ -39,6 +40,7 @@ typedef struct pu_bench_engine {
   pu_engine *en;
   pu_session **sessions; /* [batch] */
   int64_t batch;
+  double repetition;
   pu_dtype dtype;
   pu_quant quant;
   size_t matrix_bytes; /* weights a step reads: all but the input embedding, of which it reads a few rows */

@@ -2,9 +2,10 @@
 
 /* With so many tensors each struct of arguments begins. 0: it cannot be played again. */
 static const uint8_t tensors_of[PU_OP_COUNT] = {
-    [PU_OP_embedding] = 3, [PU_OP_rmsnorm_add] = 6, [PU_OP_linear] = 4,          [PU_OP_lora] = 2,
-    [PU_OP_qk_norm] = 5,   [PU_OP_rope] = 2,        [PU_OP_attention_paged] = 5, [PU_OP_swiglu] = 2,
-    [PU_OP_moe_route] = 3, [PU_OP_moe_mlp] = 11,    [PU_OP_top_logits] = 5,      [PU_OP_linear_swiglu] = 4};
+    [PU_OP_embedding] = 3,    [PU_OP_rmsnorm_add] = 6, [PU_OP_linear] = 4,          [PU_OP_lora] = 2,
+    [PU_OP_qk_norm] = 5,      [PU_OP_rope] = 2,        [PU_OP_attention_paged] = 5, [PU_OP_swiglu] = 2,
+    [PU_OP_moe_route] = 3,    [PU_OP_moe_mlp] = 11,    [PU_OP_top_logits] = 5,      [PU_OP_linear_swiglu] = 4,
+    [PU_OP_adjust_logits] = 5};
 
 static inline uint64_t mix(uint64_t h, uint64_t v) {
   h = (h ^ v) * 0x9e3779b97f4a7c15u;

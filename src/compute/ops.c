@@ -418,6 +418,22 @@ pu_tensor *pu_linear_cross_entropy(pu_ctx *c, pu_tensor *x, pu_tensor *w, const 
   return c->status ? NULL : loss;
 }
 
+static bool fits_list(const pu_tensor *t, pu_dtype dtype, int64_t n) {
+  return t->dtype == dtype && t->ndim == 1 && t->stride[0] == 1 && (n < 0 || t->shape[0] == n);
+}
+
+pu_tensor *pu_adjust_logits(pu_ctx *c, pu_tensor *logits, const pu_tensor *penalty, const pu_tensor *offsets,
+                            const pu_tensor *ids, const pu_tensor *values) {
+  if (c->status || !logits || !penalty || !offsets || !ids || !values) return NULL;
+  const int64_t n = logits->shape[0];
+  if (!fits(logits, 2, -1) || logits->dtype != PU_F32 || !fits_list(penalty, PU_F32, n) ||
+      !fits_list(offsets, PU_I32, 3 * n + 1) || !fits_list(ids, PU_I32, -1) ||
+      !fits_list(values, PU_F32, ids->shape[0]))
+    return misfit(c, "adjust_logits");
+  pu_adjust_logits_args a = {logits, penalty, offsets, ids, values};
+  return run(c, PU_OP_adjust_logits, &a) ? logits : NULL;
+}
+
 pu_tensor *pu_top_logits(pu_ctx *c, const pu_tensor *logits, int64_t vocab, int k, const pu_tensor *scale,
                          pu_tensor **values, pu_tensor **sums) {
   *values = *sums = NULL;

@@ -64,6 +64,24 @@ static void collect_endings(pu_session *s, const pu_sampling *o, int32_t *to) {
   if (s->en->t && pu_tokenizer_eos(s->en->t) >= 0) to[s->n_endings++] = pu_tokenizer_eos(s->en->t);
 }
 
+static int by_id(const void *a, const void *b) {
+  const pu_logit_bias *x = a, *y = b;
+  return (x->id > y->id) - (x->id < y->id);
+}
+
+/* Each id once: a device adds all of them at a time. */
+static void merge_bias(pu_sampling *how) {
+  pu_logit_bias *v = (pu_logit_bias *)(uintptr_t)how->logit_bias; /* our own copy */
+  size_t n = 0;
+  if (how->n_logit_bias) qsort(v, how->n_logit_bias, sizeof *v, by_id);
+  for (size_t i = 0; i < how->n_logit_bias; i++)
+    if (n && v[n - 1].id == v[i].id)
+      v[n - 1].bias += v[i].bias;
+    else
+      v[n++] = v[i];
+  how->n_logit_bias = n;
+}
+
 static pu_err keep_options(pu_session *s, const pu_sampling *o, pu_error *e) {
   pu_sampling how = *o;
   size_t most = o->n_stop_ids + PU_COUNT(s->en->m->hp.eos) + 1;
@@ -77,6 +95,7 @@ static pu_err keep_options(pu_session *s, const pu_sampling *o, pu_error *e) {
   collect_endings(s, o, pack(&p, NULL, most, sizeof(int32_t)));
   how.stop_ids = s->endings;
   how.n_stop_ids = s->n_endings;
+  merge_bias(&how);
   s->how = how;
   return PU_OK;
 }
@@ -153,6 +172,12 @@ pu_err pu_session_start(pu_session *s, const pu_sampling *o, pu_on_text on_text,
 
 /* ---- token by token ---- */
 
+pu_err pu_session_keep_seen(pu_session *s, pu_error *e) {
+  if (!pu_penalises(&s->how)) return PU_OK;
+  if (pu_seen_update(&s->seen, s->en->m->hp.vocab, &s->how, s->ids.v, s->ids.n, s->answer_at)) return PU_OK;
+  return pu_fail(e, PU_ERR_NOMEM, "no memory for the tokens that were seen");
+}
+
 static bool ends_answer(const pu_session *s, int32_t id) {
   for (size_t i = 0; i < s->n_endings; i++)
     if (s->endings[i] == id) return true;
@@ -192,7 +217,8 @@ pu_err pu_answer_next(pu_session *s, pu_logit_row *row, pu_error *e) {
   pu_engine *en = s->en;
   size_t made = s->ids.n - s->answer_at;
   bool early = (int64_t)made < s->how.min_tokens;
-  pu_history h = {s->ids.v, s->ids.n, made, &s->seen, s->endings, early ? s->n_endings : 0};
+  const pu_seen *seen = row->how == PU_ROW_CHANGED ? NULL : &s->seen;
+  pu_history h = {s->ids.v, s->ids.n, made, seen, s->endings, early ? s->n_endings : 0};
   int32_t id;
   if (!row->logits && pu_row_choose(row, s, &h, &id)) {
     if (!early && ends_answer(s, id)) return end_answer(s, PU_FINISH_STOP, e);
@@ -201,10 +227,9 @@ pu_err pu_answer_next(pu_session *s, pu_logit_row *row, pu_error *e) {
   }
   if (!row->logits) PU_TRY(pu_row_fetch(en, row, e));
   float *logits = row->logits;
-  if (s->how.repetition_penalty != 1 && !pu_seen_update(&s->seen, en->m->hp.vocab, s->ids.v, s->ids.n))
-    return pu_fail(e, PU_ERR_NOMEM, "no memory for the tokens that were seen");
+  if (seen) PU_TRY(pu_session_keep_seen(s, e));
   only_pieces(en, logits);
-  pu_sampler_bias(logits, en->m->hp.vocab, &s->how);
+  if (row->how < PU_ROW_BIASED) pu_sampler_bias(logits, en->m->hp.vocab, &s->how);
   const float *before = s->kept.top >= 0 ? pu_sampler_copy(&en->sampler, logits) : NULL;
   if (!pu_constrain_logits(s, logits)) return end_answer(s, PU_FINISH_LENGTH, e);
   id = pu_sampler_next(&en->sampler, logits, &s->how, &h, &s->rng);

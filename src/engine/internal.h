@@ -103,25 +103,33 @@ pu_err pu_host_copy(pu_engine *en, int32_t from, int32_t to, pu_error *e) PU_MUS
 typedef struct pu_sampler {
   int64_t vocab;
   struct pu_candidate *candidates; /* [vocab] */
-  uint8_t *seen;                   /* [vocab], all 0 between calls */
   float *copy;                     /* [vocab]: see pu_sampler_copy */
 } pu_sampler;
 
-/* The different ids among the first `upto` of a sequence, kept up to date while it grows, so that a step does not read
- * all of it. */
+bool pu_penalises(const pu_sampling *o);
+/* The different ids among the first `upto` of a sequence that penalties are for, and what these come to; kept up to
+ * date while it grows, so that a step does not read all of it. Without a repetition penalty those of the answer alone.
+ */
 typedef struct pu_seen {
-  uint8_t *there; /* [vocab] */
-  int32_t *ids;   /* [n], room for vocab */
+  int32_t *place; /* [vocab]: in ids, from 1 on; 0: it is not there */
+  int32_t *ids;   /* [n], as the others, with room for vocab */
+  int32_t *times; /* generated */
+  float *minus;   /* of pu_penalised */
   size_t n, upto;
 } pu_seen;
-bool pu_seen_update(pu_seen *s, int64_t vocab, const int32_t *ids, size_t n); /* false: no memory */
+/* False: no memory. answer_at: where what was generated begins. */
+bool pu_seen_update(pu_seen *s, int64_t vocab, const pu_sampling *o, const int32_t *ids, size_t n, size_t answer_at);
+/* Its ids and what is taken off their logits, as they would be after n_guess more; there is room for s->n + n_guess.
+ * Returns how many there are. */
+size_t pu_seen_write(const pu_seen *s, int64_t vocab, const pu_sampling *o, const int32_t *guess, int n_guess,
+                     int32_t *ids, float *minus);
 void pu_seen_deinit(pu_seen *s);
 
 /* A session's ids, of which the last n_answer were generated; and ids that must not come now. */
 typedef struct pu_history {
   const int32_t *ids;
   size_t n, n_answer;
-  const pu_seen *seen; /* of ids; for a repetition penalty */
+  const pu_seen *seen; /* of ids; NULL: the logits are penalised already */
   const int32_t *never;
   size_t n_never;
 } pu_history;
@@ -130,6 +138,8 @@ bool pu_sampler_init(pu_sampler *s, int64_t vocab); /* false: no memory */
 void pu_sampler_deinit(pu_sampler *s);
 /* Logit bias comes first, so that log-probabilities can be taken after it. */
 void pu_sampler_bias(float *logits, int64_t vocab, const pu_sampling *o);
+/* Ids that may not come now, into ids: room for n_never and one for each bad word. Returns how many. */
+size_t pu_sampler_forbidden(const pu_sampling *o, const pu_history *h, int32_t *ids);
 /* A copy of logits, until the next. */
 const float *pu_sampler_copy(pu_sampler *s, const float *logits);
 /* The next id; logits [vocab] are changed in place. */
@@ -155,35 +165,61 @@ pu_err pu_kept_add(pu_kept *k, pu_sampler *s, const float *logits, int32_t id, p
 
 /* ---- short.c: rows of logits that stay on the device ---- */
 
+/* What a device does with a row of logits before anyone looks at it. */
+typedef enum pu_row_how {
+  PU_ROW_WHOLE,  /* nothing, and its largest are not enough */
+  PU_ROW_PLAIN,  /* nothing: its largest are those of the model */
+  PU_ROW_BIASED, /* adds the logit bias */
+  PU_ROW_CHANGED /* adds the bias, penalises, and takes out what may not come */
+} pu_row_how;
+
 /* A row of logits on the device, the largest of which may be here. */
 typedef struct pu_logit_row {
   const pu_tensor *from;
   int64_t at;
   float *logits; /* [V] on the host; NULL: not fetched */
-  int k;         /* 0: nothing is known of it */
-  bool whole;    /* the k are all that can come */
+  pu_row_how how;
+  int k;      /* 0: nothing is known of it */
+  bool whole; /* the k are all that can come */
   const float *values;
   const int32_t *ids;
   double scaled_sum, sum; /* of e^(logit - largest), the first with the logits divided by the temperature */
 } pu_logit_row;
+/* What a device is to find in rows of logits, and to change in them before. */
+typedef struct pu_short_plan {
+  int k;           /* of each row, so many of the largest; 0: nothing */
+  int64_t changes; /* room for so many; 0: none are made */
+  pu_row_how *how; /* [n] */
+  bool later;      /* of the next step, whose tokens are not known yet: what changes comes with pu_short_send */
+} pu_short_plan;
+enum {
+  PU_MOST_CHANGES = 1 << 20, /* of a step; the rows beyond are fetched. A power of two */
+  PU_KEPT_CHANGES = 1 << 18  /* of a step that a device may keep, to which it keeps room for what is sent */
+};
+/* What there is room for with so many rows. */
+int64_t pu_short_most_changes(int64_t rows, int64_t vocab);
+/* s: whose the rows are; of one session the first, and then those behind its guesses. */
+pu_err pu_short_plan_rows(pu_engine *en, pu_session *const *s, int64_t n, bool later, pu_short_plan *out,
+                          pu_error *e) PU_MUST_USE;
 /* What is worth knowing of rows of logits [n, V] before they are fetched. */
 typedef struct pu_short {
-  int k;                                                 /* of each row; 0: nothing */
-  const pu_tensor *logits, *values, *ids, *sums, *scale; /* scale: [n], by which the sums' logits are multiplied */
+  int k; /* of each row; 0: nothing */
+  const pu_tensor *logits, *values, *ids, *sums;
+  const pu_tensor *sent; /* i32: what of the settings the device is told */
 } pu_short;
-/* How many of each row are worth to be known; s: whose they are. */
-int pu_short_count(const pu_engine *en, pu_session *const *s, int64_t n);
-/* Has the device find them (k: pu_short_count's), and fetches what it found. */
-pu_err pu_short_ask(pu_engine *en, pu_ctx *c, const pu_tensor *logits, int k, pu_session *const *s, int64_t n,
-                    pu_short *out, pu_error *e) PU_MUST_USE;
-/* Sends the scales of these sessions' rows. */
-pu_err pu_short_scale(pu_engine *en, const pu_tensor *scale, pu_session *const *s, int64_t n, pu_error *e) PU_MUST_USE;
-pu_err pu_short_fetch(pu_engine *en, const pu_short *found, int64_t n, pu_logit_row *rows, pu_error *e) PU_MUST_USE;
+/* Has the device change the rows and find the largest, and fetches what it found. */
+pu_err pu_short_ask(pu_engine *en, pu_ctx *c, pu_tensor *logits, const pu_short_plan *plan, pu_session *const *s,
+                    int64_t n, pu_short *out, pu_error *e) PU_MUST_USE;
+/* Sends what these sessions' settings are. */
+pu_err pu_short_send(pu_engine *en, const pu_tensor *sent, const pu_short_plan *plan, pu_session *const *s, int64_t n,
+                     pu_error *e) PU_MUST_USE;
+pu_err pu_short_fetch(pu_engine *en, const pu_short *found, const pu_short_plan *plan, int64_t n, pu_logit_row *rows,
+                      pu_error *e) PU_MUST_USE;
 pu_err pu_row_fetch(pu_engine *en, pu_logit_row *row, pu_error *e) PU_MUST_USE;
 /* The session's next id from what is here. False: that takes the row. */
 bool pu_row_choose(const pu_logit_row *row, pu_session *s, const pu_history *h, int32_t *id);
-/* The part of it that knows of drawing (sampler.c): where neither bias, penalty, grammar nor typical sampling change
- * the logits, and top-k is no more than there are. */
+/* The part of it that knows of drawing (sampler.c): where neither a grammar nor typical sampling, nor a bias or penalty
+ * that the device does not know of, change the logits, and top-k is no more than there are. */
 bool pu_sampler_short(pu_sampler *s, const pu_logit_row *row, const pu_sampling *o, const pu_history *h, pu_rng *rng,
                       int32_t *id);
 pu_err pu_kept_add_short(pu_kept *k, const pu_logit_row *row, int32_t id, pu_error *e) PU_MUST_USE;
@@ -297,7 +333,7 @@ struct pu_session {
   int32_t *endings; /* ids that end the answer; in `options` */
   size_t n_endings;
   pu_rng rng;
-  pu_seen seen; /* where the answer has a repetition penalty */
+  pu_seen seen; /* where the answer has penalties */
   pu_stream stream;
   pu_kept kept;
   struct pu_constraint *constraint; /* NULL: none */
@@ -336,6 +372,8 @@ bool pu_stream_tell(pu_stream *s, const pu_sampling *how, bool all, pu_on_text o
 
 /* ---- answer.c ---- */
 
+/* Brings s->seen up to date, where the answer has penalties. */
+pu_err pu_session_keep_seen(pu_session *s, pu_error *e) PU_MUST_USE;
 /* Chooses the next token from its logits (changed): ends the answer, or appends it. */
 pu_err pu_answer_next(pu_session *s, pu_logit_row *row, pu_error *e) PU_MUST_USE;
 void pu_answer_forget(pu_session *s); /* options, text, log-probabilities */

@@ -81,13 +81,19 @@ static size_t logits_bytes(const pu_hparams *hp, const pu_engine_options *o) {
   return (size_t)most_rows(o) * (size_t)hp->vocab * sizeof(float);
 }
 
+/* What a device is told of its rows of logits, to change them (short.c). */
+static size_t changes_bytes(const pu_model *m, const pu_engine_options *o) {
+  const int64_t rows = most_rows(o), most = pu_short_most_changes(rows, m->hp.vocab);
+  return m->be->memory ? (size_t)(5 * rows + 1 + 2 * most) * sizeof(int32_t) : 0;
+}
+
 size_t pu_plan_step_bytes(const pu_model *m, const pu_engine_options *o) {
   int64_t tokens = o->prefill_chunk + most_rows(o);
   int64_t widest = PU_MAX(PU_MAX(m->hp.hidden, m->hp.ffn), m->hp.heads * m->hp.head_dim);
   size_t packed =
       o->quant == PU_QUANT_NONE || o->quant >= PU_QUANT_FP8 ? 0 : pu_packed_work_bytes(tokens, widest, m->dtype);
   return pu_model_activation_bytes(m, tokens, tokens, false, false) + 2 * logits_bytes(&m->hp, o) + packed +
-         ((size_t)1 << 20);
+         changes_bytes(m, o) + ((size_t)1 << 20);
 }
 
 /* ---- the plan ---- */

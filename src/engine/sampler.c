@@ -17,71 +17,95 @@ pu_sampling pu_sampling_default(void) {
 
 bool pu_sampler_init(pu_sampler *s, int64_t vocab) {
   size_t n = (size_t)vocab;
-  *s = (pu_sampler){.vocab = vocab,
-                    .candidates = malloc(n * sizeof *s->candidates),
-                    .seen = calloc(n, 1),
-                    .copy = malloc(n * sizeof *s->copy)};
-  if (s->candidates && s->seen && s->copy) return true;
+  *s = (pu_sampler){
+      .vocab = vocab, .candidates = malloc(n * sizeof *s->candidates), .copy = malloc(n * sizeof *s->copy)};
+  if (s->candidates && s->copy) return true;
   pu_sampler_deinit(s);
   return false;
 }
 
 void pu_sampler_deinit(pu_sampler *s) {
   free(s->candidates);
-  free(s->seen);
   free(s->copy);
   *s = (pu_sampler){0};
 }
 
 /* ---- penalties ---- */
 
-bool pu_seen_update(pu_seen *s, int64_t vocab, const int32_t *ids, size_t n) {
-  if (!s->there) s->there = calloc((size_t)vocab, 1);
-  if (!s->ids) s->ids = malloc((size_t)vocab * sizeof *s->ids);
-  if (!s->there || !s->ids) return false;
+static bool seen_open(pu_seen *s, int64_t vocab) {
+  size_t n = (size_t)vocab;
+  if (!s->place) s->place = calloc(n, sizeof *s->place);
+  if (!s->ids) s->ids = malloc(n * sizeof *s->ids);
+  if (!s->times) s->times = malloc(n * sizeof *s->times);
+  if (!s->minus) s->minus = malloc(n * sizeof *s->minus);
+  return s->place && s->ids && s->times && s->minus;
+}
+
+bool pu_penalises(const pu_sampling *o) {
+  return o->repetition_penalty != 1 || o->presence_penalty != 0 || o->frequency_penalty != 0;
+}
+
+/* What is taken off the logit of an id that was generated so often: see pu_penalised. */
+static float minus_of(const pu_sampling *o, int32_t times) {
+  return (float)(times * o->frequency_penalty + (times > 0 ? o->presence_penalty : 0));
+}
+
+bool pu_seen_update(pu_seen *s, int64_t vocab, const pu_sampling *o, const int32_t *ids, size_t n, size_t answer_at) {
+  if (!seen_open(s, vocab)) return false;
+  if (o->repetition_penalty == 1) s->upto = PU_MAX(s->upto, PU_MIN(answer_at, n)); /* what was given counts not */
   for (; s->upto < n; s->upto++) {
     int32_t id = ids[s->upto];
-    if (id < 0 || id >= vocab || s->there[id]) continue;
-    s->there[id] = 1;
-    s->ids[s->n++] = id;
+    if (id < 0 || id >= vocab) continue;
+    if (!s->place[id]) {
+      s->ids[s->n] = id;
+      s->times[s->n] = 0;
+      s->place[id] = (int32_t)++s->n;
+    }
+    size_t at = (size_t)s->place[id] - 1;
+    s->times[at] += s->upto >= answer_at;
+    s->minus[at] = minus_of(o, s->times[at]);
   }
   return true;
+}
+
+size_t pu_seen_write(const pu_seen *s, int64_t vocab, const pu_sampling *o, const int32_t *guess, int n_guess,
+                     int32_t *ids, float *minus) {
+  size_t n = s->n;
+  if (n) {
+    memcpy(ids, s->ids, n * sizeof *ids);
+    memcpy(minus, s->minus, n * sizeof *minus);
+  }
+  for (int i = 0; i < n_guess; i++) {
+    const int32_t id = guess[i];
+    if (id < 0 || id >= vocab) continue;
+    size_t at = s->place && s->place[id] ? (size_t)s->place[id] - 1 : s->n;
+    while (at >= s->n && at < n && ids[at] != id) at++;
+    int32_t times = at < s->n ? s->times[at] : 0;
+    for (int k = 0; k <= i; k++) times += guess[k] == id;
+    ids[at] = id;
+    minus[at] = minus_of(o, times);
+    n = PU_MAX(n, at + 1);
+  }
+  return n;
 }
 
 void pu_seen_deinit(pu_seen *s) {
-  free(s->there);
+  free(s->place);
   free(s->ids);
+  free(s->times);
+  free(s->minus);
   *s = (pu_seen){0};
 }
 
-/* True the first time an id of the vocabulary is asked for. */
-static bool is_new(pu_sampler *s, int32_t id) {
-  if (s->seen[id]) return false;
-  s->seen[id] = 1;
-  return true;
-}
-
-static void forget(pu_sampler *s, const int32_t *ids, size_t n) {
-  for (size_t i = 0; i < n; i++)
-    if (ids[i] >= 0 && ids[i] < s->vocab) s->seen[ids[i]] = 0;
-}
-
-/* Repetition: once for each id that was seen (Keskar et al. 2019). Presence once, frequency as often as it was
- * generated. */
-static void penalise(pu_sampler *s, float *logits, const pu_sampling *o, const pu_history *h) {
+static void penalise(float *logits, const pu_sampling *o, const pu_seen *seen) {
   const float r = (float)o->repetition_penalty;
-  for (size_t i = 0; r != 1 && i < h->seen->n; i++) {
-    float *x = &logits[h->seen->ids[i]];
-    *x *= *x > 0 ? 1 / r : r;
-  }
-  if (o->presence_penalty == 0 && o->frequency_penalty == 0) return;
-  const int32_t *answer = h->ids + (h->n - h->n_answer);
-  for (size_t i = 0; i < h->n_answer; i++) {
-    int32_t id = answer[i];
-    if (id < 0 || id >= s->vocab) continue;
-    logits[id] -= (float)(o->frequency_penalty + (is_new(s, id) ? o->presence_penalty : 0));
-  }
-  forget(s, answer, h->n_answer);
+  for (size_t i = 0; i < seen->n; i++) logits[seen->ids[i]] = pu_penalised(logits[seen->ids[i]], r, seen->minus[i]);
+}
+
+/* Has the beginning of a bad word come, so that its last id may not? */
+static bool is_begun(const pu_ids_view *w, const pu_history *h) {
+  if (w->n - 1 > h->n) return false;
+  return w->n == 1 || memcmp(h->ids + (h->n - (w->n - 1)), w->v, (w->n - 1) * sizeof *w->v) == 0;
 }
 
 /* What may not come now: the ends of bad words whose beginnings have come, and h->never. */
@@ -90,10 +114,16 @@ static void forbid(float *logits, int64_t vocab, const pu_sampling *o, const pu_
     if (h->never[i] >= 0 && h->never[i] < vocab) logits[h->never[i]] = -INFINITY;
   for (size_t i = 0; i < o->n_bad_words; i++) {
     const pu_ids_view *w = &o->bad_words[i];
-    if (w->n - 1 > h->n) continue;
-    if (w->n > 1 && memcmp(h->ids + (h->n - (w->n - 1)), w->v, (w->n - 1) * sizeof *w->v) != 0) continue;
-    logits[w->v[w->n - 1]] = -INFINITY;
+    if (is_begun(w, h)) logits[w->v[w->n - 1]] = -INFINITY;
   }
+}
+
+size_t pu_sampler_forbidden(const pu_sampling *o, const pu_history *h, int32_t *ids) {
+  size_t n = 0;
+  for (size_t i = 0; i < h->n_never; i++) ids[n++] = h->never[i];
+  for (size_t i = 0; i < o->n_bad_words; i++)
+    if (is_begun(&o->bad_words[i], h)) ids[n++] = o->bad_words[i].v[o->bad_words[i].n - 1];
+  return n;
 }
 
 void pu_sampler_bias(float *logits, int64_t vocab, const pu_sampling *o) {
@@ -319,7 +349,7 @@ static int32_t draw(ranking *r, const pu_sampling *o, float largest, pu_rng *rng
 }
 
 int32_t pu_sampler_next(pu_sampler *s, float *logits, const pu_sampling *o, const pu_history *h, pu_rng *rng) {
-  penalise(s, logits, o, h);
+  if (h->seen) penalise(logits, o, h->seen);
   forbid(logits, s->vocab, o, h);
   int32_t best = argmax(logits, s->vocab);
   float largest = logits[best];
@@ -331,11 +361,8 @@ int32_t pu_sampler_next(pu_sampler *s, float *logits, const pu_sampling *o, cons
 static bool is_forbidden(int32_t id, const pu_sampling *o, const pu_history *h) {
   for (size_t i = 0; i < h->n_never; i++)
     if (h->never[i] == id) return true;
-  for (size_t i = 0; i < o->n_bad_words; i++) {
-    const pu_ids_view *w = &o->bad_words[i];
-    if (w->n - 1 > h->n || w->v[w->n - 1] != id) continue;
-    if (w->n == 1 || memcmp(h->ids + (h->n - (w->n - 1)), w->v, (w->n - 1) * sizeof *w->v) == 0) return true;
-  }
+  for (size_t i = 0; i < o->n_bad_words; i++)
+    if (o->bad_words[i].v[o->bad_words[i].n - 1] == id && is_begun(&o->bad_words[i], h)) return true;
   return false;
 }
 
@@ -348,8 +375,9 @@ bool pu_sampler_short(pu_sampler *s, const pu_logit_row *row, const pu_sampling 
     }
     return false;
   }
-  /* What may not come counts in the sums. */
-  if (h->n_never || o->n_bad_words || o->top_k > row->k) return false;
+  /* What may not come counts in the sums, where the device knows nothing of it. */
+  const bool all_may = row->how == PU_ROW_CHANGED || (h->n_never == 0 && o->n_bad_words == 0);
+  if (!all_may || o->top_k > row->k) return false;
   float largest = row->values[0];
   ranking r = {.c = s->candidates, .vocab = s->vocab, .floor = (double)largest - 40 * o->temperature};
   r.least = r.floor;
@@ -371,7 +399,7 @@ int32_t pu_sample_token(float *logits, int64_t vocab, const pu_sampling *o, cons
                         size_t n_answer, pu_rng *rng) {
   pu_sampler s;
   pu_seen seen = {0};
-  if (!pu_sampler_init(&s, vocab) || !pu_seen_update(&seen, vocab, history, n_history)) {
+  if (!pu_sampler_init(&s, vocab) || !pu_seen_update(&seen, vocab, o, history, n_history, n_history - n_answer)) {
     pu_sampler_deinit(&s);
     pu_seen_deinit(&seen);
     return argmax(logits, vocab); /* without memory the text is merely less varied */

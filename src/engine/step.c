@@ -224,7 +224,7 @@ static pu_session **owners(pu_engine *en, const batch *b) {
 /* The logits that tokens are to be chosen from. On a device they stay there, but for the largest: see short.c. */
 typedef struct outcome {
   pu_session **whose; /* [n_rows] */
-  int k;              /* that of short.c */
+  pu_short_plan plan;
   pu_tensor *logits;
   pu_short found;
 } outcome;
@@ -238,14 +238,16 @@ static pu_err compute(pu_engine *en, batch *b, outcome *o, pu_error *e) {
   if (b->n_rows == 0) return PU_OK;
   o->logits = pu_model_logits(en->m, &c, hidden, b->rows, b->n_rows);
   if (c.status) return c.status;
-  return en->be->memory ? pu_short_ask(en, &c, o->logits, o->k, o->whose, b->n_rows, &o->found, e) : PU_OK;
+  return en->be->memory ? pu_short_ask(en, &c, o->logits, &o->plan, o->whose, b->n_rows, &o->found, e) : PU_OK;
 }
 
 /* What steps that ask for the same operations have in common, so that the device may keep them: those in which each
  * sequence gives a token and gets one. 0: it is none of these. */
 static uint64_t key_of(const pu_engine *en, const batch *b, const outcome *o) {
-  const uint64_t like[] = {(uintptr_t)en->work_memory, (uint64_t)b->n, (uint64_t)b->table_stride, (uint64_t)o->k};
-  if (!en->be->record || b->tokens != b->n || b->n_rows != b->n || o->k == 0) return 0;
+  const uint64_t like[] = {(uintptr_t)en->work_memory, (uint64_t)b->n, (uint64_t)b->table_stride, (uint64_t)o->plan.k,
+                           (uint64_t)o->plan.changes};
+  if (!en->be->record || b->tokens != b->n || b->n_rows != b->n || o->plan.k == 0) return 0;
+  if (o->plan.changes > PU_KEPT_CHANGES) return 0;
   uint64_t key = pu_hash64(like, sizeof like, 0);
   for (int32_t i = 0; i < b->n; i++) {
     const pu_session *s = en->shares[i].s;
@@ -307,7 +309,8 @@ static bool all_go_on(const pu_engine *en, const batch *b) {
 static pu_err make_ready_in(pu_engine *en, const batch *now, const outcome *o, pu_error *e) {
   struct pu_ahead *a = en->ahead;
   a->b = (batch){.n = now->n};
-  a->o = (outcome){.whose = o->whose, .k = o->k};
+  a->o = (outcome){.whose = o->whose};
+  PU_TRY(pu_short_plan_rows(en, o->whose, now->n, true, &a->o.plan, e));
   measure(en, &a->b);
   PU_TRY(lay_out(en, &a->b, true, e));
   a->key = key_of(en, &a->b, &a->o);
@@ -380,7 +383,7 @@ static pu_err go_on(pu_engine *en, const batch *b, outcome *o, uint64_t key, boo
   PU_TRY(en->be->record(en->be, key, &ready, e));
   if (!ready) return PU_OK;
   pu_err err = en->be->upload(en->be, a->b.put_ids->data, b->ids, (size_t)b->tokens * sizeof *b->ids, e);
-  if (!err) err = pu_short_scale(en, a->o.found.scale, o->whose, b->n_rows, e);
+  if (!err) err = pu_short_send(en, a->o.found.sent, &o->plan, o->whose, b->n_rows, e);
   pu_err other = en->be->play(en->be, &again, e);
   *done = !again;
   return err ? err : other;
@@ -388,7 +391,7 @@ static pu_err go_on(pu_engine *en, const batch *b, outcome *o, uint64_t key, boo
 
 static pu_err rows_of(pu_engine *en, const batch *b, const outcome *o, pu_logit_row *rows, pu_error *e) {
   float *logits;
-  if (en->be->memory) return pu_short_fetch(en, &o->found, b->n_rows, rows, e);
+  if (en->be->memory) return pu_short_fetch(en, &o->found, &o->plan, b->n_rows, rows, e);
   PU_TRY(fetch(en, o->logits, &logits, e));
   for (int32_t i = 0; i < b->n_rows; i++) rows[i] = (pu_logit_row){.logits = logits + (int64_t)i * en->m->hp.vocab};
   return PU_OK;
@@ -398,7 +401,7 @@ static pu_err run(pu_engine *en, batch *b, pu_error *e) {
   pu_logit_row *rows = take(en, (size_t)b->n_rows, sizeof *rows);
   outcome o = {.whose = owners(en, b)};
   if (!rows || !o.whose) return pu_fail(e, PU_ERR_NOMEM, "no memory for %d rows of logits", b->n_rows);
-  if (en->be->memory) o.k = pu_short_count(en, o.whose, b->n_rows);
+  if (en->be->memory) PU_TRY(pu_short_plan_rows(en, o.whose, b->n_rows, false, &o.plan, e));
   uint64_t key = key_of(en, b, &o);
   bool done = false;
   if (en->ahead) PU_TRY(go_on(en, b, &o, key, &done, e));

@@ -56,8 +56,10 @@ static void devices_are_chosen(void **state) {
   (void)state;
   does(shell("PUYU_DEVICE=far puyu env"));
   says("--device auto is far");
-  does(shell("PUYU_DEVICE=far puyu bench decode --shape puyu-2m --tokens 2 --rounds 1 --json"));
+  does(shell(
+      "PUYU_DEVICE=far puyu bench decode --shape puyu-2m --tokens 2 --rounds 1 --repetition-penalty 1.05 --json"));
   says("with memory of its own");
+  says("\"repetition_penalty\": 1.05");
   does(shell("PUYU_DEVICE=far puyu bench decode --shape puyu-2m --tokens 2 --rounds 1 --json --device cpu"));
   says("\"device\": \"cpu\"");
   assert_int_equal(puyu("bench engine --shape puyu-2m --batch 2 --seq 8 --tokens 2 --device far"), 0);

@@ -446,6 +446,71 @@ static void run_top_logits(env *t) {
   result(t, ids);
 }
 
+/* What is asked of row n of adjust_logits: lists in which each id stands once, some of them ids that there are not. */
+static int32_t random_list(env *t, int64_t vocab, int32_t *ids, float *values, int32_t n) {
+  int64_t first = below(t, vocab + 2) - 1, most = below(t, 3) ? below(t, 40) : below(t, vocab + 1);
+  for (int64_t i = 0; i < PU_MIN(most, vocab); i++, n++) {
+    ids[n] = (int32_t)(first + i >= vocab ? first + i - vocab : first + i); /* -1 may be among them */
+    values[n] = (float)pu_rng_normal(&t->rng);
+  }
+  return n;
+}
+
+static void adjust_plainly(float *x, int64_t vocab, float r, const int32_t *at, const int32_t *ids,
+                           const float *values) {
+  for (int64_t id = 0; id < vocab; id++) {
+    for (int32_t i = at[0]; i < at[1]; i++)
+      if (ids[i] == id) x[id] += values[i];
+    for (int32_t i = at[1]; i < at[2]; i++)
+      if (ids[i] == id) {
+        x[id] *= x[id] > 0 ? 1 / r : r;
+        x[id] -= values[i];
+      }
+    for (int32_t i = at[2]; i < at[3]; i++)
+      if (ids[i] == id) x[id] = -INFINITY;
+  }
+}
+
+/* To the bit, but for the kind of a NaN. */
+static void must_equal(const float *got, const float *want, int64_t n) {
+  for (int64_t i = 0; i < n; i++)
+    if (!(got[i] == want[i] || (isnan(got[i]) && isnan(want[i]))))
+      fail_msg("adjust_logits: logit %lld is %.9g, not %.9g", (long long)i, (double)got[i], (double)want[i]);
+}
+
+static const pu_tensor *sent(env *t, pu_dtype type, int64_t n, const void *values) {
+  pu_tensor *x = must(t, pu_tensor_new(&t->c, type, 1, &n, false));
+  ok(t, t->c.be->upload(t->c.be, x->data, values, (size_t)n * 4, &t->error));
+  return x;
+}
+
+/* Against the formula, since results that are compared must be finite. Rows lie apart, some logits are odd, some rows
+ * change nothing, and what no list has is left as it was. */
+static void run_adjust_logits(env *t) {
+  static const float odd[] = {NAN, INFINITY, -INFINITY, 0, -0.0f, 1e-42f, 3e38f, -3e38f};
+  enum { MOST_ROWS = 6, MOST_WIDTH = 3000, MOST = 3 * MOST_ROWS * MOST_WIDTH + 1 };
+  static float x[MOST_ROWS * MOST_WIDTH], got[MOST_ROWS * MOST_WIDTH], values[MOST], penalty[MOST_ROWS];
+  static int32_t ids[MOST], offsets[3 * MOST_ROWS + 1];
+  const int64_t n = size(t, MOST_ROWS), width = size(t, MOST_WIDTH), vocab = 1 + below(t, width);
+  for (int64_t i = 0; i < n * width; i++)
+    x[i] = below(t, 20) ? (float)(4 * pu_rng_normal(&t->rng)) : odd[below(t, PU_COUNT(odd))];
+  int32_t m = offsets[0] = 0;
+  for (int64_t i = 0; i < 3 * n; i++) {
+    const bool empty = below(t, 4) == 0;
+    offsets[i + 1] = m = empty ? m : random_list(t, vocab, ids, values, m);
+  }
+  for (int64_t i = 0; i < n; i++) penalty[i] = below(t, 3) ? (float)exp(pu_rng_normal(&t->rng)) : 1;
+  ids[m] = 0, values[m] = NAN; /* behind the lists: not to be read */
+  pu_tensor *all = must(t, pu_tensor_new(&t->c, PU_F32, 2, (int64_t[]){n, width}, false)), part = *all;
+  ok(t, t->c.be->upload(t->c.be, all->data, x, (size_t)(n * width) * sizeof *x, &t->error));
+  part.shape[1] = vocab;
+  must(t, pu_adjust_logits(&t->c, &part, sent(t, PU_F32, n, penalty), sent(t, PU_I32, 3 * n + 1, offsets),
+                           sent(t, PU_I32, m + 1, ids), sent(t, PU_F32, m + 1, values)));
+  ok(t, t->c.be->download(t->c.be, got, all->data, (size_t)(n * width) * sizeof *got, &t->error));
+  for (int64_t i = 0; i < n; i++) adjust_plainly(x + i * width, vocab, penalty[i], offsets + 3 * i, ids, values);
+  must_equal(got, x, n * width);
+}
+
 /* The choices are given, so that types do not choose differently. */
 static void run_moe_mlp(env *t) {
   int64_t n = size(t, 60), width = width_of(t, 70, 256), inner = width_of(t, 70, 256), experts = 2 + below(t, 5),
@@ -576,6 +641,7 @@ static const op_case cases[] = {
     {"moe_route", run_moe_route, true},
     {"moe_mlp", run_moe_mlp, true},
     {"linear_cross_entropy", run_loss, true},
+    {"adjust_logits", run_adjust_logits, false},
     {"top_logits", run_top_logits, false},
     {"sum_squares", run_sum_squares, false},
     {"adamw", run_adamw, false},
@@ -630,10 +696,11 @@ static pu_backend *open_cpu(int threads, pu_isa isa) {
   return be;
 }
 
-/* PUYU_TEST_OP names one. A device may be without top_logits: the engine fetches whole rows then. */
+/* PUYU_TEST_OP names one. A device may be without these two: the engine fetches whole rows then. */
 static bool wanted(const pu_backend *be, const op_case *op) {
   const char *only = getenv("PUYU_TEST_OP");
   if (op->run == run_top_logits && !be->forward[PU_OP_top_logits]) return false;
+  if (op->run == run_adjust_logits && !be->forward[PU_OP_adjust_logits]) return false;
   return !only || strcmp(op->name, only) == 0;
 }
 

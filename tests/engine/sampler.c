@@ -30,7 +30,7 @@ static void plain_penalties(float *logits, int64_t vocab, const pu_sampling *o, 
     }
     float r = (float)o->repetition_penalty;
     if (seen && r != 1) logits[id] *= logits[id] > 0 ? 1 / r : r;
-    for (int i = 0; i < made; i++) logits[id] -= (float)(o->frequency_penalty + (i ? 0 : o->presence_penalty));
+    if (made) logits[id] -= (float)(made * o->frequency_penalty + o->presence_penalty);
   }
 }
 
@@ -247,22 +247,59 @@ static void odd_logits(void **state) {
   assert_in_range(pu_sample_token(strange, 2, &warm, history, 3, 3, &r), 0, 1);
 }
 
-/* Each different id once, however the sequence came; ids that there are not are left out. */
+enum { V = 40, N = 300 };
+
+/* What a sequence says by itself: the different ids of [from, n), and what is taken off each. */
+static void must_be_seen(const int32_t *ids, size_t n, size_t from, size_t answer_at, const pu_sampling *o,
+                         const int32_t *got, const float *minus, size_t n_got) {
+  bool there[V] = {false};
+  for (size_t k = 0; k < n_got; k++) {
+    int times = 0, seen = 0;
+    assert_in_range(got[k], 0, V - 1);
+    assert_false(there[got[k]]);
+    there[got[k]] = true;
+    for (size_t i = from; i < n; i++) seen += ids[i] == got[k], times += ids[i] == got[k] && i >= answer_at;
+    assert_true(seen > 0);
+    assert_true(minus[k] == (times ? (float)(times * o->frequency_penalty + o->presence_penalty) : 0));
+  }
+  for (size_t i = from; i < n; i++) assert_true(ids[i] < 0 || ids[i] >= V || there[ids[i]]);
+}
+
+/* Each different id once, and how often it was generated, however the sequence came; ids that there are not are left
+ * out. Without a repetition penalty what was given does not count. */
 static void what_was_seen_is_kept(void **state) {
   (void)state;
-  enum { V = 40, N = 300 };
-  int32_t ids[N];
+  enum { ANSWER = 60 };
+  int32_t ids[N], next[V + N];
+  float minus[V + N];
   pu_rng r;
   pu_rng_seed(&r, 8);
   for (int i = 0; i < N; i++) ids[i] = (int32_t)pu_rng_below(&r, V + 10) - 5;
-  pu_seen step = {0}, once = {0};
-  for (size_t n = 0; n <= N; n += 1 + n % 7) assert_true(pu_seen_update(&step, V, ids, n));
-  assert_true(pu_seen_update(&step, V, ids, N));
-  assert_true(pu_seen_update(&once, V, ids, N));
-  assert_int_equal(step.n, V);
-  assert_memory_equal(step.ids, once.ids, V * sizeof *once.ids);
-  pu_seen_deinit(&step);
-  pu_seen_deinit(&once);
+  for (int repeats = 0; repeats < 2; repeats++) {
+    pu_sampling o = pu_sampling_default();
+    o.presence_penalty = 0.3;
+    o.frequency_penalty = 0.7;
+    o.repetition_penalty = repeats ? 1.1 : 1;
+    const size_t from = repeats ? 0 : ANSWER;
+    pu_seen step = {0}, once = {0};
+    for (size_t n = 0; n <= N; n += 1 + n % 7) {
+      assert_true(pu_seen_update(&step, V, &o, ids, n, ANSWER));
+      must_be_seen(ids, n, from, ANSWER, &o, step.ids, step.minus, step.n);
+      if (n < ANSWER) continue; /* guesses belong to an answer */
+      for (int guesses = 0; guesses < 16 && n + (size_t)guesses <= N; guesses++) {
+        size_t n_next = pu_seen_write(&step, V, &o, ids + n, guesses, next, minus);
+        must_be_seen(ids, n + (size_t)guesses, from, ANSWER, &o, next, minus, n_next);
+      }
+    }
+    assert_true(pu_seen_update(&step, V, &o, ids, N, ANSWER));
+    assert_true(pu_seen_update(&once, V, &o, ids, N, ANSWER));
+    assert_int_equal(step.n, V);
+    assert_int_equal(once.n, V);
+    assert_memory_equal(step.ids, once.ids, V * sizeof *once.ids);
+    assert_memory_equal(step.minus, once.minus, V * sizeof *once.minus);
+    pu_seen_deinit(&step);
+    pu_seen_deinit(&once);
+  }
 }
 
 int main(void) {

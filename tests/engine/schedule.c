@@ -100,6 +100,7 @@ static pu_sampling make_sampling(pu_rng *r) {
   how.temperature = pu_rng_below(r, 2) ? 1 : 0;
   how.seed = pu_rng_next(r);
   if (pu_rng_below(r, 4) == 0) how.repetition_penalty = 1.3;
+  if (pu_rng_below(r, 4) == 0) how.frequency_penalty = 0.01;
   if (pu_rng_below(r, 4) == 0) how.min_tokens = 5;
   if (pu_rng_below(r, 4) == 0) how.top_logprobs = 3;
   return how;

@@ -4,6 +4,8 @@ static const pu_option rows[] = {
     PU_BENCH_ROWS("128"),
     PU_ROW(pu_bench_options, tokens, "tokens", INT, .dflt = "24", .min = 1, .max = 1 << 20, .meta = "N",
            .help = "tokens generated for each sequence and round"),
+    PU_ROW(pu_bench_options, repetition, "repetition-penalty", FLOAT, .dflt = "1", .min = 0.01, .max = 100, .meta = "R",
+           .help = "of each sequence: above 1: tokens seen before are less likely"),
     {0},
 };
 

@@ -1,4 +1,6 @@
-/* top_logits: the k largest of a row, and its softmax's sums, in two kernels. The first has a block for every part of a
+/* adjust_logits: a block for each row, which goes through its lists one after the other.
+ *
+ * top_logits: the k largest of a row, and its softmax's sums, in two kernels. The first has a block for every part of a
  * row, which it keeps in shared memory: each thread knows the best of its own share, a warp that of its threads, and of
  * the warps' the best is taken, k times; only whose it was looks for its next one. The second merges the parts' lists.
  * How a row is divided depends on its length alone. The order is total (value, then lower id), so the result does not
@@ -8,6 +10,55 @@
 #include "src/compute/cuda/use.h"
 
 namespace {
+
+/* ---- adjust_logits ---- */
+
+enum { ADJUST_THREADS = 512 };
+
+typedef struct adjusted_rows {
+  float *logits;
+  int64_t step;
+  int vocab;
+  const float *penalty, *values;
+  const int32_t *offsets, *ids;
+} adjusted_rows;
+
+/* As pu_penalised; a product and a difference that become one instruction would be rounded once. */
+__device__ inline float penalised(float x, float by_positive, float r, float minus) {
+  return __fsub_rn(__fmul_rn(x, x > 0 ? by_positive : r), minus);
+}
+
+__global__ void __launch_bounds__(ADJUST_THREADS) adjust_kernel(const adjusted_rows a) {
+  float *x = a.logits + (int64_t)blockIdx.x * a.step;
+  const int32_t *at = a.offsets + 3 * (int64_t)blockIdx.x;
+  let_next_start();
+  wait_for_before();
+  const float r = a.penalty[blockIdx.x], by_positive = __fdiv_rn(1.0f, r);
+  for (int list = 0; list < 3; list++) {
+    for (int i = at[list] + (int)threadIdx.x; i < at[list + 1]; i += ADJUST_THREADS) {
+      const int32_t id = a.ids[i];
+      if (id < 0 || id >= a.vocab) continue;
+      if (list == 0) x[id] = __fadd_rn(x[id], a.values[i]);
+      if (list == 1) x[id] = penalised(x[id], by_positive, r, a.values[i]);
+      if (list == 2) x[id] = -INFINITY;
+    }
+    __syncthreads(); /* an id may stand in the next list, too */
+  }
+}
+
+pu_err adjust_logits(pu_backend *be, void *args, pu_error *e) {
+  const pu_adjust_logits_args *a = (const pu_adjust_logits_args *)args;
+  const int64_t rows = a->logits->shape[0];
+  if (rows == 0) return PU_OK;
+  const adjusted_rows r = {(float *)a->logits->data,       a->logits->stride[0],
+                           (int)a->logits->shape[1],       (const float *)a->penalty->data,
+                           (const float *)a->values->data, (const int32_t *)a->offsets->data,
+                           (const int32_t *)a->ids->data};
+  pu_cuda_start((pu_cuda *)be, true, adjust_kernel, (unsigned)rows, ADJUST_THREADS, 0, r);
+  return pu_cuda_launched("adjust_logits", e);
+}
+
+/* ---- top_logits ---- */
 
 enum { THREADS = 256, WARPS = THREADS / 32, PARTS = 32, MOST_KEPT = 8192, MERGE_THREADS = 128, MERGE_KEPT = 4096 };
 
@@ -166,5 +217,6 @@ pu_err top_logits(pu_backend *be, void *args, pu_error *e) {
 } // namespace
 
 void pu_cuda_use_top(pu_cuda *d) {
+  d->base.forward[PU_OP_adjust_logits] = adjust_logits;
   d->base.forward[PU_OP_top_logits] = top_logits;
 }

@@ -1,8 +1,37 @@
-/* The largest logits of a row, and what all of them weigh. */
+/* Logits for choosing tokens: what settings change in a row; its largest, and what all of it weighs. */
 #include <math.h>
 #include <string.h>
 
 #include "src/compute/cpu/ref/ref.h"
+
+/* ---- adjust_logits ---- */
+
+static void adjust_row(const pu_adjust_logits_args *a, int64_t row) {
+  const int64_t vocab = a->logits->shape[1];
+  const int32_t *at = (const int32_t *)a->offsets->data + 3 * row, *ids = a->ids->data;
+  const float r = ((const float *)a->penalty->data)[row], *values = a->values->data;
+  float *x = (float *)a->logits->data + row * a->logits->stride[0];
+  for (int list = 0; list < 3; list++)
+    for (int32_t i = at[list]; i < at[list + 1]; i++) {
+      const int32_t id = ids[i];
+      if (id < 0 || id >= vocab) continue;
+      x[id] = list == 0 ? x[id] + values[i] : list == 1 ? pu_penalised(x[id], r, values[i]) : -INFINITY;
+    }
+}
+
+static void adjust_rows(void *arg, int64_t begin, int64_t end, int worker) {
+  (void)worker;
+  for (int64_t n = begin; n < end; n++) adjust_row(arg, n);
+}
+
+pu_err pu_ref_adjust_logits(pu_backend *be, void *args, pu_error *e) {
+  const pu_adjust_logits_args *a = args;
+  (void)e;
+  pu_pool_run(be->pool, a->logits->shape[0], 1, adjust_rows, args);
+  return PU_OK;
+}
+
+/* ---- top_logits ---- */
 
 typedef struct candidate {
   float logit;
