@@ -200,6 +200,8 @@ template <typename S> struct box_scales {
         const int row = min((int)(line / PU_FP8_BLOCK - first / PU_FP8_BLOCK), BLOCK_ROWS - 1);
         of[c][half] = room + ((S::strips == 2 ? c * BLOCK_ROWS : 0) + row) * step;
       }
+    copies_commit();
+    copies_wait<0>();
     meet_threads<CONSUMERS>();
   }
   __device__ void go_on(int stage) {
