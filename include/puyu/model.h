@@ -16,7 +16,7 @@
 /* ---- safetensors ---------------------------------------------------------------------------------------------------- */
 
 /* A type that files may hold and no operation takes (BOOL, F64, F8_E4M3, …): such tensors are listed, with sizes that
- * were checked, and refused by whoever needs their values. */
+ * were checked, and refused by whoever needs their values. Matrices in F8_E4M3 are loaded where config.json says how. */
 #define PU_ST_OTHER PU_DTYPE_COUNT
 
 typedef struct pu_st_tensor {
@@ -215,8 +215,9 @@ pu_err pu_model_describe(const char *path, const pu_arch **arch, pu_hparams *hp,
  * asks, for work that reads it part by part. */
 pu_err pu_model_check(const char *path, pu_error *e) PU_MUST_USE;
 
-/* The type that holds all of its weights without loss: f32, bf16 or f16; PU_DTYPE_COUNT: some are quantised. matrices:
- * vectors do not count, as they never do in GGUF files, where all of them are f32. */
+/* The type that holds all of its weights without loss: f32, bf16 or f16; PU_DTYPE_COUNT: some are quantised. Those in FP8
+ * are not, and count as bf16, which rounds them by a sixteenth of what FP8 did. matrices: vectors do not count, as they
+ * never do in GGUF files, where all of them are f32. */
 pu_err pu_model_widest(const char *path, bool matrices, pu_dtype *out, pu_error *e) PU_MUST_USE;
 /* Are most of its weights f32, so that computing in less would lose some of them? */
 pu_err pu_model_mostly_f32(const char *path, bool *out, pu_error *e) PU_MUST_USE;
@@ -313,7 +314,7 @@ pu_model_options pu_model_options_on(const pu_backend *be, const pu_model_option
 pu_err pu_model_options_check(const pu_backend *be, const pu_model_options *o, pu_error *e) PU_MUST_USE;
 
 /* From a Hugging Face directory or a GGUF file. Weights in few bits become the compute type where `quant` does not keep
- * them. Missing, surplus or misshapen tensors are named. */
+ * them, those in FP8 always: code times scale in f32, then rounded. Missing, surplus or misshapen tensors are named. */
 pu_err pu_model_load(const char *path, pu_backend *be, const pu_model_options *o, pu_model **out, pu_error *e)
     PU_MUST_USE;
 /* Random weights: normal, deviation 0.02 (and 0.02 / sqrt(2 layers) for wo and down), norms 1; each value a function

@@ -13,7 +13,7 @@ typedef struct loader {
   pu_forms forms;
   bool *used; /* by index in from.tensors */
   pu_filler fill;
-  void *room; /* values on their way: PU_SOURCE_PIECE of 4 bytes */
+  void *room; /* values on their way: PIECE of 4 bytes */
   float *row; /* one row of the output matrix, where it is normalised, twice */
   struct {    /* CODE_ROWS of a matrix in few bits, as they come; for as many columns as the widest has */
     uint8_t *q;
@@ -22,7 +22,7 @@ typedef struct loader {
   } code;
 } loader;
 
-enum { CODE_ROWS = 64 };
+enum { CODE_ROWS = 64, PIECE = 1 << 18 };
 
 /* ---- finding and checking one tensor ---- */
 
@@ -70,16 +70,37 @@ static pu_err find_tensor(loader *l, const char *name, const pu_mapping *map, co
 
 /* ---- filling one parameter ---- */
 
+/* Values with a coding, by the backend's threads. */
+typedef struct decoding {
+  const pu_source *from;
+  const pu_source_tensor *t;
+  int64_t at;
+  char *out;
+} decoding;
+
+static void decode_part(void *arg, int64_t begin, int64_t end, int worker) {
+  const decoding *d = arg;
+  (void)worker;
+  d->from->values(d->t, d->at + begin, end - begin, d->out + (size_t)begin * pu_dtype_size(d->t->dtype));
+}
+
+static const void *decode(loader *l, const pu_source_tensor *t, int64_t at, int64_t n) {
+  decoding d = {&l->from, t, at, l->room};
+  pu_pool_run(l->fill.m->be->pool, n, PU_SOURCE_GRAIN, decode_part, &d);
+  return l->room;
+}
+
 /* n values from element `at` of the file's tensor become the parameter's from `mem` on. */
 static pu_err put_run(loader *l, const pu_param *p, const pu_source_tensor *t, const pu_run *run, pu_error *e) {
   if (run->file % t->block || run->n % t->block)
     return pu_fail(e, PU_ERR_UNSUPPORTED,
                    "%s: tensor '%s' of type %s cannot be reordered: its blocks reach across rows", l->from.where,
                    t->name, t->type);
-  int64_t most = t->coding ? PU_SOURCE_PIECE : run->n; /* what is there already is a view of any size */
+  int64_t most = t->coding ? PIECE : run->n; /* what is there already is a view of any size */
   for (int64_t i = 0; i < run->n; i += most) {
     int64_t n = PU_MIN(run->n - i, most);
-    const void *values = pu_source_values(&l->from, t, run->file + i, n, l->room);
+    const void *values =
+        t->coding ? decode(l, t, run->file + i, n) : pu_source_values(&l->from, t, run->file + i, n, l->room);
     PU_TRY(pu_filler_put(&l->fill, p, run->mem + i, values, t->dtype, n, e));
   }
   return PU_OK;
@@ -90,8 +111,8 @@ static pu_err put_normalised(loader *l, const pu_param *p, const pu_source_tenso
   int64_t width = t->shape[1];
   for (int64_t r = 0; r < t->shape[0]; r++) {
     void *raw = l->row + width;
-    for (int64_t i = 0; i < width; i += PU_SOURCE_PIECE) {
-      int64_t n = PU_MIN(width - i, (int64_t)PU_SOURCE_PIECE);
+    for (int64_t i = 0; i < width; i += PIECE) {
+      int64_t n = PU_MIN(width - i, (int64_t)PIECE);
       memcpy(raw, pu_source_values(&l->from, t, r * width + i, n, l->room), (size_t)n * pu_dtype_size(t->dtype));
       pu_convert(l->row + i, PU_F32, raw, t->dtype, n);
     }
@@ -303,7 +324,7 @@ static pu_err find_all(loader *l, pu_slot slot, int layer, pu_error *e) {
 
 static pu_err check_all(loader *l, pu_error *e) {
   l->used = calloc(l->from.n + 1, sizeof *l->used);
-  l->room = malloc((size_t)PU_SOURCE_PIECE * 4);
+  l->room = malloc((size_t)PIECE * 4);
   if (!l->used || !l->room) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to check it", l->from.where);
   for (int layer = -1; layer < l->from.hp.layers; layer++)
     for (int s = 0; s < PU_SLOT_COUNT; s++) {
@@ -345,7 +366,7 @@ static pu_err load_all(loader *l, pu_model *m, const pu_model_options *o, pu_err
   PU_TRY(make_code_room(l, e));
   size_t width = m->hp.norm_head ? (size_t)m->hp.hidden : 1;
   l->used = calloc(l->from.n + 1, sizeof *l->used);
-  l->room = malloc((size_t)PU_SOURCE_PIECE * 4);
+  l->room = malloc((size_t)PIECE * 4);
   l->row = malloc(width * 2 * sizeof *l->row);
   if (!l->used || !l->room || !l->row) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to load it", l->from.where);
   for (size_t i = 0; i < m->n_params; i++) PU_TRY(load_param(l, &m->params[i], e));

@@ -61,7 +61,7 @@ static const char *const ignored_in_dirs[] = {".inv_freq", ".masked_bias", NULL}
 pu_err pu_source_open_dir(const char *path, pu_source *s, pu_error *e) {
   const pu_safetensors *files;
   s->config = "config.json";
-  s->types = "f32, bf16 and f16";
+  s->types = "f32, bf16, f16, and F8_E4M3 where quantization_config in config.json says how";
   PU_TRY(read_config(path, &s->arch, &s->hp, e));
   dir_files *own = s->own = calloc(1, sizeof *own);
   if (!own) return pu_fail(e, PU_ERR_NOMEM, "%s: no memory to open it", path);
@@ -136,8 +136,8 @@ pu_err pu_model_widest(const char *path, bool matrices, pu_dtype *out, pu_error 
   for (size_t i = 0; i < s.n; i++) {
     const pu_source_tensor *t = &s.tensors[i];
     if (matrices && t->ndim < 2) continue;
-    seen[t->dtype] = true;
-    quantised |= t->coding != NULL;
+    seen[t->floats ? PU_BF16 : t->dtype] = true;
+    quantised |= t->coding && !t->floats;
   }
   pu_source_close(&s);
   bool f32 = seen[PU_F32] || (seen[PU_BF16] && seen[PU_F16]);

@@ -14,15 +14,16 @@ typedef struct pu_source_tensor {
   pu_dtype dtype;   /* of the values that come out: f32, bf16, f16; PU_DTYPE_COUNT: they cannot be had */
   int ndim;
   int64_t shape[PU_MAX_DIMS];
-  int64_t block;        /* values come in multiples of so many; divides PU_SOURCE_PIECE */
+  int64_t block;        /* values come in multiples of so many; divides PU_SOURCE_GRAIN */
   const void *data;     /* in the file, unaligned perhaps */
   const void *coding;   /* the source's own word for how they lie there; NULL: plainly, as dtype */
+  bool floats;          /* with a coding: floats all the same (FP8), for which bf16 is wide enough */
   pu_packing few;       /* a matrix whose values are had in few bits, too; bits 0: it is none. ordered: by g_idx */
   const int32_t *g_idx; /* [columns] group of each, as many columns in one as in the other; NULL: one after the other */
   int64_t file_group;   /* columns in one of those */
 } pu_source_tensor;
 
-enum { PU_SOURCE_PIECE = 1 << 16 }; /* the most values decoded at once */
+enum { PU_SOURCE_GRAIN = 1 << 14 }; /* values that a thread decodes at a time */
 
 typedef struct pu_source pu_source;
 struct pu_source {
@@ -35,7 +36,7 @@ struct pu_source {
   const char *const *ignored;              /* ends of names that nothing is read from; NULL-ended */
   pu_source_tensor *tensors;               /* sorted by name */
   size_t n;
-  /* Values [at, at + n) of a tensor with a coding, both multiples of its block. */
+  /* Values [at, at + n) of a tensor with a coding, both multiples of its block. Any number of threads at once. */
   void (*values)(const pu_source_tensor *t, int64_t at, int64_t n, void *out);
   /* Rows [row, row + n) of a matrix with `few`, all its leading dimensions counted as rows: q [n, K], scale and zero
    * [n, G] for groups of few.group; zero NULL where there are none. */
@@ -47,7 +48,7 @@ struct pu_source {
 pu_err pu_source_open(const char *path, pu_source *out, pu_error *e) PU_MUST_USE; /* path outlives it */
 void pu_source_close(pu_source *s);
 const pu_source_tensor *pu_source_find(const pu_source *s, const char *name); /* NULL: none */
-/* Values [at, at + n) as t->dtype: a view into the file, or made in room (n at most PU_SOURCE_PIECE). */
+/* Values [at, at + n) as t->dtype: a view into the file, or made in room. */
 const void *pu_source_values(const pu_source *s, const pu_source_tensor *t, int64_t at, int64_t n, void *room);
 
 /* ---- the openers; they may fail half-way: pu_source_close cleans up ---- */

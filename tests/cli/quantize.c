@@ -1,6 +1,7 @@
 /* puyu quantize from outside: a model that the test makes becomes one of few bits, which the engine loads; what cannot
  * be done says so and leaves nothing behind. */
 #include "puyu/engine.h"
+#include "tests/fp8.h"
 #include "tests/shell.h"
 
 #include <math.h>
@@ -195,9 +196,39 @@ static void what_cannot_be_done_says_so(void **state) {
   }
 }
 
+/* A model that was published in FP8: all commands take it, and it stands for its values in bf16. */
+static void fp8_is_taken_as_bf16(void **state) {
+  (void)state;
+  static const fp8_layout layout = {
+      "f",  "{\"quant_method\": \"fp8\", \"weight_block_size\": [48, 32]}", "weight_scale_inv", 48, 32, 2, false, NULL,
+      false};
+  char from[300], dir[300], plain[300];
+  snprintf(from, sizeof from, "%s/m", folder);
+  snprintf(dir, sizeof dir, "%s/f", folder);
+  snprintf(plain, sizeof plain, "%s/p", folder);
+  fp8_write(from, &layout, dir, plain);
+  assert_int_equal(shell("for d in f p; do cp m/token* $d; done; puyu inspect f"), 0);
+  says("of bf16, 72.00 KiB of F8_E4M3\n");
+  says("F8_E4M3 [128, 64]");
+  assert_int_equal(shell("puyu convert f fb && puyu convert p pb --dtype bf16"), 0);
+  assert_int_equal(shell("cmp fb/model.safetensors pb/model.safetensors && cmp fb/config.json pb/config.json"), 0);
+  for (int i = 0; i < 2; i++)
+    if (shell("puyu quantize %s %s4 --group 32 --calib t.jsonl --calib-tokens 2048 --quiet --method awq",
+              i ? "pb" : "f", i ? "p" : "f"))
+      fail_msg("%s", out);
+  assert_int_equal(shell("cat f4/*.safetensors | cksum >f.sum && cat p4/*.safetensors | cksum | cmp - f.sum"), 0);
+  assert_int_equal(
+      shell("head -c 2000 t.jsonl >t.txt; for m in f fb p; do puyu ppl $m t.txt --context 64 --dtype bf16 --json "
+            "--quiet | grep -o '\"perplexity\": [0-9.]*' >$m.ppl; done; cat f.ppl; cmp f.ppl fb.ppl && "
+            "cmp f.ppl p.ppl"),
+      0);
+  says("\"perplexity\": ");
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
       cmocka_unit_test(each_method_makes_a_model), cmocka_unit_test(a_seed_makes_the_same_files),
-      cmocka_unit_test(every_method_is_told_of), cmocka_unit_test(what_cannot_be_done_says_so)};
+      cmocka_unit_test(every_method_is_told_of), cmocka_unit_test(what_cannot_be_done_says_so),
+      cmocka_unit_test(fp8_is_taken_as_bf16)};
   return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -12,11 +12,11 @@ enum { MOST_ROWS = 64, MOST_COLUMNS = 4096 };
 static volatile float sink;
 
 static void read_matrix(const pu_source *s, const pu_source_tensor *t) {
-  static float values[PU_SOURCE_PIECE], scale[MOST_ROWS * MOST_COLUMNS / 32], zero[MOST_ROWS * MOST_COLUMNS / 32];
+  static float values[PU_SOURCE_GRAIN], scale[MOST_ROWS * MOST_COLUMNS / 32], zero[MOST_ROWS * MOST_COLUMNS / 32];
   static uint8_t q[MOST_ROWS * MOST_COLUMNS];
   int64_t n = t->shape[0] * t->shape[1];
-  for (int64_t at = 0; at < n; at += PU_SOURCE_PIECE) {
-    s->values(t, at, PU_MIN(n - at, (int64_t)PU_SOURCE_PIECE), values);
+  for (int64_t at = 0; at < n; at += PU_SOURCE_GRAIN) {
+    s->values(t, at, PU_MIN(n - at, (int64_t)PU_SOURCE_GRAIN), values);
     sink = sink + values[0];
   }
   if (!t->few.bits || t->shape[1] > MOST_COLUMNS - 128) return;

@@ -95,15 +95,20 @@ static void print_config(FILE *out, const pu_arch *arch, const pu_hparams *hp) {
 }
 
 static void print_files(FILE *out, const pu_safetensors *s) {
-  double bytes[PU_DTYPE_COUNT + 1] = {0}; /* the last: of types that are only listed */
-  for (size_t i = 0; i < pu_safetensors_count(s); i++)
-    bytes[pu_safetensors_at(s, i)->dtype] += (double)pu_safetensors_at(s, i)->bytes;
+  enum { FP8 = PU_ST_OTHER + 1 };
+  double bytes[FP8 + 1] = {0}; /* the last but one: of types that are only listed */
+  for (size_t i = 0; i < pu_safetensors_count(s); i++) {
+    const pu_st_tensor *t = pu_safetensors_at(s, i);
+    bytes[strcmp(t->type, "F8_E4M3") == 0 ? FP8 : (int)t->dtype] += (double)t->bytes;
+  }
   char text[200] = "", size[32];
-  for (int t = 0; t <= PU_ST_OTHER; t++) {
+  for (int t = 0; t <= FP8; t++) {
     size_t at = strlen(text);
     if (bytes[t] > 0)
       snprintf(text + at, sizeof text - at, ", %s of %s", size_text(bytes[t], size, sizeof size),
-               t == PU_ST_OTHER ? "types that cannot be loaded" : pu_dtype_name((pu_dtype)t));
+               t == FP8           ? "F8_E4M3"
+               : t == PU_ST_OTHER ? "types that cannot be loaded"
+                                  : pu_dtype_name((pu_dtype)t));
   }
   line(out, "in files", "%zu tensors%s", pu_safetensors_count(s), text);
 }

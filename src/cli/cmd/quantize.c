@@ -248,7 +248,8 @@ const pu_command pu_command_quantize = {
     .name = "quantize",
     .summary = "write a model with weights of 4 or 8 bits",
     .usage = "SRC DST [options]",
-    .details = "SRC is a Hugging Face directory, DST a new one in a layout that Hugging Face, vLLM and puyu itself "
+    .details = "SRC is a Hugging Face directory, plain or in FP8, DST a new one in a layout that Hugging Face, vLLM "
+               "and puyu itself "
                "read: AWQ's, "
                "GPTQ's, or compressed-tensors' int8. The matrices of attention and MLPs are quantised; embedding, "
                "output, norms, "

@@ -1,0 +1,255 @@
+/* Directories whose matrices are in FP8: each layout gives the values that the test's own decoder has, and the logits
+ * of a model with those values written out, to the bit, in every family; what else is done with them; what is refused.
+ */
+#include "tests/fp8.h"
+#include "tests/device.h"
+#include "tests/model/families.h"
+#include "tests/model/shown.h"
+#include "tests/test.h"
+
+#include <unistd.h>
+
+static char folder[] = "/tmp/puyu-fp8-XXXXXX";
+
+static int make_folder(void **state) {
+  return mkdtemp(folder) && pu_test_open(2, pu_isa_best(), (pu_backend **)state, NULL) == PU_OK ? 0 : -1;
+}
+
+static int remove_folder(void **state) {
+  pu_error e;
+  pu_backend *be = *state;
+  be->close(be);
+  return pu_remove_tree(folder, &e) == PU_OK ? 0 : -1;
+}
+
+/* compressed-tensors as llm-compressor writes it. */
+#define CT(weights)                                                                                                    \
+  "{\"quant_method\": \"compressed-tensors\", \"format\": \"float-quantized\", \"quantization_status\": "              \
+  "\"compressed\", \"ignore\": [\"lm_head\"], \"kv_cache_scheme\": null, \"config_groups\": {\"group_0\": "            \
+  "{\"targets\": [\"Linear\"], \"output_activations\": null, \"input_activations\": {\"num_bits\": 8, \"type\": "      \
+  "\"float\", \"strategy\": \"token\", \"dynamic\": true}, \"weights\": {" weights "}}}}"
+#define CT_FLOAT "\"num_bits\": 8, \"type\": \"float\", \"symmetric\": true, \"dynamic\": false, "
+#define BLOCKS                                                                                                         \
+  "{\"activation_scheme\": \"dynamic\", \"fmt\": \"e4m3\", \"quant_method\": \"fp8\", \"weight_block_size\": "
+
+static const fp8_layout layouts[] = {
+    /* DeepSeek-V3, with blocks that do not divide, and Qwen3-8B-FP8, in which scales are bf16 */
+    {"blocks", BLOCKS "[24, 40]}", "weight_scale_inv", 24, 40, 2, false, NULL, false},
+    {"blocks-bf16", BLOCKS "[128, 128]}", "weight_scale_inv", 128, 128, 2, true, NULL, false},
+    {"blocks-odd", BLOCKS "[5, 7]}", "weight_scale_inv", 5, 7, 2, false, NULL, true},
+    /* AutoFP8: Meta-Llama-3-8B-Instruct-FP8 of neuralmagic */
+    {"tensor", "{\"quant_method\": \"fp8\", \"activation_scheme\": \"static\", \"ignored_layers\": [\"lm_head\"]}",
+     "weight_scale", 0, 0, 0, false, "input_scale", false},
+    {"tensor-1", "{\"quant_method\": \"fp8\", \"activation_scheme\": \"dynamic\"}", "weight_scale", 0, 0, 1, true, NULL,
+     false},
+    /* Mistral: Devstral-Small-2-24B-Instruct-2512 */
+    {"mistral",
+     "{\"activation_scheme\": \"static\", \"dequantize\": false, \"modules_to_not_convert\": [\"lm_head\"], "
+     "\"quant_method\": \"fp8\", \"weight_block_size\": null}",
+     "weight_scale_inv", 0, 0, 0, true, "activation_scale", false},
+    {"row", "{\"quant_method\": \"fp8\"}", "weight_scale", 1, 0, 2, false, NULL, false},
+    {"row-1", "{\"quant_method\": \"fp8\"}", "weight_scale", 1, 0, 1, true, NULL, true},
+    /* RedHatAI's ...-FP8, ...-FP8-dynamic, ...-FP8-block */
+    {"ct-tensor", CT(CT_FLOAT "\"strategy\": \"tensor\", \"group_size\": null, \"block_structure\": null"),
+     "weight_scale", 0, 0, 1, true, "input_scale", false},
+    {"ct-channel", CT(CT_FLOAT "\"strategy\": \"channel\""), "weight_scale", 1, 0, 2, true, NULL, false},
+    {"ct-block", CT(CT_FLOAT "\"strategy\": \"block\", \"block_structure\": [24, 40]"), "weight_scale", 24, 40, 2, true,
+     NULL, false}};
+
+static const fp8_layout *layout_named(const char *name) {
+  size_t i = 0;
+  while (strcmp(layouts[i].name, name) != 0) i++;
+  return &layouts[i];
+}
+
+static void check_same(const shown *a, const shown *b, const char *dir, const char *how) {
+  assert_int_equal(a->n, b->n);
+  for (int64_t i = 0; i < a->n; i++) assert_true(isfinite(b->logits[i]));
+  if (memcmp(a->logits, b->logits, (size_t)a->n * sizeof *a->logits) != 0)
+    fail_msg("%s: logits differ %s, by %g", dir, how, far(a, b));
+}
+
+static void check_logits(pu_backend *be, const char *dir, const char *plain, pu_model_options o, const char *how) {
+  shown a = show(be, dir, o), b = show(be, plain, o);
+  check_same(&a, &b, dir, how);
+  hide(&a), hide(&b);
+}
+
+static void check_layout(pu_backend *be, const char *family, const fp8_layout *l) {
+  char from[300], dir[400], plain[400];
+  pu_error e;
+  snprintf(from, sizeof from, PU_FIXTURES "/hf-mini/%s", family);
+  snprintf(dir, sizeof dir, "%s/%s-%s", folder, family, l->name);
+  snprintf(plain, sizeof plain, "%s/%s-%s-plain", folder, family, l->name);
+  fp8_write(from, l, dir, plain);
+  assert_ok(pu_model_check(dir, &e), &e);
+  check_logits(be, dir, plain, (pu_model_options){.dtype = PU_F32}, "in f32");
+  check_logits(be, dir, plain, (pu_model_options){.dtype = PU_BF16}, "in bf16");
+  check_logits(be, dir, plain, (pu_model_options){.dtype = PU_BF16, .tile = true}, "in bf16, laid out for inference");
+}
+
+static void every_layout_gives_its_values(void **state) {
+  for (size_t i = 0; i < PU_COUNT(families); i++)
+    for (size_t w = 0; w < PU_COUNT(layouts); w++) check_layout(*state, families[i], &layouts[w]);
+}
+
+/* What a command makes of the files where nothing is said, and the other kinds of weights: rounded anew. */
+static void values_are_rounded_as_any(void **state) {
+  static const pu_quant quants[] = {PU_QUANT_FILE, PU_QUANT_NONE, PU_QUANT_Q8, PU_QUANT_Q4, PU_QUANT_FP8, PU_QUANT_I8};
+  char dir[400], plain[400];
+  pu_error e;
+  pu_log_set_level(PU_LOG_ERROR); /* that products in FP8 are simulated */
+  for (int i = 0; i < 2; i++) {
+    snprintf(dir, sizeof dir, "%s/rounded-%d", folder, i);
+    snprintf(plain, sizeof plain, "%s/rounded-%d-plain", folder, i);
+    fp8_write(i ? PU_FIXTURES "/hf-mini/mixtral-tiny" : PU_FIXTURES "/hf-mini/internlm2-d128",
+              layout_named(i ? "ct-channel" : "blocks"), dir, plain);
+    for (size_t q = 0; q < PU_COUNT(quants); q++) {
+      if ((quants[q] == PU_QUANT_FP8 && !pu_test_fp8()) || (quants[q] == PU_QUANT_I8 && !pu_test_tiles())) continue;
+      pu_model_options o = {.dtype = PU_BF16, .tile = true, .quant = quants[q]};
+      size_t bytes, as_plain;
+      check_logits(*state, dir, plain, o, pu_quant_name(quants[q]));
+      assert_ok(pu_model_load_bytes(dir, &o, &bytes, &e), &e);
+      assert_ok(pu_model_load_bytes(plain, &o, &as_plain, &e), &e);
+      assert_int_equal(bytes, as_plain);
+    }
+    pu_dtype widest;
+    bool f32;
+    assert_ok(pu_model_widest(dir, false, &widest, &e), &e);
+    assert_int_equal(widest, PU_BF16);
+    assert_ok(pu_model_mostly_f32(dir, &f32, &e), &e);
+    assert_false(f32);
+  }
+}
+
+/* More values than are decoded at once, on several threads; every code is among them. */
+static void large_matrices_come_in_pieces(void **state) {
+  const fp8_layout *l = layout_named("blocks-odd");
+  char from[400], dir[400], plain[400];
+  pu_hparams hp = {0};
+  const pu_arch *arch;
+  pu_backend *be;
+  pu_model *m;
+  pu_error e;
+  (void)state;
+  if (pu_test_elsewhere()) skip(); /* it reads and writes weights where they lie */
+  snprintf(from, sizeof from, "%s/large-from", folder);
+  snprintf(dir, sizeof dir, "%s/large", folder);
+  snprintf(plain, sizeof plain, "%s/large-plain", folder);
+  assert_ok(pu_model_describe(PU_FIXTURES "/hf-mini/llama3-tiny", &arch, &hp, &e), &e);
+  hp.vocab = 9001; /* 288,032 values of the output matrix */
+  assert_ok(pu_cpu_open(4, pu_isa_best(), &be, &e), &e);
+  assert_ok(pu_model_random(arch, &hp, 1, be, &(pu_model_options){.dtype = PU_F32}, &m, &e), &e);
+  assert_ok(pu_model_save(m, from, PU_F32, 0, &e), &e);
+  pu_model_free(m);
+  fp8_write(from, l, dir, plain);
+  shown a = show(be, dir, (pu_model_options){.dtype = PU_F32});
+  shown b = show(be, plain, (pu_model_options){.dtype = PU_F32});
+  assert_int_equal(a.m->n_params, b.m->n_params);
+  for (size_t i = 0; i < a.m->n_params; i++)
+    assert_memory_equal(a.m->params[i].w->data, b.m->params[i].w->data, pu_tensor_bytes(b.m->params[i].w));
+  check_same(&a, &b, dir, "in f32");
+  hide(&a), hide(&b);
+  be->close(be);
+}
+
+/* ---- what is refused, and what is NaN ---- */
+
+typedef struct edit {
+  const char *layout;
+  bool config; /* config.json, else the header of model.safetensors, in which lengths must not change */
+  const char *from, *to, *says;
+} edit;
+
+#define WO "model.layers.0.attention.wo."
+
+static const edit edits[] = {
+    {"blocks", true, "[24, 40]", "[24, 0]", "'weight_block_size' should be the rows and the columns of a block"},
+    {"blocks", true, "[24, 40]", "[-24, 40]", "'weight_block_size' should be"},
+    {"blocks", true, "[24, 40]", "[24]", "'weight_block_size' should be"},
+    {"blocks", true, "[24, 40]", "[24, 40, 1]", "'weight_block_size' should be"},
+    {"blocks", true, "[24, 40]", "[24, 40.5]", "'weight_block_size' should be"},
+    {"blocks", true, "[24, 40]", "[24, 4294967320]", "'weight_block_size' should be"},
+    {"blocks", true, "[24, 40]", "24", "'weight_block_size' should be"},
+    {"blocks", true, "[24, 40]", "[16, 16]", "should be floats [2, 2], one for each block of 16 x 16"},
+    {"blocks", true, "\"e4m3\"", "\"e5m2\"", "FP8 weights in 'e5m2' are not supported: e4m3 is"},
+    {"blocks", true, "\"fp8\"", "\"fp9\"", "quant_method 'fp9' is not supported: awq, gptq, fp8 and"},
+    {"blocks", true, "\"quantization_config\"", "\"other\"",
+     "is of type F8_E4M3; weights are read from f32, bf16, f16, and F8_E4M3 where quantization_config"},
+    {"blocks", true, "\"weight_block_size\": [24, 40]", "\"x\": 1", "should be one float, or floats [32, 1]"},
+    {"blocks", false, WO "weight_scale_inv", WO "weight_scale_inw", WO "weight' has no weight_scale_inv beside it"},
+    {"blocks", false, WO "weight_scale_inv\":{\"dtype\":\"F32\",\"shape\":[2,1]",
+     WO "weight_scale_inv\":{\"dtype\":\"F32\",\"shape\":[1,2]", WO "weight_scale_inv' should be floats [2, 1]"},
+    {"blocks", false, WO "weight_scale_inv\":{\"dtype\":\"F32\"", WO "weight_scale_inv\":{\"dtype\":\"I32\"",
+     "should be floats [2, 1]"},
+    {"blocks", false, "F8_E4M3", "F8_E5M2", "is of type F8_E5M2; weights are read from f32, bf16, f16, and F8_E4M3"},
+    {"tensor", false, WO "weight_scale", WO "weight_scalf", WO "weight' has no weight_scale beside it"},
+    {"tensor", false, WO "input_scale", WO "other_scale", "belongs to nothing in family internlm2"},
+    {"row", false, WO "weight_scale\":{\"dtype\":\"F32\",\"shape\":[32,1]",
+     WO "weight_scale\":{\"dtype\":\"F32\",\"shape\":[1,32]", "should be one float, or floats [32, 1]"},
+    {"row-1", false, WO "weight_scale\":{\"dtype\":\"BF16\",\"shape\":[32]",
+     WO "weight_scale\":{\"dtype\":\"BF16\",\"shape\":[30]", "takes 64 bytes"},
+    {"ct-tensor", true, "\"strategy\": \"tensor\"", "\"strategy\": \"channel\"", "should be floats [32, 1]"},
+    {"ct-channel", true, "\"strategy\": \"channel\"", "\"strategy\": \"tensor\"", "should be one float"},
+    {"ct-channel", true, "\"strategy\": \"channel\"", "\"strategy\": \"group\"",
+     "with scales by 'group' are not supported: tensor, channel and block are"},
+    {"ct-block", true, "[24, 40]", "null", "'block_structure' should be the rows and the columns"},
+    {"ct-block", true, "[24, 40]", "[24, -40]", "'block_structure' should be"},
+    {"ct-block", true, "\"symmetric\": true", "\"symmetric\": false", "in 8 bits, 'float', are not supported"},
+    {"ct-block", true, "\"num_bits\": 8, \"type\": \"float\", \"symmetric\"",
+     "\"num_bits\": 4, \"type\": \"float\", \"symmetric\"", "in 4 bits, 'float', are not supported"},
+    {"ct-block", true, "\"group_0\"", "\"group_1\": {\"weights\": {\"num_bits\": 8, \"type\": \"int\"}}, \"group_0\"",
+     "in several kinds ('group_0' has another one) are not supported"},
+    {"ct-block", true, "\"config_groups\"", "\"groups\"", "'config_groups' has no weights"}};
+
+static void lies_are_refused(void **state) {
+  char dir[400], plain[400], file[500];
+  for (size_t i = 0; i < PU_COUNT(edits); i++) {
+    const edit *x = &edits[i];
+    snprintf(dir, sizeof dir, "%s/refused-%zu", folder, i);
+    snprintf(plain, sizeof plain, "%s/refused-%zu-plain", folder, i);
+    fp8_write(PU_FIXTURES "/hf-mini/internlm2-tiny", layout_named(x->layout), dir, plain);
+    snprintf(file, sizeof file, "%s/%s", dir, x->config ? "config.json" : "model.safetensors");
+    assert_true(x->config || strlen(x->from) == strlen(x->to));
+    replace_in(file, x->from, x->to);
+    check_refused(*state, dir, x->says);
+  }
+}
+
+/* A code that is NaN is a weight that is, as torch has it. */
+static void nan_is_nan(void **state) {
+  char dir[400], plain[400], file[500];
+  pu_buf bytes;
+  pu_safetensors *st;
+  pu_model *m;
+  pu_error e;
+  if (pu_test_elsewhere()) skip(); /* it reads weights where they lie */
+  snprintf(dir, sizeof dir, "%s/nan", folder);
+  snprintf(plain, sizeof plain, "%s/nan-plain", folder);
+  fp8_write(PU_FIXTURES "/hf-mini/internlm2-tiny", layout_named("blocks"), dir, plain);
+  snprintf(file, sizeof file, "%s/model.safetensors", dir);
+  pu_buf_init(&bytes, 1 << 24);
+  assert_ok(pu_file_read(file, 1 << 24, &bytes, &e), &e);
+  assert_ok(pu_safetensors_parse(pu_str_of(bytes.data, bytes.len), &st, &e), &e);
+  bytes.data[(const char *)pu_safetensors_find(st, WO "weight")->data - bytes.data + 33] = 0x7f;
+  bytes.data[(const char *)pu_safetensors_find(st, WO "weight")->data - bytes.data + 34] = (char)0xff;
+  pu_safetensors_close(st);
+  assert_ok(pu_file_write(file, bytes.data, bytes.len, &e), &e);
+  pu_buf_deinit(&bytes);
+  assert_ok(pu_model_load(dir, *state, &(pu_model_options){.dtype = PU_F32}, &m, &e), &e);
+  for (size_t i = 0; i < m->n_params; i++) {
+    const pu_param *p = &m->params[i];
+    const float *w = p->w->data;
+    for (int64_t k = 0; k < pu_tensor_count(p->w); k++)
+      assert_int_equal(isnan(w[k]) != 0, p->slot == PU_SLOT_WO && p->layer == 0 && (k == 33 || k == 34));
+  }
+  pu_model_free(m);
+}
+
+int main(void) {
+  const struct CMUnitTest tests[] = {cmocka_unit_test(every_layout_gives_its_values),
+                                     cmocka_unit_test(values_are_rounded_as_any),
+                                     cmocka_unit_test(large_matrices_come_in_pieces),
+                                     cmocka_unit_test(lies_are_refused), cmocka_unit_test(nan_is_nan)};
+  return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
