@@ -184,6 +184,9 @@ struct pu_backend {
   /* Set by callers: sums may be added in any order where that is faster, so that the same inputs give other last bits
    * from run to run. */
   bool any_order;
+  /* Products with a weight in PU_LAYOUT_FP8, a scale a block too, are faster here than with its values: what is loaded
+   * from files in FP8 may stay so. */
+  bool fp8_files;
   /* Threads of this machine, for work between operations: the backend's own. NULL: none (pu_pool_run runs inline). */
   pu_pool *pool;
   /* At most so many bytes are its own, beside its callers' tensors, while a step of such a model runs. NULL: none. */
