@@ -74,12 +74,15 @@ enum { PU_MAX_DIMS = 4 };
  * and `moe_mlp`, without a tape; dtype is the compute type that it stands for. NF4 is a weight in 4 bits beside which
  * something is trained: `linear` takes it, with a tape too if it wants no gradient, and computes with the values of its
  * compute type (see pu_nf4_pack). FP8 and INT8 are weights in E4M3 and in whole numbers from -127 to 127 (of a file, from
- * -128) for inference in bf16, which `linear` and `linear_swiglu` take; both their sizes are multiples of 16, and INT8's
- * second one is at most PU_INT8_MOST_COLS. */
+ * -128) for inference in bf16, which `linear` and `linear_swiglu` take: the codes [M, K], and from the next multiple of 64
+ * bytes on their scales, f32 [M], one for each row; both sizes are multiples of 16, and INT8's second one is at most
+ * PU_INT8_MOST_COLS. An FP8 one with packing.group PU_FP8_BLOCK has a scale for each block of so many rows and as many
+ * columns instead, f32 [ceil(M / 128), ceil(K / 128)]. */
 typedef enum pu_layout {
   PU_LAYOUT_PLAIN, PU_LAYOUT_TILED, PU_LAYOUT_PACKED, PU_LAYOUT_NF4, PU_LAYOUT_FP8, PU_LAYOUT_INT8
 } pu_layout;
 enum { PU_INT8_MOST_COLS = 1 << 17 }; /* so that no sum of products overflows an int32 */
+enum { PU_FP8_BLOCK = 128 };
 
 /* What a PACKED matrix [M, K] holds: w[m][k] = (q - zero) * scale, with a scale (and a zero) for each row and group of
  * inputs. With M' = M rounded up to 16, K' = K rounded up to the group, G = K' / group, there follow one another, each
@@ -93,7 +96,7 @@ enum { PU_INT8_MOST_COLS = 1 << 17 }; /* so that no sum of products overflows an
  * in as many bytes: it is made by pack_weight and read by the backend's products alone. */
 typedef struct pu_packing {
   int bits;     /* 4 or 8; 0: not packed */
-  int group;    /* inputs that share a scale: 32, 64 or 128 */
+  int group;    /* inputs that share a scale: 32, 64 or 128; of FP8: PU_FP8_BLOCK: blocks; 0: rows */
   bool zeros;   /* each group has its own zero */
   bool ordered; /* the inputs of a group do not lie side by side (act-order) */
 } pu_packing;
@@ -101,7 +104,7 @@ typedef struct pu_packing {
 typedef struct pu_tensor {
   pu_dtype dtype;
   pu_layout layout;
-  pu_packing packing; /* of a PACKED one */
+  pu_packing packing; /* of a PACKED one; of an FP8 one, its group */
   int ndim;
   int64_t shape[PU_MAX_DIMS];
   int64_t stride[PU_MAX_DIMS]; /* in elements; the last is 1 in every tensor the operations take */
@@ -186,6 +189,9 @@ struct pu_backend {
   /* Set by callers: sums may be added in any order where that is faster, so that the same inputs give other last bits
    * from run to run. */
   bool any_order;
+  /* Products with a weight in PU_LAYOUT_FP8, a scale a block too, are faster here than with its values: what is loaded
+   * from files in FP8 may stay so. */
+  bool fp8_files;
   /* Threads of this machine, for work between operations: the backend's own. NULL: none (pu_pool_run runs inline). */
   pu_pool *pool;
   /* At most so many bytes are its own, beside its callers' tensors, while a step of such a model runs. NULL: none. */
@@ -374,7 +380,9 @@ pu_tensor *pu_rmsnorm_add(pu_ctx *c, pu_tensor *res, pu_tensor *x, pu_tensor *w,
  * sum over g of sx/2 * sum over k in g of |w[k]| at most. Both give the same to the bit on every instruction set, and for
  * a token whichever others there are.
  * With an FP8 w each row of w and of x is codes times a scale, that row's largest magnitude / 448; a row of y is the same
- * to the bit whichever other rows there are.
+ * to the bit whichever other rows there are. Where w has a scale for each block (PU_FP8_BLOCK), x's are as before, and
+ * y = (sum over the blocks of k, in order, of w's scale * s) * sx + b, s being the sum of the products of a block's codes;
+ * the outer sum is of fused multiply-adds in f32, its product with sx and the addition of b are rounded to f32.
  * With an INT8 w each row of w and of x is codes times a scale, s = m / 127 of that row's largest magnitude m (2^-100 at
  * least); the code of v is v * (1 / s), rounded to nearest even. y = ((f32)sum * sx) * sw + b, where sum, of the codes'
  * products, is exact in int32, and each of the other steps is rounded to f32. So y is the same to the bit on every backend,
@@ -628,13 +636,17 @@ typedef struct pu_tile_weight_args {
 } pu_tile_weight_args;
 pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w);
 size_t pu_tiled_bytes(pu_dtype dtype, int64_t rows, int64_t cols);
-/* A plain bf16 [M, K] to PU_LAYOUT_FP8: the codes [M, K], and from the next multiple of 64 bytes on the scales, f32 [M].
- * out: of that layout and shape, with memory. Both by the operation tile_weight. */
+/* A plain bf16 [M, K] to PU_LAYOUT_FP8, a scale a row. out: of that layout and shape, with memory. Both by the operation
+ * tile_weight. */
 pu_err pu_fp8_weight(pu_ctx *c, const pu_tensor *w, pu_tensor *out) PU_MUST_USE;
 /* The same to PU_LAYOUT_INT8, which lies likewise. */
 pu_err pu_int8_weight(pu_ctx *c, const pu_tensor *w, pu_tensor *out) PU_MUST_USE;
 static inline size_t pu_fp8_codes_bytes(int64_t rows, int64_t cols) {
   return (size_t)(rows * cols + 63) / 64 * 64;
+}
+/* Scales of a matrix in FP8 or INT8; group: its packing's. */
+static inline int64_t pu_fp8_scales(int group, int64_t rows, int64_t cols) {
+  return group ? ((rows + group - 1) / group) * ((cols + group - 1) / group) : rows;
 }
 
 /* Packs a matrix [M, K], or matrices [E, M, K], in few bits into out, whose shape, packing and memory (E times

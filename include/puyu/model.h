@@ -278,11 +278,16 @@ typedef struct pu_model_part {
 
 /* How matrices are kept for inference; vectors, routers and the input embedding stay as they are. */
 typedef enum pu_quant {
-  PU_QUANT_FILE, /* in few bits where the file has them so (GPTQ, AWQ, int8; GGUF's q8_0, q4_0, q4_1), else not */
+  /* In few bits where the file has them so (GPTQ, AWQ, int8; GGUF's q8_0, q4_0, q4_1); where it has them in FP8, and the
+   * backend says that this pays (pu_backend.fp8_files) and computes in bf16, as FP8 below keeps them; else not. */
+  PU_QUANT_FILE,
   PU_QUANT_NONE, /* in the compute type, whatever the file has */
   PU_QUANT_Q8,   /* as the file has them in few bits, the others rounded: to 8 bits, symmetric, in groups of 128 */
   PU_QUANT_Q4,   /* likewise to 4 bits with zeros, in groups of 64; the output matrix to 8 */
-  PU_QUANT_FP8,  /* attention and dense MLPs in PU_LAYOUT_FP8, the rest in the compute type, bf16, whatever the file has */
+  /* Attention and dense MLPs in PU_LAYOUT_FP8, the rest in the compute type, bf16, whatever the file has. A matrix whose
+   * parts the file has in E4M3, all with a scale a row or a tensor, or a block of PU_FP8_BLOCK x PU_FP8_BLOCK whose rows
+   * stay together in memory, is taken as it is; the others are rounded. */
+  PU_QUANT_FP8,
   PU_QUANT_I8    /* the same in PU_LAYOUT_INT8 */
 } pu_quant;
 const char *pu_quant_name(pu_quant q); /* "file", "none", "q8", "q4", "fp8", "int8" */
@@ -297,6 +302,7 @@ typedef struct pu_model_options {
   bool nf4;         /* beside an adapter in training: the matrices of attention and dense MLPs in PU_LAYOUT_NF4 (QLoRA) */
   bool tile;        /* inference: matrices in PU_LAYOUT_TILED, or PU_LAYOUT_PACKED as `quant` says */
   bool plain;       /* with `tile`: PU_LAYOUT_PLAIN for those not packed; set for backends that have no tiles */
+  bool fp8_files;   /* set from the backend's, for bf16 */
   pu_quant quant;
   /* A folder, or NULL: with `tile`, on the CPU, weights are kept there in a file as they lie in memory, and mapped from it
    * when the same model is loaded again. A file that is damaged, or cannot be written, is logged. */
@@ -307,14 +313,14 @@ typedef struct pu_model_options {
   void *progress_arg;
 } pu_model_options;
 
-/* The options as they are on this backend (`plain` set where it must be): what to ask for sizes with. Loading does it too.
+/* The options as they are on this backend (`plain`, `fp8_files`): what to ask for sizes with. Loading does it too.
  */
 pu_model_options pu_model_options_on(const pu_backend *be, const pu_model_options *o);
 /* Whether this backend can have a model so: what loading refuses, asked before anything is read. */
 pu_err pu_model_options_check(const pu_backend *be, const pu_model_options *o, pu_error *e) PU_MUST_USE;
 
 /* From a Hugging Face directory or a GGUF file. Weights in few bits become the compute type where `quant` does not keep
- * them, those in FP8 always: code times scale in f32, then rounded. Missing, surplus or misshapen tensors are named. */
+ * them: of FP8, code times scale in f32, then rounded. Missing, surplus or misshapen tensors are named. */
 pu_err pu_model_load(const char *path, pu_backend *be, const pu_model_options *o, pu_model **out, pu_error *e)
     PU_MUST_USE;
 /* Random weights: normal, deviation 0.02 (and 0.02 / sqrt(2 layers) for wo and down), norms 1; each value a function

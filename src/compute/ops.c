@@ -238,7 +238,7 @@ pu_tensor *pu_tile_weight(pu_ctx *c, const pu_tensor *w) {
 static pu_err code_rows(pu_ctx *c, const pu_tensor *w, pu_tensor *out, pu_layout layout, const char *name) {
   bool ok = fits(w, 2, -1) && w->layout == PU_LAYOUT_PLAIN && w->dtype == PU_BF16 && out->layout == layout &&
             out->ndim == 2 && out->shape[0] == w->shape[0] && out->shape[1] == w->shape[1] && w->shape[0] % 16 == 0 &&
-            w->shape[1] % 16 == 0 && w->stride[0] % 8 == 0;
+            w->shape[1] % 16 == 0 && w->stride[0] % 8 == 0 && out->packing.group == 0;
   if (layout == PU_LAYOUT_INT8) ok = ok && w->shape[1] <= PU_INT8_MOST_COLS;
   if (c->status == PU_OK && !ok) misfit(c, name);
   pu_tile_weight_args a = {w, out};

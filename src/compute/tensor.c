@@ -19,7 +19,7 @@ size_t pu_weight_bytes(const pu_tensor *w) {
   if (w->layout == PU_LAYOUT_PACKED)
     return (size_t)(w->ndim == 3 ? w->shape[0] : 1) * pu_packed_bytes(&w->packing, rows, cols);
   if (w->layout == PU_LAYOUT_FP8 || w->layout == PU_LAYOUT_INT8)
-    return pu_fp8_codes_bytes(rows, cols) + (size_t)rows * sizeof(float);
+    return pu_fp8_codes_bytes(rows, cols) + (size_t)pu_fp8_scales(w->packing.group, rows, cols) * sizeof(float);
   if (w->layout == PU_LAYOUT_NF4) return pu_nf4_bytes(pu_tensor_count(w));
   return pu_tensor_bytes(w);
 }

@@ -140,6 +140,22 @@ static pu_err put_codes(loader *l, const pu_param *p, const pu_source_tensor *t,
   return PU_OK;
 }
 
+/* Codes of FP8 as they lie in the file, and their scales: of rows, which may be fewer in the file, or of blocks. */
+static pu_err put_fp8(loader *l, const pu_param *p, const pu_source_tensor *t, const pu_run *run, pu_error *e) {
+  const int64_t cols = t->shape[1], rows = run->n / cols, first = run->file / cols;
+  const int64_t high = PU_MAX(p->w->packing.group, 1), across = pu_fp8_scales(p->w->packing.group, 1, cols);
+  const int64_t most = PU_MAX(PIECE / across, 1) * high;
+  float *scale = l->room;
+  for (int64_t i = 0; i < rows; i += most) {
+    int64_t n = PU_MIN(rows - i, most), at = 0;
+    for (int64_t r = 0; r < n; r += high)
+      for (int64_t k = 0; k < across; k++) scale[at++] = l->from.scale(t, first + i + r, k * PU_FP8_BLOCK);
+    const uint8_t *codes = (const uint8_t *)t->data + (first + i) * cols;
+    PU_TRY(pu_filler_put_fp8(&l->fill, p, run->mem / cols + i, n, codes, scale, e));
+  }
+  return PU_OK;
+}
+
 /* Inputs by group, those of one in the order that they have: a place for each, and none for what is missing of the
  * last. */
 static void put_order(loader *l, const pu_param *p, const pu_source_tensor *t) {
@@ -157,8 +173,12 @@ static pu_err put_tensor(loader *l, const pu_param *p, const pu_mapping *map, co
   if (l->fill.coded && t->few.ordered) put_order(l, p, t);
   for (int64_t i = 0; i < runs; i++) {
     pu_run run = pu_mapping_run(map, i);
-    bool plain = p->w->layout != PU_LAYOUT_PACKED && p->w->layout != PU_LAYOUT_INT8;
-    if (l->fill.coded) PU_TRY(put_codes(l, p, t, &run, e));
+    bool fp8 = l->fill.coded && p->w->layout == PU_LAYOUT_FP8;
+    bool plain = p->w->layout != PU_LAYOUT_PACKED && p->w->layout != PU_LAYOUT_INT8 && !fp8;
+    if (fp8)
+      PU_TRY(put_fp8(l, p, t, &run, e));
+    else if (l->fill.coded)
+      PU_TRY(put_codes(l, p, t, &run, e));
     if (plain || !l->fill.coded) PU_TRY(put_run(l, p, t, &run, e));
   }
   return PU_OK;
@@ -248,17 +268,59 @@ static void choose_form(const pu_source *from, const pu_model_options *o, pu_for
   int ndim = pu_slot_shape(hp, its, shape);
   if (!pu_slot_is_packable(slot) || normalised || !ndim || !keeps(from, its, layer, &packing, &by_row)) return;
   if (o->quant != PU_QUANT_I8)
-    *pu_form_of(forms, slot, layer) = (pu_form){packing, true};
+    *pu_form_of(forms, slot, layer) = (pu_form){.packing = packing, .as_file = true};
   else
     pu_form_of(forms, slot, layer)->as_file = by_row && pu_coded_layout(slot, shape, ndim, o) == PU_LAYOUT_INT8;
 }
 
+/* Whether blocks of rows stay blocks where a tensor of so many rows goes. */
+static bool blocks_stay(const pu_mapping *map, int64_t cols, int64_t file_rows, int64_t mem_rows) {
+  for (int64_t i = 0; i < pu_mapping_runs(map); i++) {
+    pu_run run = pu_mapping_run(map, i);
+    int64_t file = run.file / cols, mem = run.mem / cols, n = run.n / cols;
+    bool last = file + n == file_rows && mem + n == mem_rows;
+    if (file % PU_FP8_BLOCK || mem % PU_FP8_BLOCK || (n % PU_FP8_BLOCK && !last)) return false;
+  }
+  return true;
+}
+
+/* The same of FP8, *group being that of its packing: a scale a row can be had of one for several whole rows, too. */
+static bool keeps_fp8(const pu_source *from, pu_slot slot, int layer, const int64_t *shape, int *group) {
+  bool rows = true, blocks = true, any = false;
+  for (const pu_tensor_rule *r = rules_for(from, slot, layer); r->name; r++) {
+    char name[MAX_NAME];
+    pu_mapping map;
+    if (r->slot != slot) continue;
+    pu_mapping_of(&from->hp, r, -1, &map);
+    pu_rule_name(r, layer, 0, name, sizeof name);
+    const pu_source_tensor *t = pu_source_find(from, name);
+    if (!t || !t->fp8_rows || t->shape[1] != shape[1]) return false;
+    rows &= t->file_group >= shape[1];
+    blocks &= t->file_group == PU_FP8_BLOCK && t->fp8_rows == PU_FP8_BLOCK && shape[1] / PU_FP8_BLOCK < PIECE &&
+              blocks_stay(&map, shape[1], t->shape[0], shape[0]);
+    any = true;
+  }
+  *group = rows ? 0 : PU_FP8_BLOCK;
+  return any && (rows || blocks);
+}
+
+static void choose_fp8(const pu_source *from, const pu_model_options *o, pu_forms *forms, pu_slot slot, int layer) {
+  int64_t shape[PU_MAX_DIMS];
+  int group, ndim = pu_slot_shape(&from->hp, slot, shape);
+  if (pu_takes_codes(slot, shape, ndim, o) && keeps_fp8(from, slot, layer, shape, &group))
+    *pu_form_of(forms, slot, layer) = (pu_form){.packing.group = group, .as_file = true, .fp8 = true};
+}
+
 static pu_err choose_forms(const pu_source *from, const pu_model_options *o, pu_forms *forms, pu_error *e) {
   bool few = o->tile && o->quant != PU_QUANT_NONE && o->quant != PU_QUANT_FP8;
+  bool fp8 = o->tile && (o->quant == PU_QUANT_FP8 || (o->quant == PU_QUANT_FILE && o->fp8_files));
   PU_TRY(pu_forms_init(forms, &from->hp, o, e));
-  for (int layer = -1; few && layer < from->hp.layers; layer++)
-    for (int s = 0; s < PU_SLOT_COUNT; s++)
-      if (pu_slot_is_outer((pu_slot)s) == (layer < 0)) choose_form(from, o, forms, (pu_slot)s, layer);
+  for (int layer = -1; layer < from->hp.layers; layer++)
+    for (int s = 0; s < PU_SLOT_COUNT; s++) {
+      if (pu_slot_is_outer((pu_slot)s) != (layer < 0)) continue;
+      if (few) choose_form(from, o, forms, (pu_slot)s, layer);
+      if (fp8) choose_fp8(from, o, forms, (pu_slot)s, layer);
+    }
   return PU_OK;
 }
 

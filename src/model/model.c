@@ -26,15 +26,24 @@ static bool is_nf4(pu_slot slot, const pu_model_options *o) {
 }
 
 /* The same matrices. */
-pu_layout pu_coded_layout(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o) {
+bool pu_takes_codes(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o) {
   bool which = slot == PU_SLOT_QKV || slot == PU_SLOT_WO || slot == PU_SLOT_GATE_UP || slot == PU_SLOT_DOWN;
-  bool fits = o->tile && which && ndim == 2 && shape[0] % 16 == 0 && shape[1] % 16 == 0;
+  return o->tile && which && ndim == 2 && shape[0] % 16 == 0 && shape[1] % 16 == 0;
+}
+
+pu_layout pu_coded_layout(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o) {
+  bool fits = pu_takes_codes(slot, shape, ndim, o);
   if (fits && o->quant == PU_QUANT_FP8) return PU_LAYOUT_FP8;
   return fits && o->quant == PU_QUANT_I8 && shape[1] <= PU_INT8_MOST_COLS ? PU_LAYOUT_INT8 : PU_LAYOUT_PLAIN;
 }
 
-static pu_packing packing_of(const pu_forms *f, pu_slot slot, int layer) {
-  return f ? pu_form_of(f, slot, layer)->packing : (pu_packing){0};
+static pu_form form_of(const pu_forms *f, pu_slot slot, int layer) {
+  return f ? *pu_form_of(f, slot, layer) : (pu_form){0};
+}
+
+static pu_layout coded_layout(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o,
+                              const pu_form *form) {
+  return form->fp8 ? PU_LAYOUT_FP8 : pu_coded_layout(slot, shape, ndim, o);
 }
 
 /* Vectors are small and every rounding in them would be felt by all tokens; the router, rounded, would send tokens to
@@ -53,12 +62,14 @@ static bool has_low(pu_dtype dtype, const pu_model_options *o) {
 }
 
 /* What one parameter takes of the weights' memory: the weight, and in training its lower half and its gradient. */
-static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o, pu_packing p) {
+static size_t param_bytes(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o,
+                          const pu_form *form) {
+  const pu_packing p = form->packing;
   size_t n = (size_t)product(shape, ndim);
   pu_tensor w = {.dtype = dtype_of(slot, o), .ndim = ndim, .packing = p};
   pu_dtype dtype = w.dtype;
   memcpy(w.shape, shape, sizeof w.shape);
-  pu_layout coded = pu_coded_layout(slot, shape, ndim, o);
+  pu_layout coded = coded_layout(slot, shape, ndim, o, form);
   w.layout = p.bits                        ? PU_LAYOUT_PACKED
              : is_nf4(slot, o)             ? PU_LAYOUT_NF4
              : coded                       ? coded
@@ -83,12 +94,14 @@ size_t pu_model_bytes(const pu_hparams *hp, const pu_model_options *o, const pu_
     int ndim = pu_slot_shape(hp, slot, shape);
     bool outer = pu_slot_is_outer(slot);
     int from = outer ? -1 : (int)part.from, to = !outer ? (int)part.to : part.outer ? 0 : -1;
-    for (int layer = from; ndim && layer < to; layer++)
-      total += param_bytes(slot, shape, ndim, o, packing_of(forms, slot, layer));
+    for (int layer = from; ndim && layer < to; layer++) {
+      pu_form form = form_of(forms, slot, layer);
+      total += param_bytes(slot, shape, ndim, o, &form);
+    }
   }
-  pu_packing output = packing_of(forms, PU_SLOT_OUTPUT, -1);
-  if (hp->tied && part.outer && (output.bits || (o->tile && !o->plain)))
-    total += param_bytes(PU_SLOT_OUTPUT, (int64_t[PU_MAX_DIMS]){hp->vocab, hp->hidden}, 2, o, output);
+  pu_form output = form_of(forms, PU_SLOT_OUTPUT, -1);
+  if (hp->tied && part.outer && (output.packing.bits || (o->tile && !o->plain)))
+    total += param_bytes(PU_SLOT_OUTPUT, (int64_t[PU_MAX_DIMS]){hp->vocab, hp->hidden}, 2, o, &output);
   return total;
 }
 
@@ -123,16 +136,17 @@ static pu_tensor *placed(pu_model *m, pu_dtype dtype, int ndim, const int64_t *s
 }
 
 static pu_tensor *make_weight(pu_model *m, const pu_model_options *o, pu_slot slot, const int64_t *shape, int ndim,
-                              pu_packing packing) {
+                              const pu_form *form) {
+  const pu_packing packing = form->packing;
   pu_dtype dtype = dtype_of(slot, o);
   /* One in another layout gets its memory when it is that. */
   bool nf4 = is_nf4(slot, o);
-  pu_layout coded = pu_coded_layout(slot, shape, ndim, o);
+  pu_layout coded = coded_layout(slot, shape, ndim, o, form);
   if (!packing.bits && !nf4 && !coded && !is_tiled(slot, ndim, o, &packing)) return placed(m, dtype, ndim, shape);
   pu_tensor *w = header(m, dtype, ndim, shape, NULL);
-  if (w && (nf4 || coded)) w->layout = nf4 ? PU_LAYOUT_NF4 : coded;
-  if (!w || !packing.bits) return w;
-  w->layout = PU_LAYOUT_PACKED;
+  if (!w) return NULL;
+  if (nf4 || coded) w->layout = nf4 ? PU_LAYOUT_NF4 : coded;
+  if (packing.bits) w->layout = PU_LAYOUT_PACKED;
   w->packing = packing;
   return w;
 }
@@ -145,7 +159,8 @@ static bool make_param(pu_model *m, const pu_model_options *o, const pu_forms *f
   *p = (pu_param){.slot = slot, .layer = layer, .decay = pu_slot_is_matrix(slot)};
   p->name = layer < 0 ? pu_slot_name(slot) : pu_arena_printf(m->host, "layers.%d.%s", layer, pu_slot_name(slot));
   pu_dtype dtype = dtype_of(slot, o);
-  p->w = make_weight(m, o, slot, shape, ndim, packing_of(forms, slot, layer));
+  pu_form form = form_of(forms, slot, layer);
+  p->w = make_weight(m, o, slot, shape, ndim, &form);
   if (!p->w || !p->name) return false;
   if (o->train) {
     pu_dtype type = grad_type(slot, o);
@@ -168,12 +183,12 @@ static bool make_params(pu_model *m, const pu_model_options *o, const pu_forms *
   ok = make_param(m, o, forms, PU_SLOT_OUT_NORM, -1) && make_param(m, o, forms, PU_SLOT_OUTPUT, -1);
   if (!ok || !m->hp.tied) return ok;
   /* The embedding is read by rows and stays plain; as output matrix it is read like the others, and so is a copy. */
-  pu_packing packing = packing_of(forms, PU_SLOT_OUTPUT, -1);
-  if (!packing.bits) {
+  pu_form form = form_of(forms, PU_SLOT_OUTPUT, -1);
+  if (!form.packing.bits) {
     m->outer[PU_SLOT_OUTPUT] = m->outer[PU_SLOT_EMBED]; /* tiled by pu_filler_finish */
     return true;
   }
-  m->outer[PU_SLOT_OUTPUT] = make_weight(m, o, PU_SLOT_OUTPUT, m->outer[PU_SLOT_EMBED]->shape, 2, packing);
+  m->outer[PU_SLOT_OUTPUT] = make_weight(m, o, PU_SLOT_OUTPUT, m->outer[PU_SLOT_EMBED]->shape, 2, &form);
   return m->outer[PU_SLOT_OUTPUT] != NULL;
 }
 
@@ -437,6 +452,19 @@ pu_err pu_filler_put_int8(pu_filler *f, const pu_param *p, int64_t row, int64_t 
   return be->upload(be, scales + row, scale, (size_t)n * sizeof *scale, e);
 }
 
+pu_err pu_filler_put_fp8(pu_filler *f, const pu_param *p, int64_t row, int64_t n, const void *codes, const float *scale,
+                         pu_error *e) {
+  pu_backend *be = f->m->be;
+  int64_t rows = p->w->shape[0], cols = p->w->shape[1];
+  int group = p->w->packing.group;
+  PU_TRY(place_codes(f, p->w, e));
+  uint8_t *to = p->w->data;
+  float *scales = (float *)(to + pu_fp8_codes_bytes(rows, cols));
+  PU_TRY(be->upload(be, to + row * cols, codes, (size_t)(n * cols), e));
+  return be->upload(be, scales + pu_fp8_scales(group, row, cols), scale,
+                    (size_t)pu_fp8_scales(group, n, cols) * sizeof *scale, e);
+}
+
 /* The same in FP8 or int8, by the device. */
 static pu_err pack_codes(const pu_filler *f, pu_tensor *w, pu_error *e) {
   pu_ctx c = {.be = f->m->be, .mem = f->m->weights, .host = f->m->host, .err = e};
@@ -479,5 +507,6 @@ const char *pu_quant_name(pu_quant q) {
 pu_model_options pu_model_options_on(const pu_backend *be, const pu_model_options *o) {
   pu_model_options own = *o;
   own.plain |= !be->forward[PU_OP_tile_weight];
+  own.fp8_files = be->fp8_files && o->dtype == PU_BF16;
   return own;
 }

@@ -306,6 +306,11 @@ static void codes(const pu_source_tensor *t, int64_t row, int64_t n, uint8_t *q,
     }
 }
 
+static float fp8_scale(const pu_source_tensor *t, int64_t row, int64_t col) {
+  const coding *c = t->coding;
+  return scale_of(c, row, col / c->group);
+}
+
 /* ---- checking one matrix ---- */
 
 static pu_err misfit(const pu_quant_files *f, const pu_st_tensor *t, const char *want, pu_error *e) {
@@ -453,7 +458,8 @@ static pu_err show(pu_quant_files *f, const pu_safetensors *files, const char *s
                             .floats = c->how == FP8,
                             .few = packing_of(c),
                             .g_idx = c->g_idx,
-                            .file_group = c->group};
+                            .file_group = c->group,
+                            .fp8_rows = c->how == FP8 ? c->scale_rows : 0};
   return out->name ? PU_OK : pu_fail(e, PU_ERR_NOMEM, "%s: no memory for the list of its tensors", f->config);
 }
 
@@ -530,6 +536,7 @@ static pu_err show_all(pu_quant_files *f, const pu_safetensors *files, pu_source
                      s->tensors[i].name);
   s->values = values;
   s->codes = codes;
+  s->scale = fp8_scale;
   return PU_OK;
 }
 

@@ -20,7 +20,8 @@ typedef struct pu_source_tensor {
   bool floats;          /* with a coding: floats all the same (FP8), for which bf16 is wide enough */
   pu_packing few;       /* a matrix whose values are had in few bits, too; bits 0: it is none. ordered: by g_idx */
   const int32_t *g_idx; /* [columns] group of each, as many columns in one as in the other; NULL: one after the other */
-  int64_t file_group;   /* columns in one of those */
+  int64_t file_group;   /* columns in one of those, or with one scale in FP8 */
+  int64_t fp8_rows;     /* rows with one scale, of a matrix in E4M3 whose codes are `data`; 0: it is none */
 } pu_source_tensor;
 
 enum { PU_SOURCE_GRAIN = 1 << 14 }; /* values that a thread decodes at a time */
@@ -41,6 +42,8 @@ struct pu_source {
   /* Rows [row, row + n) of a matrix with `few`, all its leading dimensions counted as rows: q [n, K], scale and zero
    * [n, G] for groups of few.group; zero NULL where there are none. */
   void (*codes)(const pu_source_tensor *t, int64_t row, int64_t n, uint8_t *q, float *scale, float *zero);
+  /* The scale of a value of a matrix with `fp8_rows`. */
+  float (*scale)(const pu_source_tensor *t, int64_t row, int64_t col);
   void (*close)(pu_source *s); /* what the opener made besides; `tensors` is freed by pu_source_close */
   void *own;
 };

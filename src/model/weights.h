@@ -6,8 +6,9 @@
 
 /* In what form each parameter is kept. */
 typedef struct pu_form {
-  pu_packing packing; /* bits 0: not PACKED */
+  pu_packing packing; /* bits 0: not PACKED; its group is also that of FP8 */
   bool as_file;       /* the file's own values, not rounded here */
+  bool fp8;           /* with as_file: in PU_LAYOUT_FP8, whatever the options say of others */
 } pu_form;
 typedef struct pu_forms {
   pu_form
@@ -19,7 +20,9 @@ static inline pu_form *pu_form_of(const pu_forms *f, pu_slot slot, int layer) {
   return &f->of[(layer + 1) * PU_SLOT_COUNT + (int)slot];
 }
 
-/* PU_LAYOUT_FP8 or PU_LAYOUT_INT8, or PU_LAYOUT_PLAIN: not as codes with a scale for each row. */
+/* Whether a matrix may be kept as codes with scales: by which it is and by its sizes. */
+bool pu_takes_codes(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o);
+/* As what the options have it then: PU_LAYOUT_FP8 or PU_LAYOUT_INT8, or PU_LAYOUT_PLAIN: as neither. */
 pu_layout pu_coded_layout(pu_slot slot, const int64_t *shape, int ndim, const pu_model_options *o);
 
 /* Headers, names and memory for all parameters; nothing is filled. forms NULL: none in few bits. */
@@ -44,7 +47,7 @@ enum { PU_FILL_PIECE = 1 << 21 };
 pu_err pu_filler_init(pu_filler *f, pu_model *m, const pu_model_options *o, pu_error *e) PU_MUST_USE;
 void pu_filler_deinit(pu_filler *f);
 /* Before the first of a parameter's values. coded: a packed weight made of them comes by pu_filler_put_codes, one in
- * INT8 by pu_filler_put_int8, not by rounding them. */
+ * INT8 by pu_filler_put_int8, one in FP8 by pu_filler_put_fp8, not by rounding them. */
 void pu_filler_begin(pu_filler *f, const pu_param *p, bool coded);
 /* In what type values that are made for p are best given: they go in as they are. */
 pu_dtype pu_filler_type(const pu_filler *f, const pu_param *p);
@@ -60,6 +63,9 @@ void pu_filler_put_codes(pu_filler *f, const pu_param *p, int64_t row, int64_t n
 /* Likewise of an INT8 parameter, of whose rows all groups have one scale. q and scale are written over. */
 pu_err pu_filler_put_int8(pu_filler *f, const pu_param *p, int64_t row, int64_t n, uint8_t *q, float *scale,
                           int64_t groups, pu_error *e) PU_MUST_USE;
+/* Likewise of an FP8 parameter: codes (unaligned perhaps), and of its scales those of these rows or blocks of rows. */
+pu_err pu_filler_put_fp8(pu_filler *f, const pu_param *p, int64_t row, int64_t n, const void *codes, const float *scale,
+                         pu_error *e) PU_MUST_USE;
 void pu_filler_set_order(pu_filler *f, const pu_param *p, const int32_t *order);
 /* All of p's values are there: tiles or packs it where that is wanted, and tells the progress. */
 pu_err pu_filler_finish(pu_filler *f, const pu_param *p, pu_error *e) PU_MUST_USE;

@@ -428,6 +428,177 @@ static void weights_in_fp8(void **state) {
   }
 }
 
+/* ---- inference, a scale a block ------------------------------------------------------------------------------------
+ */
+
+static int64_t blocks_of(int64_t n) {
+  return (n + PU_FP8_BLOCK - 1) / PU_FP8_BLOCK;
+}
+
+/* Any code but NaN; scales of any size, zeros too. */
+static uint8_t code_of(int64_t row, int64_t col) {
+  uint8_t code = (uint8_t)pu_random_at(11, (uint64_t)row, (uint64_t)col);
+  return (code & 0x7f) == 0x7f ? 0 : code;
+}
+
+static float scale_of(int64_t row, int64_t block) {
+  uint64_t r = pu_random_at(12, (uint64_t)row, (uint64_t)block);
+  return r % 16 == 0 ? 0 : ldexpf(1 + (float)(r >> 8 & 0xffff) / 65536, -9 - (int)(r % 6));
+}
+
+static pu_tensor *block_weight(run *r, int64_t rows, int64_t cols) {
+  int64_t across = blocks_of(cols), n = blocks_of(rows) * across;
+  pu_tensor *w = pu_tensor_over(&r->c, PU_BF16, 2, (int64_t[]){rows, cols}, NULL);
+  w->layout = PU_LAYOUT_FP8;
+  w->packing.group = PU_FP8_BLOCK;
+  size_t bytes = pu_weight_bytes(w), at = pu_fp8_codes_bytes(rows, cols);
+  assert_int_equal(bytes, at + (size_t)n * sizeof(float));
+  w->data = pu_arena_alloc(r->c.mem, bytes);
+  uint8_t *host = calloc(bytes, 1);
+  assert_true(w->data && host);
+  for (int64_t i = 0; i < rows * cols; i++) host[i] = code_of(i / cols, i % cols);
+  for (int64_t i = 0; i < n; i++) ((float *)(host + at))[i] = scale_of(i / across, i % across);
+  assert_ok(r->be->upload(r->be, w->data, host, bytes, &r->e), &r->e);
+  free(host);
+  return w;
+}
+
+/* One row of x in codes, by the definition; its scale. */
+static float row_codes(const uint16_t *x, int64_t cols, float *codes) {
+  float most = 0x1p-100f;
+  for (int64_t k = 0; k < cols; k++) most = fmaxf(most, fabsf(pu_bf16_to_f32(x[k])));
+  float scale = most * (1.0f / 448), by = 1 / scale;
+  for (int64_t k = 0; k < cols; k++) codes[k] = pu_e4m3_to_f32(pu_f32_to_e4m3(pu_bf16_to_f32(x[k]) * by));
+  return scale;
+}
+
+/* The weight's values, which f32 has exactly. */
+static float *block_values(int64_t rows, int64_t cols) {
+  float *w = malloc((size_t)(rows * cols) * sizeof *w);
+  assert_non_null(w);
+  for (int64_t i = 0; i < rows * cols; i++)
+    w[i] = pu_e4m3_to_f32(code_of(i / cols, i % cols)) * scale_of(i / cols / PU_FP8_BLOCK, i % cols / PU_FP8_BLOCK);
+  return w;
+}
+
+/* In double: the value of a row and a column, and the sum of its products' magnitudes. */
+static double exact_value(const float *x, float x_scale, const float *w, int64_t cols, double *sum) {
+  double y = 0;
+  *sum = 0;
+  for (int64_t k = 0; k < cols; k++) {
+    double v = (double)x[k] * (double)w[k];
+    y += v;
+    *sum += fabs(v);
+  }
+  *sum *= (double)x_scale;
+  return y * (double)x_scale;
+}
+
+/* Of so many bits that a product of a block keeps beside its largest one; y: rows y_step apart. */
+static void blocks_are_exact(run *r, const shape *s, const pu_tensor *x, const float *w, const uint16_t *b,
+                             const pu_tensor *y, int bits) {
+  pu_tensor whole = *y, all = *x;
+  whole.shape[1] = y->stride[0], all.shape[1] = x->stride[0];
+  uint16_t *in = pu_test_download(r->be, &all);
+  void *out = pu_test_download(r->be, &whole);
+  float *codes = malloc((size_t)s->k * sizeof *codes);
+  assert_non_null(codes);
+  for (int64_t n = 0; n<s->n; n += s->n> 300 ? 37 : 1) {
+    float scale = row_codes(in + n * x->stride[0], s->k, codes);
+    for (int64_t m = n % 3; m<s->m; m += s->m> 1000 ? 7 : 1) {
+      double sum, want = exact_value(codes, scale, w + m * s->k, s->k, &sum), got = at(y, out, n * y->stride[0] + m);
+      if (b) want += (double)pu_bf16_to_f32(b[m]);
+      double most = ldexp(sum, -bits) + (y->dtype == PU_BF16 ? fabs(want) * 0x1p-8 : fabs(want) * 0x1p-20);
+      if (!(fabs(got - want) <= most))
+        fail_msg("%lld x %lld x %lld: row %lld, column %lld is %g, not %g: off by 2^%g of its products' sum",
+                 (long long)s->n, (long long)s->k, (long long)s->m, (long long)n, (long long)m, got, want,
+                 log2(fabs(got - want) / sum));
+    }
+  }
+  free(codes), free(in), free(out);
+}
+
+/* In y of both types, and in one whose rows lie so that no fast way may write them. */
+static void blocks_on(const char *device, const shape *s, int bits) {
+  const shape plain = {0};
+  run r;
+  run_open(&r, device, MEMORY);
+  r.c.tape = NULL;
+  pu_tensor *w = block_weight(&r, s->m, s->k), *b = NULL;
+  pu_tensor *x = filled(&r, s, PU_BF16, s->n, s->k, s->k + (s->strided ? 8 : 0), 1);
+  float *values = block_values(s->m, s->k);
+  uint16_t *bias = NULL;
+  if (s->bias) {
+    b = filled(&r, &plain, PU_BF16, 1, s->m, s->m, 1);
+    bias = pu_test_download(r.be, b);
+    b = pu_tensor_over(&r.c, PU_BF16, 1, &s->m, b->data);
+  }
+  for (int f32 = 0; f32 < 2; f32++) {
+    pu_tensor *y = pu_linear(&r.c, x, w, b, f32);
+    if (!y) fail_msg("%s", r.e.msg);
+    blocks_are_exact(&r, s, x, values, bias, y, bits);
+    pu_tensor *apart = pu_tensor_new(&r.c, y->dtype, 2, (int64_t[]){s->n, s->m + 1}, false);
+    assert_non_null(apart);
+    apart->shape[1] = s->m;
+    pu_linear_args a = {.x = x, .w = w, .b = b, .y = apart};
+    assert_ok(r.be->forward[PU_OP_linear](r.be, &a, &r.e), &r.e);
+    blocks_are_exact(&r, s, x, values, bias, apart, bits);
+  }
+  free(bias), free(values);
+  run_close(&r);
+}
+
+static void a_scale_a_block(void **state) {
+  static const shape sizes[] = {{.n = 1, .k = 16, .m = 16},
+                                {.n = 1, .k = 2064, .m = 272, .bias = true},
+                                {.n = 4, .k = 1040, .m = 272, .strided = true},
+                                {.n = 17, .k = 384, .m = 4240, .bias = true},
+                                {.n = 64, .k = 272, .m = 144, .odd = true},
+                                {.n = 65, .k = 272, .m = 144, .bias = true},
+                                {.n = 65, .k = 656, .m = 4240},
+                                {.n = 200, .k = 144, .m = 528, .strided = true},
+                                {.n = 200, .k = 2064, .m = 16},
+                                {.n = 2048, .k = 400, .m = 2320, .bias = true}};
+  (void)state;
+  for (size_t i = 0; i < PU_COUNT(sizes); i++) {
+    blocks_on("cpu", &sizes[i], 18);
+    if (pu_test_elsewhere() && pu_test_fp8()) blocks_on(pu_test_device(), &sizes[i], 10);
+  }
+}
+
+static void no_numbers_stay_in_their_rows_on(const char *device, int64_t rows) {
+  const shape s = {.n = rows, .k = 272, .m = 144};
+  run r;
+  run_open(&r, device, MEMORY);
+  r.c.tape = NULL;
+  pu_tensor *w = block_weight(&r, s.m, s.k), *x = filled(&r, &s, PU_BF16, s.n, s.k, s.k, 1);
+  uint16_t *values = pu_test_download(r.be, x);
+  values[3] = pu_f32_to_bf16(NAN), values[(rows - 1) * s.k + 200] = pu_f32_to_bf16(-INFINITY);
+  pu_test_upload(r.be, x, values);
+  pu_tensor *y = pu_linear(&r.c, x, w, NULL, false);
+  if (!y) fail_msg("%s", r.e.msg);
+  uint16_t *out = pu_test_download(r.be, y);
+  for (int64_t i = 0; i < s.n * s.m; i++) {
+    int64_t n = i / s.m;
+    if (isfinite(pu_bf16_to_f32(out[i])) != (n > 0 && n < rows - 1))
+      fail_msg("%s, %lld rows: row %lld, column %lld is %g", device, (long long)rows, (long long)n,
+               (long long)(i % s.m), (double)pu_bf16_to_f32(out[i]));
+  }
+  free(values), free(out);
+  run_close(&r);
+}
+
+static void no_numbers_stay_in_their_rows(void **state) {
+  (void)state;
+  for (int64_t rows = 3; rows < 200; rows += 90) {
+    no_numbers_stay_in_their_rows_on("cpu", rows);
+    if (pu_test_elsewhere() && pu_test_fp8()) no_numbers_stay_in_their_rows_on(pu_test_device(), rows);
+  }
+}
+
+/* ---- rows among others, swiglu inside ------------------------------------------------------------------------------
+ */
+
 /* With swiglu in the product, and after it. */
 static void gates_inside_or_apart(run *r, pu_tensor *x, pu_tensor *w) {
   pu_tensor *y = pu_linear_swiglu(&r->c, x, w), *gu = pu_linear(&r->c, x, w, NULL, false);
@@ -442,7 +613,7 @@ static void gates_inside_or_apart(run *r, pu_tensor *x, pu_tensor *w) {
 }
 
 /* A row does not depend on how many there are. */
-static void rows_stand_alone(void **state) {
+static void rows_stand_alone_with(bool blocks) {
   static const shape sizes[] = {{.n = 1024, .k = 2048, .m = 2048},
                                 {.n = 1024, .k = 8192, .m = 2048},
                                 {.n = 1024, .k = 2048, .m = 4096},
@@ -452,12 +623,10 @@ static void rows_stand_alone(void **state) {
                                 {.n = 80, .k = 272, .m = 17024}};
   static const int64_t counts[] = {1, 2, 5, 8, 15, 16, 17, 31, 32, 33, 64, 65, 100, 128, 200, 256, 512};
   const shape plain = {0};
-  (void)state;
-  if (!pu_test_elsewhere() || !pu_test_fp8()) skip();
   for (size_t i = 0; i < PU_COUNT(sizes); i++) {
     run r;
     run_open(&r, pu_test_device(), (size_t)192 << 20);
-    pu_tensor *w = fp8_weight(&r, &sizes[i]),
+    pu_tensor *w = blocks ? block_weight(&r, sizes[i].m, sizes[i].k) : fp8_weight(&r, &sizes[i]),
               *x = filled(&r, &sizes[i], PU_BF16, sizes[i].n, sizes[i].k, sizes[i].k, 1), *b = NULL;
     r.c.tape = NULL;
     if (sizes[i].bias)
@@ -472,13 +641,21 @@ static void rows_stand_alone(void **state) {
       if (!y) fail_msg("%lld rows: %s", (long long)counts[k], r.e.msg);
       char *got = pu_test_download(r.be, y);
       if (memcmp(got, want, pu_tensor_bytes(y)) != 0)
-        fail_msg("size %zu, %lld rows: other bits than among all", i, (long long)counts[k]);
+        fail_msg("size %zu, %lld rows: other bits than among all%s", i, (long long)counts[k],
+                 blocks ? " with a scale a block" : "");
       free(got);
       gates_inside_or_apart(&r, &few, w);
     }
     free(want);
     run_close(&r);
   }
+}
+
+static void rows_stand_alone(void **state) {
+  (void)state;
+  if (!pu_test_elsewhere() || !pu_test_fp8()) skip();
+  rows_stand_alone_with(false);
+  rows_stand_alone_with(true);
 }
 
 int main(void) {
@@ -490,6 +667,8 @@ int main(void) {
       cmocka_unit_test(other_sizes_are_linear_itself),
       cmocka_unit_test(the_device_agrees),
       cmocka_unit_test(weights_in_fp8),
+      cmocka_unit_test(a_scale_a_block),
+      cmocka_unit_test(no_numbers_stay_in_their_rows),
       cmocka_unit_test(rows_stand_alone),
   };
   return cmocka_run_group_tests(tests, NULL, NULL);

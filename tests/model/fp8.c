@@ -11,8 +11,13 @@
 
 static char folder[] = "/tmp/puyu-fp8-XXXXXX";
 
+/* Codes are kept where a test asks for it. */
 static int make_folder(void **state) {
-  return mkdtemp(folder) && pu_test_open(2, pu_isa_best(), (pu_backend **)state, NULL) == PU_OK ? 0 : -1;
+  pu_backend *be;
+  if (!mkdtemp(folder) || pu_test_open(2, pu_isa_best(), &be, NULL) != PU_OK) return -1;
+  be->fp8_files = false;
+  *state = be;
+  return 0;
 }
 
 static int remove_folder(void **state) {
@@ -106,6 +111,7 @@ static void values_are_rounded_as_any(void **state) {
               layout_named(i ? "ct-channel" : "blocks"), dir, plain);
     for (size_t q = 0; q < PU_COUNT(quants); q++) {
       if ((quants[q] == PU_QUANT_FP8 && !pu_test_fp8()) || (quants[q] == PU_QUANT_I8 && !pu_test_tiles())) continue;
+      if (quants[q] == PU_QUANT_FP8 && i) continue; /* a scale a row is kept */
       pu_model_options o = {.dtype = PU_BF16, .tile = true, .quant = quants[q]};
       size_t bytes, as_plain;
       check_logits(*state, dir, plain, o, pu_quant_name(quants[q]));
@@ -151,6 +157,119 @@ static void large_matrices_come_in_pieces(void **state) {
   check_same(&a, &b, dir, "in f32");
   hide(&a), hide(&b);
   be->close(be);
+}
+
+/* ---- codes that are kept ---- */
+
+/* A model of these sizes, in FP8 and plainly; of internlm2's groups of q, k and v in one tensor, or of llama's three.
+ */
+static void write_sized(pu_backend *be, const char *family, const pu_hparams *like, const fp8_layout *l, char *dir,
+                        char *plain) {
+  char from[400], fixture[300];
+  pu_hparams hp;
+  const pu_arch *arch;
+  pu_model *m;
+  pu_error e;
+  snprintf(fixture, sizeof fixture, PU_FIXTURES "/hf-mini/%s", family);
+  snprintf(from, sizeof from, "%s/sized-from", folder);
+  snprintf(dir, 400, "%s/sized-%s-%s-%lld", folder, family, l->name, (long long)like->kv_heads);
+  snprintf(plain, 400, "%s/sized-plain", folder);
+  assert_ok(pu_model_describe(fixture, &arch, &hp, &e), &e);
+  hp.hidden = like->hidden, hp.ffn = like->ffn, hp.heads = like->heads, hp.kv_heads = like->kv_heads;
+  hp.head_dim = like->head_dim;
+  assert_ok(pu_model_random(arch, &hp, 1, be, &(pu_model_options){.dtype = PU_F32}, &m, &e), &e);
+  assert_ok(pu_model_save(m, from, PU_F32, 0, &e), &e);
+  pu_model_free(m);
+  fp8_write(from, l, dir, plain);
+}
+
+/* Every value of a matrix kept in FP8: its code times its scale, as the other model has it plainly; whatever of an
+ * unfit size lies beside it is not. Returns how many matrices have a scale a block, or a row. */
+static int check_kept(const pu_model *kept, const pu_model *plain, int group) {
+  int n = 0;
+  for (size_t i = 0; i < kept->n_params; i++) {
+    const pu_tensor *w = kept->params[i].w, *want = plain->params[i].w;
+    if (w->layout != PU_LAYOUT_FP8 || w->packing.group != group) continue;
+    int64_t rows = w->shape[0], cols = w->shape[1], across = (cols + 127) / 128;
+    uint8_t *codes = malloc(pu_weight_bytes(w));
+    float *values = pu_test_download(plain->be, want);
+    const float *scale = (const float *)(codes + pu_fp8_codes_bytes(rows, cols));
+    pu_error e;
+    assert_ok(kept->be->download(kept->be, codes, w->data, pu_weight_bytes(w), &e), &e);
+    for (int64_t r = 0; r < rows; r++)
+      for (int64_t k = 0; k < cols; k++) {
+        float v = fp8_value(codes[r * cols + k]) * scale[group ? r / 128 * across + k / 128 : r];
+        if (v != values[r * cols + k])
+          fail_msg("%s: row %lld, column %lld is %g, not %g", kept->params[i].name, (long long)r, (long long)k,
+                   (double)v, (double)values[r * cols + k]);
+      }
+    free(codes);
+    free(values);
+    n++;
+  }
+  return n;
+}
+
+typedef struct kept_case {
+  const char *family, *layout;
+  const pu_hparams *hp;
+  int blocks, rows; /* matrices of a layer that are kept so */
+} kept_case;
+
+/* Where nothing is said: as the backend says of itself, and of what is computed in bf16. */
+static void check_default(pu_backend *be, const char *dir, const kept_case *t, const pu_model *values) {
+  const pu_model_options o = {.dtype = PU_BF16, .tile = true}, wide = {.dtype = PU_F32, .tile = true};
+  int layers = (int)values->hp.layers;
+  size_t bytes[2];
+  pu_error e;
+  for (int as_file = 0; as_file < 2; as_file++) {
+    be->fp8_files = as_file;
+    const pu_model_options on = pu_model_options_on(be, &o);
+    assert_ok(pu_model_load_bytes(dir, &on, &bytes[as_file], &e), &e);
+    shown in_bf16 = show(be, dir, o), in_f32 = show(be, dir, wide);
+    assert_int_equal(check_kept(in_bf16.m, values, PU_FP8_BLOCK), as_file ? t->blocks * layers : 0);
+    assert_int_equal(check_kept(in_bf16.m, values, 0), as_file ? t->rows * layers : 0);
+    assert_int_equal(check_kept(in_f32.m, values, PU_FP8_BLOCK) + check_kept(in_f32.m, values, 0), 0);
+    hide(&in_bf16), hide(&in_f32);
+  }
+  be->fp8_files = false;
+  assert_true(t->blocks + t->rows ? bytes[1] < bytes[0] : bytes[1] == bytes[0]);
+}
+
+/* hidden is no multiple of 128, so that blocks at the ends are not whole. Logits differ from those of the values by
+ * what inputs, and matrices that are not kept, are rounded. */
+static void codes_are_kept(void **state) {
+  static const pu_hparams fits = {.hidden = 208, .ffn = 384, .heads = 4, .kv_heads = 2, .head_dim = 64};
+  static const pu_hparams grouped = {.hidden = 208, .ffn = 384, .heads = 4, .kv_heads = 2, .head_dim = 128};
+  static const pu_hparams apart = {.hidden = 208, .ffn = 400, .heads = 4, .kv_heads = 1, .head_dim = 64};
+  static const pu_hparams narrow = {.hidden = 200, .ffn = 384, .heads = 4, .kv_heads = 2, .head_dim = 64};
+  static const kept_case cases[] = {
+      {"llama3-tiny", "blocks-bf16", &fits, 4, 0},    {"internlm2-tiny", "blocks-bf16", &grouped, 4, 0},
+      {"llama3-tiny", "blocks-bf16", &apart, 2, 0},   {"llama3-tiny", "blocks-bf16", &narrow, 0, 0},
+      {"internlm2-tiny", "blocks-bf16", &fits, 3, 0}, {"llama3-tiny", "blocks", &fits, 0, 0},
+      {"llama3-tiny", "tensor", &apart, 0, 4},        {"internlm2-tiny", "row-1", &fits, 0, 4},
+      {"llama3-tiny", "ct-channel", &narrow, 0, 0},   {"mixtral-tiny", "blocks-bf16", &fits, 2, 0},
+      {"mixtral-tiny", "mistral", &fits, 0, 2}};
+  char dir[400], plain[400];
+  pu_backend *cpu;
+  pu_error e;
+  if (!pu_test_fp8()) skip();
+  assert_ok(pu_cpu_open(2, pu_isa_best(), &cpu, &e), &e);
+  pu_log_set_level(PU_LOG_ERROR); /* that products in FP8 are simulated */
+  for (size_t i = 0; i < PU_COUNT(cases); i++) {
+    const kept_case *t = &cases[i];
+    write_sized(cpu, t->family, t->hp, layout_named(t->layout), dir, plain);
+    shown kept = show(*state, dir, (pu_model_options){.dtype = PU_BF16, .tile = true, .quant = PU_QUANT_FP8});
+    shown values = show(*state, plain, (pu_model_options){.dtype = PU_F32});
+    int layers = (int)values.m->hp.layers;
+    assert_int_equal(check_kept(kept.m, values.m, PU_FP8_BLOCK), t->blocks * layers);
+    if (t->rows) assert_int_equal(check_kept(kept.m, values.m, 0), t->rows * layers);
+    double off = far(&kept, &values);
+    if (!(off < 0.08) || off < 1e-4) fail_msg("case %zu: logits differ by %g", i, off);
+    check_default(*state, dir, t, values.m);
+    hide(&kept), hide(&values);
+  }
+  cpu->close(cpu);
 }
 
 /* ---- what is refused, and what is NaN ---- */
@@ -250,6 +369,8 @@ int main(void) {
   const struct CMUnitTest tests[] = {cmocka_unit_test(every_layout_gives_its_values),
                                      cmocka_unit_test(values_are_rounded_as_any),
                                      cmocka_unit_test(large_matrices_come_in_pieces),
-                                     cmocka_unit_test(lies_are_refused), cmocka_unit_test(nan_is_nan)};
+                                     cmocka_unit_test(codes_are_kept),
+                                     cmocka_unit_test(lies_are_refused),
+                                     cmocka_unit_test(nan_is_nan)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

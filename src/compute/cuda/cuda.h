@@ -139,6 +139,7 @@ typedef struct pu_cuda_product {
   bool int8;    /* a and b are int8 instead of `type`, not turned; y is PU_I32, and there is nothing else: of
                    pu_cuda_multiply */
   bool by_rows; /* a scale for each row of a, and of b; else one for each of them */
+  bool blocks;  /* by_rows, but b's scales are of its blocks (PU_FP8_BLOCK): not of pu_cuda_multiply */
   const float *a_scale, *b_scale;
   /* b is a weight, which no kernel writes that lets the next one start before it has ended: it may be read before the
    * kernels before have ended. */

@@ -377,6 +377,7 @@ static pu_err describe(pu_cuda *d, pu_error *e) {
   PU_CUDA_TRY(cudaDriverGetVersion(&driver), "asking for the driver's version", e);
   d->sms = p.multiProcessorCount;
   d->capability = p.major * 10 + p.minor;
+  d->base.fp8_files = d->capability == 90; /* skinny.cu, codes_product.cu */
   d->most_pitch = p.memPitch;
   snprintf(d->description, sizeof d->description,
            "%s, %d multiprocessors, %.1f GiB, compute capability %d.%d, driver for CUDA %d.%d", p.name, d->sms,

@@ -1,12 +1,13 @@
 /* Products of few rows (decoding) at the speed of memory: b, the weights, is read once, and that is what takes the
- * time. Of bf16, or of codes of 8 bits with a scale for each row of a and of b.
+ * time. Of bf16, or of codes of 8 bits with a scale for each row of a and of b, or for each block of b.
  *
  * A block takes a strip of columns of y, which are lines of b, and walks along the whole sum in stages. One thread has
  * the copy engine fetch stages ahead of their use, as boxes of 128 bytes of all lines of the strip and of all rows of
  * a, in the pattern that warpgroup products read (wgmma.h). One warpgroup does nothing but these products: lines, 64
  * at a time, are operand A, rows operand B: a sum's steps follow one another, and so each takes as little time as it
  * can. Each element's sum is one sequence of steps of 32 bytes; of E4M3, whose products keep too few bits for that, of
- * the sums of boxes. Lines that are not there are whatever lies behind, and only reach sums that nobody stores.
+ * the sums of boxes, which have b's scales by block then. Lines that are not there are whatever lies behind, and only
+ * reach sums that nobody stores.
  *
  * What the kernel waits for is a, not b, where b rests: its blocks may start before the kernels before it have ended,
  * fetch the first stages of b, and only then wait (programmatic dependent launch). To have as much as possible on the
@@ -16,6 +17,7 @@
 #include <string.h>
 
 #include "src/compute/cuda/barriers.h"
+#include "src/compute/cuda/block_scales.cuh"
 #include "src/compute/cuda/gates.cuh"
 #include "src/compute/cuda/product.h"
 #include "src/compute/cuda/use.h"
@@ -25,6 +27,7 @@
 enum { BOX = 64 /* values of a line: 128 bytes */, MOST_STAGES = 32, MOST_LINES = 256 };
 enum { LINES = 64 /* of a product */ };
 enum { CONSUMERS = 128, THREADS = CONSUMERS + 32 };
+enum { BLOCK_ROWS = 2 /* rows of blocks with scales that a strip's lines may be of: there are 128 of them at most */ };
 /* Bytes of a multiprocessor's shared memory for stages. Blocks of few lines and rows leave room for a block of the
  * kernel before or after them, attention's above all; with more lines that costs more than it gains, and so it does of
  * codes (measured), but for the 40 KB that attention takes over one sequence with a cache in 4 bits. */
@@ -37,7 +40,7 @@ template <typename V, int ROWS, int COUNT, bool GATED> struct shape {
   typedef typename wide_sum<V>::type sum;
   static constexpr int rows = ROWS, count = COUNT, strips = GATED ? 2 : 1;
   static constexpr int boxes = COUNT == 1 ? 2 : 1, depth = boxes * BOX, a_box = ROWS * 128; /* of a stage */
-  static constexpr bool scaled = sizeof(V) == 1, by_box = wide_sum<V>::few_bits;
+  static constexpr bool scaled = sizeof(V) == 1, by_box = wide_sum<V>::few_bits, blocks = in_blocks<V>;
   __host__ __device__ static constexpr int b_box(int lines) {
     return strips * lines * 128;
   }
@@ -53,11 +56,12 @@ template <typename V, int ROWS, int COUNT, bool GATED> struct shape {
 typedef struct skinny_args {
   void *y;
   const void *bias;
-  const float *a_scale, *b_scale; /* of rows and lines of codes */
+  const float *a_scale, *b_scale; /* of rows and lines of codes, or of blocks of lines */
   int64_t y_step, cols;
   int inner, rows;
   int lines;  /* of b, of a block and strip: columns of y */
-  int stages; /* in shared memory */
+  int stages; /* in shared memory, behind so many scales of blocks */
+  int scales;
   bool bias_f32, y_f32, b_rests;
 } skinny_args;
 
@@ -119,6 +123,16 @@ template <typename S> __device__ static void fetch_stages(const fetcher<S> &f, c
   }
 }
 
+/* The first of a thread's two lines, from the block's first column on. */
+__device__ static inline int line_of_thread() {
+  return (int)threadIdx.x / 32 * 16 + (int)threadIdx.x % 32 / 4;
+}
+
+/* The line of b that the c-th product's first or second one is. */
+template <typename S> __device__ static inline int64_t line_of_sum(const skinny_args &p, int64_t col, int c, int half) {
+  return col + (S::strips == 2 ? c * p.cols : c * LINES) + line_of_thread() + half * 8;
+}
+
 /* Elements of up to COUNT products: a thread has two lines, 8 apart, of each, and of each 8 rows two. */
 template <typename S> struct sums { typename S::sum of[S::count][S::rows / 2]; };
 
@@ -158,9 +172,52 @@ __device__ static inline void sum_stages(sums<S> (&sum)[1], uint32_t room, int n
   for (int c = 0; c < S::count; c++) wide_settled(sum->of[c]);
 }
 
-/* Likewise, adding up boxes. */
+/* The sum of a box, to that of the boxes before it; by: of either line, with blocks. */
 template <typename S>
-__device__ static inline void sum_boxes(sums<S> &sum, uint32_t room, int n, const skinny_args &p, barriers *bars) {
+__device__ static inline void add_box(float (&sum)[S::rows / 2], const float (&box)[S::rows / 2],
+                                      const float (&by)[2]) {
+#pragma unroll
+  for (int k = 0; k < S::rows / 2; k++) sum[k] = S::blocks ? fmaf(by[k % 4 / 2], box[k], sum[k]) : sum[k] + box[k];
+}
+
+/* What boxes' sums are multiplied with. */
+template <typename S> struct box_scales {
+  const float *of[S::count][2]; /* of each line, in shared memory */
+  float now[S::boxes][S::count][2];
+
+  /* room: [strips, BLOCK_ROWS] rows of blocks. Those of lines that nobody stores may be of other lines. */
+  __device__ void open(float *room, const skinny_args &p, int64_t col) {
+    const int step = block_scales_step(2 * p.inner);
+#pragma unroll
+    for (int s = 0; s < S::strips; s++)
+      fetch_block_scales<CONSUMERS, BLOCK_ROWS>(room + s * BLOCK_ROWS * step, p.b_scale, S::strips * p.cols,
+                                                2 * p.inner, col + s * p.cols);
+#pragma unroll
+    for (int c = 0; c < S::count; c++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const int64_t first = S::strips == 2 ? col + c * p.cols : col, line = line_of_sum<S>(p, col, c, half);
+        const int row = min((int)(line / PU_FP8_BLOCK - first / PU_FP8_BLOCK), BLOCK_ROWS - 1);
+        of[c][half] = room + ((S::strips == 2 ? c * BLOCK_ROWS : 0) + row) * step;
+      }
+    copies_commit();
+    copies_wait<0>();
+    meet_threads<CONSUMERS>();
+  }
+  __device__ void go_on(int stage) {
+#pragma unroll
+    for (int i = 0; i < S::boxes; i++)
+#pragma unroll
+      for (int c = 0; c < S::count; c++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) now[i][c][half] = of[c][half][stage * S::boxes + i];
+  }
+};
+
+/* Likewise, adding up boxes; by: with blocks. */
+template <typename S>
+__device__ static inline void sum_boxes(sums<S> &sum, uint32_t room, int n, const skinny_args &p, barriers *bars,
+                                        box_scales<S> &by) {
   const int stage = stage_bytes<S>(p.lines);
   sums<S> box[S::boxes];
   ring_place at = {};
@@ -171,6 +228,7 @@ __device__ static inline void sum_boxes(sums<S> &sum, uint32_t room, int n, cons
     wide_begin();
     use_stage<S>(box, room + here * stage, p.lines, true);
     wide_commit();
+    if constexpr (S::blocks) by.go_on(t);
     at.go_on(p.stages);
     if (t + 1 < n) barrier_wait(&bars->full[at.slot], at.turn);
     wide_wait<0>();
@@ -180,18 +238,14 @@ __device__ static inline void sum_boxes(sums<S> &sum, uint32_t room, int n, cons
 #pragma unroll
       for (int c = 0; c < S::count; c++) {
         wide_settled(box[i].of[c]);
-#pragma unroll
-        for (int k = 0; k < S::rows / 2; k++) sum.of[c][k] += box[i].of[c][k];
+        add_box<S>(sum.of[c], box[i].of[c], by.now[i][c]);
       }
   }
 }
 
 /* ---- what becomes of a sum ---- */
 
-/* The first of a thread's two lines, from the block's first column on; of its first two rows. */
-__device__ static inline int line_of_thread() {
-  return (int)threadIdx.x / 32 * 16 + (int)threadIdx.x % 32 / 4;
-}
+/* The first two of a thread's rows. */
 __device__ static inline int row_of_thread() {
   return (int)threadIdx.x % 4 * 2;
 }
@@ -205,8 +259,8 @@ template <typename S> __device__ static inline void fetch_line_scales(const skin
   for (int c = 0; c < S::count; c++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      int64_t at = col + (S::strips == 2 ? 0 : c * LINES) + line_of_thread() + half * 8;
-      s->line[c][half] = at < p.cols ? p.b_scale[at + (S::strips == 2 ? c * p.cols : 0)] : 0;
+      int64_t at = line_of_sum<S>(p, col, c, half);
+      s->line[c][half] = at < S::strips * p.cols ? p.b_scale[at] : 0;
     }
 }
 template <typename S> __device__ static inline void fetch_row_scales(const skinny_args &p, scales<S> *s) {
@@ -220,16 +274,17 @@ template <typename S> __device__ static inline void fetch_row_scales(const skinn
 template <typename S> __device__ static inline float value_of(const sums<S> &sum, const scales<S> &s, int c, int i) {
   float v = (float)sum.of[c][i], row = s.row[i / 4 * 2 + i % 2], line = s.line[c][i % 4 / 2];
   if (!S::scaled) return v;
+  if (S::blocks) return __fmul_rn(v, row);
   if (S::by_box) return __fmul_rn(__fmul_rn(v, line), row); /* as cuBLASLt does */
   return __fmul_rn(__fmul_rn(v, row), line);
 }
 
 /* As where cuBLASLt is followed by the addition of a bias, in FP8, or adds it itself: rounded to y's type is the value,
- * or the bias. Of int8 neither is. */
+ * or the bias. Of int8 neither is, nor of blocks. */
 template <typename S> __device__ static inline float biased(const skinny_args &p, int64_t col, float v) {
   if (!p.bias) return v;
   float bias = p.bias_f32 ? ((const float *)p.bias)[col] : to_f32(((const bf16 *)p.bias)[col]);
-  if (S::by_box && !p.y_f32) v = to_f32(from_f32<bf16>(v));
+  if (S::by_box && !S::blocks && !p.y_f32) v = to_f32(from_f32<bf16>(v));
   if (!S::scaled && !p.y_f32) bias = to_f32(from_f32<bf16>(bias));
   return __fadd_rn(v, bias);
 }
@@ -261,7 +316,8 @@ __device__ static void store_sums(const skinny_args &p, const sums<S> &sum, cons
 }
 
 template <typename S>
-__device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, const CUtensorMap *b, uint32_t room) {
+__device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, const CUtensorMap *b,
+                                    float *block_scale, uint32_t room) {
   __shared__ barriers bars;
   int64_t col = (int64_t)blockIdx.x * p.lines;
   int n = (p.inner + S::depth - 1) / S::depth, early = PU_MIN(n, p.stages);
@@ -281,12 +337,14 @@ __device__ static void skinny_block(const skinny_args &p, const CUtensorMap *a, 
   if (threadIdx.x >= CONSUMERS) return;
   sums<S> sum[1];
   scales<S> scale;
-  if constexpr (S::scaled) fetch_line_scales(p, col, &scale);
+  box_scales<S> by;
+  if constexpr (S::blocks) by.open(block_scale, p, col);
+  if constexpr (S::scaled && !S::blocks) fetch_line_scales(p, col, &scale);
   wait_for_before();
   let_next_start(); /* it may read a at once */
   if constexpr (S::scaled) fetch_row_scales(p, &scale);
   if constexpr (S::by_box)
-    sum_boxes<S>(*sum, room, n, p, &bars);
+    sum_boxes<S>(*sum, room, n, p, &bars, by);
   else
     sum_stages<S>(sum, room, n, p, &bars);
   store_sums<S>(p, *sum, scale, col);
@@ -299,7 +357,7 @@ __global__ void __launch_bounds__(THREADS, 2)
     skinny_kernel(const skinny_args p, const __grid_constant__ CUtensorMap a, const __grid_constant__ CUtensorMap b) {
 #ifdef PU_WGMMA
   extern __shared__ __align__(1024) unsigned char raw[];
-  skinny_block<S>(p, &a, &b, (shared_address(raw) + 1023) / 1024 * 1024);
+  skinny_block<S>(p, &a, &b, (float *)raw, (shared_address(raw + p.scales * sizeof(float)) + 1023) / 1024 * 1024);
 #endif
 }
 
@@ -388,10 +446,12 @@ template <typename S> static pu_err launch(pu_cuda *d, const pu_cuda_product *q,
   CUtensorMap a, b;
   PU_TRY(pu_cuda_map_of(d, q->a, q->rows, p.inner, q->a_step / pair, S::rows, &a, e));
   PU_TRY(pu_cuda_map_of(d, q->b, S::strips * q->cols, p.inner, q->b_step / pair, p.lines, &b, e));
-  p.stages = PU_MIN(PU_MAX(plan->ring / stage, 3), (int)MOST_STAGES);
+  p.scales = S::blocks ? S::strips * BLOCK_ROWS * block_scales_step(q->inner) : 0;
+  const int scales = p.scales * (int)sizeof(float);
+  p.stages = PU_MIN(PU_MAX((plan->ring - scales) / stage, 3), (int)MOST_STAGES);
   p.bias_f32 = q->bias_type == PU_F32, p.y_f32 = q->y_type == PU_F32, p.b_rests = q->b_rests;
   /* The last boxes of the last stage are read beyond its end. */
-  const int bytes = stage * p.stages + PU_MAX(S::b_reach(p.lines) - S::b_box(p.lines), 0) + 1024;
+  const int bytes = scales + stage * p.stages + PU_MAX(S::b_reach(p.lines) - S::b_box(p.lines), 0) + 1024;
   PU_CUDA_TRY(cudaFuncSetAttribute(skinny_kernel<S>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
               "shared memory for a product", e);
   const dim3 grid((unsigned)ceil_div(q->cols, p.lines));
@@ -429,6 +489,7 @@ static pu_err launch_rows(pu_cuda *d, const pu_cuda_product *q, const skinny_pla
 
 static pu_err launch_plan(pu_cuda *d, const pu_cuda_product *q, const skinny_plan *plan, pu_error *e) {
   if (q->int8) return launch_rows<int8_t>(d, q, plan, e);
+  if (q->blocks) return launch_rows<e4m3_blocks>(d, q, plan, e);
   return q->fp8 ? launch_rows<e4m3>(d, q, plan, e) : launch_rows<bf16>(d, q, plan, e);
 }
 

@@ -1,7 +1,8 @@
 /* Weights in PU_LAYOUT_FP8 and PU_LAYOUT_INT8 (W8A8): making them, and `linear` with them. x is rounded, a scale a row,
- * then multiplied. FP8's products are product.cu's. Sums of int8 are exact, so any order gives the same bits: on Hopper
- * own kernels take any number of rows (skinny.cu, int8_product.cu); elsewhere, and where y's rows do not begin at
- * multiples of 16 bytes, cuBLASLt sums to int32, a strip of rows at a time, and a second kernel scales. */
+ * then multiplied. FP8's products are product.cu's; of FP8 with a scale for each block, own kernels' on Hopper
+ * (skinny.cu, codes_product.cu), elsewhere a plain one's. Sums of int8 are exact, so any order gives the same bits: on
+ * Hopper own kernels take any number of rows (skinny.cu, codes_product.cu); elsewhere, and where y's rows do not begin
+ * at multiples of 16 bytes, cuBLASLt sums to int32, a strip of rows at a time, and a second kernel scales. */
 #include "src/compute/cuda/product.h"
 #include "src/compute/cuda/rows.h"
 #include "src/compute/cuda/w8a8.h"
@@ -148,12 +149,55 @@ static pu_err multiply_strip(pu_cuda *d, const pu_cuda_product *p, int32_t *sums
 
 /* Own kernels write y in pairs. */
 static bool has_own(const pu_cuda *d, const pu_linear_args *a) {
-  return pu_cuda_has_int8_product(d) && pu_rows_aligned(a->y);
+  return pu_cuda_has_codes_product(d) && pu_rows_aligned(a->y);
 }
 
 static size_t sums_bytes(const pu_cuda *d, const pu_linear_args *a) {
   if (has_own(d, a) || a->w->layout == PU_LAYOUT_FP8) return 0;
   return (size_t)(PU_MIN(a->x->shape[0], (int64_t)STRIP) * a->w->shape[0]) * sizeof(int32_t);
+}
+
+/* Tiles of TILE rows by as many columns, a thread for each value, block after block of the sum. */
+enum { TILE = 16 };
+
+__device__ static inline float value_of(const void *codes, int64_t at) {
+  return __half2float(__half(__nv_cvt_fp8_to_halfraw(((const __nv_fp8_storage_t *)codes)[at], __NV_E4M3)));
+}
+
+template <typename Y> __global__ void __launch_bounds__(TILE *TILE) multiply_blocks(const pu_cuda_product p) {
+  __shared__ float a[TILE][PU_FP8_BLOCK + 1], b[TILE][PU_FP8_BLOCK + 1];
+  const int64_t row = (int64_t)blockIdx.x * TILE, col = (int64_t)blockIdx.y * TILE;
+  const int own_row = (int)threadIdx.x / TILE, own_col = (int)threadIdx.x % TILE;
+  const int64_t to_row = row + own_row, to_col = col + own_col, blocks = (p.inner + PU_FP8_BLOCK - 1) / PU_FP8_BLOCK;
+  float sum = 0;
+  for (int64_t at = 0; at < blocks; at++) {
+    __syncthreads(); /* the block before is used up */
+    for (int i = (int)threadIdx.x; i < TILE * PU_FP8_BLOCK; i += TILE * TILE) {
+      int line = i / PU_FP8_BLOCK, k = i % PU_FP8_BLOCK;
+      int64_t from = at * PU_FP8_BLOCK + k;
+      a[line][k] = from < p.inner && row + line < p.rows ? value_of(p.a, (row + line) * p.a_step + from) : 0;
+      b[line][k] = from < p.inner ? value_of(p.b, (col + line) * p.b_step + from) : 0;
+    }
+    __syncthreads();
+    float s = 0;
+    for (int k = 0; k < PU_FP8_BLOCK; k++) s = fmaf(a[own_row][k], b[own_col][k], s);
+    sum = fmaf(p.b_scale[to_col / PU_FP8_BLOCK * blocks + at], s, sum);
+  }
+  if (to_row >= p.rows) return;
+  sum = __fmul_rn(sum, p.a_scale[to_row]);
+  if (p.bias)
+    sum = __fadd_rn(sum,
+                    p.bias_type == PU_F32 ? ((const float *)p.bias)[to_col] : to_f32(((const bf16 *)p.bias)[to_col]));
+  ((Y *)p.y)[to_row * p.y_step + to_col] = from_f32<Y>(sum);
+}
+
+static pu_err plain_blocks(pu_cuda *d, const pu_cuda_product *p, pu_error *e) {
+  const dim3 grid((unsigned)ceil_div(p->rows, TILE), (unsigned)(p->cols / TILE));
+  if (p->y_type == PU_F32)
+    multiply_blocks<float><<<grid, TILE * TILE, 0, d->stream>>>(*p);
+  else
+    multiply_blocks<bf16><<<grid, TILE * TILE, 0, d->stream>>>(*p);
+  return pu_cuda_launched("a product in FP8", e);
 }
 
 /* ---- linear ---- */
@@ -168,6 +212,7 @@ static pu_cuda_product product_of(const pu_linear_args *a, const void *codes) {
   p.a_step = p.b_step = p.inner, p.type = PU_BF16;
   p.fp8 = a->w->layout == PU_LAYOUT_FP8, p.int8 = !p.fp8;
   p.by_rows = p.steady = p.b_rests = true;
+  p.blocks = p.fp8 && a->w->packing.group == PU_FP8_BLOCK;
   if (a->b) p.bias = a->b->data, p.bias_type = a->b->dtype;
   return p;
 }
@@ -179,8 +224,9 @@ pu_err pu_cuda_w8a8_linear(pu_cuda *d, const pu_linear_args *a, pu_error *e) {
   PU_TRY(pu_cuda_work(d, bytes + sums_bytes(d, a), &codes, e));
   PU_TRY(to_codes(d, a->x, a->w->layout, codes, e));
   const pu_cuda_product p = product_of(a, codes);
-  if (p.fp8) return pu_cuda_multiply(d, &p, e);
-  if (has_own(d, a)) return pu_cuda_int8_product(d, &p, e);
+  if (p.fp8 && !p.blocks) return pu_cuda_multiply(d, &p, e);
+  if (has_own(d, a)) return pu_cuda_codes_product(d, &p, e);
+  if (p.blocks) return plain_blocks(d, &p, e);
   int32_t *sums = (int32_t *)((char *)codes + bytes);
   for (int64_t first = 0; first < p.rows; first += STRIP) PU_TRY(multiply_strip(d, &p, sums, first, e));
   return PU_OK;

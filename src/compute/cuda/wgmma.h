@@ -15,6 +15,10 @@
 struct e4m3 {
   uint8_t code;
 };
+/* Of a weight with a scale for each block of 128 x 128. */
+struct e4m3_blocks : e4m3 {};
+template <typename V> constexpr bool in_blocks = false;
+template <> constexpr bool in_blocks<e4m3_blocks> = true;
 
 /* What sums of products of these operands are, and whether they keep too few bits to go on with for long. */
 template <typename V> struct wide_sum {
@@ -25,6 +29,7 @@ template <> struct wide_sum<e4m3> {
   typedef float type;
   static constexpr bool few_bits = true;
 };
+template <> struct wide_sum<e4m3_blocks> : wide_sum<e4m3> {};
 template <> struct wide_sum<int8_t> {
   typedef int type;
   static constexpr bool few_bits = false;

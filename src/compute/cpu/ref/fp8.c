@@ -167,6 +167,12 @@ void pu_ref_fp8_weight(const pu_tensor *w, pu_tensor *out) {
   }
 }
 
+/* Of the value in row m and column k. */
+static float scale_at(const pu_tensor *w, const float *scale, int64_t m, int64_t k) {
+  int64_t group = w->packing.group;
+  return group ? scale[m / group * pu_packed_groups(&w->packing, w->shape[1]) + k / group] : scale[m];
+}
+
 pu_err pu_ref_linear_of_fp8(pu_cpu *cpu, const pu_linear_args *a, pu_error *e) {
   int64_t n = a->x->shape[0], k = a->x->shape[1], m = a->w->shape[0];
   const uint8_t *codes = a->w->data;
@@ -180,7 +186,7 @@ pu_err pu_ref_linear_of_fp8(pu_cpu *cpu, const pu_linear_args *a, pu_error *e) {
     float sx = row_scale(a->x, i), by = 1 / sx;
     for (int64_t c = 0; c < k; c++) o.a[i * k + c] = pu_e4m3_to_f32(pu_f32_to_e4m3(pu_get(a->x, i, c) * by)) * sx;
   }
-  for (int64_t i = 0; i < m * k; i++) o.b[i] = pu_e4m3_to_f32(codes[i]) * scale[i / k];
+  for (int64_t i = 0; i < m * k; i++) o.b[i] = pu_e4m3_to_f32(codes[i]) * scale_at(a->w, scale, i / k, i % k);
   product(&o, (pu_gemm){.m = n,
                         .n = m,
                         .k = k,
