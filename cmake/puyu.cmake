@@ -50,12 +50,12 @@ function(puyu_program module)
   target_sources(puyu_${module} PRIVATE ${out})
 endfunction()
 
-# puyu_interface(MODULE headers…): pu_interface, a digest of these headers below include/puyu, which a plug-in and the
-# program were both compiled with, if they fit.
+# puyu_interface(MODULE files…): pu_interface, a digest of these files, which say how what goes between a plug-in and the
+# program lies in memory: both were compiled with the same, if they fit.
 function(puyu_interface module)
   set(all "")
-  foreach(header ${ARGN})
-    set(path ${CMAKE_SOURCE_DIR}/include/puyu/${header})
+  foreach(file ${ARGN})
+    set(path ${CMAKE_SOURCE_DIR}/${file})
     set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${path})
     file(SHA256 ${path} one)
     string(APPEND all ${one})

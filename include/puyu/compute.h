@@ -164,7 +164,8 @@ struct pu_backend {
   pu_err (*pin)(pu_backend *be, void *host, size_t bytes, pu_error *e);
   void (*unpin)(pu_backend *be, void *host);
   pu_err (*sync)(pu_backend *be, pu_error *e);
-  /* mark: *at becomes the number, from 1, of a place in line: behind all that was asked for so far. reach: waits until
+  /* mark: *at becomes the number, from 1, of a place in line: behind all that was asked for so far, not between record
+   * and play. reach: waits until
    * the device is there, but not for what was asked for since; what went wrong before it is told. NULL, both: what was
    * asked for is done when the call returns. */
   pu_err (*mark)(pu_backend *be, uint64_t *at, pu_error *e);
@@ -246,7 +247,7 @@ pu_err pu_backend_flops(pu_backend *be, pu_dtype dtype, double *out, pu_error *e
 pu_err pu_backend_open(const char *device, int threads, pu_backend **out, pu_error *e) PU_MUST_USE;
 
 /* A plug-in exports `pu_plugin_open`, of pu_backend_open's arguments but the name, and `pu_plugin_interface`, which returns
- * the pu_interface that it holds: a digest of this header and of what it is made of. With another than the program's it is
+ * the pu_interface that it holds: a digest of this header and of what else says how it lies in memory. With another than the program's it is
  * not opened. */
 extern const char pu_interface[];
 
@@ -601,7 +602,7 @@ static inline bool pu_adamw_takes(double norm, double clip, double most, float *
 /* One AdamW step (Loshchilov & Hutter 2019) of n parameters, as PyTorch's: p *= 1 - lr wd; m = b1 m + (1 - b1) g;
  * v = b2 v + (1 - b2) g^2; p -= lr / (1 - b1^t) * m / (sqrt(v / (1 - b2^t)) + eps).
  *
- * The gate is asked where the gradients are: pu_adamw_takes says of sqrt(*squares) whether the step is taken, and what g
+ * The gate, if it has squares, is asked where the gradients are: pu_adamw_takes says of sqrt(*squares) whether the step is taken, and what g
  * is first multiplied with. Nor is it taken where a value of `finite` is not finite. A step that is not taken leaves p,
  * low, m and v as they are, to the bit.
  *

@@ -216,8 +216,8 @@ pu_err pu_model_describe(const char *path, const pu_arch **arch, pu_hparams *hp,
 pu_err pu_model_check(const char *path, pu_error *e) PU_MUST_USE;
 
 /* The type that holds all of its weights without loss: f32, bf16 or f16; PU_DTYPE_COUNT: some are quantised. Those in FP8
- * are not, and count as bf16, which rounds them by a sixteenth of what FP8 did. matrices: vectors do not count, as they
- * never do in GGUF files, where all of them are f32. */
+ * are not, and do not count: bf16, which alone they are, rounds them by a sixteenth of what FP8 did, f16 by less.
+ * matrices: vectors do not count, as they never do in GGUF files, where all of them are f32. */
 pu_err pu_model_widest(const char *path, bool matrices, pu_dtype *out, pu_error *e) PU_MUST_USE;
 /* Are most of its weights f32, so that computing in less would lose some of them? */
 pu_err pu_model_mostly_f32(const char *path, bool *out, pu_error *e) PU_MUST_USE;

@@ -68,7 +68,9 @@ static pu_err open_all(const pu_bench_options *o, int64_t length, bool shares, p
 }
 
 pu_err pu_bench_engine_open(const pu_bench_options *o, int64_t length, bool shares, pu_bench_engine *b, pu_error *e) {
-  *b = (pu_bench_engine){.batch = o->batch, .repetition = o->repetition > 0 ? o->repetition : 1};
+  *b = (pu_bench_engine){.batch = o->batch, .how = pu_sampling_default()};
+  b->how.ignore_eos = true;
+  if (o->repetition > 0) b->how.repetition_penalty = o->repetition;
   pu_err err = open_all(o, length, shares, b, e);
   if (err) pu_bench_engine_close(b);
   return err;
@@ -83,17 +85,14 @@ void pu_bench_engine_close(pu_bench_engine *b) {
 }
 
 pu_err pu_bench_engine_start(pu_bench_engine *b, int64_t seq, int64_t tokens, pu_error *e) {
-  pu_sampling how = pu_sampling_default();
-  how.repetition_penalty = b->repetition;
-  how.max_tokens = tokens;
-  how.ignore_eos = true;
+  b->how.max_tokens = tokens;
   for (int64_t i = 0; i < b->batch; i++) {
     PU_TRY(pu_session_rewind(b->sessions[i], 0, e));
     for (int64_t j = 0; j < seq; j++) {
       int32_t id = (int32_t)(pu_random_at(1, (uint64_t)i, (uint64_t)j) % (uint64_t)b->m->hp.vocab);
       PU_TRY(pu_session_append(b->sessions[i], &id, 1, e));
     }
-    PU_TRY(pu_session_start(b->sessions[i], &how, NULL, NULL, e));
+    PU_TRY(pu_session_start(b->sessions[i], &b->how, NULL, NULL, e));
   }
   return PU_OK;
 }
@@ -168,7 +167,7 @@ static void print_json(FILE *out, const pu_bench_options *o, const pu_bench_engi
     pu_buf_printf(&text, ", \"limit\": %.6g, \"ratio\": %.4g", r->limit, r->rate / r->limit);
   else
     pu_buf_puts(&text, ", \"limit\": null, \"ratio\": null");
-  if (o->repetition > 0) pu_buf_printf(&text, ", \"repetition_penalty\": %.6g", o->repetition);
+  if (o->repetition > 0) pu_buf_printf(&text, ", \"repetition_penalty\": %.6g", b->how.repetition_penalty);
   pu_buf_printf(&text, ", \"overhead\": %.4g, \"planned_bytes\": %zu, \"peak_bytes\": %zu}\n",
                 s.overhead_seconds / PU_MAX(s.prefill_seconds + s.decode_seconds, 1e-9), planned, peak);
   if (!text.failed) fputs(text.data, out);
@@ -190,7 +189,7 @@ void pu_bench_engine_print(FILE *out, const pu_bench_options *o, const pu_bench_
   if (o->layers) fprintf(out, "layers     %lld\n", (long long)o->layers);
   fprintf(out, "sequences  %lld of %lld tokens, cache %s\n", (long long)o->batch, (long long)o->seq,
           pu_bench_cache(b, o));
-  if (o->repetition > 0 && o->repetition != 1) fprintf(out, "penalty    %g, of tokens seen before\n", o->repetition);
+  if (b->how.repetition_penalty != 1) fprintf(out, "penalty    %g, of tokens seen before\n", b->how.repetition_penalty);
   fprintf(out, "%-9s  %.1f tokens/s", r->what, r->tok_per_s);
   print_mark(out, r->tok_per_s, r->mark, 1, " tokens/s");
   fprintf(out, "rate       %.1f %s\n", r->rate / r->scale, r->unit);

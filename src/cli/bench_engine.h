@@ -40,7 +40,7 @@ typedef struct pu_bench_engine {
   pu_engine *en;
   pu_session **sessions; /* [batch] */
   int64_t batch;
-  double repetition;
+  pu_sampling how; /* of all sessions */
   pu_dtype dtype;
   pu_quant quant;
   size_t matrix_bytes; /* weights a step reads: all but the input embedding, of which it reads a few rows */

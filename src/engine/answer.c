@@ -218,7 +218,7 @@ pu_err pu_answer_next(pu_session *s, pu_logit_row *row, pu_error *e) {
   size_t made = s->ids.n - s->answer_at;
   bool early = (int64_t)made < s->how.min_tokens;
   const pu_seen *seen = row->how == PU_ROW_CHANGED ? NULL : &s->seen;
-  pu_history h = {s->ids.v, s->ids.n, made, seen, s->endings, early ? s->n_endings : 0};
+  pu_history h = {s->ids.v, s->ids.n, seen, s->endings, early ? s->n_endings : 0};
   int32_t id;
   if (!row->logits && pu_row_choose(row, s, &h, &id)) {
     if (!early && ends_answer(s, id)) return end_answer(s, PU_FINISH_STOP, e);

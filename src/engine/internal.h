@@ -112,10 +112,10 @@ bool pu_penalises(const pu_sampling *o);
  */
 typedef struct pu_seen {
   int32_t *place; /* [vocab]: in ids, from 1 on; 0: it is not there */
-  int32_t *ids;   /* [n], as the others, with room for vocab */
+  int32_t *ids;   /* [n], as the others, with room for cap */
   int32_t *times; /* generated */
   float *minus;   /* of pu_penalised */
-  size_t n, upto;
+  size_t n, cap, upto;
 } pu_seen;
 /* False: no memory. answer_at: where what was generated begins. */
 bool pu_seen_update(pu_seen *s, int64_t vocab, const pu_sampling *o, const int32_t *ids, size_t n, size_t answer_at);
@@ -125,10 +125,10 @@ size_t pu_seen_write(const pu_seen *s, int64_t vocab, const pu_sampling *o, cons
                      int32_t *ids, float *minus);
 void pu_seen_deinit(pu_seen *s);
 
-/* A session's ids, of which the last n_answer were generated; and ids that must not come now. */
+/* A session's ids; and ids that must not come now. */
 typedef struct pu_history {
   const int32_t *ids;
-  size_t n, n_answer;
+  size_t n;
   const pu_seen *seen; /* of ids; NULL: the logits are penalised already */
   const int32_t *never;
   size_t n_never;

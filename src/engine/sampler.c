@@ -32,13 +32,18 @@ void pu_sampler_deinit(pu_sampler *s) {
 
 /* ---- penalties ---- */
 
-static bool seen_open(pu_seen *s, int64_t vocab) {
-  size_t n = (size_t)vocab;
-  if (!s->place) s->place = calloc(n, sizeof *s->place);
-  if (!s->ids) s->ids = malloc(n * sizeof *s->ids);
-  if (!s->times) s->times = malloc(n * sizeof *s->times);
-  if (!s->minus) s->minus = malloc(n * sizeof *s->minus);
-  return s->place && s->ids && s->times && s->minus;
+/* Room for one id more. */
+static bool seen_grow(pu_seen *s) {
+  if (s->n < s->cap) return true;
+  const size_t cap = PU_MAX(2 * s->cap, (size_t)64);
+  int32_t *ids = realloc(s->ids, cap * sizeof *ids);
+  if (ids) s->ids = ids;
+  int32_t *times = realloc(s->times, cap * sizeof *times);
+  if (times) s->times = times;
+  float *minus = realloc(s->minus, cap * sizeof *minus);
+  if (minus) s->minus = minus;
+  if (ids && times && minus) s->cap = cap;
+  return s->n < s->cap;
 }
 
 bool pu_penalises(const pu_sampling *o) {
@@ -51,12 +56,14 @@ static float minus_of(const pu_sampling *o, int32_t times) {
 }
 
 bool pu_seen_update(pu_seen *s, int64_t vocab, const pu_sampling *o, const int32_t *ids, size_t n, size_t answer_at) {
-  if (!seen_open(s, vocab)) return false;
+  if (!s->place) s->place = calloc((size_t)vocab, sizeof *s->place);
+  if (!s->place) return false;
   if (o->repetition_penalty == 1) s->upto = PU_MAX(s->upto, PU_MIN(answer_at, n)); /* what was given counts not */
   for (; s->upto < n; s->upto++) {
     int32_t id = ids[s->upto];
     if (id < 0 || id >= vocab) continue;
     if (!s->place[id]) {
+      if (!seen_grow(s)) return false;
       s->ids[s->n] = id;
       s->times[s->n] = 0;
       s->place[id] = (int32_t)++s->n;
@@ -405,7 +412,7 @@ int32_t pu_sample_token(float *logits, int64_t vocab, const pu_sampling *o, cons
     return argmax(logits, vocab); /* without memory the text is merely less varied */
   }
   size_t n_never = (int64_t)n_answer < o->min_tokens ? o->n_stop_ids : 0;
-  pu_history h = {history, n_history, n_answer, &seen, o->stop_ids, n_never};
+  pu_history h = {history, n_history, &seen, o->stop_ids, n_never};
   pu_sampler_bias(logits, vocab, o);
   int32_t id = pu_sampler_next(&s, logits, o, &h, rng);
   pu_sampler_deinit(&s);

@@ -82,7 +82,12 @@ static pu_err plan_row(pu_engine *en, const place *p, int64_t room, pu_row_how *
   *how = how_of(p);
   *changes = -1;
   if (*how < PU_ROW_BIASED) return PU_OK;
-  PU_TRY(pu_session_keep_seen(p->s, e));
+  const pu_err err = pu_session_keep_seen(p->s, e);
+  if (err) { /* it can never be answered: the others can */
+    p->s->finish = PU_FINISH_CANCEL;
+    pu_schedule_update(p->s);
+    return err;
+  }
   const int64_t more = changes_of(p, *how);
   if (en->be->forward[PU_OP_adjust_logits] && more <= room)
     *changes = more;

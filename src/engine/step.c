@@ -314,6 +314,7 @@ static pu_err make_ready_in(pu_engine *en, const batch *now, const outcome *o, p
   measure(en, &a->b);
   PU_TRY(lay_out(en, &a->b, true, e));
   a->key = key_of(en, &a->b, &a->o);
+  if (!a->key) return PU_OK;
   uint64_t ready = 0;
   bool again;
   PU_TRY(en->be->record(en->be, a->key, &ready, e));

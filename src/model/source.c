@@ -136,8 +136,9 @@ pu_err pu_model_widest(const char *path, bool matrices, pu_dtype *out, pu_error 
   for (size_t i = 0; i < s.n; i++) {
     const pu_source_tensor *t = &s.tensors[i];
     if (matrices && t->ndim < 2) continue;
-    seen[t->floats ? PU_BF16 : t->dtype] = true;
-    quantised |= t->coding && !t->floats;
+    if (t->floats) continue; /* FP8 is in either of the short ones */
+    seen[t->dtype] = true;
+    quantised |= t->coding != NULL;
   }
   pu_source_close(&s);
   bool f32 = seen[PU_F32] || (seen[PU_BF16] && seen[PU_F16]);

@@ -120,7 +120,8 @@ static double most_norm(const pu_train_loop *l) {
 }
 
 /* Asks for the update, which the device takes only if guard() will say the same of the news, and for these: they come
- * while it runs. Where nothing is predicted there is no loss, and nothing to take. */
+ * while it runs. (A token that is none is told with them: the update was taken then, and the run ends.) Where nothing
+ * is predicted there is no loss, and nothing to take. */
 static pu_err ask_update(pu_train_loop *l, double lr, int64_t tokens, int64_t predicted, pu_error *e) {
   const pu_tensor losses = {.dtype = PU_F32, .ndim = 1, .shape = {tokens}, .stride = {1}, .data = l->news.losses};
   const pu_adamw_gate gate = {

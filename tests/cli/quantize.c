@@ -210,6 +210,10 @@ static void fp8_is_taken_as_bf16(void **state) {
   assert_int_equal(shell("for d in f p; do cp m/token* $d; done; puyu inspect f"), 0);
   says("of bf16, 72.00 KiB of F8_E4M3\n");
   says("F8_E4M3 [128, 64]");
+  assert_null(strstr(out, "fails"));
+  assert_int_equal(
+      shell("mkdir g && cp f/* g && sed -i s/quantization_config/nothing/ g/config.json && puyu inspect g"), 0);
+  says("is of type F8_E4M3; weights are read from f32");
   assert_int_equal(shell("puyu convert f fb && puyu convert p pb --dtype bf16"), 0);
   assert_int_equal(shell("cmp fb/model.safetensors pb/model.safetensors && cmp fb/config.json pb/config.json"), 0);
   for (int i = 0; i < 2; i++)

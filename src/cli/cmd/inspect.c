@@ -240,6 +240,8 @@ static pu_err run(const pu_cli *cli, const void *opts, int n_args, const char **
   pu_safetensors *s;
   PU_TRY(pu_safetensors_open(args[0], &s, e));
   print_files(cli->out, s);
+  pu_error why;
+  if (dir && pu_model_check(args[0], &why) != PU_OK) line(cli->out, "loading", "fails: %s", why.msg);
   if (o->tensors) print_tensors(cli->out, s);
   pu_safetensors_close(s);
   return PU_OK;

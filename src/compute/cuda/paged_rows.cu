@@ -20,6 +20,7 @@ typedef struct arrivals {
   int64_t cs_row, tokens;
   int keys, values, all; /* heads before the first of keys, of values; of all that there is something to do for */
   float eps;
+  bool w_rests; /* no kernel before writes wq and wk: nobody trains them */
 } arrivals;
 
 /* The norm of a head, of which D / 8 lanes have eight values each, as qk_norm has it. */
@@ -61,6 +62,7 @@ __global__ void __launch_bounds__(THREADS) rows_kernel(const __grid_constant__ a
   const bool turns = head < r.values;
   float w[8] = {};
   let_next_start();
+  if (!r.w_rests) wait_for_before();
   if (r.wq && turns) read_fast((head < r.keys ? r.wq : r.wk) + piece * 8, w);
   wait_for_before();
   for (int64_t n = (int64_t)blockIdx.y * AT_ONCE; n < r.tokens; n += (int64_t)gridDim.y * AT_ONCE) {
@@ -120,7 +122,8 @@ pu_err rows_at_once(pu_cuda *d, const pu_cuda_attend *a, const pu_attention_page
                 .tokens = args->seqs->tokens,
                 .keys = args->heads,
                 .values = args->heads + args->kv_heads,
-                .eps = ready->eps};
+                .eps = ready->eps,
+                .w_rests = !ready->wq || (!ready->wq->grad && !ready->wk->grad)};
   r.all = r.values + (token_seq ? args->kv_heads : 0);
   if (!r.cs && !r.wq && !token_seq) return PU_OK;
   return a->dim == 64 ? at_once<64>(d, r, e) : at_once<128>(d, r, e);

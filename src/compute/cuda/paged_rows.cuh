@@ -87,7 +87,7 @@ __device__ static inline uint4 pu_turned_eight(uint4 x, uint4 other, const float
       pu_turned_two(x.z, other.z, {d.x, d.y}, {t.x, t.y}, by), pu_turned_two(x.w, other.w, {d.z, d.w}, {t.z, t.w}, by)};
 }
 
-/* The same of rows of which each lane has eight values. */
+/* pu_first_zero of rows of which each lane has eight values. */
 template <int D> __device__ static inline float pu_lanes_zero(const float v[8]) {
   float mine = 1;
 #pragma unroll
