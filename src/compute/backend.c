@@ -88,16 +88,17 @@ static bool plugin_whole(FILE *f, uint64_t size) {
 
 /* dlopen maps a file that ends too early, and touching what is not there ends the process. */
 static pu_err plugin_check(const char *path, pu_error *e) {
+  struct stat st;
+  if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) return pu_fail(e, PU_ERR_FORMAT, "%s is no file", path);
   FILE *f = fopen(path, "re");
   if (!f) return pu_fail(e, PU_ERR_IO, "%s: %s", path, strerror(errno));
-  struct stat st;
   bool whole = fstat(fileno(f), &st) == 0 && plugin_whole(f, (uint64_t)st.st_size);
   fclose(f);
   return whole ? PU_OK : pu_fail(e, PU_ERR_FORMAT, "%s is cut off: build it anew", path);
 }
 
-/* What opens it; NULL: it is none, or made for another program. */
-static plugin_open_fn plugin_entry(void *library) {
+/* What opens it; NULL, and what is wrong: it is none, or made for another program. */
+static plugin_open_fn plugin_entry(void *library, const char **wrong) {
   union {
     void *symbol;
     plugin_open_fn open;
@@ -106,8 +107,9 @@ static plugin_open_fn plugin_entry(void *library) {
     void *symbol;
     plugin_interface_fn get;
   } interface = {dlsym(library, "pu_plugin_interface")};
-  if (!entry.symbol || !interface.symbol || strcmp(interface.get(), pu_interface) != 0) return NULL;
-  return entry.open;
+  const bool same = interface.symbol && strcmp(interface.get(), pu_interface) == 0;
+  *wrong = entry.symbol ? "of another version than the program: build both from the same" : "no plug-in of puyu";
+  return entry.symbol && same ? entry.open : NULL;
 }
 
 static pu_err plugin_open(const char *device, int threads, pu_backend **out, pu_error *e) {
@@ -121,10 +123,11 @@ static pu_err plugin_open(const char *device, int threads, pu_backend **out, pu_
   PU_TRY(plugin_check(path, e));
   void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
   if (!library) return pu_fail(e, PU_ERR_IO, "%s: %s", device, dlerror());
-  const plugin_open_fn open = plugin_entry(library);
+  const char *wrong;
+  const plugin_open_fn open = plugin_entry(library, &wrong);
   if (open) return open(threads, out, e); /* the library stays: its code runs until the program ends */
   dlclose(library);
-  return pu_fail(e, PU_ERR_FORMAT, "%s is of another version than the program: build both from the same", path);
+  return pu_fail(e, PU_ERR_FORMAT, "%s is %s", path, wrong);
 }
 
 /* The best there is: a device that cannot be used is no error here. */

@@ -22,6 +22,7 @@
  * product in f32 and rounds it to the model's type, bf16. Here it is f32, and loading rounds it to the compute type. */
 #include "src/model/source.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -314,8 +315,13 @@ static float fp8_scale(const pu_source_tensor *t, int64_t row, int64_t col) {
 /* ---- checking one matrix ---- */
 
 static pu_err misfit(const pu_quant_files *f, const pu_st_tensor *t, const char *want, pu_error *e) {
-  return pu_fail(e, PU_ERR_SHAPE, "%s: tensor '%.150s' should be %s, as its matrix and config.json have it", f->config,
-                 t->name, want);
+  char is[100] = "";
+  for (int i = 0; i < t->ndim; i++) {
+    size_t at = strlen(is);
+    snprintf(is + at, sizeof is - at, "%s%lld", i ? ", " : "", (long long)t->shape[i]);
+  }
+  return pu_fail(e, PU_ERR_SHAPE, "%s: tensor '%.150s', %s [%s], should be %s, as its matrix and config.json have it",
+                 f->config, t->name, t->type, is, want);
 }
 
 static bool is_shape(const pu_st_tensor *t, pu_dtype dtype, int64_t rows, int64_t cols) {
@@ -337,6 +343,19 @@ static bool is_a_row(const pu_st_tensor *t, int64_t rows) {
   return t->ndim >= 1 && t->ndim <= 2 && t->shape[0] == rows && (t->ndim == 1 || t->shape[1] == 1);
 }
 
+static bool is_finite(const pu_st_tensor *t) {
+  enum { SOME = 256 };
+  const int64_t size = (int64_t)pu_dtype_size(t->dtype), n = (int64_t)t->bytes / size;
+  for (int64_t i = 0; i < n; i += SOME) {
+    float v[SOME];
+    const int64_t some = PU_MIN(n - i, (int64_t)SOME);
+    pu_convert(v, PU_F32, (const char *)t->data + i * size, t->dtype, some);
+    for (int64_t k = 0; k < some; k++)
+      if (!isfinite(v[k])) return false;
+  }
+  return true;
+}
+
 /* Which weights share a scale: what the configuration says and the scale's shape fits. */
 static pu_err check_fp8(const pu_quant_files *f, coding *c, pu_error *e) {
   const pu_st_tensor *t = c->scales;
@@ -353,7 +372,11 @@ static pu_err check_fp8(const pu_quant_files *f, coding *c, pu_error *e) {
   bool fits = by == BY_BLOCK    ? t->ndim == 2 && t->shape[0] == rows && t->shape[1] == c->groups
               : by == BY_TENSOR ? is_one(t)
                                 : is_a_row(t, rows);
-  if (fits && is_float(t)) return PU_OK;
+  if (fits && is_float(t)) {
+    if (is_finite(t)) return PU_OK;
+    return pu_fail(e, PU_ERR_FORMAT, "%s: tensor '%.150s' has scales that are not finite: is the file damaged?",
+                   f->config, t->name);
+  }
   if (by == BY_TENSOR)
     snprintf(want, sizeof want, "one float");
   else if (by == BY_BLOCK)

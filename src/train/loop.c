@@ -90,7 +90,9 @@ static pu_err after_step(pu_train_loop *l, bool *stop, pu_error *e) {
   if (can_sample && (last || due(l->cfg.sample.every, step))) PU_TRY(sample(l, e));
   *stop = pu_signals_stop();
   if (l->hooks && l->hooks->step && !l->hooks->step(l->hooks->arg, step, l->loss)) *stop = true;
-  if (last || *stop || due(l->cfg.checkpoint.every, step)) PU_TRY(checkpoint(l, e));
+  /* While steps are being skipped the weights may be past mending: the checkpoints there are stay the last ones. */
+  bool sound = l->state.skips_in_row == 0;
+  if (last || *stop || (sound && due(l->cfg.checkpoint.every, step))) PU_TRY(checkpoint(l, e));
   return pu_train_saver_poll(l->saver, e);
 }
 

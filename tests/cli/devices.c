@@ -104,6 +104,13 @@ static void plug_ins_that_are_cut_off_are_told(void **state) {
              pu_interface + 1));
   assert_int_equal(shell("bin/puyu bench decode --shape puyu-2m --device far"), 1);
   says("libpuyu-far.so is of another version than the program: build both from the same");
+  does(shell("cp $(ldd bin/puyu | awk '/libm.so/{print $3}') bin/libpuyu-far.so"));
+  assert_int_equal(shell("bin/puyu bench decode --shape puyu-2m --device far"), 1);
+  says("libpuyu-far.so is no plug-in of puyu");
+  does(shell("rm bin/libpuyu-far.so && mkfifo bin/libpuyu-far.so"));
+  assert_int_equal(shell("bin/puyu bench decode --shape puyu-2m --device far"), 1);
+  says("libpuyu-far.so is no file");
+  does(shell("rm bin/libpuyu-far.so"));
   /* Of a version that did not say which it is. */
   does(shell("sed 's/pu_plugin_interface/pu_plugin_interfacX/g' $(dirname " PU_PROGRAM
              ")/libpuyu-far.so >bin/libpuyu-far.so"));

@@ -298,7 +298,8 @@ static const edit edits[] = {
     {"blocks", true, "\"weight_block_size\": [24, 40]", "\"x\": 1", "should be one float, or floats [32, 1]"},
     {"blocks", false, WO "weight_scale_inv", WO "weight_scale_inw", WO "weight' has no weight_scale_inv beside it"},
     {"blocks", false, WO "weight_scale_inv\":{\"dtype\":\"F32\",\"shape\":[2,1]",
-     WO "weight_scale_inv\":{\"dtype\":\"F32\",\"shape\":[1,2]", WO "weight_scale_inv' should be floats [2, 1]"},
+     WO "weight_scale_inv\":{\"dtype\":\"F32\",\"shape\":[1,2]",
+     WO "weight_scale_inv', F32 [1, 2], should be floats [2, 1]"},
     {"blocks", false, WO "weight_scale_inv\":{\"dtype\":\"F32\"", WO "weight_scale_inv\":{\"dtype\":\"I32\"",
      "should be floats [2, 1]"},
     {"blocks", false, "F8_E4M3", "F8_E5M2", "is of type F8_E5M2; weights are read from f32, bf16, f16, and F8_E4M3"},
@@ -335,26 +336,41 @@ static void lies_are_refused(void **state) {
   }
 }
 
-/* A code that is NaN is a weight that is, as torch has it. */
-static void nan_is_nan(void **state) {
-  char dir[400], plain[400], file[500];
+/* Bytes of a tensor of a model in blocks become others. dir: where it is put. */
+static void write_damaged(char dir[400], const char *name, size_t at, const void *to, size_t n) {
+  char plain[400], file[500];
   pu_buf bytes;
   pu_safetensors *st;
-  pu_model *m;
   pu_error e;
-  if (pu_test_elsewhere()) skip(); /* it reads weights where they lie */
-  snprintf(dir, sizeof dir, "%s/nan", folder);
-  snprintf(plain, sizeof plain, "%s/nan-plain", folder);
+  snprintf(dir, 400, "%s/%s-%zu", folder, strrchr(name, '.') + 1, at);
+  snprintf(plain, sizeof plain, "%s/%s-%zu-plain", folder, strrchr(name, '.') + 1, at);
   fp8_write(PU_FIXTURES "/hf-mini/internlm2-tiny", layout_named("blocks"), dir, plain);
   snprintf(file, sizeof file, "%s/model.safetensors", dir);
   pu_buf_init(&bytes, 1 << 24);
   assert_ok(pu_file_read(file, 1 << 24, &bytes, &e), &e);
   assert_ok(pu_safetensors_parse(pu_str_of(bytes.data, bytes.len), &st, &e), &e);
-  bytes.data[(const char *)pu_safetensors_find(st, WO "weight")->data - bytes.data + 33] = 0x7f;
-  bytes.data[(const char *)pu_safetensors_find(st, WO "weight")->data - bytes.data + 34] = (char)0xff;
+  memcpy(bytes.data + ((const char *)pu_safetensors_find(st, name)->data - bytes.data) + at, to, n);
   pu_safetensors_close(st);
   assert_ok(pu_file_write(file, bytes.data, bytes.len, &e), &e);
   pu_buf_deinit(&bytes);
+}
+
+static void scales_are_finite(void **state) {
+  static const float values[] = {INFINITY, NAN};
+  char dir[400];
+  for (size_t i = 0; i < 2; i++) {
+    write_damaged(dir, WO "weight_scale_inv", 4 * i, &values[i], sizeof *values);
+    check_refused(*state, dir, WO "weight_scale_inv' has scales that are not finite");
+  }
+}
+
+/* A code that is NaN is a weight that is, as torch has it. */
+static void nan_is_nan(void **state) {
+  char dir[400];
+  pu_model *m;
+  pu_error e;
+  if (pu_test_elsewhere()) skip(); /* it reads weights where they lie */
+  write_damaged(dir, WO "weight", 33, "\x7f\xff", 2);
   assert_ok(pu_model_load(dir, *state, &(pu_model_options){.dtype = PU_F32}, &m, &e), &e);
   for (size_t i = 0; i < m->n_params; i++) {
     const pu_param *p = &m->params[i];
@@ -371,6 +387,7 @@ int main(void) {
                                      cmocka_unit_test(large_matrices_come_in_pieces),
                                      cmocka_unit_test(codes_are_kept),
                                      cmocka_unit_test(lies_are_refused),
+                                     cmocka_unit_test(scales_are_finite),
                                      cmocka_unit_test(nan_is_nan)};
   return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -294,13 +294,15 @@ static void test_spikes(void **arg) {
   const char *yaml = "run: $D/r\nmodel: {path: " PU_FIXTURES "/hf-mini/internlm2-tiny}\n"
                      "data: {seq_len: 32, sources: [{path: $D/a}]}\n"
                      "train: {steps: 40, global_batch: 4, precision: f32, spike: %s, max_skips: 4}\n"
-                     "optim: {lr: 1e-3}\nschedule: {type: constant}\ncheckpoint: {every: 0}\n";
+                     "optim: {lr: 1e-3}\nschedule: {type: constant}\ncheckpoint: {every: 2}\n";
   assert_int_equal(run_yaml(s, pu_arena_printf(s->a, yaml, "1e-3"), NULL), PU_ERR_STOPPED);
   assert_non_null(strstr(s->e.msg, "stopped after 4 skipped steps in a row (the gradient norm is a spike)"));
   double loss[64], skipped[64];
   assert_int_equal(read_metrics(s, "r", "loss", loss, 64), 24); /* of 20 the mean was made */
   assert_int_equal(read_metrics(s, "r", "skipped", skipped, 64), 4);
   for (int i = 0; i < 24; i++) assert_true(isfinite(loss[i]));
+  assert_true(pu_path_exists(path_in(s, "r/step-000020")));
+  assert_false(pu_path_exists(path_in(s, "r/step-000022")));
   assert_ok(pu_remove_tree(path_in(s, "r"), &s->e), &s->e);
   assert_ok(run_yaml(s, pu_arena_printf(s->a, yaml, "100"), NULL), &s->e);
   assert_int_equal(read_metrics(s, "r", "skipped", skipped, 64), 0);
