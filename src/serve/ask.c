@@ -251,6 +251,7 @@ static pu_err refuse_unknown(pu_ask *a, pu_error *e) {
                                      "guided_choice",
                                      "structured_outputs",
                                      "allowed_token_ids",
+                                     "bad_words_ids",
                                      "use_beam_search",
                                      "continue_final_message"};
   for (size_t i = 0; i < PU_COUNT(keys); i++)

@@ -627,6 +627,7 @@ static void mistakes_are_told(void **state) {
       {C, "\"guided_json\":{\"type\":\"cow\"}}", "guided_json", 400},
       {C, "\"guided_json\":{},\"guided_regex\":\"a\"}", "guided_json", 400},
       {C, "\"guided_choice\":[\"a\"]}", "guided_choice", 400},
+      {C, "\"bad_words_ids\":[[5]]}", "bad_words_ids", 400},
       {C, "\"bad_words\":[\"\"]}", "bad_words", 400},
       {"/v1/completions", "", "{}", "prompt", 400},
       {"/v1/completions", "", "{\"prompt\":[]}", "prompt", 400},

@@ -50,9 +50,9 @@ static pu_err check_shapes(const char *src, const pu_hparams *hp, const pu_quant
     if (sizes[i].inputs && !m->is.a_row && sizes[i].n % o->group)
       return pu_fail(
           e, PU_ERR_UNSUPPORTED,
-          "%s: the %s, %lld, does not divide into groups of %lld: take smaller ones (--group), or a method that "
-          "has a scale for each row",
-          src, sizes[i].what, (long long)sizes[i].n, (long long)o->group);
+          "%s: the %s, %lld, does not divide into groups of %lld: take %sa method that has a scale for each row", src,
+          sizes[i].what, (long long)sizes[i].n, (long long)o->group,
+          o->group > 32 ? "smaller ones (--group), or " : "");
     if (sizes[i].n % word)
       return pu_fail(e, PU_ERR_UNSUPPORTED, "%s: the %s, %lld, is no multiple of %lld, as files of %d bits need it",
                      src, sizes[i].what, (long long)sizes[i].n, (long long)word, o->bits);
