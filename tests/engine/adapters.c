@@ -7,6 +7,7 @@
 #include "puyu/engine.h"
 #include "tests/device.h"
 #include "tests/test.h"
+#include "tests/tiny_model.h"
 
 enum { VOCAB = 300, CONTEXT = 256, ANSWER = 10, N = 9 };
 
@@ -22,16 +23,8 @@ typedef struct bench {
 static pu_model *make_model(pu_backend *be, pu_dtype dtype, bool tile, int64_t layers) {
   pu_model *m;
   pu_error e;
-  const pu_hparams hp = {.vocab = VOCAB,
-                         .hidden = 64,
-                         .ffn = 96,
-                         .layers = layers,
-                         .heads = 4,
-                         .kv_heads = 2,
-                         .head_dim = 16,
-                         .max_position = CONTEXT,
-                         .norm_eps = 1e-5,
-                         .rope = {.base = 1e4, .factor = 1}};
+  pu_hparams hp = pu_test_hparams(VOCAB, CONTEXT);
+  hp.layers = layers;
   pu_model_options o = {.dtype = dtype, .tile = tile};
   assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 11, be, &o, &m, &e), &e);
   return m;

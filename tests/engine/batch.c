@@ -4,6 +4,7 @@
 #include "src/engine/internal.h"
 #include "tests/device.h"
 #include "tests/test.h"
+#include "tests/tiny_model.h"
 
 #include <stdlib.h>
 
@@ -18,16 +19,10 @@ typedef struct bench {
 /* wide: inner sizes above the depth at which products are cut. */
 static bench open_model(pu_isa isa, pu_dtype dtype, pu_quant quant, bool wide) {
   bench b;
-  const pu_hparams hp = {.vocab = VOCAB,
-                         .hidden = wide ? 320 : 64,
-                         .ffn = wide ? 1700 : 96,
-                         .layers = 2,
-                         .heads = 4,
-                         .kv_heads = 2,
-                         .head_dim = wide ? 64 : 16,
-                         .max_position = CONTEXT,
-                         .norm_eps = 1e-5,
-                         .rope = {.base = 1e4, .factor = 1}};
+  pu_hparams hp = pu_test_hparams(VOCAB, CONTEXT);
+  hp.hidden = wide ? 320 : hp.hidden;
+  hp.ffn = wide ? 1700 : hp.ffn;
+  hp.head_dim = wide ? 64 : hp.head_dim;
   assert_ok(pu_test_open(2, isa, &b.be, &b.e), &b.e);
   pu_model_options o = {.dtype = dtype, .tile = true, .quant = quant};
   assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 11, b.be, &o, &b.m, &b.e), &b.e);

@@ -3,6 +3,7 @@
 #include "src/engine/internal.h"
 #include "tests/device.h"
 #include "tests/test.h"
+#include "tests/tiny_model.h"
 
 #include <stdlib.h>
 
@@ -16,19 +17,10 @@ typedef struct bench {
 
 static bench open_model(pu_isa isa, pu_dtype dtype, bool tile) {
   bench b;
-  const pu_hparams hp = {.vocab = VOCAB,
-                         .hidden = 64,
-                         .ffn = 96,
-                         .layers = 2,
-                         .heads = 4,
-                         .kv_heads = 2,
-                         .head_dim = 16,
-                         .max_position = CONTEXT,
-                         .norm_eps = 1e-5,
-                         .bos = 1,
-                         .eos = {2},
-                         .n_eos = 1,
-                         .rope = {.base = 1e4, .factor = 1}};
+  pu_hparams hp = pu_test_hparams(VOCAB, CONTEXT);
+  hp.bos = 1;
+  hp.eos[0] = 2;
+  hp.n_eos = 1;
   assert_ok(pu_test_open(2, isa, &b.be, &b.e), &b.e);
   pu_model_options o = {.dtype = dtype, .tile = tile};
   assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 11, b.be, &o, &b.m, &b.e), &b.e);

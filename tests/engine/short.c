@@ -3,6 +3,7 @@
 #include "src/engine/internal.h"
 #include "tests/device.h"
 #include "tests/test.h"
+#include "tests/tiny_model.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -28,16 +29,7 @@ static pu_err counting_download(pu_backend *be, void *host, const void *device, 
 /* Skips the test where logits are in the host's memory anyway. */
 static bench open_bench(void) {
   bench b;
-  const pu_hparams hp = {.vocab = VOCAB,
-                         .hidden = 64,
-                         .ffn = 96,
-                         .layers = 2,
-                         .heads = 4,
-                         .kv_heads = 2,
-                         .head_dim = 16,
-                         .max_position = CONTEXT,
-                         .norm_eps = 1e-5,
-                         .rope = {.base = 1e4, .factor = 1}};
+  const pu_hparams hp = pu_test_hparams(VOCAB, CONTEXT);
   assert_ok(pu_test_open(2, pu_isa_best(), &b.be, &b.e), &b.e);
   if (!b.be->memory || !b.be->forward[PU_OP_adjust_logits]) {
     b.be->close(b.be);

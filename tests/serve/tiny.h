@@ -7,6 +7,7 @@
 #include "puyu/serve.h"
 #include "tests/device.h"
 #include "tests/net/client.h"
+#include "tests/tiny_model.h"
 
 typedef struct tiny {
   pu_backend *be;
@@ -48,19 +49,10 @@ static inline void *tiny_run(void *arg) {
 static inline void tiny_make_engine(tiny *b) {
   memset(b, 0, sizeof *b);
   b->t = tiny_tokenizer();
-  const pu_hparams hp = {.vocab = pu_tokenizer_size(b->t),
-                         .hidden = 64,
-                         .ffn = 96,
-                         .layers = 2,
-                         .heads = 4,
-                         .kv_heads = 2,
-                         .head_dim = 16,
-                         .max_position = TINY_CONTEXT,
-                         .norm_eps = 1e-5,
-                         .bos = pu_tokenizer_bos(b->t),
-                         .eos = {pu_tokenizer_eos(b->t)},
-                         .n_eos = 1,
-                         .rope = {.base = 1e4, .factor = 1}};
+  pu_hparams hp = pu_test_hparams(pu_tokenizer_size(b->t), TINY_CONTEXT);
+  hp.bos = pu_tokenizer_bos(b->t);
+  hp.eos[0] = pu_tokenizer_eos(b->t);
+  hp.n_eos = 1;
   assert_ok(pu_test_open(1, pu_isa_best(), &b->be, &b->e), &b->e);
   pu_model_options mo = {.dtype = PU_F32};
   assert_ok(pu_model_random(pu_arch_find("internlm2"), &hp, 3, b->be, &mo, &b->m, &b->e), &b->e);

@@ -3,6 +3,7 @@
 #define PUYU_TEST_TUNE_TINY_H
 
 #include "puyu/tune.h"
+#include "tests/tiny_model.h"
 #include "tests/train/run.h"
 
 static inline pu_tokenizer *tiny_learned(void) {
@@ -27,19 +28,10 @@ static inline void write_model(state *s, const char *name, const char *family) {
   pu_model *m;
   pu_tokenizer *t = tiny_learned();
   const pu_model_options mo = {.dtype = PU_F32};
-  const pu_hparams hp = {.vocab = pu_tokenizer_size(t),
-                         .hidden = 64,
-                         .ffn = 96,
-                         .layers = 2,
-                         .heads = 4,
-                         .kv_heads = 2,
-                         .head_dim = 16,
-                         .max_position = 256,
-                         .norm_eps = 1e-5,
-                         .bos = pu_tokenizer_bos(t),
-                         .eos = {pu_tokenizer_eos(t)},
-                         .n_eos = 1,
-                         .rope = {.base = 1e4, .factor = 1}};
+  pu_hparams hp = pu_test_hparams(pu_tokenizer_size(t), 256);
+  hp.bos = pu_tokenizer_bos(t);
+  hp.eos[0] = pu_tokenizer_eos(t);
+  hp.n_eos = 1;
   assert_ok(pu_backend_open("cpu", 1, &be, &s->e), &s->e);
   assert_ok(pu_model_random(pu_arch_find(family), &hp, 3, be, &mo, &m, &s->e), &s->e);
   assert_ok(pu_mkdirs(path_in(s, name), &s->e), &s->e);

@@ -2,10 +2,9 @@
  *
  * sum_squares: the chunks of all tensors, one after the other, are the blocks of one launch; each leaves its sum in
  * double, and one block adds those of a tensor in order and then the tensors.
- * adamw: one block says what the gate says, and all others read that. The chunks of all parameters whose types are alike
- * are one launch. 28 bytes a value (f32, or f32 in two
- * halves), 20 with moments in bf16, 16 with p in bf16 too, 2 less with gradients in bf16, all of which is new to the
- * caches. */
+ * adamw: one block says what the gate says, and all others read that. The chunks of all parameters whose types are
+ * alike are one launch. 28 bytes a value (f32, or f32 in two halves), 20 with moments in bf16, 16 with p in bf16 too, 2
+ * less with gradients in bf16, all of which is new to the caches. */
 #include <stdlib.h>
 #include <type_traits>
 
