@@ -103,8 +103,7 @@ static pu_err sum_squares(pu_backend *be, void *args, pu_error *e) {
   summand *list = (summand *)malloc((size_t)a->n * sizeof *list + 1);
   if (!list) return pu_fail(e, PU_ERR_NOMEM, "cuda: no memory for a list of %d tensors", a->n);
   list_summands(a, list, &n, &chunks);
-  pu_err err =
-      n ? sum_listed((pu_cuda *)be, list, n, chunks, a->out, e) : be->clear(be, a->out, sizeof *a->out, e);
+  pu_err err = n ? sum_listed((pu_cuda *)be, list, n, chunks, a->out, e) : be->clear(be, a->out, sizeof *a->out, e);
   free(list);
   return err;
 }
@@ -301,8 +300,7 @@ __device__ static inline void update_some(const step_of<M, G> &s, const pace &c,
 }
 
 template <form P, typename M, typename G>
-__global__ void __launch_bounds__(THREADS)
-    adamw_chunks(const step_of<M, G> *all, int n, pace c, const verdict *said) {
+__global__ void __launch_bounds__(THREADS) adamw_chunks(const step_of<M, G> *all, int n, pace c, const verdict *said) {
   constexpr int N = LANE<P, M, G>;
   const verdict v = said ? *said : verdict{1, 1};
   const step_of<M, G> s = all[last_begun(all, n, (int64_t)blockIdx.x)];
